@@ -1,0 +1,1 @@
+"""One attempt at a task: agent, workspace, pull request."""

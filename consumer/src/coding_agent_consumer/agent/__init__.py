@@ -1,0 +1,1 @@
+"""The agent: the model, its tools, its limits and its memory."""

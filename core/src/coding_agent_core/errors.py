@@ -1,0 +1,41 @@
+"""The errors that cross module borders. Each message is a sentence that can be shown to a person."""
+
+from __future__ import annotations
+
+
+class CodingAgentError(Exception):
+    """Base of all errors of this project."""
+
+
+class SettingsError(CodingAgentError):
+    """A setting is missing, unknown or wrong; the message names the key and the file line or variable."""
+
+
+class QueueUnavailableError(CodingAgentError):
+    """The queue cannot take a task safely now; nothing was queued, the sender should try again."""
+
+
+class ForgeError(CodingAgentError):
+    """The forge answered with an error, or not at all.
+
+    Attributes:
+        status: HTTP status, `None` where there was no answer.
+        retry_after: seconds after which the forge asks to try again, if it told.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class ForgeUnavailableError(ForgeError):
+    """Temporary: unreachable, 5xx, or rate-limited. Trying later can help."""
+
+
+class ForgeRefusedError(ForgeError):
+    """Permanent: the credentials are wrong or lack a right (401, 403)."""
+
+
+class ForgeNotFoundError(ForgeError):
+    """The item, repository or label does not exist, or the credentials may not see it (404, 410)."""

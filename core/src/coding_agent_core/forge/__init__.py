@@ -1,0 +1,1 @@
+"""Clients of the forges: GitHub and GitLab behind one protocol."""

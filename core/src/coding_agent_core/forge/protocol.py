@@ -1,0 +1,148 @@
+"""What this project asks of a forge: one protocol for GitHub and GitLab, and the values that cross it.
+
+All calls have a timeout, retry what is safe to retry within a limit, and raise the `ForgeError` family of
+`coding_agent_core.errors` with a sentence that names the item and never a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from coding_agent_core.tasks import Item, Platform, TaskRequest
+
+
+@dataclass(frozen=True)
+class ItemDetails:
+    """An issue, pull request or merge request as the forge shows it now.
+
+    Attributes:
+        body: Markdown, empty if none.
+        labels: names of all labels on it.
+        open: whether it can still be worked on (not closed, not merged).
+        base_branch: where a change is to be merged: the repository's default branch for an issue.
+        head_branch: the branch of a change; `None` for issues.
+        head_sha: the commit at the tip of a change's branch; `None` for issues.
+        head_repository: full path of the repository that holds a change's branch; `None` for issues.
+    """
+
+    item: Item
+    title: str
+    body: str
+    author: str
+    url: str
+    labels: frozenset[str]
+    open: bool
+    base_branch: str
+    head_branch: str | None = None
+    head_sha: str | None = None
+    head_repository: str | None = None
+
+
+@dataclass(frozen=True)
+class Comment:
+    """A comment on an item. `id` is the forge's own, as text."""
+
+    id: str
+    author: str
+    body: str
+    created_at: datetime
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A pull request or merge request. `created` tells whether this call opened it."""
+
+    number: int
+    url: str
+    created: bool
+
+
+@dataclass(frozen=True)
+class CloneSource:
+    """Where to clone from, and with what: the URL never holds the secret.
+
+    Attributes:
+        url: http(s) URL without credentials.
+        username: for HTTP basic authentication, e.g. `x-access-token` (GitHub), `oauth2` (GitLab).
+        token: the password; not shown by repr.
+    """
+
+    url: str
+    username: str
+    token: str = field(repr=False)
+
+
+class Forge(Protocol):
+    """One installation of a forge, with one identity."""
+
+    @property
+    def platform(self) -> Platform:
+        """Which product it is."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """Its web host, as in `Item.host`."""
+        ...
+
+    async def whoami(self) -> str:
+        """Login of our own identity; asked once and remembered."""
+        ...
+
+    def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
+        """Every open item in the configured scope that carries the label, as requests of origin `poll`.
+
+        `trigger.labeled_at` is when the label was last put on where the forge tells it, else `None`.
+        """
+        ...
+
+    async def locate(self, item: Item) -> Item:
+        """The item with its repository path filled in (a bare GitLab key has only the project id)."""
+        ...
+
+    async def read(self, item: Item) -> ItemDetails:
+        """The item as it is now."""
+        ...
+
+    async def comments(self, item: Item) -> list[Comment]:
+        """All comments, oldest first, our own included, system notes excluded; the newest 1,000 at most."""
+        ...
+
+    async def add_label(self, item: Item, label: str) -> None:
+        """Put one label on, leaving every other alone; creates the label where the forge needs it."""
+        ...
+
+    async def remove_label(self, item: Item, label: str) -> bool:
+        """Take one label off, leaving every other alone; whether it was there."""
+        ...
+
+    async def find_comment(self, item: Item, marker: str) -> Comment | None:
+        """The oldest comment by our own identity that contains `marker`."""
+        ...
+
+    async def upsert_comment(self, item: Item, marker: str, body: str) -> Comment:
+        """Write our one comment: edit the one that `find_comment` finds, or create it.
+
+        Does nothing when the body is the same already. `body` must contain `marker`.
+        """
+        ...
+
+    async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+        """Find the open change from `branch` in the item's repository, or open one."""
+        ...
+
+    async def can_write(self, item: Item, user: str) -> bool:
+        """Whether the person may push to the repository (GitHub `write`, GitLab Developer, or more)."""
+        ...
+
+    async def clone_source(self, repository: str) -> CloneSource:
+        """Where to clone a repository of this forge from, with credentials for fetch and push."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        ...

@@ -1,0 +1,111 @@
+"""What a queue can do. The receiver and the poller hold a `TaskSink`, the consumer a `TaskSource`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from coding_agent_core.tasks import QueuedTask, TaskRequest, Withdrawal
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of a request.
+
+    Attributes:
+        task: name of the task that answers for the label application.
+        duplicate: why no new task was made; `None` when one was.
+    """
+
+    task: str
+    duplicate: str | None = None
+
+
+class TaskSink(Protocol):
+    """Takes label applications. Returning means that the task is as safe as this queue can make it."""
+
+    async def submit(self, request: TaskRequest) -> Submission:
+        """Admit and store a task.
+
+        Raises:
+            QueueUnavailableError: nothing was stored; the sender is to try again.
+        """
+        ...
+
+    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+        """Cancel the item's task if admission says so; its name, or `None` when nothing was cancelled.
+
+        Raises:
+            QueueUnavailableError: nothing was done.
+        """
+        ...
+
+    async def connected(self) -> bool:
+        """Whether a task submitted now would be taken; answers within 2 seconds, never raises."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class Lease(Protocol):
+    """A task in hand: nobody else gets it until it is settled by `done`, `retry` or `dead_letter`.
+
+    When this process dies unsettled, a durable queue hands the task out again.
+    """
+
+    @property
+    def task(self) -> QueuedTask:
+        """The task."""
+        ...
+
+    @property
+    def redelivered(self) -> bool:
+        """It was handed out before and not settled: someone may have begun it."""
+        ...
+
+    @property
+    def cancelled(self) -> asyncio.Event:
+        """Set when the task is to stop because its label was withdrawn (where the queue learns of that)."""
+        ...
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when the queue gave the item to another consumer: stop, and report nothing."""
+        ...
+
+    def claim(self) -> AbstractAsyncContextManager[bool]:
+        """Hold the item's lock among all consumers while the context lasts; `False` if another holds it."""
+        ...
+
+    async def done(self) -> None:
+        """The task ended, well or badly; forget it."""
+        ...
+
+    async def retry(self, delay: float) -> None:
+        """Hand the task out again as its next attempt, not before `delay` seconds have passed."""
+        ...
+
+    async def dead_letter(self, reason: str) -> None:
+        """Give up on the task, and keep it where a person can find it if the queue has such a place."""
+        ...
+
+
+class TaskSource(Protocol):
+    """Hands tasks out."""
+
+    def leases(self, stop: asyncio.Event) -> AsyncIterator[Lease]:
+        """One lease at a time, as tasks come, until `stop` is set; reconnects by itself.
+
+        Several iterators may run side by side (`consumer.concurrency`). With `drain` the source also ends
+        when nothing is queued or in hand any more.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        ...

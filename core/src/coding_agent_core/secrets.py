@@ -1,0 +1,84 @@
+"""Secrets as they are configured: values, or files that are read again when they change (requirement B1)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+_logger = logging.getLogger("coding_agent.secrets")
+
+
+class SecretSettings(BaseModel):
+    """One or several valid values of a secret, given in place or as files.
+
+    While a secret is rotated both the old and the new value are valid: give both.
+
+    Attributes:
+        values: in place, usually `${VARIABLE}`; empty ones do not count.
+        files: one value a file, surrounding white space ignored; read again on change, so that a mounted
+            Kubernetes Secret can be rotated without a restart.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    values: tuple[SecretStr, ...] = ()
+    files: tuple[Path, ...] = Field(default=())
+
+    @field_validator("values")
+    @classmethod
+    def _drop_empty(cls, values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        return tuple(value for value in values if value.get_secret_value())
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is any value or file at all."""
+        return bool(self.values or self.files)
+
+
+def as_secret_settings(value: object) -> object:
+    """Accept the short forms: one string, a list of strings, or the long form."""
+    if value is None:
+        return {}
+    if isinstance(value, str | SecretStr):
+        return {"values": [value]}
+    if isinstance(value, list | tuple):
+        return {"values": list(value)}
+    return value
+
+
+@dataclass
+class Secrets:
+    """The current values of a `SecretSettings`; holds no secret longer than its file does."""
+
+    settings: SecretSettings
+    _cache: dict[Path, tuple[tuple[int, int, int], str]] = field(default_factory=dict, repr=False)
+
+    def current(self) -> list[str]:
+        """All values that are valid now, newest file contents included.
+
+        A file that cannot be read keeps its last value if it had one (a mounted Secret is swapped by a
+        symlink and may be missing for an instant), and is logged.
+        """
+        found = [value.get_secret_value() for value in self.settings.values]
+        for path in self.settings.files:
+            try:
+                stat = path.stat()
+                stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+                known = self._cache.get(path)
+                if known is None or known[0] != stamp:
+                    known = (stamp, path.read_text(encoding="utf-8").strip())
+                    self._cache[path] = known
+            except (OSError, UnicodeDecodeError) as error:
+                _logger.warning("Cannot read the secret file %s: %s", path, type(error).__name__)
+                known = self._cache.get(path)
+            if known is not None and known[1]:
+                found.append(known[1])
+        return found
+
+    def first(self) -> str | None:
+        """The value to use where just one is sent, e.g. a token: the first."""
+        values = self.current()
+        return values[0] if values else None

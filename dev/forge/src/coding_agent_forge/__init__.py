@@ -1,0 +1,1 @@
+"""A sandbox forge for development and tests: GitHub and GitLab shapes over real git repositories."""

@@ -1,0 +1,1 @@
+"""A scripted model behind the OpenAI chat completions API, for development and tests."""

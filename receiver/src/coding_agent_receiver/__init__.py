@@ -1,0 +1,1 @@
+"""Verifies webhooks and turns labeled events into tasks."""

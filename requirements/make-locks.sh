@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Writes the hash-pinned locks, one per program. They name no host: `--no-emit-index-url`, and uv writes none by default.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+lock() { # NAME FILE...
+    local name=$1; shift
+    uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-package coding-agent-core \
+        --no-emit-package coding-agent-receiver --no-emit-package coding-agent-operator \
+        --no-emit-package coding-agent-consumer --no-emit-package coding-agent-user-config \
+        --no-emit-package coding-agent-forge --no-emit-package coding-agent-model \
+        --no-emit-package coding-agent-demo --no-emit-package coding-agent-cluster \
+        --no-header --no-annotate --output-file "requirements/$name.txt" "$@"
+}
+lock receiver receiver/pyproject.toml
+lock operator operator/pyproject.toml
+lock consumer consumer/pyproject.toml
+lock user-config user-config/pyproject.toml
+lock demo pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
+lock dev pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml --group dev

@@ -1,0 +1,1 @@
+"""A small file-backed service of per-user settings."""

@@ -1,0 +1,22 @@
+# The local cluster (dev/cluster): one target per habit. Included by the Makefile at the top.
+CLUSTER ?= $(PY) -m coding_agent_cluster
+
+.PHONY: control-plane control-plane-down cluster cluster-down cluster-status images
+
+control-plane: venv ## start an API server with its controllers, no node; prints KUBECONFIG=FILE
+	@$(CLUSTER) control-plane up
+
+control-plane-down: venv ## end it
+	@$(CLUSTER) control-plane down
+
+cluster: venv ## start a whole Kubernetes with one node (Linux, root); prints KUBECONFIG=FILE
+	@$(CLUSTER) up
+
+cluster-down: venv ## end it and leave nothing behind
+	@$(CLUSTER) down
+
+cluster-status: venv ## what of it runs, and how to point kubectl at it
+	@$(CLUSTER) status
+
+images: venv ## build the three images and hand them to the cluster's node
+	@$(CLUSTER) images

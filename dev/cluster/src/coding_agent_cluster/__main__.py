@@ -1,0 +1,54 @@
+"""The command line: ``python -m coding_agent_cluster COMMAND``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from coding_agent_cluster import build, parts, paths, standalone
+from coding_agent_cluster.errors import ClusterError
+from coding_agent_cluster.progress import note
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of every command."""
+    top = argparse.ArgumentParser(prog="coding_agent_cluster", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    plane = commands.add_parser("control-plane", help="a control plane alone: no node, no privilege")
+    plane.add_argument("action", choices=["up", "down"])
+    plane.add_argument("--name", default="control-plane", help="which one (default: %(default)s)")
+    plane.add_argument("--scheduler", action="store_true", help="with a scheduler, for fake nodes (kwok)")
+    builder = commands.add_parser("build", help="build parts into the cache and print where they are")
+    builder.add_argument("parts", nargs="+", metavar="PART", help=f"of: {', '.join(sorted(parts.PARTS))}")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did what it says, 1 with a sentence on standard error otherwise."""
+    options = parser().parse_args(arguments)
+    try:
+        COMMANDS[options.command](options)
+    except ClusterError as error:
+        note(f"error: {error}")
+        return 1
+    return 0
+
+
+def _control_plane(options: argparse.Namespace) -> None:
+    root = paths.clusters_root() / options.name
+    if options.action == "down":
+        standalone.down(root)
+        return
+    names = [*parts.CONTROL_PLANE, *(["kube-scheduler"] if options.scheduler else [])]
+    print(f"KUBECONFIG={standalone.up(root, names).kubeconfig}")
+
+
+def _build(options: argparse.Namespace) -> None:
+    for name, path in build.binaries(options.parts).items():
+        print(f"{name}={path}")
+
+
+COMMANDS = {"control-plane": _control_plane, "build": _build}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""The errors that a person may meet, each with a sentence that names the fix."""
+
+
+class ClusterError(Exception):
+    """Anything of the local cluster that went wrong; the message is meant to be read by a person."""
+
+
+class BuildError(ClusterError):
+    """A part could not be built."""
+
+
+class NotReadyError(ClusterError):
+    """A condition did not come true before its deadline, or a process died meanwhile."""
+
+
+class MachineError(ClusterError):
+    """This machine lacks something that is needed (root, Linux, a program, a kernel feature)."""

@@ -1,0 +1,138 @@
+"""Long-lived processes by name: started detached, found again later, ended with certainty.
+
+A pid file holds the pid and when it started, so that a pid that the system has given to another process
+since then is never signalled.
+"""
+
+import os
+import platform
+import signal
+import subprocess
+from pathlib import Path
+
+from coding_agent_cluster.errors import ClusterError, NotReadyError
+from coding_agent_cluster.wait import until
+
+_CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Children of this process: kept so that they are reaped when they end.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+def fingerprint(pid: int) -> str | None:
+    """When the process started, in its system's own form; None when it has ended (a zombie has)."""
+    if platform.system() == "Linux":
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # proc(5): the state is the first field after the command's name, the start time the 20th.
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    ps = ["ps", "-o", "state=,lstart=", "-p", str(pid)]
+    run = subprocess.run(ps, capture_output=True, text=True, timeout=10, check=False)
+    return None if run.returncode or run.stdout.startswith("Z") else run.stdout.strip()
+
+
+class Processes:
+    """The named processes of one cluster; ``folder`` keeps a pid file and a log for each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._pids = folder / "pids"
+        self.logs = folder / "logs"
+
+    def start(self, name: str, command: list[str], *, enter: list[str] | None = None, path: str = "") -> None:
+        """Start ``command`` in a session of its own, unless the process of that name is alive.
+
+        ``enter`` is put before the command (nsenter): then the process is nsenter's child. ``path`` is put
+        before the plain PATH, and nothing else of this process' environment is passed on.
+
+        Raises:
+            NotReadyError: it ended at once.
+        """
+        if self.pid(name) is not None:
+            return
+        self._pids.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        environment = {"PATH": f"{path}:{_CLEAN_PATH}" if path else _CLEAN_PATH, "HOME": str(Path.home())}
+        with (self.logs / f"{name}.log").open("ab") as log:
+            child = subprocess.Popen(
+                [*(enter or []), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        _children.append(child)
+        pid = child.pid if not enter else self._only_child(child, name)
+        if (started := fingerprint(pid)) is None:
+            raise NotReadyError(f"{name} ended at once: {self.log_tail(name)}")
+        (self._pids / name).write_text(f"{pid} {started}")
+
+    def adopt(self, name: str, pid: int) -> None:
+        """Record a process that was started otherwise."""
+        self._pids.mkdir(parents=True, exist_ok=True)
+        (self._pids / name).write_text(f"{pid} {fingerprint(pid)}")
+
+    def pid(self, name: str) -> int | None:
+        """The pid of the living process of that name, or None."""
+        for child in list(_children):
+            if child.poll() is not None:
+                _children.remove(child)
+        try:
+            pid, _, started = (self._pids / name).read_text().partition(" ")
+        except FileNotFoundError:
+            return None
+        return int(pid) if fingerprint(int(pid)) == started else None
+
+    def names(self) -> list[str]:
+        """Every name that was started and not stopped, dead ones included."""
+        return sorted(p.name for p in self._pids.iterdir()) if self._pids.is_dir() else []
+
+    def require(self, *names: str) -> None:
+        """Raise NotReadyError, with the end of its log, when one of the processes is not alive."""
+        for name in names:
+            if self.pid(name) is None:
+                raise NotReadyError(f"{name} has ended: {self.log_tail(name)}")
+
+    def stop(self, name: str, *, how: signal.Signals, timeout: float) -> None:
+        """Signal the process and wait until it has ended; after ``timeout`` seconds it is killed.
+
+        Raises:
+            ClusterError: it lives on after SIGKILL (it hangs in the kernel).
+        """
+        if (pid := self.pid(name)) is not None:
+            _signal(pid, how)
+            try:
+                until(f"end of {name}", lambda: self.pid(name) is None, timeout=timeout, interval=0.02)
+            except NotReadyError:
+                _signal(pid, signal.SIGKILL)
+                try:
+                    until(f"end of {name}", lambda: self.pid(name) is None, timeout=10, interval=0.02)
+                except NotReadyError as error:
+                    raise ClusterError(f"{name} (pid {pid}) does not die of SIGKILL") from error
+        (self._pids / name).unlink(missing_ok=True)
+
+    def log_tail(self, name: str, lines: int = 5) -> str:
+        """The last lines of the process' log."""
+        try:
+            return "\n".join((self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return "(no log)"
+
+    def _only_child(self, parent: subprocess.Popen[bytes], name: str) -> int:
+        def child() -> int | None:
+            if parent.poll() is not None:
+                raise NotReadyError(f"{name} ended at once: {self.log_tail(name)}")
+            children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+            return int(children[0]) if children else None
+
+        return until(f"start of {name}", child, timeout=10, interval=0.01)
+
+
+def _signal(pid: int, how: signal.Signals) -> None:
+    try:
+        os.kill(pid, how)
+    except ProcessLookupError:
+        return

@@ -106,7 +106,7 @@ class ControlPlane:
         until("API server ready", self.api.is_ready, timeout=_READY_TIMEOUT_S, alive=alive)
 
     def _wait_for_controllers(self) -> None:
-        """No pod is admitted before the service account ``default`` is there, which the controllers make last."""
+        """Wait for the service account ``default``, made last; no pod is admitted before."""
         if "kube-controller-manager" in self.names:
             until(
                 "service account default",

@@ -1,0 +1,94 @@
+"""Using a cluster: its kubeconfig with kubectl and the Python client, whoever runs the cluster."""
+
+import json
+import os
+import subprocess
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client, config
+
+from coding_agent_cluster.errors import ClusterError
+
+# Long enough for `kubectl wait` and `rollout status` with their own, shorter timeouts.
+_KUBECTL_TIMEOUT_S = 120.0
+
+
+class KubectlError(ClusterError):
+    """A kubectl command that did not succeed; ``stderr`` is what it said."""
+
+    def __init__(self, arguments: tuple[str, ...], stderr: str) -> None:
+        super().__init__(f"kubectl {' '.join(arguments)}: {stderr.strip()}")
+        self.stderr = stderr
+
+
+class Access:
+    """A kubeconfig and the ways to use it."""
+
+    def __init__(self, kubeconfig: Path, kubectl: Path) -> None:
+        self.kubeconfig = kubeconfig
+        self._kubectl = kubectl
+
+    @cached_property
+    def api_client(self) -> Any:
+        """The Python client's ``ApiClient`` for this cluster."""
+        return config.new_client_from_config(str(self.kubeconfig))  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def core(self) -> Any:
+        """The Python client's ``CoreV1Api``."""
+        return client.CoreV1Api(self.api_client)
+
+    @cached_property
+    def batch(self) -> Any:
+        """The Python client's ``BatchV1Api``."""
+        return client.BatchV1Api(self.api_client)
+
+    @cached_property
+    def custom(self) -> Any:
+        """The Python client's ``CustomObjectsApi``."""
+        return client.CustomObjectsApi(self.api_client)
+
+    def environment(self) -> dict[str, str]:
+        """This process' environment with ``KUBECONFIG`` set, for programs such as helm."""
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+
+    def kubectl(self, *arguments: str, stdin: str = "", timeout: float = _KUBECTL_TIMEOUT_S) -> str:
+        """Run kubectl and return what it prints.
+
+        Raises:
+            KubectlError: it did not succeed, or took more than ``timeout`` seconds.
+        """
+        try:
+            run = subprocess.run(
+                [str(self._kubectl), *arguments],
+                input=stdin,
+                env=self.environment(),
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise KubectlError(arguments, f"took more than {timeout:g} s") from error
+        if run.returncode:
+            raise KubectlError(arguments, run.stderr)
+        return run.stdout
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Server-side apply of the objects.
+
+        Raises:
+            KubectlError: the server refuses one.
+        """
+        listing = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=listing)
+
+    def get(self, *arguments: str) -> Any:
+        """``kubectl get ... -o json`` as data.
+
+        Raises:
+            KubectlError: there is no such object.
+        """
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))

@@ -1,7 +1,7 @@
 """Exactly one task for each application of the label: the pure decisions (design, *Exactly one task*).
 
-Every origin (webhook, poll, redelivery, a person) asks the same `admit`; whoever stores tasks arbitrates races
-by refusing a second task of the same name and asking again with the latest one.
+Every origin (webhook, poll, redelivery, a person) asks the same `admit`; whoever stores tasks arbitrates
+races by refusing a second task of the same name and asking again with the latest one.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 _SLUG_LENGTH = 40
-"""Characters of a task name before its hash: name, `-r<run>` and `-<attempt>` stay under 63 (RFC 1123 label)."""
+"""Characters of a task name before kind and hash: with run and attempt it stays under 63 (RFC 1123)."""
 
 
 class Platform(StrEnum):

@@ -1,1 +1,1 @@
-"""The workspace: a program that runs the model's commands in a tree of its own, and the client the agent holds."""
+"""The workspace: a program that runs the model's commands in its own tree, and the agent's client of it."""

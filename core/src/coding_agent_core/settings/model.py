@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coding_agent_core.secrets import SecretSettings, as_secret_settings
 from coding_agent_core.tasks import Platform, host_of
@@ -247,7 +248,7 @@ class LLM(Section):
 
     provider: Literal["openai", "ollama", "lmstudio"] = "openai"
     function_calling: bool = True
-    """Kept for compatibility with existing files. Only native tool calls are supported: `false` is refused."""
+    """Kept for existing files; only native tool calls are supported, and `false` is refused."""
     openai: OpenAI = OpenAI()
     ollama: Ollama = Ollama()
     lmstudio: LMStudio = LMStudio()
@@ -343,8 +344,21 @@ class Logging(Section):
     """Also to this file."""
 
 
-class Settings(Section):
-    """Everything that can be set."""
+class Settings(BaseSettings):
+    """Everything that can be set. `load_settings` makes it; alone it reads neither file nor environment."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is given in place; `load_settings` brings the file and the environment."""
+        return (init_settings,)
 
     task_source: Platform = Platform.GITHUB
     """Which forge the poller asks."""

@@ -1,0 +1,158 @@
+"""What an item shows of its task, decided purely: the labels for a phase and the text of the one comment.
+
+The comment also carries the task's state in a hidden HTML comment. Where no other store remembers items
+(RabbitMQ mode) it tells a consumer, after a crash, whether a message was begun before.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.phases import Phase
+from coding_agent_core.settings.model import Labels
+from coding_agent_core.tasks import Frozen
+
+MARKER = "<!-- coding-agent:status "
+"""Begins the hidden part of the comment; our comment is the one of ours that contains it."""
+
+_STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
+_SUMMARY_LIMIT = 8_000
+"""Characters of the agent's summary in the comment; GitHub takes 65,536 for a whole comment."""
+
+
+class State(Frozen):
+    """What the hidden part remembers."""
+
+    uuid: str
+    run: int = 1
+    attempt: int = 1
+    phase: Phase
+    branch: str | None = None
+    change_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A task's state as it is to be shown.
+
+    Attributes:
+        since: when the phase began; aware.
+        position: place in the queue, from 1, while it waits for one.
+        next_attempt: when the next attempt begins, in Backoff.
+        message: one plain sentence on the end of the task or the last attempt.
+    """
+
+    task: str
+    state: State
+    max_attempts: int
+    since: datetime
+    position: int | None = None
+    next_attempt: datetime | None = None
+    reason: Reason | None = None
+    message: str = ""
+    summary: str = ""
+    usage: Usage = field(default_factory=Usage)
+    bot_label: str = "coding agent"
+
+
+def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tuple[list[str], list[str]]:
+    """The labels to add, then those to remove, so that the item shows the phase; others are left alone."""
+    wanted: set[str] = set()
+    match phase:
+        case Phase.QUEUED | Phase.SUSPENDED:
+            return [], []
+        case Phase.RUNNING | Phase.BACKOFF:
+            wanted = {labels.processing_label}
+        case Phase.SUCCEEDED:
+            wanted = {labels.done_label}
+        case Phase.FAILED:
+            wanted = {labels.failed_label} if labels.failed_label else set()
+        case Phase.CANCELLED:
+            pass
+    ours = {labels.bot_label, labels.processing_label, labels.done_label, labels.failed_label} - {None}
+    add = [label for label in sorted(wanted) if label not in present]
+    remove = [label for label in sorted(filter(None, ours - wanted)) if label in present]
+    return add, remove
+
+
+def comment(report: Report) -> str:
+    """The comment's Markdown, with the hidden state as its last line."""
+    state = report.state
+    lines = [f"**Coding agent: {_headline(report)}**", ""]
+    if report.message:
+        lines += [_plain(report.message), ""]
+    if state.change_url:
+        lines += [f"Change: {state.change_url}", ""]
+    elif state.branch and state.phase.terminal:
+        lines += [f"What was done so far is on the branch `{state.branch}`.", ""]
+    if report.summary:
+        lines += [_cut(_plain(report.summary), _SUMMARY_LIMIT), ""]
+    if state.phase in (Phase.FAILED, Phase.CANCELLED):
+        lines += [f"To try again, put the label `{report.bot_label}` on once more.", ""]
+    lines.append(f"<sub>{' · '.join(_facts(report))}</sub>")
+    lines += ["", f"{MARKER}{state.model_dump_json(exclude_none=True)} -->"]
+    return "\n".join(lines)
+
+
+def read_state(body: str) -> State | None:
+    """The state that a comment of ours remembers; `None` if it has none that can be read."""
+    found = _STATE.search(body)
+    if not found:
+        return None
+    try:
+        return State.model_validate_json(found.group(1))
+    except ValidationError:
+        return None
+
+
+def _headline(report: Report) -> str:
+    match report.state.phase:
+        case Phase.QUEUED:
+            return "waiting" + (f", number {report.position} in the queue" if report.position else "")
+        case Phase.RUNNING:
+            return "working on it"
+        case Phase.BACKOFF:
+            at = f" at {_clock(report.next_attempt)}" if report.next_attempt else ""
+            return f"will try again{at}"
+        case Phase.SUSPENDED:
+            return "suspended"
+        case Phase.SUCCEEDED:
+            return "nothing to change" if report.reason is Reason.NOTHING_TO_CHANGE else "done"
+        case Phase.FAILED:
+            return "failed"
+        case Phase.CANCELLED:
+            return "cancelled"
+
+
+def _facts(report: Report) -> list[str]:
+    state = report.state
+    facts = [f"{state.phase} since {_clock(report.since)}"]
+    if state.phase is not Phase.QUEUED:
+        facts.append(f"attempt {state.attempt} of {report.max_attempts}")
+    if report.reason is not None:
+        facts.append(f"reason {report.reason}")
+    if report.usage.requests:
+        used = report.usage
+        facts.append(
+            f"{used.requests} model requests, {used.input_tokens:,} tokens in, {used.output_tokens:,} out"
+        )
+    facts.append(f"task `{report.task}`")
+    return facts
+
+
+def _clock(moment: datetime | None) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC") if moment else "?"
+
+
+def _plain(text: str) -> str:
+    """The text cannot forge the hidden part, however it came about."""
+    return text.replace("<!--", "&lt;!--")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit] + "\n\n… (cut)"

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from coding_agent_cluster import build, parts, paths, standalone
+from coding_agent_cluster import build, cluster, parts, paths, sandbox, standalone
 from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.progress import note
 
@@ -17,6 +17,15 @@ def parser() -> argparse.ArgumentParser:
     plane.add_argument("action", choices=["up", "down"])
     plane.add_argument("--name", default="control-plane", help="which one (default: %(default)s)")
     plane.add_argument("--scheduler", action="store_true", help="with a scheduler, for fake nodes (kwok)")
+    for name, help_text in (
+        ("up", "start a whole cluster with one node"),
+        ("down", "end it and leave nothing behind"),
+        ("status", "what of it runs"),
+    ):
+        whole = commands.add_parser(name, help=help_text)
+        whole.add_argument("--name", default=cluster.DEFAULT_NAME, help="which one (default: %(default)s)")
+        if name == "down":
+            whole.add_argument("--purge", action="store_true", help="its images and keys too")
     builder = commands.add_parser("build", help="build parts into the cache and print where they are")
     builder.add_argument("parts", nargs="+", metavar="PART", help=f"of: {', '.join(sorted(parts.PARTS))}")
     return top
@@ -42,12 +51,38 @@ def _control_plane(options: argparse.Namespace) -> None:
     print(f"KUBECONFIG={standalone.up(root, names).kubeconfig}")
 
 
+def _up(options: argparse.Namespace) -> None:
+    running = cluster.up(options.name)
+    note("Point kubectl at it with the line below (export it); `make cluster-down` ends it.")
+    print(f"KUBECONFIG={running.kubeconfig}")
+
+
+def _down(options: argparse.Namespace) -> None:
+    (cluster.purge if options.purge else cluster.down)(options.name)
+
+
+def _status(options: argparse.Namespace) -> None:
+    found = cluster.find(options.name)
+    if found is None or not sandbox.is_up(found.processes):
+        raise ClusterError(f"the cluster {options.name} is not running; start it with `make cluster`")
+    for name in found.processes.names():
+        print(f"{name:<26} {found.processes.pid(name) or 'has ended'}")
+    print(found.access.kubectl("get", "nodes,pods", "-A", "-o", "wide"))
+    print(f"KUBECONFIG={found.kubeconfig}")
+
+
 def _build(options: argparse.Namespace) -> None:
     for name, path in build.binaries(options.parts).items():
         print(f"{name}={path}")
 
 
-COMMANDS = {"control-plane": _control_plane, "build": _build}
+COMMANDS = {
+    "up": _up,
+    "down": _down,
+    "status": _status,
+    "control-plane": _control_plane,
+    "build": _build,
+}
 
 
 if __name__ == "__main__":

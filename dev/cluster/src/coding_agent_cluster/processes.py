@@ -70,10 +70,9 @@ class Processes:
             raise NotReadyError(f"{name} ended at once: {self.log_tail(name)}")
         (self._pids / name).write_text(f"{pid} {started}")
 
-    def adopt(self, name: str, pid: int) -> None:
-        """Record a process that was started otherwise."""
-        self._pids.mkdir(parents=True, exist_ok=True)
-        (self._pids / name).write_text(f"{pid} {fingerprint(pid)}")
+    def forget(self, name: str) -> None:
+        """Drop the record of a process that has ended otherwise."""
+        (self._pids / name).unlink(missing_ok=True)
 
     def pid(self, name: str) -> int | None:
         """The pid of the living process of that name, or None."""

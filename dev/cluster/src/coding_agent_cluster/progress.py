@@ -27,7 +27,7 @@ def step(what: str) -> Iterator[None]:
 
 def note(text: str) -> None:
     """Say something that is not a step."""
-    console.print(text, markup=False)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def _line(mark: str, what: str, start: float) -> None:

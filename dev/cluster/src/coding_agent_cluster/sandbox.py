@@ -1,0 +1,94 @@
+"""The node's own world: network, mount, process, host name and IPC namespaces below one first process.
+
+Everything of the cluster runs below that process. When it dies the kernel ends them all, and with the
+namespaces go every mount, interface and firewall rule: going down cannot leave much behind.
+"""
+
+import signal
+from pathlib import Path
+
+from coding_agent_cluster import pause
+from coding_agent_cluster.commands import run
+from coding_agent_cluster.network import Network
+from coding_agent_cluster.pki import NODE_NAME
+from coding_agent_cluster.processes import Processes
+from coding_agent_cluster.wait import until
+
+NAME = "sandbox"
+_NODE_INTERFACE = "eth0"
+
+
+def init_command(pause_binary: Path) -> list[str]:
+    """The command that makes the namespaces and stays as their first process.
+
+    Mounts must propagate inside, for the kubelet's volumes to reach containers (``make-rshared``). That
+    ``unshare`` dies with its child, and the child with it (``--kill-child``), leaves no half of it behind.
+    """
+    script = f"mount --make-rshared / && hostname {NODE_NAME} && exec {pause_binary}"
+    flags = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
+    return ["unshare", *flags, "sh", "-c", script]
+
+
+def cable_commands(network: Network, pid: int) -> list[list[str]]:
+    """The commands that connect this machine and the node by a pair of virtual interfaces.
+
+    The node gets no default route: nothing in it can reach the internet or this machine's networks. A
+    local process' route look-up comes before kube-proxy's translation of service addresses, so those need
+    a route of their own; this machine gets routes to services and pods, for tests and for kubectl.
+    """
+    host, node = network.host_interface, _NODE_INTERFACE
+    inside = ["nsenter", "-t", str(pid), "-n"]
+    return [
+        ["ip", "link", "add", host, "type", "veth", "peer", "name", node, "netns", str(pid)],
+        ["ip", "address", "add", f"{network.host_address}/24", "dev", host],
+        ["ip", "link", "set", host, "up"],
+        [*inside, "ip", "link", "set", "lo", "up"],
+        [*inside, "ip", "address", "add", f"{network.address}/24", "dev", node],
+        [*inside, "ip", "link", "set", node, "up"],
+        [*inside, "ip", "route", "add", network.services, "dev", node, "src", network.address],
+        ["ip", "route", "add", network.services, "via", network.address, "dev", host],
+        ["ip", "route", "add", network.pods, "via", network.address, "dev", host],
+        [*inside, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"],
+    ]
+
+
+def is_up(processes: Processes) -> bool:
+    """Whether the sandbox of that cluster exists."""
+    return processes.pid(NAME) is not None
+
+
+def up(processes: Processes, network: Network) -> None:
+    """Make the sandbox and its cable.
+
+    Raises:
+        ClusterError: this machine does not allow it; the message is the refused command's.
+    """
+    unshare, *arguments = init_command(pause.binary())
+    # unshare itself stays outside; its child, the first process inside, is the one that matters.
+    processes.start(NAME, arguments, enter=[unshare])
+    pid = processes.pid(NAME)
+
+    def ready() -> bool:
+        # /proc/PID/comm changes from unshare over sh to pause when everything before it has been done.
+        processes.require(NAME)
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "pause"
+
+    until("sandbox", ready, timeout=10, interval=0.01)
+    for command in cable_commands(network, pid or 0):
+        run(command)
+
+
+def enter(processes: Processes) -> list[str]:
+    """What to put before a command so that it runs inside."""
+    return ["nsenter", "-t", str(processes.pid(NAME) or 0), "-a"]
+
+
+def down(processes: Processes) -> None:
+    """End everything inside at once; returns when it has ended."""
+    processes.stop(NAME, how=signal.SIGKILL, timeout=10)
+
+
+def remove_cable(network: Network) -> None:
+    """Remove this machine's end, which outlives the node's for a moment or if the sandbox was never whole."""
+    if Path(f"/sys/class/net/{network.host_interface}").exists():
+        run(["ip", "link", "delete", network.host_interface])

@@ -131,6 +131,10 @@ class Forge(Protocol):
         """
         ...
 
+    async def find_change(self, item: Item, *, branch: str) -> Change | None:
+        """The open change from `branch` in the item's repository, if there is one."""
+        ...
+
     async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
         """Find the open change from `branch` in the item's repository, or open one."""
         ...

@@ -26,7 +26,7 @@ _SUMMARY_LIMIT = 8_000
 
 
 class State(Frozen):
-    """What the hidden part remembers."""
+    """What the hidden part remembers. `branch` is where the work goes, pushed or not."""
 
     uuid: str
     run: int = 1
@@ -45,6 +45,7 @@ class Report:
         position: place in the queue, from 1, while it waits for one.
         next_attempt: when the next attempt begins, in Backoff.
         message: one plain sentence on the end of the task or the last attempt.
+        pushed: whether the state's branch exists on the forge.
     """
 
     task: str
@@ -57,6 +58,7 @@ class Report:
     message: str = ""
     summary: str = ""
     usage: Usage = field(default_factory=Usage)
+    pushed: bool = False
     bot_label: str = "coding agent"
 
 
@@ -88,7 +90,7 @@ def comment(report: Report) -> str:
         lines += [_plain(report.message), ""]
     if state.change_url:
         lines += [f"Change: {state.change_url}", ""]
-    elif state.branch and state.phase.terminal:
+    elif state.branch and report.pushed and state.phase.terminal:
         lines += [f"What was done so far is on the branch `{state.branch}`.", ""]
     if report.summary:
         lines += [_cut(_plain(report.summary), _SUMMARY_LIMIT), ""]

@@ -1,0 +1,202 @@
+"""One attempt: clone, let the agent work in the workspace, take its work over, push, open the change.
+
+The attempt knows neither queue nor labels. Whatever happens it returns an `Outcome`; work that was done is
+pushed even when the attempt fails or is stopped, so that the next one continues from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coding_agent_core.errors import (
+    CodingAgentError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+)
+from coding_agent_core.forge.protocol import Comment, ItemDetails
+from coding_agent_core.outcome import Class, Outcome, Reason
+from coding_agent_core.reporting.render import MARKER
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import ItemKind
+
+from coding_agent_consumer.agent.prompt import instructions, prompt
+from coding_agent_consumer.agent.protocol import Agent, Brief, Ending, OnStep
+from coding_agent_consumer.agent.transcript import recap
+from coding_agent_consumer.repository import RemoteMovedError, Repository, UnacceptablePatchError
+from coding_agent_consumer.tasks import Task
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
+
+_logger = logging.getLogger("coding_agent.attempt")
+
+OpenWorkspace = Callable[[], AbstractAsyncContextManager[Workspace]]
+"""Starts a workspace, or connects to one that runs, for the time of the context."""
+
+
+@dataclass
+class Attempt:
+    """What one attempt works with.
+
+    Attributes:
+        settings: those of the person who applied the label.
+        issue_branch: where an issue's work goes.
+        transcript: of this attempt; those of earlier attempts of the task lie beside it.
+        earlier: transcripts of earlier attempts, oldest first.
+        stop: set to end the attempt early; what was done is still pushed.
+    """
+
+    settings: Settings
+    task: Task
+    details: ItemDetails
+    agent: Agent
+    open_workspace: OpenWorkspace
+    issue_branch: str
+    transcript: Path | None
+    earlier: list[Path]
+    stop: asyncio.Event
+    on_step: OnStep
+
+    async def run(self) -> Outcome:
+        """Run it to its end; raises only when cancelled from outside."""
+        try:
+            return await self._run()
+        except ForgeUnavailableError as error:
+            return _outcome(Reason.FORGE_UNAVAILABLE, error, retry_after=error.retry_after)
+        except ForgeRefusedError as error:
+            return _outcome(Reason.FORGE_REFUSED, error)
+        except ForgeNotFoundError as error:
+            return _outcome(Reason.ITEM_GONE, error)
+        except RemoteMovedError as error:
+            # The next attempt starts from where the remote is now.
+            return _outcome(Reason.FORGE_UNAVAILABLE, error)
+        except (WorkspaceGoneError, WorkspaceRefusedError) as error:
+            return _outcome(Reason.WORKSPACE_FAILED, error)
+        except CodingAgentError as error:
+            return _outcome(Reason.INTERNAL, error)
+        except Exception as error:
+            _logger.exception("Attempt at %s failed unexpectedly", self.task.item.display)
+            return _outcome(
+                Reason.INTERNAL,
+                f"The attempt failed unexpectedly ({type(error).__name__}); the consumer's log tells more.",
+            )
+
+    async def _run(self) -> Outcome:
+        began = time.monotonic()
+        consumer = self.settings.consumer
+        clone_from, base, branch = self.task.target(self.details, self.issue_branch)
+        source = await self.task.forge.clone_source(clone_from)
+        with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
+            repository = await Repository.clone(source, Path(folder) / "clone.git", base=base, branch=branch)
+            _logger.info(
+                "Cloned %s, working on branch %s%s",
+                clone_from,
+                branch,
+                " (continuing)" if repository.resumed else "",
+            )
+            brief = await self._brief()
+            async with self.open_workspace() as workspace:
+                await workspace.seed(await repository.bundle(), branch)
+                left = max(1.0, consumer.timeout_seconds - (time.monotonic() - began))
+                ending = await self.agent.work(
+                    brief, workspace, stop=self.stop, timeout=left, on_step=self.on_step
+                )
+                pushed = await self._take_over(repository, workspace, ending)
+            return await self._conclude(repository, ending, pushed, base, branch)
+
+    async def _brief(self) -> Brief:
+        forge = self.task.forge
+        own = await forge.whoami()
+        return Brief(
+            instructions=instructions(self.settings),
+            prompt=prompt(
+                self.details,
+                _without_status(await forge.comments(self.task.item), own),
+                own_login=own,
+                recap="\n\n".join(filter(None, (recap(path) for path in self.earlier))),
+            ),
+            transcript=self.transcript,
+        )
+
+    async def _take_over(self, repository: Repository, workspace: Workspace, ending: Ending) -> bool:
+        """Commit and push what the workspace holds; whether anything was pushed."""
+        try:
+            patch = await workspace.diff()
+        except (WorkspaceGoneError, WorkspaceRefusedError):
+            if ending.reason is Reason.COMPLETED:
+                raise
+            return False  # how the attempt ended matters more than that its rest could not be saved
+        if not patch:
+            return False
+        item = self.task.item
+        consumer = self.settings.consumer
+        title = (
+            self.details.title
+            if ending.reason is Reason.COMPLETED
+            else f"Work so far on {self.details.title}"
+        )
+        message = f"{title}\n\n{ending.summary}\n\nFor {item.display}: {self.details.url}\n"
+        try:
+            commit = await repository.commit(
+                patch, message=message, author=(consumer.commit_name, consumer.commit_email)
+            )
+        except UnacceptablePatchError:
+            if ending.reason is Reason.COMPLETED:
+                raise
+            return False
+        if commit is None:
+            return False
+        await repository.push()
+        _logger.info("Pushed %s of %s", commit[:12], item.display)
+        return True
+
+    async def _conclude(
+        self, repository: Repository, ending: Ending, pushed: bool, base: str, branch: str
+    ) -> Outcome:
+        has_work = pushed or repository.resumed
+        outcome = Outcome(
+            reason=ending.reason,
+            message=ending.message,
+            summary=ending.summary,
+            usage=ending.usage,
+            retry_after=ending.retry_after,
+            branch=branch if has_work else None,
+        )
+        if outcome.outcome_class is not Class.SUCCEEDED:
+            return outcome
+        if self.task.item.kind is ItemKind.CHANGE:
+            return outcome.model_copy(update={"change_url": self.details.url})
+        if not has_work:
+            return outcome.model_copy(
+                update={
+                    "reason": Reason.NOTHING_TO_CHANGE,
+                    "message": "The agent found nothing to change in the repository.",
+                }
+            )
+        change = await self.task.forge.open_change(
+            self.task.item,
+            branch=branch,
+            base=base,
+            title=self.details.title,
+            body=_change_body(self.details, ending.summary),
+        )
+        return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
+
+
+def _without_status(comments: list[Comment], own: str) -> list[Comment]:
+    """All comments but our own status comment, whose numbers say nothing to the model."""
+    return [comment for comment in comments if not (comment.author == own and MARKER in comment.body)]
+
+
+def _change_body(details: ItemDetails, summary: str) -> str:
+    return f"{summary}\n\nCloses #{details.item.number}\n".lstrip()
+
+
+def _outcome(reason: Reason, error: object, *, retry_after: float | None = None) -> Outcome:
+    return Outcome(reason=reason, message=str(error), retry_after=retry_after)

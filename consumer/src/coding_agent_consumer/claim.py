@@ -1,0 +1,107 @@
+"""May this queued task begin? The pure rule of the consumer where the queue has no memory of items.
+
+What is known is what the item shows: its labels, and the state that our comment on it remembers. The item's
+lock (`Lease.claim`) is held while this is asked and until the attempt ends, so nobody else is working on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.outcome import Reason
+from coding_agent_core.phases import Phase
+from coding_agent_core.reporting.render import State
+from coding_agent_core.settings.model import Labels
+from coding_agent_core.tasks import Item, ItemKind, Origin, QueuedTask
+
+
+@dataclass(frozen=True)
+class Start:
+    """Begin this attempt.
+
+    Attributes:
+        previous: what the comment remembers of an earlier run or attempt.
+        continues: it is a further attempt of the same task.
+    """
+
+    run: int
+    attempt: int
+    previous: State | None
+    continues: bool
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Nothing to do for this message; forget it."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class End:
+    """The task was begun and is not to go on: report this end."""
+
+    state: State
+    reason: Reason
+    message: str
+
+
+def claim(
+    task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
+) -> Start | Drop | End:
+    """Decide what becomes of a message."""
+    flow = {labels.bot_label, labels.processing_label} & details.labels
+    if state is not None and state.uuid == task.uuid:
+        return _own(task, details, state, flow, max_attempts)
+    if not details.open:
+        return Drop("the item is closed")
+    if labels.bot_label not in details.labels and task.request.trigger.origin is not Origin.MANUAL:
+        return Drop("the item does not carry the label any more: it was removed, or another task answered it")
+    run = task.run if state is None else max(task.run, state.run + 1)
+    return Start(run=run, attempt=task.attempt, previous=state, continues=False)
+
+
+def _own(
+    task: QueuedTask, details: ItemDetails, state: State, flow: set[str], max_attempts: int
+) -> Start | Drop | End:
+    """The message was begun before: by a consumer that died, or as an earlier attempt."""
+    if state.phase.terminal:
+        return Drop("the task has ended already")
+    if not details.open:
+        return End(state, Reason.CANCELLED, "The item was closed while its task was waiting to go on.")
+    if not flow and task.request.trigger.origin is not Origin.MANUAL:
+        return End(state, Reason.CANCELLED, "The label was removed while the task was waiting to go on.")
+    match state.phase:
+        case Phase.QUEUED:  # stopped in good order, e.g. by a restart of the consumer: costs no attempt
+            attempt = max(task.attempt, state.attempt)
+        case Phase.BACKOFF:
+            if task.attempt <= state.attempt:
+                return Drop("the next attempt is in the queue already")
+            attempt = task.attempt
+        case _:  # its consumer died
+            attempt = max(task.attempt, state.attempt + 1)
+    if attempt > max_attempts:
+        return End(
+            state,
+            Reason.INTERNAL,
+            f"The agent's process died in attempt {state.attempt} of {max_attempts}; "
+            "it is not tried again. The consumer's log around that time tells more.",
+        )
+    return Start(run=state.run, attempt=attempt, previous=state, continues=True)
+
+
+def work_branch(prefix: str, item: Item, start: Start, *, previous_change_open: bool) -> str:
+    """The branch that the work of an issue goes to.
+
+    One change per issue whatever happens: attempts share a branch, and a further run goes on where the last
+    one stopped, unless its change was merged or closed; then the branch is history and a new one begins.
+    """
+    kind = "issue" if item.kind is ItemKind.ISSUE else "change"
+    first = f"{prefix}{kind}-{item.number}"
+    previous = start.previous
+    if previous is None or previous.branch is None:
+        return first
+    if not start.continues and previous.change_url is not None and not previous_change_open:
+        return f"{first}-r{start.run}"
+    return previous.branch

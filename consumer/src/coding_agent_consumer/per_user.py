@@ -1,0 +1,79 @@
+"""Settings of the person who applied the label, merged into a copy of ours (requirement S22)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Platform
+from pydantic import ValidationError
+
+_logger = logging.getLogger("coding_agent.per_user")
+_OVERRIDABLE = ("llm", "system_prompt", "max_llm_process_num")
+
+
+def merge(settings: Settings, data: Mapping[str, Any]) -> Settings:
+    """A copy of the settings with the person's own over it.
+
+    Only the model, the instructions and the number of requests are theirs to set. Someone who points the
+    agent to another server must bring a key for it: ours is never sent to an address that is not ours.
+
+    Raises:
+        pydantic.ValidationError: a value is wrong or unknown.
+    """
+    own = {key: data[key] for key in _OVERRIDABLE if data.get(key) is not None}
+    merged = _over(settings.model_dump(), own)
+    openai = own.get("llm", {}).get("openai", {}) if isinstance(own.get("llm"), Mapping) else {}
+    if isinstance(openai, Mapping) and "api_key" not in openai:
+        ours = settings.llm.openai.base_url.rstrip("/")
+        if str(openai.get("base_url", ours)).rstrip("/") != ours:
+            merged["llm"]["openai"]["api_key"] = {}
+    return Settings.model_validate(merged)
+
+
+async def settings_for(
+    settings: Settings, platform: Platform, user: str, *, transport: httpx.AsyncBaseTransport | None = None
+) -> Settings:
+    """The settings for a person; ours, with a warning in the log, when theirs cannot be had."""
+    api = settings.user_config_api
+    if not api.enabled or not user:
+        return settings
+    url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"
+    key = Secrets(api.api_key).first()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        async with httpx.AsyncClient(timeout=api.timeout, transport=transport, trust_env=False) as client:
+            answer = await client.get(url, headers=headers)
+        if answer.status_code == 404:
+            return settings
+        answer.raise_for_status()
+        body = answer.json()
+        if not isinstance(body, dict) or not isinstance(body.get("data"), dict):
+            _logger.warning(
+                "Per-user settings of %s: the answer has no `data` object; using the defaults", user
+            )
+            return settings
+        return merge(settings, body["data"])
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        _logger.warning("Per-user settings of %s: %s: %s; using the defaults", user, where, first["msg"])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        _logger.warning(
+            "Per-user settings of %s cannot be had (%s); using the defaults", user, type(error).__name__
+        )
+    return settings
+
+
+def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in own.items():
+        below = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        result[key] = _over(below, value) if both else value  # type: ignore[arg-type]
+    return result

@@ -1,0 +1,298 @@
+"""The TaskHandler: takes a task in hand, runs an attempt, shows the item what came of it, settles the queue.
+
+The order of effects makes every crash harmless: what the item remembers is written before labels are swapped,
+the end is shown before the message is acknowledged, and a retry is in the queue before the item says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.outcome import Outcome, Reason
+from coding_agent_core.phases import Phase
+from coding_agent_core.queues.protocol import Lease
+from coding_agent_core.reporting.render import State
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Item
+
+from coding_agent_consumer.agent.protocol import Agent, Step
+from coding_agent_consumer.attempt import Attempt, OpenWorkspace
+from coding_agent_consumer.backoff import delay
+from coding_agent_consumer.claim import Drop, End, Start, claim, work_branch
+from coding_agent_consumer.per_user import settings_for
+from coding_agent_consumer.tasks import Task, remembered, task_for
+
+_logger = logging.getLogger("coding_agent.task_handler")
+_T = TypeVar("_T")
+
+_OTHER_CONSUMER_POLL = 2.0
+"""Seconds between looks while another consumer holds the item's lock but has not swapped the label yet."""
+_OTHER_CONSUMER_PATIENCE = 60.0
+"""Seconds after which such a message goes back to the queue for a while."""
+
+
+class _LetGoError(Exception):
+    """The consumer is shutting down, or the queue gave the task to another: say nothing more about it."""
+
+
+@dataclass
+class TaskHandler:
+    """Handles leases, several at a time if called so.
+
+    Attributes:
+        forges: by host.
+        make_agent: an agent with a person's settings.
+        open_workspace: a workspace for one attempt.
+        shutdown: set when the consumer is to end.
+        patience: seconds that a forge may be down before a task goes back to the queue.
+    """
+
+    settings: Settings
+    forges: Mapping[str, Forge]
+    make_agent: Callable[[Settings], Agent]
+    open_workspace: OpenWorkspace
+    shutdown: asyncio.Event
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    chance: random.Random = field(default_factory=random.Random)
+    patience: float = 3600.0
+
+    async def handle(self, lease: Lease) -> None:
+        """Work on a task until it is settled; left unsettled only when shutting down or losing the lease."""
+        item = lease.task.request.item
+        forge = self.forges.get(item.host)
+        if forge is None:
+            await lease.dead_letter(
+                f"no forge is configured for {item.host}; known: {', '.join(sorted(self.forges)) or 'none'}"
+            )
+            return
+        try:
+            async with AsyncExitStack() as stack:
+                while not await stack.enter_async_context(lease.claim()):
+                    await stack.aclose()
+                    if await self._answered_elsewhere(lease, forge, item):
+                        return
+                await self._with_item(lease, forge)
+        except _LetGoError:
+            _logger.info("Let go of %s: %s", item.display, "lost" if lease.lost.is_set() else "shutting down")
+        except ForgeNotFoundError as error:
+            await lease.dead_letter(str(error))
+        except ForgeError as error:
+            _logger.warning("Giving %s back to the queue: %s", item.display, error)
+            if lease.task.attempt < self.settings.consumer.max_attempts:
+                await lease.retry(self._delay(lease.task.attempt, None))
+            else:
+                await lease.dead_letter(str(error))
+
+    async def _answered_elsewhere(self, lease: Lease, forge: Forge, item: Item) -> bool:
+        """Another consumer holds the item. Whether this message is settled thereby; `False`: try again."""
+        label = self.settings.labels(item.platform).bot_label
+        deadline = asyncio.get_running_loop().time() + _OTHER_CONSUMER_PATIENCE
+        while asyncio.get_running_loop().time() < deadline:
+            details = await self._patiently(lease, lambda: forge.read(item))
+            if label not in details.labels:
+                _logger.info("Dropped a message for %s: another consumer works on it", item.display)
+                await lease.done()
+                return True
+            await self._pause(lease, _OTHER_CONSUMER_POLL)
+            async with lease.claim() as mine:
+                if mine:
+                    return False
+        await lease.retry(_OTHER_CONSUMER_PATIENCE)
+        return True
+
+    async def _with_item(self, lease: Lease, forge: Forge) -> None:
+        queued = lease.task
+        limit = self.settings.consumer.max_attempts
+        item = await self._patiently(lease, lambda: forge.locate(queued.request.item))
+        labels = self.settings.labels(item.platform)
+        details = await self._patiently(lease, lambda: forge.read(item))
+        state = await self._patiently(lease, lambda: remembered(forge, item))
+        decision = claim(queued, details, state, labels, limit)
+        match decision:
+            case Drop(why):
+                _logger.info("Dropped a message for %s: %s", item.display, why)
+                await lease.done()
+            case End(ended, reason, message):
+                task = task_for(forge, item, labels, ended, max_attempts=limit, clock=self.clock)
+                outcome = Outcome(reason=reason, message=message)
+                await self._patiently(lease, lambda: task.finish(outcome))
+                await self._settle_end(lease, outcome)
+            case Start():
+                branch = await self._branch(lease, forge, item, decision)
+                begun = State(
+                    uuid=queued.uuid,
+                    run=decision.run,
+                    attempt=decision.attempt,
+                    phase=Phase.RUNNING,
+                    branch=branch,
+                    change_url=state.change_url if state and state.branch == branch else None,
+                )
+                task = task_for(forge, item, labels, begun, max_attempts=limit, clock=self.clock)
+                await self._attempt(lease, task, details, branch)
+
+    async def _branch(self, lease: Lease, forge: Forge, item: Item, start: Start) -> str:
+        previous = start.previous
+        still_open = False
+        if previous is not None and previous.branch is not None and previous.change_url is not None:
+            branch = previous.branch
+            still_open = (
+                await self._patiently(lease, lambda: forge.find_change(item, branch=branch)) is not None
+            )
+        prefix = self.settings.consumer.branch_prefix
+        return work_branch(prefix, item, start, previous_change_open=still_open)
+
+    async def _attempt(self, lease: Lease, task: Task, details: ItemDetails, branch: str) -> None:
+        item, attempt = task.item, task.state.attempt
+        await self._patiently(lease, task.prepare)
+        _logger.info("Attempt %d of %d at %s begins", attempt, task.max_attempts, item.display)
+        settings = await settings_for(self.settings, item.platform, lease.task.request.user)
+        folder = self._transcripts(item, task.state.run)
+        async with self._watch(lease, task) as (stop, why):
+            outcome = await Attempt(
+                settings=settings,
+                task=task,
+                details=details,
+                agent=self.make_agent(settings),
+                open_workspace=self.open_workspace,
+                issue_branch=branch,
+                transcript=folder / f"attempt-{attempt}.jsonl" if folder else None,
+                earlier=sorted(folder.glob("attempt-*.jsonl")) if folder else [],
+                stop=stop,
+                on_step=_log_step(item),
+            ).run()
+        if lease.lost.is_set():
+            raise _LetGoError
+        if outcome.reason is Reason.CANCELLED:
+            if why and why[0]:
+                saved = " What was done so far is pushed." if outcome.branch else ""
+                outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped.{saved}"})
+            else:  # the consumer is ending, the person still wants it: another consumer goes on
+                await self._interrupted(task, outcome)
+                raise _LetGoError
+        _logger.info("Attempt %d at %s ended: %s", attempt, item.display, outcome.reason)
+        await self._settle(lease, task, outcome)
+
+    async def _settle(self, lease: Lease, task: Task, outcome: Outcome) -> None:
+        attempt = task.state.attempt
+        if outcome.retryable and attempt < task.max_attempts:
+            wait = self._delay(attempt, outcome.retry_after)
+            await lease.retry(wait)
+            at = self.clock() + timedelta(seconds=wait)
+            try:
+                await task.comment(Phase.BACKOFF, outcome=outcome, next_attempt=at)
+            except ForgeError as error:  # the next attempt shows the truth anyway
+                _logger.warning("Could not show on %s that it is tried again: %s", task.item.display, error)
+            return
+        await self._patiently(lease, lambda: task.finish(outcome))
+        await self._settle_end(lease, outcome)
+
+    async def _settle_end(self, lease: Lease, outcome: Outcome) -> None:
+        if outcome.succeeded or outcome.reason is Reason.CANCELLED:
+            await lease.done()
+        else:
+            await lease.dead_letter(f"{outcome.reason}: {outcome.message}")
+
+    async def _interrupted(self, task: Task, outcome: Outcome) -> None:
+        try:
+            await task.comment(Phase.QUEUED, outcome=outcome)
+        except ForgeError as error:
+            _logger.warning("Could not show on %s that it waits again: %s", task.item.display, error)
+
+    @asynccontextmanager
+    async def _watch(self, lease: Lease, task: Task) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
+        """An event that is set when the attempt is to stop, and, if a person wants that, why."""
+        stop, why = asyncio.Event(), [""]
+
+        async def look_at_labels() -> None:
+            while True:
+                await asyncio.sleep(self.settings.consumer.cancel_check_interval)
+                try:
+                    reason = await task.check()
+                except ForgeNotFoundError as error:
+                    reason = str(error)
+                except ForgeError as error:
+                    _logger.warning("Could not look whether %s is still wanted: %s", task.item.display, error)
+                    continue
+                if reason:
+                    why[0] = reason
+                    return
+
+        async def cancelled() -> None:
+            await lease.cancelled.wait()
+            why[0] = "The label was removed."
+
+        async def stop_when_any() -> None:
+            waits = [look_at_labels(), cancelled(), lease.lost.wait(), self.shutdown.wait()]
+            tasks = [asyncio.ensure_future(wait) for wait in waits]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                stop.set()
+            finally:
+                for each in tasks:
+                    each.cancel()
+
+        watcher = asyncio.create_task(stop_when_any())
+        try:
+            yield stop, why
+        finally:
+            watcher.cancel()
+
+    async def _patiently(self, lease: Lease, action: Callable[[], Awaitable[_T]]) -> _T:
+        """Do it, waiting while the forge is down: a task does not fail for that.
+
+        Raises:
+            ForgeError: the forge refused, or was down for longer than `patience`.
+            _LetGoError: the consumer is to end, or the lease was lost, while waiting.
+        """
+        deadline = asyncio.get_running_loop().time() + self.patience
+        tries = 0
+        while True:
+            try:
+                return await action()
+            except ForgeUnavailableError as error:
+                tries += 1
+                wait = max(error.retry_after or 0, delay(tries, first=1, cap=60, chance=self.chance))
+                if asyncio.get_running_loop().time() + wait > deadline:
+                    raise
+                _logger.warning("The forge is not available, trying again in %.0f s: %s", wait, error)
+                await self._pause(lease, wait)
+
+    async def _pause(self, lease: Lease, seconds: float) -> None:
+        ends = [asyncio.ensure_future(event.wait()) for event in (self.shutdown, lease.lost)]
+        try:
+            done, _ = await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in ends:
+                each.cancel()
+        if done:
+            raise _LetGoError
+
+    def _delay(self, attempt: int, asked: float | None) -> float:
+        consumer = self.settings.consumer
+        own = delay(attempt, first=consumer.retry_delay, cap=consumer.retry_delay_max, chance=self.chance)
+        return max(own, asked or 0.0)
+
+    def _transcripts(self, item: Item, run: int) -> Path | None:
+        storage = self.settings.context_storage
+        if not storage.enabled:
+            return None
+        folder = storage.base_dir / item.identity.replace("|", "_").replace("/", "_") / f"run-{run}"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+
+def _log_step(item: Item) -> Callable[[Step], Awaitable[None]]:
+    async def log(step: Step) -> None:
+        _logger.info("%s step %d: %s", item.display, step.number, step.title)
+
+    return log

@@ -1,0 +1,180 @@
+"""The four kinds of task (requirement S18): what differs between an issue and a change, and between forges.
+
+`prepare` shows the item that work begins, `check` asks whether it is still wanted, `comment` keeps the one
+comment true, `finish` shows the end. All of them can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar
+
+from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.outcome import Class, Outcome, Usage
+from coding_agent_core.phases import Phase
+from coding_agent_core.reporting.publish import publish
+from coding_agent_core.reporting.render import MARKER, Report, State, read_state
+from coding_agent_core.settings.model import Labels
+from coding_agent_core.tasks import Item, ItemKind, Platform, task_name
+
+_PHASES = {
+    Class.SUCCEEDED: Phase.SUCCEEDED,
+    Class.CANCELLED: Phase.CANCELLED,
+    Class.TRANSIENT: Phase.FAILED,
+    Class.PERMANENT: Phase.FAILED,
+    Class.OUT_OF_BUDGET: Phase.FAILED,
+}
+
+
+def end_phase(outcome: Outcome) -> Phase:
+    """The phase of a task that ended with this outcome."""
+    return _PHASES[outcome.outcome_class]
+
+
+@dataclass
+class Task:
+    """An item's task while it is worked on.
+
+    Attributes:
+        state: what our comment remembers; changed by each report.
+        since: when its phase began; aware.
+    """
+
+    change_noun: ClassVar[str] = "change"
+
+    forge: Forge
+    item: Item
+    labels: Labels
+    state: State
+    max_attempts: int
+    clock: Callable[[], datetime]
+    since: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.since = self.clock()
+
+    @property
+    def name(self) -> str:
+        """As in logs and comments."""
+        return task_name(self.item, self.state.run)
+
+    async def prepare(self) -> None:
+        """Show that the attempt begins: comment, then label swap (requirement S19)."""
+        await self.comment(Phase.RUNNING)
+
+    async def check(self) -> str | None:
+        """Why the work is not wanted any more; `None` while it is.
+
+        A task begun by hand carries no label until `prepare`, which puts the processing label on.
+        """
+        details = await self.forge.read(self.item)
+        if not details.open:
+            return "The item was closed."
+        if not {self.labels.bot_label, self.labels.processing_label} & details.labels:
+            return "The label was removed."
+        return None
+
+    async def comment(
+        self, phase: Phase, *, outcome: Outcome | None = None, next_attempt: datetime | None = None
+    ) -> None:
+        """Show a phase; labels follow it.
+
+        Raises:
+            ForgeError: not all of it could be shown.
+        """
+        if phase is not self.state.phase:
+            self.since = self.clock()
+        update: dict[str, object] = {"phase": phase}
+        if outcome is not None:
+            update |= {
+                "branch": outcome.branch or self.state.branch,
+                "change_url": outcome.change_url or self.state.change_url,
+            }
+        self.state = self.state.model_copy(update=update)
+        report = Report(
+            task=self.name,
+            state=self.state,
+            max_attempts=self.max_attempts,
+            since=self.since,
+            next_attempt=next_attempt,
+            reason=outcome.reason if outcome else None,
+            message=outcome.message if outcome else "",
+            summary=outcome.summary if outcome else "",
+            usage=outcome.usage if outcome else Usage(),
+            pushed=outcome is not None and outcome.branch is not None,
+            bot_label=self.labels.bot_label,
+        )
+        await publish(self.forge, self.item, self.labels, report)
+
+    async def finish(self, outcome: Outcome) -> None:
+        """Show the end; `done` only where the task was done."""
+        await self.comment(end_phase(outcome), outcome=outcome)
+
+    def target(self, details: ItemDetails, issue_branch: str) -> tuple[str, str, str]:
+        """Repository to clone, branch to start from, branch to push to."""
+        raise NotImplementedError
+
+
+class _IssueTask(Task):
+    def target(self, details: ItemDetails, issue_branch: str) -> tuple[str, str, str]:
+        return self.item.repository, details.base_branch, issue_branch
+
+
+class _ChangeTask(Task):
+    def target(self, details: ItemDetails, issue_branch: str) -> tuple[str, str, str]:
+        """The change's own branch, in the repository that holds it: the change is updated, none is opened."""
+        head = details.head_branch or issue_branch
+        return details.head_repository or self.item.repository, head, head
+
+
+class TaskGitHubIssue(_IssueTask):
+    """An issue on GitHub: ends in a pull request."""
+
+    change_noun = "pull request"
+
+
+class TaskGitHubPullRequest(_ChangeTask):
+    """A pull request on GitHub: its own branch is worked on."""
+
+    change_noun = "pull request"
+
+
+class TaskGitLabIssue(_IssueTask):
+    """An issue on GitLab: ends in a merge request."""
+
+    change_noun = "merge request"
+
+
+class TaskGitLabMergeRequest(_ChangeTask):
+    """A merge request on GitLab: its own branch is worked on."""
+
+    change_noun = "merge request"
+
+
+_KINDS: dict[tuple[Platform, ItemKind], type[Task]] = {
+    (Platform.GITHUB, ItemKind.ISSUE): TaskGitHubIssue,
+    (Platform.GITHUB, ItemKind.CHANGE): TaskGitHubPullRequest,
+    (Platform.GITLAB, ItemKind.ISSUE): TaskGitLabIssue,
+    (Platform.GITLAB, ItemKind.CHANGE): TaskGitLabMergeRequest,
+}
+
+
+def task_for(
+    forge: Forge,
+    item: Item,
+    labels: Labels,
+    state: State,
+    *,
+    max_attempts: int,
+    clock: Callable[[], datetime],
+) -> Task:
+    """The task of the item's kind."""
+    return _KINDS[item.platform, item.kind](forge, item, labels, state, max_attempts, clock)
+
+
+async def remembered(forge: Forge, item: Item) -> State | None:
+    """What our comment on the item remembers."""
+    found = await forge.find_comment(item, MARKER)
+    return read_state(found.body) if found else None

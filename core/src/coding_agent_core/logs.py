@@ -1,0 +1,128 @@
+"""Logs of all programs (requirement S12): the specification's text lines, or JSON lines for clusters.
+
+What belongs to a request or a task is bound once (`bound`) and then stands on every line written meanwhile.
+Messages are made safe here, in one place: a control character in foreign data can never start a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TextIO
+
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.settings.model import Logging
+
+_CONTEXT: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("coding_agent_log_context", default=())
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))} | {
+    ord("\n"): "\\n",
+    ord("\r"): "\\r",
+    ord("\t"): "\\t",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+_VALUE_LENGTH = 200
+_CHATTY = ("httpx", "httpcore", "pika", "slowapi", "githubkit", "hishel", "mcp", "openai", "asyncio")
+"""Libraries whose INFO lines name every request or reconnect, or repeat what we log ourselves."""
+
+
+@contextmanager
+def bound(**fields: str | None) -> Iterator[None]:
+    """Put fields, e.g. `delivery` or `task`, on every line that is logged inside; `None` adds nothing.
+
+    Values may come from outside: they are cut to 200 characters and cannot break a line.
+    """
+    added = tuple((name, safe(value)) for name, value in fields.items() if value is not None)
+    known = tuple(pair for pair in _CONTEXT.get() if pair[0] not in fields)
+    token = _CONTEXT.set(known + added)
+    try:
+        yield
+    finally:
+        _CONTEXT.reset(token)
+
+
+def safe(value: str, limit: int = _VALUE_LENGTH) -> str:
+    """Foreign text for a log line or an answer: cut to `limit`, control characters and surrogates escaped."""
+    shortened = value if len(value) <= limit else value[: limit - 1] + "…"
+    return shortened.encode("utf-8", "backslashreplace").decode("utf-8").translate(_CONTROL)
+
+
+class TextFormatter(logging.Formatter):
+    """`2024-01-15 10:30:45 INFO [webhook.server] message delivery=…` (specification 8.1.2), local time."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s [%(name)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
+        """One line; the context stands behind the message."""
+        record.message = _one_line(record.message)
+        context = "".join(f" {name}={value}" for name, value in _CONTEXT.get())
+        return super().formatMessage(record) + context
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time` (UTC), `level`, `logger`, `message`, the context, `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        entry: dict[str, str] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": _one_line(record.getMessage()),
+            **dict(_CONTEXT.get()),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+class _OwnHandler:
+    """Marks the handlers that `configure` made, so that it can replace them and leave others alone."""
+
+
+class _StreamHandler(_OwnHandler, logging.StreamHandler[TextIO]):
+    pass
+
+
+class _FileHandler(_OwnHandler, logging.FileHandler):
+    pass
+
+
+def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
+    """Set up the root logger; called once at a program's start, again it replaces its own handlers.
+
+    Args:
+        stream: where the lines go beside `logging.file`; standard error by default.
+
+    Raises:
+        SettingsError: `logging.file` cannot be opened.
+    """
+    handlers: list[logging.Handler] = [_StreamHandler(stream or sys.stderr)]
+    if settings.file is not None:
+        try:
+            settings.file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(_FileHandler(settings.file, encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(
+                f"logging.file: cannot write to {settings.file}: {error.strerror or error}"
+            ) from error
+    root = logging.getLogger()
+    for old in [handler for handler in root.handlers if isinstance(handler, _OwnHandler)]:
+        root.removeHandler(old)
+        old.close()
+    for handler in handlers:
+        handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+        root.addHandler(handler)
+    root.setLevel(settings.level)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR if name == "slowapi" else logging.WARNING)
+
+
+def _one_line(message: str) -> str:
+    return message.encode("utf-8", "backslashreplace").decode("utf-8").translate(_CONTROL)

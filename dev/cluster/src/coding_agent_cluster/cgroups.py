@@ -6,8 +6,6 @@ from coding_agent_cluster.errors import ClusterError, NotReadyError
 from coding_agent_cluster.wait import until
 
 ROOT = Path("/sys/fs/cgroup")
-# Those that the kubelet wants to find under version 1 (pkg/kubelet/cm of Kubernetes), and systemd's own.
-_V1 = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "hugetlb", "systemd")
 _V2 = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
 
 
@@ -24,7 +22,8 @@ def hierarchies(root: Path = ROOT) -> list[Path]:
     """
     if (root / "cgroup.controllers").exists():
         return [root]
-    found = [root / controller for controller in _V1 if (root / controller).is_dir()]
+    # Aliases such as "cpu,cpuacct" are symbolic links; "unified" has no controller, but runc uses it too.
+    found = sorted({p.parent.resolve() for p in root.glob("*/cgroup.procs")})
     if not found:
         raise ClusterError(f"no control groups are mounted on {root}: the kubelet cannot run here")
     return found

@@ -32,7 +32,7 @@ class Cluster:
         self.root = paths.clusters_root() / name
         self.binaries = build.binaries(parts.NODE)
         self.processes = Processes(self.root)
-        self._folders = NodeFolders(self.root, paths.socket_root(name))
+        self._folders = NodeFolders(self.root)
         self.plane = self._plane()
         self.node = Node(name, self._folders, network, self.processes, self.plane.api, self.binaries)
 

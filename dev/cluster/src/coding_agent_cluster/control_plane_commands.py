@@ -142,6 +142,8 @@ def controller_manager(folders: Folders, network: Network) -> list[str]:
         f"--cluster-signing-cert-file={pki}/ca.crt",
         f"--cluster-signing-key-file={pki}/ca.key",
         "--leader-elect=false",
+        # It makes this folder, wherever it is; the default is one of the whole machine's.
+        f"--flex-volume-plugin-dir={folders.root}/volume-plugins",
         "--horizontal-pod-autoscaler-sync-period=5s",
         *_CLIENT_RATE,
     ]

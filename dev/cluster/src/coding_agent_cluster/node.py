@@ -48,7 +48,6 @@ class Node:
     def start_containerd(self) -> None:
         """Write the configuration, start containerd and wait until it answers."""
         self._configure()
-        self._folders.sockets.mkdir(parents=True, exist_ok=True)
         self._launch("containerd", f"--config={self._folders.config}/containerd.toml")
         until(
             "containerd ready",
@@ -111,7 +110,6 @@ class Node:
         """Drop what belongs to pods, and keep the images; only when down."""
         for folder in (self._folders.kubelet, self._folders.pod_logs, self._folders.addresses):
             shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(self._folders.sockets, ignore_errors=True)
 
     def kill(self, name: str) -> None:
         """End one part as if by ``kill -9``; containers live on."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coding_agent_cluster import paths
 from coding_agent_cluster.network import LOOPBACK, Network
 
 PAUSE_IMAGE = "localhost/pause:1"
@@ -11,10 +12,9 @@ PAUSE_IMAGE = "localhost/pause:1"
 
 @dataclass(frozen=True)
 class NodeFolders:
-    """Where the node's parts keep things; ``sockets`` is a short path (see ``paths.socket_root``)."""
+    """Where the node's parts keep things: below ``root``, but for sockets."""
 
     root: Path
-    sockets: Path
 
     @property
     def config(self) -> Path:
@@ -49,7 +49,7 @@ class NodeFolders:
     @property
     def containerd_socket(self) -> Path:
         """Where containerd listens."""
-        return self.sockets / "containerd.sock"
+        return paths.SOCKETS / "containerd.sock"
 
 
 def kubelet(folders: NodeFolders, network: Network, cgroup: str) -> dict[str, Any]:
@@ -143,11 +143,13 @@ def containerd(folders: NodeFolders, runc: Path, cni_binaries: Path) -> str:
     return f"""\
 version = 3
 root = "{folders.containerd}"
-state = "{folders.sockets}/containerd"
+state = "{paths.SOCKETS}/containerd"
 [grpc]
   address = "{folders.containerd_socket}"
 [ttrpc]
   address = "{folders.containerd_socket}.ttrpc"
+[plugins.'io.containerd.internal.v1.opt']
+  path = "{folders.containerd}/opt"
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = "overlayfs"
   [plugins.'io.containerd.cri.v1.images'.pinned_images]

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from coding_agent_cluster.errors import ClusterError
 
+# Inside a sandbox, in memory of its own: sockets, for which a path has at most 107 bytes (unix(7)).
+SOCKETS = Path("/run/coding-agent")
+
 
 def cache_root(environ: dict[str, str] | None = None) -> Path:
     """The folder for everything that is built once: outside the repository, shared by checkouts and CI.
@@ -20,11 +23,6 @@ def cache_root(environ: dict[str, str] | None = None) -> Path:
 def clusters_root() -> Path:
     """The folder that holds one state folder for each cluster or control plane, by name."""
     return cache_root() / "clusters"
-
-
-def socket_root(name: str) -> Path:
-    """The folder for a cluster's sockets: short, since a socket's path has at most 107 bytes (unix(7))."""
-    return Path("/run/coding-agent") / name
 
 
 def source_root() -> Path:

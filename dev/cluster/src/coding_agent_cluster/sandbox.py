@@ -4,10 +4,11 @@ Everything of the cluster runs below that process. When it dies the kernel ends 
 namespaces go every mount, interface and firewall rule: going down cannot leave much behind.
 """
 
+import contextlib
 import signal
 from pathlib import Path
 
-from coding_agent_cluster import pause
+from coding_agent_cluster import paths, pause
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.network import Network
 from coding_agent_cluster.pki import NODE_NAME
@@ -16,15 +17,25 @@ from coding_agent_cluster.wait import until
 
 NAME = "sandbox"
 _NODE_INTERFACE = "eth0"
+# Where libcni remembers what it did; containerd has no setting for it.
+_CNI_CACHE = "/var/lib/cni"
 
 
 def init_command(pause_binary: Path) -> list[str]:
     """The command that makes the namespaces and stays as their first process.
 
-    Mounts must propagate inside, for the kubelet's volumes to reach containers (``make-rshared``). That
-    ``unshare`` dies with its child, and the child with it (``--kill-child``), leaves no half of it behind.
+    Mounts must propagate inside, for the kubelet's volumes to reach containers (``make-rshared``). Memory
+    is mounted where containerd and its helpers leave sockets and notes, so that those go with the rest.
+    That ``unshare`` dies with its child, and the child with it (``--kill-child``), leaves no half behind.
     """
-    script = f"mount --make-rshared / && hostname {NODE_NAME} && exec {pause_binary}"
+    steps = [
+        "mount --make-rshared /",
+        f"mount -t tmpfs tmpfs /run && mkdir {paths.SOCKETS}",
+        f"mkdir -p {_CNI_CACHE} && mount -t tmpfs tmpfs {_CNI_CACHE}",
+        f"hostname {NODE_NAME}",
+        f"exec {pause_binary}",
+    ]
+    script = " && ".join(steps)
     flags = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
     return ["unshare", *flags, "sh", "-c", script]
 
@@ -86,6 +97,9 @@ def enter(processes: Processes) -> list[str]:
 def down(processes: Processes) -> None:
     """End everything inside at once; returns when it has ended."""
     processes.stop(NAME, how=signal.SIGKILL, timeout=10)
+    # The folder that memory was mounted on, unless something else on this machine uses it.
+    with contextlib.suppress(OSError):
+        Path(_CNI_CACHE).rmdir()
 
 
 def remove_cable(network: Network) -> None:

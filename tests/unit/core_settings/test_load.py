@@ -1,0 +1,199 @@
+"""S17: `config.yaml` with `${VAR}`, environment variables that win, and errors that name key and place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings import load_settings
+from coding_agent_core.settings.environment import SECRET_VARIABLES, VARIABLES
+from coding_agent_core.settings.model import Backend
+
+ROOT = Path(__file__).parents[3]
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_files_of_the_specification_load(tmp_path: Path) -> None:
+    settings = load_settings(
+        write(
+            tmp_path,
+            """
+github:
+  owner: "notfolder"
+  bot_label: "coding agent"
+  processing_label: "coding agent processing"
+  done_label: "coding agent done"
+  query: 'state:open archived:false sort:updated-desc'
+gitlab:
+  owner: "notfolder"
+  bot_label: "coding agent"
+  processing_label: "coding agent processing"
+  done_label: "coding agent done"
+  project_id: "coding-agent-project"
+  query: ''
+webhook:
+  enabled: true
+  server: {host: "0.0.0.0", port: 8000}
+  github:
+    secret: "${GITHUB_WEBHOOK_SECRET}"
+    events: ["issues", "pull_request"]
+    actions: ["labeled"]
+  gitlab:
+    token: "${GITLAB_WEBHOOK_TOKEN}"
+    events: ["Issue Hook", "Merge Request Hook"]
+scheduling:
+  interval: 300
+""",
+        ),
+        {"GITHUB_WEBHOOK_SECRET": "s3cret"},
+    )
+    assert Secrets(settings.webhook.github.secret).current() == ["s3cret"]
+    assert not settings.webhook.gitlab.token.configured, "an unset variable is no secret"
+    assert settings.gitlab.project_id == "coding-agent-project"
+
+
+def test_the_repositorys_own_file_loads_and_equals_the_defaults() -> None:
+    assert load_settings(ROOT / "config.yaml", {}).github == load_settings(Path("/dev/null"), {}).github
+
+
+@pytest.mark.parametrize("name", sorted(VARIABLES))
+def test_every_variable_wins_over_the_file(name: str, tmp_path: Path) -> None:
+    values = {
+        "TASK_SOURCE": "gitlab",
+        "WEBHOOK_ENABLED": "false",
+        "WEBHOOK_SERVER_PORT": "9001",
+        "LLM_PROVIDER": "ollama",
+        "USE_RABBITMQ": "true",
+        "QUEUE_BACKEND": "rabbitmq",
+        "RABBITMQ_PORT": "5673",
+        "USE_USER_CONFIG_API": "true",
+        "LOG_FORMAT": "json",
+        "DEBUG": "true",
+        "GITHUB_API_URL": "https://ghe.example.com/api/v3",
+        "GITLAB_API_URL": "https://gitlab.example.com/api/v4",
+    }
+    value = values.get(name, "from-the-environment")
+    without = load_settings(Path("/dev/null"), {})
+    settings = load_settings(Path("/dev/null"), {name: value})
+    at, before = settings, without
+    for part in VARIABLES[name]:
+        at, before = getattr(at, part), getattr(before, part)
+    assert at != before
+    if name in SECRET_VARIABLES:
+        assert Secrets(at).current() == [value]  # type: ignore[arg-type]
+    elif name != "DEBUG":
+        assert str(at).lower() == value.lower()
+
+
+def test_environment_wins_over_the_file_and_keeps_what_stands_beside(tmp_path: Path) -> None:
+    path = write(tmp_path, "webhook:\n  server: {host: 127.0.0.1, port: 1111}\n")
+    server = load_settings(path, {"WEBHOOK_SERVER_PORT": "2222"}).webhook.server
+    assert (server.host, server.port) == ("127.0.0.1", 2222)
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "expected"),
+    [
+        (
+            "github:\n  bot_labl: x\n",
+            {},
+            "line 2: github.bot_labl: unknown setting; did you mean `bot_label`?",
+        ),
+        ("\n\nwebhok: {}\n", {}, "line 3: webhok: unknown setting; did you mean `webhook`?"),
+        ("webhook:\n  server:\n    port: 70000\n", {}, "line 3: webhook.server.port: "),
+        ("", {"WEBHOOK_SERVER_PORT": "eighty"}, "WEBHOOK_SERVER_PORT: webhook.server.port: "),
+        ("", {"DEBUG": "perhaps"}, "DEBUG: 'perhaps' is neither true nor false"),
+        ("github: {bot_label: a, bot_label: b}\n", {}, "line 1: github.bot_label stands twice"),
+        ("github: [\n", {}, "not valid YAML"),
+        ("- a\n", {}, "the file must hold a mapping"),
+        ("llm:\n  function_calling: false\n", {}, "line 2: llm.function_calling: only models with native"),
+        ("mcp_servers:\n  - mcp_server_name: a\n", {}, "line 2: mcp_servers.0: give either `command`"),
+        ("webhook:\n  trusted_proxies: [nonsense]\n", {}, "'nonsense' is no network"),
+        ("github: coding agent\n", {}, "line 1: github: "),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_place(
+    tmp_path: Path, text: str, environment: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, text), environment)
+    assert expected in str(caught.value)
+
+
+def test_an_error_never_shows_a_secret(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(
+            write(tmp_path, "webhook:\n  github:\n    secret: {value: '${S}'}\n"), {"S": "hunter2-hunter2"}
+        )
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(load_settings(Path("/dev/null"), {"OPENAI_API_KEY": "hunter2"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "expected"),
+    [
+        ("a${X}c", {"X": "b"}, "abc"),
+        ("${X:-fallback}", {}, "fallback"),
+        ("${X:-fallback}", {"X": ""}, "fallback"),
+        ("$$", {}, "$"),
+        ("$${X}", {"X": "b"}, "${X}"),
+        ("$X", {"X": "b"}, "$X"),
+        ("${UNSET}", {}, load_settings(Path("/dev/null"), {}).github.owner),
+    ],
+)
+def test_variables_in_values(tmp_path: Path, text: str, environment: dict[str, str], expected: str) -> None:
+    assert (
+        load_settings(write(tmp_path, f"github: {{owner: '{text}'}}\n"), environment).github.owner == expected
+    )
+
+
+def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = tmp_path / "named.yaml"
+    named.write_text("task_source: gitlab\n")
+    assert load_settings(None, {"CONFIG_FILE": str(named)}).task_source == "gitlab"
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(None, {}).task_source == "github", "no file: the defaults"
+    (tmp_path / "config.yaml").write_text("task_source: gitlab\n")
+    assert load_settings(None, {}).task_source == "gitlab"
+    with pytest.raises(SettingsError, match="cannot read the configuration file"):
+        load_settings(tmp_path / "absent.yaml", {})
+
+
+@pytest.mark.parametrize(
+    ("environment", "backend"),
+    [
+        ({}, Backend.MEMORY),
+        ({"USE_RABBITMQ": "true"}, Backend.RABBITMQ),
+        ({"QUEUE_BACKEND": "kubernetes", "USE_RABBITMQ": "true"}, Backend.KUBERNETES),
+    ],
+)
+def test_the_backend(environment: dict[str, str], backend: Backend) -> None:
+    assert load_settings(Path("/dev/null"), environment).backend is backend
+
+
+def test_a_port_from_a_kubernetes_service_link_is_understood() -> None:
+    settings = load_settings(Path("/dev/null"), {"RABBITMQ_PORT": "tcp://10.0.0.1:5671"})
+    assert settings.rabbitmq.port == 5671
+
+
+def test_secret_files_are_read_again_when_they_change(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("old\n")
+    settings = load_settings(
+        Path("/dev/null"), {"GITHUB_WEBHOOK_SECRET": "in-place", "GITHUB_WEBHOOK_SECRET_FILE": str(file)}
+    )
+    secrets = Secrets(settings.webhook.github.secret)
+    assert secrets.current() == ["in-place", "old"]
+    replacement = tmp_path / "new"
+    replacement.write_text("new\n")
+    replacement.rename(file)
+    assert secrets.current() == ["in-place", "new"]
+    file.unlink()
+    assert secrets.current() == ["in-place", "new"], "missing for an instant while it is swapped"

@@ -1,0 +1,134 @@
+"""The receiver's and the poller's metrics (requirement S8), each in a registry of its own application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import choose_encoder
+
+_EVENTS = frozenset(
+    {"issues", "pull_request", "ping", "issue_comment"}
+    | {"Issue Hook", "Confidential Issue Hook", "Merge Request Hook", "System Hook", "Note Hook"}
+)
+"""Names that a time series may have; a header from outside must not make new ones."""
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Seconds; GitHub gives up after 10."""
+
+
+class ReceiverMetrics:
+    """Counters and the histogram of one receiver."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._received = Counter(
+            "coding_agent_webhooks_received",
+            "Webhook requests by what became of them",
+            ["platform", "event", "result"],
+            registry=registry,
+        )
+        self._processed = Counter(
+            "coding_agent_webhooks_processed",
+            "Webhook requests answered 2xx",
+            ["platform"],
+            registry=registry,
+        )
+        self._failed = Counter(
+            "coding_agent_webhooks_failed",
+            "Webhook requests answered 4xx or 5xx",
+            ["platform"],
+            registry=registry,
+        )
+        self._signature_failures = Counter(
+            "coding_agent_webhook_signature_failures",
+            "Webhook requests without a valid signature or token",
+            ["platform"],
+            registry=registry,
+        )
+        self._tasks_queued = Counter(
+            "coding_agent_tasks_queued", "Tasks made from webhooks", ["platform"], registry=registry
+        )
+        self._queue_errors = Counter(
+            "coding_agent_queue_errors", "Tasks the queue could not take", ["platform"], registry=registry
+        )
+        self._seconds = Histogram(
+            "coding_agent_webhook_response_seconds",
+            "Time from a webhook's headers to our answer",
+            ["platform"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+
+    def answered(self, platform: str, event: str, *, result: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        self._received.labels(platform, event if event in _EVENTS else "other", result).inc()
+        (self._processed if status < 400 else self._failed).labels(platform).inc()
+        self._seconds.labels(platform).observe(seconds)
+        if result == "success":
+            self._tasks_queued.labels(platform).inc()
+
+    def signature_failed(self, platform: str) -> None:
+        """Count a request that is not from the forge."""
+        self._signature_failures.labels(platform).inc()
+
+    def queue_failed(self, platform: str) -> None:
+        """Count a task that the queue did not take."""
+        self._queue_errors.labels(platform).inc()
+
+    def summary(self) -> dict[str, Any]:
+        """The specification's JSON (8.2.2) with the further metrics of 8.2.1 beside it."""
+        samples = [sample for metric in self.registry.collect() for sample in metric.samples]
+
+        def total(name: str) -> int:
+            return int(sum(sample.value for sample in samples if sample.name == name))
+
+        by_event: dict[str, int] = {}
+        for sample in samples:
+            if sample.name == "coding_agent_webhooks_received_total":
+                event = f"{sample.labels['platform']}:{sample.labels['event']}"
+                by_event[event] = by_event.get(event, 0) + int(sample.value)
+        seconds = sum(s.value for s in samples if s.name == "coding_agent_webhook_response_seconds_sum")
+        return {
+            "webhooks_received": total("coding_agent_webhooks_received_total"),
+            "webhooks_processed": total("coding_agent_webhooks_processed_total"),
+            "webhooks_failed": total("coding_agent_webhooks_failed_total"),
+            "tasks_queued": total("coding_agent_tasks_queued_total"),
+            "signature_failures": total("coding_agent_webhook_signature_failures_total"),
+            "queue_errors": total("coding_agent_queue_errors_total"),
+            "webhooks_by_event": by_event,
+            "response_seconds": {
+                "count": total("coding_agent_webhook_response_seconds_count"),
+                "sum": round(seconds, 6),
+            },
+        }
+
+
+class PollMetrics:
+    """Counters of the poller."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.recovered = Counter(
+            "coding_agent_tasks_recovered_by_poll",
+            "Tasks made by the poll: no webhook had made them before",
+            ["platform"],
+            registry=registry,
+        )
+        self.failed = Counter(
+            "coding_agent_poll_failures",
+            "Polls that the forge or the queue cut short",
+            ["platform"],
+            registry=registry,
+        )
+
+
+def wants_text(accept: str) -> bool:
+    """Whether the client names a Prometheus format, as every scraper does."""
+    types = {part.split(";")[0].strip().lower() for part in accept.split(",")}
+    return bool(types & {"text/plain", "application/openmetrics-text"})
+
+
+def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The metrics in the Prometheus format that the Accept header asks for, and its content type."""
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

@@ -1,0 +1,86 @@
+"""Polling (requirement S16): labeled items that no webhook told us of are submitted the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from coding_agent_core.errors import ForgeError, QueueUnavailableError
+from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.logs import bound
+from coding_agent_core.queues.protocol import TaskSink
+from coding_agent_core.settings.model import Settings
+
+from coding_agent_receiver.metrics import PollMetrics
+
+_logger = logging.getLogger("webhook.poller")
+
+
+@dataclass(frozen=True)
+class PollReport:
+    """What one poll found.
+
+    Attributes:
+        found: labeled items.
+        created: names of the tasks that were made.
+        duplicates: items that have their task already.
+        problem: why the poll ended early, `None` if it saw everything.
+    """
+
+    found: int
+    created: tuple[str, ...]
+    duplicates: int
+    problem: str | None = None
+
+
+async def poll_once(
+    settings: Settings, forge: Forge, sink: TaskSink, *, metrics: PollMetrics | None = None
+) -> PollReport:
+    """Submit every labeled item once; raises nothing that the next poll may not meet: see `problem`."""
+    found, duplicates, created = 0, 0, list[str]()
+    problem: str | None = None
+    try:
+        async for request in forge.find_labeled(settings.labels(forge.platform).bot_label):
+            found += 1
+            with bound(item=request.item.display):
+                submission = await sink.submit(request)
+                if submission.duplicate is not None:
+                    duplicates += 1
+                    _logger.debug("No new task, %s is its task: %s", submission.task, submission.duplicate)
+                    continue
+                created.append(submission.task)
+                _logger.info("Task queued, recovered by poll: %s", submission.task)
+                if metrics is not None:
+                    metrics.recovered.labels(forge.platform).inc()
+    except (ForgeError, QueueUnavailableError) as error:
+        problem = str(error)
+        _logger.warning("The poll of %s ended early; the next one tries again: %s", forge.host, problem)
+        if metrics is not None:
+            metrics.failed.labels(forge.platform).inc()
+    _logger.info(
+        "Polled %s: %d labeled, %d recovered by poll, %d known", forge.host, found, len(created), duplicates
+    )
+    return PollReport(found=found, created=tuple(created), duplicates=duplicates, problem=problem)
+
+
+async def poll_forever(
+    settings: Settings,
+    forge: Forge,
+    sink: TaskSink,
+    stop: asyncio.Event,
+    *,
+    metrics: PollMetrics | None = None,
+) -> None:
+    """Poll at once and then every `scheduling.interval` seconds until `stop` is set."""
+    while not stop.is_set():
+        try:
+            await poll_once(settings, forge, sink, metrics=metrics)
+        except Exception:
+            # A defect in one round must not end polling: it is the net under the webhooks.
+            _logger.exception("Unexpected error in a poll; the next one tries again")
+        try:
+            async with asyncio.timeout(settings.scheduling.interval):
+                await stop.wait()
+        except TimeoutError:
+            continue

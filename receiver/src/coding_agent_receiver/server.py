@@ -1,0 +1,135 @@
+"""Runs the receiver (`main.py --mode webhook`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.queues.protocol import TaskSink
+from coding_agent_core.settings.model import Settings, WebhookServer
+from fastapi import FastAPI
+
+from coding_agent_receiver.app import create_app
+
+_logger = logging.getLogger("webhook.server")
+
+GRACE = 25
+"""Seconds for requests in flight after SIGTERM; Kubernetes kills after 30."""
+KEEP_ALIVE = 75
+"""Seconds; longer than the idle time of usual load balancers (60), which would meet closed connections."""
+
+
+def run(settings: Settings, sink: TaskSink) -> None:
+    """Serve until SIGTERM or SIGINT; requests in flight are finished and the sink is closed.
+
+    Raises:
+        SettingsError: webhooks are disabled, no secret is set, or the address cannot be listened on.
+    """
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        try:
+            await serve(settings, sink, stop=stop)
+        finally:
+            await sink.aclose()
+
+    asyncio.run(main())
+
+
+async def serve(
+    settings: Settings,
+    sink: TaskSink,
+    *,
+    stop: asyncio.Event,
+    started: Callable[[int], None] | None = None,
+    app: FastAPI | None = None,
+) -> None:
+    """Serve until `stop` is set, then finish the requests in flight; signals and the sink are the caller's.
+
+    Args:
+        started: called with the port once requests are taken (`webhook.server.port` may be 0).
+        app: in place of `create_app(settings, sink)`.
+
+    Raises:
+        SettingsError: webhooks are disabled, no secret is set, or the address cannot be listened on.
+    """
+    if not settings.webhook.enabled:
+        raise SettingsError(
+            "webhooks are disabled: set webhook.enabled to true (WEBHOOK_ENABLED) to run the webhook server"
+        )
+    app = app or create_app(settings, sink)
+    listener = _listen(settings.webhook.server)
+    host, port = listener.getsockname()[:2]
+
+    def tell_started() -> None:
+        _logger.info("Webhook server listening on %s:%d", host, port)
+        if started is not None:
+            started(port)
+
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            # X-Forwarded-For is ours to judge (`webhook.trusted_proxies`).
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=GRACE,
+        ),
+        tell_started,
+    )
+    stopping = asyncio.create_task(_stop(server, stop))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        stopping.cancel()
+        listener.close()
+    _logger.info("Webhook server stopped")
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the caller (uvicorn raises them again at the end, which would skip closing the sink)."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._tell_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _stop(server: uvicorn.Server, stop: asyncio.Event) -> None:
+    await stop.wait()
+    _logger.info("Stopping: finishing the requests in flight")
+    server.should_exit = True
+
+
+def _listen(where: WebhookServer) -> socket.socket:
+    is_ipv6 = ":" in where.host
+    try:
+        return socket.create_server(
+            (where.host, where.port),
+            family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            backlog=2048,
+            dualstack_ipv6=is_ipv6 and where.host == "::",
+        )
+    except OSError as error:
+        raise SettingsError(
+            f"webhook.server: cannot listen on {where.host}:{where.port}: {error.strerror or error}"
+        ) from error

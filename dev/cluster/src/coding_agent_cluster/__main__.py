@@ -4,9 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from coding_agent_cluster import build, cluster, parts, paths, sandbox, standalone
+from coding_agent_cluster import build, cluster, images, parts, paths, sandbox, standalone
 from coding_agent_cluster.errors import ClusterError
-from coding_agent_cluster.progress import note
+from coding_agent_cluster.progress import note, step
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
         whole.add_argument("--name", default=cluster.DEFAULT_NAME, help="which one (default: %(default)s)")
         if name == "down":
             whole.add_argument("--purge", action="store_true", help="its images and keys too")
+    picture = commands.add_parser("images", help="build the images and hand them to the cluster's node")
+    picture.add_argument("--name", default=cluster.DEFAULT_NAME, help="which cluster (default: %(default)s)")
     builder = commands.add_parser("build", help="build parts into the cache and print where they are")
     builder.add_argument("parts", nargs="+", metavar="PART", help=f"of: {', '.join(sorted(parts.PARTS))}")
     return top
@@ -71,6 +73,19 @@ def _status(options: argparse.Namespace) -> None:
     print(f"KUBECONFIG={found.kubeconfig}")
 
 
+def _images(options: argparse.Namespace) -> None:
+    found = cluster.find(options.name)
+    running = found is not None and sandbox.is_up(found.processes)
+    for image in images.project_images():
+        folder = images.make(image)
+        if found is not None and running:
+            with step(f"hand {image.name} to the node"):
+                found.node.import_built(folder, image.name)
+        print(image.name)
+    if not running:
+        note(f"The cluster {options.name} is not running: the images are built, no node has them yet.")
+
+
 def _build(options: argparse.Namespace) -> None:
     for name, path in build.binaries(options.parts).items():
         print(f"{name}={path}")
@@ -81,6 +96,7 @@ COMMANDS = {
     "down": _down,
     "status": _status,
     "control-plane": _control_plane,
+    "images": _images,
     "build": _build,
 }
 

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 from coding_agent_cluster.errors import ClusterError
 
@@ -10,7 +11,7 @@ def run(
     command: Sequence[str],
     *,
     timeout: float = 30.0,
-    stdin: str | None = None,
+    stdin: str | IO[bytes] | None = None,
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> str:
@@ -23,7 +24,8 @@ def run(
     try:
         done = subprocess.run(
             list(command),
-            input=stdin,
+            input=stdin if isinstance(stdin, str) else None,
+            stdin=None if isinstance(stdin, str) else (stdin or subprocess.DEVNULL),
             cwd=cwd,
             env=env,
             capture_output=True,

@@ -3,14 +3,16 @@
 import json
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import yaml
 
-from coding_agent_cluster import cgroups, node_config, sandbox
+from coding_agent_cluster import cgroups, layout, node_config, sandbox
 from coding_agent_cluster.api import Api
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.errors import ClusterError
@@ -102,6 +104,18 @@ class Node:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(stamp)
 
+    def import_built(self, folder: Path, image: str) -> None:
+        """Give the node a built image from an OCI layout; only the layers that it lacks are sent.
+
+        Raises:
+            ClusterError: containerd refuses it.
+        """
+        present = set(self._ctr("content", "list", "-q").split())
+        with tempfile.TemporaryFile() as archive:
+            layout.write_archive(folder, image, present, archive)
+            archive.seek(0)
+            self._ctr("images", "import", "-", timeout=_IMPORT_TIMEOUT_S, stdin=archive)
+
     def images(self) -> list[str]:
         """The names of the images that the node has."""
         return self._ctr("images", "list", "-q").split()
@@ -139,13 +153,13 @@ class Node:
         enter = sandbox.enter(self._processes)
         self._processes.start(name, [str(binary), *arguments], enter=enter, path=str(binary.parent))
 
-    def _ctr(self, *arguments: str, timeout: float = 30.0) -> str:
+    def _ctr(self, *arguments: str, timeout: float = 30.0, stdin: IO[bytes] | None = None) -> str:
         command = [
             *sandbox.enter(self._processes),
             *(str(self._binaries["ctr"]), "--address", str(self._folders.containerd_socket)),
             *("--namespace", "k8s.io"),
         ]
-        return run([*command, *arguments], timeout=timeout)
+        return run([*command, *arguments], timeout=timeout, stdin=stdin)
 
     def _containerd_answers(self) -> bool:
         try:

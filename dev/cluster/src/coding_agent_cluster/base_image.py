@@ -1,0 +1,74 @@
+"""The base image where no registry can be reached: a Debian root file system with Python, by debootstrap."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from coding_agent_cluster import apt, paths
+from coding_agent_cluster.buildah import buildah, command
+from coding_agent_cluster.commands import run
+from coding_agent_cluster.errors import ClusterError
+from coding_agent_cluster.locks import locked
+from coding_agent_cluster.progress import step
+
+# Debian trixie carries Python 3.13, as the public image does.
+IMAGE = "localhost/python:3.13-slim"
+_SUITE = "trixie"
+# python3-venv and python3-pip for the Dockerfiles' build stages; git, which the consumer's image needs.
+_PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates", "git")
+_DEBOOTSTRAP_TIMEOUT_S = 900.0
+# What a slim image has no use for.
+_EXCESS = ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt", "var/lib/apt/lists")
+
+
+def ensure() -> str:
+    """Make the base image unless the store has it, and return its name.
+
+    Raises:
+        MachineError: debootstrap or buildah is missing and cannot be installed.
+        ClusterError: the packages cannot be fetched.
+    """
+    recipe = paths.source_root() / "base" / "Dockerfile"
+    key = hashlib.sha256(f"{_SUITE} {_PACKAGES} {_EXCESS} {recipe.read_text()}".encode()).hexdigest()[:12]
+    work = paths.cache_root() / "base"
+    with locked(work / "build.lock"):
+        mark = work / "made"
+        if mark.exists() and mark.read_text() == key and _exists():
+            return IMAGE
+        apt.ensure({"debootstrap": "debootstrap", "buildah": "buildah", "tar": "tar"})
+        with step(f"base image: Debian {_SUITE} with Python"):
+            _make(work, recipe)
+        mark.write_text(key)
+    return IMAGE
+
+
+def _make(work: Path, recipe: Path) -> None:
+    root, context = work / "root", work / "context"
+    shutil.rmtree(root, ignore_errors=True)
+    context.mkdir(parents=True, exist_ok=True)
+    include = f"--include={','.join(_PACKAGES)}"
+    debootstrap = apt.which("debootstrap") or "debootstrap"
+    # In a mount namespace: an interrupted debootstrap leaves /proc mounted in the new root.
+    namespace = ["unshare", "--mount", "--propagation", "private"]
+    run(
+        [*namespace, debootstrap, "--variant=minbase", include, _SUITE, str(root)],
+        timeout=_DEBOOTSTRAP_TIMEOUT_S,
+    )
+    for folder in _EXCESS:
+        shutil.rmtree(root / folder, ignore_errors=True)
+    # The public image has the name `python` too.
+    (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
+    archive = context / "rootfs.tar"
+    packing = ["tar", "--numeric-owner", "--sort=name", "--one-file-system", "-C", str(root), "-cf"]
+    run([*packing, str(archive), "."], timeout=120)
+    buildah("bud", "--file", str(recipe), "--tag", IMAGE, str(context), timeout=600)
+    shutil.rmtree(root, ignore_errors=True)
+    archive.unlink()
+
+
+def _exists() -> bool:
+    try:
+        run(command("inspect", "--type", "image", IMAGE))
+    except ClusterError:
+        return False
+    return True

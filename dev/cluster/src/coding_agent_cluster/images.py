@@ -1,0 +1,61 @@
+"""The project's images: built from the Dockerfiles at the top of the repository, handed to the node."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from coding_agent_cluster import base_image, layout, paths
+from coding_agent_cluster.buildah import build, buildah
+from coding_agent_cluster.locks import locked
+from coding_agent_cluster.progress import step
+
+TAG = "dev"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image to be built: its name with tag, its Dockerfile and the folder that it may copy from."""
+
+    name: str
+    dockerfile: Path
+    context: Path
+
+
+def project_images() -> list[Image]:
+    """The three programs' images."""
+    root = paths.repository_root()
+    programs = ("receiver", "operator", "consumer")
+    return [Image(f"localhost/coding-agent-{p}:{TAG}", root / f"Dockerfile.{p}", root) for p in programs]
+
+
+def test_image() -> Image:
+    """The small image that the cluster's own tests use."""
+    folder = paths.source_root() / "testdata"
+    return Image("localhost/cluster-test:1", folder / "Dockerfile", folder)
+
+
+def layout_folder() -> Path:
+    """The OCI layout that built images are exported to."""
+    return paths.cache_root() / "images" / "layout"
+
+
+def make(image: Image) -> Path:
+    """Build an image and export it; returns the layout that has it.
+
+    ``BASE_IMAGE`` names another base than the one made here, such as the public ``python:3.13-slim`` where
+    its registry can be reached.
+
+    Raises:
+        ClusterError: a step of the Dockerfile failed.
+    """
+    base = os.environ.get("BASE_IMAGE") or base_image.ensure()
+    folder = layout_folder()
+    with locked(folder.with_suffix(".lock")):
+        with step(f"image {image.name}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            build(image.dockerfile, image.context, image.name, base)
+            # Uncompressed, a layer keeps its digest, so that one that is there already is not written again.
+            target = f"oci:{folder}:{image.name}"
+            buildah("push", "--disable-compression", image.name, target, timeout=300)
+        layout.prune(folder)
+    return folder

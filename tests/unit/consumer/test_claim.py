@@ -1,0 +1,206 @@
+"""The consumer's claim: what becomes of a message, from what the item shows (design, *Exactly one task*)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from coding_agent_consumer.claim import Drop, End, Start, claim, work_branch
+from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.outcome import Reason
+from coding_agent_core.phases import Phase
+from coding_agent_core.reporting.render import State
+from coding_agent_core.settings.model import Labels
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, QueuedTask, TaskRequest, Trigger
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+ITEM = Item(host="github.com", repository="o/r", key=GitHubIssueKey(owner="o", repo="r", number=7))
+BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
+OWN, OTHER = "uuid-own", "uuid-other"
+
+
+def message(*, attempt: int = 1, run: int = 1, origin: Origin = Origin.WEBHOOK) -> QueuedTask:
+    return QueuedTask(
+        request=TaskRequest(item=ITEM, trigger=Trigger(origin=origin, received_at=NOW)),
+        uuid=OWN,
+        run=run,
+        attempt=attempt,
+    )
+
+
+def item(*labels: str, is_open: bool = True) -> ItemDetails:
+    return ItemDetails(
+        item=ITEM,
+        title="t",
+        body="",
+        author="a",
+        url="u",
+        labels=frozenset(labels),
+        open=is_open,
+        base_branch="main",
+    )
+
+
+def state(uuid: str, phase: Phase, *, attempt: int = 1, run: int = 1) -> State:
+    return State(uuid=uuid, phase=phase, attempt=attempt, run=run)
+
+
+START, DROP, END = Start, Drop, End
+
+CASES = [
+    # what, message, item, remembered state, expected (run, attempt)
+    ("the label is there: begin", message(), item(BOT, "bug"), None, (1, 1)),
+    ("the label is gone, nothing begun: another task answered it", message(), item(), None, DROP),
+    ("done by another task", message(), item(DONE), state(OTHER, Phase.SUCCEEDED), DROP),
+    (
+        "another message of the same application runs",
+        message(),
+        item(PROCESSING),
+        state(OTHER, Phase.RUNNING),
+        DROP,
+    ),
+    (
+        "applied again after the end: the next run",
+        message(),
+        item(BOT, DONE),
+        state(OTHER, Phase.SUCCEEDED),
+        (2, 1),
+    ),
+    (
+        "applied again after a failure: the next run",
+        message(),
+        item(BOT),
+        state(OTHER, Phase.FAILED, run=4),
+        (5, 1),
+    ),
+    (
+        "its run was counted by the queue already",
+        message(run=9),
+        item(BOT),
+        state(OTHER, Phase.FAILED),
+        (9, 1),
+    ),
+    ("closed before it began", message(), item(BOT, is_open=False), None, DROP),
+    ("by hand, without a label", message(origin=Origin.MANUAL), item(), None, (1, 1)),
+    ("own, ended, message delivered again", message(), item(DONE), state(OWN, Phase.SUCCEEDED), DROP),
+    ("own, failed, message delivered again", message(), item(), state(OWN, Phase.FAILED), DROP),
+    (
+        "own, its consumer died: the next attempt",
+        message(),
+        item(PROCESSING),
+        state(OWN, Phase.RUNNING),
+        (1, 2),
+    ),
+    (
+        "own, died between comment and label swap",
+        message(),
+        item(BOT, PROCESSING),
+        state(OWN, Phase.RUNNING),
+        (1, 2),
+    ),
+    (
+        "own, died in the last attempt",
+        message(attempt=3),
+        item(PROCESSING),
+        state(OWN, Phase.RUNNING, attempt=3),
+        (END, Reason.INTERNAL),
+    ),
+    (
+        "own, the retry arrives",
+        message(attempt=2),
+        item(PROCESSING),
+        state(OWN, Phase.BACKOFF),
+        (1, 2),
+    ),
+    (
+        "own, the first message again after its retry was queued",
+        message(attempt=1),
+        item(PROCESSING),
+        state(OWN, Phase.BACKOFF),
+        DROP,
+    ),
+    (
+        "own, the retry arrives before the item said so",
+        message(attempt=2),
+        item(PROCESSING),
+        state(OWN, Phase.RUNNING),
+        (1, 2),
+    ),
+    (
+        "own, interrupted in good order: costs no attempt",
+        message(attempt=2),
+        item(PROCESSING),
+        state(OWN, Phase.QUEUED, attempt=2),
+        (1, 2),
+    ),
+    (
+        "own, the label was removed while it waited",
+        message(attempt=2),
+        item("bug"),
+        state(OWN, Phase.BACKOFF),
+        (END, Reason.CANCELLED),
+    ),
+    (
+        "own, the item was closed while it waited",
+        message(attempt=2),
+        item(PROCESSING, is_open=False),
+        state(OWN, Phase.BACKOFF),
+        (END, Reason.CANCELLED),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("queued", "details", "remembered", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_claim(queued: QueuedTask, details: ItemDetails, remembered: State | None, expected: object) -> None:
+    decision = claim(queued, details, remembered, Labels(), max_attempts=3)
+    match decision:
+        case Start(run, attempt):
+            assert (run, attempt) == expected
+        case Drop():
+            assert expected is DROP
+        case End(_, reason, sentence):
+            assert (END, reason) == expected
+            assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("what", "previous", "continues", "change_open", "run", "expected"),
+    [
+        ("first run", None, False, False, 1, "coding-agent/issue-7"),
+        ("next attempt", ("b", None), True, False, 1, "b"),
+        ("next attempt after the change was merged", ("b", "url"), True, False, 1, "b"),
+        ("next run, change open: one change per issue", ("b", "url"), False, True, 2, "b"),
+        (
+            "next run, change merged",
+            ("coding-agent/issue-7", "url"),
+            False,
+            False,
+            2,
+            "coding-agent/issue-7-r2",
+        ),
+        (
+            "third run, change merged",
+            ("coding-agent/issue-7-r2", "url"),
+            False,
+            False,
+            3,
+            "coding-agent/issue-7-r3",
+        ),
+        ("next run after a failure that pushed", ("b", None), False, False, 2, "b"),
+    ],
+)
+def test_work_branch(
+    what: str,
+    previous: tuple[str, str | None] | None,
+    continues: bool,
+    change_open: bool,
+    run: int,
+    expected: str,
+) -> None:
+    remembered = (
+        State(uuid="x", phase=Phase.FAILED, branch=previous[0], change_url=previous[1]) if previous else None
+    )
+    start = Start(run=run, attempt=1, previous=remembered, continues=continues)
+    assert work_branch("coding-agent/", ITEM, start, previous_change_open=change_open) == expected, what

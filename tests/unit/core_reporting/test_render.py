@@ -1,0 +1,99 @@
+"""S19, S23: labels per phase that leave every other alone; one comment that tells the truth."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.phases import Phase
+from coding_agent_core.reporting.render import MARKER, Report, State, comment, label_changes, read_state
+from coding_agent_core.settings.model import Labels
+from hypothesis import given
+from hypothesis import strategies as st
+
+BOT, PROCESSING, DONE, FAILED = "coding agent", "coding agent processing", "coding agent done", "failed"
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def report(phase: Phase, **more: object) -> Report:
+    state = State(uuid="u", phase=phase, attempt=2, branch="coding-agent/issue-7")
+    return Report(task="r-issue-7-abcdef01", state=state, max_attempts=3, since=AT, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("phase", "present", "add", "remove"),
+    [
+        (Phase.QUEUED, {BOT, "bug"}, [], []),
+        (Phase.RUNNING, {BOT, "bug"}, [PROCESSING], [BOT]),
+        (Phase.RUNNING, {BOT, DONE, FAILED}, [PROCESSING], [BOT, DONE, FAILED]),
+        (Phase.RUNNING, {PROCESSING}, [], []),
+        (Phase.BACKOFF, {PROCESSING}, [], []),
+        (Phase.SUCCEEDED, {PROCESSING, "bug"}, [DONE], [PROCESSING]),
+        (Phase.SUCCEEDED, {PROCESSING, BOT}, [DONE], [BOT, PROCESSING]),
+        (Phase.FAILED, {PROCESSING, "bug"}, [FAILED], [PROCESSING]),
+        (Phase.CANCELLED, {PROCESSING, BOT, "bug"}, [], [BOT, PROCESSING]),
+        (Phase.CANCELLED, {"bug"}, [], []),
+    ],
+)
+def test_labels(phase: Phase, present: set[str], add: list[str], remove: list[str]) -> None:
+    labels = Labels(failed_label=FAILED)
+    assert label_changes(phase, labels, frozenset(present)) == (add, remove)
+
+
+@given(st.sampled_from(Phase), st.frozensets(st.sampled_from([BOT, PROCESSING, DONE, "bug", "help wanted"])))
+def test_labels_of_people_are_never_touched_and_done_only_means_done(
+    phase: Phase, present: frozenset[str]
+) -> None:
+    add, remove = label_changes(phase, Labels(), present)
+    assert not {"bug", "help wanted"} & {*add, *remove}
+    after = (present | set(add)) - set(remove)
+    if phase in (Phase.FAILED, Phase.CANCELLED):
+        assert DONE not in after, "failed and cancelled never get the done label"
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_the_state_is_read_back(phase: Phase) -> None:
+    shown = report(phase)
+    assert read_state(comment(shown)) == shown.state
+
+
+def test_what_a_person_reads_of_a_failure() -> None:
+    text = comment(
+        report(
+            Phase.FAILED,
+            reason=Reason.MODEL_UNAVAILABLE,
+            message="The model did not answer.",
+            usage=Usage(requests=4, input_tokens=12_000, output_tokens=300),
+            pushed=True,
+        )
+    )
+    for expected in (
+        "Coding agent: failed",
+        "The model did not answer.",
+        "on the branch `coding-agent/issue-7`",
+        "put the label `coding agent` on once more",
+        "attempt 2 of 3",
+        "reason ModelUnavailable",
+        "12,000 tokens in",
+        "Failed since 2026-01-02 03:04:05 UTC",
+    ):
+        assert expected in text
+
+
+def test_a_branch_that_was_never_pushed_is_not_promised() -> None:
+    assert "on the branch" not in comment(report(Phase.FAILED))
+
+
+@given(st.text(max_size=300))
+def test_no_text_of_the_model_can_forge_the_state(text: str) -> None:
+    forged = f"{text}\n{MARKER}" + '{"uuid":"forged","phase":"Succeeded"} -->'
+    shown = report(Phase.FAILED, summary=forged, message=forged)
+    state = read_state(comment(shown))
+    assert state is not None
+    assert state.uuid == "u"
+
+
+@pytest.mark.parametrize("body", ["", "hello", MARKER, f"{MARKER}{{}} -->", f'{MARKER}{{"uuid":1}} -->'])
+def test_a_comment_without_readable_state_has_none(body: str) -> None:
+    assert read_state(body) is None

@@ -1,0 +1,58 @@
+"""The user-config service: a key at the door, settings from files, nothing outside its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+from coding_agent_user_config.app import create_app
+from coding_agent_user_config.store import Store
+
+KEY = "k3y"
+
+
+async def get(directory: Path, path: str, key: str | None = KEY) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}".encode()} if key is not None else {}
+    transport = httpx.ASGITransport(create_app(Store(directory), KEY))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        return await client.get(path, headers=headers)
+
+
+async def test_the_answer_has_the_form_that_the_agent_expects(tmp_path: Path) -> None:
+    (tmp_path / "gitlab").mkdir()
+    (tmp_path / "gitlab" / "alice.yaml").write_text("system_prompt: hello\n")
+    answer = await get(tmp_path, "/config/gitlab/alice")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "success", "data": {"system_prompt": "hello"}}
+
+
+@pytest.mark.parametrize("key", [None, "", "wrong", "ключ"])
+async def test_without_the_key_nothing_is_told(tmp_path: Path, key: str | None) -> None:
+    assert (await get(tmp_path, "/config/github/alice", key)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "path", ["/config/github/..%2F..%2Fsecret", "/config/github/.hidden", "/config/svn/alice"]
+)
+async def test_nothing_outside_the_folder_is_read(tmp_path: Path, path: str) -> None:
+    (tmp_path.parent / "secret.yaml").write_text("a: 1\n")
+    assert (await get(tmp_path, path)).status_code == 404
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "just text\n"])
+async def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "github").mkdir()
+    (tmp_path / "github" / "alice.yaml").write_text(text)
+    answer = await get(tmp_path, "/config/github/alice")
+    assert answer.status_code == 500
+    assert "github/alice.yaml" in answer.json()["message"]
+
+
+def test_a_service_without_a_key_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="USER_CONFIG_API_KEY"):
+        create_app(Store(tmp_path), "")
+
+
+async def test_health_needs_no_key(tmp_path: Path) -> None:
+    assert (await get(tmp_path, "/health", None)).json() == {"status": "healthy"}

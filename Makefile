@@ -7,6 +7,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PACKAGES := core receiver operator consumer user-config dev/forge dev/model dev/demo dev/cluster
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
+JOBS ?= 2
+PYTEST := $(VENV)/bin/pytest
 
 include dev/make/venv.mk
 -include dev/cluster/cluster.mk
@@ -14,3 +16,39 @@ include dev/make/venv.mk
 .PHONY: help
 help: ## list these commands
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: $(VENV)/.demo ## label in, pull request out, on this machine (FORGE=gitlab, KEEP=1)
+	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) $(if $(KEEP),--keep)
+
+.PHONY: unit
+unit: $(VENV)/.dev ## the inner loop: unit tests, in seconds
+	@$(PYTEST) -q -n $(JOBS) tests/unit
+
+.PHONY: lint
+lint: $(VENV)/.dev ## style, types and layers
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check -q .
+	@$(VENV)/bin/mypy $(SOURCES)
+	@$(VENV)/bin/lint-imports --no-logo
+
+.PHONY: test
+test: lint ## lint, unit and integration tests (a real RabbitMQ, git, browser, API server)
+	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/unit tests/integration
+
+.PHONY: e2e
+e2e: $(VENV)/.dev ## end to end: the whole system, and a real Kubernetes node
+	@$(PYTEST) tests/e2e
+
+.PHONY: format
+format: $(VENV)/.dev ## format the code and mend what can be mended
+	@$(VENV)/bin/ruff check --fix -q . || true
+	@$(VENV)/bin/ruff format -q .
+
+.PHONY: locks
+locks: ## write the hash-pinned locks in requirements/ anew
+	@requirements/make-locks.sh
+
+.PHONY: clean
+clean: ## remove what was built here (not the shared cache)
+	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,150 @@
+"""The file operations: strictly below the tree, regular files only, bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from coding_agent_consumer.workspace.output import cut_end
+from coding_agent_consumer.workspace.refusal import RefusedError
+from coding_agent_consumer.workspace.wire import MAX_TEXT
+
+_MAX_LINES = 2000
+"""Lines of one answer."""
+_MAX_LINE = 2000
+"""Characters of one line in an answer."""
+
+
+def resolve(tree: Path, path: str) -> Path:
+    """The place that a path names, links followed, which must be below the tree.
+
+    No command runs while a file operation does, so nothing can be swapped in between.
+
+    Raises:
+        RefusedError: it leaves the tree.
+    """
+    if "\0" in path or len(path) > 4096:
+        raise RefusedError("That is not a path.")
+    root = os.path.realpath(tree)
+    try:
+        real = os.path.realpath(os.path.join(root, path))
+    except OSError as error:
+        raise RefusedError(f"{cut_end(path, 200)}: {error.strerror}.") from error
+    if real != root and not real.startswith(root + os.sep):
+        raise RefusedError(
+            f"{cut_end(path, 200)} is outside the repository; only paths below its root can be used."
+        )
+    return Path(real)
+
+
+def read_bytes(tree: Path, path: str) -> bytes:
+    """A regular file's contents.
+
+    Raises:
+        RefusedError: there is none, or it is too large.
+    """
+    shown = cut_end(path, 200)
+    try:
+        # Neither a link swapped in nor a FIFO may hold us up.
+        descriptor = os.open(resolve(tree, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise RefusedError(f"There is no file {shown}.") from error
+    except OSError as error:
+        raise RefusedError(f"{shown}: {error.strerror}.") from error
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise RefusedError(f"{shown} is a folder; list it instead.")
+        if not stat.S_ISREG(mode):
+            raise RefusedError(f"{shown} is not a regular file.")
+        data = file.read(MAX_TEXT + 1)
+    if len(data) > MAX_TEXT:
+        raise RefusedError(
+            f"{shown} is larger than {MAX_TEXT // 2**20} MiB; look at parts of it with a command."
+        )
+    return data
+
+
+def read_lines(tree: Path, path: str, start_line: int, line_count: int | None, limit: int) -> str:
+    """Numbered lines of a text file, with a word on what was left out.
+
+    Args:
+        start_line: the first line, from 1.
+        line_count: how many; `None`: all.
+        limit: characters of the answer.
+    """
+    data = read_bytes(tree, path)
+    if b"\0" in data[:8192]:
+        raise RefusedError(f"{cut_end(path, 200)} is a binary file of {len(data)} bytes.")
+    lines = data.decode("utf-8", "replace").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        return "(the file is empty)"
+    if start_line < 1 or start_line > len(lines):
+        raise RefusedError(f"{cut_end(path, 200)} has {len(lines)} lines; there is no line {start_line}.")
+    wanted = lines[start_line - 1 :][
+        : _MAX_LINES if line_count is None else max(1, min(line_count, _MAX_LINES))
+    ]
+    shown: list[str] = []
+    size = 0
+    for number, line in enumerate(wanted, start_line):
+        text = f"{number:6}\t{cut_end(line.removesuffix(chr(13)), _MAX_LINE)}"
+        size += len(text) + 1
+        if size > limit and shown:
+            break
+        shown.append(text)
+    rest = len(lines) - (start_line - 1 + len(shown))
+    if rest > 0:
+        shown.append(f"[{rest} more lines; go on from line {start_line + len(shown)}]")
+    return "\n".join(shown)
+
+
+def write(tree: Path, path: str, data: bytes) -> None:
+    """Create or replace a file, with the folders above it; its mode is kept.
+
+    Raises:
+        RefusedError: it cannot be written.
+    """
+    target = resolve(tree, path)
+    shown = cut_end(path, 200)
+    if target == Path(os.path.realpath(tree)) or target.is_dir():
+        raise RefusedError(f"{shown} is a folder.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else 0o644
+        descriptor, name = tempfile.mkstemp(prefix=".write-", dir=target.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                os.fchmod(file.fileno(), mode)
+            os.replace(name, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        raise RefusedError(f"{shown} cannot be written: {error.strerror}.") from error
+
+
+def edit(tree: Path, path: str, old: bytes, new: bytes) -> None:
+    """Replace the one occurrence of a text. Line ends of the file are kept when it has CRLF.
+
+    Raises:
+        RefusedError: it occurs not at all, or more than once.
+    """
+    shown = cut_end(path, 200)
+    if not old:
+        raise RefusedError("The text to be replaced is empty.")
+    data = read_bytes(tree, path)
+    if data.count(old) == 0 and b"\r\n" in data and b"\r\n" not in old:
+        old, new = old.replace(b"\n", b"\r\n"), new.replace(b"\n", b"\r\n")
+    count = data.count(old)
+    if count == 0:
+        raise RefusedError(f"The text does not occur in {shown}; read the file and give it exactly.")
+    if count > 1:
+        raise RefusedError(f"The text occurs {count} times in {shown}; give more of what is around it.")
+    write(tree, path, data.replace(old, new))

@@ -1,0 +1,88 @@
+"""Ending everything that a command started, also what daemonised away from it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def descendants(parents: Mapping[int, int], root: int) -> set[int]:
+    """Every process below `root`, given each process's parent."""
+    children: dict[int, list[int]] = {}
+    for child, parent in parents.items():
+        children.setdefault(parent, []).append(child)
+    found: set[int] = set()
+    waiting = [root]
+    while waiting:
+        for child in children.get(waiting.pop(), ()):
+            if child not in found:
+                found.add(child)
+                waiting.append(child)
+    return found
+
+
+def parse_stat(stat: bytes) -> tuple[int, str]:
+    """Parent and state letter from /proc/PID/stat; the name before them may hold spaces and brackets."""
+    fields = stat.rpartition(b")")[2].split()
+    return int(fields[1]), fields[0].decode("ascii")
+
+
+def living_parents() -> dict[int, int]:
+    """The parent of each process that we can see and that is not a zombie."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            parent, state = parse_stat(Path("/proc", name, "stat").read_bytes())
+            if state not in "ZX":
+                parents[int(name)] = parent
+    return parents
+
+
+def end_descendants(deadline: float = 10.0) -> None:
+    """Kill and reap every process below this one, which must be PID 1 or a child subreaper.
+
+    As PID 1 of a namespace one system call does it, and no fork can race it. Elsewhere all are stopped first,
+    so that what forks cannot outrun us, then killed, until none is left or so many seconds have passed.
+    """
+    me = os.getpid()
+    give_up = time.monotonic() + deadline
+    while True:
+        if me == 1:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+            reap()
+            if not any(pid != 1 for pid in living_parents()):
+                break
+        else:
+            below = descendants(living_parents(), me)
+            if not below:
+                break
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for pid in below:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, number)
+        reap()
+        if time.monotonic() > give_up:
+            break
+        os.sched_yield()
+    reap()
+
+
+def reap() -> dict[int, int]:
+    """Collect every child that has ended: process id to exit status as a shell reports it."""
+    ended: dict[int, int] = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        code = os.waitstatus_to_exitcode(status)
+        ended[pid] = code if code >= 0 else 128 - code

@@ -75,7 +75,7 @@ class Intake:
                 _logger.warning("The sender hung up before its request was whole")
                 return answers.refused(400, "the body was cut short", "disconnected")
             except Exception:
-                # 503, not 500: what a defect of ours swallowed can be sent again, as GitHub's redelivery does.
+                # 503, not 500: what a defect of ours swallowed can be sent again, e.g. by a redelivery.
                 _logger.exception("Unexpected error while answering a %s webhook", webhooks.title)
                 return answers.unavailable("an internal error; the event was not processed", "internal_error")
 

@@ -97,7 +97,7 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the caller (uvicorn raises them again at the end, which would skip closing the sink)."""
+    """Leaves signals to the caller: uvicorn raises them again, which would skip closing the sink."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)

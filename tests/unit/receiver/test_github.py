@@ -1,0 +1,199 @@
+"""S2, S6, B3: what GitHub's events mean."""
+
+from datetime import UTC, datetime
+
+import pytest
+from coding_agent_core.settings import Settings
+from coding_agent_core.tasks import GitHubIssueKey, GitHubPullRequestKey, Origin
+from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
+from coding_agent_receiver.github import delivery, interpret
+from coding_agent_receiver.payload import FieldError
+
+from tests.fixtures.webhooks import NOW, github_issue, github_pull_request, settings
+
+BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
+
+
+def meaning(payload, event="issues", configured=None):
+    return interpret(Delivery(event, "d-1"), payload, configured or settings(), NOW)
+
+
+def labels(*names):
+    return [{"name": name} for name in names]
+
+
+def test_a_labeled_issue_is_a_task():
+    result = meaning(github_issue())
+    assert isinstance(result, Accepted)
+    request = result.request
+    assert request.item.key == GitHubIssueKey(owner="octo-org", repo="octo-repo", number=7)
+    assert (request.item.host, request.item.repository) == ("github.com", "octo-org/octo-repo")
+    assert (request.user, request.title) == ("octocat", "It is broken")
+    assert request.url == "https://github.com/octo-org/octo-repo/issues/7"
+    assert request.trigger.origin is Origin.WEBHOOK
+    assert request.trigger.delivery_id == "d-1"
+    assert request.trigger.labeled_at == datetime(2026, 11, 25, 11, 59, tzinfo=UTC)
+    assert request.trigger.received_at == NOW
+
+
+def test_a_labeled_pull_request_is_a_task():
+    result = meaning(github_pull_request(), "pull_request")
+    assert isinstance(result, Accepted)
+    assert result.request.item.key == GitHubPullRequestKey(owner="octo-org", repo="octo-repo", number=7)
+
+
+def test_an_issues_event_about_a_pull_request_is_about_the_pull_request():
+    result = meaning(github_issue(pull_request={"url": "https://api.github.com/x"}))
+    assert isinstance(result, Accepted)
+    assert result.request.item.key.type == "github_pull_request"
+
+
+@pytest.mark.parametrize(
+    ("event", "payload", "reason"),
+    [
+        ("ping", {"zen": "Design for failure."}, "pong"),
+        ("push", {"ref": None}, "unsupported event type: push"),
+        ("issue_comment", github_issue("created"), "unsupported event type: issue_comment"),
+        ("x\r\nINFO forged", {}, "unsupported event type: x\\r\\nINFO forged"),
+        ("issues", github_issue("opened"), "not a labeled action: opened"),
+        ("issues", github_issue("labeled", "bug"), "not the target label"),
+        ("issues", github_issue("labeled", "Coding Agent"), "not the target label"),
+        ("issues", github_issue("labeled", "bug") | {"issue": None}, "not the target label"),
+        ("issues", github_issue(state="closed"), "closed"),
+        ("pull_request", github_pull_request(state="closed"), "closed"),
+        ("issues", github_issue("unlabeled", "bug"), "not the target label"),
+        ("issues", github_issue("unlabeled", BOT, labels=labels(PROCESSING)), "still carries"),
+        ("issues", github_issue("unlabeled", PROCESSING, labels=labels(DONE, "bug")), "still carries"),
+        ("issues", github_issue("unlabeled", PROCESSING, labels=labels(BOT)), "still carries"),
+        ("issues", github_issue("unlabeled", DONE, labels=[]), "not the target label"),
+    ],
+)
+def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(event, payload, reason):
+    result = meaning(payload, event)
+    assert isinstance(result, Ignored)
+    assert reason in result.reason
+
+
+@pytest.mark.parametrize(
+    ("event", "payload", "reason"),
+    [
+        ("issues", github_issue("unlabeled", BOT), "the issue lost the label 'coding agent'"),
+        ("issues", github_issue("unlabeled", PROCESSING, labels=labels("bug")), "lost the label"),
+        # A done label that is left from an earlier run does not keep a task that still waits.
+        ("issues", github_issue("unlabeled", BOT, labels=labels(DONE)), "lost the label"),
+        ("issues", github_issue("closed", None), "the issue was closed"),
+        ("issues", github_issue("deleted", None), "the issue was deleted"),
+        ("issues", github_issue("transferred", None), "the issue was moved"),
+        ("pull_request", github_pull_request("closed"), "the pull request was closed"),
+        ("pull_request", github_pull_request("unlabeled", BOT), "the pull request lost the label"),
+    ],
+)
+def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(event, payload, reason):
+    result = meaning(payload, event)
+    assert isinstance(result, Withdrawn)
+    assert reason in result.withdrawal.reason
+    assert result.withdrawal.item.number == 7
+    assert result.withdrawal.delivery_id == "d-1"
+    assert result.withdrawal.at == datetime(2026, 11, 25, 11, 59, tzinfo=UTC)
+
+
+def test_events_and_actions_come_from_the_configuration():
+    only_changes = settings(github={"events": ["pull_request"]})
+    assert isinstance(meaning(github_issue(), "issues", only_changes), Ignored)
+    assert isinstance(meaning(github_pull_request(), "pull_request", only_changes), Accepted)
+    reopened = settings(github={"actions": ["reopened"]})
+    assert isinstance(meaning(github_issue(), "issues", reopened), Ignored)
+    assert isinstance(meaning(github_issue("reopened", None), "issues", reopened), Ignored)
+    carried = github_issue("reopened", None, labels=labels(BOT))
+    assert isinstance(meaning(carried, "issues", reopened), Accepted)
+
+
+@pytest.mark.parametrize(
+    ("api_url", "html_url", "accepted"),
+    [
+        ("https://api.github.com", "https://GitHub.com/octo-org/octo-repo/issues/7", True),
+        ("https://ghe.example.com/api/v3", "https://ghe.example.com/octo-org/octo-repo/issues/7", True),
+        ("https://ghe.example.com:443/api/v3", "https://ghe.example.com/octo-org/octo-repo/issues/7", True),
+        ("http://127.0.0.1:4567/api/v3", "http://127.0.0.1:4567/octo-org/octo-repo/issues/7", True),
+        ("http://127.0.0.1:4567/api/v3", "http://127.0.0.1:4568/octo-org/octo-repo/issues/7", False),
+        ("https://ghe.example.com/api/v3", "https://github.com/octo-org/octo-repo/issues/7", False),
+        ("https://api.github.com", "https://github.com.evil.example/octo-org/octo-repo/issues/7", False),
+    ],
+)
+def test_an_event_of_another_forge_than_the_configured_makes_no_task(api_url, html_url, accepted):
+    configured = Settings.model_validate({"github": {"api_url": api_url}})
+    result = meaning(github_issue(html_url=html_url), "issues", configured)
+    assert isinstance(result, Accepted if accepted else Ignored)
+    if isinstance(result, Accepted):
+        assert result.request.item.host == configured.github.host
+    else:
+        assert isinstance(result, Ignored)
+        assert "github.api_url" in result.reason
+
+
+def changed(path, value):
+    payload = github_issue()
+    target = payload
+    *parents, last = path.split(".")
+    for name in parents:
+        target = target[name]
+    if value == "absent":
+        del target[last]
+    else:
+        target[last] = value
+    return payload
+
+
+@pytest.mark.parametrize("value", ["absent", None, 7, [], True])
+@pytest.mark.parametrize(
+    "path",
+    ["action", "label", "label.name", "issue", "issue.html_url", "repository", "repository.owner",
+     "repository.owner.login", "repository.name", "sender", "sender.login"],
+)  # fmt: skip
+def test_an_event_that_concerns_us_must_have_its_fields(path, value):
+    with pytest.raises(FieldError) as caught:
+        meaning(changed(path, value))
+    assert caught.value.field == path
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("number", ["absent", None, "7", 0, -1, 7.0, True, 2**60, []])
+def test_the_number_must_be_a_positive_integer(number):
+    with pytest.raises(FieldError) as caught:
+        meaning(changed("issue.number", number))
+    assert caught.value.field == "issue.number"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "a\nb", "ä", "\ud800", "x" * 101])
+def test_a_repository_name_that_github_would_not_give_is_refused(name):
+    with pytest.raises(FieldError) as caught:
+        meaning(changed("repository.name", name))
+    assert caught.value.field == "repository.name"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "javascript://github.com/x", "https://", "https://[::1/x", "https://github.com/a\nb", "https://github.com:x/"]
+)  # fmt: skip
+def test_an_address_that_is_no_url_is_refused(url):
+    with pytest.raises(FieldError) as caught:
+        meaning(changed("issue.html_url", url))
+    assert caught.value.field == "issue.html_url"
+
+
+def test_what_is_not_needed_may_be_absent_and_odd_text_is_made_printable():
+    payload = github_issue(title="a\x00b\ud800" + "x" * 2000, state=None, labels=None, updated_at=None)
+    payload["sender"]["login"] = "we\nird[bot]"
+    result = meaning(payload)
+    assert isinstance(result, Accepted)
+    assert result.request.title.startswith("a b?xx")
+    assert len(result.request.title) == 1024
+    assert result.request.user == "we ird[bot]"
+    assert result.request.trigger.labeled_at is None
+
+
+def test_the_delivery_is_read_from_the_headers_bounded_and_without_control_characters():
+    assert delivery({"x-github-event": "issues", "x-github-delivery": "72d3"}) == Delivery("issues", "72d3")
+    assert delivery({}) == Delivery("", None)
+    long = delivery({"x-github-delivery": "x" * 500}).id
+    assert long is not None
+    assert len(long) == 128

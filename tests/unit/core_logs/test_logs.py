@@ -1,0 +1,111 @@
+"""S12: the form of log lines."""
+
+import io
+import json
+import logging
+import re
+
+import pytest
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.logs import bound, configure, safe
+from coding_agent_core.settings.model import Logging
+
+
+@pytest.fixture
+def logged():
+    """Configures the root logger for one test; gives what was written."""
+    root = logging.getLogger()
+    level, before = root.level, list(root.handlers)
+    stream = io.StringIO()
+
+    def start(**settings):
+        configure(Logging.model_validate(settings), stream=stream)
+        return stream
+
+    yield start
+    configure(Logging(), stream=io.StringIO())
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def test_a_line_has_the_form_of_the_specification(logged):
+    stream = logged()
+    logging.getLogger("webhook.server").info(
+        "Received GitHub webhook: event=%s, action=%s", "issues", "labeled"
+    )
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO \[webhook\.server\] "
+        r"Received GitHub webhook: event=issues, action=labeled\n",
+        stream.getvalue(),
+    )
+
+
+def test_the_delivery_stands_on_every_line_of_its_request_only(logged):
+    stream = logged()
+    logger = logging.getLogger("webhook.server")
+    with bound(delivery="72d3162e", task=None):
+        logger.info("first")
+        with bound(task="octo-repo-issue-7"):
+            logger.info("second")
+    logger.info("third")
+    first, second, third = stream.getvalue().splitlines()
+    assert first.endswith("first delivery=72d3162e")
+    assert second.endswith("second delivery=72d3162e task=octo-repo-issue-7")
+    assert third.endswith("third")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x85", "\u2028", "\x1b[2J", "\ud800"])
+def test_foreign_text_cannot_begin_a_line_of_its_own(logged, form, end):
+    stream = logged(format=form)
+    forged = f"x{end}2024-01-15 10:30:45 INFO [webhook.server] forged"
+    with bound(delivery=forged):
+        logging.getLogger("webhook.server").info("event=%s", forged)
+    written = stream.getvalue()
+    assert len(written.splitlines()) == 1
+    assert "\x1b" not in written
+
+
+def test_json_lines_for_clusters(logged):
+    stream = logged(format="json")
+    with bound(delivery="72d3162e"):
+        try:
+            raise ValueError("why")
+        except ValueError:
+            logging.getLogger("webhook.server").exception("What\nhappened")
+    (line,) = stream.getvalue().splitlines()
+    entry = json.loads(line)
+    assert entry["level"] == "ERROR"
+    assert entry["logger"] == "webhook.server"
+    assert entry["message"] == "What\\nhappened"
+    assert entry["delivery"] == "72d3162e"
+    assert "ValueError: why" in entry["exception"]
+    assert entry["time"].endswith("+00:00")
+
+
+def test_levels_libraries_and_repetition(logged):
+    logged(level="WARNING")
+    stream = logged(level="INFO")
+    logging.getLogger("httpx").info("HTTP Request: GET https://example.com/?private")
+    logging.getLogger("webhook.server").debug("detail")
+    logging.getLogger("webhook.server").info("said once")
+    assert stream.getvalue().count("\n") == 1
+    assert "said once" in stream.getvalue()
+
+
+def test_a_file_gets_the_lines_too(logged, tmp_path):
+    file = tmp_path / "logs" / "agent.log"
+    logged(file=str(file))
+    logging.getLogger("x").warning("kept")
+    assert "WARNING [x] kept" in file.read_text()
+
+
+def test_a_file_that_cannot_be_written_is_a_settings_error(logged, tmp_path):
+    (tmp_path / "occupied").write_text("")
+    with pytest.raises(SettingsError, match=r"logging\.file"):
+        logged(file=str(tmp_path / "occupied" / "agent.log"))
+
+
+def test_values_are_cut():
+    assert safe("x" * 300, 10) == "x" * 9 + "…"
+    assert safe("a\tb\x00") == "a\\tb\\x00"

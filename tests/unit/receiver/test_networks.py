@@ -1,0 +1,73 @@
+"""S11: the allowlist, and GitHub's hook addresses in it."""
+
+from ipaddress import ip_address
+
+import httpx
+import pytest
+from coding_agent_core.settings import Settings
+from coding_agent_receiver.networks import Admission, Allowlist
+
+
+def allowlist(*entries, answers=()):
+    """An allowlist whose meta endpoint gives the answers one after the other."""
+    waiting = list(answers)
+
+    def meta(request):
+        assert str(request.url) == "https://api.github.com/meta"
+        answer = waiting.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    settings = Settings.model_validate({"webhook": {"allowed_networks": entries}})
+    return Allowlist(settings, client=httpx.AsyncClient(transport=httpx.MockTransport(meta)))
+
+
+def hooks(*entries):
+    return httpx.Response(200, json={"hooks": list(entries), "web": ["0.0.0.0/0"]})
+
+
+def test_everyone_may_send_where_no_network_is_named():
+    assert allowlist().admits(ip_address("203.0.113.1")) is Admission.ALLOWED
+
+
+def test_only_the_networks_that_are_named_may_send():
+    listed = allowlist("192.0.2.0/24", "2001:db8::/32")
+    assert listed.admits(ip_address("192.0.2.7")) is Admission.ALLOWED
+    assert listed.admits(ip_address("2001:db8::7")) is Admission.ALLOWED
+    assert listed.admits(ip_address("203.0.113.1")) is Admission.REFUSED
+
+
+async def test_github_stands_for_its_published_hook_addresses():
+    listed = allowlist("github", "192.0.2.0/24", answers=[hooks("192.30.252.0/22", "2a0a:a440::/29")])
+    assert listed.admits(ip_address("192.30.252.1")) is Admission.UNKNOWN
+    assert listed.admits(ip_address("192.0.2.7")) is Admission.ALLOWED
+    await listed.follow_github(rounds=1)
+    assert listed.admits(ip_address("192.30.252.1")) is Admission.ALLOWED
+    assert listed.admits(ip_address("2a0a:a440::1")) is Admission.ALLOWED
+    assert listed.admits(ip_address("203.0.113.1")) is Admission.REFUSED
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        httpx.ConnectError("refused"),
+        httpx.Response(403, json={"message": "rate limited"}),
+        httpx.Response(200, text="no JSON"),
+        httpx.Response(200, json={"hooks": []}),
+        httpx.Response(200, json={"hooks": ["nonsense"]}),
+        httpx.Response(200, json=["nonsense"]),
+        httpx.Response(200, json={}),
+    ],
+)
+async def test_when_github_cannot_be_asked_the_last_known_addresses_stay_in_force(failure, caplog):
+    listed = allowlist("github", answers=[hooks("192.30.252.0/22"), failure])
+    await listed.follow_github(rounds=2, refresh=0)
+    assert listed.admits(ip_address("192.30.252.1")) is Admission.ALLOWED
+    assert "the last known stay in force" in caplog.text
+
+
+async def test_addresses_that_were_never_learnt_are_asked_for_again():
+    listed = allowlist("github", answers=[httpx.ConnectError("refused"), hooks("192.30.252.0/22")])
+    await listed.follow_github(rounds=2, retry=0)
+    assert listed.admits(ip_address("192.30.252.1")) is Admission.ALLOWED

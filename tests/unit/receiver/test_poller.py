@@ -1,0 +1,110 @@
+"""S16: polling submits what is labeled, the same way as a webhook, and survives a forge that is down."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.settings import Settings
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, Platform, TaskRequest, Trigger
+from coding_agent_receiver.metrics import PollMetrics
+from coding_agent_receiver.poller import poll_forever, poll_once
+from prometheus_client import CollectorRegistry
+
+from tests.fixtures.webhooks import NOW, RecordingSink
+
+
+def labeled(number: int) -> TaskRequest:
+    key = GitHubIssueKey(owner="octo-org", repo="octo-repo", number=number)
+    item = Item(host="github.com", repository="octo-org/octo-repo", key=key)
+    return TaskRequest(item=item, trigger=Trigger(origin=Origin.POLL, received_at=NOW))
+
+
+class ListedForge:
+    """The part of `Forge` that polling uses, over a list; `fail_after` items it breaks down."""
+
+    platform = Platform.GITHUB
+    host = "github.com"
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+        self.fail_after: int | None = None
+        self.broken: Exception = ForgeUnavailableError("github.com does not answer", status=502)
+        self.asked: list[str] = []
+
+    async def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
+        self.asked.append(label)
+        for index, number in enumerate(self.numbers):
+            if index == self.fail_after:
+                raise self.broken
+            yield labeled(number)
+
+
+def recovered(metrics: PollMetrics) -> float | None:
+    return metrics.registry.get_sample_value(
+        "coding_agent_tasks_recovered_by_poll_total", {"platform": "github"}
+    )
+
+
+async def test_a_labeled_item_becomes_one_task_however_often_it_is_polled():
+    queue, forge = MemoryQueue(), ListedForge(1, 2)
+    metrics = PollMetrics(CollectorRegistry())
+    first = await poll_once(Settings(), forge, queue, metrics=metrics)
+    again = await poll_once(Settings(), forge, queue, metrics=metrics)
+    assert forge.asked == ["coding agent", "coding agent"]
+    assert (first.found, len(first.created), first.duplicates, first.problem) == (2, 2, 0, None)
+    assert (again.found, len(again.created), again.duplicates) == (2, 0, 2)
+    assert recovered(metrics) == 2
+
+
+async def test_an_item_that_a_webhook_brought_is_not_taken_twice_by_the_poll():
+    queue = MemoryQueue()
+    webhook = labeled(1).model_copy(update={"trigger": Trigger(origin=Origin.WEBHOOK, received_at=NOW)})
+    await queue.submit(webhook)
+    report = await poll_once(Settings(), ListedForge(1), queue)
+    assert (report.created, report.duplicates) == ((), 1)
+
+
+async def test_a_forge_that_breaks_down_ends_the_round_and_what_was_found_is_kept(caplog):
+    forge, sink = ListedForge(1, 2, 3), RecordingSink()
+    forge.fail_after = 2
+    report = await poll_once(Settings(), forge, sink)
+    assert len(sink.submitted) == 2
+    assert report.problem == "github.com does not answer"
+    assert "the next one tries again" in caplog.text
+
+
+async def test_a_queue_that_is_down_ends_the_round():
+    report = await poll_once(Settings(), ListedForge(1, 2), RecordingSink(down=True))
+    assert (report.found, report.created) == (1, ())
+    assert report.problem == "the broker at 127.0.0.1 does not answer"
+
+
+@pytest.mark.parametrize(
+    "broken", [ForgeUnavailableError("github.com does not answer"), RuntimeError("a defect of ours")]
+)
+async def test_polling_goes_on_after_a_failed_round_until_it_is_stopped(broken):
+    forge, sink, stop = ListedForge(1), RecordingSink(), asyncio.Event()
+    forge.fail_after, forge.broken = 0, broken
+    # The settings take whole seconds of at least one; the test does not want to wait for that.
+    settings = Settings().model_copy(
+        update={"scheduling": Settings().scheduling.model_copy(update={"interval": 0.01})}
+    )
+    polling = asyncio.create_task(poll_forever(settings, forge, sink, stop))
+    async with asyncio.timeout(5):
+        while len(forge.asked) < 2:
+            await asyncio.sleep(0)
+        forge.fail_after = None
+        await sink.entered.wait()
+        stop.set()
+        await polling
+    assert sink.submitted[0].item.number == 1
+
+
+async def test_a_poll_that_is_stopped_does_not_wait_for_the_next_round():
+    stop = asyncio.Event()
+    polling = asyncio.create_task(poll_forever(Settings(), ListedForge(), RecordingSink(), stop))
+    stop.set()
+    async with asyncio.timeout(5):
+        await polling

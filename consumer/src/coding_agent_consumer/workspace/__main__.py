@@ -1,7 +1,7 @@
 """The workspace program: `python -m coding_agent_consumer.workspace --socket PATH --root DIR`.
 
-It needs the standard library, git and a shell, so it can be copied into any image. It says on its standard output,
-as one line of JSON, when it is ready and how it is isolated, or why it cannot start.
+It needs the standard library, git and a shell, so it can be copied into any image. It says on its standard
+output, as one line of JSON, when it is ready and how it is isolated, or why it cannot start.
 """
 
 from __future__ import annotations

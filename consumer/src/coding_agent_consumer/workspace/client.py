@@ -45,7 +45,7 @@ class WorkspaceClient:
 
     async def seed(self, bundle: Path, branch: str) -> None:
         """See `Workspace.seed`."""
-        size = bundle.stat().st_size
+        size = (await asyncio.to_thread(bundle.stat)).st_size
         if size > wire.MAX_BUNDLE:
             raise WorkspaceRefusedError("The repository is too large for a workspace: more than 4 GiB.")
 

@@ -14,21 +14,25 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
+from coding_agent_core.settings.model import Workspace as WorkspaceSettings
+
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.place import remove
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 from coding_agent_consumer.workspace.sandbox import python_installation
 from coding_agent_consumer.workspace.view import SYSTEM
-from coding_agent_core.settings.model import Workspace as WorkspaceSettings
 
 _logger = logging.getLogger("coding_agent.workspace")
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _UIDS = range(61184, 65520)
-"""Ids that systemd keeps for passing services (its UIDS-GIDS document): no person or package has one of them."""
+"""Ids that systemd keeps for passing services (its UIDS-GIDS document): no person or package has one."""
 _NOBODY = 65534
-_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from coding_agent_consumer.workspace.__main__ import main"
+_START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1));"
+    "from coding_agent_consumer.workspace.__main__ import main; sys.exit(main())"
+)
 _next = itertools.count(os.getpid())
 
 
@@ -63,10 +67,8 @@ async def launch_workspace(
         yield client
         return
     base = None if settings.base_dir is None else str(settings.base_dir)
-    instance = Path(tempfile.mkdtemp(prefix="coding-agent-workspace-", dir=base)).resolve()
+    instance = await asyncio.to_thread(_make_instance, base)
     try:
-        # Others pass through, to the root which is theirs, but see neither it nor the socket's name.
-        instance.chmod(0o711)
         arguments = _arguments(instance, settings, [*_own_places(), *hidden], readable)
         process = await asyncio.create_subprocess_exec(
             *arguments,
@@ -88,12 +90,19 @@ async def launch_workspace(
         await asyncio.to_thread(remove, instance)
 
 
+def _make_instance(base: str | None) -> Path:
+    instance = Path(os.path.realpath(tempfile.mkdtemp(prefix="coding-agent-workspace-", dir=base)))
+    # The workspace's user may pass through, to the root which is its own, but not list or change it.
+    instance.chmod(0o711)
+    return instance
+
+
 def _arguments(
     instance: Path, settings: WorkspaceSettings, hidden: Iterable[Path], readable: Iterable[Path]
 ) -> list[str]:
     source = str(Path(__file__).resolve().parents[2])
     # Isolated from PYTHON* variables and site-packages (-I -S): the program needs only the standard library.
-    arguments = [sys.executable, "-I", "-S", "-c", f"{_START}; sys.exit(main())", source]
+    arguments = [sys.executable, "-I", "-S", "-c", _START, source]
     arguments += ["--socket", str(instance / "socket"), "--root", str(instance / "root"), "--lifeline"]
     arguments += ["--remove", str(instance)]
     arguments += ["--isolation", settings.isolation.value]
@@ -159,8 +168,8 @@ async def _started(process: asyncio.subprocess.Process) -> None:
         raise WorkspaceGoneError(f"The workspace cannot be started: {told['failed']}.")
     if told["warning"]:
         _logger.warning(
-            "WEAK ISOLATION: %s. Commands of the model run with nothing but a scrubbed environment and %s; they can "
-            "read what that user can read. Allow user namespaces, or run the workspace as a container of its own.",
+            "WEAK ISOLATION: %s. Commands of the model run with nothing but a scrubbed environment and %s; "
+            "they can read what that user can. Allow user namespaces, or give the workspace its own container.",
             told["warning"],
             "an unprivileged user" if os.geteuid() == 0 else "our own user",
         )

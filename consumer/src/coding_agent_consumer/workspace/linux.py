@@ -65,7 +65,7 @@ def unmount_detached(target: str) -> None:
 
 def pivot_root_here() -> None:
     """Make the working directory the root, and forget the old root."""
-    # pivot_root(".", ".") stacks the old root on the new one, where it is then unmounted: pivot_root(2), NOTES.
+    # pivot_root(".", ".") stacks the old root on the new one, to be unmounted there: pivot_root(2), NOTES.
     pivot = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
     number = pivot.get(os.uname().machine)
     if number is None:

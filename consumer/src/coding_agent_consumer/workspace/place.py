@@ -91,7 +91,7 @@ def usable_path(candidates: list[str]) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of ours in which nothing runs any more, whatever its contents; links are not followed."""
+    """Remove a folder of ours in which nothing runs any more; links in it are not followed."""
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists() and os.geteuid() != 0:
         # A command may have made folders that even their owner cannot list.

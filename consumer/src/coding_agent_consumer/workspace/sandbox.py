@@ -112,7 +112,7 @@ def drop_rights(uid: int | None, *, capabilities: bool) -> None:
 def _limit_processes() -> None:
     if os.geteuid() == 0:
         return  # the kernel does not count root's
-    # Before Linux 5.14 a user's processes outside of the namespace count as well, and without one they always do.
+    # Before Linux 5.14, and without a namespace, the user's processes outside count as well.
     limit = _MAX_PROCESSES
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     if hard != resource.RLIM_INFINITY:

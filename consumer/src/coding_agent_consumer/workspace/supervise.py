@@ -1,4 +1,4 @@
-"""The process between the agent and the workspace's server: starts it isolated, outlives it, leaves nothing."""
+"""The process between the agent and the workspace's server: starts it isolated, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _in_child(work: Callable[[], None], report: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         work()
-    except BaseException as error:  # noqa: BLE001 - told to the parent
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(
                 report, json.dumps({"failed": str(error) or type(error).__name__}).encode()[:4000] + b"\n"

@@ -1,6 +1,6 @@
 """The tree as git sees it: made from a bundle, compared with it, listed and searched.
 
-Git here has no more rights than the commands themselves, so whatever they plant in the tree gains them nothing.
+Git here has no more rights than the commands themselves: whatever they plant in the tree gains them nothing.
 A repository beside the tree remembers what was seeded; the tree's own `.git` is for the commands, which may
 commit, reset or delete it without the work being lost.
 """
@@ -84,10 +84,9 @@ class Tree:
             RefusedError: not seeded, or too much changed.
         """
         self._require_seed()
-        (self._place.git / "index.lock").unlink(
-            missing_ok=True
-        )  # of a git that was killed: no other runs now
-        # What cannot be read (mode 000, gone in between) is left as it was seeded: better than losing the rest.
+        # A lock can only be that of a git that was killed: no other runs now.
+        (self._place.git / "index.lock").unlink(missing_ok=True)
+        # What cannot be read (mode 000) is left as it was seeded: better than losing the rest.
         self._git("add", "--all", "--ignore-errors", "--", ".", tolerate=(1, 128))
         self._drop_new_gitlinks()
         return self._git(
@@ -105,7 +104,7 @@ class Tree:
             _SEED,
             "--",
             limit=MAX_PATCH,
-            too_much=f"More than {MAX_PATCH // 2**20} MiB changed; remove what does not belong into the repository.",
+            too_much=f"More than {MAX_PATCH // 2**20} MiB changed; remove what does not belong there.",
         )
 
     def list_files(self, path: str) -> str:

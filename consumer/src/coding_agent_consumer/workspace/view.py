@@ -10,8 +10,8 @@ from pathlib import Path
 SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "nix", "sys")
 """Top-level folders with programs and their settings; nothing else of the machine is there.
 
-Not there, among others: home folders, `/root`, `/run` and `/var` with sockets and mounted secrets, `/tmp`, `/srv`,
-`/mnt`, and wherever the agent was installed or keeps its state.
+Not there, among others: home folders, `/root`, `/run` and `/var` with sockets and mounted secrets, `/tmp`,
+`/srv`, `/mnt`, and wherever the agent was installed or keeps its state.
 """
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 

@@ -5,7 +5,7 @@
     body      raw bytes: a bundle, a patch, a file's text, a command
 
 One connection carries one request and its one answer. Both ends bound what they accept; the standard library
-alone is used, because the serving side is copied into images that hold the user's toolchain and nothing of ours.
+alone is used, because the serving side is copied into images with the user's toolchain and nothing of ours.
 """
 
 from __future__ import annotations

@@ -1,0 +1,248 @@
+"""Git beside the agent's credentials: a fixed environment, bounded time, and errors told apart.
+
+Nothing that a repository or this machine's configuration says is listened to: no hooks, no filters, no
+helpers, no system or user configuration, no protocol but HTTP(S), no redirects. The token reaches git by its
+environment alone: never its arguments, a file, or a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coding_agent_core.errors import (
+    CodingAgentError,
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+)
+from coding_agent_core.forge.protocol import CloneSource
+
+_MAX_ERROR = 64 * 1024
+_PASSED_ON = (
+    "PATH",
+    "http_proxy",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
+)
+"""The way to the forge: proxies and certificate authorities."""
+
+_CONFIG = {
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "false",
+    "core.attributesFile": "/dev/null",
+    "core.excludesFile": "/dev/null",
+    "core.askPass": "",
+    "core.sshCommand": "false",
+    "core.protectHFS": "true",
+    "core.protectNTFS": "true",
+    "core.autocrlf": "false",
+    "credential.helper": "",
+    "protocol.allow": "never",
+    "protocol.http.allow": "always",
+    "protocol.https.allow": "always",
+    "http.followRedirects": "false",
+    "http.lowSpeedLimit": "1000",
+    "http.lowSpeedTime": "60",
+    "fetch.recurseSubmodules": "false",
+    "push.recurseSubmodules": "no",
+    "submodule.recurse": "false",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "commit.gpgSign": "false",
+    "apply.whitespace": "nowarn",
+    "init.defaultBranch": "main",
+    "init.templateDir": "",
+}
+
+
+class RemoteMovedError(ForgeError):
+    """Someone else pushed to our branch meanwhile; nothing was overwritten. Another attempt resumes there."""
+
+
+class GitFailedError(CodingAgentError):
+    """Git on this machine did not do what it should: no forge took part."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What git wrote."""
+
+    out: bytes
+    code: int
+
+
+@dataclass(frozen=True)
+class Git:
+    """Git on one bare repository.
+
+    Attributes:
+        directory: the bare repository; its parent is HOME of git, which holds no configuration.
+        source: where it came from.
+        timeout: seconds for one run.
+    """
+
+    directory: Path
+    source: CloneSource
+    timeout: float = 600.0
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+
+    async def local(
+        self,
+        *arguments: str,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        tolerate: tuple[int, ...] = (),
+    ) -> Result:
+        """Run git without the network and without the token.
+
+        Raises:
+            GitFailedError: exit status neither 0 nor tolerated, or out of time.
+        """
+        base = git_environment(self.environment, self.directory.parent, token=None)
+        try:
+            result, said = await self._run(arguments, stdin, {**base, **(env or {})})
+        except TimeoutError as error:
+            raise GitFailedError(f"git {arguments[0]} needed more than {self.timeout:.0f} s.") from error
+        if result.code != 0 and result.code not in tolerate:
+            raise GitFailedError(f"git {arguments[0]} failed: {_shorten(said)}")
+        return result
+
+    async def remote(self, *arguments: str) -> Result:
+        """Run git against the forge, with the token.
+
+        Raises:
+            ForgeUnavailableError: unreachable, overloaded, or out of time.
+            ForgeRefusedError: the token is wrong or lacks a right, or the forge declined the push.
+            ForgeNotFoundError: there is no such repository for this token.
+            RemoteMovedError: a push was not a fast-forward.
+        """
+        env = git_environment(self.environment, self.directory.parent, token=self.source)
+        try:
+            result, said = await self._run(arguments, b"", env)
+        except TimeoutError as error:
+            raise ForgeUnavailableError(
+                f"{self.source.url} did not finish git {arguments[0]} within {self.timeout:.0f} s."
+            ) from error
+        if result.code != 0:
+            text = said + "\n" + result.out[-_MAX_ERROR:].decode("utf-8", "replace")
+            raise classify(redact(text, self.source), self.source.url)
+        return result
+
+    async def _run(
+        self, arguments: tuple[str, ...], stdin: bytes, env: Mapping[str, str]
+    ) -> tuple[Result, str]:
+        process = await asyncio.create_subprocess_exec(
+            "git",
+            "--git-dir",
+            str(self.directory),
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.directory.parent,
+            env=dict(env),
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(self.timeout):
+                out, err = await process.communicate(stdin)
+        finally:
+            # Its helpers (git-remote-http) too, also when we are cancelled.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        assert process.returncode is not None  # noqa: S101 - waited for
+        return Result(out, process.returncode), err[-_MAX_ERROR:].decode("utf-8", "replace")
+
+
+def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSource | None) -> dict[str, str]:
+    """The whole environment of git.
+
+    Args:
+        inherited: our own, of which only the way to the forge is passed on.
+        home: a folder without configuration and without `.netrc`.
+        token: whose token is sent, to URLs below its own alone; `None`: none.
+    """
+    config = dict(_CONFIG)
+    if token is not None:
+        basic = base64.b64encode(f"{token.username}:{token.token}".encode()).decode("ascii")
+        config[f"http.{token.url}.extraHeader"] = f"Authorization: Basic {basic}"
+    env = {name: inherited[name] for name in _PASSED_ON if name in inherited}
+    env |= {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_SYSTEM": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_ALLOW_PROTOCOL": "http:https",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "",
+        "SSH_ASKPASS": "",
+        "GIT_CONFIG_COUNT": str(len(config)),
+    }
+    for number, (key, value) in enumerate(config.items()):
+        env[f"GIT_CONFIG_KEY_{number}"] = key
+        env[f"GIT_CONFIG_VALUE_{number}"] = value
+    return env
+
+
+def redact(text: str, source: CloneSource) -> str:
+    """The text without the token in any form that git could repeat."""
+    basic = base64.b64encode(f"{source.username}:{source.token}".encode()).decode("ascii")
+    for secret in (source.token, basic):
+        if secret:
+            text = text.replace(secret, "[secret]")
+    return text
+
+
+def classify(said: str, url: str) -> ForgeError:
+    """What git's words about a remote mean. `said` must be redacted.
+
+    The words are those of git's `http.c`, `remote-curl.c` and `builtin/push.c` under LC_ALL=C; servers' own
+    words come behind `remote:`.
+    """
+    if re.search(r"^!\t.*\[(rejected\]|remote rejected\] \(cannot lock ref)", said, re.MULTILINE):
+        return RemoteMovedError(f"The branch on {url} was changed by someone else meanwhile.")
+    found = re.search(r"returned error: (\d{3})|HTTP (\d{3}) ", said)
+    status = int(found[1] or found[2]) if found else None
+    declined = re.search(r"^!\t.*\[remote rejected\] (.*)$", said, re.MULTILINE)
+    if declined:
+        words = [*re.findall(r"^remote: (.*)$", said, re.MULTILINE), declined[1]]
+        return ForgeRefusedError(f"{url} declined the push: {_shorten(chr(10).join(words))}", status=status)
+    if status in (401, 403, 407) or re.search(
+        r"Authentication failed|could not read (Username|Password)", said
+    ):
+        return ForgeRefusedError(
+            f"{url} refused the credentials, or they lack a right.", status=status or 401
+        )
+    if status is not None and 300 <= status < 400:
+        return ForgeRefusedError(
+            f"{url} redirects elsewhere, where the token is not sent; configure the address it redirects to.",
+            status=status,
+        )
+    if status in (404, 410) or re.search(r"repository '[^']*' not found", said):
+        return ForgeNotFoundError(
+            f"There is no repository {url} for these credentials.", status=status or 404
+        )
+    return ForgeUnavailableError(f"{url} cannot be reached with git: {_shorten(said)}", status=status)
+
+
+def _shorten(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return "; ".join(lines[-4:])[:400] or "no reason was given"

@@ -1,0 +1,259 @@
+"""The agent's own clone: bare, so that nothing is ever checked out, and out of reach of the workspace.
+
+The workspace's work is taken over as a patch, applied to an index without a work tree: no file of it is ever
+written as a file on the agent's side, no link followed, no filter run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge.protocol import CloneSource
+
+from coding_agent_consumer.git import Git, GitFailedError
+
+MAX_PATCH = 64 * 1024 * 1024
+"""Bytes."""
+_TRIES = 3
+_FIRST_DELAY = 1.0
+_GITLINK = "160000"
+_SYMLINK = "120000"
+
+Sleep = Callable[[float], Awaitable[None]]
+T = TypeVar("T")
+
+
+class PatchRefusedError(CodingAgentError):
+    """The workspace's patch does not apply, or touches what it must not."""
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who made a commit."""
+
+    name: str
+    email: str
+
+
+@dataclass(frozen=True)
+class TreeChange:
+    """One path that differs between two trees; modes as git writes them, `000000` where there is nothing."""
+
+    old_mode: str
+    new_mode: str
+    path: str
+
+
+class Repository:
+    """A bare clone with the work branch; made by `clone`.
+
+    Attributes:
+        branch: the work branch.
+        start_point: commit that the workspace starts from, and that its patches are relative to.
+        resumed: the work branch was on the forge already; the start point is its tip.
+        tip: the newest commit of the work branch here.
+    """
+
+    def __init__(self, git: Git, branch: str, start_point: str, resumed: bool, sleep: Sleep) -> None:
+        self._git = git
+        self._sleep = sleep
+        self.branch = branch
+        self.start_point = start_point
+        self.resumed = resumed
+        self.tip = start_point
+
+    @staticmethod
+    async def clone(
+        source: CloneSource,
+        directory: Path,
+        *,
+        base: str,
+        branch: str,
+        timeout: float = 600.0,
+        sleep: Sleep = asyncio.sleep,
+    ) -> Repository:
+        """Clone the base branch and, if the forge has it, the work branch.
+
+        Args:
+            source: where from.
+            directory: a new folder for it, which the workspace must not see.
+            base: branch that the work starts from.
+            branch: the work branch; may be the base itself.
+            timeout: seconds of one run of git.
+            sleep: waits between tries.
+
+        Raises:
+            ForgeUnavailableError: unreachable, also after some tries.
+            ForgeRefusedError: the credentials do not suffice.
+            ForgeNotFoundError: no such repository, or it has no such base branch.
+            ValueError: a branch's name is none.
+        """
+        for name in (base, branch):
+            require_branch_name(name)
+        await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+        git = Git(directory / "repository.git", source, timeout)
+        await git.local("init", "--quiet", "--bare")
+        names = [f"refs/heads/{name}" for name in dict.fromkeys((base, branch))]
+
+        async def fetch() -> dict[str, str]:
+            tips = parse_tips((await git.remote("ls-remote", "--heads", source.url, *names)).out)
+            if names[0] not in tips:
+                raise ForgeNotFoundError(f"{source.url} has no branch {base}.")
+            wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
+            await git.remote("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", source.url, *wanted)
+            return tips
+
+        tips = await _retrying(fetch, sleep)
+        # What was fetched counts, not what was listed: the forge may have moved in between.
+        resumed = f"refs/heads/{branch}" in tips
+        start = f"refs/remotes/origin/{branch if resumed else base}"
+        commit = (await git.local("rev-parse", "--verify", f"{start}^{{commit}}")).out.decode("ascii").strip()
+        await git.local("update-ref", f"refs/heads/{branch}", commit)
+        return Repository(git, branch, commit, resumed, sleep)
+
+    async def bundle(self) -> Path:
+        """A bundle of the work branch at its start point, for `Workspace.seed`; in the clone's own folder."""
+        path = self._git.directory.parent / "seed.bundle"
+        await self._git.local("update-ref", f"refs/heads/{self.branch}", self.start_point)
+        await self._git.local("bundle", "create", "--quiet", str(path), f"refs/heads/{self.branch}")
+        await self._git.local("update-ref", f"refs/heads/{self.branch}", self.tip)
+        return path
+
+    async def commit(self, patch: bytes, message: str, author: Author) -> str | None:
+        """Commit everything that changed since the start point.
+
+        May be called again with a later patch, also relative to the start point: its commit follows the last.
+        Symbolic links are committed as what they are, wherever they point: here nothing follows them.
+
+        Args:
+            patch: what `Workspace.diff` gave.
+            message: of the commit.
+            author: its author and committer.
+
+        Returns:
+            the commit, or `None` where the tree is that of the branch's tip already.
+
+        Raises:
+            PatchRefusedError: too large, does not apply, or touches what it must not.
+        """
+        if len(patch) > MAX_PATCH:
+            raise PatchRefusedError(f"The change is larger than {MAX_PATCH // 2**20} MiB.")
+        tree = await self._apply(patch) if patch.strip() else await self._tree_of(self.start_point)
+        if tree == await self._tree_of(self.tip):
+            return None
+        raw = (
+            await self._git.local("diff-tree", "-r", "-z", "--raw", "--no-renames", self.start_point, tree)
+        ).out
+        for change in parse_changes(raw):
+            reason = why_refused(change)
+            if reason:
+                raise PatchRefusedError(f"The change cannot be committed: {reason}.")
+        identity = {
+            f"GIT_{role}_{what}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for what, value in (("NAME", author.name), ("EMAIL", author.email))
+        }
+        text = message.replace("\0", "").encode("utf-8", "replace")
+        made = await self._git.local("commit-tree", tree, "-p", self.tip, "-F", "-", stdin=text, env=identity)
+        commit = made.out.decode("ascii").strip()
+        await self._git.local("update-ref", f"refs/heads/{self.branch}", commit, self.tip)
+        self.tip = commit
+        return commit
+
+    async def push(self) -> None:
+        """Push the work branch, never by force; again, within limits, while the forge is unreachable.
+
+        Raises:
+            RemoteMovedError: someone else pushed to it; nothing was overwritten.
+            ForgeUnavailableError: unreachable, also after some tries.
+            ForgeRefusedError: no right to push, or a rule of the forge declined it.
+            ForgeNotFoundError: the repository is gone.
+        """
+        target = f"{self.tip}:refs/heads/{self.branch}"
+
+        async def push() -> None:
+            await self._git.remote("push", "--porcelain", "--no-verify", self._git.source.url, target)
+
+        await _retrying(push, self._sleep)
+
+    async def _tree_of(self, commit: str) -> str:
+        return (await self._git.local("rev-parse", f"{commit}^{{tree}}")).out.decode("ascii").strip()
+
+    async def _apply(self, patch: bytes) -> str:
+        with tempfile.TemporaryDirectory(dir=self._git.directory.parent) as folder:
+            env = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
+            await self._git.local("read-tree", self.start_point, env=env)
+            try:
+                await self._git.local("apply", "--cached", "--binary", "-", stdin=patch, env=env)
+                tree = await self._git.local("write-tree", env=env)
+            except GitFailedError as error:
+                raise PatchRefusedError(f"The workspace's change cannot be taken over: {error}") from error
+        return tree.out.decode("ascii").strip()
+
+
+def why_refused(change: TreeChange) -> str | None:
+    """Why a change may not be committed, `None` if it may. Git refuses much of this itself: two locks."""
+    parts = change.path.split("/")
+    if any(_is_dot_git(part) for part in parts):
+        return f"{change.path!r} would be part of a .git folder"
+    if any(part in ("", ".", "..") for part in parts):
+        return f"{change.path!r} is no path inside the repository"
+    if change.new_mode == _GITLINK:
+        return f"{change.path!r} is a submodule or another repository, which is not followed"
+    if change.new_mode == _SYMLINK and parts[-1].lower() in (".gitmodules", ".gitattributes", ".gitignore"):
+        return f"{change.path!r} must not be a symbolic link"
+    return None
+
+
+def _is_dot_git(part: str) -> bool:
+    # As Windows and macOS read it: case, trailing dots and blanks, streams, short names, ignored characters.
+    plain = (
+        re.sub("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]", "", part).split(":")[0].rstrip(". ").lower()
+    )
+    return plain in (".git", "git~1")
+
+
+def parse_changes(raw: bytes) -> list[TreeChange]:
+    """Read `git diff-tree -r -z --raw --no-renames`."""
+    fields = raw.split(b"\0")
+    changes = []
+    for head, path in zip(fields[::2], fields[1::2], strict=False):
+        old_mode, new_mode = head.decode("ascii").lstrip(":").split(" ")[:2]
+        changes.append(TreeChange(old_mode, new_mode, path.decode("utf-8", "surrogateescape")))
+    return changes
+
+
+def parse_tips(listing: bytes) -> dict[str, str]:
+    """Reference to commit, from `git ls-remote`."""
+    lines = (line.partition("\t") for line in listing.decode("utf-8", "replace").splitlines())
+    return {name: commit for commit, tab, name in lines if tab}
+
+
+def require_branch_name(name: str) -> None:
+    """Refuse what git would (git-check-ref-format), and what it could take for an option.
+
+    Raises:
+        ValueError: it is no branch's name.
+    """
+    bad = re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|//|@\{|\.lock(/|$)|(^|/)\.|[./]$", name)
+    if bad or not name or name.startswith(("-", "/")) or name == "@" or len(name) > 240:
+        raise ValueError(f"{name[:80]!r} is no name of a branch.")
+
+
+async def _retrying(call: Callable[[], Awaitable[T]], sleep: Sleep) -> T:
+    for number in range(1, _TRIES + 1):
+        try:
+            return await call()
+        except ForgeUnavailableError:
+            if number == _TRIES:
+                raise
+        await sleep(_FIRST_DELAY * 2 ** (number - 1))
+    raise AssertionError

@@ -1,0 +1,135 @@
+"""Real bare repositories over git's own `http-backend`, with a token, and with faults on demand."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from coding_agent_core.forge.protocol import CloneSource
+
+TOKEN = "canary-forge-token-0815"
+USERNAME = "x-access-token"
+
+
+@dataclass
+class GitServer:
+    root: Path
+    port: int = 0
+    seen: list[tuple[str, str | None]] = field(default_factory=list)
+    """Path and Authorization header of each request."""
+    answer: list[int] = field(default_factory=list)
+    """Statuses to answer the next requests with, instead of working."""
+    redirect_to: str | None = None
+
+    def source(self, name: str = "sample.git", token: str = TOKEN) -> CloneSource:
+        return CloneSource(url=f"http://127.0.0.1:{self.port}/{name}", username=USERNAME, token=token)
+
+    def make(self, name: str = "sample.git", files: dict[str, str] | None = None) -> Path:
+        bare = self.root / name
+        work = self.root / f"{name}.work"
+        git(self.root, "init", "-q", "-b", "main", str(work))
+        for path, text in (
+            files or {"README.md": "hello\n", "calc.py": "def add(a, b):\n    return a - b\n"}
+        ).items():
+            (work / path).parent.mkdir(parents=True, exist_ok=True)
+            (work / path).write_text(text)
+        git(work, "add", ".")
+        git(work, "commit", "-q", "-m", "start")
+        git(self.root, "clone", "-q", "--bare", str(work), str(bare))
+        git(bare, "config", "http.receivepack", "true")
+        return bare
+
+
+def git(where: Path, *arguments: str, check: bool = True) -> str:
+    identity = ("-c", "user.name=person", "-c", "user.email=person@example.com")
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=where, check=False, capture_output=True, text=True, timeout=30
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def serve(root: Path) -> Iterator[GitServer]:
+    state = GitServer(root)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._serve(b"")
+
+        def do_POST(self) -> None:
+            self._serve(self._body())
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            body = b""
+            while size := int(self.rfile.readline().strip() or b"0", 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+
+        def _plain(self, status: int, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def _serve(self, body: bytes) -> None:
+            state.seen.append((self.path, self.headers.get("Authorization")))
+            if state.redirect_to is not None:
+                return self._plain(302, Location=state.redirect_to + self.path)
+            if state.answer:
+                return self._plain(state.answer.pop(0))
+            wanted = base64.b64encode(f"{USERNAME}:{TOKEN}".encode()).decode()
+            if self.headers.get("Authorization") != f"Basic {wanted}":
+                return self._plain(401, WWW_Authenticate='Basic realm="git"')
+            path, _, query = self.path.partition("?")
+            env = {
+                "PATH": os.environ["PATH"],
+                "GIT_PROJECT_ROOT": str(state.root),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "REQUEST_METHOD": self.command,
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+                "REMOTE_USER": USERNAME,
+            }
+            done = subprocess.run(
+                ["git", "http-backend"], input=body, env=env, capture_output=True, timeout=60
+            )
+            head, _, payload = done.stdout.partition(b"\r\n\r\n")
+            fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if line)
+            self.send_response(int(fields.pop("Status", "200").split()[0]))
+            for name, value in fields.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

@@ -1,0 +1,254 @@
+"""The agent's clone, over real HTTP: resume, push, and what the forge may answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from coding_agent_consumer.git import RemoteMovedError
+from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
+from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
+
+AUTHOR = Author("coding agent", "agent@example.com")
+BRANCH = "coding-agent/issue-7"
+
+
+async def no_delay(_: float) -> None:
+    await asyncio.sleep(0)
+
+
+async def clone(server: GitServer, directory: Path, base: str = "main", **source: str) -> Repository:
+    return await Repository.clone(
+        server.source(**source), directory, base=base, branch=BRANCH, sleep=no_delay
+    )
+
+
+def patch_of(server: GitServer, changes: dict[str, str], start: str = "main") -> bytes:
+    """What a workspace seeded with `start` would give after these changes."""
+    work = server.root / "sample.git.work"
+    git(work, "fetch", "-q", str(server.root / "sample.git"), start)
+    git(work, "checkout", "-q", "-f", "FETCH_HEAD")
+    for path, text in changes.items():
+        (work / path).write_text(text)
+    git(work, "add", "-A")
+    patch = git(work, "diff", "--cached", "--binary", "--full-index", "HEAD") + "\n"
+    git(work, "reset", "-q", "--hard")
+    return patch.encode()
+
+
+async def test_a_change_is_committed_and_pushed_without_any_checkout(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    repository = await clone(git_server, tmp_path / "agent")
+    assert not repository.resumed
+    patch = patch_of(git_server, {"calc.py": "def add(a, b):\n    return a + b\n"})
+    commit = await repository.commit(patch, "Fix add", AUTHOR)
+    await repository.push()
+    bare = git_server.root / "sample.git"
+    assert git(bare, "rev-parse", BRANCH) == commit
+    assert "a + b" in git(bare, "show", f"{BRANCH}:calc.py")
+    assert (
+        git(bare, "log", "-1", "--format=%an <%ae> %s", BRANCH) == "coding agent <agent@example.com> Fix add"
+    )
+    assert not list((tmp_path / "agent").rglob("calc.py"))
+
+
+async def test_nothing_changed_makes_no_commit(git_server: GitServer, tmp_path: Path) -> None:
+    repository = await clone(git_server, tmp_path / "agent")
+    assert await repository.commit(b"", "Nothing", AUTHOR) is None
+    assert repository.tip == repository.start_point
+
+
+async def test_the_next_attempt_resumes_from_the_pushed_branch(git_server: GitServer, tmp_path: Path) -> None:
+    first = await clone(git_server, tmp_path / "one")
+    done = await first.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    await first.push()
+    second = await clone(git_server, tmp_path / "two")
+    assert second.resumed
+    assert second.start_point == done
+    await second.commit(patch_of(git_server, {"b.txt": "2\n"}, start=BRANCH), "Two", AUTHOR)
+    await second.push()
+    names = git(git_server.root / "sample.git", "ls-tree", "--name-only", BRANCH).split()
+    assert {"a.txt", "b.txt"} <= set(names)
+
+
+async def test_a_later_patch_of_the_same_attempt_follows_the_first_commit(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    repository = await clone(git_server, tmp_path / "agent")
+    first = await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    await repository.push()
+    both = patch_of(git_server, {"a.txt": "1\n", "b.txt": "2\n"})
+    second = await repository.commit(both, "Two", AUTHOR)
+    await repository.push()
+    assert await repository.commit(both, "Again", AUTHOR) is None
+    bare = git_server.root / "sample.git"
+    assert git(bare, "rev-parse", BRANCH) == second
+    assert git(bare, "rev-parse", f"{BRANCH}^") == first
+
+
+async def test_a_branch_that_moved_meanwhile_is_not_overwritten(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    ours = await clone(git_server, tmp_path / "ours")
+    theirs = await clone(git_server, tmp_path / "theirs")
+    await theirs.commit(patch_of(git_server, {"a.txt": "theirs\n"}), "Theirs", AUTHOR)
+    await theirs.push()
+    await ours.commit(patch_of(git_server, {"a.txt": "ours\n"}), "Ours", AUTHOR)
+    with pytest.raises(RemoteMovedError):
+        await ours.push()
+    assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == theirs.tip
+
+
+async def test_pushing_twice_is_harmless(git_server: GitServer, tmp_path: Path) -> None:
+    repository = await clone(git_server, tmp_path / "agent")
+    await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    await repository.push()
+    await repository.push()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "error"),
+    [
+        ([503] * 9, ForgeUnavailableError),
+        ([500, 502], None),
+        ([429] * 9, ForgeUnavailableError),
+        ([403], ForgeRefusedError),
+        ([404], ForgeNotFoundError),
+    ],
+)
+async def test_what_the_forge_answers(
+    git_server: GitServer, tmp_path: Path, statuses: list[int], error: type[ForgeError] | None
+) -> None:
+    git_server.answer = list(statuses)
+    if error is None:
+        await clone(git_server, tmp_path / "agent")
+        return
+    with pytest.raises(error) as caught:
+        await clone(git_server, tmp_path / "agent")
+    assert type(caught.value) is error
+    assert TOKEN not in str(caught.value)
+    assert len(git_server.seen) == (3 if error is ForgeUnavailableError else 1), (
+        "tried as often as it can help"
+    )
+
+
+async def test_a_wrong_token_is_refused_and_not_shown(git_server: GitServer, tmp_path: Path) -> None:
+    with pytest.raises(ForgeRefusedError) as caught:
+        await clone(git_server, tmp_path / "agent", token="wrong-canary")
+    assert "wrong-canary" not in str(caught.value)
+
+
+async def test_no_such_repository_or_branch_and_nobody_there(git_server: GitServer, tmp_path: Path) -> None:
+    with pytest.raises(ForgeNotFoundError):
+        await clone(git_server, tmp_path / "a", name="other.git")
+    with pytest.raises(ForgeNotFoundError, match="no branch nope"):
+        await clone(git_server, tmp_path / "b", base="nope")
+    nobody = GitServer(tmp_path, port=1)
+    with pytest.raises(ForgeUnavailableError):
+        await clone(nobody, tmp_path / "c")
+
+
+async def test_a_redirect_to_another_host_gets_no_token(git_server: GitServer, tmp_path: Path) -> None:
+    other_root = tmp_path / "other"
+    other_root.mkdir()
+    with serve(other_root) as other:
+        git_server.redirect_to = f"http://localhost:{other.port}"
+        with pytest.raises(ForgeRefusedError, match="redirects"):
+            await clone(git_server, tmp_path / "agent")
+        assert other.seen == []
+    assert git_server.seen[0][1], "the token was sent to its own host"
+
+
+async def test_a_declined_push_says_why(git_server: GitServer, tmp_path: Path) -> None:
+    hook = git_server.root / "sample.git" / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho branch is protected >&2\nexit 1\n")
+    hook.chmod(0o755)
+    repository = await clone(git_server, tmp_path / "agent")
+    await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    with pytest.raises(ForgeRefusedError, match="protected"):
+        await repository.push()
+
+
+async def test_the_token_is_on_no_disk_and_in_no_argument(git_server: GitServer, tmp_path: Path) -> None:
+    argv: list[bytes] = []
+    original = asyncio.create_subprocess_exec
+
+    async def spy(*arguments: str, **options: object) -> asyncio.subprocess.Process:
+        argv.append(b"\0".join(os.fsencode(argument) for argument in arguments))
+        return await original(*arguments, **options)  # type: ignore[arg-type]
+
+    asyncio.create_subprocess_exec = spy  # type: ignore[assignment]
+    try:
+        repository = await clone(git_server, tmp_path / "agent")
+        await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+        await repository.push()
+    finally:
+        asyncio.create_subprocess_exec = original
+    assert len(argv) > 5
+    assert not [line for line in argv if TOKEN.encode() in line]
+    files = [path for path in (tmp_path / "agent").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
+
+
+GITLINK = b"""diff --git a/sub b/sub
+new file mode 160000
+index 0000000000000000000000000000000000000000..1111111111111111111111111111111111111111
+--- /dev/null
++++ b/sub
+@@ -0,0 +1 @@
++Subproject commit 1111111111111111111111111111111111111111
+"""
+
+
+def new_file(path: str, mode: str = "100644", text: str = "x") -> bytes:
+    return (
+        f"diff --git a/{path} b/{path}\nnew file mode {mode}\n--- /dev/null\n+++ b/{path}\n"
+        f"@@ -0,0 +1 @@\n+{text}\n\\ No newline at end of file\n"
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        new_file(".git/hooks/post-checkout", "100755"),
+        new_file("sub/.git/config"),
+        new_file(".GIT/config"),
+        new_file("git~1/config"),
+        new_file("../outside.txt"),
+        new_file("/tmp/outside.txt"),
+        new_file(".gitmodules", "120000", "/etc/passwd"),
+        GITLINK,
+        b"this is no patch",
+        b"diff --git a/calc.py b/calc.py\n--- a/calc.py\n+++ b/calc.py\n@@ -1 +1 @@\n-not there\n+x\n",
+        b"\0" * 100,
+    ],
+)
+async def test_a_patch_that_must_not_be_taken_over(
+    git_server: GitServer, tmp_path: Path, patch: bytes
+) -> None:
+    repository = await clone(git_server, tmp_path / "agent")
+    with pytest.raises(PatchRefusedError):
+        await repository.commit(patch, "Evil", AUTHOR)
+    assert repository.tip == repository.start_point
+
+
+async def test_a_link_out_of_the_tree_is_data_that_nothing_follows(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    repository = await clone(git_server, tmp_path / "agent")
+    await repository.commit(new_file("shadow", "120000", "/etc/shadow"), "Link", AUTHOR)
+    await repository.push()
+    assert git(git_server.root / "sample.git", "cat-file", "-p", f"{BRANCH}:shadow") == "/etc/shadow"
+
+
+async def test_a_patch_over_the_limit_is_refused(git_server: GitServer, tmp_path: Path) -> None:
+    repository = await clone(git_server, tmp_path / "agent")
+    with pytest.raises(PatchRefusedError, match="64 MiB"):
+        await repository.commit(bytes(64 * 2**20 + 1), "Huge", AUTHOR)

@@ -1,0 +1,225 @@
+"""The AgentTask custom resource as Python types; a test holds them against `crds/agenttask.yaml`.
+
+Field names in Python are snake_case, on the wire camelCase as Kubernetes has it (`to_wire`, `from_wire`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from coding_agent_core.phases import Phase
+from coding_agent_core.tasks import Item, ItemKind, Origin, Platform, TaskRequest, parse_task_key, task_name
+
+GROUP, VERSION, PLURAL, KIND = "coding-agent.dev", "v1alpha1", "agenttasks", "AgentTask"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+LABEL_PLATFORM = f"{GROUP}/platform"
+LABEL_REPOSITORY = f"{GROUP}/repository"
+"""8 hex of the repository's identity: label values cannot hold a slash or 63 characters of path."""
+LABEL_ITEM = f"{GROUP}/item"
+"""8 hex of the item's identity: finds all runs of an item."""
+LABEL_ACTIVE = f"{GROUP}/active"
+"""`true` until the task ends: watches and restarts cost what is active, not what ever ran."""
+LABEL_TASK = f"{GROUP}/task"
+"""On Jobs and pods: the task's name."""
+ANNOTATION_LABELED_AT = f"{GROUP}/labeled-at"
+"""Newest application of the label that this task answers for; later deliveries move it."""
+ANNOTATION_DELIVERIES = f"{GROUP}/deliveries"
+"""Further delivery ids that this task answers for, comma-separated, the newest 20."""
+
+_ALIASES = {"delivery_id": "deliveryID", "pull_request_url": "pullRequestURL"}
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",  # a newer release's fields must not stop an older operator
+        populate_by_name=True,
+        alias_generator=lambda name: _ALIASES.get(name, to_camel(name)),
+    )
+
+    def to_wire(self) -> dict[str, Any]:
+        """As the API server has it: JSON types, unset fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Source(_Wire):
+    """The labeled item."""
+
+    platform: Platform
+    host: str = Field(min_length=1, max_length=253)
+    repository: str = Field(min_length=1, max_length=512)
+    kind: ItemKind
+    number: int = Field(ge=1)
+
+
+class TriggerSpec(_Wire):
+    """What made the task."""
+
+    origin: Origin
+    delivery_id: str | None = Field(default=None, max_length=128)
+    labeled_at: datetime | None = None
+    received_at: datetime
+
+
+class Spec(_Wire):
+    """What is to be done. Immutable but for `cancel`, `suspend` and `priority`."""
+
+    source: Source
+    task_key: dict[str, Any]
+    uuid: str = Field(min_length=1, max_length=64)
+    user: str = Field(default="", max_length=256)
+    title: str = Field(default="", max_length=1024)
+    url: str = Field(default="", max_length=2048)
+    trigger: TriggerSpec
+    run: int = Field(default=1, ge=1)
+    timeout_seconds: int = Field(default=3600, ge=1, le=604_800)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    cancel: bool = False
+    suspend: bool = False
+    priority: int = Field(default=0, ge=-1000, le=1000)
+
+    @property
+    def item(self) -> Item:
+        """The item."""
+        return Item(
+            host=self.source.host, repository=self.source.repository, key=parse_task_key(self.task_key)
+        )
+
+
+class Condition(_Wire):
+    """A condition as in Kubernetes' own API conventions."""
+
+    type: Literal["Succeeded", "Running", "Acknowledged"]
+    status: Literal["True", "False", "Unknown"]
+    reason: str = Field(min_length=1, max_length=128)
+    message: str = Field(default="", max_length=4096)
+    last_transition_time: datetime
+    observed_generation: int | None = None
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+    DISRUPTED = "Disrupted"
+    """The cluster took the pod away (eviction, node lost); does not count as an attempt."""
+
+
+class AttemptStatus(_Wire):
+    """One attempt: one Job."""
+
+    number: int = Field(ge=1)
+    job: str = Field(max_length=63)
+    start_time: datetime
+    completion_time: datetime | None = None
+    outcome: AttemptOutcome | None = None
+    reason: str | None = Field(default=None, max_length=128)
+    message: str | None = Field(default=None, max_length=1024)
+    counted: bool = True
+
+
+class UsageStatus(_Wire):
+    """What all attempts cost together."""
+
+    requests: int = Field(default=0, ge=0)
+    input_tokens: int = Field(default=0, ge=0)
+    output_tokens: int = Field(default=0, ge=0)
+    cost: str | None = Field(default=None, max_length=32)
+
+
+class Result(_Wire):
+    """What came of the task."""
+
+    branch: str | None = Field(default=None, max_length=255)
+    pull_request_url: str | None = Field(default=None, max_length=2048)
+    summary: str | None = Field(default=None, max_length=4096)
+    usage: UsageStatus | None = None
+
+
+class Status(_Wire):
+    """Where the task stands. `conditions` are the truth; `phase` is derived from them for people."""
+
+    conditions: tuple[Condition, ...] = ()
+    phase: Phase | None = None
+    reason: str | None = Field(default=None, max_length=128)
+    queue_position: int | None = Field(default=None, ge=1)
+    attempts: tuple[AttemptStatus, ...] = ()
+    attempt: str | None = Field(default=None, max_length=16)
+    result: Result | None = None
+    next_attempt_time: datetime | None = None
+    observed_generation: int | None = None
+
+    def condition(self, name: str) -> Condition | None:
+        """The condition of a type."""
+        return next((each for each in self.conditions if each.type == name), None)
+
+
+def labels_for(item: Item) -> dict[str, str]:
+    """The labels of an item's tasks."""
+    return {
+        LABEL_PLATFORM: item.platform.value,
+        LABEL_REPOSITORY: _hash("|".join(item.identity.split("|")[:3])),
+        LABEL_ITEM: _hash(item.identity),
+        LABEL_ACTIVE: "true",
+    }
+
+
+def manifest(
+    request: TaskRequest, *, run: int, uuid: str, timeout_seconds: int, max_attempts: int
+) -> dict[str, Any]:
+    """The AgentTask to create for a request; its name is the same for the same item and run."""
+    item, trigger = request.item, request.trigger
+    spec = Spec(
+        source=Source(
+            platform=item.platform,
+            host=item.host,
+            repository=item.repository,
+            kind=item.kind,
+            number=item.number,
+        ),
+        task_key=item.key.to_dict(),
+        uuid=uuid,
+        user=request.user,
+        title=request.title,
+        url=request.url,
+        trigger=TriggerSpec.model_validate(trigger.model_dump()),
+        run=run,
+        timeout_seconds=timeout_seconds,
+        max_attempts=max_attempts,
+    )
+    annotations = (
+        {ANNOTATION_LABELED_AT: trigger.labeled_at.isoformat()} if trigger.labeled_at is not None else {}
+    )
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": task_name(item, run),
+            "labels": labels_for(item),
+            **({"annotations": annotations} if annotations else {}),
+        },
+        "spec": spec.to_wire(),
+    }
+
+
+def parse_spec(body: Mapping[str, Any]) -> Spec:
+    """The spec of an AgentTask as read from the API server.
+
+    Raises:
+        pydantic.ValidationError: it does not fit the schema (it was stored by another release).
+    """
+    return Spec.model_validate(body.get("spec") or {})
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,116 @@
+"""The Python types and the CRD cannot drift: every field, bound, enumeration and default is held together."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from coding_agent_core import agenttask
+from coding_agent_core.tasks import (
+    GitHubIssueKey,
+    GitHubPullRequestKey,
+    GitLabIssueKey,
+    GitLabMergeRequestKey,
+    Item,
+    Origin,
+    TaskKey,
+    TaskRequest,
+    Trigger,
+)
+from pydantic import BaseModel
+
+CRD = yaml.safe_load((Path(__file__).parents[3] / "crds" / "agenttask.yaml").read_text())
+VERSION = CRD["spec"]["versions"][0]
+SCHEMA = VERSION["schema"]["openAPIV3Schema"]["properties"]
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+PAIRS: list[tuple[type[BaseModel], dict[str, Any]]] = [
+    (agenttask.Spec, SCHEMA["spec"]),
+    (agenttask.Source, SCHEMA["spec"]["properties"]["source"]),
+    (agenttask.TriggerSpec, SCHEMA["spec"]["properties"]["trigger"]),
+    (agenttask.Status, SCHEMA["status"]),
+    (agenttask.Condition, SCHEMA["status"]["properties"]["conditions"]["items"]),
+    (agenttask.AttemptStatus, SCHEMA["status"]["properties"]["attempts"]["items"]),
+    (agenttask.Result, SCHEMA["status"]["properties"]["result"]),
+    (agenttask.UsageStatus, SCHEMA["status"]["properties"]["result"]["properties"]["usage"]),
+]
+BOUNDS = ("minLength", "maxLength", "minimum", "maximum")
+
+
+def resolve(schema: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    """A field's own schema, through `$ref` and `Optional`."""
+    for branch in schema.get("anyOf", []):
+        if branch.get("type") != "null":
+            schema = {**schema, **branch}
+    if "$ref" in schema:
+        schema = {**whole["$defs"][schema["$ref"].rsplit("/", 1)[-1]], **schema}
+    return schema
+
+
+@pytest.mark.parametrize(("model", "crd"), PAIRS, ids=[pair[0].__name__ for pair in PAIRS])
+def test_types_and_schema_are_the_same(model: type[BaseModel], crd: dict[str, Any]) -> None:
+    whole = model.model_json_schema(by_alias=True)
+    assert set(whole["properties"]) == set(crd["properties"])
+    assert set(whole.get("required", [])) == set(crd.get("required", []))
+    for name, raw in whole["properties"].items():
+        ours, theirs = resolve(raw, whole), crd["properties"][name]
+        for bound in BOUNDS:
+            assert ours.get(bound) == theirs.get(bound), f"{name}: {bound}"
+        assert sorted(ours.get("enum", [])) == sorted(theirs.get("enum", [])), f"{name}: enum"
+        if "default" in theirs:
+            assert ours.get("default") == theirs["default"], f"{name}: default"
+
+
+def every(schema: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    found = [(path, schema)]
+    for name, below in schema.get("properties", {}).items():
+        found += every(below, f"{path}.{name}")
+    if "items" in schema:
+        found += every(schema["items"], f"{path}[]")
+    return found
+
+
+NODES = [(path, node) for root in ("spec", "status") for path, node in every(SCHEMA[root], root)]
+
+
+@pytest.mark.parametrize(("path", "node"), NODES, ids=[path for path, _ in NODES])
+def test_every_field_is_described_and_bounded(path: str, node: dict[str, Any]) -> None:
+    if not path.endswith("[]"):
+        assert node.get("description", "").endswith("."), f"{path}: `kubectl explain` has nothing to say"
+    if node["type"] == "string" and "enum" not in node and node.get("format") != "date-time":
+        assert "maxLength" in node, f"{path}: unbounded"
+    if node["type"] == "array":
+        assert "maxItems" in node, f"{path}: unbounded"
+
+
+def test_only_three_fields_of_the_spec_can_change() -> None:
+    rules = " ".join(rule["rule"] for rule in SCHEMA["spec"]["x-kubernetes-validations"])
+    immutable = {name for name in SCHEMA["spec"]["properties"] if f"self.{name} == oldSelf.{name}" in rules}
+    assert set(SCHEMA["spec"]["properties"]) - immutable == {"cancel", "suspend", "priority"}
+
+
+KEYS: list[TaskKey] = [
+    GitHubIssueKey(owner="o", repo="r", number=7),
+    GitHubPullRequestKey(owner="o", repo="r", number=7),
+    GitLabIssueKey(project_id=3, issue_iid=7),
+    GitLabMergeRequestKey(project_id=3, mr_iid=7),
+]
+
+
+@pytest.mark.parametrize("key", KEYS, ids=[key.type for key in KEYS])
+def test_a_request_becomes_a_task_and_is_read_back(key: TaskKey) -> None:
+    item = Item(host="forge.example", repository="o/r", key=key)
+    request = TaskRequest(
+        item=item,
+        user="alice",
+        trigger=Trigger(origin=Origin.WEBHOOK, delivery_id="d", labeled_at=NOW, received_at=NOW),
+    )
+    body = agenttask.manifest(request, run=2, uuid="u", timeout_seconds=60, max_attempts=2)
+    assert body["spec"]["taskKey"] == key.to_dict()
+    assert body["spec"]["trigger"]["deliveryID"] == "d"
+    assert agenttask.parse_spec(body).item == item
+    assert all(len(value) <= 63 for value in body["metadata"]["labels"].values())
+    assert body["metadata"]["name"].endswith("-r2")

@@ -1,0 +1,73 @@
+"""The queue that the settings ask for."""
+
+from __future__ import annotations
+
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.queues.protocol import TaskSink, TaskSource
+from coding_agent_core.settings.model import Backend, Settings
+
+
+def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> TaskSink:
+    """Where to put tasks. Nothing is connected before the first call.
+
+    Args:
+        settings: `settings.backend` decides.
+        memory: the process's in-memory queue, to be shared with its source.
+
+    Raises:
+        SettingsError: this backend cannot be had here.
+    """
+    match settings.backend:
+        case Backend.MEMORY:
+            return _shared(memory)
+        case Backend.RABBITMQ:
+            # Imported here: pika comes with the extra `rabbitmq`, which not every program installs.
+            from coding_agent_core.queues.rabbitmq import RabbitMQSink  # noqa: PLC0415
+
+            return RabbitMQSink(settings.rabbitmq)
+        case Backend.KUBERNETES:
+            raise _not_built()
+
+
+def connect_source(
+    settings: Settings, *, memory: MemoryQueue | None = None, drain: bool = False
+) -> TaskSource:
+    """Where to take tasks from. Nothing is connected before the first call.
+
+    Args:
+        settings: `settings.backend` decides.
+        memory: the process's in-memory queue, shared with its sink.
+        drain: end when no task is left instead of waiting for more.
+
+    Raises:
+        SettingsError: this backend cannot be had here.
+    """
+    match settings.backend:
+        case Backend.MEMORY:
+            queue = _shared(memory)
+            if drain:
+                queue.drain()
+            return queue
+        case Backend.RABBITMQ:
+            from coding_agent_core.queues.rabbitmq import RabbitMQSource  # noqa: PLC0415
+
+            return RabbitMQSource(settings.rabbitmq, settings.hosts, drain=drain)
+        case Backend.KUBERNETES:
+            raise _not_built()
+
+
+def _shared(memory: MemoryQueue | None) -> MemoryQueue:
+    if memory is None:
+        raise SettingsError(
+            "queue.backend is `memory`, and an in-memory queue lives in one process only: run `main.py` "
+            "without `--mode` (or `--mode webhook`), or set use_rabbitmq: true to run the two apart."
+        )
+    return memory
+
+
+def _not_built() -> SettingsError:
+    return SettingsError(
+        "queue.backend `kubernetes` comes with the AgentTask operator, which is not part of this release; "
+        "use `memory` or `rabbitmq`."
+    )

@@ -1,0 +1,246 @@
+"""The queue without services: one process, its memory, and `admit` (design, *Exactly one task*).
+
+Nothing survives the process; what was lost is found again by the poller's label scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from coding_agent_core.admission import Cancel, Duplicate, Keep, LatestTask, admit, withdraw
+from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.queues.memory_lease import MemoryLease
+from coding_agent_core.queues.protocol import Lease, Submission
+from coding_agent_core.queues.waiting import first_of
+from coding_agent_core.tasks import QueuedTask, TaskRequest, Withdrawal, new_uuid
+
+_logger = logging.getLogger("coding_agent.queue")
+
+KEEP_ENDED = timedelta(days=7)
+"""GitHub redelivers for 3 days; an ended task must be remembered longer, or its redelivery is a new task."""
+
+
+@dataclass(eq=False)
+class Entry:
+    """A task that this queue knows.
+
+    Attributes:
+        after: the item's previous run, which must end before this one is handed out.
+        delayed: a retry waits for its delay.
+    """
+
+    task: QueuedTask
+    created_at: datetime
+    labeled_at: datetime | None
+    after: Entry | None = None
+    deliveries: deque[str] = field(default_factory=lambda: deque(maxlen=256))
+    lease: MemoryLease | None = None
+    delayed: bool = False
+    cancel_requested: bool = False
+    redelivered: bool = False
+    ended: bool = False
+
+    def facts(self) -> LatestTask:
+        """What admission asks."""
+        return LatestTask(
+            name=self.task.name,
+            run=self.task.run,
+            terminal=self.ended,
+            cancel_requested=self.cancel_requested,
+            # A task is settled after its label was swapped, and no reporter swaps it later.
+            acknowledged=self.ended,
+            created_at=self.created_at,
+            labeled_at=self.labeled_at,
+            delivery_ids=frozenset(self.deliveries),
+        )
+
+
+class MemoryQueue:
+    """`TaskSink` and `TaskSource` in one: give the same object to both sides. For one event loop.
+
+    Args:
+        clock: aware time now.
+        sleep: waits some seconds; for retries.
+        keep_ended: how long an ended task is remembered for admission.
+        ended_limit: how many are remembered at most; the oldest go first.
+        active_limit: tasks that wait or run; beyond it `submit` refuses, for memory is finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        keep_ended: timedelta = KEEP_ENDED,
+        ended_limit: int = 10_000,
+        active_limit: int = 10_000,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._keep_ended = keep_ended
+        self._ended_limit = ended_limit
+        self._active_limit = active_limit
+        self._latest: dict[str, Entry] = {}
+        self._active: list[Entry] = []
+        self._ended: OrderedDict[str, datetime] = OrderedDict()
+        self._iterators: set[asyncio.Event] = set()
+        self._delays: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._closed = False
+
+    async def submit(self, request: TaskRequest) -> Submission:
+        """Admit and store a task; see `TaskSink`."""
+        if self._closed:
+            raise QueueUnavailableError("The queue was closed; this program is ending.")
+        self._forget()
+        identity = request.item.identity
+        latest = self._latest.get(identity)
+        decision = admit(request.trigger, latest.facts() if latest else None)
+        if isinstance(decision, Duplicate):
+            assert latest is not None  # noqa: S101 - `admit` finds duplicates of a task only
+            latest.labeled_at = decision.labeled_at or latest.labeled_at
+            _remember(latest, request.trigger.delivery_id)
+            return Submission(task=decision.task, duplicate=decision.why)
+        if len(self._active) >= self._active_limit:
+            raise QueueUnavailableError(
+                f"The in-memory queue is full ({self._active_limit} tasks); use RabbitMQ or Kubernetes."
+            )
+        entry = Entry(
+            task=QueuedTask(request=request, uuid=new_uuid(), run=decision.run),
+            created_at=self._clock(),
+            labeled_at=request.trigger.labeled_at,
+            # Not the latest: that one may have been cancelled while an earlier run still ends.
+            after=next((e for e in reversed(self._active) if e.task.request.item.identity == identity), None),
+        )
+        _remember(entry, request.trigger.delivery_id)
+        self._latest[identity] = entry
+        self._ended.pop(identity, None)
+        self._active.append(entry)
+        self._wake()
+        return Submission(task=entry.task.name)
+
+    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+        """Cancel the item's task if admission says so; see `TaskSink`."""
+        latest = self._latest.get(withdrawal.item.identity)
+        decision = withdraw(withdrawal.at, latest.facts() if latest else None)
+        match decision:
+            case Keep(why):
+                _logger.info("Not cancelled: %s: %s", withdrawal.item.display, why)
+                return None
+            case Cancel(task):
+                assert latest is not None  # noqa: S101 - `withdraw` cancels an existing task only
+                latest.cancel_requested = True
+                if latest.lease is not None:
+                    latest.lease.cancelled.set()
+                else:
+                    self._end(latest)
+                return task
+
+    async def connected(self) -> bool:
+        """Whether a task submitted now would be taken."""
+        return not self._closed and len(self._active) < self._active_limit
+
+    def drain(self) -> None:
+        """From now on the iterators end when no task waits or is in hand any more."""
+        self._draining = True
+        self._wake()
+
+    async def leases(self, stop: asyncio.Event) -> AsyncIterator[Lease]:
+        """One lease at a time; see `TaskSource`."""
+        wake = asyncio.Event()
+        self._iterators.add(wake)
+        try:
+            while not stop.is_set() and not self._closed and not (self._draining and not self._active):
+                wake.clear()
+                entry = self._next()
+                if entry is None:
+                    await first_of(wake.wait(), stop.wait())
+                    continue
+                lease = entry.lease = MemoryLease(entry.task, entry.redelivered, self, entry)
+                try:
+                    yield lease
+                    await first_of(lease.settled.wait(), stop.wait())
+                finally:
+                    self._hand_back(entry, lease)
+        finally:
+            self._iterators.discard(wake)
+
+    async def aclose(self) -> None:
+        """End the iterators; what still waits is gone."""
+        self._closed = True
+        self._wake()
+        for delay in list(self._delays):
+            delay.cancel()
+        await asyncio.gather(*self._delays, return_exceptions=True)
+
+    def settle(self, entry: Entry) -> None:
+        """For the lease: its task ended."""
+        self._end(entry)
+
+    def again(self, entry: Entry, delay: float) -> None:
+        """For the lease: its task is to be handed out again as the next attempt."""
+        if entry.cancel_requested or self._closed:
+            self._end(entry)
+            return
+        entry.task = entry.task.model_copy(update={"attempt": entry.task.attempt + 1})
+        entry.lease = None
+        entry.redelivered = False
+        entry.delayed = True
+        waiting = asyncio.create_task(self._after(entry, delay))
+        self._delays.add(waiting)
+        waiting.add_done_callback(self._delays.discard)
+
+    async def _after(self, entry: Entry, delay: float) -> None:
+        await self._sleep(delay)
+        entry.delayed = False
+        self._wake()
+
+    def _next(self) -> Entry | None:
+        for entry in self._active:
+            if entry.lease is None and not entry.delayed and (entry.after is None or entry.after.ended):
+                entry.after = None
+                return entry
+        return None
+
+    def _hand_back(self, entry: Entry, lease: MemoryLease) -> None:
+        if entry.lease is not lease:
+            return
+        lease.lost.set()
+        entry.lease = None
+        entry.redelivered = True
+        self._wake()
+
+    def _end(self, entry: Entry) -> None:
+        entry.ended = True
+        entry.lease = None
+        with suppress(ValueError):
+            self._active.remove(entry)
+        identity = entry.task.request.item.identity
+        if self._latest.get(identity) is entry:
+            self._ended[identity] = self._clock()
+        self._forget()
+        self._wake()
+
+    def _forget(self) -> None:
+        oldest = self._clock() - self._keep_ended
+        while self._ended:
+            identity, ended_at = next(iter(self._ended.items()))
+            if ended_at > oldest and len(self._ended) <= self._ended_limit:
+                return
+            del self._ended[identity]
+            del self._latest[identity]
+
+    def _wake(self) -> None:
+        for event in self._iterators:
+            event.set()
+
+
+def _remember(entry: Entry, delivery_id: str | None) -> None:
+    if delivery_id is not None and delivery_id not in entry.deliveries:
+        entry.deliveries.append(delivery_id)

@@ -1,0 +1,28 @@
+"""The AMQP properties of our messages."""
+
+from __future__ import annotations
+
+import pika
+
+from coding_agent_core.queues.rabbitmq.messages import PERSISTENT
+from coding_agent_core.tasks import QueuedTask
+
+_HEADER_LIMIT = 2000
+"""Characters of a reason in a header; a frame of headers must stay far below the broker's 128 KiB."""
+
+
+def task_properties(task: QueuedTask) -> pika.BasicProperties:
+    """Of a task that is to be worked on."""
+    return pika.BasicProperties(
+        delivery_mode=PERSISTENT, content_type="application/json", message_id=f"{task.uuid}.{task.attempt}"
+    )
+
+
+def dead_properties(reason: str, task: QueuedTask | None, message_id: str) -> pika.BasicProperties:
+    """Of a task that was given up, or of a message that is none."""
+    headers: dict[str, object] = {"reason": reason[:_HEADER_LIMIT]}
+    if task is not None:
+        headers |= {"uuid": task.uuid, "attempt": task.attempt, "name": task.name}
+    return pika.BasicProperties(
+        delivery_mode=PERSISTENT, content_type="application/json", message_id=message_id, headers=headers
+    )

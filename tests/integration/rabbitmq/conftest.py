@@ -1,0 +1,41 @@
+"""The broker for the tests of this folder, and what they share."""
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
+from coding_agent_core.queues.rabbitmq.timing import Timing
+from coding_agent_core.settings.model import RabbitMQ
+
+from tests.fixtures.rabbitmq import Broker, rabbitmq, rabbitmq_queue, rabbitmq_server  # noqa: F401
+from tests.integration.rabbitmq.steps import QUICK, Queue
+
+
+@pytest.fixture
+def settings(rabbitmq: Broker, rabbitmq_queue: str) -> RabbitMQ:  # noqa: F811
+    return RabbitMQ(host=rabbitmq.host, port=rabbitmq.port, queue=rabbitmq_queue, publish_timeout=3.0)
+
+
+@pytest.fixture
+async def sink(settings: RabbitMQ) -> AsyncIterator[RabbitMQSink]:
+    sink = RabbitMQSink(settings)
+    yield sink
+    await sink.aclose()
+
+
+@pytest.fixture
+async def new_source(settings: RabbitMQ) -> AsyncIterator[Callable[..., RabbitMQSource]]:
+    made: list[RabbitMQSource] = []
+
+    def make(*, drain: bool = False, timing: Timing = QUICK, **changes: int) -> RabbitMQSource:
+        made.append(RabbitMQSource(settings.model_copy(update=changes), {}, drain=drain, timing=timing))
+        return made[-1]
+
+    yield make
+    for source in made:
+        await source.aclose()
+
+
+@pytest.fixture
+def queue(rabbitmq: Broker, rabbitmq_queue: str) -> Queue:  # noqa: F811
+    return Queue(rabbitmq, rabbitmq_queue)

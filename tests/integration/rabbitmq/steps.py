@@ -1,0 +1,126 @@
+"""What the tests do with the broker beside the code that they try."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pika
+from coding_agent_core.queues.protocol import Lease
+from coding_agent_core.queues.rabbitmq import RabbitMQSource
+from coding_agent_core.queues.rabbitmq.timing import Timing
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+
+from tests.fixtures.rabbitmq import Broker
+
+QUICK = Timing(
+    connect=3, first_pause=0.05, longest_pause=0.3, claim_patience=1.0, reclaim_grace=0.5, elsewhere=1.0
+)
+DEADLINE = 20.0
+
+
+def request(number: int = 1) -> TaskRequest:
+    key = GitHubIssueKey(owner="octo", repo="demo", number=number)
+    return TaskRequest(
+        item=Item(host="github.com", repository="octo/demo", key=key),
+        user="alice",
+        title=f"Issue {number}",
+        trigger=Trigger(origin=Origin.WEBHOOK, received_at=datetime(2026, 11, 25, tzinfo=UTC)),
+    )
+
+
+class Queue:
+    """A queue seen from outside, through pika's blocking adapter."""
+
+    def __init__(self, broker: Broker, name: str) -> None:
+        self.name = name
+        self._broker = broker
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[Any]:
+        parameters = pika.ConnectionParameters(host=self._broker.host, port=self._broker.port)
+        connection = pika.BlockingConnection(parameters)
+        try:
+            yield connection.channel()
+        finally:
+            connection.close()
+
+    def ready(self, suffix: str = "") -> int:
+        with self.channel() as channel:
+            frame = channel.queue_declare(self.name + suffix, passive=True)
+            return int(frame.method.message_count)
+
+    def put(self, body: bytes) -> None:
+        with self.channel() as channel:
+            channel.queue_declare(self.name, durable=True)
+            channel.confirm_delivery()
+            channel.basic_publish("", self.name, body, mandatory=True)
+
+    def get_all(self, suffix: str = "") -> list[tuple[Any, bytes]]:
+        """Take all messages out; their properties and bodies."""
+        found = []
+        with self.channel() as channel:
+            while True:
+                method, properties, body = channel.basic_get(self.name + suffix, auto_ack=True)
+                if method is None:
+                    return found
+                found.append((properties, body))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    async with asyncio.timeout(DEADLINE):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def leases(source: RabbitMQSource) -> AsyncIterator[Callable[[], Any]]:
+    """The source's next lease, within the deadline, as often as called."""
+    stop = asyncio.Event()
+    async with aclosing(source.leases(stop)) as iterator:  # type: ignore[type-var]
+
+        async def take() -> Lease:
+            async with asyncio.timeout(DEADLINE):
+                return await anext(iterator)
+
+        yield take
+        stop.set()
+
+
+class ConsumerProcess:
+    """A consumer in a process of its own, to be killed."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, broker: Broker, queue: str) -> ConsumerProcess:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).with_name("consumer_process.py")),
+            str(broker.port),
+            queue,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        return cls(process)
+
+    async def told(self) -> dict[str, Any]:
+        """The next line that it writes."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(DEADLINE):
+            line = await self._process.stdout.readline()
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    async def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()

@@ -1,0 +1,149 @@
+"""A submit that returned is in the queue, whatever happens to the broker (S15, S5)."""
+
+import asyncio
+import json
+import time
+
+import pytest
+from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.queues.rabbitmq import RabbitMQSink
+from coding_agent_core.settings.model import RabbitMQ
+
+from tests.fixtures.rabbitmq import Broker
+from tests.integration.rabbitmq.steps import DEADLINE, Queue, request
+
+
+def numbers(queue: Queue) -> list[int]:
+    return sorted(json.loads(body)["number"] for _, body in queue.get_all())
+
+
+async def test_a_confirmed_task_survives_a_power_cut(
+    sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
+) -> None:
+    submission = await sink.submit(request(7))
+    rabbitmq.kill()
+    rabbitmq.start()
+    ((properties, body),) = queue.get_all()
+    assert properties.delivery_mode == 2
+    message = json.loads(body)
+    assert (message["type"], message["number"], message["user"]) == ("github_issue", 7, "alice")
+    assert submission.task.startswith("demo-issue-7-")
+    assert submission.duplicate is None
+
+
+async def test_the_queue_of_the_existing_system_is_used_as_it_is(sink: RabbitMQSink, queue: Queue) -> None:
+    with queue.channel() as channel:
+        channel.queue_declare(queue.name, durable=True)
+    await sink.submit(request())
+    assert queue.ready() == 1
+
+
+async def test_a_queue_with_an_operators_arguments_is_used_as_it_is(sink: RabbitMQSink, queue: Queue) -> None:
+    with queue.channel() as channel:
+        channel.queue_declare(queue.name, durable=True, arguments={"x-max-length": 5})
+    await sink.submit(request())
+    assert queue.ready() == 1
+
+
+async def test_a_full_queue_refuses_instead_of_dropping(sink: RabbitMQSink, queue: Queue) -> None:
+    limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    with queue.channel() as channel:
+        channel.queue_declare(queue.name, durable=True, arguments=limits)
+    await sink.submit(request(1))
+    with pytest.raises(QueueUnavailableError, match="full"):
+        await sink.submit(request(2))
+
+
+async def test_a_deleted_queue_is_made_again(sink: RabbitMQSink, queue: Queue) -> None:
+    await sink.submit(request(1))
+    with queue.channel() as channel:
+        channel.queue_delete(queue.name)
+    await sink.submit(request(2))
+    assert numbers(queue) == [2]
+
+
+async def test_a_stopped_broker_is_unavailable_within_the_budget_and_nothing_is_lost_after_it(
+    sink: RabbitMQSink, settings: RabbitMQ, rabbitmq: Broker, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    assert await sink.connected()
+    rabbitmq.stop()
+    began = time.monotonic()
+    with pytest.raises(QueueUnavailableError, match=f"{settings.host}:{settings.port}"):
+        await sink.submit(request(2))
+    assert time.monotonic() - began < settings.publish_timeout + 0.5
+    assert not await sink.connected()
+    rabbitmq.start()
+    await sink.submit(request(3))
+    assert numbers(queue) == [1, 3]
+
+
+async def test_a_frozen_broker_is_unavailable_within_the_budget(
+    sink: RabbitMQSink, settings: RabbitMQ, rabbitmq: Broker, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    rabbitmq.freeze()
+    began = time.monotonic()
+    probe = asyncio.create_task(sink.connected())
+    with pytest.raises(QueueUnavailableError, match=r"confirm|answer"):
+        await sink.submit(request(2))
+    assert time.monotonic() - began < settings.publish_timeout + 0.5
+    assert not await probe
+    began = time.monotonic()
+    assert not await sink.connected()
+    assert time.monotonic() - began < 2
+    rabbitmq.thaw()
+    await sink.submit(request(3))
+    # What was on its way into the frozen broker may arrive late; nothing that was promised is missing.
+    assert {1, 3} <= set(numbers(queue)) <= {1, 2, 3}
+
+
+async def test_a_broker_restarted_in_mid_stream_loses_nothing_that_was_promised(
+    sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
+) -> None:
+    promised: list[int] = []
+    stop = asyncio.Event()
+
+    async def stream(worker: int) -> None:
+        number = worker
+        while not stop.is_set():
+            number += 10
+            try:
+                await sink.submit(request(number))
+            except QueueUnavailableError:
+                continue
+            promised.append(number)
+
+    async with asyncio.timeout(DEADLINE * 2), asyncio.TaskGroup() as group:
+        for worker in range(1, 5):
+            group.create_task(stream(worker))
+        while len(promised) < 40:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(rabbitmq.kill)
+        before = len(promised)
+        await asyncio.to_thread(rabbitmq.start)
+        while len(promised) < before + 40:
+            await asyncio.sleep(0.01)
+        stop.set()
+    found = numbers(queue)
+    assert set(promised) <= set(found)
+    assert len(promised) >= 80
+
+
+async def test_a_wrong_password_is_told_without_it(settings: RabbitMQ) -> None:
+    wrong = RabbitMQ.model_validate(
+        settings.model_dump() | {"password": "not-this-one", "publish_timeout": 1}
+    )
+    sink = RabbitMQSink(wrong)
+    with pytest.raises(QueueUnavailableError) as error:
+        await sink.submit(request())
+    assert "ACCESS_REFUSED" in str(error.value)
+    assert "not-this-one" not in str(error.value)
+    await sink.aclose()
+
+
+async def test_while_the_password_is_rotated_both_are_tried(settings: RabbitMQ) -> None:
+    both = RabbitMQ.model_validate(settings.model_dump() | {"password": ["the-new-one", "guest"]})
+    sink = RabbitMQSink(both)
+    assert await sink.connected()
+    await sink.aclose()

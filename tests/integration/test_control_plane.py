@@ -103,7 +103,7 @@ def test_an_invalid_object_is_refused_by_the_schema_and_by_cel(control_plane: Pl
         body = thing | {"spec": {"size": size}}
         return control_plane.custom.create_cluster_custom_object("test.example.com", "v1", "things", body)
 
-    with pytest.raises(ApiException, match="spec.size in body must be of type integer"):
+    with pytest.raises(ApiException, match=r"spec\.size in body must be of type integer"):
         create("many")
     with pytest.raises(ApiException, match="at most nine"):
         create(10)

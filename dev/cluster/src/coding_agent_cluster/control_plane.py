@@ -18,7 +18,7 @@ from coding_agent_cluster.wait import until
 
 _READY_TIMEOUT_S = 60.0
 # In this order: etcd waits five seconds on SIGTERM for the API server's watches to end.
-_DEPENDENTS = ("kube-scheduler", "kube-controller-manager", "kube-apiserver")
+_DEPENDENTS = ("kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver")
 
 
 class ControlPlane:
@@ -79,6 +79,10 @@ class ControlPlane:
         """End one part as if by ``kill -9``; returns when it is gone."""
         self._require_known(name)
         self.processes.stop(name, how=signal.SIGKILL, timeout=10)
+
+    def launch_beside(self, name: str, command: list[str]) -> None:
+        """Start a program that uses the API server and ends with the control plane, unless it runs."""
+        self.processes.start(name, command, enter=self._enter)
 
     def down(self) -> None:
         """End every part; what etcd had is kept."""

@@ -62,6 +62,16 @@ def module_folder(module: Module) -> Path:
     return _derive(wanted, etcd=required_version(go_mod, "go.etcd.io/etcd/server/v3"))
 
 
+def module_source(module: Module) -> Path:
+    """The folder with the sources of a module's anchor, for files that its program wants at run time.
+
+    Raises:
+        BuildError: it cannot be downloaded.
+    """
+    arguments = ["mod", "download", "-json", module.anchor]
+    return Path(json.loads(_go(arguments, module_folder(module), mode="readonly"))["Dir"])
+
+
 def _derive(wanted: str, etcd: str) -> Path:
     root = paths.cache_root() / "modules"
     with locked(root / f"kubernetes-{wanted}.lock"):
@@ -81,8 +91,8 @@ def _derive(wanted: str, etcd: str) -> Path:
         return folder
 
 
-def _go(arguments: list[str], folder: Path) -> str:
-    environment = {**os.environ, "GOFLAGS": "-mod=mod", "GOWORK": "off"}
+def _go(arguments: list[str], folder: Path, mode: str = "mod") -> str:
+    environment = {**os.environ, "GOFLAGS": f"-mod={mode}", "GOWORK": "off"}
     try:
         run = subprocess.run(
             ["go", *arguments],

@@ -27,10 +27,18 @@ def fingerprint(pid: int) -> str | None:
             return None
         # proc(5): the state is the first field after the command's name, the start time the 20th.
         fields = stat.rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]
+        return None if fields[0] in "ZX" and not _has_threads(pid) else fields[19]
     ps = ["ps", "-o", "state=,lstart=", "-p", str(pid)]
     run = subprocess.run(ps, capture_output=True, text=True, timeout=10, check=False)
     return None if run.returncode or run.stdout.startswith("Z") else run.stdout.strip()
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether a zombie still has threads: they end after the first one, and until then its ports are taken."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 class Processes:

@@ -1,0 +1,64 @@
+"""Objects that the cluster's tests make: as small as Pod Security `restricted` allows."""
+
+from typing import Any
+
+SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def container(image: str, *command: str, **more: Any) -> dict[str, Any]:
+    """A container that passes `restricted`; without a command it runs the image's entry point."""
+    spec: dict[str, Any] = {
+        "name": "main",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "securityContext": SECURITY,
+        "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
+    }
+    return spec | ({"command": list(command)} if command else {}) | more
+
+
+def python(image: str, program: str, **more: Any) -> dict[str, Any]:
+    """A container that runs a Python program."""
+    return container(image, "python3", "-c", program, **more)
+
+
+def pod(name: str, main: dict[str, Any], labels: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """A pod of one container that is not started again."""
+    spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [main]} | more
+    metadata = {"name": name, "labels": labels or {"app": name}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def job(name: str, main: dict[str, Any]) -> dict[str, Any]:
+    """A Job of one attempt."""
+    spec = {"backoffLimit": 0, "template": {"spec": pod(name, main)["spec"]}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
+
+
+def server(name: str, image: str) -> list[dict[str, Any]]:
+    """A pod that serves HTTP on 8080 and a service on port 80 for it."""
+    probe = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1}
+    serving = container(image, args=["serve"], readinessProbe=probe)
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    return [pod(name, serving), service]
+
+
+# Prints what each URL of its arguments answers, or `refused` when nothing does within two seconds.
+FETCH = """
+import sys, urllib.request
+for url in sys.argv[1:]:
+    try:
+        print(urllib.request.urlopen(url, timeout=2).read().decode())
+    except OSError as error:
+        print("refused", error)
+"""

@@ -1,0 +1,115 @@
+"""Pods find each other by name and by service address, reach nothing outside, and NetworkPolicy holds."""
+
+import json
+import urllib.request
+from collections.abc import Mapping
+
+import pytest
+from coding_agent_cluster import cluster as local
+from coding_agent_cluster import network_policies, sandbox
+from coding_agent_cluster.wait import until
+
+from tests.e2e.pods import FETCH, pod, python, server
+from tests.fixtures.cluster import ClusterUnderTest
+
+pytestmark = pytest.mark.needs_node
+
+
+class Web:
+    """A server `web` and two clients, `friend` and `stranger`, in the test's namespace."""
+
+    def __init__(self, cluster: ClusterUnderTest, namespace: str, image: str) -> None:
+        self._cluster, self.namespace = cluster, namespace
+        sleep = python(image, "import time; time.sleep(600)")
+        self.apply(*server("web", image), pod("friend", sleep), pod("stranger", sleep))
+        ready = ["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]
+        cluster.kubectl("-n", namespace, *ready)
+
+    def apply(self, *objects: dict[str, object]) -> None:
+        listing = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self._cluster.kubectl("-n", self.namespace, "apply", "-f", "-", stdin=listing)
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.get("-n", self.namespace, "service", "web")["spec"]["clusterIP"])
+
+    def fetch(self, client: str, *urls: str) -> list[str]:
+        command = ["exec", client, "--", "python3", "-c", FETCH, *urls]
+        return self._cluster.kubectl("-n", self.namespace, *command).splitlines()
+
+    def answers(self, client: str) -> bool:
+        return self.fetch(client, "http://web/")[0].startswith("hello")
+
+
+@pytest.fixture
+def web(cluster: ClusterUnderTest, namespace: str, test_image: str) -> Web:
+    return Web(cluster, namespace, test_image)
+
+
+def test_a_service_is_reached_by_name_and_by_address(web: Web) -> None:
+    names = ["web", f"web.{web.namespace}", f"web.{web.namespace}.svc.cluster.local", web.address]
+    answers = web.fetch("friend", *(f"http://{name}/" for name in names))
+    assert len(answers) == len(names)
+    assert all(answer.startswith("hello from web") for answer in answers), answers
+
+
+def test_a_pod_reaches_its_own_service(web: Web) -> None:
+    assert web.answers("web")
+
+
+def test_an_unknown_name_is_refused_at_once(web: Web) -> None:
+    (answer,) = web.fetch("friend", "http://nothing.example.invalid/")
+    assert answer.startswith("refused")
+    assert "timed out" not in answer
+
+
+def test_the_test_itself_reaches_a_service(own_cluster: local.Cluster, web: Web) -> None:
+    answer = urllib.request.urlopen(f"http://{web.address}/", timeout=5).read().decode()
+    assert answer.startswith("hello from web")
+
+
+def test_the_internet_is_not_there(own_cluster: local.Cluster) -> None:
+    routes = run([*sandbox.enter(own_cluster.processes), "ip", "route"])
+    assert "default" not in routes
+    assert own_cluster.network.pods.rsplit(".", 1)[0] in routes, "the command shows the routes of the node"
+
+
+@pytest.fixture
+def policies(own_cluster: local.Cluster) -> None:
+    if not network_policies.is_enabled(own_cluster):
+        network_policies.enable(own_cluster)
+
+
+def policy(name: str, spec: Mapping[str, object]) -> dict[str, object]:
+    api = "networking.k8s.io/v1"
+    return {"apiVersion": api, "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec}
+
+
+def test_a_network_policy_for_ingress_is_enforced(policies: None, web: Web) -> None:
+    assert web.answers("friend")
+    assert web.answers("stranger")
+    peer = {"podSelector": {"matchLabels": {"app": "friend"}}}
+    rule = {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": [peer]}]}
+    web.apply(policy("only-friend", rule))
+    until("stranger refused", lambda: not web.answers("stranger"), timeout=30, interval=0.2)
+    assert web.answers("friend")
+
+
+def test_a_network_policy_for_egress_is_enforced(policies: None, web: Web) -> None:
+    """As the attempt's pod has it: everything is denied but DNS and what is named."""
+    assert web.answers("friend")
+    dns = {
+        "to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}],
+        "ports": [{"protocol": "UDP", "port": 53}],
+    }
+    friend = {"matchLabels": {"app": "friend"}}
+    web.apply(policy("dns-only", {"podSelector": friend, "policyTypes": ["Egress"], "egress": [dns]}))
+    until("friend refused", lambda: not web.answers("friend"), timeout=30, interval=0.2)
+    resolve = "import socket; print(socket.gethostbyname('web'))"
+    command = ["exec", "friend", "--", "python3", "-c", resolve]
+    assert web._cluster.kubectl("-n", web.namespace, *command).strip() == web.address
+    assert web.answers("stranger")
+    to_web = {"to": [{"podSelector": {"matchLabels": {"app": "web"}}}]}
+    both = {"podSelector": friend, "policyTypes": ["Egress"], "egress": [dns, to_web]}
+    web.apply(policy("dns-only", both))
+    until("friend let through", lambda: web.answers("friend"), timeout=30, interval=0.2)

@@ -1,0 +1,128 @@
+"""What tests control and see: faults, the log of requests, the state.
+
+No vendor has this, and no token is asked for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from coding_agent_forge.faults import Fault
+from coding_agent_forge.model import Item, Repository
+from coding_agent_forge.sandbox import Sandbox
+
+router = APIRouter(prefix="/_sandbox")
+
+
+def _sandbox(request: Request) -> Sandbox:
+    sandbox = request.app.state.sandbox
+    assert isinstance(sandbox, Sandbox)
+    return sandbox
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Whether the server is up."""
+    return {"status": "ok"}
+
+
+@router.post("/faults", status_code=201)
+async def plant(fault: Fault, request: Request) -> dict[str, int]:
+    """Plant a fault."""
+    _sandbox(request).faults.append(fault)
+    return {"planted": len(_sandbox(request).faults)}
+
+
+@router.get("/faults")
+async def planted(request: Request) -> list[Fault]:
+    """Faults that have not all happened yet."""
+    return _sandbox(request).faults
+
+
+@router.delete("/faults", status_code=204)
+async def clear(request: Request) -> None:
+    """Take all faults back."""
+    _sandbox(request).faults.clear()
+
+
+@router.get("/requests")
+async def requests(request: Request) -> list[dict[str, Any]]:
+    """API requests since the start, or since they were last deleted."""
+    return [entry.as_dict() for entry in _sandbox(request).requests]
+
+
+@router.delete("/requests", status_code=204)
+async def forget(request: Request) -> None:
+    """Empty the log of requests."""
+    _sandbox(request).requests.clear()
+
+
+@router.get("/state")
+async def state(request: Request) -> dict[str, Any]:
+    """Everything that tests like to assert on, in one flavourless shape."""
+    sandbox = _sandbox(request)
+    return {
+        "flavour": sandbox.store.flavour.value,
+        "repositories": {
+            repository.full_name: {
+                "id": repository.id,
+                "default_branch": repository.default_branch,
+                "labels": [label.name for label in repository.labels],
+                "items": [item_state(sandbox, repository, item) for item in repository.items],
+            }
+            for repository in sandbox.store.repositories
+        },
+        "deliveries": [
+            {
+                "id": delivery.id,
+                "guid": delivery.guid,
+                "hook": delivery.hook.id,
+                "event": delivery.event,
+                "action": delivery.action,
+                "redelivery": delivery.redelivery,
+                "status": delivery.status,
+                "status_code": delivery.status_code,
+                "response": delivery.response_body,
+            }
+            for delivery in sandbox.deliveries.log
+        ],
+    }
+
+
+def item_state(sandbox: Sandbox, repository: Repository, item: Item) -> dict[str, Any]:
+    """An item as `state` shows it."""
+    return {
+        "id": item.id,
+        "kind": item.kind.value,
+        "number": item.number,
+        "title": item.title,
+        "body": item.body,
+        "url": sandbox.url_of(repository, item),
+        "author": item.author.login,
+        "open": item.open,
+        "merged": item.merged_at is not None,
+        "labels": [label.name for label in item.labels],
+        "comments": [
+            {
+                "id": comment.id,
+                "author": comment.author.login,
+                "body": comment.body,
+                "system": comment.system,
+                "edited": comment.updated_at != comment.created_at,
+            }
+            for comment in item.comments
+        ],
+        "history": [
+            {
+                "event": event.event,
+                "label": event.label.name if event.label else None,
+                "actor": event.actor.login,
+            }
+            for event in item.events
+        ],
+        "head": item.head,
+        "base": item.base,
+        "head_sha": item.tips.head_sha,
+    }

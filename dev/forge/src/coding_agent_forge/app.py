@@ -1,0 +1,103 @@
+"""The web application of one flavour: API, git, pages and admin endpoints in one process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from coding_agent_forge import admin, git_http
+from coding_agent_forge.deliveries import Deliveries
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.faults import Faults
+from coding_agent_forge.flavours import FLAVOURS
+from coding_agent_forge.model import Flavour
+from coding_agent_forge.requestlog import KEPT, RequestLog
+from coding_agent_forge.sandbox import Sandbox
+from coding_agent_forge.seed import Seed, plant
+from coding_agent_forge.store import Store, utc_now
+from coding_agent_forge.web import routes as web
+
+
+def create_app(
+    flavour: Flavour,
+    seed: Seed,
+    folder: Path,
+    base_url: str,
+    now: Callable[[], datetime] = utc_now,
+) -> FastAPI:
+    """A forge, seeded: bare repositories go into `folder`, all else stays in memory.
+
+    Raises:
+        ValueError: the seed has no admin, or names somebody or something that is not in it.
+    """
+    wording = FLAVOURS[flavour]
+    store = Store(flavour, now)
+    plant(seed, store, folder)
+    person = next((user for user in store.users if user.admin), None)
+    if person is None:
+        raise ValueError("the seed needs a user with admin: true; the pages act as that person")
+    sandbox = Sandbox(
+        store, Deliveries(store, wording.seal, wording.new_guid), base_url, person, deque(maxlen=KEPT)
+    )
+    store.listener = lambda happening: wording.tell(sandbox, happening)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sandbox.deliveries.start()
+        yield
+        await sandbox.deliveries.stop()
+
+    app = FastAPI(title=f"Sandbox {flavour}", lifespan=lifespan, docs_url=None, openapi_url=None)
+    app.state.sandbox = sandbox
+    app.include_router(admin.router)
+    app.include_router(wording.router())
+    _serve_git(app, sandbox)
+    app.include_router(web.router)
+    app.middleware("http")(wording.headers)
+    _explain_refusals(app, wording.refused, wording.validation_failed)
+    return app
+
+
+def with_faults(app: FastAPI) -> RequestLog:
+    """The application as a server runs it: log and faults stand outside of all else, next to the wire."""
+    sandbox = app.state.sandbox
+    assert isinstance(sandbox, Sandbox)
+    return RequestLog(Faults(app, sandbox.faults), sandbox.requests)
+
+
+def _serve_git(app: FastAPI, sandbox: Sandbox) -> None:
+    async def serve(request: Request) -> Response:
+        return await git_http.serve(request, sandbox)
+
+    for method, service in (("GET", "info/refs"), ("POST", "git-upload-pack"), ("POST", "git-receive-pack")):
+        app.add_route("/{name:path}/" + service, serve, methods=[method])
+
+
+def _explain_refusals(
+    app: FastAPI,
+    refused: Callable[[Refused], Response],
+    validation_failed: Callable[[list[object]], Refused],
+) -> None:
+    async def on_refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        return refused(error)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return refused(validation_failed(list(error.errors())))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = "Not Found" if error.status_code == 404 else str(error.detail)
+        return refused(Refused(error.status_code, message))
+
+    app.add_exception_handler(Refused, on_refused)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)

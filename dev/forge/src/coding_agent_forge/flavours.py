@@ -1,0 +1,54 @@
+"""What differs between the flavours, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from coding_agent_forge.deliveries import Seal
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.github import access as github_access
+from coding_agent_forge.github import flavour as github
+from coding_agent_forge.github import webhooks as github_webhooks
+from coding_agent_forge.model import Flavour, Happening
+from coding_agent_forge.sandbox import Sandbox
+
+Next = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One flavour.
+
+    Attributes:
+        router: all API routes.
+        tell: sends what happened to the hooks that want it.
+        seal: headers and body of a delivery.
+        new_guid: a delivery's id.
+        refused, validation_failed: refusals in the vendor's words.
+        headers: middleware that adds the vendor's headers.
+    """
+
+    router: Callable[[], APIRouter]
+    tell: Callable[[Sandbox, Happening], None]
+    seal: Seal
+    new_guid: Callable[[], str]
+    refused: Callable[[Refused], Response]
+    validation_failed: Callable[[Sequence[Any]], Refused]
+    headers: Callable[[Request, Next], Awaitable[Response]]
+
+
+FLAVOURS: Mapping[Flavour, Wording] = {
+    Flavour.GITHUB: Wording(
+        router=github.router,
+        tell=github.tell,
+        seal=github_webhooks.seal,
+        new_guid=github.new_guid,
+        refused=github.refused,
+        validation_failed=github_access.validation_failed,
+        headers=github.rate_headers,
+    ),
+}

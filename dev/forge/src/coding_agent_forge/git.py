@@ -1,0 +1,140 @@
+"""Real bare git repositories, through the `git` program."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.model import Tips
+
+GIT_TIMEOUT = 30.0
+"""Seconds that one git command may take."""
+_BRANCH = re.compile(r"(?![-/.])[A-Za-z0-9._/#@+-]{1,244}", re.ASCII)
+
+
+def environment() -> dict[str, str]:
+    """What git needs, and nothing of this machine's own git configuration."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LC_ALL": "C.UTF-8",
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_AUTHOR_NAME": "Sandbox",
+        "GIT_AUTHOR_EMAIL": "sandbox@localhost",
+        "GIT_COMMITTER_NAME": "Sandbox",
+        "GIT_COMMITTER_EMAIL": "sandbox@localhost",
+    }
+
+
+def git(repository: Path, *arguments: str, extra: dict[str, str] | None = None) -> str:
+    """Run git on a bare repository; its output.
+
+    Raises:
+        subprocess.CalledProcessError: git said no.
+        subprocess.TimeoutExpired: after `GIT_TIMEOUT` seconds.
+    """
+    done = subprocess.run(
+        ["git", "--git-dir", str(repository), *arguments],
+        env={**environment(), **(extra or {})},
+        check=True,
+        capture_output=True,
+        timeout=GIT_TIMEOUT,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.stdout.decode("utf-8", "replace")
+
+
+def create(repository: Path, *, branch: str, files: Path | None, message: str = "Initial commit") -> None:
+    """Make a bare repository with one commit: the files of a folder, or an empty README."""
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    git(repository, "init", "--quiet", "--bare", "--initial-branch", branch, str(repository))
+    git(repository, "config", "http.receivepack", "true")
+    with tempfile.TemporaryDirectory(prefix="forge-seed-") as scratch:
+        if files is None:
+            files = Path(scratch) / "files"
+            files.mkdir()
+            (files / "README.md").write_text(f"# {repository.stem}\n")
+        _commit(repository, branch, files, Path(scratch) / "index", message)
+
+
+def _commit(repository: Path, branch: str, files: Path, index: Path, message: str) -> None:
+    extra = {"GIT_INDEX_FILE": str(index)}
+    exclude = Path(repository) / "info" / "exclude"
+    exclude.parent.mkdir(exist_ok=True)
+    exclude.write_text("__pycache__/\n.git/\n")
+    git(
+        repository,
+        "--work-tree",
+        str(files),
+        "add",
+        "--all",
+        "--force",
+        "--",
+        ":!**/__pycache__/**",
+        extra=extra,
+    )
+    tree = git(repository, "write-tree", extra=extra).strip()
+    commit = git(repository, "commit-tree", tree, "-m", message).strip()
+    git(repository, "update-ref", f"refs/heads/{branch}", commit)
+
+
+def branch_sha(repository: Path, branch: str) -> str | None:
+    """The commit at the tip of a branch, `None` if there is no such branch."""
+    if not _BRANCH.fullmatch(branch):
+        return None
+    try:
+        return git(repository, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}").strip()
+    except subprocess.CalledProcessError:
+        return None
+
+
+def branches(repository: Path) -> Sequence[str]:
+    """Names of all branches."""
+    return git(repository, "for-each-ref", "--format=%(refname:short)", "refs/heads").split()
+
+
+def tips(repository: Path, base: str, head: str) -> Tips:
+    """Where both branches of a change are, and what lies between.
+
+    Raises:
+        Refused: 404 when one of them does not exist.
+    """
+    base_sha, head_sha = branch_sha(repository, base), branch_sha(repository, head)
+    if base_sha is None or head_sha is None:
+        raise Refused(404, f"branch {base if base_sha is None else head} does not exist")
+    commits = int(git(repository, "rev-list", "--count", f"{base_sha}..{head_sha}"))
+    stat = git(repository, "diff", "--shortstat", f"{base_sha}...{head_sha}") if commits else ""
+    return Tips(
+        head_sha=head_sha,
+        base_sha=base_sha,
+        commits=commits,
+        changed_files=_number(stat, "file"),
+        additions=_number(stat, "insertion"),
+        deletions=_number(stat, "deletion"),
+    )
+
+
+def _number(shortstat: str, noun: str) -> int:
+    found = re.search(rf"(\d+) {noun}", shortstat)
+    return int(found[1]) if found else 0
+
+
+def is_ancestor(repository: Path, ancestor: str, descendant: str) -> bool:
+    """Whether all of one commit's history is in another's."""
+    try:
+        git(repository, "merge-base", "--is-ancestor", ancestor, descendant)
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def diff(repository: Path, base_sha: str, head_sha: str) -> str:
+    """What a change changes, as a unified diff from the merge base."""
+    return git(repository, "diff", "--no-color", "--no-ext-diff", f"{base_sha}...{head_sha}")

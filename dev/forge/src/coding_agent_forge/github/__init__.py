@@ -1,0 +1,1 @@
+"""GitHub's REST API (below `/api/v3`, as on GitHub Enterprise Server) and webhooks."""

@@ -1,0 +1,79 @@
+"""All of the GitHub flavour put together."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import JSONResponse
+
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.github import routes_hooks, routes_issues, routes_pulls, routes_repository
+from coding_agent_forge.github.items import ItemRenderer
+from coding_agent_forge.github.webhooks import messages
+from coding_agent_forge.model import Happening
+from coding_agent_forge.sandbox import Sandbox
+
+PREFIX = "/api/v3"
+HOURLY_QUOTA = 5000
+
+
+def router() -> APIRouter:
+    """Every route of the API."""
+    api = APIRouter(prefix=PREFIX)
+    for module in (routes_repository, routes_issues, routes_pulls, routes_hooks):
+        api.include_router(module.router)
+    return api
+
+
+def new_guid() -> str:
+    """A delivery's guid."""
+    return str(uuid.uuid4())
+
+
+def tell(sandbox: Sandbox, happening: Happening) -> None:
+    """Send what happened to the hooks of its repository."""
+    hooks = [hook for hook in sandbox.store.hooks if hook.repository is happening.repository]
+    if not hooks:
+        return
+    renderer = ItemRenderer(sandbox.base_url)
+    for message in messages(happening, renderer, sandbox.store.users):
+        for hook in hooks:
+            if hook.wants(message.event):
+                sandbox.deliveries.send(hook, message)
+
+
+def refused(refusal: Refused) -> Response:
+    """A refusal in GitHub's words."""
+    body: dict[str, object] = {
+        "message": refusal.message,
+        "documentation_url": "https://docs.github.com/rest",
+        "status": str(refusal.status),
+    }
+    if refusal.errors:
+        body["errors"] = list(refusal.errors)
+    return JSONResponse(body, refusal.status, refusal.headers)
+
+
+async def rate_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Count down the quota that every answer of GitHub's API shows."""
+    response = await call_next(request)
+    if request.url.path.startswith(PREFIX):
+        used = request.app.state.quota_used = getattr(request.app.state, "quota_used", 0) + 1
+        resource = "search" if "/search/" in request.url.path else "core"
+        response.headers.update(
+            {
+                "x-ratelimit-limit": str(HOURLY_QUOTA),
+                "x-ratelimit-remaining": str(max(0, HOURLY_QUOTA - used % HOURLY_QUOTA)),
+                "x-ratelimit-used": str(used % HOURLY_QUOTA),
+                "x-ratelimit-reset": str(int(time.time()) + 3600),
+                "x-ratelimit-resource": resource,
+                "x-github-request-id": secrets.token_hex(8).upper(),
+                "x-github-enterprise-version": routes_repository.GHES_VERSION,
+                "x-github-media-type": "github.v3; format=json",
+            }
+        )
+    return response

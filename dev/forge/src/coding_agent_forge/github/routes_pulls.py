@@ -1,0 +1,117 @@
+"""Pull requests."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from coding_agent_forge import git
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.github.access import (
+    Actor,
+    InRepository,
+    Pull,
+    Render,
+    SandboxOf,
+    invalid,
+    needs_write,
+    paged,
+)
+from coding_agent_forge.github.search import by_query
+from coding_agent_forge.model import Kind
+
+router = APIRouter(prefix="/repos/{owner}/{repo}")
+
+
+class NewPull(BaseModel):
+    """Body of `POST pulls`."""
+
+    title: str
+    head: str
+    base: str
+    body: str | None = None
+    draft: bool = False
+
+
+class PullUpdate(BaseModel):
+    """Body of `PATCH pulls/{number}`."""
+
+    title: str | None = None
+    body: str | None = None
+    state: Literal["open", "closed"] | None = None
+
+
+@router.get("/pulls")
+async def list_pulls(
+    request: Request, response: Response, repository: InRepository, render: Render, sandbox: SandboxOf
+) -> list[dict[str, Any]]:
+    """List pull requests; `head` is `owner:branch`, as GitHub ignores it in other forms."""
+    query = dict(request.query_params)
+    owner, colon, branch = query.get("head", "").partition(":")
+    pulls = [
+        item
+        for item in by_query(repository.items, {**query, "labels": ""})
+        if item.kind is Kind.CHANGE
+        if not colon or (owner.casefold() == repository.owner.casefold() and item.head == branch)
+        if query.get("base", item.base) == item.base
+    ]
+    return [render.pull(repository, item, sandbox.store.users) for item in paged(pulls, request, response)]
+
+
+@router.post("/pulls", status_code=201)
+async def create_pull(
+    pull: NewPull, repository: InRepository, render: Render, sandbox: SandboxOf, user: Actor
+) -> dict[str, Any]:
+    """Open a pull request from a branch of the same repository: the sandbox has no forks."""
+    needs_write(repository, user)
+    owner, colon, branch = pull.head.rpartition(":")
+    if colon and owner.casefold() != repository.owner.casefold():
+        raise invalid("PullRequest", "head", "invalid")
+    for field, name in (("head", branch), ("base", pull.base)):
+        if await asyncio.to_thread(git.branch_sha, repository.path, name) is None:
+            raise invalid("PullRequest", field, "invalid")
+    tips = await asyncio.to_thread(git.tips, repository.path, pull.base, branch)
+    if tips.commits == 0:
+        text = f"No commits between {pull.base} and {branch}"
+        details = {"resource": "PullRequest", "code": "custom", "message": text}
+        raise Refused(422, "Validation Failed", [details])
+    item = sandbox.store.open_change(
+        repository,
+        user,
+        title=pull.title,
+        body=pull.body or "",
+        head=branch,
+        base=pull.base,
+        tips=tips,
+        draft=pull.draft,
+    )
+    return render.full_pull(repository, item, sandbox.store.users)
+
+
+@router.get("/pulls/{number}")
+async def get_pull(
+    repository: InRepository, item: Pull, render: Render, sandbox: SandboxOf
+) -> dict[str, Any]:
+    """One pull request."""
+    return render.full_pull(repository, item, sandbox.store.users)
+
+
+@router.patch("/pulls/{number}")
+async def update_pull(
+    change: PullUpdate, repository: InRepository, item: Pull, render: Render, sandbox: SandboxOf, user: Actor
+) -> dict[str, Any]:
+    """Edit, close or reopen."""
+    if item.author is not user:
+        needs_write(repository, user)
+    sandbox.store.update(
+        repository,
+        item,
+        user,
+        title=change.title,
+        body=change.body,
+        opened=None if change.state is None else change.state == "open",
+    )
+    return render.full_pull(repository, item, sandbox.store.users)

@@ -1,0 +1,145 @@
+"""Who am I, repositories, their labels and people, the search, the meta endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.github.access import (
+    Actor,
+    InRepository,
+    Render,
+    SandboxOf,
+    invalid,
+    needs_write,
+    paged,
+)
+from coding_agent_forge.github.render import permissions
+from coding_agent_forge.github.search import found, parse
+from coding_agent_forge.model import Role
+from coding_agent_forge.timestamps import github_time
+
+router = APIRouter()
+
+GHES_VERSION = "3.19.0"
+
+
+class NewLabel(BaseModel):
+    """Body of `POST labels`."""
+
+    name: str
+    color: str = "ededed"
+    description: str = ""
+
+
+@router.get("/meta")
+async def meta() -> dict[str, Any]:
+    """Addresses that webhooks come from: here, this machine alone."""
+    return {
+        "verifiable_password_authentication": True,
+        "installed_version": GHES_VERSION,
+        "hooks": ["127.0.0.0/8", "::1/128"],
+    }
+
+
+@router.get("/user")
+async def me(user: Actor, render: Render, sandbox: SandboxOf) -> dict[str, Any]:
+    """Whose token this is."""
+    return render.public_user(user, github_time(sandbox.store.now()))
+
+
+@router.get("/repos/{owner}/{repo}")
+async def get_repository(
+    repository: InRepository, render: Render, sandbox: SandboxOf, user: Actor
+) -> dict[str, Any]:
+    """One repository."""
+    role = repository.role(user) or Role.READ
+    return render.full_repository(repository, sandbox.store.users, role)
+
+
+@router.get("/repos/{owner}/{repo}/labels")
+async def labels(
+    request: Request, response: Response, repository: InRepository, render: Render
+) -> list[dict[str, Any]]:
+    """The repository's labels."""
+    return [render.label(repository, label) for label in paged(repository.labels, request, response)]
+
+
+@router.get("/repos/{owner}/{repo}/labels/{name:path}")
+async def get_label(
+    name: str, repository: InRepository, render: Render, sandbox: SandboxOf
+) -> dict[str, Any]:
+    """One label."""
+    label = sandbox.store.label(repository, name)
+    if label is None:
+        raise Refused(404, "Not Found")
+    return render.label(repository, label)
+
+
+@router.post("/repos/{owner}/{repo}/labels", status_code=201)
+async def create_label(
+    new: NewLabel, repository: InRepository, render: Render, sandbox: SandboxOf, user: Actor
+) -> dict[str, Any]:
+    """Make a label; 422 when there is one of this name."""
+    needs_write(repository, user)
+    if sandbox.store.label(repository, new.name) is not None:
+        raise invalid("Label", "name", "already_exists")
+    label = sandbox.store.ensure_label(repository, new.name, new.color, new.description)
+    return render.label(repository, label)
+
+
+@router.get("/repos/{owner}/{repo}/collaborators/{username}/permission")
+async def permission(
+    username: str, repository: InRepository, render: Render, sandbox: SandboxOf, user: Actor
+) -> dict[str, Any]:
+    """What somebody may do here; GitHub answers `none` for people without access to a private repository."""
+    needs_write(repository, user)
+    person = sandbox.store.user(username)
+    if person is None:
+        raise Refused(404, f"{username} is not a user")
+    role = repository.role(person)
+    name = "none" if role is None else role.value
+    shown = render.user(person) | {"role_name": name}
+    if role is not None:
+        shown["permissions"] = permissions(role)
+    return {"permission": name, "role_name": name, "user": shown}
+
+
+@router.get("/search/issues")
+async def search(
+    request: Request, response: Response, render: Render, sandbox: SandboxOf, user: Actor
+) -> dict[str, Any]:
+    """Find issues and pull requests in what the caller can see."""
+    query = request.query_params.get("q", "")
+    if not query.strip():
+        raise Refused(422, "Validation Failed", [{"resource": "Search", "field": "q", "code": "missing"}])
+    visible = [one for one in sandbox.store.repositories if one.role(user) is not None]
+    _places_exist(query, {one.full_name.casefold() for one in visible}, sandbox)
+    sort = request.query_params.get("sort")
+    if sort:
+        query += f" sort:{sort}-{request.query_params.get('order', 'desc')}"
+    hits = found(visible, query)
+    shown = paged(hits, request, response)
+    return {
+        "total_count": len(hits),
+        "incomplete_results": False,
+        "search_type": "lexical",
+        "items": [render.issue(repository, item) | {"score": 1.0} for repository, item in shown],
+    }
+
+
+def _places_exist(query: str, visible: set[str], sandbox: SandboxOf) -> None:
+    owners = {name.partition("/")[0] for name in visible}
+    owners |= {user.login.casefold() for user in sandbox.store.users}
+    places = [term for term in parse(query) if term.name in ("repo", "user", "org") and not term.negated]
+    known = [term.value.casefold() in (visible if term.name == "repo" else owners) for term in places]
+    if places and not any(known):
+        text = (
+            "The listed users and repositories cannot be searched either because the resources do not exist "
+            "or you do not have permission to view them."
+        )
+        details = {"resource": "Search", "field": "q", "code": "invalid", "message": text}
+        raise Refused(422, "Validation Failed", [details])

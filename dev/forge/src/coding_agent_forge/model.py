@@ -1,0 +1,239 @@
+"""What a forge holds: users, repositories, items, comments, hooks. Plain data, the same for both flavours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class Flavour(StrEnum):
+    """Which product the sandbox speaks like."""
+
+    GITHUB = "github"
+    GITLAB = "gitlab"
+
+
+class Kind(StrEnum):
+    """An issue, or a change: a pull request or merge request."""
+
+    ISSUE = "issue"
+    CHANGE = "change"
+
+
+class Role(StrEnum):
+    """What somebody may do in a repository, weakest first."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+    @property
+    def may_write(self) -> bool:
+        """Whether it is enough to push and to set labels."""
+        return self is not Role.READ
+
+
+@dataclass
+class User:
+    """Somebody with a token. `bot` accounts are shown as such by GitHub."""
+
+    id: int
+    login: str
+    name: str
+    token: str = field(repr=False)
+    admin: bool = False
+    bot: bool = False
+
+
+@dataclass
+class Label:
+    """A repository's label; `color` is six hex digits."""
+
+    id: int
+    name: str
+    color: str = "ededed"
+    description: str = ""
+
+
+@dataclass
+class Comment:
+    """A comment on an item; `system` marks notes that GitLab writes itself."""
+
+    id: int
+    author: User
+    body: str
+    created_at: datetime
+    updated_at: datetime
+    system: bool = False
+
+
+@dataclass(frozen=True)
+class ItemEvent:
+    """One line of an item's history, e.g. `labeled` with its label."""
+
+    id: int
+    event: str
+    actor: User
+    created_at: datetime
+    label: Label | None = None
+
+
+@dataclass(frozen=True)
+class Tips:
+    """Both ends of a change as git knows them, and what lies between."""
+
+    head_sha: str
+    base_sha: str
+    commits: int = 0
+    additions: int = 0
+    deletions: int = 0
+    changed_files: int = 0
+
+
+@dataclass
+class Item:
+    """An issue or a change. `head`, `base` and `tips` are of changes alone."""
+
+    id: int
+    kind: Kind
+    number: int
+    title: str
+    body: str
+    author: User
+    created_at: datetime
+    updated_at: datetime
+    labels: list[Label] = field(default_factory=list)
+    assignees: list[User] = field(default_factory=list)
+    comments: list[Comment] = field(default_factory=list)
+    events: list[ItemEvent] = field(default_factory=list)
+    closed_at: datetime | None = None
+    merged_at: datetime | None = None
+    confidential: bool = False
+    draft: bool = False
+    head: str = ""
+    base: str = ""
+    tips: Tips = Tips("", "")
+
+    @property
+    def open(self) -> bool:
+        """Neither closed nor merged."""
+        return self.closed_at is None
+
+    def has_label(self, name: str) -> bool:
+        """Whether it carries a label of exactly this name."""
+        return any(label.name == name for label in self.labels)
+
+
+@dataclass
+class Repository:
+    """A repository with its items; `path` is the bare git repository on disk."""
+
+    id: int
+    owner: str
+    name: str
+    path: Path
+    created_at: datetime
+    description: str = ""
+    private: bool = True
+    archived: bool = False
+    default_branch: str = "main"
+    roles: dict[str, Role] = field(default_factory=dict)
+    labels: list[Label] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+
+    @property
+    def full_name(self) -> str:
+        """Owner (or group path) and name."""
+        return f"{self.owner}/{self.name}"
+
+    def role(self, user: User) -> Role | None:
+        """What somebody may do here; `None`: not even see it."""
+        if user.admin:
+            return Role.ADMIN
+        return self.roles.get(user.login, None if self.private else Role.READ)
+
+    def item(self, number: int, kind: Kind | None = None) -> Item | None:
+        """The item of a number, of any kind or of one."""
+        for item in self.items:
+            if item.number == number and kind in (None, item.kind):
+                return item
+        return None
+
+
+@dataclass
+class Hook:
+    """A webhook of a repository, or of the whole instance where `repository` is `None` (GitLab).
+
+    Attributes:
+        events: names of event kinds (GitHub: `issues`, …; GitLab: `issues`, `merge_requests`, `notes`),
+            `*` for all.
+        uuid: of the hook itself, as GitLab sends it along.
+    """
+
+    id: int
+    repository: Repository | None
+    url: str
+    events: frozenset[str]
+    created_at: datetime
+    uuid: str
+    secret: str = field(default="", repr=False)
+    active: bool = True
+
+    def wants(self, event: str) -> bool:
+        """Whether it is sent events of this kind."""
+        return self.active and ("*" in self.events or event in self.events)
+
+
+@dataclass
+class Delivery:
+    """One attempt to deliver an event: what was sent, and what came back."""
+
+    id: int
+    guid: str
+    hook: Hook
+    event: str
+    action: str | None
+    headers: dict[str, str] = field(repr=False)
+    payload: dict[str, Any] = field(repr=False)
+    delivered_at: datetime
+    repository_id: int | None = None
+    redelivery: bool = False
+    duration: float = 0.0
+    status: str = "pending"
+    status_code: int = 0
+    response_headers: dict[str, str] = field(default_factory=dict, repr=False)
+    response_body: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What an item was before an update."""
+
+    title: str
+    body: str
+    labels: tuple[Label, ...]
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something that webhooks tell the world.
+
+    Attributes:
+        action: `opened`, `updated`, `closed`, `reopened`, `merged`, `commented` or `synchronized`.
+        added: labels put on, `removed`: taken off.
+    """
+
+    action: str
+    repository: Repository
+    item: Item
+    actor: User
+    at: datetime
+    before: Before | None = None
+    added: tuple[Label, ...] = ()
+    removed: tuple[Label, ...] = ()
+    comment: Comment | None = None
+    previous_sha: str = ""

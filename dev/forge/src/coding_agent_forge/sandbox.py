@@ -1,0 +1,60 @@
+"""One running forge: its state, its deliveries and what tests planted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from coding_agent_forge import git
+from coding_agent_forge.deliveries import Deliveries
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.faults import Fault
+from coding_agent_forge.model import Item, Kind, Repository, User
+from coding_agent_forge.requestlog import Logged
+from coding_agent_forge.store import Store
+
+
+@dataclass
+class Sandbox:
+    """What all routes share.
+
+    Attributes:
+        base_url: the forge's own address as clients see it, without a trailing slash.
+        person: who the pages act as: the first admin of the seed.
+    """
+
+    store: Store
+    deliveries: Deliveries
+    base_url: str
+    person: User
+    requests: deque[Logged]
+    faults: list[Fault] = field(default_factory=list)
+
+    async def after_push(self, repository: Repository, pusher: User) -> None:
+        """See which changes moved, or came into their base, by a push."""
+        for item in repository.items:
+            if item.kind is not Kind.CHANGE or not item.open:
+                continue
+            try:
+                tips = await asyncio.to_thread(git.tips, repository.path, item.base, item.head)
+            except Refused:  # the branch was deleted
+                continue
+            base_moved = tips.base_sha != item.tips.base_sha
+            if base_moved and tips.commits == 0:
+                self.store.merged(repository, item, pusher)
+            else:
+                self.store.moved(repository, item, pusher, tips)
+
+    def url_of(self, repository: Repository, item: Item | None = None) -> str:
+        """The page of a repository or an item."""
+        return self.base_url + self.path_of(repository, item)
+
+    def path_of(self, repository: Repository, item: Item | None = None) -> str:
+        """The same without the host."""
+        root = f"/{repository.full_name}"
+        if item is None:
+            return root
+        if self.store.flavour == "github":
+            return f"{root}/{'issues' if item.kind is Kind.ISSUE else 'pull'}/{item.number}"
+        return f"{root}/-/{'issues' if item.kind is Kind.ISSUE else 'merge_requests'}/{item.number}"

@@ -1,0 +1,184 @@
+"""A forge to start and stop: by itself (`python -m coding_agent_forge`) or inside a test's own process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uvicorn
+from fastapi import FastAPI
+
+from coding_agent_forge.app import create_app, with_faults
+from coding_agent_forge.model import Flavour, Item, Kind, Repository, User
+from coding_agent_forge.sandbox import Sandbox
+from coding_agent_forge.seed import Seed, from_data
+
+T = TypeVar("T")
+START_TIMEOUT = 15.0
+"""Seconds that a start may take."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one."""
+    sock = socket.create_server((host, port), backlog=512)
+    sock.set_inheritable(True)
+    return sock
+
+
+def config_for(app: FastAPI) -> uvicorn.Config:
+    """uvicorn as the sandbox wants it: quiet, quick to stop."""
+    return uvicorn.Config(
+        with_faults(app), log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none"
+    )
+
+
+class ForgeServer:
+    """A running forge on a free loopback port, in a thread of its own.
+
+    Use as a context manager. Its methods may be called from any thread; they do what a person does, and the
+    webhooks go out as for a person.
+    """
+
+    def __init__(
+        self, flavour: Flavour | str, seed: Seed | dict[str, Any], folder: Path, *, port: int = 0
+    ) -> None:
+        self._socket = listen("127.0.0.1", port)
+        self.port: int = self._socket.getsockname()[1]
+        self.flavour = Flavour(flavour)
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        prepared = seed if isinstance(seed, Seed) else from_data(seed)
+        self.app = create_app(self.flavour, prepared, folder, self.base_url)
+        self._server = uvicorn.Server(config_for(self.app))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name=f"forge-{self.port}", daemon=True)
+
+    @property
+    def api_url(self) -> str:
+        """Base of the REST API: `/api/v3` (GitHub) or `/api/v4` (GitLab)."""
+        return f"{self.base_url}/api/{'v3' if self.flavour is Flavour.GITHUB else 'v4'}"
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The state; read it through `run` where the server may be changing it."""
+        sandbox = self.app.state.sandbox
+        assert isinstance(sandbox, Sandbox)
+        return sandbox
+
+    def start(self) -> Self:
+        """Start serving; returns when the server answers.
+
+        Raises:
+            RuntimeError: it did not come up.
+        """
+        self._thread.start()
+        if not self._up.wait(START_TIMEOUT):
+            raise RuntimeError("the sandbox forge did not start")
+        return self
+
+    def stop(self) -> None:
+        """Stop serving."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(START_TIMEOUT)
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _serve(self) -> None:
+        async def main() -> None:
+            self._loop = asyncio.get_running_loop()
+            serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+            while not self._server.started and not serving.done():
+                await asyncio.sleep(0.005)
+            if self._server.started:
+                self._up.set()
+            await serving
+
+        asyncio.run(main())
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do something on the server's own loop, between requests."""
+        assert self._loop is not None, "start the server first"
+
+        async def on_loop() -> T:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result(START_TIMEOUT)
+
+    def repository(self, full_name: str) -> Repository:
+        """A repository of the seed.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        repository = self.sandbox.store.repository(full_name)
+        if repository is None:
+            raise KeyError(full_name)
+        return repository
+
+    def user(self, login: str | None = None) -> User:
+        """A user of the seed; the pages' person unless named."""
+        user = self.sandbox.person if login is None else self.sandbox.store.user(login)
+        if user is None:
+            raise KeyError(login)
+        return user
+
+    def item(self, full_name: str, number: int, kind: Kind | str = Kind.ISSUE) -> Item:
+        """An item, live."""
+        item = self.repository(full_name).item(number, Kind(kind))
+        if item is None:
+            raise KeyError((full_name, number))
+        return item
+
+    def labels(self, full_name: str, number: int, kind: Kind | str = Kind.ISSUE) -> set[str]:
+        """Names of the labels on an item."""
+        return self.run(lambda: {label.name for label in self.item(full_name, number, kind).labels})
+
+    def add_label(
+        self, full_name: str, number: int, label: str, *, kind: Kind | str = Kind.ISSUE, by: str | None = None
+    ) -> None:
+        """Put a label on as a person does."""
+        store, repository = self.sandbox.store, self.repository(full_name)
+        item = self.item(full_name, number, kind)
+        self.run(lambda: store.update(repository, item, self.user(by), add=[label]))
+
+    def remove_label(
+        self, full_name: str, number: int, label: str, *, kind: Kind | str = Kind.ISSUE, by: str | None = None
+    ) -> None:
+        """Take a label off as a person does."""
+        store, repository = self.sandbox.store, self.repository(full_name)
+        item = self.item(full_name, number, kind)
+        self.run(lambda: store.update(repository, item, self.user(by), remove=[label]))
+
+    def open_issue(self, full_name: str, title: str, body: str = "", *, by: str | None = None) -> int:
+        """Open an issue; its number."""
+        store, repository = self.sandbox.store, self.repository(full_name)
+        return self.run(lambda: store.open_item(repository, self.user(by), title=title, body=body).number)
+
+    def comment(
+        self, full_name: str, number: int, text: str, *, kind: Kind | str = Kind.ISSUE, by: str | None = None
+    ) -> int:
+        """Write a comment; its id."""
+        store, repository = self.sandbox.store, self.repository(full_name)
+        item = self.item(full_name, number, kind)
+        return self.run(lambda: store.comment(repository, item, self.user(by), text).id)
+
+    def add_hook(
+        self, full_name: str | None, url: str, secret: str = "", events: tuple[str, ...] = ("*",)
+    ) -> int:
+        """Set a webhook up (without a ping); its id."""
+        store = self.sandbox.store
+        repository = None if full_name is None else self.repository(full_name)
+        return self.run(lambda: store.add_hook(repository, url, secret, events).id)

@@ -1,0 +1,264 @@
+"""The forge's state, in memory; only the git repositories are on disk.
+
+Every method is synchronous and runs on the server's one event loop, so that each is atomic towards concurrent
+requests: whoever must ask git first does so before it calls a method that checks and changes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import count
+
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.model import (
+    Before,
+    Comment,
+    Flavour,
+    Happening,
+    Hook,
+    Item,
+    ItemEvent,
+    Kind,
+    Label,
+    Repository,
+    Tips,
+    User,
+)
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+class Store:
+    """Users, repositories and hooks, and the rules of changing them; tells `listener` what happened."""
+
+    def __init__(self, flavour: Flavour, now: Callable[[], datetime] = utc_now) -> None:
+        self.flavour = flavour
+        self.now = now
+        self.users: list[User] = []
+        self.repositories: list[Repository] = []
+        self.hooks: list[Hook] = []
+        self.listener: Callable[[Happening], None] = lambda happening: None
+        self._ids = count(1001)
+
+    def next_id(self) -> int:
+        """A new id, unique in the whole forge."""
+        return next(self._ids)
+
+    def user(self, login: str) -> User | None:
+        """The user of a login, in any case of letters."""
+        return next((user for user in self.users if user.login.casefold() == login.casefold()), None)
+
+    def repository(self, full_name: str) -> Repository | None:
+        """The repository of a full path, in any case of letters."""
+        wanted = full_name.casefold()
+        return next((one for one in self.repositories if one.full_name.casefold() == wanted), None)
+
+    def add_hook(
+        self,
+        repository: Repository | None,
+        url: str,
+        secret: str,
+        events: Iterable[str],
+        *,
+        active: bool = True,
+    ) -> Hook:
+        """Set a webhook up."""
+        hook = Hook(
+            id=self.next_id(),
+            repository=repository,
+            url=url,
+            secret=secret,
+            events=frozenset(events),
+            created_at=self.now(),
+            uuid=str(uuid.uuid4()),
+            active=active,
+        )
+        self.hooks.append(hook)
+        return hook
+
+    def label(self, repository: Repository, name: str) -> Label | None:
+        """A repository's label; GitHub does not tell upper and lower case apart, GitLab does."""
+        if self.flavour is Flavour.GITHUB:
+            wanted = name.casefold()
+            return next((label for label in repository.labels if label.name.casefold() == wanted), None)
+        return next((label for label in repository.labels if label.name == name), None)
+
+    def ensure_label(
+        self, repository: Repository, name: str, color: str = "ededed", description: str = ""
+    ) -> Label:
+        """The repository's label, made if there is none: what both forges do when one is put on."""
+        label = self.label(repository, name)
+        if label is None:
+            label = Label(self.next_id(), name, color.lstrip("#"), description)
+            repository.labels.append(label)
+        return label
+
+    def open_item(
+        self,
+        repository: Repository,
+        actor: User,
+        *,
+        title: str,
+        body: str = "",
+        labels: Sequence[str] = (),
+        assignees: Sequence[User] = (),
+        confidential: bool = False,
+    ) -> Item:
+        """Open an issue."""
+        item = self._new_item(repository, Kind.ISSUE, actor, title, body)
+        item.assignees, item.confidential = list(assignees), confidential
+        return self._opened(repository, item, actor, labels)
+
+    def open_change(
+        self,
+        repository: Repository,
+        actor: User,
+        *,
+        title: str,
+        body: str,
+        head: str,
+        base: str,
+        tips: Tips,
+        labels: Sequence[str] = (),
+        draft: bool = False,
+    ) -> Item:
+        """Open a pull request or merge request.
+
+        Raises:
+            Refused: 422 (GitHub) or 409 (GitLab) when one from this branch is open already.
+        """
+        for other in repository.items:
+            if other.kind is Kind.CHANGE and other.open and (other.head, other.base) == (head, base):
+                raise self._exists(repository, other)
+        item = self._new_item(repository, Kind.CHANGE, actor, title, body)
+        item.head, item.base, item.tips, item.draft = head, base, tips, draft
+        return self._opened(repository, item, actor, labels)
+
+    def update(
+        self,
+        repository: Repository,
+        item: Item,
+        actor: User,
+        *,
+        title: str | None = None,
+        body: str | None = None,
+        add: Sequence[str] = (),
+        remove: Sequence[str] = (),
+        opened: bool | None = None,
+    ) -> None:
+        """Change what is given, in one step as the forge sees it; tells nobody when nothing changed."""
+        now = self.now()
+        before = Before(item.title, item.body, tuple(item.labels), item.updated_at)
+        item.title = item.title if title is None else title
+        item.body = item.body if body is None else body
+        added = [label for label in self._labels(repository, add) if label not in item.labels]
+        removed = [label for label in item.labels if self._named(label, remove)]
+        item.labels = [label for label in item.labels if label not in removed] + added
+        self._record(item, actor, "labeled", now, added)
+        self._record(item, actor, "unlabeled", now, removed)
+        action = self._reopen_or_close(item, actor, opened, now)
+        same_text = (item.title, item.body) == (before.title, before.body)
+        if action == "updated" and same_text and not added and not removed:
+            return
+        item.updated_at = now
+        self._system_notes(item, actor, before, now)
+        self.listener(Happening(action, repository, item, actor, now, before, tuple(added), tuple(removed)))
+
+    def comment(self, repository: Repository, item: Item, actor: User, body: str) -> Comment:
+        """Write a comment."""
+        now = self.now()
+        comment = Comment(self.next_id(), actor, body, now, now)
+        item.comments.append(comment)
+        item.updated_at = now
+        self.listener(Happening("commented", repository, item, actor, now, comment=comment))
+        return comment
+
+    def edit_comment(self, item: Item, comment: Comment, body: str) -> None:
+        """Change a comment's text; our flows need no event for it, so none is sent."""
+        comment.body = body
+        comment.updated_at = item.updated_at = self.now()
+
+    def moved(self, repository: Repository, item: Item, actor: User, tips: Tips) -> None:
+        """Take note of where git says that a change's branches are now."""
+        previous, item.tips = item.tips, tips
+        if previous.head_sha == tips.head_sha:
+            return
+        item.updated_at = self.now()
+        self.listener(
+            Happening(
+                "synchronized", repository, item, actor, item.updated_at, previous_sha=previous.head_sha
+            )
+        )
+
+    def merged(self, repository: Repository, item: Item, actor: User) -> None:
+        """Record that a change's commits are in its base branch."""
+        item.merged_at = item.closed_at = item.updated_at = self.now()
+        self._record(item, actor, "merged", item.updated_at)
+        self.listener(Happening("merged", repository, item, actor, item.updated_at))
+
+    def _new_item(self, repository: Repository, kind: Kind, actor: User, title: str, body: str) -> Item:
+        # GitHub counts issues and pull requests together, GitLab each on its own.
+        shared = self.flavour is Flavour.GITHUB
+        taken = [item.number for item in repository.items if shared or item.kind is kind]
+        now = self.now()
+        return Item(self.next_id(), kind, max(taken, default=0) + 1, title, body, actor, now, now)
+
+    def _opened(self, repository: Repository, item: Item, actor: User, labels: Sequence[str]) -> Item:
+        item.labels = self._labels(repository, labels)
+        self._record(item, actor, "labeled", item.created_at, item.labels)
+        repository.items.append(item)
+        self.listener(Happening("opened", repository, item, actor, item.created_at, added=tuple(item.labels)))
+        return item
+
+    def _labels(self, repository: Repository, names: Sequence[str]) -> list[Label]:
+        labels: list[Label] = []
+        for name in names:
+            label = self.ensure_label(repository, name)
+            if label not in labels:
+                labels.append(label)
+        return labels
+
+    def _named(self, label: Label, names: Sequence[str]) -> bool:
+        if self.flavour is Flavour.GITHUB:
+            return label.name.casefold() in {name.casefold() for name in names}
+        return label.name in names
+
+    def _record(
+        self, item: Item, actor: User, event: str, at: datetime, labels: Sequence[Label | None] = (None,)
+    ) -> None:
+        item.events.extend(ItemEvent(self.next_id(), event, actor, at, label) for label in labels)
+
+    def _reopen_or_close(self, item: Item, actor: User, opened: bool | None, now: datetime) -> str:
+        if opened is None or opened == item.open or item.merged_at is not None:
+            return "updated"
+        item.closed_at = None if opened else now
+        action = "reopened" if opened else "closed"
+        self._record(item, actor, action, now)
+        return action
+
+    def _system_notes(self, item: Item, actor: User, before: Before, now: datetime) -> None:
+        if self.flavour is not Flavour.GITLAB:
+            return
+        if item.title != before.title:
+            text = f"changed title from **{before.title}** to **{item.title}**"
+            item.comments.append(Comment(self.next_id(), actor, text, now, now, system=True))
+        if item.body != before.body:
+            text = "changed the description"
+            item.comments.append(Comment(self.next_id(), actor, text, now, now, system=True))
+
+    def _exists(self, repository: Repository, other: Item) -> Refused:
+        if self.flavour is Flavour.GITLAB:
+            return Refused(
+                409, f"Another open merge request already exists for this source branch: !{other.number}"
+            )
+        text = f"A pull request already exists for {repository.owner}:{other.head}."
+        return Refused(
+            422,
+            "Validation Failed",
+            [{"resource": "PullRequest", "code": "custom", "message": text}],
+        )

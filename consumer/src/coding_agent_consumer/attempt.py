@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from coding_agent_core.errors import (
     CodingAgentError,
@@ -30,11 +32,17 @@ from coding_agent_core.tasks import ItemKind
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.protocol import Agent, Brief, Ending, OnStep
 from coding_agent_consumer.agent.transcript import recap
-from coding_agent_consumer.repository import RemoteMovedError, Repository, UnacceptablePatchError
+from coding_agent_consumer.backoff import delay
+from coding_agent_consumer.git import RemoteMovedError
+from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
 from coding_agent_consumer.tasks import Task
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.attempt")
+
+_T = TypeVar("_T")
+_DELIVERY_PATIENCE = 600.0
+"""Seconds for which finished work waits for a forge that is down, before the attempt counts as failed."""
 
 OpenWorkspace = Callable[[], AbstractAsyncContextManager[Workspace]]
 """Starts a workspace, or connects to one that runs, for the time of the context."""
@@ -62,9 +70,17 @@ class Attempt:
     earlier: list[Path]
     stop: asyncio.Event
     on_step: OnStep
+    _ending: Ending | None = field(default=None, init=False)
 
     async def run(self) -> Outcome:
         """Run it to its end; raises only when cancelled from outside."""
+        outcome = await self._outcome()
+        if self._ending is not None and not outcome.usage.requests:
+            # The work was paid for even if it could not be delivered.
+            outcome = outcome.model_copy(update={"usage": self._ending.usage})
+        return outcome
+
+    async def _outcome(self) -> Outcome:
         try:
             return await self._run()
         except ForgeUnavailableError as error:
@@ -78,6 +94,8 @@ class Attempt:
             return _outcome(Reason.FORGE_UNAVAILABLE, error)
         except (WorkspaceGoneError, WorkspaceRefusedError) as error:
             return _outcome(Reason.WORKSPACE_FAILED, error)
+        except PatchRefusedError as error:
+            return _outcome(Reason.CANNOT_BE_DONE, error)
         except CodingAgentError as error:
             return _outcome(Reason.INTERNAL, error)
         except Exception as error:
@@ -104,7 +122,7 @@ class Attempt:
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), branch)
                 left = max(1.0, consumer.timeout_seconds - (time.monotonic() - began))
-                ending = await self.agent.work(
+                self._ending = ending = await self.agent.work(
                     brief, workspace, stop=self.stop, timeout=left, on_step=self.on_step
                 )
                 pushed = await self._take_over(repository, workspace, ending)
@@ -144,15 +162,15 @@ class Attempt:
         message = f"{title}\n\n{ending.summary}\n\nFor {item.display}: {self.details.url}\n"
         try:
             commit = await repository.commit(
-                patch, message=message, author=(consumer.commit_name, consumer.commit_email)
+                patch, message, Author(consumer.commit_name, consumer.commit_email)
             )
-        except UnacceptablePatchError:
+        except PatchRefusedError:
             if ending.reason is Reason.COMPLETED:
                 raise
             return False
         if commit is None:
             return False
-        await repository.push()
+        await self._while_unavailable(repository.push)
         _logger.info("Pushed %s of %s", commit[:12], item.display)
         return True
 
@@ -179,14 +197,31 @@ class Attempt:
                     "message": "The agent found nothing to change in the repository.",
                 }
             )
-        change = await self.task.forge.open_change(
-            self.task.item,
-            branch=branch,
-            base=base,
-            title=self.details.title,
-            body=_change_body(self.details, ending.summary),
+        change = await self._while_unavailable(
+            lambda: self.task.forge.open_change(
+                self.task.item,
+                branch=branch,
+                base=base,
+                title=self.details.title,
+                body=_change_body(self.details, ending.summary),
+            )
         )
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
+
+    async def _while_unavailable(self, action: Callable[[], Awaitable[_T]]) -> _T:
+        """Deliver finished work even if the forge is down for some minutes: it exists nowhere else yet."""
+        deadline = time.monotonic() + _DELIVERY_PATIENCE
+        tries = 0
+        while True:
+            try:
+                return await action()
+            except ForgeUnavailableError as error:
+                tries += 1
+                wait = max(error.retry_after or 0, delay(tries, first=1, cap=30, chance=random.Random()))
+                if time.monotonic() + wait > deadline:
+                    raise
+                _logger.warning("Cannot deliver to the forge, trying again in %.0f s: %s", wait, error)
+                await asyncio.sleep(wait)
 
 
 def _without_status(comments: list[Comment], own: str) -> list[Comment]:

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 
-from coding_agent_consumer.agent.run import ModelAgent
-from coding_agent_consumer.consume import consume
-from coding_agent_consumer.task_handler import TaskHandler
-from coding_agent_consumer.workspace.launch import harden_agent_process, open_workspace
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.settings.model import Settings
+
+from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_consumer.consume import consume
+from coding_agent_consumer.task_handler import TaskHandler
+from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 
 _logger = logging.getLogger("coding_agent.consumer")
 
@@ -32,7 +33,9 @@ async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Eve
             settings=settings,
             forges=forges,
             make_agent=ModelAgent,
-            open_workspace=lambda: open_workspace(settings.consumer.workspace),
+            open_workspace=lambda: launch_workspace(
+                settings.consumer.workspace, hidden=[settings.context_storage.base_dir]
+            ),
             shutdown=stop,
         )
         _logger.info("Ready for tasks of %s", ", ".join(sorted(forges)))

@@ -9,7 +9,7 @@ from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_receiver.github import delivery, interpret
 from coding_agent_receiver.payload import FieldError
 
-from tests.fixtures.webhooks import NOW, github_issue, github_pull_request, settings
+from tests.fixtures.deliveries import NOW, github_issue, github_pull_request, settings
 
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
 

@@ -9,7 +9,7 @@ from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_receiver.gitlab import delivery, interpret
 from coding_agent_receiver.payload import FieldError
 
-from tests.fixtures.webhooks import NOW, gitlab_issue, gitlab_labels, gitlab_merge_request, settings
+from tests.fixtures.deliveries import NOW, gitlab_issue, gitlab_labels, gitlab_merge_request, settings
 
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
 

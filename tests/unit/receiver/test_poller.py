@@ -12,7 +12,7 @@ from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.poller import poll_forever, poll_once
 from prometheus_client import CollectorRegistry
 
-from tests.fixtures.webhooks import NOW, RecordingSink
+from tests.fixtures.deliveries import NOW, RecordingSink
 
 
 def labeled(number: int) -> TaskRequest:

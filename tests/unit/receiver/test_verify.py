@@ -6,7 +6,7 @@ import hmac
 import pytest
 from coding_agent_receiver.verify import github_verified, gitlab_verified
 
-from tests.fixtures.webhooks import sign
+from tests.fixtures.deliveries import sign
 
 BODY = b'{"action": "labeled"}'
 DIGEST = sign(BODY, "right").removeprefix("sha256=")

@@ -1,0 +1,116 @@
+"""S5, B3: what the senders are answered."""
+
+import asyncio
+
+import pytest
+from coding_agent_core.queues.memory import MemoryQueue
+
+from tests.fixtures.deliveries import github_issue, gitlab_issue, gitlab_merge_request, settings
+from tests.fixtures.receiver import receiving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_an_accepted_event_is_answered_with_the_name_of_its_task(receiver, sink):
+    response = await receiver.github(github_issue())
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "success",
+        "task_queued": True,
+        "task": response.json()["task"],
+    }
+    assert response.json()["task"].startswith("octo-repo-issue-7-")
+    assert len(sink.submitted) == 1
+
+
+async def test_a_redelivery_is_answered_as_a_duplicate_with_the_same_task(receiver, sink):
+    first = (await receiver.github(github_issue(), delivery="d-9")).json()
+    again = await receiver.github(github_issue(), delivery="d-9")
+    assert again.status_code == 200
+    assert again.json() == {"status": "duplicate", "task": first["task"]}
+    assert len(sink.submitted) == 1
+
+
+async def test_a_hundred_deliveries_at_once_for_one_label_are_one_task():
+    async with receiving(settings(), MemoryQueue()) as receiver:
+        answers = await asyncio.gather(
+            *(receiver.github(github_issue(), delivery=f"d-{index}") for index in range(100))
+        )
+    statuses = [answer.json()["status"] for answer in answers]
+    assert sorted(statuses) == ["duplicate"] * 99 + ["success"]
+    assert len({answer.json()["task"] for answer in answers}) == 1
+
+
+async def test_nothing_is_answered_before_the_task_is_stored(receiver, sink):
+    sink.hold = asyncio.Event()
+    sending = asyncio.create_task(receiver.github(github_issue()))
+    await sink.entered.wait()
+    assert not sending.done()
+    sink.hold.set()
+    assert (await sending).json()["status"] == "success"
+
+
+@pytest.mark.parametrize("send", ["github", "gitlab"])
+async def test_a_queue_that_cannot_be_reached_is_answered_503_with_retry_after(receiver, sink, send):
+    sink.down = True
+    payload = github_issue() if send == "github" else gitlab_issue()
+    response = await getattr(receiver, send)(payload)
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert response.json()["status"] == "error"
+    assert "127.0.0.1" not in response.text
+
+
+async def test_a_queue_that_hangs_is_answered_503_before_github_gives_up(receiver, sink, monkeypatch):
+    monkeypatch.setattr("coding_agent_receiver.intake.STORE_TIMEOUT", 0.05)
+    sink.hold = asyncio.Event()
+    response = await receiver.github(github_issue())
+    assert response.status_code == 503
+    assert "Retry-After" in response.headers
+
+
+async def test_a_defect_of_ours_is_answered_503_without_its_trace_and_logged_with_it(receiver, sink, caplog):
+    sink.broken = RuntimeError("secret details")
+    response = await receiver.github(github_issue())
+    assert response.status_code == 503
+    assert "Retry-After" in response.headers
+    assert "details" not in response.text
+    assert "Traceback" in caplog.text
+
+
+async def test_a_person_who_takes_the_label_off_cancels_the_task(receiver, sink):
+    task = (await receiver.github(github_issue())).json()["task"]
+    response = await receiver.github(github_issue("unlabeled"), delivery="d-2")
+    assert (response.status_code, response.json()) == (200, {"status": "cancelled", "task": task})
+    assert sink.withdrawn[0].reason == "the issue lost the label 'coding agent'"
+
+
+async def test_closing_an_item_without_a_task_is_ignored(receiver):
+    response = await receiver.github(github_issue("closed", None))
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "ignored",
+        "reason": "the issue was closed; it has no task to cancel",
+    }
+
+
+@pytest.mark.parametrize(
+    ("payload", "event", "status"),
+    [
+        (gitlab_issue(), "Issue Hook", "success"),
+        (gitlab_issue(), "Confidential Issue Hook", "success"),
+        (gitlab_merge_request(), "Merge Request Hook", "success"),
+        (gitlab_merge_request(), "System Hook", "success"),
+        (gitlab_issue("open", changes={}), "Issue Hook", "success"),
+        (gitlab_issue("reopen", changes={}), "Issue Hook", "success"),
+        (gitlab_issue("update", changes="absent"), "Issue Hook", "success"),
+        (gitlab_issue("update", changes={}), "Issue Hook", "ignored"),
+        (gitlab_issue("close"), "Issue Hook", "ignored"),
+        ({"object_kind": "push"}, "System Hook", "ignored"),
+        ({"object_kind": "note"}, "Note Hook", "ignored"),
+    ],
+)
+async def test_gitlabs_events_are_answered(receiver, payload, event, status):
+    response = await receiver.gitlab(payload, event)
+    assert response.status_code == 200
+    assert response.json()["status"] == status

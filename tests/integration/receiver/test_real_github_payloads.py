@@ -1,0 +1,76 @@
+"""The issue's *Real GitHub payloads*: every example of GitHub's events, signed, into a running receiver."""
+
+import copy
+
+import pytest
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.settings import Settings
+
+from tests.fixtures.deliveries import RecordingSink, settings
+from tests.fixtures.receiver import receiving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BUG = Settings.model_validate({"github": {"bot_label": "bug"}, "webhook": settings().webhook.model_dump()})
+
+
+def replay(examples):
+    """Every example of the two events, each with its own delivery id."""
+    return [
+        (event, f"{event}-{index}", payload)
+        for event in ("issues", "pull_request")
+        for index, payload in enumerate(examples[event])
+    ]
+
+
+async def test_exactly_the_examples_with_the_configured_label_become_tasks(octokit_examples):
+    sink = RecordingSink()
+    expected, answered = [], {}
+    async with receiving(BUG, sink) as receiver:
+        for event, delivery, payload in replay(octokit_examples):
+            response = await receiver.github(payload, event, delivery)
+            assert response.status_code == 200, (delivery, response.text)
+            answered[delivery] = response.json()["status"]
+            if payload["action"] == "labeled" and payload["label"]["name"] == "bug":
+                expected.append(delivery)
+    assert len(answered) >= 58
+    assert [request.trigger.delivery_id for request in sink.submitted] == expected
+    assert len(expected) == 4
+    assert [delivery for delivery, status in answered.items() if status == "success"] == expected
+
+
+async def test_none_becomes_a_task_for_a_label_that_none_has(octokit_examples, sink, receiver):
+    for event, delivery, payload in replay(octokit_examples):
+        response = await receiver.github(payload, event, delivery)
+        assert response.json()["status"] == "ignored", (delivery, response.text)
+    assert sink.submitted == []
+
+
+async def test_each_example_that_is_changed_to_a_label_application_becomes_a_task(
+    octokit_examples, sink, receiver
+):
+    examples = replay(octokit_examples)
+    for event, delivery, original in examples:
+        payload = copy.deepcopy(original) | {"action": "labeled", "label": {"name": "coding agent"}}
+        payload["issue" if event == "issues" else "pull_request"]["state"] = "open"
+        response = await receiver.github(payload, event, delivery)
+        assert response.json() == {"status": "success", "task_queued": True, "task": response.json()["task"]}
+    assert len(sink.submitted) == len(examples)
+
+
+async def test_all_label_applications_of_one_item_are_one_task_in_the_real_queue(octokit_examples):
+    async with receiving(BUG, MemoryQueue()) as receiver:
+        answers = [
+            (await receiver.github(payload, event, delivery)).json()
+            for event, delivery, payload in replay(octokit_examples)
+            if payload["action"] == "labeled"
+        ]
+    assert [answer["status"] for answer in answers] == ["success", "duplicate", "success", "duplicate"]
+    assert answers[0]["task"] == answers[1]["task"]
+
+
+async def test_no_event_of_github_at_all_is_answered_with_an_error(octokit_examples, receiver):
+    for event, examples in octokit_examples.items():
+        for payload in examples:
+            response = await receiver.github(payload, event)
+            assert response.status_code == 200, (event, response.text)

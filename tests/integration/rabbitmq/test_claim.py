@@ -1,0 +1,123 @@
+"""One consumer works on an item at a time, among all consumers of the broker (decision record 0005)."""
+
+import asyncio
+from collections.abc import Callable
+
+from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
+from coding_agent_core.queues.rabbitmq.timing import Timing
+
+from tests.fixtures.rabbitmq import Broker
+from tests.integration.rabbitmq.steps import QUICK, ConsumerProcess, Queue, leases, request
+
+NewSource = Callable[..., RabbitMQSource]
+
+
+async def test_two_tasks_of_one_item_exclude_each_other_and_the_second_loses_no_attempt(
+    sink: RabbitMQSink, new_source: NewSource
+) -> None:
+    for _ in range(2):  # on RabbitMQ, a delivery that comes twice is two messages
+        await sink.submit(request(1))
+    async with leases(new_source()) as take_too:
+        async with leases(new_source()) as take:
+            first, second = await asyncio.gather(take(), take_too())
+            assert first.task.uuid != second.task.uuid
+            async with first.claim() as held, second.claim() as held_too:
+                assert (held, held_too) == (True, False)
+                await second.retry(2)
+            await first.done()
+        again = await take_too()
+        assert (again.task.uuid, again.task.attempt) == (second.task.uuid, 1)
+        async with again.claim() as held:
+            assert held
+        await again.done()
+
+
+async def test_of_many_consumers_that_claim_at_once_exactly_one_succeeds(
+    sink: RabbitMQSink, new_source: NewSource
+) -> None:
+    count = 6
+    for _ in range(count):
+        await sink.submit(request(1))
+    source = new_source()  # one process, several iterators: as with consumer.concurrency
+    held: list[bool] = []
+    everybody_asked = asyncio.Barrier(count)
+
+    async def consume() -> None:
+        async with leases(source) as take:
+            lease = await take()
+            async with lease.claim() as mine:
+                held.append(mine)
+                await everybody_asked.wait()
+
+    await asyncio.gather(*(consume() for _ in range(count)))
+    assert sorted(held) == [False] * (count - 1) + [True]
+
+
+async def test_other_items_do_not_wait(sink: RabbitMQSink, new_source: NewSource) -> None:
+    for number in (1, 2):
+        await sink.submit(request(number))
+    source = new_source()
+    async with leases(source) as take, leases(source) as take_too:
+        first, second = await asyncio.gather(take(), take_too())
+        async with first.claim() as held, second.claim() as held_too:
+            assert held
+            assert held_too
+
+
+async def test_the_death_of_the_holder_frees_the_item(
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    holder = await ConsumerProcess.start(rabbitmq, queue.name)
+    try:
+        assert (await holder.told())["claimed"]
+        await sink.submit(request(1))
+        async with leases(new_source()) as take:
+            second = await take()
+            async with second.claim() as held:
+                assert not held
+            await holder.kill()
+            async with second.claim() as held:
+                assert held
+            await second.done()
+    finally:
+        await holder.kill()
+
+
+async def test_the_lock_is_taken_again_after_a_reconnection(
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
+) -> None:
+    for _ in range(2):
+        await sink.submit(request(1))
+    async with leases(new_source()) as take:
+        first = await take()
+        async with first.claim() as held:
+            assert held
+            await asyncio.to_thread(rabbitmq.restart)
+            async with leases(new_source()) as take_too:
+                second = await take_too()
+                async with second.claim() as held_too:
+                    assert not held_too
+            assert not first.lost.is_set()
+
+
+async def test_who_finds_the_item_taken_after_a_reconnection_has_lost_it(
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
+) -> None:
+    slow = Timing(connect=3, first_pause=4, longest_pause=4, claim_patience=0.3, random=lambda: 1.0)
+    await sink.submit(request(1))
+    async with leases(new_source(timing=slow)) as take:
+        first = await take()
+        async with first.claim() as held:
+            assert held
+            await asyncio.to_thread(rabbitmq.restart)  # `first` waits 4 s at a time before it connects
+            async with leases(new_source(timing=QUICK)) as take_too:
+                second = await take_too()
+                assert (second.task.uuid, second.redelivered) == (first.task.uuid, True)
+                async with second.claim() as held_too:
+                    assert held_too
+                    async with asyncio.timeout(15):
+                        await first.lost.wait()
+                    await first.done()  # settles nothing: the task is the other's
+                    await second.done()
+    assert queue.ready() == 0

@@ -1,0 +1,278 @@
+"""A task is done once and never lost, whatever happens to the consumer, its channel, or the broker (S15)."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
+from coding_agent_core.queues.rabbitmq.timing import Timing
+
+from tests.fixtures.rabbitmq import Broker
+from tests.integration.rabbitmq.steps import DEADLINE, QUICK, ConsumerProcess, Queue, leases, request, until
+
+NewSource = Callable[..., RabbitMQSource]
+
+
+async def test_a_task_is_acknowledged_when_it_ended_and_not_before(
+    sink: RabbitMQSink, new_source: NewSource, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    first = new_source()
+    async with leases(first) as take:
+        lease = await take()
+        assert (lease.task.request.user, lease.redelivered) == ("alice", False)
+        assert queue.ready() == 0
+    await until(lambda: queue.ready() == 1)  # that consumer ended without settling it
+    async with leases(first) as take:
+        again = await take()
+        assert (again.task.uuid, again.redelivered) == (lease.task.uuid, True)
+        await again.done()
+    assert queue.ready() == 0
+
+
+async def test_a_consumer_has_one_task_in_hand_at_a_time(
+    sink: RabbitMQSink, new_source: NewSource, queue: Queue
+) -> None:
+    for number in (1, 2, 3):
+        await sink.submit(request(number))
+    async with leases(new_source()) as take:
+        lease = await take()
+        assert queue.ready() == 2
+        await lease.done()
+        assert (await take()).task.request.item.number == 2
+
+
+async def test_a_consumer_killed_in_mid_task_loses_nothing(
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    victim = await ConsumerProcess.start(rabbitmq, queue.name)
+    try:
+        told = await victim.told()
+        assert told["claimed"]
+    finally:
+        await victim.kill()
+    async with leases(new_source()) as take:
+        lease = await take()
+        assert (lease.task.uuid, lease.redelivered) == (told["uuid"], True)
+        async with lease.claim() as held:
+            assert held, "the lock must die with its holder"
+        await lease.done()
+    assert queue.ready() == 0
+
+
+@pytest.fixture
+def consumer_timeout(rabbitmq: Broker) -> Iterator[float]:
+    """Seconds after which the broker closes the channel of who did not acknowledge."""
+    rabbitmq.set_consumer_timeout(1000)
+    yield 1.0
+    rabbitmq.set_consumer_timeout(1_800_000)
+
+
+async def test_a_task_longer_than_the_consumer_timeout_runs_once(
+    consumer_timeout: float,
+    sink: RabbitMQSink,
+    new_source: NewSource,
+    queue: Queue,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await sink.submit(request(1))
+    async with leases(new_source()) as take:
+        lease = await take()
+        async with lease.claim() as held:
+            assert held
+            await until(lambda: caplog.text.count("PRECONDITION_FAILED") >= 2)
+            assert not lease.lost.is_set()
+        await sink.submit(request(2))
+        await lease.done()
+        following = await take()
+        assert following.task.request.item.number == 2, "the first task must not start again"
+        await following.done()
+    assert queue.ready() == 0
+
+
+async def test_heartbeats_go_on_while_a_task_blocks_the_programs_loop(
+    sink: RabbitMQSink, new_source: NewSource, queue: Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "coding_agent.queue")
+    await sink.submit(request(1))
+    async with leases(new_source(heartbeat=1)) as take:
+        lease = await take()
+        ended = time.monotonic() + 4  # a broker drops a connection that is silent for two intervals
+        while time.monotonic() < ended:
+            sum(range(10_000))
+        await lease.done()
+        assert caplog.messages == []
+    assert queue.ready() == 0
+
+
+async def test_a_broker_restarted_in_mid_task_gets_one_acknowledgement(
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    async with leases(new_source()) as take:
+        lease = await take()
+        async with lease.claim() as held:
+            assert held
+            await asyncio.to_thread(rabbitmq.restart)
+            await until(lambda: queue.ready() == 0)  # it came again, to the consumer that works on it
+            assert not lease.lost.is_set()
+        await lease.done()
+        await sink.submit(request(2))
+        following = await take()
+        assert following.task.request.item.number == 2
+        await following.done()
+    assert queue.ready() == 0
+
+
+async def test_a_task_that_ends_while_the_broker_is_away_is_not_run_again(
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    async with leases(new_source()) as take:
+        lease = await take()
+        await asyncio.to_thread(rabbitmq.stop)
+        await lease.done()
+        await asyncio.to_thread(rabbitmq.start)
+        await sink.submit(request(2))
+        assert (await take()).task.request.item.number == 2
+    await until(lambda: queue.ready() == 1)
+
+
+async def test_another_task_is_not_hoarded_while_one_runs_across_a_reconnection(
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
+) -> None:
+    busy, idle = new_source(), new_source()
+    await sink.submit(request(1))
+    async with leases(busy) as take:
+        lease = await take()
+        await asyncio.to_thread(rabbitmq.restart)
+        await until(lambda: queue.ready() == 0)
+        await sink.submit(request(2))
+        async with leases(idle) as take_too:
+            other = await take_too()
+            assert other.task.request.item.number == 2
+            await other.done()
+        await lease.done()
+
+
+async def test_messages_that_are_no_tasks_go_to_the_dead_letter_queue_with_the_reason(
+    sink: RabbitMQSink, new_source: NewSource, queue: Queue
+) -> None:
+    bad = [
+        b"\xff\xfe",
+        b"[1, 2]",
+        b'{"type": "github_issue", "owner": "o", "repo": "r", "number": 0}',
+        b"[" * 5000,
+    ]
+    for body in bad:
+        queue.put(body)
+    await sink.submit(request(1))
+    async with leases(new_source()) as take:
+        lease = await take()
+        assert lease.task.request.item.number == 1
+        await lease.done()
+    dead = queue.get_all(".dead")
+    assert [body for _, body in dead] == bad
+    assert all("not a task" in properties.headers["reason"] for properties, _ in dead)
+    assert "number" in dead[2][0].headers["reason"]
+    assert queue.ready() == 0
+
+
+async def test_the_existing_producers_message_is_a_task(new_source: NewSource, queue: Queue) -> None:
+    uuid = "0b0c4a7e-4a1c-4b7e-9f3e-0123456789ab"
+    message = {"type": "gitlab_merge_request", "project_id": 5, "mr_iid": 3, "uuid": uuid, "user": "bob"}
+    queue.put(json.dumps(message).encode())
+    async with leases(new_source()) as take:
+        lease = await take()
+        assert (lease.task.uuid, lease.task.attempt, lease.task.request.user) == (uuid, 1, "bob")
+        await lease.done()
+
+
+async def test_a_retry_comes_as_the_next_attempt_and_not_before_its_delay(
+    sink: RabbitMQSink, new_source: NewSource, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    async with leases(new_source()) as take:
+        lease = await take()
+        began = time.monotonic()
+        await lease.retry(1.0)
+        assert queue.ready() == 0
+        again = await take()
+        assert time.monotonic() - began >= 1.0
+        assert (again.task.uuid, again.task.attempt, again.redelivered) == (lease.task.uuid, 2, False)
+        await again.done()
+    assert queue.ready() == 0
+    assert queue.ready(".retry.1") == 0
+
+
+async def test_a_waiting_retry_survives_a_power_cut(
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
+) -> None:
+    await sink.submit(request(1))
+    async with leases(new_source()) as take:
+        lease = await take()
+        await lease.retry(2.0)
+        await asyncio.to_thread(rabbitmq.kill)
+        await asyncio.to_thread(rabbitmq.start)
+        again = await take()
+        assert again.task.attempt == 2
+        await again.done()
+
+
+async def test_a_task_given_up_lies_in_the_dead_letter_queue(
+    sink: RabbitMQSink, new_source: NewSource, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    async with leases(new_source()) as take:
+        lease = await take()
+        await lease.dead_letter("The model was not reachable in 3 attempts.")
+    ((properties, body),) = queue.get_all(".dead")
+    assert properties.delivery_mode == 2
+    assert properties.headers == {
+        "reason": "The model was not reachable in 3 attempts.",
+        "uuid": lease.task.uuid,
+        "attempt": 1,
+        "name": lease.task.name,
+    }
+    assert json.loads(body)["uuid"] == lease.task.uuid
+    assert queue.ready() == 0
+
+
+async def test_a_task_that_cannot_be_moved_is_handed_out_again(
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
+) -> None:
+    await sink.submit(request(1))
+    async with leases(new_source(timing=Timing(connect=3, longest_pause=0.3, settle=0.5))) as take:
+        lease = await take()
+        await asyncio.to_thread(rabbitmq.stop)
+        await lease.retry(1.0)
+        await asyncio.to_thread(rabbitmq.start)
+        again = await take()
+        assert (again.task.uuid, again.task.attempt, again.redelivered) == (lease.task.uuid, 1, True)
+        await again.done()
+
+
+async def test_draining_ends_with_the_queue(sink: RabbitMQSink, new_source: NewSource, queue: Queue) -> None:
+    for number in (1, 2):
+        await sink.submit(request(number))
+    seen = []
+    async with asyncio.timeout(DEADLINE):
+        async for lease in new_source(drain=True, timing=QUICK).leases(asyncio.Event()):
+            seen.append(lease.task.request.item.number)
+            await lease.done()
+    assert seen == [1, 2]
+    assert queue.ready() == 0
+
+
+async def test_stopping_ends_a_waiting_consumer_at_once(new_source: NewSource, rabbitmq: Broker) -> None:
+    stop = asyncio.Event()
+    iterator = new_source().leases(stop)
+    waiting = asyncio.ensure_future(anext(iterator))
+    stop.set()
+    async with asyncio.timeout(5):
+        with pytest.raises(StopAsyncIteration):
+            await waiting

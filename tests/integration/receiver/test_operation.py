@@ -1,0 +1,152 @@
+"""S7, S8, S9: health, metrics, and starting."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+import httpx
+import pytest
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.settings import Settings
+from coding_agent_receiver.app import create_app
+from coding_agent_receiver.server import run, serve
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.fixtures.deliveries import NOW, RecordingSink, github_issue, gitlab_issue, settings
+from tests.fixtures.receiver import receiving
+
+PROMETHEUS_ACCEPT = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,*/*;q=0.1"
+)
+
+
+def client(app):
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver")
+
+
+async def test_health_tells_the_time_and_the_queue():
+    sink = RecordingSink()
+    async with client(create_app(settings(), sink, clock=lambda: NOW)) as http:
+        response = await http.get("/health")
+        assert response.status_code == 200
+        assert response.json() == {
+            "status": "healthy",
+            "timestamp": "2026-11-25T12:00:00+00:00",
+            "queue_connected": True,
+        }
+        assert datetime.fromisoformat(response.json()["timestamp"]).utcoffset() == timedelta(0)
+        assert (await http.get("/readyz")).status_code == 200
+        sink.down = True
+        response = await http.get("/health")
+        assert response.status_code == 503
+        assert response.json()["status"] == "unhealthy"
+        assert response.json()["queue_connected"] is False
+        assert (await http.get("/readyz")).status_code == 503
+        # A restart would not bring the queue back.
+        assert (await http.get("/livez")).status_code == 200
+
+
+class HangingSink(RecordingSink):
+    async def connected(self):
+        await asyncio.Event().wait()
+        return True
+
+
+async def test_health_answers_though_the_queue_cannot_tell(monkeypatch):
+    monkeypatch.setattr("coding_agent_receiver.app._HEALTH_TIMEOUT", 0.05)
+    async with client(create_app(settings(), HangingSink())) as http:
+        assert (await http.get("/health")).json()["queue_connected"] is False
+
+
+@pytest.fixture
+async def busy():
+    """A client of a receiver that answered one request of each result."""
+    sink = RecordingSink()
+    async with receiving(settings(), sink) as receiver:
+        await receiver.github(github_issue())
+        await receiver.github(github_issue())
+        await receiver.github({}, "ping")
+        await receiver.github({}, "made-up-by-the-sender")
+        await receiver.github(github_issue(), **{"X-Hub-Signature-256": "wrong"})
+        await receiver.github(b"nonsense")
+        await receiver.gitlab(gitlab_issue())
+        sink.down = True
+        await receiver.gitlab(gitlab_issue())
+        yield receiver.http
+
+
+@pytest.mark.parametrize("accept", [None, "application/json", "*/*"])
+async def test_metrics_are_the_specifications_json_for_people(busy, accept):
+    response = await busy.get("/metrics", headers={} if accept is None else {"Accept": accept})
+    body = response.json()
+    assert body["webhooks_received"] == 8
+    assert body["webhooks_processed"] == 5
+    assert body["webhooks_failed"] == 3
+    assert body["tasks_queued"] == 2
+    assert body["signature_failures"] == 1
+    assert body["queue_errors"] == 1
+    assert body["webhooks_by_event"] == {
+        "github:issues": 4,
+        "github:ping": 1,
+        "github:other": 1,
+        "gitlab:Issue Hook": 2,
+    }
+    assert body["response_seconds"]["count"] == 8
+    assert body["response_seconds"]["sum"] > 0
+
+
+async def test_metrics_are_prometheus_text_for_scrapers(busy):
+    response = await busy.get("/metrics", headers={"Accept": "text/plain"})
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    values = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+    received = "coding_agent_webhooks_received_total"
+    assert values[received, "github", "issues", "success"] == 1
+    assert values[received, "duplicate", "github", "issues"] == 1
+    assert values[received, "github", "ignored", "ping"] == 1
+    assert values[received, "github", "issues", "unauthorized"] == 1
+    assert values[received, "github", "issues", "unreadable"] == 1
+    assert values[received, "Issue Hook", "gitlab", "unavailable"] == 1
+    assert values["coding_agent_tasks_queued_total", "github"] == 1
+    assert values["coding_agent_webhook_signature_failures_total", "github"] == 1
+    assert values["coding_agent_queue_errors_total", "gitlab"] == 1
+    assert values["coding_agent_webhook_response_seconds_count", "gitlab"] == 2
+
+
+async def test_a_real_scraper_gets_openmetrics(busy):
+    response = await busy.get("/metrics", headers={"Accept": PROMETHEUS_ACCEPT})
+    assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
+
+
+def test_a_disabled_webhook_server_refuses_to_start_with_a_clear_message():
+    with pytest.raises(SettingsError, match=r"webhook\.enabled .*WEBHOOK_ENABLED"):
+        run(settings(enabled=False), RecordingSink())
+
+
+def test_a_server_without_any_secret_refuses_to_start():
+    with pytest.raises(SettingsError, match="GITHUB_WEBHOOK_SECRET"):
+        run(Settings(), RecordingSink())
+
+
+def test_a_forge_without_a_secret_is_warned_about(caplog):
+    create_app(settings(gitlab={"token": ""}), RecordingSink())
+    assert "GitLab webhooks are all answered 401" in caplog.text
+    assert "GitHub webhooks" not in caplog.text
+
+
+async def test_a_port_in_use_is_a_clear_error():
+    async with receiving(settings(), RecordingSink()) as receiver:
+        taken = settings(server={"host": "127.0.0.1", "port": receiver.port})
+        with pytest.raises(
+            SettingsError, match=rf"cannot listen on 127\.0\.0\.1:{receiver.port}: Address already"
+        ):
+            await serve(taken, RecordingSink(), stop=asyncio.Event())
+
+
+def test_a_rate_limit_that_cannot_be_read_is_a_clear_error():
+    with pytest.raises(SettingsError, match=r"webhook\.rate_limit\.failed: 'often'"):
+        create_app(settings(rate_limit={"failed": "often"}), RecordingSink())

@@ -1,0 +1,138 @@
+"""Whatever arrives, signed or not, is answered below 500 (the issue's property over headers and bodies)."""
+
+import asyncio
+import copy
+import json
+
+import httpx
+from coding_agent_receiver.app import create_app
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+
+from tests.fixtures.deliveries import (
+    TOKEN,
+    RecordingSink,
+    github_issue,
+    github_pull_request,
+    gitlab_issue,
+    gitlab_merge_request,
+    settings,
+    sign,
+)
+
+QUICK = budget(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ANSWERS = {200, 400, 401, 413, 415, 422, 429}
+APP = create_app(settings(max_body_bytes=100_000), RecordingSink())
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.sampled_from(
+        ["\ud800", "\x00", "coding agent", "labeled", "closed", "https://github.com:x/", "9" * 400]
+    ),
+)
+ANY_JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+)
+HEADER = st.binary(max_size=200).map(lambda raw: bytes(byte for byte in raw if byte not in b"\r\n\x00"))
+PAYLOADS = st.sampled_from(
+    [
+        ("github", "issues", github_issue()),
+        ("github", "issues", github_issue("unlabeled")),
+        ("github", "issues", github_issue("closed")),
+        ("github", "pull_request", github_pull_request()),
+        ("gitlab", "Issue Hook", gitlab_issue()),
+        ("gitlab", "Confidential Issue Hook", gitlab_issue("open", changes="absent")),
+        ("gitlab", "Merge Request Hook", gitlab_merge_request()),
+        ("gitlab", "System Hook", gitlab_merge_request("close")),
+    ]
+)
+
+
+def post(forge, body, headers):
+    """Send one request through the whole application, without a network."""
+
+    async def send():
+        transport = httpx.ASGITransport(APP, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as http:
+            return await http.post(f"/webhook/{forge}", content=body, headers=headers)
+
+    return asyncio.run(send())
+
+
+def authentic(forge, event, body):
+    """Headers that pass verification, with an event of any bytes."""
+    proof = (
+        [(b"x-hub-signature-256", sign(body).encode()), (b"x-github-event", event)]
+        if forge == "github"
+        else [(b"x-gitlab-token", TOKEN.encode()), (b"x-gitlab-event", event)]
+    )
+    return [(b"content-type", b"application/json"), *proof]
+
+
+def places(value, path=()):
+    """Every place in a JSON value."""
+    yield path
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for name, child in children:
+        yield from places(child, (*path, name))
+
+
+def replaced(payload, path, value):
+    """The payload with another value, or nothing, at a place."""
+    if not path:
+        return value
+    changed = copy.deepcopy(payload)
+    target = changed
+    for name in path[:-1]:
+        target = target[name]
+    if value is ...:
+        del target[path[-1]]
+    else:
+        target[path[-1]] = value
+    return changed
+
+
+@QUICK
+@given(data=st.data(), payload=PAYLOADS, value=st.just(...) | ANY_JSON)
+def test_no_change_to_a_real_payload_finds_a_5xx(data, payload, value):
+    forge, event, original = payload
+    path = data.draw(st.sampled_from(list(places(original))))
+    mutated = replaced(original, path, value) if path or value is not ... else None
+    body = json.dumps(mutated).encode()
+    response = post(forge, body, authentic(forge, event.encode(), body))
+    assert response.status_code in ANSWERS, response.text
+    assert response.json()["status"] in {"success", "duplicate", "cancelled", "ignored", "error"}
+
+
+@QUICK
+@given(forge=st.sampled_from(["github", "gitlab"]), event=HEADER, body=st.binary(max_size=300) | ANY_JSON)
+@example(forge="github", event=b"issues", body=b'{"action": "labeled", "label": {"name": "coding agent"}}')
+@example(forge="gitlab", event=b"Issue Hook", body=b'{"object_kind": "issue"}')
+def test_no_authentic_body_and_event_finds_a_5xx(forge, event, body):
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    assert post(forge, raw, authentic(forge, event, raw)).status_code in ANSWERS
+
+
+@QUICK
+@given(
+    forge=st.sampled_from(["github", "gitlab"]),
+    body=st.binary(max_size=300),
+    headers=st.dictionaries(
+        st.sampled_from(
+            [b"x-hub-signature-256", b"x-gitlab-token", b"x-github-event", b"x-gitlab-event", b"content-type",
+             b"x-github-delivery", b"idempotency-key", b"x-forwarded-for", b"content-length"]
+        ),
+        HEADER | st.just(b"sha256=" + b"0" * 64),
+    ),
+)  # fmt: skip
+def test_no_unsigned_request_finds_anything_but_a_refusal(forge, body, headers):
+    response = post(forge, body, list(headers.items()))
+    assert response.status_code in {401, 413, 429}

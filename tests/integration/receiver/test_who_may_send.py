@@ -1,0 +1,152 @@
+"""S10, S11, B1: rate limits, proxies, networks and the rotation of secrets."""
+
+import httpx
+import pytest
+from coding_agent_core.settings import Settings
+from coding_agent_receiver.app import create_app
+from coding_agent_receiver.networks import Allowlist
+
+from tests.fixtures.deliveries import (
+    RecordingSink,
+    encode,
+    github_headers,
+    github_issue,
+    gitlab_headers,
+    gitlab_issue,
+    settings,
+    sign,
+)
+from tests.fixtures.receiver import receiving
+
+FORGED = {"X-Hub-Signature-256": "sha256=" + "0" * 64}
+
+
+async def test_only_requests_that_fail_verification_are_limited():
+    async with receiving(settings(rate_limit={"failed": "3/minute"}), RecordingSink()) as receiver:
+        for index in range(10):
+            assert (await receiver.github(github_issue(), delivery=f"d-{index}")).status_code == 200
+        statuses = [(await receiver.github(github_issue(), **FORGED)).status_code for _ in range(5)]
+        assert statuses == [401, 401, 401, 429, 429]
+        # Both endpoints count together, and no other way of failing gets around it.
+        assert (await receiver.gitlab(gitlab_issue(), **{"X-Gitlab-Token": "guess"})).status_code == 429
+        response = await receiver.http.post("/webhook/github")
+        assert response.status_code == 429
+        assert 0 < int(response.headers["Retry-After"]) <= 60
+        assert response.json() == {"status": "error", "reason": "too many requests"}
+        # An authentic event from the same address is not lost.
+        assert (await receiver.github(github_issue(), delivery="d-99")).status_code == 200
+
+
+async def test_the_default_is_a_hundred_a_minute():
+    async with receiving(settings(), RecordingSink()) as receiver:
+        statuses = [(await receiver.github(github_issue(), **FORGED)).status_code for _ in range(102)]
+    assert statuses == [401] * 100 + [429] * 2
+
+
+async def test_authentic_requests_are_limited_where_that_is_wanted():
+    limited = settings(rate_limit={"verified": "2/minute"})
+    async with receiving(limited, RecordingSink()) as receiver:
+        statuses = [
+            (await receiver.github(github_issue(), delivery=f"d-{index}")).status_code for index in range(4)
+        ]
+    assert statuses == [200, 200, 429, 429]
+
+
+async def test_a_forged_x_forwarded_for_gets_around_nothing():
+    async with receiving(settings(rate_limit={"failed": "3/minute"}), RecordingSink()) as receiver:
+        statuses = [
+            (await receiver.github({}, **FORGED, **{"X-Forwarded-For": f"198.51.100.{index}"})).status_code
+            for index in range(5)
+        ]
+    assert statuses == [401, 401, 401, 429, 429]
+
+
+async def test_behind_a_trusted_proxy_each_client_is_limited_by_the_hop_that_the_proxy_wrote():
+    proxied = settings(rate_limit={"failed": "1/minute"}, trusted_proxies=["127.0.0.0/8"])
+    async with receiving(proxied, RecordingSink()) as receiver:
+
+        async def forged(forwarded):
+            return (await receiver.github({}, **FORGED, **{"X-Forwarded-For": forwarded})).status_code
+
+        assert await forged("198.51.100.1") == 401
+        assert await forged("198.51.100.1") == 429
+        assert await forged("203.0.113.66, 198.51.100.1") == 429
+        assert await forged("198.51.100.2") == 401
+
+
+async def test_ten_thousand_addresses_cannot_take_unbounded_memory():
+    from coding_agent_receiver import rate_limit  # noqa: PLC0415
+
+    buckets = {rate_limit._bucket(f"198.{a}.{b}.1") for a in range(100) for b in range(100)}
+    assert all(int(bucket) < 65_536 for bucket in buckets)
+    assert len(buckets) > 9_000
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "status"), [("192.0.2.7", 200), ("203.0.113.1", 403), ("192.0.2.7, 203.0.113.1", 403)]
+)
+async def test_only_allowed_networks_may_send(forwarded, status):
+    listed = settings(allowed_networks=["192.0.2.0/24"], trusted_proxies=["127.0.0.1"])
+    async with receiving(listed, RecordingSink()) as receiver:
+        response = await receiver.github(github_issue(), **{"X-Forwarded-For": forwarded})
+        assert response.status_code == status
+        assert (await receiver.http.get("/health")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("hooks", "status"), [(["127.0.0.0/8"], 200), (["192.30.252.0/22"], 403), (None, 503)]
+)
+async def test_githubs_addresses_are_learnt_when_the_receiver_starts(hooks, status):
+    """With `github` in the list; `None`: the meta endpoint is down and was never reached."""
+    configured = settings(allowed_networks=["github"])
+
+    def meta(_):
+        return httpx.Response(500) if hooks is None else httpx.Response(200, json={"hooks": hooks})
+
+    listed = Allowlist(configured, client=httpx.AsyncClient(transport=httpx.MockTransport(meta)))
+    sink = RecordingSink()
+    app = create_app(configured, sink, allowlist=listed)
+    async with receiving(configured, sink, app) as receiver:
+        response = await receiver.github(github_issue())
+    assert response.status_code == status
+    assert ("Retry-After" in response.headers) is (status == 503)
+
+
+async def test_secrets_are_rotated_by_a_second_value_without_losing_an_event():
+    both = settings(github={"secret": ["old", "new"]}, gitlab={"token": ["old", "new"]})
+    async with receiving(both, RecordingSink()) as receiver:
+        body = encode(github_issue())
+        for secret, status in (("old", 200), ("new", 200), ("other", 401)):
+            signed = {"X-Hub-Signature-256": sign(body, secret)}
+            assert (await receiver.github(body, **signed)).status_code == status
+            assert (await receiver.gitlab(gitlab_issue(), **{"X-Gitlab-Token": secret})).status_code == status
+
+
+async def test_a_secret_in_a_file_is_read_again_when_it_changes(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("first\n")
+    mounted = Settings.model_validate(
+        {"webhook": {"github": {"secret": {"files": [file]}}, "gitlab": {"token": {"files": [file]}}}}
+    )
+    body = encode(github_issue())
+
+    async def statuses(receiver, secret):
+        github = await receiver.http.post(
+            "/webhook/github",
+            content=body,
+            headers=github_headers(body) | {"X-Hub-Signature-256": sign(body, secret)},
+        )
+        gitlab = await receiver.http.post(
+            "/webhook/gitlab",
+            content=encode(gitlab_issue()),
+            headers=gitlab_headers() | {"X-Gitlab-Token": secret},
+        )
+        return github.status_code, gitlab.status_code
+
+    async with receiving(mounted, RecordingSink()) as receiver:
+        assert await statuses(receiver, "first") == (200, 200)
+        # Kubernetes replaces the file, it does not write into it.
+        (tmp_path / "fresh").write_text("second\n")
+        (tmp_path / "fresh").rename(file)
+        assert await statuses(receiver, "second") == (200, 200)
+        assert await statuses(receiver, "first") == (401, 401)

@@ -112,7 +112,7 @@ def serve(root: Path) -> Iterator[GitServer]:
                 "REMOTE_USER": USERNAME,
             }
             done = subprocess.run(
-                ["git", "http-backend"], input=body, env=env, capture_output=True, timeout=60
+                ["git", "http-backend"], check=False, input=body, env=env, capture_output=True, timeout=60
             )
             head, _, payload = done.stdout.partition(b"\r\n\r\n")
             fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if line)

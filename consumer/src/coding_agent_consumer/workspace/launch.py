@@ -169,7 +169,7 @@ async def _started(process: asyncio.subprocess.Process) -> None:
     if told["warning"]:
         _logger.warning(
             "WEAK ISOLATION: %s. Commands of the model run with nothing but a scrubbed environment and %s; "
-            "they can read what that user can. Allow user namespaces, or give the workspace its own container.",
+            "they can read what it can. Allow user namespaces, or give the workspace a container of its own.",
             told["warning"],
             "an unprivileged user" if os.geteuid() == 0 else "our own user",
         )

@@ -1,0 +1,95 @@
+"""A stand-in for the agent: a process with secrets, which runs commands in a workspace and prints the results.
+
+Run as a script with one JSON argument; also as another user, for which it makes Python reachable first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def become(uid: int, needed: list[str]) -> None:
+    """Be an ordinary user, to whom Python and our sources stay readable wherever they are installed."""
+    from coding_agent_consumer.workspace import linux
+
+    closed = sorted({blocked for path in needed if (blocked := closed_ancestor(path))})
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    kept = {}
+    for path in needed:
+        if closed_ancestor(path):
+            kept[path] = tempfile.mkdtemp(prefix="reachable-")
+            linux.mount(path, kept[path], None, linux.MS_BIND)
+    for folder in closed:
+        linux.mount("tmpfs", folder, "tmpfs", 0, "mode=0755")
+    for path, place in kept.items():
+        os.makedirs(path, exist_ok=True)
+        linux.mount(place, path, None, linux.MS_BIND)
+        linux.unmount_detached(place)
+        os.rmdir(place)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def closed_ancestor(path: str) -> str | None:
+    return next((str(up) for up in reversed(Path(path).parents) if not up.stat().st_mode & 0o001), None)
+
+
+async def work(wish: dict[str, Any]) -> dict[str, Any]:
+    from coding_agent_consumer.workspace.launch import launch_workspace
+    from coding_agent_core.settings.model import Workspace
+
+    settings = Workspace(
+        isolation=wish["isolation"], base_dir=Path(wish["base_dir"]), command_timeout=wish.get("timeout", 20)
+    )
+    outputs = []
+    async with launch_workspace(settings, hidden=[Path(path) for path in wish["hidden"]]) as workspace:
+        socket = str(workspace._socket)
+        if wish.get("bundle"):
+            await workspace.seed(Path(wish["bundle"]), "work")
+        for command in wish["commands"]:
+            text = command.replace("@AGENT@", str(os.getpid())).replace("@SOCKET@", socket)
+            outputs.append((await workspace.run(text)).output)
+        if wish.get("announce"):
+            print(json.dumps({"pid": os.getpid(), "socket": socket}), flush=True)
+            await asyncio.Event().wait()
+    return {"outputs": outputs, "pid": os.getpid()}
+
+
+def main() -> None:
+    wish = json.loads(sys.argv[1])
+    if wish.get("uid") is not None and os.geteuid() == 0:
+        import coding_agent_consumer.workspace as package
+        import coding_agent_core as core
+
+        needed = {
+            sys.base_prefix,
+            sys.prefix,
+            *(str(Path(m.__path__[0]).resolve().parent) for m in (package, core)),
+        }
+        become(wish["uid"], sorted(needed))
+        # Again as a fresh program: a change of user hides a process's environment by itself.
+        os.execve(sys.executable, [sys.executable, __file__, json.dumps({**wish, "uid": None})], os.environ)
+    if wish.get("forbid_namespaces"):
+        # A user namespace around us in which no more of them may be made.
+        from coding_agent_consumer.workspace import linux
+
+        linux.unshare(linux.CLONE_NEWUSER)
+        for kind in ("user", "mnt", "pid"):
+            Path(f"/proc/sys/user/max_{kind}_namespaces").write_text("0")
+    if wish.get("harden", True):
+        from coding_agent_consumer.workspace.launch import harden_agent_process
+
+        harden_agent_process()
+    print(json.dumps(asyncio.run(work(wish))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

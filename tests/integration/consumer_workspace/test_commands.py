@@ -1,0 +1,217 @@
+"""Commands: bounded in time and output, and nothing that they started outlives them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from coding_agent_consumer.workspace.client import WorkspaceClient
+from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.workspace.processes import living_parents
+from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
+from coding_agent_core.settings.model import Isolation, Workspace
+
+LIMIT = 2000
+
+
+@pytest.fixture(params=[Isolation.NAMESPACES, Isolation.NONE])
+async def workspace(
+    request: pytest.FixtureRequest, base_dir: Path, bundle: Path
+) -> AsyncIterator[WorkspaceClient]:
+    settings = Workspace(isolation=request.param, base_dir=base_dir, command_timeout=20, output_limit=LIMIT)
+    async with launch_workspace(settings) as client:
+        await client.seed(bundle, "work")
+        yield client
+
+
+def alive(mark: str) -> list[int]:
+    found = []
+    for pid in living_parents():
+        try:
+            if mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+async def gone(mark: str) -> None:
+    async with asyncio.timeout(10):
+        while alive(mark):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("true", 0), ("exit 3", 3), ("kill -9 $$", 137), ("no-such-program", 127)]
+)
+async def test_exit_codes_are_the_shells(workspace: WorkspaceClient, command: str, code: int) -> None:
+    result = await workspace.run(command)
+    assert (result.exit_code, result.timed_out) == (code, False)
+
+
+async def test_output_and_errors_come_in_their_order(workspace: WorkspaceClient) -> None:
+    result = await workspace.run("echo one; echo two >&2; echo three; ls")
+    assert result.output.splitlines()[:3] == ["one", "two", "three"]
+    assert "calc.py" in result.output
+
+
+async def test_a_command_out_of_time_is_ended_with_its_daemons(workspace: WorkspaceClient) -> None:
+    mark = f"98761.{os.getpid()}"
+    result = await workspace.run(
+        f"(setsid sh -c '(setsid sleep {mark} </dev/null >/dev/null 2>&1 &)' &); sleep {mark}; echo no",
+        timeout=0.3,
+    )
+    assert (result.exit_code, result.timed_out) == (None, True)
+    assert result.seconds < 5
+    assert alive(mark) == []
+
+
+async def test_a_daemon_does_not_outlive_its_command(workspace: WorkspaceClient) -> None:
+    mark = f"98762.{os.getpid()}"
+    result = await workspace.run(
+        f"(setsid sleep {mark} &) ; (setsid nohup sleep {mark} >/dev/null 2>&1 &); echo ok"
+    )
+    assert result.exit_code == 0
+    assert "ok" in result.output
+    assert alive(mark) == []
+
+
+async def test_a_command_that_ignores_signals_is_ended(workspace: WorkspaceClient) -> None:
+    result = await workspace.run("trap '' TERM INT HUP; while :; do sleep 0.05; done", timeout=0.3)
+    assert result.timed_out
+
+
+async def test_a_flood_of_output_keeps_its_head_and_tail_in_little_memory(workspace: WorkspaceClient) -> None:
+    result = await workspace.run(
+        "echo first; head -c 1000000000 /dev/zero | tr '\\0' x; echo; echo last;"
+        " grep -h VmHWM /proc/$PPID/status || true"
+    )
+    assert result.truncated
+    assert result.output.startswith("first\n")
+    assert "\nlast\n" in result.output
+    assert len(result.output) < LIMIT + 200
+    peak = int(result.output.split("VmHWM:")[1].split()[0])
+    assert peak < 60_000, "kB of the serving process"
+
+
+async def test_binary_output_and_broken_utf8_are_text(workspace: WorkspaceClient) -> None:
+    result = await workspace.run("head -c 5000 /dev/urandom; printf '\\xff\\xfe\\xe2\\x82'")
+    assert result.exit_code == 0
+    assert result.output.endswith("\ufffd")
+
+
+async def test_a_command_reads_nothing_and_inherits_nothing(workspace: WorkspaceClient) -> None:
+    result = await workspace.run("cat; ls /proc/self/fd | wc -l; env | cut -d= -f1 | sort | tr '\\n' ' '")
+    lines = result.output.splitlines()
+    assert lines[0] == "4", "three, and the listing's own"
+    expected = "HOME LANG LOGNAME PAGER PATH PWD SHELL SHLVL TERM TMPDIR USER _"
+    assert [name for name in lines[1].split() if not name.startswith("GIT_")] == expected.split()
+
+
+async def test_a_storm_of_forks_is_bounded_and_ended(workspace: WorkspaceClient) -> None:
+    mark = f"98763.{os.getpid()}"
+    script = f"for i in $(seq 300); do (setsid sleep {mark} >/dev/null 2>&1 &) ; done; f() {{ f & f & }}; "
+    result = await workspace.run(f"ulimit -u 600; {script} echo started; sleep 0.2; f", timeout=2)
+    assert "started" in result.output
+    assert alive(mark) == []
+    assert (await workspace.run("echo still here")).output == "still here\n"
+
+
+async def test_processes_are_limited(workspace: WorkspaceClient) -> None:
+    shown = (await workspace.run("ulimit -u; ulimit -c")).output.split()
+    if (await workspace.run("id -u")).output.strip() != "0":
+        assert int(shown[0]) <= 4096
+    assert shown[1] == "0"
+    assert resource.getrlimit(resource.RLIMIT_NPROC)[0] != 4096, "ours is as it was"
+
+
+async def test_hanging_up_ends_the_command(workspace: WorkspaceClient) -> None:
+    mark = f"98764.{os.getpid()}"
+    running = asyncio.create_task(workspace.run(f"sleep {mark}"))
+    async with asyncio.timeout(10):
+        while not alive(mark):
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await gone(mark)
+    assert (await workspace.run("echo on")).output == "on\n"
+
+
+async def test_the_end_of_the_workspace_ends_a_running_command(base_dir: Path) -> None:
+    mark = f"98765.{os.getpid()}"
+    async with launch_workspace(Workspace(base_dir=base_dir)) as client:
+        running = asyncio.create_task(client.run(f"sleep {mark}"))
+        async with asyncio.timeout(10):
+            while not alive(mark):
+                await asyncio.sleep(0.01)
+    with pytest.raises(WorkspaceGoneError):
+        await running
+    assert alive(mark) == []
+
+
+async def test_in_namespaces_a_command_cannot_end_the_server(base_dir: Path) -> None:
+    async with launch_workspace(Workspace(base_dir=base_dir, isolation=Isolation.NAMESPACES)) as client:
+        await client.run("kill -9 1; kill -9 -1; kill -STOP 1; kill -TERM 1")
+        assert (await client.run("echo alive")).output == "alive\n"
+
+
+async def test_a_server_that_is_killed_is_gone_not_silent(tmp_path: Path) -> None:
+    """The sidecar's case: the program alone, in a container where commands have its own user."""
+    async with sidecar(tmp_path) as client:
+        with pytest.raises(WorkspaceGoneError):
+            await client.run("kill -9 $PPID; sleep 5")
+        with pytest.raises(WorkspaceGoneError):
+            await client.read_file("x")
+
+
+async def test_a_socket_that_is_deleted_or_replaced_is_gone_not_silent(tmp_path: Path) -> None:
+    async with sidecar(tmp_path) as client:
+        await client.run(f"rm {client._socket}")
+        with pytest.raises(WorkspaceGoneError):
+            await client.run("echo x")
+    client._socket.parent.mkdir(exist_ok=True)
+
+    async def liar(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        writer.write(b"\xff\xff\xff\xffgarbage")
+        await writer.drain()
+
+    server = await asyncio.start_unix_server(liar, str(client._socket))
+    async with server:
+        with pytest.raises(WorkspaceGoneError, match="something else"):
+            await client.run("echo x")
+
+
+class sidecar:
+    """The program as the sidecar container starts it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def __aenter__(self) -> WorkspaceClient:
+        import sys
+
+        socket = self._folder / "socket"
+        arguments = ["--socket", str(socket), "--root", str(self._folder / "root")]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "coding_agent_consumer.workspace",
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        assert b'"none"' in await self._process.stdout.readline()
+        assert socket.stat().st_mode & 0o777 == 0o600
+        return WorkspaceClient(socket, command_timeout=10, output_limit=1000)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process.returncode is None:
+            self._process.terminate()
+        await self._process.wait()

@@ -1,0 +1,164 @@
+"""File operations and the patch, through the socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from coding_agent_consumer.workspace.client import WorkspaceClient
+from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
+from coding_agent_core.settings.model import Workspace
+from tests.integration.consumer_workspace.git_server import git
+
+
+@pytest.fixture
+async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[WorkspaceClient]:
+    async with launch_workspace(Workspace(base_dir=base_dir)) as client:
+        await client.seed(bundle, "work")
+        yield client
+
+
+def applied(bundle: Path, patch: bytes, tmp_path: Path) -> Path:
+    copy = tmp_path / "applied"
+    git(tmp_path, "clone", "-q", "-b", "work", str(bundle), str(copy))
+    (tmp_path / "patch").write_bytes(patch)
+    git(copy, "apply", "--index", "--binary", str(tmp_path / "patch"))
+    return copy
+
+
+async def test_a_file_is_read_edited_written_listed_and_found(workspace: WorkspaceClient) -> None:
+    assert await workspace.read_file("calc.py") == "     1\tdef add(a, b):\n     2\t    return a - b"
+    assert await workspace.read_file("calc.py", start_line=2, line_count=1) == "     2\t    return a - b"
+    assert "[1 more lines; go on from line 2]" in await workspace.read_file("calc.py", line_count=1)
+    await workspace.edit_file("calc.py", "a - b", "a + b")
+    await workspace.write_file("new/deep/日本.txt", "こんにちは\n")
+    await workspace.run("touch noise.log")
+    assert await workspace.list_files() == ".gitignore\ncalc.py\nlogo.bin\nnew/deep/日本.txt"
+    assert await workspace.list_files("new") == "new/deep/日本.txt"
+    assert await workspace.search(r"return \w \+") == "calc.py:2:     return a + b"
+    assert await workspace.search("こん", "new") == "new/deep/日本.txt:1: こんにちは"
+    assert await workspace.search("nowhere") == "(no match)"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../secret", "/etc/passwd", "a/../../x", "out/passwd", "link", "\ud800", "a" * 5000, "x\0y"],
+)
+async def test_paths_out_of_the_tree_are_refused(workspace: WorkspaceClient, path: str) -> None:
+    await workspace.run("ln -s /etc out; ln -s /etc/passwd link; ln -s ../home/made made")
+    for act in (
+        workspace.read_file(path),
+        workspace.write_file(path, "x"),
+        workspace.edit_file(path, "root", "x"),
+        workspace.list_files(path),
+        workspace.search("x", path),
+    ):
+        with pytest.raises(WorkspaceRefusedError):
+            await act
+    with pytest.raises(WorkspaceRefusedError, match="outside"):
+        await workspace.write_file("made", "through a link to nothing yet")
+
+
+async def test_what_is_no_text_file_is_refused_in_words(workspace: WorkspaceClient) -> None:
+    await workspace.run("mkfifo pipe; mkdir folder; truncate -s 20M large; ln -s /dev/zero zero")
+    for path, word in [
+        ("pipe", "not a regular"),
+        ("folder", "folder"),
+        ("large", "larger"),
+        ("zero", "outside"),
+        ("logo.bin", "binary"),
+        ("absent", "no file"),
+    ]:
+        with pytest.raises(WorkspaceRefusedError, match=word):
+            await workspace.read_file(path)
+
+
+async def test_an_edit_must_fit_exactly_once(workspace: WorkspaceClient) -> None:
+    with pytest.raises(WorkspaceRefusedError, match="does not occur"):
+        await workspace.edit_file("calc.py", "nothing", "x")
+    with pytest.raises(WorkspaceRefusedError, match="occurs 2 times"):
+        await workspace.edit_file("calc.py", "b", "x")
+    await workspace.run("printf 'one\\r\\ntwo\\r\\n' > dos.txt; chmod 755 dos.txt")
+    await workspace.edit_file("dos.txt", "one\ntwo", "1\n2")
+    assert (
+        "1\\r\\n2\\r\\n"
+        in (await workspace.run('python3 -c \'print(repr(open("dos.txt",newline="").read()))\'')).output
+    )
+    assert (await workspace.run("test -x dos.txt")).exit_code == 0
+
+
+async def test_the_patch_holds_every_kind_of_change(
+    workspace: WorkspaceClient, bundle: Path, tmp_path: Path
+) -> None:
+    assert await workspace.diff() == b""
+    await workspace.run(
+        "printf 'x\\n' >> calc.py; chmod +x calc.py; head -c 3000 /dev/urandom > logo.bin; rm .gitignore;"
+        "echo n > 'new name.txt'; ln -s /etc/passwd shadow; head -c 100 logo.bin | sha256sum > sum"
+    )
+    copy = applied(bundle, await workspace.diff(), tmp_path)
+    assert (copy / "calc.py").stat().st_mode & 0o100
+    assert (copy / "logo.bin").stat().st_size == 3000
+    assert not (copy / ".gitignore").exists()
+    assert (copy / "new name.txt").read_text() == "n\n"
+    assert (copy / "shadow").readlink() == Path("/etc/passwd")
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        "git add -A; git commit -qm mine",
+        "rm -rf .git",
+        "git checkout -q --orphan other; git reset -q",
+        "git stash -q -u; git stash pop -q",
+        "echo 'calc.py' >> .git/info/exclude; git update-index --assume-unchanged calc.py",
+        "touch ../git/index.lock .git/index.lock",
+    ],
+)
+async def test_the_work_is_not_lost_whatever_is_done_to_the_trees_git(
+    workspace: WorkspaceClient, sabotage: str
+) -> None:
+    await workspace.edit_file("calc.py", "a - b", "a + b")
+    await workspace.run(sabotage)
+    assert b"+    return a + b" in await workspace.diff()
+
+
+async def test_repositories_made_inside_are_left_out(workspace: WorkspaceClient) -> None:
+    await workspace.run("git init -q dep; cd dep; echo x > x; git add x; git commit -qm x; cd ..; echo y > y")
+    patch = await workspace.diff()
+    assert b"Subproject" not in patch
+    assert b"b/y" in patch
+
+
+async def test_what_is_ignored_or_unreadable_does_not_stop_the_patch(workspace: WorkspaceClient) -> None:
+    await workspace.run(
+        "mkdir build; echo x > build/x; echo a > a.log; echo k > kept; echo s > s; chmod 000 s; mkfifo p"
+    )
+    patch = await workspace.diff()
+    assert b"b/kept" in patch
+    assert b"build/x" not in patch
+    assert b"a.log" not in patch
+
+
+async def test_a_huge_change_is_refused_in_words(workspace: WorkspaceClient) -> None:
+    await workspace.run("head -c 70000000 /dev/urandom > huge")
+    with pytest.raises(WorkspaceRefusedError, match="64 MiB"):
+        await workspace.diff()
+    await workspace.run("rm huge; echo x > x")
+    assert b"b/x" in await workspace.diff()
+
+
+async def test_it_is_seeded_once_and_with_a_bundle(base_dir: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk")
+    async with launch_workspace(Workspace(base_dir=base_dir)) as client:
+        with pytest.raises(WorkspaceRefusedError, match="no repository yet"):
+            await client.diff()
+        with pytest.raises(WorkspaceRefusedError):
+            await client.seed(tmp_path / "junk", "work")
+        with pytest.raises(WorkspaceRefusedError):
+            await client.seed(bundle, "no-such-branch")
+        await client.seed(bundle, "work")
+        with pytest.raises(WorkspaceRefusedError, match="already"):
+            await client.seed(bundle, "work")

@@ -1,0 +1,200 @@
+"""A model that asks for the agent's secrets from inside the workspace gets none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CANARY = "canary-5e3b"
+USER = 12345
+SCRIPT = Path(__file__).with_name("agent_process.py")
+
+READ_PROCESS = r"""
+import ctypes, os, sys
+pids = [int(name) for name in os.listdir('/proc') if name.isdigit() and int(name) not in (os.getpid(),)]
+libc = ctypes.CDLL(None)
+for pid in pids + [@AGENT@]:
+    for name in ('environ', 'cmdline', 'auxv'):
+        try: sys.stdout.buffer.write(open(f'/proc/{pid}/{name}', 'rb').read())
+        except OSError: pass
+    if pid in (1, @AGENT@) and libc.ptrace(16, pid, 0, 0) == 0:
+        print('PTRACE' + ' ATTACHED', pid)
+    try:
+        memory = open(f'/proc/{pid}/mem', 'rb', 0)
+        for line in open(f'/proc/{pid}/maps'):
+            if '[stack]' in line or '[heap]' in line:
+                start, end = (int(part, 16) for part in line.split()[0].split('-'))
+                memory.seek(start)
+                if b'canary-' b'5e3b' in memory.read(end - start): print('FOUND IN MEMORY canary' + '-5e3b')
+    except OSError: pass
+"""
+
+ASK_PROCESSES = [
+    "env; export -p; set",
+    "cat /proc/*/environ | tr '\\0' '\\n'",
+    "cat /proc/@AGENT@/environ /proc/self/environ /proc/1/environ /proc/$PPID/environ | tr '\\0' '\\n'",
+    "ps auxwwe 2>/dev/null; cat /proc/*/cmdline | tr '\\0' ' '",
+    "cat > $TMPDIR/p.py <<'END'\n" + READ_PROCESS + "\nEND\npython3 $TMPDIR/p.py",
+    "for f in /proc/*/fd/*; do timeout 1 head -c 1000 $f; done 2>/dev/null < /dev/null",
+]
+ASK_FILES = [
+    "cat @SECRET@ @SECRET@.* 2>/dev/null; cat /proc/*/root@SECRET@ /proc/*/cwd/secret 2>/dev/null",
+    "cat /etc/shadow ~root/.ssh/* /run/secrets/* /var/run/secrets/*/*/* 2>/dev/null",
+    "find /tmp /home /root /run /var /srv /mnt /etc @FOLDER@ -xdev -type f -print0 2>/dev/null"
+    " | xargs -0 grep -hsF canary- | head -c 2000",
+    "git -C @FOLDER@ log; cat @FOLDER@/.env @FOLDER@/config.yaml @FOLDER@/repository.git/config",
+    "unshare -Urm sh -c 'umount -a; umount -l / ; cat @SECRET@'; nsenter -t 1 -m cat @SECRET@; "
+    "nsenter -t @AGENT@ -m -p cat @SECRET@; chroot /proc/1/root cat @SECRET@; mount -t proc p /proc; cat @SECRET@",
+]
+
+
+@pytest.fixture
+def agent_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "secret").write_text(f"token: {CANARY}\n")
+        (folder / ".env").write_text(f"TOKEN={CANARY}\n")
+        (folder / "config.yaml").write_text(f"token: {CANARY}\n")
+        yield folder
+
+
+def wish_of(
+    agent_folder: Path, base_dir: Path, isolation: str, uid: int | None, commands: list[str]
+) -> dict[str, Any]:
+    if uid is not None and os.geteuid() == 0:
+        base_dir.chmod(0o777)
+        for path in (agent_folder, *agent_folder.iterdir()):
+            os.chown(path, uid, uid)
+    ready = [
+        command.replace("@SECRET@", str(agent_folder / "secret")).replace("@FOLDER@", str(agent_folder))
+        for command in commands
+    ]
+    return {
+        "isolation": isolation,
+        "uid": uid,
+        "base_dir": str(base_dir),
+        "hidden": [str(agent_folder)],
+        "commands": ready,
+    }
+
+
+async def start(wish: dict[str, Any], agent_folder: Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(SCRIPT),
+        json.dumps(wish),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(agent_folder),
+            "GITHUB_PERSONAL_ACCESS_TOKEN": CANARY,
+            "OPENAI_API_KEY": f"sk-{CANARY}",
+        },
+    )
+
+
+async def outputs_of(wish: dict[str, Any], agent_folder: Path) -> tuple[list[str], str]:
+    process = await start(wish, agent_folder)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, err.decode()
+    return json.loads(out)["outputs"], err.decode()
+
+
+@pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
+async def test_in_namespaces_no_secret_is_found_by_any_means(
+    agent_folder: Path, base_dir: Path, uid: int | None
+) -> None:
+    commands = [*ASK_PROCESSES, *ASK_FILES, f"test -r {agent_folder}/secret && echo READABLE; echo done"]
+    outputs, _ = await outputs_of(wish_of(agent_folder, base_dir, "namespaces", uid, commands), agent_folder)
+    for command, output in zip(commands, outputs, strict=True):
+        assert CANARY not in output, command
+        assert "PTRACE ATTACHED" not in output
+    assert outputs[-1] == "done\n"
+
+
+@pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
+async def test_without_namespaces_the_agents_process_keeps_its_secrets(
+    agent_folder: Path, base_dir: Path, uid: int | None
+) -> None:
+    if os.geteuid() == 0:
+        (agent_folder / "secret").chmod(0o600)
+    commands = list(ASK_PROCESSES)
+    if uid is None and os.geteuid() == 0:  # root's commands run as a user of their own
+        commands.append("cat @SECRET@; id -u")
+    outputs, _ = await outputs_of(wish_of(agent_folder, base_dir, "none", uid, commands), agent_folder)
+    for command, output in zip(commands, outputs, strict=True):
+        assert CANARY not in output, command
+        assert "PTRACE ATTACHED" not in output
+
+
+async def test_an_agent_that_is_not_hardened_is_read(agent_folder: Path, base_dir: Path) -> None:
+    """What the test above would see without the defence: it can fail."""
+    wish = wish_of(agent_folder, base_dir, "none", USER, ["cat /proc/@AGENT@/environ | tr '\\0' '\\n'"])
+    outputs, _ = await outputs_of({**wish, "harden": False}, agent_folder)
+    assert CANARY in outputs[0]
+
+
+@pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
+async def test_in_namespaces_there_is_nothing_but_the_workspace(
+    agent_folder: Path, base_dir: Path, uid: int | None
+) -> None:
+    commands = [
+        "find /home /run /root /srv /mnt /tmp -xdev -type f | head",
+        "grep -E '^(Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status",
+        "ls -1 /proc | grep -c '^[0-9]*$'",
+        "ls -l @SOCKET@; ls /var",
+        "touch /usr/x /etc/x /x; echo $?",
+        "ls /proc/self/fd",
+        "readlink /proc/self/fd/0",
+    ]
+    outputs, _ = await outputs_of(wish_of(agent_folder, base_dir, "namespaces", uid, commands), agent_folder)
+    assert outputs[0] == ""
+    assert [line.split()[-1].lstrip("0") for line in outputs[1].splitlines()] == ["", "", "", "", "", "1"]
+    assert int(outputs[2]) <= 4, "the server, the shell, and what it started"
+    assert "No such file" in outputs[3]
+    assert outputs[3].endswith("tmp\n")
+    assert outputs[4].endswith("1\n")
+    assert outputs[5].split() == ["0", "1", "2", "3"], "3 is the listing's own"
+    assert outputs[6] == "/dev/null\n"
+
+
+async def test_auto_falls_back_with_a_loud_warning(agent_folder: Path, base_dir: Path) -> None:
+    """A kernel that gives no namespaces, played by limits of none (user_namespaces(7)) in a namespace above."""
+    outputs, said = await outputs_of(
+        {**wish_of(agent_folder, base_dir, "auto", USER, ["echo works"]), "forbid_namespaces": True},
+        agent_folder,
+    )
+    assert outputs == ["works\n"]
+    assert "WEAK ISOLATION" in said
+
+
+async def test_when_the_agent_is_killed_nothing_of_the_workspace_stays(
+    agent_folder: Path, base_dir: Path
+) -> None:
+    wish = wish_of(agent_folder, base_dir, "namespaces", None, ["(setsid sleep 987 &) ; echo started"])
+    process = await start({**wish, "announce": True}, agent_folder)
+    assert process.stdout is not None
+    told = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+    below = children_of(told["pid"])
+    assert below
+    process.kill()
+    await process.wait()
+    async with asyncio.timeout(10):
+        while any(Path(f"/proc/{pid}").exists() for pid in below) or os.listdir(base_dir):
+            await asyncio.sleep(0.02)
+
+
+def children_of(pid: int) -> list[int]:
+    from coding_agent_consumer.workspace.processes import descendants, living_parents
+
+    return sorted(descendants(living_parents(), pid))

@@ -1,0 +1,108 @@
+"""`make demo`: label in, pull request out, on this machine, without any account or network."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.syntax import Syntax
+
+from coding_agent_demo.person import Person
+from coding_agent_demo.story import Story
+from coding_agent_demo.world import LABEL, REPOSITORY, DemoError, World, running_world
+
+_TIMEOUT = 120.0
+
+
+def main() -> int:
+    """Run the demo; 0 when the pull request is there and its tests pass."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--forge", choices=["github", "gitlab"], default="github")
+    parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    console = Console(highlight=False)
+    folder = Path(tempfile.mkdtemp(prefix="coding-agent-demo-"))
+    try:
+        with running_world(arguments.forge, folder) as world:
+            _show(console, world)
+            if arguments.keep:
+                _keep(console, world)
+    except DemoError as error:
+        console.print(f"[red]The demo did not work.[/red] {error}", highlight=False)
+        return 1
+    return 0
+
+
+def _show(console: Console, world: World) -> None:
+    person = Person(world)
+    story = Story(console, person, world.logs / "agent.log")
+    console.print(
+        Panel(
+            f"A sandbox {world.forge} at {world.forge_url}, a scripted model, and the coding agent.\n"
+            f"Alice puts the label “{LABEL}” on {world.issue_url}",
+            title="Label in, pull request out",
+            border_style="blue",
+        )
+    )
+    story.tell("alice", f"puts the label “{LABEL}” on issue 1", "bold")
+    person.apply_label()
+    seen = story.follow(_TIMEOUT)
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder)
+        bare = world.folder / "repositories" / f"{REPOSITORY}.git"
+        _git("clone", "--quiet", "--branch", seen.change_branch, str(bare), str(clone))
+        diff = _git("diff", "origin/main", "HEAD", cwd=clone)
+        tests = subprocess.run(
+            [sys.executable, "-m", "unittest"],
+            cwd=clone,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    console.print()
+    console.print(Syntax(diff, "diff", background_color="default"))
+    if tests.returncode != 0:
+        raise DemoError(f"The tests fail on the branch {seen.change_branch}:\n{tests.stderr}")
+    if seen.comments != 1:
+        raise DemoError(f"There are {seen.comments} comments on the issue; it should be one.")
+    passed = next(line for line in tests.stderr.splitlines() if line.startswith("Ran "))
+    console.print(f"The repository's own tests on that branch: {passed}, [green]OK[/green]")
+    noun = "Pull request" if world.forge == "github" else "Merge request"
+    console.print(f"[bold green]{noun}:[/bold green] {seen.change_url}", soft_wrap=True)
+
+
+def _keep(console: Console, world: World) -> None:
+    another = world.issue_url.removesuffix("1") + "2"
+    console.print(
+        Panel(
+            f"Issue   {world.issue_url}\n"
+            f"Try it  {another}  (click the label “{LABEL}”)\n"
+            f"Webhook {world.receiver_url}/webhook/{world.forge}\n"
+            f"Metrics {world.receiver_url}/metrics\n"
+            f"Logs    {world.logs}",
+            title="Still running; Ctrl-C ends it",
+            border_style="blue",
+        )
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
+
+
+def _git(*arguments: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""The demo's small world: a sandbox forge, a scripted model and the coding agent, each a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[4]
+REPOSITORY = "acme/pricing"
+LABEL = "coding agent"
+PERSON_TOKEN = "alice-sandbox-token"
+_START_SECONDS = 30.0
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the sentence says why and where to look."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What runs, and where.
+
+    Attributes:
+        forge_url: web address of the forge.
+        logs: folder with one log for each process.
+    """
+
+    forge: str
+    forge_url: str
+    model_url: str
+    receiver_url: str
+    folder: Path
+
+    @property
+    def logs(self) -> Path:
+        """One log for each process."""
+        return self.folder / "logs"
+
+    @property
+    def issue_url(self) -> str:
+        """The page of the demo's issue."""
+        middle = "" if self.forge == "github" else "/-"
+        return f"{self.forge_url}/{REPOSITORY}{middle}/issues/1"
+
+
+@contextlib.contextmanager
+def running_world(forge: str, folder: Path) -> Iterator[World]:
+    """Start everything, and end it with the block.
+
+    Args:
+        forge: `github` or `gitlab`.
+        folder: for logs, repositories and the configuration; must exist.
+
+    Raises:
+        DemoError: something does not come up.
+    """
+    forge_port, model_port, receiver_port = _free_ports(3)
+    world = World(
+        forge=forge,
+        forge_url=f"http://127.0.0.1:{forge_port}",
+        model_url=f"http://127.0.0.1:{model_port}/v1",
+        receiver_url=f"http://127.0.0.1:{receiver_port}",
+        folder=folder,
+    )
+    world.logs.mkdir()
+    seed, config = folder / "seed.yaml", folder / "config.yaml"
+    seed.write_text(yaml.safe_dump(_seed(world)), encoding="utf-8")
+    config.write_text(yaml.safe_dump(_config(world, receiver_port)), encoding="utf-8")
+    python = [sys.executable, "-u"]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            _process(
+                world,
+                "forge",
+                [
+                    *python,
+                    *("-m", "coding_agent_forge", "--flavour", forge, "--port", str(forge_port)),
+                    *("--data", str(folder / "repositories"), "--seed", str(seed)),
+                ],
+                world.forge_url,
+            )
+        )
+        stack.enter_context(
+            _process(
+                world,
+                "model",
+                [
+                    *python,
+                    *("-m", "coding_agent_model", "--port", str(model_port)),
+                    *("--scripts", str(ROOT / "dev" / "model" / "scripts"), "--api-key", "sandbox-key"),
+                ],
+                None,
+            )
+        )
+        stack.enter_context(
+            _process(
+                world,
+                "agent",
+                [*python, str(ROOT / "main.py"), "--config", str(config), "--mode", "webhook"],
+                f"{world.receiver_url}/readyz",
+            )
+        )
+        yield world
+
+
+def _seed(world: World) -> dict[str, object]:
+    samples = ROOT / "dev" / "forge" / "samples"
+    return {
+        "users": [
+            {"login": "alice", "token": PERSON_TOKEN, "admin": True},
+            {"login": "coding-agent-bot", "token": "bot-sandbox-token", "bot": True},
+        ],
+        "repositories": [
+            {
+                "owner": "acme",
+                "name": "pricing",
+                "files": str(samples / "pricing"),
+                "roles": {"coding-agent-bot": "write"},
+                "labels": [{"name": LABEL, "color": "1f6feb"}, {"name": "bug", "color": "d73a4a"}],
+                "issues": [
+                    {"file": str(samples / "pricing.issue.md"), "author": "alice", "labels": ["bug"]},
+                    {"file": str(samples / "price-steps.issue.md"), "author": "alice"},
+                ],
+            }
+        ],
+        "hooks": [
+            {
+                "repository": REPOSITORY,
+                "url": f"{world.receiver_url}/webhook/{world.forge}",
+                "secret": "sandbox-secret",
+            }
+        ],
+    }
+
+
+def _config(world: World, port: int) -> dict[str, object]:
+    api = f"{world.forge_url}/api/{'v3' if world.forge == 'github' else 'v4'}"
+    secret = "secret" if world.forge == "github" else "token"
+    return {
+        "task_source": world.forge,
+        world.forge: {"api_url": api, "personal_access_token": "bot-sandbox-token"},
+        "webhook": {
+            "server": {"host": "127.0.0.1", "port": port},
+            world.forge: {secret: "sandbox-secret"},
+        },
+        "llm": {
+            "provider": "openai",
+            "openai": {"base_url": world.model_url, "api_key": "sandbox-key", "model": "scripted"},
+        },
+        "context_storage": {"base_dir": str(world.folder / "contexts")},
+        "consumer": {"cancel_check_interval": 2},
+    }
+
+
+@contextlib.contextmanager
+def _process(world: World, name: str, command: list[str], url: str | None) -> Iterator[None]:
+    log = world.logs / f"{name}.log"
+    # Nothing of the person's own environment may change what the demo does.
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(world.folder)}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, cwd=world.folder, env=environment
+        )
+    try:
+        _wait_for(process, name, log, url)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(process: subprocess.Popen[bytes], name: str, log: Path, url: str | None) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while url is not None:
+        if process.poll() is not None:
+            raise DemoError(f"The {name} ended at once: {_tail(log)}")
+        with contextlib.suppress(URLError, OSError), urlopen(url, timeout=2):
+            return
+        if time.monotonic() > deadline:
+            raise DemoError(f"The {name} did not start within {_START_SECONDS:.0f} s: {_tail(log)}")
+        time.sleep(0.05)
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "it wrote nothing"
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

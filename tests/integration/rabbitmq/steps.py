@@ -65,7 +65,7 @@ class Queue:
 
     def get_all(self, suffix: str = "") -> list[tuple[Any, bytes]]:
         """Take all messages out; their properties and bodies."""
-        found = []
+        found: list[tuple[Any, bytes]] = []
         with self.channel() as channel:
             while True:
                 method, properties, body = channel.basic_get(self.name + suffix, auto_ack=True)

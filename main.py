@@ -20,8 +20,7 @@ from coding_agent_core.settings import Settings, load_settings
 from coding_agent_core.settings.model import Backend
 
 if TYPE_CHECKING:
-    from coding_agent_core.queues.memory import MemoryQueue
-    from coding_agent_core.queues.protocol import TaskSource
+    from coding_agent_core.queues.protocol import TaskSink, TaskSource
 
 EX_CONFIG = 78
 EX_TEMPORARY = 75
@@ -35,7 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = load_settings(arguments.config)
         configure(settings.logging)
-        asyncio.run(_run(arguments, settings))
+        if arguments.mode == "webhook" and settings.backend is not Backend.MEMORY:
+            _receiver(settings)
+        else:
+            asyncio.run(_run(arguments, settings))
     except SettingsError as error:
         print(f"Configuration error:\n{error}", file=sys.stderr)
         return EX_CONFIG
@@ -66,62 +68,62 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _receiver(settings: Settings) -> None:
+    from coding_agent_core.queues.connect import connect_sink
+    from coding_agent_receiver.server import run
+
+    run(settings, connect_sink(settings))
+
+
 async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     match arguments.mode:
         case "webhook":
-            await _webhook(settings, stop)  # uvicorn handles the signals
-            return
-        case _:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stop.set)
-    match arguments.mode:
+            await _everything(settings, stop)
         case "consumer":
-            _needs_broker(settings, "consumer")
-            await _consumer(settings, stop, None)
+            await _consumer(settings, stop)
         case "producer":
-            _needs_broker(settings, "producer")
             await _producer(settings, stop, loop_forever=arguments.loop)
         case None:
             await _producer_then_consumer(settings, stop)
 
 
-def _needs_broker(settings: Settings, mode: str) -> None:
-    if settings.backend is Backend.MEMORY:
-        raise SettingsError(
-            f"--mode {mode} needs a queue that outlives the process: set USE_RABBITMQ=true (use_rabbitmq), "
-            "or run `main.py --mode webhook` or `main.py` without a mode, which do everything in one process"
-        )
-
-
-async def _webhook(settings: Settings, stop: asyncio.Event) -> None:
-    from coding_agent_core.queues.connect import connect_sink
+async def _everything(settings: Settings, stop: asyncio.Event) -> None:
+    """Receiver, poller and consumer in one process, as the in-memory queue wants it: it ends with them."""
+    from coding_agent_core.forge.connect import connect
+    from coding_agent_core.queues.memory import MemoryQueue
+    from coding_agent_receiver.poll_scope import scope_problem
+    from coding_agent_receiver.poller import poll_forever
     from coding_agent_receiver.server import serve
 
-    if settings.backend is not Backend.MEMORY:
-        sink = connect_sink(settings)
-        try:
-            await serve(settings, sink)
-        finally:
-            await sink.aclose()
-        return
-    # With the in-memory queue a task lives in this process only, so this process must also do the work.
-    queue = _memory_queue()
-    worker = asyncio.create_task(_consumer(settings, stop, queue))
-    server = asyncio.create_task(serve(settings, queue))
-    done, _ = await asyncio.wait({worker, server}, return_when=asyncio.FIRST_COMPLETED)
-    stop.set()
-    if worker in done:
-        server.cancel()
-    await asyncio.gather(worker, server)
+    queue = MemoryQueue()
+    async with AsyncExitStack() as stack:
+        parts = [serve(settings, queue, stop=stop), _work(settings, queue, stop)]
+        problem = scope_problem(settings)
+        if problem:
+            _logger.warning("Webhooks only, no polling: %s", problem)
+        else:
+            forge = connect(settings, settings.task_source)
+            stack.push_async_callback(forge.aclose)
+            parts.append(poll_forever(settings, forge, queue, stop))
+        tasks = [asyncio.ensure_future(part) for part in parts]
+        # When one of them ends, by a signal or because it cannot go on, the others end in good order too.
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
+        await asyncio.gather(*tasks)
 
 
-async def _consumer(settings: Settings, stop: asyncio.Event, queue: MemoryQueue | None) -> None:
-    from coding_agent_consumer.program import run_consumer
+async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_core.queues.connect import connect_source
 
-    source: TaskSource = queue or connect_source(settings)
+    await _work(settings, connect_source(settings), stop)
+
+
+async def _work(settings: Settings, source: TaskSource, stop: asyncio.Event) -> None:
+    from coding_agent_consumer.program import run_consumer
+
     try:
         await run_consumer(settings, source, stop)
     finally:
@@ -129,43 +131,53 @@ async def _consumer(settings: Settings, stop: asyncio.Event, queue: MemoryQueue 
 
 
 async def _producer(settings: Settings, stop: asyncio.Event, *, loop_forever: bool) -> None:
-    from coding_agent_core.forge.connect import connect
     from coding_agent_core.queues.connect import connect_sink
+
+    await _poll(settings, connect_sink(settings), stop, loop_forever=loop_forever)
+
+
+async def _poll(settings: Settings, sink: TaskSink, stop: asyncio.Event, *, loop_forever: bool) -> None:
+    from coding_agent_core.forge.connect import connect
+    from coding_agent_receiver.poll_scope import scope_problem
     from coding_agent_receiver.poller import poll_forever, poll_once
 
+    problem = scope_problem(settings)
+    if problem:
+        raise SettingsError(problem)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(sink.aclose)
         forge = connect(settings, settings.task_source)
         stack.push_async_callback(forge.aclose)
-        sink = connect_sink(settings)
-        stack.push_async_callback(sink.aclose)
         if loop_forever:
             await poll_forever(settings, forge, sink, stop)
-        else:
-            await poll_once(settings, forge, sink)
+            return
+        report = await poll_once(settings, forge, sink)
+        if report.problem:
+            raise CodingAgentError(f"the poll ended early: {report.problem}")
 
 
 async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> None:
+    """As the specification says: poll once, then work. In memory it ends when everything found is done."""
     if settings.backend is not Backend.MEMORY:
         await _producer(settings, stop, loop_forever=False)
-        await _consumer(settings, stop, None)
+        await _consumer(settings, stop)
         return
     from coding_agent_core.forge.connect import connect
+    from coding_agent_core.queues.memory import MemoryQueue
+    from coding_agent_receiver.poll_scope import scope_problem
     from coding_agent_receiver.poller import poll_once
 
-    queue = _memory_queue()
+    problem = scope_problem(settings)
+    if problem:
+        raise SettingsError(problem)
+    queue = MemoryQueue()
     forge = connect(settings, settings.task_source)
     try:
         await poll_once(settings, forge, queue)
     finally:
         await forge.aclose()
-    queue.close()
-    await _consumer(settings, stop, queue)
-
-
-def _memory_queue() -> MemoryQueue:
-    from coding_agent_core.queues.memory import MemoryQueue
-
-    return MemoryQueue()
+    queue.drain()
+    await _work(settings, queue, stop)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def run(settings: Settings, sink: TaskSink) -> None:
         finally:
             await sink.aclose()
 
-    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+    # uvloop where it is installed; without its own logging, which would not be in our form.
+    loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
 
 

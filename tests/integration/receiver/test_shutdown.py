@@ -53,7 +53,7 @@ async def test_a_request_in_flight_is_finished():
             )
             await until(program.stdout, "entered")
             program.send_signal(signal.SIGTERM)
-            await until(program.stdout, "Stopping")
+            await until(program.stdout, "Waiting for connections to close")
             program.stdin.write(b"go on\n")
             response = await sending
         assert response.json()["status"] == "success"

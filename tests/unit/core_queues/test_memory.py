@@ -1,0 +1,330 @@
+"""The in-memory queue: one task for each application of the label, one run of an item at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.queues.protocol import Lease
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, Withdrawal
+
+START = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+class Time:
+    """A clock that a test moves, and a sleep that ends when it passes."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self._sleeping: list[tuple[datetime, asyncio.Event]] = []
+
+    def clock(self) -> datetime:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        over = asyncio.Event()
+        self._sleeping.append((self.now + timedelta(seconds=seconds), over))
+        await over.wait()
+
+    async def pass_by(self, **units: float) -> None:
+        await asyncio.sleep(0)  # who was told to sleep has begun to
+        self.now += timedelta(**units)
+        for until, over in self._sleeping:
+            if until <= self.now:
+                over.set()
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+async def queue(time: Time) -> AsyncIterator[MemoryQueue]:
+    queue = MemoryQueue(clock=time.clock, sleep=time.sleep)
+    yield queue
+    await queue.aclose()
+
+
+def item(number: int = 1) -> Item:
+    key = GitHubIssueKey(owner="o", repo="demo", number=number)
+    return Item(host="github.com", repository="o/demo", key=key)
+
+
+def labeled(
+    number: int = 1,
+    *,
+    at: int | None = None,
+    delivery: str | None = None,
+    origin: Origin = Origin.WEBHOOK,
+) -> TaskRequest:
+    when = None if at is None else START + timedelta(minutes=at)
+    trigger = Trigger(origin=origin, delivery_id=delivery, labeled_at=when, received_at=START)
+    return TaskRequest(item=item(number), trigger=trigger)
+
+
+def unlabeled(number: int = 1, *, at: int | None = None) -> Withdrawal:
+    when = None if at is None else START + timedelta(minutes=at)
+    return Withdrawal(item=item(number), reason="the label was removed", at=when)
+
+
+Take = Callable[[], Awaitable[Lease]]
+
+
+@asynccontextmanager
+async def consumer(queue: MemoryQueue) -> AsyncIterator[Take]:
+    asking: set[asyncio.Task[object] | None] = set()
+    async with aclosing(queue.leases(asyncio.Event())) as iterator:  # type: ignore[type-var]
+
+        async def take() -> Lease:
+            asking.add(asyncio.current_task())
+            try:
+                async with asyncio.timeout(5):
+                    return await anext(iterator)
+            finally:
+                asking.discard(asyncio.current_task())
+
+        yield take
+        for task in filter(None, list(asking)):
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def nothing_comes(waiting: asyncio.Future[Lease]) -> bool:
+    """Whether a consumer that asked still waits after everything that could happen has happened."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return not waiting.done()
+
+
+async def test_tasks_come_in_order_and_once(queue: MemoryQueue) -> None:
+    submitted = [(await queue.submit(labeled(number))).task for number in (1, 2, 3)]
+    taken = []
+    async with consumer(queue) as take:
+        for _ in submitted:
+            lease = await take()
+            assert not lease.redelivered
+            async with lease.claim() as held:
+                assert held
+            taken.append(lease.task.name)
+            await lease.done()
+        assert await nothing_comes(asyncio.ensure_future(take()))
+    assert taken == submitted
+
+
+async def test_a_task_submitted_later_wakes_a_waiting_consumer(queue: MemoryQueue) -> None:
+    async with consumer(queue) as take:
+        waiting = asyncio.ensure_future(take())
+        assert await nothing_comes(waiting)
+        await queue.submit(labeled())
+        assert (await waiting).task.request.item == item()
+
+
+async def test_a_second_delivery_of_an_active_item_is_a_duplicate(queue: MemoryQueue) -> None:
+    first = await queue.submit(labeled(delivery="d1"))
+    again = await queue.submit(labeled(delivery="d1"))
+    polled = await queue.submit(labeled(origin=Origin.POLL))
+    assert first.duplicate is None
+    assert again.task == polled.task == first.task
+    assert again.duplicate is not None
+    assert polled.duplicate is not None
+
+
+async def test_a_label_applied_after_the_end_is_the_next_run(queue: MemoryQueue, time: Time) -> None:
+    first = await queue.submit(labeled(at=0, delivery="d1"))
+    async with consumer(queue) as take:
+        await (await take()).done()
+        await time.pass_by(days=3)
+        assert (await queue.submit(labeled(at=0, delivery="d1"))).duplicate, "GitHub redelivers for 3 days"
+        second = await queue.submit(labeled(at=4000, delivery="d2"))
+        assert second.task == f"{first.task}-r2"
+        assert (await take()).task.run == 2
+
+
+async def test_a_duplicates_delivery_is_answered_for_too(queue: MemoryQueue) -> None:
+    await queue.submit(labeled(delivery="d1"))
+    await queue.submit(labeled(delivery="d2"))
+    async with consumer(queue) as take:
+        await (await take()).done()
+    assert (await queue.submit(labeled(delivery="d2"))).duplicate
+
+
+async def test_a_waiting_task_that_is_withdrawn_is_never_handed_out(queue: MemoryQueue) -> None:
+    submitted = await queue.submit(labeled(1))
+    await queue.submit(labeled(2))
+    assert await queue.withdraw(unlabeled(1)) == submitted.task
+    async with consumer(queue) as take:
+        assert (await take()).task.request.item == item(2)
+
+
+async def test_a_running_task_that_is_withdrawn_is_told_and_the_next_run_waits_for_its_end(
+    queue: MemoryQueue,
+) -> None:
+    await queue.submit(labeled(at=0))
+    async with consumer(queue) as take, consumer(queue) as take_too:
+        first = await take()
+        assert await queue.withdraw(unlabeled(at=1)) == first.task.name
+        assert first.cancelled.is_set()
+        assert await queue.withdraw(unlabeled(at=2)) is None, "it is being cancelled already"
+        second = await queue.submit(labeled(at=3))
+        assert second.duplicate is None
+        waiting = asyncio.ensure_future(take_too())
+        assert await nothing_comes(waiting)
+        await first.done()
+        assert (await waiting).task.name == second.task
+
+
+async def test_a_run_waits_for_the_first_also_when_one_between_was_withdrawn(queue: MemoryQueue) -> None:
+    await queue.submit(labeled(at=0))
+    async with consumer(queue) as take, consumer(queue) as take_too:
+        first = await take()
+        await queue.withdraw(unlabeled(at=1))
+        await queue.submit(labeled(at=2))
+        await queue.withdraw(unlabeled(at=3))
+        third = await queue.submit(labeled(at=4))
+        assert third.task.endswith("-r3")
+        waiting = asyncio.ensure_future(take_too())
+        assert await nothing_comes(waiting)
+        await first.done()
+        assert (await waiting).task.name == third.task
+
+
+async def test_a_late_unlabel_that_is_older_than_the_label_cancels_nothing(queue: MemoryQueue) -> None:
+    await queue.submit(labeled(at=0))
+    await queue.submit(labeled(at=5))
+    assert await queue.withdraw(unlabeled(at=3)) is None
+    assert await queue.withdraw(unlabeled(2)) is None, "the item has no task"
+
+
+async def test_a_retry_is_the_next_attempt_and_comes_after_its_delay(queue: MemoryQueue, time: Time) -> None:
+    await queue.submit(labeled())
+    async with consumer(queue) as take:
+        lease = await take()
+        await lease.retry(30)
+        waiting = asyncio.ensure_future(take())
+        await time.pass_by(seconds=29)
+        assert await nothing_comes(waiting)
+        assert (await queue.submit(labeled())).duplicate, "it is still the item's task"
+        await time.pass_by(seconds=1)
+        again = await waiting
+        assert (again.task.uuid, again.task.attempt) == (lease.task.uuid, 2)
+
+
+async def test_a_withdrawn_task_is_not_tried_again(queue: MemoryQueue, time: Time) -> None:
+    await queue.submit(labeled(1))
+    await queue.submit(labeled(2))
+    async with consumer(queue) as take:
+        running = await take()
+        await queue.withdraw(unlabeled(1))
+        await running.retry(1)
+        delayed = await take()
+        await delayed.retry(1)
+        await queue.withdraw(unlabeled(2))
+        waiting = asyncio.ensure_future(take())
+        await time.pass_by(seconds=2)
+        assert await nothing_comes(waiting)
+
+
+async def test_an_unsettled_task_is_handed_to_another(queue: MemoryQueue) -> None:
+    await queue.submit(labeled())
+    async with consumer(queue) as take:
+        lease = await take()
+    assert lease.lost.is_set()
+    async with consumer(queue) as take:
+        again = await take()
+        assert (again.task.uuid, again.redelivered) == (lease.task.uuid, True)
+        await lease.done()  # comes too late to mean anything
+        assert (await queue.submit(labeled())).duplicate
+
+
+async def test_a_task_given_up_has_ended(queue: MemoryQueue, caplog: pytest.LogCaptureFixture) -> None:
+    await queue.submit(labeled(at=0))
+    async with consumer(queue) as take:
+        await (await take()).dead_letter("the model was away")
+    assert "the model was away" in caplog.text
+    assert (await queue.submit(labeled(at=9))).task.endswith("-r2")
+
+
+async def test_draining_ends_when_nothing_waits_or_is_in_hand(queue: MemoryQueue, time: Time) -> None:
+    for number in (1, 2):
+        await queue.submit(labeled(number))
+    queue.drain()
+    seen: list[tuple[int, int]] = []
+
+    async def consume() -> None:
+        async for lease in queue.leases(asyncio.Event()):
+            seen.append((lease.task.request.item.number, lease.task.attempt))
+            if lease.task.attempt == 1:
+                await lease.retry(5)
+            else:
+                await lease.done()
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        consumers = [group.create_task(consume()) for _ in range(3)]
+        while len(seen) < 2:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not any(each.done() for each in consumers), "retries still wait"
+        await time.pass_by(seconds=5)
+    assert sorted(seen) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+async def test_stopping_ends_a_waiting_consumer(queue: MemoryQueue) -> None:
+    stop = asyncio.Event()
+    waiting = asyncio.ensure_future(anext(queue.leases(stop)))
+    await asyncio.sleep(0)
+    stop.set()
+    async with asyncio.timeout(5):
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+
+
+async def test_ended_tasks_are_forgotten_by_age_and_by_number(time: Time) -> None:
+    queue = MemoryQueue(clock=time.clock, keep_ended=timedelta(days=7), ended_limit=2)
+    queue.drain()
+
+    async def run(number: int) -> None:
+        await queue.submit(labeled(number, delivery=f"d{number}"))
+        async for lease in queue.leases(asyncio.Event()):
+            await lease.done()
+
+    async def known(number: int) -> bool:
+        found = (await queue.submit(labeled(number, delivery=f"d{number}"))).duplicate is not None
+        async for lease in queue.leases(asyncio.Event()):
+            await lease.done()
+        return found
+
+    await run(1)
+    await time.pass_by(days=7, seconds=-1)
+    assert await known(1)
+    await time.pass_by(seconds=1)
+    assert not await known(1)
+    for number in (2, 3):
+        await run(number)
+    assert [await known(3), await known(1)] == [True, False]
+
+
+async def test_memory_is_bounded(time: Time) -> None:
+    queue = MemoryQueue(clock=time.clock, active_limit=2)
+    for number in (1, 2):
+        await queue.submit(labeled(number))
+    assert not await queue.connected()
+    with pytest.raises(QueueUnavailableError, match="full"):
+        await queue.submit(labeled(3))
+    assert (await queue.submit(labeled(2))).duplicate
+
+
+async def test_a_closed_queue_takes_nothing_and_ends_its_consumers(queue: MemoryQueue) -> None:
+    assert await queue.connected()
+    waiting = asyncio.ensure_future(anext(queue.leases(asyncio.Event())))
+    await asyncio.sleep(0)
+    await queue.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+    assert not await queue.connected()
+    with pytest.raises(QueueUnavailableError):
+        await queue.submit(labeled())

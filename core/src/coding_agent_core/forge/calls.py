@@ -1,0 +1,230 @@
+"""One request to a forge, with everything that both forges have in common around it.
+
+Retries within the policy, no redirect to another host, errors translated, answers validated field by field.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+from urllib.parse import parse_qs, quote, urlsplit
+
+import httpx
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError
+from coding_agent_core.forge.errors import message_of, rate_limited, translate
+from coding_agent_core.forge.retrying import Clock, Failure, Repeat, RetryPolicy, next_wait
+
+_logger = logging.getLogger("coding_agent.forge")
+_T = TypeVar("_T")
+
+TIMEOUT = 10.0
+"""Seconds to connect, and between two parts of an answer."""
+TOTAL_TIMEOUT = 30.0
+"""Seconds for one request from first to last byte, however slowly an answer trickles in."""
+PAGE_SIZE = 100
+"""Entries a page: the most that GitHub and GitLab give."""
+_REDIRECTS = 3
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+
+class Answered(BaseModel):
+    """Base of what is read from answers: the fields we use, whatever else the forge sends."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request.
+
+    Attributes:
+        path: below the API's base URL, with segments quoted; or an absolute URL of the same host.
+        what: for error sentences, e.g. `reading owner/repo#7`.
+    """
+
+    method: str
+    path: str
+    what: str
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    json: Any = None
+    repeat: Repeat = Repeat.SAFE
+
+
+class Sender(Protocol):
+    """Puts a call on the wire once, with the credentials. Raises httpx's errors; any status is an answer."""
+
+    async def send(self, call: Call) -> httpx.Response:
+        """Send it."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        ...
+
+
+def segment(value: str | int) -> str:
+    """A value as one segment of a path: slashes, spaces and the dots of `.` and `..` are encoded."""
+    text = quote(str(value), safe="")
+    return text.replace(".", "%2E") if text in (".", "..") else text
+
+
+def path(*values: str | int) -> str:
+    """A path of quoted segments."""
+    return "/" + "/".join(segment(value) for value in values)
+
+
+@dataclass
+class Calls:
+    """Sends calls to one forge.
+
+    Attributes:
+        host: for error sentences.
+        api_url: the API's base URL.
+    """
+
+    sender: Sender
+    host: str
+    api_url: str
+    policy: RetryPolicy
+    clock: Clock
+
+    async def get(self, type_: type[_T], call: Call) -> _T:
+        """Send it and read the answer as `type_`.
+
+        Raises:
+            ForgeError: as translated from the answer; `ForgeUnavailableError` also for an answer of another
+                shape, with the field named.
+        """
+        return self.parse(type_, await self.send(call), call)
+
+    async def send(self, call: Call) -> httpx.Response:
+        """Send it, again where that is safe and can help.
+
+        Raises:
+            ForgeError: what the last answer, or its absence, means.
+        """
+        began = self.clock.monotonic()
+        tried = 0
+        while True:
+            tried += 1
+            outcome = await self._try(call)
+            if isinstance(outcome, httpx.Response):
+                return outcome
+            error, failure = outcome
+            if failure is None:
+                raise error
+            wait = next_wait(
+                self.policy,
+                call.repeat,
+                failure,
+                tried=tried,
+                elapsed=self.clock.monotonic() - began,
+                chance=self.clock.chance(),
+            )
+            if wait is None:
+                raise error
+            _logger.info("%s; trying again in %.1f s (%d of %d)", error, wait, tried + 1, self.policy.tries)
+            await self.clock.sleep(wait)
+
+    async def pages(
+        self, type_: type[_T], call: Call, *, limit: int, first: int = 1
+    ) -> AsyncIterator[tuple[_T, httpx.Response]]:
+        """The pages of a list from the page `first` on, as long as there is a next, `limit` of them at most."""
+        for number in range(first, first + limit):
+            numbered = replace(call, params={**call.params, "per_page": PAGE_SIZE, "page": number})
+            response = await self.send(numbered)
+            yield self.parse(type_, response, numbered), response
+            if "next" not in response.links:
+                return
+
+    async def newest_first(self, type_: type[_T], call: Call, *, limit: int) -> AsyncIterator[_T]:
+        """Pages of a list that the forge sorts oldest first, from the last one backwards."""
+        first: _T | None = None
+        last = 1
+        async for page, response in self.pages(type_, call, limit=1):
+            first, last = page, last_page(response)
+        for number in range(last, max(1, last - limit), -1):
+            async for page, _ in self.pages(type_, call, limit=1, first=number):
+                yield page
+        if first is not None and last <= limit:
+            yield first
+
+    def parse(self, type_: type[_T], response: httpx.Response, call: Call) -> _T:
+        """Read an answer as `type_`.
+
+        Raises:
+            ForgeUnavailableError: it has another shape; the first wrong field is named.
+        """
+        try:
+            return TypeAdapter(type_).validate_json(response.content)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the body"
+            raise ForgeUnavailableError(
+                f"{self.host} gave an answer of an unknown shape while {call.what}: {where}: {first['msg']}",
+                status=response.status_code,
+            ) from None  # the validation error quotes the answer
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        await self.sender.aclose()
+
+    async def _try(self, call: Call) -> httpx.Response | tuple[ForgeError, Failure | None]:
+        """One try: the answer, or the error, with its failure where trying again may help."""
+        try:
+            async with asyncio.timeout(TOTAL_TIMEOUT):
+                response = await self._following(call)
+        except TimeoutError:
+            return self._unreachable(call, f"no whole answer within {TOTAL_TIMEOUT:.0f} s"), Failure(True)
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            return self._unreachable(call, reason), Failure(not isinstance(error, _NOT_SENT))
+        if response.is_success:
+            return response
+        translated = translate(
+            response.status_code,
+            response.headers,
+            response.content,
+            what=call.what,
+            host=self.host,
+            now=self.clock.now(),
+        )
+        if not isinstance(translated, ForgeUnavailableError):
+            return translated, None
+        limited = rate_limited(response.status_code, response.headers, message_of(response.content))
+        return translated, Failure(processed=not limited, retry_after=translated.retry_after)
+
+    async def _following(self, call: Call) -> httpx.Response:
+        """Send it, following redirects on the same host: a renamed repository answers with one.
+
+        A redirect elsewhere is an error as it stands: the token must not go there.
+        """
+        response = await self.sender.send(call)
+        for _ in range(_REDIRECTS):
+            target = response.next_request.url if response.next_request else None
+            permitted = call.method == "GET" or response.status_code in (307, 308)
+            if target is None or not permitted or _origin(str(target)) != _origin(self.api_url):
+                break
+            # A Location is a whole address: its query is given, ours must not be appended again.
+            response = await self.sender.send(replace(call, path=str(target), params={}))
+        return response
+
+    def _unreachable(self, call: Call, reason: str) -> ForgeUnavailableError:
+        return ForgeUnavailableError(f"{self.host} cannot be reached while {call.what}: {reason[:200]}")
+
+
+def last_page(response: httpx.Response) -> int:
+    """The number of a list's last page, from the `Link` header; 1 where it does not tell."""
+    url = response.links.get("last", {}).get("url", "")
+    numbers = parse_qs(urlsplit(url).query).get("page", [])
+    return int(numbers[0]) if numbers and numbers[0].isdigit() else 1
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)

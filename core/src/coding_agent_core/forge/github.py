@@ -1,0 +1,295 @@
+"""GitHub and GitHub Enterprise behind the `Forge` protocol.
+
+A pull request is an issue on GitHub's REST API: labels and comments go through the issue endpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge import github_answers as answers
+from coding_agent_core.forge.addresses import clone_url
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, Calls, last_page, path
+from coding_agent_core.forge.comments import upsert
+from coding_agent_core.forge.github_labeled import LabelSearch
+from coding_agent_core.forge.protocol import Change, CloneSource, Comment, ItemDetails
+from coding_agent_core.forge.retrying import Repeat
+from coding_agent_core.forge.token import Token
+from coding_agent_core.settings.model import GitHub
+from coding_agent_core.tasks import (
+    GitHubIssueKey,
+    GitHubPullRequestKey,
+    Item,
+    ItemKind,
+    Platform,
+    TaskRequest,
+)
+
+_COMMENT_LIMIT = 1000
+_SCAN_PAGES = 100
+"""Pages of comments that are looked through."""
+_TITLE_LIMIT = 256
+_BODY_LIMIT = 65_536
+"""Characters of a pull request's title and body that GitHub takes."""
+
+
+@dataclass
+class GitHubForge:
+    """One GitHub with one token."""
+
+    settings: GitHub
+    token: Token
+    calls: Calls
+
+    def __post_init__(self) -> None:
+        self._own: tuple[str, answers.User] | None = None
+
+    @property
+    def platform(self) -> Platform:
+        """GitHub."""
+        return Platform.GITHUB
+
+    @property
+    def host(self) -> str:
+        """Its web host."""
+        return self.settings.host
+
+    async def whoami(self) -> str:
+        """Login of our own identity."""
+        return (await self._identity()).login
+
+    def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
+        """Open issues, then pull requests, that carry the label now."""
+        return LabelSearch(self.settings, self.calls).find(label)
+
+    async def locate(self, item: Item) -> Item:
+        """The item with its repository, which on GitHub the key tells."""
+        return item if item.repository else item.model_copy(update={"repository": _repository(item)})
+
+    async def read(self, item: Item) -> ItemDetails:
+        """The item as it is now."""
+        call = Call("GET", _issue_path(item), f"reading {item.display}")
+        if item.kind is ItemKind.CHANGE:
+            call = replace(call, path=_repo_path(item, "pulls", item.number))
+            pull = await self.calls.get(answers.PullRequest, call)
+            return replace(
+                self._details(item, pull, base=pull.base.ref),
+                head_branch=pull.head.ref,
+                head_sha=pull.head.sha,
+                head_repository=pull.head.repo.full_name if pull.head.repo else None,
+            )
+        issue = await self.calls.get(answers.Issue, call)
+        repository = await self.calls.get(
+            answers.Repository, Call("GET", _repo_path(item), f"reading the repository of {item.display}")
+        )
+        return self._details(item, issue, base=repository.default_branch)
+
+    async def comments(self, item: Item) -> list[Comment]:
+        """The newest 1,000 comments, oldest first."""
+        call = Call("GET", _issue_path(item, "comments"), f"reading the comments of {item.display}")
+        found: list[answers.Comment] = []
+        async for page, response in self.calls.pages(list[answers.Comment], call, limit=1):
+            found = page
+            # GitHub sorts them oldest first and knows no other order: skip to where the newest begin. One
+            # page more than the limit has, since the last one is seldom full.
+            start = max(2, last_page(response) - _COMMENT_LIMIT // PAGE_SIZE)
+            if "next" in response.links:
+                async for more, _ in self.calls.pages(
+                    list[answers.Comment], call, limit=_SCAN_PAGES, first=start
+                ):
+                    found = found + more
+        return [_comment(each) for each in found[-_COMMENT_LIMIT:]]
+
+    async def add_label(self, item: Item, label: str) -> None:
+        """Put one label on. GitHub creates a label that the repository does not have."""
+        await self.calls.send(
+            Call(
+                "POST",
+                _issue_path(item, "labels"),
+                f"adding the label {label!r} to {item.display}",
+                json={"labels": [label]},
+            )
+        )
+
+    async def remove_label(self, item: Item, label: str) -> bool:
+        """Take one label off; whether it was there.
+
+        GitHub answers the second of two removals with 404, so `True` is told once: a claim. For the same
+        reason the request is not repeated when its answer was lost: it would say `False` of our own doing.
+        """
+        call = Call(
+            "DELETE",
+            _issue_path(item, "labels", label),
+            f"removing the label {label!r} from {item.display}",
+            repeat=Repeat.UNLESS_PROCESSED,
+        )
+        try:
+            await self.calls.send(call)
+        except ForgeNotFoundError as error:
+            if "label does not exist" in str(error).lower():
+                return False
+            # Not in GitHub's words: either the item is gone, which reading it tells, or just the label.
+            issue = await self.calls.get(
+                answers.Issue, Call("GET", _issue_path(item), f"reading {item.display}")
+            )
+            if answers.has(issue.labels, label):
+                raise
+            return False
+        return True
+
+    async def find_comment(self, item: Item, marker: str) -> Comment | None:
+        """The oldest comment of our own with the marker."""
+        own = await self._identity()
+        call = Call("GET", _issue_path(item, "comments"), f"reading the comments of {item.display}")
+        async for page, _ in self.calls.pages(list[answers.Comment], call, limit=_SCAN_PAGES):
+            for each in page:
+                if each.user.id == own.id and marker in each.body:
+                    return _comment(each)
+        return None
+
+    async def upsert_comment(self, item: Item, marker: str, body: str) -> Comment:
+        """Write our one comment."""
+
+        async def create() -> Comment:
+            call = Call(
+                "POST",
+                _issue_path(item, "comments"),
+                f"commenting on {item.display}",
+                json={"body": body},
+                repeat=Repeat.UNLESS_PROCESSED,
+            )
+            return _comment(await self.calls.get(answers.Comment, call))
+
+        async def edit(found: Comment) -> Comment:
+            call = Call(
+                "PATCH",
+                _repo_path(item, "issues", "comments", found.id),
+                f"editing our comment on {item.display}",
+                json={"body": body},
+            )
+            return _comment(await self.calls.get(answers.Comment, call))
+
+        return await upsert(
+            find=lambda: self.find_comment(item, marker), marker=marker, body=body, create=create, edit=edit
+        )
+
+    async def find_change(self, item: Item, *, branch: str) -> Change | None:
+        """The open pull request from a branch of the item's own repository."""
+        owner = _repository(item).split("/")[0]
+        call = Call(
+            "GET",
+            _repo_path(item, "pulls"),
+            f"looking for the pull request of {item.display}",
+            {"head": f"{owner}:{branch}", "state": "open"},
+        )
+        # GitHub ignores a `head` that it cannot read, and then lists every pull request.
+        async for page, _ in self.calls.pages(list[answers.PullRequest], call, limit=1):
+            for pull in page:
+                here = pull.head.repo and pull.base.repo and pull.head.repo.id == pull.base.repo.id
+                if pull.head.ref == branch and here:
+                    return Change(number=pull.number, url=pull.html_url, created=False)
+        return None
+
+    async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+        """Find the open pull request of the branch, or open one."""
+        found = await self.find_change(item, branch=branch)
+        if found is not None:
+            return found
+        call = Call(
+            "POST",
+            _repo_path(item, "pulls"),
+            f"opening a pull request for {item.display}",
+            json={"title": title[:_TITLE_LIMIT], "body": body[:_BODY_LIMIT], "head": branch, "base": base},
+            repeat=Repeat.UNLESS_PROCESSED,
+        )
+        try:
+            pull = await self.calls.get(answers.PullRequest, call)
+        except ForgeError as error:
+            # Another consumer opened it, or ours was opened and its answer lost.
+            if error.status == 422 or isinstance(error, ForgeUnavailableError):
+                found = await self.find_change(item, branch=branch)
+                if found is not None:
+                    return found
+            raise
+        return Change(number=pull.number, url=pull.html_url, created=True)
+
+    async def can_write(self, item: Item, user: str) -> bool:
+        """Whether the person may push. Unknown people, and repositories that we do not see, are `False`."""
+        call = Call(
+            "GET",
+            _repo_path(item, "collaborators", user, "permission"),
+            f"reading what {user} may do in the repository of {item.display}",
+        )
+        try:
+            answer = await self.calls.get(answers.Permission, call)
+        except ForgeNotFoundError:
+            return False
+        return answer.permission in ("admin", "write")
+
+    async def clone_source(self, repository: str) -> CloneSource:
+        """Where to clone from; GitHub takes a token as the password of any user name, by custom this one."""
+        return CloneSource(
+            url=clone_url(self.settings.api_url, repository),
+            username="x-access-token",
+            token=self.token.current(),
+        )
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        await self.calls.aclose()
+
+    async def _identity(self) -> answers.User:
+        token = self.token.fingerprint()
+        if self._own is None or self._own[0] != token:
+            call = Call("GET", "/user", "asking who our token belongs to")
+            self._own = (token, await self.calls.get(answers.User, call))
+        return self._own[1]
+
+    def _details(self, item: Item, found: answers.Issue | answers.PullRequest, *, base: str) -> ItemDetails:
+        return ItemDetails(
+            item=item if item.repository else item.model_copy(update={"repository": _repository(item)}),
+            title=found.title,
+            body=found.body,
+            author=found.user.login,
+            url=found.html_url,
+            labels=frozenset(self._as_configured(label.name) for label in found.labels),
+            open=found.state == "open",
+            base_branch=base,
+        )
+
+    def _as_configured(self, label: str) -> str:
+        """The label as our settings spell it: GitHub's label names ignore case, our rules compare."""
+        ours = (
+            self.settings.bot_label,
+            self.settings.processing_label,
+            self.settings.done_label,
+            self.settings.failed_label or "",
+        )
+        return next((each for each in ours if each.casefold() == label.casefold()), label)
+
+
+def _comment(found: answers.Comment) -> Comment:
+    return Comment(
+        id=str(found.id),
+        author=found.user.login,
+        body=found.body,
+        created_at=found.created_at,
+        url=found.html_url,
+    )
+
+
+def _repository(item: Item) -> str:
+    key = item.key
+    if not isinstance(key, GitHubIssueKey | GitHubPullRequestKey):
+        raise TypeError(f"not an item of GitHub: {item.display}")
+    return f"{key.owner}/{key.repo}"
+
+
+def _repo_path(item: Item, *rest: str | int) -> str:
+    return path("repos", *_repository(item).split("/", 1), *rest)
+
+
+def _issue_path(item: Item, *rest: str | int) -> str:
+    return _repo_path(item, "issues", item.number, *rest)

@@ -1,0 +1,266 @@
+"""GitLab.com and self-managed GitLab behind the `Forge` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge import gitlab_answers as answers
+from coding_agent_core.forge.addresses import clone_url
+from coding_agent_core.forge.calls import Call, Calls, path
+from coding_agent_core.forge.comments import upsert
+from coding_agent_core.forge.gitlab_labeled import LabelSearch
+from coding_agent_core.forge.gitlab_paths import item_path, project_id
+from coding_agent_core.forge.protocol import Change, CloneSource, Comment, ItemDetails
+from coding_agent_core.forge.retrying import Repeat
+from coding_agent_core.forge.token import Token
+from coding_agent_core.settings.model import GitLab
+from coding_agent_core.tasks import (
+    Item,
+    ItemKind,
+    Platform,
+    TaskRequest,
+)
+
+_COMMENT_LIMIT = 1000
+_SCAN_PAGES = 100
+"""Pages of notes that are looked through."""
+_TITLE_LIMIT = 255
+_BODY_LIMIT = 1_048_576
+"""Characters of a merge request's title and description that GitLab takes."""
+
+
+@dataclass
+class GitLabForge:
+    """One GitLab with one token."""
+
+    settings: GitLab
+    token: Token
+    calls: Calls
+
+    def __post_init__(self) -> None:
+        self._own: tuple[str, answers.User] | None = None
+
+    @property
+    def platform(self) -> Platform:
+        """GitLab."""
+        return Platform.GITLAB
+
+    @property
+    def host(self) -> str:
+        """Its web host."""
+        return self.settings.host
+
+    async def whoami(self) -> str:
+        """User name of our own identity."""
+        return (await self._identity()).username
+
+    def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
+        """Open issues, then merge requests, of the configured project, group or instance."""
+        return LabelSearch(self.settings, self.calls).find(label)
+
+    async def locate(self, item: Item) -> Item:
+        """The item with its project's path."""
+        if item.repository:
+            return item
+        project = await self._project(project_id(item), f"reading the project of {item.display}")
+        return item.model_copy(update={"repository": project.path_with_namespace})
+
+    async def read(self, item: Item) -> ItemDetails:
+        """The item as it is now. An empty project has no default branch: `main` stands in for it."""
+        call = Call("GET", item_path(item), f"reading {item.display}")
+        item = await self.locate(item)
+        if item.kind is ItemKind.ISSUE:
+            issue = await self.calls.get(answers.Issue, call)
+            project = await self._project(issue.project_id, f"reading the project of {item.display}")
+            return _details(item, issue, base=project.default_branch or "main")
+        merge_request = await self.calls.get(answers.MergeRequest, call)
+        return replace(
+            _details(item, merge_request, base=merge_request.target_branch),
+            head_branch=merge_request.source_branch,
+            head_sha=merge_request.sha,
+            head_repository=await self._source_of(item, merge_request),
+        )
+
+    async def comments(self, item: Item) -> list[Comment]:
+        """The newest 1,000 comments, oldest first, without what GitLab writes itself."""
+        call = self._notes(item, sort="desc")
+        newest: list[answers.Note] = []
+        async for page, _ in self.calls.pages(list[answers.Note], call, limit=_SCAN_PAGES):
+            newest += [note for note in page if not note.system]
+            if len(newest) >= _COMMENT_LIMIT:
+                break
+        return [_comment(note) for note in reversed(newest[:_COMMENT_LIMIT])]
+
+    async def add_label(self, item: Item, label: str) -> None:
+        """Put one label on. GitLab creates a label that the project does not have."""
+        await self._change_labels(item, "add_labels", label, f"adding the label {label!r} to {item.display}")
+
+    async def remove_label(self, item: Item, label: str) -> bool:
+        """Take one label off; whether it was there just before.
+
+        GitLab does not tell, so the labels are read first: two callers at the same moment may both be told
+        `True`. Whoever needs a claim on GitLab takes it elsewhere (the queue's lock of the item).
+        """
+        what = f"removing the label {label!r} from {item.display}"
+        before = await self.calls.get(answers.Labeled, Call("GET", item_path(item), what))
+        if label not in before.labels:
+            return False
+        await self._change_labels(item, "remove_labels", label, what)
+        return True
+
+    async def find_comment(self, item: Item, marker: str) -> Comment | None:
+        """The oldest comment of our own with the marker."""
+        own = await self._identity()
+        call = self._notes(item, sort="asc")
+        async for page, _ in self.calls.pages(list[answers.Note], call, limit=_SCAN_PAGES):
+            for note in page:
+                if note.author.id == own.id and not note.system and marker in note.body:
+                    return _comment(note)
+        return None
+
+    async def upsert_comment(self, item: Item, marker: str, body: str) -> Comment:
+        """Write our one comment."""
+
+        async def create() -> Comment:
+            call = Call(
+                "POST",
+                item_path(item, "notes"),
+                f"commenting on {item.display}",
+                json={"body": body},
+                repeat=Repeat.UNLESS_PROCESSED,
+            )
+            return _comment(await self.calls.get(answers.Note, call))
+
+        async def edit(found: Comment) -> Comment:
+            call = Call(
+                "PUT",
+                item_path(item, "notes", found.id),
+                f"editing our comment on {item.display}",
+                json={"body": body},
+            )
+            return _comment(await self.calls.get(answers.Note, call))
+
+        return await upsert(
+            find=lambda: self.find_comment(item, marker), marker=marker, body=body, create=create, edit=edit
+        )
+
+    async def find_change(self, item: Item, *, branch: str) -> Change | None:
+        """The open merge request from a branch of the item's own project."""
+        call = Call(
+            "GET",
+            path("projects", project_id(item), "merge_requests"),
+            f"looking for the merge request of {item.display}",
+            {"source_branch": branch, "state": "opened", "scope": "all"},
+        )
+        async for page, _ in self.calls.pages(list[answers.MergeRequest], call, limit=1):
+            for found in page:
+                # Forks have branches of the same name.
+                if found.source_branch == branch and found.source_project_id == project_id(item):
+                    return Change(number=found.iid, url=found.web_url, created=False)
+        return None
+
+    async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+        """Find the open merge request of the branch, or open one."""
+        found = await self.find_change(item, branch=branch)
+        if found is not None:
+            return found
+        call = Call(
+            "POST",
+            path("projects", project_id(item), "merge_requests"),
+            f"opening a merge request for {item.display}",
+            json={
+                "source_branch": branch,
+                "target_branch": base,
+                "title": title[:_TITLE_LIMIT],
+                "description": body[:_BODY_LIMIT],
+            },
+            repeat=Repeat.UNLESS_PROCESSED,
+        )
+        try:
+            opened = await self.calls.get(answers.MergeRequest, call)
+        except ForgeError as error:
+            # Another consumer opened it, or ours was opened and its answer lost.
+            if error.status in (409, 422) or isinstance(error, ForgeUnavailableError):
+                found = await self.find_change(item, branch=branch)
+                if found is not None:
+                    return found
+            raise
+        return Change(number=opened.iid, url=opened.web_url, created=True)
+
+    async def can_write(self, item: Item, user: str) -> bool:
+        """Whether the person is at least a Developer of the project, by itself or through a group."""
+        what = f"reading what {user} may do in the project of {item.display}"
+        users = await self.calls.get(list[answers.User], Call("GET", "/users", what, {"username": user}))
+        known = next((each for each in users if each.username.lower() == user.lower()), None)
+        if known is None:
+            return False
+        call = Call("GET", path("projects", project_id(item), "members", "all", known.id), what)
+        try:
+            member = await self.calls.get(answers.Member, call)
+        except ForgeNotFoundError:
+            return False
+        return member.state == "active" and member.access_level >= answers.DEVELOPER
+
+    async def clone_source(self, repository: str) -> CloneSource:
+        """Where to clone from; GitLab takes an access token as the password of any user name."""
+        return CloneSource(
+            url=clone_url(self.settings.api_url, repository), username="oauth2", token=self.token.current()
+        )
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        await self.calls.aclose()
+
+    async def _identity(self) -> answers.User:
+        token = self.token.fingerprint()
+        if self._own is None or self._own[0] != token:
+            call = Call("GET", "/user", "asking who our token belongs to")
+            self._own = (token, await self.calls.get(answers.User, call))
+        return self._own[1]
+
+    async def _project(self, number: int, what: str) -> answers.Project:
+        return await self.calls.get(answers.Project, Call("GET", path("projects", number), what))
+
+    async def _source_of(self, item: Item, found: answers.MergeRequest) -> str | None:
+        """The project that holds the branch; `None` when it was deleted, or we may not see it."""
+        if found.source_project_id is None:
+            return None
+        if found.source_project_id == found.project_id:
+            return item.repository
+        try:
+            project = await self._project(
+                found.source_project_id, f"reading the project of the branch of {item.display}"
+            )
+        except ForgeNotFoundError:
+            return None
+        return project.path_with_namespace
+
+    def _notes(self, item: Item, *, sort: str) -> Call:
+        return Call(
+            "GET",
+            item_path(item, "notes"),
+            f"reading the comments of {item.display}",
+            {"sort": sort, "order_by": "created_at"},
+        )
+
+    async def _change_labels(self, item: Item, change: str, label: str, what: str) -> None:
+        await self.calls.send(Call("PUT", item_path(item), what, json={change: label}))
+
+
+def _details(item: Item, found: answers.Labeled, *, base: str) -> ItemDetails:
+    return ItemDetails(
+        item=item,
+        title=found.title,
+        body=found.description,
+        author=found.author.username,
+        url=found.web_url,
+        labels=frozenset(found.labels),
+        open=found.state == "opened",
+        base_branch=base,
+    )
+
+
+def _comment(note: answers.Note) -> Comment:
+    return Comment(id=str(note.id), author=note.author.username, body=note.body, created_at=note.created_at)

@@ -1,0 +1,56 @@
+"""Where things are in GitLab's API: pure."""
+
+from __future__ import annotations
+
+from coding_agent_core.forge.calls import path
+from coding_agent_core.settings.model import GitLab
+from coding_agent_core.tasks import GitLabIssueKey, GitLabMergeRequestKey, Item, ItemKind
+
+
+def list_path(kind: ItemKind, settings: GitLab) -> str:
+    """The list of the configured project, else of the group with its subgroups, else of the instance."""
+    name = "issues" if kind is ItemKind.ISSUE else "merge_requests"
+    if settings.project_id:
+        return path("projects", settings.project_id, name)
+    if settings.group_id:
+        return path("groups", settings.group_id, name)
+    return path(name)
+
+
+def list_params(label: str, settings: GitLab) -> dict[str, str | int]:
+    """Its parameters. `scope=all`, since the instance-wide lists otherwise show what we wrote ourselves."""
+    params: dict[str, str | int] = {
+        "labels": label,
+        "state": "opened",
+        "scope": "all",
+        "order_by": "updated_at",
+        "sort": "desc",
+    }
+    if settings.assignee:
+        params["assignee_username"] = settings.assignee
+    if settings.query.strip():
+        params["search"] = settings.query.strip()
+    return params
+
+
+def project_of(reference: str) -> str:
+    """`group/project` from a full reference such as `group/project#7` or `group/project!7`."""
+    for mark in ("#", "!"):
+        place, found, number = reference.rpartition(mark)
+        if found and number.isdigit():
+            return place
+    return ""
+
+
+def project_id(item: Item) -> int:
+    """The project of an item."""
+    key = item.key
+    if not isinstance(key, GitLabIssueKey | GitLabMergeRequestKey):
+        raise TypeError(f"not an item of GitLab: {item.display}")
+    return key.project_id
+
+
+def item_path(item: Item, *rest: str | int) -> str:
+    """An issue or merge request, or what is below it."""
+    kind = "issues" if item.kind is ItemKind.ISSUE else "merge_requests"
+    return path("projects", project_id(item), kind, item.number, *rest)

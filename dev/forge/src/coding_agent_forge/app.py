@@ -54,7 +54,7 @@ def create_app(
         yield
         await sandbox.deliveries.stop()
 
-    app = FastAPI(title=f"Sandbox {flavour}", lifespan=lifespan, docs_url=None, openapi_url=None)
+    app = FastAPI(title=f"Sandbox {flavour}", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.sandbox = sandbox
     app.include_router(admin.router)
     app.include_router(wording.router())

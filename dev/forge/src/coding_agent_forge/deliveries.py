@@ -46,7 +46,7 @@ class Deliveries:
         self._new_guid = new_guid
         self._client: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[int, asyncio.Task[None]] = {}
 
     def start(self) -> None:
         """Called on the server's loop before the first event."""
@@ -55,9 +55,10 @@ class Deliveries:
 
     async def stop(self) -> None:
         """Give up what is still being sent."""
-        for task in self._sending:
+        tasks = list(self._sending.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._sending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
 
@@ -82,14 +83,21 @@ class Deliveries:
             delivery.status = "not sent"
             return delivery
         task = self._loop.create_task(self._deliver(delivery, body))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._sending[delivery.id] = task
+        task.add_done_callback(lambda _: self._sending.pop(delivery.id))
         return delivery
 
     def resend(self, delivery: Delivery) -> Delivery:
         """Send the same event again, under the same guid."""
         message = Message(delivery.event, delivery.action, delivery.payload, delivery.repository_id)
         return self.send(delivery.hook, message, again=delivery)
+
+    async def finished(self, delivery: Delivery) -> Delivery:
+        """The delivery, when its attempt has ended."""
+        task = self._sending.get(delivery.id)
+        if task is not None:
+            await asyncio.wait([task])
+        return delivery
 
     def of_hook(self, hook: Hook) -> list[Delivery]:
         """A hook's deliveries, newest first."""

@@ -13,6 +13,9 @@ from coding_agent_forge.errors import Refused
 from coding_agent_forge.github import access as github_access
 from coding_agent_forge.github import flavour as github
 from coding_agent_forge.github import webhooks as github_webhooks
+from coding_agent_forge.gitlab import access as gitlab_access
+from coding_agent_forge.gitlab import flavour as gitlab
+from coding_agent_forge.gitlab import webhooks as gitlab_webhooks
 from coding_agent_forge.model import Flavour, Happening
 from coding_agent_forge.sandbox import Sandbox
 
@@ -50,5 +53,14 @@ FLAVOURS: Mapping[Flavour, Wording] = {
         refused=github.refused,
         validation_failed=github_access.validation_failed,
         headers=github.rate_headers,
+    ),
+    Flavour.GITLAB: Wording(
+        router=gitlab.router,
+        tell=gitlab.tell,
+        seal=gitlab_webhooks.seal,
+        new_guid=gitlab.new_guid,
+        refused=gitlab.refused,
+        validation_failed=gitlab_access.validation_failed,
+        headers=gitlab.headers,
     ),
 }

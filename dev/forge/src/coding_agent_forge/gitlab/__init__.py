@@ -1,0 +1,1 @@
+"""GitLab's REST API (below `/api/v4`) and webhooks."""

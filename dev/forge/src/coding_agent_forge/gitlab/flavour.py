@@ -1,0 +1,69 @@
+"""All of the GitLab flavour put together."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import JSONResponse
+
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.gitlab import routes_items, routes_project
+from coding_agent_forge.gitlab.items import ItemRenderer
+from coding_agent_forge.gitlab.webhooks import KINDS, message
+from coding_agent_forge.model import Happening
+from coding_agent_forge.sandbox import Sandbox
+
+PREFIX = "/api/v4"
+MINUTE_QUOTA = 2000
+
+
+def router() -> APIRouter:
+    """Every route of the API."""
+    api = APIRouter(prefix=PREFIX)
+    for each in (routes_items.router, routes_project.router, routes_project.last_router):
+        api.include_router(each)
+    return api
+
+
+def new_guid() -> str:
+    """A delivery's idempotency key."""
+    return str(uuid.uuid4())
+
+
+def tell(sandbox: Sandbox, happening: Happening) -> None:
+    """Send what happened to the hooks of its project, and to those of the whole instance."""
+    hooks = [hook for hook in sandbox.store.hooks if hook.repository in (None, happening.repository)]
+    if not hooks:
+        return
+    told = message(happening, ItemRenderer(sandbox.base_url))
+    for hook in hooks:
+        if hook.wants(KINDS[told.event]):
+            sandbox.deliveries.send(hook, told)
+
+
+def refused(refusal: Refused) -> Response:
+    """A refusal in GitLab's words: `error` for parameters, `message` for the rest, a list at conflicts."""
+    if refusal.status == 400 and refusal.message.endswith(("missing", "invalid", "valid value")):
+        return JSONResponse({"error": refusal.message}, 400, refusal.headers)
+    if refusal.message == "Not Found":
+        return JSONResponse({"error": "404 Not Found"}, 404, refusal.headers)
+    several = refusal.status in (400, 409) and "Label" not in refusal.message
+    message_ = [refusal.message] if several else refusal.message
+    return JSONResponse({"message": message_}, refusal.status, refusal.headers)
+
+
+async def headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """The headers that every answer of GitLab's API shows."""
+    response = await call_next(request)
+    if request.url.path.startswith(PREFIX):
+        response.headers.update(
+            {
+                "ratelimit-limit": str(MINUTE_QUOTA),
+                "ratelimit-remaining": str(MINUTE_QUOTA - 1),
+                "x-request-id": secrets.token_hex(13).upper(),
+            }
+        )
+    return response

@@ -1,0 +1,249 @@
+"""Issues and merge requests: lists, one, create, update, their notes and label history."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from coding_agent_forge import git
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.gitlab.access import (
+    NOUNS,
+    Actor,
+    AnItem,
+    InProject,
+    Parameters,
+    Params,
+    Render,
+    SandboxOf,
+    needs_developer,
+    paged,
+)
+from coding_agent_forge.gitlab.filters import Placed, chosen
+from coding_agent_forge.model import Item, Kind, Repository, User
+from coding_agent_forge.sandbox import Sandbox
+
+router = APIRouter()
+PROJECT = "/projects/{project:path}"
+ITEM = PROJECT + "/{noun:noun}/{iid:int}"
+
+
+def _visible(sandbox: Sandbox, user: User, kind: Kind, group: str | None = None) -> list[Placed]:
+    return [
+        (repository, item)
+        for repository in sandbox.store.repositories
+        if repository.role(user) is not None
+        if group is None or f"{repository.owner}/".casefold().startswith(f"{group}/".casefold())
+        for item in repository.items
+        if item.kind is kind
+    ]
+
+
+@router.get("/{noun:noun}")
+async def instance_items(
+    noun: str,
+    request: Request,
+    response: Response,
+    render: Render,
+    sandbox: SandboxOf,
+    user: Actor,
+    params: Parameters,
+) -> list[dict[str, Any]]:
+    """Everywhere; without `scope=all` only what the caller created."""
+    kind = NOUNS[noun]
+    found = chosen(_visible(sandbox, user, kind), params, user, scope="created_by_me")
+    return [render.item(*placed) for placed in paged(found, request, response)]
+
+
+@router.get("/groups/{group:path}/{noun:noun}")
+async def group_items(
+    group: str,
+    noun: str,
+    request: Request,
+    response: Response,
+    render: Render,
+    sandbox: SandboxOf,
+    user: Actor,
+    params: Parameters,
+) -> list[dict[str, Any]]:
+    """In a group and its subgroups."""
+    owners = {f"{one.owner}/".casefold() for one in sandbox.store.repositories if one.role(user)}
+    if not any(owner.startswith(f"{group}/".casefold()) for owner in owners):
+        raise Refused(404, "404 Group Not Found")
+    kind = NOUNS[noun]
+    found = chosen(_visible(sandbox, user, kind, group), params, user, scope="all")
+    return [render.item(*placed) for placed in paged(found, request, response)]
+
+
+@router.get(PROJECT + "/{noun:noun}")
+async def project_items(
+    noun: str,
+    request: Request,
+    response: Response,
+    repository: InProject,
+    render: Render,
+    user: Actor,
+    params: Parameters,
+) -> list[dict[str, Any]]:
+    """In one project."""
+    kind = NOUNS[noun]
+    placed = [(repository, item) for item in repository.items if item.kind is kind]
+    found = chosen(placed, params, user, scope="all")
+    return [render.item(*each) for each in paged(found, request, response)]
+
+
+@router.post(PROJECT + "/issues", status_code=201)
+async def create_issue(
+    repository: InProject, render: Render, sandbox: SandboxOf, user: Actor, params: Parameters
+) -> dict[str, Any]:
+    """Open an issue."""
+    item = sandbox.store.open_item(
+        repository,
+        user,
+        title=params.needed("title"),
+        body=params.text("description") or "",
+        labels=params.names("labels") or (),
+        confidential=params.flag("confidential"),
+    )
+    return render.issue(repository, item)
+
+
+@router.post(PROJECT + "/merge_requests", status_code=201)
+async def create_merge_request(
+    repository: InProject, render: Render, sandbox: SandboxOf, user: Actor, params: Parameters
+) -> dict[str, Any]:
+    """Open a merge request; 409 when one between these branches is open."""
+    needs_developer(repository, user)
+    title, source = params.needed("title"), params.needed("source_branch")
+    target = params.needed("target_branch")
+    for side, name in (("Source", source), ("Target", target)):
+        if await asyncio.to_thread(git.branch_sha, repository.path, name) is None:
+            raise Refused(400, f'{side} branch "{name}" does not exist')
+    if source == target:
+        raise Refused(400, "You can't use same project/branch for source and target")
+    item = sandbox.store.open_change(
+        repository,
+        user,
+        title=title,
+        body=params.text("description") or "",
+        head=source,
+        base=target,
+        tips=await asyncio.to_thread(git.tips, repository.path, target, source),
+        labels=params.names("labels") or (),
+        draft=title.lower().startswith("draft:"),
+    )
+    return render.full_merge_request(repository, item)
+
+
+def _one(repository: Repository, item: Item, render: Render) -> dict[str, Any]:
+    if item.kind is Kind.CHANGE:
+        return render.full_merge_request(repository, item)
+    return render.issue(repository, item)
+
+
+@router.get(ITEM)
+async def get_item(repository: InProject, item: AnItem, render: Render) -> dict[str, Any]:
+    """One issue or merge request."""
+    return _one(repository, item, render)
+
+
+@router.put(ITEM)
+async def update_item(
+    repository: InProject, item: AnItem, render: Render, sandbox: SandboxOf, user: Actor, params: Parameters
+) -> dict[str, Any]:
+    """Change an item: `add_labels` and `remove_labels` leave the others alone, `labels` replaces all.
+
+    A Reporter may label issues, merge requests need a Developer (or their author).
+    """
+    if item.kind is Kind.CHANGE and item.author is not user:
+        needs_developer(repository, user)
+    add, remove = _label_changes(item, params)
+    event = params.text("state_event")
+    if event not in (None, "close", "reopen"):
+        raise Refused(400, "state_event does not have a valid value")
+    sandbox.store.update(
+        repository,
+        item,
+        user,
+        title=params.text("title"),
+        body=params.text("description"),
+        add=add,
+        remove=remove,
+        opened=None if event is None else event == "reopen",
+    )
+    return _one(repository, item, render)
+
+
+def _label_changes(item: Item, params: Params) -> tuple[list[str], list[str]]:
+    whole = params.names("labels")
+    if whole is not None:
+        return whole, [label.name for label in item.labels if label.name not in whole]
+    return params.names("add_labels") or [], params.names("remove_labels") or []
+
+
+@router.get(ITEM + "/notes")
+async def notes(
+    request: Request,
+    response: Response,
+    repository: InProject,
+    item: AnItem,
+    render: Render,
+    params: Parameters,
+) -> list[dict[str, Any]]:
+    """Notes, the system's among them; newest first unless `sort=asc`."""
+    by_update = params.text("order_by") == "updated_at"
+    ordered = sorted(
+        item.comments,
+        key=lambda note: (note.updated_at if by_update else note.created_at, note.id),
+        reverse=params.text("sort") != "asc",
+    )
+    return [render.note(repository, item, note) for note in paged(ordered, request, response)]
+
+
+@router.post(ITEM + "/notes", status_code=201)
+async def create_note(
+    repository: InProject, item: AnItem, render: Render, sandbox: SandboxOf, user: Actor, params: Parameters
+) -> dict[str, Any]:
+    """Write a note."""
+    comment = sandbox.store.comment(repository, item, user, params.needed("body"))
+    return render.note(repository, item, comment)
+
+
+@router.get(ITEM + "/notes/{note_id:int}")
+async def get_note(note_id: int, repository: InProject, item: AnItem, render: Render) -> dict[str, Any]:
+    """One note."""
+    for note in item.comments:
+        if note.id == note_id:
+            return render.note(repository, item, note)
+    raise Refused(404, "404 Note Not Found")
+
+
+@router.put(ITEM + "/notes/{note_id:int}")
+async def edit_note(
+    note_id: int,
+    repository: InProject,
+    item: AnItem,
+    render: Render,
+    sandbox: SandboxOf,
+    user: Actor,
+    params: Parameters,
+) -> dict[str, Any]:
+    """Edit one's own note."""
+    for note in item.comments:
+        if note.id == note_id:
+            if note.author is not user or note.system:
+                raise Refused(403, "403 Forbidden")
+            sandbox.store.edit_comment(item, note, params.needed("body"))
+            return render.note(repository, item, note)
+    raise Refused(404, "404 Note Not Found")
+
+
+@router.get(ITEM + "/resource_label_events")
+async def label_events(
+    request: Request, response: Response, item: AnItem, render: Render
+) -> list[dict[str, Any]]:
+    """When labels were put on and taken off, oldest first."""
+    events = [event for event in item.events if event.label is not None]
+    return [render.label_event(item, event) for event in paged(events, request, response)]

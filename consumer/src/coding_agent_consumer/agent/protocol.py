@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from coding_agent_core.outcome import Reason, Usage
+
 from coding_agent_consumer.workspace.protocol import Workspace
 
 

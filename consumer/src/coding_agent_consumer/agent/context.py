@@ -1,0 +1,211 @@
+"""Long conversations made to fit the model's context again (`context_storage.*`, S21): the pure part.
+
+A conversation is: the request with the task, then answers and requests in turn. Compressed, it is the task
+with a summary of what came after it, and the newest answers with all results of their calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+
+from coding_agent_consumer.agent.transcript import digest
+
+_CHARS_PER_TOKEN = 4
+"""Of English and code; a character beyond ASCII counts as a token of its own."""
+_MESSAGE_TOKENS = 8
+"""What a message costs beside its text."""
+_LEAST_RESULT = 400
+"""Characters that a shortened tool result keeps."""
+_CUT = "\n[… cut to save room; ask again for the part you need …]\n"
+SUMMARY_HEAD = "Summary of your work so far; the messages themselves were left out to save room:\n\n"
+SUMMARY_REQUEST = (
+    "You work on a task in a repository, and the conversation got too long. Below stand the task and what you"
+    " said and did so far. Write what you need to go on without it: what was asked, what you found out"
+    " (files, functions, causes), every change that you made, how the tests stand, and what is left to do."
+    " Facts alone, no tool calls, at most 500 words."
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A conversation in parts.
+
+    Attributes:
+        task: the first request.
+        older: to be summarised.
+        recent: kept as it is; begins with an answer, so that no result stands without its call.
+    """
+
+    task: ModelRequest
+    older: list[ModelMessage]
+    recent: list[ModelMessage]
+
+
+def estimate_text(text: str) -> int:
+    """Tokens of a text, roughly."""
+    ascii_count = sum(1 for character in text if character < "\x80")
+    return ascii_count // _CHARS_PER_TOKEN + len(text) - ascii_count
+
+
+def estimate(messages: Sequence[ModelMessage]) -> int:
+    """Tokens of messages, roughly: for what the service has not counted yet."""
+    return sum(_MESSAGE_TOKENS + sum(estimate_text(_text(part)) for part in each.parts) for each in messages)
+
+
+def size(messages: Sequence[ModelMessage], overhead: int) -> int:
+    """Tokens of the next request: what the service last reported, and an estimate of what came after.
+
+    Args:
+        messages: the conversation, the request that is about to be sent at its end.
+        overhead: tokens of instructions and tool definitions, where nothing was reported yet.
+    """
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if isinstance(message, ModelResponse) and message.usage.input_tokens:
+            return message.usage.input_tokens + message.usage.output_tokens + estimate(messages[index + 1 :])
+    return estimate(messages) + overhead
+
+
+def split(messages: Sequence[ModelMessage], keep: int) -> Split | None:
+    """Set apart what can be summarised; `None` where there is nothing but the task and the newest messages.
+
+    Args:
+        keep: newest messages to keep; some more where one of them is a result whose call would be cut off.
+    """
+    if not messages or not isinstance(messages[0], ModelRequest):
+        return None
+    start = max(1, len(messages) - keep)
+    while start > 1 and not isinstance(messages[start], ModelResponse):
+        start -= 1
+    if start <= 1 or start >= len(messages):
+        return None
+    return Split(messages[0], list(messages[1:start]), list(messages[start:]))
+
+
+def merged(parts: Split, summary: str) -> list[ModelMessage]:
+    """The conversation with the summary in place of the older messages."""
+    # An earlier summary is part of what was summarised now.
+    kept: list[ModelRequestPart] = [part for part in parts.task.parts if not _is_summary(part)]
+    task = replace(parts.task, parts=[*kept, UserPromptPart(SUMMARY_HEAD + summary)])
+    return [task, *(_without_usage(message) for message in parts.recent)]
+
+
+def to_summarise(parts: Split, budget: int) -> str:
+    """The request for a summary, of at most about `budget` tokens: the oldest of the older part gives way."""
+    task = "\n".join(_text(part) for part in parts.task.parts)
+    room = budget * _CHARS_PER_TOKEN
+    lines = "\n".join(_line(part) for message in parts.older for part in message.parts)
+    return f"{SUMMARY_REQUEST}\n\n# Task\n{_head(task, room // 3)}\n\n# So far\n{_tail(lines, room * 2 // 3)}"
+
+
+def plain_summary(parts: Split, budget: int) -> str:
+    """A summary without the model's help: one short line for each step, the newest within the budget."""
+    earlier = [_text(part) for part in parts.task.parts if _is_summary(part)]
+    lines = [line for message in parts.older for line in digest(message)]
+    return _tail("\n".join([*earlier, *lines]), budget * _CHARS_PER_TOKEN)
+
+
+def shorten(messages: Sequence[ModelMessage], budget: int) -> list[ModelMessage]:
+    """Cut long tool results, and last the task, until the conversation is estimated to fit the budget."""
+    result = list(messages)
+    over = estimate(result) - budget
+    longest = sorted(
+        (
+            (len(part.model_response_str(wrap_if_error=False)), at, number)
+            for at, message in enumerate(result)
+            if isinstance(message, ModelRequest)
+            for number, part in enumerate(message.parts)
+            if isinstance(part, ToolReturnPart)
+        ),
+        reverse=True,
+    )
+    for length, at, number in longest:
+        if over <= 0:
+            break
+        keep = max(_LEAST_RESULT, length - over * _CHARS_PER_TOKEN - len(_CUT))
+        before = estimate([result[at]])
+        result[at] = _cut_part(result[at], number, keep)
+        over -= before - estimate([result[at]])
+    if over > 0 and result and isinstance(result[0], ModelRequest):
+        for number, part in enumerate(result[0].parts):
+            if isinstance(part, UserPromptPart) and not _is_summary(part):
+                keep = max(_LEAST_RESULT, len(_text(part)) - over * _CHARS_PER_TOKEN)
+                result[0] = _cut_part(result[0], number, keep)
+                break
+    # What was reported counted the longer texts.
+    return [_without_usage(message) for message in result]
+
+
+def _cut_part(message: ModelMessage, number: int, keep: int) -> ModelMessage:
+    assert isinstance(message, ModelRequest)  # noqa: S101 - callers pass requests alone
+    parts = list(message.parts)
+    part = parts[number]
+    if isinstance(part, ToolReturnPart):
+        text = _middle(part.model_response_str(wrap_if_error=False), keep)
+        parts[number] = ToolReturnPart(part.tool_name, text, part.tool_call_id, outcome=part.outcome)
+    elif isinstance(part, UserPromptPart):
+        parts[number] = replace(part, content=_middle(_text(part), keep))
+    return replace(message, parts=parts)
+
+
+def _without_usage(message: ModelMessage) -> ModelMessage:
+    if not isinstance(message, ModelResponse):
+        return message
+    return replace(message, usage=replace(message.usage, input_tokens=0, output_tokens=0))
+
+
+def _is_summary(part: ModelRequestPart) -> bool:
+    return isinstance(part, UserPromptPart) and _text(part).startswith(SUMMARY_HEAD)
+
+
+def _text(part: object) -> str:
+    match part:
+        case ToolReturnPart():
+            return part.model_response_str(wrap_if_error=False)
+        case ToolCallPart():
+            return f"{part.tool_name} {part.args_as_json_str()}"
+        case TextPart() | ThinkingPart():
+            return part.content
+        case UserPromptPart():
+            content = part.content
+            return content if isinstance(content, str) else "\n".join(str(each) for each in content)
+    return str(getattr(part, "content", ""))
+
+
+def _line(part: object) -> str:
+    text = _text(part)
+    match part:
+        case ToolCallPart():
+            return f"You called {_middle(text, 2000)}"
+        case ToolReturnPart():
+            return f"It gave: {_middle(text, 2000)}"
+        case TextPart():
+            return f"You said: {text}"
+        case ThinkingPart():
+            return ""
+    return text
+
+
+def _head(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "…"
+
+
+def _tail(text: str, length: int) -> str:
+    return text if len(text) <= length else "…" + text[len(text) - length :]
+
+
+def _middle(text: str, keep: int) -> str:
+    return text if len(text) <= keep else text[: keep // 2] + _CUT + text[len(text) - keep // 2 :]

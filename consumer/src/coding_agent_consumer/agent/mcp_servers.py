@@ -1,0 +1,128 @@
+"""Tools of MCP servers (requirement S20): connected for one attempt, and never able to break it.
+
+They run beside the agent, not in the workspace, and get of its environment only HOME, PATH and the like.
+Import this module only where servers are configured: the library behind it takes seconds to load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coding_agent_core.settings.model import McpServer
+from fastmcp.client.transports import StdioTransport
+from pydantic_ai import ModelRetry, RunContext, ToolFailed
+from pydantic_ai.mcp import CallToolFunc, MCPError, MCPToolset, ToolResult
+from pydantic_ai.toolsets import AbstractToolset
+
+from coding_agent_consumer.agent.scrub import Scrub
+
+_logger = logging.getLogger("coding_agent.mcp")
+
+START_TIMEOUT = 30.0
+"""Seconds in which a server must start and list its tools; `npx` may have to unpack first."""
+CALL_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The servers that answer.
+
+    Attributes:
+        failed: names of those that do not, with a word on why.
+    """
+
+    toolsets: list[AbstractToolset[Any]]
+    failed: dict[str, str]
+
+
+async def connect(
+    servers: Sequence[McpServer], stack: AsyncExitStack, scrub: Scrub, *, start_timeout: float = START_TIMEOUT
+) -> Connected:
+    """Start or reach each server; one that fails is left out and logged.
+
+    Args:
+        stack: closes them; a server that died raises there.
+    """
+    toolsets: list[AbstractToolset[Any]] = []
+    failed: dict[str, str] = {}
+    for server in servers:
+        toolset = _toolset(server, start_timeout)
+        try:
+            # One stack a server: what a failed start left is closed at once.
+            async with AsyncExitStack() as own, asyncio.timeout(start_timeout):
+                await own.enter_async_context(toolset)
+                await toolset.list_tools()
+                stack.push_async_exit(own.pop_all())
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            failed[server.mcp_server_name] = "the connection was broken off"
+        except TimeoutError:
+            failed[server.mcp_server_name] = f"no answer within {start_timeout:g} s"
+        except Exception as error:
+            failed[server.mcp_server_name] = _cause(error, scrub)
+        else:
+            toolsets.append(toolset.prefixed(server.mcp_server_name))
+            continue
+        _logger.warning(
+            "MCP server %s cannot be used, going on without it: %s",
+            server.mcp_server_name,
+            failed[server.mcp_server_name],
+        )
+    return Connected(toolsets, failed)
+
+
+def _toolset(server: McpServer, start_timeout: float) -> MCPToolset[Any]:
+    if server.url is not None:
+        return MCPToolset(
+            server.url,
+            id=server.mcp_server_name,
+            headers=dict(server.headers) or None,
+            init_timeout=start_timeout,
+            read_timeout=CALL_TIMEOUT,
+            process_tool_call=_call,
+        )
+    transport = StdioTransport(
+        command=server.command[0],
+        args=list(server.command[1:]),
+        env=dict(server.env),
+        keep_alive=False,
+        # Servers write what they like there, the secrets that they were given included.
+        log_file=Path(os.devnull),
+    )
+    return MCPToolset(
+        transport,
+        id=server.mcp_server_name,
+        init_timeout=start_timeout,
+        read_timeout=CALL_TIMEOUT,
+        process_tool_call=_call,
+    )
+
+
+async def _call(
+    ctx: RunContext[Any], call_tool: CallToolFunc, name: str, tool_args: dict[str, Any]
+) -> ToolResult:
+    """Every failure of a server is an answer to the model; repeated ones end the run by our own limit."""
+    try:
+        return await call_tool(name, tool_args)
+    except (ModelRetry, ToolFailed) as error:
+        raise ToolFailed(error.message) from error
+    except MCPError as error:
+        raise ToolFailed(str(error)) from error
+    except Exception as error:
+        _logger.warning("MCP tool %s failed: %s", name, type(error).__name__)
+        raise ToolFailed(f"The server of this tool does not answer ({type(error).__name__}).") from error
+
+
+def _cause(error: BaseException, scrub: Scrub) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    text = " ".join(scrub(str(error)).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

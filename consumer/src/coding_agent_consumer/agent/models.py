@@ -1,0 +1,138 @@
+"""The model in force: from the settings to a client of an OpenAI-compatible service (requirement S20)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings.model import LLM
+from coding_agent_core.tasks import host_of
+from openai import AsyncOpenAI
+from pydantic_ai.models import Model
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.profiles.openai import OpenAIModelProfile
+from pydantic_ai.providers import Provider
+from pydantic_ai.providers.ollama import OllamaProvider
+from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+
+_OPENAI_HOST = "api.openai.com"
+_NO_KEY = "not-set"
+"""Sent where no key is configured: the SDK wants one, and would else take OPENAI_API_KEY for any address."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, where, and how large.
+
+    Attributes:
+        base_url: of the OpenAI-compatible API, `/v1` included.
+        max_tokens: of one answer.
+        context_length: tokens that fit its context.
+        request_timeout: seconds for one answer.
+        setting: name of the section that set it, for messages to people.
+    """
+
+    provider: str
+    base_url: str
+    name: str
+    max_tokens: int
+    context_length: int
+    request_timeout: float
+    setting: str
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def is_openai(self) -> bool:
+        """OpenAI's own service, which knows parameters that compatible ones refuse."""
+        return host_of(self.base_url) == _OPENAI_HOST
+
+
+def model_spec(llm: LLM) -> ModelSpec:
+    """The model that the settings name.
+
+    Raises:
+        SettingsError: OpenAI's own service without a key, or an address without a host.
+    """
+    section = f"llm.{llm.provider}"
+    try:
+        match llm.provider:
+            case "openai":
+                chosen = llm.openai
+                spec = ModelSpec(
+                    provider="openai",
+                    base_url=chosen.base_url.rstrip("/"),
+                    name=chosen.model,
+                    max_tokens=chosen.max_token,
+                    context_length=chosen.context_length,
+                    request_timeout=llm.request_timeout,
+                    setting=section,
+                    api_key=Secrets(chosen.api_key).first(),
+                )
+            case "ollama":
+                spec = ModelSpec(
+                    provider="ollama",
+                    base_url=_with_version(llm.ollama.endpoint),
+                    name=llm.ollama.model,
+                    max_tokens=llm.ollama.max_token,
+                    context_length=llm.ollama.context_length,
+                    request_timeout=llm.request_timeout,
+                    setting=section,
+                )
+            case "lmstudio":
+                spec = ModelSpec(
+                    provider="lmstudio",
+                    base_url=llm.lmstudio.base_url.rstrip("/"),
+                    name=llm.lmstudio.model,
+                    max_tokens=llm.lmstudio.max_token,
+                    context_length=llm.lmstudio.context_length,
+                    request_timeout=llm.request_timeout,
+                    setting=section,
+                )
+        needs_key = spec.is_openai
+    except ValueError as error:
+        raise SettingsError(f"{section}: {error}") from error
+    if needs_key and spec.api_key is None:
+        raise SettingsError(
+            "llm.openai.api_key is not set; set it, or OPENAI_API_KEY, or choose another llm.provider"
+        )
+    return spec
+
+
+def build_model(spec: ModelSpec, client: AsyncOpenAI) -> Model:
+    """The library's model over a client."""
+    provider: Provider[AsyncOpenAI]
+    if spec.is_openai:
+        return OpenAIChatModel(spec.name, provider=OpenAIProvider(openai_client=client))
+    if spec.provider == "ollama":
+        provider = OllamaProvider(openai_client=client)
+    else:
+        provider = OpenAICompatibleProvider(spec.provider, openai_client=client)
+    # Compatible servers know the older `max_tokens`, and not all know a forced tool choice.
+    profile = OpenAIModelProfile(
+        openai_chat_supports_max_completion_tokens=False, supports_forced_tool_choice=False
+    )
+    return OpenAIChatModel(spec.name, provider=provider, profile=profile)
+
+
+@asynccontextmanager
+async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
+    """A model whose connections are closed at the end; it never retries by itself."""
+    async with AsyncOpenAI(
+        base_url=spec.base_url,
+        api_key=spec.api_key or _NO_KEY,
+        # Ids of an account at OpenAI stay there as the key does; the SDK reads them from the environment.
+        organization=None if spec.is_openai else "",
+        project=None if spec.is_openai else "",
+        timeout=spec.request_timeout,
+        max_retries=0,
+    ) as client:
+        yield build_model(spec, client)
+
+
+def _with_version(endpoint: str) -> str:
+    endpoint = endpoint.rstrip("/")
+    return endpoint if endpoint.endswith("/v1") else f"{endpoint}/v1"

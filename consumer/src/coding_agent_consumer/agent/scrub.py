@@ -1,0 +1,52 @@
+"""Takes the secrets that this process knows out of texts that leave it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings.model import Settings
+
+_SHORTEST = 8
+"""Characters; a shorter value would be found in ordinary words."""
+_SECRET_NAME = re.compile(r"token|key|secret|passw|auth|credential|cookie", re.IGNORECASE)
+
+
+class Scrub:
+    """Replaces secrets by `***`; shows none of them in its repr."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {
+            form for value in secrets if len(value) >= _SHORTEST for form in (value, json.dumps(value)[1:-1])
+        }
+        self._forms = sorted(forms, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        """The text without them."""
+        for form in self._forms:
+            text = text.replace(form, "***")
+        return text
+
+    def __repr__(self) -> str:
+        return f"Scrub({len(self._forms)} forms)"
+
+
+def scrub_for(settings: Settings) -> Scrub:
+    """All that this process could show: keys, tokens, and what MCP servers are given under such names."""
+    fields = (
+        settings.llm.openai.api_key,
+        settings.github.personal_access_token,
+        settings.gitlab.personal_access_token,
+        settings.rabbitmq.password,
+        settings.user_config_api.api_key,
+        settings.webhook.github.secret,
+        settings.webhook.gitlab.token,
+    )
+    values = [value for each in fields for value in Secrets(each).current()]
+    for server in settings.mcp_servers:
+        for name, value in (*server.env.items(), *server.headers.items()):
+            if _SECRET_NAME.search(name):
+                values += [value, value.removeprefix("Bearer ")]
+    return Scrub(values)

@@ -1,0 +1,129 @@
+"""What an attempt said and did as JSON lines, and what the next attempt is told of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
+
+from coding_agent_consumer.agent.scrub import Scrub
+
+_logger = logging.getLogger("coding_agent.transcript")
+_MESSAGE: TypeAdapter[ModelMessage] = TypeAdapter(ModelMessage)
+_SAID_LENGTH = 300
+_CALL_LENGTH = 160
+
+
+class Transcript:
+    """Appends messages to a file that its owner alone can read, each with one write.
+
+    A file that cannot be written is logged once and given up: the work matters more than its record.
+    """
+
+    def __init__(self, path: Path | None, scrub: Scrub) -> None:
+        self._path = path
+        self._scrub = scrub
+
+    def append(self, message: ModelMessage) -> None:
+        """Write one message, without the secrets that we know."""
+        if self._path is None:
+            return
+        line = self._scrub(_MESSAGE.dump_json(message).decode()) + "\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(file, line.encode())
+            finally:
+                os.close(file)
+        except OSError as error:
+            _logger.warning("Cannot write the transcript %s: %s", self._path, error.strerror)
+            self._path = None
+
+
+def read(path: Path) -> list[ModelMessage]:
+    """All messages of a transcript that can be read; a last line that was cut off by a crash is left out.
+
+    Empty where the file is missing or unreadable.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return []
+    messages = []
+    for number, line in enumerate(lines, 1):
+        try:
+            messages.append(_MESSAGE.validate_json(line))
+        except ValidationError:
+            _logger.info("Transcript %s: line %d of %d cannot be read", path, number, len(lines))
+    return messages
+
+
+def recap(path: Path, limit: int = 4000) -> str:
+    """What an earlier attempt said and did, a line each, the newest `limit` characters of it."""
+    lines = [line for message in read(path) for line in digest(message)]
+    kept: list[str] = []
+    length = 0
+    for line in reversed(lines):
+        length += len(line) + 1
+        if length > limit:
+            kept.append("(earlier steps left out)")
+            break
+        kept.append(line)
+    return "\n".join(reversed(kept))
+
+
+def digest(message: ModelMessage) -> list[str]:
+    """A message in short lines: the model's words, its calls, and calls that failed."""
+    lines = []
+    for part in message.parts:
+        if isinstance(part, TextPart) and part.content.strip():
+            lines.append(f"- said: {_short(part.content, _SAID_LENGTH)}")
+        elif isinstance(part, ToolCallPart):
+            lines.append(f"- called {part.tool_name} {_short(part.args_as_json_str(), _CALL_LENGTH)}")
+        elif isinstance(part, ToolReturnPart) and not isinstance(message, ModelResponse):
+            text = part.model_response_str(wrap_if_error=False)
+            word = "gave" if part.outcome == "success" else "failed"
+            lines.append(f"  {word}: {_ends(text, _CALL_LENGTH)}")
+    return lines
+
+
+def cleanup(base_dir: Path, days: int, *, now: datetime) -> int:
+    """Remove transcripts that were last written more than `days` ago, and folders left empty; how many.
+
+    Args:
+        days: 0 keeps all.
+        now: aware.
+    """
+    if days <= 0 or not base_dir.is_dir():
+        return 0
+    oldest = now.timestamp() - days * 86_400
+    removed: list[Path] = []
+    for path in base_dir.rglob("*.jsonl"):
+        try:
+            if path.is_file() and not path.is_symlink() and path.stat().st_mtime < oldest:
+                path.unlink()
+                removed.append(path)
+        except OSError as error:
+            _logger.warning("Cannot remove the old transcript %s: %s", path, error.strerror)
+    folders = {folder for path in removed for folder in path.parents if base_dir in folder.parents}
+    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
+        with suppress(OSError):  # it holds something still
+            folder.rmdir()
+    return len(removed)
+
+
+def _short(text: str, length: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[:length]}…"
+
+
+def _ends(text: str, length: int) -> str:
+    """Both ends of a text: the end of a command's output says how it went."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length // 2]} … {line[-length // 2 :]}"

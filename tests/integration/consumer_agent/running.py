@@ -1,0 +1,46 @@
+"""How these tests run the agent: over real HTTP, with waits that are noted instead of waited."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coding_agent_consumer.agent.protocol import Brief, Ending, Step
+from coding_agent_consumer.agent.retrying import RetryPolicy
+from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_core.settings.model import Settings
+
+from tests.fixtures.workspace import FolderWorkspace
+
+
+@dataclass
+class Running:
+    """One attempt and what was seen of it."""
+
+    root: Path
+    workspace: FolderWorkspace = field(init=False)
+    waits: list[float] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        (self.root / "tree").mkdir(exist_ok=True)
+        self.workspace = FolderWorkspace(self.root / "tree")
+
+    @property
+    def transcript(self) -> Path:
+        return self.root / "contexts" / "attempt-1.jsonl"
+
+    async def work(self, settings: Settings, prompt: str = "Please fix it.", timeout: float = 30) -> Ending:
+        async def on_step(step: Step) -> None:
+            self.steps.append(step)
+
+        async def sleep(seconds: float) -> None:
+            self.waits.append(seconds)
+
+        retry = RetryPolicy(settings.llm.max_retries, sleep=sleep, chance=random.Random(1))
+        agent = ModelAgent(settings, retry=retry)
+        brief = Brief(instructions="You fix bugs.", prompt=prompt, transcript=self.transcript)
+        return await agent.work(brief, self.workspace, stop=self.stop, timeout=timeout, on_step=on_step)

@@ -1,5 +1,251 @@
-"""Pages."""
+"""Pages for a person in a browser: lists, an item, its labels to click, a new issue.
 
-from fastapi import APIRouter
+All of it acts as the seed's person; there is no sign-in, for the server listens on loopback alone.
+"""
 
-router = APIRouter()
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+from fastapi import APIRouter, Depends, Form, Request
+from markupsafe import Markup
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from coding_agent_forge import git
+from coding_agent_forge.errors import Refused
+from coding_agent_forge.model import Flavour, Item, Kind, Repository
+from coding_agent_forge.sandbox import Sandbox
+from coding_agent_forge.web.view import chip_style, diff_lines, linked, visible
+
+router = APIRouter(default_response_class=HTMLResponse)
+_HERE = Path(__file__).parent
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+_CSS = (_HERE / "style.css").read_text(encoding="utf-8")
+
+_PATHS = {
+    Flavour.GITHUB: {"issues": "/issues", "changes": "/pulls"},
+    Flavour.GITLAB: {"issues": "/-/issues", "changes": "/-/merge_requests"},
+}
+_WORDS: dict[Flavour, dict[str, Any]] = {
+    Flavour.GITHUB: {
+        "changes": "Pull requests",
+        "linked": {"issue": "Linked pull requests", "change": "Linked issues"},
+    },
+    Flavour.GITLAB: {
+        "changes": "Merge requests",
+        "linked": {"issue": "Related merge requests", "change": "Related issues"},
+    },
+}
+
+
+class PageConvertor(StringConvertor):
+    """What the path of a page speaks of, in the words of both flavours."""
+
+    regex = "issues|merge_requests|pulls?"
+
+
+register_url_convertor("pages", PageConvertor())
+ITEM = "/{full_name:path}/{noun:pages}/{number:int}"
+
+
+def sandbox_of(request: Request) -> Sandbox:
+    """The forge that serves this request."""
+    sandbox = request.app.state.sandbox
+    assert isinstance(sandbox, Sandbox)
+    return sandbox
+
+
+SandboxOf = Annotated[Sandbox, Depends(sandbox_of)]
+
+
+def repository_of(full_name: str, sandbox: SandboxOf) -> Repository:
+    """The repository of the path; GitLab's pages have a `/-` behind it."""
+    repository = sandbox.store.repository(full_name.removesuffix("/-"))
+    if repository is None:
+        raise Refused(404, "Not Found")
+    return repository
+
+
+InRepository = Annotated[Repository, Depends(repository_of)]
+
+
+def kind_of(noun: str) -> Kind:
+    """What a path speaks of."""
+    return Kind.ISSUE if noun.endswith("issues") else Kind.CHANGE
+
+
+def item_of(noun: str, number: int, repository: InRepository) -> Item:
+    """The item of the path."""
+    item = repository.item(number, kind_of(noun))
+    if item is None:
+        raise Refused(404, "Not Found")
+    return item
+
+
+AnItem = Annotated[Item, Depends(item_of)]
+
+
+def same_origin(request: Request, sandbox: SandboxOf) -> None:
+    """Refuse forms that another site's page sends: the pages know no sign-in."""
+    origin = request.headers.get("origin")
+    if origin not in (None, sandbox.base_url):
+        raise Refused(403, "forms are taken from this site's own pages alone")
+
+
+SameOrigin = Depends(same_origin)
+
+
+def page(sandbox: Sandbox, template: str, repository: Repository | None = None, **more: object) -> str:
+    """A page."""
+    flavour = sandbox.store.flavour
+    path_of: Callable[[Item], str] | None = None
+    if repository is not None:
+        place = repository
+        path_of = lambda item: sandbox.path_of(place, item)  # noqa: E731
+    return _templates.get_template(template).render(
+        brand={"github": "GitHub", "gitlab": "GitLab"}[flavour],
+        flavour=flavour.value,
+        css=Markup(_CSS),
+        person=sandbox.person,
+        paths=_PATHS[flavour],
+        words=_WORDS[flavour],
+        repository=repository,
+        root=f"/{repository.full_name}" if repository else "",
+        path_of=path_of,
+        chip_style=chip_style,
+        visible=visible,
+        **more,
+    )
+
+
+@router.get("/")
+async def home(sandbox: SandboxOf) -> str:
+    """All repositories."""
+    return page(sandbox, "home.html", repositories=sandbox.store.repositories)
+
+
+@router.get("/{full_name:path}/{noun:pages}/new")
+async def new_issue(repository: InRepository, sandbox: SandboxOf) -> str:
+    """A form."""
+    return page(sandbox, "new.html", repository)
+
+
+@router.get("/{full_name:path}/{noun:pages}")
+async def items(noun: str, repository: InRepository, sandbox: SandboxOf) -> str:
+    """All issues or all changes, newest first."""
+    kind = kind_of(noun)
+    chosen = [item for item in reversed(repository.items) if item.kind is kind]
+    heading = "Issues" if kind is Kind.ISSUE else _WORDS[sandbox.store.flavour]["changes"]
+    return page(
+        sandbox, "list.html", repository, items=chosen, kind=kind, heading=heading, mark=_mark(sandbox, kind)
+    )
+
+
+@router.get(ITEM)
+async def item_page(repository: InRepository, item: AnItem, sandbox: SandboxOf) -> str:
+    """One item with all that is known of it."""
+    diff = None
+    if item.kind is Kind.CHANGE:
+        diff = diff_lines(await _diff(repository, item))
+    return page(
+        sandbox,
+        "item.html",
+        repository,
+        item=item,
+        here=sandbox.path_of(repository, item),
+        mark=_mark(sandbox, item.kind),
+        state="merged" if item.merged_at else "open" if item.open else "closed",
+        diff=diff,
+        linked=linked(repository, item, change_mark=_mark(sandbox, Kind.CHANGE)),
+    )
+
+
+@router.get("/{full_name:path}/pull/{number:int}.diff")
+async def raw_diff(number: int, repository: InRepository) -> Response:
+    """A pull request's diff as text."""
+    item = repository.item(number, Kind.CHANGE)
+    if item is None:
+        raise Refused(404, "Not Found")
+    return Response(await _diff(repository, item), media_type="text/plain; charset=utf-8")
+
+
+async def _diff(repository: Repository, item: Item) -> str:
+    tips = item.tips
+    try:
+        return await asyncio.to_thread(git.diff, repository.path, tips.base_sha, tips.head_sha)
+    except subprocess.CalledProcessError:  # its commits are gone
+        return ""
+
+
+def _mark(sandbox: Sandbox, kind: Kind) -> str:
+    return "!" if sandbox.store.flavour is Flavour.GITLAB and kind is Kind.CHANGE else "#"
+
+
+def _back(path: str) -> Response:
+    return RedirectResponse(path, status_code=303)
+
+
+@router.post("/{full_name:path}/{noun:pages}", dependencies=[SameOrigin])
+async def create_issue(
+    repository: InRepository,
+    sandbox: SandboxOf,
+    title: Annotated[str, Form(min_length=1, max_length=255)],
+    body: Annotated[str, Form()] = "",
+) -> Response:
+    """Open an issue as the person."""
+    item = sandbox.store.open_item(repository, sandbox.person, title=title, body=_lines(body))
+    return _back(sandbox.path_of(repository, item))
+
+
+@router.post(ITEM + "/labels", dependencies=[SameOrigin])
+async def click_label(
+    repository: InRepository,
+    item: AnItem,
+    sandbox: SandboxOf,
+    label: Annotated[str, Form(min_length=1, max_length=50)],
+    action: Annotated[str, Form(pattern="add|remove")],
+) -> Response:
+    """Put a label on or take it off as the person."""
+    add, remove = ([label], []) if action == "add" else ([], [label])
+    sandbox.store.update(repository, item, sandbox.person, add=add, remove=remove)
+    return _back(sandbox.path_of(repository, item))
+
+
+@router.post(ITEM + "/comments", dependencies=[SameOrigin])
+async def comment(
+    repository: InRepository, item: AnItem, sandbox: SandboxOf, body: Annotated[str, Form(min_length=1)]
+) -> Response:
+    """Write a comment as the person."""
+    written = sandbox.store.comment(repository, item, sandbox.person, _lines(body))
+    return _back(f"{sandbox.path_of(repository, item)}#comment-{written.id}")
+
+
+@router.post(ITEM + "/state", dependencies=[SameOrigin])
+async def change_state(
+    repository: InRepository,
+    item: AnItem,
+    sandbox: SandboxOf,
+    state: Annotated[str, Form(pattern="open|closed")],
+) -> Response:
+    """Close or reopen as the person."""
+    sandbox.store.update(repository, item, sandbox.person, opened=state == "open")
+    return _back(sandbox.path_of(repository, item))
+
+
+def _lines(text: str) -> str:
+    """Browsers send line ends as CRLF."""
+    return text.replace("\r\n", "\n")
+
+
+@router.get("/{full_name:path}")
+async def repository_page(repository: InRepository, sandbox: SandboxOf) -> str:
+    """A repository: its issues. Its path takes all that is left, so this route comes last."""
+    return await items("issues", repository, sandbox)

@@ -100,13 +100,13 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
 
     queue = MemoryQueue()
     async with AsyncExitStack() as stack:
+        forge = connect(settings, settings.task_source)
+        stack.push_async_callback(forge.aclose)
         parts = [serve(settings, queue, stop=stop), _work(settings, queue, stop)]
         problem = scope_problem(settings)
         if problem:
             _logger.warning("Webhooks only, no polling: %s", problem)
         else:
-            forge = connect(settings, settings.task_source)
-            stack.push_async_callback(forge.aclose)
             parts.append(poll_forever(settings, forge, queue, stop))
         tasks = [asyncio.ensure_future(part) for part in parts]
         # When one of them ends, by a signal or because it cannot go on, the others end in good order too.

@@ -16,4 +16,4 @@ lock operator operator/pyproject.toml
 lock consumer consumer/pyproject.toml
 lock user-config user-config/pyproject.toml
 lock demo pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
-lock dev pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml --group dev
+lock dev pyproject.toml dev/*/pyproject.toml --group dev

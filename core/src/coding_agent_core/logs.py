@@ -27,7 +27,19 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))}
     0x2029: "\\u2029",
 }
 _VALUE_LENGTH = 200
-_CHATTY = ("httpx", "httpcore", "pika", "slowapi", "githubkit", "hishel", "mcp", "openai", "asyncio")
+_CHATTY = (
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "pika",
+    "slowapi",
+    "githubkit",
+    "hishel",
+    "mcp",
+    "openai",
+    "asyncio",
+)
 """Libraries whose INFO lines name every request or reconnect, or repeat what we log ourselves."""
 
 

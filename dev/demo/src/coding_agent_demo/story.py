@@ -13,7 +13,7 @@ from coding_agent_demo.person import Person, Seen
 from coding_agent_demo.world import DemoError
 
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?P<level>\w+) \[(?P<logger>[^\]]*)\] (?P<text>.*)$")
-_ENDED = ("coding agent done", "coding agent failed")
+_CONTEXT = re.compile(r"(?: (?:delivery|item)=\S+)+$")
 
 
 @dataclass
@@ -75,5 +75,6 @@ class Story:
         for line in text[self._read : complete].splitlines():
             if found := _LINE.match(line):
                 who = "receiver" if found["logger"].startswith("webhook") else "agent"
-                self.tell(who, found["text"], "yellow" if found["level"] in ("WARNING", "ERROR") else "cyan")
+                text = _CONTEXT.sub("", found["text"])
+                self.tell(who, text, "yellow" if found["level"] in ("WARNING", "ERROR") else "cyan")
         self._read = complete

@@ -1,4 +1,4 @@
-"""The demo's small world: a sandbox forge, a scripted model and the coding agent, each a process of its own."""
+"""The demo's small world: a sandbox forge, a scripted model and the coding agent, each its own process."""
 
 from __future__ import annotations
 

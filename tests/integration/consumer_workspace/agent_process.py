@@ -1,4 +1,4 @@
-"""A stand-in for the agent: a process with secrets, which runs commands in a workspace and prints the results.
+"""A stand-in for the agent: a process with secrets, which runs commands in a workspace and prints results.
 
 Run as a script with one JSON argument; also as another user, for which it makes Python reachable first.
 """
@@ -13,11 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import coding_agent_consumer.workspace as package
+import coding_agent_core as core
+from coding_agent_consumer.workspace import linux
+from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
+from coding_agent_core.settings.model import Workspace
+
 
 def become(uid: int, needed: list[str]) -> None:
     """Be an ordinary user, to whom Python and our sources stay readable wherever they are installed."""
-    from coding_agent_consumer.workspace import linux
-
     closed = sorted({blocked for path in needed if (blocked := closed_ancestor(path))})
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
@@ -43,9 +47,6 @@ def closed_ancestor(path: str) -> str | None:
 
 
 async def work(wish: dict[str, Any]) -> dict[str, Any]:
-    from coding_agent_consumer.workspace.launch import launch_workspace
-    from coding_agent_core.settings.model import Workspace
-
     settings = Workspace(
         isolation=wish["isolation"], base_dir=Path(wish["base_dir"]), command_timeout=wish.get("timeout", 20)
     )
@@ -66,9 +67,6 @@ async def work(wish: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     wish = json.loads(sys.argv[1])
     if wish.get("uid") is not None and os.geteuid() == 0:
-        import coding_agent_consumer.workspace as package
-        import coding_agent_core as core
-
         needed = {
             sys.base_prefix,
             sys.prefix,
@@ -79,14 +77,11 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, __file__, json.dumps({**wish, "uid": None})], os.environ)
     if wish.get("forbid_namespaces"):
         # A user namespace around us in which no more of them may be made.
-        from coding_agent_consumer.workspace import linux
 
         linux.unshare(linux.CLONE_NEWUSER)
         for kind in ("user", "mnt", "pid"):
             Path(f"/proc/sys/user/max_{kind}_namespaces").write_text("0")
     if wish.get("harden", True):
-        from coding_agent_consumer.workspace.launch import harden_agent_process
-
         harden_agent_process()
     print(json.dumps(asyncio.run(work(wish))), flush=True)
 

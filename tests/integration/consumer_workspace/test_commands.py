@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.processes import living_parents
@@ -195,8 +195,6 @@ class sidecar:
         self._folder = folder
 
     async def __aenter__(self) -> WorkspaceClient:
-        import sys
-
         socket = self._folder / "socket"
         arguments = ["--socket", str(socket), "--root", str(self._folder / "root")]
         self._process = await asyncio.create_subprocess_exec(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_consumer.workspace.processes import descendants, living_parents
 
 CANARY = "canary-5e3b"
 USER = 12345
@@ -52,7 +53,8 @@ ASK_FILES = [
     " | xargs -0 grep -hsF canary- | head -c 2000",
     "git -C @FOLDER@ log; cat @FOLDER@/.env @FOLDER@/config.yaml @FOLDER@/repository.git/config",
     "unshare -Urm sh -c 'umount -a; umount -l / ; cat @SECRET@'; nsenter -t 1 -m cat @SECRET@; "
-    "nsenter -t @AGENT@ -m -p cat @SECRET@; chroot /proc/1/root cat @SECRET@; mount -t proc p /proc; cat @SECRET@",
+    "nsenter -t @AGENT@ -m -p cat @SECRET@; chroot /proc/1/root cat @SECRET@;"
+    " mount -t proc p /proc; cat @SECRET@",
 ]
 
 
@@ -169,7 +171,7 @@ async def test_in_namespaces_there_is_nothing_but_the_workspace(
 
 
 async def test_auto_falls_back_with_a_loud_warning(agent_folder: Path, base_dir: Path) -> None:
-    """A kernel that gives no namespaces, played by limits of none (user_namespaces(7)) in a namespace above."""
+    """A kernel that gives none, played by limits (user_namespaces(7)) in a namespace around the agent."""
     outputs, said = await outputs_of(
         {**wish_of(agent_folder, base_dir, "auto", USER, ["echo works"]), "forbid_namespaces": True},
         agent_folder,
@@ -195,6 +197,4 @@ async def test_when_the_agent_is_killed_nothing_of_the_workspace_stays(
 
 
 def children_of(pid: int) -> list[int]:
-    from coding_agent_consumer.workspace.processes import descendants, living_parents
-
     return sorted(descendants(living_parents(), pid))

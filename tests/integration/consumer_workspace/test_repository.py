@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
+
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
 
 AUTHOR = Author("coding agent", "agent@example.com")

@@ -54,13 +54,16 @@ def read_bytes(tree: Path, path: str) -> bytes:
         raise RefusedError(f"There is no file {shown}.") from error
     except OSError as error:
         raise RefusedError(f"{shown}: {error.strerror}.") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise RefusedError(f"{shown} is a folder; list it instead.")
         if not stat.S_ISREG(mode):
             raise RefusedError(f"{shown} is not a regular file.")
-        data = file.read(MAX_TEXT + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_TEXT + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_TEXT:
         raise RefusedError(
             f"{shown} is larger than {MAX_TEXT // 2**20} MiB; look at parts of it with a command."

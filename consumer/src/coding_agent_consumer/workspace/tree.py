@@ -38,6 +38,7 @@ class Tree:
         self._place = place
         self._commands = commands
         self._limit = output_limit
+        self._config = b""
         self._env = {
             **env,
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -60,6 +61,7 @@ class Tree:
             self._git("init", "--quiet", "--bare", str(place.git), bare=False)
             reference = f"refs/heads/{branch}"
             self._git("fetch", "--quiet", "--no-tags", str(bundle), f"+{reference}:{reference}")
+            self._config = (place.git / "config").read_bytes()
             self._git("update-ref", _SEED, reference)
             self._git("symbolic-ref", "HEAD", reference)
             self._git("reset", "--quiet", "--hard", _SEED)
@@ -87,7 +89,7 @@ class Tree:
         # A lock can only be that of a git that was killed: no other runs now.
         (self._place.git / "index.lock").unlink(missing_ok=True)
         # What cannot be read (mode 000) is left as it was seeded: better than losing the rest.
-        self._git("add", "--all", "--ignore-errors", "--", ".", tolerate=(1, 128))
+        self._git("add", "--all", "--ignore-errors", "--", ".", tolerate=(1,))
         self._drop_new_gitlinks()
         return self._git(
             "diff",
@@ -169,6 +171,10 @@ class Tree:
     def _require_seed(self) -> None:
         if not self._place.git.exists():
             raise RefusedError("The workspace holds no repository yet.")
+        # Commands can write here too. It would gain them nothing, but their work could be lost by it.
+        (self._place.git / "config").write_bytes(self._config)
+        for name in ("attributes", "exclude", "sparse-checkout"):
+            (self._place.git / "info" / name).unlink(missing_ok=True)
 
     def _drop_new_gitlinks(self) -> None:
         """A repository cloned into the tree is no content of ours; a submodule stays at its commit."""

@@ -1,0 +1,159 @@
+"""The pure rules around git: what its words mean, its environment, what a patch may touch."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.git import RemoteMovedError, classify, git_environment, redact
+from coding_agent_consumer.repository import (
+    TreeChange,
+    parse_changes,
+    parse_tips,
+    require_branch_name,
+    why_refused,
+)
+from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
+from coding_agent_core.forge.protocol import CloneSource
+
+URL = "https://forge.example.com/o/r.git"
+SOURCE = CloneSource(URL, "x-access-token", "s3cret")
+REJECTED = "!\tabc:refs/heads/b\t[{}] ({})\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("fatal: unable to access 'x': The requested URL returned error: 403", ForgeRefusedError),
+        ("fatal: Authentication failed for 'x'", ForgeRefusedError),
+        ("fatal: could not read Username for 'x': terminal prompts disabled", ForgeRefusedError),
+        ("fatal: unable to access 'x': The requested URL returned error: 302", ForgeRefusedError),
+        ("fatal: repository 'https://forge/x' not found", ForgeNotFoundError),
+        ("error: RPC failed; HTTP 404 curl 22", ForgeNotFoundError),
+        ("fatal: unable to access 'x': Could not resolve host: forge", ForgeUnavailableError),
+        ("fatal: unable to access 'x': The requested URL returned error: 503", ForgeUnavailableError),
+        ("error: RPC failed; HTTP 429 curl 22", ForgeUnavailableError),
+        ("fatal: the remote end hung up unexpectedly\nfatal: early EOF", ForgeUnavailableError),
+        ("", ForgeUnavailableError),
+        (REJECTED.format("rejected", "fetch first"), RemoteMovedError),
+        (REJECTED.format("rejected", "non-fast-forward"), RemoteMovedError),
+        (REJECTED.format("remote rejected", "cannot lock ref 'refs/heads/b': is at"), RemoteMovedError),
+        (REJECTED.format("remote rejected", "protected branch hook declined"), ForgeRefusedError),
+        # A server's own words must not be taken for git's.
+        (
+            "remote: [rejected] fetch first\n"
+            + REJECTED.format("remote rejected", "pre-receive hook declined"),
+            ForgeRefusedError,
+        ),
+    ],
+)
+def test_what_git_says_about_the_forge(said: str, error: type[Exception]) -> None:
+    assert type(classify(said, URL)) is error
+
+
+def test_a_declined_push_repeats_the_forges_reason() -> None:
+    said = "remote: Workflow files need the scope.\n" + REJECTED.format("remote rejected", "hook declined")
+    assert "Workflow files need the scope.; (hook declined)" in str(classify(said, URL))
+
+
+def test_no_form_of_the_token_is_repeated() -> None:
+    basic = base64.b64encode(b"x-access-token:s3cret").decode()
+    assert redact(f"a s3cret b {basic}", SOURCE) == "a [secret] b [secret]"
+
+
+def test_the_token_goes_to_its_own_address_alone_and_only_where_asked() -> None:
+    with_token = git_environment({}, Path("/clone"), token=SOURCE)
+    keys = [with_token[f"GIT_CONFIG_KEY_{n}"] for n in range(int(with_token["GIT_CONFIG_COUNT"]))]
+    assert [key for key in keys if "extraHeader" in key] == [f"http.{URL}.extraHeader"]
+    without = git_environment({}, Path("/clone"), token=None)
+    assert not [value for value in without.values() if "Authorization" in value]
+
+
+def test_of_our_environment_only_the_way_to_the_forge_is_passed_on() -> None:
+    inherited = {
+        "PATH": "/bin",
+        "https_proxy": "p",
+        "GIT_SSH_COMMAND": "evil",
+        "HOME": "/h",
+        "OPENAI_API_KEY": "k",
+    }
+    env = git_environment(inherited, Path("/clone"), token=None)
+    assert env["PATH"] == "/bin"
+    assert env["https_proxy"] == "p"
+    assert env["HOME"] == "/clone"
+    assert not {"GIT_SSH_COMMAND", "OPENAI_API_KEY"} & set(env)
+    assert not {"evil", "k"} & set(env.values())
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "allowed"),
+    [
+        ("src/a.py", "100644", True),
+        (".github/workflows/ci.yml", "100644", True),
+        (".gitignore", "100644", True),
+        (".gitmodules", "100644", True),
+        ("link", "120000", True),
+        ("digit/.gitkeep", "100644", True),
+        (".git/config", "100644", False),
+        ("a/.git", "100644", False),
+        ("a/.GIT/hooks/x", "100755", False),
+        (".git /config", "100644", False),
+        (".git./config", "100644", False),
+        (".git::$INDEX_ALLOCATION/x", "100644", False),
+        ("GIT~1/config", "100644", False),
+        (".g\u200cit/config", "100644", False),
+        ("../x", "100644", False),
+        ("a/../x", "100644", False),
+        ("/etc/x", "100644", False),
+        ("a//x", "100644", False),
+        ("sub", "160000", False),
+        (".gitmodules", "120000", False),
+        (".gitattributes", "120000", False),
+    ],
+)
+def test_what_a_patch_may_touch(path: str, mode: str, allowed: bool) -> None:
+    assert (why_refused(TreeChange("000000", mode, path)) is None) is allowed
+
+
+def test_removing_a_submodule_is_allowed() -> None:
+    assert why_refused(TreeChange("160000", "000000", "sub")) is None
+
+
+def test_listings_are_read() -> None:
+    raw = b":100644 100755 aa bb M\0a b\0:000000 120000 00 cc A\0\xff\0"
+    assert parse_changes(raw) == [
+        TreeChange("100644", "100755", "a b"),
+        TreeChange("000000", "120000", "\udcff"),
+    ]
+    assert parse_changes(b"") == []
+    assert parse_tips(b"aa\trefs/heads/main\nwarning\n") == {"refs/heads/main": "aa"}
+
+
+@pytest.mark.parametrize("name", ["main", "coding-agent/issue-7", "feature/日本", "a.b", "v1.0-x_y"])
+def test_branch_names(name: str) -> None:
+    require_branch_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "-f",
+        "--upload-pack=x",
+        "a..b",
+        "a b",
+        "a:b",
+        "a\n",
+        "x.lock",
+        ".a",
+        "a/.b",
+        "/a",
+        "a/",
+        "@",
+        "a@{1}",
+    ],
+)
+def test_what_is_no_branch_name(name: str) -> None:
+    with pytest.raises(ValueError, match="no name of a branch"):
+        require_branch_name(name)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import coding_agent_consumer
+import pytest
+from coding_agent_consumer.workspace.launch import id_is_mapped
+from coding_agent_consumer.workspace.place import Place, command_environment
+from coding_agent_consumer.workspace.processes import descendants, parse_stat
+
+
+def test_a_command_gets_a_fixed_environment_and_what_the_image_keeps() -> None:
+    inherited = {"OPENAI_API_KEY": "secret", "JAVA_HOME": "/opt/java", "PATH": "/evil", "LD_PRELOAD": "x"}
+    env = command_environment(
+        Place.below(Path("/w")), "/bin", inherited, keep=("JAVA_HOME", "NOT_SET", "PATH")
+    )
+    assert env["JAVA_HOME"] == "/opt/java"
+    assert env["PATH"] == "/bin"
+    assert env["HOME"] == "/w/home"
+    assert not {"OPENAI_API_KEY", "LD_PRELOAD", "NOT_SET"} & set(env)
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "uid", "mapped"),
+    [
+        ("         0          0 4294967295\n", 61184, True),
+        ("0 1000 1\n1 100000 65536\n", 61184, True),
+        ("0 1000 1\n", 61184, False),
+        ("", 0, False),
+    ],
+)
+def test_ids_of_a_container(uid_map: str, uid: int, mapped: bool) -> None:
+    assert id_is_mapped(uid_map, uid) is mapped
+
+
+def test_descendants_are_found_through_all_generations() -> None:
+    assert descendants({2: 1, 3: 2, 4: 3, 5: 1, 6: 6}, 2) == {3, 4}
+
+
+def test_a_process_name_may_hold_anything() -> None:
+    assert parse_stat(b"12 (a) R 99) (x) S 7 12 12 0") == (7, "S")
+
+
+def test_the_serving_program_needs_only_the_standard_library() -> None:
+    """It is copied into images that have Python and nothing of ours."""
+    source = str(Path(coding_agent_consumer.__file__).parents[1])
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import coding_agent_consumer.workspace.__main__;"
+        "print([n for n in sys.modules if n.split('.')[0] not in sys.stdlib_module_names"
+        " and not n.startswith(('coding_agent_consumer', '__'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, source],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert done.stdout.strip() == "[]"

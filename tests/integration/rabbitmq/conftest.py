@@ -7,12 +7,12 @@ from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.settings.model import RabbitMQ
 
-from tests.fixtures.rabbitmq import Broker, rabbitmq, rabbitmq_queue, rabbitmq_server  # noqa: F401
+from tests.fixtures.rabbitmq import Broker
 from tests.integration.rabbitmq.steps import QUICK, Queue
 
 
 @pytest.fixture
-def settings(rabbitmq: Broker, rabbitmq_queue: str) -> RabbitMQ:  # noqa: F811
+def settings(rabbitmq: Broker, rabbitmq_queue: str) -> RabbitMQ:
     return RabbitMQ(host=rabbitmq.host, port=rabbitmq.port, queue=rabbitmq_queue, publish_timeout=3.0)
 
 
@@ -37,5 +37,5 @@ async def new_source(settings: RabbitMQ) -> AsyncIterator[Callable[..., RabbitMQ
 
 
 @pytest.fixture
-def queue(rabbitmq: Broker, rabbitmq_queue: str) -> Queue:  # noqa: F811
+def queue(rabbitmq: Broker, rabbitmq_queue: str) -> Queue:
     return Queue(rabbitmq, rabbitmq_queue)

@@ -276,3 +276,23 @@ async def test_stopping_ends_a_waiting_consumer_at_once(new_source: NewSource, r
     async with asyncio.timeout(5):
         with pytest.raises(StopAsyncIteration):
             await waiting
+
+
+async def test_closing_the_source_ends_its_consumers_and_gives_tasks_back(
+    sink: RabbitMQSink, new_source: NewSource, queue: Queue
+) -> None:
+    await sink.submit(request(1))
+    source = new_source()
+    stop = asyncio.Event()
+    first, second = source.leases(stop), source.leases(stop)
+    lease = await anext(first)
+    waiting = asyncio.ensure_future(anext(second))
+    async with asyncio.timeout(5):
+        await source.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+        await lease.lost.wait()
+        await lease.done()  # too late to mean anything
+        with pytest.raises(StopAsyncIteration):
+            await anext(first)
+    await until(lambda: queue.ready() == 1)

@@ -23,6 +23,11 @@ class IoThread:
         self._thread: threading.Thread | None = None
         self._stopped = False
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
+
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run it there and wait for its end here; cancelling here cancels it there."""
         if self._stopped:

@@ -201,7 +201,7 @@ class Link:
     async def _receive(self, channel: Channel, tag: int, redelivered: bool, body: bytes) -> None:
         try:
             task = decode(body, now=datetime.now(UTC), hosts=self._hosts)
-        except ValueError as error:
+        except Exception as error:  # whatever it is, the next reading would end alike
             _logger.warning("A message that is no task goes to %s: %s", self._dead, error)
             properties = dead_properties(str(error), None, f"malformed.{tag}")
             work: Awaitable[None] = self._upkeep.publish(self._dead, body, properties)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from coding_agent_core.queues.protocol import Lease
 from coding_agent_core.queues.rabbitmq.desk import Desk
@@ -49,29 +50,33 @@ class RabbitMQLease:
         Where another has it, settle with `retry`, never with `done`: that consumer may still die.
         Such a retry does not count as an attempt.
         """
-        held = await self._io.run(self._link.claim(self._hand))
+        held = not self._io.stopped and await self._io.run(self._link.claim(self._hand))
         try:
             yield held
         finally:
-            if held:
+            if held and not self._io.stopped:
                 await self._io.run(self._link.unclaim(self._hand))
 
     async def done(self) -> None:
         """Acknowledge the message."""
-        await self._io.run(self._link.done(self._hand))
-        self.settled.set()
+        await self._settle(self._link.done(self._hand))
 
     async def retry(self, delay: float) -> None:
         """Put a copy into the delay queue, confirmed, then acknowledge the original.
 
         Where the broker stays away the original is handed out again instead, without the delay.
         """
-        await self._io.run(self._link.retry(self._hand, delay))
-        self.settled.set()
+        await self._settle(self._link.retry(self._hand, delay))
 
     async def dead_letter(self, reason: str) -> None:
         """Put a copy into the dead letter queue with the reason, confirmed, then acknowledge the original."""
-        await self._io.run(self._link.dead_letter(self._hand, reason))
+        await self._settle(self._link.dead_letter(self._hand, reason))
+
+    async def _settle(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._io.stopped:  # the source was closed, and the message is back in the queue
+            work.close()
+        else:
+            await self._io.run(work)
         self.settled.set()
 
 
@@ -118,18 +123,22 @@ class RabbitMQSource:
                 lease = RabbitMQLease(hand, link, self._io)
                 yield lease
                 await first_of(lease.settled.wait(), lease.lost.wait(), stop.wait(), self._closing.wait())
-                if lease.lost.is_set():
+                if lease.lost.is_set() and not self._closing.is_set():
                     await self._io.run(link.abandon(hand))
         finally:
-            self._links.discard(link)
-            await self._io.run(link.close())
+            await self._close(link)
 
     async def aclose(self) -> None:
         """Close the connections; unsettled tasks go back to the queue."""
         self._closing.set()
         for link in list(self._links):
-            await self._io.run(link.close())
+            await self._close(link)
         await self._io.stop()
+
+    async def _close(self, link: Link) -> None:
+        if link in self._links:
+            self._links.discard(link)
+            await self._io.run(link.close())
 
     async def _open(self) -> Link:
         return Link(self._settings, self._hosts, self._desk, self._timing)

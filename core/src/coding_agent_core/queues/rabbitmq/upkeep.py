@@ -132,6 +132,9 @@ class Upkeep:
                     patience = self._timing.claim_patience + self._unnoticed(connection)
             except BrokerError as error:
                 _logger.warning("%s; connecting again", error)
+            except Exception:
+                # A fault of ours must not end the consumer for good: the process would go on and do nothing.
+                _logger.exception("Unexpected; connecting again")
             await asyncio.sleep(self._timing.pause(failures))
             failures += 1
 

@@ -62,7 +62,12 @@ def create_app(
             follower.cancel()
 
     app = FastAPI(
-        title="coding agent receiver", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+        title="coding agent receiver",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
     )
     _add_webhooks(app, intake)
     _add_operation(app, intake)
@@ -85,11 +90,14 @@ def _add_webhooks(app: FastAPI, intake: Intake) -> None:
         )
         return JSONResponse(given.body, given.status, given.headers)
 
+    # With a slash at the end too: a forge does not follow the redirect that would correct it.
     @app.post("/webhook/github")
+    @app.post("/webhook/github/")
     async def github_webhook(request: Request) -> Response:
         return await answer(request, github)
 
     @app.post("/webhook/gitlab")
+    @app.post("/webhook/gitlab/")
     async def gitlab_webhook(request: Request) -> Response:
         return await answer(request, gitlab)
 

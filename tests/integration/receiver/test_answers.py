@@ -5,7 +5,14 @@ import asyncio
 import pytest
 from coding_agent_core.queues.memory import MemoryQueue
 
-from tests.fixtures.deliveries import github_issue, gitlab_issue, gitlab_merge_request, settings
+from tests.fixtures.deliveries import (
+    encode,
+    github_headers,
+    github_issue,
+    gitlab_issue,
+    gitlab_merge_request,
+    settings,
+)
 from tests.fixtures.receiver import receiving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -114,3 +121,10 @@ async def test_gitlabs_events_are_answered(receiver, payload, event, status):
     response = await receiver.gitlab(payload, event)
     assert response.status_code == 200
     assert response.json()["status"] == status
+
+
+@pytest.mark.parametrize("path", ["/webhook/github", "/webhook/github/"])
+async def test_a_slash_at_the_end_of_the_configured_url_does_no_harm(receiver, path):
+    body = encode(github_issue())
+    response = await receiver.http.post(path, content=body, headers=github_headers(body))
+    assert response.json()["status"] == "success"

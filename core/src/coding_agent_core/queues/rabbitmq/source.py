@@ -110,16 +110,16 @@ class RabbitMQSource:
         link = await self._io.run(self._open())
         self._links.add(link)
         try:
-            while True:
+            while not (stop.is_set() or self._closing.is_set()):
                 waits = [stop.wait(), self._closing.wait(), self._io.run(link.take())]
                 if self._drain:
                     waits.append(self._io.run(link.drained()))
                 await first_of(*waits)
                 if stop.is_set() or self._closing.is_set():
-                    return
+                    break
                 hand = await self._io.run(link.peek())
                 if hand is None:
-                    return
+                    break  # drained
                 lease = RabbitMQLease(hand, link, self._io)
                 yield lease
                 await first_of(lease.settled.wait(), lease.lost.wait(), stop.wait(), self._closing.wait())

@@ -121,3 +121,24 @@ async def test_who_finds_the_item_taken_after_a_reconnection_has_lost_it(
                     await first.done()  # settles nothing: the task is the other's
                     await second.done()
     assert queue.ready() == 0
+
+
+async def test_a_redelivered_task_that_must_wait_for_its_item_is_still_known_as_redelivered(
+    sink: RabbitMQSink, new_source: NewSource
+) -> None:
+    await sink.submit(request(1))
+    waiting, holding = new_source(), new_source()
+    async with leases(waiting) as take:
+        begun = await take()
+    await sink.submit(request(1))
+    async with leases(waiting) as take, leases(holding) as take_too:
+        first, second = await asyncio.gather(take(), take_too())
+        redelivered, other = (first, second) if first.redelivered else (second, first)
+        assert redelivered.task.uuid == begun.task.uuid
+        async with other.claim() as held:
+            assert held
+            async with redelivered.claim() as held_too:
+                assert not held_too
+                await redelivered.retry(1)
+            again = await (take() if redelivered is first else take_too())
+            assert (again.task.uuid, again.task.attempt, again.redelivered) == (begun.task.uuid, 1, True)

@@ -138,7 +138,8 @@ class Link:
         """A copy for later, then the acknowledgement: a crash in between leaves both, never none."""
         attempt = hand.task.attempt + (0 if hand.refused else 1)
         copy = hand.task.model_copy(update={"attempt": attempt})
-        await self._replace(hand, lambda: self._upkeep.publish_later(copy, delay))
+        again = hand.refused and hand.redelivered  # its holder may be the one who has begun this very attempt
+        await self._replace(hand, lambda: self._upkeep.publish_later(copy, delay, redelivered=again))
 
     async def dead_letter(self, hand: Hand, reason: str) -> None:
         """A copy for the dead letter queue, then the acknowledgement."""
@@ -219,7 +220,7 @@ class Link:
                 case Route.DROP:
                     work = asyncio.sleep(0)
                 case Route.LATER:
-                    work = self._upkeep.publish_later(task, self._timing.elsewhere)
+                    work = self._upkeep.publish_later(task, self._timing.elsewhere, redelivered=True)
                 case Route.RETURN:
                     with suppress(BrokerError):
                         await self._upkeep.pause()

@@ -11,11 +11,24 @@ _HEADER_LIMIT = 2000
 """Characters of a reason in a header; a frame of headers must stay far below the broker's 128 KiB."""
 
 
-def task_properties(task: QueuedTask) -> pika.BasicProperties:
+_REDELIVERED = "x-redelivered"
+"""Set on a copy of a message that was delivered before: the broker's own flag does not cross delay queues."""
+
+
+def task_properties(task: QueuedTask, *, redelivered: bool = False) -> pika.BasicProperties:
     """Of a task that is to be worked on."""
     return pika.BasicProperties(
-        delivery_mode=PERSISTENT, content_type="application/json", message_id=f"{task.uuid}.{task.attempt}"
+        delivery_mode=PERSISTENT,
+        content_type="application/json",
+        message_id=f"{task.uuid}.{task.attempt}",
+        headers={_REDELIVERED: True} if redelivered else None,
     )
+
+
+def marked_redelivered(properties: pika.BasicProperties) -> bool:
+    """Whether the message is such a copy."""
+    headers: dict[str, object] = properties.headers or {}
+    return headers.get(_REDELIVERED) is True
 
 
 def dead_properties(reason: str, task: QueuedTask | None, message_id: str) -> pika.BasicProperties:

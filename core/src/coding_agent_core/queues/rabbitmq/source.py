@@ -40,7 +40,7 @@ class RabbitMQLease:
 
     @property
     def redelivered(self) -> bool:
-        """The broker handed it out before."""
+        """This attempt was handed out before; also after `retry` because of a refused claim."""
         return self._hand.redelivered
 
     @asynccontextmanager

@@ -18,7 +18,7 @@ from coding_agent_core.queues.rabbitmq.amqp import (
     closed_error,
 )
 from coding_agent_core.queues.rabbitmq.messages import delay_seconds, encode
-from coding_agent_core.queues.rabbitmq.properties import task_properties
+from coding_agent_core.queues.rabbitmq.properties import marked_redelivered, task_properties
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.queues.rabbitmq.topology import declare_delay, declare_queues
 from coding_agent_core.secrets import Secrets
@@ -86,14 +86,19 @@ class Upkeep:
         except TimeoutError as error:
             raise BrokerError("RabbitMQ did not confirm a message in time") from error
 
-    async def publish_later(self, task: QueuedTask, delay: float) -> None:
+    async def publish_later(self, task: QueuedTask, delay: float, *, redelivered: bool = False) -> None:
         """Publish a task that comes to the queue after `delay` seconds.
+
+        Args:
+            task: the attempt that is to begin then.
+            delay: seconds, rounded up to whole ones.
+            redelivered: this very attempt was handed out before, and may have begun.
 
         Raises:
             BrokerError: not confirmed.
         """
         queue = await declare_delay(self.connection, self._settings.queue, delay_seconds(delay))
-        await self.publish(queue, encode(task), task_properties(task))
+        await self.publish(queue, encode(task), task_properties(task, redelivered=redelivered))
 
     async def pause(self) -> None:
         """Take no more deliveries until `resume`."""
@@ -176,10 +181,9 @@ class Upkeep:
         raise BrokerError("The connection to RabbitMQ ended")
 
     async def _start_consuming(self, channel: Channel) -> None:
-        def deliver(_raw: object, method: Any, _properties: object, body: bytes) -> None:
-            receiving = asyncio.ensure_future(
-                self._receive(channel, method.delivery_tag, method.redelivered, body)
-            )
+        def deliver(_raw: object, method: Any, properties: Any, body: bytes) -> None:
+            redelivered = method.redelivered or marked_redelivered(properties)
+            receiving = asyncio.ensure_future(self._receive(channel, method.delivery_tag, redelivered, body))
             self._receiving.add(receiving)
             receiving.add_done_callback(self._receiving.discard)
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.logs import bound, configure, safe
+from coding_agent_core.logs import JsonFormatter, TextFormatter, bound, configure, safe
 from coding_agent_core.settings.model import Logging
 
 
@@ -55,7 +55,7 @@ def test_the_delivery_stands_on_every_line_of_its_request_only(logged):
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x85", "\u2028", "\x1b[2J", "\ud800"])
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x85", "\u2028", "\x1b[2J"])
 def test_foreign_text_cannot_begin_a_line_of_its_own(logged, form, end):
     stream = logged(format=form)
     forged = f"x{end}2024-01-15 10:30:45 INFO [webhook.server] forged"
@@ -64,6 +64,12 @@ def test_foreign_text_cannot_begin_a_line_of_its_own(logged, form, end):
     written = stream.getvalue()
     assert len(written.splitlines()) == 1
     assert "\x1b" not in written
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_what_is_not_unicode_text_is_escaped(formatter):
+    record = logging.LogRecord("x", logging.INFO, "x.py", 1, "event=%s", ("\ud800",), None)
+    assert "ud800" in formatter.format(record).encode("utf-8").decode("ascii")
 
 
 def test_json_lines_for_clusters(logged):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Running:
     waits: list[float] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    after_first_tool: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         (self.root / "tree").mkdir(exist_ok=True)
@@ -36,6 +38,9 @@ class Running:
     async def work(self, settings: Settings, prompt: str = "Please fix it.", timeout: float = 30) -> Ending:
         async def on_step(step: Step) -> None:
             self.steps.append(step)
+            if step.kind == "tool" and self.after_first_tool is not None:
+                after, self.after_first_tool = self.after_first_tool, None
+                await asyncio.to_thread(after)
 
         async def sleep(seconds: float) -> None:
             self.waits.append(seconds)

@@ -135,14 +135,14 @@ def shorten(messages: Sequence[ModelMessage], budget: int) -> list[ModelMessage]
     for length, at, number in longest:
         if over <= 0:
             break
-        keep = max(_LEAST_RESULT, length - over * _CHARS_PER_TOKEN - len(_CUT))
+        keep = max(_LEAST_RESULT, length - (over + 1) * _CHARS_PER_TOKEN - len(_CUT))
         before = estimate([result[at]])
         result[at] = _cut_part(result[at], number, keep)
         over -= before - estimate([result[at]])
     if over > 0 and result and isinstance(result[0], ModelRequest):
         for number, part in enumerate(result[0].parts):
             if isinstance(part, UserPromptPart) and not _is_summary(part):
-                keep = max(_LEAST_RESULT, len(_text(part)) - over * _CHARS_PER_TOKEN)
+                keep = max(_LEAST_RESULT, len(_text(part)) - (over + 1) * _CHARS_PER_TOKEN)
                 result[0] = _cut_part(result[0], number, keep)
                 break
     # What was reported counted the longer texts.

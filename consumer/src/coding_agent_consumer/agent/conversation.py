@@ -35,8 +35,8 @@ _OVERHEAD = 2_000
 _MAX_REJECTIONS = 3
 """Times in a row that a conversation may be refused as too long before we give up."""
 _TOO_LONG_ANSWER = (
-    "Your last answer was cut off because it was too long, and nothing of it was done. Go on in smaller steps: write or"
-    " edit files piece by piece."
+    "Your last answer was cut off because it was too long, and nothing of it was done. Go on in smaller"
+    " steps: write or edit files piece by piece."
 )
 
 

@@ -1,0 +1,182 @@
+"""Tools of real MCP servers, over stdio and streamable HTTP; servers that are dead (requirement S20)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+from coding_agent_core.outcome import Reason
+from mcp.server import MCPServer
+
+from tests.fixtures.model import call, finish, model_server, model_settings, script
+from tests.integration.consumer_agent.running import Running
+
+SECRET = "mcp-secret-0123456789"
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Running:
+    return Running(tmp_path)
+
+
+@contextmanager
+def http_server() -> Iterator[tuple[str, Callable[[], None]]]:
+    """The address of a small MCP server over streamable HTTP, and what ends it."""
+    server = MCPServer("prices")
+
+    @server.tool()
+    def price_of(article: str) -> str:
+        """The price of an article."""
+        return f"{article} costs 450"
+
+    @server.tool()
+    def broken(article: str) -> str:
+        """Fails."""
+        raise RuntimeError(f"no price list for {article}")
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    program = uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="critical"))
+    thread = threading.Thread(target=program.run, args=([listening],), daemon=True)
+    thread.start()
+
+    def end() -> None:
+        program.should_exit = program.force_exit = True
+        thread.join(10)
+        listening.close()
+
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp", end
+    finally:
+        end()
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+async def test_a_real_server_over_stdio_serves_its_tools(running: Running, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    git(repository, "init", "-q")
+    git(repository, "commit", "-q", "--allow-empty", "-m", "The first commit of all")
+    server = {"mcp_server_name": "git", "command": [sys.executable, "-m", "mcp_server_git"]}
+    turns = [
+        call("git_git_log", repo_path=str(repository)),
+        {**finish(), "expect": "The first commit of all"},
+    ]
+    with model_server(script(*turns)) as model:
+        ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+        offered = {tool["function"]["name"] for tool in model.requests[0]["tools"]}
+    assert ending.reason is Reason.COMPLETED, ending
+    assert {"git_git_log", "git_git_diff", "run_command", "finish"} <= offered
+
+
+async def test_a_stdio_server_gets_its_own_environment_and_ends_with_the_attempt(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-agent-itself")
+    program = tmp_path / "server.py"
+    program.write_text(
+        "import os\n"
+        "from mcp.server import MCPServer\n"
+        "server = MCPServer('env')\n"
+        "@server.tool()\n"
+        "def names() -> str:\n"
+        "    return ' '.join(sorted(os.environ)) + f' pid={os.getpid()}.'\n"
+        "server.run('stdio')\n"
+    )
+    server = {
+        "mcp_server_name": "env",
+        "command": [sys.executable, str(program)],
+        "env": {"GIVEN_TOKEN": SECRET},
+    }
+    with model_server(script(call("env_names"), {**finish(), "expect": "GIVEN_TOKEN"})) as model:
+        ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+        told = model.requests[1]["messages"][-1]["content"]
+    assert ending.reason is Reason.COMPLETED, ending
+    assert "OPENAI_API_KEY" not in told
+    pid = int(told.split("pid=")[1].split(".")[0])
+    async with asyncio.timeout(5):
+        while Path(f"/proc/{pid}").exists():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_server_over_streamable_http_serves_its_tools(running: Running) -> None:
+    with http_server() as (url, _):
+        server = {"mcp_server_name": "shop", "url": url, "headers": {"Authorization": f"Bearer {SECRET}"}}
+        turns = [call("shop_price_of", article="tea"), {**finish(), "expect": "tea costs 450"}]
+        with model_server(script(*turns)) as model:
+            ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+    assert ending.reason is Reason.COMPLETED, ending
+
+
+async def test_an_mcp_tool_that_fails_forever_ends_the_attempt_by_our_limit(running: Running) -> None:
+    with http_server() as (url, _):
+        server = {"mcp_server_name": "shop", "url": url}
+        turns = [call("shop_broken", article=str(number)) for number in range(9)]
+        with model_server(script(*turns)) as model:
+            ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+            assert len(model.requests) == 3
+    assert ending.reason is Reason.TOOL_FAILING
+    assert ending.message.startswith("The agent's tool `shop_broken` failed 3 times in a row;")
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        {"mcp_server_name": "dead", "command": ["/nonexistent/mcp-server"]},
+        {"mcp_server_name": "dead", "command": [sys.executable, "-c", "raise SystemExit(3)"]},
+        {"mcp_server_name": "dead", "url": "http://127.0.0.1:1/mcp"},
+    ],
+    ids=["not installed", "ends at once", "nothing listens"],
+)
+async def test_the_attempt_goes_on_without_a_dead_server_and_says_so(
+    running: Running, server: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    with model_server(script(call("list_files"), finish())) as model:
+        ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+        told = model.requests[0]["messages"][0]["content"]
+    assert ending.reason is Reason.COMPLETED, ending
+    assert "MCP server dead cannot be used" in [step.title for step in running.steps]
+    assert "MCP server dead cannot be used, going on without it" in caplog.text
+    assert "not available now: dead" in told
+
+
+async def test_a_server_that_dies_in_the_middle_loses_no_result(running: Running, tmp_path: Path) -> None:
+    program = tmp_path / "server.py"
+    program.write_text(
+        "import os\n"
+        "from mcp.server import MCPServer\n"
+        "server = MCPServer('frail')\n"
+        "@server.tool()\n"
+        "def die() -> str:\n"
+        "    os._exit(1)\n"
+        "server.run('stdio')\n"
+    )
+    server = {"mcp_server_name": "frail", "command": [sys.executable, str(program)]}
+    with model_server(script(call("frail_die"), finish("Done without it."))) as model:
+        ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+    assert (ending.reason, ending.summary) == (Reason.COMPLETED, "Done without it.")
+
+
+async def test_an_http_server_that_dies_in_the_middle_loses_no_result(running: Running) -> None:
+    with http_server() as (url, end):
+        running.after_first_tool = end
+        server = {"mcp_server_name": "shop", "url": url}
+        turns = [
+            call("shop_price_of", article="tea"),
+            call("shop_price_of", article="cup"),
+            {**finish("Done without it."), "expect": "(?i)error|does not answer|failed"},
+        ]
+        with model_server(script(*turns)) as model:
+            ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+    assert (ending.reason, ending.summary) == (Reason.COMPLETED, "Done without it."), ending

@@ -1,0 +1,159 @@
+"""The agent with a model in the same process: what it offers, what it shows, what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.agent.models import ModelSpec
+from coding_agent_consumer.agent.protocol import Brief, Ending, Step
+from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_consumer.agent.tools import show
+from coding_agent_consumer.workspace.protocol import CommandResult
+from coding_agent_core.outcome import Reason
+from coding_agent_core.settings.model import Settings
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models import Model
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.models.test import TestModel
+
+from tests.fixtures.workspace import FolderWorkspace
+
+SETTINGS = Settings.model_validate({"llm": {"openai": {"base_url": "http://model.test/v1"}}})
+Answer = Callable[[list[ModelMessage], AgentInfo], ModelResponse]
+
+
+async def work(
+    tree: Path, model: Model, *, on_step: Callable[[Step], None] = lambda step: None, timeout: float = 20
+) -> Ending:
+    @asynccontextmanager
+    async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
+        yield model
+
+    async def step(each: Step) -> None:
+        on_step(each)
+
+    agent = ModelAgent(SETTINGS, open_model=open_model)
+    return await agent.work(
+        Brief("Fix bugs.", "Please."),
+        FolderWorkspace(tree),
+        stop=asyncio.Event(),
+        timeout=timeout,
+        on_step=step,
+    )
+
+
+def calling(*turns: list[tuple[str, dict[str, object]]]) -> FunctionModel:
+    left = list(turns)
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        return ModelResponse(parts=[ToolCallPart(name, arguments) for name, arguments in left.pop(0)])
+
+    return FunctionModel(answer)
+
+
+DONE = [("finish", {"status": "done", "summary": "Done."})]
+
+
+async def test_every_tool_can_be_called_and_none_breaks_the_run(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a\n")
+    ending = await work(tmp_path, TestModel(call_tools="all", seed=1))
+    assert ending.reason in {Reason.COMPLETED, Reason.NOTHING_TO_CHANGE, Reason.CANNOT_BE_DONE}
+
+
+async def test_the_tools_have_names_and_described_arguments(tmp_path: Path) -> None:
+    seen: list[AgentInfo] = []
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        seen.append(info)
+        return ModelResponse(parts=[ToolCallPart(*DONE[0])])
+
+    await work(tmp_path, FunctionModel(answer))
+    names = {tool.name for tool in seen[0].function_tools}
+    assert names == {"run_command", "read_file", "write_file", "edit_file", "list_files", "search_files"}
+    for tool in seen[0].function_tools:
+        assert tool.description
+        for name, argument in tool.parameters_json_schema["properties"].items():
+            assert argument.get("description"), f"{tool.name}.{name}"
+
+
+async def test_steps_are_numbered_and_tell_what_was_done(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    steps: list[Step] = []
+    model = calling(
+        [("run_command", {"command": "echo hello"})],
+        [("edit_file", {"path": "a.py", "old": "absent", "new": "y"})],
+        DONE,
+    )
+    await work(tmp_path, model, on_step=steps.append)
+    assert [step.number for step in steps] == list(range(1, 6))
+    assert [(step.kind, step.title) for step in steps] == [
+        ("model", "run_command: echo hello"),
+        ("tool", "run_command: echo hello"),
+        ("model", "edit_file: a.py"),
+        ("tool", "edit_file: a.py (refused)"),
+        ("model", "finish"),
+    ]
+    assert steps[1].detail == "hello\n[exit code 0]"
+
+
+async def test_work_asked_for_beside_the_end_is_still_done(tmp_path: Path) -> None:
+    ending = await work(tmp_path, calling([("write_file", {"path": "b", "content": "b"}), *DONE]))
+    assert ending.reason is Reason.COMPLETED
+    assert (tmp_path / "b").read_text() == "b"
+
+
+async def test_a_failed_command_is_no_failed_tool(tmp_path: Path) -> None:
+    turns = [[("run_command", {"command": f"echo {n}; false"})] for n in range(6)]
+    ending = await work(tmp_path, calling(*turns, DONE))
+    assert ending.reason is Reason.COMPLETED
+
+
+async def test_an_unexpected_error_is_an_ending_and_never_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        raise ZeroDivisionError
+
+    ending = await work(tmp_path, FunctionModel(answer))
+    assert (ending.reason, ending.message) == (
+        Reason.INTERNAL,
+        "The agent failed unexpectedly (ZeroDivisionError); the log tells more.",
+    )
+    assert "The agent failed unexpectedly" in caplog.text
+
+
+async def test_cancelling_from_outside_ends_the_work_too(tmp_path: Path) -> None:
+    started = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return ModelResponse(parts=[TextPart("never")])
+
+    task = asyncio.create_task(work(tmp_path, FunctionModel(answer)))
+    async with asyncio.timeout(5):
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        (CommandResult(0, "fine\n", False, False, 1.5), "fine\n[exit code 0]"),
+        (CommandResult(1, "", False, False, 0.1), "[exit code 1]"),
+        (CommandResult(None, "slow", False, True, 30.2), "slow\n[killed: it ran out of time after 30 s]"),
+    ],
+)
+def test_a_commands_result_in_words(result: CommandResult, shown: str) -> None:
+    assert show(result) == shown

@@ -1,0 +1,179 @@
+"""From the settings to a model; when a request is tried again; what a failure is called."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from coding_agent_consumer.agent.failures import failure_of, too_long
+from coding_agent_consumer.agent.models import model_spec, open_model
+from coding_agent_consumer.agent.retrying import RetryPolicy
+from coding_agent_consumer.agent.scrub import Scrub
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.outcome import Reason
+from coding_agent_core.settings.model import Settings
+from pydantic_ai.exceptions import (
+    ModelAPIError,
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelHTTPError,
+    ModelQuotaExceededError,
+    ModelRateLimitError,
+    ModelRequestRejectedError,
+    ModelServerError,
+)
+from pydantic_ai.models.openai import OpenAIChatModel
+
+
+def settings(**llm: Any) -> Settings:
+    return Settings.model_validate({"llm": llm})
+
+
+def http(
+    status: int, category: type[ModelAPIError] | None = None, message: str = "", **data: Any
+) -> ModelHTTPError:
+    return ModelHTTPError.for_category(
+        category, status_code=status, model_name="m", body={"message": message}, **data
+    )
+
+
+@pytest.mark.parametrize(
+    ("llm", "url", "name", "section"),
+    [
+        ({"openai": {"api_key": "k" * 9}}, "https://api.openai.com/v1", "gpt-4o", "llm.openai"),
+        ({"openai": {"base_url": "http://gw:1/v1/"}}, "http://gw:1/v1", "gpt-4o", "llm.openai"),
+        ({"provider": "ollama"}, "http://localhost:11434/v1", "qwen3", "llm.ollama"),
+        (
+            {"provider": "ollama", "ollama": {"endpoint": "http://o:2/v1/"}},
+            "http://o:2/v1",
+            "qwen3",
+            "llm.ollama",
+        ),
+        ({"provider": "lmstudio"}, "http://localhost:1234/v1", "local", "llm.lmstudio"),
+    ],
+)
+def test_the_model_that_the_settings_name(llm: dict[str, Any], url: str, name: str, section: str) -> None:
+    spec = model_spec(settings(**llm).llm)
+    assert (spec.base_url, spec.name, spec.setting) == (url, name, section)
+
+
+def test_openais_own_service_needs_a_key() -> None:
+    with pytest.raises(SettingsError, match=r"llm\.openai\.api_key is not set"):
+        model_spec(settings().llm)
+
+
+def test_an_address_without_a_host_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"llm\.openai"):
+        model_spec(settings(openai={"base_url": "nonsense"}).llm)
+
+
+@pytest.mark.parametrize(
+    "llm",
+    [{"openai": {"base_url": "http://gw:1/v1"}}, {"provider": "ollama"}, {"provider": "lmstudio"}],
+    ids=["another address", "ollama", "lmstudio"],
+)
+async def test_what_the_environment_holds_for_openai_goes_to_nobody_else(
+    llm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OLLAMA_API_KEY"):
+        monkeypatch.setenv(name, "private-of-openai")
+    async with open_model(model_spec(settings(**llm).llm)) as model:
+        assert isinstance(model, OpenAIChatModel)
+        client = model.client
+        assert "private-of-openai" not in str(client.default_headers)
+        assert client.max_retries == 0
+
+
+def test_the_key_is_not_shown() -> None:
+    assert "sk-hidden" not in repr(model_spec(settings(openai={"api_key": "sk-hidden-1"}).llm))
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (http(429, ModelRateLimitError), True),
+        (http(500, ModelServerError), True),
+        (ModelConnectionError("m", "broken"), True),
+        (ModelAPIError("m", "Failed to decode response as JSON"), True),
+        (http(408), True),
+        (http(418), False),
+        (http(400, ModelRequestRejectedError), False),
+        (http(401, ModelAuthenticationError), False),
+        (http(429, ModelQuotaExceededError), False),
+    ],
+)
+def test_what_is_tried_again(error: ModelAPIError, again: bool) -> None:
+    assert (RetryPolicy(3, chance=random.Random(1)).wait(1, error) is not None) is again
+
+
+def test_waits_double_to_a_cap_and_end() -> None:
+    policy = RetryPolicy(20, chance=random.Random(1))
+    waits = [policy.wait(number, http(500, ModelServerError)) for number in range(1, 21)]
+    for number, wait in enumerate(waits):
+        step = min(60, 2**number)
+        assert wait is not None
+        assert step / 2 <= wait <= step
+    assert policy.wait(21, http(500, ModelServerError)) is None
+
+
+@pytest.mark.parametrize(("asked", "wait"), [(0, 0), (33, 33), (120, 120), (121, None)])
+def test_what_the_service_asks_for_is_honoured_within_bounds(asked: float, wait: float | None) -> None:
+    error = http(429, ModelRateLimitError, retry_after=asked)
+    assert RetryPolicy(3, chance=random.Random(1)).wait(1, error) == wait
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("This model's maximum context length is 8192 tokens", True),
+        ("the request exceeds the available context size", True),
+        ("prompt is too long: 210000 tokens > 200000 maximum", True),
+        ("temperature must be below 2", False),
+    ],
+)
+def test_how_servers_say_that_a_request_is_too_long(message: str, expected: bool) -> None:
+    assert too_long(http(400, ModelRequestRejectedError, message)) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "words"),
+    [
+        (
+            http(401, ModelAuthenticationError, "bad key sk-1234567890"),
+            Reason.MODEL_REFUSED,
+            "llm.openai.api_key",
+        ),
+        (http(429, ModelQuotaExceededError), Reason.MODEL_REFUSED, "no credit"),
+        (
+            http(400, ModelRequestRejectedError, "bad sk-1234567890"),
+            Reason.MODEL_REFUSED,
+            "refused the request",
+        ),
+        (
+            http(400, ModelRequestRejectedError, "m does not support tools"),
+            Reason.MODEL_REFUSED,
+            "tool calls",
+        ),
+        (
+            http(400, ModelRequestRejectedError, '"auto" tool choice requires --enable-auto-tool-choice'),
+            Reason.MODEL_REFUSED,
+            "tool calls",
+        ),
+        (ModelConnectionError("m", "refused"), Reason.MODEL_UNAVAILABLE, "not available"),
+    ],
+)
+def test_a_failure_is_told_in_a_sentence_without_the_key(
+    error: Exception, reason: Reason, words: str
+) -> None:
+    spec = model_spec(settings(openai={"api_key": "sk-1234567890"}).llm)
+    failure = failure_of(error, spec, Scrub(["sk-1234567890"]), max_requests=10)
+    assert failure is not None
+    assert failure.reason is reason
+    assert words in failure.message
+    assert "sk-1234567890" not in failure.message
+
+
+def test_what_nobody_expects_is_left_to_the_log() -> None:
+    spec = model_spec(settings(openai={"api_key": "sk-1234567890"}).llm)
+    assert failure_of(ZeroDivisionError(), spec, Scrub([]), max_requests=10) is None

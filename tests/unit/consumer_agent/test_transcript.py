@@ -1,0 +1,121 @@
+"""Transcripts: private, without secrets, readable after a crash, removed when old."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.agent.scrub import Scrub, scrub_for
+from coding_agent_consumer.agent.transcript import Transcript, cleanup, read, recap
+from coding_agent_core.settings.model import Settings
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+
+MESSAGES: list[ModelMessage] = [
+    ModelRequest(parts=[UserPromptPart("The task.")]),
+    ModelResponse(parts=[TextPart("I read it."), ToolCallPart("read_file", {"path": "a.py"}, "1")]),
+    ModelRequest(parts=[ToolReturnPart("read_file", "1\tprint()", "1")]),
+]
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+def written(path: Path, scrub: Scrub | None = None) -> Path:
+    transcript = Transcript(path, scrub or Scrub([]))
+    for message in MESSAGES:
+        transcript.append(message)
+    return path
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    path = written(tmp_path / "folder/attempt-1.jsonl")
+    assert read(path) == MESSAGES
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_last_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl")
+    path.write_bytes(path.read_bytes()[:-40])
+    assert read(path) == MESSAGES[:2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"[]\n{}\n"])
+def test_junk_reads_as_nothing(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "a.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    assert read(path) == []
+    assert recap(path) == ""
+
+
+def test_secrets_are_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    secret = 'tok"en-0123456789'
+    Transcript(path, Scrub([secret])).append(ModelRequest(parts=[UserPromptPart(f"It is {secret}!")]))
+    assert "0123456789" not in path.read_text()
+    assert read(path)[0].parts[0] == UserPromptPart("It is ***!", timestamp=read(path)[0].parts[0].timestamp)  # type: ignore[union-attr]
+
+
+def test_the_settings_secrets_are_known() -> None:
+    settings = Settings.model_validate(
+        {
+            "llm": {"openai": {"api_key": "model-key-1"}},
+            "github": {"personal_access_token": "github-token-1"},
+            "mcp_servers": [
+                {
+                    "mcp_server_name": "a",
+                    "command": ["a"],
+                    "env": {"A_TOKEN": "env-token-1", "MODE": "readonly"},
+                },
+                {
+                    "mcp_server_name": "b",
+                    "url": "http://b",
+                    "headers": {"Authorization": "Bearer header-token-1"},
+                },
+            ],
+        }
+    )
+    scrub = scrub_for(settings)
+    assert (
+        scrub("model-key-1 github-token-1 env-token-1 header-token-1 readonly") == "*** *** *** *** readonly"
+    )
+    assert "model-key-1" not in repr(scrub)
+
+
+def test_a_disk_that_refuses_does_not_end_the_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    written(tmp_path / "file/a.jsonl")
+    assert caplog.text.count("Cannot write the transcript") == 1
+
+
+def test_a_recap_tells_the_newest_steps_within_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    for _ in range(50):
+        written(path)
+    text = recap(path, limit=300)
+    assert text.startswith("(earlier steps left out)\n")
+    assert len(text) < 330
+    assert text.endswith('- said: I read it.\n- called read_file {"path":"a.py"}\n  gave: 1 print()')
+
+
+@pytest.mark.parametrize(
+    ("days", "left"), [(30, ["new.jsonl"]), (0, ["new.jsonl", "old.jsonl"]), (90, ["new.jsonl", "old.jsonl"])]
+)
+def test_old_transcripts_are_removed(tmp_path: Path, days: int, left: list[str]) -> None:
+    for name, age in (("old", 40), ("new", 1)):
+        path = written(tmp_path / name / f"{name}.jsonl")
+        stamp = (NOW - timedelta(days=age)).timestamp()
+        os.utime(path, (stamp, stamp))
+    removed = cleanup(tmp_path, days, now=NOW)
+    assert sorted(path.name for path in tmp_path.rglob("*.jsonl")) == left
+    assert removed == 2 - len(left)
+    assert (tmp_path / "old").exists() == ("old.jsonl" in left), "its empty folder goes too"

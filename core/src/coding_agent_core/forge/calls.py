@@ -134,7 +134,7 @@ class Calls:
     async def pages(
         self, type_: type[_T], call: Call, *, limit: int, first: int = 1
     ) -> AsyncIterator[tuple[_T, httpx.Response]]:
-        """The pages of a list from the page `first` on, as long as there is a next, `limit` of them at most."""
+        """The pages of a list from page `first` on, as long as there is a next, `limit` of them at most."""
         for number in range(first, first + limit):
             numbered = replace(call, params={**call.params, "per_page": PAGE_SIZE, "page": number})
             response = await self.send(numbered)

@@ -42,7 +42,7 @@ def connect(
         from coding_agent_core.forge.github_transport import GitHubSender  # noqa: PLC0415
 
         token = _token(settings, platform)
-        sender: Sender = GitHubSender(settings.github.api_url, token, transport=transport)
+        sender: Sender = GitHubSender(settings.github.api_url, token, now=clock.now, transport=transport)
         calls = Calls(sender, settings.github.host, settings.github.api_url, policy, clock)
         return GitHubForge(settings.github, token, calls)
     from coding_agent_core.forge.gitlab import GitLabForge  # noqa: PLC0415

@@ -32,5 +32,5 @@ def quoted(text: str) -> str:
 
 def repository_of(repository_url: str) -> str:
     """`owner/repo` from a search result's `repository_url`, empty where it is no such URL."""
-    parts = repository_url.rstrip("/").rsplit("/repos/", 1)
-    return parts[1] if len(parts) == 2 and parts[1].count("/") == 1 else ""
+    parts = repository_url.rstrip("/").split("/")
+    return "/".join(parts[-2:]) if len(parts) > 3 and parts[-3] == "repos" and all(parts[-2:]) else ""

@@ -8,9 +8,9 @@ those of github.com today, which an older GitHub Enterprise does not fill.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -64,20 +64,28 @@ class _Pooled(GitHub[_AuthStrategy]):
             self._pool = None
 
 
-async def _plain_retry_after(response: httpx.Response) -> None:
-    """Make the header that githubkit reads with `int()` a number: RFC 9110 allows a date as well."""
-    if "retry-after" in response.headers:
-        seconds = retry_after(response.headers, datetime.now(UTC))
-        response.headers["retry-after"] = str(int(seconds or 0))
-    if not response.headers.get("x-ratelimit-reset", "0").isdigit():
-        del response.headers["x-ratelimit-reset"]
+def _plain_headers(now: Callable[[], datetime]) -> Callable[[httpx.Response], Awaitable[None]]:
+    """Makes the headers that githubkit reads with `int()` numbers: RFC 9110 allows a date in Retry-After."""
+
+    async def hook(response: httpx.Response) -> None:
+        if "retry-after" in response.headers:
+            response.headers["retry-after"] = str(int(retry_after(response.headers, now()) or 0))
+        if not response.headers.get("x-ratelimit-reset", "0").isdigit():
+            del response.headers["x-ratelimit-reset"]
+
+    return hook
 
 
 class GitHubSender:
     """Sends calls through githubkit."""
 
     def __init__(
-        self, api_url: str, token: Token, *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        api_url: str,
+        token: Token,
+        *,
+        now: Callable[[], datetime],
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._token = token
         self._github = _Pooled(
@@ -88,7 +96,7 @@ class GitHubSender:
             timeout=TIMEOUT,
             ssl_verify=True,
             async_transport=transport,
-            async_event_hooks={"response": [_plain_retry_after]},
+            async_event_hooks={"response": [_plain_headers(now)]},
             http_cache=False,
             auto_retry=False,
         )

@@ -1,0 +1,118 @@
+"""Where things are: URLs, paths and queries, by tables."""
+
+from __future__ import annotations
+
+import pytest
+from coding_agent_core.forge.addresses import clone_url, web_base
+from coding_agent_core.forge.calls import path
+from coding_agent_core.forge.github_search import repository_of, search_query
+from coding_agent_core.forge.gitlab_paths import list_params, list_path, project_of
+from coding_agent_core.settings.model import GitHub, GitLab
+from coding_agent_core.tasks import ItemKind
+
+
+@pytest.mark.parametrize(
+    ("api_url", "base"),
+    [
+        ("https://api.github.com", "https://github.com"),
+        ("https://github.example.com/api/v3", "https://github.example.com"),
+        ("https://github.example.com/api/v3/", "https://github.example.com"),
+        ("https://api.tenant.ghe.com", "https://tenant.ghe.com"),
+        ("https://gitlab.com/api/v4", "https://gitlab.com"),
+        ("https://example.com/gitlab/api/v4", "https://example.com/gitlab"),
+        ("http://127.0.0.1:8123/api/v3", "http://127.0.0.1:8123"),
+        ("https://user:password@gitlab.example.com/api/v4", "https://gitlab.example.com"),
+    ],
+)
+def test_web_base(api_url: str, base: str) -> None:
+    assert web_base(api_url) == base
+
+
+def test_clone_url_encodes_the_path() -> None:
+    assert clone_url("https://gitlab.com/api/v4", "a/b/c d") == "https://gitlab.com/a/b/c%20d.git"
+
+
+@pytest.mark.parametrize(
+    ("label", "encoded"),
+    [
+        ("coding agent", "coding%20agent"),
+        ("area/api", "area%2Fapi"),
+        ("日本語", "%E6%97%A5%E6%9C%AC%E8%AA%9E"),
+        ("a?b#c%20", "a%3Fb%23c%2520"),
+        ("..", "%2E%2E"),
+        (".", "%2E"),
+    ],
+)
+def test_a_label_stays_one_segment(label: str, encoded: str) -> None:
+    assert path("labels", label) == f"/labels/{encoded}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "query"),
+    [
+        (
+            GitHub(),
+            ItemKind.ISSUE,
+            'label:"coding agent" is:issue state:open archived:false sort:updated-desc',
+        ),
+        (
+            GitHub(owner="acme", assignee="bot", query=""),
+            ItemKind.CHANGE,
+            'label:"coding agent" is:pull-request user:acme assignee:bot state:open',
+        ),
+        (
+            GitHub(query="-label:wip is:open"),
+            ItemKind.ISSUE,
+            'label:"coding agent" is:issue -label:wip is:open',
+        ),
+    ],
+)
+def test_search_query(settings: GitHub, kind: ItemKind, query: str) -> None:
+    assert search_query("coding agent", kind, settings) == query
+
+
+def test_quotes_in_a_label_cannot_end_the_qualifier() -> None:
+    query = search_query('a" repo:evil/x \\', ItemKind.ISSUE, GitHub(query="state:open"))
+    assert query == r'label:"a\" repo:evil/x \\" is:issue state:open'
+
+
+@pytest.mark.parametrize(
+    ("url", "repository"),
+    [
+        ("https://api.github.com/repos/acme/pricing", "acme/pricing"),
+        ("http://127.0.0.1:1/api/v3/repos/repos/repos", "repos/repos"),
+        ("https://api.github.com/repos/acme", ""),
+        ("", ""),
+    ],
+)
+def test_repository_of(url: str, repository: str) -> None:
+    assert repository_of(url) == repository
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "where"),
+    [
+        (GitLab(project_id=7, group_id=8), ItemKind.ISSUE, "/projects/7/issues"),
+        (GitLab(project_id="group/sub/project"), ItemKind.ISSUE, "/projects/group%2Fsub%2Fproject/issues"),
+        (GitLab(group_id="group"), ItemKind.CHANGE, "/groups/group/merge_requests"),
+        (GitLab(), ItemKind.CHANGE, "/merge_requests"),
+    ],
+)
+def test_list_path(settings: GitLab, kind: ItemKind, where: str) -> None:
+    assert list_path(kind, settings) == where
+
+
+def test_list_params_ask_for_what_everybody_wrote() -> None:
+    params = list_params("coding agent", GitLab(assignee="bot", query="slow"))
+    wanted = {"labels": "coding agent", "state": "opened", "scope": "all", "assignee_username": "bot"}
+    assert wanted.items() <= params.items()
+    assert params["search"] == "slow"
+    assert {"assignee_username", "search"}.isdisjoint(list_params("x", GitLab()))
+
+
+@pytest.mark.parametrize(
+    ("reference", "project"),
+    [("group/sub/project#7", "group/sub/project"), ("group/project!12", "group/project"), ("odd", "")],
+)
+def test_project_of(reference: str, project: str) -> None:
+    assert project_of(reference) == project

@@ -1,0 +1,260 @@
+"""Requests through both clients: what is sent again, where it goes, and what a strange answer becomes."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+)
+from coding_agent_core.tasks import Platform
+
+from tests.unit.core_forge.wire import ITEMS, TOKEN, USER, Answer, Wire, answer
+
+both = pytest.mark.parametrize("platform", list(Platform))
+COMMENT = answer(
+    201,
+    {
+        "id": 5,
+        "body": "marker",
+        "created_at": "2026-11-25T11:00:00Z",
+        "user": {"login": "bot", "id": 1},
+        "author": {"username": "bot", "id": 1},
+    },
+)
+SECONDARY = {"message": "You have exceeded a secondary rate limit."}
+
+
+@both
+@pytest.mark.parametrize(
+    ("failure", "waits"),
+    [
+        pytest.param(answer(502), 1, id="502"),
+        pytest.param(answer(503, None, retry_after="3"), 1, id="503 with Retry-After"),
+        pytest.param(answer(429, None, retry_after="3"), 1, id="429"),
+        pytest.param(httpx.ConnectError("refused"), 1, id="refused"),
+        pytest.param(httpx.ReadTimeout("slow"), 1, id="no answer in time"),
+        pytest.param(httpx.RemoteProtocolError("cut"), 1, id="connection cut"),
+    ],
+)
+async def test_a_read_survives_a_passing_failure(platform: Platform, failure: Answer, waits: int) -> None:
+    wire = Wire([failure, USER])
+    assert await wire.forge(platform).whoami() == "bot"
+    assert len(wire.waits) == waits
+    if isinstance(failure, httpx.Response) and "retry-after" in failure.headers:
+        assert 3 <= wire.waits[0] <= 4
+
+
+@both
+async def test_a_forge_that_stays_down_is_given_up_after_four_tries(platform: Platform) -> None:
+    wire = Wire([answer(500)])
+    with pytest.raises(ForgeUnavailableError) as caught:
+        await wire.forge(platform).whoami()
+    assert len(wire.requests) == 4
+    assert wire.elapsed < 45
+    assert caught.value.status == 500
+
+
+@both
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [
+        (answer(401, {"message": "Bad credentials"}), ForgeRefusedError),
+        (answer(403, {"message": "Forbidden"}), ForgeRefusedError),
+        (answer(404, {"message": "Not Found"}), ForgeNotFoundError),
+        (answer(422, {"message": "Validation Failed"}), ForgeError),
+    ],
+)
+async def test_a_refusal_is_not_asked_again(
+    platform: Platform, refusal: httpx.Response, kind: type[ForgeError]
+) -> None:
+    wire = Wire([refusal])
+    with pytest.raises(kind):
+        await wire.forge(platform).read(ITEMS[platform])
+    assert len(wire.requests) == 1
+
+
+@both
+@pytest.mark.parametrize(
+    ("limited", "retry_after"),
+    [
+        pytest.param(answer(429, None, retry_after="3600"), 3600, id="an hour"),
+        pytest.param(
+            answer(429, None, retry_after="Wed, 25 Nov 2026 12:05:00 GMT"),
+            300,
+            id="by a date, which githubkit alone cannot read",
+        ),
+        pytest.param(answer(403, SECONDARY), 60, id="GitHub's secondary limit"),
+        pytest.param(
+            answer(
+                403,
+                {"message": "API rate limit exceeded"},
+                x_ratelimit_remaining="0",
+                x_ratelimit_reset=str(1_795_608_000 + 1200),
+            ),
+            1200,
+            id="GitHub's primary limit",
+        ),
+        pytest.param(
+            answer(403, SECONDARY, x_ratelimit_remaining="0", x_ratelimit_reset="odd"), 60, id="odd reset"
+        ),
+    ],
+)
+async def test_a_long_rate_limit_is_the_callers_to_wait_for(
+    platform: Platform, limited: httpx.Response, retry_after: float
+) -> None:
+    wire = Wire([limited])
+    with pytest.raises(ForgeUnavailableError) as caught:
+        await wire.forge(platform).whoami()
+    assert caught.value.retry_after == pytest.approx(retry_after, abs=1)
+    assert wire.waits == []
+
+
+@both
+@pytest.mark.parametrize(
+    ("failure", "sent"),
+    [
+        pytest.param(httpx.ConnectError("refused"), 2, id="not connected: again"),
+        pytest.param(httpx.ConnectTimeout("slow"), 2, id="connecting took too long: again"),
+        pytest.param(answer(429, None, retry_after="1"), 2, id="rate-limited: again"),
+        pytest.param(httpx.ReadTimeout("slow"), 1, id="no answer: maybe done"),
+        pytest.param(httpx.RemoteProtocolError("cut"), 1, id="cut: maybe done"),
+        pytest.param(answer(502), 1, id="502: maybe done"),
+    ],
+)
+async def test_a_comment_is_posted_again_only_if_it_was_certainly_not_taken(
+    platform: Platform, failure: Answer, sent: int
+) -> None:
+    nothing = answer(200, [])
+    wire = Wire([USER, nothing, failure, *([COMMENT] if sent == 2 else [nothing])])
+    write = wire.forge(platform).upsert_comment(ITEMS[platform], "marker", "marker")
+    if sent == 2:
+        assert (await write).id == "5"
+    else:
+        with pytest.raises(ForgeUnavailableError):
+            await write
+    assert [method for method, _ in wire.sent].count("POST") == sent
+
+
+@both
+async def test_a_comment_whose_answer_was_lost_is_found_again(platform: Platform) -> None:
+    written = answer(200, [COMMENT.json()])
+    wire = Wire([USER, answer(200, []), httpx.ReadTimeout("slow"), written])
+    comment = await wire.forge(platform).upsert_comment(ITEMS[platform], "marker", "marker")
+    assert comment.id == "5"
+    assert [method for method, _ in wire.sent] == ["GET", "GET", "POST", "GET"]
+
+
+async def test_a_removal_whose_answer_was_lost_is_not_repeated_on_github() -> None:
+    # Repeated, it would answer 404, and the one who removed the label would be told that it was not there.
+    wire = Wire([httpx.ReadTimeout("slow"), answer(404, {"message": "Label does not exist"})])
+    with pytest.raises(ForgeUnavailableError):
+        await wire.forge(Platform.GITHUB).remove_label(ITEMS[Platform.GITHUB], "coding agent")
+    assert len(wire.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "removed"),
+    [
+        pytest.param([answer(200, [])], True, id="there"),
+        pytest.param([answer(404, {"message": "Label does not exist"})], False, id="not there"),
+        pytest.param(
+            [answer(404, {"message": "Other words"}), "issue without"], False, id="not there, in other words"
+        ),
+        pytest.param(
+            [answer(404, {"message": "Not Found"}), answer(404, {"message": "Not Found"})],
+            None,
+            id="the issue is gone",
+        ),
+    ],
+)
+async def test_removing_a_label_on_github_tells_gone_from_not_there(
+    answers: list[object], removed: bool | None
+) -> None:
+    issue = {"number": 7, "title": "t", "html_url": "u", "state": "open", "labels": []}
+    wire = Wire([answer(200, issue) if each == "issue without" else each for each in answers])  # type: ignore[misc]
+    removal = wire.forge(Platform.GITHUB).remove_label(ITEMS[Platform.GITHUB], "area/api ü")
+    if removed is None:
+        with pytest.raises(ForgeNotFoundError):
+            await removal
+    else:
+        assert await removal is removed
+    assert wire.sent[0] == ("DELETE", "/repos/acme/pricing/issues/7/labels/area%2Fapi%20%C3%BC")
+
+
+@both
+@pytest.mark.parametrize(
+    ("strange", "named"),
+    [
+        pytest.param(httpx.Response(200, html="<p>sign in</p>"), "JSON", id="a sign-in page"),
+        pytest.param(answer(200, {"login": "bot", "username": "bot"}), "id", id="a field is missing"),
+        pytest.param(answer(200, {"id": [], "login": 1, "username": 1}), "id", id="wrong types"),
+        pytest.param(answer(200, []), "body", id="a list"),
+        pytest.param(httpx.Response(200), "body", id="nothing"),
+    ],
+)
+async def test_an_answer_of_another_shape_names_the_field(
+    platform: Platform, strange: httpx.Response, named: str
+) -> None:
+    wire = Wire([strange])
+    with pytest.raises(ForgeUnavailableError, match=named) as caught:
+        await wire.forge(platform).whoami()
+    assert "sign in" not in str(caught.value)
+
+
+@both
+@pytest.mark.parametrize(
+    "target",
+    [
+        "https://evil.example/user",
+        "http://{host}/user",
+        "https://{host}:8443/user",
+        "https://{host}.evil.example/user",
+        "//evil.example/user",
+    ],
+)
+async def test_the_token_follows_no_redirect_to_another_host(platform: Platform, target: str) -> None:
+    host = "api.github.com" if platform is Platform.GITHUB else "gitlab.com"
+    wire = Wire([answer(301, None, location=target.format(host=host)), USER])
+    with pytest.raises(ForgeError, match="redirects elsewhere"):
+        await wire.forge(platform).whoami()
+    assert len(wire.requests) == 1
+
+
+@both
+async def test_a_redirect_on_the_same_host_is_followed(platform: Platform) -> None:
+    """A renamed repository answers with one."""
+    wire = Wire([answer(301, None, location="/moved?x=1"), USER])
+    assert await wire.forge(platform).whoami() == "bot"
+    assert wire.requests[1].url.raw_path == b"/moved?x=1"
+    assert wire.requests[1].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+@both
+async def test_redirects_in_a_circle_end(platform: Platform) -> None:
+    wire = Wire([answer(302, None, location="/user")])
+    with pytest.raises(ForgeError):
+        await wire.forge(platform).whoami()
+    assert len(wire.requests) == 4
+
+
+async def test_a_redirected_write_keeps_its_method_or_is_not_made() -> None:
+    wire = Wire([answer(307, None, location="/repositories/1/issues/7/labels"), answer(200, [])])
+    await wire.forge(Platform.GITHUB).add_label(ITEMS[Platform.GITHUB], "x")
+    assert [each.method for each in wire.requests] == ["POST", "POST"]
+    assert wire.requests[1].content == wire.requests[0].content
+    wire = Wire([answer(301, None, location="/repositories/1/issues/7/labels"), answer(200, [])])
+    with pytest.raises(ForgeError):
+        await wire.forge(Platform.GITHUB).add_label(ITEMS[Platform.GITHUB], "x")
+    assert len(wire.requests) == 1
+
+
+@both
+async def test_a_body_without_the_marker_is_refused(platform: Platform) -> None:
+    wire = Wire([USER])
+    with pytest.raises(ValueError, match="marker"):
+        await wire.forge(platform).upsert_comment(ITEMS[platform], "marker", "other")
+    assert wire.requests == []

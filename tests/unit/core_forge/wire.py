@@ -1,0 +1,80 @@
+"""A forge that answers from a list, and a clock that nobody waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.forge.retrying import Clock
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import GitHubIssueKey, GitLabIssueKey, Item, Platform
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+TOKEN = "s3cret-token-value"
+SETTINGS = Settings.model_validate(
+    {
+        "github": {"personal_access_token": TOKEN},
+        "gitlab": {"personal_access_token": TOKEN},
+    }
+)
+ITEMS = {
+    Platform.GITHUB: Item(
+        host="github.com",
+        repository="acme/pricing",
+        key=GitHubIssueKey(owner="acme", repo="pricing", number=7),
+    ),
+    Platform.GITLAB: Item(
+        host="gitlab.com", repository="acme/pricing", key=GitLabIssueKey(project_id=3, issue_iid=7)
+    ),
+}
+Answer = httpx.Response | Exception
+
+
+@dataclass
+class Wire:
+    """Answers requests in order; the last answer repeats."""
+
+    answers: Sequence[Answer | Callable[[httpx.Request], httpx.Response]]
+    requests: list[httpx.Request] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    elapsed: float = 0.0
+
+    async def handle(self, request: httpx.Request) -> httpx.Response:
+        answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
+        self.requests.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, httpx.Response):
+            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+        return answer(request)
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.elapsed += seconds
+
+    def forge(self, platform: Platform, settings: Settings = SETTINGS) -> Forge:
+        clock = Clock(now=lambda: NOW, monotonic=lambda: self.elapsed, sleep=self.sleep, chance=lambda: 0.999)
+        return connect(settings, platform, clock=clock, transport=httpx.MockTransport(self.handle))
+
+    @property
+    def sent(self) -> list[tuple[str, str]]:
+        """Method and path, as on the wire, of each request."""
+        return [
+            (each.method, each.url.raw_path.decode().removeprefix("/api/v4").partition("?")[0])
+            for each in self.requests
+        ]
+
+
+def answer(status: int = 200, body: Any = None, **headers: str) -> httpx.Response:
+    """An answer with a JSON body; underscores in header names become dashes."""
+    return httpx.Response(
+        status, json=body, headers={name.replace("_", "-"): value for name, value in headers.items()}
+    )
+
+
+USER = answer(200, {"id": 1, "login": "bot", "username": "bot"})

@@ -17,7 +17,11 @@ def container(image: str, *command: str, **more: Any) -> dict[str, Any]:
         "image": image,
         "imagePullPolicy": "Never",
         "securityContext": SECURITY,
-        "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
+        # Small requests, or the pods of one test alone would fill a machine of two cores.
+        "resources": {
+            "requests": {"memory": "32Mi", "cpu": "10m"},
+            "limits": {"memory": "64Mi", "cpu": "500m"},
+        },
     }
     return spec | ({"command": list(command)} if command else {}) | more
 

@@ -146,7 +146,10 @@ class Node:
             "resolv.conf": "nameserver 127.0.0.1\n",
         }
         for name, text in texts.items():
-            (folders.config / name).write_text(text)
+            file = folders.config / name
+            # kube-proxy ends when its file is written, even with the same text.
+            if not file.exists() or file.read_text() != text:
+                file.write_text(text)
 
     def _launch(self, name: str, *arguments: str) -> None:
         binary = self._binaries[name]

@@ -34,7 +34,7 @@ def fingerprint(pid: int) -> str | None:
 
 
 def _has_threads(pid: int) -> bool:
-    """Whether a zombie still has threads: they end after the first one, and until then its ports are taken."""
+    """Whether a zombie still has threads: they may end after the first, and hold its ports until then."""
     try:
         return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     except (FileNotFoundError, ProcessLookupError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from coding_agent_cluster import paths, pause
 from coding_agent_cluster.commands import run
+from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.network import Network
 from coding_agent_cluster.pki import NODE_NAME
 from coding_agent_cluster.processes import Processes
@@ -104,5 +105,13 @@ def down(processes: Processes) -> None:
 
 def remove_cable(network: Network) -> None:
     """Remove this machine's end, which outlives the node's for a moment or if the sandbox was never whole."""
-    if Path(f"/sys/class/net/{network.host_interface}").exists():
-        run(["ip", "link", "delete", network.host_interface])
+    interface = Path(f"/sys/class/net/{network.host_interface}")
+
+    def gone() -> bool:
+        # The kernel removes it too, at its own time, when the node's namespace has ended.
+        with contextlib.suppress(ClusterError):
+            run(["ip", "link", "delete", network.host_interface])
+        return not interface.exists()
+
+    if interface.exists():
+        until(f"{network.host_interface} removed", gone, timeout=10)

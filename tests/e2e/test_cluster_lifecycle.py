@@ -1,0 +1,110 @@
+"""`make cluster` and `make cluster-down`: quick when warm, idempotent, and nothing is left behind."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coding_agent_cluster import apt, cgroups, cluster, paths, sandbox
+from coding_agent_cluster.commands import run
+from coding_agent_cluster.wait import until
+
+pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.needs_linux]
+
+NAME = "lifecycle"
+# The budgets of issue 4.
+WARM_UP_S = 40.0
+DOWN_S = 15.0
+
+
+def traces() -> dict[str, list[str]]:
+    """What of the cluster NAME this machine shows: processes, mounts, interfaces, routes, rules, groups.
+
+    Other clusters may run meanwhile, so only what is the cluster's by its name or its addresses counts.
+    """
+    root = str(paths.clusters_root() / NAME)
+    known = cluster.find(NAME)
+    assert known is not None
+    network = known.network
+    processes = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            groups = (folder / "cgroup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if root in line or f"{cgroups.group(NAME)}/" in groups:
+            processes.append(line)
+    prefix = network.host_address.rsplit(".", 1)[0] + "."
+    marks = (network.host_interface, prefix, network.pods.rsplit(".", 1)[0] + ".", network.services)
+
+    def lines(*command: str) -> list[str]:
+        return [line for line in run(command).splitlines() if any(mark in line for mark in marks)]
+
+    apt.ensure({"iptables-save": "iptables"})
+    return {
+        "processes": processes,
+        "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if root in line],
+        "interfaces": lines("ip", "-o", "link"),
+        "routes": lines("ip", "route"),
+        "firewall": lines("iptables-save"),
+        "groups": [str(path) for path in cgroups.left(NAME)],
+    }
+
+
+# What the node's parts would write outside their folder, were it not for the sandbox.
+SCATTER = ["/run/containerd", "/run/coding-agent", "/var/lib/kubelet", "/opt/containerd", "/var/log/pods"]
+
+
+@pytest.fixture
+def scatter() -> Iterator[list[str]]:
+    before = [path for path in SCATTER if Path(path).exists()]
+    yield before
+    cluster.purge(NAME)
+
+
+def test_up_is_quick_and_idempotent_and_down_leaves_nothing(scatter: list[str]) -> None:
+    cluster.up(NAME)
+    running = traces()
+    assert running["processes"]
+    assert running["interfaces"]
+    assert running["routes"]
+    assert running["groups"]
+
+    first = {n: cluster.up(NAME).processes.pid(n) for n in ("etcd", "kubelet", "sandbox")}
+    again = cluster.up(NAME)
+    assert {n: again.processes.pid(n) for n in first} == first
+
+    begin = time.monotonic()
+    cluster.down(NAME)
+    assert time.monotonic() - begin < DOWN_S
+    assert {what: left for what, left in traces().items() if left} == {}
+    assert [path for path in SCATTER if Path(path).exists()] == scatter
+
+    begin = time.monotonic()
+    warm = cluster.up(NAME)
+    assert time.monotonic() - begin < WARM_UP_S
+    assert "Ready" in warm.access.kubectl("get", "nodes", "--no-headers").split()
+    cluster.down(NAME)
+    assert {what: left for what, left in traces().items() if left} == {}
+
+
+def kill_sandbox(running: cluster.Cluster) -> None:
+    os.kill(running.processes.pid("sandbox") or 0, signal.SIGKILL)
+    until("the end of the sandbox", lambda: not sandbox.is_up(running.processes), timeout=10)
+
+
+def test_down_after_a_kill_of_the_whole_sandbox_leaves_nothing(scatter: list[str]) -> None:
+    kill_sandbox(cluster.up(NAME))
+    cluster.down(NAME)
+    assert {what: left for what, left in traces().items() if left} == {}
+
+
+def test_a_cluster_whose_sandbox_died_starts_afresh(scatter: list[str]) -> None:
+    running = cluster.up(NAME)
+    running.access.kubectl("create", "namespace", "ghost")
+    kill_sandbox(running)
+    again = cluster.up(NAME)
+    assert "ghost" not in again.access.kubectl("get", "namespaces")

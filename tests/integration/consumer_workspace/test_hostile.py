@@ -1,4 +1,4 @@
-"""A hostile repository and a hostile workspace: nothing of theirs runs beside the agent or reads the token."""
+"""A hostile repository and a hostile workspace: nothing of theirs runs beside the agent or learns a token."""
 
 from __future__ import annotations
 
@@ -146,6 +146,10 @@ async def test_a_hostile_machine_configuration_is_not_listened_to(
         monkeypatch.setenv(name, str(trap.program))
     monkeypatch.setenv("GIT_TEMPLATE_DIR", str(tmp_path / "trap" / "template"))
     repository = await Repository.clone(git_server.source(), tmp_path / "agent", base="main", branch=BRANCH)
+    for name in HOOKS.split():  # as if a template had put them there
+        hook = tmp_path / "agent" / "repository.git" / "hooks" / name
+        hook.parent.mkdir(exist_ok=True)
+        hook.symlink_to(trap.program)
     await repository.bundle()
     assert await repository.commit(PATCH, "Change", AUTHOR)
     await repository.push()

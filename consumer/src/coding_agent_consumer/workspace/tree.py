@@ -28,6 +28,24 @@ _MAX_LINE = 300
 _MAX_LISTING = 8 * 1024 * 1024
 _SEED = "refs/workspace/seed"
 _GITLINK = "160000"
+_LEFT_OVERS = (
+    "__pycache__/",
+    "*.py[co]",
+    ".pytest_cache/",
+    ".mypy_cache/",
+    ".ruff_cache/",
+    ".hypothesis/",
+    ".tox/",
+    ".nox/",
+    ".venv/",
+    "*.egg-info/",
+    "node_modules/",
+    ".gradle/",
+    ".DS_Store",
+)
+"""What running tests leaves behind and nobody commits, for repositories that have no `.gitignore` for it.
+
+Only new files are left out: one that the repository tracks counts whatever its name."""
 _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false")
 
 
@@ -62,6 +80,9 @@ class Tree:
             reference = f"refs/heads/{branch}"
             self._git("fetch", "--quiet", "--no-tags", str(bundle), f"+{reference}:{reference}")
             self._config = (place.git / "config").read_bytes()
+            (place.git / "info").mkdir(exist_ok=True)
+            exclude = place.git / "info" / "exclude"
+            exclude.write_text("\n".join(_LEFT_OVERS) + "\n", encoding="utf-8")
             self._git("update-ref", _SEED, reference)
             self._git("symbolic-ref", "HEAD", reference)
             self._git("reset", "--quiet", "--hard", _SEED)
@@ -74,6 +95,7 @@ class Tree:
             copy.rmdir()
             own = ("--git-dir", str(place.tree / ".git"), "--work-tree", str(place.tree))
             self._git(*own, "remote", "remove", "origin", bare=False)
+            shutil.copy(exclude, place.tree / ".git" / "info" / "exclude")
             self._git(*own, "reset", "--quiet", bare=False)
         except RefusedError:
             shutil.rmtree(place.git, ignore_errors=True)

@@ -38,6 +38,11 @@ def http_server() -> Iterator[tuple[str, Callable[[], None]]]:
         return f"{article} costs 450"
 
     @server.tool()
+    def catalogue() -> str:
+        """More than a model can read."""
+        return "tea 450\n" * 20_000
+
+    @server.tool()
     def broken(article: str) -> str:
         """Fails."""
         raise RuntimeError(f"no price list for {article}")
@@ -117,6 +122,25 @@ async def test_a_server_over_streamable_http_serves_its_tools(running: Running) 
         with model_server(script(*turns)) as model:
             ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
     assert ending.reason is Reason.COMPLETED, ending
+
+
+async def test_a_huge_result_is_bounded(running: Running) -> None:
+    with http_server() as (url, _):
+        server = {"mcp_server_name": "shop", "url": url}
+        with model_server(script(call("shop_catalogue"), finish())) as model:
+            await running.work(model_settings(model.base_url, mcp_servers=[server]))
+            result = model.requests[1]["messages"][-1]["content"]
+    assert "characters left out" in result
+    assert len(result) < 50_000
+
+
+async def test_tools_whose_names_clash_are_a_configuration_error(running: Running) -> None:
+    with http_server() as (url, _):
+        servers = [{"mcp_server_name": "shop", "url": url}, {"mcp_server_name": "shop", "url": url}]
+        with model_server(script(finish())) as model:
+            ending = await running.work(model_settings(model.base_url, mcp_servers=servers))
+    assert ending.reason is Reason.CONFIGURATION
+    assert "shop_price_of" in ending.message
 
 
 async def test_an_mcp_tool_that_fails_forever_ends_the_attempt_by_our_limit(running: Running) -> None:

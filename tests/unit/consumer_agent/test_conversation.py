@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.models import ModelSpec
@@ -46,7 +47,7 @@ async def work(
     )
 
 
-def calling(*turns: list[tuple[str, dict[str, object]]]) -> FunctionModel:
+def calling(*turns: list[tuple[str, dict[str, Any]]]) -> FunctionModel:
     left = list(turns)
 
     def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
@@ -55,7 +56,7 @@ def calling(*turns: list[tuple[str, dict[str, object]]]) -> FunctionModel:
     return FunctionModel(answer)
 
 
-DONE = [("finish", {"status": "done", "summary": "Done."})]
+DONE: list[tuple[str, dict[str, Any]]] = [("finish", {"status": "done", "summary": "Done."})]
 
 
 async def test_every_tool_can_be_called_and_none_breaks_the_run(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ async def test_work_asked_for_beside_the_end_is_still_done(tmp_path: Path) -> No
 
 
 async def test_a_failed_command_is_no_failed_tool(tmp_path: Path) -> None:
-    turns = [[("run_command", {"command": f"echo {n}; false"})] for n in range(6)]
+    turns: Any = [[("run_command", {"command": f"echo {n}; false"})] for n in range(6)]
     ending = await work(tmp_path, calling(*turns, DONE))
     assert ending.reason is Reason.COMPLETED
 

@@ -30,9 +30,7 @@ def settings(**llm: Any) -> Settings:
     return Settings.model_validate({"llm": llm})
 
 
-def http(
-    status: int, category: type[ModelAPIError] | None = None, message: str = "", **data: Any
-) -> ModelHTTPError:
+def http(status: int, category: Any = None, message: str = "", **data: Any) -> ModelHTTPError:
     return ModelHTTPError.for_category(
         category, status_code=status, model_name="m", body={"message": message}, **data
     )

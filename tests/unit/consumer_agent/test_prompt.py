@@ -14,19 +14,20 @@ from coding_agent_core.tasks import (
     GitHubPullRequestKey,
     GitLabMergeRequestKey,
     Item,
+    TaskKey,
 )
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
 def details(kind: str = "issue", body: str = "It is wrong.") -> ItemDetails:
-    key = {
+    keys: dict[str, TaskKey] = {
         "issue": GitHubIssueKey(owner="o", repo="r", number=7),
         "pr": GitHubPullRequestKey(owner="o", repo="r", number=7),
         "mr": GitLabMergeRequestKey(project_id=1, mr_iid=7),
-    }[kind]
+    }
     return ItemDetails(
-        item=Item(host="forge.test", repository="o/r", key=key),
+        item=Item(host="forge.test", repository="o/r", key=keys[kind]),
         title="Fix  the\nprice",
         body=body,
         author="ada",
@@ -104,7 +105,5 @@ def test_the_next_attempt_is_told_of_the_last() -> None:
 
 
 def test_settings_may_replace_the_instructions() -> None:
-    assert "You have no credentials" in instructions(Settings()) or "you have no credentials" in instructions(
-        Settings()
-    )
+    assert "you have no credentials" in instructions(Settings())
     assert instructions(Settings(system_prompt="Be brief.")) == "Be brief."

@@ -124,7 +124,7 @@ class Conversation:
             node = run.next_node
             while not isinstance(node, End):
                 if isinstance(node, ModelRequestNode):
-                    self._make_sure_it_fits(node.request)
+                    self._make_sure_it_fits()
                 following = await run.next(node)
                 if isinstance(following, CallToolsNode):
                     await self._answered(following.model_response)
@@ -133,7 +133,7 @@ class Conversation:
                 node = following
         return node.data.output
 
-    def _make_sure_it_fits(self, request: ModelRequest) -> None:
+    def _make_sure_it_fits(self) -> None:
         if self._may_compress and context.size(self.messages, _OVERHEAD) > self._threshold:
             raise _ContextFullError
 

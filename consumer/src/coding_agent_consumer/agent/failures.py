@@ -19,6 +19,7 @@ from pydantic_ai.exceptions import (
     ModelTimeoutError,
     UnexpectedModelBehavior,
     UsageLimitExceeded,
+    UserError,
 )
 
 from coding_agent_consumer.agent.models import ModelSpec
@@ -89,6 +90,8 @@ def failure_of(error: BaseException, spec: ModelSpec, scrub: Scrub, *, max_reque
             )
         case ModelAPIError():
             return _of_api(error, spec, scrub)
+        case UserError():
+            return Failure(Reason.CONFIGURATION, f"The agent is set up wrongly: {scrub(str(error))}")
         case ContentFilterError():
             return Failure(Reason.MODEL_REFUSED, "The model's service refused to answer (content filter).")
         case UnexpectedModelBehavior():

@@ -7,6 +7,7 @@ Import this module only where servers are configured: the library behind it take
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ _logger = logging.getLogger("coding_agent.mcp")
 START_TIMEOUT = 30.0
 """Seconds in which a server must start and list its tools; `npx` may have to unpack first."""
 CALL_TIMEOUT = 300.0
+RESULT_LIMIT = 40_000
+"""Characters of one tool's result that the model sees: its head and tail."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ async def _call(
 ) -> ToolResult:
     """Every failure of a server is an answer to the model; repeated ones end the run by our own limit."""
     try:
-        return await call_tool(name, tool_args)
+        return _bounded(await call_tool(name, tool_args))
     except (ModelRetry, ToolFailed) as error:
         raise ToolFailed(error.message) from error
     except MCPError as error:
@@ -119,6 +122,15 @@ async def _call(
     except Exception as error:
         _logger.warning("MCP tool %s failed: %s", name, type(error).__name__)
         raise ToolFailed(f"The server of this tool does not answer ({type(error).__name__}).") from error
+
+
+def _bounded(result: ToolResult) -> ToolResult:
+    """A result that the model can take: servers know no limit of their own."""
+    text = result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False)
+    if len(text) <= RESULT_LIMIT:
+        return result
+    half = RESULT_LIMIT // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
 
 
 def _cause(error: BaseException, scrub: Scrub) -> str:

@@ -124,12 +124,12 @@ async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
     async with AsyncOpenAI(
         base_url=spec.base_url,
         api_key=spec.api_key or _NO_KEY,
-        # Ids of an account at OpenAI stay there as the key does; the SDK reads them from the environment.
-        organization=None if spec.is_openai else "",
-        project=None if spec.is_openai else "",
         timeout=spec.request_timeout,
         max_retries=0,
     ) as client:
+        if not spec.is_openai:
+            # The SDK takes ids of an account at OpenAI from the environment; like the key, they stay there.
+            client.organization = client.project = None
         yield build_model(spec, client)
 
 

@@ -51,16 +51,9 @@ so, and why. Do not ask questions: nobody answers while you work.
 """
 
 
-def instructions(settings: Settings, *, unavailable: Sequence[str] = ()) -> str:
-    """The system prompt: `settings.system_prompt` in place of the built-in one, if there is one.
-
-    Args:
-        unavailable: names of configured MCP servers that do not answer.
-    """
-    text = settings.system_prompt or _INSTRUCTIONS
-    if unavailable:
-        text += f"\nThe tools of these servers are not available now: {', '.join(unavailable)}.\n"
-    return text
+def instructions(settings: Settings) -> str:
+    """The system prompt: `settings.system_prompt` in place of the built-in one, if there is one."""
+    return settings.system_prompt or _INSTRUCTIONS
 
 
 def prompt(

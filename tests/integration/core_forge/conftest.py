@@ -1,0 +1,75 @@
+"""Both sandbox forges with our client of each, for an issue and for a change."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Item, ItemKind, Platform, parse_task_key
+from coding_agent_forge import ForgeServer
+
+from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, push_fix
+
+BRANCH = "coding-agent/fix"
+LABEL = "coding agent"
+
+
+@dataclass
+class World:
+    """A sandbox, and our client of it.
+
+    Attributes:
+        issue: the sample's issue.
+    """
+
+    server: ForgeServer
+    forge: Forge
+    settings: Settings
+    folder: Path
+
+    @property
+    def platform(self) -> Platform:
+        return Platform(self.server.flavour.value)
+
+    @property
+    def issue(self) -> Item:
+        return self.item(ItemKind.ISSUE, 1)
+
+    def item(self, kind: ItemKind, number: int) -> Item:
+        repository = self.server.repository(REPOSITORY)
+        if self.platform is Platform.GITHUB:
+            type_ = "github_issue" if kind is ItemKind.ISSUE else "github_pull_request"
+            key = {"type": type_, "owner": "acme", "repo": "pricing", "number": number}
+        elif kind is ItemKind.ISSUE:
+            key = {"type": "gitlab_issue", "project_id": repository.id, "issue_iid": number}
+        else:
+            key = {"type": "gitlab_merge_request", "project_id": repository.id, "mr_iid": number}
+        return Item(host=self.forge.host, repository=REPOSITORY, key=parse_task_key(key))
+
+    async def change(self) -> Item:
+        """A pull or merge request from a pushed branch."""
+        push_fix(self.server, self.folder, BRANCH)
+        opened = await self.forge.open_change(
+            self.issue, branch=BRANCH, base="main", title="Fix it", body="For you"
+        )
+        assert opened.created
+        return self.item(ItemKind.CHANGE, opened.number)
+
+    async def some(self, kind: ItemKind) -> Item:
+        return self.issue if kind is ItemKind.ISSUE else await self.change()
+
+
+@pytest.fixture(params=["github", "gitlab"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    server: ForgeServer = request.getfixturevalue(f"{request.param}_forge")
+    settings = Settings.model_validate(
+        {request.param: {"api_url": server.api_url, "personal_access_token": BOT_TOKEN}}
+    )
+    forge = connect(settings, Platform(request.param))
+    yield World(server, forge, settings, tmp_path)
+    await forge.aclose()

@@ -1,0 +1,238 @@
+"""What the project asks of a forge, on both, for issues and changes: over real HTTP and real git."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
+from coding_agent_core.forge.connect import connect
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import ItemKind, Origin, Platform
+
+from tests.fixtures.forge import REPOSITORY, git, plant_fault, push_fix
+from tests.integration.core_forge.conftest import BRANCH, LABEL, World
+
+both_kinds = pytest.mark.parametrize("kind", list(ItemKind))
+MARKER = "<!-- coding-agent:status "
+
+
+@both_kinds
+async def test_labels_go_on_and_off_one_by_one(world: World, kind: ItemKind) -> None:
+    item, forge = await world.some(kind), world.forge
+    before = (await forge.read(item)).labels
+    odd = "area/api ü?"
+    await forge.add_label(item, LABEL)
+    await forge.add_label(item, LABEL)
+    await forge.add_label(item, odd)  # not known to the repository
+    assert (await forge.read(item)).labels == before | {LABEL, odd}
+    assert await forge.remove_label(item, odd) is True
+    assert await forge.remove_label(item, odd) is False
+    assert (await forge.read(item)).labels == before | {LABEL}
+
+
+async def test_an_issue_is_read_with_its_repositorys_default_branch(world: World) -> None:
+    details = await world.forge.read(world.issue)
+    assert details.title
+    assert details.body
+    assert (details.author, details.open, details.base_branch) == ("alice", True, "main")
+    assert details.labels == {"bug"}
+    assert details.url.startswith(world.server.base_url)
+    assert (details.head_branch, details.head_sha, details.head_repository) == (None, None, None)
+
+
+async def test_a_change_is_read_with_its_branch(world: World) -> None:
+    details = await world.forge.read(await world.change())
+    assert (details.title, details.body, details.open) == ("Fix it", "For you", True)
+    assert (details.base_branch, details.head_branch, details.head_repository) == (
+        "main",
+        BRANCH,
+        REPOSITORY,
+    )
+    assert details.head_sha is not None
+    assert len(details.head_sha) == 40
+
+
+async def test_a_bare_key_is_located(world: World) -> None:
+    bare = world.issue.model_copy(update={"repository": ""})
+    assert (await world.forge.locate(bare)).repository == REPOSITORY
+    assert (await world.forge.read(bare)).item.repository == REPOSITORY
+
+
+@both_kinds
+async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: World, kind: ItemKind) -> None:
+    item = await world.some(kind)
+    began = datetime.now(UTC)
+    assert [each async for each in world.forge.find_labeled(LABEL)] == []
+    world.server.add_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
+    world.server.remove_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
+    world.server.add_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="alice")
+    world.server.add_label(REPOSITORY, item.number, "other", kind=kind.value, by="reader")
+    [found] = [each async for each in world.forge.find_labeled(LABEL)]
+    assert found.item == item
+    assert found.user == "alice"
+    assert found.trigger.origin is Origin.POLL
+    assert found.trigger.labeled_at is not None
+    # Forges tell whole seconds or milliseconds.
+    assert began - timedelta(seconds=2) < found.trigger.labeled_at < datetime.now(UTC) + timedelta(seconds=2)
+    assert found.url.startswith(world.server.base_url)
+
+
+async def test_more_items_than_fit_a_page_are_all_found(world: World) -> None:
+    for number in range(105):
+        world.server.add_label(
+            REPOSITORY, world.server.open_issue(REPOSITORY, f"Number {number}"), LABEL, by="alice"
+        )
+    found = [each.item.number async for each in world.forge.find_labeled(LABEL)]
+    assert len(found) == len(set(found)) == 105
+
+
+@pytest.mark.parametrize(
+    ("scope", "count"),
+    [
+        pytest.param({"github": {"owner": "acme"}, "gitlab": {"group_id": "acme"}}, 1, id="ours"),
+        pytest.param({"github": {"owner": "reader"}, "gitlab": {"assignee": "reader"}}, 0, id="elsewhere"),
+        pytest.param({"github": {"assignee": "reader"}, "gitlab": {"query": "no such words"}}, 0, id="else"),
+        pytest.param(
+            {"github": {"query": "state:open"}, "gitlab": {"project_id": REPOSITORY}}, 1, id="project"
+        ),
+    ],
+)
+async def test_the_configured_scope_selects(
+    world: World, scope: dict[str, dict[str, str]], count: int
+) -> None:
+    world.server.add_label(REPOSITORY, 1, LABEL)
+    name = world.platform.value
+    section = world.settings.model_dump()[name] | scope[name]
+    section["personal_access_token"] = "bot-token"
+    forge = connect(Settings.model_validate({name: section}), world.platform)
+    try:
+        assert len([each async for each in forge.find_labeled(LABEL)]) == count
+    finally:
+        await forge.aclose()
+
+
+@both_kinds
+async def test_our_one_comment_is_written_once_and_then_edited(world: World, kind: ItemKind) -> None:
+    item, forge = await world.some(kind), world.forge
+    # Somebody else quotes our marker: not ours to edit.
+    world.server.comment(REPOSITORY, item.number, f"> {MARKER}x -->", kind=kind.value, by="alice")
+    assert await forge.find_comment(item, MARKER) is None
+    first = await forge.upsert_comment(item, MARKER, f"working\n{MARKER}1 -->")
+    world.server.sandbox.requests.clear()
+    assert await forge.upsert_comment(item, MARKER, f"working\n{MARKER}1 -->") == first
+    assert {each.method for each in world.server.sandbox.requests} == {"GET"}
+    second = await forge.upsert_comment(item, MARKER, f"done\n{MARKER}2 -->")
+    assert second.id == first.id
+    comments = await forge.comments(item)
+    assert [(each.author, each.body) for each in comments] == [
+        ("alice", f"> {MARKER}x -->"),
+        (await forge.whoami(), f"done\n{MARKER}2 -->"),
+    ]
+
+
+async def test_comments_of_all_pages_come_oldest_first_and_the_newest_thousand(world: World) -> None:
+    for number in range(1105):
+        world.server.comment(REPOSITORY, 1, f"number {number}", by="alice")
+    comments = await world.forge.comments(world.issue)
+    assert [each.body for each in comments] == [f"number {number}" for number in range(105, 1105)]
+
+
+async def test_a_comment_whose_answer_was_lost_is_not_written_twice(world: World) -> None:
+    plant_fault(world.server, method="POST", path=".*/(comments|notes)", close="after")
+    await world.forge.upsert_comment(world.issue, MARKER, f"{MARKER}1 -->")
+    assert len(await world.forge.comments(world.issue)) == 1
+
+
+async def test_one_change_for_a_branch_whatever_happens(world: World) -> None:
+    assert await world.forge.find_change(world.issue, branch=BRANCH) is None
+    change = await world.change()
+    again = await world.forge.open_change(world.issue, branch=BRANCH, base="main", title="x", body="y")
+    assert (again.number, again.created) == (change.number, False)
+    found = await world.forge.find_change(world.issue, branch=BRANCH)
+    assert found is not None
+    assert found.number == change.number
+    assert found.url.startswith(world.server.base_url)
+    assert await world.forge.find_change(world.issue, branch="main") is None
+
+
+async def test_two_who_open_it_at_once_get_the_same_change(world: World) -> None:
+    await asyncio.to_thread(push_fix, world.server, world.folder, BRANCH)
+    opened = await asyncio.gather(
+        *(
+            world.forge.open_change(world.issue, branch=BRANCH, base="main", title="Fix", body="")
+            for _ in range(4)
+        )
+    )
+    assert len({each.number for each in opened}) == 1
+    assert sum(each.created for each in opened) == 1
+
+
+async def test_a_change_that_cannot_be_opened_says_why(world: World) -> None:
+    with pytest.raises(ForgeError) as caught:
+        await world.forge.open_change(world.issue, branch="no-such-branch", base="main", title="x", body="y")
+    assert caught.value.status in (400, 409, 422)
+
+
+@pytest.mark.parametrize(
+    ("user", "can"), [("alice", True), ("coding-agent-bot", True), ("reader", False), ("nobody", False)]
+)
+async def test_who_may_write(world: World, user: str, can: bool) -> None:
+    assert await world.forge.can_write(world.issue, user) is can
+
+
+async def test_an_item_that_is_not_there(world: World) -> None:
+    for kind in ItemKind:
+        with pytest.raises(ForgeNotFoundError):
+            await world.forge.read(world.item(kind, 4711))
+    with pytest.raises(ForgeNotFoundError):
+        await world.forge.remove_label(world.item(ItemKind.ISSUE, 4711), LABEL)
+    with pytest.raises(ForgeNotFoundError):
+        await world.forge.upsert_comment(world.item(ItemKind.ISSUE, 4711), MARKER, MARKER)
+
+
+async def test_a_wrong_token_is_refused_at_once(world: World) -> None:
+    name = world.platform.value
+    section = {"api_url": world.server.api_url, "personal_access_token": "wrong-token"}
+    forge = connect(Settings.model_validate({name: section}), world.platform)
+    try:
+        with pytest.raises(ForgeRefusedError, match="token") as caught:
+            await forge.whoami()
+        assert "wrong-token" not in str(caught.value)
+    finally:
+        await forge.aclose()
+
+
+async def test_the_clone_source_clones(world: World) -> None:
+    source = await world.forge.clone_source(REPOSITORY)
+    assert source.url == f"{world.server.base_url}/{REPOSITORY}.git"
+    askpass = world.folder / "askpass"
+    askpass.write_text(
+        f'#!/bin/sh\ncase "$1" in Username*) echo {source.username};; *) echo {source.token};; esac\n'
+    )
+    askpass.chmod(0o700)
+    cloned = await asyncio.to_thread(
+        git, "-c", f"core.askPass={askpass}", "clone", "-q", source.url, "clone", cwd=world.folder
+    )
+    assert cloned.returncode == 0, cloned.stderr
+    assert (world.folder / "clone" / "README.md").exists()
+
+
+async def test_a_label_claim_on_github_is_won_by_one(world: World) -> None:
+    if world.platform is Platform.GITLAB:
+        # GitLab tells nobody who was first: whoever was told `True`, the label is off, and others stay.
+        world.server.add_label(REPOSITORY, 1, LABEL)
+        await asyncio.gather(*(world.forge.remove_label(world.issue, LABEL) for _ in range(8)))
+        assert (await world.forge.read(world.issue)).labels == {"bug"}
+        return
+    for _ in range(5):
+        world.server.add_label(REPOSITORY, 1, LABEL)
+        won = await asyncio.gather(*(world.forge.remove_label(world.issue, LABEL) for _ in range(8)))
+        assert sum(won) == 1
+
+
+async def test_a_forge_that_recovers_is_waited_for(world: World) -> None:
+    plant_fault(world.server, path=".*/user", status=503, retry_after=0, times=2)
+    plant_fault(world.server, path=".*/user", close="before")
+    assert await world.forge.whoami() == "coding-agent-bot"

@@ -1,0 +1,88 @@
+"""Every method, once in success and once in failure: what goes over the wire, and what is logged of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from typing import Any
+
+import pytest
+from coding_agent_core.errors import ForgeError
+from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.tasks import ItemKind, Platform
+
+from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, plant_fault, push_fix
+from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, PREFIX, validate_request
+from tests.integration.core_forge.conftest import BRANCH, LABEL, World
+
+MARKER = "<!-- coding-agent:status "
+METHODS = {name for name in vars(Forge) if not name.startswith("_")} - {"platform", "host", "aclose"}
+
+
+async def everything(world: World) -> set[str]:
+    """Call every method of the protocol for an issue and a change; the names of those called."""
+    called = set[str]()
+
+    def call(name: str) -> Any:
+        called.add(name)
+        return getattr(world.forge, name)
+
+    await call("whoami")()
+    await asyncio.to_thread(push_fix, world.server, world.folder, BRANCH)
+    await call("find_change")(world.issue, branch=BRANCH)
+    change = await call("open_change")(
+        world.issue, branch=BRANCH, base="main", title="Fix it", body="For you"
+    )
+    for item in (world.issue, world.item(ItemKind.CHANGE, change.number)):
+        await call("locate")(item.model_copy(update={"repository": ""}))
+        await call("add_label")(item, LABEL)
+        await call("add_label")(item, "area/api ü")
+        [_ async for _ in call("find_labeled")(LABEL)]
+        await call("read")(item)
+        await call("remove_label")(item, "area/api ü")
+        await call("remove_label")(item, "not there")
+        await call("upsert_comment")(item, MARKER, f"{MARKER}1 -->")
+        await call("upsert_comment")(item, MARKER, f"{MARKER}2 -->")
+        await call("find_comment")(item, MARKER)
+        await call("comments")(item)
+        await call("can_write")(item, "reader")
+    await call("clone_source")(REPOSITORY)
+    return called
+
+
+async def test_requests_to_github_fit_its_openapi_description(world: World) -> None:
+    world.server.sandbox.requests.clear()
+    assert await everything(world) == METHODS
+    if world.platform is Platform.GITLAB:  # no description of GitLab's is published in this form
+        assert all(each.status < 500 for each in world.server.sandbox.requests)
+        return
+    sent = list(world.server.sandbox.requests)
+    assert len({(each.method, each.path) for each in sent}) > 15
+    for each in sent:
+        for product in (ENTERPRISE, CLOUD):
+            validate_request(
+                each.method, each.path.removeprefix(PREFIX), each.query, each.body, product=product
+            )
+
+
+async def test_no_secret_in_logs_or_errors(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    loud = ("httpx", "httpcore", "githubkit", "hishel", "coding_agent", "asyncio")
+    for name in ("", *loud):
+        caplog.set_level(logging.DEBUG, logger=name or None)
+    await everything(world)
+    texts = []
+    for fault in ({"status": 401}, {"status": 418}, {"status": 200, "body": f"echo {BOT_TOKEN}"}):
+        plant_fault(world.server, path=".*", **fault)
+        with pytest.raises(ForgeError) as caught:
+            await world.forge.read(world.issue)
+        texts.append("".join(traceback.format_exception(caught.value)) + repr(caught.value))
+    plant_fault(world.server, path=".*", close="before", times=4)
+    with pytest.raises(ForgeError) as caught:
+        await world.forge.read(world.issue)
+    texts.append("".join(traceback.format_exception(caught.value)) + repr(caught.value))
+    logged = "\n".join(f"{record.name} {record.getMessage()} {record.args}" for record in caplog.records)
+    assert "httpx" in logged  # the loggers did speak
+    assert "httpcore" in logged
+    for text in (logged, *texts, repr(world.forge), repr(vars(world.forge))):
+        assert BOT_TOKEN not in text

@@ -164,6 +164,10 @@ async def test_in_namespaces_a_command_cannot_end_the_server(base_dir: Path) -> 
 async def test_a_server_that_is_killed_is_gone_not_silent(tmp_path: Path) -> None:
     """The sidecar's case: the program alone, in a container where commands have its own user."""
     async with sidecar(tmp_path) as client:
+        shown = (await client.run("env")).output
+        assert f"PATH={tmp_path}/tools:" in shown, "the image's own tools"
+        assert "JAVA_HOME=/opt/java" in shown
+        assert "canary" not in shown
         with pytest.raises(WorkspaceGoneError):
             await client.run("kill -9 $PPID; sleep 5")
         with pytest.raises(WorkspaceGoneError):
@@ -196,13 +200,16 @@ class sidecar:
 
     async def __aenter__(self) -> WorkspaceClient:
         socket = self._folder / "socket"
-        arguments = ["--socket", str(socket), "--root", str(self._folder / "root")]
+        arguments = ["--socket", str(socket), "--root", str(self._folder / "root"), "--keep-env", "JAVA_HOME"]
+        tools = self._folder / "tools"
+        tools.mkdir()
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "coding_agent_consumer.workspace",
             *arguments,
             stdout=asyncio.subprocess.PIPE,
+            env={"PATH": f"{tools}:{os.environ['PATH']}", "JAVA_HOME": "/opt/java", "SECRET": "canary"},
         )
         assert self._process.stdout is not None
         assert b'"none"' in await self._process.stdout.readline()

@@ -42,7 +42,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hide", type=Path, action="append", default=[], help="never seen")
     parser.add_argument("--keep-env", action="append", default=[], help="variable that commands see")
     parser.add_argument(
-        "--path", action="append", default=[], help="folder at the front of the commands' PATH"
+        "--path", action="append", default=[], help="folder of the commands' PATH; default: our own PATH"
     )
     parser.add_argument("--lifeline", action="store_true", help="end when standard input ends")
     parser.add_argument("--remove", type=Path, help="folder to remove at the end")
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         readable=tuple(arguments.readable),
         hidden=tuple(arguments.hide),
         keep=tuple(arguments.keep_env),
-        search_path=tuple(arguments.path),
+        search_path=tuple(arguments.path or os.environ.get("PATH", os.defpath).split(":")),
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for the agent, which then ends us
     try:

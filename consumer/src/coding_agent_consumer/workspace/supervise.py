@@ -135,6 +135,7 @@ def _in_child(work: Callable[[], None], report: int) -> None:
 def _become(served: Served, isolation: str, parent: int, report: int) -> None:
     if isolation == "none":
         sandbox.drop_rights(served.uid, capabilities=served.uid is not None)
+        os.chdir(served.place.tree)  # says so at once where the user that we became cannot get there
         linux.adopt_orphans()
         linux.die_with_parent()
         if os.getppid() != parent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.forge.retrying import Clock
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, ItemKind, Platform, parse_task_key
 from coding_agent_forge import ForgeServer
@@ -70,6 +72,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     settings = Settings.model_validate(
         {request.param: {"api_url": server.api_url, "personal_access_token": BOT_TOKEN}}
     )
-    forge = connect(settings, Platform(request.param))
+    # The forges are real, the waiting between two tries is not.
+    forge = connect(settings, Platform(request.param), clock=Clock(sleep=lambda _: asyncio.sleep(0)))
     yield World(server, forge, settings, tmp_path)
     await forge.aclose()

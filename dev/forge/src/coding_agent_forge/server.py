@@ -117,6 +117,21 @@ class ForgeServer:
 
         return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result(START_TIMEOUT)
 
+    def wait_for(self, condition: Callable[[], bool], seconds: float = START_TIMEOUT) -> None:
+        """Return as soon as a condition of the state holds; it is asked on the server's loop.
+
+        Raises:
+            TimeoutError: it did not come to hold.
+        """
+        assert self._loop is not None, "start the server first"
+
+        async def until() -> None:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    await asyncio.sleep(0.01)
+
+        asyncio.run_coroutine_threadsafe(until(), self._loop).result()
+
     def repository(self, full_name: str) -> Repository:
         """A repository of the seed.
 

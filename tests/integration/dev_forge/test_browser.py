@@ -1,0 +1,143 @@
+"""A person with a real browser (Debian's chromium): clicks a label, opens an issue, reads a change."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coding_agent_forge import ForgeServer, Kind
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.fixtures.forge import REPOSITORY, client, push_fix
+from tests.fixtures.hook_receiver import HookReceiver
+
+WAIT_SECONDS = 15
+SECRET = "a secret of the test"
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1200,1000",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing but loopback
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    options = ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    chrome = Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    chrome.set_page_load_timeout(WAIT_SECONDS)
+    yield chrome
+    chrome.quit()
+
+
+def label_button(browser: Chrome, name: str) -> WebElement:
+    return browser.find_element(By.CSS_SELECTOR, f'button.label[value="{name}"]')
+
+
+def click(browser: Chrome, element: WebElement) -> None:
+    """Click, and wait until the page that follows is there."""
+    page = browser.find_element(By.TAG_NAME, "html")
+    element.click()
+    WebDriverWait(browser, WAIT_SECONDS).until(lambda _: _is_gone(page))
+    WebDriverWait(browser, WAIT_SECONDS).until(
+        lambda driver: driver.execute_script("return document.readyState") == "complete"
+    )
+
+
+def _is_gone(element: WebElement) -> bool:
+    try:
+        element.is_enabled()
+    except StaleElementReferenceException:
+        return True
+    return False
+
+
+def test_clicking_a_label_sends_a_signed_webhook(
+    browser: Chrome, github_forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    github_forge.add_hook(REPOSITORY, hook_receiver.url, SECRET, ("issues",))
+    browser.get(f"{github_forge.base_url}/{REPOSITORY}/issues/1")
+    assert "Buying exactly 10 pieces" in browser.find_element(By.TAG_NAME, "h1").text
+
+    click(browser, label_button(browser, "coding agent"))
+
+    assert label_button(browser, "coding agent").get_attribute("aria-pressed") == "true"
+    received = hook_receiver.wait_for_count(1)[0]
+    digest = hmac.new(SECRET.encode(), received.body, hashlib.sha256).hexdigest()
+    assert received.headers["x-hub-signature-256"] == f"sha256={digest}"
+    assert received.payload["action"] == "labeled"
+    assert received.payload["label"]["name"] == "coding agent"
+    assert received.payload["sender"]["login"] == "alice"
+
+    click(browser, label_button(browser, "coding agent"))
+
+    assert hook_receiver.wait_for_count(2)[1].payload["action"] == "unlabeled"
+    assert github_forge.labels(REPOSITORY, 1) == {"bug"}
+
+
+def test_opening_an_issue_and_commenting(browser: Chrome, gitlab_forge: ForgeServer) -> None:
+    browser.get(f"{gitlab_forge.base_url}/{REPOSITORY}")
+    click(browser, browser.find_element(By.LINK_TEXT, "New issue"))
+    browser.find_element(By.NAME, "title").send_keys("Tea is too cheap")
+    browser.find_element(By.NAME, "body").send_keys("<b>Really</b>")
+    click(browser, browser.find_element(By.CSS_SELECTOR, "main button"))
+
+    assert browser.current_url == f"{gitlab_forge.base_url}/{REPOSITORY}/-/issues/2"
+    assert "<b>Really</b>" in browser.find_element(By.CSS_SELECTOR, ".text").text  # escaped, not bold
+    browser.find_element(By.ID, "comment").send_keys("Much too cheap")
+    click(browser, browser.find_element(By.XPATH, "//button[text()='Comment']"))
+
+    assert [comment.body for comment in gitlab_forge.item(REPOSITORY, 2).comments] == ["Much too cheap"]
+    assert "Much too cheap" in browser.find_element(By.CSS_SELECTOR, ".comment").text
+
+
+def test_an_issue_leads_to_its_pull_request_with_the_diff(
+    browser: Chrome, github_forge: ForgeServer, tmp_path: Path
+) -> None:
+    push_fix(github_forge, tmp_path)
+    with client(github_forge) as api:
+        body = {"title": "Start at the step", "head": "fix", "base": "main", "body": "Closes #1"}
+        api.post(f"/repos/{REPOSITORY}/pulls", json=body).raise_for_status()
+    browser.get(f"{github_forge.base_url}/{REPOSITORY}/issues/1")
+
+    click(browser, browser.find_element(By.LINK_TEXT, "Start at the step"))
+
+    assert (
+        browser.find_element(By.CSS_SELECTOR, ".diff .added").text.strip()
+        == "+        if quantity >= pieces:"
+    )
+    assert (
+        browser.find_element(By.CSS_SELECTOR, ".diff .removed").text.strip()
+        == "-        if quantity > pieces:"
+    )
+    assert github_forge.item(REPOSITORY, 2, Kind.CHANGE).open
+
+
+def test_a_form_from_another_site_is_refused(github_forge: ForgeServer) -> None:
+    with client(github_forge, None) as api:
+        answer = api.post(
+            f"{github_forge.base_url}/{REPOSITORY}/issues/1/labels",
+            data={"label": "coding agent", "action": "add"},
+            headers={"origin": "http://elsewhere.example"},
+        )
+
+    assert answer.status_code == 403
+    assert github_forge.labels(REPOSITORY, 1) == {"bug"}

@@ -1,0 +1,115 @@
+"""Faults on demand, and the log of requests that tests assert on."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from typing import Any
+
+import httpx
+import pytest
+from coding_agent_forge import ForgeServer
+
+from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, admin, client, git, git_url, plant_fault
+
+USER = "/api/v3/user"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "headers"),
+    [
+        ({"status": 503}, 503, {}),
+        ({"status": 429, "retry_after": 7}, 429, {"retry-after": "7"}),
+        ({"secondary_rate_limit": True, "retry_after": 60}, 403, {"retry-after": "60"}),
+        ({"status": 502, "headers": {"content-type": "text/html"}, "body": "<h1>Bad"}, 502, {}),
+    ],
+    ids=["503", "429", "secondary rate limit", "not JSON"],
+)
+def test_the_next_requests_are_refused_and_then_no_more(
+    github_forge: ForgeServer, fault: dict[str, Any], status: int, headers: dict[str, str]
+) -> None:
+    plant_fault(github_forge, method="GET", path=USER, times=2, **fault)
+    with client(github_forge) as api:
+        refused = [api.get("/user"), api.get("/user")]
+        fine = [api.get(f"/repos/{REPOSITORY}"), api.get("/user")]
+
+    assert [each.status_code for each in refused] == [status, status]
+    assert headers.items() <= dict(refused[0].headers).items()
+    assert [each.status_code for each in fine] == [200, 200]
+
+
+def test_the_connection_is_cut_before_the_work(github_forge: ForgeServer) -> None:
+    plant_fault(github_forge, method="POST", path=".*/comments", close="before")
+    with client(github_forge) as api, pytest.raises(httpx.RemoteProtocolError):
+        api.post(f"/repos/{REPOSITORY}/issues/1/comments", json={"body": "lost"})
+
+    assert github_forge.item(REPOSITORY, 1).comments == []
+
+
+def test_the_connection_is_cut_after_the_work(github_forge: ForgeServer) -> None:
+    plant_fault(github_forge, method="POST", path=".*/comments", close="after")
+    with client(github_forge) as api, pytest.raises(httpx.RemoteProtocolError):
+        api.post(f"/repos/{REPOSITORY}/issues/1/comments", json={"body": "kept"})
+
+    assert [comment.body for comment in github_forge.item(REPOSITORY, 1).comments] == ["kept"]
+
+
+def test_an_answer_is_late(github_forge: ForgeServer) -> None:
+    plant_fault(github_forge, path=USER, delay_ms=300)
+    began = time.monotonic()
+    with client(github_forge) as api:
+        assert api.get("/user").status_code == 200
+
+    assert time.monotonic() - began >= 0.3
+
+
+def test_faults_hit_git_too(github_forge: ForgeServer, tmp_path: Any) -> None:
+    plant_fault(github_forge, path=".*/info/refs", status=503)
+
+    assert "503" in git("clone", git_url(github_forge), "tree", cwd=tmp_path).stderr
+    assert git("clone", git_url(github_forge), "tree", cwd=tmp_path).returncode == 0
+
+
+def test_faults_can_be_taken_back(github_forge: ForgeServer) -> None:
+    plant_fault(github_forge, path=USER, status=500, times=100)
+    with admin(github_forge) as sandbox, client(github_forge) as api:
+        assert len(sandbox.get("/faults").json()) == 1
+        sandbox.delete("/faults").raise_for_status()
+        assert api.get("/user").status_code == 200
+
+
+def test_the_log_of_requests_has_what_was_asked_and_answered_but_no_token(
+    github_forge: ForgeServer,
+) -> None:
+    plant_fault(github_forge, path=USER, close="before")
+    with client(github_forge) as api:
+        api.post(f"/repos/{REPOSITORY}/issues/1/labels", json={"labels": ["a b"]})
+        api.delete(f"/repos/{REPOSITORY}/issues/1/labels/a%20b")
+        api.get(f"/repos/{REPOSITORY}/issues", params={"state": "all"})
+        with pytest.raises(httpx.RemoteProtocolError):
+            api.get("/user")
+    with admin(github_forge) as sandbox:
+        answer = sandbox.get("/requests")
+
+    root = f"/api/v3/repos/{REPOSITORY}/issues"
+    logged = [(one["method"], one["path"], one["query"], one["body"], one["status"]) for one in answer.json()]
+    assert logged == [
+        ("POST", f"{root}/1/labels", {}, {"labels": ["a b"]}, 200),
+        ("DELETE", f"{root}/1/labels/a%20b", {}, None, 200),
+        ("GET", root, {"state": "all"}, None, 200),
+        ("GET", USER, {}, None, 0),
+    ]
+    assert BOT_TOKEN not in answer.text
+
+
+def test_concurrent_requests_take_a_label_off_exactly_once(github_forge: ForgeServer) -> None:
+    """What makes a claim on GitHub atomic: of many who remove a label, one finds it."""
+
+    def remove(_: int) -> int:
+        with client(github_forge) as api:
+            return api.delete(f"/repos/{REPOSITORY}/issues/1/labels/bug").status_code
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        statuses = sorted(pool.map(remove, range(8)))
+
+    assert statuses == [200] + [404] * 7

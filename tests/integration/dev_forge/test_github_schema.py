@@ -1,0 +1,118 @@
+"""Every answer of the sandbox GitHub fits GitHub's own OpenAPI description, refusals included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from coding_agent_forge import ForgeServer
+
+from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, REPOSITORY, client, push_fix
+from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, validate_request, validate_response
+from tests.fixtures.hook_receiver import HookReceiver
+
+REPO = f"/repos/{REPOSITORY}"
+
+
+class Checked:
+    """Asks the forge, and checks each request and answer."""
+
+    def __init__(self, forge: ForgeServer, product: str) -> None:
+        self._forge, self._product = forge, product
+
+    def __call__(
+        self, method: str, path: str, status: int, body: Any = None, *, token: str | None = BOT_TOKEN
+    ) -> Any:
+        parts = urlsplit(path)
+        if status != 422:
+            query = dict(parse_qsl(parts.query))
+            validate_request(method, parts.path, query, body, product=self._product)
+        with client(self._forge, token) as api:
+            answer = api.request(method, path, json=body)
+        assert answer.status_code == status, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
+        shown = answer.json() if answer.content else None
+        validate_response(method, parts.path, status, shown, product=self._product)
+        return shown
+
+
+@pytest.fixture(params=[ENTERPRISE, CLOUD])
+def ask(request: pytest.FixtureRequest, github_forge: ForgeServer) -> Checked:
+    return Checked(github_forge, request.param)
+
+
+def test_repository_and_people(ask: Checked) -> None:
+    assert ask("GET", "/user", 200)["login"] == "coding-agent-bot"
+    ask("GET", "/user", 401, token="wrong")
+    ask("GET", "/meta", 200, token=None)
+    assert ask("GET", REPO, 200)["default_branch"] == "main"
+    ask("GET", "/repos/acme/nothing", 404)
+    assert ask("GET", f"{REPO}/collaborators/coding-agent-bot/permission", 200)["permission"] == "write"
+    assert ask("GET", f"{REPO}/collaborators/reader/permission", 200)["permission"] == "read"
+    ask("GET", f"{REPO}/collaborators/nobody/permission", 404)
+
+
+def test_issues_with_labels_and_comments(ask: Checked) -> None:
+    assert ask("POST", f"{REPO}/issues", 201, {"title": "Second", "labels": ["bug"]})["number"] == 2
+    ask("POST", f"{REPO}/issues", 422, {"title": " "})
+    assert len(ask("GET", f"{REPO}/issues?state=all&labels=bug", 200)) == 2
+    assert ask("GET", f"{REPO}/issues/2", 200)["title"] == "Second"
+    ask("GET", f"{REPO}/issues/99", 404)
+    assert ask("PATCH", f"{REPO}/issues/2", 200, {"state": "closed"})["state"] == "closed"
+    labels = ask("POST", f"{REPO}/issues/1/labels", 200, {"labels": ["coding agent"]})
+    assert [label["name"] for label in labels] == ["bug", "coding agent"]
+    ask("GET", f"{REPO}/issues/1/labels", 200)
+    ask("DELETE", f"{REPO}/issues/1/labels/coding%20agent", 200)
+    ask("DELETE", f"{REPO}/issues/1/labels/coding%20agent", 404)
+    comment = ask("POST", f"{REPO}/issues/1/comments", 201, {"body": "At work"})
+    ask("PATCH", f"{REPO}/issues/comments/{comment['id']}", 200, {"body": "Done"})
+    assert [each["body"] for each in ask("GET", f"{REPO}/issues/1/comments", 200)] == ["Done"]
+    assert [each["event"] for each in ask("GET", f"{REPO}/issues/1/events", 200)][-2:] == [
+        "labeled",
+        "unlabeled",
+    ]
+    ask("GET", f"{REPO}/labels", 200)
+    ask("POST", f"{REPO}/labels", 201, {"name": "new", "color": "00ff00"})
+    ask("POST", f"{REPO}/labels", 422, {"name": "new", "color": "00ff00"})
+
+
+def test_pull_requests(ask: Checked, github_forge: ForgeServer, tmp_path: Path) -> None:
+    new = {"title": "Fix", "head": "fix", "base": "main", "body": "Closes #1"}
+    ask("POST", f"{REPO}/pulls", 422, new)
+    push_fix(github_forge, tmp_path)
+    pull = ask("POST", f"{REPO}/pulls", 201, new)
+    assert (pull["number"], pull["commits"], pull["additions"], pull["deletions"]) == (2, 1, 1, 1)
+    refused = ask("POST", f"{REPO}/pulls", 422, new)
+    assert refused["errors"][0]["message"] == "A pull request already exists for acme:fix."
+    refused = ask("POST", f"{REPO}/pulls", 422, new | {"head": "main"})
+    assert refused["errors"][0]["message"] == "No commits between main and main"
+    ask("GET", f"{REPO}/pulls/2", 200)
+    assert len(ask("GET", f"{REPO}/pulls?head=acme:fix&state=open&base=main", 200)) == 1
+    assert ask("GET", f"{REPO}/pulls?head=acme:other", 200) == []
+    ask("POST", f"{REPO}/issues/2/labels", 200, {"labels": ["bug"]})
+    assert "pull_request" in ask("GET", f"{REPO}/issues/2", 200)
+    assert ask("PATCH", f"{REPO}/pulls/2", 200, {"state": "closed"})["merged"] is False
+
+
+def test_search(ask: Checked) -> None:
+    found = ask("GET", '/search/issues?q=label:"bug"+is:issue+state:open+repo:acme/pricing&per_page=5', 200)
+    assert found["total_count"] == 1
+    assert ask("GET", "/search/issues?q=is:pr+user:acme", 200)["items"] == []
+    ask("GET", "/search/issues?q=repo:acme/unknown", 422)
+
+
+def test_hooks_and_deliveries(ask: Checked, hook_receiver: HookReceiver) -> None:
+    new = {
+        "name": "web",
+        "events": ["issues"],
+        "config": {"url": hook_receiver.url, "content_type": "json", "secret": "x"},
+    }
+    ask("POST", f"{REPO}/hooks", 404, new)  # only who owns the repository
+    hook = ask("POST", f"{REPO}/hooks", 201, new, token=PERSON_TOKEN)
+    hook_receiver.wait_for_count(1)
+    assert ask("GET", f"{REPO}/hooks", 200, token=PERSON_TOKEN)[0]["id"] == hook["id"]
+    deliveries = f"{REPO}/hooks/{hook['id']}/deliveries"
+    ping = ask("GET", deliveries, 200, token=PERSON_TOKEN)[0]
+    ask("GET", f"{deliveries}/{ping['id']}", 200, token=PERSON_TOKEN)
+    ask("POST", f"{deliveries}/{ping['id']}/attempts", 202, token=PERSON_TOKEN)

@@ -1,0 +1,124 @@
+"""The sandbox GitLab's API: every answer in the shape that GitLab documents, refusals included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from coding_agent_forge import ForgeServer
+
+from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, READER_TOKEN, client, push_fix
+from tests.fixtures.gitlab_schema import validate_answer
+
+PROJECT = "/projects/acme%2Fpricing"
+
+
+class Checked:
+    """Asks the forge and checks each answer."""
+
+    def __init__(self, forge: ForgeServer) -> None:
+        self._forge = forge
+
+    def full(
+        self, method: str, path: str, status: int, body: Any = None, *, token: str | None = BOT_TOKEN
+    ) -> httpx.Response:
+        with client(self._forge, token) as api:
+            answer = api.request(method, path, json=body)
+        assert answer.status_code == status, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
+        validate_answer(method, urlsplit(path).path, status, answer.json())
+        return answer
+
+    def __call__(
+        self, method: str, path: str, status: int, body: Any = None, *, token: str | None = BOT_TOKEN
+    ) -> Any:
+        return self.full(method, path, status, body, token=token).json()
+
+
+@pytest.fixture
+def ask(gitlab_forge: ForgeServer) -> Checked:
+    return Checked(gitlab_forge)
+
+
+def test_people_and_projects(ask: Checked) -> None:
+    assert ask("GET", "/user", 200)["username"] == "coding-agent-bot"
+    ask("GET", "/user", 401, token=None)
+    ask("GET", "/user", 401, token="wrong")
+    project = ask("GET", PROJECT, 200)
+    assert ask("GET", f"/projects/{project['id']}", 200) == project
+    ask("GET", "/projects/acme/pricing", 404)  # a path must be URL-encoded
+    reader = ask("GET", "/users?username=reader", 200)[0]
+    assert ask("GET", f"{PROJECT}/members/all/{reader['id']}", 200)["access_level"] == 20
+    ask("GET", f"{PROJECT}/members/all/1", 404)
+    assert ask("GET", f"{PROJECT}/labels", 200)
+    ask("POST", f"{PROJECT}/labels", 201, {"name": "new", "color": "#00ff00"})
+    ask("POST", f"{PROJECT}/labels", 409, {"name": "new", "color": "#00ff00"})
+
+
+def test_a_token_is_taken_in_gitlabs_own_header(gitlab_forge: ForgeServer) -> None:
+    answer = httpx.get(f"{gitlab_forge.api_url}/user", headers={"PRIVATE-TOKEN": BOT_TOKEN})
+
+    assert answer.json()["username"] == "coding-agent-bot"
+
+
+def test_issues(ask: Checked) -> None:
+    assert ask("POST", f"{PROJECT}/issues", 201, {"title": "Second", "labels": "bug,urgent"})["iid"] == 2
+    ask("POST", f"{PROJECT}/issues", 400, {})
+    ask("GET", f"{PROJECT}/issues/99", 404)
+    assert [one["iid"] for one in ask("GET", f"{PROJECT}/issues?labels=bug&state=opened", 200)] == [2, 1]
+    assert [one["iid"] for one in ask("GET", "/issues", 200)] == [2]  # by default one's own
+    assert [one["iid"] for one in ask("GET", "/issues?scope=all&labels=bug,urgent", 200)] == [2]
+    assert len(ask("GET", "/groups/acme/issues?author_username=alice", 200)) == 1
+    changed = ask("PUT", f"{PROJECT}/issues/1", 200, {"add_labels": "coding agent", "remove_labels": "bug"})
+    assert changed["labels"] == ["coding agent"]
+    # Taking off what is not there is no mistake for GitLab.
+    ask("PUT", f"{PROJECT}/issues/1", 200, {"remove_labels": "bug"})
+    actions = [one["action"] for one in ask("GET", f"{PROJECT}/issues/1/resource_label_events", 200)]
+    assert actions == ["add", "add", "remove"]
+    assert ask("PUT", f"{PROJECT}/issues/1", 200, {"state_event": "close"})["state"] == "closed"
+
+
+def test_notes(ask: Checked) -> None:
+    note = ask("POST", f"{PROJECT}/issues/1/notes", 201, {"body": "At work"})
+    ask("PUT", f"{PROJECT}/issues/1", 200, {"title": "Renamed"})
+    ask("PUT", f"{PROJECT}/issues/1/notes/{note['id']}", 200, {"body": "Done"})
+    ask("PUT", f"{PROJECT}/issues/1/notes/{note['id']}", 403, {"body": "Not mine"}, token=READER_TOKEN)
+
+    notes = ask("GET", f"{PROJECT}/issues/1/notes?sort=asc&order_by=created_at", 200)
+
+    assert (notes[0]["body"], notes[0]["system"]) == ("Done", False)
+    assert notes[1]["system"]
+    assert "changed title" in notes[1]["body"]
+
+
+def test_lists_have_pages(ask: Checked) -> None:
+    for number in range(3):
+        ask("POST", f"{PROJECT}/issues/1/notes", 201, {"body": f"note {number}"})
+
+    first = ask.full("GET", f"{PROJECT}/issues/1/notes?per_page=2&sort=asc", 200)
+    second = ask.full("GET", f"{PROJECT}/issues/1/notes?per_page=2&page=2&sort=asc", 200)
+
+    assert (first.headers["x-next-page"], first.headers["x-total"]) == ("2", "3")
+    assert first.links["next"]["url"].endswith("page=2")
+    assert (second.headers["x-next-page"], len(second.json())) == ("", 1)
+
+
+def test_merge_requests(ask: Checked, gitlab_forge: ForgeServer, tmp_path: Path) -> None:
+    new = {"title": "Fix", "source_branch": "fix", "target_branch": "main", "description": "Closes #1"}
+    ask("POST", f"{PROJECT}/merge_requests", 400, new)
+    head = push_fix(gitlab_forge, tmp_path)
+    ask("POST", f"{PROJECT}/merge_requests", 403, new, token=READER_TOKEN)
+    opened = ask("POST", f"{PROJECT}/merge_requests", 201, new)
+    assert (opened["iid"], opened["sha"]) == (1, head)
+    assert "!1" in ask("POST", f"{PROJECT}/merge_requests", 409, new)["message"][0]
+    assert len(ask("GET", f"{PROJECT}/merge_requests?source_branch=fix&state=opened", 200)) == 1
+    assert ask("GET", "/merge_requests?scope=all&labels=bug", 200) == []
+    ask("PUT", f"{PROJECT}/merge_requests/1", 200, {"add_labels": "bug"})
+    assert len(ask("GET", "/groups/acme/merge_requests?labels=bug", 200)) == 1
+    ask("GET", f"{PROJECT}/merge_requests/1", 200)
+    ask("POST", f"{PROJECT}/merge_requests/1/notes", 201, {"body": "Seen"})
+    assert len(ask("GET", f"{PROJECT}/merge_requests/1/resource_label_events", 200)) == 1
+    assert ask("PUT", f"{PROJECT}/merge_requests/1", 200, {"state_event": "close"})["state"] == "closed"
+    assert ask("POST", f"{PROJECT}/merge_requests", 201, new, token=PERSON_TOKEN)["iid"] == 2

@@ -60,9 +60,10 @@ def supervise(served: Served, isolation: str, *, lifeline: bool, say: Callable[.
             if not failure:
                 say(isolation=attempt, warning=warning)
                 break
-            warning = f"the workspace cannot have namespaces of its own ({failure})"
+            if attempt == "namespaces":
+                warning = f"the workspace cannot have namespaces of its own ({failure})"
         else:
-            say(failed=warning or failure)
+            say(failed=warning if isolation == "namespaces" else failure)
             return 1
         served.listener.close()
         _wait(pid, wake, lifeline, stopping)
@@ -135,7 +136,12 @@ def _in_child(work: Callable[[], None], report: int) -> None:
 def _become(served: Served, isolation: str, parent: int, report: int) -> None:
     if isolation == "none":
         sandbox.drop_rights(served.uid, capabilities=served.uid is not None)
-        os.chdir(served.place.tree)  # says so at once where the user that we became cannot get there
+        try:
+            os.chdir(served.place.tree)
+        except PermissionError as error:
+            raise PermissionError(
+                f"user {os.geteuid()} cannot get to {served.place.root}: set consumer.workspace.base_dir"
+            ) from error
         linux.adopt_orphans()
         linux.die_with_parent()
         if os.getppid() != parent:

@@ -79,7 +79,7 @@ async def test_what_the_environment_holds_for_openai_goes_to_nobody_else(
     async with open_model(model_spec(settings(**llm).llm)) as model:
         assert isinstance(model, OpenAIChatModel)
         client = model.client
-        assert "private-of-openai" not in str(client.default_headers)
+        assert "private-of-openai" not in f"{client.auth_headers} {client.default_headers}"
         assert client.max_retries == 0
 
 

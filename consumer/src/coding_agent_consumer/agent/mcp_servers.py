@@ -90,7 +90,7 @@ def _toolset(server: McpServer, start_timeout: float) -> MCPToolset[Any]:
             headers=dict(server.headers) or None,
             init_timeout=start_timeout,
             read_timeout=CALL_TIMEOUT,
-            process_tool_call=_call,
+            process_tool_call=call_safely,
         )
     transport = StdioTransport(
         command=server.command[0],
@@ -105,11 +105,11 @@ def _toolset(server: McpServer, start_timeout: float) -> MCPToolset[Any]:
         id=server.mcp_server_name,
         init_timeout=start_timeout,
         read_timeout=CALL_TIMEOUT,
-        process_tool_call=_call,
+        process_tool_call=call_safely,
     )
 
 
-async def _call(
+async def call_safely(
     ctx: RunContext[Any], call_tool: CallToolFunc, name: str, tool_args: dict[str, Any]
 ) -> ToolResult:
     """Every failure of a server is an answer to the model; repeated ones end the run by our own limit."""

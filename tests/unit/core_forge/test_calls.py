@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
+
 import httpx
 import pytest
 from coding_agent_core.errors import (
@@ -10,6 +13,7 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
+from coding_agent_core.forge import calls
 from coding_agent_core.tasks import Platform
 
 from tests.unit.core_forge.wire import ITEMS, TOKEN, USER, Answer, Wire, answer
@@ -258,3 +262,59 @@ async def test_a_body_without_the_marker_is_refused(platform: Platform) -> None:
     with pytest.raises(ValueError, match="marker"):
         await wire.forge(platform).upsert_comment(ITEMS[platform], "marker", "other")
     assert wire.requests == []
+
+
+@both
+async def test_an_answer_that_never_ends_is_given_up(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "TOTAL_TIMEOUT", 0.02)
+
+    class Endless(Wire):
+        async def handle(self, request: httpx.Request) -> httpx.Response:
+            self.requests.append(request)
+            await asyncio.Event().wait()
+            raise AssertionError("never")
+
+    wire = Endless([])
+    with pytest.raises(ForgeUnavailableError, match="no whole answer"):
+        await wire.forge(platform).whoami()
+    assert len(wire.requests) == 4
+
+
+@pytest.mark.parametrize(("labeled_on", "asked"), [(3, [1, 3]), (2, [1, 3, 2]), (1, [1, 3, 2])])
+async def test_the_newest_labeling_is_looked_for_from_the_last_page_back(
+    labeled_on: int, asked: list[int]
+) -> None:
+    pages: list[int] = []
+    issue = {
+        "number": 7,
+        "title": "t",
+        "html_url": "u",
+        "state": "open",
+        "labels": [{"name": "Coding Agent"}],
+        "repository_url": "https://api.github.com/repos/acme/pricing",
+        "user": None,
+    }
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/search/issues":
+            found = [issue] if "is:issue" in request.url.params["q"] else []
+            return answer(200, {"total_count": len(found), "items": found})
+        page = int(request.url.params["page"])
+        pages.append(page)
+        event = {"event": "labeled", "label": {"name": "coding agent"}, "actor": None}
+        events = [
+            event | {"created_at": f"2026-11-0{page}T00:00:0{second}Z"}
+            for second in (1, 2)
+            if page == labeled_on
+        ]
+        url = str(request.url.copy_set_param("page", 3))
+        link = f'<{url}>; rel="last"' + (f', <{url}>; rel="next"' if page < 3 else "")
+        return answer(200, events, link=link)
+
+    wire = Wire([handle])
+    [found] = [each async for each in wire.forge(Platform.GITHUB).find_labeled("coding agent")]
+    assert pages == asked
+    assert found.trigger.labeled_at == datetime(2026, 11, labeled_on, 0, 0, 2, tzinfo=UTC)
+    assert found.user == "ghost"  # GitHub shows deleted accounts as null

@@ -1,9 +1,9 @@
 """GitHub's wire, by githubkit: authentication, base URL, throttling and pooled connections.
 
 githubkit's own retry, HTTP cache and redirects are off: retries are `retrying`'s alone, a cache would keep
-private answers as long as the process lives, and a redirect must not carry the token elsewhere. Its generated REST methods are not
-used: they put path parameters into URLs unquoted (a label `a/b` would be another path), and their models are
-those of github.com today, which an older GitHub Enterprise does not fill.
+private answers as long as the process lives, and a redirect must not carry the token elsewhere. Its generated
+REST methods are not used: they put path parameters into URLs unquoted (a label `a/b` would be another path),
+and their models are those of github.com today, which an older GitHub Enterprise does not fill.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from typing import Any
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, client, git, push_fix
-from tests.fixtures.gitlab_schema import validate_answer, validate_event
+from tests.fixtures.gitlab_schema import validate_answer
+from tests.fixtures.gitlab_webhook_schema import validate_event
 from tests.fixtures.hook_receiver import HookReceiver, Received
 
 PROJECT = "/projects/acme%2Fpricing"

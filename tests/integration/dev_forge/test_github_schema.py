@@ -102,7 +102,7 @@ def test_search(ask: Checked) -> None:
     ask("GET", "/search/issues?q=repo:acme/unknown", 422)
 
 
-def test_hooks_and_deliveries(ask: Checked, hook_receiver: HookReceiver) -> None:
+def test_hooks_and_deliveries(ask: Checked, github_forge: ForgeServer, hook_receiver: HookReceiver) -> None:
     new = {
         "name": "web",
         "events": ["issues"],
@@ -113,6 +113,7 @@ def test_hooks_and_deliveries(ask: Checked, hook_receiver: HookReceiver) -> None
     hook_receiver.wait_for_count(1)
     assert ask("GET", f"{REPO}/hooks", 200, token=PERSON_TOKEN)[0]["id"] == hook["id"]
     deliveries = f"{REPO}/hooks/{hook['id']}/deliveries"
+    github_forge.wait_for(lambda: github_forge.sandbox.deliveries.log[0].status == "OK")
     ping = ask("GET", deliveries, 200, token=PERSON_TOKEN)[0]
     ask("GET", f"{deliveries}/{ping['id']}", 200, token=PERSON_TOKEN)
     ask("POST", f"{deliveries}/{ping['id']}/attempts", 202, token=PERSON_TOKEN)

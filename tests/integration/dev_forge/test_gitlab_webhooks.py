@@ -115,6 +115,8 @@ def test_sending_again_keeps_the_idempotency_key(
         gitlab_forge.add_label(REPOSITORY, 1, "coding agent")
         first = hook_receiver.wait_for_count(1)[0]
         hook_receiver.status = 200
+        log = gitlab_forge.sandbox.deliveries.log
+        gitlab_forge.wait_for(lambda: log[-1].status != "pending")
         listed = api.get(events)
         validate_answer("GET", events, 200, listed.json())
 

@@ -18,6 +18,8 @@ from coding_agent_forge.store import Store
 
 DELIVERY_TIMEOUT = 10.0
 """Seconds that a receiver has (GitHub: best practices for using webhooks)."""
+PENDING = "pending"
+"""Status of a delivery that is still on its way."""
 KEPT_RESPONSE = 64 * 1024
 """Bytes of a receiver's answer that the log keeps."""
 
@@ -100,8 +102,8 @@ class Deliveries:
         return delivery
 
     def of_hook(self, hook: Hook) -> list[Delivery]:
-        """A hook's deliveries, newest first."""
-        return [delivery for delivery in reversed(self.log) if delivery.hook is hook]
+        """A hook's deliveries that have ended, newest first: no forge shows one that is still on its way."""
+        return [each for each in reversed(self.log) if each.hook is hook and each.status != PENDING]
 
     async def _deliver(self, delivery: Delivery, body: bytes) -> None:
         assert self._client is not None

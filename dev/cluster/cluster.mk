@@ -1,7 +1,8 @@
 # The local cluster (dev/cluster): one target per habit. Included by the Makefile at the top.
 CLUSTER ?= $(PY) -m coding_agent_cluster
 
-.PHONY: control-plane control-plane-down cluster cluster-down cluster-status images
+.PHONY: control-plane control-plane-down control-plane-parts
+.PHONY: cluster cluster-down cluster-status node-parts images
 
 control-plane: venv ## start an API server with its controllers, no node; prints KUBECONFIG=FILE
 	@$(CLUSTER) control-plane up
@@ -20,3 +21,13 @@ cluster-status: venv ## what of it runs, and how to point kubectl at it
 
 images: venv ## build the three images and hand them to the cluster's node
 	@$(CLUSTER) images
+
+# Built before the tests rather than by the first one that needs them: each test has a time limit.
+control-plane-parts: venv
+	@$(CLUSTER) prepare control-plane
+
+node-parts: venv
+	@$(CLUSTER) prepare node
+
+test: control-plane-parts
+e2e: node-parts

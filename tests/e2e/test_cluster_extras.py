@@ -11,7 +11,8 @@ from coding_agent_cluster.wait import until
 
 from tests.fixtures.cluster import ClusterUnderTest
 
-pytestmark = pytest.mark.needs_node
+# Time for what may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
 
 DEPLOYMENT = """
 apiVersion: apps/v1

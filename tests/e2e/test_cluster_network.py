@@ -13,7 +13,8 @@ from coding_agent_cluster.wait import until
 from tests.e2e.pods import FETCH, pod, python, server
 from tests.fixtures.cluster import ClusterUnderTest
 
-pytestmark = pytest.mark.needs_node
+# Time for what may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
 
 
 class Web:

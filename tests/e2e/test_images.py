@@ -13,7 +13,8 @@ from coding_agent_cluster.wait import until
 from tests.e2e.pods import SECURITY, container, job
 from tests.fixtures.cluster import ClusterUnderTest
 
-pytestmark = pytest.mark.needs_node
+# Time for what may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
 
 # For a shared machine of two cores; idle it takes five.
 REBUILD_S = 40.0
@@ -56,7 +57,6 @@ def run_job(cluster: ClusterUnderTest, namespace: str, name: str, main: dict[str
     return log
 
 
-@pytest.mark.timeout(600)  # the first build downloads and installs every wheel
 @pytest.mark.parametrize("program", sorted(PACKAGES))
 def test_an_image_has_its_program_and_no_tools(
     cluster: ClusterUnderTest, namespace: str, project_images: dict[str, str], program: str

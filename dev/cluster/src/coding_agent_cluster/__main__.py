@@ -1,11 +1,12 @@
 """The command line: ``python -m coding_agent_cluster COMMAND``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from coding_agent_cluster import build, cluster, images, parts, paths, sandbox, standalone
-from coding_agent_cluster.errors import ClusterError
+from coding_agent_cluster import base_image, build, cluster, images, parts, paths, sandbox, standalone
+from coding_agent_cluster.errors import ClusterError, MachineError
 from coding_agent_cluster.progress import note, step
 
 
@@ -28,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
             whole.add_argument("--purge", action="store_true", help="its images and keys too")
     picture = commands.add_parser("images", help="build the images and hand them to the cluster's node")
     picture.add_argument("--name", default=cluster.DEFAULT_NAME, help="which cluster (default: %(default)s)")
+    prepare = commands.add_parser("prepare", help="build what a kind of test needs, and nothing else")
+    prepare.add_argument("what", choices=["control-plane", "node"])
     builder = commands.add_parser("build", help="build parts into the cache and print where they are")
     builder.add_argument("parts", nargs="+", metavar="PART", help=f"of: {', '.join(sorted(parts.PARTS))}")
     return top
@@ -86,6 +89,21 @@ def _images(options: argparse.Namespace) -> None:
         note(f"The cluster {options.name} is not running: the images are built, no node has them yet.")
 
 
+def _prepare(options: argparse.Namespace) -> None:
+    if options.what == "control-plane":
+        standalone.binaries(parts.CONTROL_PLANE)
+        return
+    if os.environ.get("E2E_KUBECONFIG"):
+        return
+    try:
+        cluster.require_machine()
+    except MachineError as error:
+        note(f"No node will be there: {error}")
+        return
+    build.binaries(parts.NODE)
+    base_image.ensure()
+
+
 def _build(options: argparse.Namespace) -> None:
     for name, path in build.binaries(options.parts).items():
         print(f"{name}={path}")
@@ -97,6 +115,7 @@ COMMANDS = {
     "status": _status,
     "control-plane": _control_plane,
     "images": _images,
+    "prepare": _prepare,
     "build": _build,
 }
 

@@ -77,7 +77,7 @@ def _commit(repository: Path, branch: str, files: Path, index: Path, message: st
         "--all",
         "--force",
         "--",
-        ":!**/__pycache__/**",
+        ":(exclude,glob)**/__pycache__/**",
         extra=extra,
     )
     tree = git(repository, "write-tree", extra=extra).strip()

@@ -1,0 +1,169 @@
+"""Which binaries are built from what, and that a build is safe to interrupt and to run twice."""
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from coding_agent_cluster import build, gomod, parts, paths, standalone
+from coding_agent_cluster.errors import BuildError, MachineError
+
+# A `go` that only copies the word of its package into the file or folder after -o, and counts its calls.
+FAKE_GO = """#!/bin/sh
+echo call >> "$CALLS"
+out= previous= package=
+for word in "$@"; do [ "$previous" = -o ] && out=$word; previous=$word; package=$word; done
+[ -z "$FAIL" ] || { echo "compiler says no" >&2; exit 1; }
+case $out in */) out=$out$(basename "$package");; esac
+echo "$package" > "$out"
+"""
+
+
+@pytest.fixture
+def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache and a `go` whose calls are counted in the file that this returns."""
+    go = tmp_path / "bin" / "go"
+    go.parent.mkdir()
+    go.write_text(FAKE_GO)
+    go.chmod(go.stat().st_mode | stat.S_IXUSR)
+    calls = tmp_path / "calls"
+    calls.touch()
+    monkeypatch.setenv("PATH", f"{go.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CODING_AGENT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CALLS", str(calls))
+    monkeypatch.setenv("FAIL", "")
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.delenv("KUBERNETES_VERSION", raising=False)
+    return calls
+
+
+def count(calls: Path) -> int:
+    return len(calls.read_text().splitlines())
+
+
+@pytest.mark.parametrize("part", parts.PARTS.values(), ids=lambda p: p.name)
+def test_every_part_is_pinned_with_a_checksum(part: parts.Part) -> None:
+    module = parts.MODULES[part.module]
+    folder = paths.source_root() / "go" / module.name
+    version = gomod.required_version((folder / "go.mod").read_text(), module.anchor)
+    assert f"{module.anchor} {version} h1:" in (folder / "go.sum").read_text()
+    if part.package != ".":
+        assert part.package in (folder / "go.mod").read_text().split("require", 1)[0]
+
+
+def test_no_module_names_a_proxy() -> None:
+    for file in (paths.source_root() / "go").glob("*/go.*"):
+        assert "proxy." not in file.read_text(), file
+
+
+def test_a_part_is_built_once(fake_go: Path) -> None:
+    first = build.binaries(["kwok"])["kwok"]
+    assert first.read_text().strip() == "sigs.k8s.io/kwok/cmd/kwok"
+    assert build.binaries(["kwok"])["kwok"] == first
+    assert count(fake_go) == 1
+
+
+def test_parts_of_one_module_are_built_together_and_those_with_other_names_alone(fake_go: Path) -> None:
+    found = build.binaries(["kube-scheduler", "etcd"])
+    assert count(fake_go) == 2
+    assert found["etcd"].read_text().strip() == "go.etcd.io/etcd/server/v3"
+    assert found["kube-scheduler"].parent == found["etcd"].parent
+
+
+def test_another_pin_is_another_folder(
+    fake_go: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = parts.MODULES["kwok"]
+    before = build.source(module).output
+    copy = tmp_path / "kwok"
+    copy.mkdir()
+    for name in ("go.mod", "go.sum"):
+        (copy / name).write_text((paths.source_root() / "go/kwok" / name).read_text())
+    monkeypatch.setattr(build, "module_folder", lambda _: copy)
+    assert build.source(module).output == before
+    (copy / "go.sum").write_text((copy / "go.sum").read_text() + "example.com/m v1.0.0 h1:x=\n")
+    assert build.source(module).output != before
+
+
+def test_two_builds_at_once_compile_once(fake_go: Path) -> None:
+    threads = [threading.Thread(target=build.binaries, args=(["kwok"],)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert count(fake_go) == 1
+
+
+def test_an_interrupted_build_leaves_nothing_that_looks_finished(
+    fake_go: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = build.source(parts.MODULES["kwok"]).output / "kwok"
+    leftover = target.parents[1] / "building-1"
+    leftover.mkdir(parents=True)
+    (leftover / "kwok").write_text("half of it")
+    monkeypatch.setenv("FAIL", "1")
+    with pytest.raises(BuildError, match="compiler says no"):
+        build.binaries(["kwok"])
+    assert not target.exists()
+    monkeypatch.setenv("FAIL", "")
+    assert build.binaries(["kwok"])["kwok"].read_text().strip().endswith("/kwok")
+    assert list(target.parents[1].glob("building-*")) == []
+
+
+def test_an_unknown_part_is_named_with_those_that_exist() -> None:
+    with pytest.raises(BuildError, match=r"no part 'kubectll'; the parts are: .*kubectl"):
+        build.binaries(["kubectll"])
+
+
+def test_without_go_the_message_says_what_to_install(fake_go: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(BuildError, match="install Go"):
+        build.binaries(["kwok"])
+
+
+def test_envtest_binaries_are_used_as_far_as_they_go(
+    fake_go: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assets = tmp_path / "assets"
+    assets.mkdir()
+    for name in ("etcd", "kube-apiserver", "kubectl"):
+        (assets / name).touch()
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(assets))
+    found = standalone.binaries(parts.CONTROL_PLANE)
+    assert {n for n, p in found.items() if p.parent == assets} == {"etcd", "kube-apiserver", "kubectl"}
+    assert count(fake_go) == 1, "only the controller manager, which envtest has not"
+
+
+def test_a_wrong_assets_folder_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", "/nowhere")
+    with pytest.raises(MachineError, match="KUBEBUILDER_ASSETS=/nowhere is not a folder"):
+        standalone.binaries(["etcd"])
+
+
+@pytest.mark.parametrize("version", ["latest", "2.0", "1.35.x", "v"])
+def test_a_wrong_kubernetes_version_is_an_error(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_VERSION", version)
+    with pytest.raises(BuildError, match="KUBERNETES_VERSION"):
+        gomod.module_folder(parts.MODULES["kubernetes"])
+
+
+@pytest.mark.parametrize("version", ["", "1.36", "v1.36", "1.36.3", "v1.36.3"])
+def test_the_pinned_kubernetes_is_the_committed_module(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_VERSION", version)
+    assert gomod.module_folder(parts.MODULES["kubernetes"]) == paths.source_root() / "go/kubernetes"
+
+
+def test_another_kubernetes_replaces_the_staging_modules_by_published_ones() -> None:
+    upstream = (
+        "module k8s.io/kubernetes\n\ngo 1.25.0\n\nreplace (\n\tk8s.io/api => ./staging/src/k8s.io/api\n)\n"
+    )
+    text = gomod.derived_go_mod(upstream, "v1.35.4")
+    assert "go 1.25.0" in text
+    assert "replace k8s.io/api => k8s.io/api v0.35.4" in text
+
+
+def test_kubernetes_reports_its_version_and_minor() -> None:
+    flags = parts.link_flags(parts.MODULES["kubernetes"], "v1.36.3")
+    for flag in ("gitVersion=v1.36.3", "gitMajor=1", "gitMinor=36"):
+        assert flag in flags

@@ -1,0 +1,95 @@
+"""Processes are found again and ended for certain, and waiting ends."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from coding_agent_cluster.errors import ClusterError, NotReadyError
+from coding_agent_cluster.locks import try_locked
+from coding_agent_cluster.processes import Processes, fingerprint
+from coding_agent_cluster.wait import until
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Processes:
+    return Processes(tmp_path)
+
+
+def test_a_process_is_started_once_found_again_and_ended(processes: Processes, tmp_path: Path) -> None:
+    processes.start("sleeper", ["sleep", "60"])
+    pid = processes.pid("sleeper")
+    assert pid is not None
+    processes.start("sleeper", ["sleep", "60"])
+    assert Processes(tmp_path).pid("sleeper") == pid
+    processes.stop("sleeper", how=signal.SIGKILL, timeout=5)
+    assert fingerprint(pid) is None
+    assert processes.names() == []
+
+
+def test_a_pid_that_another_process_has_by_now_is_left_alone(processes: Processes, tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "pids" / "old").write_text(f"{os.getpid()} 1")
+    assert processes.pid("old") is None
+    processes.stop("old", how=signal.SIGKILL, timeout=5)  # this test goes on
+
+
+def test_who_ignores_a_signal_is_killed(processes: Processes) -> None:
+    processes.start("deaf", ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"])
+    until("trap set", lambda: "ready" in processes.log_tail("deaf"), timeout=10)
+    pid = processes.pid("deaf") or 0
+    processes.stop("deaf", how=signal.SIGTERM, timeout=0.3)
+    assert fingerprint(pid) is None
+
+
+def test_a_dead_process_is_reported_with_the_end_of_its_log(processes: Processes) -> None:
+    processes.start("failing", ["sh", "-c", "echo the reason; sleep 60"])
+    until("output", lambda: "reason" in processes.log_tail("failing"), timeout=10)
+    os.kill(processes.pid("failing") or 0, signal.SIGKILL)
+    until("its end", lambda: processes.pid("failing") is None, timeout=10)
+    with pytest.raises(NotReadyError, match="failing has ended: the reason"):
+        processes.require("failing")
+
+
+def test_a_process_gets_no_secret_of_its_starters_environment(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_PERSONAL_ACCESS_TOKEN", "secret")
+    processes.start("printer", ["sh", "-c", "env; echo done; sleep 60"])
+    until("output", lambda: "done" in processes.log_tail("printer", 50), timeout=10)
+    processes.stop("printer", how=signal.SIGKILL, timeout=5)
+    assert "secret" not in processes.log_tail("printer", 50)
+
+
+def test_waiting_returns_what_the_probe_found() -> None:
+    answers = iter([None, None, "here"])
+    assert until("it", lambda: next(answers), timeout=5, pause=lambda _: None) == "here"
+
+
+def test_waiting_ends_at_the_deadline_and_says_why() -> None:
+    times = iter(range(100))
+
+    def probe() -> None:
+        raise OSError("connection refused")
+
+    with pytest.raises(NotReadyError, match=r"it: not so after 3 s \(last error: connection refused\)"):
+        until("it", probe, timeout=3, clock=lambda: float(next(times)), pause=lambda _: None)
+
+
+def test_waiting_ends_at_once_when_it_is_pointless() -> None:
+    def dead() -> None:
+        raise NotReadyError("it has died")
+
+    with pytest.raises(NotReadyError, match="died"):
+        until("it", lambda: None, timeout=60, alive=dead)
+
+
+def test_a_lock_is_held_by_one_only(tmp_path: Path) -> None:
+    with (
+        try_locked(tmp_path / "name.lock"),
+        pytest.raises(ClusterError, match="using name"),
+        try_locked(tmp_path / "name.lock"),
+    ):
+        pass
+    with try_locked(tmp_path / "name.lock"):
+        pass

@@ -94,20 +94,25 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     """Receiver, poller and consumer in one process, as the in-memory queue wants it: it ends with them."""
     from coding_agent_core.forge.connect import connect
     from coding_agent_core.queues.memory import MemoryQueue
+    from coding_agent_receiver.app import create_app
+    from coding_agent_receiver.metrics import PollMetrics
     from coding_agent_receiver.poll_scope import scope_problem
     from coding_agent_receiver.poller import poll_forever
     from coding_agent_receiver.server import serve
+    from prometheus_client import CollectorRegistry
 
     queue = MemoryQueue()
+    registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
         forge = connect(settings, settings.task_source)
         stack.push_async_callback(forge.aclose)
-        parts = [serve(settings, queue, stop=stop), _work(settings, queue, stop)]
+        app = create_app(settings, queue, registry=registry)
+        parts = [serve(settings, queue, stop=stop, app=app), _work(settings, queue, stop)]
         problem = scope_problem(settings)
         if problem:
             _logger.warning("Webhooks only, no polling: %s", problem)
         else:
-            parts.append(poll_forever(settings, forge, queue, stop))
+            parts.append(poll_forever(settings, forge, queue, stop, metrics=PollMetrics(registry)))
         tasks = [asyncio.ensure_future(part) for part in parts]
         # When one of them ends, by a signal or because it cannot go on, the others end in good order too.
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

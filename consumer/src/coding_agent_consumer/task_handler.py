@@ -100,14 +100,18 @@ class TaskHandler:
         while asyncio.get_running_loop().time() < deadline:
             details = await self._patiently(lease, lambda: forge.read(item))
             if label not in details.labels:
-                _logger.info("Dropped a message for %s: another consumer works on it", item.display)
-                await lease.done()
-                return True
+                break
             await self._pause(lease, _OTHER_CONSUMER_POLL)
             async with lease.claim() as mine:
                 if mine:
                     return False
-        await lease.retry(_OTHER_CONSUMER_PATIENCE)
+        if label not in details.labels and not lease.redelivered:
+            _logger.info("Dropped a message for %s: another consumer works on it", item.display)
+            await lease.done()
+        else:
+            # It may be the very message that the other consumer holds, delivered again because its connection
+            # broke: it must not be forgotten while nobody can know whether the other one will end.
+            await lease.retry(_OTHER_CONSUMER_PATIENCE)
         return True
 
     async def _with_item(self, lease: Lease, forge: Forge) -> None:
@@ -125,6 +129,7 @@ class TaskHandler:
             case End(ended, reason, message):
                 task = task_for(forge, item, labels, ended, max_attempts=limit, clock=self.clock)
                 outcome = Outcome(reason=reason, message=message)
+                lease.ending()
                 await self._patiently(lease, lambda: task.finish(outcome))
                 await self._settle_end(lease, outcome)
             case Start():
@@ -193,6 +198,7 @@ class TaskHandler:
             except ForgeError as error:  # the next attempt shows the truth anyway
                 _logger.warning("Could not show on %s that it is tried again: %s", task.item.display, error)
             return
+        lease.ending()
         await self._patiently(lease, lambda: task.finish(outcome))
         await self._settle_end(lease, outcome)
 

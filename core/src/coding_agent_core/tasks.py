@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-_SLUG_LENGTH = 40
-"""Characters of a task name before kind and hash: with run and attempt it stays under 63 (RFC 1123)."""
+_NAME_LENGTH = 52
+"""Characters of a task name without its run: with `-r<run>` and `-<attempt>` it stays under 63 (RFC 1123)."""
 
 
 class Platform(StrEnum):
@@ -175,11 +175,12 @@ def task_name(item: Item, run: int = 1) -> str:
     kind = "issue" if item.kind is ItemKind.ISSUE else ("pr" if item.platform is Platform.GITHUB else "mr")
     # The identity, not the path: a renamed GitLab project must keep the names of its tasks.
     place = item.identity.split("|")[2]
-    slug = re.sub(r"[^a-z0-9]+", "-", place.rsplit("/", 1)[-1].lower()).strip("-")[:_SLUG_LENGTH].strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", place.rsplit("/", 1)[-1].lower()).strip("-")
     if item.platform is Platform.GITLAB:
         slug = f"gitlab-{slug}"
     digest = hashlib.sha256(item.identity.encode()).hexdigest()[:8]
-    name = f"{slug or 'item'}-{kind}-{item.number}-{digest}"
+    rest = f"-{kind}-{item.number}-{digest}"
+    name = (slug[: _NAME_LENGTH - len(rest)].strip("-") or "item") + rest
     return name if run == 1 else f"{name}-r{run}"
 
 

@@ -142,6 +142,18 @@ async def test_what_is_ignored_or_unreadable_does_not_stop_the_patch(workspace: 
     assert b"a.log" not in patch
 
 
+async def test_left_overs_of_test_runs_are_no_work(workspace: WorkspaceClient) -> None:
+    """Also where the repository has no `.gitignore` for them, and whatever is done to the exclude file."""
+    await workspace.run(
+        "rm .gitignore; mkdir -p __pycache__ node_modules/x; echo x > __pycache__/calc.cpython-311.pyc;"
+        "echo x > node_modules/x/y; echo k > kept; rm -f ../git/info/exclude"
+    )
+    patch = await workspace.diff()
+    assert b"b/kept" in patch
+    assert b"__pycache__" not in patch
+    assert b"node_modules" not in patch
+
+
 async def test_a_huge_change_is_refused_in_words(workspace: WorkspaceClient) -> None:
     await workspace.run("head -c 70000000 /dev/urandom > huge")
     with pytest.raises(WorkspaceRefusedError, match="64 MiB"):

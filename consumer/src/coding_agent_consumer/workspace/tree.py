@@ -80,9 +80,6 @@ class Tree:
             reference = f"refs/heads/{branch}"
             self._git("fetch", "--quiet", "--no-tags", str(bundle), f"+{reference}:{reference}")
             self._config = (place.git / "config").read_bytes()
-            (place.git / "info").mkdir(exist_ok=True)
-            exclude = place.git / "info" / "exclude"
-            exclude.write_text("\n".join(_LEFT_OVERS) + "\n", encoding="utf-8")
             self._git("update-ref", _SEED, reference)
             self._git("symbolic-ref", "HEAD", reference)
             self._git("reset", "--quiet", "--hard", _SEED)
@@ -95,7 +92,7 @@ class Tree:
             copy.rmdir()
             own = ("--git-dir", str(place.tree / ".git"), "--work-tree", str(place.tree))
             self._git(*own, "remote", "remove", "origin", bare=False)
-            shutil.copy(exclude, place.tree / ".git" / "info" / "exclude")
+            _write_exclude(place.tree / ".git")
             self._git(*own, "reset", "--quiet", bare=False)
         except RefusedError:
             shutil.rmtree(place.git, ignore_errors=True)
@@ -195,8 +192,9 @@ class Tree:
             raise RefusedError("The workspace holds no repository yet.")
         # Commands can write here too. It would gain them nothing, but their work could be lost by it.
         (self._place.git / "config").write_bytes(self._config)
-        for name in ("attributes", "exclude", "sparse-checkout"):
+        for name in ("attributes", "sparse-checkout"):
             (self._place.git / "info" / name).unlink(missing_ok=True)
+        _write_exclude(self._place.git)
 
     def _drop_new_gitlinks(self) -> None:
         """A repository cloned into the tree is no content of ours; a submodule stays at its commit."""
@@ -272,3 +270,8 @@ def _match_line(line: bytes) -> str:
     path, _, rest = line.decode("utf-8", "replace").partition("\0")
     number, _, text = rest.partition("\0")
     return f"{path}:{number}: {cut_end(text.rstrip(chr(13)), _MAX_LINE)}"
+
+
+def _write_exclude(repository: Path) -> None:
+    (repository / "info").mkdir(exist_ok=True)
+    (repository / "info" / "exclude").write_text("\n".join(_LEFT_OVERS) + "\n", encoding="utf-8")

@@ -33,6 +33,7 @@ class Entry:
     Attributes:
         after: the item's previous run, which must end before this one is handed out.
         delayed: a retry waits for its delay.
+        ending: its end is being shown on the item; admission sees it as ended.
     """
 
     task: QueuedTask
@@ -44,6 +45,7 @@ class Entry:
     delayed: bool = False
     cancel_requested: bool = False
     redelivered: bool = False
+    ending: bool = False
     ended: bool = False
 
     def facts(self) -> LatestTask:
@@ -51,7 +53,7 @@ class Entry:
         return LatestTask(
             name=self.task.name,
             run=self.task.run,
-            terminal=self.ended,
+            terminal=self.ended or self.ending,
             cancel_requested=self.cancel_requested,
             # A task is settled after its label was swapped, and no reporter swaps it later.
             acknowledged=self.ended,

@@ -33,6 +33,10 @@ class MemoryLease:
         """The queue hands out one task of an item at a time, so whoever holds the lease holds the item."""
         yield not self.lost.is_set()
 
+    def ending(self) -> None:
+        """From now on a label asks for the next run, which waits until this one is settled."""
+        self._entry.ending = True
+
     async def done(self) -> None:
         """The task ended."""
         if self._open():

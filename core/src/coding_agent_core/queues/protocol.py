@@ -82,6 +82,14 @@ class Lease(Protocol):
         """Hold the item's lock among all consumers while the context lasts; `False` if another holds it."""
         ...
 
+    def ending(self) -> None:
+        """The end is about to be shown on the item: a label applied from now on asks for the next run.
+
+        To be called before the labels of the end are written, or an application that comes between them and
+        `done` would be taken for one of the task that is just over.
+        """
+        ...
+
     async def done(self) -> None:
         """The task ended, well or badly; forget it."""
         ...

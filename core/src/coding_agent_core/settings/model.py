@@ -59,9 +59,14 @@ class GitHub(Labels):
 
     @property
     def host(self) -> str:
-        """The web host: `github.com` for the public API, else the API's own host."""
+        """The web host: the API's own, or what stands behind `api.` on github.com and GHE.com.
+
+        GitHub's documentation, *Network details for GHE.com*: the API of SUBDOMAIN.ghe.com is at
+        `https://api.SUBDOMAIN.ghe.com`.
+        """
         host = host_of(self.api_url)
-        return "github.com" if host == "api.github.com" else host
+        bare = host.removeprefix("api.")
+        return bare if bare == "github.com" or bare.endswith(".ghe.com") else host
 
 
 class GitLab(Labels):

@@ -57,6 +57,9 @@ class RabbitMQLease:
             if held and not self._io.stopped:
                 await self._io.run(self._link.unclaim(self._hand))
 
+    def ending(self) -> None:
+        """Nothing to do: each application of the label is a message of its own."""
+
     async def done(self) -> None:
         """Acknowledge the message."""
         await self._settle(self._link.done(self._hand))

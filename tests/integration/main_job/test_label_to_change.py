@@ -1,0 +1,156 @@
+"""The main job end to end, per forge and kind: label in, pull or merge request out (S18-S20, S23, S28)."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from coding_agent_forge.model import Kind
+
+from tests.fixtures.system import (
+    BOT,
+    BOT_TOKEN,
+    DONE,
+    MODEL_KEY,
+    PROCESSING,
+    REPOSITORY,
+    SECRET,
+    StartSystem,
+    System,
+)
+from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write
+
+FORGES = ["github", "gitlab"]
+
+
+@pytest.mark.parametrize("flavour", FORGES)
+def test_a_labeled_issue_becomes_a_change(start_system: StartSystem, flavour: str, tmp_path: Path) -> None:
+    system = start_system(flavour, fixes_the_bug())
+    program = system.start_webhook()
+    system.put_label(1)
+    system.wait_for_label(1, DONE)
+
+    history = system.label_history(1)
+    assert [event for event in history if event[1] in (BOT, PROCESSING, DONE)] == [
+        ("labeled", BOT),
+        ("labeled", PROCESSING),
+        ("unlabeled", BOT),
+        ("labeled", DONE),
+        ("unlabeled", PROCESSING),
+    ], "a label is added before the one it replaces is removed"
+    assert "bug" in system.labels(1), "labels of people stay"
+
+    [comment] = system.comments(1)
+    assert "Coding agent: done" in comment.body
+    assert "attempt 1 of 3" in comment.body
+    [change] = system.changes()
+    assert change.author.login == "coding-agent-bot"
+    assert (change.head, change.base) == ("coding-agent/issue-1", "main")
+    assert f"/{change.number}" in comment.body, "the comment links the change"
+    assert "#1" in change.body, "the change names its issue"
+
+    clone = tmp_path / "clone"
+    path = str(system.forge.repository(REPOSITORY).path)
+    subprocess.run(["git", "clone", "-q", "-b", change.head, path, str(clone)], check=True, timeout=30)
+    tests = subprocess.run(
+        ["python3", "-m", "unittest"], cwd=clone, capture_output=True, timeout=60, check=False
+    )
+    assert tests.returncode == 0, "the repository's own tests pass on the branch"
+    assert system.git("diff", "--name-only", "main", change.head).split() == ["pricing/discount.py"]
+
+    everything = program.text() + comment.body + change.body
+    for secret in (BOT_TOKEN, SECRET, MODEL_KEY):
+        assert secret not in everything
+    assert program.terminate() == 0
+
+
+@pytest.mark.parametrize("flavour", FORGES)
+def test_a_labeled_change_is_worked_on_in_its_own_branch(start_system: StartSystem, flavour: str) -> None:
+    system = start_system(flavour, script(write("notes.md", "hello\n"), finish("Added notes.")))
+    number = open_change(system)
+    system.start_webhook()
+    system.put_label(number, Kind.CHANGE)
+    system.wait_for_label(number, DONE, Kind.CHANGE)
+    assert len(system.changes()) == 1, "no second change is opened"
+    assert system.file_at("feature", "notes.md") == "hello\n"
+    [comment] = system.comments(number, Kind.CHANGE)
+    assert "Added notes." in comment.body
+
+
+@pytest.mark.parametrize("flavour", FORGES)
+def test_polling_alone_does_the_same(start_system: StartSystem, flavour: str) -> None:
+    """`main.py` without a mode: producer, then consumer; it ends when everything found is done (S14, S16)."""
+    system = start_system(flavour, fixes_the_bug())
+    system.put_label(1)
+    program = system.start()
+    assert program.process.wait(60) == 0, program.text()
+    assert DONE in system.labels(1)
+    assert len(system.changes()) == 1
+    assert "recovered by poll" in program.text()
+
+
+def test_nothing_to_change_opens_nothing(start_system: StartSystem) -> None:
+    system = start_system("github", script(finish("It works already.", status="nothing_to_change")))
+    system.start_webhook()
+    system.put_label(1)
+    system.wait_for_label(1, DONE)
+    assert system.changes() == []
+    assert "nothing to change" in system.comments(1)[0].body
+
+
+def test_the_label_put_on_again_goes_on_in_the_same_change(start_system: StartSystem) -> None:
+    turns = (run("echo more >> notes.md && wc -l notes.md"), finish())
+    system = start_system("github", script(*turns))
+    system.start_webhook()
+    system.put_label(1)
+    system.wait_for_label(1, DONE)
+    system.put_label(1)
+    system.wait_for_comment(1, "-r2`")
+    system.wait_for_label(1, DONE)
+    assert len(system.changes()) == 1, "one change per issue"
+    assert system.file_at("coding-agent/issue-1", "notes.md") == "more\nmore\n"
+    assert len(system.comments(1)) == 1, "one comment per issue"
+
+
+def test_comments_of_people_reach_the_model_and_our_own_do_not(start_system: StartSystem) -> None:
+    system = start_system("github", script(finish(status="nothing_to_change")))
+    system.start_webhook()
+    system.forge.comment(REPOSITORY, 1, "Please keep the wording of the error.", by="alice")
+    system.put_label(1)
+    system.wait_for_label(1, DONE)
+    asked = str(system.model.requests[-1])
+    assert "Please keep the wording of the error." in asked
+    assert "Coding agent: working on it" not in asked
+
+
+def open_change(system: System) -> int:
+    """A person pushes a branch and opens a change for it; its number."""
+    path = str(system.forge.repository(REPOSITORY).path)
+    tree = system.folder / "person"
+    for command in (
+        ["git", "clone", "-q", path, str(tree)],
+        ["git", "-C", str(tree), "checkout", "-q", "-b", "feature"],
+        [
+            *("git", "-C", str(tree), "-c", "user.name=Alice", "-c", "user.email=a@example.com"),
+            *("commit", "-q", "--allow-empty", "-m", "A feature"),
+        ],
+        ["git", "-C", str(tree), "push", "-q", "origin", "feature"],
+    ):
+        subprocess.run(command, check=True, timeout=30)
+    if system.flavour == "github":
+        answer = httpx.post(
+            f"{system.forge.api_url}/repos/{REPOSITORY}/pulls",
+            json={"title": "A feature", "head": "feature", "base": "main"},
+            headers={"Authorization": "Bearer alice-token"},
+            timeout=10,
+        )
+        return int(answer.raise_for_status().json()["number"])
+    answer = httpx.post(
+        f"{system.forge.api_url}/projects/acme%2Fpricing/merge_requests",
+        json={"title": "A feature", "source_branch": "feature", "target_branch": "main"},
+        headers={"PRIVATE-TOKEN": "alice-token"},
+        timeout=10,
+    )
+    return int(answer.raise_for_status().json()["iid"])

@@ -1,0 +1,121 @@
+"""Receiver and consumers apart, over a real broker: killed, restarted, doubled, yet done once (S15)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fixtures.rabbitmq import Broker
+from tests.fixtures.system import DONE, StartSystem, System, until
+from tests.integration.main_job.scripts import finish, run, script, write
+
+FORGES = ["github", "gitlab"]
+
+
+def slow(seconds: float) -> list[object]:
+    return list(script(write("a.md", "a\n"), run(f"sleep {seconds}"), finish("Took its time.")))
+
+
+def with_broker(
+    start_system: StartSystem, flavour: str, scripts: list[object], broker: Broker, queue: str
+) -> System:
+    return start_system(
+        flavour,
+        scripts,
+        use_rabbitmq=True,
+        rabbitmq={"host": broker.host, "port": broker.port, "queue": queue, "heartbeat": 5},
+    )
+
+
+def at_work(system: System) -> None:
+    until(lambda: len(system.model.requests) >= 2, "the agent is in mid-task")
+
+
+@pytest.mark.parametrize("flavour", FORGES)
+def test_a_consumer_killed_in_mid_task_loses_nothing(
+    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str, flavour: str
+) -> None:
+    system = with_broker(start_system, flavour, slow(2), rabbitmq, rabbitmq_queue)
+    system.start_webhook()
+    first = system.start_consumer()
+    system.put_label(1)
+    at_work(system)
+    first.kill()
+    system.start_consumer()
+    system.wait_for_label(1, DONE)
+    [comment] = system.comments(1)
+    assert "attempt 2 of 3" in comment.body
+    assert len(system.changes()) == 1
+
+
+def test_a_broker_restarted_in_mid_task_makes_no_second_run(
+    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
+) -> None:
+    system = with_broker(start_system, "github", slow(6), rabbitmq, rabbitmq_queue)
+    system.start_webhook()
+    consumer = system.start_consumer()
+    system.put_label(1)
+    at_work(system)
+    rabbitmq.restart()
+    system.wait_for_label(1, DONE)
+    [comment] = system.comments(1)
+    assert "attempt 1 of 3" in comment.body, consumer.text()
+    assert len(system.changes()) == 1
+    assert len([r for r in system.model.requests if "Took its time" not in str(r)]) == 3, (
+        "it was worked on once"
+    )
+
+
+@pytest.mark.parametrize("flavour", FORGES)
+def test_webhook_redelivery_and_poll_together_make_one_task(
+    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str, flavour: str
+) -> None:
+    system = with_broker(start_system, flavour, slow(0.5), rabbitmq, rabbitmq_queue)
+    system.start_webhook()
+    system.put_label(1)
+    for _ in range(3):
+        assert system.start("--mode", "producer").process.wait(30) == 0
+    for _ in range(2):
+        system.start_consumer()
+    system.wait_for_label(1, DONE)
+    dropped = "Dropped a message for"
+    until(
+        lambda: sum(p.text().count(dropped) for p in system.programs) >= 3, "the other messages are dropped"
+    )
+    [comment] = system.comments(1)
+    assert "attempt 1 of 3" in comment.body
+    assert "-r2" not in comment.body
+    assert len(system.changes()) == 1
+    assert len(system.model.requests) == 3, "one run of three requests"
+
+
+def test_a_consumer_stopped_in_good_order_hands_its_task_on_without_cost(
+    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
+) -> None:
+    system = with_broker(start_system, "github", slow(3), rabbitmq, rabbitmq_queue)
+    system.start_webhook()
+    first = system.start_consumer()
+    system.put_label(1)
+    at_work(system)
+    assert first.terminate() == 0
+    assert system.file_at("coding-agent/issue-1", "a.md") == "a\n", "work so far is pushed"
+    system.start_consumer()
+    system.wait_for_label(1, DONE)
+    assert "attempt 1 of 3" in system.comments(1)[0].body
+
+
+def test_the_receiver_answers_503_while_the_broker_is_down_and_the_poll_recovers(
+    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
+) -> None:
+    system = with_broker(start_system, "github", slow(0), rabbitmq, rabbitmq_queue)
+    receiver = system.start_webhook()
+    rabbitmq.stop()
+    system.put_label(1)
+    until(
+        lambda: "Task not queued:" in receiver.text(),
+        "the delivery is refused",
+    )
+    rabbitmq.start()
+    assert system.start("--mode", "producer").process.wait(30) == 0
+    system.start_consumer()
+    system.wait_for_label(1, DONE)
+    assert len(system.changes()) == 1

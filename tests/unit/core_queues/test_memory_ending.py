@@ -1,0 +1,35 @@
+"""A label applied while the end is being shown is a new application (no label is lost)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+ITEM = Item(host="github.com", repository="o/r", key=GitHubIssueKey(owner="o", repo="r", number=7))
+
+
+def labeled(minutes: int) -> TaskRequest:
+    at = NOW + timedelta(minutes=minutes)
+    trigger = Trigger(origin=Origin.WEBHOOK, delivery_id=f"d{minutes}", labeled_at=at, received_at=at)
+    return TaskRequest(item=ITEM, trigger=trigger)
+
+
+async def test_the_next_run_waits_for_the_one_that_is_ending() -> None:
+    queue = MemoryQueue(clock=lambda: NOW)
+    stop = asyncio.Event()
+    await queue.submit(labeled(0))
+    leases = queue.leases(stop)
+    first = await anext(leases)
+    assert (await queue.submit(labeled(1))).duplicate, "while it runs, the label belongs to it"
+    first.ending()
+    assert not (await queue.submit(labeled(2))).duplicate
+    waiting = asyncio.ensure_future(anext(queue.leases(stop)))
+    await asyncio.sleep(0)
+    assert not waiting.done(), "one run of an item at a time"
+    await first.done()
+    assert (await waiting).task.run == 2
+    await queue.aclose()

@@ -1,1 +1,1 @@
-"""The kopf operator: AgentTasks to Jobs. Its place is reserved; it comes with the AgentTask resource."""
+"""The kopf operator: AgentTasks to Jobs. `decide` and `schedule` hold the rules, `engine` applies them."""

@@ -1,0 +1,62 @@
+"""What Prometheus scrapes from the operator."""
+
+from __future__ import annotations
+
+from coding_agent_core.agenttask import Status
+from coding_agent_core.phases import Phase
+from prometheus_client import Counter, Gauge, Histogram
+
+from coding_agent_operator.observed import Task
+
+_WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
+_ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
+
+TASKS = Gauge("coding_agent_tasks", "AgentTasks that have not ended, by phase.", ["phase"])
+ENDED = Counter(
+    "coding_agent_tasks_ended", "AgentTasks that ended, by phase and reason.", ["phase", "reason"]
+)
+QUEUE_WAIT = Histogram(
+    "coding_agent_queue_wait_seconds", "From the task's creation to its first attempt.", buckets=_WAIT
+)
+ATTEMPT = Histogram(
+    "coding_agent_attempt_duration_seconds", "Of attempts, by outcome.", ["outcome"], buckets=_ATTEMPT
+)
+OUTCOMES = Counter(
+    "coding_agent_attempts", "Attempts that ended, by outcome and reason.", ["outcome", "reason"]
+)
+RETRIES = Counter("coding_agent_retries", "Attempts after the first of their task.")
+RECONCILES = Histogram(
+    "coding_agent_reconcile_duration_seconds",
+    "Of one look at one task.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 10),
+)
+RECONCILE_ERRORS = Counter("coding_agent_reconcile_errors", "Looks at a task that failed and are repeated.")
+API_REQUESTS = Counter(
+    "coding_agent_api_requests", "Requests to the API server, by verb and status.", ["verb", "status"]
+)
+WATCH_BEHIND = Gauge("coding_agent_watch_behind", "Objects whose newest version the watches have not shown.")
+
+
+def count_change(task: Task, new: Status) -> None:
+    """Count what a written change of status tells; called once for each, after it is stored."""
+    before = {attempt.number: attempt for attempt in task.status.attempts}
+    for attempt in new.attempts:
+        known = before.get(attempt.number)
+        if known is None and not before and attempt is new.attempts[0]:
+            QUEUE_WAIT.observe(max(0.0, (attempt.start_time - task.created).total_seconds()))
+        elif known is None:
+            RETRIES.inc()
+        if attempt.outcome is not None and (known is None or known.outcome is None):
+            OUTCOMES.labels(attempt.outcome.value, attempt.reason or "").inc()
+            if attempt.completion_time is not None:
+                seconds = (attempt.completion_time - attempt.start_time).total_seconds()
+                ATTEMPT.labels(attempt.outcome.value).observe(max(0.0, seconds))
+    if new.phase is not None and new.phase.terminal and not task.ended:
+        ENDED.labels(new.phase.value, new.reason or "").inc()
+
+
+def show_phases(counts: dict[Phase, int]) -> None:
+    """Set the gauge of active tasks."""
+    for phase in Phase:
+        if not phase.terminal:
+            TASKS.labels(phase.value).set(counts.get(phase, 0))

@@ -1,0 +1,274 @@
+"""What the operator sees of the cluster, as plain data; readers that bear whatever is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from coding_agent_core.agenttask import (
+    LABEL_ACTIVE,
+    LABEL_ITEM,
+    LABEL_REPOSITORY,
+    AttemptStatus,
+    Condition,
+    Result,
+    Spec,
+    Status,
+    labels_for,
+    parse_spec,
+)
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.tasks import parse_time
+from pydantic import BaseModel, ValidationError
+
+from coding_agent_operator.names import AGENT_CONTAINER, attempt_number
+
+_M = TypeVar("_M", bound=BaseModel)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class UnreadableTaskError(CodingAgentError):
+    """An AgentTask whose spec this release cannot read."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An AgentTask.
+
+    Attributes:
+        status: as far as it could be read; what was wrong in it is left out.
+        intact: nothing was wrong in it.
+        item: hash of the item's identity, as in its label.
+        repository: hash of the repository's identity, as in its label.
+        labels: as they are; `missing_labels` tells what they lack.
+    """
+
+    name: str
+    uid: str
+    version: str
+    generation: int
+    created: datetime
+    deleting: bool
+    labels: Mapping[str, str]
+    spec: Spec
+    status: Status
+    item: str
+    repository: str
+    wanted_labels: Mapping[str, str]
+    intact: bool = True
+
+    @property
+    def ended(self) -> bool:
+        """Its `Succeeded` condition is True or False: conditions are the truth, not the phase."""
+        condition = self.status.condition("Succeeded")
+        return condition is not None and condition.status != "Unknown"
+
+    @property
+    def missing_labels(self) -> dict[str, str]:
+        """The labels that tasks of its item have and this one lacks."""
+        return {key: value for key, value in self.wanted_labels.items() if self.labels.get(key) != value}
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of an attempt, seen through its agent container.
+
+    Attributes:
+        disruption: reason of the `DisruptionTarget` condition
+            (https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions).
+        exit_code: of the agent's container, once it ended.
+        ended: why the container ended, as the kubelet says (`OOMKilled`, `Error`, `Completed`).
+        message: the container's termination message.
+        waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
+    """
+
+    name: str
+    phase: str
+    created: datetime
+    reason: str = ""
+    detail: str = ""
+    disruption: str = ""
+    exit_code: int | None = None
+    ended: str = ""
+    message: str = ""
+    waiting: str = ""
+    waiting_detail: str = ""
+    unschedulable: bool = False
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A Job: one attempt.
+
+    Attributes:
+        number: of the attempt, `None` if its name is none of the task's.
+        failure: reason of the `Failed` condition; `None` while it has not failed.
+        complete: it has the `Complete` condition.
+        ready: pods that run and are ready.
+        pods: as far as they were looked at; `None`: they were not.
+        active_label: its end is not recorded yet.
+    """
+
+    name: str
+    uid: str
+    version: str
+    owner: str | None
+    task: str | None
+    number: int | None
+    created: datetime
+    labels: Mapping[str, str]
+    complete: bool = False
+    failure: str | None = None
+    failure_detail: str = ""
+    finished_at: datetime | None = None
+    deleting: bool = False
+    ready: int = 0
+    active_label: bool = True
+    pods: tuple[Pod, ...] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Terminal: one of the conditions Complete or Failed, never a pod's phase."""
+        return self.complete or self.failure is not None
+
+
+def read_task(body: Mapping[str, Any]) -> Task:
+    """An AgentTask as the API server has it.
+
+    Raises:
+        UnreadableTaskError: its spec does not fit; the message names the task and the field.
+    """
+    meta = body["metadata"]
+    try:
+        spec = parse_spec(body)
+        wanted = labels_for(spec.item)
+    except (ValidationError, ValueError) as error:
+        raise UnreadableTaskError(f"AgentTask {meta['name']} cannot be read: {error}") from error
+    status, intact = read_status(body.get("status"))
+    return Task(
+        name=meta["name"],
+        uid=meta["uid"],
+        version=meta["resourceVersion"],
+        generation=int(meta.get("generation") or 1),
+        created=_time(meta.get("creationTimestamp")),
+        deleting=bool(meta.get("deletionTimestamp")),
+        labels=dict(meta.get("labels") or {}),
+        spec=spec,
+        status=status,
+        item=wanted[LABEL_ITEM],
+        repository=wanted[LABEL_REPOSITORY],
+        wanted_labels=wanted,
+        intact=intact,
+    )
+
+
+def read_status(raw: Any) -> tuple[Status, bool]:
+    """The status without what cannot be read, and whether nothing had to be left out."""
+    if raw is None:
+        return Status(), True
+    if not isinstance(raw, Mapping):
+        return Status(), False
+    fields = {key: value for key, value in raw.items() if key not in ("conditions", "attempts", "result")}
+    conditions, conditions_ok = _readable(Condition, raw.get("conditions"))
+    attempts, attempts_ok = _readable(AttemptStatus, raw.get("attempts"))
+    results, result_ok = _readable(Result, [raw["result"]] if raw.get("result") is not None else [])
+    numbers = [attempt.number for attempt in attempts]
+    unique = tuple({attempt.number: attempt for attempt in attempts}[n] for n in sorted(set(numbers)))
+    intact = conditions_ok and attempts_ok and result_ok and [a.number for a in unique] == numbers
+    parts: dict[str, Any] = {"conditions": conditions, "attempts": unique}
+    if results:
+        parts["result"] = results[0]
+    for key in list(fields):
+        try:
+            Status.model_validate({key: fields[key]})
+        except ValidationError:
+            del fields[key]
+            intact = False
+    return Status.model_validate({**fields, **parts}), intact
+
+
+def _readable(model: type[_M], raw: Any) -> tuple[tuple[_M, ...], bool]:
+    if raw is None:
+        return (), True
+    if not isinstance(raw, list):
+        return (), False
+    found: list[_M] = []
+    for each in raw:
+        try:
+            found.append(model.model_validate(each))
+        except ValidationError:
+            continue
+    return tuple(found), len(found) == len(raw)
+
+
+def read_job(body: Mapping[str, Any]) -> Job:
+    """A Job as the API server has it."""
+    meta, status = body["metadata"], body.get("status") or {}
+    owner: Mapping[str, Any] = next((o for o in meta.get("ownerReferences") or () if o.get("controller")), {})
+    task = owner.get("name") if owner.get("kind") == "AgentTask" else None
+    conditions = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
+    failed, complete = conditions.get("Failed"), conditions.get("Complete")
+    last = failed or complete or {}
+    return Job(
+        name=meta["name"],
+        uid=meta["uid"],
+        version=meta["resourceVersion"],
+        owner=owner.get("uid") if task else None,
+        task=task,
+        number=attempt_number(task, meta["name"]) if task else None,
+        created=_time(meta.get("creationTimestamp")),
+        labels=dict(meta.get("labels") or {}),
+        complete=complete is not None,
+        failure=(failed.get("reason") or "Failed") if failed else None,
+        failure_detail=(failed or {}).get("message") or "",
+        finished_at=parse_time(status.get("completionTime") or last.get("lastTransitionTime")),
+        deleting=bool(meta.get("deletionTimestamp")),
+        ready=int(status.get("ready") or 0),
+        active_label=(meta.get("labels") or {}).get(LABEL_ACTIVE) == "true",
+    )
+
+
+def read_pods(bodies: Iterable[Mapping[str, Any]]) -> tuple[Pod, ...]:
+    """Pods, oldest first."""
+    return tuple(sorted((read_pod(body) for body in bodies), key=lambda pod: (pod.created, pod.name)))
+
+
+def read_pod(body: Mapping[str, Any]) -> Pod:
+    """A pod as the API server has it."""
+    meta, status = body["metadata"], body.get("status") or {}
+    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+    disruption, scheduled = conditions.get("DisruptionTarget") or {}, conditions.get("PodScheduled") or {}
+    containers = list(status.get("containerStatuses") or ())
+    agent = next(
+        (c for c in containers if c.get("name") == AGENT_CONTAINER), containers[0] if containers else {}
+    )
+    ended = (agent.get("state") or {}).get("terminated") or {}
+    waits = [
+        waiting
+        for c in [*(status.get("initContainerStatuses") or ()), *containers]
+        if (waiting := (c.get("state") or {}).get("waiting"))
+        and waiting.get("reason") not in ("PodInitializing", "ContainerCreating")
+    ]
+    waiting = waits[0] if waits else {}
+    return Pod(
+        name=meta["name"],
+        phase=status.get("phase") or "Pending",
+        created=_time(meta.get("creationTimestamp")),
+        reason=status.get("reason") or "",
+        detail=status.get("message") or "",
+        disruption=(disruption.get("reason") or "Disrupted") if disruption.get("status") == "True" else "",
+        exit_code=ended.get("exitCode"),
+        ended=ended.get("reason") or "",
+        message=ended.get("message") or "",
+        waiting=waiting.get("reason") or "",
+        waiting_detail=waiting.get("message") or "",
+        unschedulable=scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable",
+        deleting=bool(meta.get("deletionTimestamp")),
+    )
+
+
+def _time(value: object) -> datetime:
+    return parse_time(value) or EPOCH

@@ -1,0 +1,247 @@
+"""How an attempt ended, from what its Job and pods show: the retry table (issue 5; requirement B5).
+
+The agent's own word (its termination message) comes first, if its exit code agrees with it; then what the
+cluster says was done to the pod; then the exit code; then the Job's condition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from coding_agent_core.agenttask import AttemptOutcome
+from coding_agent_core.outcome import Class, Outcome
+from pydantic import ValidationError
+
+from coding_agent_operator.observed import Job, Pod
+from coding_agent_operator.settings import Policy
+
+_SUCCEEDED, _FAILED = AttemptOutcome.SUCCEEDED, AttemptOutcome.FAILED
+_DISRUPTED, _CANCELLED = AttemptOutcome.DISRUPTED, AttemptOutcome.CANCELLED
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The end of an attempt and what follows.
+
+    Attributes:
+        reason: one CamelCase word.
+        message: a sentence for the person who applied the label.
+        retried: another attempt can help.
+        counted: it counts against the task's maximum.
+        report: the agent's own outcome, where it left one.
+    """
+
+    outcome: AttemptOutcome
+    reason: str
+    message: str
+    retried: bool
+    counted: bool
+    report: Outcome | None = None
+
+
+EXITS: dict[int, Verdict] = {
+    0: Verdict(_SUCCEEDED, "Completed", "The task is done.", False, True),
+    65: Verdict(_FAILED, "CannotBeDone", "The task cannot be done as asked.", False, True),
+    75: Verdict(_FAILED, "Temporary", "The model or the forge could not be reached.", True, True),
+    77: Verdict(_FAILED, "ForgeRefused", "The forge refused what the agent needs to do.", False, True),
+    78: Verdict(_FAILED, "Configuration", "The agent is not configured correctly.", False, True),
+    143: Verdict(_DISRUPTED, "Stopped", "The attempt was stopped from outside.", True, False),
+}
+"""By the exit code of the agent's container (design, *Operator*), where it left no readable message."""
+
+CRASHED = Verdict(_FAILED, "Crashed", "The agent ended unexpectedly with exit code {code}.", True, True)
+OUT_OF_MEMORY = Verdict(_FAILED, "OOMKilled", "The attempt needed more memory than it may have.", True, True)
+OUT_OF_TIME = Verdict(
+    _FAILED, "DeadlineExceeded", "The attempt took longer than the task's time limit.", False, True
+)
+OUT_OF_STORAGE = Verdict(
+    _FAILED, "Evicted", "The attempt needed more disk space than it may have.", True, True
+)
+LOST = Verdict(
+    _FAILED, "PodLost", "The attempt failed, and its pod is gone, so nobody knows why.", True, True
+)
+
+DISRUPTIONS: dict[str, Verdict] = {
+    "PreemptionByScheduler": Verdict(
+        _DISRUPTED, "Preempted", "A pod of higher priority took the attempt's place.", True, False
+    ),
+    "DeletionByTaintManager": Verdict(_DISRUPTED, "NodeLost", "The attempt's node was lost.", True, False),
+    "DeletionByPodGC": Verdict(_DISRUPTED, "NodeLost", "The attempt's node was removed.", True, False),
+    "EvictionByEvictionAPI": Verdict(
+        _DISRUPTED, "Evicted", "The attempt had to leave its node, which is being emptied.", True, False
+    ),
+    "TerminationByKubelet": Verdict(
+        _DISRUPTED, "Evicted", "The attempt's node ran out of resources or was shut down.", True, False
+    ),
+}
+"""By the reason of the pod's `DisruptionTarget` condition."""
+DISRUPTED = Verdict(_DISRUPTED, "Disrupted", "The cluster took the attempt's pod away.", True, False)
+
+_REJECTED = (
+    "OutOf",
+    "UnexpectedAdmissionError",
+    "NodeAffinity",
+    "NodeShutdown",
+    "Terminated",
+    "Preempting",
+    "NodeLost",
+)
+"""Reasons of pods that their kubelet refused or stopped, without a `DisruptionTarget` condition."""
+
+STOPS: dict[str, Verdict] = {
+    "Cancelled": Verdict(_CANCELLED, "Cancelled", "The task was cancelled.", False, False),
+    "Suspended": Verdict(_DISRUPTED, "Suspended", "The task was suspended.", True, False),
+    "JobDeleted": Verdict(_DISRUPTED, "JobDeleted", "The attempt's Job was deleted.", True, False),
+    "Superfluous": Verdict(_DISRUPTED, "Superfluous", "Another attempt was running.", True, False),
+    "ErrImagePull": Verdict(_FAILED, "ErrImagePull", "The agent's image could not be pulled.", True, True),
+    "InvalidImage": Verdict(_FAILED, "InvalidImage", "The agent's image cannot be used.", False, True),
+    "CreateContainerConfigError": Verdict(
+        _FAILED, "CreateContainerConfigError", "A Secret or ConfigMap of the agent is missing.", False, True
+    ),
+    "CreateContainerError": Verdict(
+        _FAILED, "CreateContainerError", "The agent's container could not be started.", True, True
+    ),
+    "Unschedulable": Verdict(
+        _DISRUPTED, "Unschedulable", "No node of the cluster could take the attempt.", True, False
+    ),
+    "PodNotCreated": Verdict(
+        _DISRUPTED, "PodNotCreated", "The cluster did not create the attempt's pod.", True, False
+    ),
+}
+"""By the reason for which the operator (or a person) deletes a Job that has not ended."""
+
+_WAITING = {
+    "ErrImagePull": "ErrImagePull",
+    "ImagePullBackOff": "ErrImagePull",
+    "RegistryUnavailable": "ErrImagePull",
+    "SignatureValidationFailed": "InvalidImage",
+    "InvalidImageName": "InvalidImage",
+    "ErrImageNeverPull": "InvalidImage",
+    "CreateContainerConfigError": "CreateContainerConfigError",
+    "CreateContainerError": "CreateContainerError",
+    "RunContainerError": "CreateContainerError",
+    "CrashLoopBackOff": "CreateContainerError",
+}
+
+
+def outcome_of(job: Job) -> Verdict:
+    """How the attempt of a finished Job ended; its pods must have been looked at."""
+    if job.failure == "DeadlineExceeded":
+        return OUT_OF_TIME
+    pod = _speaker(job)
+    if pod is None:
+        return EXITS[0] if job.complete else _with_detail(LOST, job.failure_detail)
+    report = _report(pod)
+    if report is not None and pod.exit_code == report.exit_code and (report.succeeded or not pod.disruption):
+        return _reported(report)
+    verdict = EXITS[0] if job.complete else (_cluster_did(pod) or _exit(pod) or LOST)
+    return Verdict(
+        verdict.outcome, verdict.reason, verdict.message, verdict.retried, verdict.counted, report=report
+    )
+
+
+def report_of(job: Job) -> Outcome | None:
+    """What the agent has said of its work, whether or not the Job has ended."""
+    pod = _speaker(job)
+    return None if pod is None else _report(pod)
+
+
+def stuck(job: Job, now: datetime, policy: Policy) -> Verdict | None:
+    """Why a Job that has not ended never will, or `None`; its pods must have been looked at."""
+    if job.pods is None:
+        return None
+    current = [pod for pod in job.pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
+    if not current:
+        late = _seconds(job.created, now) > policy.unschedulable_after
+        return STOPS["PodNotCreated"] if late and not job.pods else None
+    pod = current[-1]
+    age = _seconds(pod.created, now)
+    if pod.unschedulable and age > policy.unschedulable_after:
+        return STOPS["Unschedulable"]
+    reason = _WAITING.get(pod.waiting)
+    if reason is None:
+        return None
+    verdict = STOPS[reason]
+    patience = {"ErrImagePull": policy.image_after, "CreateContainerError": policy.image_after}
+    return (
+        _with_detail(verdict, pod.waiting_detail) if age > patience.get(reason, policy.config_after) else None
+    )
+
+
+def stopped(reason: str | None, message: str | None = None) -> Verdict:
+    """How an attempt ended whose Job was deleted, by the reason that was written down before."""
+    verdict = STOPS.get(reason or "", STOPS["JobDeleted"])
+    if message is None or reason not in STOPS:
+        return verdict
+    return Verdict(verdict.outcome, verdict.reason, message, verdict.retried, verdict.counted)
+
+
+def _speaker(job: Job) -> Pod | None:
+    """The pod that decided the Job: the one that succeeded, else the newest that ended."""
+    pods = job.pods or ()
+    ended = [pod for pod in pods if pod.exit_code is not None or pod.phase in ("Succeeded", "Failed")]
+    good = [pod for pod in ended if pod.phase == "Succeeded"]
+    if job.complete and good:
+        return good[-1]
+    return ended[-1] if ended else None
+
+
+def _report(pod: Pod) -> Outcome | None:
+    try:
+        return Outcome.model_validate_json(pod.message) if pod.message else None
+    except ValidationError:
+        return None
+
+
+def _reported(report: Outcome) -> Verdict:
+    reason, message = report.reason.value, report.message
+    match report.outcome_class:
+        case Class.SUCCEEDED:
+            return Verdict(_SUCCEEDED, reason, message, False, True, report)
+        case Class.TRANSIENT:
+            return Verdict(_FAILED, reason, message, True, True, report)
+        case Class.PERMANENT | Class.OUT_OF_BUDGET:
+            return Verdict(_FAILED, reason, message, False, True, report)
+        case Class.CANCELLED:
+            return Verdict(_DISRUPTED, "Stopped", message, True, False, report)
+
+
+def _cluster_did(pod: Pod) -> Verdict | None:
+    if pod.disruption:
+        return DISRUPTIONS.get(pod.disruption, DISRUPTED)
+    if pod.ended == "OOMKilled":
+        return OUT_OF_MEMORY
+    if pod.reason == "Evicted":
+        # A kubelet that evicts for the node's sake sets DisruptionTarget; without it the pod broke its own
+        # limit of ephemeral storage (pkg/kubelet/eviction/eviction_manager.go, localStorageEviction).
+        return _with_detail(OUT_OF_STORAGE, pod.detail)
+    if pod.reason == "DeadlineExceeded":
+        return OUT_OF_TIME
+    return DISRUPTED if pod.reason.startswith(_REJECTED) else None
+
+
+def _exit(pod: Pod) -> Verdict | None:
+    if pod.exit_code is None:
+        return None
+    known = EXITS.get(pod.exit_code)
+    if known is None or (known.outcome is _SUCCEEDED and pod.phase != "Succeeded"):
+        return Verdict(
+            _FAILED,
+            CRASHED.reason,
+            CRASHED.message.format(code=pod.exit_code),
+            CRASHED.retried,
+            CRASHED.counted,
+        )
+    return known
+
+
+def _with_detail(verdict: Verdict, detail: str) -> Verdict:
+    if not detail:
+        return verdict
+    text = f"{verdict.message} {detail}"[:1024]
+    return Verdict(verdict.outcome, verdict.reason, text, verdict.retried, verdict.counted)
+
+
+def _seconds(since: datetime, now: datetime) -> float:
+    return (now - since).total_seconds()

@@ -1,0 +1,144 @@
+"""Who may start: exact limits, one running task for each item, fair share, priority with aging. Pure.
+
+Fair share comes first: of the repositories that could start a task, the one with the fewest running does.
+Among equals, and within a repository, the higher priority does, and waiting raises it; then the older task.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from coding_agent_operator.standing import Stage
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A task that has not ended, or a Job that runs without one (then it is `ACTIVE`).
+
+    Attributes:
+        item: one value for each item: of an item one task runs at a time, the older run first.
+        repository: one value for each repository.
+        limit: how many of the repository's may run at a time.
+    """
+
+    name: str
+    item: str
+    repository: str
+    created: datetime
+    stage: Stage
+    limit: int = 0
+    run: int = 1
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What may start now, in this order, and who waits where.
+
+    Attributes:
+        positions: exact place in the queue, from 1, of every task that waits for its turn.
+        after: the older run of its item that a waiting task waits for.
+    """
+
+    start: tuple[str, ...] = ()
+    positions: Mapping[str, int] = field(default_factory=dict)
+    after: Mapping[str, str] = field(default_factory=dict)
+
+
+def schedule(active: Sequence[Candidate], limit: int, now: datetime, *, aging: float) -> Schedule:
+    """Decide who may start.
+
+    Args:
+        active: every task that has not ended and every Job that runs; nothing may be missing.
+        limit: how many may run at a time in all.
+        aging: seconds of waiting that raise a priority by one.
+    """
+    first = _first_of_items(active)
+    running: dict[str, int] = defaultdict(int)
+    for each in active:
+        if each.stage is Stage.ACTIVE:
+            running[each.repository] += 1
+    waiting = [each for each in active if each.stage is Stage.READY]
+    free = [each for each in waiting if first[each.item] is each]
+    capacity = max(0, limit - sum(running.values()))
+    start = [each.name for each in _fairly(free, running, now, aging, limited=True, most=capacity)]
+    started = set(start)
+    left = [each for each in free if each.name not in started]
+    blocked = [each for each in waiting if first[each.item] is not each]
+    order = [*_fairly(left, running, now, aging), *_fairly(blocked, running, now, aging)]
+    return Schedule(
+        start=tuple(start),
+        positions={each.name: place for place, each in enumerate(order, start=1)},
+        after={each.name: first[each.item].name for each in blocked},
+    )
+
+
+def coarse(position: int) -> int:
+    """A position as it is shown: exact to 10, then rounded up to tens, from 100 on to hundreds.
+
+    When the first of 1,000 waiting tasks starts, all others move; shown so, some 28 of them change.
+    """
+    step = 1 if position <= 10 else 10 if position <= 100 else 100
+    return -(-position // step) * step
+
+
+def _first_of_items(active: Sequence[Candidate]) -> dict[str, Candidate]:
+    """Of each item the task whose turn it is: the one that runs, else the oldest run that has not ended."""
+    first: dict[str, Candidate] = {}
+    for each in active:
+        if each.stage is Stage.ENDED:
+            continue
+        known = first.get(each.item)
+        if known is None or _precedence(each) < _precedence(known):
+            first[each.item] = each
+    return first
+
+
+def _precedence(each: Candidate) -> tuple[bool, int, datetime, str]:
+    return each.stage is not Stage.ACTIVE, each.run, each.created, each.name
+
+
+def _fairly(
+    tasks: Sequence[Candidate],
+    running: dict[str, int],
+    now: datetime,
+    aging: float,
+    *,
+    limited: bool = False,
+    most: int | None = None,
+) -> list[Candidate]:
+    """The tasks in the order in which they get their turn; what is taken is added to `running`.
+
+    Args:
+        limited: leave out what would exceed a repository's limit.
+        most: not more than this many.
+    """
+
+    def rank(each: Candidate) -> tuple[float, datetime, str]:
+        waited = max(0.0, (now - each.created).total_seconds())
+        return -(each.priority + waited // aging), each.created, each.name
+
+    queues: dict[str, list[tuple[tuple[float, datetime, str], int]]] = defaultdict(list)
+    for index, each in enumerate(tasks):
+        queues[each.repository].append((rank(each), index))
+    heap: list[tuple[int, tuple[float, datetime, str], int, str]] = []
+
+    def offer(place: str) -> None:
+        if not queues[place] or (limited and running[place] >= tasks[queues[place][-1][1]].limit):
+            return
+        heapq.heappush(heap, (running[place], *queues[place].pop(), place))
+
+    for place, queue in queues.items():
+        queue.sort(reverse=True)
+        offer(place)
+    order: list[Candidate] = []
+    while heap and (most is None or len(order) < most):
+        _, _, index, place = heapq.heappop(heap)
+        order.append(tasks[index])
+        running[place] += 1
+        offer(place)
+    return order

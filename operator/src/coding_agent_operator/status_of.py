@@ -1,0 +1,98 @@
+"""The status that says where a task stands; conditions first, all else derived from them. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from coding_agent_core.agenttask import AttemptStatus, Condition, Status
+from coding_agent_core.phases import Phase
+
+from coding_agent_operator.observed import Task
+from coding_agent_operator.standing import End, Stage, Standing
+
+if TYPE_CHECKING:
+    from coding_agent_operator.decide import Turn
+
+
+def status_of(task: Task, standing: Standing, turn: Turn, now: datetime) -> Status:
+    """The status to be stored; equal to the stored one when nothing has changed."""
+    phase, reason, message = _words(task, standing, turn)
+    succeeded: Literal["True", "False", "Unknown"] = "Unknown"
+    if standing.stage is Stage.ENDED:
+        succeeded = "True" if phase is Phase.SUCCEEDED else "False"
+    running = standing.stage is Stage.ACTIVE
+    conditions = [
+        _since(
+            task,
+            Condition(
+                type="Succeeded", status=succeeded, reason=reason, message=message, last_transition_time=now
+            ),
+        ),
+        _since(
+            task,
+            Condition(
+                type="Running",
+                status="True" if running else "False",
+                reason="JobExists" if running else "NoJob",
+                message="An attempt is running." if running else "No attempt is running.",
+                last_transition_time=now,
+            ),
+        ),
+    ]
+    # Acknowledged is the reporter's.
+    conditions += [each for each in task.status.conditions if each.type not in ("Succeeded", "Running")]
+    queued = phase is Phase.QUEUED
+    return Status(
+        conditions=tuple(conditions),
+        phase=phase,
+        reason=reason,
+        queue_position=turn.position if queued else None,
+        attempts=standing.attempts,
+        attempt=_attempt(standing.attempts, task.spec.max_attempts),
+        result=standing.result,
+        next_attempt_time=standing.next_attempt_time if phase is Phase.BACKOFF else None,
+        observed_generation=task.generation,
+    )
+
+
+def _words(task: Task, standing: Standing, turn: Turn) -> tuple[Phase, str, str]:
+    if standing.end is not None:
+        end: End = standing.end
+        return end.phase, end.reason, end.message[:4096]
+    last = standing.attempts[-1] if standing.attempts else None
+    match standing.stage:
+        case Stage.ACTIVE:
+            if task.spec.cancel:
+                return Phase.RUNNING, "Cancelling", "The task is being cancelled; its attempt is ending."
+            if task.spec.suspend:
+                return Phase.RUNNING, "Suspending", "The task is being suspended; its attempt is ending."
+            if last is not None and last.outcome is None and last.reason is not None:
+                return Phase.RUNNING, last.reason, f"{last.message} The attempt is ending."
+            return Phase.RUNNING, "Running", f"Attempt {last.number if last else 1} is running."
+        case Stage.SUSPENDED:
+            return Phase.SUSPENDED, "Suspended", "The task is suspended; no attempt is started."
+        case Stage.BACKOFF if last is not None:
+            return (
+                Phase.BACKOFF,
+                last.reason or "Backoff",
+                f"{last.message or ''} It will be tried again.".strip(),
+            )
+        case _ if turn.after is not None:
+            return Phase.QUEUED, "WaitingForRun", f"The item's run {turn.after} has not ended yet."
+    return Phase.QUEUED, "Waiting", "The task waits for its turn."
+
+
+def _attempt(attempts: tuple[AttemptStatus, ...], maximum: int) -> str:
+    started = sum(1 for each in attempts if each.counted)
+    return f"{started}/{maximum}"
+
+
+def _since(task: Task, condition: Condition) -> Condition:
+    """The condition with the time since which it holds."""
+    known = task.status.condition(condition.type)
+    same = known is not None and known.status == condition.status
+    since = known.last_transition_time if known is not None and same else condition.last_transition_time
+    return condition.model_copy(
+        update={"last_transition_time": since, "observed_generation": task.generation}
+    )

@@ -1,0 +1,106 @@
+"""Plain data for the tests of the operator's rules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from coding_agent_core import agenttask
+from coding_agent_core.agenttask import AttemptOutcome, AttemptStatus, Condition, Status
+from coding_agent_core.outcome import Outcome, Reason
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+from coding_agent_operator.names import job_name
+from coding_agent_operator.observed import Job, Pod, Task, read_task
+from coding_agent_operator.settings import Policy
+
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
+POLICY = Policy()
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def task_body(
+    number: int = 7, *, repository: str = "octo/demo", run: int = 1, uid: str = "uid-1", **spec: Any
+) -> dict[str, Any]:
+    owner, repo = repository.split("/")
+    item = Item(
+        host="github.com", repository=repository, key=GitHubIssueKey(owner=owner, repo=repo, number=number)
+    )
+    request = TaskRequest(item=item, trigger=Trigger(origin=Origin.WEBHOOK, received_at=NOW))
+    body = agenttask.manifest(request, run=run, uuid="u", timeout_seconds=600, max_attempts=3)
+    body["spec"].update(spec)
+    body["metadata"] |= {
+        "uid": uid,
+        "resourceVersion": "5",
+        "generation": 1,
+        "creationTimestamp": ago(60).isoformat(),
+    }
+    return body
+
+
+def task(status: Status | None = None, number: int = 7, **spec: Any) -> Task:
+    body = task_body(number, **spec)
+    if status is not None:
+        body["status"] = status.to_wire()
+    return read_task(body)
+
+
+def attempt(number: int = 1, outcome: AttemptOutcome | None = None, **fields: Any) -> AttemptStatus:
+    end = {} if outcome is None else {"completion_time": ago(10), "outcome": outcome, "reason": "Because"}
+    name = job_name(task().name, number)
+    return AttemptStatus(number=number, job=name, start_time=ago(30), **{**end, **fields})
+
+
+def status(*attempts: AttemptStatus, **fields: Any) -> Status:
+    return Status(attempts=attempts, **fields)
+
+
+def ended(value: str, reason: str = "Completed") -> Status:
+    condition = Condition.model_validate(
+        {"type": "Succeeded", "status": value, "reason": reason, "last_transition_time": NOW}
+    )
+    return Status(conditions=(condition,))
+
+
+def job(number: int = 1, *, owner: str = "uid-1", **fields: Any) -> Job:
+    name = job_name(task().name, number)
+    plain: dict[str, Any] = {
+        "name": name,
+        "uid": f"job-{number}",
+        "version": "9",
+        "owner": owner,
+        "task": task().name,
+        "number": number,
+        "created": ago(20),
+        "labels": {},
+    }
+    if fields.get("complete") or fields.get("failure"):
+        plain["finished_at"] = ago(1)
+    return Job(**(plain | fields))
+
+
+def pod(**fields: Any) -> Pod:
+    plain: dict[str, Any] = {"name": "p", "phase": "Failed", "created": ago(20)}
+    return Pod(**(plain | fields))
+
+
+def said(reason: Reason, **fields: Any) -> dict[str, Any]:
+    """A pod's fields when the agent left its own outcome."""
+    outcome = Outcome(reason=reason, message="said by the agent", **fields)
+    code = outcome.exit_code.value
+    return {
+        "exit_code": code,
+        "message": outcome.to_termination_message(),
+        "phase": "Failed" if code else "Succeeded",
+    }
+
+
+def failed(**fields: Any) -> Job:
+    """A Job that failed through its one pod."""
+    return job(failure="BackoffLimitExceeded", pods=(pod(**fields),))
+
+
+def complete(**fields: Any) -> Job:
+    return job(complete=True, pods=(pod(**({"phase": "Succeeded", "exit_code": 0} | fields)),))

@@ -1,0 +1,259 @@
+"""What is next for a task: one row, one situation."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from coding_agent_core.agenttask import AttemptOutcome, Status
+from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.phases import Phase
+from coding_agent_operator.backoff import delay
+from coding_agent_operator.decide import Plan, Turn, decide
+from coding_agent_operator.observed import Job, Task
+from coding_agent_operator.settings import Policy
+from coding_agent_operator.standing import Stage, stage_of
+
+from tests.unit.operator.making import (
+    NOW,
+    POLICY,
+    ago,
+    attempt,
+    complete,
+    ended,
+    failed,
+    job,
+    pod,
+    said,
+    status,
+    task,
+)
+
+GO, WAIT = Turn(start=True), Turn(position=3)
+FAILED, DISRUPTED = AttemptOutcome.FAILED, AttemptOutcome.DISRUPTED
+LONG_AGO: dict[str, Any] = {"completion_time": ago(1e6)}
+
+NEXT: list[tuple[str, Task, list[Job], Turn, Phase | int]] = [
+    ("new, not its turn", task(), [], WAIT, Phase.QUEUED),
+    ("new, its turn", task(), [], GO, 1),
+    ("cancelled before it started", task(cancel=True), [], GO, Phase.CANCELLED),
+    ("suspended before it started", task(suspend=True), [], GO, Phase.SUSPENDED),
+    ("its Job runs", task(status(attempt())), [job()], WAIT, Phase.RUNNING),
+    ("its Job runs, not recorded", task(), [job()], GO, Phase.RUNNING),
+    ("its Job succeeded", task(status(attempt())), [complete()], GO, Phase.SUCCEEDED),
+    ("its Job succeeded, not recorded", task(), [complete()], GO, Phase.SUCCEEDED),
+    ("its Job failed for now", task(status(attempt())), [failed(exit_code=75)], GO, Phase.BACKOFF),
+    ("its Job failed for good", task(status(attempt())), [failed(exit_code=65)], GO, Phase.FAILED),
+    ("failed, the wait is over", task(status(attempt(outcome=FAILED, **LONG_AGO))), [], GO, 2),
+    (
+        "failed at the maximum",
+        task(status(attempt()), maxAttempts=1),
+        [failed(exit_code=75)],
+        GO,
+        Phase.FAILED,
+    ),
+    (
+        "disrupted at the maximum: not counted",
+        task(status(attempt()), maxAttempts=1),
+        [failed(exit_code=143)],
+        GO,
+        Phase.BACKOFF,
+    ),
+    ("its Job was deleted", task(status(attempt())), [], GO, Phase.BACKOFF),
+    ("cancel while it runs", task(status(attempt()), cancel=True), [job()], GO, Phase.RUNNING),
+    ("cancel, the Job is gone", task(status(attempt()), cancel=True), [], GO, Phase.CANCELLED),
+    ("cancel, its Job succeeded", task(status(attempt()), cancel=True), [complete()], GO, Phase.CANCELLED),
+    (
+        "cancel in backoff",
+        task(status(attempt(outcome=FAILED)), cancel=True),
+        [],
+        GO,
+        Phase.CANCELLED,
+    ),
+    ("suspend while it runs", task(status(attempt()), suspend=True), [job()], GO, Phase.RUNNING),
+    (
+        "suspend, the Job is gone",
+        task(status(attempt(reason="Suspended")), suspend=True),
+        [],
+        GO,
+        Phase.SUSPENDED,
+    ),
+    ("resumed", task(status(attempt(outcome=DISRUPTED, reason="Suspended", counted=False))), [], GO, 2),
+    (
+        "succeeded while it was suspended",
+        task(status(attempt(reason="Suspended"))),
+        [complete()],
+        GO,
+        Phase.SUCCEEDED,
+    ),
+    ("a foreign Job has its name", task(), [job(owner="somebody")], GO, 2),
+    ("succeeded before, cancel comes late", task(ended("True"), cancel=True), [], GO, Phase.SUCCEEDED),
+    ("cancelled before", task(ended("False", "Cancelled"), cancel=True), [], GO, Phase.CANCELLED),
+    ("failed before", task(ended("False", "Crashed")), [], GO, Phase.FAILED),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "jobs", "turn", "expected"), [row[1:] for row in NEXT], ids=[row[0] for row in NEXT]
+)
+def test_what_is_next(task: Task, jobs: list[Job], turn: Turn, expected: Phase | int) -> None:
+    plan = decide(task, jobs, turn, NOW, POLICY)
+    if isinstance(expected, int) and not isinstance(expected, Phase):
+        assert plan.create == expected
+        assert plan.status is None, "create comes before record"
+    else:
+        assert plan.create is None
+        assert shown(task, plan).phase is expected
+    again = decide(task, jobs, turn, NOW, POLICY)
+    assert again == plan, "nothing is remembered"
+
+
+def shown(task: Task, plan: Plan) -> Status:
+    return plan.status or task.status
+
+
+@pytest.mark.parametrize(("task_", "jobs", "turn"), [row[1:4] for row in NEXT], ids=[row[0] for row in NEXT])
+def test_a_written_status_is_not_written_again(task_: Task, jobs: list[Job], turn: Turn) -> None:
+    waiting = Turn(position=turn.position)
+    plan = decide(task_, jobs, waiting, NOW, POLICY)
+    spec = {
+        "maxAttempts": task_.spec.max_attempts,
+        "cancel": task_.spec.cancel,
+        "suspend": task_.spec.suspend,
+    }
+    written = task(shown(task_, plan), **spec)
+    later = decide(written, jobs, waiting, NOW + timedelta(milliseconds=1), POLICY)
+    assert later.status is None
+
+
+def test_a_job_is_deleted_only_after_the_reason_is_written_and_in_the_foreground() -> None:
+    running = task(status(attempt()), cancel=True)
+    plan = decide(running, [job()], WAIT, NOW, POLICY)
+    assert plan.status is not None
+    assert plan.status.attempts[0].reason == "Cancelled"
+    assert plan.status.attempts[0].outcome is None, "it has not ended yet"
+    assert [each.name for each in plan.delete] == [job().name]
+    ending = decide(task(plan.status, cancel=True), [job(deleting=True)], WAIT, NOW, POLICY)
+    assert ending.delete == ()
+    assert not ending.retire, "the item is not free before its pods are gone"
+    assert ending.look_at is not None
+
+
+def test_a_stuck_pod_costs_its_attempt_only_once_it_is_gone() -> None:
+    waiting = pod(
+        phase="Pending", created=ago(1e4), waiting="CreateContainerConfigError", waiting_detail="no Secret"
+    )
+    plan = decide(task(status(attempt())), [job(created=ago(1e4), pods=(waiting,))], WAIT, NOW, POLICY)
+    assert plan.delete
+    assert plan.status is not None
+    gone = decide(task(plan.status), [], WAIT, NOW, POLICY)
+    assert gone.status is not None
+    assert gone.status.phase is Phase.FAILED
+    assert gone.status.reason == "CreateContainerConfigError"
+    assert "no Secret" in gone.status.conditions[0].message
+
+
+def test_a_reason_to_stop_that_has_passed_is_taken_back() -> None:
+    """Suspended and resumed before the Job was deleted."""
+    plan = decide(task(status(attempt(reason="Suspended", message="m"))), [job()], WAIT, NOW, POLICY)
+    assert plan.delete == ()
+    assert plan.status is not None
+    assert plan.status.attempts[0].reason is None
+
+
+def test_disruptions_have_an_end() -> None:
+    policy = Policy(max_disruptions=2)
+    lost = [attempt(n, DISRUPTED, counted=False, reason="NodeLost", **LONG_AGO) for n in (1, 2)]
+    assert decide(task(status(*lost)), [], GO, NOW, policy).create == 3
+    plan = decide(task(status(*lost, attempt(3))), [], GO, NOW, policy)
+    assert plan.status is not None
+    assert plan.status.phase is Phase.FAILED
+
+
+def test_what_ended_is_released_and_retired() -> None:
+    done = complete()
+    plan = decide(task(status(attempt())), [done], WAIT, NOW, POLICY)
+    assert plan.release == (done,)
+    assert plan.retire
+    retried = decide(task(status(attempt())), [failed(exit_code=75)], WAIT, NOW, POLICY)
+    assert retried.release
+    assert not retried.retire
+
+
+def test_usage_adds_up_and_the_newest_result_counts() -> None:
+    first = failed(**said(Reason.MODEL_UNAVAILABLE, branch="b", usage=Usage(requests=2, input_tokens=10)))
+    plan = decide(task(status(attempt())), [first], WAIT, NOW, POLICY)
+    assert plan.status is not None
+    second = job(
+        2, complete=True, pods=(pod(**said(Reason.COMPLETED, change_url="u", usage=Usage(requests=1))),)
+    )
+    end = decide(task(plan.status), [first, second], WAIT, NOW, POLICY).status
+    assert end is not None
+    assert end.result is not None
+    assert end.result.branch == "b"
+    assert end.result.pull_request_url == "u"
+    assert end.result.usage is not None
+    assert end.result.usage.requests == 3
+
+
+def test_the_model_is_not_asked_again_before_it_wants_to() -> None:
+    patient = failed(**said(Reason.MODEL_UNAVAILABLE, retry_after=500.0))
+    plan = decide(task(status(attempt())), [patient], WAIT, NOW, POLICY)
+    assert plan.look_at == ago(1) + timedelta(seconds=500)
+    assert plan.status is not None
+    written = task(plan.status)
+    assert decide(written, [], GO, NOW + timedelta(seconds=490), POLICY).create is None
+    assert decide(written, [], GO, NOW + timedelta(seconds=500), POLICY).create == 2
+
+
+def test_a_next_time_edited_by_hand_is_not_believed() -> None:
+    far = task(status(attempt(outcome=FAILED, **LONG_AGO), next_attempt_time=NOW + timedelta(days=900)))
+    assert decide(far, [], GO, NOW, POLICY).create == 2
+
+
+def test_backoff_is_exponential_jittered_capped_and_repeatable() -> None:
+    def spread(count: int) -> list[float]:
+        tries = [attempt(n, FAILED) for n in range(1, count + 1)]
+        return [delay(f"uid-{n}", tries, POLICY) for n in range(400)]
+
+    for count, bound in ((1, 30), (2, 60), (3, 120), (9, 900), (40, 900)):
+        delays = spread(count)
+        assert max(delays) <= bound
+        assert max(delays) > 0.9 * bound
+        assert min(delays) < 0.1 * bound
+        assert delays == spread(count)
+
+
+def test_of_two_running_jobs_one_goes() -> None:
+    plan = decide(task(status(attempt())), [job(), job(2)], WAIT, NOW, POLICY)
+    assert [each.number for each in plan.delete] == [2]
+
+
+STAGES = [
+    ("new", task(), [], Stage.READY),
+    ("running", task(status(attempt())), [job()], Stage.ACTIVE),
+    ("end not recorded", task(status(attempt())), [complete()], Stage.ACTIVE),
+    ("Job not seen", task(status(attempt())), [], Stage.ACTIVE),
+    ("Job not recorded", task(), [job()], Stage.ACTIVE),
+    ("Job of another", task(), [job(owner="x")], Stage.READY),
+    ("recorded", task(status(attempt(outcome=FAILED))), [failed(exit_code=75)], Stage.READY),
+    (
+        "waits",
+        task(status(attempt(outcome=FAILED), next_attempt_time=NOW + timedelta(seconds=9))),
+        [],
+        Stage.BACKOFF,
+    ),
+    ("suspended", task(suspend=True), [], Stage.SUSPENDED),
+    ("ended", task(ended("True")), [], Stage.ENDED),
+    ("ended, but its Job runs", task(ended("True")), [job()], Stage.ACTIVE),
+    ("cancelled, but its Job runs", task(status(attempt()), cancel=True), [job()], Stage.ACTIVE),
+    ("cancelled", task(cancel=True), [], Stage.ENDED),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "jobs", "stage"), [row[1:] for row in STAGES], ids=[row[0] for row in STAGES]
+)
+def test_the_stage_counts_whatever_may_run(task: Task, jobs: list[Job], stage: Stage) -> None:
+    assert stage_of(task, jobs, NOW) is stage

@@ -1,0 +1,99 @@
+"""Readers bear whatever is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from coding_agent_core.phases import Phase
+from coding_agent_operator.decide import Turn, decide
+from coding_agent_operator.observed import UnreadableTaskError, read_job, read_pod, read_task
+
+from tests.unit.operator.making import NOW, POLICY, task_body
+
+GOOD = {"number": 1, "job": "j-1", "startTime": "2026-01-01T00:00:00Z"}
+EDITED: list[Any] = [
+    {"phase": "Dreaming"},
+    {"phase": "Succeeded"},
+    {"attempts": "many"},
+    {"attempts": [{"number": "x"}, GOOD]},
+    {"attempts": [GOOD, GOOD]},
+    {"conditions": [{"type": "Succeeded"}]},
+    {"conditions": {"type": "Succeeded"}},
+    {"result": 7},
+    {"nextAttemptTime": "soon"},
+    {"queuePosition": -4, "attempt": 3},
+    {"newInV2": {"a": 1}},
+    "everything",
+    {},
+]
+
+
+@pytest.mark.parametrize("raw", EDITED, ids=str)
+def test_a_status_edited_by_hand_is_read_and_repaired(raw: Any) -> None:
+    task = read_task({**task_body(), "status": raw})
+    assert not task.ended, "a phase alone ends nothing"
+    plan = decide(task, [], Turn(position=1), NOW, POLICY)
+    assert plan.status is not None
+    mended = read_task({**task_body(), "status": plan.status.to_wire()})
+    assert mended.intact
+    assert decide(mended, [], Turn(position=1), NOW, POLICY).status is None
+
+
+def test_what_can_be_read_is_kept() -> None:
+    task = read_task({**task_body(), "status": {"phase": "Dreaming", "attempts": [GOOD, {"number": 0}]}})
+    assert [attempt.number for attempt in task.status.attempts] == [1]
+    assert task.status.phase is None
+
+
+def test_a_task_of_another_release_is_named() -> None:
+    body = task_body()
+    body["spec"]["taskKey"] = {"type": "gerrit_change"}
+    with pytest.raises(UnreadableTaskError, match=body["metadata"]["name"]):
+        read_task(body)
+
+
+def test_a_job_is_terminal_by_its_conditions_alone() -> None:
+    meta = {"name": "t-1", "uid": "u", "resourceVersion": "1"}
+    assert not read_job({"metadata": meta, "status": {"failed": 1}}).finished
+    interim = [{"type": "FailureTarget", "status": "True"}, {"type": "SuccessCriteriaMet", "status": "True"}]
+    assert not read_job({"metadata": meta, "status": {"conditions": interim}}).finished
+    failed = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}
+    assert read_job({"metadata": meta, "status": {"conditions": [failed]}}).failure == "DeadlineExceeded"
+    assert not read_job(
+        {"metadata": meta, "status": {"conditions": [{**failed, "status": "False"}]}}
+    ).finished
+
+
+def test_a_pod_speaks_through_its_agent_container() -> None:
+    pod = read_pod(
+        {
+            "metadata": {"name": "p"},
+            "status": {
+                "phase": "Pending",
+                "initContainerStatuses": [
+                    {"name": "workspace", "state": {"waiting": {"reason": "ErrImagePull"}}}
+                ],
+                "containerStatuses": [
+                    {"name": "proxy", "state": {"terminated": {"exitCode": 9}}},
+                    {"name": "agent", "state": {"waiting": {"reason": "PodInitializing"}}},
+                ],
+                "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}],
+            },
+        }
+    )
+    assert (pod.waiting, pod.exit_code, pod.unschedulable) == ("ErrImagePull", None, True)
+
+
+def test_phases_end_only_by_conditions() -> None:
+    condition = {
+        "type": "Succeeded",
+        "status": "True",
+        "reason": "Completed",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    task = read_task({**task_body(), "status": {"phase": "Queued", "conditions": [condition]}})
+    assert task.ended
+    plan = decide(task, [], Turn(), NOW, POLICY)
+    assert plan.status is not None
+    assert plan.status.phase is Phase.SUCCEEDED

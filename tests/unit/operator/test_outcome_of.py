@@ -1,0 +1,151 @@
+"""The retry table: each exit code and pod failure -> outcome, reason, retried or not, counted or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from coding_agent_core.outcome import Reason
+from coding_agent_operator.observed import Job
+from coding_agent_operator.outcome_of import EXITS, STOPS, outcome_of, report_of, stopped, stuck
+
+from tests.unit.operator.making import NOW, POLICY, ago, complete, failed, job, pod, said
+
+RETRIED, FINAL = True, False
+COUNTED, FREE = True, False
+
+ENDED: list[tuple[str, Job, tuple[str, str, bool, bool]]] = [
+    ("exit 0", complete(), ("Succeeded", "Completed", FINAL, COUNTED)),
+    ("exit 65", failed(exit_code=65), ("Failed", "CannotBeDone", FINAL, COUNTED)),
+    ("exit 75", failed(exit_code=75), ("Failed", "Temporary", RETRIED, COUNTED)),
+    ("exit 77", failed(exit_code=77), ("Failed", "ForgeRefused", FINAL, COUNTED)),
+    ("exit 78", failed(exit_code=78), ("Failed", "Configuration", FINAL, COUNTED)),
+    ("exit 143", failed(exit_code=143), ("Disrupted", "Stopped", RETRIED, FREE)),
+    ("exit 1", failed(exit_code=1), ("Failed", "Crashed", RETRIED, COUNTED)),
+    ("exit 0 of a failed pod", failed(exit_code=0), ("Failed", "Crashed", RETRIED, COUNTED)),
+    ("OOMKilled", failed(exit_code=137, ended="OOMKilled"), ("Failed", "OOMKilled", RETRIED, COUNTED)),
+    (
+        "own disk limit",
+        failed(exit_code=137, reason="Evicted", detail="Pod ephemeral local storage usage exceeds"),
+        ("Failed", "Evicted", RETRIED, COUNTED),
+    ),
+    (
+        "evicted for the node's sake",
+        failed(reason="Evicted", disruption="TerminationByKubelet"),
+        ("Disrupted", "Evicted", RETRIED, FREE),
+    ),
+    (
+        "drained",
+        failed(exit_code=143, disruption="EvictionByEvictionAPI"),
+        ("Disrupted", "Evicted", RETRIED, FREE),
+    ),
+    (
+        "preempted",
+        failed(exit_code=143, disruption="PreemptionByScheduler"),
+        ("Disrupted", "Preempted", RETRIED, FREE),
+    ),
+    ("node lost", failed(disruption="DeletionByTaintManager"), ("Disrupted", "NodeLost", RETRIED, FREE)),
+    ("node removed", failed(disruption="DeletionByPodGC"), ("Disrupted", "NodeLost", RETRIED, FREE)),
+    ("unknown disruption", failed(disruption="NewInV2"), ("Disrupted", "Disrupted", RETRIED, FREE)),
+    ("refused by the kubelet", failed(reason="OutOfcpu"), ("Disrupted", "Disrupted", RETRIED, FREE)),
+    (
+        "deadline of the Job",
+        job(failure="DeadlineExceeded", pods=(pod(exit_code=143),)),
+        ("Failed", "DeadlineExceeded", FINAL, COUNTED),
+    ),
+    (
+        "deadline of the pod",
+        failed(reason="DeadlineExceeded"),
+        ("Failed", "DeadlineExceeded", FINAL, COUNTED),
+    ),
+    ("pod gone", job(failure="BackoffLimitExceeded", pods=()), ("Failed", "PodLost", RETRIED, COUNTED)),
+    ("pod gone after success", job(complete=True, pods=()), ("Succeeded", "Completed", FINAL, COUNTED)),
+    ("agent: done", complete(**said(Reason.COMPLETED)), ("Succeeded", "Completed", FINAL, COUNTED)),
+    (
+        "agent: model",
+        failed(**said(Reason.MODEL_UNAVAILABLE)),
+        ("Failed", "ModelUnavailable", RETRIED, COUNTED),
+    ),
+    ("agent: budget", failed(**said(Reason.BUDGET_EXHAUSTED)), ("Failed", "BudgetExhausted", FINAL, COUNTED)),
+    ("agent: refused", failed(**said(Reason.FORGE_REFUSED)), ("Failed", "ForgeRefused", FINAL, COUNTED)),
+    ("agent: stopped", failed(**said(Reason.CANCELLED)), ("Disrupted", "Stopped", RETRIED, FREE)),
+    (
+        "agent: stopped by preemption",
+        failed(**said(Reason.CANCELLED), disruption="PreemptionByScheduler"),
+        ("Disrupted", "Preempted", RETRIED, FREE),
+    ),
+    (
+        "agent said done, then was killed",
+        failed(**{**said(Reason.COMPLETED), "exit_code": 137, "phase": "Failed", "ended": "OOMKilled"}),
+        ("Failed", "OOMKilled", RETRIED, COUNTED),
+    ),
+    (
+        "unreadable message",
+        failed(exit_code=77, message='{"version": 2, "reason": "?"}'),
+        ("Failed", "ForgeRefused", FINAL, COUNTED),
+    ),
+]
+
+
+@pytest.mark.parametrize(("job", "expected"), [row[1:] for row in ENDED], ids=[row[0] for row in ENDED])
+def test_a_finished_job(job: Job, expected: tuple[str, str, bool, bool]) -> None:
+    verdict = outcome_of(job)
+    assert (verdict.outcome.value, verdict.reason, verdict.retried, verdict.counted) == expected
+    assert verdict.message.endswith((".", "said by the agent", "exceeds")), "a sentence for people"
+
+
+LONG = 100_000.0
+STUCK: list[tuple[str, dict[str, Any], tuple[str, bool, bool] | None]] = [
+    ("ErrImagePull", {"waiting": "ErrImagePull"}, ("ErrImagePull", RETRIED, COUNTED)),
+    ("ImagePullBackOff", {"waiting": "ImagePullBackOff"}, ("ErrImagePull", RETRIED, COUNTED)),
+    ("InvalidImageName", {"waiting": "InvalidImageName"}, ("InvalidImage", FINAL, COUNTED)),
+    (
+        "CreateContainerConfigError",
+        {"waiting": "CreateContainerConfigError"},
+        ("CreateContainerConfigError", FINAL, COUNTED),
+    ),
+    ("CreateContainerError", {"waiting": "RunContainerError"}, ("CreateContainerError", RETRIED, COUNTED)),
+    ("Unschedulable", {"unschedulable": True}, ("Unschedulable", RETRIED, FREE)),
+    ("starting", {}, None),
+    ("running", {"phase": "Running"}, None),
+    ("unknown word", {"waiting": "NewInV2"}, None),
+    ("unknown phase", {"phase": "Dreaming"}, None),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), [row[1:] for row in STUCK], ids=[row[0] for row in STUCK])
+def test_a_job_that_will_never_end(fields: dict[str, Any], expected: tuple[str, bool, bool] | None) -> None:
+    young = job(pods=(pod(**({"phase": "Pending", "created": ago(1)} | fields)),), created=ago(1))
+    assert stuck(young, NOW, POLICY) is None, "not yet"
+    old = job(pods=(pod(**({"phase": "Pending", "created": ago(LONG)} | fields)),), created=ago(LONG))
+    verdict = stuck(old, NOW, POLICY)
+    found = None if verdict is None else (verdict.reason, verdict.retried, verdict.counted)
+    assert found == expected
+    if verdict is not None:
+        assert stopped(verdict.reason, verdict.message) == verdict, "what was written down tells the rest"
+
+
+def test_a_pod_that_is_never_created() -> None:
+    assert stuck(job(pods=(), created=ago(LONG)), NOW, POLICY) == STOPS["PodNotCreated"]
+    assert stuck(job(pods=(), created=ago(5)), NOW, POLICY) is None
+    assert stuck(job(pods=None, created=ago(LONG)), NOW, POLICY) is None, "nobody has looked"
+
+
+def test_what_the_agent_has_pushed_is_known_however_it_ended() -> None:
+    pushed = said(Reason.CANCELLED, branch="coding-agent/7")
+    verdict = outcome_of(failed(**pushed, disruption="PreemptionByScheduler"))
+    assert verdict.report is not None
+    assert verdict.report.branch == "coding-agent/7"
+    assert report_of(job(pods=(pod(**pushed),))) is not None
+    assert report_of(job(pods=(pod(phase="Running"),))) is None
+
+
+def test_the_pod_that_succeeded_speaks_for_a_complete_job() -> None:
+    """A disrupted pod was replaced by the Job itself (podFailurePolicy Ignore): one attempt, two pods."""
+    first = pod(name="a", exit_code=143, disruption="PreemptionByScheduler")
+    second = pod(name="b", created=ago(5), **said(Reason.COMPLETED))
+    assert outcome_of(job(complete=True, pods=(first, second))).outcome.value == "Succeeded"
+
+
+def test_every_exit_code_of_the_contract_is_in_the_table() -> None:
+    assert set(EXITS) == {0, 65, 75, 77, 78, 143}

@@ -1,8 +1,11 @@
 """The settings decide which queue there is."""
 
+from pathlib import Path
+
 import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.queues.connect import connect_sink, connect_source
+from coding_agent_core.queues.kubernetes.sink import KubernetesSink
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.settings.model import Backend, Queue, Settings
@@ -26,8 +29,11 @@ def test_rabbitmq_is_not_connected_before_it_is_used() -> None:
     assert isinstance(connect_source(settings), RabbitMQSource)
 
 
-def test_kubernetes_is_refused_until_its_operator_is_there() -> None:
+def test_kubernetes_takes_tasks_and_hands_none_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.touch()
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     settings = Settings.model_construct(queue=Queue(backend=Backend.KUBERNETES))
-    for connect in (connect_sink, connect_source):
-        with pytest.raises(SettingsError, match="AgentTask operator"):
-            connect(settings)
+    assert isinstance(connect_sink(settings), KubernetesSink)
+    with pytest.raises(SettingsError, match="the operator starts a Job"):
+        connect_source(settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.protocol import TaskSink, TaskSource
@@ -27,7 +29,12 @@ def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> Ta
 
             return RabbitMQSink(settings.rabbitmq)
         case Backend.KUBERNETES:
-            raise _not_built()
+            # As above: the client comes with the extra `kubernetes`.
+            from coding_agent_core.queues.kubernetes.access import Access  # noqa: PLC0415
+            from coding_agent_core.queues.kubernetes.sink import KubernetesSink  # noqa: PLC0415
+
+            namespace = settings.queue.kubernetes.namespace or os.environ.get("POD_NAMESPACE") or None
+            return KubernetesSink(Access.find(), namespace, settings.consumer)
 
 
 def connect_source(
@@ -54,7 +61,11 @@ def connect_source(
 
             return RabbitMQSource(settings.rabbitmq, settings.hosts, drain=drain)
         case Backend.KUBERNETES:
-            raise _not_built()
+            raise SettingsError(
+                "queue.backend is `kubernetes`: there the operator starts a Job for each attempt, and no "
+                "consumer takes tasks. Run `main.py --mode webhook` or `--mode producer` here, and the "
+                "operator beside it; or set queue.backend to `rabbitmq`."
+            )
 
 
 def _shared(memory: MemoryQueue | None) -> MemoryQueue:
@@ -64,10 +75,3 @@ def _shared(memory: MemoryQueue | None) -> MemoryQueue:
             "without `--mode` (or `--mode webhook`), or set use_rabbitmq: true to run the two apart."
         )
     return memory
-
-
-def _not_built() -> SettingsError:
-    return SettingsError(
-        "queue.backend `kubernetes` comes with the AgentTask operator, which is not part of this release; "
-        "use `memory` or `rabbitmq`."
-    )

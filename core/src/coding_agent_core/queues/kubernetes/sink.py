@@ -1,0 +1,186 @@
+"""The sink: exactly one AgentTask for each application of the label (docs/decisions/0010)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from coding_agent_core.admission import Cancel, Duplicate, Keep, admit, withdraw
+from coding_agent_core.agenttask import manifest
+from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.queues.kubernetes.access import Access
+from coding_agent_core.queues.kubernetes.api import AgentTasks, ApiError, Body
+from coding_agent_core.queues.kubernetes.facts import cancellation, latest_of, note, runs_of, uuid_of
+from coding_agent_core.queues.kubernetes.retry import pause
+from coding_agent_core.queues.protocol import Submission
+from coding_agent_core.settings.model import Consumer
+from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
+
+_logger = logging.getLogger("coding_agent.queue")
+_T = TypeVar("_T")
+
+BUDGET = 4.5
+"""Seconds for one submission or withdrawal, all tries together: the forge has its answer within 5."""
+REQUEST_TIMEOUT = 2.0
+"""Seconds for one request to the API server."""
+PROBE_TIMEOUT = 1.9
+_RACES = 10
+"""Decisions of one operation at most: each further one means that someone else changed the item's tasks."""
+
+
+class KubernetesSink:
+    """`TaskSink` over the API server; for one event loop. Nothing is connected before the first call.
+
+    Args:
+        namespace: `None`: that of the credentials.
+        limits: time and attempts that new tasks get.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        namespace: str | None,
+        limits: Consumer,
+        *,
+        budget: float = BUDGET,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._access = access
+        self._namespace = namespace
+        self._limits = limits
+        self._budget = budget
+        self._jitter = jitter
+        self._tasks: AgentTasks | None = None
+        self._connecting = asyncio.Lock()
+        self._was_connected = True
+
+    async def submit(self, request: TaskRequest) -> Submission:
+        """Admit and store a task; see `TaskSink`."""
+        uuid = new_uuid()
+        return await self._bounded(lambda tasks: self._submit(tasks, request, uuid))
+
+    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+        """Cancel the item's task if admission says so; see `TaskSink`."""
+        return await self._bounded(lambda tasks: self._withdraw(tasks, withdrawal))
+
+    async def connected(self) -> bool:
+        """Whether tasks can be stored now; see `TaskSink`."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await (await self._connected()).probe()
+        except Exception as error:  # whatever it is: not connected
+            if self._was_connected:
+                _logger.warning("Not ready: %s", str(error) or "the Kubernetes API server does not answer")
+            self._was_connected = False
+            if isinstance(error, ApiError) and error.status == 401:
+                await self._renew()
+        else:
+            self._was_connected = True
+        return self._was_connected
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        if self._tasks is not None:
+            await self._tasks.aclose()
+
+    async def _submit(self, tasks: AgentTasks, request: TaskRequest, uuid: str) -> Submission:
+        conflicting: Body | None = None
+        for _ in range(_RACES):
+            runs = await _runs(tasks, request.item, conflicting)
+            latest = latest_of(runs)
+            if latest is not None and uuid_of(runs[-1]) == uuid:
+                return Submission(task=latest.name)  # our own: the answer to its creation was lost
+            decision = admit(request.trigger, latest)
+            if isinstance(decision, Duplicate):
+                assert latest is not None  # noqa: S101 - `admit` finds duplicates of a task only
+                record = note(runs[-1], request.trigger, decision.labeled_at, latest)
+                # If it cannot be recorded the task has changed: the decision may be another one now.
+                if record is None or await tasks.patch(decision.task, record):
+                    return Submission(task=decision.task, duplicate=decision.why)
+                continue
+            task = manifest(
+                request,
+                run=decision.run,
+                uuid=uuid,
+                timeout_seconds=self._limits.timeout_seconds,
+                max_attempts=self._limits.max_attempts,
+            )
+            name = task["metadata"]["name"]
+            if await tasks.create(task):
+                return Submission(task=name)
+            conflicting = await tasks.get(name)
+        raise QueueUnavailableError(
+            f"The tasks of {request.item.display} change too quickly to decide on one."
+        )
+
+    async def _withdraw(self, tasks: AgentTasks, withdrawal: Withdrawal) -> str | None:
+        for _ in range(_RACES):
+            runs = await _runs(tasks, withdrawal.item, None)
+            match withdraw(withdrawal.at, latest_of(runs)):
+                case Keep(why):
+                    _logger.info("Not cancelled: %s: %s", withdrawal.item.display, why)
+                    return None
+                case Cancel(task):
+                    if await tasks.patch(task, cancellation(runs[-1])):
+                        return task
+        raise QueueUnavailableError(
+            f"The tasks of {withdrawal.item.display} change too quickly to cancel one."
+        )
+
+    async def _bounded(self, operation: Callable[[AgentTasks], Awaitable[_T]]) -> _T:
+        """Do it, again from its first read where that can help, within the budget."""
+        clock = asyncio.get_running_loop().time
+        end, tries = clock() + self._budget, 0
+        problem: ApiError | None = None
+        try:
+            async with asyncio.timeout_at(end):
+                tasks = await self._connected()
+                while True:
+                    tries += 1
+                    try:
+                        return await operation(tasks)
+                    except ApiError as error:
+                        problem = error
+                    wait = await self._pause(problem, tries, end - clock())
+                    if wait is None:
+                        raise QueueUnavailableError(_sentence(problem)) from problem
+                    # Receivers that were refused together must not come back together.
+                    await asyncio.sleep(wait * (1 + self._jitter() / 4))
+        except TimeoutError as error:
+            raise QueueUnavailableError(_sentence(problem)) from error
+
+    async def _pause(self, problem: ApiError, tries: int, left: float) -> float | None:
+        if problem.status == 401 and tries == 1:
+            await self._renew()
+            return 0.0
+        return pause(tries=tries, status=problem.status, retry_after=problem.retry_after, left=left)
+
+    async def _connected(self) -> AgentTasks:
+        async with self._connecting:
+            if self._tasks is None:
+                self._tasks = await AgentTasks.connect(self._access, self._namespace, REQUEST_TIMEOUT)
+                _logger.info("Tasks are AgentTasks in namespace %s", self._tasks.namespace)
+            return self._tasks
+
+    async def _renew(self) -> None:
+        if self._tasks is not None:
+            await self._tasks.renew()
+
+
+async def _runs(tasks: AgentTasks, item: Item, conflicting: Body | None) -> list[Body]:
+    """The item's runs, oldest first: those with its label, and one whose name was found taken.
+
+    The latter is in the list already, unless someone took its labels away.
+    """
+    listed = await tasks.of_item(item)
+    names = {each["metadata"]["name"] for each in listed}
+    if conflicting is not None and conflicting["metadata"]["name"] not in names:
+        listed.append(conflicting)
+    return [dict(each) for each in runs_of(item, listed)]
+
+
+def _sentence(problem: ApiError | None) -> str:
+    return str(problem or "the Kubernetes API server did not answer in time")

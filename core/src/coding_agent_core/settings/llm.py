@@ -1,0 +1,93 @@
+"""Settings of the model, its context and its further tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from coding_agent_core.secrets import SecretSettings
+from coding_agent_core.settings.section import SecretField, Section
+
+
+class McpServer(Section):
+    """An MCP server whose tools the agent gets as `<mcp_server_name>_<tool>`."""
+
+    mcp_server_name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")
+    command: tuple[str, ...] = ()
+    """Started as a child process and spoken to over stdio."""
+    url: str | None = None
+    """Spoken to over streamable HTTP instead."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_transport(self) -> McpServer:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("give either `command` (stdio) or `url` (streamable HTTP)")
+        return self
+
+
+class OpenAI(Section):
+    """An OpenAI-compatible service."""
+
+    base_url: str = "https://api.openai.com/v1"
+    api_key: SecretField = SecretSettings()
+    model: str = "gpt-4o"
+    max_token: int = Field(default=16384, gt=0)
+    """Tokens of one answer."""
+    context_length: int = Field(default=128_000, gt=0)
+    """Tokens that fit the model's context."""
+
+
+class Ollama(Section):
+    """A local Ollama."""
+
+    endpoint: str = "http://localhost:11434"
+    model: str = "qwen3"
+    max_token: int = Field(default=16384, gt=0)
+    context_length: int = Field(default=32_768, gt=0)
+
+
+class LMStudio(Section):
+    """A local LM Studio."""
+
+    base_url: str = "http://localhost:1234/v1"
+    model: str = "local"
+    max_token: int = Field(default=16384, gt=0)
+    context_length: int = Field(default=32_768, gt=0)
+
+
+class LLM(Section):
+    """The model."""
+
+    provider: Literal["openai", "ollama", "lmstudio"] = "openai"
+    function_calling: bool = True
+    """Kept for existing files; only native tool calls are supported, and `false` is refused."""
+    openai: OpenAI = OpenAI()
+    ollama: Ollama = Ollama()
+    lmstudio: LMStudio = LMStudio()
+    request_timeout: float = Field(default=300.0, gt=0)
+    """Seconds for one answer."""
+    max_retries: int = Field(default=5, ge=0)
+    """Further tries of one request on 429, 5xx and broken connections."""
+
+    @field_validator("function_calling")
+    @classmethod
+    def _native(cls, value: bool) -> bool:
+        if not value:
+            raise ValueError("only models with native tool calls are supported; remove it or set it to true")
+        return value
+
+
+class ContextStorage(Section):
+    """Transcripts and the compression of long contexts."""
+
+    enabled: bool = True
+    base_dir: Path = Path("contexts")
+    compression_threshold: float = Field(default=0.7, gt=0, le=1)
+    """Share of the context length at which the older part is summarised."""
+    keep_recent_messages: int = Field(default=5, ge=1)
+    cleanup_days: int = Field(default=30, ge=0)
+    """Transcripts older than this are removed; 0 keeps them."""

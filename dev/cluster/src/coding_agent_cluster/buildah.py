@@ -1,13 +1,14 @@
 """Building images from Dockerfiles without a daemon, into a store of the project's own."""
 
+import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from coding_agent_cluster import apt, paths
 from coding_agent_cluster.commands import run
+from coding_agent_cluster.errors import ClusterError
 
 # A first build downloads and installs wheels; machines are shared.
 _BUILD_TIMEOUT_S = 1800.0
@@ -83,14 +84,11 @@ def pip_configuration(listing: Sequence[str]) -> str:
 
 
 def _pip_config_list() -> list[str]:
-    listing = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return listing.stdout.splitlines() if listing.returncode == 0 else []
+    """What pip on this machine is told; an environment made by uv has no pip of its own."""
+    for pip in ([sys.executable, "-m", "pip"], ["pip3"], ["pip"]):
+        with contextlib.suppress(ClusterError):
+            return run([*pip, "config", "list"], timeout=60).splitlines()
+    return []
 
 
 def _bundle() -> str:

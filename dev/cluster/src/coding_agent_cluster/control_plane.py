@@ -9,6 +9,7 @@ import yaml
 
 from coding_agent_cluster import parts, pki
 from coding_agent_cluster.api import Api
+from coding_agent_cluster.commands import run
 from coding_agent_cluster.control_plane_commands import COMMANDS, Folders, audit_policy
 from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.network import Network
@@ -83,6 +84,10 @@ class ControlPlane:
     def launch_beside(self, name: str, command: list[str]) -> None:
         """Start a program that uses the API server and ends with the control plane, unless it runs."""
         self.processes.start(name, command, enter=self._enter)
+
+    def run_inside(self, command: list[str]) -> str:
+        """Run a short command where the control plane runs, and return what it prints."""
+        return run([*self._enter, *command])
 
     def down(self) -> None:
         """End every part; what etcd had is kept."""

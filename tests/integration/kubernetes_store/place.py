@@ -1,0 +1,121 @@
+"""A namespace for AgentTasks, the receiver's own account in it, and receivers as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from coding_agent_core import agenttask
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.deliveries import SECRET, TOKEN
+from tests.fixtures.system import ROOT, Program
+
+ACCOUNT = "coding-agent-receiver"
+
+
+def install(plane: PlaneUnderTest) -> None:
+    """Put the CRD into the control plane."""
+    plane.apply(yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text()))
+    plane.kubectl("wait", "--for=condition=Established", "crd/agenttasks.coding-agent.dev", "--timeout=30s")
+
+
+@dataclass
+class Place:
+    """A namespace."""
+
+    plane: PlaneUnderTest
+    namespace: str
+    folder: Path
+
+    def account(self, server: str | None = None) -> Path:
+        """A kubeconfig of the receiver's account: it has what `receiver/deploy/role.yaml` gives, no more.
+
+        Args:
+            server: in place of the API server's address.
+        """
+        objects = list(yaml.safe_load_all((ROOT / "receiver" / "deploy" / "role.yaml").read_text()))
+        for each in objects:
+            each["metadata"]["namespace"] = self.namespace
+            for subject in each.get("subjects", []):
+                subject["namespace"] = self.namespace
+        self.plane.apply(*objects)
+        run = self.plane.kubectl
+        token = run("-n", self.namespace, "create", "token", ACCOUNT, "--duration=2h").strip()
+        config = json.loads(run("config", "view", "--raw", "--minify", "-o", "json"))
+        config["users"][0]["user"] = {"token": token}
+        if server is not None:
+            config["clusters"][0]["cluster"] = {"server": server}
+        file = self.folder / f"receiver-{os.urandom(3).hex()}.kubeconfig"
+        file.write_text(json.dumps(config))
+        return file
+
+    def start_receiver(self, kubeconfig: Path) -> Program:
+        """`main.py --mode webhook` as it runs in the cluster, but on a free loopback port."""
+        name = f"receiver-{os.urandom(3).hex()}"
+        config = self.folder / f"{name}.yaml"
+        webhook = {
+            "server": {"host": "127.0.0.1", "port": 0},
+            "github": {"secret": SECRET},
+            "gitlab": {"token": TOKEN},
+        }
+        config.write_text(yaml.safe_dump({"webhook": webhook}))
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-u", str(ROOT / "main.py"), "--config", str(config), "--mode", "webhook"],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment(kubeconfig)},
+            )
+        return Program(process, log)
+
+    def environment(self, kubeconfig: Path) -> dict[str, str]:
+        """What makes a program use this namespace."""
+        return {
+            "QUEUE_BACKEND": "kubernetes",
+            "POD_NAMESPACE": self.namespace,
+            "KUBECONFIG": str(kubeconfig),
+        }
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """The AgentTasks by name."""
+        found = self.plane.custom.list_namespaced_custom_object(*self._where, _request_timeout=20)
+        return {each["metadata"]["name"]: each for each in found["items"]}
+
+    def task(self, name: str) -> dict[str, Any]:
+        """One AgentTask."""
+        return self.tasks()[name]
+
+    def end(self, name: str, succeeded: bool, **conditions: str) -> None:
+        """The task ends, as the operator and the reporter write it down."""
+        self.set_conditions(name, Succeeded=str(succeeded), Acknowledged="True", **conditions)
+
+    def set_conditions(self, name: str, **conditions: str) -> None:
+        """Set the task's conditions through its status subresource."""
+        now = datetime.now(UTC).isoformat()
+        status = [
+            {"type": kind, "status": is_, "reason": "Test", "lastTransitionTime": now}
+            for kind, is_ in conditions.items()
+        ]
+        self.plane.custom.patch_namespaced_custom_object_status(
+            *self._where, name, {"status": {"conditions": status}}, _request_timeout=10
+        )
+
+    def cancel(self, name: str) -> None:
+        """Someone else cancels the task."""
+        self.plane.custom.patch_namespaced_custom_object(
+            *self._where, name, {"spec": {"cancel": True}}, _request_timeout=10
+        )
+
+    @property
+    def _where(self) -> tuple[str, str, str, str]:
+        return agenttask.GROUP, agenttask.VERSION, self.namespace, agenttask.PLURAL

@@ -1,0 +1,137 @@
+"""Each application of the label becomes exactly one AgentTask, whoever brings it and how often."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, parse_spec
+from coding_agent_core.queues.kubernetes.access import Access
+from coding_agent_core.queues.kubernetes.sink import KubernetesSink
+from coding_agent_core.queues.protocol import Submission
+from coding_agent_core.settings.model import Consumer
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, parse_time, task_name
+
+from tests.fixtures.system import BOT_TOKEN, Program, StartSystem
+from tests.integration.kubernetes_store.events import Labeling, now, results
+from tests.integration.kubernetes_store.place import Place
+
+
+def item(number: int) -> Item:
+    key = GitHubIssueKey(owner="octo-org", repo="octo-repo", number=number)
+    return Item(host="github.com", repository="octo-org/octo-repo", key=key)
+
+
+async def test_500_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
+    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+) -> None:
+    ports = [start_receiver().port() for _ in range(2)]
+    chance = random.Random(5)
+    labeled = now(-1)
+    events = [Labeling(number, f"d-{number}", labeled) for number in range(1, 501)]
+    deliveries = [event for event in events for _ in range(chance.randint(1, 4))]
+    polls = chance.sample(range(1, 501), 150)
+    work: list[Labeling | int] = [*deliveries, *polls]
+    chance.shuffle(work)
+    gate = asyncio.Semaphore(24)
+    sink = KubernetesSink(Access(str(place.account())), place.namespace, Consumer())
+
+    answers: list[httpx.Response] = []
+    by_poll: list[Submission] = []
+
+    async def do(each: Labeling | int) -> None:
+        async with gate:
+            if isinstance(each, Labeling):
+                answers.append(await each.send(http, chance.choice(ports)))
+            else:
+                trigger = Trigger(origin=Origin.POLL, received_at=now())
+                by_poll.append(await sink.submit(TaskRequest(item=item(each), trigger=trigger)))
+
+    async with asyncio.TaskGroup() as group:
+        for each in work:
+            group.create_task(do(each))
+    await sink.aclose()
+
+    told = results(answers)
+    assert set(told) == {"success", "duplicate"}, told
+    created_by_poll = sum(each.duplicate is None for each in by_poll)
+    assert created_by_poll > 0
+    assert told["success"] + created_by_poll == 500
+    names = sorted(place.tasks())
+    assert names == sorted(task_name(item(number)) for number in range(1, 501))
+    assert {answer.json()["task"] for answer in answers} | {each.task for each in by_poll} == set(names)
+
+
+async def test_each_relabel_is_one_new_run_after_success_after_failure_and_during_cancel(
+    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+) -> None:
+    ports = [start_receiver().port() for _ in range(2)]
+
+    async def label(number: int, delivery: str, seconds: float) -> dict[str, int]:
+        event = Labeling(number, delivery, now(seconds))
+        answers = await asyncio.gather(*(event.send(http, port) for port in ports for _ in range(3)))
+        return dict(results(answers))
+
+    once = {"success": 1, "duplicate": 5}
+    for number in (1, 2, 3):
+        assert await label(number, f"first-{number}", -60) == once
+    place.end(task_name(item(1)), succeeded=True)
+    place.end(task_name(item(2)), succeeded=False)
+    unlabel = Labeling(3, "unlabel-3", now(-30), "unlabeled")
+    assert results([await unlabel.send(http, ports[0])]) == {"cancelled": 1}
+    for number in (1, 2, 3):
+        # Whoever sends the first delivery again gets no new run, and the new label gets one.
+        assert await label(number, f"first-{number}", -60) == {"duplicate": 6}
+        assert await label(number, f"second-{number}", 60) == once
+        assert await label(number, f"second-{number}", 60) == {"duplicate": 6}
+    runs = {name: (parse_spec(body).run, parse_spec(body).cancel) for name, body in place.tasks().items()}
+    assert runs == {
+        **{task_name(item(number)): (1, number == 3) for number in (1, 2, 3)},
+        **{task_name(item(number), 2): (2, False) for number in (1, 2, 3)},
+    }
+
+
+async def test_an_unlabel_cancels_and_one_that_is_older_than_the_last_label_does_not(
+    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+) -> None:
+    port = start_receiver().port()
+    name = task_name(item(7))
+    assert results([await Labeling(7, "a", now(0)).send(http, port)]) == {"success": 1}
+    # The label was taken off and put on again; the second labeling arrives first.
+    again = now(20)
+    assert results([await Labeling(7, "c", again).send(http, port)]) == {"duplicate": 1}
+    assert parse_time(place.task(name)["metadata"]["annotations"][ANNOTATION_LABELED_AT]) == again
+    late = Labeling(7, "b", now(10), "unlabeled")
+    assert results([await late.send(http, port)]) == {"ignored": 1}
+    assert place.task(name)["spec"]["cancel"] is False
+
+    assert results([await Labeling(7, "d", now(30), "unlabeled").send(http, port)]) == {"cancelled": 1}
+    assert place.task(name)["spec"]["cancel"] is True
+
+
+async def test_a_task_without_its_labels_is_found_by_its_name(
+    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+) -> None:
+    port = start_receiver().port()
+    assert results([await Labeling(7, "a", now(0)).send(http, port)]) == {"success": 1}
+    name = task_name(item(7))
+    place.plane.kubectl("-n", place.namespace, "label", "agenttask", name, "coding-agent.dev/item-")
+    assert results([await Labeling(7, "b", now(5)).send(http, port)]) == {"duplicate": 1}
+    assert list(place.tasks()) == [name]
+
+
+def test_the_poller_keeps_its_tasks_there_too(
+    place: Place, start_system: StartSystem, tmp_path: Path
+) -> None:
+    system = start_system("github", [])
+    system.put_label(1)
+    environment = place.environment(place.account())
+    for _ in range(2):
+        program = system.start("--mode", "producer", GITHUB_PERSONAL_ACCESS_TOKEN=BOT_TOKEN, **environment)
+        assert program.process.wait(60) == 0, program.text()
+    (task,) = place.tasks().values()
+    assert task["spec"]["source"]["repository"] == "acme/pricing"
+    assert task["spec"]["trigger"]["origin"] == "poll"

@@ -1,0 +1,169 @@
+"""The API server is down, slow, busy or cut off: never a 200 for what is not stored, and nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from aiohttp import web
+from coding_agent_core.tasks import task_name
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.system import Program
+from tests.integration.kubernetes_store.api_proxy import Answers, ApiProxy, Forward, HoldAnswers, obey
+from tests.integration.kubernetes_store.events import Labeling, now, results
+from tests.integration.kubernetes_store.place import Place
+from tests.integration.kubernetes_store.test_exactly_once import item
+
+
+@contextmanager
+def stopped(plane: PlaneUnderTest, name: str) -> Iterator[None]:
+    """The process does nothing meanwhile, but its connections stay."""
+    pid = plane.plane.processes.pid(name)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def refused_in_time(http: httpx.AsyncClient, port: int, event: Labeling) -> None:
+    """The event is answered 503 with Retry-After within 5 s, and the receiver is not ready."""
+    begun = time.monotonic()
+    answer, ready = await asyncio.gather(event.send(http, port), http.get(f"http://127.0.0.1:{port}/readyz"))
+    assert time.monotonic() - begun < 5
+    assert (answer.status_code, ready.status_code) == (503, 503)
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+async def recovers(http: httpx.AsyncClient, port: int) -> None:
+    """The receiver is ready again, without help."""
+    async with asyncio.timeout(20):
+        while (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code != 200:
+            await asyncio.sleep(0.05)
+
+
+async def test_an_api_server_that_is_killed_or_stands_still_is_503_in_5_s_until_it_is_back(
+    chaos_plane: PlaneUnderTest,
+    place: Place,
+    start_receiver: Callable[..., Program],
+    http: httpx.AsyncClient,
+) -> None:
+    port = start_receiver().port()
+    first, second = Labeling(1, "a", now()), Labeling(2, "b", now())
+    await recovers(http, port)
+    with stopped(chaos_plane, "kube-apiserver"):
+        await refused_in_time(http, port, first)
+    await recovers(http, port)
+    # What was under way when it stood still may have been stored: it is no second task then.
+    assert results([await first.send(http, port)]) in ({"success": 1}, {"duplicate": 1})
+
+    chaos_plane.kill("kube-apiserver")
+    await refused_in_time(http, port, second)
+    chaos_plane.start("kube-apiserver")
+    await recovers(http, port)
+    assert results([await second.send(http, port)]) == {"success": 1}
+    assert sorted(place.tasks()) == sorted(task_name(item(number)) for number in (1, 2))
+
+
+async def test_a_receiver_killed_between_create_and_answer_leaves_one_task(
+    place: Place,
+    start_receiver: Callable[..., Program],
+    api_proxy: ApiProxy,
+    http: httpx.AsyncClient,
+) -> None:
+    doomed = start_receiver(place.account(api_proxy.url))
+    port = doomed.port()
+    event = Labeling(7, "a", now())
+    api_proxy.rule = hold = HoldAnswers("POST")
+    sending = asyncio.create_task(event.send(http, port))
+    async with asyncio.timeout(15):
+        await hold.held.wait()
+    doomed.kill()
+    with pytest.raises(httpx.HTTPError):
+        await sending
+    assert list(place.tasks()) == [task_name(item(7))]
+
+    again = await event.send(http, start_receiver().port())
+    assert again.json() == {"status": "duplicate", "task": task_name(item(7))}
+    assert len(place.tasks()) == 1
+
+
+async def test_an_answer_that_is_lost_is_no_reason_for_a_second_task(
+    place: Place,
+    start_receiver: Callable[..., Program],
+    api_proxy: ApiProxy,
+    http: httpx.AsyncClient,
+) -> None:
+    port = start_receiver(place.account(api_proxy.url)).port()
+    api_proxy.rule = Answers([504], method="POST", after=True)
+    assert results([await Labeling(7, "a", now()).send(http, port)]) == {"success": 1}
+    api_proxy.rule = Answers([504], method="PATCH", after=True)
+    assert results([await Labeling(7, "b", now(9), "unlabeled").send(http, port)]) == {"ignored": 1}
+    assert [each["spec"]["cancel"] for each in place.tasks().values()] == [True]
+
+
+async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_enough(
+    place: Place,
+    start_receiver: Callable[..., Program],
+    api_proxy: ApiProxy,
+    http: httpx.AsyncClient,
+) -> None:
+    port = start_receiver(place.account(api_proxy.url)).port()
+    await recovers(http, port)
+    api_proxy.rule = Answers([429, 429], retry_after="1", method="POST")
+    begun = time.monotonic()
+    assert results([await Labeling(1, "a", now()).send(http, port)]) == {"success": 1}
+    assert time.monotonic() - begun > 2
+
+    api_proxy.rule = Answers([429], retry_after="30", method="POST")
+    begun, posts = time.monotonic(), api_proxy.seen.count("POST")
+    answer = await Labeling(2, "b", now()).send(http, port)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
+    assert time.monotonic() - begun < 2
+    assert api_proxy.seen.count("POST") == posts + 1
+    assert list(place.tasks()) == [task_name(item(1))]
+
+
+async def test_an_answer_that_is_not_kubernetes_is_503(
+    place: Place,
+    start_receiver: Callable[..., Program],
+    api_proxy: ApiProxy,
+    http: httpx.AsyncClient,
+) -> None:
+    async def captive(*_: object) -> web.StreamResponse:
+        return web.Response(text="<html>Please log in</html>", content_type="text/html")
+
+    program = start_receiver(place.account(api_proxy.url))
+    api_proxy.rule = captive
+    await refused_in_time(http, program.port(), Labeling(1, "a", now()))
+    api_proxy.rule = obey
+    await recovers(http, program.port())
+    assert "is not JSON" in program.text()
+
+
+async def test_a_duplicate_that_meets_a_cancel_is_decided_again(
+    place: Place,
+    start_receiver: Callable[..., Program],
+    api_proxy: ApiProxy,
+    http: httpx.AsyncClient,
+) -> None:
+    port = start_receiver(place.account(api_proxy.url)).port()
+    assert results([await Labeling(7, "a", now()).send(http, port)]) == {"success": 1}
+
+    async def cancel_first(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.method == "PATCH":
+            place.cancel(task_name(item(7)))
+            api_proxy.rule = obey
+        return await forward()
+
+    api_proxy.rule = cancel_first
+    answer = await Labeling(7, "b", now(9)).send(http, port)
+    assert answer.json() == {"status": "success", "task_queued": True, "task": task_name(item(7), 2)}

@@ -1,0 +1,116 @@
+"""The receiver's account may do what it must, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+from coding_agent_cluster.access import Access, KubectlError
+
+from tests.fixtures.system import Program
+from tests.integration.kubernetes_store.events import Labeling, now, results
+from tests.integration.kubernetes_store.place import Place
+
+ALLOWED = {("agenttasks.coding-agent.dev", verb) for verb in ("create", "get", "list", "patch")}
+RESOURCES = [
+    "agenttasks.coding-agent.dev",
+    "agenttasks.coding-agent.dev/status",
+    "jobs.batch",
+    "pods",
+    "pods/log",
+    "pods/exec",
+    "secrets",
+    "configmaps",
+    "events",
+    "serviceaccounts/token",
+    "roles.rbac.authorization.k8s.io",
+]
+VERBS = ["create", "get", "list", "watch", "update", "patch", "delete", "deletecollection"]
+
+
+@pytest.fixture
+def account(place: Place) -> Access:
+    return Access(place.account(), place.plane.plane.binaries["kubectl"])
+
+
+def test_every_other_verb_is_denied(place: Place, account: Access) -> None:
+    allowed = set()
+    for resource in RESOURCES:
+        group_resource, _, sub = resource.partition("/")
+        name, _, group = group_resource.partition(".")
+        for verb in VERBS:
+            review = {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {
+                    "resourceAttributes": {
+                        "namespace": place.namespace,
+                        "verb": verb,
+                        "group": group,
+                        "resource": name,
+                        "subresource": sub,
+                    }
+                },
+            }
+            answer = account.api_client.call_api(
+                *account.api_client.param_serialize(
+                    "POST",
+                    "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+                    body=review,
+                    header_params={"Content-Type": "application/json"},
+                    auth_settings=["BearerToken"],
+                ),
+                _request_timeout=10,
+            )
+            if json.loads(answer.read())["status"]["allowed"]:
+                allowed.add((resource, verb))
+    assert allowed == ALLOWED
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["get", "secrets"],
+        ["get", "jobs"],
+        ["get", "pods"],
+        ["delete", "agenttask", "any"],
+        ["get", "agenttasks", "--watch"],
+        ["get", "agenttasks", "--all-namespaces"],
+        ["create", "configmap", "c"],
+    ],
+)
+def test_denied_in_practice(place: Place, account: Access, command: list[str]) -> None:
+    where = [] if "--all-namespaces" in command else ["-n", place.namespace]
+    with pytest.raises(KubectlError, match="forbidden"):
+        account.kubectl(*where, *command, timeout=20)
+
+
+async def test_without_its_role_the_receiver_says_what_it_needs(
+    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+) -> None:
+    kubeconfig = place.account()
+    place.plane.kubectl("-n", place.namespace, "delete", "rolebinding", "coding-agent-receiver")
+    program = start_receiver(kubeconfig)
+    port = program.port()
+    answer = await Labeling(1, "a", now()).send(http, port)
+    assert answer.status_code == 503
+    assert (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 503
+    assert "receiver/deploy/role.yaml" in program.text()
+    place.account()  # brings the binding back
+    assert results([await Labeling(1, "a", now()).send(http, port)]) == {"success": 1}
+
+
+async def test_credentials_that_were_replaced_are_read_again(
+    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+) -> None:
+    kubeconfig = place.account()
+    good = kubeconfig.read_text()
+    config = json.loads(good)
+    config["users"][0]["user"] = {"token": "has-run-out"}
+    kubeconfig.write_text(json.dumps(config))
+    port = start_receiver(kubeconfig).port()
+    assert (await Labeling(1, "a", now()).send(http, port)).status_code == 503
+    kubeconfig.write_text(good)
+    assert results([await Labeling(1, "a", now()).send(http, port)]) == {"success": 1}

@@ -117,7 +117,9 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
         # When one of them ends, by a signal or because it cannot go on, the others end in good order too.
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         stop.set()
-        await asyncio.gather(*tasks)
+        await asyncio.wait(tasks)
+        for task in tasks:
+            task.result()
 
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:

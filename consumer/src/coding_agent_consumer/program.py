@@ -10,6 +10,7 @@ from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.settings.model import Settings
 
+from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.agent.run import ModelAgent
 from coding_agent_consumer.consume import consume
 from coding_agent_consumer.task_handler import TaskHandler
@@ -25,6 +26,9 @@ async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Eve
         SettingsError: no forge has a token, or the model is not configured.
     """
     harden_agent_process()
+    if not settings.user_config_api.enabled:
+        # Known now rather than at the first task; with per-user settings each person may bring a key.
+        model_spec(settings.llm)
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)
         for forge in forges.values():

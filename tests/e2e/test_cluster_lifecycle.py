@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import apt, cgroups, cluster, parts, paths, sandbox, standalone
+from coding_agent_cluster import apt, build, cgroups, cluster, parts, paths, sandbox, standalone
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.wait import until
 
@@ -124,3 +124,16 @@ def test_a_cluster_whose_sandbox_died_starts_afresh(scatter: list[str]) -> None:
     kill_sandbox(running)
     again = cluster.up(NAME)
     assert "ghost" not in again.access.kubectl("get", "namespaces")
+
+
+def test_ending_a_cluster_builds_nothing(scatter: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a change of the pins too: it must not take minutes to end what an older checkout started."""
+    cluster.up(NAME)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("built something")
+
+    monkeypatch.setattr(build, "binaries", refuse)
+    cluster.down(NAME)
+    monkeypatch.undo()
+    assert {what: left for what, left in traces().items() if left} == {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 from coding_agent_cluster import cluster as local
-from coding_agent_cluster import network_policies, sandbox
+from coding_agent_cluster import sandbox
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.wait import until
 
@@ -80,18 +80,12 @@ def test_the_internet_is_not_there(own_cluster: local.Cluster) -> None:
     assert own_cluster.network.pods.rsplit(".", 1)[0] in routes, "the command shows the routes of the node"
 
 
-@pytest.fixture
-def policies(own_cluster: local.Cluster) -> None:
-    if not network_policies.is_enabled(own_cluster):
-        network_policies.enable(own_cluster)
-
-
 def policy(name: str, spec: Mapping[str, object]) -> dict[str, object]:
     api = "networking.k8s.io/v1"
     return {"apiVersion": api, "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec}
 
 
-def test_a_network_policy_for_ingress_is_enforced(policies: None, web: Web) -> None:
+def test_a_network_policy_for_ingress_is_enforced(enforced_policies: None, web: Web) -> None:
     assert web.answers("friend")
     assert web.answers("stranger")
     peer = {"podSelector": {"matchLabels": {"app": "friend"}}}
@@ -101,7 +95,7 @@ def test_a_network_policy_for_ingress_is_enforced(policies: None, web: Web) -> N
     assert web.answers("friend")
 
 
-def test_a_network_policy_for_egress_is_enforced(policies: None, web: Web) -> None:
+def test_a_network_policy_for_egress_is_enforced(enforced_policies: None, web: Web) -> None:
     """As the attempt's pod has it: everything is denied but DNS and what is named."""
     assert web.answers("friend")
     dns = {

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from coding_agent_cluster import apt, build, cgroups, parts, paths, sandbox, state, system_images
@@ -24,13 +25,16 @@ _PROGRAMS = {"ip": "iproute2", "iptables": "iptables", "unshare": "util-linux", 
 
 
 class Cluster:
-    """The cluster ``name`` on ``network``; make one with ``up`` or ``find``."""
+    """The cluster ``name`` on ``network``; make one with ``up`` or ``find``.
 
-    def __init__(self, name: str, network: Network) -> None:
+    ``binaries`` says where each part is; who only ends a cluster needs none, and must not have to build any.
+    """
+
+    def __init__(self, name: str, network: Network, binaries: Mapping[str, Path]) -> None:
         self.name = name
         self.network = network
         self.root = paths.clusters_root() / name
-        self.binaries = build.binaries(parts.NODE)
+        self.binaries = binaries
         self.processes = Processes(self.root)
         self._folders = NodeFolders(self.root)
         self.plane = self._plane()
@@ -115,12 +119,12 @@ def up(name: str = DEFAULT_NAME, *, owner: int = 0) -> Cluster:
     """
     require_machine()
     apt.ensure(_PROGRAMS)
-    build.binaries(parts.NODE)
+    binaries = build.binaries(parts.NODE)
     with locked(_lock(name)):
         with locked(paths.clusters_root() / "slots.lock"):
             network = _slot_for(name)
             state.save(paths.clusters_root() / name, state.State(network, PLANE_NAMES, owner))
-        cluster = Cluster(name, network)
+        cluster = Cluster(name, network, binaries)
         cluster.whole()
         return cluster
 
@@ -128,15 +132,16 @@ def up(name: str = DEFAULT_NAME, *, owner: int = 0) -> Cluster:
 def find(name: str = DEFAULT_NAME) -> Cluster | None:
     """The cluster of that name, running or not; None when there is none."""
     known = state.load(paths.clusters_root() / name)
-    return None if known is None else Cluster(name, known.network)
+    return None if known is None else Cluster(name, known.network, build.binaries(parts.NODE))
 
 
 def down(name: str = DEFAULT_NAME) -> None:
     """End the cluster ``name``, if there is one; images and keys are kept for the next start."""
     with locked(_lock(name)):
-        if (cluster := find(name)) is not None:
+        known = state.load(paths.clusters_root() / name)
+        if known is not None:
             with step(f"end {name}"):
-                cluster.end()
+                Cluster(name, known.network, {}).end()
 
 
 def purge(name: str = DEFAULT_NAME) -> None:

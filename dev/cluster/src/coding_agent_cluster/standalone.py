@@ -42,14 +42,6 @@ def binaries(names: Iterable[str]) -> dict[str, Path]:
         raise
 
 
-def open_plane(root: Path) -> ControlPlane | None:
-    """The control plane whose state is in ``root``, running or not; None when there is none."""
-    known = state.load(root)
-    if known is None:
-        return None
-    return ControlPlane(root, known.network, binaries(known.names), names=known.names)
-
-
 def up(root: Path, names: Sequence[str] = parts.CONTROL_PLANE, *, owner: int = 0) -> ControlPlane:
     """Start a control plane in ``root``, or what is missing of the one there, and wait until it is ready.
 
@@ -84,7 +76,8 @@ def down(root: Path) -> None:
 
 def sweep() -> None:
     """End the control planes of test runs that were killed before they could do so themselves."""
-    for folder in paths.clusters_root().glob("test-*"):
-        known = state.load(folder) if folder.is_dir() else None
-        if known is not None and known.owner and fingerprint(known.owner) is None:
-            down(folder)
+    with locked(paths.clusters_root() / "sweep.lock"):
+        for folder in paths.clusters_root().glob("test-*"):
+            known = state.load(folder) if folder.is_dir() else None
+            if known is not None and known.owner and fingerprint(known.owner) is None:
+                down(folder)

@@ -1,6 +1,7 @@
 """What is remembered of a cluster between commands: its addresses and its parts, in one small file."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,10 @@ class State:
 def save(root: Path, state: State) -> None:
     """Write the state into the cluster's folder (made when absent)."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / _FILE).write_text(json.dumps(asdict(state)))
+    # In one step: another test run may look at any moment whether this cluster's owner is alive.
+    scratch = root / f"{_FILE}.{os.getpid()}"
+    scratch.write_text(json.dumps(asdict(state)))
+    scratch.rename(root / _FILE)
 
 
 def load(root: Path) -> State | None:

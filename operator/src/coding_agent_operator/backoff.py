@@ -29,6 +29,7 @@ def next_time(
     uid: str,
     attempts: Sequence[AttemptStatus],
     policy: Policy,
+    now: datetime,
     *,
     asked: float | None = None,
     stored: datetime | None = None,
@@ -36,6 +37,7 @@ def next_time(
     """When the next attempt may start.
 
     Args:
+        now: if the time is farther away than any wait can be, the clock was set back, and it is due.
         asked: seconds that the model or the forge asked for when the last attempt ended.
         stored: what was decided when it ended; believed as far as it is possible at all.
     """
@@ -46,5 +48,10 @@ def next_time(
     if asked is not None:
         soonest = max(soonest, end + timedelta(seconds=min(asked, policy.backoff_max)))
     if stored is not None and end <= stored <= end + timedelta(seconds=policy.backoff_max):
-        return max(soonest, stored)
-    return soonest
+        soonest = max(soonest, stored)
+    return soonest if possible(soonest, now, policy) else now
+
+
+def possible(soonest: datetime, now: datetime, policy: Policy) -> bool:
+    """No wait is longer than that."""
+    return soonest <= now + timedelta(seconds=policy.backoff_max)

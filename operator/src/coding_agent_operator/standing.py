@@ -14,7 +14,7 @@ from coding_agent_core.agenttask import AttemptOutcome, AttemptStatus, Result, U
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.phases import Phase
 
-from coding_agent_operator.backoff import next_time
+from coding_agent_operator.backoff import next_time, possible
 from coding_agent_operator.names import attempt_number
 from coding_agent_operator.observed import Job, Task
 from coding_agent_operator.outcome_of import Verdict, outcome_of, report_of, stopped, stuck
@@ -67,7 +67,7 @@ class Standing:
     next_attempt_time: datetime | None = None
 
 
-def stage_of(task: Task, jobs: Sequence[Job], now: datetime) -> Stage:
+def stage_of(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> Stage:
     """The stage, from what is cheap to know; in doubt ACTIVE, so that no limit is ever exceeded.
 
     `jobs` need not be complete nor looked into: an attempt whose end is not recorded is active.
@@ -86,7 +86,9 @@ def stage_of(task: Task, jobs: Sequence[Job], now: datetime) -> Stage:
     if task.spec.suspend:
         return Stage.SUSPENDED
     later = task.status.next_attempt_time
-    return Stage.BACKOFF if outcomes and later is not None and later > now else Stage.READY
+    if outcomes and later is not None and later > now and possible(later, now, policy):
+        return Stage.BACKOFF
+    return Stage.READY
 
 
 def assess(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> Standing:
@@ -132,6 +134,7 @@ def assess(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> St
         task.uid,
         attempts,
         policy,
+        now,
         asked=last.report.retry_after if last and last.report else None,
         stored=task.status.next_attempt_time if last is None else None,
     )

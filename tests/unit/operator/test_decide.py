@@ -256,4 +256,11 @@ STAGES = [
     ("task", "jobs", "stage"), [row[1:] for row in STAGES], ids=[row[0] for row in STAGES]
 )
 def test_the_stage_counts_whatever_may_run(task: Task, jobs: list[Job], stage: Stage) -> None:
-    assert stage_of(task, jobs, NOW) is stage
+    assert stage_of(task, jobs, NOW, POLICY) is stage
+
+
+def test_an_ended_task_is_watched_until_its_last_job_is_gone() -> None:
+    plan = decide(task(ended("True")), [job()], WAIT, NOW, POLICY)
+    assert plan.delete
+    assert not plan.retire
+    assert decide(task(ended("True")), [], WAIT, NOW, POLICY).retire

@@ -1,0 +1,178 @@
+"""One look at one task: read what the decision needs, decide, and do it: create, record, clean up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from coding_agent_core.agenttask import KIND, LABEL_ACTIVE, Status
+
+from coding_agent_operator.cluster import ApiError, Cluster
+from coding_agent_operator.decide import Plan, Turn, decide
+from coding_agent_operator.metrics import count_change
+from coding_agent_operator.notices import Notice
+from coding_agent_operator.observed import Job, Task, read_job, read_pods, read_task
+from coding_agent_operator.settings import Policy
+from coding_agent_operator.store import Shelf
+
+_logger = logging.getLogger("operator.reconcile")
+
+Builder = Callable[[Task, int], Mapping[str, Any]]
+
+
+class Reconciler:
+    """Brings the cluster nearer to what `decide` says, for one task at a time."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        tasks: Shelf[Task],
+        jobs: Shelf[Job],
+        *,
+        policy: Policy,
+        build: Builder,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._cluster = cluster
+        self._tasks = tasks
+        self._jobs = jobs
+        self._policy = policy
+        self._build = build
+        self._now = now
+        self._patience = timedelta(
+            seconds=min(policy.config_after, policy.image_after, policy.unschedulable_after)
+        )
+        self._told: set[tuple[str, str, str]] = set()
+        self._foreign: dict[str, list[Job]] = {}
+
+    async def reconcile(self, name: str, turn: Turn) -> Plan | None:
+        """Look at a task; what was planned last, `None` if there is no such task any more.
+
+        Raises:
+            ApiError: the API server refused something or did not answer; look again later.
+        """
+        task = self._tasks.get(name)
+        if task is None:
+            self._foreign.pop(name, None)
+            return None
+        jobs = await self._jobs_of(task)
+        plan = decide(task, jobs, turn, self._now(), self._policy)
+        if plan.create is not None:
+            job = await self._create(task, plan.create)
+            jobs = [each for each in jobs if each.name != job.name] + [job]
+            plan = decide(task, jobs, Turn(), self._now(), self._policy)
+        if plan.status is not None:
+            recorded = await self._record(task, plan, plan.status)
+            if recorded is None:
+                return plan
+            task = recorded
+        await self._tell(task, [notice for notice in plan.notices if notice.once])
+        await self._clean_up(task, plan)
+        return plan
+
+    async def _jobs_of(self, task: Task) -> list[Job]:
+        """Every Job of the task, each recorded one looked for, with the pods that the decision needs."""
+        found = {job.name: job for job in self._jobs if job.owner == task.uid or job.task == task.name}
+        for job in self._foreign.get(task.name, []):
+            found.setdefault(job.name, job)
+        if not task.ended:
+            for attempt in task.status.attempts:
+                if attempt.outcome is None and attempt.job not in found:
+                    # That the watch does not show it does not mean that it is gone.
+                    body = await self._cluster.get_job(attempt.job)
+                    if body is not None:
+                        found[attempt.job] = self._jobs.put(body) or read_job(body)
+        outcomes = {attempt.number: attempt.outcome for attempt in task.status.attempts}
+        return [
+            await self._with_pods(job)
+            if job.owner == task.uid and outcomes.get(job.number or 0) is None and not task.ended
+            else job
+            for job in found.values()
+        ]
+
+    async def _with_pods(self, job: Job) -> Job:
+        if job.ready and not job.finished and not job.deleting:
+            return job
+        if not job.finished and not job.deleting and self._now() < job.created + self._patience:
+            return job
+        return replace(job, pods=read_pods(await self._cluster.pods_of(job.name)))
+
+    async def _create(self, task: Task, number: int) -> Job:
+        """Create the attempt's Job, or find it; a Job of somebody else's that has its name is remembered."""
+        manifest = dict(self._build(task, number))
+        name = manifest["metadata"]["name"]
+        try:
+            body = await self._cluster.create_job(manifest)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            existing = await self._cluster.get_job(name)
+            if existing is None:
+                raise
+            job = read_job(existing)
+            if job.owner != task.uid:
+                _logger.warning("Job %s is not of task %s; it is left alone", name, task.name)
+                self._foreign.setdefault(task.name, []).append(job)
+                return job
+            self._jobs.put(existing)
+            return await self._with_pods(job)
+        self._jobs.put(body)
+        _logger.info("Created Job %s", name)
+        return read_job(body)
+
+    async def _record(self, task: Task, plan: Plan, status: Status) -> Task | None:
+        """Write the status; `None` if the task is gone."""
+        try:
+            body = await self._cluster.write_status(task, status)
+        except ApiError as error:
+            if error.status == 404:
+                self._tasks.gone(task.name, task.uid)
+                return None
+            if error.conflict:
+                await self._refresh(task)
+            raise
+        count_change(task, status)
+        self._tasks.put(body)
+        await self._tell(task, [notice for notice in plan.notices if not notice.once])
+        return read_task(body)
+
+    async def _refresh(self, task: Task) -> None:
+        body = await self._cluster.get_task(task.name)
+        if body is None or body["metadata"]["uid"] != task.uid:
+            self._tasks.gone(task.name, task.uid)
+        elif (body["metadata"].get("labels") or {}).get(LABEL_ACTIVE) == "true":
+            self._tasks.put(body)
+
+    async def _clean_up(self, task: Task, plan: Plan) -> None:
+        for job in plan.delete:
+            await self._cluster.delete_job(job)
+            _logger.info("Deleted Job %s", job.name)
+        for job in plan.release:
+            body = await self._cluster.release_job(job, self._policy.keep_jobs)
+            if body is not None:
+                self._jobs.unwatched(body)
+        if plan.labels:
+            body = await self._cluster.label_task(task, plan.labels)
+            if body is not None:
+                self._tasks.put(body)
+        if plan.retire and task.labels.get(LABEL_ACTIVE) is not None:
+            body = await self._cluster.label_task(task, {LABEL_ACTIVE: None})
+            if body is not None:
+                self._tasks.unwatched(body)
+            self._foreign.pop(task.name, None)
+
+    async def _tell(self, task: Task, notices: list[Notice]) -> None:
+        """Write Events; one that cannot be written is logged and never repeated."""
+        for notice in notices:
+            key = (task.uid, notice.reason, notice.message)
+            if notice.once and key in self._told:
+                continue
+            if notice.once:
+                self._told.add(key)
+            try:
+                await self._cluster.emit(notice, kind=KIND, name=task.name, uid=task.uid, now=self._now())
+            except ApiError as error:
+                _logger.warning("Event %s of %s could not be written: %s", notice.reason, task.name, error)

@@ -1,0 +1,151 @@
+"""The regular looks at the whole: after the start and ever again, whatever the watches have shown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from coding_agent_core.agenttask import LABEL_ACTIVE
+
+from coding_agent_operator.cluster import ApiError, Cluster
+from coding_agent_operator.engine import Engine
+from coding_agent_operator.metrics import WATCH_BEHIND
+from coding_agent_operator.names import ACTIVE
+from coding_agent_operator.notices import Notice
+from coding_agent_operator.observed import Task, UnreadableTaskError, read_task
+from coding_agent_operator.store import Missed
+
+_logger = logging.getLogger("operator.resync")
+
+_INACTIVE = f"{LABEL_ACTIVE}!=true"
+_NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled"
+_PAGE = 200
+_RETRY_S = 1.0
+
+
+class Resync:
+    """Lists what is active, adopts what lost its label, notices a dead watch."""
+
+    def __init__(self, engine: Engine, cluster: Cluster) -> None:
+        self._engine = engine
+        self._cluster = cluster
+        self._missed_tasks: set[Missed] = set()
+        self._missed_jobs: set[Missed] = set()
+        self._orphans: set[str] = set()
+        self.watch_alive = True
+        """False once a version was in the API for a whole interval and no watch has shown it."""
+
+    async def forever(self) -> None:
+        """Look now, and again at every interval; sooner while the API server does not answer."""
+        interval = self._engine.settings.operator.resync_interval
+        while True:
+            try:
+                await self.once()
+            except ApiError as error:
+                _logger.warning("The cluster cannot be looked at: %s", error)
+                await asyncio.sleep(min(_RETRY_S, interval))
+            else:
+                await asyncio.sleep(interval)
+
+    async def once(self) -> None:
+        """One look.
+
+        Raises:
+            ApiError: the API server did not answer.
+        """
+        engine = self._engine
+        await self._adopt()
+        tasks, task_version = await self._cluster.list_tasks(ACTIVE)
+        jobs, job_version = await self._cluster.list_jobs(ACTIVE)
+        behind = engine.tasks.still_missed(self._missed_tasks) | engine.jobs.still_missed(self._missed_jobs)
+        _, self._missed_tasks = engine.tasks.replace(tasks, task_version)
+        _, self._missed_jobs = engine.jobs.replace(jobs, job_version)
+        WATCH_BEHIND.set(len(behind))
+        if behind and self.watch_alive:
+            _logger.error("A watch is dead: %d objects have versions that it never showed", len(behind))
+        self.watch_alive = not behind
+        if not engine.synced.is_set():
+            _logger.info("%d tasks and %d Jobs are active", len(engine.tasks), len(engine.jobs))
+            engine.synced.set()
+        engine.touch_all()
+        await self._warn_of_orphans()
+
+    async def _adopt(self) -> None:
+        """Label tasks that have not ended and lack the label: made by hand, or edited by hand."""
+        bodies, _ = await self._cluster.list_tasks(_INACTIVE, _NOT_ENDED)
+        for body in bodies:
+            try:
+                task = read_task(body)
+            except UnreadableTaskError as error:
+                _logger.warning("%s", error)
+                continue
+            # One whose conditions say that it has ended is adopted too: its phase is wrong and is put right.
+            labelled = await self._cluster.label_task(task, task.missing_labels)
+            if labelled is not None:
+                _logger.info("Adopted task %s, which lacked the label %s", task.name, LABEL_ACTIVE)
+
+    async def _warn_of_orphans(self) -> None:
+        """Jobs of ours without a task are left alone; a person is told."""
+        uids = {task.uid for task in self._engine.tasks}
+        for job in self._engine.jobs:
+            if job.owner in uids or job.deleting or job.uid in self._orphans:
+                continue
+            if job.task is not None and await self._cluster.get_task(job.task) is not None:
+                continue
+            self._orphans.add(job.uid)
+            notice = Notice(
+                "Warning",
+                "OrphanedJob",
+                "No AgentTask owns this Job; it is left alone. Delete it if nobody needs it.",
+            )
+            _logger.warning("Job %s has no task; it is left alone", job.name)
+            await self._cluster.emit(notice, kind="Job", name=job.name, uid=job.uid, now=self._engine.clock())
+
+
+class Sweep:
+    """Deletes the tasks that ended long ago, a page at a time."""
+
+    def __init__(
+        self, cluster: Cluster, *, keep: float, interval: float, now: Callable[[], datetime]
+    ) -> None:
+        self._cluster = cluster
+        self._keep = timedelta(seconds=keep)
+        self._interval = interval
+        self._now = now
+
+    async def forever(self) -> None:
+        """Sweep at every interval."""
+        while True:
+            try:
+                deleted = await self.once()
+                if deleted:
+                    _logger.info("Deleted %d tasks that ended more than %s ago", deleted, self._keep)
+            except ApiError as error:
+                _logger.warning("Ended tasks could not be swept: %s", error)
+            await asyncio.sleep(self._interval)
+
+    async def once(self) -> int:
+        """Delete what is due; how many.
+
+        Raises:
+            ApiError: the API server did not answer.
+        """
+        deleted = 0
+        async for page in self._cluster.pages_of_tasks(_INACTIVE, _PAGE):
+            for body in page:
+                try:
+                    task = read_task(body)
+                except UnreadableTaskError:
+                    continue
+                if expired(task, self._now(), self._keep):
+                    await self._cluster.delete_task(task)
+                    deleted += 1
+        return deleted
+
+
+def expired(task: Task, now: datetime, keep: timedelta) -> bool:
+    """The task ended long enough ago."""
+    condition = task.status.condition("Succeeded")
+    return task.ended and condition is not None and condition.last_transition_time + keep <= now

@@ -1,0 +1,101 @@
+"""Stands between the operator and the API server, counts its requests, and kills it after one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import aiohttp
+from aiohttp import web
+
+_PASSED_ON = ("Authorization", "Content-Type", "Accept")
+
+
+class CrashProxy:
+    """One proxy for one operator process at a time.
+
+    Attributes:
+        requests: method and path of every request since `arm`.
+    """
+
+    def __init__(self, upstream: str, authority: str) -> None:
+        self._upstream = upstream
+        self._ssl = ssl.create_default_context(cadata=authority)
+        self._loop = asyncio.new_event_loop()
+        self._started: Future[int] = Future()
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._serve(),), daemon=True
+        )
+        self._stop = asyncio.Event()
+        self._pid: Callable[[], int] = lambda: 0
+        self._fatal = 0
+        self.requests: list[str] = []
+        self.killed = threading.Event()
+
+    def __enter__(self) -> CrashProxy:
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._started.result(10)}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def arm(self, fatal: int, pid: Callable[[], int]) -> None:
+        """SIGKILL the process after the API server has done its request number `fatal`; 0: never."""
+        self.requests = []
+        self.killed.clear()
+        self._fatal, self._pid = fatal, pid
+
+    def disarm(self) -> None:
+        """The next process lives on."""
+        self._fatal = 0
+
+    async def _serve(self) -> None:
+        app = web.Application(client_max_size=2**24)
+        app.router.add_route("*", "/{path:.*}", self._forward)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+        connector = aiohttp.TCPConnector(ssl=self._ssl)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=timeout, auto_decompress=False
+        ) as session:
+            self._session = session
+            self._started.set_result(runner.addresses[0][1])
+            await self._stop.wait()
+            await runner.cleanup()
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path}")
+        number = len(self.requests)
+        headers = {key: value for key in _PASSED_ON if (value := request.headers.get(key))}
+        async with self._session.request(
+            request.method,
+            self._upstream + request.path_qs,
+            headers=headers,
+            data=await request.read() or None,
+        ) as answer:
+            watching = request.query.get("watch") == "true"
+            body = b"" if watching else await answer.read()
+            if number == self._fatal:
+                os.kill(self._pid(), signal.SIGKILL)
+                self.killed.set()
+            kept = {"Content-Type": answer.headers.get("Content-Type", "application/json")}
+            if not watching:
+                return web.Response(status=answer.status, body=body, headers=kept)
+            response = web.StreamResponse(status=answer.status, headers=kept)
+            await response.prepare(request)
+            try:
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+            except (aiohttp.ClientError, ConnectionError):
+                pass
+            return response

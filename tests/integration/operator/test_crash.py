@@ -1,0 +1,220 @@
+"""The operator is killed with SIGKILL after each request it makes; the end is the same as without."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from coding_agent_core.outcome import Reason
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.integration.operator.crash_proxy import CrashProxy
+from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, reported
+from tests.integration.operator.world import QUICK, World, account
+
+SIDE_BY_SIDE = 6
+
+
+class Zygote:
+    """Forks operators from a process that has imported everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        with (folder / "operators.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=folder,
+            )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def fork(self, environment: dict[str, str]) -> int:
+        with self._lock:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(json.dumps(environment) + "\n")
+            self._process.stdin.flush()
+            return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    made = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield made
+    made.close()
+
+
+class Stage:
+    """A namespace with an operator behind a proxy; plays the scenario again and again."""
+
+    def __init__(self, plane: PlaneUnderTest, namespace: str, folder: Path, zygote: Zygote) -> None:
+        self.world = World(plane, namespace)
+        self._zygote = zygote
+        self._numbers = itertools.count(1)
+        cluster = yaml.safe_load(plane.kubeconfig.read_text())["clusters"][0]["cluster"]
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        self.proxy = CrashProxy(cluster["server"], authority)
+        self.proxy.__enter__()
+        kubeconfig = account(plane, namespace, folder, self.proxy.url)
+        config = folder / f"{namespace}.yaml"
+        config.write_text(yaml.safe_dump({"operator": {**QUICK, "namespace": namespace}}))
+        self._environment = {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
+        self._driver = PodDriver(plane, namespace, script)
+        self._driver.__enter__()
+        self._pid = 0
+
+    def close(self) -> None:
+        self._driver.__exit__()
+        self.proxy.__exit__()
+
+    def play(self, fatal: int) -> tuple[dict[str, Any], bool]:
+        """The scenario, the operator dying after its request number `fatal`; the end, and whether it died."""
+        number = next(self._numbers) * 10
+        retried = self.world.create(number + 1)
+        cancelled = self.world.create(number + 2)
+        self.proxy.arm(fatal, lambda: self._pid)
+        self._pid = self._zygote.fork(self._environment)
+        try:
+            self._until_over(retried, cancelled)
+            died = self.proxy.killed.is_set()
+        finally:
+            if self._pid:
+                _kill(self._pid)
+                self._pid = 0
+        return self._end(retried, cancelled), died
+
+    def _until_over(self, retried: str, cancelled: str) -> None:
+        asked = restarted = False
+
+        def over() -> bool:
+            nonlocal asked, restarted
+            if self.proxy.killed.is_set() and not restarted:
+                restarted = True
+                self.proxy.disarm()
+                self._pid = self._zygote.fork(self._environment)
+            statuses = [self.world.task(name) for name in (retried, cancelled)]
+            if not asked and f"{cancelled}-1" in self.world.jobs():
+                self.world.patch(cancelled, cancel=True)
+                asked = True
+            return all("coding-agent.dev/active" not in each["metadata"]["labels"] for each in statuses)
+
+        self.world.until("the end of both tasks", lambda: over() or None, timeout=40)
+
+    def _end(self, retried: str, cancelled: str) -> dict[str, Any]:
+        """What the scenario ends with, without what differs from run to run."""
+        jobs = self.world.jobs()
+        found: dict[str, Any] = {}
+        for label, name in (("retried", retried), ("cancelled", cancelled)):
+            status = self.world.status(name)
+            found[label] = {
+                "phase": status["phase"],
+                "reason": status["reason"],
+                "succeeded": status["conditions"][0]["status"],
+                "attempt": status["attempt"],
+                "attempts": [
+                    (a["number"], a["outcome"], a["reason"], a["counted"]) for a in status["attempts"]
+                ],
+                "requests": status.get("result", {}).get("usage", {}).get("requests"),
+                "jobs": sorted(each.removeprefix(name) for each in jobs if each.startswith(name)),
+                "released": all(
+                    jobs[each].spec.ttl_seconds_after_finished is not None
+                    for each in jobs
+                    if each.startswith(name)
+                ),
+            }
+        return found
+
+
+def script(job: str) -> Ends | None:
+    """Tasks with a 1 at the end fail once and then succeed; the others run until they are stopped."""
+    item, attempt = job.split("-")[2], job.rsplit("-", 1)[-1]
+    if item.endswith("2"):
+        return RUNS
+    return reported(Reason.MODEL_UNAVAILABLE, usage={"requests": 2}) if attempt == "1" else DONE
+
+
+EXPECTED = {
+    "retried": {
+        "phase": "Succeeded",
+        "reason": "Completed",
+        "succeeded": "True",
+        "attempt": "2/3",
+        "attempts": [(1, "Failed", "ModelUnavailable", True), (2, "Succeeded", "Completed", True)],
+        "requests": 2,
+        "jobs": ["-1", "-2"],
+        "released": True,
+    },
+    "cancelled": {
+        "phase": "Cancelled",
+        "reason": "Cancelled",
+        "succeeded": "False",
+        "attempt": "0/3",
+        "attempts": [(1, "Cancelled", "Cancelled", False)],
+        "requests": None,
+        "jobs": [],
+        "released": True,
+    },
+}
+
+
+def test_killed_after_every_request_it_makes(
+    plane: PlaneUnderTest, new_namespace: Callable[[str], str], tmp_path: Path, zygote: Zygote
+) -> None:
+    stages = [Stage(plane, new_namespace("restricted"), tmp_path, zygote) for _ in range(SIDE_BY_SIDE)]
+    try:
+        end, died = stages[0].play(0)
+        assert (end, died) == (EXPECTED, False)
+        total = len(stages[0].proxy.requests)
+        assert total > 20
+        fatal = iter(range(1, total + 1))
+        lock = threading.Lock()
+
+        def play_on(stage: Stage) -> list[tuple[int, dict[str, Any], bool, str]]:
+            played: list[tuple[int, dict[str, Any], bool, str]] = []
+            while True:
+                with lock:
+                    number = next(fatal, 0)
+                if not number:
+                    return played
+                end, died = stage.play(number)
+                last = stage.proxy.requests[number - 1] if len(stage.proxy.requests) >= number else ""
+                played.append((number, end, died, last))
+
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            runs = sorted((run for runs in pool.map(play_on, stages) for run in runs), key=lambda run: run[0])
+    finally:
+        for stage in stages:
+            stage.close()
+    assert {(number, last): end for number, end, _, last in runs if end != EXPECTED} == {}
+    died_after = [last for _, _, died, last in runs if died]
+    assert len(died_after) >= total * 0.9, "the number of requests differs a little from run to run"
+    for writing in ("POST", "PATCH", "DELETE"):
+        assert any(each.startswith(writing) for each in died_after), f"it was killed after a {writing}"
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

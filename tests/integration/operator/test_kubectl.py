@@ -1,0 +1,85 @@
+"""What people see with kubectl (requirement B8)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from coding_agent_cluster.access import KubectlError
+from coding_agent_core.outcome import Reason
+
+from tests.integration.operator.pod_driver import PodDriver, reported
+from tests.integration.operator.world import OperatorProcess, World
+
+
+def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[..., OperatorProcess]) -> None:
+    ends = {
+        "7": reported(Reason.COMPLETED, change_url="https://github.com/octo/demo/pull/8"),
+        "9": reported(Reason.FORGE_REFUSED),
+    }
+    pods.script = lambda job: ends.get(job.split("-")[2])
+    operator(limits={"global": 1})
+    done = world.create(7)
+    world.until_phase(done, "Succeeded")
+    bad = world.create(9)
+    world.until_phase(bad, "Failed")
+    running = world.create(8)
+    world.until_phase(running, "Running")
+    waiting = world.create(6)
+    world.until_phase(waiting, "Queued")
+    kubectl = ["-n", world.namespace, "get", "agt"]
+    rows = table(world.plane.kubectl(*kubectl))
+    assert rows == [
+        ["NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE"],
+        [waiting, "octo/demo", "6", "Queued", "0/3", "", "AGE"],
+        [done, "octo/demo", "7", "Succeeded", "1/3", "https://github.com/octo/demo/pull/8", "AGE"],
+        [running, "octo/demo", "8", "Running", "1/3", "", "AGE"],
+        [bad, "octo/demo", "9", "Failed", "1/3", "", "AGE"],
+    ]
+    wide = table(world.plane.kubectl(*kubectl, "-o", "wide"))
+    assert wide[0][7:] == ["REASON", "USER", "ORIGIN", "QUEUE", "COST"]
+    assert [row[7:] for row in wide[1:]] == [
+        ["Waiting", "alice", "webhook", "1", ""],
+        ["Completed", "alice", "webhook", "", ""],
+        ["Running", "alice", "webhook", "", ""],
+        ["ForgeRefused", "alice", "webhook", "", ""],
+    ]
+    assert done in world.plane.kubectl(*kubectl, "--field-selector", "status.phase=Succeeded")
+    assert "condition met" in world.plane.kubectl(
+        "-n", world.namespace, "wait", "--for=condition=Succeeded", f"agt/{done}", "--timeout=5s"
+    )
+    with pytest.raises(KubectlError, match="timed out"):
+        world.plane.kubectl(
+            "-n", world.namespace, "wait", "--for=condition=Succeeded", f"agt/{bad}", "--timeout=1s"
+        )
+    described = world.plane.kubectl("-n", world.namespace, "describe", "agt", bad)
+    assert re.search(r"Warning\s+Failed\s.*ForgeRefused: said by the agent", described)
+
+
+def test_explain_teaches(world: World) -> None:
+    text = world.plane.kubectl("explain", "agenttask.spec", "--recursive")
+    for field in ("cancel", "suspend", "priority", "maxAttempts", "taskKey", "deliveryID"):
+        assert field in text
+    assert "Set to true to stop the task for good" in world.plane.kubectl("explain", "agenttask.spec.cancel")
+
+
+def test_a_cancelled_task_cannot_be_brought_back_nor_changed(world: World) -> None:
+    name = world.create(7)
+    kubectl = ["-n", world.namespace, "patch", "agt", name, "--type=merge", "-p"]
+    world.plane.kubectl(*kubectl, '{"spec":{"cancel":true}}')
+    with pytest.raises(KubectlError, match="cannot be brought back"):
+        world.plane.kubectl(*kubectl, '{"spec":{"cancel":false}}')
+    with pytest.raises(KubectlError, match="immutable"):
+        world.plane.kubectl(*kubectl, '{"spec":{"maxAttempts":9}}')
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of kubectl's table, by the places of its headings; ages are AGE."""
+    lines = text.rstrip("\n").split("\n")
+    starts = [match.start() for match in re.finditer(r"\S+", lines[0])]
+    rows = [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
+    age = rows[0].index("AGE")
+    for row in rows[1:]:
+        row[age] = "AGE" if re.fullmatch(r"\d+[smh]", row[age]) else row[age]
+    return rows

@@ -1,0 +1,204 @@
+"""A task becomes Jobs and comes to an end, whatever people and the cluster do meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from coding_agent_core.outcome import Reason, Usage
+
+from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, reported
+from tests.integration.operator.world import OperatorProcess, World
+
+Start = Callable[..., OperatorProcess]
+
+
+def test_a_task_becomes_a_job_and_succeeds(world: World, pods: PodDriver, operator: Start) -> None:
+    pods.script = lambda _: reported(
+        Reason.COMPLETED,
+        "Opened a pull request.",
+        branch="coding-agent/7",
+        change_url="https://github.com/octo/demo/pull/8",
+        usage=Usage(requests=3, input_tokens=100, output_tokens=20),
+    )
+    process = operator()
+    name = world.create(7)
+    status = world.until_phase(name, "Succeeded")
+    assert [(a["number"], a["job"], a["outcome"]) for a in status["attempts"]] == [
+        (1, f"{name}-1", "Succeeded")
+    ]
+    assert status["result"]["pullRequestURL"] == "https://github.com/octo/demo/pull/8"
+    assert status["result"]["usage"]["inputTokens"] == 100
+    assert status["attempt"] == "1/3"
+    world.until("retired", lambda: "coding-agent.dev/active" not in world.task(name)["metadata"]["labels"])
+    assert world.events(name)[0] == "AttemptStarted"
+    assert world.events(name)[-1] == "Succeeded"
+    assert world.plane.kubectl("-n", world.namespace, "wait", "--for=condition=Succeeded", f"agt/{name}")
+    job = world.jobs()[f"{name}-1"]
+    assert job.spec.ttl_seconds_after_finished == 86400, "logs stay for a day"
+    assert process.stop() == 0
+
+
+def test_a_failure_that_can_pass_is_tried_again(world: World, pods: PodDriver, operator: Start) -> None:
+    outcomes = {"1": reported(Reason.MODEL_UNAVAILABLE, usage=Usage(requests=1)), "2": DONE}
+    pods.script = lambda job: outcomes[job[-1]]
+    operator()
+    name = world.create(7)
+    status = world.until_phase(name, "Succeeded")
+    assert [a["outcome"] for a in status["attempts"]] == ["Failed", "Succeeded"]
+    assert status["attempts"][0]["reason"] == "ModelUnavailable"
+    assert "Retrying" in world.events(name)
+
+
+def test_a_failure_that_cannot_pass_ends_the_task(world: World, pods: PodDriver, operator: Start) -> None:
+    pods.script = lambda _: reported(Reason.FORGE_REFUSED, "The token may not push.")
+    operator()
+    status = world.until_phase(world.create(7), "Failed")
+    assert len(status["attempts"]) == 1
+    assert status["reason"] == "ForgeRefused"
+    assert status["conditions"][0]["message"] == "The token may not push."
+
+
+def test_attempts_end_at_the_maximum(world: World, pods: PodDriver, operator: Start) -> None:
+    pods.script = lambda _: reported(Reason.FORGE_UNAVAILABLE)
+    operator()
+    status = world.until_phase(world.create(7, maxAttempts=2), "Failed")
+    assert status["attempt"] == "2/2"
+    assert len(world.jobs()) == 2
+
+
+def test_cancel_deletes_the_job_within_two_seconds(world: World, pods: PodDriver, operator: Start) -> None:
+    pods.script = lambda _: RUNS
+    operator()
+    name = world.create(7)
+    world.until_phase(name, "Running")
+    begin = time.monotonic()
+    patch = ["patch", "agt", name, "--type=merge", "-p", '{"spec":{"cancel":true}}']
+    world.plane.kubectl("-n", world.namespace, *patch)
+    world.until("Job deleted", lambda: not world.jobs(), timeout=5)
+    assert time.monotonic() - begin < 2
+    status = world.until_phase(name, "Cancelled")
+    assert status["conditions"][0]["status"] == "False"
+    assert status["attempts"][0]["outcome"] == "Cancelled"
+
+
+def test_a_cancelled_task_never_succeeds(world: World, pods: PodDriver, operator: Start) -> None:
+    """Its pod succeeds in spite of it: the operator was not there when both happened."""
+    pods.script = lambda _: RUNS
+    process = operator()
+    name = world.create(7)
+    world.until_phase(name, "Running")
+    process.stop()
+    world.patch(name, cancel=True)
+    pods.script = lambda _: DONE
+    world.until("Job complete", lambda: world.jobs()[f"{name}-1"].status.succeeded, timeout=30)
+    process.start()
+    assert world.until_phase(name, "Cancelled")["conditions"][0]["reason"] == "Cancelled"
+
+
+def test_a_suspended_task_waits_and_goes_on(world: World, pods: PodDriver, operator: Start) -> None:
+    pods.script = lambda _: RUNS
+    operator()
+    name = world.create(7)
+    world.until_phase(name, "Running")
+    world.patch(name, suspend=True)
+    world.until_phase(name, "Suspended")
+    assert not world.jobs()
+    pods.script = lambda _: DONE
+    world.patch(name, suspend=False)
+    status = world.until_phase(name, "Succeeded")
+    assert [(a["outcome"], a["counted"]) for a in status["attempts"]] == [
+        ("Disrupted", False),
+        ("Succeeded", True),
+    ]
+
+
+def test_a_task_made_suspended_never_starts(world: World, pods: PodDriver, operator: Start) -> None:
+    operator()
+    name = world.create(7, suspend=True)
+    world.until_phase(name, "Suspended")
+    other = world.create(8)
+    world.until_phase(other, "Succeeded")
+    assert set(world.jobs()) == {f"{other}-1"}
+
+
+def test_a_new_run_waits_for_the_one_that_is_cancelled(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: RUNS
+    operator()
+    first = world.create(7)
+    world.until_phase(first, "Running")
+    second = world.create(7, run=2)
+    status = world.until_phase(second, "Queued")
+    assert status["reason"] == "WaitingForRun"
+    assert first in status["conditions"][0]["message"]
+    world.patch(first, cancel=True)
+    world.until_phase(first, "Cancelled")
+    world.until_phase(second, "Running")
+
+
+def test_a_job_deleted_by_hand_is_made_again_and_not_counted(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda job: RUNS if job.endswith("-1") else DONE
+    operator()
+    name = world.create(7)
+    world.until_phase(name, "Running")
+    world.plane.kubectl("-n", world.namespace, "delete", "job", f"{name}-1", "--wait=false")
+    status = world.until_phase(name, "Succeeded")
+    assert [(a["reason"], a["counted"]) for a in status["attempts"]] == [
+        ("JobDeleted", False),
+        ("Completed", True),
+    ]
+
+
+def test_a_foreign_job_is_left_alone(world: World, pods: PodDriver, operator: Start) -> None:
+    name = world.create(7, suspend=True)
+    foreign = {
+        "metadata": {"name": f"{name}-1"},
+        "spec": {
+            "suspend": True,
+            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}},
+        },
+    }
+    world.plane.batch.create_namespaced_job(world.namespace, foreign)
+    operator()
+    world.patch(name, suspend=False)
+    status = world.until_phase(name, "Succeeded")
+    assert [a["job"] for a in status["attempts"]] == [f"{name}-2"]
+    assert "ForeignJob" in world.events(name)
+    assert world.jobs()[f"{name}-1"].spec.suspend is True
+
+
+def test_a_status_edited_by_hand_is_repaired(world: World, pods: PodDriver, operator: Start) -> None:
+    pods.script = lambda _: RUNS
+    operator()
+    name = world.create(7)
+    before = world.until_phase(name, "Running")
+    world.patch_status(name, {"phase": "Suspended", "attempt": "9/9", "queuePosition": 4})
+    assert world.until_phase(name, "Running") == before
+    world.patch_status(name, None)
+    after = world.until_phase(name, "Running")
+    assert [a["job"] for a in after["attempts"]] == [f"{name}-1"]
+    pods.script = lambda _: DONE
+    world.plane.kubectl("-n", world.namespace, "annotate", "pods", "--all", "look=again")
+    world.until_phase(name, "Succeeded")
+
+
+def test_a_task_made_by_hand_without_labels_is_adopted(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    name = world.create(7)
+    world.plane.kubectl(
+        "-n", world.namespace, "label", "agt", name, "coding-agent.dev/active-", "coding-agent.dev/item-"
+    )
+    operator()
+    world.until_phase(name, "Succeeded")
+
+
+def test_what_ended_is_deleted_after_its_time(world: World, pods: PodDriver, operator: Start) -> None:
+    operator(operator={"sweep_interval": 0.3, "policy": {"keep_finished": 1}})
+    name = world.create(7)
+    world.until("gone", lambda: name not in {t["metadata"]["name"] for t in world.tasks()} or None)
+    world.until("its Jobs gone", lambda: not world.jobs() or None)

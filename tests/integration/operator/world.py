@@ -1,0 +1,174 @@
+"""A namespace with the CRD, the operator's own account, and the operator as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from coding_agent_cluster.wait import until
+from coding_agent_core import agenttask
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+
+from tests.fixtures.cluster import PlaneUnderTest
+
+_T = TypeVar("_T")
+ROOT = Path(__file__).parents[3]
+ACCOUNT = "coding-agent-operator"
+QUICK = {
+    "http_host": "127.0.0.1",
+    "http_port": 0,
+    "position_interval": 0.2,
+    "policy": {"backoff_base": 0.05, "backoff_max": 0.2},
+}
+"""Waits short enough for a test."""
+
+
+def install(plane: PlaneUnderTest) -> None:
+    """Put the CRD into the control plane."""
+    plane.apply(yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text()))
+    plane.kubectl("wait", "--for=condition=Established", "crd/agenttasks.coding-agent.dev", "--timeout=30s")
+
+
+def account(plane: PlaneUnderTest, namespace: str, folder: Path, server: str | None = None) -> Path:
+    """A kubeconfig of the operator's service account, with nothing but what `deploy/role.yaml` gives."""
+    role = (ROOT / "operator" / "deploy" / "role.yaml").read_text()
+    objects = [
+        {**each, "metadata": {**each["metadata"], "namespace": namespace}}
+        for each in yaml.safe_load_all(role)
+    ]
+    for each in objects:
+        for subject in each.get("subjects", []):
+            subject["namespace"] = namespace
+    plane.apply(*objects)
+    token = plane.kubectl("-n", namespace, "create", "token", ACCOUNT, "--duration=2h").strip()
+    config = json.loads(plane.kubectl("config", "view", "--raw", "--minify", "-o", "json"))
+    config["users"][0]["user"] = {"token": token}
+    if server is not None:
+        config["clusters"][0]["cluster"] = {"server": server}
+    file = folder / f"operator-{os.urandom(3).hex()}.kubeconfig"
+    file.write_text(json.dumps(config))
+    return file
+
+
+class OperatorProcess:
+    """The operator as a user runs it."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, folder: Path, settings: dict[str, Any]) -> None:
+        operator = {**QUICK, "namespace": namespace, **settings.get("operator", {})}
+        self._config = folder / f"config-{os.urandom(3).hex()}.yaml"
+        self._config.write_text(yaml.safe_dump({**settings, "operator": operator}))
+        self._log = folder / "operator.log"
+        self._environment = {
+            **{key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")},
+            "KUBECONFIG": str(kubeconfig),
+            "CONFIG_FILE": str(self._config),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> OperatorProcess:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "coding_agent_operator"],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                cwd=self._config.parent,
+            )
+        return self
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End it; its exit status."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(how)
+        try:
+            return self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(5)
+            raise AssertionError(f"the operator did not end:\n{self.log()}") from None
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+
+class World:
+    """What a test does and sees."""
+
+    def __init__(self, plane: PlaneUnderTest, namespace: str) -> None:
+        self.plane = plane
+        self.namespace = namespace
+        self._place = (agenttask.GROUP, agenttask.VERSION, namespace, agenttask.PLURAL)
+
+    def create(self, number: int, *, repository: str = "octo/demo", run: int = 1, **spec: Any) -> str:
+        """Label an issue: the AgentTask as the receiver makes it; its name."""
+        owner, repo = repository.split("/")
+        item = Item(
+            host="github.com",
+            repository=repository,
+            key=GitHubIssueKey(owner=owner, repo=repo, number=number),
+        )
+        now = datetime.now(UTC)
+        request = TaskRequest(
+            item=item, user="alice", trigger=Trigger(origin=Origin.WEBHOOK, received_at=now)
+        )
+        body = agenttask.manifest(request, run=run, uuid="u", timeout_seconds=600, max_attempts=3)
+        body["spec"].update(spec)
+        self.plane.custom.create_namespaced_custom_object(*self._place, body, _request_timeout=10)
+        return str(body["metadata"]["name"])
+
+    def task(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.plane.custom.get_namespaced_custom_object(
+            *self._place, name, _request_timeout=10
+        )
+        return found
+
+    def tasks(self) -> list[dict[str, Any]]:
+        found = self.plane.custom.list_namespaced_custom_object(*self._place, _request_timeout=20)
+        return list(found["items"])
+
+    def status(self, name: str) -> dict[str, Any]:
+        return dict(self.task(name).get("status") or {})
+
+    def patch(self, name: str, **spec: Any) -> None:
+        self.plane.custom.patch_namespaced_custom_object(
+            *self._place, name, {"spec": spec}, _request_timeout=10
+        )
+
+    def patch_status(self, name: str, status: Any) -> None:
+        self.plane.custom.patch_namespaced_custom_object_status(
+            *self._place, name, {"status": status}, _request_timeout=10
+        )
+
+    def jobs(self) -> dict[str, Any]:
+        """The Jobs that are not being deleted, by name."""
+        found = self.plane.batch.list_namespaced_job(self.namespace, _request_timeout=10)
+        return {job.metadata.name: job for job in found.items if job.metadata.deletion_timestamp is None}
+
+    def events(self, name: str) -> list[str]:
+        """The reasons of an object's Events, in order."""
+        found = self.plane.core.list_namespaced_event(
+            self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=10
+        )
+        ordered = sorted(found.items, key=lambda e: int(e.metadata.resource_version))
+        return [event.reason for event in ordered]
+
+    def until_phase(self, name: str, phase: str, timeout: float = 20) -> dict[str, Any]:
+        """Wait until a task is in the phase; its status."""
+
+        def there() -> dict[str, Any] | None:
+            status = self.status(name)
+            return status if status.get("phase") == phase else None
+
+        return self.until(f"{name} {phase}", there, timeout)
+
+    def until(self, what: str, condition: Callable[[], _T | None], timeout: float = 20) -> _T:
+        return until(what, condition, timeout=timeout, interval=0.05)

@@ -1,0 +1,191 @@
+"""A cluster in memory for `decide` and `schedule`: it does what is planned, and what can go wrong does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from coding_agent_core.agenttask import Status
+from coding_agent_operator.decide import Turn, decide
+from coding_agent_operator.names import job_name
+from coding_agent_operator.observed import Job, Pod, Task, read_task
+from coding_agent_operator.schedule import Candidate, coarse, schedule
+from coding_agent_operator.settings import Limits, Policy
+from coding_agent_operator.standing import Stage, stage_of
+
+from tests.unit.operator.making import NOW, pod, task_body
+
+_T = TypeVar("_T")
+
+LIMITS = Limits.model_validate({"global": 4, "per_repository": 2, "overrides": {"octo/one": 1}})
+POLICY = Policy(backoff_base=1, backoff_max=10, max_disruptions=4, unschedulable_after=100, image_after=50)
+
+
+class Cluster:
+    """What the API server has."""
+
+    def __init__(self) -> None:
+        self.now: datetime = NOW
+        self.tasks: dict[str, Task] = {}
+        self.jobs: dict[str, Job] = {}
+        self._version = 0
+        self.ran: dict[str, set[str]] = {}
+        """Of each task the uids of all Jobs that ever were."""
+
+    def version(self) -> str:
+        self._version += 1
+        return str(self._version)
+
+    def add_task(self, number: int, repository: str, run: int, **spec: Any) -> None:
+        body = task_body(
+            number, repository=repository, run=run, uid=f"uid-{repository}-{number}-{run}", **spec
+        )
+        body["metadata"]["creationTimestamp"] = self.now.isoformat()
+        task = replace(read_task(body), version=self.version())
+        self.tasks.setdefault(task.name, task)
+
+    def change(self, name: str, **fields: Any) -> None:
+        known = self.tasks[name]
+        self.tasks[name] = replace(known, version=self.version(), generation=known.generation + 1, **fields)
+
+    def create_job(self, task: Task, number: int) -> Job:
+        """As the API server does it: a name is taken once (409 gives back the one that has it)."""
+        name = job_name(task.name, number)
+        if name in self.jobs:
+            return self.jobs[name]
+        job = Job(
+            name=name,
+            uid=f"{name}/{self.version()}",
+            version=self.version(),
+            owner=task.uid,
+            task=task.name,
+            number=number,
+            created=self.now,
+            labels={},
+            pods=(pod(phase="Running", created=self.now),),
+            ready=1,
+        )
+        self.jobs[name] = job
+        self.ran.setdefault(task.name, set()).add(job.uid)
+        return job
+
+    def end_job(self, name: str, ending: Pod) -> None:
+        job = self.jobs[name]
+        if job.finished:
+            return
+        good = ending.phase == "Succeeded"
+        self.jobs[name] = replace(
+            job,
+            version=self.version(),
+            complete=good,
+            failure=None if good else "BackoffLimitExceeded",
+            finished_at=self.now,
+            pods=(ending,),
+            ready=0,
+        )
+
+    def set_pods(self, name: str, *pods: Pod) -> None:
+        if not self.jobs[name].finished:
+            self.jobs[name] = replace(self.jobs[name], version=self.version(), pods=pods, ready=0)
+
+    def running(self) -> list[Job]:
+        return [job for job in self.jobs.values() if not job.finished]
+
+
+class Operator:
+    """`Engine` and `Reconciler` without I/O: the same order of effects, the same sight of the cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.seen: dict[str, Task] = {}
+        self.jobs: dict[str, Job] = {}
+        self.granted: set[str] = set()
+        self.turns: dict[str, Turn] = {}
+        self.sync()
+
+    def sync(self) -> None:
+        """A consistent list, as after the start."""
+        self.seen, self.jobs = dict(self.cluster.tasks), dict(self.cluster.jobs)
+
+    def watch(self, name: str) -> None:
+        """An event of one task or Job comes, late or twice; it shows the object as it is now."""
+        _show(self.cluster.tasks, self.seen, name)
+        _show(self.cluster.jobs, self.jobs, name)
+
+    def schedule(self) -> None:
+        candidates = []
+        for task in self.seen.values():
+            jobs = [job for job in self.jobs.values() if job.owner == task.uid]
+            stage = (
+                Stage.ACTIVE if task.name in self.granted else stage_of(task, jobs, self.cluster.now, POLICY)
+            )
+            source = task.spec.source
+            candidates.append(
+                Candidate(
+                    name=task.name,
+                    item=task.item,
+                    repository=task.repository,
+                    created=task.created,
+                    stage=stage,
+                    limit=LIMITS.of(source.host, source.repository),
+                    run=task.spec.run,
+                    priority=task.spec.priority,
+                )
+            )
+        planned = schedule(candidates, LIMITS.global_, self.cluster.now, aging=POLICY.aging)
+        self.granted.update(planned.start)
+        self.turns = {
+            name: Turn(position=coarse(place), after=planned.after.get(name))
+            for name, place in planned.positions.items()
+        }
+
+    def reconcile(self, name: str, dies_after: int = 99) -> None:
+        """One look at one task, cut off after so many effects (the process is killed)."""
+        task = self.seen.get(name)
+        if task is None:
+            return
+        jobs = {job.name: job for job in self.jobs.values() if job.owner == task.uid}
+        for attempt in task.status.attempts:
+            if attempt.outcome is None and attempt.job not in jobs and attempt.job in self.cluster.jobs:
+                jobs[attempt.job] = self.cluster.jobs[attempt.job]
+        turn = self.turns.get(name, Turn())
+        plan = decide(
+            task, list(jobs.values()), replace(turn, start=name in self.granted), self.cluster.now, POLICY
+        )
+        if plan.create is not None:
+            made = self.cluster.create_job(task, plan.create)
+            if dies_after == 0:
+                return
+            self.jobs[made.name] = jobs[made.name] = made
+            plan = decide(task, list(jobs.values()), Turn(), self.cluster.now, POLICY)
+        if plan.status is not None and not self._write(task, plan.status):
+            self.watch(name)
+            return
+        self.granted.discard(name)
+        if dies_after <= 1:
+            return
+        for job in plan.delete:
+            if job.name in self.cluster.jobs:
+                self.cluster.jobs[job.name] = replace(
+                    self.cluster.jobs[job.name], deleting=True, version=self.cluster.version()
+                )
+                self.watch(job.name)
+
+    def _write(self, task: Task, status: Status) -> bool:
+        known = self.cluster.tasks.get(task.name)
+        if known is None or known.version != task.version:
+            return False
+        self.cluster.tasks[task.name] = replace(known, status=status, version=self.cluster.version())
+        self.seen[task.name] = self.cluster.tasks[task.name]
+        return True
+
+    def later(self, seconds: float) -> None:
+        self.cluster.now += timedelta(seconds=seconds)
+
+
+def _show(theirs: dict[str, _T], ours: dict[str, _T], name: str) -> None:
+    if name in theirs:
+        ours[name] = theirs[name]
+    else:
+        ours.pop(name, None)

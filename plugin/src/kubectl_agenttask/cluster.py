@@ -1,0 +1,213 @@
+"""The requests to the API server, each with a timeout; its refusals become sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from coding_agent_core.agenttask import (
+    GROUP,
+    LABEL_ACTIVE,
+    LABEL_ITEM,
+    LABEL_TASK,
+    PLURAL,
+    VERSION,
+    labels_for,
+)
+from coding_agent_core.tasks import Item
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+from kubectl_agenttask.errors import DeniedError, PluginError, UnreachableError
+
+_TIMEOUT = 10
+"""Seconds for one request."""
+_PAGE = 500
+_IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+Body = dict[str, Any]
+
+
+class Cluster:
+    """AgentTasks, their pods and events. Methods raise `PluginError`."""
+
+    def __init__(self, api_client: Any, namespace: str) -> None:
+        self.namespace = namespace
+        self._tasks: Any = client.CustomObjectsApi(api_client)
+        self._core: Any = client.CoreV1Api(api_client)
+
+    @staticmethod
+    def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
+        """As kubectl does: the flags, else `KUBECONFIG`, else ~/.kube/config, else the pod's account.
+
+        Raises:
+            UnreachableError: there is no usable configuration.
+        """
+        named = kubeconfig or context or os.environ.get("KUBECONFIG")
+        if not named and not Path("~/.kube/config").expanduser().exists() and _IN_CLUSTER.exists():
+            settings = client.Configuration()
+            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            return Cluster(client.ApiClient(settings), namespace or _IN_CLUSTER.read_text().strip())
+        try:
+            api_client = config.new_client_from_config(  # type: ignore[no-untyped-call]
+                kubeconfig, context=context, persist_config=False
+            )
+            return Cluster(api_client, namespace or _own_namespace(kubeconfig, context))
+        except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+            raise UnreachableError(
+                f"no usable kubeconfig: {error}. Give --kubeconfig FILE (and --context NAME), or set "
+                "KUBECONFIG."
+            ) from error
+
+    def tasks(self, *, everywhere: bool, active: bool, repository: str | None) -> Iterator[Body]:
+        """The tasks, a page at a time."""
+        options: dict[str, Any] = {"limit": _PAGE, "_request_timeout": _TIMEOUT}
+        if active:
+            options["label_selector"] = f"{LABEL_ACTIVE}=true"
+        if repository:
+            options["field_selector"] = f"spec.source.repository={repository}"
+        while True:
+            with _sentences("list agenttasks"):
+                if everywhere:
+                    page = self._tasks.list_cluster_custom_object(GROUP, VERSION, PLURAL, **options)
+                else:
+                    page = self._tasks.list_namespaced_custom_object(*self._where, **options)
+            yield from page["items"]
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            options["_continue"] = token
+
+    def task(self, name: str) -> Body:
+        """A task by its name."""
+        with _sentences(f"get agenttask {name}", missing=self._no_task(name)):
+            found: Body = self._tasks.get_namespaced_custom_object(
+                *self._where, name, _request_timeout=_TIMEOUT
+            )
+        return found
+
+    def runs(self, item: Item) -> list[Body]:
+        """The tasks that carry the item's label, read consistently."""
+        selector = f"{LABEL_ITEM}={labels_for(item)[LABEL_ITEM]}"
+        with _sentences("list agenttasks"):
+            found = self._tasks.list_namespaced_custom_object(
+                *self._where, label_selector=selector, _request_timeout=_TIMEOUT
+            )
+        return list(found["items"])
+
+    def create(self, manifest: Body) -> None:
+        """Create a task."""
+        name = manifest["metadata"]["name"]
+        taken = (
+            f"{name} was made by someone else at this moment: look with `kubectl agenttask describe {name}`."
+        )
+        with _sentences(f"create agenttask {name}", conflict=taken):
+            self._tasks.create_namespaced_custom_object(
+                *self._where, manifest, field_manager="kubectl-agenttask", _request_timeout=_TIMEOUT
+            )
+
+    def patch_spec(self, name: str, **spec: Any) -> None:
+        """Change the spec of a task."""
+        with _sentences(f"patch agenttask {name}", missing=self._no_task(name)):
+            self._tasks.patch_namespaced_custom_object(
+                *self._where, name, {"spec": spec}, _request_timeout=_TIMEOUT
+            )
+
+    def pods(self, task: str) -> list[Body]:
+        """The pods of a task's attempts that are still there."""
+        with _sentences("list pods"):
+            found = self._core.list_namespaced_pod(
+                self.namespace,
+                label_selector=f"{LABEL_TASK}={task}",
+                _preload_content=False,
+                _request_timeout=_TIMEOUT,
+            )
+        return list(json.loads(found.data)["items"])
+
+    def events(self, task: str) -> list[Body]:
+        """The Kubernetes Events about a task, oldest first."""
+        with _sentences("list events"):
+            found = self._core.list_namespaced_event(
+                self.namespace,
+                field_selector=f"involvedObject.kind=AgentTask,involvedObject.name={task}",
+                _preload_content=False,
+                _request_timeout=_TIMEOUT,
+            )
+        events = list(json.loads(found.data)["items"])
+        return sorted(
+            events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or "")
+        )
+
+    def log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:
+        """A container's log as it comes; when following, until the container ends."""
+        with _sentences(f"read the log of pod {pod}", missing=f"pod {pod} is gone, and its log with it."):
+            answer = self._core.read_namespaced_pod_log(
+                pod,
+                self.namespace,
+                container=container,
+                follow=follow,
+                _preload_content=False,
+                # A container may be silent for as long as it likes.
+                _request_timeout=(_TIMEOUT, None if follow else _TIMEOUT),
+            )
+            yield from answer.stream(amt=None if follow else 65_536)
+
+    @property
+    def _where(self) -> tuple[str, str, str, str]:
+        return GROUP, VERSION, self.namespace, PLURAL
+
+    def _no_task(self, name: str) -> str:
+        return (
+            f"there is no agenttask {name} in namespace {self.namespace}: see `kubectl agenttask list`, "
+            "or `list -A` for all namespaces."
+        )
+
+
+def _own_namespace(kubeconfig: str | None, context: str | None) -> str:
+    contexts, current = config.list_kube_config_contexts(kubeconfig)  # type: ignore[no-untyped-call]
+    chosen = next((each for each in contexts if each["name"] == context), current)
+    return str(chosen["context"].get("namespace") or "default")
+
+
+@contextmanager
+def _sentences(what: str, *, missing: str | None = None, conflict: str | None = None) -> Iterator[None]:
+    try:
+        yield
+    except ApiException as error:
+        said = _said(error)
+        if error.status in (401, 403):
+            raise DeniedError(
+                f"the API server does not let you {what}: {said}. Ask for that right, or choose another "
+                "--context."
+            ) from error
+        if error.status == 404:
+            # Without the resource itself the server's answer is plain text.
+            unknown = "page not found" in said
+            hint = "this cluster knows no agenttasks: apply crds/agenttask.yaml, or choose another --context."
+            raise PluginError(hint if unknown or missing is None else missing) from error
+        if error.status == 409 and conflict:
+            raise PluginError(conflict) from error
+        raise PluginError(f"cannot {what}: the API server answers {error.status}: {said}") from error
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise UnreachableError(
+            f"cannot {what}: the API server does not answer ({_last(error)}). Is the cluster up, and the "
+            "context the right one?"
+        ) from error
+
+
+def _said(error: ApiException) -> str:
+    body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.strip()[:300] or str(error.reason)
+
+
+def _last(error: BaseException) -> str:
+    reason = getattr(error, "reason", None)
+    return str(reason or error)[:200]

@@ -1,0 +1,232 @@
+"""What each subcommand does: reads, decides, writes, tells."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO
+
+from coding_agent_core.agenttask import Spec, manifest, parse_spec
+from coding_agent_core.queues.kubernetes.facts import latest_of, runs_of
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
+from rich.console import Console
+
+from kubectl_agenttask import tables
+from kubectl_agenttask.attempts import attempt_of, choose, started, waiting_for
+from kubectl_agenttask.cluster import Body, Cluster
+from kubectl_agenttask.errors import DeniedError, PluginError
+from kubectl_agenttask.item_url import item_of
+from kubectl_agenttask.show import show_facts, show_table
+
+_POLL = 1.0
+"""Seconds between two looks at a pod that has not begun."""
+_LONGEST_WAIT = 600.0
+"""Seconds that `logs -f` waits for a pod to begin."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where commands read and write.
+
+    Attributes:
+        out: what is asked for.
+        notes: what is said beside it.
+        raw: where logs go, byte for byte.
+    """
+
+    cluster: Cluster
+    out: Console
+    notes: Console
+    raw: BinaryIO
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def list_tasks(session: Session, arguments: Namespace) -> None:
+    """`list`: a row for each task."""
+    found = list(
+        session.cluster.tasks(
+            everywhere=arguments.all_namespaces, active=arguments.active, repository=arguments.repo
+        )
+    )
+    where = "in any namespace" if arguments.all_namespaces else f"in namespace {session.cluster.namespace}"
+    if not found:
+        selected = " that match" if arguments.active or arguments.repo else ""
+        session.notes.print(f"No agenttasks{selected} {where}.")
+        return
+    now = session.clock()
+    if not arguments.all_namespaces:
+        show_table(session.out, tables.COLUMNS, tables.task_rows(found, now))
+        return
+    spaces = sorted({task["metadata"]["namespace"] for task in found})
+    rows = [
+        (space, *row)
+        for space in spaces
+        for row in tables.task_rows((t for t in found if t["metadata"]["namespace"] == space), now)
+    ]
+    show_table(session.out, ("NAMESPACE", *tables.COLUMNS), rows)
+
+
+def describe(session: Session, arguments: Namespace) -> None:
+    """`describe`: everything about one task."""
+    task, now = session.cluster.task(arguments.name), session.clock()
+    show_facts(session.out, tables.facts(task, now))
+    parts = [
+        ("Conditions", tables.CONDITIONS, tables.condition_rows(task, now)),
+        ("Attempts", tables.ATTEMPTS, tables.attempt_rows(task)),
+    ]
+    try:
+        events = session.cluster.events(arguments.name)
+    except DeniedError as error:
+        session.notes.print(f"Events are not shown: {error}")
+    else:
+        parts.append(("Events", tables.EVENTS, tables.event_rows(events, now)))
+    for title, columns, rows in parts:
+        if rows:
+            session.out.print(f"\n{title}:")
+            show_table(session.out, columns, rows)
+
+
+def logs(session: Session, arguments: Namespace) -> None:
+    """`logs`: what a container of an attempt says."""
+    pod = _pod(session, arguments)
+    name = pod["metadata"]["name"]
+    session.notes.print(f"Attempt {attempt_of(pod)}, pod {name}, container {arguments.container}:")
+    for chunk in session.cluster.log(name, arguments.container, follow=arguments.follow):
+        session.raw.write(chunk)
+        session.raw.flush()
+
+
+def _pod(session: Session, arguments: Namespace) -> Body:
+    """The pod whose log is meant, once it has one."""
+    end, said = session.monotonic() + _LONGEST_WAIT, ""
+    while True:
+        task = session.cluster.task(arguments.name)
+        pod = choose(session.cluster.pods(arguments.name), arguments.attempt)
+        if pod is not None and started(pod, arguments.container):
+            return dict(pod)
+        why = f"its pod waits: {waiting_for(pod)}" if pod is not None else _no_pod(task)
+        problem = f"{arguments.name} has no log yet or any more: {why}."
+        if not arguments.follow or _ended(task) or session.monotonic() > end:
+            hint = "" if arguments.follow or _ended(task) else " With -f this command waits."
+            raise PluginError(problem + hint)
+        if why != said:
+            session.notes.print(f"Waiting: {why}")
+            said = why
+        session.sleep(_POLL)
+
+
+def _no_pod(task: Body) -> str:
+    position = (task.get("status") or {}).get("queuePosition")
+    place = f", position {position}" if position else ""
+    ended = "; its pods are gone, read them in your log store" if _ended(task) else ""
+    return f"it is {tables.phase(task)}{place}, and has no pod{ended}"
+
+
+def cancel(session: Session, arguments: Namespace) -> None:
+    """`cancel`: ask a task to stop."""
+    task = _not_ended(session, arguments.name, "there is nothing to cancel")
+    if parse_spec(task).cancel:
+        session.notes.print(f"{arguments.name} is being cancelled already.")
+        return
+    session.cluster.patch_spec(arguments.name, cancel=True)
+    session.out.print(f"agenttask {arguments.name} is being cancelled")
+
+
+def suspend(session: Session, arguments: Namespace) -> None:
+    """`suspend`: let a task rest."""
+    _not_ended(session, arguments.name, "there is nothing to suspend")
+    session.cluster.patch_spec(arguments.name, suspend=True)
+    session.out.print(f"agenttask {arguments.name} suspended")
+
+
+def resume(session: Session, arguments: Namespace) -> None:
+    """`resume`: let it go on."""
+    _not_ended(session, arguments.name, f"`kubectl agenttask retry {arguments.name}` begins a new run")
+    session.cluster.patch_spec(arguments.name, suspend=False)
+    session.out.print(f"agenttask {arguments.name} resumed")
+
+
+def retry(session: Session, arguments: Namespace) -> None:
+    """`retry`: the next run of a task's item, with the same limits."""
+    spec = _readable(session.cluster.task(arguments.name))
+    request = TaskRequest(
+        item=spec.item, user=spec.user, title=spec.title, url=spec.url, trigger=_by_hand(session)
+    )
+    _start(
+        session,
+        request,
+        timeout_seconds=spec.timeout_seconds,
+        max_attempts=spec.max_attempts,
+        priority=spec.priority if arguments.priority is None else arguments.priority,
+    )
+
+
+def run(session: Session, arguments: Namespace) -> None:
+    """`run`: a task for an issue, pull request or merge request, without a label."""
+    request = TaskRequest(
+        item=item_of(arguments.url, arguments.project_id),
+        user=arguments.user,
+        url=arguments.url,
+        trigger=_by_hand(session),
+    )
+    _start(
+        session,
+        request,
+        timeout_seconds=arguments.timeout_seconds,
+        max_attempts=arguments.max_attempts,
+        priority=arguments.priority or 0,
+    )
+
+
+def _start(session: Session, request: TaskRequest, *, priority: int, **limits: int) -> None:
+    run_number, waits_for = _next_run(request.item, session.cluster.runs(request.item))
+    task: dict[str, Any] = manifest(request, run=run_number, uuid=new_uuid(), **limits)
+    if priority:
+        task["spec"]["priority"] = priority
+    session.cluster.create(task)
+    session.out.print(f"agenttask {task['metadata']['name']} created")
+    if waits_for:
+        session.notes.print(f"It begins when {waits_for}, which is being cancelled, has ended.")
+
+
+def _next_run(item: Item, listed: list[Body]) -> tuple[int, str | None]:
+    """The number of the next run by hand, and the run that must end before it."""
+    latest = latest_of(runs_of(item, listed))
+    if latest is None:
+        return 1, None
+    if latest.terminal:
+        return latest.run + 1, None
+    if latest.cancel_requested:
+        return latest.run + 1, latest.name
+    raise PluginError(
+        f"{latest.name} is at work on {item.display}: follow it with `kubectl agenttask logs -f {latest.name}`, "
+        f"or `kubectl agenttask cancel {latest.name}` first."
+    )
+
+
+def _by_hand(session: Session) -> Trigger:
+    return Trigger(origin=Origin.MANUAL, received_at=session.clock())
+
+
+def _not_ended(session: Session, name: str, hint: str) -> Body:
+    task = session.cluster.task(name)
+    if _ended(task):
+        raise PluginError(f"{name} has ended ({tables.phase(task)}): {hint}.")
+    return task
+
+
+def _ended(task: Body) -> bool:
+    latest = latest_of([task])
+    return latest is not None and latest.terminal
+
+
+def _readable(task: Body) -> Spec:
+    try:
+        return parse_spec(task)
+    except ValueError as error:
+        raise PluginError(f"{task['metadata']['name']} was stored by another release: {error}") from error

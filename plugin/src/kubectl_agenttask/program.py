@@ -1,0 +1,122 @@
+"""The command line: `kubectl agenttask COMMAND`. Exit status: 0, 1 (not as asked), 2, 75 or 77."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from kubectl_agenttask import commands
+from kubectl_agenttask.cluster import Cluster
+from kubectl_agenttask.errors import PluginError
+from kubectl_agenttask.show import console
+
+_EXAMPLES = """examples:
+  kubectl agenttask list --active
+  kubectl agenttask logs -f demo-issue-7-1a2b3c4d
+  kubectl agenttask run https://github.com/octo/demo/issues/7 --priority 10
+  kubectl agenttask run https://gitlab.com/group/project/-/issues/7 --project-id 4242
+"""
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    arguments = parser().parse_args(argv)
+    notes = console(sys.stderr)
+    try:
+        cluster = Cluster.connect(arguments.kubeconfig, arguments.context, arguments.namespace)
+        session = commands.Session(
+            cluster, console(sys.stdout), notes, sys.stdout.buffer, clock=lambda: datetime.now(UTC)
+        )
+        arguments.command(session, arguments)
+    except PluginError as error:
+        notes.print(f"error: {error}", style="red", soft_wrap=True)
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `… | head`: nobody reads on; Python must not try to flush at its end either.
+        sys.stdout = None
+        return 141
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    where = _where()
+    top = argparse.ArgumentParser(
+        prog="kubectl agenttask",
+        description="Tasks of the coding agent.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subcommands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: Callable[..., None], text: str, *, named: bool = True
+    ) -> argparse.ArgumentParser:
+        one = subcommands.add_parser(name, help=text, description=text, parents=[where])
+        one.set_defaults(command=command)
+        if named:
+            one.add_argument("name", metavar="NAME", help="name of the agenttask")
+        return one
+
+    listing = add("list", commands.list_tasks, "show tasks, the newest last", named=False)
+    listing.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
+    listing.add_argument("--active", action="store_true", help="only those that have not ended")
+    listing.add_argument("--repo", metavar="OWNER/REPO", help="only those of this repository")
+    add("describe", commands.describe, "show a task with its conditions, attempts and events")
+    log = add("logs", commands.logs, "show the log of an attempt")
+    log.add_argument("-f", "--follow", action="store_true", help="wait for it, and go on until it ends")
+    log.add_argument("--attempt", type=_positive, metavar="N", help="which attempt (default: the last)")
+    log.add_argument(
+        "--container",
+        choices=["agent", "workspace"],
+        default="agent",
+        help="whose log (default: %(default)s)",
+    )
+    add("cancel", commands.cancel, "stop a task; what it has done so far is pushed")
+    again = add("retry", commands.retry, "begin the next run of a task that has ended")
+    again.add_argument("--priority", type=_priority, help="higher goes first (default: as before)")
+    add("suspend", commands.suspend, "let a task rest until it is resumed")
+    add("resume", commands.resume, "let a suspended task go on")
+    _add_run(add("run", commands.run, "begin a task for an item, without a label", named=False))
+    return top
+
+
+def _where() -> argparse.ArgumentParser:
+    """The flags of kubectl that say where."""
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("-n", "--namespace", metavar="NS", help="default: that of the context")
+    where.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, else ~/.kube/config")
+    where.add_argument("--context", metavar="NAME", help="default: the kubeconfig's current context")
+    return where
+
+
+def _add_run(one: argparse.ArgumentParser) -> None:
+    one.add_argument("url", metavar="URL", help="address of the issue, pull request or merge request")
+    one.add_argument("--project-id", type=_positive, metavar="ID", help="GitLab: numeric id of the project")
+    one.add_argument("--user", default="", metavar="LOGIN", help="whose settings apply (default: nobody's)")
+    one.add_argument("--priority", type=_priority, help="-1000 to 1000, higher goes first (default: 0)")
+    one.add_argument("--timeout-seconds", type=_positive, default=3600, metavar="S", help="for one attempt")
+    one.add_argument("--max-attempts", type=_positive, default=3, metavar="N", help="default: %(default)s")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def _priority(text: str) -> int:
+    number = int(text)
+    if not -1000 <= number <= 1000:
+        raise argparse.ArgumentTypeError("a priority is between -1000 and 1000")
+    return number

@@ -1,0 +1,174 @@
+"""Tasks as rows of text. Pure: what is shown, not how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from coding_agent_core.tasks import parse_time
+
+Body = Mapping[str, Any]
+
+COLUMNS = ("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE", "REASON")
+CONDITIONS = ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE")
+ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "MESSAGE")
+EVENTS = ("TYPE", "REASON", "AGE", "MESSAGE")
+
+
+def plain(text: object) -> str:
+    """Text of strangers (titles, messages) on one line, without control characters that a terminal obeys."""
+    return "".join(each if each.isprintable() else " " for each in str(text))
+
+
+def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
+    """A row for each task, oldest first, of `COLUMNS`."""
+    ordered = sorted(tasks, key=lambda task: (_text(task, "metadata", "creationTimestamp"), _name(task)))
+    return [
+        (
+            _name(task),
+            _text(task, "spec", "source", "repository"),
+            item_mark(task),
+            phase(task),
+            _text(task, "status", "attempt"),
+            _text(task, "status", "result", "pullRequestURL"),
+            age(_text(task, "metadata", "creationTimestamp"), now),
+            _text(task, "status", "reason"),
+        )
+        for task in ordered
+    ]
+
+
+def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
+    """What `describe` says above its tables: name and value, without what is empty."""
+    spec, created = task.get("spec") or {}, _text(task, "metadata", "creationTimestamp")
+    reason, position = _text(task, "status", "reason"), _text(task, "status", "queuePosition")
+    labeled, usage = _text(task, "spec", "trigger", "labeledAt"), _at(task, "status", "result", "usage")
+    pairs = [
+        ("Name", _name(task)),
+        ("Namespace", _text(task, "metadata", "namespace")),
+        ("Item", f"{_text(task, 'spec', 'source', 'repository')}{item_mark(task)}"),
+        ("Title", _text(task, "spec", "title")),
+        ("URL", _text(task, "spec", "url")),
+        ("Phase", phase(task) + (f" ({reason})" if reason and reason != phase(task) else "")),
+        ("Position", position),
+        ("Run", _text(task, "spec", "run")),
+        ("Attempt", _text(task, "status", "attempt")),
+        ("Next attempt", _text(task, "status", "nextAttemptTime")),
+        ("User", _text(task, "spec", "user")),
+        ("Origin", _text(task, "spec", "trigger", "origin") + (f", labeled at {labeled}" if labeled else "")),
+        ("Created", f"{created} ({age(created, now)} ago)" if created else ""),
+        ("Priority", str(spec.get("priority") or "")),
+        ("Cancel", "requested" if spec.get("cancel") else ""),
+        ("Suspend", "yes" if spec.get("suspend") else ""),
+        ("Branch", _text(task, "status", "result", "branch")),
+        ("Pull request", _text(task, "status", "result", "pullRequestURL")),
+        ("Summary", _text(task, "status", "result", "summary")),
+        ("Usage", _usage(usage) if isinstance(usage, Mapping) else ""),
+    ]
+    return [(name, value) for name, value in pairs if value]
+
+
+def condition_rows(task: Body, now: datetime) -> list[tuple[str, ...]]:
+    """Rows of `CONDITIONS`."""
+    return [
+        (
+            _text(each, "type"),
+            _text(each, "status"),
+            _text(each, "reason"),
+            age(_text(each, "lastTransitionTime"), now),
+            _text(each, "message"),
+        )
+        for each in _list(task, "conditions")
+    ]
+
+
+def attempt_rows(task: Body) -> list[tuple[str, ...]]:
+    """Rows of `ATTEMPTS`."""
+    return [
+        (
+            _text(each, "number"),
+            _text(each, "outcome") or "running",
+            _text(each, "reason"),
+            _text(each, "startTime"),
+            _between(each.get("startTime"), each.get("completionTime")),
+            _text(each, "message"),
+        )
+        for each in _list(task, "attempts")
+    ]
+
+
+def event_rows(events: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
+    """Rows of `EVENTS`."""
+    return [
+        (
+            _text(each, "type"),
+            _text(each, "reason"),
+            age(_text(each, "lastTimestamp") or _text(each, "eventTime"), now),
+            _text(each, "message"),
+        )
+        for each in events
+    ]
+
+
+def phase(task: Body) -> str:
+    """The phase; a task that no operator has seen yet is `New`."""
+    return _text(task, "status", "phase") or "New"
+
+
+def item_mark(task: Body) -> str:
+    """`#7`, or `!7` for a merge request."""
+    mark = "!" if _text(task, "spec", "taskKey", "type") == "gitlab_merge_request" else "#"
+    return f"{mark}{_text(task, 'spec', 'source', 'number')}"
+
+
+def age(moment: str, now: datetime) -> str:
+    """How long ago, in kubectl's manner: `12s`, `5m`, `3h`, `2d`."""
+    then = parse_time(moment)
+    return "" if then is None else span((now - then).total_seconds())
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two greatest units at most where it is short, else in one."""
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
+    if whole < 120:
+        return f"{whole}s"
+    if minutes < 10:
+        return f"{minutes}m{whole % 60}s" if whole % 60 else f"{minutes}m"
+    if hours < 3:
+        return f"{minutes}m"
+    if days < 2:
+        return f"{hours}h"
+    return f"{days}d"
+
+
+def _between(start: object, end: object) -> str:
+    begun, ended = parse_time(start), parse_time(end)
+    return span((ended - begun).total_seconds()) if begun and ended else ""
+
+
+def _usage(usage: Mapping[str, Any]) -> str:
+    tokens = f"{usage.get('requests', 0)} requests, {usage.get('inputTokens', 0)} tokens in, "
+    cost = f", {usage['cost']}" if usage.get("cost") else ""
+    return plain(f"{tokens}{usage.get('outputTokens', 0)} out{cost}")
+
+
+def _name(task: Body) -> str:
+    return _text(task, "metadata", "name")
+
+
+def _at(body: Any, *path: str) -> Any:
+    for key in path:
+        body = body.get(key) if isinstance(body, Mapping) else None
+    return body
+
+
+def _text(body: Body, *path: str) -> str:
+    value = _at(body, *path)
+    return "" if value is None else plain(value)
+
+
+def _list(task: Body, name: str) -> list[Body]:
+    found = _at(task, "status", name)
+    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []

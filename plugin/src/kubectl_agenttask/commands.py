@@ -204,8 +204,8 @@ def _next_run(item: Item, listed: list[Body]) -> tuple[int, str | None]:
     if latest.cancel_requested:
         return latest.run + 1, latest.name
     raise PluginError(
-        f"{latest.name} is at work on {item.display}: follow it with `kubectl agenttask logs -f {latest.name}`, "
-        f"or `kubectl agenttask cancel {latest.name}` first."
+        f"{latest.name} is at work on {item.display}: follow it with "
+        f"`kubectl agenttask logs -f {latest.name}`, or `kubectl agenttask cancel {latest.name}` first."
     )
 
 

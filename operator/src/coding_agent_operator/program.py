@@ -8,13 +8,12 @@ import kopf
 from coding_agent_core.logs import configure
 from coding_agent_core.settings.model import Logging
 
-from coding_agent_operator import handlers
+from coding_agent_operator import handlers  # noqa: F401 - it registers kopf's handlers
 from coding_agent_operator.settings import OperatorSettings
 
 
 async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> None:
     """Run until `stop` is set, or (where that is `None`) until SIGTERM or SIGINT."""
-    handlers.configure(kopf.OperatorSettings())  # a wrong setting fails here, not in a log line
     await kopf.operator(
         memo=kopf.Memo(settings=settings),
         namespaces=[settings.namespace],

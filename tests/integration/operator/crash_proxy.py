@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 
 import aiohttp
+import yaml
 from aiohttp import web
 
 _PASSED_ON = ("Authorization", "Content-Type", "Accept")
+
+
+def proxy_of(kubeconfig: Path) -> CrashProxy:
+    """A proxy to the API server of a kubeconfig."""
+    cluster = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
+    return CrashProxy(cluster["server"], base64.b64decode(cluster["certificate-authority-data"]).decode())
 
 
 class CrashProxy:
@@ -21,6 +30,7 @@ class CrashProxy:
 
     Attributes:
         requests: method and path of every request since `arm`.
+        deaf: watches stay open and show nothing any more.
     """
 
     def __init__(self, upstream: str, authority: str) -> None:
@@ -35,6 +45,7 @@ class CrashProxy:
         self._pid: Callable[[], int] = lambda: 0
         self._fatal = 0
         self.requests: list[str] = []
+        self.deaf = False
         self.killed = threading.Event()
 
     def __enter__(self) -> CrashProxy:
@@ -95,7 +106,8 @@ class CrashProxy:
             await response.prepare(request)
             try:
                 async for chunk in answer.content.iter_any():
-                    await response.write(chunk)
+                    if not self.deaf:
+                        await response.write(chunk)
             except (aiohttp.ClientError, ConnectionError):
                 pass
             return response

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import os
@@ -20,7 +19,7 @@ import yaml
 from coding_agent_core.outcome import Reason
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.integration.operator.crash_proxy import CrashProxy
+from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, reported
 from tests.integration.operator.world import QUICK, World, account
 
@@ -72,9 +71,7 @@ class Stage:
         self.world = World(plane, namespace)
         self._zygote = zygote
         self._numbers = itertools.count(1)
-        cluster = yaml.safe_load(plane.kubeconfig.read_text())["clusters"][0]["cluster"]
-        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        self.proxy = CrashProxy(cluster["server"], authority)
+        self.proxy = proxy_of(plane.kubeconfig)
         self.proxy.__enter__()
         kubeconfig = account(plane, namespace, folder, self.proxy.url)
         config = folder / f"{namespace}.yaml"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import yaml
 from coding_agent_cluster.wait import until
 from coding_agent_core import agenttask
@@ -62,7 +64,11 @@ class OperatorProcess:
     """The operator as a user runs it."""
 
     def __init__(self, kubeconfig: Path, namespace: str, folder: Path, settings: dict[str, Any]) -> None:
-        operator = {**QUICK, "namespace": namespace, **settings.get("operator", {})}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        own = {"http_port": self.port, "namespace": namespace}
+        operator = {**QUICK, **own, **settings.get("operator", {})}
         self._config = folder / f"config-{os.urandom(3).hex()}.yaml"
         self._config.write_text(yaml.safe_dump({**settings, "operator": operator}))
         self._log = folder / "operator.log"
@@ -72,6 +78,14 @@ class OperatorProcess:
             "CONFIG_FILE": str(self._config),
         }
         self._process: subprocess.Popen[bytes] | None = None
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """GET from its HTTP server: status and text; 0 while nobody listens."""
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5, trust_env=False)
+        except httpx.TransportError:
+            return 0, ""
+        return answer.status_code, answer.text
 
     def start(self) -> OperatorProcess:
         with self._log.open("ab") as log:

@@ -1,0 +1,104 @@
+"""The operator as its own operators see it: probes, metrics, restarts of what it stands on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from coding_agent_core.outcome import Reason
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
+from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, reported
+from tests.integration.operator.world import OperatorProcess, World, account
+
+Start = Callable[..., OperatorProcess]
+
+
+@pytest.fixture
+def proxy(world: World) -> Iterator[CrashProxy]:
+    with proxy_of(world.plane.kubeconfig) as made:
+        yield made
+
+
+def test_metrics_tell_what_happened(world: World, pods: PodDriver, operator: Start) -> None:
+    outcomes = {"1": reported(Reason.MODEL_UNAVAILABLE), "2": DONE}
+    pods.script = lambda job: outcomes[job[-1]]
+    process = operator()
+    world.until_phase(world.create(7), "Succeeded")
+    assert process.probe("/readyz") == (200, "ok")
+    assert process.probe("/livez") == (200, "ok")
+    status, text = process.probe("/metrics")
+    assert status == 200
+
+    def value(name: str) -> float:
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        assert found, f"{name} is missing"
+        return float(found.group(1))
+
+    assert value('coding_agent_attempts_total{outcome="Failed",reason="ModelUnavailable"}') == 1
+    assert value('coding_agent_attempts_total{outcome="Succeeded",reason="Completed"}') == 1
+    assert value('coding_agent_tasks_ended_total{phase="Succeeded",reason="Completed"}') == 1
+    assert value("coding_agent_retries_total") == 1
+    assert value("coding_agent_queue_wait_seconds_count") == 1
+    assert value('coding_agent_attempt_duration_seconds_count{outcome="Failed"}') == 1
+    assert value('coding_agent_api_requests_total{status="201",verb="POST"}') > 2
+    assert value("coding_agent_reconcile_errors_total") >= 0
+    assert value("coding_agent_reconcile_duration_seconds_count") > 2
+    assert 'coding_agent_tasks{phase="Running"}' in text
+
+
+def test_a_dead_watch_is_noticed_and_work_goes_on_all_the_same(
+    world: World, pods: PodDriver, proxy: CrashProxy, tmp_path: Path
+) -> None:
+    kubeconfig = account(world.plane, world.namespace, tmp_path, proxy.url)
+    settings = {"operator": {"resync_interval": 1.0}}
+    process = OperatorProcess(kubeconfig, world.namespace, tmp_path, settings).start()
+    try:
+        pods.script = lambda _: RUNS
+        world.until_phase(world.create(7), "Running")
+        assert process.probe("/livez") == (200, "ok")
+        proxy.deaf = True
+        pods.script = lambda _: DONE
+        other = world.create(8)
+        world.until("liveness", lambda: process.probe("/livez") == (503, "a watch is dead") or None)
+        world.until_phase(other, "Succeeded")
+    finally:
+        process.stop()
+
+
+def test_the_api_server_is_killed_and_comes_back(
+    world: World, chaos_plane: PlaneUnderTest, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: RUNS
+    process = operator()
+    running = world.create(7)
+    world.until_phase(running, "Running")
+    chaos_plane.kill("kube-apiserver")
+    chaos_plane.start("kube-apiserver")
+    pods.script = lambda _: DONE
+    waiting = world.create(8)
+    world.until_phase(waiting, "Succeeded", timeout=60)
+    world.plane.kubectl("-n", world.namespace, "annotate", "pods", "--all", "look=again")
+    world.until_phase(running, "Succeeded", timeout=30)
+    assert process.probe("/livez")[0] == 200
+    assert process.stop() == 0
+
+
+def test_a_refusal_is_told_and_does_not_block_others(world: World, pods: PodDriver, operator: Start) -> None:
+    """A quota lets no Job in; a limit of one must not be held by the task that was refused."""
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
+    world.plane.core.create_namespaced_resource_quota(world.namespace, quota)
+    world.until(
+        "the quota is in force",
+        lambda: world.plane.core.read_namespaced_resource_quota("none", world.namespace).status.hard,
+    )
+    operator(limits={"global": 1})
+    first, second = world.create(7), world.create(8, repository="octo/other")
+    for name in (first, second):
+        world.until("told", lambda name=name: "Refused" in world.events(name) or None)  # type: ignore[misc]
+    world.plane.core.delete_namespaced_resource_quota("none", world.namespace)
+    for name in (first, second):
+        world.until_phase(name, "Succeeded", timeout=60)

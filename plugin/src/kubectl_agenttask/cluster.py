@@ -27,6 +27,8 @@ from kubectl_agenttask.errors import DeniedError, PluginError, UnreachableError
 
 _TIMEOUT = 10
 """Seconds for one request."""
+_SILENCE = 86_400
+"""Seconds for which a container that is followed may say nothing."""
 _PAGE = 500
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -152,10 +154,9 @@ class Cluster:
                 container=container,
                 follow=follow,
                 _preload_content=False,
-                # A container may be silent for as long as it likes.
-                _request_timeout=(_TIMEOUT, None if follow else _TIMEOUT),
+                _request_timeout=(_TIMEOUT, _SILENCE if follow else _TIMEOUT),
             )
-            yield from answer.stream(amt=None if follow else 65_536)
+            yield from answer.stream(65_536)
 
     @property
     def _where(self) -> tuple[str, str, str, str]:

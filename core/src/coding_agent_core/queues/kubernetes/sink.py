@@ -22,7 +22,7 @@ from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
 _logger = logging.getLogger("coding_agent.queue")
 _T = TypeVar("_T")
 
-BUDGET = 4.5
+BUDGET = 4.0
 """Seconds for one submission or withdrawal, all tries together: the forge has its answer within 5."""
 REQUEST_TIMEOUT = 2.0
 """Seconds for one request to the API server."""

@@ -6,10 +6,11 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import paths, standalone
+from coding_agent_cluster import network, paths, standalone
 from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_cluster.processes import fingerprint
 from coding_agent_cluster.wait import until
@@ -197,6 +198,16 @@ def test_up_twice_keeps_what_runs_and_starts_what_does_not(
     assert second.network == first.network
     assert second.processes.pid("etcd") == pids["etcd"]
     assert second.processes.pid("kube-apiserver") not in (None, pids["kube-apiserver"])
+
+
+def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(
+    control_plane: PlaneUnderTest, roots: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = network.loopback_network()
+    taken = replace(free, api_port=control_plane.plane.network.api_port)
+    networks = iter([taken, free])
+    monkeypatch.setattr(standalone, "loopback_network", lambda: next(networks))
+    assert standalone.up(roots[0]).network == free
 
 
 def test_what_a_killed_test_run_left_is_swept(control_plane: PlaneUnderTest, roots: list[Path]) -> None:

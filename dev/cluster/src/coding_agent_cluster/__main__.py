@@ -37,13 +37,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did what it says, 1 with a sentence on standard error otherwise."""
+    """Run one command; 0 when it did what it says, else a sentence on standard error."""
     options = parser().parse_args(arguments)
     try:
         COMMANDS[options.command](options)
-    except ClusterError as error:
+    except (ClusterError, OSError) as error:
         note(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        note("interrupted; the same command goes on where this one was")
+        return 130
     return 0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fixtures import cluster
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def run(tmp_path: Path, source: str, plugin: str, **environment: str) -> str:

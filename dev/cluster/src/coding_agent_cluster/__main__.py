@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from coding_agent_cluster import base_image, build, cluster, images, parts, paths, sandbox, standalone
 from coding_agent_cluster.errors import ClusterError, MachineError
-from coding_agent_cluster.progress import note, step
+from coding_agent_cluster.progress import note
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,10 +83,10 @@ def _images(options: argparse.Namespace) -> None:
     found = cluster.find(options.name)
     running = found is not None and sandbox.is_up(found.processes)
     for image in images.project_images():
-        folder = images.make(image)
         if found is not None and running:
-            with step(f"hand {image.name} to the node"):
-                found.node.import_built(folder, image.name)
+            found.provide(image)
+        else:
+            images.make(image)
         print(image.name)
     if not running:
         note(f"The cluster {options.name} is not running: the images are built, no node has them yet.")

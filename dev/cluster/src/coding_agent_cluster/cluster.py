@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from coding_agent_cluster import apt, build, cgroups, parts, paths, sandbox, state, system_images
+from coding_agent_cluster import apt, build, cgroups, images, parts, paths, sandbox, state, system_images
 from coding_agent_cluster.access import Access
 from coding_agent_cluster.control_plane import ControlPlane
 from coding_agent_cluster.errors import ClusterError, MachineError
@@ -67,6 +67,19 @@ class Cluster:
         if name not in (*PLANE_NAMES, *NODE_NAMES):
             raise ClusterError(f"no part {name!r}; the parts are: {', '.join((*PLANE_NAMES, *NODE_NAMES))}")
         (self.plane if name in PLANE_NAMES else self.node).kill(name)
+
+    def provide(self, image: images.Image) -> None:
+        """Build an image and give it to the node.
+
+        Raises:
+            ClusterError: a step of its Dockerfile failed.
+        """
+
+        def hand_over(layout: Path) -> None:
+            with step(f"hand {image.name} to the node"):
+                self.node.import_built(layout, image.name)
+
+        images.make(image, hand_over)
 
     def whole(self) -> None:
         """Start whatever does not run, and wait until all is ready."""

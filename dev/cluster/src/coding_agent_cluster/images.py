@@ -1,6 +1,7 @@
 """The project's images: built from the Dockerfiles at the top of the repository, handed to the node."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +40,10 @@ def layout_folder() -> Path:
     return paths.cache_root() / "images" / "layout"
 
 
-def make(image: Image) -> Path:
-    """Build an image and export it; returns the layout that has it.
+def make(image: Image, hand_over: Callable[[Path], None] = lambda _: None) -> None:
+    """Build an image, export it, and call ``hand_over`` with the OCI layout that has it.
+
+    All of it under one lock: another checkout may build an image of the same name at the same time.
 
     ``BASE_IMAGE`` names another base than the one made here, such as the public ``python:3.13-slim`` where
     its registry can be reached.
@@ -58,4 +61,4 @@ def make(image: Image) -> Path:
             fast = ["--compression-format=gzip", "--compression-level=1"]
             buildah("push", *fast, image.name, f"oci:{folder}:{image.name}", timeout=300)
         layout.prune(folder)
-    return folder
+        hand_over(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, parse_spec
@@ -123,12 +122,11 @@ async def test_a_task_without_its_labels_is_found_by_its_name(
     assert list(place.tasks()) == [name]
 
 
-def test_the_poller_keeps_its_tasks_there_too(
-    place: Place, start_system: StartSystem, tmp_path: Path
-) -> None:
-    system = start_system("github", [])
+def test_the_poller_keeps_its_tasks_there_too(place: Place, start_system: StartSystem) -> None:
+    # What is written in the configuration wins over the pod's own namespace.
+    system = start_system("github", [], queue={"kubernetes": {"namespace": place.namespace}})
     system.put_label(1)
-    environment = place.environment(place.account())
+    environment = place.environment(place.account()) | {"POD_NAMESPACE": "elsewhere"}
     for _ in range(2):
         program = system.start("--mode", "producer", GITHUB_PERSONAL_ACCESS_TOKEN=BOT_TOKEN, **environment)
         assert program.process.wait(60) == 0, program.text()

@@ -26,7 +26,7 @@ _RETRY_S = 1.0
 
 
 class Resync:
-    """Lists what is active, adopts what lost its label, notices a dead watch."""
+    """Lists what is active, notices a dead watch."""
 
     def __init__(self, engine: Engine, cluster: Cluster) -> None:
         self._engine = engine
@@ -56,7 +56,6 @@ class Resync:
             ApiError: the API server did not answer.
         """
         engine = self._engine
-        await self._adopt()
         tasks, task_version = await self._cluster.list_tasks(ACTIVE)
         jobs, job_version = await self._cluster.list_jobs(ACTIVE)
         behind = engine.tasks.still_missed(self._missed_tasks) | engine.jobs.still_missed(self._missed_jobs)
@@ -71,20 +70,6 @@ class Resync:
             engine.synced.set()
         engine.touch_all()
         await self._warn_of_orphans()
-
-    async def _adopt(self) -> None:
-        """Label tasks that have not ended and lack the label: made by hand, or edited by hand."""
-        bodies, _ = await self._cluster.list_tasks(_INACTIVE, _NOT_ENDED)
-        for body in bodies:
-            try:
-                task = read_task(body)
-            except UnreadableTaskError as error:
-                _logger.warning("%s", error)
-                continue
-            # One whose conditions say that it has ended is adopted too: its phase is wrong and is put right.
-            labelled = await self._cluster.label_task(task, task.missing_labels)
-            if labelled is not None:
-                _logger.info("Adopted task %s, which lacked the label %s", task.name, LABEL_ACTIVE)
 
     async def _warn_of_orphans(self) -> None:
         """Jobs of ours without a task are left alone; a person is told."""
@@ -105,7 +90,10 @@ class Resync:
 
 
 class Sweep:
-    """Deletes the tasks that ended long ago, a page at a time."""
+    """The rare looks at what is not active: adopts what lost its label, deletes what ended long ago.
+
+    The server goes through every task that ever ran for it (10,000: some two seconds), so it is done rarely.
+    """
 
     def __init__(
         self, cluster: Cluster, *, keep: float, interval: float, now: Callable[[], datetime]
@@ -119,12 +107,31 @@ class Sweep:
         """Sweep at every interval."""
         while True:
             try:
+                await self.adopt()
                 deleted = await self.once()
                 if deleted:
                     _logger.info("Deleted %d tasks that ended more than %s ago", deleted, self._keep)
             except ApiError as error:
                 _logger.warning("Ended tasks could not be swept: %s", error)
             await asyncio.sleep(self._interval)
+
+    async def adopt(self) -> None:
+        """Label tasks that have not ended and lack the label: made by hand, or edited by hand.
+
+        Raises:
+            ApiError: the API server did not answer.
+        """
+        bodies, _ = await self._cluster.list_tasks(_INACTIVE, _NOT_ENDED)
+        for body in bodies:
+            try:
+                task = read_task(body)
+            except UnreadableTaskError as error:
+                _logger.warning("%s", error)
+                continue
+            # One whose conditions say that it has ended is adopted too: its phase is wrong and is put right.
+            labelled = await self._cluster.label_task(task, task.missing_labels)
+            if labelled is not None:
+                _logger.info("Adopted task %s, which lacked the label %s", task.name, LABEL_ACTIVE)
 
     async def once(self) -> int:
         """Delete what is due; how many.

@@ -98,6 +98,12 @@ class OperatorProcess:
             )
         return self
 
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it; its exit status."""
         assert self._process is not None
@@ -114,6 +120,19 @@ class OperatorProcess:
         return self._log.read_text()
 
 
+def task_body(number: int, *, repository: str = "octo/demo", run: int = 1) -> dict[str, Any]:
+    """An AgentTask as the receiver makes it for a labeled issue."""
+    owner, repo = repository.split("/")
+    item = Item(
+        host="github.com",
+        repository=repository,
+        key=GitHubIssueKey(owner=owner, repo=repo, number=number),
+    )
+    now = datetime.now(UTC)
+    request = TaskRequest(item=item, user="alice", trigger=Trigger(origin=Origin.WEBHOOK, received_at=now))
+    return agenttask.manifest(request, run=run, uuid="u", timeout_seconds=600, max_attempts=3)
+
+
 class World:
     """What a test does and sees."""
 
@@ -124,17 +143,7 @@ class World:
 
     def create(self, number: int, *, repository: str = "octo/demo", run: int = 1, **spec: Any) -> str:
         """Label an issue: the AgentTask as the receiver makes it; its name."""
-        owner, repo = repository.split("/")
-        item = Item(
-            host="github.com",
-            repository=repository,
-            key=GitHubIssueKey(owner=owner, repo=repo, number=number),
-        )
-        now = datetime.now(UTC)
-        request = TaskRequest(
-            item=item, user="alice", trigger=Trigger(origin=Origin.WEBHOOK, received_at=now)
-        )
-        body = agenttask.manifest(request, run=run, uuid="u", timeout_seconds=600, max_attempts=3)
+        body = task_body(number, repository=repository, run=run)
         body["spec"].update(spec)
         self.plane.custom.create_namespaced_custom_object(*self._place, body, _request_timeout=10)
         return str(body["metadata"]["name"])

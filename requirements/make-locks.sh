@@ -8,7 +8,7 @@ lock() { # NAME FILE...
         --no-emit-package coding-agent-receiver --no-emit-package coding-agent-operator \
         --no-emit-package coding-agent-consumer --no-emit-package coding-agent-user-config \
         --no-emit-package coding-agent-forge --no-emit-package coding-agent-model \
-        --no-emit-package coding-agent-demo --no-emit-package coding-agent-cluster \
+        --no-emit-package kubectl-agenttask --no-emit-package coding-agent-demo --no-emit-package coding-agent-cluster \
         --no-header --no-annotate --output-file "requirements/$name.txt" "$@"
 }
 lock receiver receiver/pyproject.toml
@@ -16,4 +16,5 @@ lock operator operator/pyproject.toml
 lock consumer consumer/pyproject.toml
 lock user-config user-config/pyproject.toml
 lock demo receiver/pyproject.toml consumer/pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
+lock plugin plugin/pyproject.toml
 lock dev pyproject.toml dev/*/pyproject.toml --group dev

@@ -12,9 +12,8 @@ lock() { # NAME FILE...
         --no-header --no-annotate --output-file "requirements/$name.txt" "$@"
 }
 lock receiver receiver/pyproject.toml
-lock operator operator/pyproject.toml
+lock operator operator/pyproject.toml plugin/pyproject.toml
 lock consumer consumer/pyproject.toml
 lock user-config user-config/pyproject.toml
 lock demo receiver/pyproject.toml consumer/pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
-lock plugin plugin/pyproject.toml
 lock dev pyproject.toml dev/*/pyproject.toml --group dev

@@ -1,0 +1,141 @@
+"""`kubectl agenttask` against a real API server, each command with its answers and refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.integration.kubernetes_store.place import Place
+from tests.integration.plugin.conftest import Plugin
+
+ISSUE = "https://github.com/octo/demo/issues/7"
+
+
+@pytest.fixture
+def task(plugin: Plugin) -> str:
+    """A task for issue 7 of octo/demo."""
+    return plugin("run", ISSUE, "--user", "alice", "--priority", "10").out.split()[1]
+
+
+def test_run_makes_the_task_that_a_label_would(place: Place, task: str) -> None:
+    spec = place.task(task)["spec"]
+    assert spec["source"] == {
+        "platform": "github",
+        "host": "github.com",
+        "repository": "octo/demo",
+        "kind": "issue",
+        "number": 7,
+    }
+    assert (spec["trigger"]["origin"], spec["user"], spec["priority"]) == ("manual", "alice", 10)
+    assert (spec["url"], spec["run"]) == (ISSUE, 1)
+
+
+def test_run_for_gitlab_wants_the_projects_id(place: Place, plugin: Plugin) -> None:
+    url = "https://gitlab.com/group/project/-/merge_requests/7"
+    assert "--project-id" in plugin("run", url, status=2).err
+    name = plugin("run", url, "--project-id", "4242").out.split()[1]
+    key = {"type": "gitlab_merge_request", "project_id": 4242, "mr_iid": 7}
+    assert place.task(name)["spec"]["taskKey"] == key
+
+
+def test_one_run_of_an_item_at_a_time(place: Place, plugin: Plugin, task: str) -> None:
+    for command in (["run", ISSUE], ["retry", task]):
+        refusal = plugin(*command, status=1).err
+        assert f"{task} is at work on octo/demo#7" in refusal
+        assert f"kubectl agenttask cancel {task}" in refusal
+    assert list(place.tasks()) == [task]
+
+
+def test_retry_is_the_next_run_with_the_same_limits(place: Place, plugin: Plugin, task: str) -> None:
+    place.end(task, succeeded=False)
+    assert plugin("retry", task).out == f"agenttask {task}-r2 created\n"
+    first, second = place.task(task)["spec"], place.task(f"{task}-r2")["spec"]
+    same = ("source", "taskKey", "user", "url", "timeoutSeconds", "maxAttempts", "priority")
+    assert {key: second[key] for key in same} == {key: first[key] for key in same}
+    assert (second["run"], second["trigger"]["origin"]) == (2, "manual")
+    assert second["uuid"] != first["uuid"]
+    # Of whichever run one asks: the item has one run at a time.
+    assert f"{task}-r2 is at work" in plugin("retry", task, status=1).err
+
+
+def test_cancel_then_retry_waits_for_the_end(place: Place, plugin: Plugin, task: str) -> None:
+    assert plugin("cancel", task).out == f"agenttask {task} is being cancelled\n"
+    assert place.task(task)["spec"]["cancel"] is True
+    assert "already" in plugin("cancel", task).err
+    said = plugin("retry", task)
+    assert f"It begins when {task}, which is being cancelled, has ended." in said.err
+    assert f"{task}-r2" in place.tasks()
+
+
+def test_suspend_and_resume(place: Place, plugin: Plugin, task: str) -> None:
+    plugin("suspend", task)
+    assert place.task(task)["spec"]["suspend"] is True
+    plugin("resume", task)
+    assert place.task(task)["spec"]["suspend"] is False
+
+
+@pytest.mark.parametrize("command", ["cancel", "suspend", "resume"])
+def test_what_has_ended_is_left_alone(place: Place, plugin: Plugin, task: str, command: str) -> None:
+    place.end(task, succeeded=True)
+    before = place.task(task)
+    assert "has ended" in plugin(command, task, status=1).err
+    assert place.task(task) == before
+
+
+def test_list_selects_and_shows_a_line_each(place: Place, plugin: Plugin, task: str) -> None:
+    other = plugin("run", "https://github.com/octo/other/pull/8").out.split()[1]
+    place.plane.kubectl("-n", place.namespace, "label", "agenttask", other, "coding-agent.dev/active-")
+
+    def names(*arguments: str, **options: bool) -> set[str]:
+        header, *rows = plugin("list", *arguments, **options).out.splitlines()
+        assert header.split()[-7:] == ["REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE", "REASON"]
+        return {row.split()[1 if "-A" in arguments else 0] for row in rows}
+
+    assert names() == {task, other}
+    assert names("--active") == {task}
+    assert names("--repo", "octo/other") == {other}
+    assert {task, other} <= names("-A", namespaced=False)
+    assert plugin("list", "--repo", "octo/none").err.strip().startswith("No agenttasks that match")
+
+
+def test_describe_shows_conditions_attempts_and_events(place: Place, plugin: Plugin, task: str) -> None:
+    place.end(task, succeeded=True)
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "e", "namespace": place.namespace},
+        "involvedObject": {"kind": "AgentTask", "name": task, "namespace": place.namespace},
+        "type": "Normal",
+        "reason": "AttemptStarted",
+        "message": "Job created",
+        "lastTimestamp": "2026-11-25T12:00:00Z",
+    }
+    place.plane.apply(event)
+    out = plugin("describe", task).out
+    for text in ("octo/demo#7", "Conditions:", "Acknowledged", "Events:", "AttemptStarted", "Job created"):
+        assert text in out
+
+
+def test_what_is_not_there_or_not_allowed_names_the_remedy(place: Place, plugin: Plugin) -> None:
+    assert "kubectl agenttask list" in plugin("describe", "none", status=1).err
+    assert "list -A" in plugin("cancel", "none", status=1).err
+    denied = plugin("describe", "none", "--kubeconfig", str(place.account()), status=1)
+    assert "there is no agenttask none" in denied.err
+    refused = plugin("list", "-A", "--kubeconfig", str(place.account()), status=77, namespaced=False)
+    assert "does not let you list agenttasks" in refused.err
+
+
+def test_no_cluster_and_no_context(place: Place, plugin: Plugin) -> None:
+    config = json.loads(place.plane.kubectl("config", "view", "--raw", "--minify", "-o", "json"))
+    config["clusters"][0]["cluster"] = {"server": "http://127.0.0.1:1"}
+    file = place.folder / "nowhere"
+    file.write_text(json.dumps(config))
+    assert "does not answer" in plugin("list", "--kubeconfig", str(file), status=75).err
+    assert "--context NAME" in plugin("list", "--context", "none", status=75).err
+
+
+def test_the_script_alone_is_the_same_program(plugin: Plugin, task: str) -> None:
+    through_kubectl, alone = (plugin("list", through=how).out.splitlines() for how in ("kubectl", "script"))
+    assert [line.split()[:4] for line in alone] == [line.split()[:4] for line in through_kubectl]
+    assert alone[1].split()[0] == task

@@ -1,0 +1,84 @@
+"""The item behind a web address."""
+
+from __future__ import annotations
+
+import pytest
+from kubectl_agenttask.errors import UsageError
+from kubectl_agenttask.item_url import item_of
+
+
+@pytest.mark.parametrize(
+    ("url", "project_id", "host", "repository", "key"),
+    [
+        (
+            "https://github.com/octo/demo/issues/7",
+            None,
+            "github.com",
+            "octo/demo",
+            {"type": "github_issue", "owner": "octo", "repo": "demo", "number": 7},
+        ),
+        (
+            "https://github.com/octo/demo/pull/8/files?w=1#diff-1",
+            None,
+            "github.com",
+            "octo/demo",
+            {"type": "github_pull_request", "owner": "octo", "repo": "demo", "number": 8},
+        ),
+        (
+            " https://GHE.example.com:8443/Octo/demo.js/issues/7/ ",
+            None,
+            "ghe.example.com:8443",
+            "Octo/demo.js",
+            {"type": "github_issue", "owner": "Octo", "repo": "demo.js", "number": 7},
+        ),
+        (
+            "https://www.github.com/octo/demo/issues/7",
+            None,
+            "github.com",
+            "octo/demo",
+            {"type": "github_issue", "owner": "octo", "repo": "demo", "number": 7},
+        ),
+        (
+            "https://gitlab.com/group/project/-/issues/7",
+            4242,
+            "gitlab.com",
+            "group/project",
+            {"type": "gitlab_issue", "project_id": 4242, "issue_iid": 7},
+        ),
+        (
+            "https://gitlab.example.com/a/b/c/-/work_items/7#note_1",
+            4242,
+            "gitlab.example.com",
+            "a/b/c",
+            {"type": "gitlab_issue", "project_id": 4242, "issue_iid": 7},
+        ),
+        (
+            "https://gitlab.com/group/project/-/merge_requests/9/diffs",
+            4242,
+            "gitlab.com",
+            "group/project",
+            {"type": "gitlab_merge_request", "project_id": 4242, "mr_iid": 9},
+        ),
+    ],
+)
+def test_items(url: str, project_id: int | None, host: str, repository: str, key: dict[str, object]) -> None:
+    item = item_of(url, project_id)
+    assert (item.host, item.repository, item.key.to_dict()) == (host, repository, key)
+
+
+@pytest.mark.parametrize(
+    ("url", "project_id", "sentence"),
+    [
+        ("octo/demo#7", None, "no address"),
+        ("https://github.com/octo/demo", None, "no address"),
+        ("https://github.com/octo/demo/issues/0", None, "no address"),
+        ("https://github.com/octo/demo/issues/seven", None, "no address"),
+        ("ftp://github.com/octo/demo/issues/7", None, "no address"),
+        ("https:///octo/demo/issues/7", None, "no address"),
+        ("https://gitlab.com/group/project/-/issues/7", None, "projects/group%2Fproject"),
+        ("https://github.com/octo/demo/issues/7", 4242, "for GitLab"),
+    ],
+)
+def test_what_is_none_is_said_with_the_remedy(url: str, project_id: int | None, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        item_of(url, project_id)

@@ -1,0 +1,149 @@
+"""What is shown of a task: golden rows, and texts of strangers."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from kubectl_agenttask import tables
+from kubectl_agenttask.show import console, show_facts, show_table
+
+NOW = datetime(2026, 11, 25, 14, 0, tzinfo=UTC)
+
+
+def task(name: str, created: str, number: int = 7, **status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": "team", "creationTimestamp": created},
+        "spec": {
+            "source": {"repository": "octo/demo", "number": number},
+            "taskKey": {"type": "github_issue"},
+            "title": "It is broken",
+            "url": "https://github.com/octo/demo/issues/7",
+            "user": "alice",
+            "run": 1,
+            "priority": 5,
+            "trigger": {"origin": "webhook", "labeledAt": "2026-11-25T12:00:00Z"},
+        },
+        "status": status,
+    }
+
+
+DONE = task(
+    "demo-issue-7-1a2b3c4d",
+    "2026-11-25T12:00:00Z",
+    phase="Succeeded",
+    reason="Completed",
+    attempt="2/3",
+    conditions=[
+        {
+            "type": "Succeeded",
+            "status": "True",
+            "reason": "Completed",
+            "message": "The pull request is open.",
+            "lastTransitionTime": "2026-11-25T12:30:00Z",
+        }
+    ],
+    attempts=[
+        {
+            "number": 1,
+            "startTime": "2026-11-25T12:00:00Z",
+            "completionTime": "2026-11-25T12:04:30Z",
+            "outcome": "Failed",
+            "reason": "OOMKilled",
+            "message": "The agent ran out of memory.",
+        },
+        {"number": 2, "startTime": "2026-11-25T12:05:00Z"},
+    ],
+    result={
+        "branch": "coding-agent/7",
+        "pullRequestURL": "https://github.com/octo/demo/pull/8",
+        "usage": {"requests": 3, "inputTokens": 1000, "outputTokens": 20, "cost": "0.02 USD"},
+    },
+)
+
+
+def text(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    out = io.StringIO()
+    show_table(console(out), columns, rows)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def test_list_is_a_line_for_each_task_oldest_first() -> None:
+    merge_request = task("gitlab-9-mr-3-5e6f7a8b", "2026-11-25T13:59:48Z", 3)
+    merge_request["spec"] |= {"taskKey": {"type": "gitlab_merge_request"}}
+    merge_request["spec"]["source"]["repository"] = "group/sub/project"
+    rows = tables.task_rows([merge_request, DONE], NOW)
+    golden = """
+NAME                     REPOSITORY          ITEM   PHASE       ATTEMPT   PR                                    AGE    REASON
+demo-issue-7-1a2b3c4d    octo/demo           #7     Succeeded   2/3       https://github.com/octo/demo/pull/8   120m   Completed
+gitlab-9-mr-3-5e6f7a8b   group/sub/project   !3     New                                                         12s
+"""  # noqa: E501
+    assert text(tables.COLUMNS, rows).strip() == golden.strip()
+
+
+def test_describe_tells_everything() -> None:
+    out = io.StringIO()
+    show_facts(console(out), tables.facts(DONE, NOW))
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+        "Name:           demo-issue-7-1a2b3c4d",
+        "Namespace:      team",
+        "Item:           octo/demo#7",
+        "Title:          It is broken",
+        "URL:            https://github.com/octo/demo/issues/7",
+        "Phase:          Succeeded (Completed)",
+        "Run:            1",
+        "Attempt:        2/3",
+        "User:           alice",
+        "Origin:         webhook, labeled at 2026-11-25T12:00:00Z",
+        "Created:        2026-11-25T12:00:00Z (120m ago)",
+        "Priority:       5",
+        "Branch:         coding-agent/7",
+        "Pull request:   https://github.com/octo/demo/pull/8",
+        "Usage:          3 requests, 1000 tokens in, 20 out, 0.02 USD",
+    ]
+    assert tables.condition_rows(DONE, NOW) == [
+        ("Succeeded", "True", "Completed", "90m", "The pull request is open.")
+    ]
+    assert tables.attempt_rows(DONE) == [
+        ("1", "Failed", "OOMKilled", "2026-11-25T12:00:00Z", "4m30s", "The agent ran out of memory."),
+        ("2", "running", "", "2026-11-25T12:05:00Z", "", ""),
+    ]
+
+
+def test_a_title_moves_no_cursor_and_is_no_markup() -> None:
+    evil = task("t", "2026-11-25T12:00:00Z")
+    evil["spec"]["title"] = "\x1b[2J\x1b]0;owned\x07[red]x[/red]\nsecond\u202eline"
+    shown = dict(tables.facts(evil, NOW))["Title"]
+    assert shown == " [2J ]0;owned [red]x[/red] second line"
+    out = io.StringIO()
+    show_facts(console(out), [("Title", shown)])
+    assert shown in out.getvalue()
+
+
+@pytest.mark.parametrize("status", [None, {}, {"conditions": "none", "attempts": [7], "result": []}])
+def test_a_task_without_a_readable_status_is_shown_all_the_same(status: Any) -> None:
+    bare = {**task("t", "2026-11-25T12:00:00Z"), "status": status}
+    assert tables.task_rows([bare], NOW)[0][3] == "New"
+    assert tables.condition_rows(bare, NOW) == tables.attempt_rows(bare) == []
+    assert dict(tables.facts(bare, NOW))["Phase"] == "New"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-5, "0s"),
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (150, "2m30s"),
+        (600, "10m"),
+        (7200, "120m"),
+        (3 * 3600, "3h"),
+        (47 * 3600, "47h"),
+        (48 * 3600, "2d"),
+    ],
+)
+def test_spans_are_those_of_kubectl(seconds: float, shown: str) -> None:
+    assert tables.span(seconds) == shown

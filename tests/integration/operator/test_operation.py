@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_metrics_tell_what_happened(world: World, pods: PodDriver, operator: Sta
     assert value("coding_agent_reconcile_errors_total") >= 0
     assert value("coding_agent_reconcile_duration_seconds_count") > 2
     assert 'coding_agent_tasks{phase="Running"}' in text
+
+
+def test_kopf_itself_can_run_it(world: World, pods: PodDriver, tmp_path: Path) -> None:
+    process = OperatorProcess(account(world.plane, world.namespace, tmp_path), world.namespace, tmp_path, {})
+    kopf = [sys.executable, "-m", "kopf", "run", "-m", "coding_agent_operator.handlers"]
+    process.command = [*kopf, "--standalone", "--namespace", world.namespace]
+    process.start()
+    try:
+        world.until_phase(world.create(7), "Succeeded")
+    finally:
+        status = process.stop()
+    assert status == 0
 
 
 def test_a_dead_watch_is_noticed_and_work_goes_on_all_the_same(

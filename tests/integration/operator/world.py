@@ -77,6 +77,7 @@ class OperatorProcess:
             "KUBECONFIG": str(kubeconfig),
             "CONFIG_FILE": str(self._config),
         }
+        self.command = [sys.executable, "-m", "coding_agent_operator"]
         self._process: subprocess.Popen[bytes] | None = None
 
     def probe(self, path: str) -> tuple[int, str]:
@@ -90,7 +91,7 @@ class OperatorProcess:
     def start(self) -> OperatorProcess:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "coding_agent_operator"],
+                self.command,
                 env=self._environment,
                 stdout=log,
                 stderr=log,

@@ -57,9 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=["webhook", "consumer", "producer"],
+        choices=["webhook", "consumer", "producer", "operator"],
         help="webhook: receive webhooks; with the in-memory queue also work on the tasks. "
         "consumer: work on queued tasks. producer: poll the forge once (for cron). "
+        "operator: turn AgentTasks into Jobs on Kubernetes. "
         "Without a mode: poll once, then work on what was found.",
     )
     parser.add_argument(
@@ -86,6 +87,8 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
             await _consumer(settings, stop)
         case "producer":
             await _producer(settings, stop, loop_forever=arguments.loop)
+        case "operator":
+            await _operator(settings, stop)
         case None:
             await _producer_then_consumer(settings, stop)
 
@@ -120,6 +123,15 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
         await asyncio.wait(tasks)
         for task in tasks:
             task.result()
+
+
+async def _operator(settings: Settings, stop: asyncio.Event) -> None:
+    from coding_agent_core.queues.kubernetes.access import Access
+    from coding_agent_operator.program import run
+    from coding_agent_operator.settings import OperatorSettings
+
+    Access.find()  # said here rather than by kopf, which would try for ever
+    await run(OperatorSettings.of(settings), stop)
 
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -16,14 +15,13 @@ from typing import Any
 import aiohttp
 from coding_agent_core.agenttask import API_VERSION, GROUP, KIND, LABEL_ACTIVE, PLURAL, VERSION, Status
 from coding_agent_core.errors import CodingAgentError
-from kubernetes.aio import client, config
+from coding_agent_core.queues.kubernetes.access import Access, new_configuration
+from kubernetes.aio import client
 
 from coding_agent_operator.metrics import API_REQUESTS
 from coding_agent_operator.names import MANAGER
 from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import Job, Task
-
-_SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 Body = dict[str, Any]
 
@@ -49,15 +47,13 @@ class ApiError(CodingAgentError):
 
 
 async def connect(namespace: str, timeout: float) -> Cluster:
-    """A connection with the pod's service account, else with `KUBECONFIG`."""
-    settings = client.Configuration()
-    settings.client_session_kwargs = {"trust_env": False}
-    if os.path.exists(_SERVICE_ACCOUNT):  # noqa: ASYNC240 - once, at the start
-        config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-    else:
-        await config.load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=os.environ.get("KUBECONFIG"), client_configuration=settings, persist_config=False
-        )
+    """A connection with the credentials that this process has.
+
+    Raises:
+        SettingsError: it has none, or they cannot be read.
+    """
+    settings = new_configuration()
+    await Access.find().load(settings)
     return Cluster(client.ApiClient(configuration=settings), namespace, timeout)
 
 

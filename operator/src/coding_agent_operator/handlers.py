@@ -12,6 +12,7 @@ from typing import Any
 
 import kopf
 from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
+from coding_agent_core.errors import SettingsError
 
 from coding_agent_operator.names import ACTIVE
 from coding_agent_operator.runtime import Runtime
@@ -30,7 +31,10 @@ async def startup(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
     configure(settings)
     ours = getattr(memo, "settings", None) or load(os.environ)
     assert isinstance(ours, OperatorSettings)  # noqa: S101
-    memo.runtime = await Runtime.start(ours)
+    try:
+        memo.runtime = await Runtime.start(ours)
+    except SettingsError as error:
+        raise kopf.PermanentError(str(error)) from error
 
 
 @kopf.on.cleanup()

@@ -43,6 +43,8 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         (["--mode", "consumer"], {**TOKEN, **KEY}, "use_rabbitmq"),
         (["--mode", "producer"], {**TOKEN, "USE_RABBITMQ": "true"}, "github.owner"),
         ([], {**TOKEN, **KEY}, "github.owner"),
+        (["--mode", "operator"], {}, "KUBECONFIG"),
+        (["--mode", "operator"], {"KUBECONFIG": "absent"}, "KUBECONFIG: there is no file absent"),
         (["--config", "absent.yaml"], {}, "absent.yaml: cannot read the configuration file"),
         ([], {"CONFIG_FILE": "absent.yaml"}, "absent.yaml: cannot read the configuration file"),
     ],
@@ -61,5 +63,5 @@ def test_what_is_missing_is_named(
 def test_help_tells_the_modes(tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert done.returncode == 0
-    for mode in ("webhook", "consumer", "producer"):
+    for mode in ("webhook", "consumer", "producer", "operator"):
         assert mode in done.stdout

@@ -30,6 +30,7 @@ from coding_agent_core.settings.llm import (
     Ollama,
     OpenAI,
 )
+from coding_agent_core.settings.operator import JobTemplate, Limits, Operator, Policy
 from coding_agent_core.settings.queues import (
     Backend,
     KubernetesQueue,
@@ -61,13 +62,17 @@ __all__ = [
     "GitLab",
     "GitLabWebhook",
     "Isolation",
+    "JobTemplate",
     "KubernetesQueue",
     "LMStudio",
     "Labels",
+    "Limits",
     "Logging",
     "McpServer",
     "Ollama",
     "OpenAI",
+    "Operator",
+    "Policy",
     "Queue",
     "RabbitMQ",
     "RateLimit",
@@ -127,6 +132,8 @@ class Settings(BaseSettings):
     consumer: Consumer = Consumer()
     user_config_api: UserConfigApi = UserConfigApi()
     logging: Logging = Logging()
+    limits: Limits = Limits()
+    operator: Operator = Operator()
 
     @property
     def backend(self) -> Backend:

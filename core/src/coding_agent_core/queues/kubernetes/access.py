@@ -43,7 +43,7 @@ class Access:
         if usual.is_file():
             return Access(str(usual))
         raise SettingsError(
-            "queue.backend is `kubernetes`, but this process has no way to a cluster: run it in a pod with a "
+            "this process has no way to a Kubernetes cluster: run it in a pod with a "
             "service account token, or set KUBECONFIG to a kubeconfig file"
         )
 

@@ -197,3 +197,15 @@ def test_secret_files_are_read_again_when_they_change(tmp_path: Path) -> None:
     assert secrets.current() == ["in-place", "new"]
     file.unlink()
     assert secrets.current() == ["in-place", "new"], "missing for an instant while it is swapped"
+
+
+def test_limits_may_be_written_as_the_design_has_them(tmp_path: Path) -> None:
+    text = "limits: {global: 3, perRepository: 2, overrides: {acme/pricing: 1}}\n"
+    limits = load_settings(write(tmp_path, text), {}).limits
+    assert (limits.global_, limits.of("github.com", "acme/x"), limits.of("github.com", "Acme/Pricing")) == (
+        3,
+        2,
+        1,
+    )
+    with pytest.raises(SettingsError, match="line 1: limits.perRepo: unknown setting"):
+        load_settings(write(tmp_path, "limits: {perRepo: 2}\n"), {})

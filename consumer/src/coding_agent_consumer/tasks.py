@@ -105,6 +105,7 @@ class Task:
             usage=outcome.usage if outcome else Usage(),
             pushed=outcome is not None and outcome.branch is not None,
             bot_label=self.labels.bot_label,
+            change_noun=self.change_noun,
         )
         await publish(self.forge, self.item, self.labels, report)
 

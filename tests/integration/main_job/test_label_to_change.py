@@ -48,7 +48,9 @@ def test_a_labeled_issue_becomes_a_change(start_system: StartSystem, flavour: st
     [change] = system.changes()
     assert change.author.login == "coding-agent-bot"
     assert (change.head, change.base) == ("coding-agent/issue-1", "main")
-    assert f"/{change.number}" in comment.body, "the comment links the change"
+    noun = "Pull request" if flavour == "github" else "Merge request"
+    assert f"{noun}: {system.forge.base_url}/" in comment.body, "the comment links the change"
+    assert f"/{change.number}\n" in comment.body
     assert "#1" in change.body, "the change names its issue"
 
     clone = tmp_path / "clone"

@@ -46,6 +46,7 @@ class Report:
         next_attempt: when the next attempt begins, in Backoff.
         message: one plain sentence on the end of the task or the last attempt.
         pushed: whether the state's branch exists on the forge.
+        change_noun: `pull request` or `merge request`.
     """
 
     task: str
@@ -60,6 +61,7 @@ class Report:
     usage: Usage = field(default_factory=Usage)
     pushed: bool = False
     bot_label: str = "coding agent"
+    change_noun: str = "change"
 
 
 def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tuple[list[str], list[str]]:
@@ -89,7 +91,7 @@ def comment(report: Report) -> str:
     if report.message:
         lines += [_plain(report.message), ""]
     if state.change_url:
-        lines += [f"Change: {state.change_url}", ""]
+        lines += [f"{report.change_noun.capitalize()}: {state.change_url}", ""]
     elif state.branch and report.pushed and state.phase.terminal:
         lines += [f"What was done so far is on the branch `{state.branch}`.", ""]
     if report.summary:

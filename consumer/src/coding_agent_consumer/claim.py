@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reporting.render import State
 from coding_agent_core.settings.model import Labels
-from coding_agent_core.tasks import Item, ItemKind, Origin, QueuedTask
+from coding_agent_core.tasks import Item, ItemKind, Origin
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from coding_agent_consumer.claim import Drop, End, Start, claim, work_branch
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reporting.render import State
 from coding_agent_core.settings.model import Labels
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, QueuedTask, TaskRequest, Trigger
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ITEM = Item(host="github.com", repository="o/r", key=GitHubIssueKey(owner="o", repo="r", number=7))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq import desk as desk_module
 from coding_agent_core.queues.rabbitmq.desk import Desk, Route
 from coding_agent_core.queues.rabbitmq.messages import (
@@ -13,15 +14,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     lock_queue,
 )
 from coding_agent_core.queues.rabbitmq.timing import Timing
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    Item,
-    Origin,
-    QueuedTask,
-    TaskRequest,
-    Trigger,
-    task_name,
-)
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, task_name
 
 HERE, THERE = "this connection", "another connection"
 

@@ -207,5 +207,5 @@ def test_limits_may_be_written_as_the_design_has_them(tmp_path: Path) -> None:
         2,
         1,
     )
-    with pytest.raises(SettingsError, match="line 1: limits.perRepo: unknown setting"):
+    with pytest.raises(SettingsError, match=r"line 1: limits\.perRepo: unknown setting"):
         load_settings(write(tmp_path, "limits: {perRepo: 2}\n"), {})

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.tasks import (
     GitHubIssueKey,
     GitHubPullRequestKey,
@@ -16,7 +17,6 @@ from coding_agent_core.tasks import (
     ItemKind,
     Origin,
     Platform,
-    QueuedTask,
     TaskRequest,
     Trigger,
     host_of,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from coding_agent_core.tasks import QueuedTask
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_operator.job import build_job
 from coding_agent_operator.names import attempt_number, job_name
 from coding_agent_operator.settings import JobTemplate

@@ -15,10 +15,11 @@ from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.admission import Cancel, Duplicate, Keep, LatestTask, admit, withdraw
 from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.memory_lease import MemoryLease
 from coding_agent_core.queues.protocol import Lease, Submission
 from coding_agent_core.queues.waiting import first_of
-from coding_agent_core.tasks import QueuedTask, TaskRequest, Withdrawal, new_uuid
+from coding_agent_core.tasks import TaskRequest, Withdrawal, new_uuid
 
 _logger = logging.getLogger("coding_agent.queue")
 

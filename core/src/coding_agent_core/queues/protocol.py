@@ -8,7 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from coding_agent_core.tasks import QueuedTask, TaskRequest, Withdrawal
+from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.tasks import TaskRequest, Withdrawal
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq.amqp import BrokerError, Channel, Connection
 from coding_agent_core.queues.rabbitmq.claims import lock, unlock
 from coding_agent_core.queues.rabbitmq.desk import Desk, Route
@@ -17,7 +18,7 @@ from coding_agent_core.queues.rabbitmq.properties import dead_properties
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.queues.rabbitmq.upkeep import Upkeep
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import Platform, QueuedTask
+from coding_agent_core.tasks import Platform
 
 _logger = logging.getLogger("coding_agent.queue")
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.tasks import Item, Platform, QueuedTask, task_name
+from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.tasks import Item, Platform, task_name
 
 PERSISTENT = 2
 """AMQP's delivery mode of messages that survive a restart of the broker."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pika
 
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq.messages import PERSISTENT
-from coding_agent_core.tasks import QueuedTask
 
 _HEADER_LIMIT = 2000
 """Characters of a reason in a header; a frame of headers must stay far below the broker's 128 KiB."""

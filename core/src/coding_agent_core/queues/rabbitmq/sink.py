@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.queues.rabbitmq.amqp import BrokerError, ConfirmingChannel, Connection
 from coding_agent_core.queues.rabbitmq.io_thread import IoThread
@@ -13,7 +14,7 @@ from coding_agent_core.queues.rabbitmq.properties import task_properties
 from coding_agent_core.queues.rabbitmq.topology import declare_queues
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import QueuedTask, TaskRequest, Withdrawal, new_uuid
+from coding_agent_core.tasks import TaskRequest, Withdrawal, new_uuid
 
 _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8

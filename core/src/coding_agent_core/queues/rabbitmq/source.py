@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.protocol import Lease
 from coding_agent_core.queues.rabbitmq.desk import Desk
 from coding_agent_core.queues.rabbitmq.io_thread import IoThread
@@ -15,7 +16,7 @@ from coding_agent_core.queues.rabbitmq.link import Hand, Link
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import Platform, QueuedTask
+from coding_agent_core.tasks import Platform
 
 _logger = logging.getLogger("coding_agent.queue")
 

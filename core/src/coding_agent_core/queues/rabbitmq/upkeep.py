@@ -10,6 +10,7 @@ from typing import Any
 
 from pika import exceptions
 
+from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq.amqp import (
     BrokerError,
     Channel,
@@ -23,7 +24,6 @@ from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.queues.rabbitmq.topology import declare_delay, declare_queues
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import QueuedTask
 
 _logger = logging.getLogger("coding_agent.queue")
 

@@ -19,6 +19,7 @@ from tests.fixtures.system import (
     SECRET,
     StartSystem,
     System,
+    until,
 )
 from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write
 
@@ -91,6 +92,25 @@ def test_polling_alone_does_the_same(start_system: StartSystem, flavour: str) ->
     assert DONE in system.labels(1)
     assert len(system.changes()) == 1
     assert "recovered by poll" in program.text()
+
+
+def test_as_many_tasks_at_a_time_as_configured(start_system: StartSystem) -> None:
+    turns = (write("a.md", "a\n"), run("sleep 3"), finish())
+    system = start_system("github", script(*turns), consumer={"concurrency": 2})
+    second = system.forge.open_issue(REPOSITORY, "Another one")
+    system.start_webhook()
+    system.put_label(1)
+    system.put_label(second)
+    until(
+        lambda: PROCESSING in system.labels(1) and PROCESSING in system.labels(second),
+        "both are worked on at the same time",
+    )
+    system.wait_for_label(1, DONE)
+    system.wait_for_label(second, DONE)
+    assert {change.head for change in system.changes()} == {
+        "coding-agent/issue-1",
+        f"coding-agent/issue-{second}",
+    }
 
 
 def test_nothing_to_change_opens_nothing(start_system: StartSystem) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from coding_agent_consumer.workspace import wire
 from coding_agent_consumer.workspace.output import cut_end
+from coding_agent_consumer.workspace.processes import END_SECONDS
 from coding_agent_consumer.workspace.protocol import CommandResult, WorkspaceGoneError, WorkspaceRefusedError
 
 _EXCHANGE_SECONDS = 400.0
 """For an operation in which the workspace's git works: its own limit is 300 s."""
 _CONNECT_SECONDS = 10.0
-_GRACE_SECONDS = 30.0
+_GRACE_SECONDS = END_SECONDS + 20.0
 """On top of a command's own time: starting, killing, answering."""
 _MAX_REFUSAL = 4000
 

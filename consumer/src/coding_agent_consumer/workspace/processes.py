@@ -44,7 +44,12 @@ def living_parents() -> dict[int, int]:
     return parents
 
 
-def end_descendants(deadline: float = 10.0) -> None:
+END_SECONDS = 40.0
+"""For ending a command's processes. A storm of forks leaves us a small share of the processor: one look at
+/proc can take seconds, and it takes some rounds to thin the storm out."""
+
+
+def end_descendants(deadline: float = END_SECONDS) -> None:
     """Kill and reap every process below this one, which must be PID 1 or a child subreaper.
 
     As PID 1 of a namespace one system call does it, and no fork can race it. Elsewhere all are stopped first,

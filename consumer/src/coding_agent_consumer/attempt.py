@@ -23,9 +23,8 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.forge.protocol import Comment, ItemDetails
+from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Class, Outcome, Reason
-from coding_agent_core.reporting.render import MARKER
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import ItemKind
 
@@ -135,7 +134,7 @@ class Attempt:
             instructions=instructions(self.settings),
             prompt=prompt(
                 self.details,
-                _without_status(await forge.comments(self.task.item), own),
+                await forge.comments(self.task.item),
                 own_login=own,
                 recap="\n\n".join(filter(None, (recap(path) for path in self.earlier))),
             ),
@@ -222,11 +221,6 @@ class Attempt:
                     raise
                 _logger.warning("Cannot deliver to the forge, trying again in %.0f s: %s", wait, error)
                 await asyncio.sleep(wait)
-
-
-def _without_status(comments: list[Comment], own: str) -> list[Comment]:
-    """All comments but our own status comment, whose numbers say nothing to the model."""
-    return [comment for comment in comments if not (comment.author == own and MARKER in comment.body)]
 
 
 def _change_body(details: ItemDetails, summary: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from coding_agent_core.agenttask import API_VERSION, KIND, LABEL_ACTIVE, LABEL_TASK, labels_for
+from coding_agent_core.agenttask import API_VERSION, KIND, LABEL_ACTIVE, LABEL_ATTEMPT, LABEL_TASK, labels_for
 from coding_agent_core.outcome import ExitCode
 from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.tasks import TaskRequest, Trigger
 
-from coding_agent_operator.names import AGENT_CONTAINER, LABEL_ATTEMPT, MANAGER, job_name, label_value
+from coding_agent_operator.names import AGENT_CONTAINER, MANAGER, job_name, label_value
 from coding_agent_operator.observed import Task
 from coding_agent_operator.settings import JobTemplate
 

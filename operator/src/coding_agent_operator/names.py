@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
-from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE
+from coding_agent_core.agenttask import LABEL_ACTIVE
 
-LABEL_ATTEMPT = f"{GROUP}/attempt"
-"""On Jobs and pods: the attempt's number."""
 MANAGER = "coding-agent-operator"
 """Field manager of writes and source of events."""
 ACTIVE = f"{LABEL_ACTIVE}=true"

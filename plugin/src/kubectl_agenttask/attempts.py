@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coding_agent_core.agenttask import GROUP
+from coding_agent_core.agenttask import LABEL_ATTEMPT
 
 from kubectl_agenttask.errors import PluginError
-
-LABEL_ATTEMPT = f"{GROUP}/attempt"
-"""On the pods of a task: the attempt's number."""
 
 Body = Mapping[str, Any]
 

@@ -1,0 +1,48 @@
+from datetime import UTC, datetime
+
+import pytest
+from coding_agent_core.attempt_input import AttemptInput, Earlier
+from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+
+NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
+
+
+def an_input(**changes: object) -> AttemptInput:
+    item = Item(
+        host="github.com",
+        repository="acme/shop",
+        key=GitHubIssueKey(type="github_issue", owner="acme", repo="shop", number=7),
+    )
+    request = TaskRequest(
+        item=item, user="ann", title="日本", url="https://github.com/acme/shop/issues/7",
+        trigger=Trigger(origin=Origin.WEBHOOK, received_at=NOW, delivery_id="d1"),
+    )  # fmt: skip
+    fields: dict[str, object] = {
+        "task": QueuedTask(request=request, uuid="u", run=2, attempt=3),
+        "max_attempts": 4,
+        "timeout_seconds": 60,
+    }
+    return AttemptInput.model_validate({**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    "earlier", [Earlier(), Earlier(branch="b", change_url="u", recap="did x", transcripts=("a", "b"))]
+)
+def test_what_is_written_is_read_again(earlier: Earlier) -> None:
+    whole = an_input(earlier=earlier)
+    assert AttemptInput.from_json(whole.to_json(), now=NOW) == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"type":"github_issue","owner":"a","repo":"b","number":1,"timeoutSeconds":0}', "timeout_seconds"),
+        ('{"type":"github_issue","owner":"a","repo":"b","number":1,"earlier":{"x":1}}', r"x"),
+    ],
+)
+def test_a_wrong_input_is_named(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        AttemptInput.from_json(text, now=NOW)

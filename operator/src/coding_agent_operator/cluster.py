@@ -1,49 +1,18 @@
-"""The API server: every request the operator makes itself, thin, each with a timeout.
-
-It uses the transport of `kubernetes.aio` (TLS, credentials and their renewal, connections) with plain data,
-for its models cost more time than the requests.
-"""
+"""Every request that the operator makes itself."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Any
 
-import aiohttp
 from coding_agent_core.agenttask import API_VERSION, GROUP, KIND, LABEL_ACTIVE, PLURAL, VERSION, Status
-from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.queues.kubernetes.access import Access, new_configuration
-from kubernetes.aio import client
+from coding_agent_core.queues.kubernetes.access import Access
+from coding_agent_core.queues.kubernetes.requests import JSON_PATCH, ApiError, ApiServer, Body
 
 from coding_agent_operator.metrics import API_REQUESTS
 from coding_agent_operator.names import MANAGER
 from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import Job, Task
-
-Body = dict[str, Any]
-
-
-class ApiError(CodingAgentError):
-    """The API server refused a request, or did not answer.
-
-    Attributes:
-        status: HTTP status, `None` where there was no answer: then nobody knows whether it was done.
-        retry_after: seconds after which it asks to try again, if it told.
-    """
-
-    def __init__(self, message: str, status: int | None, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after = retry_after
-
-    @property
-    def conflict(self) -> bool:
-        """The object is not as it was thought to be: read it again."""
-        # A JSON patch whose `test` fails is answered 422.
-        return self.status in (409, 422)
 
 
 async def connect(namespace: str, timeout: float) -> Cluster:
@@ -52,17 +21,15 @@ async def connect(namespace: str, timeout: float) -> Cluster:
     Raises:
         SettingsError: it has none, or they cannot be read.
     """
-    settings = new_configuration()
-    await Access.find().load(settings)
-    return Cluster(client.ApiClient(configuration=settings), namespace, timeout)
+    server = await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", seen=_count)
+    return Cluster(server, namespace)
 
 
 class Cluster:
     """One namespace of a cluster."""
 
-    def __init__(self, api: Any, namespace: str, timeout: float) -> None:
-        self._api = api
-        self._timeout = timeout
+    def __init__(self, server: ApiServer, namespace: str) -> None:
+        self._server = server
         self.namespace = namespace
         self._tasks = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
@@ -70,7 +37,7 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._api.close()
+        await self._server.aclose()
 
     async def list_tasks(self, labels: str, fields: str = "") -> tuple[list[Body], int]:
         """A consistent list, and its resourceVersion."""
@@ -85,7 +52,7 @@ class Cluster:
         token = ""
         while True:
             query = [("labelSelector", labels), ("limit", str(size))]
-            page = await self._request(
+            page = await self._server.request(
                 "GET", self._tasks, query=[*query, ("continue", token)] if token else query
             )
             yield page["items"]
@@ -95,16 +62,16 @@ class Cluster:
 
     async def get_task(self, name: str) -> Body | None:
         """A task, `None` if there is none of that name."""
-        return await self._get(f"{self._tasks}/{name}")
+        return await self._server.get(f"{self._tasks}/{name}")
 
     async def get_job(self, name: str) -> Body | None:
         """A Job, `None` if there is none of that name."""
-        return await self._get(f"{self._jobs}/{name}")
+        return await self._server.get(f"{self._jobs}/{name}")
 
     async def pods_of(self, job: str) -> list[Body]:
         """The pods of a Job."""
         query = [("labelSelector", f"batch.kubernetes.io/job-name={job}"), ("limit", "100")]
-        return list((await self._request("GET", f"{self._core}/pods", query=query))["items"])
+        return list((await self._server.request("GET", f"{self._core}/pods", query=query))["items"])
 
     async def create_job(self, manifest: Body) -> Body:
         """Create a Job.
@@ -112,7 +79,9 @@ class Cluster:
         Raises:
             ApiError: 409 if its name is taken; status `None` if nobody knows whether it was created.
         """
-        return await self._request("POST", self._jobs, body=manifest, query=[("fieldManager", MANAGER)])
+        return await self._server.request(
+            "POST", self._jobs, body=manifest, query=[("fieldManager", MANAGER)]
+        )
 
     async def delete_job(self, job: Job) -> None:
         """Delete exactly this Job in the foreground: it stays until its pods are gone."""
@@ -125,7 +94,7 @@ class Cluster:
             "metadata": {"labels": {LABEL_ACTIVE: None}, "uid": job.uid},
             "spec": {"ttlSecondsAfterFinished": keep_seconds},
         }
-        return await self._merge(f"{self._jobs}/{job.name}", patch)
+        return await self._server.merge(f"{self._jobs}/{job.name}", patch)
 
     async def write_status(self, task: Task, status: Status) -> Body:
         """Replace the status of the task if nothing of it has changed since it was read.
@@ -137,13 +106,13 @@ class Cluster:
             {"op": "test", "path": "/metadata/resourceVersion", "value": task.version},
             {"op": "add", "path": "/status", "value": status.to_wire()},
         ]
-        return await self._request(
-            "PATCH", f"{self._tasks}/{task.name}/status", body=patch, kind="application/json-patch+json"
+        return await self._server.request(
+            "PATCH", f"{self._tasks}/{task.name}/status", body=patch, kind=JSON_PATCH
         )
 
     async def label_task(self, task: Task, labels: Mapping[str, str | None]) -> Body | None:
         """Set the labels, remove those that are `None`. `None`: the task is gone."""
-        return await self._merge(
+        return await self._server.merge(
             f"{self._tasks}/{task.name}", {"metadata": {"labels": dict(labels), "uid": task.uid}}
         )
 
@@ -178,79 +147,21 @@ class Cluster:
             "reportingComponent": MANAGER,
             "reportingInstance": "",
         }
-        await self._request("POST", f"{self._core}/events", body=body)
+        await self._server.request("POST", f"{self._core}/events", body=body)
 
     async def _list(self, path: str, labels: str, fields: str = "") -> tuple[list[Body], int]:
         # Without a resourceVersion the list is as new as the request (the API's "Most Recent" semantics).
         query = [("labelSelector", labels)] + ([("fieldSelector", fields)] if fields else [])
-        found = await self._request("GET", path, query=query)
+        found = await self._server.request("GET", path, query=query)
         return list(found["items"]), int(found["metadata"]["resourceVersion"])
-
-    async def _get(self, path: str) -> Body | None:
-        try:
-            return await self._request("GET", path)
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-
-    async def _merge(self, path: str, patch: Body) -> Body | None:
-        try:
-            return await self._request("PATCH", path, body=patch, kind="application/merge-patch+json")
-        except ApiError as error:
-            # 409: another object of that name, the uid differs.
-            if error.status in (404, 409):
-                return None
-            raise
 
     async def _delete(self, path: str, options: Body) -> None:
         try:
-            await self._request("DELETE", path, body=options)
+            await self._server.request("DELETE", path, body=options)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Any = None,
-        query: list[tuple[str, str]] | None = None,
-        kind: str = "application/json",
-    ) -> Body:
-        headers = {"Accept": "application/json", "Content-Type": kind}
-        try:
-            call = await self._api.param_serialize(
-                method,
-                path,
-                query_params=query,
-                header_params=headers,
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            answer = await self._api.call_api(*call, _request_timeout=self._timeout)
-            data = await answer.read()
-        except (TimeoutError, aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-            API_REQUESTS.labels(method, "none").inc()
-            raise ApiError(f"{method} {path}: no answer from the API server: {error!r}", None) from error
-        API_REQUESTS.labels(method, str(answer.status)).inc()
-        if answer.status >= 300:
-            raise ApiError(
-                f"{method} {path}: {answer.status} {_sentence(data)}",
-                answer.status,
-                _seconds(answer.getheader("Retry-After")),
-            )
-        result: Body = json.loads(data)
-        return result
 
-
-def _sentence(data: bytes) -> str:
-    try:
-        return str(json.loads(data).get("message"))[:500]
-    except (ValueError, AttributeError):
-        return data[:200].decode(errors="replace")
-
-
-def _seconds(value: str | None) -> float | None:
-    return float(value) if value and value.isdigit() else None
+def _count(method: str, status: str) -> None:
+    API_REQUESTS.labels(method, status).inc()

@@ -17,9 +17,10 @@ from typing import Any
 from coding_agent_core.agenttask import KIND, LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.logs import bound
 from coding_agent_core.phases import Phase
+from coding_agent_core.queues.kubernetes.requests import ApiError
 
 from coding_agent_operator import metrics
-from coding_agent_operator.cluster import ApiError, Cluster
+from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, Turn
 from coding_agent_operator.job import build_job
 from coding_agent_operator.notices import Notice

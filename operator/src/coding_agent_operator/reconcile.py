@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from coding_agent_core.agenttask import KIND, LABEL_ACTIVE, Status
+from coding_agent_core.queues.kubernetes.requests import ApiError
 
-from coding_agent_operator.cluster import ApiError, Cluster
+from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, Turn, decide
 from coding_agent_operator.metrics import count_change
 from coding_agent_operator.notices import Notice

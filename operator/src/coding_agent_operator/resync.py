@@ -8,8 +8,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from coding_agent_core.agenttask import LABEL_ACTIVE
+from coding_agent_core.queues.kubernetes.requests import ApiError
 
-from coding_agent_operator.cluster import ApiError, Cluster
+from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.engine import Engine
 from coding_agent_operator.metrics import WATCH_BEHIND
 from coding_agent_operator.names import ACTIVE

@@ -12,8 +12,9 @@ from coding_agent_core.admission import Cancel, Duplicate, Keep, admit, withdraw
 from coding_agent_core.agenttask import manifest
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.api import AgentTasks, ApiError, Body
+from coding_agent_core.queues.kubernetes.api import AgentTasks
 from coding_agent_core.queues.kubernetes.facts import cancellation, latest_of, note, runs_of, uuid_of
+from coding_agent_core.queues.kubernetes.requests import ApiError, Body
 from coding_agent_core.queues.kubernetes.retry import pause
 from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.settings.model import Consumer

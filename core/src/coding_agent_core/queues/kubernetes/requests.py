@@ -1,0 +1,171 @@
+"""Requests to the API server: thin, each with a timeout, over one pool of connections.
+
+It uses the transport of `kubernetes.aio` (TLS, credentials and their renewal, connections) with plain data,
+for its models cost more time than the requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client
+
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.queues.kubernetes.access import Access, new_configuration
+
+Body = dict[str, Any]
+
+Seen = Callable[[str, str], None]
+"""Told of every answer: the method, and its status or `none`."""
+
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+
+
+class ApiError(CodingAgentError):
+    """The API server refused a request, or did not answer.
+
+    Attributes:
+        status: HTTP status, `None` where there was no answer: then nobody knows whether it was done.
+        retry_after: seconds after which it asks to try again, if it told.
+    """
+
+    def __init__(self, message: str, status: int | None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+    @property
+    def conflict(self) -> bool:
+        """The object is not as it was thought to be: read it again."""
+        # A JSON patch whose `test` fails is answered 422.
+        return self.status in (409, 422)
+
+
+class ApiServer:
+    """The API server, with the credentials that this process has. Every request raises `ApiError`.
+
+    Attributes:
+        namespace: that goes with the credentials, if one does.
+    """
+
+    def __init__(
+        self, api: Any, access: Access, timeout: float, *, namespace: str | None, role: str, seen: Seen
+    ) -> None:
+        self._api = api
+        self._access = access
+        self._timeout = timeout
+        self._role = role
+        self._seen = seen
+        self.namespace = namespace
+
+    @staticmethod
+    async def connect(
+        access: Access, timeout: float, *, role: str, seen: Seen = lambda *_: None
+    ) -> ApiServer:
+        """Read the credentials; nothing is sent yet.
+
+        Args:
+            timeout: seconds for one request.
+            role: the file with the rules that this program needs, for whoever reads that it lacks them.
+
+        Raises:
+            SettingsError: the credentials cannot be read.
+        """
+        settings = new_configuration()
+        namespace = await access.load(settings)
+        api = client.ApiClient(configuration=settings)
+        return ApiServer(api, access, timeout, namespace=namespace, role=role, seen=seen)
+
+    async def renew(self) -> None:
+        """Read the credentials again: they were replaced, or have run out."""
+        await self._access.load(self._api.configuration)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def get(self, path: str) -> Body | None:
+        """The object, as new as this request; `None` if there is none."""
+        try:
+            return await self.request("GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def merge(self, path: str, patch: Body) -> Body | None:
+        """Apply a merge patch; `None` if the object is gone, or not the one that was read any more."""
+        try:
+            return await self.request("PATCH", path, body=patch, kind=MERGE_PATCH)
+        except ApiError as error:
+            # 409: another object of that name (its uid differs), or another version.
+            if error.status in (404, 409):
+                return None
+            raise
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: list[tuple[str, str]] | None = None,
+        kind: str = "application/json",
+    ) -> Body:
+        """Send a request and read the answer's object."""
+        try:
+            call = await self._api.param_serialize(
+                method,
+                path,
+                query_params=query,
+                header_params={"Accept": "application/json", "Content-Type": kind},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._api.call_api(*call, _request_timeout=self._timeout)
+            data = await answer.read()
+        except (TimeoutError, aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+            self._seen(method, "none")
+            reason = str(error) or type(error).__name__
+            raise ApiError(
+                f"the Kubernetes API server does not answer {method} {path}: {reason}", None
+            ) from error
+        self._seen(method, str(answer.status))
+        if answer.status >= 300:
+            seconds = answer.getheader("Retry-After") or ""
+            raise ApiError(
+                f"the Kubernetes API server answers {method} {path} with {answer.status}: {_said(data)}"
+                + self._hint(answer.status),
+                answer.status,
+                float(seconds) if seconds.isdigit() else None,
+            )
+        return _parsed(data)
+
+    def _hint(self, status: int) -> str:
+        return {
+            401: "; its credentials are not valid (any more)",
+            403: f"; its service account needs the rules of {self._role} in this namespace",
+            404: "; is crds/agenttask.yaml applied, and does the namespace exist?",
+        }.get(status, "")
+
+
+def _parsed(data: bytes) -> Body:
+    try:
+        result = json.loads(data)
+    except ValueError as error:
+        raise ApiError("the Kubernetes API server's answer is not JSON: is it one?", None) from error
+    if not isinstance(result, dict):
+        raise ApiError("the Kubernetes API server's answer is no object: is it one?", None)
+    return result
+
+
+def _said(data: bytes) -> str:
+    try:
+        return str(json.loads(data).get("message"))[:500]
+    except (ValueError, AttributeError):
+        return data[:200].decode(errors="replace").strip()

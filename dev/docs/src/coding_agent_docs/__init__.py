@@ -1,0 +1,1 @@
+"""The documentation: reference pages made from the code, blocks that tests run, and the site."""

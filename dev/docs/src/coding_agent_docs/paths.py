@@ -1,0 +1,16 @@
+"""Where the documentation is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[4]
+DOCS = ROOT / "docs"
+CONFIGURATION = DOCS / "reference" / "configuration.md"
+METRICS = DOCS / "reference" / "metrics.md"
+
+
+def pages() -> list[Path]:
+    """Every Markdown file for people, decisions and packages' own READMEs included."""
+    folders = [DOCS, ROOT / "plugin", ROOT / "charts"]
+    return [*sorted(ROOT.glob("*.md")), *(page for each in folders for page in sorted(each.rglob("*.md")))]

@@ -1,0 +1,194 @@
+"""The configuration reference: every key of the settings types with its type, default, variable, meaning."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+import yaml
+from coding_agent_core.secrets import SecretSettings
+from coding_agent_core.settings.environment import SECRET_VARIABLES, VARIABLES
+from coding_agent_core.settings.model import Settings
+from pydantic import AliasChoices, BaseModel
+from pydantic.fields import FieldInfo
+
+from coding_agent_docs.docstrings import attribute_docstrings
+
+_NAMES = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    Decimal: "decimal",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One setting; `path` is dotted, `[]` behind a list and `.NAME` for the free keys of a mapping."""
+
+    path: str
+    type: str
+    default: str
+    variable: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The settings of one section, those of sections below it left out."""
+
+    path: str
+    meaning: str
+    keys: tuple[Key, ...]
+
+
+def groups(model: type[BaseModel] = Settings, path: str = "") -> Iterator[Group]:
+    """The section itself, then those below it, in the order of the types."""
+    meanings = attribute_docstrings(model)
+    keys: list[Key] = []
+    below: list[tuple[type[BaseModel], str]] = []
+    for name, field in model.model_fields.items():
+        at = f"{path}.{_key(name, field)}".lstrip(".")
+        section = _section(field.annotation)
+        if section is None:
+            keys.append(_row(at, field, meanings.get(name, "")))
+            continue
+        kind, suffix = section
+        if suffix:
+            keys.append(
+                Key(f"`{at}`", "list" if suffix == "[]" else "mapping", "empty", "", meanings.get(name, ""))
+            )
+        below.append((kind, at + suffix))
+    yield Group(path, _first(model.__doc__ or ""), tuple(keys))
+    for kind, at in below:
+        yield from groups(kind, at)
+
+
+def undocumented() -> list[str]:
+    """Settings without a string under them in their type."""
+    return [key.path for group in groups() for key in group.keys if not key.meaning]
+
+
+def _key(name: str, field: FieldInfo) -> str:
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        alias = alias.choices[0]
+    return alias if isinstance(alias, str) else name
+
+
+def _section(annotation: Any) -> tuple[type[BaseModel], str] | None:
+    """The section type that an annotation stands for, and how its place is written."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return None if issubclass(annotation, SecretSettings) else (annotation, "")
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    suffix = {tuple: "[]", list: "[]", dict: ".NAME"}.get(origin, "") if origin else ""
+    if origin is typing.Annotated:
+        arguments = arguments[:1]
+    for argument in arguments:
+        inner = _section(argument)
+        if inner is not None:
+            return inner[0], suffix + inner[1]
+    return None
+
+
+def _row(path: str, field: FieldInfo, meaning: str) -> Key:
+    kind = _type(field.annotation)
+    limits = _limits(field)
+    return Key(
+        path=f"`{path}`",
+        type=f"{kind} {limits}".strip(),
+        default=_default(field),
+        variable=_variable(path),
+        meaning=meaning,
+    )
+
+
+def _type(annotation: Any) -> str:
+    if annotation in _NAMES:
+        return _NAMES[annotation]
+    if annotation is type(None):
+        return "none"
+    if isinstance(annotation, type) and issubclass(annotation, SecretSettings):
+        return "[secret](#secrets)"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return ", ".join(f"`{member.value}`" for member in annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(argument) for argument in arguments if argument is not type(None))
+    if origin in (tuple, list):
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return f"mapping to {_type(arguments[1])}"
+    return "anything"
+
+
+def _limits(field: FieldInfo) -> str:
+    words = []
+    for each in field.metadata:
+        match each:
+            case annotated_types.Gt(gt=value):
+                words.append(f"> {value}")
+            case annotated_types.Ge(ge=value):
+                words.append(f"≥ {value}")
+            case annotated_types.Lt(lt=value):
+                words.append(f"< {value}")
+            case annotated_types.Le(le=value):
+                words.append(f"≤ {value}")
+    return ", ".join(words)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = _plain(field.get_default(call_default_factory=True))
+    if value is None or value == "":
+        return "none"
+    if value in ([], {}):
+        return "empty"
+    if isinstance(value, str):
+        return f"`{value}`"
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return f"`{text.removesuffix('...' + chr(10)).strip()}`"
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case SecretSettings():
+            return None
+        case BaseModel():
+            return {name: _plain(each) for name, each in value.model_dump().items()}
+        case Enum():
+            return value.value
+        case Path() | Decimal():
+            return str(value)
+        case bool():
+            return value
+        case float() if value.is_integer():
+            return int(value)
+        case tuple() | list() | frozenset():
+            return [_plain(each) for each in value]
+        case dict():
+            return {str(key): _plain(each) for key, each in value.items()}
+    return value
+
+
+def _variable(path: str) -> str:
+    names = [name for name, at in VARIABLES.items() if ".".join(at) == path]
+    return ", ".join(f"`{name}`" + (f", `{name}_FILE`" if name in SECRET_VARIABLES else "") for name in names)
+
+
+def _first(text: str) -> str:
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split())

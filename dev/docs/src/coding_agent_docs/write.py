@@ -1,0 +1,93 @@
+"""Writes the reference pages; a test holds them equal to what the code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coding_agent_docs.metrics_reference import metrics
+from coding_agent_docs.paths import CONFIGURATION, METRICS
+from coding_agent_docs.settings_reference import Group, groups
+
+_CONFIGURATION = """\
+# Configuration reference
+
+<!-- Made from the settings types by `python -m coding_agent_docs reference`. Do not edit. -->
+
+Settings come from three places, and the last word wins: the defaults below, the file (`--config FILE`, else
+`CONFIG_FILE`, else `config.yaml` in the current folder), the environment variables. With Helm the tree
+stands below `config:` in the values. `${VAR}` in the file stands for an environment variable, `${VAR:-text}`
+for one with a default, `$$` for a dollar sign. An unknown key or a wrong value stops the program with status
+78 and a sentence that names the key and its line.
+
+## Secrets
+
+A secret is one text (`"${GITHUB_WEBHOOK_SECRET}"`), a list of texts while it is rotated, or
+`{files: [PATH, …]}`. Files are read again when they change, so a mounted Kubernetes Secret can be rotated
+without a restart. The environment variable of a secret can also be given as a file's path, with `_FILE`
+behind its name.
+"""
+
+_METRICS = """\
+# Metrics
+
+<!-- Made from the programs by `python -m coding_agent_docs reference`. Do not edit. -->
+
+Every program but the attempt serves `GET /metrics` in Prometheus' text form: the receiver on port 8000,
+operator and reporter on port 8080. The receiver answers clients that do not ask for text with the
+specification's JSON. Python's and the process's own metrics (`process_resident_memory_bytes`, …) are there
+too.
+"""
+
+
+_METRICS_HEAD = "| metric | kind | labels | meaning |\n|---|---|---|---|\n"
+
+
+def pages() -> dict[Path, str]:
+    """What each reference page must contain."""
+    return {CONFIGURATION: configuration(), METRICS: metrics_page()}
+
+
+def write() -> list[Path]:
+    """Write those that changed; which these were."""
+    changed = []
+    for path, text in pages().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+def configuration() -> str:
+    """The page of the settings."""
+    return _CONFIGURATION + "".join(_section(group) for group in groups() if group.keys)
+
+
+def _section(group: Group) -> str:
+    title = f"`{group.path}`" if group.path else "Top level"
+    rows = [
+        f"| {key.path} | {_cell(key.type)} | {_cell(key.default)} | {key.variable} | {_cell(key.meaning)} |\n"
+        for key in group.keys
+    ]
+    head = "| key | type | default | environment | meaning |\n|---|---|---|---|---|\n"
+    meaning = f"{group.meaning}\n\n" if group.path and group.meaning else ""
+    return f"\n## {title}\n\n{meaning}{head}{''.join(rows)}"
+
+
+def metrics_page() -> str:
+    """The page of the metrics."""
+    text = _METRICS
+    program = ""
+    for metric in metrics():
+        if metric.program != program:
+            program = metric.program
+            text += (
+                f"\n## {program.capitalize()}\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n"
+            )
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        text += f"| `{metric.name}` | {metric.kind} | {labels} | {_cell(metric.meaning)} |\n"
+    return text
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -9,6 +9,7 @@ from coding_agent_core.agenttask import API_VERSION, GROUP, KIND, LABEL_ACTIVE, 
 from coding_agent_core.queues.kubernetes.access import Access
 from coding_agent_core.queues.kubernetes.requests import JSON_PATCH, ApiError, ApiServer, Body
 
+from coding_agent_operator.kueue import WORKLOADS
 from coding_agent_operator.metrics import API_REQUESTS
 from coding_agent_operator.names import MANAGER
 from coding_agent_operator.notices import Notice
@@ -34,6 +35,8 @@ class Cluster:
         self._tasks = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._core = f"/api/v1/namespaces/{namespace}"
+        group, version, plural = WORKLOADS
+        self._workloads = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -72,6 +75,15 @@ class Cluster:
         """The pods of a Job."""
         query = [("labelSelector", f"batch.kubernetes.io/job-name={job}"), ("limit", "100")]
         return list((await self._server.request("GET", f"{self._core}/pods", query=query))["items"])
+
+    async def list_workloads(self) -> list[Body]:
+        """What Kueue knows; perhaps a little old, which is cheaper.
+
+        Raises:
+            ApiError: 404 if Kueue is not installed.
+        """
+        found = await self._server.request("GET", self._workloads, query=[("resourceVersion", "0")])
+        return list(found["items"])
 
     async def create_job(self, manifest: Body) -> Body:
         """Create a Job.

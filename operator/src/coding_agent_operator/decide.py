@@ -107,6 +107,6 @@ def _look_at(standing: Standing, now: datetime, policy: Policy) -> datetime | No
         return None
     if any(job.deleting for job in standing.live) or standing.stop:
         return now + timedelta(seconds=DELETING_LOOK_S)
-    if any(job.ready == 0 for job in standing.live):
+    if any(job.ready == 0 and not job.waiting for job in standing.live):
         return now + timedelta(seconds=policy.look_interval)
     return None

@@ -23,10 +23,11 @@ from coding_agent_operator import metrics
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, Turn
 from coding_agent_operator.job import build_job
+from coding_agent_operator.kueue import queued
 from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import Job, Task, read_job, read_task
 from coding_agent_operator.reconcile import Reconciler
-from coding_agent_operator.schedule import Candidate, Schedule, coarse, schedule
+from coding_agent_operator.schedule import UNLIMITED, Candidate, Schedule, coarse, schedule
 from coding_agent_operator.settings import OperatorSettings
 from coding_agent_operator.standing import Stage, stage_of
 from coding_agent_operator.store import Shelf
@@ -53,13 +54,15 @@ class Engine:
         self.queue = WorkQueue()
         self.synced = asyncio.Event()
         self.clock = now or (lambda: datetime.now(UTC))
-        template = settings.operator.job
+        self.waits: dict[str, str] = {}
+        """By a Job's uid what Kueue says it waits for."""
         self._reconciler = Reconciler(
             cluster,
             self.tasks,
             self.jobs,
             policy=settings.operator.policy,
-            build=lambda task, number: build_job(task, number, template),
+            build=self._build,
+            waits=self.waits,
             now=self.clock,
         )
         self._changed = asyncio.Event()
@@ -68,6 +71,10 @@ class Engine:
         self._put_off: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
         self._positions_due: set[str] = set()
+
+    def _build(self, task: Task, number: int) -> Mapping[str, Any]:
+        manifest = build_job(task, number, self.settings.operator.job)
+        return queued(manifest, task, self.settings.queue.kueue) if self.settings.kueue else manifest
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -122,8 +129,9 @@ class Engine:
         """Decide who starts, and wake those for whom something has changed."""
         before = self._schedule
         settings = self.settings
+        limit = UNLIMITED if settings.kueue else settings.limits.global_
         self._schedule = schedule(
-            self._candidates(), settings.limits.global_, self.clock(), aging=settings.operator.policy.aging
+            self._candidates(), limit, self.clock(), aging=settings.operator.policy.aging
         )
         self._granted.update(self._schedule.start)
         for name in self._schedule.start:
@@ -157,7 +165,7 @@ class Engine:
                     repository=task.repository,
                     created=task.created,
                     stage=stage,
-                    limit=self.settings.limits.of(task.spec.source.host, task.spec.source.repository),
+                    limit=self._limit_of(task),
                     run=task.spec.run,
                     priority=task.spec.priority,
                 )
@@ -166,6 +174,10 @@ class Engine:
         for orphans in jobs.values():
             found += [_orphan(job) for job in orphans if not job.finished]
         return found
+
+    def _limit_of(self, task: Task) -> int:
+        source = task.spec.source
+        return UNLIMITED if self.settings.kueue else self.settings.limits.of(source.host, source.repository)
 
     async def _positions_forever(self) -> None:
         """Show how the queue moves, to a few tasks at a time, the foremost first."""

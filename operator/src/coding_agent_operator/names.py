@@ -12,6 +12,8 @@ MANAGER = "coding-agent-operator"
 ACTIVE = f"{LABEL_ACTIVE}=true"
 """Selects the tasks that have not ended, and the Jobs whose end is not recorded."""
 AGENT_CONTAINER = "agent"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Kueue's label of a Job: the LocalQueue that it is in."""
 _LENGTH = 63
 """RFC 1123 label: a Job's name becomes a label value of its pods."""
 

@@ -62,6 +62,8 @@ def _phase_entered(old: Status, new: Status) -> Iterator[Notice]:
             yield Notice("Normal", "Retrying", f"The next attempt starts after {new.next_attempt_time}.")
         case Phase.QUEUED if old.phase is Phase.SUSPENDED:
             yield Notice("Normal", "Resumed", message)
+        case Phase.QUEUED if old.phase is Phase.RUNNING and new.reason == "WaitingForKueue":
+            yield Notice("Normal", "Preempted", "Kueue has suspended the attempt; it waits to go on.")
         case Phase.QUEUED if new.attempts:
             yield Notice("Normal", "Retrying", "The next attempt waits for its turn.")
         case Phase.QUEUED:

@@ -23,7 +23,7 @@ from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.tasks import parse_time
 from pydantic import BaseModel, ValidationError
 
-from coding_agent_operator.names import AGENT_CONTAINER, attempt_number
+from coding_agent_operator.names import AGENT_CONTAINER, QUEUE_LABEL, attempt_number
 
 _M = TypeVar("_M", bound=BaseModel)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -110,6 +110,10 @@ class Job:
         ready: pods that run and are ready.
         pods: as far as they were looked at; `None`: they were not.
         active_label: its end is not recorded yet.
+        suspended: its pods are not to run (`spec.suspend`).
+        started: when it was started or last resumed (`status.startTime`).
+        queue: Kueue's queue that it is in; empty: it is in none.
+        waits_for: what Kueue says it waits for, as far as that is known.
     """
 
     name: str
@@ -128,11 +132,25 @@ class Job:
     ready: int = 0
     active_label: bool = True
     pods: tuple[Pod, ...] | None = None
+    suspended: bool = False
+    started: datetime | None = None
+    queue: str = ""
+    waits_for: str = ""
 
     @property
     def finished(self) -> bool:
         """Terminal: one of the conditions Complete or Failed, never a pod's phase."""
         return self.complete or self.failure is not None
+
+    @property
+    def waiting(self) -> bool:
+        """It exists and does not run: it is suspended, or Kueue has just admitted it."""
+        return not self.finished and (self.suspended or (bool(self.queue) and self.started is None))
+
+    @property
+    def began(self) -> datetime:
+        """When the attempt began: when Kueue admitted it last, else with its Job."""
+        return self.started if self.queue and self.started else self.created
 
 
 def read_task(body: Mapping[str, Any]) -> Task:
@@ -228,6 +246,9 @@ def read_job(body: Mapping[str, Any]) -> Job:
         deleting=bool(meta.get("deletionTimestamp")),
         ready=int(status.get("ready") or 0),
         active_label=(meta.get("labels") or {}).get(LABEL_ACTIVE) == "true",
+        suspended=bool((body.get("spec") or {}).get("suspend")),
+        started=parse_time(status.get("startTime")),
+        queue=(meta.get("labels") or {}).get(QUEUE_LABEL) or "",
     )
 
 

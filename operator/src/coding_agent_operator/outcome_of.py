@@ -149,11 +149,11 @@ def report_of(job: Job) -> Outcome | None:
 
 def stuck(job: Job, now: datetime, policy: Policy) -> Verdict | None:
     """Why a Job that has not ended never will, or `None`; its pods must have been looked at."""
-    if job.pods is None:
+    if job.pods is None or job.waiting:
         return None
     current = [pod for pod in job.pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
     if not current:
-        late = _seconds(job.created, now) > policy.unschedulable_after
+        late = _seconds(job.began, now) > policy.unschedulable_after
         return STOPS["PodNotCreated"] if late and not job.pods else None
     pod = current[-1]
     age = _seconds(pod.created, now)

@@ -35,6 +35,7 @@ class Reconciler:
         *,
         policy: Policy,
         build: Builder,
+        waits: Mapping[str, str],
         now: Callable[[], datetime],
     ) -> None:
         self._cluster = cluster
@@ -42,6 +43,7 @@ class Reconciler:
         self._jobs = jobs
         self._policy = policy
         self._build = build
+        self._waits = waits
         self._now = now
         self._patience = timedelta(
             seconds=min(policy.config_after, policy.image_after, policy.unschedulable_after)
@@ -95,9 +97,11 @@ class Reconciler:
         ]
 
     async def _with_pods(self, job: Job) -> Job:
+        if job.waiting:
+            return replace(job, waits_for=self._waits.get(job.uid, ""))
         if job.ready and not job.finished and not job.deleting:
             return job
-        if not job.finished and not job.deleting and self._now() < job.created + self._patience:
+        if not job.finished and not job.deleting and self._now() < job.began + self._patience:
             return job
         return replace(job, pods=read_pods(await self._cluster.pods_of(job.name)))
 

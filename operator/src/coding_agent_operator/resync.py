@@ -12,6 +12,7 @@ from coding_agent_core.queues.kubernetes.requests import ApiError
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.engine import Engine
+from coding_agent_operator.kueue import NOT_INSTALLED, job_uid, waits_for
 from coding_agent_operator.metrics import WATCH_BEHIND
 from coding_agent_operator.names import ACTIVE
 from coding_agent_operator.notices import Notice
@@ -24,6 +25,8 @@ _INACTIVE = f"{LABEL_ACTIVE}!=true"
 _NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled"
 _PAGE = 200
 _RETRY_S = 1.0
+_WORDS_AT_A_TIME = 100
+"""So many tasks get new words from Kueue in one look, so that a long queue makes no storm of writes."""
 
 
 class Resync:
@@ -69,8 +72,31 @@ class Resync:
         if not engine.synced.is_set():
             _logger.info("%d tasks and %d Jobs are active", len(engine.tasks), len(engine.jobs))
             engine.synced.set()
+        if engine.settings.kueue:
+            await self._listen_to_kueue()
         engine.touch_all()
         await self._warn_of_orphans()
+
+    async def _listen_to_kueue(self) -> None:
+        """Ask once for all what the Jobs that Kueue has not admitted wait for."""
+        waiting = {job.uid for job in self._engine.jobs if job.waiting and job.queue}
+        known = self._engine.waits
+        for uid in known.keys() - waiting:
+            del known[uid]
+        if not waiting:
+            return
+        news = {uid: words for uid, words in (await self._words()).items() if known.get(uid) != words}
+        known.update([pair for pair in news.items() if pair[0] in waiting][:_WORDS_AT_A_TIME])
+
+    async def _words(self) -> dict[str, str]:
+        try:
+            workloads = await self._cluster.list_workloads()
+        except ApiError as error:
+            if error.status == 404:
+                return dict.fromkeys((job.uid for job in self._engine.jobs), NOT_INSTALLED)
+            _logger.warning("Kueue's workloads cannot be read: %s", error)
+            return {}
+        return {job_uid(each): words for each in workloads if (words := waits_for(each)) is not None}
 
     async def _warn_of_orphans(self) -> None:
         """Jobs of ours without a task are left alone; a person is told."""

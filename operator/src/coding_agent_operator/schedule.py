@@ -14,6 +14,9 @@ from datetime import datetime
 
 from coding_agent_operator.standing import Stage
 
+UNLIMITED = 2**63
+"""A limit for where somebody else keeps them (Kueue)."""
+
 
 @dataclass(frozen=True)
 class Candidate:

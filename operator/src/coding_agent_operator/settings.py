@@ -1,4 +1,4 @@
-"""The part of the settings tree that the operator needs: its sections `limits` and `operator`."""
+"""The part of the settings tree that the operator needs: its sections `limits`, `operator` and `queue`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from coding_agent_core.settings import Settings, load_settings
 from coding_agent_core.settings.operator import JobTemplate, Limits, Operator, Policy
+from coding_agent_core.settings.queues import Engine, Queue
 from coding_agent_core.settings.section import Section
 
 __all__ = ["JobTemplate", "Limits", "Operator", "OperatorSettings", "Policy", "load"]
@@ -17,6 +18,12 @@ class OperatorSettings(Section):
 
     limits: Limits = Limits()
     operator: Operator = Operator()
+    queue: Queue = Queue()
+
+    @property
+    def kueue(self) -> bool:
+        """Kueue decides who may start."""
+        return self.queue.engine is Engine.KUEUE
 
     @property
     def namespace(self) -> str:
@@ -26,7 +33,7 @@ class OperatorSettings(Section):
     @staticmethod
     def of(settings: Settings) -> OperatorSettings:
         """The operator's part of the whole tree."""
-        return OperatorSettings(limits=settings.limits, operator=settings.operator)
+        return OperatorSettings(limits=settings.limits, operator=settings.operator, queue=settings.queue)
 
 
 def load(environment: Mapping[str, str]) -> OperatorSettings:

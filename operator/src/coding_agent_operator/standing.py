@@ -66,6 +66,12 @@ class Standing:
     result: Result | None = None
     next_attempt_time: datetime | None = None
 
+    @property
+    def waiting(self) -> Job | None:
+        """The attempt's Job, if it does not run: Kueue has not admitted it, or has preempted it."""
+        job = self.live[0] if self.live else None
+        return job if job is not None and job.waiting else None
+
 
 def stage_of(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> Stage:
     """The stage, from what is cheap to know; in doubt ACTIVE, so that no limit is ever exceeded.
@@ -113,8 +119,12 @@ def assess(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> St
     for number in sorted({*recorded, *own}):
         job = own.get(number)
         attempt = recorded.get(number)
+        if attempt is None and own[number].waiting:
+            continue  # it has not begun: deleted now, it never was
         if attempt is None:
-            attempt = AttemptStatus(number=number, job=own[number].name, start_time=own[number].created)
+            attempt = AttemptStatus(number=number, job=own[number].name, start_time=own[number].began)
+        elif job is not None and job.queue and job.started is not None and not job.finished:
+            attempt = attempt.model_copy(update={"start_time": job.started})
         verdict = None
         if attempt.outcome is None:
             attempt, verdict = _settle(
@@ -126,7 +136,13 @@ def assess(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> St
             result = _plus(result, _without_usage(report_of(job)))
         attempts.append(attempt)
     intended = {attempt.number for attempt in attempts if attempt.reason is not None}
-    stop = tuple(job for job in live if job.number in intended and not job.deleting)
+    begun = {attempt.number for attempt in attempts}
+    unwanted = {
+        job.number
+        for job in (live if task.spec.cancel or task.spec.suspend else live[1:])
+        if job.number not in begun
+    }
+    stop = tuple(job for job in live if job.number in intended | unwanted and not job.deleting)
     if live:
         return Standing(Stage.ACTIVE, tuple(attempts), live, stop, next_number, None, result)
     end = _end(task, attempts, last, policy)

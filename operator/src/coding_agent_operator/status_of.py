@@ -21,7 +21,7 @@ def status_of(task: Task, standing: Standing, turn: Turn, now: datetime) -> Stat
     succeeded: Literal["True", "False", "Unknown"] = "Unknown"
     if standing.stage is Stage.ENDED:
         succeeded = "True" if phase is Phase.SUCCEEDED else "False"
-    running = standing.stage is Stage.ACTIVE
+    running = standing.stage is Stage.ACTIVE and standing.waiting is None
     conditions = [
         _since(
             task,
@@ -34,7 +34,7 @@ def status_of(task: Task, standing: Standing, turn: Turn, now: datetime) -> Stat
             Condition(
                 type="Running",
                 status="True" if running else "False",
-                reason="JobExists" if running else "NoJob",
+                reason="JobExists" if running else "JobSuspended" if standing.waiting else "NoJob",
                 message="An attempt is running." if running else "No attempt is running.",
                 last_transition_time=now,
             ),
@@ -63,13 +63,7 @@ def _words(task: Task, standing: Standing, turn: Turn) -> tuple[Phase, str, str]
     last = standing.attempts[-1] if standing.attempts else None
     match standing.stage:
         case Stage.ACTIVE:
-            if task.spec.cancel:
-                return Phase.RUNNING, "Cancelling", "The task is being cancelled; its attempt is ending."
-            if task.spec.suspend:
-                return Phase.RUNNING, "Suspending", "The task is being suspended; its attempt is ending."
-            if last is not None and last.outcome is None and last.reason is not None:
-                return Phase.RUNNING, last.reason, f"{last.message} The attempt is ending."
-            return Phase.RUNNING, "Running", f"Attempt {last.number if last else 1} is running."
+            return _words_of_active(task, standing, last)
         case Stage.SUSPENDED:
             return Phase.SUSPENDED, "Suspended", "The task is suspended; no attempt is started."
         case Stage.BACKOFF if last is not None:
@@ -81,6 +75,22 @@ def _words(task: Task, standing: Standing, turn: Turn) -> tuple[Phase, str, str]
         case _ if turn.after is not None:
             return Phase.QUEUED, "WaitingForRun", f"The item's run {turn.after} has not ended yet."
     return Phase.QUEUED, "Waiting", "The task waits for its turn."
+
+
+def _words_of_active(task: Task, standing: Standing, last: AttemptStatus | None) -> tuple[Phase, str, str]:
+    job = standing.waiting
+    phase = Phase.RUNNING if job is None else Phase.QUEUED
+    if task.spec.cancel:
+        return phase, "Cancelling", "The task is being cancelled; its attempt is ending."
+    if task.spec.suspend:
+        return phase, "Suspending", "The task is being suspended; its attempt is ending."
+    if last is not None and last.outcome is None and last.reason is not None:
+        return phase, last.reason, f"{last.message} The attempt is ending."
+    if job is None:
+        return phase, "Running", f"Attempt {last.number if last else 1} is running."
+    if not job.queue:
+        return phase, "JobSuspended", "The attempt's Job is suspended."
+    return phase, "WaitingForKueue", job.waits_for or f"The attempt waits in Kueue's queue {job.queue}."
 
 
 def _attempt(attempts: tuple[AttemptStatus, ...], maximum: int) -> str:

@@ -10,7 +10,7 @@ from coding_agent_core.agenttask import Status
 from coding_agent_operator.decide import Turn, decide
 from coding_agent_operator.names import job_name
 from coding_agent_operator.observed import Job, Pod, Task, read_task
-from coding_agent_operator.schedule import Candidate, coarse, schedule
+from coding_agent_operator.schedule import UNLIMITED, Candidate, coarse, schedule
 from coding_agent_operator.settings import Limits, Policy
 from coding_agent_operator.standing import Stage, stage_of
 
@@ -25,7 +25,8 @@ POLICY = Policy(backoff_base=1, backoff_max=10, max_disruptions=4, unschedulable
 class Cluster:
     """What the API server has."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, kueue: bool = False) -> None:
+        self.kueue = kueue
         self.now: datetime = NOW
         self.tasks: dict[str, Task] = {}
         self.jobs: dict[str, Job] = {}
@@ -66,13 +67,32 @@ class Cluster:
             pods=(pod(phase="Running", created=self.now),),
             ready=1,
         )
+        if self.kueue:
+            job = replace(job, suspended=True, queue="q", pods=(), ready=0)
         self.jobs[name] = job
         self.ran.setdefault(task.name, set()).add(job.uid)
         return job
 
+    def admit(self, name: str) -> None:
+        """Kueue admits a Job."""
+        job = self.jobs[name]
+        if job.waiting and not job.deleting:
+            running = (pod(phase="Running", created=self.now),)
+            self.jobs[name] = replace(
+                job, version=self.version(), suspended=False, started=self.now, ready=1, pods=running
+            )
+
+    def preempt(self, name: str) -> None:
+        """Kueue takes its place back."""
+        job = self.jobs[name]
+        if not job.finished:
+            self.jobs[name] = replace(
+                job, version=self.version(), suspended=True, started=None, ready=0, pods=()
+            )
+
     def end_job(self, name: str, ending: Pod) -> None:
         job = self.jobs[name]
-        if job.finished:
+        if job.finished or job.suspended:
             return
         good = ending.phase == "Succeeded"
         self.jobs[name] = replace(
@@ -86,10 +106,10 @@ class Cluster:
         )
 
     def set_pods(self, name: str, *pods: Pod) -> None:
-        if not self.jobs[name].finished:
+        if not self.jobs[name].finished and not self.jobs[name].suspended:
             self.jobs[name] = replace(self.jobs[name], version=self.version(), pods=pods, ready=0)
 
-    def running(self) -> list[Job]:
+    def unfinished(self) -> list[Job]:
         return [job for job in self.jobs.values() if not job.finished]
 
 
@@ -128,12 +148,13 @@ class Operator:
                     repository=task.repository,
                     created=task.created,
                     stage=stage,
-                    limit=LIMITS.of(source.host, source.repository),
+                    limit=UNLIMITED if self.cluster.kueue else LIMITS.of(source.host, source.repository),
                     run=task.spec.run,
                     priority=task.spec.priority,
                 )
             )
-        planned = schedule(candidates, LIMITS.global_, self.cluster.now, aging=POLICY.aging)
+        limit = UNLIMITED if self.cluster.kueue else LIMITS.global_
+        planned = schedule(candidates, limit, self.cluster.now, aging=POLICY.aging)
         self.granted.update(planned.start)
         self.turns = {
             name: Turn(position=coarse(place), after=planned.after.get(name))

@@ -44,9 +44,11 @@ pick = st.integers(0, 10_000)
 class Fleet(RuleBasedStateMachine):
     """People, the cluster and the operator take turns in any order."""
 
+    kueue = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.cluster = Cluster()
+        self.cluster = Cluster(kueue=self.kueue)
         self.operator = Operator(self.cluster)
         self.ended: dict[str, Phase | None] = {}
 
@@ -113,11 +115,12 @@ class Fleet(RuleBasedStateMachine):
 
     @invariant()
     def limits_hold(self) -> None:
-        running = self.cluster.running()
-        assert len(running) <= LIMITS.global_
+        running = self.cluster.unfinished()
         tasks = {task.uid: task for task in self.cluster.tasks.values()}
-        per = Counter(tasks[job.owner or ""].spec.source.repository for job in running)
-        assert all(count <= LIMITS.of("github.com", path) for path, count in per.items())
+        if not self.kueue:
+            assert len(running) <= LIMITS.global_
+            per = Counter(tasks[job.owner or ""].spec.source.repository for job in running)
+            assert all(count <= LIMITS.of("github.com", path) for path, count in per.items())
         items = Counter(tasks[job.owner or ""].item for job in running)
         assert all(count == 1 for count in items.values()), "one active Job of an item"
 
@@ -158,6 +161,7 @@ class Fleet(RuleBasedStateMachine):
             self.attempts_are_bounded()
             self.deletions_finish()
             for name in list(self.cluster.jobs):
+                self.cluster.admit(name)
                 self.cluster.end_job(name, pod(phase="Succeeded", exit_code=0))
             self.operator.later(20)
         self.ends_stay()
@@ -171,11 +175,37 @@ class Fleet(RuleBasedStateMachine):
         return names[which % len(names)]
 
 
-TestFleet = Fleet.TestCase
-TestFleet.settings = settings(
+class KueueFleet(Fleet):
+    """The same with Kueue in place of our limits: it admits and preempts as it likes."""
+
+    kueue = True
+
+    @precondition(lambda self: self.cluster.jobs)
+    @rule(which=pick)
+    def kueue_admits(self, which: int) -> None:
+        self.cluster.admit(self.any_job(which))
+
+    @precondition(lambda self: self.cluster.jobs)
+    @rule(which=pick)
+    def kueue_preempts(self, which: int) -> None:
+        self.cluster.preempt(self.any_job(which))
+
+    @invariant()
+    def what_waits_is_not_shown_as_running(self) -> None:
+        for task in self.cluster.tasks.values():
+            condition = task.status.condition("Running")
+            ran = any(attempt.outcome is None for attempt in task.status.attempts)
+            assert ran or condition is None or condition.status != "True"
+
+
+_SETTINGS = settings(
     max_examples=120,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+TestFleet = Fleet.TestCase
+TestFleet.settings = _SETTINGS
+TestKueueFleet = KueueFleet.TestCase
+TestKueueFleet.settings = settings(_SETTINGS, max_examples=60)

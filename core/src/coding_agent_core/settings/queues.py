@@ -46,9 +46,36 @@ class KubernetesQueue(Section):
     namespace: str | None = None
 
 
+class Engine(StrEnum):
+    """Who decides in Kubernetes when an attempt starts."""
+
+    NATIVE = "native"
+    """The operator: the section `limits`, fair share, priorities."""
+    KUEUE = "kueue"
+    """Kueue (https://kueue.sigs.k8s.io): its quotas; the operator only keeps one running task of an item."""
+
+
+class Kueue(Section):
+    """The LocalQueues that attempts are put into; they are in the namespace of the AgentTasks."""
+
+    local_queue: str = Field(default="coding-agent", min_length=1, max_length=63)
+    repositories: dict[str, str] = Field(default_factory=dict)
+    """Other queues for single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
+
+    def of(self, host: str, repository: str) -> str:
+        """The queue of one repository."""
+        known = {name.lower(): queue for name, queue in self.repositories.items()}
+        path = repository.lower()
+        return known.get(f"{host.lower()}/{path}", known.get(path, self.local_queue))
+
+
 class Queue(Section):
     """Which queue."""
 
     backend: Backend | None = None
     """`None`: RabbitMQ where `use_rabbitmq` is set, else memory."""
     kubernetes: KubernetesQueue = KubernetesQueue()
+    engine: Engine = Engine.NATIVE
+    """With `backend: kubernetes`: who decides when an attempt starts."""
+    kueue: Kueue = Kueue()
+    """With `engine: kueue`."""

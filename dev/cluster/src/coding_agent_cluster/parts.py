@@ -33,6 +33,8 @@ class Part:
 
 _CONTAINERD = "github.com/containerd/containerd/v2"
 _CNI = "github.com/containernetworking/plugins/plugins"
+_COMPOSE = "github.com/docker/compose/v5"
+_CADDY = "github.com/caddyserver/caddy/v2"
 
 MODULES: dict[str, Module] = {
     m.name: m
@@ -56,6 +58,13 @@ MODULES: dict[str, Module] = {
         Module("contour", "github.com/projectcontour/contour"),
         Module("kueue", "sigs.k8s.io/kueue"),
         Module("vegeta", "github.com/tsenart/vegeta/v12"),
+        # What the chart is checked with.
+        Module("helm-unittest", "github.com/helm-unittest/helm-unittest"),
+        Module("helm-docs", "github.com/norwoodj/helm-docs"),
+        Module("kubeconform", "github.com/yannh/kubeconform", "main.version"),
+        Module("kube-score", "github.com/zegl/kube-score"),
+        Module("compose", _COMPOSE, f"{_COMPOSE}/internal.Version"),
+        Module("caddy", _CADDY, f"{_CADDY}.CustomVersion"),
     )
 }
 
@@ -92,6 +101,12 @@ PARTS: dict[str, Part] = {
         Part("contour", "contour", "github.com/projectcontour/contour/cmd/contour"),
         Part("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue"),
         Part("vegeta", "vegeta", "github.com/tsenart/vegeta/v12"),
+        Part("helm-unittest", "helm-unittest", "github.com/helm-unittest/helm-unittest/cmd/helm-unittest"),
+        Part("helm-docs", "helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
+        Part("kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
+        Part("kube-score", "kube-score", "github.com/zegl/kube-score/cmd/kube-score"),
+        Part("docker-compose", "compose", f"{_COMPOSE}/cmd"),
+        Part("caddy", "caddy", f"{_CADDY}/cmd/caddy"),
     )
 }
 

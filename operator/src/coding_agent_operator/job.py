@@ -1,18 +1,19 @@
-"""The Job of an attempt, built from plain data. Pure; the pod's spec stands alone, to be replaced alone."""
+"""The Job of an attempt, built from plain data; its pod is in `pod`. Pure."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from coding_agent_core.agenttask import API_VERSION, KIND, LABEL_ACTIVE, LABEL_ATTEMPT, LABEL_TASK, labels_for
+from coding_agent_core.attempt_input import AttemptInput, Earlier
 from coding_agent_core.outcome import ExitCode
 from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import TaskRequest, Trigger
 
 from coding_agent_operator.names import AGENT_CONTAINER, MANAGER, job_name, label_value
 from coding_agent_operator.observed import Task
-from coding_agent_operator.settings import JobTemplate
+from coding_agent_operator.pod import pod_spec
 
 PERMANENT = (ExitCode.CANNOT, ExitCode.REFUSED, ExitCode.CONFIGURATION)
 """Exit codes with which the Job fails at once, whatever else its policy says."""
@@ -20,6 +21,7 @@ PERMANENT = (ExitCode.CANNOT, ExitCode.REFUSED, ExitCode.CONFIGURATION)
 
 def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
     """The manifest of attempt `number`; the same for the same arguments."""
+    given = attempt_input(task, number)
     shared = {
         **{key: value for key, value in labels_for(task.spec.item).items() if key != LABEL_ACTIVE},
         LABEL_TASK: label_value(task.name),
@@ -27,6 +29,9 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
         "app.kubernetes.io/managed-by": MANAGER,
         "app.kubernetes.io/component": "attempt",
     }
+    metadata: dict[str, Any] = {"labels": {**template.labels, **shared}}
+    if template.annotations:
+        metadata["annotations"] = template.annotations
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -50,7 +55,7 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
             "completions": 1,
             "parallelism": 1,
             "podReplacementPolicy": "Failed",
-            "activeDeadlineSeconds": task.spec.timeout_seconds,
+            "activeDeadlineSeconds": _deadline(task, template),
             "podFailurePolicy": {
                 "rules": [
                     {
@@ -67,65 +72,31 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
                     },
                 ]
             },
-            "template": {"metadata": {"labels": shared}, "spec": pod_spec(task, number, template)},
+            "template": {"metadata": metadata, "spec": pod_spec(template, given)},
         },
     }
 
 
-def pod_spec(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
-    """The attempt's pod: one container under restricted Pod Security, without a Kubernetes token."""
-    container: dict[str, Any] = {
-        "name": AGENT_CONTAINER,
-        "image": template.image,
-        "imagePullPolicy": template.pull_policy,
-        "command": list(template.command),
-        "env": [
-            {"name": "CODING_AGENT_TASK", "value": json.dumps(task_data(task, number), ensure_ascii=False)},
-            {"name": "HOME", "value": "/work"},
-            {"name": "TMPDIR", "value": "/work"},
-        ],
-        "envFrom": [{"secretRef": {"name": name}} for name in template.env_from_secrets],
-        "resources": {"requests": template.requests, "limits": template.limits},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "terminationMessagePolicy": "File",
-        "volumeMounts": [{"name": "work", "mountPath": "/work"}],
-        "workingDir": "/app",
-    }
-    return {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "serviceAccountName": template.service_account,
-        "terminationGracePeriodSeconds": template.grace_seconds,
-        "nodeSelector": template.node_selector,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": template.user,
-            "runAsGroup": template.user,
-            "fsGroup": template.user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": [{"name": "work", "emptyDir": {}}],
-    }
+def _deadline(task: Task, template: JobTemplate) -> int:
+    """Seconds from the Job's start. It is for an agent that hangs: its own clock ends it before this."""
+    return task.spec.timeout_seconds + template.grace_seconds + template.start_seconds
 
 
-def task_data(task: Task, number: int) -> dict[str, Any]:
-    """The task as it crosses a queue: the attempt reads it as every consumer does."""
-    spec = task.spec
-    return QueuedTask(
-        request=TaskRequest(
-            item=spec.item,
-            user=spec.user,
-            title=spec.title,
-            url=spec.url,
-            trigger=Trigger.model_validate(spec.trigger.model_dump()),
-        ),
-        uuid=spec.uuid,
-        run=spec.run,
-        attempt=number,
-    ).to_message()
+def attempt_input(task: Task, number: int) -> AttemptInput:
+    """What attempt `number` is told: the task, and what the earlier ones left."""
+    spec, result = task.spec, task.status.result
+    request = TaskRequest(
+        item=spec.item,
+        user=spec.user,
+        title=spec.title,
+        url=spec.url,
+        trigger=Trigger.model_validate(spec.trigger.model_dump()),
+    )
+    return AttemptInput(
+        task=QueuedTask(request=request, uuid=spec.uuid, run=spec.run, attempt=number),
+        max_attempts=spec.max_attempts,
+        timeout_seconds=spec.timeout_seconds,
+        earlier=Earlier()
+        if result is None
+        else Earlier(branch=result.branch, change_url=result.pull_request_url),
+    )

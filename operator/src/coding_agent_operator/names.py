@@ -12,6 +12,7 @@ MANAGER = "coding-agent-operator"
 ACTIVE = f"{LABEL_ACTIVE}=true"
 """Selects the tasks that have not ended, and the Jobs whose end is not recorded."""
 AGENT_CONTAINER = "agent"
+WORKSPACE_CONTAINER = "workspace"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 """Kueue's label of a Job: the LocalQueue that it is in."""
 _LENGTH = 63

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
-import json
-
-from coding_agent_core.queued_task import QueuedTask
+import pytest
+from coding_agent_core.agenttask import Result
+from coding_agent_core.attempt_input import AttemptInput
+from coding_agent_core.settings.job import JobTemplate
 from coding_agent_operator.job import build_job
 from coding_agent_operator.names import attempt_number, job_name
-from coding_agent_operator.settings import JobTemplate
 
-from tests.unit.operator.making import NOW, task
+from tests.unit.operator.making import NOW, status, task
 
 
 def test_one_job_is_one_attempt() -> None:
     spec = build_job(task(), 2, JobTemplate())["spec"]
     assert (spec["backoffLimit"], spec["podReplacementPolicy"]) == (0, "Failed")
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    assert spec["activeDeadlineSeconds"] == 600
     ignored, permanent = spec["podFailurePolicy"]["rules"]
     assert (ignored["action"], ignored["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
     assert (permanent["action"], permanent["onExitCodes"]["values"]) == ("FailJob", [65, 77, 78])
 
 
-def test_the_pod_has_no_rights() -> None:
-    pod = build_job(task(), 1, JobTemplate())["spec"]["template"]["spec"]
-    assert pod["automountServiceAccountToken"] is False
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    container = pod["containers"][0]
-    assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+def test_the_jobs_deadline_leaves_the_agent_its_time_and_its_grace() -> None:
+    template = JobTemplate(grace_seconds=45, start_seconds=300)
+    job = build_job(task(), 1, template)["spec"]
+    assert job["activeDeadlineSeconds"] == 600 + 45 + 300
+    assert job["template"]["spec"]["terminationGracePeriodSeconds"] == 45
+    assert given(build_job(task(), 1, template)).timeout_seconds == 600
 
 
 def test_the_task_owns_its_job_and_is_told_to_the_agent() -> None:
     made = build_job(task(), 2, JobTemplate())
     owner = made["metadata"]["ownerReferences"][0]
     assert (owner["uid"], owner["controller"]) == ("uid-1", True)
-    data = json.loads(made["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"])
-    queued = QueuedTask.from_message(data, now=NOW)
-    assert (queued.attempt, queued.name) == (2, task().name)
+    told = given(made)
+    assert (told.task.attempt, told.task.name, told.max_attempts) == (2, task().name, 3)
+    assert told.earlier.branch is None
+
+
+def test_a_further_attempt_is_told_what_the_earlier_ones_left() -> None:
+    result = Result(branch="coding-agent/issue-7", pull_request_url="https://github.com/octo/demo/pull/8")
+    told = given(build_job(task(status(result=result)), 2, JobTemplate()))
+    assert told.earlier.branch == "coding-agent/issue-7"
+    assert told.earlier.change_url == "https://github.com/octo/demo/pull/8"
+
+
+@pytest.mark.parametrize("title", ["$(HOME) is $$HOME", "umlauts: äöü", 'quotes " and \\n', "$"])
+def test_a_title_reaches_the_agent_whatever_is_in_it(title: str) -> None:
+    assert given(build_job(task(title=title), 1, JobTemplate())).task.request.title == title
+
+
+def test_further_labels_and_annotations_do_not_hide_ours() -> None:
+    template = JobTemplate(
+        labels={"team": "a", "coding-agent.dev/attempt": "9"},
+        annotations={"sidecar.istio.io/inject": "false"},
+    )
+    metadata = build_job(task(), 2, template)["spec"]["template"]["metadata"]
+    assert (metadata["labels"]["team"], metadata["labels"]["coding-agent.dev/attempt"]) == ("a", "2")
+    assert metadata["annotations"] == {"sidecar.istio.io/inject": "false"}
 
 
 def test_names_fit_and_are_read_back() -> None:
@@ -50,3 +70,16 @@ def test_names_fit_and_are_read_back() -> None:
     assert job_name("x" * 100 + "a", 1) != job_name("x" * 100 + "b", 1)
     assert attempt_number("demo", "other-1") is None
     assert attempt_number("demo", "demo-01") is None
+
+
+def given(job: dict) -> AttemptInput:  # type: ignore[type-arg]
+    """What the agent reads, with the environment expanded as the kubelet does it."""
+    environment = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    value = next(each["value"] for each in environment if each["name"] == "CODING_AGENT_TASK")
+    return AttemptInput.from_json(expanded(value), now=NOW)
+
+
+def expanded(value: str) -> str:
+    """`$$` is a dollar sign; a lone one before a bracket would be a reference (the API's documentation)."""
+    assert "$(" not in value.replace("$$", "")
+    return value.replace("$$", "$")

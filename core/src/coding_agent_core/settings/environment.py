@@ -35,6 +35,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "USE_USER_CONFIG_API": ("user_config_api", "enabled"),
     "USER_CONFIG_API_URL": ("user_config_api", "url"),
     "USER_CONFIG_API_KEY": ("user_config_api", "api_key"),
+    "WORKSPACE_SOCKET": ("consumer", "workspace", "socket"),
     "LOGS": ("logging", "file"),
     "LOG_FORMAT": ("logging", "format"),
     "DEBUG": ("logging", "level"),

@@ -1,10 +1,13 @@
-"""Settings of the operator: how much runs at a time, when to try again, what an attempt's Job looks like."""
+"""Settings of the operator: how much runs at a time, when to try again, and its own running."""
 
 from __future__ import annotations
 
 from pydantic import AliasChoices, Field
 
+from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.section import Section
+
+__all__ = ["JobTemplate", "Limits", "Operator", "Policy"]
 
 
 class Limits(Section):
@@ -51,28 +54,6 @@ class Policy(Section):
     """A finished Job and its pod's logs are deleted after this."""
 
 
-class JobTemplate(Section):
-    """The attempt's Job."""
-
-    image: str = Field(default="coding-agent-consumer:latest", min_length=1)
-    command: tuple[str, ...] = ("python", "main.py", "--mode", "attempt")
-    """What the container runs; the task is in its environment as `CODING_AGENT_TASK` (JSON)."""
-    pull_policy: str = "IfNotPresent"
-    service_account: str = "default"
-    """No token of it is ever mounted."""
-    grace_seconds: int = Field(default=60, ge=0)
-    """Between SIGTERM and SIGKILL: the agent pushes what it has."""
-    env_from_secrets: tuple[str, ...] = ()
-    """Secrets whose keys become the agent's environment."""
-    requests: dict[str, str] = Field(
-        default_factory=lambda: {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": "1Gi"}
-    )
-    limits: dict[str, str] = Field(default_factory=lambda: {"memory": "2Gi", "ephemeral-storage": "8Gi"})
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    user: int = Field(default=10001, gt=0)
-    """Numeric user of the container; never root."""
-
-
 class Operator(Section):
     """The operator's own running."""
 
@@ -89,6 +70,8 @@ class Operator(Section):
     """Seconds between two looks for ended tasks to delete."""
     position_interval: float = Field(default=10.0, gt=0)
     """Seconds between two updates of queue positions."""
+    lease_duration: int = Field(default=15, ge=3)
+    """Seconds after which another replica takes over from one that is silent."""
     request_timeout: float = Field(default=10.0, gt=0)
     """Seconds for one request to the API server."""
     policy: Policy = Policy()

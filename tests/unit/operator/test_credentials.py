@@ -1,0 +1,58 @@
+"""Which credentials an attempt is given."""
+
+from __future__ import annotations
+
+import pytest
+from coding_agent_core.settings.job import Credential
+from coding_agent_core.tasks import GitHubIssueKey, GitLabIssueKey, Item, Platform
+from coding_agent_operator.credentials import select
+
+GITHUB = Item(
+    host="github.com", repository="Acme/Pricing", key=GitHubIssueKey(owner="Acme", repo="Pricing", number=1)
+)
+GITLAB = Item(
+    host="gitlab.example.com", repository="group/sub/pricing", key=GitLabIssueKey(project_id=4, issue_iid=1)
+)
+
+
+def credential(secret: str, file: str = "token", **scope: object) -> Credential:
+    return Credential.model_validate({"secret": secret, "key": "token", "file": file, **scope})
+
+
+EVERYBODY = credential("everybody")
+OF_GITHUB = credential("of-github", platform=Platform.GITHUB)
+OF_GITLAB = credential("of-gitlab", platform=Platform.GITLAB)
+OF_HOST = credential("of-host", host="GitHub.com")
+OF_GITLAB_HOST = credential("of-gitlab-host", host="gitlab.example.com", platform=Platform.GITLAB)
+OF_REPOSITORY = credential("of-repository", repository="acme/pricing")
+OF_REPOSITORY_HERE = credential("of-repository-here", host="github.com", repository="acme/pricing")
+OF_REPOSITORY_ELSEWHERE = credential("elsewhere", host="ghe.example.com", repository="acme/pricing")
+OF_SUBGROUP = credential("of-subgroup", repository="group/sub/pricing")
+MODEL = credential("model", file="openai-api-key")
+
+
+@pytest.mark.parametrize(
+    ("configured", "item", "given"),
+    [
+        ([], GITHUB, []),
+        ([EVERYBODY], GITHUB, ["everybody"]),
+        ([OF_GITHUB, OF_GITLAB], GITHUB, ["of-github"]),
+        ([OF_GITHUB, OF_GITLAB], GITLAB, ["of-gitlab"]),
+        ([OF_GITLAB, OF_GITLAB_HOST], GITHUB, []),
+        ([OF_GITHUB, EVERYBODY], GITHUB, ["of-github"]),
+        ([OF_GITHUB, EVERYBODY], GITLAB, ["everybody"]),
+        ([OF_HOST, OF_GITHUB], GITHUB, ["of-host"]),
+        ([OF_GITLAB_HOST, OF_GITLAB], GITLAB, ["of-gitlab-host"]),
+        ([OF_REPOSITORY, OF_HOST, OF_GITHUB], GITHUB, ["of-repository"]),
+        ([OF_REPOSITORY_HERE, OF_REPOSITORY], GITHUB, ["of-repository-here"]),
+        ([OF_REPOSITORY_ELSEWHERE, EVERYBODY], GITHUB, ["everybody"]),
+        ([OF_SUBGROUP, OF_REPOSITORY, OF_GITLAB], GITLAB, ["of-subgroup"]),
+        ([EVERYBODY, MODEL], GITHUB, ["model", "everybody"]),
+        ([MODEL, OF_GITLAB], GITHUB, ["model"]),
+    ],
+)
+def test_the_most_specific_credential_wins(
+    configured: list[Credential], item: Item, given: list[str]
+) -> None:
+    assert [each.secret for each in select(configured, item)] == given
+    assert [each.secret for each in select(reversed(configured), item)] == given, "whatever the order"

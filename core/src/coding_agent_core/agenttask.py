@@ -36,7 +36,15 @@ ANNOTATION_LABELED_AT = f"{GROUP}/labeled-at"
 ANNOTATION_DELIVERIES = f"{GROUP}/deliveries"
 """Further delivery ids that this task answers for, comma-separated, the newest 20."""
 
-_ALIASES = {"delivery_id": "deliveryID", "pull_request_url": "pullRequestURL"}
+ANNOTATION_TRANSCRIPT = f"{GROUP}/transcript"
+"""On Jobs: where the attempt keeps its transcript; told beforehand, for a killed agent tells nothing."""
+ANNOTATION_TRANSCRIPT_URL = f"{GROUP}/transcript-url"
+
+_ALIASES = {
+    "delivery_id": "deliveryID",
+    "pull_request_url": "pullRequestURL",
+    "transcript_url": "transcriptURL",
+}
 
 
 class _Wire(BaseModel):
@@ -128,6 +136,10 @@ class AttemptStatus(_Wire):
     reason: str | None = Field(default=None, max_length=128)
     message: str | None = Field(default=None, max_length=1024)
     counted: bool = True
+    transcript: str | None = Field(default=None, max_length=1024)
+    transcript_url: str | None = Field(default=None, max_length=1024)
+    tail: str | None = Field(default=None, max_length=2048)
+    """The newest attempts alone keep it."""
 
 
 class UsageStatus(_Wire):
@@ -136,7 +148,7 @@ class UsageStatus(_Wire):
     requests: int = Field(default=0, ge=0)
     input_tokens: int = Field(default=0, ge=0)
     output_tokens: int = Field(default=0, ge=0)
-    cost: str | None = Field(default=None, max_length=32)
+    cost: str | None = Field(default=None, max_length=80)
 
 
 class Result(_Wire):

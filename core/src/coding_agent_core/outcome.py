@@ -5,12 +5,19 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, ValidationError
 
+from coding_agent_core import cost
 from coding_agent_core.tasks import Frozen
 
 MAX_MESSAGE_BYTES = 4096
 """Kubernetes keeps at most 4,096 bytes of a container's termination message."""
+MAX_PLACE = 1024
+"""Characters that name a transcript's place, or its web address."""
+MAX_TAIL = 2048
+"""Characters of an attempt's last steps that are kept beside its outcome."""
+_MANY = 2**53
+"""More tokens than any attempt uses: what is beyond it is no count."""
 
 
 class ExitCode(IntEnum):
@@ -75,12 +82,20 @@ _CLASSES: dict[Reason, tuple[Class, ExitCode]] = {
 }
 
 
-class Usage(Frozen):
+class _Report(Frozen):
+    """Crosses from a pod to the operator: within a version, fields of a newer release are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Usage(_Report):
     """What an attempt cost: requests to the model and tokens, as the provider counts them."""
 
-    requests: int = Field(default=0, ge=0)
-    input_tokens: int = Field(default=0, ge=0)
-    output_tokens: int = Field(default=0, ge=0)
+    requests: int = Field(default=0, ge=0, le=_MANY)
+    input_tokens: int = Field(default=0, ge=0, le=_MANY)
+    output_tokens: int = Field(default=0, ge=0, le=_MANY)
+    cost: str | None = Field(default=None, pattern=cost.PATTERN)
+    """As in `coding_agent_core.cost`; `None` where the model's price is not configured."""
 
     def plus(self, other: Usage) -> Usage:
         """The sum of both."""
@@ -88,10 +103,11 @@ class Usage(Frozen):
             requests=self.requests + other.requests,
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
+            cost=cost.sum_of(self.cost, other.cost),
         )
 
 
-class Outcome(Frozen):
+class Outcome(_Report):
     """The end of one attempt.
 
     Attributes:
@@ -101,6 +117,9 @@ class Outcome(Frozen):
         change_url: the pull or merge request, if there is one.
         summary: what the agent says it did, Markdown.
         retry_after: seconds that the model or the forge asked us to wait.
+        transcript: place of the whole transcript, where it is kept beyond the attempt.
+        transcript_url: address at which people can read it, if one is configured.
+        tail: the last steps in short lines, the newest last.
     """
 
     version: Literal[1] = 1
@@ -110,7 +129,10 @@ class Outcome(Frozen):
     change_url: str | None = None
     summary: str = ""
     usage: Usage = Usage()
-    retry_after: float | None = None
+    retry_after: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    transcript: str | None = Field(default=None, max_length=MAX_PLACE)
+    transcript_url: str | None = Field(default=None, max_length=MAX_PLACE, pattern=r"^https?://\S+$")
+    tail: str = Field(default="", max_length=MAX_TAIL)
 
     @property
     def outcome_class(self) -> Class:
@@ -133,17 +155,55 @@ class Outcome(Frozen):
         return self.outcome_class is Class.TRANSIENT
 
     def to_termination_message(self) -> str:
-        """JSON of at most 4 KiB; the summary, then the message, are cut to fit."""
-        text = self.model_dump_json()
-        over = len(text.encode()) - MAX_MESSAGE_BYTES
-        if over <= 0:
-            return text
-        for name in ("summary", "message"):
-            value: str = getattr(self, name)
-            for length in (1500, 500, 100, 0):
-                shorter = self.model_copy(update={name: value[:length] + ("…" if length else "")})
-                text = shorter.model_dump_json()
-                if len(text.encode()) <= MAX_MESSAGE_BYTES:
-                    return text
-            self = shorter  # noqa: PLW0642 - go on cutting what is cut already
-        raise ValueError("the outcome does not fit a termination message even without its texts")
+        """JSON of at most 4 KiB; tail, summary and message are cut, in this order, to fit.
+
+        Of the tail the end is kept, of the others the beginning.
+        """
+        outcome = self
+        for name, lengths in (
+            ("tail", (1200, 600, 300, 0)),
+            ("summary", (1500, 500, 100, 0)),
+            ("message", (500, 100, 0)),
+        ):
+            whole: str = getattr(self, name)
+            for length in lengths:
+                if outcome._fits:
+                    return outcome.model_dump_json()
+                cut = last_lines(whole, length) if name == "tail" else _beginning(whole, length)
+                outcome = outcome.model_copy(update={name: cut})
+        outcome = outcome if outcome._fits else outcome.model_copy(update=dict.fromkeys(_DISPENSABLE))
+        if not outcome._fits:
+            raise ValueError("the outcome does not fit a termination message even without its texts")
+        return outcome.model_dump_json()
+
+    @staticmethod
+    def from_termination_message(text: str) -> Outcome | None:
+        """The outcome that a container left; `None` for all else: another version, a log's last lines."""
+        try:
+            return Outcome.model_validate_json(text) if text else None
+        except ValidationError:
+            return None
+
+    @property
+    def _fits(self) -> bool:
+        return len(self.model_dump_json().encode()) <= MAX_MESSAGE_BYTES
+
+
+_DISPENSABLE = ("transcript", "transcript_url")
+
+
+def last_lines(text: str, length: int) -> str:
+    """The end of a text, at most `length` characters, from the beginning of a line where there is one.
+
+    Control characters but the ends of lines are left out: what is shown in a terminal must not steer it.
+    """
+    plain = "".join(each for each in text if each == "\n" or each.isprintable()).strip()
+    if len(plain) <= length:
+        return plain
+    end = plain[len(plain) - length + 1 :]
+    first, found, rest = end.partition("\n")
+    return f"…{rest if found and len(first) < length // 2 else end}"
+
+
+def _beginning(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + ("…" if length else "")

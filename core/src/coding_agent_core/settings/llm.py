@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from coding_agent_core.cost import Price
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import SecretField, Section
 
@@ -72,6 +73,8 @@ class LLM(Section):
     """Seconds for one answer."""
     max_retries: int = Field(default=5, ge=0)
     """Further tries of one request on 429, 5xx and broken connections."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """What a million tokens cost, by the model's name; a model that is not here has no cost shown."""
 
     @field_validator("function_calling")
     @classmethod
@@ -81,13 +84,54 @@ class LLM(Section):
         return value
 
 
+class S3(Section):
+    """A bucket of an S3-compatible store, for transcripts that outlive the machine."""
+
+    bucket: str = Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$")
+    """The bucket's name; it must exist."""
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://[^/\s@]+/?$")
+    """The store's address, for example `https://s3.example.com`; `None`: Amazon's own, by the region."""
+    region: str = Field(default="us-east-1", min_length=1)
+    prefix: str = Field(default="transcripts", max_length=200, pattern=r"^[A-Za-z0-9!_.*'()/-]*$")
+    """Folder in the bucket below which all transcripts are."""
+    path_style: bool = True
+    """Whether the bucket stands in the path, as most compatible stores want it, or in the host name."""
+    access_key_id: SecretField = SecretSettings()
+    secret_access_key: SecretField = SecretSettings()
+    timeout: float = Field(default=10.0, gt=0)
+    """Seconds for one request."""
+    max_retries: int = Field(default=2, ge=0, le=10)
+    """Further tries of one request."""
+
+
 class ContextStorage(Section):
     """Transcripts and the compression of long contexts."""
 
     enabled: bool = True
+    """Whether transcripts are kept at all."""
     base_dir: Path = Path("contexts")
+    """Folder of the transcripts: in a cluster a mounted volume, or a scratch folder where `s3` is given."""
+    s3: S3 | None = None
+    """Keep them in this bucket too, while an attempt runs and at its end."""
+    upload_interval: float = Field(default=15.0, gt=0)
+    """Seconds between two uploads of a running attempt's transcript, at least."""
+    link: str | None = None
+    """Address at which people can read a transcript: `{key}` stands for its path below `base_dir` or the
+    bucket's prefix, `{place}` for the whole place, both percent-encoded. Shown in the item's comment."""
     compression_threshold: float = Field(default=0.7, gt=0, le=1)
     """Share of the context length at which the older part is summarised."""
     keep_recent_messages: int = Field(default=5, ge=1)
     cleanup_days: int = Field(default=30, ge=0)
     """Transcripts older than this are removed; 0 keeps them."""
+
+    @field_validator("link")
+    @classmethod
+    def _link(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        rest = value.replace("{key}", "").replace("{place}", "")
+        if rest == value or "{" in rest or "}" in rest or not value.startswith(("http://", "https://")):
+            raise ValueError(
+                "write for example https://logs.example.com/{key}: http or https, and {key} or {place}"
+            )
+        return value

@@ -1,0 +1,107 @@
+"""The termination message: it fits 4 KiB whatever is in it, and nothing but version 1 is believed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome, Reason, Usage, last_lines
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+USAGE = Usage(requests=3, input_tokens=1200, output_tokens=80, cost="0.0123 USD")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9_000)
+
+
+def full(**fields: object) -> Outcome:
+    plain: dict[str, object] = {
+        "reason": Reason.MODEL_UNAVAILABLE,
+        "message": "The model is down.",
+        "branch": "coding-agent/issue-7",
+        "usage": USAGE,
+        "transcript": "s3://bucket/transcripts/github/7/run-1/attempt-1.jsonl",
+        "transcript_url": "https://logs.example/7",
+    }
+    return Outcome.model_validate(plain | fields)
+
+
+def test_what_is_written_is_read() -> None:
+    outcome = full(summary="Fixed.", tail="- called run_command\n  gave: ok", retry_after=3.5)
+    assert Outcome.from_termination_message(outcome.to_termination_message()) == outcome
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    message=TEXT, summary=TEXT, tail=st.text(max_size=MAX_TAIL).map(lambda text: last_lines(text, MAX_TAIL))
+)
+def test_it_always_fits_and_keeps_the_facts(message: str, summary: str, tail: str) -> None:
+    text = full(message=message, summary=summary, tail=tail).to_termination_message()
+    assert len(text.encode()) <= MAX_MESSAGE_BYTES
+    read = Outcome.from_termination_message(text)
+    assert read is not None
+    assert (read.reason, read.usage, read.branch) == (Reason.MODEL_UNAVAILABLE, USAGE, "coding-agent/issue-7")
+    assert read.transcript is not None
+
+
+def test_the_tail_gives_way_before_the_words_for_the_person() -> None:
+    steps = "\n".join(f"step {n}" for n in range(200))
+    read = Outcome.from_termination_message(full(summary="s" * 2_500, tail=steps).to_termination_message())
+    assert read is not None
+    assert read.summary == "s" * 2_500
+    assert read.tail.startswith("…")
+    assert read.tail.endswith("step 199"), "the newest steps are the ones that are kept"
+
+
+VALID = json.loads(full(retry_after=1).to_termination_message())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not json",
+        "null",
+        "[]",
+        "{}",
+        json.dumps(VALID)[:-1],
+        json.dumps(VALID | {"version": 2}),
+        json.dumps(VALID | {"version": "1"}),
+        json.dumps(VALID | {"reason": "Fabulous"}),
+        json.dumps(VALID | {"usage": {"requests": -1}}),
+        json.dumps(VALID | {"usage": {"requests": 10**400}}),
+        json.dumps(VALID | {"usage": {"requests": 1, "cost": "cheap"}}),
+        json.dumps(VALID | {"retry_after": float("inf")}),
+        json.dumps(VALID | {"retry_after": float("nan")}),
+        json.dumps(VALID | {"retry_after": -5}),
+        json.dumps(VALID | {"transcript_url": "javascript:alert(1)"}),
+        json.dumps(VALID | {"tail": "x" * (MAX_TAIL + 1)}),
+        json.dumps(VALID | {"message": None}),
+        '{"version": 1, "reason": "Completed", "message": "\\ud800"}',
+        "[" * 100_000,
+        '{"version":1,' * 50_000,
+    ],
+)
+def test_what_is_no_outcome_is_not_believed(text: str) -> None:
+    assert Outcome.from_termination_message(text) is None
+
+
+def test_fields_of_a_newer_release_are_passed_over() -> None:
+    newer = VALID | {"mood": "good", "usage": VALID["usage"] | {"joules": 7}}
+    assert Outcome.from_termination_message(json.dumps(newer)) == full(retry_after=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "kept"),
+    [
+        ("one\ntwo", 100, "one\ntwo"),
+        ("  one\n\n", 100, "one"),
+        ("first line\nsecond\nthird", 14, "…second\nthird"),
+        ("abcdefghij", 5, "…ghij"),
+        ("red \x1b[31malert\x1b[0m\x07\r\n\u202eevil", 100, "red [31malert[0m\nevil"),
+        ("x\ud800y", 10, "xy"),
+        ("日本語のログ", 4, "…のログ"),
+    ],
+)
+def test_the_last_lines(text: str, length: int, kept: str) -> None:
+    assert last_lines(text, length) == kept
+    assert len(last_lines(text, length)) <= length

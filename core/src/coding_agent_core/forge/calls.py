@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError
 from coding_agent_core.forge.errors import message_of, rate_limited, translate
+from coding_agent_core.forge.pacing import Pace, Unpaced
 from coding_agent_core.forge.retrying import Clock, Failure, Repeat, RetryPolicy, next_wait
 
 _logger = logging.getLogger("coding_agent.forge")
@@ -85,6 +86,7 @@ class Calls:
     Attributes:
         host: for error sentences.
         api_url: the API's base URL.
+        pace: when each request may be sent, repeated and redirected ones included.
     """
 
     sender: Sender
@@ -92,6 +94,7 @@ class Calls:
     api_url: str
     policy: RetryPolicy
     clock: Clock
+    pace: Pace = field(default_factory=Unpaced)
 
     async def get(self, type_: type[_T], call: Call) -> _T:
         """Send it and read the answer as `type_`.
@@ -177,8 +180,9 @@ class Calls:
     async def _try(self, call: Call) -> httpx.Response | tuple[ForgeError, Failure | None]:
         """One try: the answer, or the error, with its failure where trying again may help."""
         try:
-            async with asyncio.timeout(TOTAL_TIMEOUT):
-                response = await self._following(call)
+            response = await self._following(call)
+        except ForgeUnavailableError as error:  # our own pace: it says itself when to come back
+            return error, None
         except TimeoutError:
             return self._unreachable(call, f"no whole answer within {TOTAL_TIMEOUT:.0f} s"), Failure(True)
         except httpx.HTTPError as error:
@@ -204,14 +208,26 @@ class Calls:
 
         A redirect elsewhere is an error as it stands: the token must not go there.
         """
-        response = await self.sender.send(call)
+        response = await self._sent(call)
         for _ in range(_REDIRECTS):
             target = response.next_request.url if response.next_request else None
             permitted = call.method == "GET" or response.status_code in (307, 308)
             if target is None or not permitted or _origin(str(target)) != _origin(self.api_url):
                 break
             # A Location is a whole address: its query is given, ours must not be appended again.
-            response = await self.sender.send(replace(call, path=str(target), params={}))
+            response = await self._sent(replace(call, path=str(target), params={}))
+        return response
+
+    async def _sent(self, call: Call) -> httpx.Response:
+        """One request on the wire, when its turn has come."""
+        await self.pace.turn(call.method)
+        try:
+            async with asyncio.timeout(TOTAL_TIMEOUT):
+                response = await self.sender.send(call)
+        except (TimeoutError, httpx.HTTPError):
+            self.pace.answered(call.method, None, {}, b"")
+            raise
+        self.pace.answered(call.method, response.status_code, response.headers, response.content)
         return response
 
     def _unreachable(self, call: Call, reason: str) -> ForgeUnavailableError:

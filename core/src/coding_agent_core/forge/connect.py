@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import httpx
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.calls import Calls, Sender
+from coding_agent_core.forge.pacing import Pace, Unpaced
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.forge.retrying import Clock, RetryPolicy
 from coding_agent_core.forge.token import Token
@@ -23,6 +24,7 @@ def connect(
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable
     clock: Clock = Clock(),  # noqa: B008 - immutable
     transport: httpx.AsyncBaseTransport | None = None,
+    pace: Pace = Unpaced(),  # noqa: B008 - holds nothing
 ) -> Forge:
     """The client of one platform's configured installation; opens no connection yet.
 
@@ -32,6 +34,7 @@ def connect(
         policy: limits of repeated requests.
         clock: time and chance, for tests.
         transport: instead of the network, for tests.
+        pace: when requests may be sent; by default at any time.
 
     Raises:
         SettingsError: no token is configured; the message names the setting and the variable.
@@ -43,19 +46,24 @@ def connect(
 
         token = _token(settings, platform)
         sender: Sender = GitHubSender(settings.github.api_url, token, now=clock.now, transport=transport)
-        calls = Calls(sender, settings.github.host, settings.github.api_url, policy, clock)
+        calls = Calls(sender, settings.github.host, settings.github.api_url, policy, clock, pace)
         return GitHubForge(settings.github, token, calls)
     from coding_agent_core.forge.gitlab import GitLabForge  # noqa: PLC0415
     from coding_agent_core.forge.gitlab_transport import GitLabSender  # noqa: PLC0415
 
     token = _token(settings, platform)
     sender = GitLabSender(settings.gitlab.api_url, token, transport=transport)
-    calls = Calls(sender, settings.gitlab.host, settings.gitlab.api_url, policy, clock)
+    calls = Calls(sender, settings.gitlab.host, settings.gitlab.api_url, policy, clock, pace)
     return GitLabForge(settings.gitlab, token, calls)
 
 
-def connect_all(settings: Settings) -> dict[str, Forge]:
+def connect_all(
+    settings: Settings, make: Callable[[Settings, Platform], Forge] = connect
+) -> dict[str, Forge]:
     """The clients of every platform that has a token, by host.
+
+    Args:
+        make: makes one of them, for callers with a pace or a policy of their own.
 
     Raises:
         SettingsError: none has one, or both platforms are configured on the same host.
@@ -64,7 +72,7 @@ def connect_all(settings: Settings) -> dict[str, Forge]:
     for platform in Platform:
         if not _secret(settings, platform).configured:
             continue
-        forge = connect(settings, platform)
+        forge = make(settings, platform)
         if forge.host in found:
             raise SettingsError(
                 f"`github.api_url` and `gitlab.api_url` name the same host {forge.host}; "

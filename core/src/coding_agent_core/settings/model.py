@@ -38,11 +38,13 @@ from coding_agent_core.settings.queues import (
     RabbitMQ,
     Scheduling,
 )
+from coding_agent_core.settings.reporter import Reporter
 from coding_agent_core.settings.section import (
     SecretField,
     Section,
 )
 from coding_agent_core.settings.webhooks import (
+    Commands,
     GitHubWebhook,
     GitLabWebhook,
     RateLimit,
@@ -55,6 +57,7 @@ from coding_agent_core.tasks import Platform
 __all__ = [
     "LLM",
     "Backend",
+    "Commands",
     "Consumer",
     "ContextStorage",
     "GitHub",
@@ -76,6 +79,7 @@ __all__ = [
     "Queue",
     "RabbitMQ",
     "RateLimit",
+    "Reporter",
     "Scheduling",
     "SecretField",
     "Section",
@@ -134,6 +138,7 @@ class Settings(BaseSettings):
     logging: Logging = Logging()
     limits: Limits = Limits()
     operator: Operator = Operator()
+    reporter: Reporter = Reporter()
 
     @property
     def backend(self) -> Backend:

@@ -27,6 +27,8 @@ LABEL_ITEM = f"{GROUP}/item"
 """8 hex of the item's identity: finds all runs of an item."""
 LABEL_ACTIVE = f"{GROUP}/active"
 """`true` until the task ends: watches and restarts cost what is active, not what ever ran."""
+LABEL_REPORTED = f"{GROUP}/reported"
+"""`true` once the end of the task is shown on its item: the reporter watches all others."""
 LABEL_TASK = f"{GROUP}/task"
 """On Jobs and pods: the task's name."""
 LABEL_ATTEMPT = f"{GROUP}/attempt"
@@ -107,7 +109,7 @@ class Spec(_Wire):
 class Condition(_Wire):
     """A condition as in Kubernetes' own API conventions."""
 
-    type: Literal["Succeeded", "Running", "Acknowledged"]
+    type: Literal["Succeeded", "Running", "Acknowledged", "Reported"]
     status: Literal["True", "False", "Unknown"]
     reason: str = Field(min_length=1, max_length=128)
     message: str = Field(default="", max_length=4096)

@@ -1,0 +1,83 @@
+"""The settings in which documented commands run: a checkout, a running receiver, a cluster with tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from coding_agent_core.outcome import Reason
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.system import SECRET, StartSystem
+from tests.integration.docs.shell import Shell
+from tests.integration.operator.pod_driver import Ends, PodDriver, reported
+from tests.integration.operator.world import OperatorProcess, World, install
+
+NAMESPACE = "-n coding-agent"
+"""How the documentation says the namespace."""
+REPOSITORY = "acme/pricing"
+MakeShell = Callable[[], Shell]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> MakeShell:
+    """A checkout with its virtual environment, and nothing configured."""
+    return lambda: Shell(tmp_path)
+
+
+@pytest.fixture
+def receiver(tmp_path: Path, start_system: StartSystem) -> MakeShell:
+    """`main.py --mode webhook` on port 8000, with the secret that the shell knows, over a sandbox forge."""
+
+    def make() -> Shell:
+        system = start_system("github", [])
+        port = system.start_webhook().port()
+        return Shell(
+            tmp_path,
+            here={"localhost:8000": f"127.0.0.1:{port}", "https://github.com": system.forge.base_url},
+            environment={"GITHUB_WEBHOOK_SECRET": SECRET},
+        )
+
+    return make
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, control_plane: PlaneUnderTest, namespace: str) -> Iterator[MakeShell]:
+    """A cluster where the operator has one place: a task has succeeded, one failed, one runs, one waits."""
+    with ExitStack() as stack:
+        yield lambda: _tasks(stack, tmp_path, control_plane, namespace)
+
+
+def _tasks(stack: ExitStack, folder: Path, plane: PlaneUnderTest, namespace: str) -> Shell:
+    install(plane)
+    world = World(plane, namespace)
+    stack.enter_context(PodDriver(plane, namespace, _ends))
+    operator = OperatorProcess(plane.kubeconfig, namespace, folder, {"limits": {"global": 1}}).start()
+    stack.callback(operator.stop)
+    for number, phase in ((7, "Succeeded"), (9, "Failed"), (12, "Running"), (15, "Queued")):
+        world.until_phase(world.create(number, repository=REPOSITORY), phase)
+    (folder / "kubectl").symlink_to(plane.plane.binaries["kubectl"])
+    return Shell(
+        folder,
+        here={NAMESPACE: f"-n {namespace}"},
+        shown={namespace: "coding-agent"},
+        environment={"KUBECONFIG": str(plane.kubeconfig)},
+    )
+
+
+def _ends(job: str) -> Ends | None:
+    """How the pod of a Job ends, by the number of its issue."""
+    if "-issue-7-" in job:
+        return reported(
+            Reason.COMPLETED,
+            "The pull request is open.",
+            branch="coding-agent/issue-7",
+            change_url="https://github.com/acme/pricing/pull/8",
+        )
+    if "-issue-9-" in job:
+        return reported(
+            Reason.FORGE_REFUSED, "The forge refused to push: the token lacks the right to write contents."
+        )
+    return None

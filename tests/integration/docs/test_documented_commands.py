@@ -1,0 +1,58 @@
+"""Every documented command that can run here does, in the order of its page, and prints what the page says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from coding_agent_docs.blocks import blocks
+from coding_agent_docs.paths import ROOT, pages
+
+from tests.integration.docs.conftest import MakeShell
+
+SETTINGS = ("checkout", "receiver", "tasks")
+ELSEWHERE = ("cluster",)
+"""Run by tests/e2e on a real node."""
+
+
+def pages_with(setting: str) -> list[str]:
+    """The pages that have blocks to be run in this setting."""
+    return [
+        str(page.relative_to(ROOT))
+        for page in pages()
+        if any(block.word == "run" and block.what == setting for block in blocks(page))
+    ]
+
+
+@pytest.mark.parametrize("page", pages_with("checkout"))
+def test_commands_of_a_checkout(page: str, checkout: MakeShell) -> None:
+    assert checkout().play(blocks(ROOT / page), "checkout")
+
+
+@pytest.mark.parametrize("page", pages_with("receiver"))
+def test_commands_beside_a_receiver(page: str, receiver: MakeShell) -> None:
+    assert receiver().play(blocks(ROOT / page), "receiver")
+
+
+@pytest.mark.xdist_group("docs-tasks")
+@pytest.mark.parametrize("page", pages_with("tasks"))
+def test_commands_on_a_cluster_with_tasks(page: str, tasks: MakeShell) -> None:
+    assert tasks().play(blocks(ROOT / page), "tasks")
+
+
+def test_no_block_is_marked_for_a_setting_that_nobody_runs() -> None:
+    marked = {
+        (str(page.relative_to(ROOT)), block.what)
+        for page in pages()
+        for block in blocks(page)
+        if block.word == "run"
+    }
+    assert {what for _, what in marked} <= {*SETTINGS, *ELSEWHERE}, marked
+    assert ("README.md", "checkout") in marked
+
+
+def test_a_page_that_says_something_else_is_found(tmp_path: Path, checkout: MakeShell) -> None:
+    stale = tmp_path / "stale.md"
+    stale.write_text("<!-- run: checkout -->\n```sh\necho new\n```\n<!-- prints -->\n```\nold\n```\n")
+    with pytest.raises(pytest.fail.Exception, match="does not show what is printed now"):
+        checkout().play(blocks(stale), "checkout")

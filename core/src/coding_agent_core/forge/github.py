@@ -14,7 +14,7 @@ from coding_agent_core.forge.addresses import clone_url
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Calls, last_page, path
 from coding_agent_core.forge.comments import upsert
 from coding_agent_core.forge.github_labeled import LabelSearch
-from coding_agent_core.forge.protocol import Change, CloneSource, Comment, ItemDetails
+from coding_agent_core.forge.protocol import Applied, Change, CloneSource, Comment, Glance, ItemDetails
 from coding_agent_core.forge.retrying import Repeat
 from coding_agent_core.forge.token import Token
 from coding_agent_core.settings.model import GitHub
@@ -85,6 +85,17 @@ class GitHubForge:
             answers.Repository, Call("GET", _repo_path(item), f"reading the repository of {item.display}")
         )
         return self._details(item, issue, base=repository.default_branch)
+
+    async def glance(self, item: Item) -> Glance:
+        """The item's labels and whether it is open."""
+        call = Call("GET", _issue_path(item), f"reading {item.display}")
+        issue = await self.calls.get(answers.Issue, call)
+        return Glance(self._labels(issue), issue.state == "open")
+
+    async def applied(self, item: Item, label: str) -> Applied | None:
+        """When the label was last put on, from the item's events."""
+        event = await LabelSearch(self.settings, self.calls).labeled(item, label)
+        return Applied(event.created_at, event.actor.login if event.actor else "") if event else None
 
     async def comments(self, item: Item) -> list[Comment]:
         """The newest 1,000 comments, oldest first."""
@@ -254,10 +265,13 @@ class GitHubForge:
             body=found.body,
             author=found.user.login,
             url=found.html_url,
-            labels=frozenset(self._as_configured(label.name) for label in found.labels),
+            labels=self._labels(found),
             open=found.state == "open",
             base_branch=base,
         )
+
+    def _labels(self, found: answers.Issue | answers.PullRequest) -> frozenset[str]:
+        return frozenset(self._as_configured(label.name) for label in found.labels)
 
     def _as_configured(self, label: str) -> str:
         """The label as our settings spell it: GitHub's label names ignore case, our rules compare."""

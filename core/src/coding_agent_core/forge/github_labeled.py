@@ -69,7 +69,7 @@ class LabelSearch:
             key=kind(owner=owner, repo=name, number=found.number),
         )
         try:
-            event = await self._labeled(item, label)
+            event = await self.labeled(item, label)
         except ForgeNotFoundError:  # gone since the search
             return None
         return TaskRequest(
@@ -84,7 +84,7 @@ class LabelSearch:
             ),
         )
 
-    async def _labeled(self, item: Item, label: str) -> answers.Event | None:
+    async def labeled(self, item: Item, label: str) -> answers.Event | None:
         """The newest event that put the label on."""
         call = Call(
             "GET",

@@ -12,7 +12,7 @@ from coding_agent_core.forge.calls import Call, Calls, path
 from coding_agent_core.forge.comments import upsert
 from coding_agent_core.forge.gitlab_labeled import LabelSearch
 from coding_agent_core.forge.gitlab_paths import item_path, project_id
-from coding_agent_core.forge.protocol import Change, CloneSource, Comment, ItemDetails
+from coding_agent_core.forge.protocol import Applied, Change, CloneSource, Comment, Glance, ItemDetails
 from coding_agent_core.forge.retrying import Repeat
 from coding_agent_core.forge.token import Token
 from coding_agent_core.settings.model import GitLab
@@ -82,6 +82,16 @@ class GitLabForge:
             head_sha=merge_request.sha,
             head_repository=await self._source_of(item, merge_request),
         )
+
+    async def glance(self, item: Item) -> Glance:
+        """The item's labels and whether it is open."""
+        found = await self.calls.get(answers.Labeled, Call("GET", item_path(item), f"reading {item.display}"))
+        return Glance(frozenset(found.labels), found.state == "opened")
+
+    async def applied(self, item: Item, label: str) -> Applied | None:
+        """When the label was last put on, from the item's label events."""
+        event = await LabelSearch(self.settings, self.calls).labeled(item, label)
+        return Applied(event.created_at, event.user.username if event.user else "") if event else None
 
     async def comments(self, item: Item) -> list[Comment]:
         """The newest 1,000 comments, oldest first, without what GitLab writes itself."""

@@ -57,7 +57,7 @@ class LabelSearch:
         repository = project_of(found.references.full) if found.references else ""
         item = Item(host=self.settings.host, repository=repository, key=key)
         try:
-            event = await self._labeled(item, label)
+            event = await self.labeled(item, label)
         except ForgeNotFoundError:  # gone since it was listed
             return None
         return TaskRequest(
@@ -72,7 +72,7 @@ class LabelSearch:
             ),
         )
 
-    async def _labeled(self, item: Item, label: str) -> answers.LabelEvent | None:
+    async def labeled(self, item: Item, label: str) -> answers.LabelEvent | None:
         """The newest event that put the label on."""
         call = Call(
             "GET", item_path(item, "resource_label_events"), f"reading the label events of {item.display}"

@@ -42,6 +42,22 @@ class ItemDetails:
 
 
 @dataclass(frozen=True)
+class Glance:
+    """What one request tells of an item: the names of all labels on it, and whether it can be worked on."""
+
+    labels: frozenset[str]
+    open: bool
+
+
+@dataclass(frozen=True)
+class Applied:
+    """When a label was last put on an item, by the forge's clock, and by whom (empty: unknown)."""
+
+    at: datetime
+    user: str
+
+
+@dataclass(frozen=True)
 class Comment:
     """A comment on an item. `id` is the forge's own, as text."""
 
@@ -106,6 +122,14 @@ class Forge(Protocol):
 
     async def read(self, item: Item) -> ItemDetails:
         """The item as it is now."""
+        ...
+
+    async def glance(self, item: Item) -> Glance:
+        """The item's labels and whether it is open, in one request."""
+        ...
+
+    async def applied(self, item: Item, label: str) -> Applied | None:
+        """When the label was last put on the item; `None` where its history does not tell."""
         ...
 
     async def comments(self, item: Item) -> list[Comment]:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from coding_agent_core.outcome import Reason, Usage
 from coding_agent_core.phases import Phase
+from coding_agent_core.reporting.advice import advice
 from coding_agent_core.settings.model import Labels
 from coding_agent_core.tasks import Frozen
 
@@ -21,6 +22,7 @@ MARKER = "<!-- coding-agent:status "
 """Begins the hidden part of the comment; our comment is the one of ours that contains it."""
 
 _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
+_TAIL_LIMIT = 2_000
 _SUMMARY_LIMIT = 8_000
 """Characters of the agent's summary in the comment; GitHub takes 65,536 for a whole comment."""
 
@@ -44,8 +46,12 @@ class Report:
         since: when the phase began; aware.
         position: place in the queue, from 1, while it waits for one.
         next_attempt: when the next attempt begins, in Backoff.
+        reason: one CamelCase word, an attempt's or the cluster's.
         message: one plain sentence on the end of the task or the last attempt.
         pushed: whether the state's branch exists on the forge.
+        began: whether any attempt has begun.
+        transcript: where the whole transcript of the last attempt is, an address if there is one.
+        tail: the last lines of an attempt that failed, plain text.
         change_noun: `pull request` or `merge request`.
     """
 
@@ -55,11 +61,14 @@ class Report:
     since: datetime
     position: int | None = None
     next_attempt: datetime | None = None
-    reason: Reason | None = None
+    reason: str | None = None
     message: str = ""
     summary: str = ""
     usage: Usage = field(default_factory=Usage)
     pushed: bool = False
+    began: bool = True
+    transcript: str | None = None
+    tail: str = ""
     bot_label: str = "coding agent"
     change_noun: str = "change"
 
@@ -97,7 +106,13 @@ def comment(report: Report) -> str:
     if report.summary:
         lines += [_cut(_plain(report.summary), _SUMMARY_LIMIT), ""]
     if state.phase in (Phase.FAILED, Phase.CANCELLED):
-        lines += [f"To try again, put the label `{report.bot_label}` on once more.", ""]
+        hint = advice(report.reason) if state.phase is Phase.FAILED else ""
+        again = f"To try again, put the label `{report.bot_label}` on once more."
+        lines += [f"{hint} {again}".strip(), ""]
+    if report.tail:
+        lines += _details("The last lines of the attempt", _cut(report.tail, _TAIL_LIMIT))
+    if report.transcript:
+        lines += [_transcript(report.transcript), ""]
     lines.append(f"<sub>{' · '.join(_facts(report))}</sub>")
     lines += ["", f"{MARKER}{state.model_dump_json(exclude_none=True)} -->"]
     return "\n".join(lines)
@@ -126,7 +141,7 @@ def _headline(report: Report) -> str:
         case Phase.SUSPENDED:
             return "suspended"
         case Phase.SUCCEEDED:
-            return "nothing to change" if report.reason is Reason.NOTHING_TO_CHANGE else "done"
+            return "nothing to change" if report.reason == Reason.NOTHING_TO_CHANGE else "done"
         case Phase.FAILED:
             return "failed"
         case Phase.CANCELLED:
@@ -136,15 +151,17 @@ def _headline(report: Report) -> str:
 def _facts(report: Report) -> list[str]:
     state = report.state
     facts = [f"{state.phase} since {_clock(report.since)}"]
-    if state.phase is not Phase.QUEUED:
+    if state.phase is not Phase.QUEUED and report.began:
         facts.append(f"attempt {state.attempt} of {report.max_attempts}")
     if report.reason is not None:
         facts.append(f"reason {report.reason}")
-    if report.usage.requests:
-        used = report.usage
+    used = report.usage
+    if used.requests:
         facts.append(
             f"{used.requests} model requests, {used.input_tokens:,} tokens in, {used.output_tokens:,} out"
         )
+    if used.cost:
+        facts.append(f"cost {used.cost}")
     facts.append(f"task `{report.task}`")
     return facts
 
@@ -156,6 +173,19 @@ def _clock(moment: datetime | None) -> str:
 def _plain(text: str) -> str:
     """The text cannot forge the hidden part, however it came about."""
     return text.replace("<!--", "&lt;!--")
+
+
+def _details(title: str, text: str) -> list[str]:
+    """Folded away; a fence longer than any in the text, so that nothing in it is Markdown."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"<details><summary>{title}</summary>", "", fence, _plain(text), fence, "</details>", ""]
+
+
+def _transcript(place: str) -> str:
+    place = _plain(place)
+    linked = re.fullmatch(r"https?://[^\s<>()\[\]]+", place)
+    return f"[Transcript]({place})" if linked else f"Transcript: `{place.replace('`', '')}`"
 
 
 def _cut(text: str, limit: int) -> str:

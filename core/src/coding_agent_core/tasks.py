@@ -213,14 +213,17 @@ class TaskRequest(Frozen):
 
 
 class Withdrawal(Frozen):
-    """A person took the flow's last label off, or closed the item: cancel its task.
+    """A person took the flow's last label off, closed the item, or commanded it: cancel its task.
 
     Attributes:
+        reason: for logs.
+        message: one plain sentence for people on the item.
         at: when, by the forge's clock; `None` where the event does not tell.
     """
 
     item: Item
     reason: str
+    message: str = "The label was removed."
     delivery_id: str | None = None
     at: datetime | None = None
 

@@ -42,6 +42,11 @@ def cancelled(task: str) -> Answer:
     return Answer(200, {"status": "cancelled", "task": task}, "cancelled")
 
 
+def commanded(name: str, task: str) -> Answer:
+    """The command is kept; whoever has a forge token carries it out."""
+    return Answer(200, {"status": "command", "command": name, "task": task}, "command")
+
+
 def ignored(reason: str) -> Answer:
     """An authentic event that does not concern us."""
     return Answer(200, {"status": "ignored", "reason": safe(reason)}, "ignored")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from coding_agent_core.settings.model import Labels
+from coding_agent_core.commands import CommandName, IssueCommand, command_in
+from coding_agent_core.reporting.render import MARKER
+from coding_agent_core.settings.model import Labels, Settings
 from coding_agent_core.tasks import TaskRequest, Withdrawal, host_of
 
 from coding_agent_receiver.payload import FieldError
@@ -45,7 +47,22 @@ class Ignored:
     reason: str
 
 
-Meaning = Accepted | Withdrawn | Ignored
+@dataclass(frozen=True)
+class Commanded:
+    """A comment is a command; whether its author may give it is not for us to know."""
+
+    command: IssueCommand
+
+
+Meaning = Accepted | Withdrawn | Commanded | Ignored
+
+
+def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
+    """The command of a new comment, if it is one; our own comment, by its hidden part, never is."""
+    name = command_in(body, settings.webhook.commands.allowed)
+    if name is None or MARKER in body:
+        return Ignored("the comment is no command")
+    return name
 
 
 def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> str | None:

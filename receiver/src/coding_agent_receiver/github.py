@@ -1,6 +1,7 @@
 """GitHub's webhooks (requirement S2). Pure: headers, payload and settings in, meaning out.
 
-Shapes: https://docs.github.com/webhooks/webhook-events-and-payloads (`issues`, `pull_request`).
+Shapes: https://docs.github.com/webhooks/webhook-events-and-payloads (`issues`, `pull_request`,
+`issue_comment`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from coding_agent_core.commands import IssueCommand
 from coding_agent_core.logs import safe
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (
@@ -25,17 +27,22 @@ from coding_agent_core.tasks import (
 
 from coding_agent_receiver.events import (
     Accepted,
+    Commanded,
     Delivery,
     Ignored,
     Meaning,
     Withdrawn,
     cancels,
+    comment_command,
     foreign_host,
 )
 from coding_agent_receiver.payload import Fields, printable
 
 _ITEM_FIELDS = {"issues": "issue", "pull_request": "pull_request"}
+COMMENT_EVENT = "issue_comment"
+"""Comments on issues and pull requests alike; the item is in `issue`."""
 _ENDED = {"closed": "was closed", "deleted": "was deleted", "transferred": "was moved to another repository"}
+_LOGIN = re.compile(r"[A-Za-z0-9._-]{1,100}(\[bot\])?", re.ASCII)
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}", re.ASCII)
 
 
@@ -62,6 +69,8 @@ def interpret(
     event = delivered.event
     if event == "ping":
         return Ignored("pong: the webhook is set up")
+    if event == COMMENT_EVENT and settings.webhook.commands.enabled:
+        return _comment(delivered, Fields(payload), settings, received_at)
     if event not in settings.webhook.github.events or event not in _ITEM_FIELDS:
         return Ignored(f"unsupported event type: {safe(event, 60)}")
     fields = Fields(payload)
@@ -132,8 +141,9 @@ def _withdrawn(delivered: Delivery, fields: Fields, settings: Settings, what: st
 
 
 def _item(event: str, fields: Fields, settings: Settings) -> Item | Ignored:
-    subject = fields.object(_ITEM_FIELDS[event])
-    field = f"{_ITEM_FIELDS[event]}.html_url"
+    name = _ITEM_FIELDS.get(event, "issue")
+    subject = fields.object(name)
+    field = f"{name}.html_url"
     host = foreign_host(subject.url("html_url"), field, settings.github.host)
     if host is not None:
         return Ignored(f"the event is from {safe(host)}, github.api_url is of {settings.github.host}")
@@ -146,6 +156,32 @@ def _item(event: str, fields: Fields, settings: Settings) -> Item | Ignored:
     kind = GitHubPullRequestKey if is_change else GitHubIssueKey
     key = kind(owner=owner, repo=repo, number=number)
     return Item(host=settings.github.host, repository=f"{owner}/{repo}", key=key)
+
+
+def _comment(delivered: Delivery, fields: Fields, settings: Settings, received_at: datetime) -> Meaning:
+    if fields.text("action") != "created":
+        return Ignored("not a new comment")
+    comment = fields.object("comment")
+    name = comment_command(comment.optional_text("body"), settings)
+    if isinstance(name, Ignored):
+        return name
+    item = _item(delivered.event, fields, settings)
+    if isinstance(item, Ignored):
+        return item
+    subject = fields.object("issue")
+    return Commanded(
+        IssueCommand(
+            item=item,
+            name=name,
+            comment=str(comment.number("id")),
+            user=comment.object("user").matching("login", _LOGIN, "GitHub login"),
+            at=parse_time(comment.optional_text("created_at")),
+            delivery_id=delivered.id,
+            received_at=received_at,
+            title=printable(subject.optional_text("title"))[:1024],
+            url=subject.url("html_url"),
+        )
+    )
 
 
 def _labels(subject: Fields) -> set[str]:

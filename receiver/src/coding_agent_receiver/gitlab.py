@@ -5,7 +5,6 @@ Shapes: https://docs.gitlab.com/user/project/integrations/webhook_events/ (work 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,8 +13,6 @@ from typing import Any
 from coding_agent_core.logs import safe
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (
-    GitLabIssueKey,
-    GitLabMergeRequestKey,
     Item,
     Origin,
     TaskRequest,
@@ -33,6 +30,7 @@ from coding_agent_receiver.events import (
     cancels,
     foreign_host,
 )
+from coding_agent_receiver.gitlab_notes import NOTE_HOOKS, interpret_note, is_note, item_in
 from coding_agent_receiver.payload import Fields, printable
 
 _HOOKS = {
@@ -44,7 +42,6 @@ _HOOKS = {
 """What each `X-Gitlab-Event` may carry; system hooks carry every kind and name it in the payload."""
 _EVENT_OF_KIND = {"issue": "Issue Hook", "merge_request": "Merge Request Hook"}
 _ENDED = {"close": "was closed", "merge": "was merged"}
-_PATH = re.compile(r"[A-Za-z0-9_.-]{1,255}(/[A-Za-z0-9_.-]{1,255}){1,21}", re.ASCII)
 
 
 def delivery(headers: Mapping[str, str]) -> Delivery:
@@ -94,6 +91,8 @@ def interpret(
     Raises:
         FieldError: the event concerns us, but lacks a field or has one of the wrong type.
     """
+    if settings.webhook.commands.enabled and delivered.event in NOTE_HOOKS and is_note(payload):
+        return interpret_note(delivered, Fields(payload), settings, received_at)
     if delivered.event not in _HOOKS:
         return Ignored(f"unsupported event type: {safe(delivered.event, 60)}")
     kind = payload.get("object_kind")
@@ -180,11 +179,4 @@ def _item(event: _Event) -> Item | Ignored:
     host = foreign_host(attributes.url("url"), "object_attributes.url", gitlab.host)
     if host is not None:
         return Ignored(f"the event is from {safe(host)}, gitlab.api_url is of {gitlab.host}")
-    project_id, iid = project.number("id"), attributes.number("iid")
-    key: GitLabIssueKey | GitLabMergeRequestKey
-    if event.kind == "issue":
-        key = GitLabIssueKey(project_id=project_id, issue_iid=iid)
-    else:
-        key = GitLabMergeRequestKey(project_id=project_id, mr_iid=iid)
-    path = project.matching("path_with_namespace", _PATH, "path of a project")
-    return Item(host=gitlab.host, repository=path, key=key)
+    return item_in(project, event.kind, attributes.number("iid"), gitlab.host)

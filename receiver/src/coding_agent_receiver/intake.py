@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from coding_agent_core.commands import IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.logs import bound, safe
 from coding_agent_core.queues.protocol import TaskSink
@@ -23,7 +24,7 @@ from coding_agent_receiver import answers
 from coding_agent_receiver.address import Address, client_address, client_group
 from coding_agent_receiver.answers import Answer
 from coding_agent_receiver.body import BodyError, decode, require_json
-from coding_agent_receiver.events import Accepted, Delivery, Ignored, Meaning
+from coding_agent_receiver.events import Accepted, Commanded, Delivery, Ignored, Meaning
 from coding_agent_receiver.metrics import ReceiverMetrics
 from coding_agent_receiver.networks import Admission, Allowlist
 from coding_agent_receiver.payload import FieldError
@@ -156,11 +157,14 @@ class Intake:
             async with asyncio.timeout(STORE_TIMEOUT):
                 if isinstance(meaning, Accepted):
                     return await self._submit(webhooks, meaning.request)
+                if isinstance(meaning, Commanded):
+                    return await self._command(meaning.command)
                 return await self._withdraw(meaning.withdrawal)
         except (QueueUnavailableError, TimeoutError) as error:
             self.metrics.queue_failed(webhooks.platform)
             problem = str(error) or "the queue did not answer in time"
-            _logger.error("Task not queued: %s", problem)  # noqa: TRY400 - the sentence says it all
+            what = "Command not kept" if isinstance(meaning, Commanded) else "Task not queued"
+            _logger.error("%s: %s", what, problem)  # noqa: TRY400 - the sentence says it all
             return answers.unavailable("the task queue is not reachable; send the event again later")
 
     async def _submit(self, webhooks: Webhooks, request: TaskRequest) -> Answer:
@@ -180,6 +184,18 @@ class Intake:
             return answers.ignored(f"{withdrawal.reason}; it has no task to cancel")
         _logger.info("Cancelled task %s: %s", task, withdrawal.reason)
         return answers.cancelled(task)
+
+    async def _command(self, command: IssueCommand) -> Answer:
+        what = f"/{command.name} by {command.user} on {command.item.display}"
+        kept = await self.sink.command(command)
+        if kept is None:
+            _logger.warning("Ignored: %s: the item has no task", what)
+            return answers.ignored("the item has no task")
+        if kept.duplicate:
+            _logger.info("Known already: %s, in %s", what, kept.place)
+            return answers.duplicate(kept.place)
+        _logger.info("Command kept: %s, in %s", what, kept.place)
+        return answers.commanded(command.name, kept.place)
 
 
 def describe(key: TaskKey) -> str:

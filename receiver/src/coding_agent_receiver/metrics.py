@@ -9,7 +9,8 @@ from prometheus_client.exposition import choose_encoder
 
 _EVENTS = frozenset(
     {"issues", "pull_request", "ping", "issue_comment"}
-    | {"Issue Hook", "Confidential Issue Hook", "Merge Request Hook", "System Hook", "Note Hook"}
+    | {"Issue Hook", "Confidential Issue Hook", "Merge Request Hook", "System Hook"}
+    | {"Note Hook", "Confidential Note Hook"}
 )
 """Names that a time series may have; a header from outside must not make new ones."""
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

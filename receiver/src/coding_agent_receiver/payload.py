@@ -82,6 +82,15 @@ class Fields:
         """A string, empty where it is missing or null."""
         return self.text(name) if self.has(name) else ""
 
+    def flag(self, name: str) -> bool:
+        """A yes or no, no where it is missing or null."""
+        if not self.has(name):
+            return False
+        value = self._present(name)
+        if not isinstance(value, bool):
+            raise FieldError(self._at(name), "must be true or false")
+        return value
+
     def number(self, name: str) -> int:
         """A positive integer."""
         value = self._present(name)

@@ -236,3 +236,24 @@ async def test_a_forge_that_recovers_is_waited_for(world: World) -> None:
     plant_fault(world.server, path=".*/user", status=503, retry_after=0, times=2)
     plant_fault(world.server, path=".*/user", close="before")
     assert await world.forge.whoami() == "coding-agent-bot"
+
+
+@both_kinds
+async def test_a_reaction_of_our_own_is_put_on_once_and_found_again(world: World, kind: ItemKind) -> None:
+    item, forge = await world.some(kind), world.forge
+    where = (REPOSITORY, item.number, "change" if kind is ItemKind.CHANGE else "issue")
+    comment = world.server.comment(where[0], where[1], "/status", kind=where[2], by="alice")
+    written = world.server.item(where[0], where[1], where[2]).comments[-1]
+    world.server.run(lambda: world.server.sandbox.store.react(written, world.server.user("alice"), "eyes"))
+    assert not await forge.has_reacted(item, str(comment)), "a person's reaction is not ours"
+    await forge.react(item, str(comment))
+    await forge.react(item, str(comment))
+    assert await forge.has_reacted(item, str(comment))
+    assert [(each.user.login, each.name) for each in written.reactions] == [
+        ("alice", "eyes"),
+        ("coding-agent-bot", "eyes"),
+    ]
+    with pytest.raises(ForgeNotFoundError):
+        await forge.has_reacted(item, "1")
+    with pytest.raises(ForgeNotFoundError):
+        await forge.react(item, "1")

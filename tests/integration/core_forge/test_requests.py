@@ -45,7 +45,9 @@ async def everything(world: World) -> set[str]:
         await call("upsert_comment")(item, MARKER, f"{MARKER}1 -->")
         await call("upsert_comment")(item, MARKER, f"{MARKER}2 -->")
         await call("find_comment")(item, MARKER)
-        await call("comments")(item)
+        written = (await call("comments")(item))[-1].id
+        await call("react")(item, written)
+        await call("has_reacted")(item, written)
         await call("can_write")(item, "reader")
     await call("clone_source")(REPOSITORY)
     return called

@@ -72,6 +72,13 @@ def test_issues_with_labels_and_comments(ask: Checked) -> None:
         "labeled",
         "unlabeled",
     ]
+    reactions = f"{REPO}/issues/comments/{comment['id']}/reactions"
+    seen = ask("POST", reactions, 201, {"content": "eyes"})
+    assert ask("POST", reactions, 200, {"content": "eyes"}) == seen
+    assert ask("GET", f"{reactions}?content=eyes", 200) == [seen]
+    assert ask("GET", f"{reactions}?content=heart", 200) == []
+    assert ask("GET", f"{REPO}/issues/1/comments", 200)[0]["reactions"]["eyes"] == 1
+    ask("GET", f"{REPO}/issues/comments/1/reactions", 404)
     ask("GET", f"{REPO}/labels", 200)
     ask("POST", f"{REPO}/labels", 201, {"name": "new", "color": "00ff00"})
     ask("POST", f"{REPO}/labels", 422, {"name": "new", "color": "00ff00"})

@@ -86,6 +86,11 @@ def test_notes(ask: Checked) -> None:
     ask("PUT", f"{PROJECT}/issues/1/notes/{note['id']}", 200, {"body": "Done"})
     ask("PUT", f"{PROJECT}/issues/1/notes/{note['id']}", 403, {"body": "Not mine"}, token=READER_TOKEN)
 
+    reactions = f"{PROJECT}/issues/1/notes/{note['id']}/award_emoji"
+    seen = ask("POST", reactions, 201, {"name": "eyes"})
+    ask("POST", reactions, 404, {"name": "eyes"})  # a second time
+    assert ask("GET", reactions, 200) == [seen]
+    ask("GET", f"{PROJECT}/issues/1/notes/1/award_emoji", 404)
     notes = ask("GET", f"{PROJECT}/issues/1/notes?sort=asc&order_by=created_at", 200)
 
     assert (notes[0]["body"], notes[0]["system"]) == ("Done", False)

@@ -30,6 +30,7 @@ from coding_agent_core.tasks import (
 _COMMENT_LIMIT = 1000
 _SCAN_PAGES = 100
 """Pages of comments that are looked through."""
+_REACTION = "eyes"
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
 """Characters of a pull request's title and body that GitHub takes."""
@@ -238,6 +239,31 @@ class GitHubForge:
         except ForgeNotFoundError:
             return False
         return answer.permission in ("admin", "write")
+
+    async def has_reacted(self, item: Item, comment: str) -> bool:
+        """Whether our own reaction is on the comment."""
+        own = await self._identity()
+        call = Call(
+            "GET",
+            _repo_path(item, "issues", "comments", comment, "reactions"),
+            f"reading the reactions to a comment on {item.display}",
+            {"content": _REACTION},
+        )
+        async for page, _ in self.calls.pages(list[answers.Reaction], call, limit=_SCAN_PAGES):
+            if any(each.user is not None and each.user.id == own.id for each in page):
+                return True
+        return False
+
+    async def react(self, item: Item, comment: str) -> None:
+        """Put our reaction on the comment; GitHub answers a second one with the first."""
+        await self.calls.send(
+            Call(
+                "POST",
+                _repo_path(item, "issues", "comments", comment, "reactions"),
+                f"reacting to a comment on {item.display}",
+                json={"content": _REACTION},
+            )
+        )
 
     async def clone_source(self, repository: str) -> CloneSource:
         """Where to clone from; GitHub takes a token as the password of any user name, by custom this one."""

@@ -118,3 +118,10 @@ class Permission(Answered):
     """What somebody may do; `maintain` is told as `write`, `triage` as `read`."""
 
     permission: Literal["admin", "write", "read", "none"] | str = Field(default="none")
+
+
+class Reaction(Answered):
+    """A reaction to a comment; the user of a deleted account is null."""
+
+    user: User | None = None
+    content: str

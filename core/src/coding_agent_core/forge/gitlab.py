@@ -26,6 +26,7 @@ from coding_agent_core.tasks import (
 _COMMENT_LIMIT = 1000
 _SCAN_PAGES = 100
 """Pages of notes that are looked through."""
+_REACTION = "eyes"
 _TITLE_LIMIT = 255
 _BODY_LIMIT = 1_048_576
 """Characters of a merge request's title and description that GitLab takes."""
@@ -213,6 +214,26 @@ class GitLabForge:
             return False
         return member.state == "active" and member.access_level >= answers.DEVELOPER
 
+    async def has_reacted(self, item: Item, comment: str) -> bool:
+        """Whether our own reaction is on the note."""
+        own = await self._identity()
+        async for page, _ in self.calls.pages(
+            list[answers.Reaction], self._reactions(item, comment), limit=_SCAN_PAGES
+        ):
+            if any(each.user.id == own.id and each.name == _REACTION for each in page):
+                return True
+        return False
+
+    async def react(self, item: Item, comment: str) -> None:
+        """Put our reaction on the note; GitLab answers a second one with 404, as if there were no note."""
+        try:
+            await self.calls.send(
+                replace(self._reactions(item, comment), method="POST", json={"name": _REACTION})
+            )
+        except ForgeNotFoundError:
+            if not await self.has_reacted(item, comment):
+                raise
+
     async def clone_source(self, repository: str) -> CloneSource:
         """Where to clone from; GitLab takes an access token as the password of any user name."""
         return CloneSource(
@@ -222,6 +243,13 @@ class GitLabForge:
     async def aclose(self) -> None:
         """Close connections."""
         await self.calls.aclose()
+
+    def _reactions(self, item: Item, comment: str) -> Call:
+        return Call(
+            "GET",
+            item_path(item, "notes", comment, "award_emoji"),
+            f"reading or adding a reaction to a note on {item.display}",
+        )
 
     async def _identity(self) -> answers.User:
         token = self.token.fingerprint()

@@ -95,3 +95,10 @@ class Member(Answered):
 
     access_level: int
     state: str = "active"
+
+
+class Reaction(Answered):
+    """A reaction ("award emoji") to a note."""
+
+    name: str
+    user: User

@@ -167,6 +167,18 @@ class Forge(Protocol):
         """Whether the person may push to the repository (GitHub `write`, GitLab Developer, or more)."""
         ...
 
+    async def has_reacted(self, item: Item, comment: str) -> bool:
+        """Whether our own reaction is on the comment of this id.
+
+        Raises:
+            ForgeNotFoundError: the comment is gone.
+        """
+        ...
+
+    async def react(self, item: Item, comment: str) -> None:
+        """Put the reaction `eyes` on a comment: it was seen and carried out. Twice is as good as once."""
+        ...
+
     async def clone_source(self, repository: str) -> CloneSource:
         """Where to clone a repository of this forge from, with credentials for fetch and push."""
         ...

@@ -27,7 +27,7 @@ def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> Ta
             # Imported here: pika comes with the extra `rabbitmq`, which not every program installs.
             from coding_agent_core.queues.rabbitmq import RabbitMQSink  # noqa: PLC0415
 
-            return RabbitMQSink(settings.rabbitmq)
+            return RabbitMQSink(settings.rabbitmq, commands=settings.webhook.commands.enabled)
         case Backend.KUBERNETES:
             # As above: the client comes with the extra `kubernetes`.
             from coding_agent_core.queues.kubernetes.access import Access  # noqa: PLC0415

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.admission import Cancel, Duplicate, Keep, LatestTask, admit, withdraw
+from coding_agent_core.commands import IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.queues.memory_commands import MemoryCommands
 from coding_agent_core.queues.memory_lease import MemoryLease
-from coding_agent_core.queues.protocol import Lease, Submission
+from coding_agent_core.queues.protocol import CommandLease, Kept, Lease, Submission
 from coding_agent_core.queues.waiting import first_of
-from coding_agent_core.tasks import TaskRequest, Withdrawal, new_uuid
+from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
 
 _logger = logging.getLogger("coding_agent.queue")
 
@@ -94,6 +96,7 @@ class MemoryQueue:
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()
         self._delays: set[asyncio.Task[None]] = set()
+        self._commands = MemoryCommands(sleep)
         self._draining = False
         self._closed = False
 
@@ -140,10 +143,26 @@ class MemoryQueue:
                 assert latest is not None  # noqa: S101 - `withdraw` cancels an existing task only
                 latest.cancel_requested = True
                 if latest.lease is not None:
-                    latest.lease.cancelled.set()
+                    latest.lease.cancel(withdrawal.message)
                 else:
                     self._end(latest)
                 return task
+
+    async def command(self, command: IssueCommand) -> Kept | None:
+        """Keep a command; see `TaskSink`. Whoever iterates `commands` knows whether there is a task."""
+        if self._closed:
+            raise QueueUnavailableError("The queue was closed; this program is ending.")
+        return self._commands.keep(command)
+
+    def commands(self, stop: asyncio.Event) -> AsyncIterator[CommandLease]:
+        """Commands one at a time; see `CommandSource`."""
+        return self._commands.leases(stop)
+
+    def latest(self, item: Item) -> LatestTask | None:
+        """The facts of the item's newest task, if it is remembered."""
+        self._forget()
+        entry = self._latest.get(item.identity)
+        return entry.facts() if entry else None
 
     async def connected(self) -> bool:
         """Whether a task submitted now would be taken."""

@@ -23,6 +23,7 @@ class MemoryLease:
         self.task = task
         self.redelivered = redelivered
         self.cancelled = asyncio.Event()
+        self.why_cancelled = ""
         self.lost = asyncio.Event()
         self.settled = asyncio.Event()
         self._queue = queue
@@ -32,6 +33,11 @@ class MemoryLease:
     async def claim(self) -> AsyncIterator[bool]:
         """The queue hands out one task of an item at a time, so whoever holds the lease holds the item."""
         yield not self.lost.is_set()
+
+    def cancel(self, why: str) -> None:
+        """For the queue: the task is to stop."""
+        self.why_cancelled = why
+        self.cancelled.set()
 
     def ending(self) -> None:
         """From now on a label asks for the next run, which waits until this one is settled."""

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from coding_agent_core.commands import IssueCommand
 from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.tasks import TaskRequest, Withdrawal
 
@@ -25,8 +26,21 @@ class Submission:
     duplicate: str | None = None
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A command is kept until somebody who may ask the forge carries it out.
+
+    Attributes:
+        place: the task or the queue that keeps it.
+        duplicate: it was there before, or was carried out before.
+    """
+
+    place: str
+    duplicate: bool = False
+
+
 class TaskSink(Protocol):
-    """Takes label applications. Returning means that the task is as safe as this queue can make it."""
+    """Takes label applications and commands. Returning means: as safe as this queue can make it."""
 
     async def submit(self, request: TaskRequest) -> Submission:
         """Admit and store a task.
@@ -41,6 +55,17 @@ class TaskSink(Protocol):
 
         Raises:
             QueueUnavailableError: nothing was done.
+        """
+        ...
+
+    async def command(self, command: IssueCommand) -> Kept | None:
+        """Keep a command, as safely as a task; nobody has looked whether its author may give it.
+
+        Returns:
+            Where it is kept; `None`: there is no task that it could be about.
+
+        Raises:
+            QueueUnavailableError: it is not kept; the sender is to try again.
         """
         ...
 
@@ -71,7 +96,12 @@ class Lease(Protocol):
 
     @property
     def cancelled(self) -> asyncio.Event:
-        """Set when the task is to stop because its label was withdrawn (where the queue learns of that)."""
+        """Set when the task is to stop because it was withdrawn (where the queue learns of that)."""
+        ...
+
+    @property
+    def why_cancelled(self) -> str:
+        """One plain sentence, once `cancelled` is set."""
         ...
 
     @property
@@ -117,4 +147,29 @@ class TaskSource(Protocol):
 
     async def aclose(self) -> None:
         """Let go of connections."""
+        ...
+
+
+class CommandLease(Protocol):
+    """A command in hand, until it is settled by `done` or `later`."""
+
+    @property
+    def command(self) -> IssueCommand:
+        """The command."""
+        ...
+
+    async def done(self) -> None:
+        """It was carried out, or is not to be."""
+        ...
+
+    async def later(self) -> None:
+        """It cannot be carried out now: hand it out again after a while."""
+        ...
+
+
+class CommandSource(Protocol):
+    """Hands commands out, where no reporter does that."""
+
+    def commands(self, stop: asyncio.Event) -> AsyncIterator[CommandLease]:
+        """One at a time, in the order in which they came, until `stop` is set; reconnects by itself."""
         ...

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from coding_agent_core.commands import CommandName
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import SecretField, Section
 
@@ -35,6 +36,17 @@ class GitLabWebhook(Section):
     events: tuple[str, ...] = ("Issue Hook", "Merge Request Hook")
 
 
+class Commands(Section):
+    """Commands that people with write access give as comments: `/cancel`, `/retry`, `/run`, `/status`.
+
+    The webhook must send comments too: GitHub's event `issue_comment`, GitLab's *Comments*.
+    """
+
+    enabled: bool = False
+    allowed: tuple[CommandName, ...] = tuple(CommandName)
+    """Those that are understood; comments with any other are comments."""
+
+
 class RateLimit(Section):
     """Requests for each client address, in slowapi's notation (`100/minute`)."""
 
@@ -51,6 +63,7 @@ class Webhook(Section):
     server: WebhookServer = WebhookServer()
     github: GitHubWebhook = GitHubWebhook()
     gitlab: GitLabWebhook = GitLabWebhook()
+    commands: Commands = Commands()
     rate_limit: RateLimit = RateLimit()
     trusted_proxies: tuple[str, ...] = ()
     """Networks whose X-Forwarded-For is believed."""

@@ -58,6 +58,16 @@ class Label:
     description: str = ""
 
 
+@dataclass(frozen=True)
+class Reaction:
+    """Somebody's reaction to a comment; `name` as both forges call it, e.g. `eyes`."""
+
+    id: int
+    user: User
+    name: str
+    created_at: datetime
+
+
 @dataclass
 class Comment:
     """A comment on an item; `system` marks notes that GitLab writes itself."""
@@ -68,6 +78,7 @@ class Comment:
     created_at: datetime
     updated_at: datetime
     system: bool = False
+    reactions: list[Reaction] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

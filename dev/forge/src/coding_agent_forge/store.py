@@ -22,6 +22,7 @@ from coding_agent_forge.model import (
     ItemEvent,
     Kind,
     Label,
+    Reaction,
     Repository,
     Tips,
     User,
@@ -182,6 +183,15 @@ class Store:
         """Change a comment's text; our flows need no event for it, so none is sent."""
         comment.body = body
         comment.updated_at = item.updated_at = self.now()
+
+    def react(self, comment: Comment, actor: User, name: str) -> tuple[Reaction, bool]:
+        """Put a reaction on a comment; each person has each of them once. Whether it is new."""
+        for reaction in comment.reactions:
+            if reaction.user is actor and reaction.name == name:
+                return reaction, False
+        reaction = Reaction(self.next_id(), actor, name, self.now())
+        comment.reactions.append(reaction)
+        return reaction, True
 
     def moved(self, repository: Repository, item: Item, actor: User, tips: Tips) -> None:
         """Take note of where git says that a change's branches are now."""

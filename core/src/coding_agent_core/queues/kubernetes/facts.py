@@ -8,6 +8,7 @@ from typing import Any
 
 from coding_agent_core.admission import LatestTask
 from coding_agent_core.agenttask import ANNOTATION_DELIVERIES, ANNOTATION_LABELED_AT, Spec, parse_spec
+from coding_agent_core.command_notes import is_mailbox
 from coding_agent_core.tasks import Item, Trigger, parse_time
 
 _DELIVERIES = 20
@@ -19,10 +20,13 @@ Body = Mapping[str, Any]
 
 def runs_of(item: Item, objects: Iterable[Body]) -> list[Body]:
     """The runs of exactly this item, oldest first: labels hold a hash, which other items may share."""
-    runs = [
-        (spec.run, each) for each in objects if (spec := _spec(each)) and _identity(spec) == item.identity
-    ]
+    runs = [(spec.run, each) for spec, each in _of(item, objects) if not is_mailbox(each)]
     return [each for _, each in sorted(runs, key=lambda pair: pair[0])]
+
+
+def mailbox_of(item: Item, objects: Iterable[Body]) -> Body | None:
+    """What keeps commands for exactly this item, where it has no run."""
+    return next((each for _, each in _of(item, objects) if is_mailbox(each)), None)
 
 
 def latest_of(runs: Iterable[Body]) -> LatestTask | None:
@@ -88,6 +92,10 @@ def _guarded(body: Body, patch: dict[str, Any]) -> dict[str, Any]:
     """A merge patch with a resourceVersion is refused with 409 when the object has another by now."""
     metadata = {**patch.get("metadata", {}), "resourceVersion": body["metadata"]["resourceVersion"]}
     return {**patch, "metadata": metadata}
+
+
+def _of(item: Item, objects: Iterable[Body]) -> list[tuple[Spec, Body]]:
+    return [(spec, each) for each in objects if (spec := _spec(each)) and _identity(spec) == item.identity]
 
 
 def _spec(body: Body) -> Spec | None:

@@ -10,13 +10,22 @@ from typing import TypeVar
 
 from coding_agent_core.admission import Cancel, Duplicate, Keep, admit, withdraw
 from coding_agent_core.agenttask import manifest
+from coding_agent_core.command_notes import added, knows, mailbox
+from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.queues.kubernetes.access import Access
 from coding_agent_core.queues.kubernetes.api import AgentTasks
-from coding_agent_core.queues.kubernetes.facts import cancellation, latest_of, note, runs_of, uuid_of
+from coding_agent_core.queues.kubernetes.facts import (
+    cancellation,
+    latest_of,
+    mailbox_of,
+    note,
+    runs_of,
+    uuid_of,
+)
 from coding_agent_core.queues.kubernetes.requests import ApiError, Body
 from coding_agent_core.queues.kubernetes.retry import pause
-from coding_agent_core.queues.protocol import Submission
+from coding_agent_core.queues.protocol import Kept, Submission
 from coding_agent_core.settings.model import Consumer
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
 
@@ -66,6 +75,11 @@ class KubernetesSink:
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
         """Cancel the item's task if admission says so; see `TaskSink`."""
         return await self._bounded(lambda tasks: self._withdraw(tasks, withdrawal))
+
+    async def command(self, command: IssueCommand) -> Kept | None:
+        """Note a command on the item's newest run, for the reporter; see `TaskSink`."""
+        uuid = new_uuid()
+        return await self._bounded(lambda tasks: self._command(tasks, command, uuid))
 
     async def connected(self) -> bool:
         """Whether tasks can be stored now; see `TaskSink`."""
@@ -129,6 +143,31 @@ class KubernetesSink:
                         return task
         raise QueueUnavailableError(
             f"The tasks of {withdrawal.item.display} change too quickly to cancel one."
+        )
+
+    async def _command(self, tasks: AgentTasks, command: IssueCommand, uuid: str) -> Kept | None:
+        for _ in range(_RACES):
+            listed = await tasks.of_item(command.item)
+            runs, box = runs_of(command.item, listed), mailbox_of(command.item, listed)
+            for each in [*runs, *([box] if box else [])]:
+                if knows(each, command):
+                    return Kept(each["metadata"]["name"], duplicate=True)
+            latest = latest_of(runs)
+            if latest is not None and command.trigger_id in latest.delivery_ids:
+                return Kept(latest.name, duplicate=True)  # its mailbox is gone, the run that it made is there
+            home = runs[-1] if runs else box
+            if home is not None:
+                name = str(home["metadata"]["name"])
+                if await tasks.patch(name, added(home, command)):
+                    return Kept(name)
+                continue
+            if command.name is not CommandName.RUN:
+                return None
+            task = mailbox(command, uuid=uuid)
+            if await tasks.create(task):
+                return Kept(task["metadata"]["name"])
+        raise QueueUnavailableError(
+            f"The tasks of {command.item.display} change too quickly to note a command on one."
         )
 
     async def _bounded(self, operation: Callable[[AgentTasks], Awaitable[_T]]) -> _T:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
+from coding_agent_core.commands import IssueCommand
 from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.tasks import Item, Platform, task_name
 
@@ -19,6 +22,11 @@ MAX_DELAY_SECONDS = 24 * 3600
 def dead_queue(queue: str) -> str:
     """Where tasks lie that were given up, for a person to look at."""
     return f"{queue}.dead"
+
+
+def command_queue(queue: str) -> str:
+    """Where commands wait: beside the tasks, for a `/cancel` must not wait behind what it cancels."""
+    return f"{queue}.commands"
 
 
 def delay_seconds(delay: float) -> int:
@@ -48,6 +56,20 @@ def lock_queue(queue: str, item: Item) -> str:
 def encode(task: QueuedTask) -> bytes:
     """The message's body."""
     return json.dumps(task.to_message(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def decode_command(body: bytes) -> IssueCommand:
+    """Read a message of the command queue.
+
+    Raises:
+        ValueError: it is no command, with the reason.
+    """
+    try:
+        return IssueCommand.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"not a command: {where}: {first['msg']}") from None
 
 
 def decode(body: bytes, *, now: datetime, hosts: Mapping[Platform, str]) -> QueuedTask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pika
 
+from coding_agent_core.commands import IssueCommand
 from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.queues.rabbitmq.messages import PERSISTENT
 
@@ -22,6 +23,13 @@ def task_properties(task: QueuedTask, *, redelivered: bool = False) -> pika.Basi
         content_type="application/json",
         message_id=f"{task.uuid}.{task.attempt}",
         headers={_REDELIVERED: True} if redelivered else None,
+    )
+
+
+def command_properties(command: IssueCommand) -> pika.BasicProperties:
+    """Of a command."""
+    return pika.BasicProperties(
+        delivery_mode=PERSISTENT, content_type="application/json", message_id=command.trigger_id
     )
 
 

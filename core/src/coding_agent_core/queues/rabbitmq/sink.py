@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
+import pika
+
+from coding_agent_core.commands import IssueCommand
 from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.queues.protocol import Submission
+from coding_agent_core.queues.protocol import Kept, Submission
 from coding_agent_core.queues.rabbitmq.amqp import BrokerError, ConfirmingChannel, Connection
 from coding_agent_core.queues.rabbitmq.io_thread import IoThread
-from coding_agent_core.queues.rabbitmq.messages import encode
-from coding_agent_core.queues.rabbitmq.properties import task_properties
-from coding_agent_core.queues.rabbitmq.topology import declare_queues
+from coding_agent_core.queues.rabbitmq.messages import command_queue, encode
+from coding_agent_core.queues.rabbitmq.properties import command_properties, task_properties
+from coding_agent_core.queues.rabbitmq.topology import declare_durable, declare_queues
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import TaskRequest, Withdrawal, new_uuid
@@ -22,11 +26,24 @@ _PAUSE_SECONDS = 0.2
 """Between two attempts to connect while a task waits to be published."""
 
 
-class RabbitMQSink:
-    """See `TaskSink`. Connects with the first task; one connection carries all, many at a time."""
+@dataclass(frozen=True)
+class _Message:
+    queue: str
+    body: bytes
+    properties: pika.BasicProperties
+    what: str
 
-    def __init__(self, settings: RabbitMQ) -> None:
+
+class RabbitMQSink:
+    """See `TaskSink`. Connects with the first task; one connection carries all, many at a time.
+
+    Args:
+        commands: their queue is wanted too.
+    """
+
+    def __init__(self, settings: RabbitMQ, *, commands: bool = False) -> None:
         self._settings = settings
+        self._commands = commands
         self._secrets = Secrets(settings.password)
         self._io = IoThread("rabbitmq-publisher")
         self._connection: Connection | None = None
@@ -42,7 +59,8 @@ class RabbitMQSink:
         if self._closed:
             raise BrokerError("The queue was closed; this program is ending.")
         task = QueuedTask(request=request, uuid=new_uuid())
-        await self._io.run(self._publish(task))
+        message = _Message(self._settings.queue, encode(task), task_properties(task), f"task {task.name}")
+        await self._io.run(self._publish(message))
         return Submission(task=task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
@@ -53,6 +71,16 @@ class RabbitMQSink:
             withdrawal.reason,
         )
         return None
+
+    async def command(self, command: IssueCommand) -> Kept | None:
+        """Publish a command to a queue of its own; see `TaskSink`. The consumer knows the item."""
+        if self._closed:
+            raise BrokerError("The queue was closed; this program is ending.")
+        queue = command_queue(self._settings.queue)
+        body = command.model_dump_json().encode()
+        what = f"/{command.name} on {command.item.display}"
+        await self._io.run(self._publish(_Message(queue, body, command_properties(command), what)))
+        return Kept(queue)
 
     async def connected(self) -> bool:
         """Ask the broker for the queue; see `TaskSink`."""
@@ -74,17 +102,17 @@ class RabbitMQSink:
             await self._io.run(self._connection.close())
         await self._io.stop()
 
-    async def _publish(self, task: QueuedTask) -> None:
+    async def _publish(self, message: _Message) -> None:
         """Publish within the time that the settings allow.
 
         A connection that idled may be dead without a sign of it: the first try on one gets half of the time,
-        so that enough is left for a second try on a new one. That can leave the task in the queue twice,
-        which the consumer's claim makes harmless; what it never does is to lose one.
+        so that enough is left for a second try on a new one. That can leave the message in the queue twice,
+        which the consumer makes harmless (a task's claim, a command's reaction); it never loses one.
         """
         loop = asyncio.get_running_loop()
         budget = self._settings.publish_timeout
         deadline = loop.time() + budget
-        problem: Exception = BrokerError(f"RabbitMQ did not confirm the task within {budget:g} s")
+        problem: Exception = BrokerError(f"RabbitMQ did not confirm it within {budget:g} s")
         tries = 0
         while tries < 2 and loop.time() < deadline:
             fresh = not self._alive()
@@ -102,16 +130,16 @@ class RabbitMQSink:
             limit = deadline if fresh or tries > 1 else now + (deadline - now) / 2
             try:
                 async with asyncio.timeout_at(limit):
-                    await channel.publish(self._settings.queue, encode(task), task_properties(task))
+                    await channel.publish(message.queue, message.body, message.properties)
             except TimeoutError:
-                _logger.warning("RabbitMQ did not confirm task %s in time", task.name)
+                _logger.warning("RabbitMQ did not confirm %s in time", message.what)
             except BrokerError as error:
                 problem = error
             else:
                 return
             # A confirmation that comes later can belong to nothing any more.
             self._drop(channel)
-        raise BrokerError(f"The task was not queued: {problem}")
+        raise BrokerError(f"Not queued: {message.what}: {problem}")
 
     async def _probe(self) -> bool:
         for _ in range(2):
@@ -150,6 +178,8 @@ class RabbitMQSink:
                 connection = await Connection.open(self._settings, self._secrets, timeout)
                 try:
                     await declare_queues(connection, self._settings.queue)
+                    if self._commands:
+                        await declare_durable(connection, command_queue(self._settings.queue))
                     self._channel = await connection.confirming_channel()
                 except BaseException:
                     connection.drop()

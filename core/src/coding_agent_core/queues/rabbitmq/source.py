@@ -26,6 +26,7 @@ class RabbitMQLease:
 
     def __init__(self, hand: Hand, link: Link, io: IoThread) -> None:
         self.cancelled = asyncio.Event()
+        self.why_cancelled = ""
         self.lost = asyncio.Event()
         self.settled = asyncio.Event()
         self._hand = hand

@@ -16,21 +16,24 @@ PRECONDITION_FAILED = 406
 
 
 async def declare_queues(connection: Connection, queue: str) -> None:
-    """The main queue and that of the dead: durable, without arguments, as the existing system has it.
-
-    A queue that exists with other arguments (an operator's wish, e.g. a quorum queue) is used as it is.
-    """
+    """The main queue and that of the dead: durable, without arguments, as the existing system has it."""
     for name in (queue, dead_queue(queue)):
-        channel = await connection.channel()
-        try:
-            await channel.call(channel.raw.queue_declare, queue=name, durable=True)
-            channel.close()
-        except ChannelRefusedError as error:
-            if error.code != PRECONDITION_FAILED:
-                raise
-            _logger.warning(
-                "The queue %s exists with arguments of its own and is used as it is: %s", name, error
-            )
+        await declare_durable(connection, name)
+
+
+async def declare_durable(connection: Connection, name: str) -> None:
+    """A durable queue without arguments.
+
+    One that exists with other arguments (an operator's wish, e.g. a quorum queue) is used as it is.
+    """
+    channel = await connection.channel()
+    try:
+        await channel.call(channel.raw.queue_declare, queue=name, durable=True)
+        channel.close()
+    except ChannelRefusedError as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        _logger.warning("The queue %s exists with arguments of its own and is used as it is: %s", name, error)
 
 
 async def declare_delay(connection: Connection, queue: str, seconds: int) -> str:

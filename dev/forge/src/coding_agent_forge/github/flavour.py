@@ -11,7 +11,13 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from coding_agent_forge.errors import Refused
-from coding_agent_forge.github import routes_hooks, routes_issues, routes_pulls, routes_repository
+from coding_agent_forge.github import (
+    routes_hooks,
+    routes_issues,
+    routes_pulls,
+    routes_reactions,
+    routes_repository,
+)
 from coding_agent_forge.github.items import ItemRenderer
 from coding_agent_forge.github.webhooks import messages
 from coding_agent_forge.model import Happening
@@ -24,7 +30,7 @@ HOURLY_QUOTA = 5000
 def router() -> APIRouter:
     """Every route of the API."""
     api = APIRouter(prefix=PREFIX)
-    for module in (routes_repository, routes_issues, routes_pulls, routes_hooks):
+    for module in (routes_repository, routes_issues, routes_reactions, routes_pulls, routes_hooks):
         api.include_router(module.router)
     return api
 

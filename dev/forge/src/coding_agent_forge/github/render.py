@@ -6,9 +6,20 @@ Shapes: GitHub's OpenAPI description, https://github.com/github/rest-api-descrip
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
-from coding_agent_forge.model import Comment, Item, ItemEvent, Kind, Label, Repository, Role, User
+from coding_agent_forge.model import (
+    Comment,
+    Item,
+    ItemEvent,
+    Kind,
+    Label,
+    Reaction,
+    Repository,
+    Role,
+    User,
+)
 from coding_agent_forge.timestamps import github_time
 
 Json = dict[str, Any]
@@ -210,7 +221,7 @@ class Renderer:
             "updated_at": github_time(comment.updated_at),
             "author_association": association(repository, comment.author),
             "body": comment.body,
-            "reactions": reactions(url),
+            "reactions": reactions(url, comment.reactions),
             "performed_via_github_app": None,
         }
 
@@ -255,10 +266,11 @@ def association(repository: Repository, author: User) -> str:
     return "COLLABORATOR" if author.login in repository.roles else "NONE"
 
 
-def reactions(url: str) -> Json:
-    """No reactions."""
+def reactions(url: str, given: Sequence[Reaction] = ()) -> Json:
+    """How many reactions of each kind there are."""
     names = ("+1", "-1", "laugh", "hooray", "confused", "heart", "rocket", "eyes")
-    return {"url": f"{url}/reactions", "total_count": 0, **dict.fromkeys(names, 0)}
+    counts = {name: sum(each.name == name for each in given) for name in names}
+    return {"url": f"{url}/reactions", "total_count": len(given), **counts}
 
 
 def _quoted(name: str) -> str:

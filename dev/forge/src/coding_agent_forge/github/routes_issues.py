@@ -183,7 +183,8 @@ async def create_comment(
     return render.comment(repository, item, comment)
 
 
-def _find(repository: Repository, comment_id: int) -> tuple[Item, Comment]:
+def find_comment(repository: Repository, comment_id: int) -> tuple[Item, Comment]:
+    """A comment of a repository, with its item."""
     for item in repository.items:
         for comment in item.comments:
             if comment.id == comment_id:
@@ -194,7 +195,7 @@ def _find(repository: Repository, comment_id: int) -> tuple[Item, Comment]:
 @router.get("/issues/comments/{comment_id}")
 async def get_comment(comment_id: int, repository: InRepository, render: Render) -> dict[str, Any]:
     """One comment."""
-    return render.comment(repository, *_find(repository, comment_id))
+    return render.comment(repository, *find_comment(repository, comment_id))
 
 
 @router.patch("/issues/comments/{comment_id}")
@@ -202,7 +203,7 @@ async def edit_comment(
     comment_id: int, text: Text, repository: InRepository, render: Render, sandbox: SandboxOf, user: Actor
 ) -> dict[str, Any]:
     """Edit a comment: one's own, or with write access."""
-    item, comment = _find(repository, comment_id)
+    item, comment = find_comment(repository, comment_id)
     if comment.author is not user:
         needs_write(repository, user)
     sandbox.store.edit_comment(item, comment, text.body)

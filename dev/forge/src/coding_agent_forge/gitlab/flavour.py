@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from coding_agent_forge.errors import Refused
-from coding_agent_forge.gitlab import routes_items, routes_project
+from coding_agent_forge.gitlab import routes_items, routes_project, routes_reactions
 from coding_agent_forge.gitlab.items import ItemRenderer
 from coding_agent_forge.gitlab.webhooks import KINDS, message
 from coding_agent_forge.model import Happening
@@ -23,7 +23,12 @@ MINUTE_QUOTA = 2000
 def router() -> APIRouter:
     """Every route of the API."""
     api = APIRouter(prefix=PREFIX)
-    for each in (routes_items.router, routes_project.router, routes_project.last_router):
+    for each in (
+        routes_items.router,
+        routes_reactions.router,
+        routes_project.router,
+        routes_project.last_router,
+    ):
         api.include_router(each)
     return api
 

@@ -25,12 +25,14 @@ _ACTIONS = {
     "synchronized": "update",
 }
 ISSUE, CONFIDENTIAL_ISSUE = "Issue Hook", "Confidential Issue Hook"
-MERGE_REQUEST, NOTE = "Merge Request Hook", "Note Hook"
+MERGE_REQUEST = "Merge Request Hook"
+NOTE, CONFIDENTIAL_NOTE = "Note Hook", "Confidential Note Hook"
 KINDS = {
     ISSUE: "issues",
     CONFIDENTIAL_ISSUE: "confidential_issues",
     MERGE_REQUEST: "merge_requests",
     NOTE: "notes",
+    CONFIDENTIAL_NOTE: "confidential_notes",
 }
 """What each event is called in a hook's settings."""
 
@@ -114,7 +116,8 @@ def _note(happening: Happening, renderer: ItemRenderer) -> Message:
         "repository": _repository(repository, renderer),
         kind: attributes_of(repository, item, renderer) | {"labels": _labels(repository, item.labels)},
     }
-    return Message(NOTE, "create", payload, repository.id)
+    event = CONFIDENTIAL_NOTE if item.confidential else NOTE
+    return Message(event, "create", payload, repository.id)
 
 
 def attributes_of(repository: Repository, item: Item, renderer: ItemRenderer) -> Json:

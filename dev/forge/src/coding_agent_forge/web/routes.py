@@ -21,7 +21,7 @@ from coding_agent_forge import git
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.model import Flavour, Item, Kind, Repository
 from coding_agent_forge.sandbox import Sandbox
-from coding_agent_forge.web.view import chip_style, diff_lines, linked, visible
+from coding_agent_forge.web.view import chip_style, diff_lines, emoji, linked, visible
 
 router = APIRouter(default_response_class=HTMLResponse)
 _HERE = Path(__file__).parent
@@ -121,6 +121,7 @@ def page(sandbox: Sandbox, template: str, repository: Repository | None = None, 
         root=f"/{repository.full_name}" if repository else "",
         path_of=path_of,
         chip_style=chip_style,
+        emoji=emoji,
         visible=visible,
         **more,
     )

@@ -38,6 +38,13 @@ def visible(markdown: str) -> str:
     return _HIDDEN.sub("", markdown)
 
 
+def emoji(name: str) -> str:
+    """A reaction as people see it."""
+    return {"eyes": "\N{EYES}", "+1": "\N{THUMBS UP SIGN}", "thumbsup": "\N{THUMBS UP SIGN}"}.get(
+        name, f":{name}:"
+    )
+
+
 def chip_style(label: Label) -> str:
     """Colours of a label: dark letters on light, light ones on dark."""
     color = label.color if re.fullmatch("[0-9a-fA-F]{6}", label.color) else "ededed"

@@ -1,0 +1,152 @@
+"""B3: which comments are commands, and what each comes to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from coding_agent_core.admission import Cancel, Create, Duplicate, Keep, LatestTask, admit, withdraw
+from coding_agent_core.commands import (
+    CommandName,
+    IssueCommand,
+    Nothing,
+    Show,
+    Standing,
+    Start,
+    Stop,
+    command_in,
+    next_step,
+)
+from coding_agent_core.phases import Phase
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin
+
+T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+
+
+def minutes(count: float) -> datetime:
+    return T0 + timedelta(minutes=count)
+
+
+def command(name: CommandName = CommandName.RUN, at: datetime | None = None) -> IssueCommand:
+    key = GitHubIssueKey(owner="octo", repo="demo", number=7)
+    item = Item(host="github.com", repository="octo/demo", key=key)
+    return IssueCommand(
+        item=item, name=name, comment="99", user="alice", at=at, delivery_id="d-1", received_at=T0
+    )
+
+
+def latest(*, terminal: bool = False, cancel: bool = False, created: float = 0) -> LatestTask:
+    return LatestTask("task", 1, terminal, cancel, True, minutes(created), minutes(created))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("/cancel", "cancel"),
+        ("/retry", "retry"),
+        ("/run", "run"),
+        ("/status", "status"),
+        ("/run  \t", "run"),
+        ("/run\r\nplease look at the tests first", "run"),
+        ("/run\n/cancel", "run"),
+        ("", None),
+        ("run", None),
+        (" /run", None),
+        ("\n/run", None),
+        ("> /run", None),
+        ("/Run", None),
+        ("/run now", None),
+        ("/running", None),
+        ("/run/", None),
+        ("/ run", None),
+        ("please /run", None),
+        ("`/run`", None),
+        ("/run\u00a0", None),
+        ("/run\u2028/cancel", None),
+        ("/help", None),
+    ],
+)
+def test_a_command_is_a_comment_whose_first_line_is_exactly_it(text: str, name: str | None) -> None:
+    assert command_in(text, tuple(CommandName)) == name
+
+
+def test_only_those_that_are_allowed_are_commands() -> None:
+    assert command_in("/run", (CommandName.CANCEL,)) is None
+    assert command_in("/cancel", (CommandName.CANCEL,)) is CommandName.CANCEL
+
+
+CANCEL, RETRY, RUN, STATUS = CommandName.CANCEL, CommandName.RETRY, CommandName.RUN, CommandName.STATUS
+NO_TASK = Standing(open=True, latest=None, phase=None)
+CLOSED = Standing(open=False, latest=latest(terminal=True), phase=Phase.FAILED)
+RUNNING = Standing(open=True, latest=latest(), phase=Phase.RUNNING)
+STOPPING = Standing(open=True, latest=latest(cancel=True), phase=Phase.RUNNING)
+FAILED = Standing(open=True, latest=latest(terminal=True), phase=Phase.FAILED)
+CANCELLED = Standing(open=True, latest=latest(terminal=True), phase=Phase.CANCELLED)
+DONE = Standing(open=True, latest=latest(terminal=True), phase=Phase.SUCCEEDED)
+REMEMBERED = Standing(open=True, latest=None, phase=Phase.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("name", "standing", "expected"),
+    [
+        (CANCEL, RUNNING, Stop()),
+        (CANCEL, CLOSED, Stop()),
+        (STATUS, RUNNING, Show()),
+        (STATUS, CLOSED, Show()),
+        (RUN, NO_TASK, Start()),
+        (RUN, RUNNING, Start()),  # admission says that it is a duplicate
+        (RUN, DONE, Start()),
+        (RUN, CLOSED, "closed"),
+        (RETRY, FAILED, Start()),
+        (RETRY, CANCELLED, Start()),
+        (RETRY, STOPPING, Start()),
+        (RETRY, REMEMBERED, Start()),
+        (RETRY, DONE, "was done"),
+        (RETRY, RUNNING, "not ended"),
+        (RETRY, NO_TASK, "no task to try again"),
+        (RETRY, CLOSED, "closed"),
+    ],
+)
+def test_what_a_command_comes_to(
+    name: CommandName, standing: Standing, expected: Start | Stop | Show | str
+) -> None:
+    step = next_step(name, standing)
+    if isinstance(expected, str):
+        assert isinstance(step, Nothing)
+        assert expected in step.why
+    else:
+        assert step == expected
+
+
+@pytest.mark.parametrize(
+    ("at", "task", "run"),
+    [
+        (minutes(5), None, 1),
+        (minutes(5), latest(terminal=True), 2),
+        (None, latest(terminal=True), 2),
+        (minutes(5), latest(cancel=True), 2),
+        (minutes(5), latest(), None),
+        # Told late, e.g. by a redelivery: the task that ended is newer than the comment.
+        (minutes(5), latest(terminal=True, created=6), None),
+    ],
+)
+def test_a_run_that_is_asked_for_goes_through_admission(
+    at: datetime | None, task: LatestTask | None, run: int | None
+) -> None:
+    request = command(at=at).request()
+    assert (request.trigger.origin, request.user) == (Origin.MANUAL, "alice")
+    decision = admit(request.trigger, task)
+    assert (decision.run if isinstance(decision, Create) else None) == run
+
+
+def test_the_same_comment_never_makes_two_runs_whatever_delivery_tells_of_it() -> None:
+    first = command(at=minutes(5)).request().trigger
+    again = command(at=minutes(5)).model_copy(update={"delivery_id": "d-2"}).request().trigger
+    assert first.delivery_id is not None
+    made = LatestTask("t", 2, True, False, True, T0, None, frozenset({first.delivery_id}))
+    assert isinstance(admit(again, made), Duplicate)
+
+
+def test_a_cancel_that_is_older_than_the_label_cancels_nothing() -> None:
+    assert withdraw(command(CANCEL, minutes(1)).withdrawal().at, latest()) == Cancel("task")
+    assert isinstance(withdraw(command(CANCEL, minutes(1)).withdrawal().at, latest(created=2)), Keep)

@@ -127,6 +127,15 @@ class AttemptOutcome(StrEnum):
     """The cluster took the pod away (eviction, node lost); does not count as an attempt."""
 
 
+class UsageStatus(_Wire):
+    """What an attempt, or all of them together, cost."""
+
+    requests: int = Field(default=0, ge=0)
+    input_tokens: int = Field(default=0, ge=0)
+    output_tokens: int = Field(default=0, ge=0)
+    cost: str | None = Field(default=None, max_length=80)
+
+
 class AttemptStatus(_Wire):
     """One attempt: one Job."""
 
@@ -142,15 +151,7 @@ class AttemptStatus(_Wire):
     transcript_url: str | None = Field(default=None, max_length=1024)
     tail: str | None = Field(default=None, max_length=2048)
     """The newest attempts alone keep it."""
-
-
-class UsageStatus(_Wire):
-    """What all attempts cost together."""
-
-    requests: int = Field(default=0, ge=0)
-    input_tokens: int = Field(default=0, ge=0)
-    output_tokens: int = Field(default=0, ge=0)
-    cost: str | None = Field(default=None, max_length=80)
+    usage: UsageStatus | None = None
 
 
 class Result(_Wire):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum, StrEnum
 from typing import Literal
 
@@ -16,6 +17,7 @@ MAX_PLACE = 1024
 """Characters that name a transcript's place, or its web address."""
 MAX_TAIL = 2048
 """Characters of an attempt's last steps that are kept beside its outcome."""
+_OTHER_SPACES = re.compile(r"[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _MANY = 2**53
 """More tokens than any attempt uses: what is beyond it is no count."""
 
@@ -192,12 +194,15 @@ class Outcome(_Report):
 _DISPENSABLE = ("transcript", "transcript_url")
 
 
-def last_lines(text: str, length: int) -> str:
-    """The end of a text, at most `length` characters, from the beginning of a line where there is one.
+def printable(text: str) -> str:
+    """Without control characters but the ends of lines: what a terminal shows must not steer it."""
+    spaced = _OTHER_SPACES.sub(" ", text)
+    return "".join(each for each in spaced if each == "\n" or each.isprintable()).strip()
 
-    Control characters but the ends of lines are left out: what is shown in a terminal must not steer it.
-    """
-    plain = "".join(each for each in text if each == "\n" or each.isprintable()).strip()
+
+def last_lines(text: str, length: int) -> str:
+    """The printable end of a text, at most `length` characters, from the beginning of a line if near."""
+    plain = printable(text)
     if len(plain) <= length:
         return plain
     end = plain[len(plain) - length + 1 :]

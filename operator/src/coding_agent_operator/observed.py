@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from coding_agent_core.agenttask import (
+    ANNOTATION_TRANSCRIPT,
+    ANNOTATION_TRANSCRIPT_URL,
     LABEL_ACTIVE,
     LABEL_ITEM,
     LABEL_REPOSITORY,
@@ -20,6 +22,7 @@ from coding_agent_core.agenttask import (
     parse_spec,
 )
 from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.tasks import parse_time
 from pydantic import BaseModel, ValidationError
 
@@ -114,6 +117,7 @@ class Job:
         started: when it was started or last resumed (`status.startTime`).
         queue: Kueue's queue that it is in; empty: it is in none.
         waits_for: what Kueue says it waits for, as far as that is known.
+        transcript: where the attempt is to keep its transcript.
     """
 
     name: str
@@ -136,6 +140,8 @@ class Job:
     started: datetime | None = None
     queue: str = ""
     waits_for: str = ""
+    transcript: str | None = None
+    transcript_url: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -228,6 +234,7 @@ def read_job(body: Mapping[str, Any]) -> Job:
     owner: Mapping[str, Any] = next((o for o in meta.get("ownerReferences") or () if o.get("controller")), {})
     task = owner.get("name") if owner.get("kind") == "AgentTask" else None
     conditions = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
+    notes = meta.get("annotations") or {}
     failed, complete = conditions.get("Failed"), conditions.get("Complete")
     last = failed or complete or {}
     return Job(
@@ -249,6 +256,8 @@ def read_job(body: Mapping[str, Any]) -> Job:
         suspended=bool((body.get("spec") or {}).get("suspend")),
         started=parse_time(status.get("startTime")),
         queue=(meta.get("labels") or {}).get(QUEUE_LABEL) or "",
+        transcript=(notes.get(ANNOTATION_TRANSCRIPT) or "")[:MAX_PLACE] or None,
+        transcript_url=(notes.get(ANNOTATION_TRANSCRIPT_URL) or "")[:MAX_PLACE] or None,
     )
 
 

@@ -6,12 +6,11 @@ cluster says was done to the pod; then the exit code; then the Job's condition.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from coding_agent_core.agenttask import AttemptOutcome
-from coding_agent_core.outcome import Class, Outcome
-from pydantic import ValidationError
+from coding_agent_core.outcome import MAX_TAIL, Class, Outcome, last_lines, printable
 
 from coding_agent_operator.observed import Job, Pod
 from coding_agent_operator.settings import Policy
@@ -30,6 +29,7 @@ class Verdict:
         retried: another attempt can help.
         counted: it counts against the task's maximum.
         report: the agent's own outcome, where it left one.
+        log: the last lines of its log, where it left none.
     """
 
     outcome: AttemptOutcome
@@ -38,6 +38,7 @@ class Verdict:
     retried: bool
     counted: bool
     report: Outcome | None = None
+    log: str = ""
 
 
 EXITS: dict[int, Verdict] = {
@@ -127,18 +128,22 @@ _WAITING = {
 
 def outcome_of(job: Job) -> Verdict:
     """How the attempt of a finished Job ended; its pods must have been looked at."""
-    if job.failure == "DeadlineExceeded":
-        return OUT_OF_TIME
     pod = _speaker(job)
     if pod is None:
+        if job.failure == "DeadlineExceeded":
+            return OUT_OF_TIME
         return EXITS[0] if job.complete else _with_detail(LOST, job.failure_detail)
     report = _report(pod)
-    if report is not None and pod.exit_code == report.exit_code and (report.succeeded or not pod.disruption):
+    if job.failure == "DeadlineExceeded":
+        verdict = OUT_OF_TIME
+    elif (
+        report is not None and pod.exit_code == report.exit_code and (report.succeeded or not pod.disruption)
+    ):
         return _reported(report)
-    verdict = EXITS[0] if job.complete else (_cluster_did(pod) or _exit(pod) or LOST)
-    return Verdict(
-        verdict.outcome, verdict.reason, verdict.message, verdict.retried, verdict.counted, report=report
-    )
+    else:
+        verdict = EXITS[0] if job.complete else (_cluster_did(pod) or _exit(pod) or LOST)
+    # The kubelet took the end of the log where the agent wrote nothing (`FallbackToLogsOnError`).
+    return replace(verdict, report=report, log="" if report else last_lines(pod.message, MAX_TAIL))
 
 
 def report_of(job: Job) -> Outcome | None:
@@ -174,7 +179,7 @@ def stopped(reason: str | None, message: str | None = None) -> Verdict:
     verdict = STOPS.get(reason or "", STOPS["JobDeleted"])
     if message is None or reason not in STOPS:
         return verdict
-    return Verdict(verdict.outcome, verdict.reason, message, verdict.retried, verdict.counted)
+    return replace(verdict, message=message)
 
 
 def _speaker(job: Job) -> Pod | None:
@@ -188,14 +193,11 @@ def _speaker(job: Job) -> Pod | None:
 
 
 def _report(pod: Pod) -> Outcome | None:
-    try:
-        return Outcome.model_validate_json(pod.message) if pod.message else None
-    except ValidationError:
-        return None
+    return Outcome.from_termination_message(pod.message)
 
 
 def _reported(report: Outcome) -> Verdict:
-    reason, message = report.reason.value, report.message
+    reason, message = report.reason.value, printable(report.message)
     match report.outcome_class:
         case Class.SUCCEEDED:
             return Verdict(_SUCCEEDED, reason, message, False, True, report)
@@ -226,21 +228,14 @@ def _exit(pod: Pod) -> Verdict | None:
         return None
     known = EXITS.get(pod.exit_code)
     if known is None or (known.outcome is _SUCCEEDED and pod.phase != "Succeeded"):
-        return Verdict(
-            _FAILED,
-            CRASHED.reason,
-            CRASHED.message.format(code=pod.exit_code),
-            CRASHED.retried,
-            CRASHED.counted,
-        )
+        return replace(CRASHED, message=CRASHED.message.format(code=pod.exit_code))
     return known
 
 
 def _with_detail(verdict: Verdict, detail: str) -> Verdict:
     if not detail:
         return verdict
-    text = f"{verdict.message} {detail}"[:1024]
-    return Verdict(verdict.outcome, verdict.reason, text, verdict.retried, verdict.counted)
+    return replace(verdict, message=f"{verdict.message} {detail}"[:1024])
 
 
 def _seconds(since: datetime, now: datetime) -> float:

@@ -5,12 +5,12 @@ Nothing is remembered between two looks: the recorded attempts and the Jobs that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from coding_agent_core.agenttask import AttemptOutcome, AttemptStatus, Result, UsageStatus
+from coding_agent_core.agenttask import AttemptOutcome, AttemptStatus, Result
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.phases import Phase
 
@@ -18,6 +18,7 @@ from coding_agent_operator.backoff import next_time, possible
 from coding_agent_operator.names import attempt_number
 from coding_agent_operator.observed import Job, Task
 from coding_agent_operator.outcome_of import Verdict, outcome_of, report_of, stopped, stuck
+from coding_agent_operator.recorded import begun, bounded, ended, reported, result_of
 from coding_agent_operator.settings import Policy
 
 MAX_RECORDED = 60
@@ -114,37 +115,19 @@ def assess(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> St
         return Standing(
             Stage.ENDED, task.status.attempts, live, stop, next_number, _end_of(task), task.status.result
         )
-    attempts: list[AttemptStatus] = []
-    result, last = task.status.result, None
-    for number in sorted({*recorded, *own}):
-        job = own.get(number)
-        attempt = recorded.get(number)
-        if attempt is None and own[number].waiting:
-            continue  # it has not begun: deleted now, it never was
-        if attempt is None:
-            attempt = AttemptStatus(number=number, job=own[number].name, start_time=own[number].began)
-        elif job is not None and job.queue and job.started is not None and not job.finished:
-            attempt = attempt.model_copy(update={"start_time": job.started})
-        verdict = None
-        if attempt.outcome is None:
-            attempt, verdict = _settle(
-                task, attempt, job, first=job is None or job in live[:1], now=now, policy=policy
-            )
-            result = _plus(result, verdict.report) if verdict else result
-            last = verdict or last
-        if verdict is None and job is not None and not job.finished:
-            result = _plus(result, _without_usage(report_of(job)))
-        attempts.append(attempt)
+    attempts, reports, last = _attempts(task, own, live, now, policy)
+    shown = bounded(attempts)
+    result = result_of(task.status.result, reports, shown)
     intended = {attempt.number for attempt in attempts if attempt.reason is not None}
-    begun = {attempt.number for attempt in attempts}
+    known = {attempt.number for attempt in attempts}
     unwanted = {
         job.number
         for job in (live if task.spec.cancel or task.spec.suspend else live[1:])
-        if job.number not in begun
+        if job.number not in known
     }
     stop = tuple(job for job in live if job.number in intended | unwanted and not job.deleting)
     if live:
-        return Standing(Stage.ACTIVE, tuple(attempts), live, stop, next_number, None, result)
+        return Standing(Stage.ACTIVE, shown, live, stop, next_number, None, result)
     end = _end(task, attempts, last, policy)
     soonest = next_time(
         task.uid,
@@ -160,7 +143,39 @@ def assess(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> St
         stage = Stage.SUSPENDED
     else:
         stage = Stage.BACKOFF if soonest is not None and soonest > now else Stage.READY
-    return Standing(stage, tuple(attempts), live, stop, next_number, end, result, soonest)
+    return Standing(stage, shown, live, stop, next_number, end, result, soonest)
+
+
+def _attempts(
+    task: Task, own: Mapping[int, Job], live: Sequence[Job], now: datetime, policy: Policy
+) -> tuple[list[AttemptStatus], list[Outcome], Verdict | None]:
+    """The attempts up to date, what their agents newly said, and the newest end that was not recorded."""
+    attempts: list[AttemptStatus] = []
+    reports: list[Outcome] = []
+    last: Verdict | None = None
+    recorded = {attempt.number: attempt for attempt in task.status.attempts}
+    for number in sorted({*recorded, *own}):
+        job = own.get(number)
+        attempt = recorded.get(number)
+        if attempt is None and own[number].waiting:
+            continue  # it has not begun: deleted now, it never was
+        if attempt is None:
+            attempt = begun(own[number], number)
+        elif job is not None and job.queue and job.started is not None and not job.finished:
+            attempt = attempt.model_copy(update={"start_time": job.started})
+        verdict = None
+        if attempt.outcome is None:
+            attempt, verdict = _settle(
+                task, attempt, job, first=job is None or job in live[:1], now=now, policy=policy
+            )
+            last = verdict or last
+        report = verdict.report if verdict else report_of(job) if job and not job.finished else None
+        if report is not None:
+            # An agent that is being stopped has its say before its Job is gone for good.
+            reports.append(report)
+            attempt = attempt if verdict else reported(attempt, report)
+        attempts.append(attempt)
+    return attempts, reports, last
 
 
 def _settle(
@@ -170,14 +185,16 @@ def _settle(
     if job is None:
         # It was recorded, so it ran: a Job that is missing was deleted.
         verdict = stopped("Cancelled" if task.spec.cancel else attempt.reason, attempt.message)
-        return _ended(attempt, verdict, now), verdict
+        return ended(attempt, verdict, now), verdict
     if job.finished:
         verdict = outcome_of(job)
         if attempt.reason is not None and verdict.outcome is not AttemptOutcome.SUCCEEDED:
-            verdict = _with_report(stopped(attempt.reason, attempt.message), verdict.report)
+            verdict = replace(
+                stopped(attempt.reason, attempt.message), report=verdict.report, log=verdict.log
+            )
         elif task.spec.cancel and verdict.outcome is not AttemptOutcome.SUCCEEDED:
-            verdict = _with_report(stopped("Cancelled"), verdict.report)
-        return _ended(attempt, verdict, job.finished_at or now), verdict
+            verdict = replace(stopped("Cancelled"), report=verdict.report, log=verdict.log)
+        return ended(attempt, verdict, job.finished_at or now), verdict
     if task.spec.cancel:
         intent: Verdict | None = stopped("Cancelled")
     elif task.spec.suspend:
@@ -227,47 +244,3 @@ def _end_of(task: Task) -> End:
     reason = condition.reason if condition else "Failed"
     phase = Phase.CANCELLED if reason == "Cancelled" else Phase.FAILED
     return End(phase, reason, condition.message if condition else "")
-
-
-def _ended(attempt: AttemptStatus, verdict: Verdict, when: datetime) -> AttemptStatus:
-    return attempt.model_copy(
-        update={
-            "completion_time": max(when, attempt.start_time),
-            "outcome": verdict.outcome,
-            "reason": verdict.reason,
-            "message": verdict.message[:1024],
-            "counted": verdict.counted,
-        }
-    )
-
-
-def _with_report(verdict: Verdict, report: Outcome | None) -> Verdict:
-    return Verdict(
-        verdict.outcome, verdict.reason, verdict.message, verdict.retried, verdict.counted, report=report
-    )
-
-
-def _without_usage(report: Outcome | None) -> Outcome | None:
-    """A report that will be read again when the Job has gone must not be added up twice."""
-    return report.model_copy(update={"usage": type(report.usage)()}) if report else None
-
-
-def _plus(result: Result | None, report: Outcome | None) -> Result | None:
-    """What came of the task so far, with one more attempt's report."""
-    if report is None:
-        return result
-    known = result or Result()
-    before = known.usage or UsageStatus()
-    usage = before.model_copy(
-        update={
-            "requests": before.requests + report.usage.requests,
-            "input_tokens": before.input_tokens + report.usage.input_tokens,
-            "output_tokens": before.output_tokens + report.usage.output_tokens,
-        }
-    )
-    return Result(
-        branch=(report.branch or known.branch or "")[:255] or None,
-        pull_request_url=(report.change_url or known.pull_request_url or "")[:2048] or None,
-        summary=(report.summary or known.summary or "")[:4096] or None,
-        usage=usage,
-    )

@@ -36,6 +36,10 @@ PAIRS: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (agenttask.AttemptStatus, SCHEMA["status"]["properties"]["attempts"]["items"]),
     (agenttask.Result, SCHEMA["status"]["properties"]["result"]),
     (agenttask.UsageStatus, SCHEMA["status"]["properties"]["result"]["properties"]["usage"]),
+    (
+        agenttask.UsageStatus,
+        SCHEMA["status"]["properties"]["attempts"]["items"]["properties"]["usage"],
+    ),
 ]
 BOUNDS = ("minLength", "maxLength", "minimum", "maximum")
 

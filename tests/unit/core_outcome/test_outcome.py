@@ -98,6 +98,7 @@ def test_fields_of_a_newer_release_are_passed_over() -> None:
         ("first line\nsecond\nthird", 14, "…second\nthird"),
         ("abcdefghij", 5, "…ghij"),
         ("red \x1b[31malert\x1b[0m\x07\r\n\u202eevil", 100, "red [31malert[0m\nevil"),
+        ("a\tb\u3000c", 10, "a b c"),
         ("x\ud800y", 10, "xy"),
         ("日本語のログ", 4, "…のログ"),
     ],

@@ -1,0 +1,182 @@
+"""What a status keeps of attempts: every cost, the newest steps, the places of transcripts; all bounded."""
+
+from __future__ import annotations
+
+import pytest
+from coding_agent_core.agenttask import AttemptOutcome, AttemptStatus, UsageStatus
+from coding_agent_core.outcome import MAX_TAIL, Reason, Usage
+from coding_agent_operator.decide import Turn, decide
+from coding_agent_operator.observed import Job, read_job
+from coding_agent_operator.recorded import KEPT_TAILS, RECAP_LENGTH, bounded, recap_of
+from coding_agent_operator.standing import assess
+
+from tests.unit.operator.making import NOW, POLICY, attempt, complete, failed, job, pod, said, status, task
+
+PLACE, URL = "s3://bucket/transcripts/x/attempt-1.jsonl", "https://logs.example/x"
+
+
+def usage(cost: str | None = "0.10 USD") -> Usage:
+    return Usage(requests=2, input_tokens=100, output_tokens=10, cost=cost)
+
+
+def test_the_costs_of_failed_cancelled_and_good_attempts_are_added_up() -> None:
+    first = assess(task(), [failed(**said(Reason.MODEL_UNAVAILABLE, usage=usage()))], NOW, POLICY)
+    known = status(*first.attempts, result=first.result)
+    stopping = job(2, deleting=True, pods=(pod(**said(Reason.CANCELLED, usage=usage("0.02 USD"))),))
+    second = assess(task(known, suspend=True), [stopping], NOW, POLICY)
+    assert second.result is not None
+    assert second.result.usage is not None
+    assert second.result.usage.cost == "0.12 USD", "told before the Job is gone"
+    known = status(*second.attempts, result=second.result)
+    gone = assess(task(known, suspend=True), [], NOW, POLICY)
+    known = status(*gone.attempts, result=gone.result)
+    third = Job(
+        **{
+            **vars(complete(**said(Reason.COMPLETED, usage=usage("1.00 USD")))),
+            "number": 3,
+            "name": job(3).name,
+        }
+    )
+    last = assess(task(known), [third], NOW, POLICY)
+    assert last.result is not None
+    assert last.result.usage == UsageStatus(requests=6, input_tokens=300, output_tokens=30, cost="1.12 USD")
+    assert [each.usage.cost if each.usage else None for each in last.attempts] == [
+        "0.10 USD",
+        "0.02 USD",
+        "1.00 USD",
+    ]
+
+
+def test_looking_twice_adds_nothing() -> None:
+    jobs = [failed(**said(Reason.MODEL_UNAVAILABLE, usage=usage()))]
+    once = decide(task(), jobs, Turn(), NOW, POLICY)
+    assert once.status is not None
+    again = decide(task(once.status), jobs, Turn(), NOW, POLICY)
+    assert again.status is None, "nothing has changed"
+
+
+def test_without_a_price_there_is_no_cost() -> None:
+    end = assess(task(), [complete(**said(Reason.COMPLETED, usage=usage(None)))], NOW, POLICY)
+    assert end.result is not None
+    assert end.result.usage == UsageStatus(requests=2, input_tokens=100, output_tokens=10)
+
+
+def test_what_the_agent_says_of_its_transcript_is_recorded() -> None:
+    jobs = [failed(**said(Reason.TOOL_FAILING, transcript=PLACE, transcript_url=URL, tail="- called x"))]
+    [kept] = assess(task(), jobs, NOW, POLICY).attempts
+    assert (kept.transcript, kept.transcript_url, kept.tail) == (PLACE, URL, "- called x")
+
+
+def running(**fields: object) -> Job:
+    body = {
+        "metadata": {
+            "name": job().name,
+            "uid": "job-1",
+            "resourceVersion": "9",
+            "creationTimestamp": NOW.isoformat(),
+            "annotations": {"coding-agent.dev/transcript": PLACE, "coding-agent.dev/transcript-url": URL},
+            "ownerReferences": [
+                {"kind": "AgentTask", "name": task().name, "uid": "uid-1", "controller": True}
+            ],
+        }
+    }
+    return Job(**{**vars(read_job(body)), "pods": (), **fields})
+
+
+def test_the_place_is_known_while_the_agent_runs_and_when_it_was_killed() -> None:
+    [live] = assess(task(), [running()], NOW, POLICY).attempts
+    assert (live.transcript, live.transcript_url, live.outcome) == (PLACE, URL, None)
+    log = "12:00:01 INFO step 3: run_command: make\n\x1b[31mKilled\x1b[0m"
+    killed = running(
+        failure="BackoffLimitExceeded", pods=(pod(exit_code=137, ended="OOMKilled", message=log),)
+    )
+    [ended] = assess(task(status(live)), [killed], NOW, POLICY).attempts
+    assert (ended.transcript, ended.reason) == (PLACE, "OOMKilled")
+    assert ended.tail == "12:00:01 INFO step 3: run_command: make\n[31mKilled[0m"
+
+
+def test_an_agent_whose_store_was_down_takes_the_promise_back() -> None:
+    ended = running(failure="BackoffLimitExceeded", pods=(pod(**said(Reason.TOOL_FAILING)),))
+    [kept] = assess(task(), [ended], NOW, POLICY).attempts
+    assert (kept.transcript, kept.transcript_url) == (None, None)
+
+
+UNBELIEVED = [
+    '{"version": 2, "reason": "Completed", "message": "trust me", "branch": "evil"}',
+    '{"version": 1, "reason": "Completed", "message": "cut off by the',
+    "Traceback (most recent call last):\n  KeyError",
+    "\x00\x1b]0;title\x07" * 500,
+]
+
+
+@pytest.mark.parametrize("message", UNBELIEVED)
+@pytest.mark.parametrize("code", [0, 1, 65, 75, 137, 143])
+def test_a_message_of_no_known_form_is_shown_but_never_believed(message: str, code: int) -> None:
+    ended = failed(exit_code=code, message=message)
+    standing = assess(task(), [ended], NOW, POLICY)
+    [kept] = standing.attempts
+    assert kept.outcome is not AttemptOutcome.SUCCEEDED
+    assert standing.result is None, "no branch, no usage of it"
+    assert (kept.tail or "").isprintable() or "\n" in (kept.tail or "")
+    assert len(kept.tail or "") <= MAX_TAIL
+    AttemptStatus.model_validate(kept.to_wire())
+
+
+def test_a_deadline_does_not_hide_what_the_agent_left() -> None:
+    jobs = [job(failure="DeadlineExceeded", pods=(pod(**said(Reason.CANCELLED, usage=usage(), branch="b")),))]
+    standing = assess(task(), jobs, NOW, POLICY)
+    assert standing.attempts[0].reason == "DeadlineExceeded"
+    assert standing.result is not None
+    assert standing.result.branch == "b"
+    assert standing.attempts[0].usage is not None
+
+
+def test_only_the_newest_attempts_keep_their_steps() -> None:
+    many = [attempt(n, AttemptOutcome.FAILED, tail="x" * MAX_TAIL) for n in range(1, 61)]
+    kept = bounded(many)
+    assert [each.number for each in kept if each.tail] == list(range(61 - KEPT_TAILS, 61))
+    assert bounded(kept) == kept
+    whole = status(*kept).model_dump_json(by_alias=True)
+    assert len(whole) < 64_000, "60 attempts stay far below what etcd takes"
+
+
+RECAPS = [
+    ("none", [], ""),
+    ("running", [attempt(1)], ""),
+    (
+        "failed with steps",
+        [
+            attempt(
+                1, AttemptOutcome.FAILED, reason="ModelUnavailable", message="It is down.", tail="- called x"
+            )
+        ],
+        "Attempt 1 ended, ModelUnavailable: It is down.\n- called x",
+    ),
+    (
+        "disrupted before it did anything",
+        [attempt(1, AttemptOutcome.DISRUPTED, reason="Evicted", message=None)],
+        "Attempt 1 ended, Evicted: nothing more is known.",
+    ),
+    (
+        "two",
+        [
+            attempt(1, AttemptOutcome.FAILED, reason="OOMKilled", message="Too much memory."),
+            attempt(2, AttemptOutcome.FAILED, reason="Crashed", message="It crashed.", tail="- said: hm"),
+            attempt(3),
+        ],
+        "Attempt 1 ended, OOMKilled: Too much memory.\n\nAttempt 2 ended, Crashed: It crashed.\n- said: hm",
+    ),
+    ("doubled", [attempt(1, AttemptOutcome.DISRUPTED, reason="Superfluous")], ""),
+]
+
+
+@pytest.mark.parametrize(("attempts", "recap"), [row[1:] for row in RECAPS], ids=[row[0] for row in RECAPS])
+def test_what_the_next_attempt_is_told(attempts: list[AttemptStatus], recap: str) -> None:
+    assert recap_of(attempts) == recap
+
+
+def test_what_it_is_told_is_bounded_and_the_newest_comes_first() -> None:
+    many = [attempt(n, AttemptOutcome.FAILED, message="m" * 1024, tail="t" * MAX_TAIL) for n in range(1, 61)]
+    recap = recap_of(many)
+    assert len(recap) <= RECAP_LENGTH
+    assert "Attempt 60 " in recap

@@ -15,5 +15,6 @@ lock receiver receiver/pyproject.toml
 lock operator operator/pyproject.toml plugin/pyproject.toml
 lock consumer consumer/pyproject.toml
 lock user-config user-config/pyproject.toml
+lock sandbox dev/forge/pyproject.toml dev/model/pyproject.toml
 lock demo receiver/pyproject.toml consumer/pyproject.toml dev/forge/pyproject.toml dev/model/pyproject.toml dev/demo/pyproject.toml
 lock dev pyproject.toml dev/*/pyproject.toml --group dev

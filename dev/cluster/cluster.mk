@@ -19,7 +19,7 @@ cluster-down: venv ## end it and leave nothing behind
 cluster-status: venv ## what of it runs, and how to point kubectl at it
 	@$(CLUSTER) status
 
-images: venv ## build the three images and hand them to the cluster's node
+images: venv ## build the images and hand them to the cluster's node
 	@$(CLUSTER) images
 
 # Built before the tests rather than by the first one that needs them: each test has a time limit.

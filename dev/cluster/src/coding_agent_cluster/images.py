@@ -23,9 +23,9 @@ class Image:
 
 
 def project_images() -> list[Image]:
-    """The three programs' images."""
+    """The programs' images, and that of the sandbox which they are tried with."""
     root = paths.repository_root()
-    programs = ("receiver", "operator", "consumer")
+    programs = ("receiver", "operator", "consumer", "user-config", "sandbox")
     return [Image(f"localhost/coding-agent-{p}:{TAG}", root / f"Dockerfile.{p}", root) for p in programs]
 
 

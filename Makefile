@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PACKAGES := core receiver operator consumer user-config plugin dev/forge dev/model dev/demo dev/cluster
+PACKAGES := core receiver operator consumer user-config plugin dev/forge dev/model dev/demo dev/cluster dev/docs
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
 JOBS ?= 2
 PYTEST := $(VENV)/bin/pytest

@@ -17,8 +17,12 @@ async def upsert(
     body: str,
     create: Callable[[], Awaitable[Comment]],
     edit: Callable[[Comment], Awaitable[Comment]],
+    known: Comment | None = None,
 ) -> Comment:
     """Write the comment: nothing if it says so already, else edit it, else create it.
+
+    Args:
+        known: the comment as it was found before: it is not looked for again, unless it is gone.
 
     Raises:
         ValueError: the body has no marker, so it would never be found again.
@@ -26,6 +30,11 @@ async def upsert(
     """
     if marker not in body:
         raise ValueError("the body of our comment must contain its marker")
+    if known is not None:
+        try:
+            return await edit(known)
+        except ForgeNotFoundError:
+            pass  # somebody deleted it
     found = await find()
     if found is not None:
         if same(found.body, body):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import httpx
 
@@ -57,13 +57,8 @@ def connect(
     return GitLabForge(settings.gitlab, token, calls)
 
 
-def connect_all(
-    settings: Settings, make: Callable[[Settings, Platform], Forge] = connect
-) -> dict[str, Forge]:
+def connect_all(settings: Settings) -> dict[str, Forge]:
     """The clients of every platform that has a token, by host.
-
-    Args:
-        make: makes one of them, for callers with a pace or a policy of their own.
 
     Raises:
         SettingsError: none has one, or both platforms are configured on the same host.
@@ -72,7 +67,7 @@ def connect_all(
     for platform in Platform:
         if not _secret(settings, platform).configured:
             continue
-        forge = make(settings, platform)
+        forge = connect(settings, platform)
         if forge.host in found:
             raise SettingsError(
                 f"`github.api_url` and `gitlab.api_url` name the same host {forge.host}; "

@@ -161,7 +161,9 @@ class GitHubForge:
                     return _comment(each)
         return None
 
-    async def upsert_comment(self, item: Item, marker: str, body: str) -> Comment:
+    async def upsert_comment(
+        self, item: Item, marker: str, body: str, *, known: Comment | None = None
+    ) -> Comment:
         """Write our one comment."""
 
         async def create() -> Comment:
@@ -184,7 +186,12 @@ class GitHubForge:
             return _comment(await self.calls.get(answers.Comment, call))
 
         return await upsert(
-            find=lambda: self.find_comment(item, marker), marker=marker, body=body, create=create, edit=edit
+            find=lambda: self.find_comment(item, marker),
+            marker=marker,
+            body=body,
+            create=create,
+            edit=edit,
+            known=known,
         )
 
     async def find_change(self, item: Item, *, branch: str) -> Change | None:

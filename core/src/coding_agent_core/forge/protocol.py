@@ -148,10 +148,13 @@ class Forge(Protocol):
         """The oldest comment by our own identity that contains `marker`."""
         ...
 
-    async def upsert_comment(self, item: Item, marker: str, body: str) -> Comment:
+    async def upsert_comment(
+        self, item: Item, marker: str, body: str, *, known: Comment | None = None
+    ) -> Comment:
         """Write our one comment: edit the one that `find_comment` finds, or create it.
 
-        Does nothing when the body is the same already. `body` must contain `marker`.
+        Does nothing when the body is the same already. `body` must contain `marker`. With `known`, as an
+        earlier call returned it, that one is edited without being looked for; if it is gone, it is.
         """
         ...
 

@@ -13,6 +13,7 @@ from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings
 from coding_agent_core.tasks import Platform
 from coding_agent_user_config.app import create_app
+from coding_agent_user_config.key import ApiKey
 from coding_agent_user_config.store import Store
 
 KEY = "service-key"
@@ -27,7 +28,7 @@ def ours() -> Settings:
 
 
 def service(tmp_path: Path) -> httpx.ASGITransport:
-    return httpx.ASGITransport(create_app(Store(tmp_path), KEY))
+    return httpx.ASGITransport(create_app(Store(tmp_path), ApiKey(KEY)))
 
 
 async def test_a_persons_settings_come_over_a_copy(ours: Settings, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from coding_agent_user_config.app import create_app
+from coding_agent_user_config.key import ApiKey
 from coding_agent_user_config.store import Store
 
 KEY = "k3y"
@@ -14,7 +15,7 @@ KEY = "k3y"
 
 async def get(directory: Path, path: str, key: str | None = KEY) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}".encode()} if key is not None else {}
-    transport = httpx.ASGITransport(create_app(Store(directory), KEY))
+    transport = httpx.ASGITransport(create_app(Store(directory), ApiKey(KEY)))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         return await client.get(path, headers=headers)
 
@@ -51,8 +52,36 @@ async def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_service_without_a_key_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="USER_CONFIG_API_KEY"):
-        create_app(Store(tmp_path), "")
+        create_app(Store(tmp_path), ApiKey(" "))
 
 
 async def test_health_needs_no_key(tmp_path: Path) -> None:
     assert (await get(tmp_path, "/health", None)).json() == {"status": "healthy"}
+
+
+async def test_a_folder_that_is_not_mounted_is_told(tmp_path: Path) -> None:
+    answer = await get(tmp_path / "absent", "/health", None)
+    assert answer.status_code == 503
+    assert "absent" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("value", "lines", "good", "bad"),
+    [
+        ("k3y", None, ["k3y"], ["", "k3"]),
+        ("", "k3y\n", ["k3y"], ["", "k3y\n", "k3"]),
+        ("old", " k3y \n\n", ["old", "k3y"], ["", " k3y ", "ol"]),
+    ],
+    ids=["in place", "a file", "both while it is rotated"],
+)
+def test_which_keys_are_good(
+    tmp_path: Path, value: str, lines: str | None, good: list[str], bad: list[str]
+) -> None:
+    file = tmp_path / "key"
+    if lines is not None:
+        file.write_text(lines)
+    key = ApiKey(value, file if lines is not None else None)
+    assert all(key.accepts(f"Bearer {each}") for each in good)
+    assert not any(key.accepts(f"Bearer {each}") for each in bad)
+    assert not key.accepts(None)
+    assert "k3y" not in repr(key)

@@ -10,24 +10,29 @@ from pathlib import Path
 import uvicorn
 
 from coding_agent_user_config.app import create_app
+from coding_agent_user_config.key import ApiKey
 from coding_agent_user_config.store import Store
+
+EX_CONFIG = 78
 
 
 def main() -> int:
-    """Run the service; the key comes from the environment or the file that it names."""
-    parser = argparse.ArgumentParser(description="Serves per-user settings from YAML files")
+    """Run the service; the key comes from the environment, or the file that it names. 78: mend that."""
+    parser = argparse.ArgumentParser(
+        prog="coding_agent_user_config", description="Serves per-user settings from YAML files"
+    )
     parser.add_argument("--directory", type=Path, default=Path("user-config.d"))
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
     key_file = os.environ.get("USER_CONFIG_API_KEY_FILE")
+    key = ApiKey(os.environ.get("USER_CONFIG_API_KEY", ""), Path(key_file) if key_file else None)
     try:
-        key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
-        app = create_app(Store(arguments.directory), key or os.environ.get("USER_CONFIG_API_KEY", ""))
+        app = create_app(Store(arguments.directory), key)
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 78
-    uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False)
+        print(f"Configuration error:\n{error}", file=sys.stderr)
+        return EX_CONFIG
+    uvicorn.run(app, host=arguments.host, port=arguments.port, access_log=False, server_header=False)
     return 0
 
 

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse
 
+from coding_agent_user_config.key import ApiKey
 from coding_agent_user_config.store import Store, UnreadableError
 
 _logger = logging.getLogger("coding_agent.user_config")
 
 
-def create_app(store: Store, api_key: str) -> FastAPI:
+def create_app(store: Store, key: ApiKey) -> FastAPI:
     """The service over a store; every request but `/health` must bring the key.
 
     Raises:
-        ValueError: the key is empty, which would let everybody in.
+        ValueError: there is no key, which would let everybody in.
+        OSError: the key's file cannot be read.
     """
-    if not api_key:
+    if not key.current():
         raise ValueError("no API key: set USER_CONFIG_API_KEY or USER_CONFIG_API_KEY_FILE")
     app = FastAPI(title="coding agent user config", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "healthy"}
+    async def health() -> JSONResponse:
+        if not store.directory.is_dir():
+            return _answer(503, status="unhealthy", message=f"there is no folder {store.directory}")
+        return _answer(200, status="healthy")
 
     @app.get("/config/{platform}/{username}")
     async def config(
         platform: str, username: str, authorization: Annotated[str | None, Header()] = None
     ) -> JSONResponse:
-        if not hmac.compare_digest((authorization or "").encode(), f"Bearer {api_key}".encode()):
+        try:
+            accepted = key.accepts(authorization)
+        except (OSError, UnicodeDecodeError) as error:
+            _logger.error("Cannot read the API key's file: %s", type(error).__name__)  # noqa: TRY400
+            return _answer(503, status="error", message="the service cannot read its own key")
+        if not accepted:
             return _answer(401, status="error", message="the Bearer key is missing or wrong")
         try:
             settings = store.settings(platform, username)

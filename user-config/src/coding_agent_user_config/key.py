@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a client must bring; while a key is rotated, the one in place and the one in the file are both good.
+    """What a client must bring; while a key is rotated, that in place and that in the file are both good.
 
     Attributes:
         value: in place; empty: none.

@@ -1,0 +1,139 @@
+"""`helm test`: a signed webhook becomes an AgentTask. The task never starts and is removed again.
+
+It is of a repository that no forge can have, and whose limit of running tasks is 0 in the chart's settings.
+Standard library only.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SECRETS = Path("/etc/coding-agent/webhook")
+OWNER, REPOSITORY = "selftest.invalid", "helm-test"
+DEADLINE_S = 60.0
+
+
+def delivery(platform: str, host: str, label: str, number: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """A payload and its headers, but for the signature."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    path = f"{OWNER}/{REPOSITORY}"
+    if platform == "github":
+        issue = {
+            "number": number,
+            "title": "helm test",
+            "state": "open",
+            "html_url": f"https://{host}/{path}/issues/{number}",
+            "labels": [{"name": label}],
+            "updated_at": now,
+        }
+        repository = {"name": REPOSITORY, "full_name": path, "owner": {"login": OWNER}}
+        payload: dict[str, Any] = {
+            "action": "labeled",
+            "label": {"name": label},
+            "issue": issue,
+            "repository": repository,
+            "sender": {"login": "helm-test"},
+        }
+        return payload, {"X-GitHub-Event": "issues", "X-GitHub-Delivery": str(uuid.uuid4())}
+    attributes = {
+        "iid": number,
+        "title": "helm test",
+        "state": "opened",
+        "action": "open",
+        "url": f"https://{host}/{path}/-/issues/{number}",
+        "updated_at": now,
+    }
+    payload = {
+        "object_kind": "issue",
+        "user": {"username": "helm-test"},
+        "project": {"id": number, "path_with_namespace": path, "web_url": f"https://{host}/{path}"},
+        "object_attributes": attributes,
+        "labels": [{"title": label}],
+    }
+    return payload, {"X-Gitlab-Event": "Issue Hook", "X-Gitlab-Event-UUID": str(uuid.uuid4())}
+
+
+def send(base: str, platform: str, payload: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    """Sign and send; the receiver's answer."""
+    body = json.dumps(payload).encode()
+    secret = (SECRETS / platform).read_text(encoding="utf-8").strip()
+    if platform == "github":
+        signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+        headers = headers | {"X-Hub-Signature-256": f"sha256={signature}"}
+    else:
+        headers = headers | {"X-Gitlab-Token": secret}
+    url = f"{base}/webhook/{platform}"
+    return answer_of(urllib.request.Request(url, body, headers | {"Content-Type": "application/json"}), None)  # noqa: S310
+
+
+def api(method: str, name: str) -> dict[str, Any]:
+    """Read or delete an AgentTask."""
+    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+    address = f"[{host}]" if ":" in host else host
+    namespace = os.environ["POD_NAMESPACE"]
+    url = f"https://{address}:{port}/apis/coding-agent.dev/v1alpha1/namespaces/{namespace}/agenttasks/{name}"
+    token = (ACCOUNT / "token").read_text(encoding="utf-8")
+    request = urllib.request.Request(url, method=method, headers={"Authorization": f"Bearer {token}"})
+    return answer_of(request, ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt")))
+
+
+def answer_of(request: urllib.request.Request, context: ssl.SSLContext | None) -> dict[str, Any]:
+    """The JSON that a server of this cluster answers."""
+    with urllib.request.urlopen(request, timeout=15, context=context) as answer:  # noqa: S310 - our own URLs
+        found: dict[str, Any] = json.load(answer)
+        return found
+
+
+def main() -> int:
+    """Once for each forge."""
+    base, label_of = os.environ["RECEIVER_URL"], json.loads(os.environ["LABELS"])
+    hosts = json.loads(os.environ["HOSTS"])
+    for platform in sorted(label_of):
+        number = int(time.time()) % 1_000_000_000 + 1
+        payload, headers = delivery(platform, hosts[platform], label_of[platform], number)
+        answer = patiently(lambda: send(base, platform, payload, headers))  # noqa: B023 - called at once
+        if answer.get("status") != "success":
+            print(f"{platform}: the receiver did not make a task: {answer}", file=sys.stderr)
+            return 1
+        name = str(answer["task"])
+        try:
+            spec = api("GET", name)["spec"]
+            if spec["source"]["repository"] != f"{OWNER}/{REPOSITORY}" or spec["source"]["number"] != number:
+                print(f"{platform}: {name} is another task: {spec['source']}", file=sys.stderr)
+                return 1
+            print(f"{platform}: a signed webhook became the AgentTask {name}")
+        finally:
+            api("DELETE", name)
+        print(f"{platform}: {name} is removed again")
+    return 0
+
+
+def patiently(send_it: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Try until the Service leads to a ready receiver; what it refuses is told at once."""
+    end = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return send_it()
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > end:
+                raise SystemExit(f"the receiver answered {error.code}: {error.read()[:500]!r}") from error
+        except OSError as error:
+            if time.monotonic() > end:
+                raise SystemExit(f"the receiver cannot be reached: {error}") from error
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+{{/*
+config.yaml: the values' `config`, with what the chart knows itself laid over it. It names files of secrets and
+holds none.
+*/}}
+{{- define "coding-agent.config" -}}
+{{- $forges := include "coding-agent.forges" . | fromJsonArray -}}
+{{- $webhook := dict "server" (dict "host" "0.0.0.0" "port" 8000) -}}
+{{- $own := dict
+  "queue" (dict "backend" "kubernetes")
+  "operator" (dict "http_host" "0.0.0.0" "http_port" 8080 "job" (include "coding-agent.job" . | fromYaml))
+-}}
+{{- range $forge := $forges -}}
+  {{- $files := list (printf "/etc/coding-agent/webhook/%s" $forge) -}}
+  {{- if $.Values.secrets.webhook.rotating -}}
+    {{- $files = append $files (printf "/etc/coding-agent/webhook/%s-previous" $forge) -}}
+  {{- end -}}
+  {{- $field := ternary "secret" "token" (eq $forge "github") -}}
+  {{- $_ := set $webhook $forge (dict $field (dict "files" $files)) -}}
+  {{- $token := printf "/etc/coding-agent/credentials/%s-token" $forge -}}
+  {{- $_ := set $own $forge (dict "personal_access_token" (dict "files" (list $token))) -}}
+{{- end -}}
+{{- $_ := set $own "webhook" $webhook -}}
+{{- if not (has "github" $forges) -}}
+  {{- $_ := set $own "task_source" "gitlab" -}}
+{{- end -}}
+{{- if include "coding-agent.modelEnabled" . -}}
+  {{- $_ := set $own "llm" (dict "openai" (dict "api_key" (dict "files" (list "/etc/coding-agent/credentials/openai-api-key")))) -}}
+{{- end -}}
+{{- if include "coding-agent.userConfigKey" . -}}
+  {{- $api := dict "enabled" true "api_key" (dict "files" (list "/etc/coding-agent/credentials/user-config-api-key")) -}}
+  {{- if .Values.userConfig.enabled -}}
+    {{- $_ := set $api "url" (printf "http://%s-user-config:8080" (include "coding-agent.fullname" .)) -}}
+  {{- end -}}
+  {{- $_ := set $own "user_config_api" $api -}}
+{{- end -}}
+{{- if include "coding-agent.s3Enabled" . -}}
+  {{- $_ := set $own "context_storage" (dict "s3" (dict
+    "access_key_id" (dict "files" (list "/etc/coding-agent/credentials/s3-access-key-id"))
+    "secret_access_key" (dict "files" (list "/etc/coding-agent/credentials/s3-secret-access-key")))) -}}
+{{- end -}}
+{{- if .Values.transcripts.persistence.enabled -}}
+  {{- $storage := get $own "context_storage" | default dict -}}
+  {{- $_ := set $own "context_storage" (mergeOverwrite $storage (dict "base_dir" "/var/lib/coding-agent/transcripts")) -}}
+{{- end -}}
+{{/* The repository that `helm test` sends: no forge can have it, and its tasks never start. */}}
+{{- $limits := dict "overrides" (dict "selftest.invalid/helm-test" 0) -}}
+{{- $_ := set $own "limits" $limits -}}
+{{- mergeOverwrite (deepCopy .Values.config) $own | toYaml -}}
+{{- end -}}
+
+{{/* `operator.job`: what the chart knows of attempts. Lists are the values' own with the chart's behind them. */}}
+{{- define "coding-agent.job" -}}
+{{- $job := dig "operator" "job" dict .Values.config -}}
+image: {{ include "coding-agent.image" (list . .Values.attempts.image) | quote }}
+pull_policy: {{ .Values.image.pullPolicy }}
+image_pull_secrets: {{ toJson .Values.image.pullSecrets }}
+service_account: {{ include "coding-agent.fullname" . }}-attempt
+config_map: {{ include "coding-agent.fullname" . }}
+config_key: config.yaml
+labels:
+  app.kubernetes.io/name: {{ include "coding-agent.name" . }}
+  app.kubernetes.io/instance: {{ .Release.Name }}
+credentials:
+{{- range $forge := include "coding-agent.forges" . | fromJsonArray }}
+  - { secret: {{ include "coding-agent.secretName" (list $ $forge) }}, key: token, file: {{ $forge }}-token, platform: {{ $forge }} }
+{{- end }}
+{{- if include "coding-agent.modelEnabled" . }}
+  - { secret: {{ include "coding-agent.secretName" (list . "model") }}, key: api-key, file: openai-api-key }
+{{- end }}
+{{- if include "coding-agent.userConfigKey" . }}
+  - { secret: {{ include "coding-agent.secretName" (list . "userConfig") }}, key: api-key, file: user-config-api-key }
+{{- end }}
+{{- if include "coding-agent.s3Enabled" . }}
+  - { secret: {{ include "coding-agent.secretName" (list . "s3") }}, key: access-key-id, file: s3-access-key-id }
+  - { secret: {{ include "coding-agent.secretName" (list . "s3") }}, key: secret-access-key, file: s3-secret-access-key }
+{{- end }}
+{{- with .Values.attempts.credentials }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .Values.transcripts.persistence.enabled }}
+volumes:
+  {{- with $job.volumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  - name: transcripts
+    persistentVolumeClaim:
+      claimName: {{ .Values.transcripts.persistence.existingClaim | default (printf "%s-transcripts" (include "coding-agent.fullname" .)) }}
+agent:
+  volume_mounts:
+    {{- with dig "agent" "volume_mounts" list $job }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    - { name: transcripts, mountPath: /var/lib/coding-agent/transcripts }
+{{- end }}
+{{- end -}}

@@ -1,0 +1,120 @@
+{{- define "coding-agent.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 38 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Short enough that `-poller-github` and what a CronJob adds to it still fit. */}}
+{{- define "coding-agent.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 38 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "coding-agent.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 38 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 38 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of an object. Call with (list $ "component"). */}}
+{{- define "coding-agent.labels" -}}
+{{- $root := index . 0 -}}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/part-of: coding-agent
+{{ include "coding-agent.selectorLabels" . }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What selects a component's pods. Call with (list $ "component"); never to be changed. */}}
+{{- define "coding-agent.selectorLabels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "coding-agent.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* An image's full name. Call with (list $ .Values.receiver.image). */}}
+{{- define "coding-agent.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $registry := $image.registry | default $root.Values.image.registry -}}
+{{- if $registry }}{{ trimSuffix "/" $registry }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Values.image.tag | default $root.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+
+{{- define "coding-agent.githubEnabled" -}}
+{{- if or .Values.secrets.github.token .Values.secrets.github.existingSecret }}true{{ end -}}
+{{- end -}}
+
+{{- define "coding-agent.gitlabEnabled" -}}
+{{- if or .Values.secrets.gitlab.token .Values.secrets.gitlab.existingSecret }}true{{ end -}}
+{{- end -}}
+
+{{/* The forges in use, as a list of names. */}}
+{{- define "coding-agent.forges" -}}
+{{- $forges := list -}}
+{{- if include "coding-agent.githubEnabled" . }}{{ $forges = append $forges "github" }}{{ end -}}
+{{- if include "coding-agent.gitlabEnabled" . }}{{ $forges = append $forges "gitlab" }}{{ end -}}
+{{- toJson $forges -}}
+{{- end -}}
+
+{{- define "coding-agent.modelEnabled" -}}
+{{- if or .Values.secrets.model.apiKey .Values.secrets.model.existingSecret }}true{{ end -}}
+{{- end -}}
+
+{{- define "coding-agent.s3Enabled" -}}
+{{- if or .Values.secrets.s3.accessKeyId .Values.secrets.s3.existingSecret }}true{{ end -}}
+{{- end -}}
+
+{{- define "coding-agent.userConfigKey" -}}
+{{- if or .Values.userConfig.enabled .Values.secrets.userConfig.apiKey .Values.secrets.userConfig.existingSecret }}true{{ end -}}
+{{- end -}}
+
+{{/* Name of the Secret of one kind. Call with (list $ "webhook"). */}}
+{{- define "coding-agent.secretName" -}}
+{{- $root := index . 0 -}}
+{{- $kind := index . 1 -}}
+{{- $suffix := kebabcase $kind -}}
+{{- (index $root.Values.secrets $kind).existingSecret | default (printf "%s-%s" (include "coding-agent.fullname" $root) $suffix) -}}
+{{- end -}}
+
+{{/* A secret's value: what is given, else what is there, else a new one. Call with (list $ NAME KEY VALUE). */}}
+{{- define "coding-agent.keptSecret" -}}
+{{- $root := index . 0 -}}
+{{- $key := index . 2 -}}
+{{- $there := lookup "v1" "Secret" $root.Release.Namespace (index . 1) -}}
+{{- if index . 3 -}}
+{{- index . 3 -}}
+{{- else if and $there $there.data (hasKey $there.data $key) -}}
+{{- index $there.data $key | b64dec -}}
+{{- else -}}
+{{- randAlphaNum 48 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The rules of a Role, from the manifest beside the program. Call with (list $ "receiver"). */}}
+{{- define "coding-agent.rules" -}}
+{{- $root := index . 0 -}}
+{{- $file := printf "files/roles/%s.yaml" (index . 1) -}}
+{{- $text := $root.Files.Get $file | required (printf "%s is missing from the chart" $file) -}}
+{{- range $document := splitList "\n---\n" $text -}}
+{{- $object := fromYaml $document -}}
+{{- if eq ($object.kind | default "") "Role" -}}
+{{- toYaml $object.rules -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The receiver's URL path-less base as people see it, empty where there is none. */}}
+{{- define "coding-agent.url" -}}
+{{- if .Values.ingress.enabled -}}
+{{ ternary "https" "http" .Values.ingress.tls.enabled }}://{{ .Values.ingress.host }}
+{{- else if .Values.httpRoute.enabled -}}
+https://{{ first .Values.httpRoute.hostnames }}
+{{- end -}}
+{{- end -}}

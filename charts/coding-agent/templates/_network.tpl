@@ -1,0 +1,71 @@
+{{/*
+The `to` of an egress rule for networks. `0.0.0.0/0` and `::/0` leave out what is blocked.
+Call with (list $ CIDRS BLOCKED).
+*/}}
+{{- define "coding-agent.peers" -}}
+{{- $blocked := index . 2 -}}
+{{- range $cidr := index . 1 }}
+- ipBlock:
+    cidr: {{ $cidr | quote }}
+    {{- if has $cidr (list "0.0.0.0/0" "::/0") }}
+    {{- $except := list }}
+    {{- range $each := $blocked }}
+    {{- if eq (contains ":" $each) (contains ":" $cidr) }}{{ $except = append $except $each }}{{ end }}
+    {{- end }}
+    {{- with $except }}
+    except:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "coding-agent.ports" -}}
+{{- range . }}
+- { port: {{ . }}, protocol: TCP }
+{{- end }}
+{{- end -}}
+
+{{- define "coding-agent.dnsRule" -}}
+- to:
+    {{- toYaml .Values.networkPolicy.dns.to | nindent 4 }}
+  ports:
+    {{- range .Values.networkPolicy.dns.ports }}
+    - { port: {{ . }}, protocol: UDP }
+    - { port: {{ . }}, protocol: TCP }
+    {{- end }}
+{{- end -}}
+
+{{/* The API server may well be in a private network; metadata services are never it. */}}
+{{- define "coding-agent.apiServerRule" -}}
+- to:
+    {{- include "coding-agent.peers" (list . .Values.networkPolicy.apiServer.cidrs (list "169.254.0.0/16" "fe80::/10" "fd00:ec2::254/128")) | nindent 4 }}
+  ports:
+    {{- include "coding-agent.ports" .Values.networkPolicy.apiServer.ports | nindent 4 }}
+{{- end -}}
+
+{{- define "coding-agent.forgeRule" -}}
+- to:
+    {{- include "coding-agent.peers" (list . .Values.networkPolicy.forge.cidrs .Values.networkPolicy.blocked) | nindent 4 }}
+  ports:
+    {{- include "coding-agent.ports" .Values.networkPolicy.forge.ports | nindent 4 }}
+{{- end -}}
+
+{{- define "coding-agent.modelRule" -}}
+- to:
+    {{- include "coding-agent.peers" (list . .Values.networkPolicy.model.cidrs .Values.networkPolicy.blocked) | nindent 4 }}
+  ports:
+    {{- include "coding-agent.ports" .Values.networkPolicy.model.ports | nindent 4 }}
+{{- end -}}
+
+{{/* Head of a policy. Call with (list $ "component" "suffix of the name"). */}}
+{{- define "coding-agent.policyHead" -}}
+{{- $root := index . 0 -}}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ include "coding-agent.fullname" $root }}-{{ index . 2 }}
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "coding-agent.labels" (list $root (index . 1)) | nindent 4 }}
+{{- end -}}

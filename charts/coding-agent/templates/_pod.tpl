@@ -1,0 +1,107 @@
+{{/* What the pods of all programs have in common. */}}
+
+{{- define "coding-agent.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "coding-agent.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* Where a pod runs. Call with the component's values. */}}
+{{- define "coding-agent.scheduling" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "coding-agent.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels and annotations of a pod. Call with (list $ "component" .Values.component). */}}
+{{- define "coding-agent.podMetadata" -}}
+{{- $root := index . 0 -}}
+{{- $values := index . 2 -}}
+labels:
+  {{- include "coding-agent.labels" (list $root (index . 1)) | nindent 2 }}
+  {{- with $values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+annotations:
+  # A changed configuration starts the pods anew. Changed secrets do not: their files are read again.
+  checksum/config: {{ include "coding-agent.config" $root | sha256sum }}
+  {{- with $values.podAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* Environment of a program. Call with the component's values. */}}
+{{- define "coding-agent.env" -}}
+- name: CONFIG_FILE
+  value: /etc/coding-agent/config.yaml
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+{{- range $name, $value := .env }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "coding-agent.mounts" -}}
+- name: configuration
+  mountPath: /etc/coding-agent
+  readOnly: true
+- name: tmp
+  mountPath: /tmp
+{{- end -}}
+
+{{- define "coding-agent.tmp" -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: 64Mi
+{{- end -}}
+
+{{/* config.yaml and nothing else. */}}
+{{- define "coding-agent.configSource" -}}
+- configMap:
+    name: {{ include "coding-agent.fullname" . }}
+{{- end -}}
+
+{{/* The forge tokens, for programs that speak to the forge. Call with (list $ FORGES). */}}
+{{- define "coding-agent.tokenSources" -}}
+{{- $root := index . 0 -}}
+{{- range $forge := index . 1 }}
+- secret:
+    name: {{ include "coding-agent.secretName" (list $root $forge) }}
+    items:
+      - key: token
+        path: credentials/{{ $forge }}-token
+{{- end }}
+{{- end -}}

@@ -1,0 +1,85 @@
+{{/* What the schema cannot say: values that need each other. Every message names the key. */}}
+{{- define "coding-agent.validate" -}}
+{{- $forges := include "coding-agent.forges" . | fromJsonArray -}}
+{{- $problems := list -}}
+{{- if not $forges -}}
+  {{- $problems = append $problems "secrets.github.token or secrets.gitlab.token (or existingSecret beside it): give the token of at least one forge" -}}
+{{- end -}}
+{{- range $kind, $field := dict "github" "token" "gitlab" "token" "model" "apiKey" "userConfig" "apiKey" -}}
+  {{- $secret := index $.Values.secrets $kind -}}
+  {{- if and $secret.existingSecret (index $secret $field) -}}
+    {{- $problems = append $problems (printf "secrets.%s: give either existingSecret or %s, not both" $kind $field) -}}
+  {{- end -}}
+{{- end -}}
+{{- with .Values.secrets.webhook -}}
+  {{- if and .existingSecret (or .github .gitlab .githubPrevious .gitlabPrevious) -}}
+    {{- $problems = append $problems "secrets.webhook: give either existingSecret or the secrets themselves, not both" -}}
+  {{- end -}}
+  {{- if and .rotating (not .existingSecret) -}}
+    {{- range $forge := $forges -}}
+      {{- if not (index $.Values.secrets.webhook (printf "%sPrevious" $forge)) -}}
+        {{- $problems = append $problems (printf "secrets.webhook.%sPrevious: needed while secrets.webhook.rotating" $forge) -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if ne (not .Values.secrets.s3.accessKeyId) (not .Values.secrets.s3.secretAccessKey) -}}
+  {{- $problems = append $problems "secrets.s3: accessKeyId and secretAccessKey belong together" -}}
+{{- end -}}
+{{- $llm := .Values.config.llm | default dict -}}
+{{- $openai := $llm.openai | default dict -}}
+{{- if and (eq ($llm.provider | default "openai") "openai") (not $openai.base_url) (not (include "coding-agent.modelEnabled" .)) -}}
+  {{- $problems = append $problems "secrets.model.apiKey (or existingSecret): OpenAI needs a key; for another model set config.llm" -}}
+{{- end -}}
+{{- if .Values.ingress.enabled -}}
+  {{- if not .Values.ingress.host -}}
+    {{- $problems = append $problems "ingress.host: the host name that the forges send to" -}}
+  {{- end -}}
+  {{- with .Values.ingress.tls -}}
+    {{- if and .certManager.clusterIssuer .certManager.issuer -}}
+      {{- $problems = append $problems "ingress.tls.certManager: give either clusterIssuer or issuer, not both" -}}
+    {{- end -}}
+    {{- if and .enabled (not (or .secretName .certManager.clusterIssuer .certManager.issuer)) -}}
+      {{- $problems = append $problems "ingress.tls.secretName: name a TLS Secret, or set ingress.tls.certManager.clusterIssuer or .issuer (or ingress.tls.enabled=false)" -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if .Values.httpRoute.enabled -}}
+  {{- if not .Values.httpRoute.parentRefs -}}
+    {{- $problems = append $problems "httpRoute.parentRefs: name the Gateway to attach to" -}}
+  {{- end -}}
+  {{- if not .Values.httpRoute.hostnames -}}
+    {{- $problems = append $problems "httpRoute.hostnames: the host names that the forges send to" -}}
+  {{- end -}}
+{{- end -}}
+{{- if and .Values.receiver.autoscaling.enabled (lt (int .Values.receiver.autoscaling.maxReplicas) (int .Values.receiver.autoscaling.minReplicas)) -}}
+  {{- $problems = append $problems "receiver.autoscaling.maxReplicas: less than minReplicas" -}}
+{{- end -}}
+{{- if .Values.polling.enabled -}}
+  {{- $github := .Values.config.github | default dict -}}
+  {{- $public := or (not $github.api_url) (contains "//api.github.com" ($github.api_url | default "")) -}}
+  {{- if and (has "github" $forges) $public (not (or $github.owner $github.assignee $github.query)) -}}
+    {{- $problems = append $problems "config.github.owner: polling github.com without a scope would find the items of strangers" -}}
+  {{- end -}}
+  {{- $gitlab := .Values.config.gitlab | default dict -}}
+  {{- $public := or (not $gitlab.api_url) (contains "//gitlab.com" ($gitlab.api_url | default "")) -}}
+  {{- if and (has "gitlab" $forges) $public (not (or $gitlab.project_id $gitlab.group_id $gitlab.assignee)) -}}
+    {{- $problems = append $problems "config.gitlab.group_id or .project_id: polling gitlab.com without a scope would find the items of strangers" -}}
+  {{- end -}}
+{{- end -}}
+{{- if .Values.crds.install -}}
+  {{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "agenttasks.coding-agent.dev" -}}
+  {{- if $crd -}}
+    {{- $notes := $crd.metadata.annotations | default dict -}}
+    {{- $name := get $notes "meta.helm.sh/release-name" -}}
+    {{- $namespace := get $notes "meta.helm.sh/release-namespace" -}}
+    {{- if or (ne $name .Release.Name) (ne $namespace .Release.Namespace) -}}
+      {{- $owner := ternary (printf "release %s in namespace %s" $name $namespace) "no release" (ne $name "") -}}
+      {{- $problems = append $problems (printf "crds.install: the CustomResourceDefinition agenttasks.coding-agent.dev is there and belongs to %s; set crds.install=false, or, if that release is gone, hand it over: kubectl annotate crd agenttasks.coding-agent.dev --overwrite meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s && kubectl label crd agenttasks.coding-agent.dev --overwrite app.kubernetes.io/managed-by=Helm" $owner .Release.Name .Release.Namespace) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if $problems -}}
+  {{- fail (printf "\n\nThe values cannot be used:\n  - %s\n" (join "\n  - " $problems)) -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,130 @@
+"""`python charts/schema.py`: makes values.schema.json from values.schema.yaml and the settings' own types.
+
+`config` takes what config.yaml takes, less what the chart sets itself.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from coding_agent_core.settings import Settings
+from pydantic import AliasChoices, BaseModel
+
+FOLDER = Path(__file__).parent
+TARGET = FOLDER / "coding-agent" / "values.schema.json"
+
+CHART_SETS = (
+    "queue.backend",
+    "queue.kubernetes",
+    "use_rabbitmq",
+    "rabbitmq",
+    "webhook.server",
+    "webhook.github.secret",
+    "webhook.gitlab.token",
+    "github.personal_access_token",
+    "gitlab.personal_access_token",
+    "llm.openai.api_key",
+    "user_config_api.enabled",
+    "user_config_api.api_key",
+    "context_storage.s3.access_key_id",
+    "context_storage.s3.secret_access_key",
+    "operator.namespace",
+    "operator.http_host",
+    "operator.http_port",
+    "operator.job.image",
+    "operator.job.pull_policy",
+    "operator.job.image_pull_secrets",
+    "operator.job.service_account",
+    "operator.job.config_map",
+    "operator.job.config_key",
+    "operator.job.credentials",
+)
+"""Settings that have values of their own, or that nothing but the chart's way would work with."""
+
+
+def values_schema() -> dict[str, Any]:
+    """The schema, whole."""
+    schema: dict[str, Any] = yaml.safe_load((FOLDER / "values.schema.yaml").read_text(encoding="utf-8"))
+    settings = Settings.model_json_schema()
+    definitions = settings.pop("$defs")
+    _accept_aliases(definitions)
+    for key in CHART_SETS:
+        _remove(settings, definitions, key.split("."))
+    schema["properties"]["config"] = _tidy(settings)
+    for name, definition in sorted(definitions.items()):
+        schema["$defs"][f"Settings.{name}"] = _tidy(definition)
+    return schema
+
+
+def _tidy(node: Any) -> Any:
+    """Without what only readers of the types need; references point to where the definitions are here."""
+    if isinstance(node, list):
+        return [_tidy(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    tidy = {}
+    for key, value in node.items():
+        if key == "properties":
+            tidy[key] = {name: _tidy(each) for name, each in value.items()}
+        elif key == "$ref":
+            tidy[key] = value.replace("#/$defs/", "#/$defs/Settings.")
+        elif key not in ("title", "default", "format", "writeOnly", "description"):
+            tidy[key] = _tidy(value)
+    return tidy
+
+
+def _remove(settings: dict[str, Any], definitions: dict[str, Any], path: list[str]) -> None:
+    node = settings
+    for part in path[:-1]:
+        node = definitions[_reference(node["properties"][part]).rsplit("/", 1)[-1]]
+    del node["properties"][path[-1]]
+    if path[-1] in node.get("required", []):
+        node["required"].remove(path[-1])
+
+
+def _reference(node: dict[str, Any]) -> str:
+    candidates = [node, *node.get("anyOf", []), *node.get("allOf", [])]
+    return str(next(each["$ref"] for each in candidates if "$ref" in each))
+
+
+def _accept_aliases(definitions: dict[str, Any]) -> None:
+    """The other spellings of a key: pydantic's own schema names the first alone."""
+    for model in _models(Settings):
+        definition = definitions.get(model.__name__)
+        if definition is None:
+            continue
+        for field in model.model_fields.values():
+            if isinstance(field.validation_alias, AliasChoices):
+                names = [name for name in field.validation_alias.choices if isinstance(name, str)]
+                known = next(name for name in names if name in definition["properties"])
+                for name in names:
+                    definition["properties"].setdefault(name, definition["properties"][known])
+                if known in definition.get("required", []):
+                    # Any of the spellings will do; the programs say which is missing.
+                    definition["required"].remove(known)
+
+
+def _models(root: type[BaseModel]) -> set[type[BaseModel]]:
+    found: set[type[BaseModel]] = set()
+    waiting: list[Any] = [root]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            if each not in found:
+                found.add(each)
+                waiting.extend(field.annotation for field in each.model_fields.values())
+        else:
+            waiting.extend(getattr(each, "__args__", ()))
+    return found
+
+
+def text() -> str:
+    """The file's contents."""
+    return json.dumps(values_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(text(), encoding="utf-8")

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.logs import configure
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 EX_CONFIG = 78
 EX_TEMPORARY = 75
+EX_STOPPED = 143
 
 _logger = logging.getLogger("coding_agent.main")
 
@@ -31,6 +33,8 @@ _logger = logging.getLogger("coding_agent.main")
 def main(argv: list[str] | None = None) -> int:
     """Run a mode; the exit status: 0, 75 (try again later) or 78 (mend the configuration)."""
     arguments = _parser().parse_args(argv)
+    if arguments.mode == "attempt":
+        return _attempt(arguments.config)
     try:
         settings = load_settings(arguments.config)
         configure(settings.logging)
@@ -57,16 +61,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=["webhook", "consumer", "producer", "operator"],
+        choices=["webhook", "consumer", "producer", "operator", "attempt"],
         help="webhook: receive webhooks; with the in-memory queue also work on the tasks. "
         "consumer: work on queued tasks. producer: poll the forge once (for cron). "
         "operator: turn AgentTasks into Jobs on Kubernetes. "
+        "attempt: the one attempt in CODING_AGENT_TASK, as such a Job runs it. "
         "Without a mode: poll once, then work on what was found.",
     )
     parser.add_argument(
         "--loop", action="store_true", help="with --mode producer: poll every scheduling.interval seconds"
     )
     return parser
+
+
+def _attempt(config: Path | None) -> int:
+    # A container's first process is not ended by a signal that it does not handle, and imports take seconds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EX_STOPPED))
+    from coding_agent_consumer.attempt_program import run_attempt
+
+    return run_attempt(config)
 
 
 def _receiver(settings: Settings) -> None:
@@ -95,6 +108,8 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
 
 async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     """Receiver, poller and consumer in one process, as the in-memory queue wants it: it ends with them."""
+    from coding_agent_consumer.commands import obey_in_memory
+    from coding_agent_core.carry_out import CommandMetrics
     from coding_agent_core.forge.connect import connect
     from coding_agent_core.queues.memory import MemoryQueue
     from coding_agent_receiver.app import create_app
@@ -116,13 +131,19 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
             _logger.warning("Webhooks only, no polling: %s", problem)
         else:
             parts.append(poll_forever(settings, forge, queue, stop, metrics=PollMetrics(registry)))
-        tasks = [asyncio.ensure_future(part) for part in parts]
-        # When one of them ends, by a signal or because it cannot go on, the others end in good order too.
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        stop.set()
-        await asyncio.wait(tasks)
-        for task in tasks:
-            task.result()
+        if settings.webhook.commands.enabled:
+            parts.append(obey_in_memory(settings, queue, stop, CommandMetrics(registry)))
+        await _together(parts, stop)
+
+
+async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
+    """When one of them ends, by a signal or because it cannot go on, the others end in good order too."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        task.result()
 
 
 async def _operator(settings: Settings, stop: asyncio.Event) -> None:
@@ -135,9 +156,13 @@ async def _operator(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
+    from coding_agent_consumer.commands import obey_rabbitmq
     from coding_agent_core.queues.connect import connect_source
 
-    await _work(settings, connect_source(settings), stop)
+    parts = [_work(settings, connect_source(settings), stop)]
+    if settings.webhook.commands.enabled and settings.backend is Backend.RABBITMQ:
+        parts.append(obey_rabbitmq(settings, stop))
+    await _together(parts, stop)
 
 
 async def _work(settings: Settings, source: TaskSource, stop: asyncio.Event) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -26,13 +25,12 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Class, Outcome, Reason
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import ItemKind
+from coding_agent_core.tasks import Item, ItemKind
 
 from coding_agent_consumer.agent.prompt import instructions, prompt
-from coding_agent_consumer.agent.protocol import Agent, Brief, Ending, OnStep
-from coding_agent_consumer.agent.transcript import recap
-from coding_agent_consumer.backoff import delay
+from coding_agent_consumer.agent.protocol import Agent, Brief, Ending, OnStep, Step
 from coding_agent_consumer.git import RemoteMovedError
+from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
 from coding_agent_consumer.tasks import Task
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
@@ -40,9 +38,6 @@ from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneErr
 _logger = logging.getLogger("coding_agent.attempt")
 
 _T = TypeVar("_T")
-_DELIVERY_PATIENCE = 600.0
-"""Seconds for which finished work waits for a forge that is down, before the attempt counts as failed."""
-
 OpenWorkspace = Callable[[], AbstractAsyncContextManager[Workspace]]
 """Starts a workspace, or connects to one that runs, for the time of the context."""
 
@@ -54,9 +49,10 @@ class Attempt:
     Attributes:
         settings: those of the person who applied the label.
         issue_branch: where an issue's work goes.
-        transcript: of this attempt; those of earlier attempts of the task lie beside it.
-        earlier: transcripts of earlier attempts, oldest first.
+        transcript: of this attempt.
+        recap: what earlier attempts of the task did, for the model.
         stop: set to end the attempt early; what was done is still pushed.
+        patience: seconds for which finished work waits for a forge that is down.
     """
 
     settings: Settings
@@ -66,14 +62,23 @@ class Attempt:
     open_workspace: OpenWorkspace
     issue_branch: str
     transcript: Path | None
-    earlier: list[Path]
+    recap: str
     stop: asyncio.Event
     on_step: OnStep
+    patience: float = 600.0
     _ending: Ending | None = field(default=None, init=False)
 
     async def run(self) -> Outcome:
         """Run it to its end; raises only when cancelled from outside."""
-        outcome = await self._outcome()
+        return self._with_usage(await self._outcome())
+
+    def cut_off(self, reason: Reason, message: str) -> Outcome:
+        """The outcome of an attempt that was cancelled from outside before it came to its end."""
+        if self._ending is not None and self._ending.reason is Reason.COMPLETED:
+            reason, message = Reason.FORGE_UNAVAILABLE, "The finished work could not be pushed in time."
+        return self._with_usage(Outcome(reason=reason, message=message))
+
+    def _with_usage(self, outcome: Outcome) -> Outcome:
         if self._ending is not None and not outcome.usage.requests:
             # The work was paid for even if it could not be delivered.
             outcome = outcome.model_copy(update={"usage": self._ending.usage})
@@ -136,7 +141,7 @@ class Attempt:
                 self.details,
                 await forge.comments(self.task.item),
                 own_login=own,
-                recap="\n\n".join(filter(None, (recap(path) for path in self.earlier))),
+                recap=self.recap,
             ),
             transcript=self.transcript,
         )
@@ -209,18 +214,16 @@ class Attempt:
 
     async def _while_unavailable(self, action: Callable[[], Awaitable[_T]]) -> _T:
         """Deliver finished work even if the forge is down for some minutes: it exists nowhere else yet."""
-        deadline = time.monotonic() + _DELIVERY_PATIENCE
-        tries = 0
-        while True:
-            try:
-                return await action()
-            except ForgeUnavailableError as error:
-                tries += 1
-                wait = max(error.retry_after or 0, delay(tries, first=1, cap=30, chance=random.Random()))
-                if time.monotonic() + wait > deadline:
-                    raise
-                _logger.warning("Cannot deliver to the forge, trying again in %.0f s: %s", wait, error)
-                await asyncio.sleep(wait)
+        return await patiently(action, within=self.patience, logger=_logger, cap=30)
+
+
+def log_steps(item: Item) -> OnStep:
+    """Tells the log what the agent does."""
+
+    async def log(step: Step) -> None:
+        _logger.info("%s step %d: %s", item.display, step.number, step.title)
+
+    return log
 
 
 def _change_body(details: ItemDetails, summary: str) -> str:

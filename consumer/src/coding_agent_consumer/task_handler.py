@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.outcome import Outcome, Reason
 from coding_agent_core.phases import Phase
@@ -25,10 +25,13 @@ from coding_agent_core.reporting.render import State
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 
-from coding_agent_consumer.agent.protocol import Agent, Step
-from coding_agent_consumer.attempt import Attempt, OpenWorkspace
+from coding_agent_consumer.agent.protocol import Agent
+from coding_agent_consumer.agent.transcript import recap
+from coding_agent_consumer.attempt import Attempt, OpenWorkspace, log_steps
 from coding_agent_consumer.backoff import delay
-from coding_agent_consumer.claim import Drop, End, Start, claim, work_branch
+from coding_agent_consumer.branches import branch_for
+from coding_agent_consumer.claim import Drop, End, Start, claim
+from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_consumer.tasks import Task, remembered, task_for
 
@@ -133,7 +136,8 @@ class TaskHandler:
                 await self._patiently(lease, lambda: task.finish(outcome))
                 await self._settle_end(lease, outcome)
             case Start():
-                branch = await self._branch(lease, forge, item, decision)
+                prefix, start = self.settings.consumer.branch_prefix, decision
+                branch = await self._patiently(lease, lambda: branch_for(forge, item, start, prefix))
                 begun = State(
                     uuid=queued.uuid,
                     run=decision.run,
@@ -144,17 +148,6 @@ class TaskHandler:
                 )
                 task = task_for(forge, item, labels, begun, max_attempts=limit, clock=self.clock)
                 await self._attempt(lease, task, details, branch)
-
-    async def _branch(self, lease: Lease, forge: Forge, item: Item, start: Start) -> str:
-        previous = start.previous
-        still_open = False
-        if previous is not None and previous.branch is not None and previous.change_url is not None:
-            branch = previous.branch
-            still_open = (
-                await self._patiently(lease, lambda: forge.find_change(item, branch=branch)) is not None
-            )
-        prefix = self.settings.consumer.branch_prefix
-        return work_branch(prefix, item, start, previous_change_open=still_open)
 
     async def _attempt(self, lease: Lease, task: Task, details: ItemDetails, branch: str) -> None:
         item, attempt = task.item, task.state.attempt
@@ -171,9 +164,9 @@ class TaskHandler:
                 open_workspace=self.open_workspace,
                 issue_branch=branch,
                 transcript=folder / f"attempt-{attempt}.jsonl" if folder else None,
-                earlier=sorted(folder.glob("attempt-*.jsonl")) if folder else [],
+                recap=_recap(folder),
                 stop=stop,
-                on_step=_log_step(item),
+                on_step=log_steps(item),
             ).run()
         if lease.lost.is_set():
             raise _LetGoError
@@ -235,7 +228,7 @@ class TaskHandler:
 
         async def cancelled() -> None:
             await lease.cancelled.wait()
-            why[0] = "The label was removed."
+            why[0] = lease.why_cancelled
 
         async def stop_when_any() -> None:
             waits = [look_at_labels(), cancelled(), lease.lost.wait(), self.shutdown.wait()]
@@ -260,18 +253,13 @@ class TaskHandler:
             ForgeError: the forge refused, or was down for longer than `patience`.
             _LetGoError: the consumer is to end, or the lease was lost, while waiting.
         """
-        deadline = asyncio.get_running_loop().time() + self.patience
-        tries = 0
-        while True:
-            try:
-                return await action()
-            except ForgeUnavailableError as error:
-                tries += 1
-                wait = max(error.retry_after or 0, delay(tries, first=1, cap=60, chance=self.chance))
-                if asyncio.get_running_loop().time() + wait > deadline:
-                    raise
-                _logger.warning("The forge is not available, trying again in %.0f s: %s", wait, error)
-                await self._pause(lease, wait)
+        return await patiently(
+            action,
+            within=self.patience,
+            logger=_logger,
+            pause=lambda seconds: self._pause(lease, seconds),
+            chance=self.chance,
+        )
 
     async def _pause(self, lease: Lease, seconds: float) -> None:
         ends = [asyncio.ensure_future(event.wait()) for event in (self.shutdown, lease.lost)]
@@ -297,8 +285,7 @@ class TaskHandler:
         return folder
 
 
-def _log_step(item: Item) -> Callable[[Step], Awaitable[None]]:
-    async def log(step: Step) -> None:
-        _logger.info("%s step %d: %s", item.display, step.number, step.title)
-
-    return log
+def _recap(folder: Path | None) -> str:
+    """What earlier attempts of the run did, from their transcripts."""
+    earlier = sorted(folder.glob("attempt-*.jsonl")) if folder else []
+    return "\n\n".join(filter(None, (recap(path) for path in earlier)))

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from coding_agent_core.agenttask import API_VERSION, KIND, LABEL_ACTIVE, LABEL_ATTEMPT, LABEL_TASK, labels_for
+from coding_agent_core.agenttask import (
+    API_VERSION,
+    KIND,
+    LABEL_ACTIVE,
+    LABEL_ATTEMPT,
+    LABEL_TASK,
+    Result,
+    Status,
+    labels_for,
+)
 from coding_agent_core.attempt_input import AttemptInput, Earlier
 from coding_agent_core.outcome import ExitCode
 from coding_agent_core.queued_task import QueuedTask
@@ -17,6 +26,8 @@ from coding_agent_operator.pod import pod_spec
 
 PERMANENT = (ExitCode.CANNOT, ExitCode.REFUSED, ExitCode.CONFIGURATION)
 """Exit codes with which the Job fails at once, whatever else its policy says."""
+_RECAP = 12_000
+"""Characters of the recap, in the environment of a process that takes 128 KiB for one variable."""
 
 
 def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
@@ -84,7 +95,7 @@ def _deadline(task: Task, template: JobTemplate) -> int:
 
 def attempt_input(task: Task, number: int) -> AttemptInput:
     """What attempt `number` is told: the task, and what the earlier ones left."""
-    spec, result = task.spec, task.status.result
+    spec = task.spec
     request = TaskRequest(
         item=spec.item,
         user=spec.user,
@@ -96,7 +107,21 @@ def attempt_input(task: Task, number: int) -> AttemptInput:
         task=QueuedTask(request=request, uuid=spec.uuid, run=spec.run, attempt=number),
         max_attempts=spec.max_attempts,
         timeout_seconds=spec.timeout_seconds,
-        earlier=Earlier()
-        if result is None
-        else Earlier(branch=result.branch, change_url=result.pull_request_url),
+        earlier=earlier_of(task.status),
+    )
+
+
+def earlier_of(status: Status) -> Earlier:
+    """What the attempts so far left behind, as their status tells it; the newest part of their recap."""
+    result = status.result or Result()
+    parts = [
+        "\n".join(filter(None, (f"Attempt {each.number} ended: {each.message or each.reason}", each.tail)))
+        for each in status.attempts
+        if each.outcome is not None
+    ]
+    return Earlier(
+        branch=result.branch,
+        change_url=result.pull_request_url,
+        recap="\n\n".join(parts)[-_RECAP:],
+        transcripts=tuple(each.transcript for each in status.attempts if each.transcript),
     )

@@ -132,7 +132,7 @@ def _workspace(template: JobTemplate, image: str | None) -> dict[str, Any]:
         mounts.append(_mount("program", PROGRAM, read_only=True))
         command = [
             *(f"{PROGRAM}/ld.so", "--inhibit-cache", "--library-path", f"{PROGRAM}/lib"),
-            *(f"{PROGRAM}/bin/python3", "-S", *module, *_SERVE, "--git", f"{PROGRAM}/bin/git"),
+            *(f"{PROGRAM}/bin/python3", "-S", *module, *_SERVE, "--git", f"{PROGRAM}/tools/git"),
         ]
     return {
         "name": WORKSPACE_CONTAINER,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.agenttask import Result
+from coding_agent_core.agenttask import AttemptOutcome, Result
 from coding_agent_core.attempt_input import AttemptInput
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_operator.job import build_job
 from coding_agent_operator.names import attempt_number, job_name
 
-from tests.unit.operator.making import NOW, status, task
+from tests.unit.operator.making import NOW, attempt, status, task
 
 
 def test_one_job_is_one_attempt() -> None:
@@ -40,9 +40,21 @@ def test_the_task_owns_its_job_and_is_told_to_the_agent() -> None:
 
 def test_a_further_attempt_is_told_what_the_earlier_ones_left() -> None:
     result = Result(branch="coding-agent/issue-7", pull_request_url="https://github.com/octo/demo/pull/8")
-    told = given(build_job(task(status(result=result)), 2, JobTemplate()))
+    first = attempt(
+        1, AttemptOutcome.FAILED, message="No memory.", tail="- called run_command", transcript="a.jsonl"
+    )
+    told = given(build_job(task(status(first, result=result)), 2, JobTemplate()))
     assert told.earlier.branch == "coding-agent/issue-7"
     assert told.earlier.change_url == "https://github.com/octo/demo/pull/8"
+    assert told.earlier.recap == "Attempt 1 ended: No memory.\n- called run_command"
+    assert told.earlier.transcripts == ("a.jsonl",)
+
+
+def test_of_a_long_story_the_newest_part_is_told() -> None:
+    attempts = [attempt(n, AttemptOutcome.FAILED, tail=str(n % 10) * 2000) for n in range(1, 20)]
+    recap = given(build_job(task(status(*attempts)), 20, JobTemplate())).earlier.recap
+    assert len(recap) == 12_000
+    assert recap.endswith("9999")
 
 
 @pytest.mark.parametrize("title", ["$(HOME) is $$HOME", "umlauts: äöü", 'quotes " and \\n', "$"])

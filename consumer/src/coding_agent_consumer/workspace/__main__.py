@@ -26,6 +26,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="coding_agent_consumer.workspace", description=__doc__.split("\n", 1)[0]
     )
     parser.add_argument("--socket", type=Path, required=True, help="Unix socket to serve on (mode 0600)")
+    parser.add_argument(
+        "--group", action="store_true", help="the socket's group, that of its folder, may connect (mode 0660)"
+    )
     parser.add_argument("--root", type=Path, required=True, help="folder that holds the tree, HOME and /tmp")
     parser.add_argument("--command-timeout", type=float, default=300.0, help="seconds for one command")
     parser.add_argument("--output-limit", type=int, default=20_000, help="characters of output that are told")
@@ -42,6 +45,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hide", type=Path, action="append", default=[], help="never seen")
     parser.add_argument("--keep-env", action="append", default=[], help="variable that commands see")
     parser.add_argument(
+        "--inherit-env", action="store_true", help="commands see all variables: they hold no secret here"
+    )
+    parser.add_argument(
+        "--git", type=Path, help="our own; its folder ends the commands' PATH, for images without one"
+    )
+    parser.add_argument(
         "--path", action="append", default=[], help="folder of the commands' PATH; default: our own PATH"
     )
     parser.add_argument("--lifeline", action="store_true", help="end when standard input ends")
@@ -49,12 +58,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def listen(path: Path) -> socket.socket:
-    """A socket that only we can connect to."""
+def listen(path: Path, *, group: bool = False) -> socket.socket:
+    """A socket that only we can connect to, or our group too."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
+    before = os.umask(0o117 if group else 0o177)
     try:
         listener.bind(str(path))
     finally:
@@ -78,10 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.uid is not None:
             for folder in (place.root, place.tree, place.home, place.tmp):
                 os.chown(folder, arguments.uid, arguments.uid)
-        listener = listen(arguments.socket)
+        listener = listen(arguments.socket, group=arguments.group)
     except OSError as error:
         _say(failed=f"cannot prepare the workspace: {error}")
         return 1
+    search_path = arguments.path or os.environ.get("PATH", os.defpath).split(":")
     served = Served(
         place=place,
         listener=listener,
@@ -90,8 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         uid=arguments.uid,
         readable=tuple(arguments.readable),
         hidden=tuple(arguments.hide),
-        keep=tuple(arguments.keep_env),
-        search_path=tuple(arguments.path or os.environ.get("PATH", os.defpath).split(":")),
+        keep=("*",) if arguments.inherit_env else tuple(arguments.keep_env),
+        search_path=(*search_path, *([str(arguments.git.parent)] if arguments.git else [])),
+        git=str(arguments.git or "git"),
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for the agent, which then ends us
     try:

@@ -36,6 +36,7 @@ class WorkspaceClient:
     def __init__(self, socket: Path, *, command_timeout: float, output_limit: int) -> None:
         self._socket = socket
         self._command_timeout = command_timeout
+        self._output_limit = output_limit
         # Twice: numbering, notes on what was left out, and one long first line come on top of it.
         self._text_limit = 2 * output_limit + 10_000
         self._turn = asyncio.Lock()
@@ -68,7 +69,7 @@ class WorkspaceClient:
         limit = self._command_timeout if timeout is None else min(timeout, self._command_timeout)
         if not limit > 0:
             raise WorkspaceRefusedError("The time for a command must be more than 0 seconds.")
-        header = {"op": "run", "timeout": limit}
+        header = {"op": "run", "timeout": limit, "output_limit": self._output_limit}
         fields, body = await self._ask(
             header, command.encode("utf-8", "replace"), timeout=limit + _GRACE_SECONDS, limit=wire.MAX_TEXT
         )
@@ -88,7 +89,13 @@ class WorkspaceClient:
 
     async def read_file(self, path: str, *, start_line: int = 1, line_count: int | None = None) -> str:
         """See `Workspace.read_file`."""
-        header = {"op": "read_file", "path": path, "start_line": start_line, "line_count": line_count}
+        header = {
+            "op": "read_file",
+            "path": path,
+            "start_line": start_line,
+            "line_count": line_count,
+            "output_limit": self._output_limit,
+        }
         return self._text((await self._ask(header, limit=wire.MAX_TEXT))[1])
 
     async def write_file(self, path: str, content: str) -> None:
@@ -103,11 +110,12 @@ class WorkspaceClient:
 
     async def list_files(self, path: str = ".") -> str:
         """See `Workspace.list_files`."""
-        return self._text((await self._ask({"op": "list_files", "path": path}, limit=wire.MAX_TEXT))[1])
+        header = {"op": "list_files", "path": path, "output_limit": self._output_limit}
+        return self._text((await self._ask(header, limit=wire.MAX_TEXT))[1])
 
     async def search(self, pattern: str, path: str = ".") -> str:
         """See `Workspace.search`."""
-        header = {"op": "search", "path": path}
+        header = {"op": "search", "path": path, "output_limit": self._output_limit}
         return self._text(
             (await self._ask(header, pattern.encode("utf-8", "replace"), limit=wire.MAX_TEXT))[1]
         )

@@ -19,8 +19,9 @@ from coding_agent_core.settings.model import Workspace as WorkspaceSettings
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.place import remove
-from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
 from coding_agent_consumer.workspace.sandbox import python_installation
+from coding_agent_consumer.workspace.sidecar import sidecar
 from coding_agent_consumer.workspace.view import SYSTEM
 
 _logger = logging.getLogger("coding_agent.workspace")
@@ -48,7 +49,7 @@ def harden_agent_process() -> None:
 @contextlib.asynccontextmanager
 async def launch_workspace(
     settings: WorkspaceSettings, *, hidden: Iterable[Path] = (), readable: Iterable[Path] = ()
-) -> AsyncIterator[WorkspaceClient]:
+) -> AsyncIterator[Workspace]:
     """A workspace to work in: the one behind `settings.socket`, else a new one that ends with the block.
 
     Args:
@@ -60,11 +61,8 @@ async def launch_workspace(
     Raises:
         WorkspaceGoneError: it cannot be started, or not as isolated as the settings demand.
     """
-    client_limits = {"command_timeout": settings.command_timeout, "output_limit": settings.output_limit}
     if settings.socket is not None:
-        client = WorkspaceClient(settings.socket, **client_limits)  # type: ignore[arg-type]
-        await client.ping()
-        yield client
+        yield await sidecar(settings, settings.socket)
         return
     base = None if settings.base_dir is None else str(settings.base_dir)
     instance = await asyncio.to_thread(_make_instance, base)
@@ -81,7 +79,11 @@ async def launch_workspace(
         )
         try:
             await _started(process)
-            client = WorkspaceClient(instance / "socket", **client_limits)  # type: ignore[arg-type]
+            client = WorkspaceClient(
+                instance / "socket",
+                command_timeout=settings.command_timeout,
+                output_limit=settings.output_limit,
+            )
             await client.ping()
             yield client
         finally:

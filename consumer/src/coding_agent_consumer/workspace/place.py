@@ -44,6 +44,11 @@ class Place:
         """The repository that remembers what was seeded, whatever the commands do to the tree's `.git`."""
         return self.root / "git"
 
+    @property
+    def seeded(self) -> Path:
+        """A file that is there once all was seeded: a copy of the repository's configuration."""
+        return self.root / "seeded"
+
     def make(self) -> None:
         """Create the folders, for us alone."""
         for folder in (self.tree, self.home, self.tmp):
@@ -59,7 +64,7 @@ def command_environment(
         place: where it runs.
         search_path: PATH.
         inherited: the serving program's own environment.
-        keep: names that are taken over from it, e.g. `JAVA_HOME` in a toolchain image.
+        keep: names that are taken over from it, e.g. `JAVA_HOME` in a toolchain image; `*`: all.
     """
     fixed = {
         "PATH": search_path,
@@ -78,7 +83,8 @@ def command_environment(
         "GIT_COMMITTER_NAME": "coding agent",
         "GIT_COMMITTER_EMAIL": "coding-agent@localhost",
     }
-    return {**{name: inherited[name] for name in keep if name in inherited}, **fixed}
+    names = inherited if "*" in keep else [name for name in keep if name in inherited]
+    return {**{name: inherited[name] for name in names}, **fixed}
 
 
 def usable_path(candidates: list[str]) -> str:

@@ -37,6 +37,10 @@ class CommandResult:
 class Workspace(Protocol):
     """A tree in which commands run. Paths are relative to its root; one that leaves it is refused."""
 
+    async def ping(self) -> None:
+        """Whether it answers; `WorkspaceGoneError` if not."""
+        ...
+
     async def seed(self, bundle: Path, branch: str) -> None:
         """Make the tree from a git bundle that holds `branch`, checked out on that branch.
 

@@ -25,7 +25,7 @@ _TRANSFER_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a command may use: seconds, and characters of output that are told."""
+    """What a request may ask for at most: seconds of a command, and characters of output that are told."""
 
     command_timeout: float
     output_limit: int
@@ -35,13 +35,18 @@ class Server:
     """Answers requests on a listening socket, one after the other: no command runs beside another request."""
 
     def __init__(
-        self, place: Place, limits: Limits, search_path: list[str], keep: tuple[str, ...] = ()
+        self,
+        place: Place,
+        limits: Limits,
+        search_path: list[str],
+        keep: tuple[str, ...] = (),
+        git: str = "git",
     ) -> None:
         self._place = place
         self._limits = limits
         self._commands = Commands()
         self._env = command_environment(place, usable_path(search_path), dict(os.environ), keep)
-        self._tree = Tree(place, self._commands, self._env, limits.output_limit)
+        self._tree = Tree(place, self._commands, self._env, git)
         self._shell = shutil.which("bash", path=self._env["PATH"]) or "/bin/sh"
         self._operations: dict[str, Callable[[dict[str, Any], bytes, socket.socket], _Answer]] = {
             "diff": lambda *_: _Answer({}, self._tree.diff()),
@@ -49,7 +54,9 @@ class Server:
             "read_file": self._read_file,
             "write_file": self._write_file,
             "edit_file": self._edit_file,
-            "list_files": lambda header, *_: _text(self._tree.list_files(_string(header, "path"))),
+            "list_files": lambda header, *_: _text(
+                self._tree.list_files(_string(header, "path"), self._told(header))
+            ),
             "search": self._search,
             "ping": lambda *_: _Answer({}),
         }
@@ -109,7 +116,7 @@ class Server:
         asked = header.get("timeout")
         most = self._limits.command_timeout
         timeout = min(float(asked), most) if isinstance(asked, int | float) and asked > 0 else most
-        output = BoundedOutput(self._limits.output_limit)
+        output = BoundedOutput(self._told(header))
         if b"\0" in body:
             raise RefusedError("A command cannot hold a NUL character.")
         try:
@@ -140,7 +147,7 @@ class Server:
             _string(header, "path"),
             _number(header, "start_line"),
             None if count is None else _number(header, "line_count"),
-            self._limits.output_limit,
+            self._told(header),
         )
         return _text(lines)
 
@@ -157,7 +164,13 @@ class Server:
         pattern = body.decode("utf-8", "surrogateescape")
         if not pattern or "\0" in pattern:
             raise RefusedError("Give a regular expression to search for.")
-        return _text(self._tree.search(pattern, _string(header, "path")))
+        return _text(self._tree.search(pattern, _string(header, "path"), self._told(header)))
+
+    def _told(self, header: dict[str, Any]) -> int:
+        """Characters that the client wants to be told, within our own limit."""
+        asked = header.get("output_limit")
+        most = self._limits.output_limit
+        return min(asked, most) if type(asked) is int and asked > 0 else most
 
 
 @dataclass(frozen=True)

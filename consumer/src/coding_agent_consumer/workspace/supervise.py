@@ -34,6 +34,7 @@ class Served:
     hidden: tuple[Path, ...]
     keep: tuple[str, ...]
     search_path: tuple[str, ...]
+    git: str = "git"
 
 
 def supervise(served: Served, isolation: str, *, lifeline: bool, say: Callable[..., None]) -> int:
@@ -176,7 +177,7 @@ def _serve(served: Served, place: Place, report: int) -> None:
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
     limits = Limits(served.command_timeout, served.output_limit)
-    server = Server(place, limits, list(served.search_path), served.keep)
+    server = Server(place, limits, list(served.search_path), served.keep, served.git)
     os.write(report, b"ready\n")
     os.close(report)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the process's life

@@ -52,11 +52,18 @@ _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", 
 class Tree:
     """Git over a workspace's tree."""
 
-    def __init__(self, place: Place, commands: Commands, env: Mapping[str, str], output_limit: int) -> None:
+    def __init__(
+        self, place: Place, commands: Commands, env: Mapping[str, str], program: str = "git"
+    ) -> None:
+        """Git over what is there: nothing yet, or what was seeded before our container was started again.
+
+        Args:
+            program: git's own.
+        """
         self._place = place
         self._commands = commands
-        self._limit = output_limit
-        self._config = b""
+        self._program = program
+        self._config = _seeded_config(place)
         self._env = {
             **env,
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -94,6 +101,7 @@ class Tree:
             self._git(*own, "remote", "remove", "origin", bare=False)
             _write_exclude(place.tree / ".git")
             self._git(*own, "reset", "--quiet", bare=False)
+            place.seeded.write_bytes(self._config)
         except RefusedError:
             shutil.rmtree(place.git, ignore_errors=True)
             raise
@@ -128,7 +136,7 @@ class Tree:
             too_much=f"More than {MAX_PATCH // 2**20} MiB changed; remove what does not belong there.",
         )
 
-    def list_files(self, path: str) -> str:
+    def list_files(self, path: str, limit: int) -> str:
         """Files below a folder, one a line."""
         self._require_seed()
         place = self._relative(path)
@@ -137,9 +145,9 @@ class Tree:
         names = [name for name in names if os.path.lexists(self._place.tree / name)]
         if not names:
             return "(no files)"
-        return self._bounded(names, _MAX_FILES, "files")
+        return _bounded(names, _MAX_FILES, "files", limit)
 
-    def search(self, pattern: str, path: str) -> str:
+    def search(self, pattern: str, path: str, limit: int) -> str:
         """Matching lines of text files, as `path:line: text`."""
         self._require_seed()
         place = self._relative(path)
@@ -167,25 +175,13 @@ class Tree:
                     continue
                 raise
             break
-        return self._bounded(lines, _MAX_MATCHES, "matches") if lines else "(no match)"
+        return _bounded(lines, _MAX_MATCHES, "matches", limit) if lines else "(no match)"
 
     def _relative(self, path: str) -> str:
         real = resolve(self._place.tree, path)
         if not real.exists():
             raise RefusedError(f"There is no {cut_end(path, 200)}.")
         return os.path.relpath(real, os.path.realpath(self._place.tree))
-
-    def _bounded(self, lines: list[str], most: int, what: str) -> str:
-        shown: list[str] = []
-        size = 0
-        for line in lines[:most]:
-            size += len(line) + 1
-            if size > self._limit and shown:
-                break
-            shown.append(line)
-        if len(shown) < len(lines):
-            shown.append(f"[more {what} were left out; ask for less]")
-        return "\n".join(shown)
 
     def _require_seed(self) -> None:
         if not self._place.git.exists():
@@ -238,7 +234,7 @@ class Tree:
         with tempfile.TemporaryFile(dir=self._place.tmp) as errors:
             try:
                 finished = self._commands.run(
-                    ["git", *_QUIET, *where, *arguments],
+                    [self._program, *_QUIET, *where, *arguments],
                     cwd=self._place.tree,
                     env=self._env,
                     timeout=timeout,
@@ -253,6 +249,30 @@ class Tree:
             raise RefusedError(f"git needed more than {timeout:.0f} s.")
         if finished.exit_code not in tolerate:
             raise RefusedError(f"git: {said or f'exit status {finished.exit_code}'}")
+
+
+def _bounded(lines: list[str], most: int, what: str, limit: int) -> str:
+    shown: list[str] = []
+    size = 0
+    for line in lines[:most]:
+        size += len(line) + 1
+        if size > limit and shown:
+            break
+        shown.append(line)
+    if len(shown) < len(lines):
+        shown.append(f"[more {what} were left out; ask for less]")
+    return "\n".join(shown)
+
+
+def _seeded_config(place: Place) -> bytes:
+    """The configuration of the repository that was seeded; what was seeded in part only is removed."""
+    if place.seeded.is_file():
+        return place.seeded.read_bytes()
+    if place.git.exists():
+        for folder in (place.git, place.root / "copy", place.tree):
+            shutil.rmtree(folder, ignore_errors=True)
+        place.make()
+    return b""
 
 
 def _gitlinks(listing: bytes, commit_field: int) -> dict[str, str]:

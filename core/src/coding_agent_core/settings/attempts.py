@@ -27,6 +27,8 @@ class Workspace(Section):
 
     socket: Path | None = None
     """Socket of a workspace that runs already (the sidecar container); `None`: one is started per task."""
+    start_timeout: float = Field(default=120.0, gt=0)
+    """Seconds in which a workspace that runs already must answer; also when its container was restarted."""
     isolation: Isolation = Isolation.AUTO
     base_dir: Path | None = None
     """Where workspaces are made; `None`: the system's temporary folder."""

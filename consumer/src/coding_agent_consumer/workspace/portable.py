@@ -1,0 +1,152 @@
+"""`python -m coding_agent_consumer.workspace.portable FOLDER`: the workspace program for any image.
+
+Copies this interpreter, its standard library, git, the shared libraries that they need and the loader itself.
+Started through that loader the program needs nothing of the image that it runs in: neither Python nor
+git, and no C library of a certain kind or version. What commands need is theirs: a `/bin/sh`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+LOADER, LIBRARIES, PYTHON, GIT = "ld.so", "lib", "bin/python3", "git/git"
+_NEEDLESS = shutil.ignore_patterns(
+    *("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data", "venv"),
+    *("site-packages", "dist-packages", "lib-dynload", "config-*", "sqlite3", "__phello__", "*.a"),
+)
+_TIMEOUT = 60.0
+_NEEDED = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
+"""A line of the loader's `--list`: what is asked for, and the file that it is."""
+_SERVICES = ("upload-pack", "receive-pack", "upload-archive")
+"""Run by name, also between two repositories of one machine."""
+
+
+class CannotCopyError(Exception):
+    """Something that is needed is not here; the sentence says what."""
+
+
+def main(arguments: list[str]) -> int:
+    """Copy into the folder that is the one argument; the exit status."""
+    if len(arguments) != 1:
+        print("usage: python -m coding_agent_consumer.workspace.portable FOLDER", file=sys.stderr)
+        return 64
+    try:
+        copy_program(Path(arguments[0]))
+    except (CannotCopyError, OSError, subprocess.SubprocessError) as error:
+        print(f"Cannot copy the workspace program: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def copy_program(target: Path) -> None:
+    """Copy everything; done again it leaves the same.
+
+    Raises:
+        CannotCopyError: git or the loader cannot be found.
+        OSError: the folder cannot be written.
+    """
+    os.umask(0o022)
+    git = shutil.which("git")
+    if git is None:
+        raise CannotCopyError("there is no git here")
+    loader = loaded_loader(Path("/proc/self/maps").read_text(encoding="utf-8"))
+    modules = _extension_modules()
+    python = Path(os.path.realpath(sys.executable))
+    _copy(loader, target / LOADER)
+    _copy(python, target / PYTHON)
+    _copy(Path(os.path.realpath(git)), target / GIT)
+    for name, file in _libraries(loader, [python, Path(git), *modules]).items():
+        _copy(file, target / LIBRARIES / name)
+    _copy_standard_library(target, modules)
+    _copy_ourselves(target)
+    _write_git(target)
+
+
+def loaded_loader(maps: str) -> Path:
+    """The dynamic loader, from a process's own /proc/PID/maps.
+
+    Raises:
+        CannotCopyError: the interpreter is not linked dynamically, or by a loader of an unknown name.
+    """
+    for line in maps.splitlines():
+        file = line.partition("/")[2]
+        if re.match(r"ld(64)?[-.]", file.rpartition("/")[2]):
+            return Path("/" + file)
+    raise CannotCopyError("the dynamic loader of this interpreter cannot be found")
+
+
+def _libraries(loader: Path, programs: Iterable[Path]) -> dict[str, Path]:
+    """What the programs and modules are linked with, by the name that they ask for."""
+    found: dict[str, Path] = {}
+    for program in programs:
+        listing = subprocess.run(
+            [loader, "--list", program], capture_output=True, text=True, timeout=_TIMEOUT, check=True
+        )
+        found |= {name: Path(file) for name, file in _NEEDED.findall(listing.stdout)}
+    return found
+
+
+def _extension_modules() -> list[Path]:
+    """The files of all extension modules that the program loads: it is loaded here for that."""
+    import coding_agent_consumer.workspace.__main__  # noqa: F401, PLC0415 - only to see what it needs
+
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return sorted(Path(file) for file in files if file and ".so" in Path(file).name)
+
+
+def _copy_standard_library(target: Path, modules: Iterable[Path]) -> None:
+    library = target / _library()
+    shutil.copytree(
+        sysconfig.get_path("stdlib"), library, ignore=_NEEDLESS, dirs_exist_ok=True, symlinks=False
+    )
+    for module in modules:
+        _copy(module, library / "lib-dynload" / module.name)
+
+
+def _copy_ourselves(target: Path) -> None:
+    here = Path(__file__).parent
+    package = target / _library() / here.parent.name
+    for file in (here.parent / "__init__.py", *here.glob("*.py")):
+        _copy(file, package / file.relative_to(here.parent))
+
+
+def _library() -> str:
+    """Where the interpreter looks for its standard library, below the folder above its own."""
+    return f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _write_git(target: Path) -> None:
+    """`git` and the services that it starts by name, as scripts that go through our loader."""
+    (target / "git-templates").mkdir(exist_ok=True)
+    start = (
+        f"export GIT_EXEC_PATH={target}/git-core GIT_TEMPLATE_DIR={target}/git-templates\n"
+        f"exec {target}/{LOADER} --inhibit-cache --library-path {target}/{LIBRARIES} {target}/{GIT}"
+    )
+    _write_script(target / "tools" / "git", f'{start} "$@"\n')
+    _write_script(target / "git-core" / "git", f'{start} "$@"\n')
+    for service in _SERVICES:
+        _write_script(target / "git-core" / f"git-{service}", f'{start} {service} "$@"\n')
+
+
+def _write_script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

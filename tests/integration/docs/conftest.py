@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from coding_agent_cluster import build, parts, standalone
 from coding_agent_core.outcome import Reason
 
 from tests.fixtures.cluster import PlaneUnderTest
@@ -41,6 +43,20 @@ def receiver(tmp_path: Path, start_system: StartSystem) -> MakeShell:
         )
 
     return make
+
+
+@pytest.fixture
+def install_plane(tmp_path: Path) -> Iterator[MakeShell]:
+    """An API server and its controllers, with nothing of ours in it, and helm."""
+    root = tmp_path / "plane"
+    programs = build.binaries(["helm", "kubectl"])
+    try:
+        plane = standalone.up(root, parts.CONTROL_PLANE, owner=os.getpid())
+        for name, path in programs.items():
+            (tmp_path / name).symlink_to(path)
+        yield lambda: Shell(tmp_path, environment={"KUBECONFIG": str(plane.kubeconfig)})
+    finally:
+        standalone.down(root)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every documented command that can run here does, in the order of its page, and prints what the page says."""
+"""Every documented command that can run here does, in the order of its page, and prints what it says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coding_agent_docs.paths import ROOT, pages
 
 from tests.integration.docs.conftest import MakeShell
 
-SETTINGS = ("checkout", "receiver", "tasks")
+SETTINGS = ("checkout", "receiver", "tasks", "install")
 ELSEWHERE = ("cluster",)
 """Run by tests/e2e on a real node."""
 
@@ -38,6 +38,12 @@ def test_commands_beside_a_receiver(page: str, receiver: MakeShell) -> None:
 @pytest.mark.parametrize("page", pages_with("tasks"))
 def test_commands_on_a_cluster_with_tasks(page: str, tasks: MakeShell) -> None:
     assert tasks().play(blocks(ROOT / page), "tasks")
+
+
+@pytest.mark.xdist_group("docs-tasks")
+@pytest.mark.parametrize("page", pages_with("install"))
+def test_commands_on_an_empty_cluster(page: str, install_plane: MakeShell) -> None:
+    assert install_plane().play(blocks(ROOT / page), "install")
 
 
 def test_no_block_is_marked_for_a_setting_that_nobody_runs() -> None:

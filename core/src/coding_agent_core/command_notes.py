@@ -15,17 +15,16 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, Spec, manifest
+from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, LABEL_REPORTED, Spec, manifest
 from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.tasks import Frozen, task_name
 
 ANNOTATION_COMMANDS = f"{GROUP}/commands"
-LABEL_COMMANDS = f"{GROUP}/commands"
-"""`pending` while a command waits: the reporter watches these alone, not every task that ever ran."""
 LABEL_MAILBOX = f"{GROUP}/mailbox"
 """`true` on a mailbox."""
-PENDING = "pending"
+ANSWERED = "done"
+"""The result of a command that was carried out and had something to do."""
 LIMIT = 20
 """Commands on one AgentTask; those that were carried out go first."""
 
@@ -111,7 +110,10 @@ def added(body: Body, command: IssueCommand) -> dict[str, Any]:
                 f"{LIMIT} commands wait on {body['metadata']['name']}; is the reporter running?"
             )
         noted.remove(oldest)
-    return _patch(body, noted)
+    patch = _patch(body, noted)
+    # The reporter watches what it has not shown, and not every task that ever ran.
+    patch["metadata"]["labels"] = {LABEL_REPORTED: None}
+    return patch
 
 
 def settled(body: Body, comment: str, result: str) -> dict[str, Any]:
@@ -123,13 +125,23 @@ def settled(body: Body, comment: str, result: str) -> dict[str, Any]:
     return _patch(body, noted)
 
 
+def last_status(body: Body) -> Noted | None:
+    """The newest `/status` that was answered: the comment says so."""
+    answered = [
+        each
+        for each in noted_on(body)
+        if each.command is CommandName.STATUS and each.result == ANSWERED and each.at is not None
+    ]
+    return answered[-1] if answered else None
+
+
 def mailbox(command: IssueCommand, *, uuid: str) -> dict[str, Any]:
     """A mailbox with its first command; its name is the same for the same item."""
     task = manifest(command.request(), run=1, uuid=uuid, timeout_seconds=1, max_attempts=1)
     meta = task["metadata"]
     meta["name"] = f"{task_name(command.item)}-mailbox"
     del meta["labels"][LABEL_ACTIVE]
-    meta["labels"] |= {LABEL_MAILBOX: "true", LABEL_COMMANDS: PENDING}
+    meta["labels"][LABEL_MAILBOX] = "true"
     meta["annotations"] = {ANNOTATION_COMMANDS: _text([_entry(command)])}
     task["spec"]["suspend"] = True
     return task
@@ -147,12 +159,10 @@ def _entry(command: IssueCommand) -> Noted:
 
 
 def _patch(body: Body, noted: list[Noted]) -> dict[str, Any]:
-    waits = any(each.pending for each in noted)
     return {
         "metadata": {
             # A merge patch with a resourceVersion is refused with 409 when the object has another by now.
             "resourceVersion": body["metadata"]["resourceVersion"],
-            "labels": {LABEL_COMMANDS: PENDING if waits else None},
             "annotations": {ANNOTATION_COMMANDS: _text(noted)},
         }
     }

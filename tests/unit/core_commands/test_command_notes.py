@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ITEM, manifest, parse_spec
+from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ITEM, LABEL_REPORTED, manifest, parse_spec
 from coding_agent_core.command_notes import (
     ANNOTATION_COMMANDS,
-    LABEL_COMMANDS,
     LIMIT,
     TooManyCommandsError,
     added,
     is_mailbox,
     knows,
+    last_status,
     mailbox,
     noted_on,
     settled,
@@ -59,7 +59,7 @@ def task(annotation: str | None = None) -> dict[str, Any]:
 def patched(body: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     meta = patch["metadata"]
     assert meta["resourceVersion"] == body["metadata"]["resourceVersion"]
-    labels = {**body["metadata"]["labels"], **meta["labels"]}
+    labels = {**body["metadata"]["labels"], **meta.get("labels", {})}
     return {
         **body,
         "metadata": {
@@ -72,7 +72,6 @@ def patched(body: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_command_is_noted_and_comes_back_as_it_was() -> None:
     body = patched(task(), added(task(), command()))
-    assert body["metadata"]["labels"][LABEL_COMMANDS] == "pending"
     (noted,) = noted_on(body)
     assert noted.of(parse_spec(body)) == command()
     assert knows(body, command())
@@ -93,14 +92,39 @@ def test_the_annotation_is_the_documented_list() -> None:
     ]
 
 
+def test_a_task_whose_end_was_shown_is_watched_again() -> None:
+    shown = task()
+    shown["metadata"]["labels"][LABEL_REPORTED] = "true"
+    body = patched(shown, added(shown, command()))
+    assert LABEL_REPORTED not in body["metadata"]["labels"]
+    body["metadata"]["labels"][LABEL_REPORTED] = "true"
+    assert LABEL_REPORTED in patched(body, settled(body, "1", "done"))["metadata"]["labels"]
+
+
+def test_the_newest_answered_status_is_known() -> None:
+    body = task()
+    assert last_status(body) is None
+    for comment, name, result in (
+        ("1", CommandName.STATUS, "done"),
+        ("2", CommandName.STATUS, "done"),
+        ("3", CommandName.STATUS, "refused"),
+        ("4", CommandName.RUN, "done"),
+    ):
+        body = patched(body, added(body, command(comment, name)))
+        body = patched(body, settled(body, comment, result))
+    body = patched(body, added(body, command("5", CommandName.STATUS)))
+    found = last_status(body)
+    assert found is not None
+    assert found.comment == "2"
+
+
 def test_what_was_carried_out_stays_known_and_waits_no_more() -> None:
     body = patched(task(), added(task(), command()))
     body = patched(body, added(body, command("2")))
     body = patched(body, settled(body, "1", "done"))
     assert [each.pending for each in noted_on(body)] == [False, True]
-    assert body["metadata"]["labels"][LABEL_COMMANDS] == "pending"
     body = patched(body, settled(body, "2", "nothing"))
-    assert LABEL_COMMANDS not in body["metadata"]["labels"]
+    assert [each.result for each in noted_on(body)] == ["done", "nothing"]
     assert knows(body, command("1"))
     assert knows(body, command("2"))
 

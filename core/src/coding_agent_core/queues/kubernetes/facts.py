@@ -9,6 +9,7 @@ from typing import Any
 from coding_agent_core.admission import LatestTask
 from coding_agent_core.agenttask import ANNOTATION_DELIVERIES, ANNOTATION_LABELED_AT, Spec, parse_spec
 from coding_agent_core.command_notes import is_mailbox
+from coding_agent_core.phases import Phase
 from coding_agent_core.tasks import Item, Trigger, parse_time
 
 _DELIVERIES = 20
@@ -52,6 +53,17 @@ def latest_of(runs: Iterable[Body]) -> LatestTask | None:
         labeled_at=max(labeled, default=None),
         delivery_ids=frozenset().union(*(_deliveries(spec_, each) for spec_, each in readable)),
     )
+
+
+def phase_of(newest: Body) -> Phase:
+    """How a run ended, by its conditions, which are the truth; Running while it has not."""
+    conditions = (newest.get("status") or {}).get("conditions") or []
+    end: Body = next((each for each in conditions if each.get("type") == "Succeeded"), {})
+    if end.get("status") == "True":
+        return Phase.SUCCEEDED
+    if end.get("status") == "False":
+        return Phase.CANCELLED if end.get("reason") == Phase.CANCELLED else Phase.FAILED
+    return Phase.RUNNING
 
 
 def note(

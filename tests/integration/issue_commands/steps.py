@@ -1,0 +1,60 @@
+"""What people do with commands, on either forge."""
+
+from __future__ import annotations
+
+import time
+
+from coding_agent_forge.model import Comment, Kind
+from coding_agent_model.script import Script
+
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, System, until
+from tests.integration.main_job.scripts import finish, run, write
+
+FLOW = {BOT, PROCESSING, DONE}
+
+
+def scripts() -> list[Script]:
+    """Works for ever, until the conversation on the item has a `/retry`; a change takes no time."""
+    return [
+        Script(match="A feature", turns=(write("notes.md", "hello\n"), finish("Added notes."))),
+        Script(match="/retry", turns=(run("echo whole >> half.md"), finish("Went on."))),
+        Script(turns=(write("half.md", "half\n"), run("sleep 600"), finish())),
+    ]
+
+
+def say(system: System, text: str, *, by: str = "alice", number: int = 1, kind: Kind = Kind.ISSUE) -> Comment:
+    """Somebody writes a comment.
+
+    What depends on the order of events is said in another second than all before: forges tell no less.
+    """
+    if text in ("/cancel", "/retry"):
+        now = int(time.time())
+        until(lambda: int(time.time()) > now, "the next second", 2)
+    identifier = system.forge.comment(REPOSITORY, number, text, kind=kind, by=by)
+    return next(each for each in system.item(number, kind).comments if each.id == identifier)
+
+
+def seen(comment: Comment) -> list[tuple[str, str]]:
+    """The reactions to a comment."""
+    return [(each.user.login, each.name) for each in comment.reactions]
+
+
+def wait_until_seen(comment: Comment) -> None:
+    """The bot shows that it has carried the command out."""
+    until(lambda: seen(comment) == [("coding-agent-bot", "eyes")], f"a reaction to {comment.body!r}")
+
+
+def bots(system: System, number: int = 1, kind: Kind = Kind.ISSUE) -> list[Comment]:
+    """What the bot has written itself; the test lets it write commands too."""
+    return [
+        each
+        for each in system.comments(number, kind)
+        if each.author.login == "coding-agent-bot" and not each.body.startswith("/")
+    ]
+
+
+def wait_for_report(system: System, text: str) -> str:
+    """Wait until the bot's comment on the first issue has the text; all of it."""
+    return str(
+        until(lambda: next((c.body for c in bots(system) if text in c.body), ""), f"{text!r} in the comment")
+    )

@@ -1,0 +1,102 @@
+"""B3, issue 6 point 6: commands in comments, end to end in one process, on both forges."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from coding_agent_forge.model import Kind
+
+from tests.fixtures.system import DONE, PROCESSING, REPOSITORY, StartSystem, System, until
+from tests.integration.issue_commands.steps import (
+    FLOW,
+    bots,
+    say,
+    scripts,
+    seen,
+    wait_for_report,
+    wait_until_seen,
+)
+from tests.integration.main_job.test_label_to_change import open_change
+
+
+def redeliver_everything(system: System) -> None:
+    """The forge sends every event again, as a person can ask it to."""
+    deliveries = system.forge.sandbox.deliveries
+    told = system.forge.run(lambda: list(deliveries.log))
+    again = system.forge.run(lambda: [deliveries.resend(each) for each in told])
+    system.forge.wait_for(lambda: all(each.status != "pending" for each in again), 30)
+    assert {each.status_code for each in again} == {200}
+
+
+@pytest.mark.parametrize("flavour", ["github", "gitlab"])
+def test_people_with_write_access_command_the_agent_by_comments(
+    start_system: StartSystem, flavour: str
+) -> None:
+    system = start_system(flavour, scripts(), webhook={"commands": {"enabled": True}})
+    program = system.start_webhook()
+
+    # /run, though there never was a label
+    asked = say(system, "/run\nand please be careful")
+    wait_for_report(system, "working on it")
+    until(lambda: len(system.model.requests) >= 2, "the agent is at work")
+    wait_until_seen(asked)
+    assert PROCESSING in system.labels(1)
+
+    # nobody without write access, and never the bot itself
+    strangers = [say(system, "/cancel", by="reader"), say(system, "/cancel", by="coding-agent-bot")]
+    until(
+        lambda: program.text().count("refused") == 2,
+        "both are refused in the log",
+    )
+    assert "reader has no write access" in program.text()
+    assert [seen(each) for each in strangers] == [[], []], "no answer: nobody can make the bot write"
+
+    again, status = say(system, "/run"), say(system, "/status")
+    wait_until_seen(again)
+    wait_until_seen(status)
+    assert "working on it" in bots(system)[0].body, "the task goes on, and there is still one"
+
+    cancel = say(system, "/cancel")
+    cancelled = wait_for_report(system, "Coding agent: cancelled")
+    assert "alice cancelled it by a comment." in cancelled
+    wait_until_seen(cancel)
+    until(lambda: not system.labels(1) & FLOW, "the labels of the flow are gone")
+    assert system.file_at("coding-agent/issue-1", "half.md") == "half\n", "work so far is pushed"
+
+    say(system, "/retry")
+    system.wait_for_label(1, DONE)
+    assert "-r2`" in wait_for_report(system, "Coding agent: done")
+    assert system.file_at("coding-agent/issue-1", "half.md") == "half\nwhole\n", "it went on from there"
+
+    nothing = say(system, "/retry")
+    wait_until_seen(nothing)
+    until(lambda: "the last task was done; /run starts another" in program.text(), "the log says why")
+
+    redeliver_everything(system)
+    text = program.text()
+    assert text.count("Known already: /") == 8, "each command once, however often it is told"
+    assert len(system.changes()) == 1
+    assert len(bots(system)) == 1, "one comment of the bot, edited in place"
+    assert "-r2`" in bots(system)[0].body, "nothing ran again"
+
+    # a pull or merge request takes commands too
+    number = open_change(system)
+    say(system, "/run", number=number, kind=Kind.CHANGE)
+    system.wait_for_label(number, DONE, Kind.CHANGE)
+    assert system.file_at("feature", "notes.md") == "hello\n"
+
+    metrics = httpx.get(f"http://127.0.0.1:{program.port()}/metrics", headers={"accept": "text/plain"})
+    for line in (
+        'command="cancel",platform="%s",result="refused"} 2.0',
+        'command="run",platform="%s",result="done"} 2.0',
+    ):
+        assert line % flavour in metrics.text
+
+
+def test_comments_are_comments_unless_the_feature_is_on(start_system: StartSystem) -> None:
+    system = start_system("github", scripts())
+    program = system.start_webhook()
+    say(system, "/run")
+    until(lambda: "unsupported event type: issue_comment" in program.text(), "the comment is ignored")
+    assert not system.labels(1) & FLOW
+    assert REPOSITORY not in str(system.model.requests)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 
 from coding_agent_core.agenttask import API_VERSION, GROUP, KIND, LABEL_ACTIVE, PLURAL, VERSION, Status
@@ -27,15 +27,21 @@ async def connect(namespace: str, timeout: float) -> Cluster:
 
 
 class Cluster:
-    """One namespace of a cluster."""
+    """One namespace of a cluster.
+
+    Attributes:
+        may_write: the fence: without it nothing is created, changed or deleted (but for the Lease itself).
+    """
 
     def __init__(self, server: ApiServer, namespace: str) -> None:
         self._server = server
         self.namespace = namespace
+        self.may_write: Callable[[], bool] = lambda: True
         self._tasks = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._core = f"/api/v1/namespaces/{namespace}"
         group, version, plural = WORKLOADS
+        self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._workloads = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
 
     async def aclose(self) -> None:
@@ -91,6 +97,7 @@ class Cluster:
         Raises:
             ApiError: 409 if its name is taken; status `None` if nobody knows whether it was created.
         """
+        self._require_leave()
         return await self._server.request(
             "POST", self._jobs, body=manifest, query=[("fieldManager", MANAGER)]
         )
@@ -106,7 +113,7 @@ class Cluster:
             "metadata": {"labels": {LABEL_ACTIVE: None}, "uid": job.uid},
             "spec": {"ttlSecondsAfterFinished": keep_seconds},
         }
-        return await self._server.merge(f"{self._jobs}/{job.name}", patch)
+        return await self._merge(f"{self._jobs}/{job.name}", patch)
 
     async def write_status(self, task: Task, status: Status) -> Body:
         """Replace the status of the task if nothing of it has changed since it was read.
@@ -118,13 +125,14 @@ class Cluster:
             {"op": "test", "path": "/metadata/resourceVersion", "value": task.version},
             {"op": "add", "path": "/status", "value": status.to_wire()},
         ]
+        self._require_leave()
         return await self._server.request(
             "PATCH", f"{self._tasks}/{task.name}/status", body=patch, kind=JSON_PATCH
         )
 
     async def label_task(self, task: Task, labels: Mapping[str, str | None]) -> Body | None:
         """Set the labels, remove those that are `None`. `None`: the task is gone."""
-        return await self._server.merge(
+        return await self._merge(
             f"{self._tasks}/{task.name}", {"metadata": {"labels": dict(labels), "uid": task.uid}}
         )
 
@@ -159,7 +167,34 @@ class Cluster:
             "reportingComponent": MANAGER,
             "reportingInstance": "",
         }
+        self._require_leave()
         await self._server.request("POST", f"{self._core}/events", body=body)
+
+    async def get_lease(self, name: str) -> Body | None:
+        """The Lease, `None` if there is none."""
+        return await self._server.get(f"{self._leases}/{name}")
+
+    async def create_lease(self, name: str, spec: Body) -> Body:
+        """Create the Lease.
+
+        Raises:
+            ApiError: `conflict` if there is one.
+        """
+        return await self._server.request(
+            "POST", self._leases, body={"metadata": {"name": name}, "spec": spec}
+        )
+
+    async def patch_lease(self, name: str, version: str, spec: Body) -> Body:
+        """Change fields of the Lease if nothing of it has changed since it was read.
+
+        Raises:
+            ApiError: `conflict` if it has.
+        """
+        patch = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+            *({"op": "add", "path": f"/spec/{field}", "value": value} for field, value in spec.items()),
+        ]
+        return await self._server.request("PATCH", f"{self._leases}/{name}", body=patch, kind=JSON_PATCH)
 
     async def _list(self, path: str, labels: str, fields: str = "") -> tuple[list[Body], int]:
         # Without a resourceVersion the list is as new as the request (the API's "Most Recent" semantics).
@@ -167,7 +202,17 @@ class Cluster:
         found = await self._server.request("GET", path, query=query)
         return list(found["items"]), int(found["metadata"]["resourceVersion"])
 
+    def _require_leave(self) -> None:
+        if not self.may_write():
+            # No status: as after a request without an answer, nothing is concluded from it.
+            raise ApiError("The operator's Lease is not held; nothing is written.", None)
+
+    async def _merge(self, path: str, patch: Body) -> Body | None:
+        self._require_leave()
+        return await self._server.merge(path, patch)
+
     async def _delete(self, path: str, options: Body) -> None:
+        self._require_leave()
         try:
             await self._server.request("DELETE", path, body=options)
         except ApiError as error:

@@ -34,6 +34,7 @@ RECONCILE_ERRORS = Counter("coding_agent_reconcile_errors", "Looks at a task tha
 API_REQUESTS = Counter(
     "coding_agent_api_requests", "Requests to the API server, by verb and status.", ["verb", "status"]
 )
+LEADER = Gauge("coding_agent_operator_leader", "1: this replica acts; 0: it waits for its turn.")
 WATCH_BEHIND = Gauge("coding_agent_watch_behind", "Objects whose newest version the watches have not shown.")
 
 

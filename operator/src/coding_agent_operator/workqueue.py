@@ -18,6 +18,9 @@ class WorkQueue:
         self._later: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
         self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -47,12 +50,15 @@ class WorkQueue:
     async def take(self) -> str:
         """The next name; call `done` with it."""
         while True:
+            if self._closed:
+                await asyncio.Event().wait()
             wait = self._promote()
             while self._ready:
                 name = self._ready.popleft()
                 if name in self._waiting:
                     self._waiting.discard(name)
                     self._busy.add(name)
+                    self._idle.clear()
                     if self._ready:
                         self._wake.set()
                     return name
@@ -66,9 +72,16 @@ class WorkQueue:
     def done(self, name: str) -> None:
         """The worker has finished with the name."""
         self._busy.discard(name)
+        if not self._busy:
+            self._idle.set()
         if name in self._again:
             self._again.discard(name)
             self.add(name)
+
+    async def drain(self) -> None:
+        """Hand out nothing any more, and wait until no worker is at work."""
+        self._closed = True
+        await self._idle.wait()
 
     def forget(self, name: str) -> None:
         """No look is due any more."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.pod_driver import DONE, PodDriver
 from tests.integration.operator.world import OperatorProcess, World, account, install
 
@@ -46,3 +47,10 @@ def operator(world: World, tmp_path: Path) -> Iterator[Callable[..., OperatorPro
             return process
 
         yield start
+
+
+@pytest.fixture
+def count(world: World) -> Iterator[JobCount]:
+    """Counts the Jobs of the test's namespace."""
+    with JobCount(world) as counting:
+        yield counting

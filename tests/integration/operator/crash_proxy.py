@@ -31,6 +31,7 @@ class CrashProxy:
     Attributes:
         requests: method and path of every request since `arm`.
         deaf: watches stay open and show nothing any more.
+        delay: seconds for which each piece of a watch is held back.
     """
 
     def __init__(self, upstream: str, authority: str) -> None:
@@ -46,6 +47,7 @@ class CrashProxy:
         self._fatal = 0
         self.requests: list[str] = []
         self.deaf = False
+        self.delay = 0.0
         self.killed = threading.Event()
 
     def __enter__(self) -> CrashProxy:
@@ -106,6 +108,7 @@ class CrashProxy:
             await response.prepare(request)
             try:
                 async for chunk in answer.content.iter_any():
+                    await asyncio.sleep(self.delay)
                     if not self.deaf:
                         await response.write(chunk)
             except (aiohttp.ClientError, ConnectionError):

@@ -76,7 +76,11 @@ class Stage:
         kubeconfig = account(plane, namespace, folder, self.proxy.url)
         config = folder / f"{namespace}.yaml"
         config.write_text(yaml.safe_dump({"operator": {**QUICK, "namespace": namespace}}))
-        self._environment = {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
+        self._environment = {
+            "KUBECONFIG": str(kubeconfig),
+            "CONFIG_FILE": str(config),
+            "POD_NAME": "operator",
+        }
         self._driver = PodDriver(plane, namespace, script)
         self._driver.__enter__()
         self._pid = 0

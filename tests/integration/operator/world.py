@@ -76,6 +76,8 @@ class OperatorProcess:
             **{key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")},
             "KUBECONFIG": str(kubeconfig),
             "CONFIG_FILE": str(self._config),
+            # As in a pod: a container that was killed is the same operator when it starts again.
+            "POD_NAME": f"operator-{os.urandom(3).hex()}",
         }
         self.command = [sys.executable, "-m", "coding_agent_operator"]
         self._process: subprocess.Popen[bytes] | None = None
@@ -104,6 +106,10 @@ class OperatorProcess:
         """Of the running process."""
         assert self._process is not None
         return self._process.pid
+
+    def ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it; its exit status."""

@@ -51,3 +51,17 @@ async def test_all_workers_get_work() -> None:
         queue.add(name)
     async with asyncio.timeout(5):
         assert sorted(await asyncio.gather(*takers)) == ["a", "b", "c"]
+
+
+async def test_drained_it_hands_out_nothing_and_waits_for_who_is_at_work() -> None:
+    queue = WorkQueue()
+    queue.add("a")
+    queue.add("b")
+    assert await queue.take() == "a"
+    drained = asyncio.create_task(queue.drain())
+    taking = asyncio.create_task(queue.take())
+    await asyncio.wait([drained, taking], timeout=0.05)
+    assert (drained.done(), taking.done()) == (False, False)
+    queue.done("a")
+    await asyncio.wait_for(drained, 1)
+    taking.cancel()

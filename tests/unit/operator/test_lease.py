@@ -1,0 +1,126 @@
+"""Whose the Lease is: the rules, and a holder that cannot renew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from coding_agent_core.queues.kubernetes.requests import ApiError
+from coding_agent_operator.cluster import Cluster
+from coding_agent_operator.lease import Lease, Seen, free, identity, seen
+
+
+def lease(holder: str = "other", since: float = 100.0) -> Seen:
+    return Seen("1", holder, 15.0, since)
+
+
+@pytest.mark.parametrize(
+    ("holder", "now", "may"),
+    [
+        ("other", 101, False),
+        ("other", 114.9, False),
+        ("other", 115, True),
+        ("me", 101, True),
+        ("", 101, True),
+    ],
+)
+def test_it_is_free_when_given_back_ours_or_silent(holder: str, now: float, may: bool) -> None:
+    assert free(lease(holder), "me", now) is may
+
+
+def test_only_a_new_version_counts_as_a_sign_of_life() -> None:
+    def body(version: str) -> dict[str, Any]:
+        spec = {"holderIdentity": "other", "leaseDurationSeconds": 15, "renewTime": "1999-01-01T00:00:00Z"}
+        return {"metadata": {"resourceVersion": version}, "spec": spec}
+
+    first = seen(body("1"), None, 100)
+    assert seen(body("1"), first, 110).since == 100
+    assert seen(body("2"), first, 110).since == 110, "whatever the clock of the other says"
+
+
+def test_who_we_are() -> None:
+    assert identity({"POD_NAME": "operator-1"}) == "operator-1"
+    inside = identity({"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    assert identity({}).startswith(f"{inside}-"), "outside of a pod each process is one of its own"
+
+
+class Server:
+    """Answers as the API server does, or not at all."""
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] | None = None
+        self.silent = False
+
+    async def get(self, _: str) -> dict[str, Any] | None:
+        self._answer()
+        return self.lease
+
+    async def request(self, method: str, _: str, *, body: Any, **__: Any) -> dict[str, Any]:
+        self._answer()
+        if method == "POST":
+            self.lease = {"metadata": {"resourceVersion": "1"}, "spec": body["spec"]}
+            return self.lease
+        if self.lease is None:
+            raise ApiError("not found", 404)
+        version = self.lease["metadata"]["resourceVersion"]
+        if body[0]["value"] != version:
+            raise ApiError("it has changed", 422)
+        spec = self.lease["spec"] | {each["path"].split("/")[-1]: each["value"] for each in body[1:]}
+        self.lease = {"metadata": {"resourceVersion": str(int(version) + 1)}, "spec": spec}
+        return self.lease
+
+    def _answer(self) -> None:
+        if self.silent:
+            raise ApiError("no answer", None)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_the_fence_closes_before_another_may_take_it_and_opens_again_if_none_did() -> None:
+    server, clock = Server(), Clock()
+    cluster = Cluster(server, "ns")  # type: ignore[arg-type]
+    mine = Lease(cluster, "me", 15, clock=clock)
+    await mine.acquire()
+    assert mine.held()
+    cluster.may_write = mine.held
+    server.silent = True
+    clock.now += 9
+    assert not await mine.renew()
+    assert mine.held()
+    clock.now += 1
+    assert not mine.held(), "5 s before another may take it: time for a request that is under way"
+    with pytest.raises(ApiError, match="nothing is written"):
+        await cluster.create_job({})
+    server.silent = False
+    assert await mine.renew()
+    assert mine.held()
+
+
+async def test_one_that_acted_never_takes_it_again_after_another_had_it() -> None:
+    """It does not know what the other did: it has to begin anew."""
+    server, clock = Server(), Clock()
+    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    await mine.acquire()
+    assert server.lease is not None
+    server.lease = {"metadata": {"resourceVersion": "9"}, "spec": {"holderIdentity": ""}}
+    clock.now += 20
+    assert [await mine.renew() for _ in range(3)] == [False] * 3
+    assert not mine.held()
+    await Lease(Cluster(server, "ns"), "new", 15, clock=clock).acquire()  # type: ignore[arg-type]
+
+
+async def test_given_back_it_is_free_at_once_and_deleted_it_is_made_again() -> None:
+    server, clock = Server(), Clock()
+    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    await mine.acquire()
+    server.lease = None
+    assert [await mine.renew() for _ in range(2)] == [False, True]
+    await mine.release()
+    assert not mine.held()
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == ""

@@ -1,0 +1,140 @@
+"""What the documentation says is what the code says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from coding_agent_core.outcome import Reason
+from coding_agent_core.settings import load_settings
+from coding_agent_docs import write
+from coding_agent_docs.blocks import SHELLS, Block, blocks, script
+from coding_agent_docs.paths import DOCS, ROOT, pages
+from coding_agent_docs.settings_reference import undocumented
+from coding_agent_operator import outcome_of
+from kubectl_agenttask.program import parser as plugin
+
+import main
+
+ALL = [block for page in pages() for block in blocks(page)]
+SHELL = [block for block in ALL if block.language in SHELLS]
+
+
+def place(block: Block) -> str:
+    return f"{block.page.relative_to(ROOT)}:{block.line}"
+
+
+@pytest.mark.parametrize("page", write.pages(), ids=lambda page: page.stem)
+def test_a_reference_page_says_what_the_code_says(page: Path) -> None:
+    made = write.pages()[page]
+    assert page.read_text() == made, "run `python -m coding_agent_docs reference`"
+
+
+def test_every_setting_is_documented_in_its_type() -> None:
+    assert undocumented() == []
+
+
+@pytest.mark.parametrize("block", SHELL, ids=place)
+def test_shell_blocks_are_shell(block: Block) -> None:
+    bash = ["bash", "-n"]
+    done = subprocess.run(bash, input=script(block), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def commands(*names: str) -> list[Any]:
+    """The documented commands that begin with these words, with the words behind them."""
+    found = []
+    for block in SHELL:
+        for line in script(block).replace("\\\n", " ").splitlines():
+            try:
+                words = shlex.split(line, comments=True)
+            except ValueError:
+                continue
+            for at in range(len(words)):
+                if tuple(Path(word).name for word in words[at : at + len(names)]) == names:
+                    found.append(pytest.param(words[at + len(names) :], id=f"{place(block)}-{at}"))
+    return found
+
+
+@pytest.mark.parametrize("arguments", commands("python", "main.py"))
+def test_documented_command_lines_of_main(arguments: list[str]) -> None:
+    arguments = [each for each in arguments if not each.startswith(("|", ">", "&")) or each == "--help"]
+    if "--help" not in arguments:
+        main._parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize("arguments", commands("kubectl", "agenttask"))
+def test_documented_command_lines_of_the_plugin(arguments: list[str]) -> None:
+    plugin().parse_args(arguments)
+
+
+@pytest.mark.parametrize("arguments", commands("make"))
+def test_documented_make_targets(arguments: list[str]) -> None:
+    known = set()
+    for makefile in (ROOT / "Makefile", *ROOT.glob("dev/*/*.mk")):
+        known |= set(re.findall(r"^([a-z][a-z0-9-]*):", makefile.read_text(), re.MULTILINE))
+    targets = [word for word in arguments if re.fullmatch(r"[a-z][a-z0-9-]*", word)]
+    assert set(targets[:1]) <= known
+
+
+@pytest.mark.parametrize("block", [b for b in ALL if b.word == "config"], ids=place)
+def test_documented_settings_are_taken(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(block.text)
+    load_settings(file, {})
+
+
+def values_blocks() -> list[Block]:
+    return [b for b in ALL if b.word == "values" or (b.word == "file" and b.what.endswith("values.yaml"))]
+
+
+@pytest.mark.parametrize("block", values_blocks(), ids=place)
+def test_documented_values_are_of_the_chart(block: Block, tmp_path: Path) -> None:
+    given = yaml.safe_load(block.text)
+    known = yaml.safe_load((ROOT / "charts" / "coding-agent" / "values.yaml").read_text())
+    assert unknown(given, known) == []
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(given.get("config", {})))
+    load_settings(config, {})
+
+
+def unknown(given: dict[str, Any], known: dict[str, Any], path: str = "") -> list[str]:
+    """The keys of `given` that the chart does not have; what is empty in the chart is free to fill."""
+    found = []
+    for key, value in given.items():
+        at = f"{path}.{key}".lstrip(".")
+        if at == "config":
+            continue
+        if key not in known:
+            found.append(at)
+        elif isinstance(value, dict) and isinstance(known[key], dict) and known[key]:
+            found += unknown(value, known[key], at)
+    return found
+
+
+def test_every_reason_has_its_remedy() -> None:
+    text = (DOCS / "troubleshooting.md").read_text()
+    reasons = {each.value for each in Reason}
+    for table in (outcome_of.EXITS, outcome_of.DISRUPTIONS, outcome_of.STOPS):
+        reasons |= {verdict.reason for verdict in table.values()}
+    for name in ("CRASHED", "OUT_OF_MEMORY", "OUT_OF_TIME", "OUT_OF_STORAGE", "LOST", "DISRUPTED"):
+        reasons.add(getattr(outcome_of, name).reason)
+    missing = [reason for reason in sorted(reasons) if f"`{reason}`" not in text]
+    assert missing == []
+
+
+def test_every_alert_has_its_runbook_entry_and_no_entry_is_of_an_alert_that_is_gone() -> None:
+    rules = (ROOT / "charts" / "coding-agent" / "files" / "alerts.yaml").read_text()
+    alerts = re.findall(r"alert: *(\w+)", rules)
+    entries = re.findall(r"^## (\w+)$", (DOCS / "operations" / "runbooks.md").read_text(), re.MULTILINE)
+    assert sorted(alerts) == sorted(entries)
+
+
+def test_pictures_are_light() -> None:
+    heavy = [str(file) for file in (DOCS / "images").iterdir() if file.stat().st_size > 200_000]
+    assert heavy == []

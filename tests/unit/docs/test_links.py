@@ -1,0 +1,36 @@
+"""Every relative link of the documentation leads somewhere."""
+
+from pathlib import Path
+
+import pytest
+from coding_agent_docs.links import anchors, dead_links, slug_of
+from coding_agent_docs.paths import ROOT, pages
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in pages()])
+def test_links_of(page: str) -> None:
+    assert list(dead_links(ROOT / page)) == []
+
+
+def test_what_is_dead(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# There\n## It is `x.y`, too\n## There\n```\n# not a heading\n```\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](there.md) [b](there.md#there-1) [c](there.md#it-is-xy-too) [d](https://example.com/x)\n"
+        "`[e](no.md)`\n"
+        "[f](gone.md) [g](there.md#gone) ![h](gone.png) [i](#gone)\n"
+    )
+    assert list(dead_links(page)) == ["gone.md", "there.md#gone", "gone.png", "#gone"]
+    assert anchors(tmp_path / "there.md") == {"there", "there-1", "it-is-xy-too"}
+
+
+@pytest.mark.parametrize(
+    ("title", "slug"),
+    [
+        ("`webhook.github`", "webhookgithub"),
+        ("ハイブリッド 運用", "ハイブリッド-運用"),
+        ("A [link](x), b", "a-link-b"),
+    ],
+)
+def test_slugs(title: str, slug: str) -> None:
+    assert slug_of(title) == slug

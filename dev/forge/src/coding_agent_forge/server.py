@@ -38,19 +38,25 @@ def config_for(app: FastAPI) -> uvicorn.Config:
 
 
 class ForgeServer:
-    """A running forge on a free loopback port, in a thread of its own.
+    """A running forge on a free port, on loopback unless told otherwise, in a thread of its own.
 
     Use as a context manager. Its methods may be called from any thread; they do what a person does, and the
     webhooks go out as for a person.
     """
 
     def __init__(
-        self, flavour: Flavour | str, seed: Seed | dict[str, Any], folder: Path, *, port: int = 0
+        self,
+        flavour: Flavour | str,
+        seed: Seed | dict[str, Any],
+        folder: Path,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
-        self._socket = listen("127.0.0.1", port)
+        self._socket = listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.flavour = Flavour(flavour)
-        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.base_url = f"http://{host}:{self.port}"
         prepared = seed if isinstance(seed, Seed) else from_data(seed)
         self.app = create_app(self.flavour, prepared, folder, self.base_url)
         self._server = uvicorn.Server(config_for(self.app))

@@ -170,11 +170,13 @@ def create_app(scripts: Sequence[Script], *, api_key: str | None = None) -> Fast
 
 
 class ModelServer:
-    """The server on a free port of the loopback interface, in a thread, for the time of a `with` block."""
+    """The server on a free port, on loopback unless told otherwise, in a thread, for a `with` block."""
 
-    def __init__(self, scripts: Sequence[Script], *, api_key: str | None = None) -> None:
+    def __init__(
+        self, scripts: Sequence[Script], *, api_key: str | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self.app = create_app(scripts, api_key=api_key)
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server((host, 0))
         config = uvicorn.Config(self.app, log_level="critical", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
@@ -182,7 +184,8 @@ class ModelServer:
     @property
     def base_url(self) -> str:
         """What goes into `llm.openai.base_url`."""
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+        host, port = self._socket.getsockname()
+        return f"http://{host}:{port}/v1"
 
     @property
     def requests(self) -> list[dict[str, Any]]:

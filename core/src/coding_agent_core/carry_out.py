@@ -130,7 +130,7 @@ async def _carry_out(command: IssueCommand, forge: Forge, place: Place) -> Carri
         return CarriedOut(Result.REFUSED, f"{command.user} has no write access to the repository")
     try:
         if await forge.has_reacted(command.item, command.comment):
-            return CarriedOut(Result.NOTHING, "it was carried out before")
+            return CarriedOut(Result.DONE, "it was carried out before")
     except ForgeNotFoundError:
         return CarriedOut(Result.NOTHING, "its comment is gone")
     done = await _act(command, forge, place)

@@ -21,6 +21,9 @@ from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.tasks import Frozen, task_name
 
 ANNOTATION_COMMANDS = f"{GROUP}/commands"
+LABEL_COMMANDS = f"{GROUP}/commands"
+"""`pending` while a command waits: `kubectl get agenttasks -l coding-agent.dev/commands=pending`."""
+PENDING = "pending"
 LABEL_MAILBOX = f"{GROUP}/mailbox"
 """`true` on a mailbox."""
 ANSWERED = "done"
@@ -112,7 +115,7 @@ def added(body: Body, command: IssueCommand) -> dict[str, Any]:
         noted.remove(oldest)
     patch = _patch(body, noted)
     # The reporter watches what it has not shown, and not every task that ever ran.
-    patch["metadata"]["labels"] = {LABEL_REPORTED: None}
+    patch["metadata"]["labels"][LABEL_REPORTED] = None
     return patch
 
 
@@ -141,7 +144,7 @@ def mailbox(command: IssueCommand, *, uuid: str) -> dict[str, Any]:
     meta = task["metadata"]
     meta["name"] = f"{task_name(command.item)}-mailbox"
     del meta["labels"][LABEL_ACTIVE]
-    meta["labels"][LABEL_MAILBOX] = "true"
+    meta["labels"] |= {LABEL_MAILBOX: "true", LABEL_COMMANDS: PENDING}
     meta["annotations"] = {ANNOTATION_COMMANDS: _text([_entry(command)])}
     task["spec"]["suspend"] = True
     return task
@@ -159,10 +162,12 @@ def _entry(command: IssueCommand) -> Noted:
 
 
 def _patch(body: Body, noted: list[Noted]) -> dict[str, Any]:
+    waits = any(each.pending for each in noted)
     return {
         "metadata": {
             # A merge patch with a resourceVersion is refused with 409 when the object has another by now.
             "resourceVersion": body["metadata"]["resourceVersion"],
+            "labels": {LABEL_COMMANDS: PENDING if waits else None},
             "annotations": {ANNOTATION_COMMANDS: _text(noted)},
         }
     }

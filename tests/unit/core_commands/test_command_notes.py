@@ -10,6 +10,7 @@ import pytest
 from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ITEM, LABEL_REPORTED, manifest, parse_spec
 from coding_agent_core.command_notes import (
     ANNOTATION_COMMANDS,
+    LABEL_COMMANDS,
     LIMIT,
     TooManyCommandsError,
     added,
@@ -72,6 +73,7 @@ def patched(body: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_command_is_noted_and_comes_back_as_it_was() -> None:
     body = patched(task(), added(task(), command()))
+    assert body["metadata"]["labels"][LABEL_COMMANDS] == "pending"
     (noted,) = noted_on(body)
     assert noted.of(parse_spec(body)) == command()
     assert knows(body, command())
@@ -123,8 +125,10 @@ def test_what_was_carried_out_stays_known_and_waits_no_more() -> None:
     body = patched(body, added(body, command("2")))
     body = patched(body, settled(body, "1", "done"))
     assert [each.pending for each in noted_on(body)] == [False, True]
+    assert body["metadata"]["labels"][LABEL_COMMANDS] == "pending"
     body = patched(body, settled(body, "2", "nothing"))
     assert [each.result for each in noted_on(body)] == ["done", "nothing"]
+    assert LABEL_COMMANDS not in body["metadata"]["labels"]
     assert knows(body, command("1"))
     assert knows(body, command("2"))
 

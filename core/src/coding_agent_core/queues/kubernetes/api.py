@@ -64,19 +64,6 @@ class AgentTasks:
         """Apply a merge patch; `False` if the task is not the one that was read any more."""
         return await self._server.merge(f"{self._path}/{name}", dict(patch)) is not None
 
-    async def delete(self, body: Body) -> bool:
-        """Delete exactly this version of a task; `False` if it has another by now. Gone is as good."""
-        meta = body["metadata"]
-        exactly = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
-        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": exactly}
-        try:
-            await self._server.request("DELETE", f"{self._path}/{meta['name']}", body=options)
-        except ApiError as error:
-            if error.status not in (404, 409):
-                raise
-            return error.status == 404
-        return True
-
     async def probe(self) -> None:
         """Find out whether tasks can be read now: connection, credentials, schema and storage."""
         await self._server.request("GET", self._path, query=[("limit", "1")])

@@ -30,6 +30,7 @@ class Workspace(Section):
     start_timeout: float = Field(default=120.0, gt=0)
     """Seconds in which a workspace that runs already must answer; also when its container was restarted."""
     isolation: Isolation = Isolation.AUTO
+    """What separates commands from the agent where both run on one machine."""
     base_dir: Path | None = None
     """Where workspaces are made; `None`: the system's temporary folder."""
     command_timeout: float = Field(default=300.0, gt=0)
@@ -44,11 +45,13 @@ class Consumer(Section):
     concurrency: int = Field(default=1, gt=0)
     """Tasks at a time in one process."""
     max_attempts: int = Field(default=3, gt=0)
+    """Attempts of one task at most; those that the cluster disrupted do not count."""
     timeout_seconds: int = Field(default=3600, gt=0)
     """Wall clock of one attempt."""
     retry_delay: float = Field(default=30.0, ge=0)
     """Seconds before the second attempt; doubled for each further one, capped at `retry_delay_max`."""
     retry_delay_max: float = Field(default=600.0, ge=0)
+    """Seconds."""
     cancel_check_interval: float = Field(default=30.0, gt=0)
     """Seconds between two looks at the item's labels while a task runs: none of the flow's left, it stops."""
     max_tool_errors: int = Field(default=3, gt=0)
@@ -56,8 +59,11 @@ class Consumer(Section):
     max_malformed_answers: int = Field(default=5, gt=0)
     """Malformed model answers in a row that end the attempt."""
     branch_prefix: str = "coding-agent/"
+    """Begins the name of every branch that is pushed."""
     commit_name: str = "coding agent"
+    """Author of the commits."""
     commit_email: str = "coding-agent@localhost"
+    """E-mail address of the commits' author."""
     workspace: Workspace = Workspace()
 
 
@@ -65,7 +71,10 @@ class UserConfigApi(Section):
     """Per-user settings (requirement S22)."""
 
     enabled: bool = False
+    """Ask the service for the settings of the person who applied the label."""
     url: str = "http://user-config-api:8080"
+    """Base URL of the service."""
     api_key: SecretField = SecretSettings()
+    """Sent as Bearer token."""
     timeout: float = Field(default=5.0, gt=0)
     """Seconds; after that the defaults are used, with a warning."""

@@ -15,7 +15,9 @@ class Labels(Section):
     bot_label: str = Field(default="coding agent", min_length=1)
     """Applied by a person: asks for a task."""
     processing_label: str = Field(default="coding agent processing", min_length=1)
+    """On the item while a task is at work."""
     done_label: str = Field(default="coding agent done", min_length=1)
+    """On the item after success."""
     failed_label: str | None = None
     """Set when a task failed or was given up; none by default."""
 
@@ -32,6 +34,7 @@ class GitHub(Labels):
     query: str = "state:open archived:false sort:updated-desc"
     """Polling: appended to the search."""
     personal_access_token: SecretField = SecretSettings()
+    """Of the account that labels, comments, pushes and opens pull requests."""
 
     @property
     def host(self) -> str:
@@ -61,6 +64,7 @@ class GitLab(Labels):
     query: str = ""
     """Polling: search text."""
     personal_access_token: SecretField = SecretSettings()
+    """Personal, project or group access token with the scope `api`."""
 
     @field_validator("api_url")
     @classmethod

@@ -36,10 +36,15 @@ class Credential(Section):
     """
 
     secret: str = Field(min_length=1, max_length=253)
+    """Name of the Secret."""
     key: str = Field(min_length=1, max_length=253, pattern=r"^[-._A-Za-z0-9]+$")
+    """Key in the Secret."""
     file: str = Field(pattern=r"^[A-Za-z0-9][-._A-Za-z0-9]{0,127}$")
+    """Name of the file."""
     platform: Platform | None = None
+    """For tasks of this platform alone."""
     host: str | None = Field(default=None, min_length=1)
+    """For tasks of this forge alone, by its web host."""
     repository: str | None = Field(default=None, min_length=1)
     """`owner/repo`, or the path of a GitLab project; letter case is ignored."""
 
@@ -88,6 +93,7 @@ class AgentContainer(_Container):
     limits: dict[Resource, Quantity] = Field(
         default_factory=lambda: {"memory": "1Gi", "ephemeral-storage": "8Gi"}
     )
+    """No CPU limit: it waits for the model most of the time."""
     size_limit: Quantity = "8Gi"
     """Of the volume that holds its own clone."""
     env_from_secrets: tuple[Name, ...] = ()
@@ -107,9 +113,11 @@ class WorkspaceContainer(_Container):
     requests: dict[Resource, Quantity] = Field(
         default_factory=lambda: {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": "256Mi"}
     )
+    """What builds and tests need at least."""
     limits: dict[Resource, Quantity] = Field(
         default_factory=lambda: {"memory": "4Gi", "ephemeral-storage": "16Gi"}
     )
+    """A command that needs more memory is killed; the agent goes on."""
     size_limit: Quantity = "16Gi"
     """Of the volume that holds the tree, HOME and /tmp of the commands."""
 
@@ -128,13 +136,17 @@ class JobTemplate(Section):
     command: tuple[str, ...] = Field(default=("python", "/app/main.py", "--mode", "attempt"), min_length=1)
     """What the agent's container runs; the task is in its environment as `CODING_AGENT_TASK` (JSON)."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """Of both images."""
     image_pull_secrets: tuple[Name, ...] = ()
+    """Names of Secrets to pull with."""
     service_account: str = "default"
     """No token of it is ever mounted."""
     config_map: Name | None = None
     """ConfigMap that holds the configuration; `None`: the image's own, or none."""
     config_key: str = Field(default="config.yaml", pattern=r"^[-._A-Za-z0-9]+$")
+    """Key of `config_map` that holds the file."""
     credentials: tuple[Credential, ...] = ()
+    """Secrets that become files of the agent's container."""
     grace_seconds: int = Field(default=60, ge=10)
     """Between SIGTERM and SIGKILL: the agent pushes what it has. The Job's deadline is a task's
     `timeoutSeconds`, and this, and `start_seconds`."""
@@ -148,13 +160,17 @@ class JobTemplate(Section):
     annotations: dict[str, str] = Field(default_factory=dict)
     """Of the pod."""
     node_selector: dict[str, str] = Field(default_factory=dict)
+    """As in a pod."""
     tolerations: tuple[Toleration, ...] = ()
+    """As in a pod."""
     affinity: dict[Literal["nodeAffinity", "podAffinity", "podAntiAffinity"], dict[str, Any]] = Field(
         default_factory=dict
     )
+    """As in a pod."""
     runtime_class: str | None = Field(default=None, min_length=1)
     """RuntimeClass, such as a sandboxed one where tasks come from strangers."""
     priority_class: str | None = Field(default=None, min_length=1)
+    """PriorityClass of the pod."""
     volumes: tuple[dict[str, Any], ...] = ()
     """Further volumes, for the containers' `volume_mounts`."""
     agent: AgentContainer = AgentContainer()

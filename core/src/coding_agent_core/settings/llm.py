@@ -16,12 +16,15 @@ class McpServer(Section):
     """An MCP server whose tools the agent gets as `<mcp_server_name>_<tool>`."""
 
     mcp_server_name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")
+    """Letters, digits, `_` and `-`; begins the names of its tools."""
     command: tuple[str, ...] = ()
     """Started as a child process and spoken to over stdio."""
     url: str | None = None
     """Spoken to over streamable HTTP instead."""
     headers: dict[str, str] = Field(default_factory=dict)
+    """Sent with each request to `url`."""
     env: dict[str, str] = Field(default_factory=dict)
+    """Environment of `command`; nothing else of ours is in it."""
 
     @model_validator(mode="after")
     def _one_transport(self) -> McpServer:
@@ -34,8 +37,11 @@ class OpenAI(Section):
     """An OpenAI-compatible service."""
 
     base_url: str = "https://api.openai.com/v1"
+    """Base URL of the API, for any compatible service."""
     api_key: SecretField = SecretSettings()
+    """Key of the service; may be absent where it needs none."""
     model: str = "gpt-4o"
+    """Name of the model; it must have native tool calls."""
     max_token: int = Field(default=16384, gt=0)
     """Tokens of one answer."""
     context_length: int = Field(default=128_000, gt=0)
@@ -46,24 +52,33 @@ class Ollama(Section):
     """A local Ollama."""
 
     endpoint: str = "http://localhost:11434"
+    """Address of the server, without `/v1`."""
     model: str = "qwen3"
+    """Name of the model; it must have native tool calls."""
     max_token: int = Field(default=16384, gt=0)
+    """Tokens of one answer."""
     context_length: int = Field(default=32_768, gt=0)
+    """Tokens that fit the model's context."""
 
 
 class LMStudio(Section):
     """A local LM Studio."""
 
     base_url: str = "http://localhost:1234/v1"
+    """Base URL of its API, with `/v1`."""
     model: str = "local"
+    """Name of the model; it must have native tool calls."""
     max_token: int = Field(default=16384, gt=0)
+    """Tokens of one answer."""
     context_length: int = Field(default=32_768, gt=0)
+    """Tokens that fit the model's context."""
 
 
 class LLM(Section):
     """The model."""
 
     provider: Literal["openai", "ollama", "lmstudio"] = "openai"
+    """Which of the sections below is used."""
     function_calling: bool = True
     """Kept for existing files; only native tool calls are supported, and `false` is refused."""
     openai: OpenAI = OpenAI()
@@ -92,12 +107,15 @@ class S3(Section):
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://[^/\s@]+/?$")
     """The store's address, for example `https://s3.example.com`; `None`: Amazon's own, by the region."""
     region: str = Field(default="us-east-1", min_length=1)
+    """Region that requests are signed for."""
     prefix: str = Field(default="transcripts", max_length=200, pattern=r"^[A-Za-z0-9!_.*'()/-]*$")
     """Folder in the bucket below which all transcripts are."""
     path_style: bool = True
     """Whether the bucket stands in the path, as most compatible stores want it, or in the host name."""
     access_key_id: SecretField = SecretSettings()
+    """Of the account that may write to the bucket."""
     secret_access_key: SecretField = SecretSettings()
+    """Belongs to `access_key_id`."""
     timeout: float = Field(default=10.0, gt=0)
     """Seconds for one request."""
     max_retries: int = Field(default=2, ge=0, le=10)
@@ -121,6 +139,7 @@ class ContextStorage(Section):
     compression_threshold: float = Field(default=0.7, gt=0, le=1)
     """Share of the context length at which the older part is summarised."""
     keep_recent_messages: int = Field(default=5, ge=1)
+    """Messages at the end that are never summarised."""
     cleanup_days: int = Field(default=30, ge=0)
     """Transcripts older than this are removed; 0 keeps them."""
 

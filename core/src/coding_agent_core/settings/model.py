@@ -96,7 +96,9 @@ class Logging(Section):
     """Logs."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least that is logged."""
     format: Literal["text", "json"] = "text"
+    """Lines for people, or JSON objects for log collectors."""
     file: Path | None = None
     """Also to this file."""
 
@@ -125,11 +127,13 @@ class Settings(BaseSettings):
     scheduling: Scheduling = Scheduling()
     queue: Queue = Queue()
     use_rabbitmq: bool = False
+    """Tasks wait in RabbitMQ; otherwise in this process's memory. `queue.backend` wins."""
     rabbitmq: RabbitMQ = RabbitMQ()
     llm: LLM = LLM()
     system_prompt: str | None = None
     """Replaces the built-in instructions to the agent."""
     mcp_servers: tuple[McpServer, ...] = ()
+    """Further tools for the agent."""
     max_llm_process_num: int = Field(default=1000, gt=0)
     """Model requests in one attempt."""
     context_storage: ContextStorage = ContextStorage()

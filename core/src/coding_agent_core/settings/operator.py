@@ -60,6 +60,7 @@ class Operator(Section):
     namespace: str | None = None
     """Where AgentTasks are; `None`: `POD_NAMESPACE`, else `default`."""
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside of the pod
+    """Address to listen on."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """`/livez`, `/readyz` and `/metrics`."""
     workers: int = Field(default=8, gt=0)

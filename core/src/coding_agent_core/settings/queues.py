@@ -29,11 +29,15 @@ class RabbitMQ(Section):
     """The broker."""
 
     host: str = "localhost"
+    """Host name of the broker."""
     port: int = Field(default=5672, gt=0, le=65535)
+    """Its AMQP port."""
     user: str = "guest"
+    """User of the virtual host `/`."""
     password: SecretField = SecretSettings()
     """Empty: `guest`, the broker's own default for local connections."""
     queue: str = Field(default="coding_agent_tasks", min_length=1)
+    """Durable queue of the tasks; `.dead` behind its name: those given up."""
     heartbeat: int = Field(default=60, gt=0)
     """Seconds; a dead connection is noticed after about two of them."""
     publish_timeout: float = Field(default=5.0, gt=0)
@@ -44,6 +48,7 @@ class KubernetesQueue(Section):
     """AgentTasks in a namespace."""
 
     namespace: str | None = None
+    """Where AgentTasks are; `None`: `POD_NAMESPACE`, else that of the kubeconfig."""
 
 
 class Engine(StrEnum):
@@ -59,6 +64,7 @@ class Kueue(Section):
     """The LocalQueues that attempts are put into; they are in the namespace of the AgentTasks."""
 
     local_queue: str = Field(default="coding-agent", min_length=1, max_length=63)
+    """LocalQueue of all repositories that are not named below."""
     repositories: dict[str, str] = Field(default_factory=dict)
     """Other queues for single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
 

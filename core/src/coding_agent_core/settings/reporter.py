@@ -11,11 +11,13 @@ class Reporter(Section):
     """Mirrors AgentTasks to labels and one comment; times in seconds. Rates are for each forge host."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside of the pod
+    """Address to listen on."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """`/livez`, `/readyz` and `/metrics`."""
     requests_per_second: float = Field(default=2.0, gt=0)
     """Requests to a forge, on average; more than `burst` never come at once."""
     burst: int = Field(default=10, gt=0)
+    """Requests that may come at once after a quiet time."""
     writes_per_minute: float = Field(default=60.0, gt=0)
     """Requests that change something. GitHub's secondary limit is 80 a minute."""
     requests_per_hour: int = Field(default=4000, gt=0)
@@ -35,6 +37,7 @@ class Reporter(Section):
     retry_first: float = Field(default=2.0, gt=0)
     """Before the second try while a forge does not answer; doubled for each further one."""
     retry_max: float = Field(default=120.0, gt=0)
+    """Longest wait between two tries."""
     tell_after: float = Field(default=30.0, ge=0)
     """A forge that is away for this long is told on each task that waits for it: condition and Event."""
     request_timeout: float = Field(default=10.0, gt=0)

@@ -16,7 +16,9 @@ class WebhookServer(Section):
     """Where the receiver listens."""
 
     host: str = "0.0.0.0"  # noqa: S104 - the specification's default; a container must listen on all
+    """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
+    """0 takes a free one."""
 
 
 class GitHubWebhook(Section):
@@ -25,7 +27,9 @@ class GitHubWebhook(Section):
     secret: SecretField = SecretSettings()
     """The webhook's secret; several while it is rotated."""
     events: tuple[str, ...] = ("issues", "pull_request")
+    """Events that can make a task, by `X-GitHub-Event`."""
     actions: tuple[str, ...] = ("labeled",)
+    """Actions of them that can make a task."""
 
 
 class GitLabWebhook(Section):
@@ -34,6 +38,7 @@ class GitLabWebhook(Section):
     token: SecretField = SecretSettings()
     """The webhook's secret token; several while it is rotated."""
     events: tuple[str, ...] = ("Issue Hook", "Merge Request Hook")
+    """Events that can make a task; a system hook's are named as these."""
 
 
 class Commands(Section):
@@ -43,6 +48,7 @@ class Commands(Section):
     """
 
     enabled: bool = False
+    """Whether comments are looked at at all."""
     allowed: tuple[CommandName, ...] = tuple(CommandName)
     """Those that are understood; comments with any other are comments."""
 
@@ -60,6 +66,7 @@ class Webhook(Section):
     """The receiver."""
 
     enabled: bool = True
+    """`false`: `--mode webhook` refuses to start."""
     server: WebhookServer = WebhookServer()
     github: GitHubWebhook = GitHubWebhook()
     gitlab: GitLabWebhook = GitLabWebhook()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -37,9 +38,12 @@ from coding_agent_consumer.claim import Start
 from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_consumer.tasks import remembered, task_for
+from coding_agent_consumer.transcripts.keeping import Transcripts
 
 _logger = logging.getLogger("coding_agent.attempt")
 _T = TypeVar("_T")
+_LAST_UPLOAD = 20.0
+"""Seconds in which the transcript is to be kept whole, where nothing presses."""
 _LAST_WORDS = 10.0
 """Seconds at the end of the grace time for writing down how it ended."""
 
@@ -68,12 +72,24 @@ class PodAttempt:
     grace: float
     clock: Callable[[], float] = time.monotonic
     _began: float = field(init=False)
+    _transcripts: Transcripts = field(init=False)
     _attempt: Attempt | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        task, storage = self.given.task, self.settings.context_storage
+        # A relative folder is a scratch folder here: the program's own folder is read-only in its image.
+        base = Path(tempfile.gettempdir()) / storage.base_dir
+        self._transcripts = Transcripts(storage, base, task.request.item, run=task.run, attempt=task.attempt)
 
     async def run(self) -> Outcome:
         """Run it; returns before the grace time after SIGTERM, or after the task's time limit, is over."""
         self._began = self.clock()
         last_words = min(_LAST_WORDS, self.grace / 3)
+        outcome = await self._within_time(last_words)
+        hurry = self.stop.is_set() or self.clock() - self._began > self.given.timeout_seconds
+        return await self._transcripts.end(outcome, within=last_words / 3 if hurry else _LAST_UPLOAD)
+
+    async def _within_time(self, last_words: float) -> Outcome:
         work = asyncio.ensure_future(self._outcome())
         stopped = asyncio.ensure_future(self.stop.wait())
         try:
@@ -126,7 +142,8 @@ class PodAttempt:
             return Outcome(reason=Reason.ITEM_GONE, message="The item was closed before the attempt began.")
         branch = await self._branch(item)
         settings = await settings_for(self.settings, item.platform, queued.request.user)
-        self._attempt = self._prepared(settings, item, details, branch)
+        recap = await self._transcripts.begin() or self.given.earlier.recap
+        self._attempt = self._prepared(settings, item, details, branch, recap)
         _logger.info("Attempt %d of %d at %s begins", queued.attempt, self.given.max_attempts, item.display)
         outcome = await self._attempt.run()
         _logger.info("Attempt %d at %s ended: %s", queued.attempt, item.display, outcome.reason)
@@ -144,7 +161,9 @@ class PodAttempt:
         prefix = self.settings.consumer.branch_prefix
         return await self._patiently(lambda: branch_for(self.forge, item, start, prefix))
 
-    def _prepared(self, settings: Settings, item: Item, details: ItemDetails, branch: str) -> Attempt:
+    def _prepared(
+        self, settings: Settings, item: Item, details: ItemDetails, branch: str, recap: str
+    ) -> Attempt:
         queued = self.given.task
         left = max(1, int(self.given.timeout_seconds - (self.clock() - self._began)))
         settings = settings.model_copy(
@@ -167,19 +186,12 @@ class PodAttempt:
             agent=self.make_agent(settings),
             open_workspace=self.open_workspace,
             issue_branch=branch,
-            transcript=self._transcript(settings),
-            recap=self.given.earlier.recap,
+            transcript=self._transcripts.path,
+            recap=recap,
             stop=self.stop,
             on_step=log_steps(item),
             patience=float(left),
         )
-
-    def _transcript(self, settings: Settings) -> Path | None:
-        storage = settings.context_storage
-        if not storage.enabled:
-            return None
-        task = self.given.task
-        return storage.base_dir / task.name / f"attempt-{task.attempt}.jsonl"
 
     async def _patiently(self, action: Callable[[], Awaitable[_T]]) -> _T:
         left = self.given.timeout_seconds - (self.clock() - self._began)

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TypeVar
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
@@ -26,7 +25,6 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 
 from coding_agent_consumer.agent.protocol import Agent
-from coding_agent_consumer.agent.transcript import recap
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace, log_steps
 from coding_agent_consumer.backoff import delay
 from coding_agent_consumer.branches import branch_for
@@ -34,6 +32,7 @@ from coding_agent_consumer.claim import Drop, End, Start, claim
 from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_consumer.tasks import Task, remembered, task_for
+from coding_agent_consumer.transcripts.keeping import Transcripts
 
 _logger = logging.getLogger("coding_agent.task_handler")
 _T = TypeVar("_T")
@@ -154,7 +153,14 @@ class TaskHandler:
         await self._patiently(lease, task.prepare)
         _logger.info("Attempt %d of %d at %s begins", attempt, task.max_attempts, item.display)
         settings = await settings_for(self.settings, item.platform, lease.task.request.user)
-        folder = self._transcripts(item, task.state.run)
+        transcripts = Transcripts(
+            self.settings.context_storage,
+            self.settings.context_storage.base_dir,
+            item,
+            run=task.state.run,
+            attempt=attempt,
+        )
+        recap = await transcripts.begin()
         async with self._watch(lease, task) as (stop, why):
             outcome = await Attempt(
                 settings=settings,
@@ -163,11 +169,12 @@ class TaskHandler:
                 agent=self.make_agent(settings),
                 open_workspace=self.open_workspace,
                 issue_branch=branch,
-                transcript=folder / f"attempt-{attempt}.jsonl" if folder else None,
-                recap=_recap(folder),
+                transcript=transcripts.path,
+                recap=recap,
                 stop=stop,
                 on_step=log_steps(item),
             ).run()
+        outcome = await transcripts.end(outcome)
         if lease.lost.is_set():
             raise _LetGoError
         if outcome.reason is Reason.CANCELLED:
@@ -275,17 +282,3 @@ class TaskHandler:
         consumer = self.settings.consumer
         own = delay(attempt, first=consumer.retry_delay, cap=consumer.retry_delay_max, chance=self.chance)
         return max(own, asked or 0.0)
-
-    def _transcripts(self, item: Item, run: int) -> Path | None:
-        storage = self.settings.context_storage
-        if not storage.enabled:
-            return None
-        folder = storage.base_dir / item.identity.replace("|", "_").replace("/", "_") / f"run-{run}"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder
-
-
-def _recap(folder: Path | None) -> str:
-    """What earlier attempts of the run did, from their transcripts."""
-    earlier = sorted(folder.glob("attempt-*.jsonl")) if folder else []
-    return "\n\n".join(filter(None, (recap(path) for path in earlier)))

@@ -103,6 +103,8 @@ class Task:
             message=outcome.message if outcome else "",
             summary=outcome.summary if outcome else "",
             usage=outcome.usage if outcome else Usage(),
+            transcript=(outcome.transcript_url or outcome.transcript) if outcome else None,
+            tail=outcome.tail if outcome and not outcome.succeeded else "",
             pushed=outcome is not None and outcome.branch is not None,
             bot_label=self.labels.bot_label,
             change_noun=self.change_noun,

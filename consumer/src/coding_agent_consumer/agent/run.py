@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any
 
+from coding_agent_core.cost import cost_of
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Reason, Usage
 from coding_agent_core.settings.model import Settings
@@ -24,7 +24,7 @@ from coding_agent_consumer.agent.protocol import Brief, Ending, OnStep, Step
 from coding_agent_consumer.agent.retrying import RetryingModel, RetryPolicy
 from coding_agent_consumer.agent.scrub import Scrub, scrub_for
 from coding_agent_consumer.agent.tools import workspace_tools
-from coding_agent_consumer.agent.transcript import Transcript, cleanup
+from coding_agent_consumer.agent.transcript import Transcript
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.agent")
@@ -66,12 +66,12 @@ class ModelAgent:
             stopped.cancel()
             await _let_go(job)
         if stop.is_set():
-            return Ending(Reason.CANCELLED, "The work was stopped.", "", _counted(usage))
+            return Ending(Reason.CANCELLED, "The work was stopped.", "", self._counted(usage))
         return Ending(
             Reason.DEADLINE_EXCEEDED,
             f"The agent did not finish within {_duration(timeout)} (consumer.timeout_seconds).",
             "",
-            _counted(usage),
+            self._counted(usage),
         )
 
     async def _work(self, brief: Brief, workspace: Workspace, on_step: OnStep, usage: RunUsage) -> Ending:
@@ -79,8 +79,7 @@ class ModelAgent:
         try:
             spec = model_spec(self._settings.llm)
         except SettingsError as error:
-            return Ending(Reason.CONFIGURATION, str(error), "", _counted(usage))
-        await self._cleanup(brief)
+            return Ending(Reason.CONFIGURATION, str(error), "", self._counted(usage))
         try:
             output = await self._converse(brief, workspace, on_step, usage, spec, scrub)
         except Exception as error:
@@ -88,10 +87,10 @@ class ModelAgent:
             if failure is None:
                 _logger.exception("The agent failed unexpectedly")
                 message = f"The agent failed unexpectedly ({type(error).__name__}); the log tells more."
-                return Ending(Reason.INTERNAL, message, "", _counted(usage))
-            return Ending(failure.reason, failure.message, "", _counted(usage), failure.retry_after)
+                return Ending(Reason.INTERNAL, message, "", self._counted(usage))
+            return Ending(failure.reason, failure.message, "", self._counted(usage), failure.retry_after)
         reason, message, summary = concluded(output)
-        return Ending(reason, scrub(message), scrub(summary), _counted(usage))
+        return Ending(reason, scrub(message), scrub(summary), self._counted(usage))
 
     async def _converse(  # noqa: PLR0917 - what one attempt is made of
         self,
@@ -123,6 +122,25 @@ class ModelAgent:
                 )
                 return await conversation.run(brief.prompt)
 
+    def _counted(self, usage: RunUsage) -> Usage:
+        """What was used, with its cost where the model's price is configured."""
+        llm = self._settings.llm
+        price = llm.prices.get(getattr(llm, llm.provider).model)
+        cost = None
+        if price is not None:
+            cost = cost_of(
+                price,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_tokens=usage.cache_read_tokens,
+            )
+        return Usage(
+            requests=usage.requests,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost=cost,
+        )
+
     async def _servers(
         self, stack: AsyncExitStack, scrub: Scrub, on_step: OnStep
     ) -> tuple[list[AbstractToolset[Any]], str]:
@@ -136,12 +154,6 @@ class ModelAgent:
             return connected.toolsets, ""
         names = ", ".join(sorted(connected.failed))
         return connected.toolsets, f"\nThe tools of these servers are not available now: {names}.\n"
-
-    async def _cleanup(self, brief: Brief) -> None:
-        storage = self._settings.context_storage
-        if brief.transcript is not None:
-            now = datetime.now(UTC)
-            await asyncio.to_thread(cleanup, storage.base_dir, storage.cleanup_days, now=now)
 
 
 @asynccontextmanager
@@ -166,10 +178,6 @@ async def _let_go(job: asyncio.Task[Ending]) -> None:
         await asyncio.wait({job}, timeout=_LET_GO)
     if not job.done():
         _logger.warning("A tool of the agent did not stop within %.0f s", _LET_GO)
-
-
-def _counted(usage: RunUsage) -> Usage:
-    return Usage(requests=usage.requests, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 
 
 def _duration(seconds: float) -> str:

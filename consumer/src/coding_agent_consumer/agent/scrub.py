@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from coding_agent_core.secrets import Secrets
+from coding_agent_core.secrets import Secrets, SecretSettings
 from coding_agent_core.settings.model import Settings
 
 _SHORTEST = 8
@@ -35,7 +35,7 @@ class Scrub:
 
 def scrub_for(settings: Settings) -> Scrub:
     """All that this process could show: keys, tokens, and what MCP servers are given under such names."""
-    fields = (
+    fields: tuple[SecretSettings, ...] = (
         settings.llm.openai.api_key,
         settings.github.personal_access_token,
         settings.gitlab.personal_access_token,
@@ -44,6 +44,8 @@ def scrub_for(settings: Settings) -> Scrub:
         settings.webhook.github.secret,
         settings.webhook.gitlab.token,
     )
+    if (s3 := settings.context_storage.s3) is not None:
+        fields += (s3.access_key_id, s3.secret_access_key)
     values = [value for each in fields for value in Secrets(each).current()]
     for server in settings.mcp_servers:
         for name, value in (*server.env.items(), *server.headers.items()):

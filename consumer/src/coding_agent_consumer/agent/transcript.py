@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -91,31 +89,6 @@ def digest(message: ModelMessage) -> list[str]:
             word = "gave" if part.outcome == "success" else "failed"
             lines.append(f"  {word}: {_ends(text, _CALL_LENGTH)}")
     return lines
-
-
-def cleanup(base_dir: Path, days: int, *, now: datetime) -> int:
-    """Remove transcripts that were last written more than `days` ago, and folders left empty; how many.
-
-    Args:
-        days: 0 keeps all.
-        now: aware.
-    """
-    if days <= 0 or not base_dir.is_dir():
-        return 0
-    oldest = now.timestamp() - days * 86_400
-    removed: list[Path] = []
-    for path in base_dir.rglob("*.jsonl"):
-        try:
-            if path.is_file() and not path.is_symlink() and path.stat().st_mtime < oldest:
-                path.unlink()
-                removed.append(path)
-        except OSError as error:
-            _logger.warning("Cannot remove the old transcript %s: %s", path, error.strerror)
-    folders = {folder for path in removed for folder in path.parents if base_dir in folder.parents}
-    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
-        with suppress(OSError):  # it holds something still
-            folder.rmdir()
-    return len(removed)
 
 
 def _short(text: str, length: int) -> str:

@@ -1,0 +1,1 @@
+"""Transcripts that outlive the attempt: in a folder, and in a bucket where one is configured."""

@@ -1,0 +1,145 @@
+"""An S3-compatible bucket as a store of transcripts.
+
+The library's own coroutines are not used: their threads outlive the event loop, and about one process in six
+ended with SIGABRT instead of its exit code (obstore 0.12.1). The same calls made from a thread never did.
+Requests are not tried again here: the next upload is the next try.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings.llm import S3
+from obstore.exceptions import (
+    BaseError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import S3Store
+
+from coding_agent_consumer.transcripts.errors import StoreError
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ClientConfig, S3Config
+
+_T = TypeVar("_T")
+_CHUNK = 1000
+"""Objects in one answer of a listing; S3's own maximum."""
+
+
+class Bucket:
+    """A bucket. Keys are below its configured prefix."""
+
+    def __init__(self, settings: S3, *, timeout: float | None = None) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            timeout: seconds for one request, if less than `settings.timeout`.
+
+        Raises:
+            StoreError: the settings make no store.
+        """
+        self._name = f"the bucket {settings.bucket}"
+        limit = timedelta(seconds=min(settings.timeout, timeout or settings.timeout))
+        client: ClientConfig = {"timeout": limit, "connect_timeout": limit}
+        endpoint = settings.endpoint_url
+        if endpoint is not None and endpoint.startswith("http://"):
+            client["allow_http"] = True
+        try:
+            self._store = S3Store(
+                settings.bucket,
+                prefix=settings.prefix.strip("/") or None,
+                config=_config(settings),
+                client_options=client,
+                retry_config={"max_retries": 0, "retry_timeout": limit},
+            )
+        except (BaseError, ValueError) as error:
+            raise StoreError(f"{self._name} cannot be used: {type(error).__name__}") from None
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Write an object, whole.
+
+        Raises:
+            StoreError: it is not written.
+        """
+        await self._call(lambda: self._store.put(key, data))
+
+    async def get(self, key: str, *, last: int | None = None) -> bytes | None:
+        """An object, or its last so many bytes; `None` if there is none.
+
+        Raises:
+            StoreError: nobody can say.
+        """
+
+        def read() -> bytes | None:
+            try:
+                size = self._store.head(key)["size"]
+                if last is None or size <= last:
+                    return self._store.get(key).bytes().to_bytes()
+                return self._store.get_range(key, start=size - last, end=size).to_bytes()
+            except FileNotFoundError:
+                return None
+
+        return await self._call(read)
+
+    async def keys(self, folder: str) -> list[str]:
+        """All keys below a folder.
+
+        Raises:
+            StoreError: it cannot be listed.
+        """
+        return await self._call(lambda: [str(each["path"]) for each in self._all(folder)])
+
+    async def remove_older(self, moment: datetime) -> int:
+        """Remove transcripts that were last written before this moment; how many.
+
+        Raises:
+            StoreError: not all of them are removed, or nobody can say.
+        """
+
+        def remove() -> int:
+            old = [
+                str(each["path"])
+                for each in self._all(None)
+                if each["last_modified"] < moment and str(each["path"]).endswith(".jsonl")
+            ]
+            for start in range(0, len(old), _CHUNK):
+                self._store.delete(old[start : start + _CHUNK])
+            return len(old)
+
+        return await self._call(remove)
+
+    def _all(self, folder: str | None) -> Iterator[ObjectMeta]:
+        for batch in self._store.list(folder, chunk_size=_CHUNK):
+            yield from batch
+
+    async def _call(self, action: Callable[[], _T]) -> _T:
+        try:
+            return await asyncio.to_thread(action)
+        except (PermissionDeniedError, UnauthenticatedError):
+            raise StoreError(f"{self._name} refuses our keys (context_storage.s3)") from None
+        except FileNotFoundError:
+            raise StoreError(f"{self._name} does not exist (context_storage.s3)") from None
+        except (BaseError, OSError, ValueError) as error:
+            # The library's words hold the store's answer, and that may hold the key's id.
+            raise StoreError(f"{self._name} cannot be reached ({type(error).__name__})") from None
+
+
+def _config(settings: S3) -> S3Config:
+    config: S3Config = {
+        "region": settings.region,
+        "virtual_hosted_style_request": not settings.path_style,
+    }
+    if settings.endpoint_url is not None:
+        config["endpoint"] = settings.endpoint_url.rstrip("/")
+    key_id = Secrets(settings.access_key_id).first()
+    secret = Secrets(settings.secret_access_key).first()
+    if key_id is not None and secret is not None:
+        config["access_key_id"] = key_id
+        config["secret_access_key"] = secret
+    return config

@@ -1,0 +1,228 @@
+"""One attempt's transcript: written beside the work, kept where it outlives it, told of at the end.
+
+The agent always appends to a local file. Where a bucket is configured the file goes there while the attempt
+runs, so that a killed agent leaves what it had, and once more at the end. A store that is down costs an
+attempt nothing but its record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coding_agent_core.outcome import MAX_TAIL, Outcome, last_lines
+from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.tasks import Item
+from coding_agent_core.transcripts import attempt_of, folder_of, key_of, place_of, url_of
+
+from coding_agent_consumer.agent.transcript import recap
+from coding_agent_consumer.transcripts.errors import StoreError
+from coding_agent_consumer.transcripts.folder import cleanup, write_private
+
+if TYPE_CHECKING:
+    from coding_agent_consumer.transcripts.bucket import Bucket
+
+_logger = logging.getLogger("coding_agent.transcript")
+
+_FETCH_TIMEOUT = 15.0
+"""Seconds before the work for reading what earlier attempts left in the bucket."""
+_FETCH_SIZE = 512 * 1024
+"""Bytes of the end of an earlier transcript that are read for its recap."""
+_EARLIER = 3
+"""Newest earlier attempts that are recapitulated."""
+_GIVE_UP = 5
+"""Uploads in a row that may fail before the attempt stops trying until its end."""
+_PAUSE = 1.0
+"""Seconds between two tries of the last upload."""
+_TAIL = 1500
+"""Characters of the last steps; with a summary beside them they still fit a termination message."""
+
+
+@dataclass
+class Transcripts:
+    """The transcript of an attempt, and those of earlier attempts of its run.
+
+    Attributes:
+        storage: where, as configured.
+        base: folder in which the local files are.
+        sleep: waits that many seconds between two uploads.
+    """
+
+    storage: ContextStorage
+    base: Path
+    item: Item
+    run: int
+    attempt: int
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    _keeping: asyncio.Task[None] | None = field(default=None, init=False)
+    _uploaded: int = field(default=-1, init=False)
+    _putting: asyncio.Future[None] | None = field(default=None, init=False)
+    _problem: str = field(default="", init=False)
+
+    @property
+    def key(self) -> str:
+        """Of this attempt's transcript, below any store's root."""
+        return key_of(self.item, self.run, self.attempt)
+
+    @property
+    def path(self) -> Path | None:
+        """The file that the agent appends to; `None` where no transcripts are kept."""
+        return self.base / self.key if self.storage.enabled else None
+
+    async def begin(self) -> str:
+        """Prepare for the agent's first line; what earlier attempts did, empty where nothing is known."""
+        if self.path is None:
+            return ""
+        bucket = self._bucket(None)
+        recaps = await asyncio.to_thread(self._local_recaps)
+        if bucket is not None:
+            try:
+                async with asyncio.timeout(_FETCH_TIMEOUT):
+                    await self._fetch(bucket, recaps)
+            except (TimeoutError, StoreError) as error:
+                _logger.warning("Earlier transcripts cannot be read: %s", error or "it takes too long")
+        await asyncio.to_thread(_end_the_line, self.path)
+        self._keeping = asyncio.create_task(self._keep(bucket))
+        newest = [recaps[number] for number in sorted(recaps)[-_EARLIER:]]
+        return "\n\n".join(filter(None, newest))
+
+    async def end(self, outcome: Outcome, *, within: float = 20.0) -> Outcome:
+        """Keep the whole transcript; the outcome with its place and its last steps.
+
+        Args:
+            within: seconds for the last upload; after them the outcome is returned without.
+        """
+        if self.path is None:
+            return outcome
+        if self._keeping is not None:
+            self._keeping.cancel()
+        kept = await self._last_upload(within)
+        tail = last_lines(await asyncio.to_thread(recap, self.path, _TAIL), _TAIL)
+        if not kept and self._problem:
+            tail = last_lines(f"{tail}\n(Not kept whole: {self._problem}.)", MAX_TAIL)
+        there = kept or self._uploaded >= 0
+        return outcome.model_copy(
+            update={
+                "transcript": place_of(self.storage, self.key) if there else None,
+                "transcript_url": url_of(self.storage, self.key) if there else None,
+                "tail": tail,
+            }
+        )
+
+    def _bucket(self, timeout: float | None) -> Bucket | None:
+        if self.storage.s3 is None:
+            return None
+        from coding_agent_consumer.transcripts import bucket  # noqa: PLC0415 - 15 MB, used by few
+
+        try:
+            return bucket.Bucket(self.storage.s3, timeout=timeout)
+        except StoreError as error:
+            self._failed(error)
+            return None
+
+    def _local_recaps(self) -> dict[int, str]:
+        folder = self.base / folder_of(self.item, self.run)
+        found = {attempt_of(path.name): path for path in folder.glob("attempt-*.jsonl")}
+        return {
+            number: recap(path)
+            for number, path in found.items()
+            if number is not None and number <= self.attempt
+        }
+
+    async def _fetch(self, bucket: Bucket, recaps: dict[int, str]) -> None:
+        """Bring earlier transcripts from the bucket, and what another pod of this attempt left there.
+
+        Raises:
+            StoreError: the bucket cannot be read.
+        """
+        keys = {attempt_of(key): key for key in await bucket.keys(folder_of(self.item, self.run))}
+        numbers = sorted(number for number in keys if number is not None and number <= self.attempt)
+        for number in numbers[-_EARLIER:]:
+            if recaps.get(number):
+                continue
+            own = number == self.attempt
+            data = await bucket.get(keys[number], last=None if own else _FETCH_SIZE)
+            if data is None:
+                continue
+            path = self.base / key_of(self.item, self.run, number)
+            await asyncio.to_thread(write_private, path, data)
+            recaps[number] = await asyncio.to_thread(recap, path)
+
+    async def _keep(self, bucket: Bucket | None) -> None:
+        """Upload what is new from time to time, and remove what is old once."""
+        await self._remove_old(bucket)
+        failures = 0
+        while bucket is not None and failures < _GIVE_UP:
+            await self.sleep(self.storage.upload_interval * 2**failures)
+            try:
+                await self._upload(bucket)
+                failures = 0
+            except (OSError, StoreError) as error:
+                failures += 1
+                self._failed(error)
+
+    async def _upload(self, bucket: Bucket) -> None:
+        assert self.path is not None  # noqa: S101 - nothing is uploaded where nothing is kept
+        if not self.path.exists() or self.path.stat().st_size == self._uploaded:
+            return
+        data = await asyncio.to_thread(self.path.read_bytes)
+        # A request cannot be called back: whoever stops waiting for it must not overtake it.
+        self._putting = asyncio.ensure_future(bucket.put(self.key, data))
+        await asyncio.shield(self._putting)
+        self._uploaded = len(data)
+        self._problem = ""
+
+    async def _last_upload(self, within: float) -> bool:
+        """Whether the transcript is whole where it is to be kept."""
+        if self.storage.s3 is None:
+            return self.path is not None and self.path.exists()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
+        if self._putting is not None and not self._putting.done():
+            await asyncio.wait({self._putting}, timeout=within)
+            if self._putting.done():
+                self._putting.exception()  # what matters now is the upload below
+        for _ in range(self.storage.s3.max_retries + 1):
+            left = deadline - loop.time()
+            bucket = self._bucket(left) if left > 0 else None
+            if bucket is None:
+                break
+            try:
+                await self._upload(bucket)
+            except (OSError, StoreError) as error:
+                self._failed(error)
+                await self.sleep(min(_PAUSE, max(0.0, deadline - loop.time())))
+            else:
+                return self._uploaded >= 0
+        return False
+
+    async def _remove_old(self, bucket: Bucket | None) -> None:
+        days = self.storage.cleanup_days
+        now = datetime.now(UTC)
+        if days <= 0:
+            return
+        await asyncio.to_thread(cleanup, self.base, days, now=now)
+        if bucket is None:
+            return
+        try:
+            await bucket.remove_older(now - timedelta(days=days))
+        except StoreError as error:
+            _logger.warning("Old transcripts are not removed (a lifecycle rule can do it): %s", error)
+
+    def _failed(self, error: object) -> None:
+        if not self._problem:
+            _logger.warning("The transcript is not kept for now: %s", error)
+        self._problem = str(error)
+
+
+def _end_the_line(path: Path) -> None:
+    """Close a line that a crash cut, so that the next one stands for itself."""
+    data = path.read_bytes()[-1:] if path.exists() else b"\n"
+    if data not in (b"\n", b""):
+        with path.open("ab") as file:
+            file.write(b"\n")

@@ -1,0 +1,51 @@
+"""Where an attempt's transcript is kept, told from settings, item, run and attempt alone. Pure."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from coding_agent_core.outcome import MAX_PLACE
+from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.tasks import Item
+
+
+def folder_of(item: Item, run: int) -> str:
+    """A run's transcripts, below the store's root: `github/github.com/acme/shop/issue-7/run-1`."""
+    platform, host, place, kind, number = item.identity.split("|")
+    parts = [platform, host, *place.split("/"), f"{kind}-{number}", f"run-{run}"]
+    return "/".join(re.sub(r"^\.+|[^A-Za-z0-9._-]", "_", part) or "_" for part in parts)
+
+
+def key_of(item: Item, run: int, attempt: int) -> str:
+    """An attempt's transcript, below the store's root."""
+    return f"{folder_of(item, run)}/attempt-{attempt}.jsonl"
+
+
+def attempt_of(key: str) -> int | None:
+    """The attempt whose transcript has this key; `None` if it is none."""
+    found = re.search(r"(?:^|/)attempt-(\d{1,6})\.jsonl$", key)
+    return int(found.group(1)) if found else None
+
+
+def place_of(storage: ContextStorage, key: str) -> str | None:
+    """The place that outlives the attempt; `None` where the folder is none but the process's own."""
+    if not storage.enabled:
+        return None
+    if storage.s3 is not None:
+        prefix = storage.s3.prefix.strip("/")
+        place = f"s3://{storage.s3.bucket}/{prefix + '/' if prefix else ''}{key}"
+    elif storage.base_dir.is_absolute():
+        place = str(storage.base_dir / key)
+    else:
+        return None
+    return place if len(place) <= MAX_PLACE else None
+
+
+def url_of(storage: ContextStorage, key: str) -> str | None:
+    """The address for people, if `context_storage.link` is set and the transcript outlives the attempt."""
+    place = place_of(storage, key)
+    if place is None or storage.link is None:
+        return None
+    url = storage.link.replace("{key}", quote(key)).replace("{place}", quote(place, safe=""))
+    return url if len(url) <= MAX_PLACE else None

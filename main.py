@@ -61,10 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=["webhook", "consumer", "producer", "operator", "attempt"],
+        choices=["webhook", "consumer", "producer", "operator", "reporter", "attempt"],
         help="webhook: receive webhooks; with the in-memory queue also work on the tasks. "
         "consumer: work on queued tasks. producer: poll the forge once (for cron). "
         "operator: turn AgentTasks into Jobs on Kubernetes. "
+        "reporter: show AgentTasks on their items by labels and a comment. "
         "attempt: the one attempt in CODING_AGENT_TASK, as such a Job runs it. "
         "Without a mode: poll once, then work on what was found.",
     )
@@ -102,6 +103,8 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
             await _producer(settings, stop, loop_forever=arguments.loop)
         case "operator":
             await _operator(settings, stop)
+        case "reporter":
+            await _reporter(settings, stop)
         case None:
             await _producer_then_consumer(settings, stop)
 
@@ -153,6 +156,12 @@ async def _operator(settings: Settings, stop: asyncio.Event) -> None:
 
     Access.find()  # said here rather than by kopf, which would try for ever
     await run(OperatorSettings.of(settings), stop)
+
+
+async def _reporter(settings: Settings, stop: asyncio.Event) -> None:
+    from coding_agent_operator.reporter.program import run
+
+    await run(settings, stop)
 
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:

@@ -93,7 +93,7 @@ class Paced:
     """A pace for one forge host."""
 
     def __init__(self, host: str, rate: Rate, clock: Clock) -> None:
-        self._host = host
+        self.host = host
         self._rate = rate
         self._clock = clock
         # A full bucket and what flows in meanwhile must not exceed the hour's allowance.
@@ -109,7 +109,7 @@ class Paced:
         wait = max(self.paused(now), *(bucket.wait(now) for bucket in buckets))
         if wait > self._rate.patience:
             raise ForgeUnavailableError(
-                f"The next request to {self._host} may be sent in {wait:.0f} s: that keeps the limits in "
+                f"The next request to {self.host} may be sent in {wait:.0f} s: that keeps the limits in "
                 "the section `reporter` and those of the forge.",
                 retry_after=wait,
             )

@@ -1,0 +1,215 @@
+"""The looks at the tasks of one forge: a few at a time, one at a time while it does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
+from coding_agent_core.logs import bound
+from coding_agent_core.queues.kubernetes.requests import ApiError
+from coding_agent_core.settings.reporter import Reporter
+
+from coding_agent_operator.observed import Task
+from coding_agent_operator.reporter import metrics, trouble
+from coding_agent_operator.reporter.api import Tasks
+from coding_agent_operator.reporter.backlog import Backlog, Rank
+from coding_agent_operator.reporter.errors import ChangedError, NotConfiguredError
+from coding_agent_operator.reporter.memory import Memory
+from coding_agent_operator.reporter.mirror import Again
+from coding_agent_operator.reporter.trouble import Trouble
+
+_logger = logging.getLogger("reporter.lane")
+
+_LOOKS_AT_A_TIME_TOLD = 20
+_FIRST_API_RETRY_S, _LAST_API_RETRY_S = 0.5, 30.0
+
+Look = Callable[[Task, Memory, Rank], Awaitable[Again | None]]
+
+
+@dataclass
+class Away:
+    """A forge that does not answer.
+
+    Attributes:
+        since: aware; when it was noticed.
+        began: monotonic time of the same moment.
+        failures: in a row.
+        until: monotonic time before which nothing is asked of it.
+    """
+
+    since: datetime
+    began: float
+    failures: int
+    until: float
+    why: str
+
+
+class Lane:
+    """The tasks of one forge host."""
+
+    def __init__(
+        self,
+        host: str,
+        look: Look,
+        *,
+        task: Callable[[str], Task | None],
+        tasks: Tasks,
+        settings: Reporter,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.host = host
+        self.away: Away | None = None
+        self.backlog = Backlog()
+        self._look = look
+        self._task = task
+        self._tasks = tasks
+        self._settings = settings
+        self._clock = clock
+        self._memories: dict[str, Memory] = {}
+        self._wake = asyncio.Event()
+        self._probing = False
+
+    def __len__(self) -> int:
+        return len(self._memories)
+
+    def add(self, task: Task, rank: Rank, delay: float = 0.0) -> None:
+        """Look at a task."""
+        self._memories.setdefault(task.uid, Memory())
+        self.backlog.add(task.name, rank, _now(), delay=delay)
+        self._wake.set()
+
+    def forget(self, name: str, uid: str) -> None:
+        """A task is gone, or shown for good."""
+        self._memories.pop(uid, None)
+        self.backlog.forget(name)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._settings.workers):
+                group.create_task(self._work())
+
+    async def tell_of_absence(self) -> None:
+        """Tell on the tasks that wait that the forge does not answer, once it has not for a while.
+
+        Raises:
+            ApiError: the API server did not take it.
+        """
+        away = self.away
+        if away is None or _now() - away.began < self._settings.tell_after:
+            return
+        message = f"{self.host} has not answered since {away.since:%Y-%m-%d %H:%M:%S} UTC: {away.why}"
+        untold = 0
+        for name, _ in self.backlog.pending(_now()):
+            task = self._task(name)
+            memory = self._memories.get(task.uid) if task is not None else None
+            if task is None or memory is None or memory.told:
+                continue
+            absent = Trouble("ForgeUnavailable", message)
+            await trouble.tell(self._tasks, task, memory, absent, self._clock())
+            untold += 1
+            if untold == _LOOKS_AT_A_TIME_TOLD:
+                return
+
+    def measure(self) -> None:
+        """Set the gauges."""
+        pending = self.backlog.pending(_now())
+        metrics.PENDING.labels(self.host).set(len(pending))
+        metrics.OLDEST.labels(self.host).set(max((age for _, age in pending), default=0.0))
+        metrics.AWAY.labels(self.host).set(_now() - self.away.began if self.away else 0.0)
+
+    async def _work(self) -> None:
+        while True:
+            name, rank = await self._take()
+            try:
+                with bound(task=name):
+                    await self._one(name, rank)
+            finally:
+                self._probing = False
+                self.backlog.done(name)
+                self._wake.set()
+
+    async def _take(self) -> tuple[str, Rank]:
+        while True:
+            wait: float | None = None
+            if self.away is None or (not self._probing and _now() >= self.away.until):
+                taken = self.backlog.take(_now())
+                if taken is not None:
+                    self._probing = self.away is not None
+                    return taken
+                wait = self.backlog.next_due(_now())
+            elif not self._probing:
+                wait = self.away.until - _now()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _one(self, name: str, rank: Rank) -> None:
+        task = self._task(name)
+        if task is None:
+            return
+        memory = self._memories.setdefault(task.uid, Memory())
+        try:
+            again = await self._look(task, memory, rank)
+        except ForgeUnavailableError as error:
+            self._is_away(error)
+            self._later(task, memory, rank, self._backoff(memory.failures))
+        except (ForgeError, NotConfiguredError) as error:
+            self.away = None
+            await self._refused(task, memory, rank, error)
+        except ChangedError as error:
+            _logger.info("%s; looking again", error)
+            self.add(task, rank)
+        except (ApiError, QueueUnavailableError) as error:
+            _logger.warning("%s; looking again", error)
+            retry = min(_LAST_API_RETRY_S, _FIRST_API_RETRY_S * 2.0 ** min(memory.failures, 10))
+            self._later(task, memory, rank, max(retry, getattr(error, "retry_after", None) or 0.0))
+        except Exception:
+            _logger.exception("A look failed; looking again")
+            self._later(task, memory, rank, self._settings.retry_max)
+        else:
+            memory.failures = 0
+            if again is None:
+                self.forget(task.name, task.uid)
+            else:
+                self.add(task, again.rank, again.delay)
+
+    def _is_away(self, error: ForgeUnavailableError) -> None:
+        now = _now()
+        if self.away is None:
+            self.away = Away(self._clock(), now, 0, now, "")
+        wait = max(error.retry_after or 0.0, self._backoff(self.away.failures))
+        self.away.failures += 1
+        self.away.until = max(self.away.until, now + wait)
+        self.away.why = str(error)
+        _logger.warning("%s; nothing is asked of it for %.1f s", error, wait)
+
+    async def _refused(self, task: Task, memory: Memory, rank: Rank, error: Exception) -> None:
+        reason = "ForgeRefused" if isinstance(error, ForgeError) else "ForgeNotConfigured"
+        try:
+            await trouble.tell(self._tasks, task, memory, Trouble(reason, str(error)), self._clock())
+        except ApiError as second:
+            _logger.warning("%s", second)
+        self._later(task, memory, rank, self._settings.retry_max)
+
+    def _later(self, task: Task, memory: Memory, rank: Rank, delay: float) -> None:
+        metrics.FAILED.labels(self.host).inc()
+        memory.failures += 1
+        self.add(task, rank, delay)
+
+    def _backoff(self, failures: int) -> float:
+        settings = self._settings
+        wait = min(settings.retry_max, settings.retry_first * 2.0 ** min(failures, 10))
+        return wait * random.uniform(0.5, 1.0)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -31,6 +31,7 @@ from coding_agent_operator.schedule import UNLIMITED, Candidate, Schedule, coars
 from coding_agent_operator.settings import OperatorSettings
 from coding_agent_operator.standing import Stage, stage_of
 from coding_agent_operator.store import Shelf
+from coding_agent_operator.transcripts import noted
 from coding_agent_operator.workqueue import WorkQueue
 
 _logger = logging.getLogger("operator.engine")
@@ -74,6 +75,7 @@ class Engine:
 
     def _build(self, task: Task, number: int) -> Mapping[str, Any]:
         manifest = build_job(task, number, self.settings.operator.job)
+        manifest = noted(manifest, task, number, self.settings.context_storage)
         return queued(manifest, task, self.settings.queue.kueue) if self.settings.kueue else manifest
 
     async def run(self) -> None:

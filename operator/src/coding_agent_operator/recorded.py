@@ -13,8 +13,6 @@ from coding_agent_operator.outcome_of import Verdict
 
 KEPT_TAILS = 3
 """Newest attempts that keep their last steps: more is never read, and a status is to stay small."""
-RECAP_LENGTH = 6_000
-"""Characters of what an attempt is told of earlier ones."""
 
 
 def begun(job: Job, number: int) -> AttemptStatus:
@@ -84,19 +82,3 @@ def result_of(
             total = total.plus(Usage.model_validate(each.model_dump()))
         known = known.model_copy(update={"usage": UsageStatus.model_validate(total.model_dump())})
     return known if known != Result() else None
-
-
-def recap_of(attempts: Sequence[AttemptStatus]) -> str:
-    """What earlier attempts did and why they ended, for the next one; the newest within bounds."""
-    told: list[str] = []
-    room = RECAP_LENGTH
-    for each in sorted(attempts, key=lambda attempt: attempt.number, reverse=True):
-        if each.outcome is None or each.reason == "Superfluous":
-            continue
-        why = f"{each.reason or each.outcome}: {each.message or 'nothing more is known.'}"
-        text = f"Attempt {each.number} ended, {why}" + (f"\n{each.tail}" if each.tail else "")
-        if len(text) > room:
-            break
-        room -= len(text) + 2
-        told.append(text)
-    return "\n\n".join(reversed(told))

@@ -1,4 +1,4 @@
-"""The part of the settings tree that the operator needs: its sections `limits`, `operator` and `queue`."""
+"""The part of the settings tree that the operator needs: limits, Jobs, queue, transcripts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from coding_agent_core.settings import Settings, load_settings
+from coding_agent_core.settings.llm import ContextStorage
 from coding_agent_core.settings.operator import JobTemplate, Limits, Operator, Policy
 from coding_agent_core.settings.queues import Engine, Queue
 from coding_agent_core.settings.section import Section
@@ -19,6 +20,7 @@ class OperatorSettings(Section):
     limits: Limits = Limits()
     operator: Operator = Operator()
     queue: Queue = Queue()
+    context_storage: ContextStorage = ContextStorage()
 
     @property
     def kueue(self) -> bool:
@@ -33,7 +35,12 @@ class OperatorSettings(Section):
     @staticmethod
     def of(settings: Settings) -> OperatorSettings:
         """The operator's part of the whole tree."""
-        return OperatorSettings(limits=settings.limits, operator=settings.operator, queue=settings.queue)
+        return OperatorSettings(
+            limits=settings.limits,
+            operator=settings.operator,
+            queue=settings.queue,
+            context_storage=settings.context_storage,
+        )
 
 
 def load(environment: Mapping[str, str]) -> OperatorSettings:

@@ -7,7 +7,7 @@ from coding_agent_core.agenttask import AttemptOutcome, AttemptStatus, UsageStat
 from coding_agent_core.outcome import MAX_TAIL, Reason, Usage
 from coding_agent_operator.decide import Turn, decide
 from coding_agent_operator.observed import Job, read_job
-from coding_agent_operator.recorded import KEPT_TAILS, RECAP_LENGTH, bounded, recap_of
+from coding_agent_operator.recorded import KEPT_TAILS, bounded
 from coding_agent_operator.standing import assess
 
 from tests.unit.operator.making import NOW, POLICY, attempt, complete, failed, job, pod, said, status, task
@@ -138,45 +138,3 @@ def test_only_the_newest_attempts_keep_their_steps() -> None:
     assert bounded(kept) == kept
     whole = status(*kept).model_dump_json(by_alias=True)
     assert len(whole) < 64_000, "60 attempts stay far below what etcd takes"
-
-
-RECAPS = [
-    ("none", [], ""),
-    ("running", [attempt(1)], ""),
-    (
-        "failed with steps",
-        [
-            attempt(
-                1, AttemptOutcome.FAILED, reason="ModelUnavailable", message="It is down.", tail="- called x"
-            )
-        ],
-        "Attempt 1 ended, ModelUnavailable: It is down.\n- called x",
-    ),
-    (
-        "disrupted before it did anything",
-        [attempt(1, AttemptOutcome.DISRUPTED, reason="Evicted", message=None)],
-        "Attempt 1 ended, Evicted: nothing more is known.",
-    ),
-    (
-        "two",
-        [
-            attempt(1, AttemptOutcome.FAILED, reason="OOMKilled", message="Too much memory."),
-            attempt(2, AttemptOutcome.FAILED, reason="Crashed", message="It crashed.", tail="- said: hm"),
-            attempt(3),
-        ],
-        "Attempt 1 ended, OOMKilled: Too much memory.\n\nAttempt 2 ended, Crashed: It crashed.\n- said: hm",
-    ),
-    ("doubled", [attempt(1, AttemptOutcome.DISRUPTED, reason="Superfluous")], ""),
-]
-
-
-@pytest.mark.parametrize(("attempts", "recap"), [row[1:] for row in RECAPS], ids=[row[0] for row in RECAPS])
-def test_what_the_next_attempt_is_told(attempts: list[AttemptStatus], recap: str) -> None:
-    assert recap_of(attempts) == recap
-
-
-def test_what_it_is_told_is_bounded_and_the_newest_comes_first() -> None:
-    many = [attempt(n, AttemptOutcome.FAILED, message="m" * 1024, tail="t" * MAX_TAIL) for n in range(1, 61)]
-    recap = recap_of(many)
-    assert len(recap) <= RECAP_LENGTH
-    assert "Attempt 60 " in recap

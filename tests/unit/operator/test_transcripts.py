@@ -1,0 +1,107 @@
+"""A Job says where its transcript will be, in the same words as the agent does; the next attempt is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from coding_agent_core.agenttask import AttemptOutcome, Result
+from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.tasks import (
+    GitHubIssueKey,
+    GitHubPullRequestKey,
+    GitLabMergeRequestKey,
+    Item,
+    TaskKey,
+)
+from coding_agent_core.transcripts import attempt_of, key_of, place_of, url_of
+from coding_agent_operator.job import attempt_input, build_job
+from coding_agent_operator.observed import read_job
+from coding_agent_operator.settings import JobTemplate
+from coding_agent_operator.transcripts import noted
+
+from tests.unit.operator.making import attempt, status, task
+
+S3 = {"bucket": "agent-logs", "prefix": "/team/transcripts/"}
+KEY = "github/github.com/octo/demo/issue-7/run-1/attempt-2.jsonl"
+
+PLACES: list[tuple[str, dict[str, object], str | None, str | None]] = [
+    ("default: a folder that goes with the pod", {}, None, None),
+    ("a volume", {"base_dir": "/transcripts"}, f"/transcripts/{KEY}", None),
+    ("a bucket", {"s3": S3}, f"s3://agent-logs/team/transcripts/{KEY}", None),
+    ("no prefix", {"s3": {"bucket": "agent-logs", "prefix": ""}}, f"s3://agent-logs/{KEY}", None),
+    (
+        "a bucket that people reach",
+        {"s3": S3, "link": "https://logs.example/{key}?raw=1"},
+        f"s3://agent-logs/team/transcripts/{KEY}",
+        f"https://logs.example/{KEY}?raw=1",
+    ),
+    (
+        "by the whole place",
+        {"base_dir": "/t", "link": "https://logs.example/show?file={place}"},
+        f"/t/{KEY}",
+        "https://logs.example/show?file=%2Ft%2F" + KEY.replace("/", "%2F"),
+    ),
+    ("a link to what goes away", {"link": "https://logs.example/{key}"}, None, None),
+    ("none are kept", {"enabled": False, "s3": S3, "link": "https://logs.example/{key}"}, None, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "place", "url"), [row[1:] for row in PLACES], ids=[row[0] for row in PLACES]
+)
+def test_the_job_says_where_its_transcript_will_be(
+    settings: dict[str, object], place: str | None, url: str | None
+) -> None:
+    storage = ContextStorage.model_validate(settings)
+    manifest = noted(build_job(task(), 2, JobTemplate()), task(), 2, storage)
+    assert (place_of(storage, KEY), url_of(storage, KEY)) == (place, url)
+    metadata = {"uid": "u", "resourceVersion": "1", **manifest["metadata"]}
+    seen = read_job({**manifest, "metadata": metadata})
+    assert (seen.transcript, seen.transcript_url) == (place, url)
+
+
+@pytest.mark.parametrize(
+    "link", ["logs.example/{key}", "javascript:{key}", "https://logs.example/", "https://x/{secret}/{key}"]
+)
+def test_a_link_that_leads_nowhere_is_refused(link: str) -> None:
+    with pytest.raises(ValueError, match="link"):
+        ContextStorage.model_validate({"link": link})
+
+
+KEYS: list[tuple[TaskKey, str, str]] = [
+    (
+        GitHubIssueKey(owner="Octo", repo="Demo", number=7),
+        "github.com",
+        "github/github.com/octo/demo/issue-7",
+    ),
+    (GitHubPullRequestKey(owner="o", repo="r", number=7), "ghe:8443", "github/ghe_8443/o/r/change-7"),
+    (GitLabMergeRequestKey(project_id=3, mr_iid=7), "gitlab.com", "gitlab/gitlab.com/3/change-7"),
+    (GitHubIssueKey(owner="..", repo="../../etc", number=1), "h", "github/h/_/_/_/etc/issue-1"),
+    (GitHubIssueKey(owner="a b", repo="c\x00d\n", number=1), "h", "github/h/a_b/c_d_/issue-1"),
+]
+
+
+@pytest.mark.parametrize(("key", "host", "folder"), KEYS)
+def test_keys_are_paths_that_stay_inside(key: TaskKey, host: str, folder: str) -> None:
+    found = key_of(Item(host=host, repository="o/r", key=key), 2, 11)
+    assert found == f"{folder}/run-2/attempt-11.jsonl"
+    assert attempt_of(found) == 11
+    assert (Path("/root") / found).resolve().is_relative_to("/root/" + found.split("/", maxsplit=1)[0])
+
+
+def test_the_next_attempt_is_told_what_the_last_one_left() -> None:
+    first = attempt(
+        1,
+        AttemptOutcome.FAILED,
+        reason="OOMKilled",
+        message="Too much memory.",
+        tail="- called run_command",
+        transcript="s3://b/1",
+    )
+    known = status(first, attempt(2, AttemptOutcome.DISRUPTED), result=Result(branch="coding-agent/issue-7"))
+    earlier = attempt_input(task(known), 3).earlier
+    assert earlier.branch == "coding-agent/issue-7"
+    assert "Too much memory.\n- called run_command" in earlier.recap
+    assert earlier.transcripts == ("s3://b/1",)
+    assert attempt_input(task(), 1).earlier.recap == "", "the first attempt has nothing before it"

@@ -22,6 +22,7 @@ from coding_agent_consumer.workspace.place import remove
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
 from coding_agent_consumer.workspace.sandbox import python_installation
 from coding_agent_consumer.workspace.sidecar import sidecar
+from coding_agent_consumer.workspace.through_door import through_door
 from coding_agent_consumer.workspace.view import SYSTEM
 
 _logger = logging.getLogger("coding_agent.workspace")
@@ -50,7 +51,7 @@ def harden_agent_process() -> None:
 async def launch_workspace(
     settings: WorkspaceSettings, *, hidden: Iterable[Path] = (), readable: Iterable[Path] = ()
 ) -> AsyncIterator[Workspace]:
-    """A workspace to work in: the one behind `settings.socket`, else a new one that ends with the block.
+    """A workspace to work in: the one behind `settings.socket` or `settings.door`, else a new one of our own.
 
     Args:
         settings: `consumer.workspace`.
@@ -63,6 +64,10 @@ async def launch_workspace(
     """
     if settings.socket is not None:
         yield await sidecar(settings, settings.socket)
+        return
+    if settings.door is not None:
+        async with through_door(settings, settings.door) as workspace:
+            yield workspace
         return
     base = None if settings.base_dir is None else str(settings.base_dir)
     instance = await asyncio.to_thread(_make_instance, base)

@@ -1,0 +1,126 @@
+"""One workspace container for task after task: what a task leaves behind, the next one does not find."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
+from coding_agent_core.settings.model import Workspace as WorkspaceSettings
+
+from tests.fixtures.system import until
+
+
+@dataclass
+class Container:
+    """The door as the container's first process, and the places that its commands can write to."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    root: Path
+    temporary: Path
+
+    def settings(self, start_timeout: float = 60) -> WorkspaceSettings:
+        return WorkspaceSettings(door=self.folder, start_timeout=start_timeout)
+
+    def left(self) -> list[str]:
+        return [entry for place in (self.root, self.temporary) for entry in os.listdir(place)]
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Iterator[Container]:
+    places = [tmp_path / name for name in ("run", "root", "temporary")]
+    for place in places:
+        place.mkdir()
+    folder, root, temporary = places
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "coding_agent_consumer.workspace.door"),
+            *("--folder", str(folder), "--root", str(root), "--clear", str(temporary)),
+        ],
+        env={"PATH": os.environ["PATH"], "SECRET_OF_THE_CONTAINER": "not for commands"},
+        start_new_session=True,
+    )
+    yield Container(process, folder, root, temporary)
+    process.terminate()
+    assert process.wait(30) == 0
+    assert not (folder / "door").exists(), "it clears up when it is stopped, too"
+
+
+async def test_a_task_finds_nothing_of_the_one_before(container: Container, bundle: Path) -> None:
+    async with launch_workspace(container.settings()) as first:
+        await first.seed(bundle, "work")
+        told = await first.run(
+            f"env; echo mine > ~/.profile; touch {container.temporary}/trace; mkdir -m 0 locked; "
+            "setsid -f sleep 600; ps -eo pid,args | grep '[s]leep 600' | head -n 1"
+        )
+        assert "SECRET_OF_THE_CONTAINER" not in told.output
+        assert "trace" in container.left()
+        (await first.diff())
+    async with launch_workspace(container.settings()) as second:
+        await second.seed(bundle, "work")
+        look = await second.run("ls -A . ~ && cat calc.py")
+        assert look.exit_code == 0
+        assert "a - b" in look.output
+        assert ".profile" not in look.output
+        assert "trace" not in container.left()
+        assert "locked" not in look.output
+
+
+async def test_a_killed_consumer_leaves_the_workspace_free_for_the_next(
+    container: Container, bundle: Path
+) -> None:
+    reader, writer = await until_connected(container.folder / "door")
+    await asyncio.wait_for(reader.readline(), 60)
+    writer.transport.abort()  # what the kernel does for a process that was killed
+    async with launch_workspace(container.settings()) as workspace:
+        await workspace.seed(bundle, "work")
+
+
+async def test_a_second_task_waits_for_its_turn_and_says_so_if_it_never_comes(
+    container: Container, bundle: Path
+) -> None:
+    async with launch_workspace(container.settings()) as first:
+        await first.seed(bundle, "work")
+        with pytest.raises(WorkspaceGoneError, match="serves another task"):
+            async with launch_workspace(container.settings(0.5)):
+                pass
+        waiting = asyncio.create_task(seeded(container, bundle))
+    await asyncio.wait_for(waiting, 60)
+
+
+async def test_a_command_that_kills_the_workspace_costs_the_command_only(
+    container: Container, bundle: Path
+) -> None:
+    async with launch_workspace(container.settings()) as workspace:
+        await workspace.seed(bundle, "work")
+        await workspace.write_file("kept.txt", "kept")
+        # The parent of the shell is the serving program.
+        killed = await workspace.run("kill -9 $PPID")
+        assert killed.exit_code == 137
+        assert "kept" in await workspace.read_file("kept.txt")
+        assert b"kept.txt" in await workspace.diff()
+
+
+async def seeded(container: Container, bundle: Path) -> None:
+    async with launch_workspace(container.settings()) as workspace:
+        await workspace.seed(bundle, "work")
+
+
+async def until_connected(door: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    await asyncio.to_thread(until, door.exists, "the door is open")
+    return await asyncio.open_unix_connection(door)
+
+
+def test_it_ends_when_it_is_told_to(container: Container) -> None:
+    until((container.folder / "door").exists, "the door is open")
+    container.process.send_signal(signal.SIGTERM)
+    assert container.process.wait(30) == 0

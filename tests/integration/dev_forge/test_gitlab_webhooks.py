@@ -64,6 +64,7 @@ def test_every_payload_is_in_the_documented_shape(
         secret = {"title": "Secret", "confidential": True}
         api.post(f"{PROJECT}/issues", json=secret).raise_for_status()
         api.post(f"{PROJECT}/issues/1/notes", json={"body": "Seen"}).raise_for_status()
+        api.post(f"{PROJECT}/issues/2/notes", json={"body": "Seen"}).raise_for_status()
         push_fix(gitlab_forge, tmp_path)
         new = {"title": "Fix", "source_branch": "fix", "target_branch": "main", "labels": "bug"}
         api.post(f"{PROJECT}/merge_requests", json=new).raise_for_status()
@@ -71,7 +72,7 @@ def test_every_payload_is_in_the_documented_shape(
         api.post(f"{PROJECT}/merge_requests/1/notes", json={"body": "Seen"}).raise_for_status()
         assert git("push", "origin", "fix:main", cwd=tmp_path / "tree-fix").returncode == 0
 
-    received = hook_receiver.wait_for_count(9)
+    received = hook_receiver.wait_for_count(10)
 
     for each in received:
         validate_event(each.payload)
@@ -80,6 +81,7 @@ def test_every_payload_is_in_the_documented_shape(
     )
     assert told == [
         ("Confidential Issue Hook", "open"),
+        ("Confidential Note Hook", "create"),
         ("Issue Hook", "close"),
         ("Issue Hook", "reopen"),
         ("Issue Hook", "update"),

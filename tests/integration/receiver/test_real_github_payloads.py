@@ -69,6 +69,31 @@ async def test_all_label_applications_of_one_item_are_one_task_in_the_real_queue
     assert answers[0]["task"] == answers[1]["task"]
 
 
+async def test_each_example_of_a_comment_that_is_changed_to_a_command_is_kept(octokit_examples):
+    sink = RecordingSink()
+    async with receiving(settings(commands={"enabled": True}), sink) as receiver:
+        examples = octokit_examples["issue_comment"]
+        for index, original in enumerate(examples):
+            untouched = await receiver.github(original, "issue_comment", f"u-{index}")
+            assert untouched.json()["status"] == "ignored", untouched.text
+            payload = copy.deepcopy(original) | {"action": "created"}
+            payload["comment"] |= {"body": "/status", "id": 100 + index}
+            answer = await receiver.github(payload, "issue_comment", f"c-{index}")
+            assert answer.json()["status"] == "command", answer.text
+    assert len(sink.commands) == len(examples) >= 4
+
+
+async def test_a_command_that_cannot_be_kept_is_answered_503(octokit_examples):
+    payload = copy.deepcopy(octokit_examples["issue_comment"][0]) | {"action": "created"}
+    payload["comment"]["body"] = "/run"
+    async with receiving(settings(commands={"enabled": True}), RecordingSink(down=True)) as receiver:
+        answer = await receiver.github(payload, "issue_comment")
+        metrics = (await receiver.http.get("/metrics", headers={"accept": "text/plain"})).text
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert 'event="issue_comment",platform="github",result="unavailable"' in metrics
+
+
 async def test_no_event_of_github_at_all_is_answered_with_an_error(octokit_examples, receiver):
     for event, examples in octokit_examples.items():
         for payload in examples:

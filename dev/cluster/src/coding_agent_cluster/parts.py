@@ -58,11 +58,14 @@ MODULES: dict[str, Module] = {
         Module("contour", "github.com/projectcontour/contour"),
         Module("kueue", "sigs.k8s.io/kueue"),
         Module("vegeta", "github.com/tsenart/vegeta/v12"),
+        Module("gofakes3", "github.com/johannesboyne/gofakes3"),
         # What the chart is checked with.
         Module("helm-unittest", "github.com/helm-unittest/helm-unittest"),
         Module("helm-docs", "github.com/norwoodj/helm-docs"),
         Module("kubeconform", "github.com/yannh/kubeconform", "main.version"),
         Module("kube-score", "github.com/zegl/kube-score"),
+        # No program of it: for the schemas of the objects that it knows.
+        Module("prometheus-operator", "github.com/prometheus-operator/prometheus-operator"),
         Module("compose", _COMPOSE, f"{_COMPOSE}/internal.Version"),
         Module("caddy", _CADDY, f"{_CADDY}.CustomVersion"),
     )
@@ -101,6 +104,7 @@ PARTS: dict[str, Part] = {
         Part("contour", "contour", "github.com/projectcontour/contour/cmd/contour"),
         Part("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue"),
         Part("vegeta", "vegeta", "github.com/tsenart/vegeta/v12"),
+        Part("gofakes3", "gofakes3", "github.com/johannesboyne/gofakes3/cmd/gofakes3"),
         Part("helm-unittest", "helm-unittest", "github.com/helm-unittest/helm-unittest/cmd/helm-unittest"),
         Part("helm-docs", "helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
         Part("kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),

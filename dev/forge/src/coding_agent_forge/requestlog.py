@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,7 +19,11 @@ MAX_BODY = 5_000_000
 
 @dataclass
 class Logged:
-    """One request and the status of its answer (0: none was given). Never its headers: they hold tokens."""
+    """One request and the status of its answer (0: none was given). Never its headers: they hold tokens.
+
+    Attributes:
+        at: when it came in, seconds since the epoch.
+    """
 
     method: str
     path: str
@@ -26,6 +31,7 @@ class Logged:
     body: Any
     status: int = 0
     response: Any = None
+    at: float = field(default_factory=time.time)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -36,6 +42,7 @@ class Logged:
             "body": self.body,
             "status": self.status,
             "response": self.response,
+            "at": self.at,
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from coding_agent_docs.paths import ROOT
 CONFIG = ROOT / "zensical.toml"
 SITE = ROOT / ".cache" / "site"
 _SECONDS = 120
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def build() -> Path:
@@ -25,7 +27,8 @@ def build() -> Path:
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "--config-file", str(CONFIG)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False, cwd=ROOT)
     if done.returncode or "No issues found" not in done.stdout + done.stderr:
-        raise DocsError(f"zensical found something:\n{done.stdout}{done.stderr}")
+        said = _COLOUR.sub("", done.stdout + done.stderr).partition("Traceback")[0]
+        raise DocsError(f"zensical found something:\n{said}")
     return SITE
 
 

@@ -14,7 +14,6 @@ import pytest
 from coding_agent_docs.blocks import Block, matches, script
 
 ROOT = Path(__file__).resolve().parents[3]
-_SECONDS = 100
 
 
 @dataclass
@@ -24,6 +23,7 @@ class Shell:
     Attributes:
         here: what a command of the documentation says, by what it must say in this test: addresses, names.
         shown: what is printed here, by what the documentation shows.
+        seconds: that one block may take.
     """
 
     folder: Path
@@ -31,10 +31,11 @@ class Shell:
     shown: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     directory: Path = ROOT
+    seconds: float = 100
     printed: str = ""
 
-    def play(self, blocks: list[Block], setting: str) -> int:
-        """Run the page's blocks of this setting, hold what they print to what the page says; how many ran."""
+    def play(self, blocks: list[Block], *settings: str) -> int:
+        """Run the page's blocks of these settings, hold what they print to what the page says; how many."""
         ran = 0
         last = ""
         for block in blocks:
@@ -43,10 +44,10 @@ class Shell:
                     (self.folder / block.what).write_text(self._here(block.text), encoding="utf-8")
                 case "run":
                     last = block.what
-                    if last == setting:
+                    if last in settings:
                         self._run(block)
                         ran += 1
-                case "prints" if last == setting:
+                case "prints" if last in settings:
                     if not matches(block.text, self.printed):
                         pytest.fail(
                             f"{_place(block)} does not show what is printed now:\n{block.text}\n"
@@ -71,7 +72,7 @@ class Shell:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=_SECONDS,
+            timeout=self.seconds,
             check=False,
         )
         self.printed = done.stdout

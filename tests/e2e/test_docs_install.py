@@ -1,0 +1,56 @@
+"""The documented installation, command by command, on a real node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coding_agent_cluster import build
+from coding_agent_cluster.access import KubectlError
+from coding_agent_docs.blocks import blocks
+from coding_agent_docs.paths import DOCS
+
+from tests.fixtures.cluster import ClusterUnderTest
+from tests.integration.docs.shell import Shell
+
+# Time for images that may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
+
+NAMESPACE = "coding-agent"
+CRD = "crd/agenttasks.coding-agent.dev"
+
+
+@pytest.fixture
+def shell(cluster: ClusterUnderTest, project_images: dict[str, str], tmp_path: Path) -> Iterator[Shell]:
+    """A shell with helm and kubectl, where the registry of the documentation is the node's own images."""
+    for name, path in build.binaries(["helm", "kubectl"]).items():
+        (tmp_path / name).symlink_to(path)
+    registry, _, rest = project_images["receiver"].rpartition("/")
+    tag = rest.rpartition(":")[2]
+    _hand_over(cluster)
+    try:
+        yield Shell(
+            tmp_path,
+            here={"registry: registry.example.com\n": f'registry: {registry}\n  tag: "{tag}"\n'},
+            environment={"KUBECONFIG": str(cluster.kubeconfig)},
+            seconds=400,
+        )
+    finally:
+        cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+
+
+def test_the_documented_installation(shell: Shell) -> None:
+    assert shell.play(blocks(DOCS / "install.md"), "install", "cluster") >= 5
+
+
+def _hand_over(cluster: ClusterUnderTest) -> None:
+    """The cluster is shared with other tests, one of which may have brought the CRD: as the chart says."""
+    try:
+        cluster.kubectl("get", CRD)
+    except KubectlError:
+        return
+    release = "meta.helm.sh/release"
+    notes = (f"{release}-name=coding-agent", f"{release}-namespace={NAMESPACE}")
+    cluster.kubectl("annotate", CRD, "--overwrite", *notes)
+    cluster.kubectl("label", CRD, "--overwrite", "app.kubernetes.io/managed-by=Helm")

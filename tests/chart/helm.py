@@ -1,0 +1,74 @@
+"""helm on the project's chart."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from coding_agent_cluster import build
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "coding-agent"
+VALUES_FILES = sorted((CHART / "ci").glob("*-values.yaml"))
+# Longer than any `--timeout` that the tests give to helm itself.
+_TIMEOUT_S = 300.0
+
+
+class HelmError(Exception):
+    """helm did not succeed; the text is what it said."""
+
+
+def helm(*arguments: str, environment: Mapping[str, str] | None = None, stdin: str = "") -> str:
+    """Run helm and return what it prints.
+
+    Raises:
+        HelmError: it did not succeed.
+    """
+    run = subprocess.run(
+        [str(build.binaries(["helm"])["helm"]), *arguments],
+        env={**(os.environ if environment is None else environment), "HELM_LOG_LEVEL": "error"},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    if run.returncode:
+        # Its notes about followed symbolic links are no part of the error.
+        lines = [line for line in run.stderr.splitlines() if not line.startswith("level=INFO")]
+        raise HelmError("\n".join(lines))
+    return run.stdout
+
+
+def render_text(
+    *files: Path,
+    values: Mapping[str, Any] | None = None,
+    more: tuple[str, ...] = (),
+    namespace: str = "agents",
+) -> str:
+    """What `helm template` makes of the values files and, over them, the values."""
+    arguments = [item for file in files for item in ("--values", str(file))]
+    return helm(
+        *("template", "coding-agent", str(CHART), "--namespace", namespace, "--values", "-"),
+        *arguments,
+        *more,
+        stdin=yaml.safe_dump(dict(values or {})),
+    )
+
+
+def render(
+    *files: Path, values: Mapping[str, Any] | None = None, namespace: str = "agents"
+) -> list[dict[str, Any]]:
+    """The same, as objects."""
+    text = render_text(*files, values=values, namespace=namespace)
+    return [found for found in yaml.safe_load_all(text) if found]
+
+
+def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    """The object of that kind and name."""
+    found = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
+    assert len(found) == 1, [(each["kind"], each["metadata"]["name"]) for each in objects]
+    return found[0]

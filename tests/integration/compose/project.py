@@ -1,0 +1,88 @@
+"""What docker compose makes of docker-compose.yml, with the images' own commands from their Dockerfiles."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+FILE = ROOT / "docker-compose.yml"
+ALL_PROFILES = "--profile=*"
+
+
+class ComposeError(Exception):
+    """What docker compose said."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """The file with all variables replaced."""
+
+    data: dict[str, Any]
+
+    @property
+    def services(self) -> dict[str, Any]:
+        """By name."""
+        return dict(self.data["services"])
+
+    def environment(self, service: str) -> dict[str, str]:
+        """What its process finds."""
+        return {k: v for k, v in (self.services[service].get("environment") or {}).items() if v is not None}
+
+    def dockerfile(self, service: str) -> Path | None:
+        """Of its image; `None` for another's image."""
+        match = re.fullmatch(r"coding-agent-([a-z-]+):.+", self.services[service]["image"])
+        return ROOT / f"Dockerfile.{match[1]}" if match else None
+
+    def arguments(self, service: str) -> list[str]:
+        """Its command line: compose's words over those of the image."""
+        dockerfile = self.dockerfile(service)
+        assert dockerfile is not None
+        text = dockerfile.read_text(encoding="utf-8")
+        own = {
+            key: json.loads(value) for key, value in re.findall(r"^(ENTRYPOINT|CMD) (\[.*\])$", text, re.M)
+        }
+        given = self.services[service]
+        return [*(given.get("entrypoint") or own["ENTRYPOINT"]), *(given.get("command") or own["CMD"])]
+
+    def mounts(self, service: str) -> dict[str, str]:
+        """Paths in the container: a path of this machine (absolute), or the name of a volume."""
+        given = self.services[service]
+        found = {each["target"]: each["source"] for each in given.get("volumes") or []}
+        for each in given.get("secrets") or []:
+            found[each["target"]] = self.data["secrets"][each["source"]]["file"]
+        return found
+
+
+def compose(program: Path, folder: Path, *arguments: str, variables: Mapping[str, str]) -> str:
+    """Run docker compose on the file with nothing of this machine's environment.
+
+    Raises:
+        ComposeError: it refuses.
+    """
+    env_file = folder / ".env"
+    env_file.write_text("".join(f"{key}={value}\n" for key, value in variables.items()), encoding="utf-8")
+    done = subprocess.run(
+        [str(program), "--file", str(FILE), "--env-file", str(env_file), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+    )
+    if done.returncode:
+        raise ComposeError(done.stderr)
+    return done.stdout
+
+
+def render(program: Path, folder: Path, services: Sequence[str], variables: Mapping[str, str]) -> Project:
+    """The file as compose understands it; without named services those of all profiles."""
+    which = [] if services else [ALL_PROFILES]
+    arguments = [*which, "config", "--format", "json", *services]
+    return Project(json.loads(compose(program, folder, *arguments, variables=variables)))

@@ -1,0 +1,144 @@
+"""docker-compose.yml: the specification's services, hardened, each with no more secrets than it needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from coding_agent_core.settings import load_settings
+from coding_agent_core.settings.model import Backend
+
+from tests.integration.compose.conftest import Render
+from tests.integration.compose.project import FILE, ROOT, ComposeError, compose
+
+# The first use builds docker compose.
+pytestmark = pytest.mark.timeout(900)
+
+PASSWORD = {"RABBITMQ_PASSWORD": "broker-password"}
+SPECIFIED = {"webhook-server", "task-consumer", "rabbitmq", "user-config-api"}
+OURS = {"webhook-server", "task-consumer", "workspace", "producer", "user-config-api"}
+SECRETS = {
+    "caddy": set(),
+    "rabbitmq": set(),
+    "workspace": set(),
+    "webhook-server": {"github_webhook_secret", "gitlab_webhook_token"},
+    "producer": {"github_token", "gitlab_token"},
+    "task-consumer": {"github_token", "gitlab_token", "openai_api_key", "user_config_api_key"},
+    "user-config-api": {"user_config_api_key"},
+}
+"""Who may have which: nobody more than it needs."""
+
+
+def test_the_services_are_those_of_the_specification_and_polling_is_apart(
+    rendered: Render, docker_compose: Path, tmp_path: Path
+) -> None:
+    started = compose(docker_compose, tmp_path, "config", "--services", variables=PASSWORD).split()
+    assert set(started) >= SPECIFIED | {"caddy", "workspace"}
+    assert "producer" not in started
+    # `docker compose up -d producer`, as the specification writes it, needs no --profile.
+    named = rendered("producer", **PASSWORD)
+    assert set(named.services) == {"producer", "rabbitmq"}
+
+
+def test_every_service_is_hardened(rendered: Render) -> None:
+    for name, service in rendered(**PASSWORD).services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["restart"] == "unless-stopped", name
+        assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert not service.get("privileged"), name
+        assert "container_name" not in service, "names of its own forbid replicas"
+        if name in OURS:
+            assert service["user"] == "10001:10001", name
+            assert "cap_add" not in service, name
+        if name != "rabbitmq":
+            assert service["read_only"], name
+        if name not in ("task-consumer", "producer"):
+            assert service["healthcheck"]["test"], name
+
+
+def test_each_service_gets_its_own_secrets_only(rendered: Render) -> None:
+    project = rendered(**PASSWORD)
+    given = {
+        name: {each["source"] for each in service.get("secrets") or []}
+        for name, service in project.services.items()
+    }
+    assert given == SECRETS
+
+
+def test_only_caddy_is_open_to_the_world_and_the_workspace_sees_no_other_service(rendered: Render) -> None:
+    project = rendered(**PASSWORD)
+    assert [name for name, service in project.services.items() if service.get("ports")] == ["caddy"]
+    networks = {name: set(service["networks"]) for name, service in project.services.items()}
+    assert networks.pop("workspace") == {"workspace"}
+    assert not any("workspace" in others for others in networks.values())
+    assert project.data["networks"]["queue"]["internal"]
+    assert not project.environment("workspace")
+
+
+def test_a_secret_is_a_value_or_a_file(rendered: Render, tmp_path: Path) -> None:
+    by_value = rendered(**PASSWORD, GITHUB_WEBHOOK_SECRET="s3cret")
+    environment = by_value.environment("webhook-server")
+    assert environment["GITHUB_WEBHOOK_SECRET"] == "s3cret"
+    assert environment["GITHUB_WEBHOOK_SECRET_FILE"] == ""
+
+    (tmp_path / "secret").write_text("from a file\n")
+    by_file = rendered(**PASSWORD, GITHUB_WEBHOOK_SECRET_FILE=str(tmp_path / "secret"))
+    environment = by_file.environment("webhook-server")
+    assert environment["GITHUB_WEBHOOK_SECRET"] == ""
+    mounted = by_file.mounts("webhook-server")[environment["GITHUB_WEBHOOK_SECRET_FILE"]]
+    assert Path(mounted).read_text() == "from a file\n"
+
+
+def test_what_is_missing_is_said(docker_compose: Path, tmp_path: Path) -> None:
+    with pytest.raises(ComposeError, match=r"RABBITMQ_PASSWORD.*give the broker a password in \.env"):
+        compose(docker_compose, tmp_path, "config", "--quiet", variables={})
+
+
+def test_the_example_names_every_variable_that_a_person_sets() -> None:
+    used = set(re.findall(r"\$\{([A-Z_]+)", FILE.read_text(encoding="utf-8")))
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b([A-Z][A-Z_]+)(?==)", example))
+    deliberate = {
+        *("VERSION", "BASE_IMAGE", "CADDY_IMAGE", "RABBITMQ_IMAGE"),  # for who builds or mirrors images
+        *("RABBITMQ_USER", "USE_USER_CONFIG_API", "USER_CONFIG_DIRECTORY"),
+        *("LMSTUDIO_BASE_URL", "LMSTUDIO_MODEL"),
+    }
+    assert used - named == deliberate
+    assert named <= used
+
+
+@pytest.mark.parametrize("service", ["webhook-server", "task-consumer", "producer"])
+def test_the_configuration_is_understood(rendered: Render, service: str) -> None:
+    project = rendered(**PASSWORD, GITHUB_OWNER="acme")
+    environment = project.environment(service)
+    file = project.mounts(service)[environment["CONFIG_FILE"]]
+    settings = load_settings(Path(file), environment)
+    assert settings.backend is Backend.RABBITMQ
+    assert settings.rabbitmq.host == "rabbitmq"
+    assert settings.webhook.server.port == 8000
+    assert settings.consumer.concurrency == 1, "the workspace serves one task at a time"
+    if service == "task-consumer":
+        mounted = project.mounts(service)
+        door = str(settings.consumer.workspace.door)
+        assert mounted[door] == project.mounts("workspace")[door]
+        assert str(settings.context_storage.base_dir).startswith("/var/lib/coding-agent/")
+        assert "/var/lib/coding-agent" in mounted
+    if service == "producer":
+        assert settings.github.owner == "acme"
+
+
+def test_what_is_named_exists(rendered: Render) -> None:
+    project = rendered(**PASSWORD)
+    for name, service in project.services.items():
+        dockerfile = project.dockerfile(name)
+        assert (dockerfile is not None) == (name in OURS)
+        if dockerfile is not None:
+            assert dockerfile.exists()
+            assert service.get("build", {}).get("dockerfile", dockerfile.name) == dockerfile.name
+        for source in project.mounts(name).values():
+            assert not source.startswith("/") or Path(source).exists(), source
+    directories = yaml.safe_load((ROOT / "dev/compose/users/default.yaml").read_text(encoding="utf-8"))
+    assert directories is None, "the example sets nothing"

@@ -8,6 +8,7 @@ Requests are not tried again here: the next upload is the next try.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -121,13 +122,20 @@ class Bucket:
     async def _call(self, action: Callable[[], _T]) -> _T:
         try:
             return await asyncio.to_thread(action)
-        except (PermissionDeniedError, UnauthenticatedError):
-            raise StoreError(f"{self._name} refuses our keys (context_storage.s3)") from None
-        except FileNotFoundError:
-            raise StoreError(f"{self._name} does not exist (context_storage.s3)") from None
         except (BaseError, OSError, ValueError) as error:
-            # The library's words hold the store's answer, and that may hold the key's id.
-            raise StoreError(f"{self._name} cannot be reached ({type(error).__name__})") from None
+            raise StoreError(f"{self._name} {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    """In our words: the library's hold the store's answer, and that may repeat the key's id."""
+    status = re.search(r"status code: (\d{3})", str(error))
+    code = status.group(1) if status else ""
+    # A listing's errors come without a class of their own.
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in ("401", "403"):
+        return "refuses our keys (context_storage.s3)"
+    if isinstance(error, FileNotFoundError) or code == "404":
+        return "does not exist (context_storage.s3)"
+    return f"answered HTTP {code}" if code else f"cannot be reached ({type(error).__name__})"
 
 
 def _config(settings: S3) -> S3Config:
@@ -136,7 +144,8 @@ def _config(settings: S3) -> S3Config:
         "virtual_hosted_style_request": not settings.path_style,
     }
     if settings.endpoint_url is not None:
-        config["endpoint"] = settings.endpoint_url.rstrip("/")
+        # The form that wins over AWS_ENDPOINT_URL_S3 of the environment.
+        config["aws_endpoint_url_s3"] = settings.endpoint_url.rstrip("/")
     key_id = Secrets(settings.access_key_id).first()
     secret = Secrets(settings.secret_access_key).first()
     if key_id is not None and secret is not None:

@@ -1,0 +1,30 @@
+"""An attempt as a process of its own, to be killed: writes one line, then works on."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from coding_agent_consumer.agent.scrub import Scrub
+from coding_agent_consumer.agent.transcript import Transcript
+from coding_agent_consumer.transcripts.keeping import Transcripts
+from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.tasks import GitHubIssueKey, Item
+from pydantic_ai.messages import ModelResponse, TextPart
+
+ITEM = Item(
+    host="github.com", repository="octo/demo", key=GitHubIssueKey(owner="octo", repo="demo", number=7)
+)
+
+
+async def main(settings: str, folder: str) -> None:
+    storage = ContextStorage.model_validate_json(settings)
+    transcripts = Transcripts(storage, Path(folder), ITEM, run=1, attempt=1)
+    await transcripts.begin()
+    Transcript(transcripts.path, Scrub([])).append(ModelResponse(parts=[TextPart("I am attempt 1.")]))
+    await asyncio.sleep(60)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

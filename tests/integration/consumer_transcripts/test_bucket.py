@@ -1,0 +1,121 @@
+"""A bucket as a store, on a real S3 server: whole objects, bounded waits, and no secret in any sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.transcripts.bucket import Bucket
+from coding_agent_consumer.transcripts.errors import StoreError
+
+from tests.fixtures.s3 import KEY_ID, SECRET, S3Server
+
+PROGRAM = Path(__file__).with_name("bucket_process.py")
+NOW = datetime.now(UTC)
+
+
+async def test_what_is_put_is_there_for_everybody(s3: S3Server) -> None:
+    bucket = Bucket(s3.section())
+    await bucket.put("a/run-1/attempt-1.jsonl", b"one\n")
+    await bucket.put("a/run-1/attempt-1.jsonl", b"one\ntwo\n")
+    assert s3.read("a/run-1/attempt-1.jsonl") == b"one\ntwo\n"
+    assert await bucket.get("a/run-1/attempt-1.jsonl") == b"one\ntwo\n"
+    assert await bucket.get("a/run-1/attempt-1.jsonl", last=4) == b"two\n"
+    assert await bucket.get("a/run-1/attempt-9.jsonl") is None
+
+
+async def test_a_long_transcript(s3: S3Server) -> None:
+    bucket = Bucket(s3.section(timeout=20))
+    long = b"x" * 12_000_000
+    await bucket.put("long.jsonl", long)
+    assert await bucket.get("long.jsonl") == long
+
+
+async def test_a_folder_is_listed_without_its_neighbours(s3: S3Server) -> None:
+    bucket = Bucket(s3.section())
+    for key in ("a/run-1/attempt-1.jsonl", "a/run-1/attempt-2.jsonl", "a/run-11/attempt-1.jsonl"):
+        await bucket.put(key, b"x\n")
+    assert sorted(await bucket.keys("a/run-1")) == ["a/run-1/attempt-1.jsonl", "a/run-1/attempt-2.jsonl"]
+    assert await bucket.keys("b") == []
+
+
+async def test_old_transcripts_are_removed_and_nothing_else(s3: S3Server) -> None:
+    bucket = Bucket(s3.section())
+    for number in range(3):
+        await bucket.put(f"a/run-{number}/attempt-1.jsonl", b"x\n")
+    await bucket.put("notes.txt", b"not ours")
+    assert await bucket.remove_older(NOW - timedelta(days=1)) == 0
+    assert len(await bucket.keys("a")) == 3
+    assert await bucket.remove_older(NOW + timedelta(days=1)) == 3
+    assert await bucket.keys("a") == []
+    assert s3.read("notes.txt") == b"not ours"
+
+
+async def test_a_store_that_is_down_is_told_in_a_sentence(s3: S3Server) -> None:
+    bucket = Bucket(s3.section())
+    s3.kill()
+    with pytest.raises(StoreError, match="the bucket agent-logs cannot be reached"):
+        await bucket.put("a.jsonl", b"x")
+    with pytest.raises(StoreError):
+        await bucket.keys("a")
+    s3.start()
+    await bucket.put("a.jsonl", b"x")
+    assert s3.read("a.jsonl") == b"x", "the same client goes on when it is back"
+
+
+async def test_a_store_that_does_not_answer_is_given_up_in_time(s3: S3Server) -> None:
+    bucket = Bucket(s3.section(timeout=60), timeout=0.5)
+    s3.freeze()
+    began = time.monotonic()
+    with pytest.raises(StoreError):
+        await bucket.put("a.jsonl", b"x")
+    assert time.monotonic() - began < 10
+
+
+async def test_a_bucket_that_is_not_there(s3: S3Server) -> None:
+    with pytest.raises(StoreError, match="no-such-bucket does not exist"):
+        await Bucket(s3.section(bucket="no-such-bucket")).put("a.jsonl", b"x")
+
+
+async def test_refused_keys_are_told_without_them(s3: S3Server, refusing_s3: str) -> None:
+    section = s3.section(endpoint_url=refusing_s3)
+    bucket = Bucket(section)
+    actions: list[Callable[[], Awaitable[object]]] = [
+        lambda: bucket.put("a", b"x"),
+        lambda: bucket.get("a"),
+        lambda: bucket.keys("a"),
+        lambda: bucket.remove_older(NOW),
+    ]
+    for action in actions:
+        with pytest.raises(StoreError, match="refuses our keys") as caught:
+            await action()
+        told = repr(caught.value) + repr(caught.value.__cause__) + repr(section) + repr(vars(bucket))
+        assert KEY_ID not in told
+        assert SECRET not in told
+
+
+async def test_the_environment_does_not_redirect_what_is_configured(
+    s3: S3Server, refusing_s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, refusing_s3)
+    monkeypatch.setenv("AWS_BUCKET", "another")
+    await Bucket(s3.section()).put("a.jsonl", b"x")
+    assert s3.read("a.jsonl") == b"x"
+
+
+async def test_the_process_ends_with_its_own_exit_code(s3: S3Server) -> None:
+    """The library's coroutines made one process in six end with SIGABRT."""
+    data = json.dumps(s3.settings(timeout=10))
+    processes = [
+        subprocess.Popen([sys.executable, str(PROGRAM), data], cwd=PROGRAM.parents[3]) for _ in range(4)
+    ]
+    codes = [await asyncio.to_thread(process.wait, 60) for process in processes]
+    assert codes == [65] * 4

@@ -1,0 +1,224 @@
+"""Transcripts outlive their attempt: killed, on another machine, or with a store that is down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_consumer.agent.scrub import Scrub
+from coding_agent_consumer.agent.transcript import Transcript, read
+from coding_agent_consumer.transcripts.keeping import Transcripts
+from coding_agent_core.outcome import Outcome, Reason
+from coding_agent_core.settings.llm import ContextStorage
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+)
+
+from tests.fixtures.s3 import BUCKET, S3Server
+from tests.integration.consumer_transcripts.attempt_process import ITEM
+
+PROGRAM = Path(__file__).with_name("attempt_process.py")
+FAILED = Outcome(reason=Reason.MODEL_UNAVAILABLE, message="The model is down.")
+STEPS: list[ModelMessage] = [
+    ModelResponse(parts=[TextPart("I look."), ToolCallPart("run_command", {"command": "make"}, "1")]),
+    ModelRequest(parts=[ToolReturnPart("run_command", "2 passed", "1")]),
+]
+
+
+def storage(s3: S3Server | None = None, **changes: Any) -> ContextStorage:
+    section = {"s3": s3.settings()} if s3 else {}
+    return ContextStorage.model_validate({"upload_interval": 0.05, **section, **changes})
+
+
+def opened(kept: ContextStorage, base: Path, attempt: int = 1) -> Transcripts:
+    return Transcripts(kept, base, ITEM, run=1, attempt=attempt)
+
+
+def write(transcripts: Transcripts, *messages: ModelMessage) -> None:
+    writer = Transcript(transcripts.path, Scrub([]))
+    for message in messages or STEPS:
+        writer.append(message)
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"did not happen within {seconds:.0f} s: {what}")
+        await asyncio.sleep(0.02)
+
+
+async def test_the_end_tells_the_place_the_link_and_the_last_steps(s3: S3Server, tmp_path: Path) -> None:
+    kept = opened(storage(s3, link="https://logs.example/{key}"), tmp_path)
+    assert await kept.begin() == ""
+    write(kept)
+    outcome = await kept.end(FAILED)
+    key = "github/github.com/octo/demo/issue-7/run-1/attempt-1.jsonl"
+    assert outcome.transcript == f"s3://{BUCKET}/{s3.prefix}/{key}"
+    assert outcome.transcript_url == f"https://logs.example/{key}"
+    assert outcome.tail == '- said: I look.\n- called run_command {"command":"make"}\n  gave: 2 passed'
+    assert (outcome.reason, outcome.message) == (FAILED.reason, FAILED.message)
+    assert s3.read(key) == (tmp_path / key).read_bytes(), "the whole of it"
+
+
+async def test_without_a_bucket_the_folder_is_the_store(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    kept = opened(storage(base_dir=volume), volume)
+    await kept.begin()
+    write(kept)
+    outcome = await kept.end(FAILED)
+    assert outcome.transcript == str(kept.path)
+    assert outcome.tail.endswith("gave: 2 passed")
+    assert "- called run_command" in await opened(storage(base_dir=volume), volume, 2).begin()
+
+
+async def test_a_scratch_folder_is_no_place_but_gives_the_last_steps(tmp_path: Path) -> None:
+    kept = opened(storage(), tmp_path)
+    await kept.begin()
+    write(kept)
+    outcome = await kept.end(FAILED)
+    assert (outcome.transcript, outcome.transcript_url) == (None, None)
+    assert outcome.tail.endswith("gave: 2 passed")
+
+
+async def test_nothing_is_kept_where_that_is_wanted(s3: S3Server, tmp_path: Path) -> None:
+    kept = opened(storage(s3, enabled=False), tmp_path)
+    assert await kept.begin() == ""
+    assert kept.path is None
+    assert await kept.end(FAILED) == FAILED
+    assert list(tmp_path.iterdir()) == []
+
+
+def start(kept: ContextStorage, base: Path, s3: S3Server) -> subprocess.Popen[bytes]:
+    data = json.dumps({**kept.model_dump(mode="json"), "s3": s3.settings()})
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), data, str(base)],
+        stdout=subprocess.PIPE,
+        cwd=PROGRAM.parents[3],
+    )
+
+
+async def test_a_killed_agent_leaves_what_it_had_and_the_next_one_reads_it(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    kept = storage(s3)
+    process = start(kept, tmp_path / "first", s3)
+    key = opened(kept, tmp_path).key
+    try:
+        await until(lambda: b"I am attempt 1." in (s3.read(key) or b""), "the running attempt was uploaded")
+    finally:
+        process.kill()
+        process.wait(10)
+    on_another_node = opened(kept, tmp_path / "second", 2)
+    assert await on_another_node.begin() == "- said: I am attempt 1."
+    await on_another_node.end(FAILED)
+
+
+async def test_another_pod_of_the_same_attempt_goes_on_with_its_transcript(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    first = opened(storage(s3), tmp_path / "first")
+    await first.begin()
+    write(first, ModelResponse(parts=[TextPart("Before the node was lost.")]))
+    with (first.path or tmp_path).open("ab") as file:
+        file.write(b'{"kind": "response", "par')  # cut in mid-line
+    await first.end(FAILED)
+    second = opened(storage(s3), tmp_path / "second")
+    assert "Before the node was lost." in await second.begin()
+    write(second, ModelResponse(parts=[TextPart("And after it.")]))
+    await second.end(FAILED)
+    said = [
+        part.content
+        for message in read(second.path or tmp_path)
+        for part in message.parts
+        if isinstance(part, TextPart)
+    ]
+    assert said == ["Before the node was lost.", "And after it."]
+    assert s3.read(second.key) == (second.path or tmp_path).read_bytes()
+
+
+async def test_a_store_that_is_down_costs_nothing_but_the_record(
+    s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3.kill()
+    kept = opened(storage(s3), tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert await kept.begin() == ""
+        write(kept)
+        await until(lambda: "not kept for now" in caplog.text, "the first upload failed")
+        outcome = await kept.end(FAILED, within=2)
+    assert (outcome.reason, outcome.message, outcome.transcript) == (FAILED.reason, FAILED.message, None)
+    assert "gave: 2 passed" in outcome.tail
+    assert outcome.tail.endswith("(Not kept whole: the bucket agent-logs cannot be reached (GenericError).)")
+    assert caplog.text.count("not kept for now") == 1, "said once, not at every try"
+
+
+async def test_a_store_that_comes_back_has_the_whole_of_it(s3: S3Server, tmp_path: Path) -> None:
+    s3.kill()
+    kept = opened(storage(s3), tmp_path)
+    await kept.begin()
+    write(kept)
+    s3.start()
+    # The server has another port now: the same store at the same address is what an outage is like.
+    kept.storage = storage(s3)
+    write(kept, ModelResponse(parts=[TextPart("More.")]))
+    outcome = await kept.end(FAILED)
+    assert outcome.transcript is not None
+    assert "Not kept" not in outcome.tail
+    assert b"More." in (s3.read(kept.key) or b"")
+
+
+async def test_what_was_kept_before_the_store_went_is_still_told(s3: S3Server, tmp_path: Path) -> None:
+    kept = opened(storage(s3), tmp_path)
+    await kept.begin()
+    write(kept)
+    await until(lambda: s3.read(kept.key), "uploaded while it ran")
+    await until(lambda: kept._uploaded > 0, "the answer came")
+    s3.kill()
+    write(kept, ModelResponse(parts=[TextPart("More.")]))
+    outcome = await kept.end(FAILED, within=1)
+    assert outcome.transcript is not None
+    assert "(Not kept whole:" in outcome.tail
+
+
+async def test_a_store_that_hangs_delays_the_end_no_longer_than_allowed(s3: S3Server, tmp_path: Path) -> None:
+    kept = opened(storage(s3), tmp_path)
+    await kept.begin()
+    write(kept)
+    s3.freeze()
+    await until(lambda: kept._putting is not None and not kept._putting.done(), "an upload hangs")
+    began = time.monotonic()
+    outcome = await kept.end(FAILED, within=1)
+    assert time.monotonic() - began < 5
+    assert outcome.reason is FAILED.reason
+
+
+async def test_old_transcripts_go_from_folder_and_bucket(s3: S3Server, tmp_path: Path) -> None:
+    old = tmp_path / "github/github.com/octo/demo/issue-1/run-1/attempt-1.jsonl"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}\n")
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+    os.utime(old, (long_ago, long_ago))
+    kept = opened(storage(s3, cleanup_days=30), tmp_path)
+    await kept.begin()
+    write(kept)
+    await until(lambda: not old.exists(), "the old one is removed")
+    await kept.end(FAILED)
+    assert kept.path is not None
+    assert kept.path.exists()
+    assert s3.read(kept.key) is not None, "what is young stays"

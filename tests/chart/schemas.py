@@ -69,7 +69,8 @@ def _closure(name: str, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _file(kind: str, group: str, version: str) -> str:
     # As kubeconform does: of a group only what stands before the first dot.
-    return "-".join(part for part in (kind.lower(), group.split(".", maxsplit=1)[0], version) if part) + ".json"
+    parts = (kind.lower(), group.split(".", maxsplit=1)[0], version)
+    return "-".join(part for part in parts if part) + ".json"
 
 
 def _strict(node: Any) -> Any:

@@ -62,7 +62,7 @@ def delivery(platform: str, host: str, label: str, number: int) -> tuple[dict[st
         "object_attributes": attributes,
         "labels": [{"title": label}],
     }
-    return payload, {"X-Gitlab-Event": "Issue Hook", "X-Gitlab-Event-UUID": str(uuid.uuid4())}
+    return payload, {"X-Gitlab-Event": "Issue Hook", "X-Gitlab-Webhook-UUID": str(uuid.uuid4())}
 
 
 def send(base: str, platform: str, payload: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""Manifests are what Kubernetes and good practice want, for every values file of charts/coding-agent/ci."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart import schemas
+from tests.chart.helm import CHART, VALUES_FILES, helm, one, render, render_text
+from tests.integration.chart.conftest import Tool
+
+# Time for the tools, which may have to be built first.
+pytestmark = pytest.mark.timeout(900)
+
+ACCEPTED = {
+    # Tags are not moved; a pull at every start would make the registry a part of each attempt's success.
+    "container-image-pull-policy",
+    # The operator makes the pods that the attempts' policy selects.
+    "networkpolicy-targets-pod",
+}
+"""Critical findings of kube-score that are accepted, each with its reason."""
+
+each_file = pytest.mark.parametrize("file", VALUES_FILES, ids=lambda file: file.stem)
+
+
+@each_file
+def test_helm_lint_is_silent(file: Path) -> None:
+    # Helm logs each symbolic link that it follows; those are no findings.
+    found = helm("lint", "--strict", str(CHART), "--values", str(file))
+    assert "0 chart(s) failed" in found
+    assert "[WARNING]" not in found, found
+
+
+def test_every_suite_of_helm_unittest_passes(tool: Tool) -> None:
+    said = tool("helm-unittest", "--strict", str(CHART))
+    assert "Charts:      1 passed, 1 total" in said
+
+
+def test_every_template_has_a_suite() -> None:
+    suites = [yaml.safe_load(file.read_text()) for file in (CHART / "tests").glob("*_test.yaml")]
+    covered = {template for suite in suites for template in suite["templates"]}
+    templates = {
+        str(file.relative_to(CHART / "templates"))
+        for file in (CHART / "templates").rglob("*")
+        if file.is_file() and not file.name.startswith("_")
+    }
+    assert covered == templates
+
+
+@each_file
+def test_kubeconform_finds_no_wrong_or_unknown_field(tool: Tool, kind_schemas: Path, file: Path) -> None:
+    said = tool(
+        "kubeconform",
+        # A CustomResourceDefinition holds a schema itself; an API server takes it in the other tests.
+        *("-strict", "-summary", "-skip", "CustomResourceDefinition"),
+        *("-schema-location", f"{kind_schemas}/{schemas.LOCATION}"),
+        stdin=render_text(file),
+    )
+    assert "Invalid: 0, Errors: 0" in said
+
+
+def test_kubeconform_is_strict(tool: Tool, kind_schemas: Path) -> None:
+    wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"port": 1}}
+    with pytest.raises(AssertionError, match="additional"):
+        tool(
+            *("kubeconform", "-strict", "-schema-location", f"{kind_schemas}/{schemas.LOCATION}"),
+            stdin=yaml.safe_dump(wrong),
+        )
+
+
+@pytest.mark.parametrize("name", ["required", "everything", "gitlab"])
+def test_kube_score_has_no_critical_finding_that_is_not_accepted(tool: Tool, name: str) -> None:
+    ignored = [item for each in sorted(ACCEPTED) for item in ("--ignore-test", each)]
+    tool(
+        *("kube-score", "score", "--kubernetes-version", "v1.31", "--output-format", "ci"),
+        # A limit of CPU throttles pods on idle nodes; requests are what scheduling needs.
+        "--ignore-container-cpu-limit",
+        *ignored,
+        "-",
+        stdin=render_text(CHART / "ci" / f"{name}-values.yaml"),
+    )
+
+
+def test_the_readme_is_what_helm_docs_makes(tool: Tool, tmp_path: Path) -> None:
+    copy = tmp_path / "coding-agent"
+    copy.mkdir()
+    for name in ("Chart.yaml", "values.yaml", "README.md.gotmpl"):
+        shutil.copy(CHART / name, copy)
+    tool("helm-docs", "--sort-values-order", "file", "--chart-search-root", str(copy))
+    readme = (copy / "README.md").read_text()
+    assert readme == (CHART / "README.md").read_text(), "run helm-docs in charts/coding-agent (see Makefile)"
+    undocumented = [line for line in readme.splitlines() if line.startswith("| `") and line.endswith("|  |")]
+    assert undocumented == []
+
+
+def test_a_packaged_chart_carries_what_the_links_point_to(tmp_path: Path) -> None:
+    helm("package", str(CHART), "--destination", str(tmp_path))
+    package = next(tmp_path.glob("*.tgz"))
+    values = CHART / "ci" / "required-values.yaml"
+    text = helm("template", "coding-agent", str(package), "--values", str(values))
+    objects = [found for found in yaml.safe_load_all(text) if found]
+    rules = {each["metadata"]["name"]: each["rules"] for each in objects if each["kind"] == "Role"}
+    root = CHART.parents[1]
+    for program, source in {
+        "receiver": "receiver/deploy/role.yaml",
+        "operator": "operator/deploy/role.yaml",
+        "reporter": "operator/deploy/reporter-role.yaml",
+    }.items():
+        documents = yaml.safe_load_all((root / source).read_text())
+        assert rules[f"coding-agent-{program}"] == next(d["rules"] for d in documents if d["kind"] == "Role")
+    crd = one(objects, "CustomResourceDefinition", "agenttasks.coding-agent.dev")
+    assert crd["spec"] == yaml.safe_load((root / "crds" / "agenttask.yaml").read_text())["spec"]
+
+
+def test_nothing_but_the_schema_of_agenttask_belongs_to_the_whole_cluster() -> None:
+    objects = render(CHART / "ci" / "everything-values.yaml", namespace="elsewhere")
+    outside = {each["kind"] for each in objects if each["metadata"].get("namespace") != "elsewhere"}
+    assert outside == {"CustomResourceDefinition", "ConfigMap"}, "the ConfigMap is `extraObjects`'"
+
+
+def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The spec of every pod that the manifests make, by the name of what makes it."""
+    found = {}
+    for each in objects:
+        spec = each.get("spec", {})
+        if each["kind"] == "Pod":
+            found[each["metadata"]["name"]] = spec
+        elif each["kind"] == "CronJob":
+            found[each["metadata"]["name"]] = spec["jobTemplate"]["spec"]["template"]["spec"]
+        elif "template" in spec:
+            found[each["metadata"]["name"]] = spec["template"]["spec"]
+    return found
+
+
+def test_every_pod_is_restricted_and_mounts_only_what_it_may() -> None:
+    found = pods(render(CHART / "ci" / "everything-values.yaml"))
+    mounted = {}
+    for name, pod in found.items():
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["enableServiceLinks"] is False, name
+        for container in containers(pod):
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert "envFrom" not in container, name
+            assert not [e for e in container["env"] if "secretKeyRef" in e.get("valueFrom", {})], name
+        sources = [s for v in pod["volumes"] for s in v.get("projected", {}).get("sources", [])]
+        mounted[name.removeprefix("coding-agent-")] = {
+            source["secret"]["name"].removeprefix("coding-agent-") for source in sources if "secret" in source
+        }
+    assert mounted == {
+        "receiver": {"webhook"},
+        "operator": set(),
+        "reporter": {"github", "gitlab"},
+        "poller-github": {"github"},
+        "poller-gitlab": {"gitlab"},
+        "user-config": {"user-config"},
+        "selftest": {"webhook"},
+    }

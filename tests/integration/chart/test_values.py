@@ -1,0 +1,98 @@
+"""Wrong values are refused by an error that names the key; right ones make a config.yaml that programs take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_core.settings import load_settings
+from coding_agent_core.settings.model import Backend
+
+from tests.chart.helm import CHART, VALUES_FILES, HelmError, helm, one, render
+
+# Time for the tools, which may have to be built first.
+pytestmark = pytest.mark.timeout(900)
+
+REQUIRED = CHART / "ci" / "required-values.yaml"
+
+WRONG = [
+    ("receiver.replica=3", "at '/receiver': additional properties 'replica' not allowed"),
+    ("recevier.replicas=3", "additional properties 'recevier' not allowed"),
+    ("receiver.replicas=many", "at '/receiver/replicas': got string, want integer"),
+    ("receiver.service.port=70000", "at '/receiver/service/port'"),
+    ("image.pullPolicy=Sometimes", "at '/image/pullPolicy'"),
+    ("receiver.image.digest=abc", "at '/receiver/image/digest'"),
+    ("secrets.webhook.github=short", "at '/secrets/webhook/github'"),
+    ("secrets.github.tokn=x", "at '/secrets/github': additional properties 'tokn' not allowed"),
+    ("ingress.host=https://agent.example.com/", "at '/ingress/host'"),
+    ("networkPolicy.forge.cidrs={github.com}", "at '/networkPolicy/forge/cidrs/0'"),
+    ("networkPolicy.model.cidrs={169.254.169.254/32}", "at '/networkPolicy/model/cidrs/0'"),
+    ("polling.schedule=often", "at '/polling/schedule'"),
+    ("config.webhok.enabled=true", "at '/config': additional properties 'webhok' not allowed"),
+    ("config.llm.openai.max_token=-1", "at '/config/llm/openai/max_token'"),
+    ("config.limits.perRepository=many", "at '/config/limits/perRepository': got string, want integer"),
+    ("config.queue.backend=memory", "at '/config/queue': additional properties 'backend' not allowed"),
+    (
+        "config.llm.openai.api_key=sk-1",
+        "at '/config/llm/openai': additional properties 'api_key' not allowed",
+    ),
+    ("config.operator.job.image=x", "at '/config/operator/job': additional properties 'image' not allowed"),
+    ("secrets.github.existingSecret=mine", "secrets.github: give either existingSecret or token"),
+    ("secrets.webhook.rotating=true", "secrets.webhook.githubPrevious: "),
+    ("secrets.s3.accessKeyId=id", "secrets.s3: accessKeyId and secretAccessKey belong together"),
+    ("ingress.enabled=true", "ingress.host: "),
+    ("httpRoute.enabled=true", "httpRoute.parentRefs: "),
+    ("polling.enabled=true", "config.github.owner: "),
+]
+
+
+@pytest.mark.parametrize(("setting", "said"), WRONG, ids=[setting for setting, _ in WRONG])
+def test_a_wrong_value_is_named(setting: str, said: str) -> None:
+    with pytest.raises(HelmError) as error:
+        helm("template", "coding-agent", str(CHART), "--values", str(REQUIRED), "--set", setting)
+    assert said in str(error.value)
+
+
+def test_the_token_and_the_key_are_asked_for_at_once() -> None:
+    with pytest.raises(HelmError) as error:
+        helm("template", "coding-agent", str(CHART))
+    assert "secrets.github.token or secrets.gitlab.token" in str(error.value)
+    assert "secrets.model.apiKey" in str(error.value)
+
+
+def config_of(objects: list[dict[str, Any]], folder: Path) -> Path:
+    file = folder / "config.yaml"
+    file.write_text(one(objects, "ConfigMap", "coding-agent")["data"]["config.yaml"])
+    return file
+
+
+@pytest.mark.parametrize("values", VALUES_FILES, ids=lambda file: file.stem)
+def test_the_programs_take_the_config_yaml_that_is_made(values: Path, tmp_path: Path) -> None:
+    settings = load_settings(config_of(render(values), tmp_path), {})
+    assert settings.backend is Backend.KUBERNETES
+    job = settings.operator.job
+    assert job.config_map == "coding-agent"
+    assert job.service_account == "coding-agent-attempt"
+    assert settings.limits.of("github.com", "selftest.invalid/helm-test") == 0
+
+
+def test_settings_of_the_values_arrive(tmp_path: Path) -> None:
+    settings = load_settings(config_of(render(CHART / "ci" / "everything-values.yaml"), tmp_path), {})
+    assert settings.limits.per_repository == 3
+    assert settings.limits.of("github.com", "acme/big") == 10
+    assert settings.gitlab.host == "gitlab.example.com"
+    job = settings.operator.job
+    assert job.workspace.image == "registry.example.com/team/toolchain:1"
+    assert [m.name for m in job.agent.volume_mounts] == ["transcripts"]
+    assert [(c.secret, c.file, c.repository) for c in job.credentials][-1] == (
+        "acme",
+        "github-token",
+        "acme/secret",
+    )
+    files = settings.webhook.github.secret.files
+    assert [str(file) for file in files] == [
+        "/etc/coding-agent/webhook/github",
+        "/etc/coding-agent/webhook/github-previous",
+    ]
+    assert settings.user_config_api.url == "http://coding-agent-user-config:8080"

@@ -1,0 +1,98 @@
+"""What the chart repeats of the code is the code's: settings, metrics, payloads."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from coding_agent_core.settings.model import GitHub, GitLab, Settings
+from coding_agent_receiver import github, gitlab
+from coding_agent_receiver.events import Accepted, Delivery
+
+ROOT = Path(__file__).resolve().parents[3]
+CHART = ROOT / "charts" / "coding-agent"
+OTHER_METRICS = {"up", "process_resident_memory_bytes", "kube_cronjob_status_last_successful_time"}
+
+
+def load(file: Path) -> ModuleType:
+    """A program of the chart as a module."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_schema_of_the_values_is_that_of_the_settings() -> None:
+    schema = load(ROOT / "charts" / "schema.py")
+    assert (CHART / "values.schema.json").read_text() == schema.text(), "run: python charts/schema.py"
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def compare(node: dict[str, Any], value: Any, path: str) -> None:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
+        if path == ".config" or "properties" not in node or not isinstance(value, dict) or not value:
+            return
+        optional = {"global", "claims"}
+        assert set(node["properties"]) - optional == set(value) - optional, path
+        for key in value:
+            compare(node["properties"][key], value[key], f"{path}.{key}")
+
+    compare(schema, values, "")
+
+
+def metric_names() -> set[str]:
+    """As the reference, which is made from the code, lists them."""
+    text = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    return set(re.findall(r"^\| `(coding_agent_\w+)` \|", text, re.MULTILINE))
+
+
+def used_metrics(expression: str) -> set[str]:
+    """The metrics in a PromQL expression, without the suffixes of histograms."""
+    names = set(re.findall(r"\b([a-z_]+[a-z0-9_]*)\{", expression))
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+
+
+def test_alerts_and_dashboard_use_metrics_that_exist() -> None:
+    alerts = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["alerts"]
+    dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
+    expressions = [alert["expr"] for alert in alerts]
+    expressions += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    used = set().union(*(used_metrics(each) for each in expressions))
+    assert len(used) > 10
+    assert used - OTHER_METRICS <= metric_names()
+
+
+def test_every_alert_has_a_runbook() -> None:
+    alerts = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["alerts"]
+    runbooks = (ROOT / "docs" / "operations" / "runbooks.md").read_text()
+    headings = set(re.findall(r"^#+ (\w+)\s*$", runbooks, re.MULTILINE))
+    assert {alert["alert"] for alert in alerts} <= headings
+
+
+@pytest.mark.parametrize("platform", ["github", "gitlab"])
+def test_what_helm_test_sends_becomes_a_task(platform: str) -> None:
+    selftest = load(CHART / "files" / "selftest.py")
+    settings = Settings(
+        github=GitHub(api_url="https://forge.example.com/api/v3", bot_label="robot"),
+        gitlab=GitLab(api_url="https://forge.example.com/api/v4", bot_label="robot"),
+    )
+    payload, headers = selftest.delivery(platform, "forge.example.com", "robot", 7)
+    lower = {name.lower(): value for name, value in headers.items()}
+    module: Any = github if platform == "github" else gitlab
+    delivered: Delivery = module.delivery(lower)
+    meaning = module.interpret(delivered, payload, settings, datetime.now(UTC))
+    assert isinstance(meaning, Accepted), meaning
+    assert meaning.request.item.repository == "selftest.invalid/helm-test"
+    assert meaning.request.item.host == "forge.example.com"

@@ -128,10 +128,10 @@ def settled(body: Body, comment: str, result: str) -> dict[str, Any]:
     return _patch(body, noted)
 
 
-def last_status(body: Body) -> Noted | None:
-    """The newest `/status` that was answered: the comment says so."""
+def last_status(body: Body) -> tuple[str, datetime] | None:
+    """Who gave the newest `/status` that was answered, and when: the comment says so."""
     answered = [
-        each
+        (each.user, each.at)
         for each in noted_on(body)
         if each.command is CommandName.STATUS and each.result == ANSWERED and each.at is not None
     ]

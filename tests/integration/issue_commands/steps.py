@@ -28,10 +28,15 @@ def say(system: System, text: str, *, by: str = "alice", number: int = 1, kind: 
     What depends on the order of events is said in another second than all before: forges tell no less.
     """
     if text in ("/cancel", "/retry"):
-        now = int(time.time())
-        until(lambda: int(time.time()) > now, "the next second", 2)
+        next_second()
     identifier = system.forge.comment(REPOSITORY, number, text, kind=kind, by=by)
     return next(each for each in system.item(number, kind).comments if each.id == identifier)
+
+
+def next_second() -> None:
+    """Wait for it."""
+    now = int(time.time())
+    until(lambda: int(time.time()) > now, "the next second", 2)
 
 
 def seen(comment: Comment) -> list[tuple[str, str]]:

@@ -57,16 +57,22 @@ class Place:
         file.write_text(json.dumps(config))
         return file
 
-    def start_receiver(self, kubeconfig: Path) -> Program:
-        """`main.py --mode webhook` as it runs in the cluster, but on a free loopback port."""
+    def start_receiver(self, kubeconfig: Path, *, forge: Any = None, **webhook: Any) -> Program:
+        """`main.py --mode webhook` as it runs in the cluster, but on a free loopback port.
+
+        Args:
+            forge: sections of the forges' settings.
+            webhook: further settings of that section.
+        """
         name = f"receiver-{os.urandom(3).hex()}"
         config = self.folder / f"{name}.yaml"
-        webhook = {
+        section = {
             "server": {"host": "127.0.0.1", "port": 0},
             "github": {"secret": SECRET},
             "gitlab": {"token": TOKEN},
+            **webhook,
         }
-        config.write_text(yaml.safe_dump({"webhook": webhook}))
+        config.write_text(yaml.safe_dump({"webhook": section, **(forge or {})}))
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(

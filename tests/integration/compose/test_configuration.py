@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import yaml
 from coding_agent_core.settings import load_settings
-from coding_agent_core.settings.model import Backend
+from coding_agent_core.settings.model import Backend, networks
 
 from tests.integration.compose.conftest import Render
 from tests.integration.compose.project import FILE, ROOT, ComposeError, compose
@@ -120,6 +121,9 @@ def test_the_configuration_is_understood(rendered: Render, service: str) -> None
     assert settings.rabbitmq.host == "rabbitmq"
     assert settings.webhook.server.port == 8000
     assert settings.consumer.concurrency == 1, "the workspace serves one task at a time"
+    if service == "webhook-server":
+        bridge = ip_address("172.18.0.5")  # Docker takes its networks out of these by itself
+        assert any(bridge in network for network in networks(settings.webhook.trusted_proxies))
     if service == "task-consumer":
         mounted = project.mounts(service)
         door = str(settings.consumer.workspace.door)

@@ -1,0 +1,98 @@
+"""Caddy with the project's file: TLS, load balancing, and no failed request when a replica dies (S24)."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fixtures.deliveries import SECRET, encode, github_headers, github_issue
+from tests.fixtures.rabbitmq import Broker
+from tests.fixtures.system import until
+from tests.integration.compose.conftest import Render
+from tests.integration.compose.machine import WEBHOOK_ADDRESSES, Machine, Running, free_port, running_caddy
+
+# The first use builds Caddy.
+pytestmark = pytest.mark.timeout(900)
+
+REQUESTS = 400
+
+
+@pytest.fixture
+def machine(rendered: Render, tmp_path: Path, rabbitmq: Broker, rabbitmq_queue: str) -> Iterator[Machine]:
+    project = rendered(RABBITMQ_PASSWORD=rabbitmq.password, GITHUB_WEBHOOK_SECRET=SECRET)
+    hosts = {
+        "RABBITMQ_HOST": rabbitmq.host,
+        "RABBITMQ_PORT": str(rabbitmq.port),
+        "RABBITMQ_USER": rabbitmq.user,
+        "RABBITMQ_QUEUE": rabbitmq_queue,
+    }
+    machine = Machine(project, tmp_path, hosts)
+    yield machine
+    machine.close()
+
+
+def trusting(machine: Machine, server: Running) -> ssl.SSLContext:
+    """What a client makes of Caddy's own root certificate, which `.env.example` says how to get."""
+    root = Path(machine.local("caddy", "/data")) / "caddy/pki/authorities/local/root.crt"
+    server.says("certificate obtained successfully")
+    return ssl.create_default_context(cafile=str(root))
+
+
+def signed(number: int) -> tuple[bytes, dict[str, str]]:
+    body = encode(github_issue(number=number))
+    return body, github_headers(body, delivery=f"d-{number}")
+
+
+def test_a_replica_dies_under_load_and_no_request_fails(machine: Machine, caddy: Path) -> None:
+    https = free_port()
+    servers = [machine.start_webhook_server(address) for address in WEBHOOK_ADDRESSES]
+    ports = {"CADDY_HTTP_PORT": str(free_port()), "CADDY_HTTPS_PORT": str(https)}
+    with running_caddy(machine, caddy, **ports) as proxy:
+        context = trusting(machine, proxy)
+        answers: list[int] = []
+
+        def send() -> None:
+            with httpx.Client(base_url=f"https://localhost:{https}", verify=context, timeout=10) as client:
+                for number in range(REQUESTS // 4):
+                    body, headers = signed(number + 1)
+                    answers.append(client.post("/webhook/github", content=body, headers=headers).status_code)
+
+        senders = [threading.Thread(target=send) for _ in range(4)]
+        for sender in senders:
+            sender.start()
+        until(lambda: len(answers) > REQUESTS // 4, "a quarter of the requests is answered")
+        servers[0].kill()
+        for sender in senders:
+            sender.join(120)
+    assert answers == [200] * REQUESTS
+    for server in servers:
+        assert server.text().count("Task queued successfully") > REQUESTS // 20, "both had their share"
+
+
+def test_what_the_world_sees(machine: Machine, caddy: Path) -> None:
+    http, https = free_port(), free_port()
+    server = machine.start_webhook_server(WEBHOOK_ADDRESSES[1])
+    ports = {"CADDY_HTTP_PORT": str(http), "CADDY_HTTPS_PORT": str(https)}
+    with running_caddy(machine, caddy, **ports) as proxy:
+        verify = trusting(machine, proxy)
+        with httpx.Client(base_url=f"https://localhost:{https}", verify=verify, timeout=20) as client:
+            assert client.get("/health").json()["queue_connected"] is True
+            assert client.get("/metrics").status_code == 404
+            assert client.get("/readyz").status_code == 404
+            assert "server" not in client.get("/health").headers
+            # Over Caddy's limit, told by the length alone.
+            large = client.post("/webhook/github", content=b"x" * (25 * 1024 * 1024 + 1))
+            assert large.status_code == 413
+        plain = httpx.get(f"http://localhost:{http}/health", timeout=10)
+        assert plain.status_code == 308
+        assert plain.headers["location"].startswith("https://localhost")
+        server.stop()
+        with httpx.Client(base_url=f"https://localhost:{https}", verify=verify, timeout=20) as client:
+            body, headers = signed(1)
+            refused = client.post("/webhook/github", content=body, headers=headers)
+            assert refused.status_code in (502, 503), "the forge notes a failed delivery, not a lost one"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,31 @@ def test_documented_make_targets(arguments: list[str]) -> None:
         known |= set(re.findall(r"^([a-z][a-z0-9-]*):", makefile.read_text(), re.MULTILINE))
     targets = [word for word in arguments if re.fullmatch(r"[a-z][a-z0-9-]*", word)]
     assert set(targets[:1]) <= known
+
+
+@pytest.mark.parametrize("arguments", commands("docker", "compose"))
+def test_documented_services_are_of_the_compose_file(arguments: list[str]) -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    profiles = {name for service in compose["services"].values() for name in service.get("profiles", [])}
+    words = iter(arguments)
+    for word in words:
+        if word in ("&&", "#", "|"):
+            break
+        if word == "--profile":
+            assert next(words) in profiles
+        elif word == "-p":
+            next(words)
+        elif word in ("exec", "logs", "stop"):
+            assert next(words) in compose["services"]
+            break
+        elif word == "up":
+            assert {each for each in _until_next_command(words) if not each.startswith("-")} <= set(
+                compose["services"]
+            )
+
+
+def _until_next_command(words: Iterator[str]) -> Iterator[str]:
+    return takewhile(lambda word: word not in ("&&", "#", "|"), words)
 
 
 @pytest.mark.parametrize("block", [b for b in ALL if b.word == "config"], ids=place)

@@ -94,9 +94,9 @@ class Machine:
             place.mkdir(parents=True, exist_ok=True)
         return str(place) + path.removeprefix(target)
 
-    def start(self, service: str, **variables: str) -> Running:
-        """Start a program's service; further variables win."""
-        arguments = [self._word(service, word) for word in self.project.arguments(service)]
+    def start(self, service: str, *more: str, **variables: str) -> Running:
+        """Start a program's service, with further arguments; further variables win."""
+        arguments = [*(self._word(service, word) for word in self.project.arguments(service)), *more]
         environment = self.project.environment(service)
         for name, value in environment.items():
             if value.startswith("/"):

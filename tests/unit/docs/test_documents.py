@@ -162,6 +162,19 @@ def test_every_alert_has_its_runbook_entry_and_no_entry_is_of_an_alert_that_is_g
     assert sorted(alerts) == sorted(entries)
 
 
+def test_what_is_to_be_looked_for_in_logs_is_logged() -> None:
+    source = "".join(file.read_text() for file in ROOT.glob("*/src/**/*.py")).lower()
+    wanted = {
+        pattern
+        for block in SHELL
+        for line in script(block).replace("\\\n", " ").splitlines()
+        if "kubectl logs" in line
+        for pattern in re.findall(r"grep (?:-i )?'([A-Za-z ]+)'", line)
+    }
+    assert wanted
+    assert [each for each in sorted(wanted) if each.lower() not in source] == []
+
+
 def test_pictures_are_light() -> None:
     heavy = [str(file) for file in (DOCS / "images").iterdir() if file.stat().st_size > 200_000]
     assert heavy == []

@@ -1,4 +1,4 @@
-"""Wrong values are refused by an error that names the key; right ones make a config.yaml that programs take."""
+"""Wrong values are refused and the key named; right ones make a config.yaml that the programs take."""
 
 from __future__ import annotations
 

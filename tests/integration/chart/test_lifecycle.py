@@ -1,0 +1,137 @@
+"""Install, upgrade, roll back, uninstall on a real API server: what stays, what changes, what is refused."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.helm import CHART, HelmError
+from tests.chart.release import CRD, Release
+from tests.fixtures.cluster import PlaneUnderTest
+
+# One CRD for the whole control plane, so one after the other. Time for helm, which may have to be built.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("agenttask-crd-of-the-chart")]
+
+REQUIRED = yaml.safe_load((CHART / "ci" / "required-values.yaml").read_text())
+TASK = {
+    "apiVersion": "coding-agent.dev/v1alpha1",
+    "kind": "AgentTask",
+    "metadata": {"name": "kept"},
+    "spec": {
+        "source": {
+            "platform": "github",
+            "host": "github.com",
+            "repository": "acme/pricing",
+            "kind": "issue",
+            "number": 1,
+        },
+        "taskKey": {"type": "github_issue", "owner": "acme", "repo": "pricing", "number": 1},
+        "uuid": "5f0e2c5e-6a44-4c0a-9b3d-1f6a7e8a9b0c",
+        "trigger": {"origin": "manual", "receivedAt": "2026-01-02T03:04:05Z"},
+    },
+}
+Make = Callable[[str], Release]
+
+
+@pytest.fixture
+def release(control_plane: PlaneUnderTest, namespace: str) -> Release:
+    """A release that is not installed yet, and has the CRD if it is there."""
+    made = Release(control_plane, namespace, REQUIRED)
+    made.take_crd()
+    return made
+
+
+def older_chart(folder: Path) -> Path:
+    """The chart as it could have been: its CRD lacks a column and a field."""
+    chart = folder / "older"
+    shutil.copytree(CHART, chart)  # follows the links
+    file = chart / "files" / "crds" / "agenttask.yaml"
+    crd = yaml.safe_load(file.read_text())
+    version = crd["spec"]["versions"][0]
+    version["additionalPrinterColumns"] = [
+        column for column in version["additionalPrinterColumns"] if column["name"] != "Cost"
+    ]
+    del version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["title"]
+    for rule in version["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"]:
+        rule["rule"] = rule["rule"].replace("self.title == oldSelf.title && ", "")
+    file.write_text(yaml.safe_dump(crd))
+    return chart
+
+
+def columns(release: Release) -> list[str]:
+    crd: dict[str, Any] = release.cluster.get("crd", CRD)
+    return [column["name"] for column in crd["spec"]["versions"][0]["additionalPrinterColumns"]]
+
+
+def webhook_secret(release: Release) -> str:
+    data = release.get("secret", "coding-agent-webhook")["data"]["github"]
+    return base64.b64decode(data).decode()
+
+
+def test_an_upgrade_brings_the_newer_crd_and_keeps_tasks_and_the_webhook_secret(
+    release: Release, tmp_path: Path
+) -> None:
+    newer, release.chart = release.chart, older_chart(tmp_path)
+    release.install()
+    assert "Cost" not in columns(release)
+    release.cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")
+    release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
+    secret = webhook_secret(release)
+    assert len(secret) == 48
+
+    release.chart = newer
+    release.upgrade({"receiver": {"podAnnotations": {"round": "2"}}})
+    assert "Cost" in columns(release)
+    assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
+    assert webhook_secret(release) == secret
+
+    release.helm("rollback", release.name, "1")
+    assert "Cost" not in columns(release)
+    assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
+    assert webhook_secret(release) == secret
+    pods = release.get("deployment", "coding-agent-receiver")["spec"]["template"]["metadata"]
+    assert "round" not in pods["annotations"]
+
+    release.upgrade()
+    assert "Cost" in columns(release)
+
+
+def test_uninstalling_keeps_the_tasks_and_installing_again_finds_them(release: Release) -> None:
+    release.install()
+    release.cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")
+    release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
+    release.helm("uninstall", release.name)
+    assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
+    left = release.get("deployments,services,secrets,networkpolicies,roles,cronjobs")["items"]
+    assert left == []
+    release.install()
+    assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
+
+
+def test_a_second_release_is_told_whose_the_crd_is(
+    release: Release, new_namespace: Callable[[str], str]
+) -> None:
+    release.install()
+    second = Release(release.cluster, new_namespace("restricted"), REQUIRED)
+    with pytest.raises(HelmError, match=f"belongs to release coding-agent in namespace {release.namespace}"):
+        second.install()
+    second.install({"crds": {"install": False}})
+    assert second.get("deployment", "coding-agent-receiver")
+    second.helm("uninstall", second.name)
+    assert release.get("deployment", "coding-agent-receiver"), "the first is still whole"
+    assert "Cost" in columns(release)
+
+
+def test_notes_tell_what_to_do_next(release: Release) -> None:
+    tls = {"secretName": "tls"}
+    said = release.install({"ingress": {"enabled": True, "host": "agent.example.com", "tls": tls}})
+    assert "https://agent.example.com/webhook/github" in said
+    [command] = [line for line in said.splitlines() if "get secret" in line]
+    arguments = command.split("kubectl ", 1)[1].split(" | ")[0].replace("'", "").split()
+    assert base64.b64decode(release.cluster.kubectl(*arguments)).decode() == webhook_secret(release)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from coding_agent_forge.model import Kind
+from coding_agent_forge.model import Comment, Kind
 
 from tests.fixtures.system import DONE, PROCESSING, REPOSITORY, StartSystem, System, until
 from tests.integration.issue_commands.steps import (
@@ -26,6 +26,14 @@ def redeliver_everything(system: System) -> None:
     again = system.forge.run(lambda: [deliveries.resend(each) for each in told])
     system.forge.wait_for(lambda: all(each.status != "pending" for each in again), 30)
     assert {each.status_code for each in again} == {200}
+
+
+def type_on_the_page(system: System, text: str) -> Comment:
+    """Alice writes a comment in the browser, which sends line ends as CRLF."""
+    here = system.forge.sandbox.url_of(system.forge.repository(REPOSITORY), system.item(1))
+    sent = httpx.post(f"{here}/comments", data={"body": f"{text}\r\nhow is it going?"}, timeout=10)
+    assert sent.status_code == 303
+    return system.comments(1)[-1]
 
 
 @pytest.mark.parametrize("flavour", ["github", "gitlab"])
@@ -51,9 +59,11 @@ def test_people_with_write_access_command_the_agent_by_comments(
     assert "reader has no write access" in program.text()
     assert [seen(each) for each in strangers] == [[], []], "no answer: nobody can make the bot write"
 
-    again, status = say(system, "/run"), say(system, "/status")
+    again, status = say(system, "/run"), type_on_the_page(system, "/status")
     wait_until_seen(again)
     wait_until_seen(status)
+    page = httpx.get(system.forge.sandbox.url_of(system.forge.repository(REPOSITORY), system.item(1)))
+    assert page.text.count("\N{EYES}") == 3, "a person sees on the page what was taken"
     assert "working on it" in bots(system)[0].body, "the task goes on, and there is still one"
 
     cancel = say(system, "/cancel")

@@ -154,6 +154,7 @@ def _config(world: World, port: int) -> dict[str, object]:
         "webhook": {
             "server": {"host": "127.0.0.1", "port": port},
             world.forge: {secret: "sandbox-secret"},
+            "commands": {"enabled": True},
         },
         "llm": {
             "provider": "openai",

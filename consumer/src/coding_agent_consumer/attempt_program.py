@@ -21,29 +21,28 @@ from coding_agent_core.settings import Settings, load_settings
 
 from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_consumer.agent.scrub import scrub_for, scrub_logs
 from coding_agent_consumer.pod_attempt import PodAttempt, read_input
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 
 _logger = logging.getLogger("coding_agent.attempt")
-TERMINATION_LOG = Path("/dev/termination-log")
-"""Where Kubernetes reads a container's last words (`terminationMessagePath`)."""
+_TERMINATION_LOG = "/dev/termination-log"
+"""Where Kubernetes reads a container's last words; `TERMINATION_LOG` names another file."""
 
 
-def run_attempt(
-    config: Path | None, environment: Mapping[str, str] | None = None, *, last_words: Path = TERMINATION_LOG
-) -> int:
+def run_attempt(config: Path | None, environment: Mapping[str, str] | None = None) -> int:
     """Run the attempt that the environment names; its exit code.
 
     Args:
         config: the settings' file; `None`: as `load_settings` finds it.
         environment: the variables; `None`: the process's own.
-        last_words: file that takes the outcome, if it exists.
     """
     harden_agent_process()
     environment = os.environ if environment is None else environment
     try:
         settings = load_settings(config, environment)
         configure(settings.logging)
+        scrub_logs(scrub_for(settings))
         given = read_input(environment, ENVIRONMENT_VARIABLE)
         outcome = asyncio.run(_attempt(settings, given))
     except (SettingsError, ValueError) as error:
@@ -54,7 +53,7 @@ def run_attempt(
             reason=Reason.INTERNAL,
             message=f"The attempt failed unexpectedly ({type(error).__name__}); its log tells more.",
         )
-    _say(outcome, last_words)
+    _say(outcome, Path(environment.get("TERMINATION_LOG", _TERMINATION_LOG)))
     return outcome.exit_code.value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable
 
@@ -52,3 +53,24 @@ def scrub_for(settings: Settings) -> Scrub:
             if _SECRET_NAME.search(name):
                 values += [value, value.removeprefix("Bearer ")]
     return Scrub(values)
+
+
+class _Scrubbed(logging.Formatter):
+    """Another formatter's lines without secrets, tracebacks included."""
+
+    def __init__(self, inner: logging.Formatter, scrub: Scrub) -> None:
+        super().__init__()
+        self._inner, self._scrub = inner, scrub
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return self._scrub(self._inner.format(record))
+
+
+def scrub_logs(scrub: Scrub) -> None:
+    """Take secrets out of every line that the root logger's handlers write from now on.
+
+    In a pod the log's last lines go into the task's status when the agent is killed: they are for everybody.
+    """
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Scrubbed(handler.formatter or logging.Formatter(), scrub))

@@ -1,0 +1,177 @@
+"""Attempt 2 goes on where attempt 1 was cut off: from its branch, knowing what it did, in the one change.
+
+The attempts are the agent container's program; what the operator does between them are its pure functions.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from coding_agent_core import agenttask
+from coding_agent_core.agenttask import AttemptOutcome, Status
+from coding_agent_core.attempt_input import ENVIRONMENT_VARIABLE
+from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.tasks import (
+    GitHubIssueKey,
+    GitLabIssueKey,
+    Item,
+    Origin,
+    TaskKey,
+    TaskRequest,
+    Trigger,
+)
+from coding_agent_model.script import Failure, Script, Turn
+from coding_agent_operator.job import attempt_input, build_job
+from coding_agent_operator.names import job_name
+from coding_agent_operator.observed import Task, read_job, read_pod, read_task
+from coding_agent_operator.settings import JobTemplate, Policy
+from coding_agent_operator.standing import Standing, assess
+from coding_agent_operator.transcripts import noted
+
+from tests.fixtures.s3 import SECRET, S3Server
+from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, StartSystem, System
+from tests.integration.main_job.scripts import finish, run, write
+
+MAIN = Path(__file__).parents[3] / "main.py"
+NOW = datetime.now(UTC)
+PRICES = {"scripted": {"input": "2.50", "output": "10"}}
+DOWN = Turn(error=Failure(status=503, times=0))
+SCRIPTS = [
+    Script(match="An earlier attempt", turns=(run("echo b >> a.md"), finish("Went on."))),
+    Script(turns=(write("a.md", "a\n"), DOWN, finish())),
+]
+
+
+def the_task(system: System, status: Status | None = None) -> Task:
+    owner, repo = REPOSITORY.split("/")
+    key: TaskKey = GitHubIssueKey(owner=owner, repo=repo, number=1)
+    if system.flavour == "gitlab":
+        key = GitLabIssueKey(project_id=system.forge.repository(REPOSITORY).id, issue_iid=1)
+    item = Item(host=urlsplit(system.forge.base_url).netloc, repository=REPOSITORY, key=key)
+    request = TaskRequest(item=item, trigger=Trigger(origin=Origin.WEBHOOK, received_at=NOW))
+    body = agenttask.manifest(request, run=1, uuid="u", timeout_seconds=60, max_attempts=3)
+    body["metadata"] |= {"uid": "uid-1", "resourceVersion": "1", "creationTimestamp": NOW.isoformat()}
+    if status is not None:
+        body["status"] = status.to_wire()
+    return read_task(body)
+
+
+def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) -> Standing:
+    """Run one attempt as its Job's pod would, and take in what the operator then sees."""
+    config = system.folder / "config.yaml"
+    settings = system._config() | {"context_storage": storage}
+    settings["llm"] |= {"prices": PRICES, "max_retries": 0}
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    last_words = system.folder / f"termination-log-{number}"
+    last_words.touch()
+    scratch = system.folder / f"pod-{number}"
+    scratch.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, str(MAIN), "--config", str(config), "--mode", "attempt"],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(scratch),
+            "TMPDIR": str(scratch),
+            "TERMINATION_LOG": str(last_words),
+            "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+            "GITLAB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+            "OPENAI_API_KEY": MODEL_KEY,
+            ENVIRONMENT_VARIABLE: attempt_input(task, number).to_json(),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    for secret in (BOT_TOKEN, MODEL_KEY, SECRET):
+        assert secret not in done.stderr + done.stdout + last_words.read_text()
+    kept = ContextStorage.model_validate(storage)
+    manifest = noted(build_job(task, number, JobTemplate()), task, number, kept)
+    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+    good = {"type": "Complete", "status": "True"}
+    job = read_job(
+        {
+            **manifest,
+            "metadata": {**manifest["metadata"], "uid": "j", "resourceVersion": "1"},
+            "status": {"conditions": [failed if done.returncode else good]},
+        }
+    )
+    ended = {"exitCode": done.returncode, "reason": "Error", "message": last_words.read_text()}
+    pod = read_pod(
+        {
+            "metadata": {"name": "p"},
+            "status": {
+                "phase": "Failed" if done.returncode else "Succeeded",
+                "containerStatuses": [{"name": "agent", "state": {"terminated": ended}}],
+            },
+        }
+    )
+    standing = assess(task, [replace(job, pods=(pod,))], NOW, Policy())
+    assert standing.attempts[-1].job == job_name(task.name, number), done.stderr
+    return standing
+
+
+def first_words(request: dict[str, Any]) -> str:
+    """What the model is told first."""
+    return str(next(each["content"] for each in request["messages"] if each["role"] == "user"))
+
+
+def test_the_next_attempt_goes_on_and_opens_the_one_change(start_system: StartSystem) -> None:
+    """Without a store: what the status tells is enough."""
+    system = start_system("github", SCRIPTS)
+    storage = {"base_dir": "contexts"}
+    first = attempt(system, the_task(system), 1, storage)
+    assert first.attempts[0].reason == "ModelUnavailable", first.attempts[0]
+    assert first.attempts[0].tail is not None
+    assert "called write_file" in first.attempts[0].tail
+    assert first.attempts[0].transcript is None, "the pod's folder is gone with it"
+    assert system.file_at("coding-agent/issue-1", "a.md") == "a\n", "what it had is pushed"
+    assert system.changes() == []
+    before = len(system.model.requests)
+    known = Status(attempts=first.attempts, result=first.result)
+    second = attempt(system, the_task(system, known), 2, storage)
+    told = first_words(system.model.requests[before])
+    assert "Attempt 1 ended: " in told
+    assert "called write_file" in told
+    assert second.attempts[1].outcome is AttemptOutcome.SUCCEEDED
+    [change] = system.changes()
+    assert system.file_at(change.head, "a.md") == "a\nb\n"
+    assert second.result is not None
+    assert second.result.pull_request_url is not None
+    assert second.result.usage is not None
+    each = [attempt.usage for attempt in second.attempts]
+    assert second.result.usage.requests == sum(usage.requests for usage in each if usage) >= 3
+    assert second.result.usage.cost is not None
+    assert second.result.usage.cost.endswith(" USD")
+    assert all(usage is not None and usage.cost != "0.00 USD" for usage in each), "failed ones cost too"
+
+
+def test_the_transcript_in_the_bucket_tells_it_where_the_status_does_not(
+    start_system: StartSystem, s3: S3Server
+) -> None:
+    system = start_system("gitlab", SCRIPTS)
+    storage = {"base_dir": "contexts", "s3": s3.settings(), "link": "https://logs.example/{key}"}
+    first = attempt(system, the_task(system), 1, storage)
+    kept = first.attempts[0]
+    assert kept.transcript is not None, kept
+    assert kept.transcript_url is not None
+    key = kept.transcript_url.removeprefix("https://logs.example/")
+    assert b"write_file" in (s3.read(key) or b"")
+    before = len(system.model.requests)
+    branch_alone = Status(result=first.result)
+    second = attempt(system, the_task(system, branch_alone), 2, storage)
+    told = first_words(system.model.requests[before])
+    assert "called write_file" in told
+    assert second.attempts[-1].outcome is AttemptOutcome.SUCCEEDED
+    # A pod in place of one that was lost after it had opened the change.
+    again = attempt(system, the_task(system, branch_alone), 2, storage)
+    assert again.attempts[-1].outcome is AttemptOutcome.SUCCEEDED
+    assert len(system.changes()) == 1, "never a second one"

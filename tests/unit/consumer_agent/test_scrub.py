@@ -1,0 +1,50 @@
+"""No secret that the attempt knows gets into its log, whose last lines everybody may read."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+from coding_agent_consumer.agent.scrub import scrub_for, scrub_logs
+from coding_agent_core.logs import configure
+from coding_agent_core.settings.model import Logging, Settings
+
+TOKEN, S3_KEY, MODEL = 'ghp_"0123456789', "s3-secret-0123456789", "sk-model-0123456789"
+SETTINGS = Settings.model_validate(
+    {
+        "github": {"personal_access_token": TOKEN},
+        "llm": {"openai": {"api_key": MODEL}},
+        "context_storage": {
+            "s3": {"bucket": "agent-logs", "access_key_id": "AKIDEXAMPLE1", "secret_access_key": S3_KEY}
+        },
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def own_handlers() -> Iterator[None]:
+    root = logging.getLogger()
+    level = root.level
+    yield
+    configure(Logging())
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_log_lines_and_tracebacks_are_without_secrets(form: str) -> None:
+    stream = io.StringIO()
+    configure(Logging.model_validate({"format": form}), stream=stream)
+    scrub_logs(scrub_for(SETTINGS))
+    logger = logging.getLogger("coding_agent.test")
+    logger.warning("Cloning https://bot:%s@forge.example", TOKEN)
+    try:
+        raise RuntimeError(f"no such key {S3_KEY}")
+    except RuntimeError:
+        logger.exception("It failed with %s", MODEL)
+    text = stream.getvalue()
+    assert "Cloning https://bot:***@forge.example" in text
+    assert "RuntimeError: no such key ***" in text
+    for secret in (TOKEN, S3_KEY, MODEL, "AKIDEXAMPLE1", "ghp_"):
+        assert secret not in text

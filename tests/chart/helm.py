@@ -29,7 +29,7 @@ def helm(*arguments: str, environment: Mapping[str, str] | None = None, stdin: s
     """
     run = subprocess.run(
         [str(build.binaries(["helm"])["helm"]), *arguments],
-        env={**(os.environ if environment is None else environment), "HELM_LOG_LEVEL": "error"},
+        env=dict(os.environ if environment is None else environment),
         input=stdin,
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ def test_every_value_is_one_of_the_chart(profile: str | None) -> None:
         for part in key.split("."):
             assert part in place, key
             place = place[part]
+
+
+@pytest.mark.parametrize("name", ["values-dev.yaml", "values-github.yaml"])
+def test_the_chart_takes_the_values(name: str) -> None:
+    values = yaml.safe_load((ROOT / "dev/kubernetes" / name).read_text(encoding="utf-8"))
+    strict = json.loads((ROOT / "charts/coding-agent/values.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(values, strict)
 
 
 def test_namespaces_and_names_agree() -> None:

@@ -73,7 +73,7 @@ def _tasks(stack: ExitStack, folder: Path, plane: PlaneUnderTest, namespace: str
     operator = OperatorProcess(plane.kubeconfig, namespace, folder, {"limits": {"global": 1}}).start()
     stack.callback(operator.stop)
     for number, phase in ((7, "Succeeded"), (9, "Failed"), (12, "Running"), (15, "Queued")):
-        world.until_phase(world.create(number, repository=REPOSITORY), phase)
+        world.until_phase(world.create(number, repository=REPOSITORY), phase, timeout=60)
     (folder / "kubectl").symlink_to(plane.plane.binaries["kubectl"])
     return Shell(
         folder,

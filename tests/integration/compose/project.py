@@ -60,16 +60,19 @@ class Project:
         return found
 
 
-def compose(program: Path, folder: Path, *arguments: str, variables: Mapping[str, str]) -> str:
-    """Run docker compose on the file with nothing of this machine's environment.
+def compose(
+    program: Path, folder: Path, *arguments: str, variables: Mapping[str, str], more: Sequence[str] = ()
+) -> str:
+    """Run docker compose on the file, and `more` files beside it, with nothing of this machine's environment.
 
     Raises:
         ComposeError: it refuses.
     """
     env_file = folder / ".env"
     env_file.write_text("".join(f"{key}={value}\n" for key, value in variables.items()), encoding="utf-8")
+    files = [word for file in (FILE, *(ROOT / name for name in more)) for word in ("--file", str(file))]
     done = subprocess.run(
-        [str(program), "--file", str(FILE), "--env-file", str(env_file), *arguments],
+        [str(program), *files, "--env-file", str(env_file), *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,7 +13,7 @@ from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.model import Backend, networks
 
 from tests.integration.compose.conftest import Render
-from tests.integration.compose.project import FILE, ROOT, ComposeError, compose
+from tests.integration.compose.project import FILE, ROOT, ComposeError, Project, compose
 
 # The first use builds docker compose.
 pytestmark = pytest.mark.timeout(900)
@@ -77,6 +78,20 @@ def test_only_caddy_is_open_to_the_world_and_the_workspace_sees_no_other_service
     assert not any("workspace" in others for others in networks.values())
     assert project.data["networks"]["queue"]["internal"]
     assert not project.environment("workspace")
+
+
+def test_two_tasks_at_a_time_have_a_workspace_each(docker_compose: Path, tmp_path: Path) -> None:
+    told = compose(
+        *(docker_compose, tmp_path, "config", "--format", "json"),
+        variables=PASSWORD,
+        more=["dev/compose/two-tasks.yml"],
+    )
+    project = Project(json.loads(told))
+    doors = [project.mounts(name)["/run/coding-agent"] for name in ("task-consumer", "task-consumer-2")]
+    assert doors == [project.mounts(name)["/run/coding-agent"] for name in ("workspace", "workspace-2")]
+    assert len(set(doors)) == 2
+    files = [project.mounts(name)["/workspace"] for name in ("workspace", "workspace-2")]
+    assert len(set(files)) == 2
 
 
 def test_a_secret_is_a_value_or_a_file(rendered: Render, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""The main job on a real node, per forge and kind: label, AgentTask, Job, pod, change, label (S18-S20, B6)."""
+"""The main job on a real node, per forge and kind: label, AgentTask, Job, pod, change, labels."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.fixtures.attempt_pods import StartPods
 from tests.fixtures.system import BOT_TOKEN, DONE, MODEL_KEY, SECRET
+from tests.fixtures.system_in_pods import StartPods
 from tests.integration.main_job.scripts import fixes_the_bug
 
 pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(900)]

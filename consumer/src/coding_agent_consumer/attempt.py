@@ -29,6 +29,7 @@ from coding_agent_core.tasks import Item, ItemKind
 
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.protocol import Agent, Brief, Ending, OnStep, Step
+from coding_agent_consumer.delivery import Delivery
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
@@ -125,12 +126,24 @@ class Attempt:
             brief = await self._brief()
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), branch)
+                delivery = self._delivery(repository, workspace)
+                on_step = delivery.with_checkpoints(self.on_step, consumer.checkpoint_interval)
                 left = max(1.0, consumer.timeout_seconds - (time.monotonic() - began))
                 self._ending = ending = await self.agent.work(
-                    brief, workspace, stop=self.stop, timeout=left, on_step=self.on_step
+                    brief, workspace, stop=self.stop, timeout=left, on_step=on_step
                 )
-                pushed = await self._take_over(repository, workspace, ending)
-            return await self._conclude(repository, ending, pushed, base, branch)
+                await self._take_over(delivery, ending)
+            return await self._conclude(ending, base, branch, has_work=delivery.has_work)
+
+    def _delivery(self, repository: Repository, workspace: Workspace) -> Delivery:
+        consumer = self.settings.consumer
+        return Delivery(
+            repository=repository,
+            workspace=workspace,
+            author=Author(consumer.commit_name, consumer.commit_email),
+            title=self.details.title,
+            footer=f"For {self.task.item.display}: {self.details.url}",
+        )
 
     async def _brief(self) -> Brief:
         forge = self.task.forge
@@ -146,42 +159,18 @@ class Attempt:
             transcript=self.transcript,
         )
 
-    async def _take_over(self, repository: Repository, workspace: Workspace, ending: Ending) -> bool:
-        """Commit and push what the workspace holds; whether anything was pushed."""
+    async def _take_over(self, delivery: Delivery, ending: Ending) -> None:
+        """Commit and push what the workspace holds."""
+        done = ending.reason is Reason.COMPLETED
         try:
-            patch = await workspace.diff()
-        except (WorkspaceGoneError, WorkspaceRefusedError):
-            if ending.reason is Reason.COMPLETED:
+            await delivery.commit(self.details.title if done else delivery.so_far, ending.summary)
+        except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError):
+            if done:
                 raise
-            return False  # how the attempt ended matters more than that its rest could not be saved
-        if not patch:
-            return False
-        item = self.task.item
-        consumer = self.settings.consumer
-        title = (
-            self.details.title
-            if ending.reason is Reason.COMPLETED
-            else f"Work so far on {self.details.title}"
-        )
-        message = f"{title}\n\n{ending.summary}\n\nFor {item.display}: {self.details.url}\n"
-        try:
-            commit = await repository.commit(
-                patch, message, Author(consumer.commit_name, consumer.commit_email)
-            )
-        except PatchRefusedError:
-            if ending.reason is Reason.COMPLETED:
-                raise
-            return False
-        if commit is None:
-            return False
-        await self._while_unavailable(repository.push)
-        _logger.info("Pushed %s of %s", commit[:12], item.display)
-        return True
+            # How the attempt ended matters more than that its rest could not be saved.
+        await self._while_unavailable(delivery.push)
 
-    async def _conclude(
-        self, repository: Repository, ending: Ending, pushed: bool, base: str, branch: str
-    ) -> Outcome:
-        has_work = pushed or repository.resumed
+    async def _conclude(self, ending: Ending, base: str, branch: str, *, has_work: bool) -> Outcome:
         outcome = Outcome(
             reason=ending.reason,
             message=ending.message,

@@ -23,6 +23,7 @@ from coding_agent_core.errors import (
     ForgeNotFoundError,
     ForgeRefusedError,
     ForgeUnavailableError,
+    SettingsError,
 )
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.outcome import Outcome, Reason
@@ -209,9 +210,12 @@ def read_input(environment: Mapping[str, str], name: str) -> AttemptInput:
     """The attempt's input.
 
     Raises:
-        ValueError: there is none, or it is wrong; the sentence says what.
+        SettingsError: there is none, or it is wrong; the sentence says what.
     """
     text = environment.get(name, "")
     if not text:
-        raise ValueError(f"{name} is not set: it holds the task, and the operator puts it there")
-    return AttemptInput.from_json(text, now=datetime.now(UTC))
+        raise SettingsError(f"{name} is not set: it holds the task, and the operator puts it there")
+    try:
+        return AttemptInput.from_json(text, now=datetime.now(UTC))
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from error

@@ -60,6 +60,7 @@ class Repository:
         start_point: commit that the workspace starts from, and that its patches are relative to.
         resumed: the work branch was on the forge already; the start point is its tip.
         tip: the newest commit of the work branch here.
+        pushed: the commit of it that is on the forge; the start point while nothing was pushed.
     """
 
     def __init__(self, git: Git, branch: str, start_point: str, resumed: bool, sleep: Sleep) -> None:
@@ -69,6 +70,7 @@ class Repository:
         self.start_point = start_point
         self.resumed = resumed
         self.tip = start_point
+        self.pushed = start_point
 
     @staticmethod
     async def clone(
@@ -177,12 +179,14 @@ class Repository:
             ForgeRefusedError: no right to push, or a rule of the forge declined it.
             ForgeNotFoundError: the repository is gone.
         """
-        target = f"{self.tip}:refs/heads/{self.branch}"
+        tip = self.tip
+        target = f"{tip}:refs/heads/{self.branch}"
 
         async def push() -> None:
             await self._git.remote("push", "--porcelain", "--no-verify", self._git.source.url, target)
 
         await _retrying(push, self._sleep)
+        self.pushed = tip
 
     async def _tree_of(self, commit: str) -> str:
         return (await self._git.local("rev-parse", f"{commit}^{{tree}}")).out.decode("ascii").strip()

@@ -50,6 +50,8 @@ class Consumer(Section):
     """Attempts of one task at most; those that the cluster disrupted do not count."""
     timeout_seconds: int = Field(default=3600, gt=0)
     """Wall clock of one attempt."""
+    checkpoint_interval: float = Field(default=600.0, ge=0)
+    """Seconds between two pushes of unfinished work, which a killed attempt would lose; 0: none."""
     retry_delay: float = Field(default=30.0, ge=0)
     """Seconds before the second attempt; doubled for each further one, capped at `retry_delay_max`."""
     retry_delay_max: float = Field(default=600.0, ge=0)

@@ -1,0 +1,164 @@
+"""An attempt as its pod has it, without a cluster: a forge, a model, and a workspace program beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from coding_agent_consumer.agent.protocol import Agent
+from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_consumer.pod_attempt import PodAttempt
+from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_core.attempt_input import AttemptInput, Earlier
+from coding_agent_core.forge.connect import connect
+from coding_agent_core.outcome import Outcome
+from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import (
+    GitHubIssueKey,
+    GitLabIssueKey,
+    Item,
+    Origin,
+    Platform,
+    TaskRequest,
+    Trigger,
+)
+
+from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, System, over, until
+
+
+class WorkspaceProcess:
+    """The sidecar's program, started again like a container when asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "workspace.sock"
+        self._folder = folder
+        self._root = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def fresh(self) -> None:
+        """As in a new pod."""
+        self.end()
+        self._root = Path(tempfile.mkdtemp(prefix="workspace-", dir=self._folder))
+        self._start()
+
+    def _start(self) -> None:
+        arguments = ["--socket", str(self.socket), "--root", str(self._root), "--isolation", "none"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "coding_agent_consumer.workspace", *arguments, "--group", "--inherit-env"],
+            stdout=subprocess.DEVNULL,
+        )
+
+    def restart_when_ended(self) -> None:
+        """What the kubelet does: the tree that is there is kept."""
+        until(lambda: self._process is not None and self._process.poll() is not None, "the workspace ended")
+        self._start()
+
+    def end(self) -> None:
+        """End it as a pod's end does."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+
+
+@dataclass
+class AttemptPlace:
+    """Runs attempts at the sample's issue."""
+
+    system: System
+    workspace: WorkspaceProcess
+    folder: Path
+
+    @property
+    def platform(self) -> Platform:
+        """Of the forge."""
+        return Platform(self.system.flavour)
+
+    @property
+    def item(self) -> Item:
+        """Issue 1 of the sample."""
+        host = self.system.forge.base_url.removeprefix("http://")
+        if self.platform is Platform.GITHUB:
+            owner, repo = REPOSITORY.split("/")
+            return Item(
+                host=host, repository=REPOSITORY, key=GitHubIssueKey(owner=owner, repo=repo, number=1)
+            )
+        project = self.system.forge.repository(REPOSITORY).id
+        return Item(host=host, repository=REPOSITORY, key=GitLabIssueKey(project_id=project, issue_iid=1))
+
+    def given(self, *, attempt: int = 1, run: int = 1, timeout: int = 60, **earlier: Any) -> AttemptInput:
+        """What the operator would tell the attempt."""
+        request = TaskRequest(
+            item=self.item,
+            user="alice",
+            trigger=Trigger(origin=Origin.WEBHOOK, received_at=datetime.now(UTC)),
+        )
+        return AttemptInput(
+            task=QueuedTask(request=request, uuid=f"uuid-{run}", run=run, attempt=attempt),
+            max_attempts=3,
+            timeout_seconds=timeout,
+            earlier=Earlier(**earlier),
+        )
+
+    def settings(self, **sections: Any) -> Settings:
+        """As in the pod's configuration."""
+        base: dict[str, Any] = {
+            self.system.flavour: {
+                "api_url": self.system.forge.api_url,
+                "personal_access_token": BOT_TOKEN,
+            },
+            "llm": {
+                "openai": {"base_url": self.system.model.base_url, "api_key": MODEL_KEY, "model": "scripted"},
+                "max_retries": 0,
+            },
+            "context_storage": {"base_dir": str(self.folder / "transcripts")},
+            "consumer": {"workspace": {"socket": str(self.workspace.socket), "start_timeout": 15}},
+        }
+        return Settings.model_validate(over(base, sections))
+
+    async def run(
+        self,
+        given: AttemptInput,
+        *,
+        stop: asyncio.Event | None = None,
+        grace: float = 20,
+        make_agent: Callable[[Settings], Agent] = ModelAgent,
+        **sections: Any,
+    ) -> Outcome:
+        """Run an attempt in this process, with a workspace of its own."""
+        self.workspace.fresh()
+        settings = self.settings(**sections)
+        forge = connect(settings, self.platform)
+        try:
+            return await PodAttempt(
+                settings=settings,
+                given=given,
+                forge=forge,
+                make_agent=make_agent,
+                open_workspace=lambda: launch_workspace(settings.consumer.workspace),
+                stop=stop or asyncio.Event(),
+                grace=grace,
+            ).run()
+        finally:
+            await forge.aclose()
+
+    async def asked(self, requests: int) -> None:
+        """Wait until the model was asked so often."""
+        await asyncio.to_thread(
+            until, lambda: len(self.system.model.requests) >= requests, f"{requests} requests to the model"
+        )
+
+    def branches(self) -> set[str]:
+        """On the forge."""
+        return set(self.system.git("for-each-ref", "--format=%(refname:short)", "refs/heads").split())
+
+    def open_changes(self) -> Sequence[Any]:
+        """Changes of the repository that are open."""
+        return [each for each in self.system.changes() if each.open]

@@ -1,0 +1,207 @@
+"""One attempt as its pod runs it: what it does to the forge, and what it tells the operator."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+import pytest
+from coding_agent_consumer.agent.protocol import Ending
+from coding_agent_core.outcome import Outcome, Reason, Usage
+from coding_agent_core.phases import Phase
+from coding_agent_core.reporting.render import Report, State, comment
+from coding_agent_forge.model import Item
+from coding_agent_model.script import Script
+
+from tests.fixtures.system import BOT, PROCESSING, REPOSITORY, until
+from tests.integration.consumer_attempt.conftest import MakePlace
+from tests.integration.consumer_attempt.place import AttemptPlace
+from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write
+
+FIRST = "coding-agent/issue-1"
+
+
+@pytest.mark.parametrize("flavour", ["github", "gitlab"])
+async def test_it_opens_a_change_and_leaves_labels_and_comments_alone(
+    make_place: MakePlace, flavour: str
+) -> None:
+    place = make_place(flavour, fixes_the_bug())
+    place.system.put_label(1)
+    outcome = await place.run(place.given())
+    assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, FIRST)
+    [change] = place.system.changes()
+    assert outcome.change_url is not None
+    assert outcome.change_url.endswith(f"/{change.number}")
+    assert outcome.usage.requests > 3
+    assert BOT in place.system.labels(1), "labels are the reporter's"
+    assert PROCESSING not in place.system.labels(1)
+    assert place.system.comments(1) == [], "the comment is the reporter's"
+
+
+async def test_a_stopped_attempt_pushes_what_it_has_and_the_next_one_continues_from_it(
+    make_place: MakePlace,
+) -> None:
+    scripts = [
+        Script(match="earlier attempt", turns=(run("cat begun.md"), finish())),
+        *script(write("begun.md", "begun\n"), run("sleep 60"), finish()),
+    ]
+    place = make_place("github", scripts)
+    stop = asyncio.Event()
+    attempt = asyncio.create_task(place.run(place.given(), stop=stop))
+    await place.asked(2)
+    stop.set()
+    began = time.monotonic()
+    stopped = await attempt
+    assert time.monotonic() - began < 20, "within the grace time"
+    assert (stopped.reason, stopped.exit_code, stopped.branch) == (Reason.CANCELLED, 143, FIRST)
+    assert stopped.message == "The attempt was stopped. What was done so far is pushed."
+    assert place.system.file_at(FIRST, "begun.md") == "begun\n"
+    assert place.system.changes() == [], "unfinished work is no change yet"
+
+    outcome = await place.run(place.given(attempt=2, branch=FIRST, recap="- wrote begun.md"))
+    assert outcome.reason is Reason.COMPLETED
+    assert "begun" in str(place.system.model.requests[-1]), "the workspace holds the earlier work"
+    assert [change.head for change in place.system.changes()] == [FIRST], "one change"
+
+
+async def test_the_agents_own_clock_ends_the_attempt_in_time(make_place: MakePlace) -> None:
+    place = make_place("github", script(write("a.md", "a\n"), run("sleep 60"), finish()))
+    outcome = await place.run(place.given(timeout=10))
+    assert (outcome.reason, outcome.branch) == (Reason.DEADLINE_EXCEEDED, FIRST)
+    assert place.system.file_at(FIRST, "a.md") == "a\n"
+
+
+async def test_work_is_pushed_while_it_is_done_so_that_a_killed_attempt_leaves_it(
+    make_place: MakePlace,
+) -> None:
+    turns = (write("a.md", "a\n"), run("rm a.md; echo b > b.md"), run("sleep 60"), finish())
+    place = make_place("github", script(*turns))
+    attempt = asyncio.create_task(place.run(place.given(), consumer={"checkpoint_interval": 0.001}))
+    await place.asked(3)
+    await asyncio.to_thread(
+        until, lambda: FIRST in place.branches() and "b.md" in tree(place, FIRST), "the work so far is pushed"
+    )
+    assert "a.md" not in tree(place, FIRST)
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+
+
+async def test_work_that_was_pushed_already_is_not_committed_again(make_place: MakePlace) -> None:
+    place = make_place("github", script(write("a.md", "a\n"), run("true"), finish()))
+    outcome = await place.run(place.given(), consumer={"checkpoint_interval": 0.001})
+    assert (outcome.reason, len(place.open_changes())) == (Reason.COMPLETED, 1)
+    assert place.system.git("rev-list", "--count", f"main..{FIRST}").strip() == "1"
+
+
+async def test_a_command_that_ends_its_workspace_has_failed_and_the_work_goes_on(
+    make_place: MakePlace,
+) -> None:
+    ends_it = "echo kept > kept.md; kill -9 $PPID; sleep 9"
+    place = make_place("github", script(run(ends_it), run("cat kept.md"), finish()))
+    restarting = asyncio.create_task(asyncio.to_thread(place.workspace.restart_when_ended))
+    outcome = await place.run(place.given())
+    await restarting
+    assert outcome.reason is Reason.COMPLETED
+    assert "started again" in str(place.system.model.requests[1]["messages"][-1])
+    assert "[exit code 137]" in str(place.system.model.requests[1]["messages"][-1])
+    assert "kept" in str(place.system.model.requests[2]["messages"][-1])
+    assert place.system.file_at(FIRST, "kept.md") == "kept\n"
+
+
+async def test_a_workspace_that_never_comes_is_said_so(make_place: MakePlace) -> None:
+    place = make_place("github", script(finish()))
+    outcome = await place.run(
+        place.given(), consumer={"workspace": {"socket": "/nowhere", "start_timeout": 0.3}}
+    )
+    assert (outcome.reason, outcome.exit_code) == (Reason.WORKSPACE_FAILED, 75)
+    assert "workspace's container has not answered" in outcome.message
+
+
+async def test_a_further_run_continues_an_open_change_and_leaves_a_merged_one_alone(
+    make_place: MakePlace,
+) -> None:
+    place = make_place("github", script(run("echo more >> notes.md"), finish()))
+    first = await place.run(place.given())
+    await remember(place, first)
+    again = await place.run(place.given(run=2))
+    assert again.change_url == first.change_url
+    assert place.system.file_at(FIRST, "notes.md") == "more\nmore\n"
+
+    [change] = place.system.changes()
+    close(place, change)
+    third = await place.run(place.given(run=3))
+    assert third.branch == f"{FIRST}-r3"
+    assert place.system.file_at(f"{FIRST}-r3", "notes.md") == "more\n"
+
+
+async def test_an_item_that_is_gone_or_closed_is_not_worked_on(make_place: MakePlace) -> None:
+    place = make_place("github", script(finish()))
+    given = place.given()
+    item = given.task.request.item
+    missing = item.model_copy(update={"key": item.key.model_copy(update={"number": 4711})})
+    request = given.task.request.model_copy(update={"item": missing})
+    elsewhere = given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
+    assert (await place.run(elsewhere)).reason is Reason.ITEM_GONE
+    close(place, place.system.item(1))
+    closed = await place.run(given)
+    assert (closed.reason, closed.exit_code) == (Reason.ITEM_GONE, 65)
+    assert place.system.model.requests == []
+
+
+async def test_sigterm_while_the_forge_is_down_ends_it_at_once(make_place: MakePlace) -> None:
+    place = make_place("github", script(finish()))
+    place.system.fault(path="/api", status=503, times=1000)
+    stop = asyncio.Event()
+    attempt = asyncio.create_task(place.run(place.given(), stop=stop))
+    stop.set()
+    async with asyncio.timeout(15):
+        outcome = await attempt
+    assert outcome.reason is Reason.CANCELLED
+
+
+async def test_whatever_hangs_there_is_an_outcome_within_the_grace_time(make_place: MakePlace) -> None:
+    place = make_place("github", script(finish()))
+    stop, working, released = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Stubborn:
+        """An agent that nobody can stop."""
+
+        async def work(self, *_: object, **__: object) -> Ending:
+            working.set()
+            while not released.is_set():
+                with suppress(asyncio.CancelledError):
+                    await released.wait()
+            return Ending(Reason.INTERNAL, "Let go.", "", Usage())
+
+    attempt = asyncio.create_task(
+        place.run(place.given(), stop=stop, grace=6, make_agent=lambda _: Stubborn())
+    )
+    await working.wait()
+    stop.set()
+    async with asyncio.timeout(6):
+        outcome = await attempt
+    assert (outcome.reason, outcome.branch) == (Reason.CANCELLED, None)
+    assert outcome.message == "The attempt was stopped before its work could be pushed."
+    released.set()
+
+
+def tree(place: AttemptPlace, branch: str) -> list[str]:
+    return place.system.git("ls-tree", "-r", "--name-only", branch).split()
+
+
+def close(place: AttemptPlace, item: Item) -> None:
+    """A person closes an issue or a change."""
+    forge = place.system.forge
+    repository, alice = forge.repository(REPOSITORY), forge.user("alice")
+    forge.run(lambda: forge.sandbox.store.update(repository, item, alice, opened=False))
+
+
+async def remember(place: AttemptPlace, outcome: Outcome) -> None:
+    """What the reporter writes at the end of a task."""
+    state = State(uuid="uuid-1", phase=Phase.SUCCEEDED, branch=outcome.branch, change_url=outcome.change_url)
+    report = Report(
+        task="t", state=state, max_attempts=3, since=place.given().task.request.trigger.received_at
+    )
+    place.system.forge.comment(REPOSITORY, 1, comment(report), by="coding-agent-bot")

@@ -78,6 +78,7 @@ def describe(session: Session, arguments: Namespace) -> None:
     parts = [
         ("Conditions", tables.CONDITIONS, tables.condition_rows(task, now)),
         ("Attempts", tables.ATTEMPTS, tables.attempt_rows(task)),
+        ("Transcripts", tables.TRANSCRIPTS, tables.transcript_rows(task)),
     ]
     try:
         events = session.cluster.events(arguments.name)
@@ -89,6 +90,11 @@ def describe(session: Session, arguments: Namespace) -> None:
         if rows:
             session.out.print(f"\n{title}:")
             show_table(session.out, columns, rows)
+    steps = tables.last_steps(task)
+    if steps is not None:
+        session.out.print(f"\nLast steps of attempt {steps[0]}:")
+        for line in steps[1]:
+            session.out.print(f"  {line}", soft_wrap=True)
 
 
 def logs(session: Session, arguments: Namespace) -> None:
@@ -123,8 +129,19 @@ def _pod(session: Session, arguments: Namespace) -> Body:
 def _no_pod(task: Body) -> str:
     position = (task.get("status") or {}).get("queuePosition")
     place = f", position {position}" if position else ""
-    ended = "; its pods are gone, read them in your log store" if _ended(task) else ""
-    return f"it is {tables.phase(task)}{place}, and has no pod{ended}"
+    return f"it is {tables.phase(task)}{place}, and has no pod{_left(task) if _ended(task) else ''}"
+
+
+def _left(task: Body) -> str:
+    """Where to look when the pods of a task are gone."""
+    kept = tables.transcript_rows(task)
+    if kept:
+        _, place, link = kept[-1]
+        return f"; its pods are gone, its transcript is at {link or place}"
+    if tables.last_steps(task) is not None:
+        name = task["metadata"]["name"]
+        return f"; its pods are gone, `kubectl agenttask describe {name}` shows its last steps"
+    return "; its pods are gone, read them in your log store"
 
 
 def cancel(session: Session, arguments: Namespace) -> None:

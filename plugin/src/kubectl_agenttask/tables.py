@@ -12,7 +12,8 @@ Body = Mapping[str, Any]
 
 COLUMNS = ("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE", "REASON")
 CONDITIONS = ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE")
-ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "MESSAGE")
+ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "COST", "MESSAGE")
+TRANSCRIPTS = ("ATTEMPT", "PLACE", "LINK")
 EVENTS = ("TYPE", "REASON", "AGE", "MESSAGE")
 
 
@@ -92,10 +93,28 @@ def attempt_rows(task: Body) -> list[tuple[str, ...]]:
             _text(each, "reason"),
             _text(each, "startTime"),
             _between(each.get("startTime"), each.get("completionTime")),
+            _text(each, "usage", "cost"),
             _text(each, "message"),
         )
         for each in _list(task, "attempts")
     ]
+
+
+def transcript_rows(task: Body) -> list[tuple[str, ...]]:
+    """Rows of `TRANSCRIPTS`: the attempts whose whole transcript is kept."""
+    return [
+        (_text(each, "number"), _text(each, "transcript"), _text(each, "transcriptURL"))
+        for each in _list(task, "attempts")
+        if each.get("transcript")
+    ]
+
+
+def last_steps(task: Body) -> tuple[str, list[str]] | None:
+    """The number of the newest attempt that left its last steps, and these, a line each."""
+    for each in reversed(_list(task, "attempts")):
+        if each.get("tail"):
+            return _text(each, "number"), [plain(line) for line in str(each["tail"]).split("\n")]
+    return None
 
 
 def event_rows(events: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:

@@ -15,8 +15,17 @@ from tests.integration.operator.world import OperatorProcess, World
 
 def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[..., OperatorProcess]) -> None:
     ends = {
-        "7": reported(Reason.COMPLETED, change_url="https://github.com/octo/demo/pull/8"),
-        "9": reported(Reason.FORGE_REFUSED),
+        "7": reported(
+            Reason.COMPLETED,
+            change_url="https://github.com/octo/demo/pull/8",
+            usage={"requests": 3, "input_tokens": 100, "output_tokens": 9, "cost": "0.0213 USD"},
+        ),
+        "9": reported(
+            Reason.FORGE_REFUSED,
+            tail="- called run_command",
+            transcript="s3://agent-logs/9/attempt-1.jsonl",
+            transcript_url="https://logs.example/9",
+        ),
     }
     pods.script = lambda job: ends.get(job.split("-")[2])
     operator(limits={"global": 1})
@@ -41,7 +50,7 @@ def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[...,
     assert wide[0][7:] == ["REASON", "USER", "ORIGIN", "QUEUE", "COST"]
     assert [row[7:] for row in wide[1:]] == [
         ["Waiting", "alice", "webhook", "1", ""],
-        ["Completed", "alice", "webhook", "", ""],
+        ["Completed", "alice", "webhook", "", "0.0213 USD"],
         ["Running", "alice", "webhook", "", ""],
         ["ForgeRefused", "alice", "webhook", "", ""],
     ]
@@ -54,6 +63,9 @@ def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[...,
             "-n", world.namespace, "wait", "--for=condition=Succeeded", f"agt/{bad}", "--timeout=1s"
         )
     described = world.plane.kubectl("-n", world.namespace, "describe", "agt", bad)
+    assert re.search(r"Tail:\s+- called run_command", described)
+    assert re.search(r"Transcript:\s+s3://agent-logs/9/attempt-1.jsonl", described)
+    assert re.search(r"Transcript URL:\s+https://logs.example/9", described)
     assert re.search(r"Warning\s+Failed\s.*ForgeRefused: said by the agent", described)
 
 

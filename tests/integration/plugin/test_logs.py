@@ -6,6 +6,7 @@ import os
 import subprocess
 
 import pytest
+from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
 
 from tests.integration.kubernetes_store.place import Place
 from tests.integration.plugin.conftest import PLUGIN, Plugin
@@ -91,3 +92,38 @@ def test_why_there_is_no_log(place: Place, plugin: Plugin, kubelet: FakeKubelet,
     place.plane.kubectl("-n", place.namespace, "delete", "pod", "--all", "--force", "--grace-period=0")
     place.end(task, succeeded=True)
     assert "its pods are gone" in plugin("logs", task, "-f", status=1).err
+
+
+def test_what_is_left_when_the_pods_are_gone(place: Place, plugin: Plugin, task: str) -> None:
+    attempt = {
+        "number": 1,
+        "job": f"{task}-1",
+        "startTime": "2026-11-25T12:00:00Z",
+        "outcome": "Failed",
+        "reason": "OOMKilled",
+        "message": "It needed more memory.",
+        "usage": {"requests": 3, "inputTokens": 100, "outputTokens": 9, "cost": "0.0213 USD"},
+        "tail": "12:00:01 step 3: run_command: make\nKilled",
+    }
+    place.end(task, succeeded=False)
+
+    def record(**more: str) -> None:
+        status = {"attempts": [attempt | more], "result": {"usage": attempt["usage"]}}
+        place.plane.custom.patch_namespaced_custom_object_status(
+            GROUP, VERSION, place.namespace, PLURAL, task, {"status": status}, _request_timeout=10
+        )
+
+    record()
+    assert f"`kubectl agenttask describe {task}` shows its last steps" in plugin("logs", task, status=1).err
+    shown = plugin("describe", task).out
+    assert "Last steps of attempt 1:\n  12:00:01 step 3: run_command: make\n  Killed\n" in shown
+    assert "3 requests, 100 tokens in, 9 out, 0.0213 USD" in shown
+    assert "Transcripts:" not in shown
+    place_of_it, link = "s3://agent-logs/7/attempt-1.jsonl", "https://logs.example/7"
+    record(transcript=place_of_it)
+    assert f"its transcript is at {place_of_it}" in plugin("logs", task, status=1).err
+    record(transcript=place_of_it, transcriptURL=link)
+    assert f"its transcript is at {link}" in plugin("logs", task, status=1).err
+    assert place_of_it in plugin("describe", task).out
+    wide = place.plane.kubectl("-n", place.namespace, "get", "agt", task, "-o", "wide")
+    assert "0.0213 USD" in wide

@@ -53,6 +53,10 @@ DONE = task(
             "outcome": "Failed",
             "reason": "OOMKilled",
             "message": "The agent ran out of memory.",
+            "usage": {"requests": 1, "cost": "0.01 USD"},
+            "transcript": "s3://agent-logs/7/attempt-1.jsonl",
+            "transcriptURL": "https://logs.example/7",
+            "tail": "- called run_command\n  gave: Killed",
         },
         {"number": 2, "startTime": "2026-11-25T12:05:00Z"},
     ],
@@ -107,9 +111,26 @@ def test_describe_tells_everything() -> None:
         ("Succeeded", "True", "Completed", "90m", "The pull request is open.")
     ]
     assert tables.attempt_rows(DONE) == [
-        ("1", "Failed", "OOMKilled", "2026-11-25T12:00:00Z", "4m30s", "The agent ran out of memory."),
-        ("2", "running", "", "2026-11-25T12:05:00Z", "", ""),
+        (
+            "1",
+            "Failed",
+            "OOMKilled",
+            "2026-11-25T12:00:00Z",
+            "4m30s",
+            "0.01 USD",
+            "The agent ran out of memory.",
+        ),
+        ("2", "running", "", "2026-11-25T12:05:00Z", "", "", ""),
     ]
+    assert tables.transcript_rows(DONE) == [
+        ("1", "s3://agent-logs/7/attempt-1.jsonl", "https://logs.example/7")
+    ]
+    assert tables.last_steps(DONE) == ("1", ["- called run_command", "  gave: Killed"])
+
+
+def test_last_steps_move_no_cursor() -> None:
+    evil = task("t", "2026-11-25T12:00:00Z", attempts=[{"number": 1, "tail": "a\x1b[2J\r\nb\u202ec"}])
+    assert tables.last_steps(evil) == ("1", ["a [2J ", "b c"])
 
 
 def test_a_title_moves_no_cursor_and_is_no_markup() -> None:
@@ -126,7 +147,8 @@ def test_a_title_moves_no_cursor_and_is_no_markup() -> None:
 def test_a_task_without_a_readable_status_is_shown_all_the_same(status: Any) -> None:
     bare = {**task("t", "2026-11-25T12:00:00Z"), "status": status}
     assert tables.task_rows([bare], NOW)[0][3] == "New"
-    assert tables.condition_rows(bare, NOW) == tables.attempt_rows(bare) == []
+    assert tables.condition_rows(bare, NOW) == tables.attempt_rows(bare) == tables.transcript_rows(bare) == []
+    assert tables.last_steps(bare) is None
     assert dict(tables.facts(bare, NOW))["Phase"] == "New"
 
 

@@ -34,6 +34,8 @@ CHART_SETS = (
     "operator.namespace",
     "operator.http_host",
     "operator.http_port",
+    "reporter.http_host",
+    "reporter.http_port",
     "operator.job.image",
     "operator.job.pull_policy",
     "operator.job.image_pull_secrets",

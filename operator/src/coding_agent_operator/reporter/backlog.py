@@ -1,6 +1,6 @@
 """Which task to look at next: ends first, bursts coalesced. Pure; times are monotonic seconds.
 
-A task is in it at most once, whatever happens to it meanwhile, and is never taken twice at a time.
+A task is in it at most once, whatever happens to it meanwhile; of the runs of an item one is taken at a time.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ class Entry:
     Attributes:
         due: not before.
         since: since when it waits.
+        item: runs of the same item write on the same comment.
     """
 
     rank: Rank
     due: float
     since: float
+    item: str
 
 
 class Backlog:
@@ -41,41 +43,44 @@ class Backlog:
 
     def __init__(self) -> None:
         self._waiting: dict[str, Entry] = {}
-        self._busy: set[str] = set()
+        self._busy: dict[str, Entry] = {}
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._waiting
-
-    def add(self, name: str, rank: Rank, now: float, *, delay: float = 0.0) -> None:
+    def add(self, name: str, rank: Rank, now: float, *, item: str, delay: float = 0.0) -> None:
         """Look at a task after a time; the soonest time asked for counts, then the best rank."""
         due = now + max(0.0, delay)
         known = self._waiting.get(name)
         if known is None:
-            self._waiting[name] = Entry(rank, due, due)
+            self._waiting[name] = Entry(rank, due, due, item)
         elif due < known.due:
             # What was due later is seen by the sooner look as well.
             best = rank if known.due > now else min(rank, known.rank)
-            self._waiting[name] = Entry(best, due, min(due, known.since))
+            self._waiting[name] = Entry(best, due, min(due, known.since), item)
         elif due <= now or due == known.due:
             self._waiting[name] = replace(known, rank=min(rank, known.rank))
 
     def take(self, now: float) -> tuple[str, Rank] | None:
         """The task to look at now, if there is one; call `done` with it."""
+        taken = {entry.item for entry in self._busy.values()}
         due = [
             (entry.rank, entry.since, name)
             for name, entry in self._waiting.items()
-            if entry.due <= now and name not in self._busy
+            if entry.due <= now and entry.item not in taken
         ]
         if not due:
             return None
         rank, _, name = min(due)
-        del self._waiting[name]
-        self._busy.add(name)
+        self._busy[name] = self._waiting.pop(name)
         return name, rank
+
+    def again(self, name: str, now: float, *, delay: float) -> None:
+        """The look has failed: repeat it after a time, unless something else happens sooner."""
+        known = self._busy[name]
+        self.add(name, known.rank, now, item=known.item, delay=delay)
+        self._waiting[name] = replace(self._waiting[name], since=known.since)
 
     def done(self, name: str) -> None:
         """The look is over; another may begin."""
-        self._busy.discard(name)
+        self._busy.pop(name, None)
 
     def forget(self, name: str) -> None:
         """No look is wanted any more."""
@@ -83,15 +88,16 @@ class Backlog:
 
     def next_due(self, now: float) -> float | None:
         """Seconds until there is something to take, `None` if nothing is known to come."""
+        taken = {entry.item for entry in self._busy.values()}
         soonest = min(
-            (entry.due for name, entry in self._waiting.items() if name not in self._busy), default=None
+            (entry.due for entry in self._waiting.values() if entry.item not in taken), default=None
         )
         return None if soonest is None else max(0.0, soonest - now)
 
     def pending(self, now: float) -> list[tuple[str, float]]:
-        """What is due and not yet shown, with the seconds that it has waited; checks do not count."""
+        """What has changed and is not shown, with the seconds since that it has waited."""
         return [
-            (name, now - entry.since)
-            for name, entry in self._waiting.items()
-            if entry.due <= now and entry.rank is not Rank.CHECK
+            (name, max(0.0, now - entry.since))
+            for name, entry in (self._busy | self._waiting).items()
+            if entry.rank in (Rank.END, Rank.CHANGE)
         ]

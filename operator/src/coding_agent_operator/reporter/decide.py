@@ -53,7 +53,8 @@ class Standing:
     Attributes:
         acknowledged: our label swap was shown at least once.
         work_ended: when the work of a task that has ended was over: from then on a label asks for a new run.
-        labeled_at: newest label application that the task knows of, by the forge's clock.
+        asked_at: when the label was put on that the task was made for, by the forge's clock.
+        labeled_at: newest label application that the task knows of, by the same clock.
         shown: its end was shown before, the bot label taken off with it, since that time.
     """
 
@@ -62,6 +63,7 @@ class Standing:
     cancel_requested: bool
     acknowledged: bool
     work_ended: datetime
+    asked_at: datetime | None = None
     labeled_at: datetime | None = None
     shown: datetime | None = None
 
@@ -112,14 +114,18 @@ def says(standing: Standing, item: Item, labels: Labels, applied: datetime | Non
 
 def _applied_again(standing: Standing, applied: datetime | None) -> bool:
     """The bot label on an ended task is a new application, not a rest of the one it answers for."""
-    if standing.shown is not None:
-        return True  # it was off
-    if applied is None:
-        return standing.acknowledged  # it was off once; at a tie the label wins
-    if applied > standing.work_ended:
+    if applied is None:  # at a tie the label wins, if it was off once
+        return standing.acknowledged or standing.shown is not None
+    # One clock, the forge's: without this a forge whose clock is ahead would make run after run.
+    if not _later(applied, standing.asked_at, unknown=standing.acknowledged):
+        return False
+    if standing.shown is not None or applied > standing.work_ended:
         return True
-    known = standing.labeled_at
-    return standing.phase is Phase.CANCELLED and known is not None and applied > known + _CLOCKS
+    return standing.phase is Phase.CANCELLED and _later(applied, standing.labeled_at, unknown=False)
+
+
+def _later(applied: datetime, known: datetime | None, *, unknown: bool) -> bool:
+    return unknown if known is None else applied > known + _CLOCKS
 
 
 def decide(

@@ -80,7 +80,7 @@ class Lane:
     def add(self, task: Task, rank: Rank, delay: float = 0.0) -> None:
         """Look at a task."""
         self._memories.setdefault(task.uid, Memory())
-        self.backlog.add(task.name, rank, _now(), delay=delay)
+        self.backlog.add(task.name, rank, _now(), item=task.item, delay=delay)
         self._wake.set()
 
     def forget(self, name: str, uid: str) -> None:
@@ -161,20 +161,20 @@ class Lane:
             again = await self._look(task, memory, rank)
         except ForgeUnavailableError as error:
             self._is_away(error)
-            self._later(task, memory, rank, self._backoff(memory.failures))
+            self._later(name, memory, self._backoff(memory.failures))
         except (ForgeError, NotConfiguredError) as error:
             self.away = None
-            await self._refused(task, memory, rank, error)
+            await self._refused(task, memory, error)
         except ChangedError as error:
             _logger.info("%s; looking again", error)
             self.add(task, rank)
         except (ApiError, QueueUnavailableError) as error:
             _logger.warning("%s; looking again", error)
             retry = min(_LAST_API_RETRY_S, _FIRST_API_RETRY_S * 2.0 ** min(memory.failures, 10))
-            self._later(task, memory, rank, max(retry, getattr(error, "retry_after", None) or 0.0))
+            self._later(name, memory, max(retry, getattr(error, "retry_after", None) or 0.0))
         except Exception:
             _logger.exception("A look failed; looking again")
-            self._later(task, memory, rank, self._settings.retry_max)
+            self._later(name, memory, self._settings.retry_max)
         else:
             memory.failures = 0
             if again is None:
@@ -192,18 +192,18 @@ class Lane:
         self.away.why = str(error)
         _logger.warning("%s; nothing is asked of it for %.1f s", error, wait)
 
-    async def _refused(self, task: Task, memory: Memory, rank: Rank, error: Exception) -> None:
+    async def _refused(self, task: Task, memory: Memory, error: Exception) -> None:
         reason = "ForgeRefused" if isinstance(error, ForgeError) else "ForgeNotConfigured"
         try:
             await trouble.tell(self._tasks, task, memory, Trouble(reason, str(error)), self._clock())
         except ApiError as second:
             _logger.warning("%s", second)
-        self._later(task, memory, rank, self._settings.retry_max)
+        self._later(task.name, memory, self._settings.retry_max)
 
-    def _later(self, task: Task, memory: Memory, rank: Rank, delay: float) -> None:
+    def _later(self, name: str, memory: Memory, delay: float) -> None:
         metrics.FAILED.labels(self.host).inc()
         memory.failures += 1
-        self.add(task, rank, delay)
+        self.backlog.again(name, _now(), delay=delay)
 
     def _backoff(self, failures: int) -> float:
         settings = self._settings

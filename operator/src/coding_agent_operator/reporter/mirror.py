@@ -136,7 +136,7 @@ async def _plan(place: Place, task: Task, standing: Standing, memory: Memory, no
     glance = await place.forge.glance(task.spec.item)
     item = Item(labels=glance.labels, open=glance.open)
     applied = None
-    if standing.shown is None and asks_for_time(standing, item, place.labels):
+    if asks_for_time(standing, item, place.labels):
         applied = await place.forge.applied(task.spec.item, place.labels.bot_label)
     return decide(
         standing,

@@ -46,6 +46,7 @@ def standing_of(task: Task, known: LatestTask, shown: datetime | None) -> Standi
         cancel_requested=task.spec.cancel,
         acknowledged=known.acknowledged,
         work_ended=_work_ended(task),
+        asked_at=task.spec.trigger.labeled_at,
         labeled_at=known.labeled_at,
         shown=shown,
     )

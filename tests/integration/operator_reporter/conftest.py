@@ -1,0 +1,57 @@
+"""The reporter against a real API server and the sandbox forges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_forge import ForgeServer
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.integration.operator.world import install
+from tests.integration.operator_reporter.world import SEED, Reporter, World, Zygote
+
+
+@pytest.fixture(scope="session")
+def plane(control_plane: PlaneUnderTest) -> PlaneUnderTest:
+    """The control plane with the AgentTask resource."""
+    install(control_plane)
+    return control_plane
+
+
+@pytest.fixture(params=["github", "gitlab"])
+def flavour(request: pytest.FixtureRequest) -> str:
+    """Both forges; a test that needs one only says `@pytest.mark.parametrize("flavour", ["github"])`."""
+    return str(request.param)
+
+
+@pytest.fixture
+def world(plane: PlaneUnderTest, namespace: str, flavour: str, tmp_path: Path) -> Iterator[World]:
+    """A namespace and a forge of the test's own."""
+    with ForgeServer(flavour, SEED, tmp_path / "forge") as forge:
+        yield World(plane, namespace, forge, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Where reporters come from."""
+    made = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(world: World, zygote: Zygote) -> Iterator[Callable[..., Reporter]]:
+    """Start a reporter with settings of its section; it ends with the test, and its log is shown."""
+    with ExitStack() as stack:
+
+        def begin(**reporter: Any) -> Reporter:
+            process = world.reporter(zygote, **reporter).start()
+            stack.callback(lambda: print(process.log()[-6000:]))
+            stack.callback(process.stop)
+            return process.ready()
+
+        yield begin

@@ -1,0 +1,108 @@
+"""Stands between the reporter and a forge: kills the reporter after a request, or refuses connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Self
+
+import aiohttp
+from aiohttp import web
+
+_NOT_PASSED_ON = {"host", "content-length", "transfer-encoding", "connection", "accept-encoding"}
+
+
+class ForgeProxy:
+    """A proxy for one reporter at a time.
+
+    Attributes:
+        requests: method and path of every request since `arm`.
+        killed: set once the reporter was killed.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self._loop = asyncio.new_event_loop()
+        self._started: Future[int] = Future()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._serve(),), daemon=True
+        )
+        self._fatal = 0
+        self._pid: Callable[[], int] = lambda: 0
+        self._site: web.TCPSite | None = None
+        self.requests: list[str] = []
+        self.killed = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.port = self._started.result(10)
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def arm(self, fatal: int, pid: Callable[[], int]) -> None:
+        """SIGKILL the process after its request number `fatal` was done; 0: never."""
+        self.requests = []
+        self.killed.clear()
+        self._fatal, self._pid = fatal, pid
+
+    def disarm(self) -> None:
+        """The next process lives on."""
+        self._fatal = 0
+
+    def refuse(self) -> None:
+        """Refuse connections from now on, until `accept`."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+
+    def accept(self) -> None:
+        """Listen again, on the same port."""
+        asyncio.run_coroutine_threadsafe(self._listen(self.port), self._loop).result(10)
+
+    async def _serve(self) -> None:
+        app = web.Application(client_max_size=2**24)
+        app.router.add_route("*", "/{path:.*}", self._forward)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        timeout = aiohttp.ClientTimeout(total=30)
+        async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
+            self._session = session
+            await self._listen(0)
+            await self._stop.wait()
+            await self._runner.cleanup()
+
+    async def _listen(self, port: int) -> None:
+        if self._runner.server is None:
+            await self._runner.setup()
+        sock = socket.create_server(("127.0.0.1", port))
+        await web.SockSite(self._runner, sock).start()
+        if not self._started.done():
+            self._started.set_result(sock.getsockname()[1])
+
+    async def _close(self) -> None:
+        await self._runner.cleanup()
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path}")
+        number, fatal = len(self.requests), self._fatal
+        body = await request.read()
+        headers = {key: value for key, value in request.headers.items() if key.lower() not in _NOT_PASSED_ON}
+        async with self._session.request(
+            request.method, self._upstream + request.path_qs, headers=headers, data=body or None
+        ) as answer:
+            content = await answer.read()
+            if number == fatal:
+                self._kill()
+            kept = {key: value for key, value in answer.headers.items() if key.lower() not in _NOT_PASSED_ON}
+            return web.Response(status=answer.status, body=content, headers=kept)
+
+    def _kill(self) -> None:
+        os.kill(self._pid(), signal.SIGKILL)
+        self.killed.set()

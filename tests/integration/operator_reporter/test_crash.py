@@ -1,0 +1,140 @@
+"""The reporter is killed with SIGKILL after each request that it makes to the forge; the end is the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from coding_agent_core.phases import Phase
+from coding_agent_forge import ForgeServer
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.integration.operator_reporter.forge_proxy import ForgeProxy
+from tests.integration.operator_reporter.world import (
+    BOT,
+    DONE,
+    PROCESSING,
+    QUICK,
+    SEED,
+    World,
+    Zygote,
+    account,
+    until,
+)
+
+SIDE_BY_SIDE = 4
+SETTINGS = {"grace": 0.2, "check_interval": 3600.0, "workers": 1}
+
+
+class Stage:
+    """A namespace and a forge behind a proxy; plays the scenario again and again."""
+
+    def __init__(self, world: World, proxy: ForgeProxy, zygote: Zygote) -> None:
+        self.world, self.proxy, self._zygote = world, proxy, zygote
+        world.api_url = world.forge.api_url.replace(world.forge.base_url, proxy.url)
+        kubeconfig = account(world.plane, world.namespace, world.folder)
+        config = world.config(0, **{**QUICK, **SETTINGS, "http_port": 0})
+        self._environment = {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
+        self._log = world.folder / "reporters.log"
+        self._pid = 0
+        self._restarted = False
+
+    def play(self, fatal: int) -> tuple[Any, bool]:
+        """Label to end, the reporter dying after its request `fatal`; the end, and whether it died."""
+        number = self.world.issue("bug", BOT)
+        name = self.world.task(number)
+        self.world.stand(name, Phase.RUNNING)
+        self.proxy.arm(fatal, lambda: self._pid)
+        self._restarted = False
+        self._pid = self._zygote.fork(self._environment, self._log)
+        try:
+            self._until(lambda: self.world.condition(name, "Acknowledged").get("status") == "True")
+            result = {"branch": "coding-agent/issue-1", "pullRequestURL": "https://forge.example/pull/9"}
+            self.world.stand(name, Phase.SUCCEEDED, result=result)
+            self._until(lambda: self.world.is_reported(name))
+        finally:
+            _kill(self._pid)
+        died = self.proxy.killed.is_set()
+        comments = [
+            "https://forge.example/pull/9" in each.body and "Coding agent: done" in each.body
+            for each in self.world.comments(number)
+        ]
+        return (self.world.forge.labels("acme/pricing", number), comments, self.world.history(number)), died
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        def there() -> bool:
+            if self.proxy.killed.is_set() and not self._restarted:
+                self._restarted = True
+                self.proxy.disarm()
+                self._pid = self._zygote.fork(self._environment, self._log)
+            return condition()
+
+        until("the scenario goes on", there, timeout=40)
+
+
+EXPECTED = (
+    {"bug", DONE},
+    [True],
+    [
+        ("labeled", BOT),
+        ("labeled", PROCESSING),
+        ("unlabeled", BOT),
+        ("labeled", DONE),
+        ("unlabeled", PROCESSING),
+    ],
+)
+
+
+def test_killed_after_every_request_to_the_forge(
+    plane: PlaneUnderTest,
+    new_namespace: Callable[[str], str],
+    flavour: str,
+    tmp_path: Path,
+    zygote: Zygote,
+) -> None:
+    with ExitStack() as stack:
+        stages = []
+        for number in range(SIDE_BY_SIDE):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            forge = stack.enter_context(ForgeServer(flavour, SEED, folder / "forge"))
+            proxy = stack.enter_context(ForgeProxy(forge.base_url))
+            stages.append(Stage(World(plane, new_namespace("restricted"), forge, folder), proxy, zygote))
+        end, died = stages[0].play(0)
+        assert (end, died) == (EXPECTED, False)
+        total = len(stages[0].proxy.requests)
+        assert 8 <= total < 30, stages[0].proxy.requests
+        kills = iter(range(1, total + 1))
+        lock = threading.Lock()
+
+        def play_on(stage: Stage) -> list[tuple[int, Any, bool, str]]:
+            played: list[tuple[int, Any, bool, str]] = []
+            while True:
+                with lock:
+                    number = next(kills, 0)
+                if not number:
+                    return played
+                end, died = stage.play(number)
+                at = stage.proxy.requests[number - 1] if len(stage.proxy.requests) >= number else ""
+                played.append((number, end, died, at))
+
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            runs = [run for runs in pool.map(play_on, stages) for run in runs]
+    assert {(number, at): end for number, end, _, at in runs if end != EXPECTED} == {}
+    died_at = [at for _, _, died, at in runs if died]
+    assert len(died_at) >= len(runs) * 0.9, "the number of requests differs a little from run to run"
+    for writing in ("POST", "DELETE") if flavour == "github" else ("POST", "PUT"):
+        assert any(each.startswith(writing) for each in died_at), f"it was killed at a {writing}"
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,135 @@
+"""S19, S23: what a person sees on the item while its task goes from waiting to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from coding_agent_core.phases import Phase
+
+from tests.integration.operator_reporter.world import (
+    BOT,
+    DONE,
+    FAILED,
+    PROCESSING,
+    Reporter,
+    World,
+    attempt,
+    until,
+)
+
+Start = Callable[..., Reporter]
+
+
+def test_from_waiting_to_done(world: World, start: Start) -> None:
+    start()
+    number = world.issue("bug", BOT)
+    name = world.task(number)
+    world.stand(name, Phase.QUEUED, queuePosition=3)
+    world.shows(number, "waiting, number 3 in the queue", {BOT})
+
+    world.stand(name, Phase.RUNNING)
+    world.shows(number, "working on it", {PROCESSING})
+    until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
+
+    failed = [attempt(1, datetime.now(UTC), ended=True)]
+    world.stand(
+        name,
+        Phase.BACKOFF,
+        attempts=failed,
+        reason="ModelUnavailable",
+        message="The model did not answer. It will be tried again.",
+        nextAttemptTime="2026-01-02T03:04:05Z",
+    )
+    text = world.shows(number, "will try again at 2026-01-02 03:04:05 UTC", {PROCESSING})
+    assert "The model did not answer" in text
+    assert "reason ModelUnavailable" in text
+
+    world.stand(name, Phase.RUNNING, attempts=[*failed, attempt(2, datetime.now(UTC), ended=False)])
+    assert "attempt 2 of 3" in world.shows(number, "working on it", {PROCESSING})
+
+    result = {
+        "branch": "coding-agent/issue-1",
+        "pullRequestURL": "https://forge.example/acme/pricing/pull/9",
+        "summary": "Mended the discount.",
+        "usage": {"requests": 12, "inputTokens": 34567, "outputTokens": 890, "cost": "0.42 USD"},
+    }
+    world.stand(name, Phase.SUCCEEDED, result=result, message="The task is done.")
+    text = world.shows(number, "Coding agent: done", {DONE})
+    for expected in (
+        "https://forge.example/acme/pricing/pull/9",
+        "Mended the discount.",
+        "12 model requests, 34,567 tokens in, 890 out",
+        "cost 0.42 USD",
+        f"task `{name}`",
+    ):
+        assert expected in text
+    assert len(world.comments(number)) == 1, "one comment, edited in place"
+    assert world.history(number) == [
+        ("labeled", BOT),
+        ("labeled", PROCESSING),
+        ("unlabeled", BOT),
+        ("labeled", DONE),
+        ("unlabeled", PROCESSING),
+    ], "the new label comes before the old one goes"
+    assert "bug" in world.forge.labels("acme/pricing", number), "labels of people are left alone"
+    until("reported", lambda: world.is_reported(name))
+
+
+@pytest.mark.parametrize("flavour", ["github"])
+def test_a_failure_says_why_and_what_to_do(world: World, start: Start) -> None:
+    start()
+    number = world.issue(BOT)
+    name = world.task(number)
+    world.stand(
+        name,
+        Phase.FAILED,
+        reason="ForgeRefused",
+        message="The forge refused the push.",
+        attempts=[attempt(1, datetime.now(UTC), ended=True) | {"tail": "git push\n! [remote rejected]"}],
+    )
+    text = world.shows(number, "Coding agent: failed", {FAILED})
+    for expected in (
+        "The forge refused the push.",
+        "needs the right to push",
+        f"put the label `{BOT}` on once more",
+        "! [remote rejected]",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize("flavour", ["github"])
+def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start) -> None:
+    """Neither by further events of the task, nor by a restart of the reporter."""
+    first = start(check_interval=3600)
+    number = world.issue(BOT)
+    name = world.task(number)
+    world.stand(name, Phase.RUNNING)
+    world.shows(number, "working on it", {PROCESSING})
+    until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
+    asked = len(world.requests())
+    world.patch(name, {"metadata": {"annotations": {"a": "b"}}})
+    other = world.task(world.issue(BOT))
+    world.stand(other, Phase.RUNNING)
+    until("the other one", lambda: world.condition(other, "Acknowledged"))
+    mine = [each for each in world.requests()[asked:] if f"/{number}" in each["path"]]
+    assert mine == [], "nothing at all was asked of the forge"
+    first.stop()
+    asked = len(world.requests())
+    start(check_interval=0.2)
+    until("the item is looked at", lambda: len(world.requests()) > asked + 8)
+    assert [each for each in world.requests()[asked:] if each["method"] != "GET"] == []
+
+
+def test_positions_alone_are_shown_rarely(world: World, start: Start) -> None:
+    start(position_interval=1.5, check_interval=3600)
+    number = world.issue(BOT)
+    name = world.task(number)
+    for position in range(9, 0, -1):
+        world.stand(name, Phase.QUEUED, queuePosition=position)
+        if position == 9:
+            world.shows(number, "number 9", {BOT})
+    world.shows(number, "number 1 in", {BOT})
+    edits = [each for each in world.requests() if each["method"] in ("PATCH", "PUT")]
+    assert len(edits) <= 2

@@ -1,0 +1,50 @@
+"""A burst of 200 ends stays inside the configured rate, and the last state of each task is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from coding_agent_core.phases import Phase
+
+from tests.integration.operator_reporter.world import BOT, DONE, FAILED, Reporter, World, until
+
+TASKS = 200
+RATE, BURST = 100.0, 20
+
+
+@pytest.mark.parametrize("flavour", ["github"])
+def test_a_burst_of_ends(world: World, start: Callable[..., Reporter]) -> None:
+    numbers = [world.issue(BOT) for _ in range(TASKS)]
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(world.task, numbers))
+        start(requests_per_second=RATE, burst=BURST, check_interval=3600)
+        # Each task changes twice while the reporter cannot possibly keep up; the last state counts.
+        list(pool.map(lambda name: world.stand(name, Phase.RUNNING), names))
+        ends = [Phase.SUCCEEDED if index % 2 else Phase.FAILED for index in range(TASKS)]
+        list(
+            pool.map(lambda each: world.stand(each[0], each[1], reason="Said"), zip(names, ends, strict=True))
+        )
+
+    def wrong() -> list[int]:
+        wanted = {Phase.SUCCEEDED: ({DONE}, "done"), Phase.FAILED: ({FAILED}, "failed")}
+        return [
+            number
+            for number, end in zip(numbers, ends, strict=True)
+            if world.labels(number) != wanted[end][0]
+            or f"Coding agent: {wanted[end][1]}" not in world.comment(number)
+        ]
+
+    until("all ends are shown", lambda: not wrong(), timeout=90)
+    times = sorted(each["at"] for each in world.requests())
+    for window in (0.5, 1.0, 5.0):
+        most, first = 0, 0
+        for last, at in enumerate(times):
+            while times[first] < at - window:
+                first += 1
+            most = max(most, last - first + 1)
+        # Requests cross the wire a little earlier or later than they were let go.
+        assert most <= BURST + RATE * window + 5, f"{most} requests in {window} s"
+    shown = sum(1 for each in world.requests() if each["method"] == "POST" and "comments" in each["path"])
+    assert shown == TASKS, "one comment each"

@@ -1,0 +1,455 @@
+"""A sandbox forge, AgentTasks whose status the test writes as the operator does, and reporter processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from coding_agent_core import agenttask
+from coding_agent_core.phases import Phase
+from coding_agent_core.reporting.render import MARKER
+from coding_agent_core.tasks import (
+    GitHubIssueKey,
+    GitLabIssueKey,
+    Item,
+    Origin,
+    TaskRequest,
+    Trigger,
+    host_of,
+    new_uuid,
+)
+from coding_agent_forge import ForgeServer
+from coding_agent_forge.model import Comment
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+from tests.fixtures.cluster import PlaneUnderTest
+
+ROOT = Path(__file__).parents[3]
+REPOSITORY = "acme/pricing"
+BOT, PROCESSING, DONE, FAILED = (
+    "coding agent",
+    "coding agent processing",
+    "coding agent done",
+    "coding agent failed",
+)
+FLOW = {BOT, PROCESSING, DONE, FAILED}
+BOT_TOKEN = "bot-token-4242"
+ACCOUNT = "coding-agent-reporter"
+DEADLINE = 20.0
+QUICK: dict[str, Any] = {
+    "http_host": "127.0.0.1",
+    "requests_per_second": 200.0,
+    "burst": 200,
+    "writes_per_minute": 100_000,
+    "requests_per_hour": 10_000_000,
+    "keep_remaining": 0,
+    "grace": 1.0,
+    "retry_first": 0.1,
+    "retry_max": 0.5,
+    "tell_after": 0.3,
+    "position_interval": 1.0,
+    "check_interval": 0.5,
+}
+"""Waits short enough for a test; limits that only the tests of limits meet."""
+SEED = {
+    "users": [
+        {"login": "alice", "token": "alice-token", "admin": True},
+        {"login": "coding-agent-bot", "token": BOT_TOKEN, "bot": True},
+    ],
+    "repositories": [
+        {
+            "owner": "acme",
+            "name": "pricing",
+            "files": str(ROOT / "dev" / "forge" / "samples" / "pricing"),
+            "roles": {"coding-agent-bot": "write"},
+        }
+    ],
+}
+
+
+def until(what: str, condition: Callable[[], Any], timeout: float = DEADLINE) -> Any:
+    """The condition's value as soon as it is true."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"did not happen within {timeout:.0f} s: {what}"
+        time.sleep(0.03)
+    return value
+
+
+def account(plane: PlaneUnderTest, namespace: str, folder: Path) -> Path:
+    """A kubeconfig of the reporter's account, with nothing but what `deploy/reporter-role.yaml` gives."""
+    rights = client.RbacAuthorizationV1Api(plane.api_client)
+    create = {
+        "ServiceAccount": plane.core.create_namespaced_service_account,
+        "Role": rights.create_namespaced_role,
+        "RoleBinding": rights.create_namespaced_role_binding,
+    }
+    for each in yaml.safe_load_all((ROOT / "operator" / "deploy" / "reporter-role.yaml").read_text()):
+        for subject in each.get("subjects", []):
+            subject["namespace"] = namespace
+        create[each["kind"]](namespace, each, _request_timeout=10)
+    token = plane.core.create_namespaced_service_account_token(
+        ACCOUNT, namespace, {"spec": {"expirationSeconds": 7200}}, _request_timeout=10
+    )
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token.status.token}
+    file = folder / f"reporter-{os.urandom(3).hex()}.kubeconfig"
+    file.write_text(json.dumps(config))
+    return file
+
+
+@dataclass
+class World:
+    """A namespace and a forge.
+
+    Attributes:
+        api_url: where the reporter asks the forge, if not directly.
+    """
+
+    plane: PlaneUnderTest
+    namespace: str
+    forge: ForgeServer
+    folder: Path
+    sections: dict[str, Any] = field(default_factory=dict)
+    api_url: str | None = None
+    kubeconfig: Path | None = None
+
+    @property
+    def flavour(self) -> str:
+        """`github` or `gitlab`."""
+        return self.forge.flavour.value
+
+    # People.
+
+    def issue(self, *labels: str) -> int:
+        """A person opens an issue and puts labels on; its number."""
+        number = self.forge.open_issue(REPOSITORY, "A bug", "It is there.")
+        for label in labels:
+            self.forge.add_label(REPOSITORY, number, label)
+        return number
+
+    def put(self, number: int, label: str) -> None:
+        """A person puts a label on."""
+        self.forge.add_label(REPOSITORY, number, label)
+
+    def take(self, number: int, label: str) -> None:
+        """A person takes a label off."""
+        self.forge.remove_label(REPOSITORY, number, label)
+
+    def close(self, number: int) -> None:
+        """A person closes the issue."""
+        store, repository = self.forge.sandbox.store, self.forge.repository(REPOSITORY)
+        item = self.forge.item(REPOSITORY, number)
+        self.forge.run(lambda: store.update(repository, item, self.forge.user(), opened=False))
+
+    # What the item shows.
+
+    def labels(self, number: int) -> set[str]:
+        """The flow's labels on the issue."""
+        return self.forge.labels(REPOSITORY, number) & FLOW
+
+    def comments(self, number: int) -> list[Comment]:
+        """Comments by people and the bot."""
+        item = self.forge.item(REPOSITORY, number)
+        return self.forge.run(lambda: [each for each in item.comments if not each.system])
+
+    def comment(self, number: int) -> str:
+        """The bot's one comment, empty if there is none yet."""
+        found = [each.body for each in self.comments(number) if MARKER in each.body]
+        assert len(found) <= 1, f"{len(found)} comments of ours on {number}"
+        return found[0] if found else ""
+
+    def history(self, number: int) -> list[tuple[str, str]]:
+        """`("labeled", NAME)` and `("unlabeled", NAME)` of the flow's labels, in order."""
+        item = self.forge.item(REPOSITORY, number)
+        return self.forge.run(
+            lambda: [
+                (event.event, event.label.name)
+                for event in item.events
+                if event.event in ("labeled", "unlabeled") and event.label and event.label.name in FLOW
+            ]
+        )
+
+    def shows(self, number: int, headline: str, labels: set[str], timeout: float = DEADLINE) -> str:
+        """Wait until the issue shows it: the comment's text and exactly these labels of the flow."""
+
+        def there() -> str:
+            text = self.comment(number)
+            return text if headline in text and self.labels(number) == labels else ""
+
+        try:
+            return str(until(f"#{number} shows {headline!r} and {labels}", there, timeout))
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it shows {self.labels(number)} {self.comment(number)}") from None
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The API requests that the forge got."""
+        answer = httpx.get(f"{self.forge.base_url}/_sandbox/requests", timeout=20, trust_env=False)
+        return list(answer.json())
+
+    def fault(self, **fault: Any) -> None:
+        """Plant a fault in the forge."""
+        httpx.post(f"{self.forge.base_url}/_sandbox/faults", json=fault, timeout=10).raise_for_status()
+
+    def mend(self) -> None:
+        """Take all faults back."""
+        httpx.delete(f"{self.forge.base_url}/_sandbox/faults", timeout=10).raise_for_status()
+
+    # Tasks.
+
+    def item(self, number: int) -> Item:
+        """The issue as tasks name it."""
+        host = host_of(self.api_url or self.forge.api_url)
+        owner, repo = REPOSITORY.split("/")
+        if self.flavour == "github":
+            return Item(
+                host=host,
+                repository=REPOSITORY,
+                key=GitHubIssueKey(owner=owner, repo=repo, number=number),
+            )
+        project = self.forge.repository(REPOSITORY).id
+        return Item(
+            host=host, repository=REPOSITORY, key=GitLabIssueKey(project_id=project, issue_iid=number)
+        )
+
+    def task(
+        self,
+        number: int,
+        *,
+        run: int = 1,
+        origin: Origin = Origin.WEBHOOK,
+        item: Item | None = None,
+        labeled_before: float = 0.0,
+    ) -> str:
+        """The AgentTask as the receiver makes it, for a label put on so many seconds ago; its name."""
+        now = datetime.now(UTC)
+        request = TaskRequest(
+            item=item or self.item(number),
+            user="alice",
+            trigger=Trigger(
+                origin=origin,
+                received_at=now,
+                labeled_at=None if origin is Origin.MANUAL else now - timedelta(seconds=labeled_before),
+            ),
+        )
+        body = agenttask.manifest(request, run=run, uuid=new_uuid(), timeout_seconds=600, max_attempts=3)
+        self.plane.custom.create_namespaced_custom_object(*self._place, body, _request_timeout=10)
+        return str(body["metadata"]["name"])
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The AgentTask."""
+        found: dict[str, Any] = self.plane.custom.get_namespaced_custom_object(
+            *self._place, name, _request_timeout=10
+        )
+        return found
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """All AgentTasks by name."""
+        found = self.plane.custom.list_namespaced_custom_object(*self._place, _request_timeout=20)
+        return {each["metadata"]["name"]: each for each in found["items"]}
+
+    def patch(self, name: str, body: dict[str, Any]) -> None:
+        """A merge patch."""
+        self.plane.custom.patch_namespaced_custom_object(*self._place, name, body, _request_timeout=10)
+
+    def condition(self, name: str, kind: str) -> dict[str, Any]:
+        """A condition, empty if it is not there."""
+        conditions = (self.read(name).get("status") or {}).get("conditions") or []
+        return next((each for each in conditions if each["type"] == kind), {})
+
+    def is_reported(self, name: str) -> bool:
+        """Its end is shown for good."""
+        labels: dict[str, str] = self.read(name)["metadata"]["labels"]
+        return labels.get(agenttask.LABEL_REPORTED) == "true"
+
+    def events(self, name: str) -> list[tuple[str, str]]:
+        """Reason and message of the task's Events, in order."""
+        found = self.plane.core.list_namespaced_event(
+            self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=10
+        )
+        ordered = sorted(found.items, key=lambda e: int(e.metadata.resource_version))
+        return [(event.reason, event.message) for event in ordered]
+
+    def stand(self, name: str, phase: Phase, **more: Any) -> None:
+        """The operator writes where the task stands: the whole status, if nothing has changed meanwhile."""
+        while True:
+            body = self.read(name)
+            status = dict.fromkeys(body.get("status") or {}) | _status(body, phase, dict(more))
+            version = {"resourceVersion": body["metadata"]["resourceVersion"]}
+            patch = {"metadata": version, "status": status}
+            try:
+                self.plane.custom.patch_namespaced_custom_object_status(
+                    *self._place, name, patch, _request_timeout=10
+                )
+            except ApiException as error:
+                if error.status != 409:
+                    raise
+                continue
+            if phase.terminal:
+                self.patch(name, {"metadata": {"labels": {agenttask.LABEL_ACTIVE: None}}})
+            return
+
+    @property
+    def _place(self) -> tuple[str, str, str, str]:
+        return agenttask.GROUP, agenttask.VERSION, self.namespace, agenttask.PLURAL
+
+    # The reporter.
+
+    def config(self, port: int, **reporter: Any) -> Path:
+        """Its configuration file."""
+        file = self.folder / f"config-{os.urandom(3).hex()}.yaml"
+        token = {"personal_access_token": BOT_TOKEN}
+        settings = {
+            self.flavour: {"api_url": self.api_url or self.forge.api_url, "failed_label": FAILED, **token},
+            "operator": {"namespace": self.namespace},
+            "reporter": {**QUICK, "http_port": port, **reporter},
+            **self.sections,
+        }
+        file.write_text(yaml.safe_dump(settings))
+        return file
+
+    def reporter(self, zygote: Zygote, **reporter: Any) -> Reporter:
+        """A reporter under its own account; start it."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        self.kubeconfig = self.kubeconfig or account(self.plane, self.namespace, self.folder)
+        return Reporter(zygote, self.kubeconfig, self.config(port, **reporter), port)
+
+
+class Zygote:
+    """Forks reporters from a process that has imported everything: a start costs no second."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        with (folder / "zygote.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=folder,
+            )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def fork(self, environment: dict[str, str], log: Path) -> int:
+        """Start a reporter; its pid."""
+        with self._lock:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(json.dumps({"environment": environment, "log": str(log)}) + "\n")
+            self._process.stdin.flush()
+            return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """No more are needed."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+class Reporter:
+    """The reporter as a process."""
+
+    def __init__(self, zygote: Zygote, kubeconfig: Path, config: Path, port: int) -> None:
+        self.environment = {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
+        self.port = port
+        self.pid = 0
+        self._zygote = zygote
+        self._log = config.with_suffix(".log")
+
+    def start(self) -> Reporter:
+        self.pid = self._zygote.fork(self.environment, self._log)
+        return self
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """GET from its HTTP server: status and text; 0 while nobody listens."""
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5, trust_env=False)
+        except httpx.TransportError:
+            return 0, ""
+        return answer.status_code, answer.text
+
+    def ready(self) -> Reporter:
+        """Wait until it has listed the cluster."""
+        until("the reporter is ready", lambda: self.probe("/readyz")[0] == 200)
+        return self
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it."""
+        if self._alive(how):
+            until("the reporter ends", lambda: not self._alive())
+
+    def log(self) -> str:
+        """What it has logged."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def _alive(self, how: int = 0) -> bool:
+        try:
+            os.kill(self.pid, how)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def _status(body: dict[str, Any], phase: Phase, more: dict[str, Any]) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    at = _text(now)
+    succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "False"}.get(
+        phase, "Unknown"
+    )
+    reason = more.pop("reason", None) or {
+        Phase.QUEUED: "Waiting",
+        Phase.RUNNING: "Running",
+        Phase.SUCCEEDED: "Completed",
+    }.get(phase, phase.value)
+    known = (body.get("status") or {}).get("conditions") or []
+    message = more.pop("message", f"It is {phase.value}.")
+    conditions = [
+        {
+            "type": "Succeeded",
+            "status": succeeded,
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": at,
+        },
+        *(each for each in known if each["type"] not in ("Succeeded", "Running")),
+    ]
+    attempts = more.pop("attempts", None)
+    if attempts is None and phase not in (Phase.QUEUED, Phase.SUSPENDED):
+        attempts = [attempt(1, now, ended=phase is not Phase.RUNNING, phase=phase)]
+    return {"conditions": conditions, "phase": phase.value, "attempts": attempts or [], **more}
+
+
+def attempt(number: int, now: datetime, *, ended: bool, phase: Phase = Phase.FAILED) -> dict[str, Any]:
+    """An attempt as the operator records it."""
+    entry = {
+        "number": number,
+        "job": f"job-{number}",
+        "startTime": _text(now - timedelta(seconds=5)),
+        "counted": True,
+    }
+    outcomes = {Phase.SUCCEEDED: "Succeeded", Phase.CANCELLED: "Cancelled"}
+    if ended:
+        entry |= {"completionTime": _text(now), "outcome": outcomes.get(phase, "Failed"), "reason": "Said"}
+    return entry
+
+
+def _text(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

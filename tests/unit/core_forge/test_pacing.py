@@ -1,0 +1,128 @@
+"""Requests stay inside the configured rate, and inside what the forge itself asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.forge.pacing import Bucket, Paced, Rate, asked_pause
+from coding_agent_core.forge.retrying import Clock
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FAST = Rate(per_second=1000, burst=1000, writes_per_minute=600_000, per_hour=10_000_000)
+
+
+@dataclass
+class Time:
+    """Time that passes by sleeping."""
+
+    at: float = 0.0
+    slept: list[float] = field(default_factory=list)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.at += seconds
+
+    def clock(self) -> Clock:
+        return Clock(
+            now=lambda: NOW + timedelta(seconds=self.at), monotonic=lambda: self.at, sleep=self.sleep
+        )
+
+
+@given(
+    st.integers(1, 20),
+    st.floats(0.1, 50),
+    st.lists(st.floats(0, 3), min_size=1, max_size=80),
+    st.floats(0.1, 20),
+)
+def test_no_window_has_more_than_burst_and_rate(
+    capacity: int, rate: float, gaps: list[float], window: float
+) -> None:
+    bucket, now, sent = Bucket(capacity, rate), 0.0, []
+    for gap in gaps:
+        now += gap
+        sent.append(now + bucket.wait(now))
+        bucket.take(now)
+    assert sent == sorted(sent)
+    for start in sent:
+        inside = sum(1 for at in sent if start <= at < start + window)
+        assert inside <= capacity + rate * window + 1e-6 * inside + 1
+
+
+async def test_a_burst_is_let_through_and_then_the_rate_holds() -> None:
+    time = Time()
+    pace = Paced("h", Rate(per_second=2, burst=3, writes_per_minute=6000, per_hour=36_000), time.clock())
+    for _ in range(7):
+        await pace.turn("GET")
+    assert time.at == pytest.approx(2.0)
+
+
+async def test_writes_have_a_limit_of_their_own() -> None:
+    time = Time()
+    rate = Rate(per_second=100, burst=100, writes_per_minute=60, per_hour=360_000)
+    pace = Paced("h", rate, time.clock())
+    for _ in range(60):
+        await pace.turn("PATCH")
+    for _ in range(40):
+        await pace.turn("GET")
+    assert 30 <= time.at <= 60, "no more than 60 in the first minute, and reads do not wait for it"
+
+
+async def test_the_hour_is_not_spent_twice() -> None:
+    time = Time()
+    pace = Paced(
+        "h", Rate(per_second=100, burst=100, writes_per_minute=6000, per_hour=100, patience=1e9), time.clock()
+    )
+    for _ in range(101):
+        await pace.turn("GET")
+    assert time.at >= 3600
+
+
+async def test_a_wait_that_is_too_long_is_handed_to_the_caller() -> None:
+    time = Time()
+    pace = Paced("h", FAST, time.clock())
+    pace.answered("GET", 429, {"retry-after": "30"}, b"")
+    with pytest.raises(ForgeUnavailableError) as raised:
+        await pace.turn("GET")
+    assert raised.value.retry_after == pytest.approx(30)
+    assert time.slept == []
+    time.at = 25
+    await pace.turn("GET")
+    assert time.at == pytest.approx(30)
+
+
+SECONDARY = b'{"message": "You have exceeded a secondary rate limit."}'
+LEFT = {"x-ratelimit-limit": "5000", "x-ratelimit-reset": str(int(NOW.timestamp()) + 100)}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "content", "expected"),
+    [
+        (200, {}, b"", None),
+        (None, {}, b"", None),
+        (404, {}, b"{}", None),
+        (403, {}, b'{"message": "Resource not accessible"}', None),
+        (429, {"retry-after": "7"}, b"", 7),
+        (429, {}, b"", 60),
+        (403, {"retry-after": "7"}, SECONDARY, 7),
+        (403, {}, SECONDARY, 60),
+        (503, {"retry-after": "7"}, b"", 7),
+        (503, {}, b"", None),
+        (200, {**LEFT, "x-ratelimit-remaining": "201"}, b"", None),
+        (200, {**LEFT, "x-ratelimit-remaining": "200"}, b"", 100),
+        (403, {**LEFT, "x-ratelimit-remaining": "0"}, b"", 100),
+        (200, {"ratelimit-remaining": "5", "ratelimit-reset": LEFT["x-ratelimit-reset"]}, b"", 100),
+        # An installation that allows 100 an hour would never be asked if 200 were kept for others.
+        (200, {**LEFT, "x-ratelimit-limit": "100", "x-ratelimit-remaining": "50"}, b"", None),
+        (200, {"x-ratelimit-remaining": "x", "x-ratelimit-reset": "y"}, b"", None),
+    ],
+)
+def test_what_the_forge_asks_for(
+    status: int | None, headers: dict[str, str], content: bytes, expected: float | None
+) -> None:
+    found = asked_pause(status, headers, content, keep=200, now=NOW)
+    assert found == (None if expected is None else pytest.approx(expected, abs=1))

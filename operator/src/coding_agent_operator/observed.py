@@ -30,6 +30,8 @@ from pydantic import BaseModel, ValidationError
 from coding_agent_operator.names import AGENT_CONTAINER, QUEUE_LABEL, attempt_number
 
 _M = TypeVar("_M", bound=BaseModel)
+NOT_READY_TO_START = "PodNotReadyToStart"
+"""Our word for a pod on a node whose volumes or network are not set up: no container tells of that."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -280,13 +282,19 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         (c for c in containers if c.get("name") == AGENT_CONTAINER), containers[0] if containers else {}
     )
     ended = (agent.get("state") or {}).get("terminated") or {}
+    # Once the agent runs, its sidecar may be started again: that is no reason to give the pod up.
+    began = "running" in (agent.get("state") or {}) or bool(ended)
+    others = () if began else status.get("initContainerStatuses") or ()
     waits = [
         waiting
-        for c in [*(status.get("initContainerStatuses") or ()), *containers]
+        for c in [*others, *containers]
         if (waiting := (c.get("state") or {}).get("waiting"))
         and waiting.get("reason") not in ("PodInitializing", "ContainerCreating")
     ]
     waiting = waits[0] if waits else {}
+    ready = conditions.get("PodReadyToStartContainers") or {}
+    if not (waiting or began) and ready.get("status") == "False" and scheduled.get("status") == "True":
+        waiting = {"reason": NOT_READY_TO_START}
     return Pod(
         name=meta["name"],
         phase=status.get("phase") or "Pending",

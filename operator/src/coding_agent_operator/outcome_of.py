@@ -12,7 +12,7 @@ from datetime import datetime
 from coding_agent_core.agenttask import AttemptOutcome
 from coding_agent_core.outcome import MAX_TAIL, Class, Outcome, last_lines, printable
 
-from coding_agent_operator.observed import Job, Pod
+from coding_agent_operator.observed import NOT_READY_TO_START, Job, Pod
 from coding_agent_operator.settings import Policy
 
 _SUCCEEDED, _FAILED = AttemptOutcome.SUCCEEDED, AttemptOutcome.FAILED
@@ -77,6 +77,12 @@ DISRUPTIONS: dict[str, Verdict] = {
     ),
 }
 """By the reason of the pod's `DisruptionTarget` condition."""
+RESTARTED = Verdict(
+    _DISRUPTED, "NodeRestarted", "The attempt's node was restarted while it ran.", True, False
+)
+_VANISHED = ("Unknown", "ContainerStatusUnknown")
+"""Of a container that was running when its node went down: containerd's `unknownExitReason`
+(internal/cri/server/helpers.go), and the kubelet's where the runtime knows nothing (pkg/kubelet)."""
 DISRUPTED = Verdict(_DISRUPTED, "Disrupted", "The cluster took the attempt's pod away.", True, False)
 
 _REJECTED = (
@@ -103,6 +109,13 @@ STOPS: dict[str, Verdict] = {
     "CreateContainerError": Verdict(
         _FAILED, "CreateContainerError", "The agent's container could not be started.", True, True
     ),
+    NOT_READY_TO_START: Verdict(
+        _FAILED,
+        NOT_READY_TO_START,
+        "The attempt's pod could not be set up: a Secret, a ConfigMap or another volume of it is missing.",
+        True,
+        True,
+    ),
     "Unschedulable": Verdict(
         _DISRUPTED, "Unschedulable", "No node of the cluster could take the attempt.", True, False
     ),
@@ -123,6 +136,7 @@ _WAITING = {
     "CreateContainerError": "CreateContainerError",
     "RunContainerError": "CreateContainerError",
     "CrashLoopBackOff": "CreateContainerError",
+    NOT_READY_TO_START: NOT_READY_TO_START,
 }
 
 
@@ -168,7 +182,8 @@ def stuck(job: Job, now: datetime, policy: Policy) -> Verdict | None:
     if reason is None:
         return None
     verdict = STOPS[reason]
-    patience = {"ErrImagePull": policy.image_after, "CreateContainerError": policy.image_after}
+    slow = ("ErrImagePull", "CreateContainerError", NOT_READY_TO_START)
+    patience = dict.fromkeys(slow, policy.image_after)
     return (
         _with_detail(verdict, pod.waiting_detail) if age > patience.get(reason, policy.config_after) else None
     )
@@ -214,6 +229,8 @@ def _cluster_did(pod: Pod) -> Verdict | None:
         return DISRUPTIONS.get(pod.disruption, DISRUPTED)
     if pod.ended == "OOMKilled":
         return OUT_OF_MEMORY
+    if pod.ended in _VANISHED:
+        return RESTARTED
     if pod.reason == "Evicted":
         # A kubelet that evicts for the node's sake sets DisruptionTarget; without it the pod broke its own
         # limit of ephemeral storage (pkg/kubelet/eviction/eviction_manager.go, localStorageEviction).

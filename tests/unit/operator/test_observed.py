@@ -97,3 +97,24 @@ def test_phases_end_only_by_conditions() -> None:
     plan = decide(task, [], Turn(), NOW, POLICY)
     assert plan.status is not None
     assert plan.status.phase is Phase.SUCCEEDED
+
+
+def test_a_sidecar_that_starts_again_is_no_reason_to_give_a_running_attempt_up() -> None:
+    sidecar = {"name": "workspace", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    starting = {"name": "agent", "state": {"waiting": {"reason": "PodInitializing"}}}
+    working = {"name": "agent", "state": {"running": {"startedAt": "2026-01-02T12:00:00Z"}}}
+    for agent, waiting in ((starting, "CrashLoopBackOff"), (working, "")):
+        status = {"phase": "Running", "initContainerStatuses": [sidecar], "containerStatuses": [agent]}
+        assert read_pod({"metadata": {"name": "p"}, "status": status}).waiting == waiting
+
+
+def test_a_pod_whose_secret_is_missing_is_seen_to_wait() -> None:
+    agent = {"name": "agent", "state": {"waiting": {"reason": "PodInitializing"}}}
+    conditions = [
+        {"type": "PodScheduled", "status": "True"},
+        {"type": "PodReadyToStartContainers", "status": "False"},
+    ]
+    status = {"phase": "Pending", "conditions": conditions, "containerStatuses": [agent]}
+    assert read_pod({"metadata": {"name": "p"}, "status": status}).waiting == "PodNotReadyToStart"
+    working = {**status, "containerStatuses": [{"name": "agent", "state": {"running": {}}}]}
+    assert read_pod({"metadata": {"name": "p"}, "status": working}).waiting == ""

@@ -24,6 +24,12 @@ ENDED: list[tuple[str, Job, tuple[str, str, bool, bool]]] = [
     ("exit 1", failed(exit_code=1), ("Failed", "Crashed", RETRIED, COUNTED)),
     ("exit 0 of a failed pod", failed(exit_code=0), ("Failed", "Crashed", RETRIED, COUNTED)),
     ("OOMKilled", failed(exit_code=137, ended="OOMKilled"), ("Failed", "OOMKilled", RETRIED, COUNTED)),
+    ("node restarted", failed(exit_code=255, ended="Unknown"), ("Disrupted", "NodeRestarted", RETRIED, FREE)),
+    (
+        "runtime lost it",
+        failed(exit_code=137, ended="ContainerStatusUnknown"),
+        ("Disrupted", "NodeRestarted", RETRIED, FREE),
+    ),
     (
         "own disk limit",
         failed(exit_code=137, reason="Evicted", detail="Pod ephemeral local storage usage exceeds"),

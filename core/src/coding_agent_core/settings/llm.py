@@ -116,10 +116,10 @@ class S3(Section):
     """Of the account that may write to the bucket."""
     secret_access_key: SecretField = SecretSettings()
     """Belongs to `access_key_id`."""
-    timeout: float = Field(default=10.0, gt=0)
-    """Seconds for one request."""
+    timeout: float = Field(default=5.0, gt=0)
+    """Seconds for one request; large transcripts go in parts of 5 MB, each a request."""
     max_retries: int = Field(default=2, ge=0, le=10)
-    """Further tries of one request."""
+    """Further tries of the last upload."""
 
 
 class ContextStorage(Section):

@@ -1,0 +1,90 @@
+"""What an attempt costs is counted where the model's price is configured, however the attempt ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_consumer.agent.models import ModelSpec
+from coding_agent_consumer.agent.protocol import Brief, Ending, Step
+from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_core.outcome import Reason
+from coding_agent_core.settings.model import Settings
+from pydantic_ai.exceptions import ModelHTTPError
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.models import Model
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from pydantic_ai.usage import RequestUsage
+
+from tests.fixtures.workspace import FolderWorkspace
+
+PRICES = {
+    "cheap": {"input": "0.15", "output": "0.60"},
+    "cached": {"input": "2.00", "output": "8", "cached_input": "0.50", "currency": "EUR"},
+}
+FIRST = RequestUsage(input_tokens=1_000, output_tokens=100, cache_read_tokens=400)
+SECOND = RequestUsage(input_tokens=3_000, output_tokens=200)
+
+
+async def work(folder: Path, model: str, *, fails: bool = False, stop_first: bool = False) -> Ending:
+    settings = Settings.model_validate(
+        {"llm": {"openai": {"model": model, "base_url": "http://127.0.0.1:1/v1"}, "prices": PRICES}}
+    )
+    stop = asyncio.Event()
+
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        if not any(isinstance(each, ModelResponse) for each in messages):
+            call = ToolCallPart("run_command", {"command": "true"})
+            return ModelResponse(parts=[call], usage=FIRST)
+        if fails:
+            raise ModelHTTPError(401, model)
+        end = ToolCallPart("finish", {"status": "done", "summary": "Done."})
+        return ModelResponse(parts=[end], usage=SECOND)
+
+    @asynccontextmanager
+    async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
+        yield FunctionModel(answer)
+
+    async def on_step(step: Step) -> None:
+        if stop_first and step.kind == "tool":
+            stop.set()
+            await asyncio.Event().wait()
+
+    agent: Any = ModelAgent(settings, open_model=open_model)
+    ending = await agent.work(
+        Brief("You fix bugs.", "Fix it."), FolderWorkspace(folder), stop=stop, timeout=30, on_step=on_step
+    )
+    assert isinstance(ending, Ending)
+    return ending
+
+
+@pytest.mark.parametrize(
+    ("model", "cost"),
+    [
+        ("cheap", "0.00078 USD"),  # 4,000 at 0.15 and 300 at 0.60
+        ("cached", "0.0098 EUR"),  # 3,600 at 2.00, 400 at 0.50 and 300 at 8
+        ("unpriced", None),
+    ],
+)
+async def test_the_cost_of_an_attempt(tmp_path: Path, model: str, cost: str | None) -> None:
+    ending = await work(tmp_path, model)
+    assert ending.reason is Reason.COMPLETED, ending.message
+    usage = ending.usage
+    assert (usage.requests, usage.input_tokens, usage.output_tokens) == (2, 4_000, 300)
+    assert usage.cost == cost
+
+
+async def test_a_failed_attempt_costs_too(tmp_path: Path) -> None:
+    ending = await work(tmp_path, "cheap", fails=True)
+    assert ending.reason is Reason.MODEL_REFUSED
+    assert ending.usage.cost == "0.00021 USD"
+
+
+async def test_a_stopped_attempt_costs_too(tmp_path: Path) -> None:
+    ending = await work(tmp_path, "cheap", stop_first=True)
+    assert ending.reason is Reason.CANCELLED
+    assert ending.usage.cost == "0.00021 USD"

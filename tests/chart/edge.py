@@ -1,0 +1,113 @@
+"""The way of a webhook from outside: TLS for a name that only the test knows, to the Ingress controller."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+from coding_agent_cluster.commands import run
+from coding_agent_cluster.wait import until
+
+from tests.chart.release import Release
+
+HOST = "agent.example.test"
+TLS_SECRET = "agent-tls"
+_NOT_FORWARDED = {"host", "content-length", "connection", "accept-encoding", "transfer-encoding"}
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The Ingress controller of a node, and the certificate of HOST."""
+
+    address: str
+    certificate: Path
+
+    @property
+    def key(self) -> Path:
+        """The certificate's key."""
+        return self.certificate.with_name("tls.key")
+
+    def values(self) -> dict[str, Any]:
+        """The chart's values for it."""
+        return {"ingress": {"enabled": True, "host": HOST, "tls": {"secretName": TLS_SECRET}}}
+
+    def provide(self, release: Release) -> None:
+        """Give the certificate to the release's namespace, as cert-manager would."""
+        files = (f"--cert={self.certificate}", f"--key={self.key}")
+        release.kubectl("create", "secret", "tls", TLS_SECRET, *files)
+
+    def client(self) -> httpx.Client:
+        """A client that demands the very certificate and names HOST."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        return httpx.Client(
+            base_url=f"https://{self.address}",
+            headers={"Host": HOST},
+            verify=context,
+            timeout=20,
+            trust_env=False,
+        )
+
+    def post(self, client: httpx.Client, path: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        """One POST to HOST."""
+        return client.post(path, content=body, headers=headers, extensions={"sni_hostname": HOST})
+
+    def wait(self, path: str = "/webhook/github") -> None:
+        """Wait until the controller leads to the receiver: it answers an unsigned request 401."""
+        with self.client() as client:
+
+            def led() -> bool:
+                try:
+                    return self.post(client, path, b"{}", {}).status_code == 401
+                except httpx.HTTPError:
+                    return False
+
+            until("the Ingress leads to the receiver", led, timeout=60, interval=0.2)
+
+
+def certificate(folder: Path) -> Path:
+    """A certificate for HOST, with its key in the same folder."""
+    subject = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    files = ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
+    run(["openssl", "req", "-x509", "-days", "2", *key, *subject, *files])
+    return folder / "tls.crt"
+
+
+@contextmanager
+def forwarder(edge: Edge) -> Iterator[str]:
+    """An address for a forge that cannot resolve HOST: what it sends goes on to HOST, byte for byte."""
+    client = edge.client()
+
+    class Forward(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_FORWARDED}
+            try:
+                answer = edge.post(client, self.path, body, headers)
+                status, content = answer.status_code, answer.content
+            except httpx.HTTPError as error:
+                status, content = 502, json.dumps({"error": repr(error)}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forward)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        client.close()

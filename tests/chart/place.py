@@ -1,0 +1,104 @@
+"""The chart on the real node, with sandbox forge and scripted model on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coding_agent_forge.model import Item, Kind
+from coding_agent_forge.server import ForgeServer
+from coding_agent_model.script import Script
+from coding_agent_model.server import ModelServer
+
+from tests.chart.release import Release
+from tests.fixtures.cluster import ClusterUnderTest
+from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, SECRET, over, sample_repository
+from tests.fixtures.system_in_pods import SMALL, host_address
+
+DENY_ALL = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "default-deny"},
+    "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
+}
+_LITTLE = {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}}
+
+
+def node_values(images: dict[str, str]) -> dict[str, Any]:
+    """Where the images are, and requests that let several releases fit on a machine of two cores."""
+    registry, _, rest = images["receiver"].rpartition("/")
+    return {
+        "image": {"registry": registry, "tag": rest.rpartition(":")[2]},
+        "receiver": {**_LITTLE, "preStopSeconds": 5, "autoscaling": {"enabled": False}},
+        "operator": _LITTLE,
+        "reporter": _LITTLE,
+        "polling": _LITTLE,
+        "userConfig": _LITTLE,
+    }
+
+
+@dataclass
+class Place:
+    """A forge, a model, and the release that serves them."""
+
+    release: Release
+    forge: ForgeServer
+    model: ModelServer
+
+    @property
+    def flavour(self) -> str:
+        """`github` or `gitlab`."""
+        return self.forge.flavour.value
+
+    def labels(self, number: int = 1) -> set[str]:
+        """Of an issue."""
+        return self.forge.labels(REPOSITORY, number)
+
+    def changes(self) -> list[Item]:
+        """All pull or merge requests."""
+        return [each for each in self.forge.repository(REPOSITORY).items if each.kind is Kind.CHANGE]
+
+    def comments(self, number: int = 1) -> list[str]:
+        """The bodies of an issue's comments, without GitLab's system notes."""
+        return [each.body for each in self.forge.item(REPOSITORY, number).comments if not each.system]
+
+
+def place(
+    stack: ExitStack,
+    cluster: ClusterUnderTest,
+    namespace: str,
+    images: dict[str, str],
+    folder: Path,
+    flavour: str,
+    scripts: Sequence[Script],
+) -> Place:
+    """Start forge and model; the release is not installed yet."""
+    address = host_address(cluster)
+    forge = stack.enter_context(
+        ForgeServer(flavour, sample_repository(), folder / "repositories", host=address)
+    )
+    model = stack.enter_context(ModelServer(list(scripts), api_key=MODEL_KEY, host=address))
+    network = [f"{address}/32"]
+    values = {
+        "secrets": {
+            "webhook": {flavour: SECRET},
+            flavour: {"token": BOT_TOKEN},
+            "model": {"apiKey": MODEL_KEY},
+        },
+        "config": {
+            flavour: {"api_url": forge.api_url},
+            "llm": {"openai": {"base_url": model.base_url, "model": "scripted"}},
+            "operator": {"job": SMALL},
+        },
+        # Both are in a private network, which attempts may only enter where it is named.
+        "networkPolicy": {
+            "forge": {"cidrs": network, "ports": [forge.port]},
+            "model": {"cidrs": network, "ports": [int(model.base_url.rsplit(":", 1)[1].split("/")[0])]},
+        },
+    }
+    release = Release(cluster, namespace, over(node_values(images), values))
+    release.take_crd()
+    return Place(release, forge, model)

@@ -1,0 +1,115 @@
+"""helm install, a label, a pull request; in a namespace with restricted Pod Security and all denied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_cluster import cluster as local
+from coding_agent_cluster import ingress
+from coding_agent_cluster.wait import until
+
+from tests.chart.edge import Edge, certificate, forwarder
+from tests.chart.place import DENY_ALL, Place, place
+from tests.fixtures.cluster import ClusterUnderTest
+from tests.fixtures.system import BOT, BOT_TOKEN, DONE, MODEL_KEY, REPOSITORY, SECRET, over
+from tests.integration.main_job.scripts import fixes_the_bug
+
+# Time for what may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
+
+FLOW = {BOT, "coding agent processing", DONE}
+
+
+@pytest.fixture
+def edge(own_cluster: local.Cluster, tmp_path: Path) -> Edge:
+    ingress.enable(own_cluster)
+    return Edge(own_cluster.network.address, certificate(tmp_path))
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def ended(world: Place) -> dict[str, Any] | None:
+    """The one task, once it has ended."""
+    tasks = world.release.tasks()
+    assert len(tasks) <= 1, [task["metadata"]["name"] for task in tasks]
+    done = [t for t in tasks if t.get("status", {}).get("phase") in ("Succeeded", "Failed", "Cancelled")]
+    return done[0] if done else None
+
+
+def wait_for_the_change(world: Place) -> dict[str, Any]:
+    task: dict[str, Any] = until("end of the task", lambda: ended(world), timeout=150, interval=0.5)
+    assert task["status"]["phase"] == "Succeeded", json.dumps(task["status"], indent=1)
+    until("the label", lambda: world.labels() & FLOW == {DONE}, timeout=30, interval=0.2)
+    [change] = world.changes()
+    assert change.head == "coding-agent/issue-1"
+    return task
+
+
+def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
+    cluster: ClusterUnderTest,
+    namespace: str,
+    project_images: dict[str, str],
+    enforced_policies: None,
+    edge: Edge,
+    stack: ExitStack,
+    tmp_path: Path,
+) -> None:
+    world = place(stack, cluster, namespace, project_images, tmp_path, "github", fixes_the_bug())
+    release = world.release
+    release.kubectl("apply", "-f", "-", stdin=json.dumps(DENY_ALL))
+    edge.provide(release)
+    release.install(edge.values(), "--wait", "--timeout", "120s")
+    assert "Phase:          Succeeded" in release.helm("test", release.name, "--timeout", "90s")
+    assert release.tasks() == [], "helm test has removed its task"
+
+    edge.wait()
+    hook = stack.enter_context(forwarder(edge))
+    world.forge.add_hook(REPOSITORY, f"{hook}/webhook/github", SECRET)
+    world.forge.add_label(REPOSITORY, 1, BOT)
+    task = wait_for_the_change(world)
+    [comment] = world.comments()
+    assert "done" in comment
+    assert task["spec"]["trigger"]["origin"] == "webhook"
+    row = release.kubectl("get", "agenttasks", "--no-headers")
+    assert "Succeeded" in row
+
+    everything = release.kubectl("get", "configmaps,deployments,jobs,pods,agenttasks", "-o", "json")
+    for secret in (BOT_TOKEN, MODEL_KEY, SECRET):
+        assert secret not in everything
+
+    release.helm("uninstall", release.name, "--wait", "--timeout", "60s")
+    assert [each["metadata"]["name"] for each in release.tasks()] == [task["metadata"]["name"]]
+
+
+def test_the_poller_finds_what_no_webhook_brought_and_people_have_settings_of_their_own(
+    cluster: ClusterUnderTest,
+    namespace: str,
+    project_images: dict[str, str],
+    enforced_policies: None,
+    stack: ExitStack,
+    tmp_path: Path,
+) -> None:
+    world = place(stack, cluster, namespace, project_images, tmp_path, "gitlab", fixes_the_bug())
+    release = world.release
+    prompt = "You mend prices."
+    more = {
+        "polling": {"enabled": True, "schedule": "0 0 1 1 *"},
+        "userConfig": {"enabled": True, "users": {"gitlab": {"alice": {"system_prompt": prompt}}}},
+    }
+    release.values = over(release.values, more)
+    release.install(None, "--wait", "--timeout", "120s")
+    world.forge.add_label(REPOSITORY, 1, BOT)
+    release.kubectl("create", "job", "poll", "--from=cronjob/coding-agent-poller-gitlab")
+    release.kubectl("wait", "--for=condition=Complete", "job/poll", "--timeout=60s")
+    task = wait_for_the_change(world)
+    assert task["spec"]["trigger"]["origin"] == "poll"
+    assert prompt in json.dumps(world.model.requests[0])

@@ -1,0 +1,124 @@
+"""Nobody notices an upgrade, a restart or a rollback; and the receiver grows and shrinks with its load."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_cluster import cluster as local
+from coding_agent_cluster import ingress, metrics_server
+from coding_agent_cluster.wait import until
+
+from tests.chart.edge import Edge, certificate
+from tests.chart.load import Hit, webhooks
+from tests.chart.place import node_values
+from tests.chart.release import Release
+from tests.fixtures.cluster import ClusterUnderTest
+from tests.fixtures.system import SECRET, over
+
+# Time for what may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
+
+RATE = 20
+"""Webhooks a second."""
+
+
+@pytest.fixture
+def edge(own_cluster: local.Cluster, tmp_path: Path) -> Edge:
+    ingress.enable(own_cluster)
+    return Edge(own_cluster.network.address, certificate(tmp_path))
+
+
+@pytest.fixture
+def release(cluster: ClusterUnderTest, namespace: str, project_images: dict[str, str], edge: Edge) -> Release:
+    """Receiver and operator behind the Ingress; no task ever starts, and no forge is asked."""
+    values = {
+        "secrets": {
+            "webhook": {"github": SECRET},
+            "github": {"token": "never-used"},
+            "model": {"apiKey": "never-used"},
+        },
+        "config": {"limits": {"global": 0}},
+        "reporter": {"enabled": False},
+    }
+    made = Release(cluster, namespace, over(over(node_values(project_images), values), edge.values()))
+    made.take_crd()
+    edge.provide(made)
+    return made
+
+
+def receivers(release: Release) -> set[str]:
+    """Names of the receiver's pods that are there and are not on their way out."""
+    pods = release.get("pods", "-l", "app.kubernetes.io/component=receiver")["items"]
+    return {p["metadata"]["name"] for p in pods if "deletionTimestamp" not in p["metadata"]}
+
+
+def test_upgrade_restart_and_rollback_under_load_lose_and_double_nothing(
+    release: Release, edge: Edge, tmp_path: Path
+) -> None:
+    release.install(None, "--wait", "--timeout", "120s")
+    edge.wait()
+    generations = [receivers(release)]
+    with webhooks(edge, SECRET, tmp_path, rate=RATE, most=6000) as load:
+        load.wait_for(RATE)
+        release.upgrade({"config": {"max_llm_process_num": 7}}, "--wait", "--timeout", "180s")
+        generations.append(receivers(release))
+        release.kubectl("rollout", "restart", "deployment/coding-agent-receiver")
+        release.kubectl("rollout", "status", "deployment/coding-agent-receiver", "--timeout=110s")
+        generations.append(receivers(release))
+        release.helm("rollback", release.name, "1", "--wait", "--timeout", "180s")
+        generations.append(receivers(release))
+        load.wait_for(RATE)
+        hits = load.stop()
+    for older, newer in pairwise(generations):
+        assert not older & newer, "all pods were replaced"
+
+    assert len(hits) > 4 * RATE
+    assert problems(hits) == {}
+    answered = [hit.answer["task"] for hit in hits]
+    tasks = [task["metadata"]["name"] for task in release.tasks()]
+    assert len(set(answered)) == len(answered), "each webhook was for another item"
+    assert sorted(tasks) == sorted(answered)
+
+
+def problems(hits: list[Hit]) -> Counter[str]:
+    """What was not answered as a new task, counted by what it was."""
+    wrong = [hit for hit in hits if hit.status != 200 or hit.answer.get("status") != "success"]
+    return Counter(f"{hit.status} {hit.error} {hit.answer}"[:200] for hit in wrong)
+
+
+def test_the_receiver_grows_under_load_and_shrinks_after(
+    release: Release, edge: Edge, own_cluster: local.Cluster, tmp_path: Path
+) -> None:
+    metrics_server.enable(own_cluster)
+    scaling: dict[str, Any] = {
+        "enabled": True,
+        "minReplicas": 1,
+        "maxReplicas": 3,
+        "targetCPUUtilizationPercentage": 50,
+        # Minutes in production; here the test's own time.
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+    }
+    # So little is requested that a modest load is a multiple of it.
+    resources = {"requests": {"cpu": "20m", "memory": "64Mi"}}
+    release.install(
+        {"receiver": {"autoscaling": scaling, "resources": resources}}, "--wait", "--timeout", "120s"
+    )
+    edge.wait()
+
+    def ready() -> int:
+        status = release.get("deployment", "coding-agent-receiver")["status"]
+        return int(status.get("readyReplicas", 0))
+
+    def wait_for(count: int) -> None:
+        until(f"{count} receivers", lambda: ready() == count, timeout=150, interval=1)
+
+    wait_for(1)
+    with webhooks(edge, SECRET, tmp_path, rate=40, most=6000, items=1) as load:
+        wait_for(3)
+        hits = load.stop()
+    assert {hit.status for hit in hits} == {200}
+    wait_for(1)

@@ -1,4 +1,4 @@
-"""The one command line of the system: `main.py [--config FILE] [--mode webhook|consumer|producer]`.
+"""The one command line of the system: `main.py [--config FILE] [--mode MODE]`.
 
 Each mode needs only its own program installed; an image holds one of them.
 """

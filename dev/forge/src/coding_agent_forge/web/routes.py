@@ -21,6 +21,7 @@ from coding_agent_forge import git
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.model import Flavour, Item, Kind, Repository
 from coding_agent_forge.sandbox import Sandbox
+from coding_agent_forge.web.markdown import rendered
 from coding_agent_forge.web.view import chip_style, diff_lines, emoji, linked, visible
 
 router = APIRouter(default_response_class=HTMLResponse)
@@ -123,6 +124,7 @@ def page(sandbox: Sandbox, template: str, repository: Repository | None = None, 
         chip_style=chip_style,
         emoji=emoji,
         visible=visible,
+        rendered=rendered,
         **more,
     )
 

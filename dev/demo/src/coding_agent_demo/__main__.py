@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,11 @@ def main() -> int:
             _show(console, world)
             if arguments.keep:
                 _keep(console, world)
+            else:
+                keep = "make demo KEEP=1" + (" FORGE=gitlab" if arguments.forge == "gitlab" else "")
+                console.print(f"Its pages are gone with the demo; `{keep}` leaves all running.")
+        # Only a demo that did not work leaves its logs behind.
+        shutil.rmtree(folder, ignore_errors=True)
     except DemoError as error:
         console.print(f"[red]The demo did not work.[/red] {error}", highlight=False)
         return 1
@@ -84,11 +90,12 @@ def _keep(console: Console, world: World) -> None:
     another = world.issue_url.removesuffix("1") + "2"
     console.print(
         Panel(
-            f"Issue   {world.issue_url}\n"
-            f"Try it  {another}  (click the label “{LABEL}”)\n"
-            f"Webhook {world.receiver_url}/webhook/{world.forge}\n"
-            f"Metrics {world.receiver_url}/metrics\n"
-            f"Logs    {world.logs}",
+            f"Issue       {world.issue_url}\n"
+            f"Try it      {another}  (click the label “{LABEL}”)\n"
+            f"Webhook     {world.receiver_url}/webhook/{world.forge}\n"
+            f"Metrics     {world.receiver_url}/metrics\n"
+            f"Transcripts {world.folder}/contexts\n"
+            f"Logs        {world.logs}",
             title="Still running; Ctrl-C ends it",
             border_style="blue",
         )

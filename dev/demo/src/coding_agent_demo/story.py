@@ -24,7 +24,11 @@ class Story:
     person: Person
     log: Path
     _began: float = field(default_factory=time.monotonic)
-    _read: int = 0
+    _read: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What was logged while everything started is none of the story."""
+        self._read = self.log.stat().st_size
 
     def follow(self, timeout: float) -> Seen:
         """Print every change until the done label is there.
@@ -73,7 +77,8 @@ class Story:
         text = self.log.read_text(encoding="utf-8", errors="replace")
         complete = text.rfind("\n") + 1
         for line in text[self._read : complete].splitlines():
-            if found := _LINE.match(line):
+            found = _LINE.match(line)
+            if found and not found["logger"].startswith("uvicorn"):
                 who = "receiver" if found["logger"].startswith("webhook") else "agent"
                 text = _CONTEXT.sub("", found["text"])
                 self.tell(who, text, "yellow" if found["level"] in ("WARNING", "ERROR") else "cyan")

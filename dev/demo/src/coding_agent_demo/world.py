@@ -160,7 +160,7 @@ def _config(world: World, port: int) -> dict[str, object]:
             "provider": "openai",
             "openai": {"base_url": world.model_url, "api_key": "sandbox-key", "model": "scripted"},
         },
-        "context_storage": {"base_dir": str(world.folder / "contexts")},
+        "context_storage": {"base_dir": "contexts"},
         "consumer": {"cancel_check_interval": 2},
     }
 

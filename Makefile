@@ -40,6 +40,11 @@ test: lint ## lint, unit and integration tests (a real RabbitMQ, git, browser, A
 e2e: $(VENV)/.dev ## end to end: the whole system, and a real Kubernetes node
 	@$(PYTEST) tests/e2e
 
+.PHONY: docs
+docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: read it in a browser)
+	@$(PY) -m coding_agent_docs reference
+	@$(PY) -m coding_agent_docs $(if $(SERVE),serve,build)
+
 .PHONY: format
 format: $(VENV)/.dev ## format the code and mend what can be mended
 	@$(VENV)/bin/ruff check --fix -q . || true

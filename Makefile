@@ -56,4 +56,4 @@ locks: ## write the hash-pinned locks in requirements/ anew
 
 .PHONY: clean
 clean: ## remove what was built here (not the shared cache)
-	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .uv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 
-from coding_agent_core.agenttask import API_VERSION, GROUP, KIND, LABEL_ACTIVE, PLURAL, VERSION, Status
+from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION, Status
 from coding_agent_core.queues.kubernetes.access import Access
 from coding_agent_core.queues.kubernetes.requests import JSON_PATCH, ApiError, ApiServer, Body
 
 from coding_agent_operator.kueue import WORKLOADS
 from coding_agent_operator.metrics import API_REQUESTS
 from coding_agent_operator.names import MANAGER
-from coding_agent_operator.notices import Notice
+from coding_agent_operator.notices import Notice, event
 from coding_agent_operator.observed import Job, Task
 
 
@@ -146,27 +146,15 @@ class Cluster:
 
     async def emit(self, notice: Notice, *, kind: str, name: str, uid: str, now: datetime) -> None:
         """Write an Event about an object of ours."""
-        at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        api_version = API_VERSION if kind == KIND else "batch/v1"
-        body = {
-            "metadata": {"generateName": f"{name[:200]}."},
-            "involvedObject": {
-                "apiVersion": api_version,
-                "kind": kind,
-                "name": name,
-                "namespace": self.namespace,
-                "uid": uid,
-            },
-            "type": notice.type,
-            "reason": notice.reason,
-            "message": notice.message[:1000],
-            "firstTimestamp": at,
-            "lastTimestamp": at,
-            "count": 1,
-            "source": {"component": MANAGER},
-            "reportingComponent": MANAGER,
-            "reportingInstance": "",
-        }
+        body = event(
+            notice,
+            kind=kind,
+            namespace=self.namespace,
+            name=name,
+            uid=uid,
+            component=MANAGER,
+            now=now,
+        )
         self._require_leave()
         await self._server.request("POST", f"{self._core}/events", body=body)
 

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from coding_agent_core.agenttask import (
-    API_VERSION,
     GROUP,
     KIND,
     LABEL_ITEM,
@@ -19,7 +18,7 @@ from coding_agent_core.queues.kubernetes.access import Access
 from coding_agent_core.queues.kubernetes.facts import cancellation
 from coding_agent_core.queues.kubernetes.requests import JSON_PATCH, ApiError, ApiServer, Body
 
-from coding_agent_operator.notices import Notice
+from coding_agent_operator.notices import Notice, event
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import conditions
 from coding_agent_operator.reporter.metrics import API_REQUESTS
@@ -131,26 +130,15 @@ class Tasks:
 
     async def emit(self, notice: Notice, task: Task, now: datetime) -> None:
         """Write an Event about a task."""
-        at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        body = {
-            "metadata": {"generateName": f"{task.name[:200]}."},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": task.name,
-                "namespace": self.namespace,
-                "uid": task.uid,
-            },
-            "type": notice.type,
-            "reason": notice.reason,
-            "message": notice.message[:1000],
-            "firstTimestamp": at,
-            "lastTimestamp": at,
-            "count": 1,
-            "source": {"component": MANAGER},
-            "reportingComponent": MANAGER,
-            "reportingInstance": "",
-        }
+        body = event(
+            notice,
+            kind=KIND,
+            namespace=self.namespace,
+            name=task.name,
+            uid=task.uid,
+            component=MANAGER,
+            now=now,
+        )
         await self._server.request("POST", self._events, body=body)
 
     def _path(self, body: Body) -> str:

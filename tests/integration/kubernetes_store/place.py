@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +14,7 @@ from coding_agent_core import agenttask
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.deliveries import SECRET, TOKEN
+from tests.fixtures.preloaded import start_main
 from tests.fixtures.system import ROOT, Program
 
 ACCOUNT = "coding-agent-receiver"
@@ -74,14 +73,12 @@ class Place:
         }
         config.write_text(yaml.safe_dump({"webhook": section, **(forge or {})}))
         log = self.folder / f"{name}.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-u", str(ROOT / "main.py"), "--config", str(config), "--mode", "webhook"],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment(kubeconfig)},
-            )
+        process = start_main(
+            ["--config", str(config), "--mode", "webhook"],
+            cwd=self.folder,
+            log=log,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environment(kubeconfig)},
+        )
         return Program(process, log)
 
     def environment(self, kubeconfig: Path) -> dict[str, str]:

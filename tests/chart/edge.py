@@ -72,9 +72,10 @@ class Edge:
             until("the Ingress leads to the receiver", led, timeout=60, interval=0.2)
 
 
-def certificate(folder: Path) -> Path:
-    """A certificate for HOST, with its key in the same folder."""
-    subject = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
+def certificate(folder: Path, name: str = f"DNS:{HOST}") -> Path:
+    """A certificate for `DNS:name` or `IP:address`, its own authority, with its key in the same folder."""
+    extensions = [f"subjectAltName={name}", "keyUsage=critical,digitalSignature,keyCertSign"]
+    subject = ["-subj", "/CN=sandbox", *(part for each in extensions for part in ("-addext", each))]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     files = ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
     run(["openssl", "req", "-x509", "-days", "2", *key, *subject, *files])

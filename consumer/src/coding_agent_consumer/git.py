@@ -182,6 +182,9 @@ def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSou
         basic = base64.b64encode(f"{token.username}:{token.token}".encode()).decode("ascii")
         config[f"http.{token.url}.extraHeader"] = f"Authorization: Basic {basic}"
     env = {name: inherited[name] for name in _PASSED_ON if name in inherited}
+    if authorities := env.get("SSL_CERT_FILE"):
+        # Python's variable for the authorities to trust; git has one of its own and does not know this one.
+        env.setdefault("GIT_SSL_CAINFO", authorities)
     env |= {
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home),

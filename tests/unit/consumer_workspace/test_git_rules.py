@@ -86,6 +86,14 @@ def test_of_our_environment_only_the_way_to_the_forge_is_passed_on() -> None:
     assert not {"evil", "k"} & set(env.values())
 
 
+def test_git_trusts_the_authorities_that_the_program_trusts() -> None:
+    trusted = git_environment({"SSL_CERT_FILE": "/ours.pem"}, Path("/clone"), token=None)
+    assert trusted["GIT_SSL_CAINFO"] == "/ours.pem"
+    both = {"SSL_CERT_FILE": "/ours.pem", "GIT_SSL_CAINFO": "/of-git.pem"}
+    assert git_environment(both, Path("/clone"), token=None)["GIT_SSL_CAINFO"] == "/of-git.pem"
+    assert "GIT_SSL_CAINFO" not in git_environment({}, Path("/clone"), token=None)
+
+
 @pytest.mark.parametrize(
     ("path", "mode", "allowed"),
     [

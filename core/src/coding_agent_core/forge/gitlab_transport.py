@@ -9,7 +9,7 @@ from coding_agent_core.forge.token import Token
 
 
 class GitLabSender:
-    """Sends calls with httpx. TLS is always verified (`SSL_CERT_FILE` adds an authority)."""
+    """Sends calls with httpx. TLS is always verified (`SSL_CERT_FILE` names other authorities)."""
 
     def __init__(
         self, api_url: str, token: Token, *, transport: httpx.AsyncBaseTransport | None = None

@@ -30,10 +30,15 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def config_for(app: FastAPI) -> uvicorn.Config:
-    """uvicorn as the sandbox wants it: quiet, quick to stop."""
+def config_for(app: FastAPI, certificate: Path | None = None) -> uvicorn.Config:
+    """uvicorn as the sandbox wants it: quiet, quick to stop. TLS for a PEM file of certificate and key."""
     return uvicorn.Config(
-        with_faults(app), log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none"
+        with_faults(app),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+        ws="none",
+        ssl_certfile=certificate,
     )
 
 
@@ -42,6 +47,9 @@ class ForgeServer:
 
     Use as a context manager. Its methods may be called from any thread; they do what a person does, and the
     webhooks go out as for a person.
+
+    Args:
+        certificate: PEM file of a certificate for `host` and its key; with it the forge speaks TLS only.
     """
 
     def __init__(
@@ -52,14 +60,15 @@ class ForgeServer:
         *,
         port: int = 0,
         host: str = "127.0.0.1",
+        certificate: Path | None = None,
     ) -> None:
         self._socket = listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.flavour = Flavour(flavour)
-        self.base_url = f"http://{host}:{self.port}"
+        self.base_url = f"{'https' if certificate else 'http'}://{host}:{self.port}"
         prepared = seed if isinstance(seed, Seed) else from_data(seed)
         self.app = create_app(self.flavour, prepared, folder, self.base_url)
-        self._server = uvicorn.Server(config_for(self.app))
+        self._server = uvicorn.Server(config_for(self.app, certificate))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._serve, name=f"forge-{self.port}", daemon=True)

@@ -1,0 +1,113 @@
+"""`python -m coding_agent_bench [NAME ...] [--quick] [--json FILE]`: measure, as ratios inside one run."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coding_agent_cluster.errors import ClusterError
+from coding_agent_cluster.progress import note, step
+from coding_agent_core.errors import CodingAgentError
+from rich.console import Console
+
+from coding_agent_bench import ended_tasks, operator, receiver, reporter, workspace
+from coding_agent_bench.benchmark import Benchmark
+from coding_agent_bench.errors import BenchError
+from coding_agent_bench.result import Result
+from coding_agent_bench.show import as_json, machine, show
+from coding_agent_bench.world import World
+
+# The one that fills the control plane comes last.
+BENCHMARKS = {
+    each.BENCHMARK.name: each.BENCHMARK for each in (workspace, receiver, operator, reporter, ended_tasks)
+}
+
+_WIDTH = 120
+"""Columns of a table at least, also where the output is no terminal."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; 0 when all that was asked for was measured."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := sorted(set(options.names) - BENCHMARKS.keys()):
+        parser.error(f"no benchmark is named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    chosen = [each for name, each in BENCHMARKS.items() if not options.names or name in options.names]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="coding-agent-bench-") as folder:
+        # Workspaces and their users may pass through.
+        Path(folder).chmod(0o711)
+        try:
+            with World(Path(folder), quick=options.quick) as world:
+                return asyncio.run(_run(world, chosen, options.json))
+        except (ClusterError, RuntimeError) as error:
+            note(f"error: {error}")
+            return 1
+        except KeyboardInterrupt:
+            note("interrupted")
+            return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = "\n".join(f"  {each.name:<12} {each.title}" for each in BENCHMARKS.values())
+    parser = argparse.ArgumentParser(
+        prog="coding_agent_bench",
+        description=__doc__,
+        epilog=f"benchmarks:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (default: all)")
+    parser.add_argument("--quick", action="store_true", help="as little as shows that it works; no figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return parser
+
+
+async def _run(world: World, chosen: Sequence[Benchmark], file: Path | None) -> int:
+    console, on = Console(), machine()
+    console.width = max(console.width, _WIDTH)
+    await world.start(frozenset(part for each in chosen for part in each.needs))
+    found: dict[str, dict[str, Any]] = {}
+
+    async def measure(each: Benchmark) -> None:
+        began = time.monotonic()
+        result = await _result(world, each)
+        if result is not None:
+            show(console, each, result)
+            found[each.name] = as_json(each, result, time.monotonic() - began)
+
+    if world.quick:
+        # All at once: the figures mean nothing then, and are there in half the time.
+        await asyncio.gather(*(measure(each) for each in chosen))
+    else:
+        for each in chosen:
+            await measure(each)
+    if file is not None:
+        ordered = {each.name: found[each.name] for each in chosen if each.name in found}
+        figures = {"quick": world.quick, "machine": on, "benchmarks": ordered}
+        file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0 if len(found) == len(chosen) else 1
+
+
+async def _result(world: World, benchmark: Benchmark) -> Result | None:
+    """What it finds; `None` if it fails, and why is said."""
+    try:
+        with step(benchmark.name):
+            async with asyncio.timeout(benchmark.limit):
+                return await benchmark.run(world)
+    except TimeoutError:
+        note(f"{benchmark.name}: took more than {benchmark.limit:.0f} s")
+    except (BenchError, ClusterError, CodingAgentError, OSError) as error:
+        note(f"{benchmark.name}: {error}")
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

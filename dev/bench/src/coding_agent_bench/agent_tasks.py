@@ -1,0 +1,95 @@
+"""AgentTasks as the receiver makes them, and what the operator writes into their status."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from coding_agent_core import agenttask
+from coding_agent_core.phases import Phase
+from coding_agent_core.queues.kubernetes.requests import MERGE_PATCH, ApiError, ApiServer
+from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, new_uuid
+
+from coding_agent_bench.plane import tasks_path
+
+_CONFLICTS = 20
+_SUCCEEDED = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "False"}
+
+
+def task_body(number: int, repository: str, host: str = "github.com") -> dict[str, Any]:
+    """The AgentTask for a labeled GitHub issue."""
+    owner, repo = repository.split("/")
+    key = GitHubIssueKey(owner=owner, repo=repo, number=number)
+    now = datetime.now(UTC)
+    request = TaskRequest(
+        item=Item(host=host, repository=repository, key=key),
+        user="alice",
+        trigger=Trigger(origin=Origin.WEBHOOK, received_at=now, labeled_at=now),
+    )
+    return agenttask.manifest(request, run=1, uuid=new_uuid(), timeout_seconds=600, max_attempts=3)
+
+
+async def create(server: ApiServer, namespace: str, body: dict[str, Any]) -> str:
+    """Create the task; its name."""
+    await server.request("POST", tasks_path(namespace), body=body)
+    return str(body["metadata"]["name"])
+
+
+async def create_ended(server: ApiServer, namespace: str, body: dict[str, Any]) -> None:
+    """A task that has succeeded long ago: without the label of active ones, its status whole."""
+    del body["metadata"]["labels"][agenttask.LABEL_ACTIVE]
+    name = await create(server, namespace, body)
+    status = status_in(Phase.SUCCEEDED, datetime.now(UTC), known=())
+    await server.request(
+        "PATCH", tasks_path(namespace, name, "status"), body={"status": status}, kind=MERGE_PATCH
+    )
+
+
+async def stand(server: ApiServer, namespace: str, name: str, phase: Phase) -> None:
+    """In the operator's place: write where the task stands, and keep what the reporter has written.
+
+    Raises:
+        ApiError: it could not be written.
+    """
+    for left in reversed(range(_CONFLICTS)):
+        body = await server.request("GET", tasks_path(namespace, name))
+        known = (body.get("status") or {}).get("conditions") or ()
+        patch = {
+            "metadata": {"resourceVersion": body["metadata"]["resourceVersion"]},
+            "status": status_in(phase, datetime.now(UTC), known),
+        }
+        try:
+            await server.request("PATCH", tasks_path(namespace, name, "status"), body=patch, kind=MERGE_PATCH)
+            break
+        except ApiError as error:
+            if not (error.conflict and left):
+                raise
+    if phase.terminal:
+        await server.merge(
+            tasks_path(namespace, name), {"metadata": {"labels": {agenttask.LABEL_ACTIVE: None}}}
+        )
+
+
+def status_in(phase: Phase, now: datetime, known: Any) -> dict[str, Any]:
+    """The status of a task in that phase; conditions that are not the operator's stay as they are."""
+    at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    reason = {Phase.QUEUED: "Waiting", Phase.SUCCEEDED: "Completed"}.get(phase, phase.value)
+    condition = {
+        "type": "Succeeded",
+        "status": _SUCCEEDED.get(phase, "Unknown"),
+        "reason": reason,
+        "message": f"It is {phase.value}.",
+        "lastTransitionTime": at,
+    }
+    others = [each for each in known if each["type"] not in ("Succeeded", "Running")]
+    attempt: dict[str, Any] = {"number": 1, "job": "job-1", "startTime": at, "counted": True}
+    if phase.terminal:
+        attempt |= {"completionTime": at, "outcome": "Succeeded", "reason": reason}
+    begun = phase is not Phase.QUEUED
+    return {
+        "phase": phase.value,
+        "reason": reason,
+        "attempt": "1/3" if begun else "0/3",
+        "conditions": [condition, *others],
+        "attempts": [attempt] if begun else [],
+    }

@@ -1,0 +1,108 @@
+"""What ended tasks cost the operator: start and memory in a namespace full of them and in an empty one.
+
+They carry no label `active`, so that the API server keeps them back; what is left is the sweep, which reads
+them page by page. Both namespaces are in the same control plane and take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coding_agent_bench.agent_tasks import create_ended, task_body
+from coding_agent_bench.benchmark import Benchmark
+from coding_agent_bench.plane import at_once
+from coding_agent_bench.program import free_port, main_py
+from coding_agent_bench.result import Measure, Result, median_case
+from coding_agent_bench.waiting import until
+from coding_agent_bench.world import Part, World
+
+_PAGE = 200
+"""Tasks in one answer of the operator's sweep (coding_agent_operator.resync)."""
+_RESYNCS = 3
+_SETTLE_SECONDS = 60.0
+_MEASURES = (
+    Measure("ready_seconds", "ready after (s)", 2),
+    Measure("start_cpu_seconds", "CPU of the start (s)", 2),
+    Measure("cpu_seconds", "CPU with a sweep (s)", 2),
+    Measure("peak_mib", "peak memory (MiB)"),
+)
+
+
+@dataclass(frozen=True)
+class _Place:
+    namespace: str
+    kubeconfig: Path
+    ended: int
+
+
+async def run(world: World) -> Result:
+    """Measure; the base is the empty namespace."""
+    count, rounds = world.size(10_000, 20), world.size(3, 1)
+    places = [await asyncio.to_thread(_place, world, ended) for ended in (0, count)]
+    server = await world.plane.connect()
+    try:
+        bodies = (task_body(number, f"octo/r{number % 20}") for number in range(1, count + 1))
+        await at_once(bodies, lambda body: create_ended(server, places[1].namespace, body))
+    finally:
+        await server.aclose()
+    found: list[list[Mapping[str, float]]] = [[], []]
+    for _ in range(rounds):
+        for place, values in zip(places, found, strict=True):
+            values.append(await _measure(world, place))
+    names = ("no ended tasks", f"{count:,} ended tasks")
+    return Result(_MEASURES, tuple(median_case(*each) for each in zip(names, found, strict=True)))
+
+
+def _place(world: World, ended: int) -> _Place:
+    namespace = world.plane.namespace()
+    kubeconfig = world.plane.account(namespace, "operator/deploy/role.yaml", world.folder)
+    return _Place(namespace, kubeconfig, ended)
+
+
+async def _measure(world: World, place: _Place) -> Mapping[str, float]:
+    port = free_port()
+    operator = {
+        "namespace": place.namespace,
+        "http_host": "127.0.0.1",
+        "http_port": port,
+        "resync_interval": 0.5 if world.quick else 2.0,
+        "lease_duration": 3,
+    }
+    program = main_py(
+        "operator",
+        folder=world.folder,
+        port=port,
+        settings={"operator": operator},
+        environment={"KUBECONFIG": str(place.kubeconfig)},
+    )
+    # A resync lists tasks and Jobs; the sweep looks for what to adopt, then reads page by page.
+    looks = 2 * _RESYNCS + 1 + max(1, math.ceil(place.ended / _PAGE))
+    began = time.monotonic()
+    with program:
+        await program.acts()
+        ready, start_cpu = time.monotonic() - began, program.cpu_seconds()
+
+        async def settled() -> bool:
+            return await program.api_requests("GET") >= looks
+
+        await until("a sweep and three resyncs", settled, seconds=_SETTLE_SECONDS, interval=0.2)
+        return {
+            "ready_seconds": ready,
+            "start_cpu_seconds": start_cpu,
+            "cpu_seconds": program.cpu_seconds(),
+            "peak_mib": program.peak_mib(),
+        }
+
+
+BENCHMARK = Benchmark(
+    name="ended-tasks",
+    title="The operator, beside tasks that have ended",
+    needs=frozenset({Part.PLANE}),
+    limit=300.0,
+    run=run,
+)

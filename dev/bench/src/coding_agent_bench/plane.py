@@ -1,0 +1,99 @@
+"""A real control plane with the AgentTask resource: namespaces, the programs' own accounts, bulk work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from coding_agent_cluster.access import Access
+from coding_agent_cluster.control_plane import ControlPlane
+from coding_agent_core import agenttask
+from coding_agent_core.queues.kubernetes.access import Access as Credentials
+from coding_agent_core.queues.kubernetes.requests import ApiServer
+
+from coding_agent_bench.program import ROOT
+
+T = TypeVar("T")
+_TIMEOUT = 30.0
+_AT_A_TIME = 32
+
+
+class Plane(Access):
+    """A control plane, as its administrator uses it."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        super().__init__(plane.kubeconfig, plane.binaries["kubectl"])
+
+    def install(self) -> None:
+        """Put the AgentTask resource into it.
+
+        Raises:
+            KubectlError: it is refused, or not there in time.
+        """
+        self.apply(yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text(encoding="utf-8")))
+        self.kubectl(
+            "wait", "--for=condition=Established", "crd/agenttasks.coding-agent.dev", "--timeout=30s"
+        )
+
+    def namespace(self) -> str:
+        """A new one, in which pods can be made."""
+        name = f"bench-{uuid.uuid4().hex[:8]}"
+        self.kubectl("create", "namespace", name)
+        self.kubectl("-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=60s")
+        return name
+
+    def account(self, namespace: str, role: str, folder: Path) -> Path:
+        """A kubeconfig of a program's own account, with nothing but what its role file gives.
+
+        Args:
+            role: path in the checkout, for example `operator/deploy/role.yaml`.
+        """
+        objects = list(yaml.safe_load_all((ROOT / role).read_text(encoding="utf-8")))
+        for each in objects:
+            each["metadata"]["namespace"] = namespace
+            for subject in each.get("subjects", []):
+                subject["namespace"] = namespace
+        self.apply(*objects)
+        account = next(each for each in objects if each["kind"] == "ServiceAccount")["metadata"]["name"]
+        token = self.kubectl("-n", namespace, "create", "token", account, "--duration=2h").strip()
+        config = yaml.safe_load(self.kubeconfig.read_text(encoding="utf-8"))
+        config["users"][0]["user"] = {"token": token}
+        file = folder / f"{account}-{namespace}.kubeconfig"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        return file
+
+    async def connect(self) -> ApiServer:
+        """A connection for many requests; close it with `aclose`."""
+        return await ApiServer.connect(
+            Credentials(str(self.kubeconfig)), _TIMEOUT, role="no role: cluster-admin"
+        )
+
+
+def tasks_path(namespace: str, name: str = "", part: str = "") -> str:
+    """The path of AgentTasks, of one of them, or of a part of it (`status`)."""
+    path = f"/apis/{agenttask.GROUP}/{agenttask.VERSION}/namespaces/{namespace}/{agenttask.PLURAL}"
+    return "/".join(each for each in (path, name, part) if each)
+
+
+async def at_once(things: Iterable[T], work: Callable[[T], Awaitable[None]], most: int = _AT_A_TIME) -> None:
+    """Do it for all of them, so many at a time."""
+    rest = iter(things)
+
+    async def some() -> None:
+        for thing in rest:
+            await work(thing)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(most):
+            group.create_task(some())
+
+
+def items_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of a list that the API server answered."""
+    items: list[dict[str, Any]] = found["items"]
+    return items

@@ -1,0 +1,190 @@
+"""What a task costs at the forge, one task at a time and in a burst: what the sandbox forge has counted.
+
+One at a time each state is shown before the next one comes. In a burst tasks change while the reporter cannot
+keep up with its rate; states that are over by the time it comes to them are never written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coding_agent_core import agenttask
+from coding_agent_core.phases import Phase
+from coding_agent_core.queues.kubernetes.requests import ApiServer
+from coding_agent_core.tasks import host_of
+from coding_agent_forge.server import ForgeServer
+
+from coding_agent_bench.agent_tasks import create, stand, task_body
+from coding_agent_bench.benchmark import Benchmark
+from coding_agent_bench.plane import at_once, items_of, tasks_path
+from coding_agent_bench.program import ROOT, Program, free_port, main_py
+from coding_agent_bench.result import Case, Measure, Result
+from coding_agent_bench.waiting import until
+from coding_agent_bench.world import Part, World
+
+_REPOSITORY = "acme/pricing"
+_BOT, _PROCESSING, _DONE = "coding agent", "coding agent processing", "coding agent done"
+_TOKEN = "bench-bot-token"
+_SHOWN_SECONDS = 120.0
+_SEED = {
+    "users": [
+        {"login": "alice", "token": "bench-alice-token", "admin": True},
+        {"login": "coding-agent-bot", "token": _TOKEN, "bot": True},
+    ],
+    "repositories": [
+        {
+            "owner": "acme",
+            "name": "pricing",
+            "files": str(ROOT / "dev" / "forge" / "samples" / "pricing"),
+            "roles": {"coding-agent-bot": "write"},
+        }
+    ],
+}
+_RATE = {
+    "requests_per_second": 50.0,
+    "burst": 10,
+    "writes_per_minute": 100_000,
+    "requests_per_hour": 10_000_000,
+    "keep_remaining": 0,
+    "grace": 1.0,
+    "check_interval": 3600.0,
+}
+"""Twenty-five times the usual rate, and less time for people to change their minds: else it takes an hour."""
+_MEASURES = (
+    Measure("requests", "requests each", 2),
+    Measure("reads", "reads", 2),
+    Measure("writes", "writes", 2),
+)
+
+
+@dataclass(frozen=True)
+class _Rig:
+    namespace: str
+    server: ApiServer
+    forge: ForgeServer
+
+    def issue(self) -> int:
+        """A person opens an issue and labels it."""
+        number = self.forge.open_issue(_REPOSITORY, "A bug", "It is there.")
+        self.forge.add_label(_REPOSITORY, number, _BOT)
+        return number
+
+    async def task(self, number: int) -> str:
+        """The issue's AgentTask."""
+        host = host_of(self.forge.api_url)
+        return await create(self.server, self.namespace, task_body(number, _REPOSITORY, host))
+
+    async def stand(self, name: str, phase: Phase) -> None:
+        """The operator writes where it stands."""
+        await stand(self.server, self.namespace, name, phase)
+
+
+async def run(world: World) -> Result:
+    """Measure; the base is one task at a time."""
+    alone, burst = world.size(20, 1), world.size(200, 3)
+    namespace = await asyncio.to_thread(world.plane.namespace)
+    server = await world.plane.connect()
+    try:
+        with ForgeServer("github", _SEED, world.folder / "forge") as forge:
+            rig = _Rig(namespace, server, forge)
+            with _reporter(world, rig) as reporter:
+                await reporter.ready()
+                for _ in range(alone):
+                    await _one(rig)
+                await _reported(rig, alone)
+                singly = _taken(rig, alone)
+                await _many(rig, burst)
+                await _reported(rig, burst)
+                together = _taken(rig, burst)
+    finally:
+        await server.aclose()
+    return Result(_MEASURES, (Case("one at a time", singly), Case(f"a burst of {burst}", together)))
+
+
+def _reporter(world: World, rig: _Rig) -> Program:
+    port = free_port()
+    kubeconfig = world.plane.account(rig.namespace, "operator/deploy/reporter-role.yaml", world.folder)
+    return main_py(
+        "reporter",
+        folder=world.folder,
+        port=port,
+        settings={
+            "github": {"api_url": rig.forge.api_url, "personal_access_token": _TOKEN},
+            "operator": {"namespace": rig.namespace},
+            "reporter": {"http_host": "127.0.0.1", "http_port": port, **_RATE},
+        },
+        environment={"KUBECONFIG": str(kubeconfig)},
+    )
+
+
+async def _one(rig: _Rig) -> None:
+    """One task from its label to its end, each state shown before the next."""
+    number = rig.issue()
+    name = await rig.task(number)
+    await rig.stand(name, Phase.QUEUED)
+    item = rig.forge.item(_REPOSITORY, number)
+
+    async def commented() -> bool:
+        return rig.forge.run(lambda: any(not each.system for each in item.comments))
+
+    async def labeled(label: str) -> None:
+        async def there() -> bool:
+            return label in rig.forge.labels(_REPOSITORY, number)
+
+        await until(f"#{number} is labeled {label}", there, seconds=_SHOWN_SECONDS, interval=0.02)
+
+    await until(f"#{number} is shown as waiting", commented, seconds=_SHOWN_SECONDS, interval=0.02)
+    await rig.stand(name, Phase.RUNNING)
+    await labeled(_PROCESSING)
+    await rig.stand(name, Phase.SUCCEEDED)
+    await labeled(_DONE)
+
+
+async def _many(rig: _Rig, count: int) -> None:
+    """So many tasks from their labels to their ends, as quickly as they can be written."""
+    names: list[str] = []
+
+    async def label(number: int) -> None:
+        names.append(await rig.task(number))
+
+    await at_once([rig.issue() for _ in range(count)], label)
+    for phase in (Phase.QUEUED, Phase.RUNNING, Phase.SUCCEEDED):
+        await at_once(names, lambda name, to=phase: rig.stand(name, to))  # type: ignore[misc]
+
+
+async def _reported(rig: _Rig, count: int) -> None:
+    """Wait until the ends of all tasks are shown for good."""
+    query = [("labelSelector", f"{agenttask.LABEL_REPORTED}!=true"), ("limit", "1")]
+
+    async def shown() -> bool:
+        return not items_of(await rig.server.request("GET", tasks_path(rig.namespace), query=query))
+
+    await until(f"the ends of {count} tasks are shown", shown, seconds=_SHOWN_SECONDS, interval=0.1)
+
+
+def _taken(rig: _Rig, count: int) -> Mapping[str, float]:
+    """The requests that the forge has counted since the last look, for each task."""
+
+    def take() -> list[str]:
+        methods = [each.method for each in rig.forge.sandbox.requests]
+        rig.forge.sandbox.requests.clear()
+        return methods
+
+    methods = rig.forge.run(take)
+    reads = methods.count("GET")
+    return {
+        "requests": len(methods) / count,
+        "reads": reads / count,
+        "writes": (len(methods) - reads) / count,
+    }
+
+
+BENCHMARK = Benchmark(
+    name="reporter",
+    title="Requests to the forge for a task, from its label to its end",
+    needs=frozenset({Part.PLANE}),
+    limit=180.0,
+    run=run,
+)

@@ -1,0 +1,100 @@
+"""What benchmarks share: a control plane and a broker of this run's own, started when one needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+
+from coding_agent_cluster import parts, paths, standalone
+
+from coding_agent_bench.broker import Broker
+from coding_agent_bench.errors import BenchError
+from coding_agent_bench.plane import Plane
+
+
+class Part(StrEnum):
+    """What a benchmark may need."""
+
+    PLANE = "control plane"
+    BROKER = "RabbitMQ"
+
+
+class World:
+    """For one run.
+
+    Attributes:
+        folder: for settings, logs and data; removed by whoever made it.
+        quick: measure as little as shows that it works.
+    """
+
+    def __init__(self, folder: Path, *, quick: bool) -> None:
+        self.folder = folder
+        self.quick = quick
+        self._ends = ExitStack()
+        self._plane: Plane | None = None
+        self._broker: Broker | None = None
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    def size(self, usual: int, quick: int) -> int:
+        """How many, in a run of this kind."""
+        return quick if self.quick else usual
+
+    @property
+    def plane(self) -> Plane:
+        """The control plane.
+
+        Raises:
+            BenchError: no benchmark of this run said that it needs one.
+        """
+        if self._plane is None:
+            raise BenchError("this run has no control plane: the benchmark must name it in `needs`")
+        return self._plane
+
+    @property
+    def broker(self) -> Broker:
+        """The RabbitMQ server.
+
+        Raises:
+            BenchError: no benchmark of this run said that it needs one.
+        """
+        if self._broker is None:
+            raise BenchError("this run has no RabbitMQ: the benchmark must name it in `needs`")
+        return self._broker
+
+    async def start(self, needed: frozenset[Part]) -> None:
+        """Start what is needed, side by side.
+
+        Raises:
+            ClusterError, RuntimeError: a part is missing on this machine, or does not start.
+        """
+        starts = {Part.PLANE: self._start_plane, Part.BROKER: self._start_broker}
+        ended = await asyncio.gather(
+            *(asyncio.to_thread(starts[part]) for part in sorted(needed)), return_exceptions=True
+        )
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
+
+    def _start_plane(self) -> None:
+        # The name of a test run's: the next one of those takes away what a killed run has left.
+        root = paths.clusters_root() / f"test-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._ends.callback(standalone.down, root)
+        standalone.sweep()
+        plane = Plane(standalone.up(root, parts.CONTROL_PLANE, owner=os.getpid()))
+        plane.install()
+        self._plane = plane
+
+    def _start_broker(self) -> None:
+        broker = Broker(self.folder / "rabbitmq")
+        self._ends.callback(broker.close)
+        broker.start()
+        self._broker = broker

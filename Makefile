@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PACKAGES := core receiver operator consumer user-config plugin dev/forge dev/model dev/demo dev/cluster dev/docs
+PACKAGES := core receiver operator consumer user-config plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
 JOBS ?= 2
 PYTEST := $(VENV)/bin/pytest
@@ -44,6 +44,10 @@ e2e: $(VENV)/.dev ## end to end: the whole system, and a real Kubernetes node
 docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: read it in a browser)
 	@$(PY) -m coding_agent_docs reference
 	@$(PY) -m coding_agent_docs $(if $(SERVE),serve,build)
+
+.PHONY: bench
+bench: $(VENV)/.dev ## what the parts cost, as ratios of one run (NAMES="receiver operator", JSON=FILE, QUICK=1)
+	@$(PY) -m coding_agent_bench $(NAMES) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick)
 
 .PHONY: format
 format: $(VENV)/.dev ## format the code and mend what can be mended

@@ -1,0 +1,70 @@
+"""`make bench` runs: every benchmark, as briefly as it can, against the real parts. No figure is judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_bench.__main__ import BENCHMARKS
+
+ROOT = Path(__file__).parents[3]
+CASES = {
+    "workspace": ["a bare process", "through the sandbox"],
+    "receiver": ["memory", "rabbitmq", "kubernetes"],
+    "operator": ["nobody waits", "20 tasks wait"],
+    "reporter": ["one at a time", "a burst of 3"],
+    "ended-tasks": ["no ended tasks", "20 ended tasks"],
+}
+_SECONDS = 280
+"""A quarter of a minute where the machine has nothing else to do."""
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "coding_agent_bench", *arguments]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # not a kill: it ends what it has started
+            stdout, stderr = process.communicate(timeout=30)
+            pytest.fail(f"did not end within {_SECONDS} s:\n{stdout}{stderr}")
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+@pytest.mark.timeout(_SECONDS + 40)
+def test_every_benchmark_gives_figures(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = bench("--quick", "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(file.read_text())
+    assert figures["quick"] is True
+    assert figures["machine"]["cores"] >= 1
+    assert list(figures["benchmarks"]) == list(BENCHMARKS)
+    for name, benchmark in figures["benchmarks"].items():
+        assert [case["name"] for case in benchmark["cases"]] == CASES[name]
+        assert benchmark["title"].split(",")[0] in done.stdout
+        check_cases(benchmark["cases"])
+
+
+def check_cases(cases: list[dict[str, Any]]) -> None:
+    base, *others = cases
+    assert base["ratios"] == {}
+    for case in cases:
+        assert case["values"].keys() == base["values"].keys()
+        assert all(value >= 0 for value in case["values"].values())
+    for case in others:
+        measured = [key for key, value in base["values"].items() if value]
+        assert sorted(case["ratios"]) == sorted(measured)
+        assert all(case["ratios"][key] == case["values"][key] / base["values"][key] for key in measured)
+
+
+def test_an_unknown_name_is_said_with_those_that_there_are() -> None:
+    done = bench("reciever")
+    assert done.returncode == 2
+    assert "no benchmark is named reciever; there are: workspace, receiver, operator" in done.stderr

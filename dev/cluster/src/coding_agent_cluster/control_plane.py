@@ -19,7 +19,7 @@ from coding_agent_cluster.wait import until
 
 _READY_TIMEOUT_S = 60.0
 # In this order: etcd waits five seconds on SIGTERM for the API server's watches to end.
-_DEPENDENTS = ("kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver")
+_DEPENDENTS = ("kueue", "kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver")
 
 
 class ControlPlane:

@@ -103,20 +103,20 @@ def create(folder: Path, network: Network) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for authority in AUTHORITIES:
         _key(folder, authority)
-        _openssl(
+        openssl(
             folder,
             *("req", "-x509", "-new", "-sha256", "-days", str(_DAYS), "-subj", f"/CN={authority}"),
             *("-key", f"{authority}.key", "-out", f"{authority}.crt"),
             *("-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"),
         )
     for certificate in certificates(network):
-        _sign(folder, certificate)
+        sign(folder, certificate)
         if certificate.kubeconfig:
             texts = [(folder / f).read_text() for f in ("ca.crt", *_files(certificate.name))]
             config = folder / f"{certificate.name}.kubeconfig"
             config.write_text(yaml.safe_dump(kubeconfig(network.api_url, *texts)))
     _key(folder, "service-accounts")
-    _openssl(folder, "ec", "-in", "service-accounts.key", "-pubout", "-out", "service-accounts.pub")
+    openssl(folder, "ec", "-in", "service-accounts.key", "-pubout", "-out", "service-accounts.pub")
     for secret in [*folder.glob("*.key"), *folder.glob("*.kubeconfig")]:
         secret.chmod(0o600)
     stamp.write_text(repr(network))
@@ -127,10 +127,15 @@ def _files(name: str) -> tuple[str, str]:
 
 
 def _key(folder: Path, name: str) -> None:
-    _openssl(folder, "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{name}.key")
+    openssl(folder, "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{name}.key")
 
 
-def _sign(folder: Path, certificate: Certificate) -> None:
+def sign(folder: Path, certificate: Certificate) -> None:
+    """Make a key and its certificate in the folder, which has the issuer's.
+
+    Raises:
+        ClusterError: openssl failed.
+    """
     name, issuer = certificate.name, certificate.issuer
     extensions = [
         "basicConstraints=critical,CA:FALSE",
@@ -141,10 +146,8 @@ def _sign(folder: Path, certificate: Certificate) -> None:
         extensions.append(f"subjectAltName={','.join(certificate.alternatives)}")
     (folder / f"{name}.ext").write_text("\n".join(extensions) + "\n")
     _key(folder, name)
-    _openssl(
-        folder, "req", "-new", "-key", f"{name}.key", "-subj", certificate.subject, "-out", f"{name}.csr"
-    )
-    _openssl(
+    openssl(folder, "req", "-new", "-key", f"{name}.key", "-subj", certificate.subject, "-out", f"{name}.csr")
+    openssl(
         folder,
         *("x509", "-req", "-in", f"{name}.csr", "-CA", f"{issuer}.crt", "-CAkey", f"{issuer}.key"),
         *("-CAcreateserial", "-days", str(_DAYS), "-sha256", "-extfile", f"{name}.ext"),
@@ -154,7 +157,12 @@ def _sign(folder: Path, certificate: Certificate) -> None:
         (folder / scrap).unlink()
 
 
-def _openssl(folder: Path, *arguments: str) -> None:
+def openssl(folder: Path, *arguments: str) -> None:
+    """Run openssl in the folder.
+
+    Raises:
+        ClusterError: it failed, or took more than 30 s.
+    """
     command = ["openssl", *arguments]
     try:
         run = subprocess.run(

@@ -78,19 +78,38 @@ credentials:
 {{- with .Values.attempts.credentials }}
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- if .Values.transcripts.persistence.enabled }}
+{{- $transcripts := .Values.transcripts.persistence.enabled }}
+{{- $trusted := .Values.trustedCertificates.configMap }}
+{{- if or $transcripts $trusted }}
 volumes:
   {{- with $job.volumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+  {{- if $transcripts }}
   - name: transcripts
     persistentVolumeClaim:
       claimName: {{ .Values.transcripts.persistence.existingClaim | default (printf "%s-transcripts" (include "coding-agent.fullname" .)) }}
+  {{- end }}
+  {{- if $trusted }}
+  - name: trusted-certificates
+    configMap:
+      name: {{ $trusted }}
+      items: [{ key: {{ .Values.trustedCertificates.key }}, path: ca-certificates.crt }]
+  {{- end }}
 agent:
+  {{- if $trusted }}
+  env:
+    SSL_CERT_FILE: {{ include "coding-agent.trustedFile" . }}
+  {{- end }}
   volume_mounts:
     {{- with dig "agent" "volume_mounts" list $job }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+    {{- if $transcripts }}
     - { name: transcripts, mountPath: /var/lib/coding-agent/transcripts }
+    {{- end }}
+    {{- if $trusted }}
+    - { name: trusted-certificates, mountPath: {{ dir (include "coding-agent.trustedFile" .) }}, readOnly: true }
+    {{- end }}
 {{- end }}
 {{- end -}}

@@ -105,3 +105,27 @@ annotations:
         path: credentials/{{ $forge }}-token
 {{- end }}
 {{- end -}}
+
+{{/* The authorities that a program trusts. Call with the root. */}}
+{{- define "coding-agent.trustedFile" -}}
+/etc/coding-agent/certificates/ca-certificates.crt
+{{- end -}}
+
+{{- define "coding-agent.trustedEnv" -}}
+{{- if .Values.trustedCertificates.configMap }}
+- name: SSL_CERT_FILE
+  value: {{ include "coding-agent.trustedFile" . }}
+{{- end }}
+{{- end -}}
+
+{{- define "coding-agent.trustedSource" -}}
+{{- with .Values.trustedCertificates }}
+{{- if .configMap }}
+- configMap:
+    name: {{ .configMap }}
+    items:
+      - key: {{ .key }}
+        path: certificates/ca-certificates.crt
+{{- end }}
+{{- end }}
+{{- end -}}

@@ -67,6 +67,13 @@
     {{- $problems = append $problems "config.gitlab.group_id or .project_id: polling gitlab.com without a scope would find the items of strangers" -}}
   {{- end -}}
 {{- end -}}
+{{- range $deployment := (lookup "apps/v1" "Deployment" .Release.Namespace "").items | default list -}}
+  {{- $labels := $deployment.metadata.labels | default dict -}}
+  {{- $instance := get $labels "app.kubernetes.io/instance" -}}
+  {{- if and (eq (get $labels "app.kubernetes.io/part-of") "coding-agent") (eq (get $labels "app.kubernetes.io/component") "operator") (ne $instance $.Release.Name) -}}
+    {{- $problems = append $problems (printf "namespace %s: the release %s serves its AgentTasks already; install this one into a namespace of its own" $.Release.Namespace $instance) -}}
+  {{- end -}}
+{{- end -}}
 {{- if .Values.crds.install -}}
   {{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "agenttasks.coding-agent.dev" -}}
   {{- if $crd -}}

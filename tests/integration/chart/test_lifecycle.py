@@ -128,6 +128,14 @@ def test_a_second_release_is_told_whose_the_crd_is(
     assert "Cost" in columns(release)
 
 
+def test_a_second_release_in_the_same_namespace_is_refused(release: Release) -> None:
+    release.install()
+    second = Release(release.cluster, release.namespace, REQUIRED, name="another")
+    with pytest.raises(HelmError, match="the release coding-agent serves its AgentTasks already"):
+        second.install({"crds": {"install": False}})
+    release.upgrade()  # itself it does not mind
+
+
 def test_notes_tell_what_to_do_next(release: Release) -> None:
     tls = {"secretName": "tls"}
     said = release.install({"ingress": {"enabled": True, "host": "agent.example.com", "tls": tls}})

@@ -44,6 +44,7 @@ WRONG = [
     ("ingress.enabled=true", "ingress.host: "),
     ("httpRoute.enabled=true", "httpRoute.parentRefs: "),
     ("polling.enabled=true", "config.github.owner: "),
+    ("trustedCertificates.configmap=x", "at '/trustedCertificates': additional properties 'configmap'"),
 ]
 
 
@@ -75,6 +76,16 @@ def test_the_programs_take_the_config_yaml_that_is_made(values: Path, tmp_path: 
     assert job.config_map == "coding-agent"
     assert job.service_account == "coding-agent-attempt"
     assert settings.limits.of("github.com", "selftest.invalid/helm-test") == 0
+
+
+def test_attempts_trust_the_authorities_of_the_values(tmp_path: Path) -> None:
+    values = {"trustedCertificates": {"configMap": "authorities"}}
+    job = load_settings(config_of(render(REQUIRED, values=values), tmp_path), {}).operator.job
+    [mount] = job.agent.volume_mounts
+    assert (mount.name, mount.read_only) == ("trusted-certificates", True)
+    assert Path(job.agent.env["SSL_CERT_FILE"]).parent == Path(mount.mount_path)
+    [volume] = job.volumes
+    assert volume["configMap"]["name"] == "authorities"
 
 
 def test_settings_of_the_values_arrive(tmp_path: Path) -> None:

@@ -26,11 +26,13 @@ class Turn:
         start: it is its turn.
         position: its place in the queue as it is to be shown.
         after: the older run of the same item that must end before.
+        refused: why the API server did not take its Job; it is tried again.
     """
 
     start: bool = False
     position: int | None = None
     after: str | None = None
+    refused: str | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from coding_agent_operator.job import build_job
 from coding_agent_operator.kueue import queued
 from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import Job, Task, read_job, read_task
-from coding_agent_operator.reconcile import Reconciler
+from coding_agent_operator.reconcile import JobRefusedError, Reconciler
 from coding_agent_operator.schedule import UNLIMITED, Candidate, Schedule, coarse, schedule
 from coding_agent_operator.settings import OperatorSettings
 from coding_agent_operator.standing import Stage, stage_of
@@ -71,6 +71,8 @@ class Engine:
         self._granted: set[str] = set()
         self._put_off: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
+        self._refused: dict[str, str] = {}
+        """By task why the API server did not take its Job, until it has taken one."""
         self._positions_due: set[str] = set()
 
     def _build(self, task: Task, number: int) -> Mapping[str, Any]:
@@ -202,7 +204,12 @@ class Engine:
         if task is not None and task.status.phase is Phase.QUEUED and name not in self._positions_due:
             # A place that has only moved is not worth a request of its own.
             shown = task.status.queue_position if shown is not None else None
-        return Turn(start=name in self._granted, position=shown, after=self._schedule.after.get(name))
+        return Turn(
+            start=name in self._granted,
+            position=shown,
+            after=self._schedule.after.get(name),
+            refused=self._refused.get(name),
+        )
 
     async def _work_forever(self) -> None:
         await self.synced.wait()
@@ -219,7 +226,8 @@ class Engine:
     async def _look(self, name: str) -> None:
         task = self.tasks.get(name)
         new = task is not None and task.status.phase is None and not task.spec.suspend
-        if new and name not in self._granted and name not in self._schedule.positions:
+        told = name in self._granted or name in self._schedule.positions or name in self._refused
+        if new and not told:
             mine = [job for job in self.jobs if task is not None and job.owner == task.uid]
             if (
                 task is not None
@@ -229,8 +237,12 @@ class Engine:
                 return
         turn = self._turn(name)
         plan = await self._reconciler.reconcile(name, turn)
-        self._failures.pop(name, None)
-        self._put_off.pop(name, None)
+        if turn.start or plan is None or plan.stage is Stage.ENDED:
+            self._refused.pop(name, None)
+        if name not in self._refused:
+            # A look that told of a refusal is no success: the next try keeps its growing distance.
+            self._failures.pop(name, None)
+            self._put_off.pop(name, None)
         self._positions_due.discard(name)
         if turn.start:
             self._granted.discard(name)
@@ -260,6 +272,8 @@ class Engine:
             _logger.warning("Task %s: %s; looking again in %.1f s", name, error, delay)
             delay = max(delay, error.retry_after or 0.0)
             await self._tell(name, error)
+        if isinstance(error, JobRefusedError):
+            self._refused[name] = str(error)
         known = isinstance(error, ApiError) and error.status is not None and error.status < 500
         if known and name in self._granted:
             # It was refused for certain: another may have the place meanwhile.

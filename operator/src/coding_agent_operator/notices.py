@@ -86,7 +86,7 @@ def _phase_entered(old: Status, new: Status) -> Iterator[Notice]:
         case Phase.SUSPENDED:
             yield Notice("Normal", "Suspended", message)
         case Phase.BACKOFF:
-            yield Notice("Normal", "Retrying", f"The next attempt starts after {new.next_attempt_time}.")
+            yield Notice("Normal", "Retrying", _after(new.next_attempt_time))
         case Phase.QUEUED if old.phase is Phase.SUSPENDED:
             yield Notice("Normal", "Resumed", message)
         case Phase.QUEUED if old.phase is Phase.RUNNING and new.reason == "WaitingForKueue":
@@ -95,6 +95,11 @@ def _phase_entered(old: Status, new: Status) -> Iterator[Notice]:
             yield Notice("Normal", "Retrying", "The next attempt waits for its turn.")
         case Phase.QUEUED:
             yield Notice("Normal", "Queued", message)
+
+
+def _after(moment: datetime | None) -> str:
+    at = f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "a while"
+    return f"The next attempt starts after {at}."
 
 
 def _attempt_ended(attempt: AttemptStatus, max_attempts: int) -> Notice:

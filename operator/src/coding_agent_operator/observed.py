@@ -90,6 +90,7 @@ class Pod:
         ended: why the container ended, as the kubelet says (`OOMKilled`, `Error`, `Completed`).
         message: the container's termination message.
         waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
+        waiting_detail: the kubelet's words for that, or the scheduler's for `unschedulable`.
     """
 
     name: str
@@ -291,7 +292,8 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         if (waiting := (c.get("state") or {}).get("waiting"))
         and waiting.get("reason") not in ("PodInitializing", "ContainerCreating")
     ]
-    waiting = waits[0] if waits else {}
+    unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    waiting = waits[0] if waits else {"message": scheduled.get("message")} if unschedulable else {}
     ready = conditions.get("PodReadyToStartContainers") or {}
     if not (waiting or began) and ready.get("status") == "False" and scheduled.get("status") == "True":
         waiting = {"reason": NOT_READY_TO_START}
@@ -307,7 +309,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         message=ended.get("message") or "",
         waiting=waiting.get("reason") or "",
         waiting_detail=waiting.get("message") or "",
-        unschedulable=scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable",
+        unschedulable=unschedulable,
         deleting=bool(meta.get("deletionTimestamp")),
     )
 

@@ -112,7 +112,8 @@ STOPS: dict[str, Verdict] = {
     NOT_READY_TO_START: Verdict(
         _FAILED,
         NOT_READY_TO_START,
-        "The attempt's pod could not be set up: a Secret, a ConfigMap or another volume of it is missing.",
+        "The attempt's pod could not be set up: a Secret, a ConfigMap or another volume of it is missing; "
+        "the pod's events name it.",
         True,
         True,
     ),
@@ -120,7 +121,11 @@ STOPS: dict[str, Verdict] = {
         _DISRUPTED, "Unschedulable", "No node of the cluster could take the attempt.", True, False
     ),
     "PodNotCreated": Verdict(
-        _DISRUPTED, "PodNotCreated", "The cluster did not create the attempt's pod.", True, False
+        _DISRUPTED,
+        "PodNotCreated",
+        "The cluster did not create the attempt's pod; the Job's events say why.",
+        True,
+        False,
     ),
 }
 """By the reason for which the operator (or a person) deletes a Job that has not ended."""
@@ -166,27 +171,50 @@ def report_of(job: Job) -> Outcome | None:
     return None if pod is None else _report(pod)
 
 
-def stuck(job: Job, now: datetime, policy: Policy) -> Verdict | None:
-    """Why a Job that has not ended never will, or `None`; its pods must have been looked at."""
+@dataclass(frozen=True)
+class Trouble:
+    """What keeps an attempt's pod from beginning.
+
+    Attributes:
+        verdict: how the attempt ends if it stays so.
+        patience: seconds for which it may stay so.
+        over: that time has passed.
+    """
+
+    verdict: Verdict
+    patience: float
+    over: bool
+
+
+def trouble(job: Job, now: datetime, policy: Policy) -> Trouble | None:
+    """What keeps a Job that has not ended from running, or `None`; its pods must have been looked at."""
     if job.pods is None or job.waiting:
         return None
     current = [pod for pod in job.pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
     if not current:
-        late = _seconds(job.began, now) > policy.unschedulable_after
-        return STOPS["PodNotCreated"] if late and not job.pods else None
+        if job.pods:
+            return None
+        return _trouble(STOPS["PodNotCreated"], job.began, now, policy.unschedulable_after)
     pod = current[-1]
-    age = _seconds(pod.created, now)
-    if pod.unschedulable and age > policy.unschedulable_after:
-        return STOPS["Unschedulable"]
+    if pod.unschedulable:
+        verdict = _with_detail(STOPS["Unschedulable"], pod.waiting_detail)
+        return _trouble(verdict, pod.created, now, policy.unschedulable_after)
     reason = _WAITING.get(pod.waiting)
     if reason is None:
         return None
-    verdict = STOPS[reason]
     slow = ("ErrImagePull", "CreateContainerError", NOT_READY_TO_START)
-    patience = dict.fromkeys(slow, policy.image_after)
-    return (
-        _with_detail(verdict, pod.waiting_detail) if age > patience.get(reason, policy.config_after) else None
-    )
+    patience = policy.image_after if reason in slow else policy.config_after
+    return _trouble(_with_detail(STOPS[reason], pod.waiting_detail), pod.created, now, patience)
+
+
+def stuck(job: Job, now: datetime, policy: Policy) -> Verdict | None:
+    """Why a Job that has not ended never will, or `None`; its pods must have been looked at."""
+    found = trouble(job, now, policy)
+    return found.verdict if found is not None and found.over else None
+
+
+def _trouble(verdict: Verdict, since: datetime, now: datetime, patience: float) -> Trouble:
+    return Trouble(verdict, patience, (now - since).total_seconds() > patience)
 
 
 def stopped(reason: str | None, message: str | None = None) -> Verdict:
@@ -252,8 +280,9 @@ def _exit(pod: Pod) -> Verdict | None:
 def _with_detail(verdict: Verdict, detail: str) -> Verdict:
     if not detail:
         return verdict
-    return replace(verdict, message=f"{verdict.message} {detail}"[:1024])
+    return replace(verdict, message=sentence(f"{verdict.message} {detail}"[:1023]))
 
 
-def _seconds(since: datetime, now: datetime) -> float:
-    return (now - since).total_seconds()
+def sentence(text: str) -> str:
+    """The text with an end that another sentence can follow; the cluster's words often have none."""
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."

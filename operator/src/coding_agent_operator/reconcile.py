@@ -21,7 +21,17 @@ from coding_agent_operator.store import Shelf
 
 _logger = logging.getLogger("operator.reconcile")
 
+_REFUSALS = (400, 403, 404, 413, 422)
 Builder = Callable[[Task, int], Mapping[str, Any]]
+
+
+class JobRefusedError(ApiError):
+    """The API server does not take an attempt's Job: a quota, an admission policy, a field that is wrong."""
+
+    @property
+    def conflict(self) -> bool:
+        """Reading again is of no use."""
+        return False
 
 
 class Reconciler:
@@ -55,7 +65,8 @@ class Reconciler:
         """Look at a task; what was planned last, `None` if there is no such task any more.
 
         Raises:
-            ApiError: the API server refused something or did not answer; look again later.
+            JobRefusedError: it does not take the attempt's Job.
+            ApiError: it refused something else or did not answer; look again later.
         """
         task = self._tasks.get(name)
         if task is None:
@@ -112,6 +123,8 @@ class Reconciler:
         try:
             body = await self._cluster.create_job(manifest)
         except ApiError as error:
+            if error.status in _REFUSALS:
+                raise JobRefusedError(str(error), error.status, error.retry_after) from error
             if error.status != 409:
                 raise
             existing = await self._cluster.get_job(name)

@@ -17,7 +17,15 @@ from coding_agent_core.phases import Phase
 from coding_agent_operator.backoff import next_time, possible
 from coding_agent_operator.names import attempt_number
 from coding_agent_operator.observed import Job, Task
-from coding_agent_operator.outcome_of import Verdict, outcome_of, report_of, stopped, stuck
+from coding_agent_operator.outcome_of import (
+    Trouble,
+    Verdict,
+    outcome_of,
+    report_of,
+    stopped,
+    stuck,
+    trouble,
+)
 from coding_agent_operator.recorded import begun, bounded, ended, reported, result_of
 from coding_agent_operator.settings import Policy
 
@@ -56,6 +64,7 @@ class Standing:
         stop: those of them that are to be deleted.
         next_number: of the next attempt's Job.
         next_attempt_time: when it may start at the soonest, in BACKOFF.
+        trouble: what keeps the attempt's pod from beginning, as far as that was looked at.
     """
 
     stage: Stage
@@ -66,6 +75,7 @@ class Standing:
     end: End | None = None
     result: Result | None = None
     next_attempt_time: datetime | None = None
+    trouble: Trouble | None = None
 
     @property
     def waiting(self) -> Job | None:
@@ -127,7 +137,8 @@ def assess(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> St
     }
     stop = tuple(job for job in live if job.number in intended | unwanted and not job.deleting)
     if live:
-        return Standing(Stage.ACTIVE, shown, live, stop, next_number, None, result)
+        why = trouble(live[0], now, policy)
+        return Standing(Stage.ACTIVE, shown, live, stop, next_number, None, result, trouble=why)
     end = _end(task, attempts, last, policy)
     soonest = next_time(
         task.uid,

@@ -9,6 +9,7 @@ from coding_agent_core.agenttask import AttemptStatus, Condition, Status
 from coding_agent_core.phases import Phase
 
 from coding_agent_operator.observed import Task
+from coding_agent_operator.outcome_of import STOPS, Trouble, sentence
 from coding_agent_operator.standing import End, Stage, Standing
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def status_of(task: Task, standing: Standing, turn: Turn, now: datetime) -> Stat
                 type="Running",
                 status="True" if running else "False",
                 reason="JobExists" if running else "JobSuspended" if standing.waiting else "NoJob",
-                message="An attempt is running." if running else "No attempt is running.",
+                message=_running(standing) if running else "No attempt is running.",
                 last_transition_time=now,
             ),
         ),
@@ -56,6 +57,12 @@ def status_of(task: Task, standing: Standing, turn: Turn, now: datetime) -> Stat
     )
 
 
+def _running(standing: Standing) -> str:
+    if standing.trouble is not None:
+        return "The attempt's Job exists; its pod has not begun."
+    return "An attempt is running."
+
+
 def _words(task: Task, standing: Standing, turn: Turn) -> tuple[Phase, str, str]:
     if standing.end is not None:
         end: End = standing.end
@@ -72,9 +79,11 @@ def _words(task: Task, standing: Standing, turn: Turn) -> tuple[Phase, str, str]
                 last.reason or "Backoff",
                 f"{last.message or ''} It will be tried again.".strip(),
             )
+        case _ if turn.refused is not None:
+            return Phase.QUEUED, "Refused", _refused(turn.refused)
         case _ if turn.after is not None:
             return Phase.QUEUED, "WaitingForRun", f"The item's run {turn.after} has not ended yet."
-    return Phase.QUEUED, "Waiting", "The task waits for its turn."
+    return Phase.QUEUED, "Waiting", "The task waits for its turn: as many attempts run as `limits` allow."
 
 
 def _words_of_active(task: Task, standing: Standing, last: AttemptStatus | None) -> tuple[Phase, str, str]:
@@ -86,11 +95,28 @@ def _words_of_active(task: Task, standing: Standing, last: AttemptStatus | None)
         return phase, "Suspending", "The task is being suspended; its attempt is ending."
     if last is not None and last.outcome is None and last.reason is not None:
         return phase, last.reason, f"{last.message} The attempt is ending."
+    if job is None and standing.trouble is not None:
+        return phase, standing.trouble.verdict.reason, _troubled(task, standing.trouble, last)
     if job is None:
         return phase, "Running", f"Attempt {last.number if last else 1} is running."
     if not job.queue:
         return phase, "JobSuspended", "The attempt's Job is suspended."
     return phase, "WaitingForKueue", job.waits_for or f"The attempt waits in Kueue's queue {job.queue}."
+
+
+def _troubled(task: Task, trouble: Trouble, last: AttemptStatus | None) -> str:
+    """Why the attempt does not begin, in the first words found: a pull that fails has two in turn."""
+    number = last.number if last else 1
+    begin = f"Attempt {number} has not begun yet. {STOPS[trouble.verdict.reason].message}"
+    known = task.status.condition("Succeeded")
+    if known is not None and known.reason == trouble.verdict.reason and known.message.startswith(begin):
+        return known.message
+    rest = trouble.verdict.message.removeprefix(STOPS[trouble.verdict.reason].message)
+    return f"{begin}{rest} It is given up if that lasts for {trouble.patience:.0f} s."
+
+
+def _refused(why: str) -> str:
+    return f"The attempt's Job cannot be created, which is tried again: {sentence(why)}"[:4096]
 
 
 def _attempt(attempts: tuple[AttemptStatus, ...], maximum: int) -> str:

@@ -23,6 +23,14 @@ class Ends:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Waits:
+    """A pod that never begins: why its container waits."""
+
+    reason: str
+    message: str = ""
+
+
 def reported(reason: Reason, message: str = "said by the agent", **fields: Any) -> Ends:
     """The pod ends with the agent's own outcome."""
     outcome = Outcome(reason=reason, message=message, **fields)
@@ -33,7 +41,7 @@ DONE = reported(Reason.COMPLETED, "done")
 RUNS = None
 """The pod runs on."""
 
-Script = Callable[[str], Ends | None]
+Script = Callable[[str], Ends | Waits | None]
 """From a Job's name to its pod's end."""
 
 
@@ -75,7 +83,9 @@ class PodDriver:
         end = self.script(job)
         if end is None and pod.status.phase == "Running":
             return
-        status = running() if end is None else ended(end)
+        if isinstance(end, Waits) and pod.status.container_statuses:
+            return
+        status = running() if end is None else waiting(end) if isinstance(end, Waits) else ended(end)
         try:
             self._core.patch_namespaced_pod_status(pod.metadata.name, self._namespace, {"status": status})
         except ApiException as error:
@@ -89,6 +99,11 @@ def running() -> dict[str, Any]:
         "conditions": [{"type": "Ready", "status": "True"}],
         "containerStatuses": [_container(running={"startedAt": "2026-01-01T00:00:00Z"})],
     }
+
+
+def waiting(end: Waits) -> dict[str, Any]:
+    state = {"reason": end.reason, "message": end.message}
+    return {"phase": "Pending", "containerStatuses": [_container(waiting=state)]}
 
 
 def ended(end: Ends) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from coding_agent_core.outcome import Reason
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
-from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, reported
+from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, Waits, reported
 from tests.integration.operator.world import OperatorProcess, World, account
 
 Start = Callable[..., OperatorProcess]
@@ -112,6 +112,46 @@ def test_a_refusal_is_told_and_does_not_block_others(world: World, pods: PodDriv
     first, second = world.create(7), world.create(8, repository="octo/other")
     for name in (first, second):
         world.until("told", lambda name=name: "Refused" in world.events(name) or None)  # type: ignore[misc]
+        told = world.until(
+            "and stays told",
+            lambda name=name: (  # type: ignore[misc]
+                found if (found := world.status(name)).get("reason") == "Refused" else None
+            ),
+        )
+        assert told["phase"] == "Queued"
+        assert "exceeded quota: none" in told["conditions"][0]["message"]
     world.plane.core.delete_namespaced_resource_quota("none", world.namespace)
     for name in (first, second):
         world.until_phase(name, "Succeeded", timeout=60)
+
+
+def test_a_job_that_can_never_be_is_no_conflict(world: World, operator: Start) -> None:
+    """A request above its limit is answered 422, as a patch that comes too late is."""
+    wrong = {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}
+    process = operator(operator={"job": {"agent": wrong}})
+    name = world.create(7)
+    told = world.until(
+        "told", lambda: found if (found := world.status(name)).get("reason") == "Refused" else None
+    )
+    assert "must be less than or equal to memory limit" in told["conditions"][0]["message"]
+    assert "has changed meanwhile" not in process.log()
+
+
+def test_a_pod_that_cannot_begin_says_why_before_it_is_given_up(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: Waits("ImagePullBackOff", 'Back-off pulling image "x:1"')
+    operator(operator={"policy": {"config_after": 1, "image_after": 6, "look_interval": 0.5}})
+    name = world.create(7, maxAttempts=1)
+    told = world.until(
+        "told", lambda: found if (found := world.status(name)).get("reason") == "ErrImagePull" else None
+    )
+    assert told["phase"] == "Running"
+    assert told["conditions"][0]["message"].startswith(
+        "Attempt 1 has not begun yet. The agent's image could not be pulled. "
+        'Back-off pulling image "x:1". It is given up'
+    )
+    ended = world.until_phase(name, "Failed")
+    assert ended["conditions"][0]["message"] == (
+        'The agent\'s image could not be pulled. Back-off pulling image "x:1". That was attempt 1 of 1.'
+    )

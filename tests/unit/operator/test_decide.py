@@ -162,6 +162,66 @@ def test_a_reason_to_stop_that_has_passed_is_taken_back() -> None:
     assert plan.status.attempts[0].reason is None
 
 
+TROUBLES: list[tuple[str, dict[str, Any], str, str]] = [
+    (
+        "the image",
+        {"waiting": "ErrImagePull", "waiting_detail": 'failed to pull "x:1": not found'},
+        "ErrImagePull",
+        "Attempt 1 has not begun yet. The agent's image could not be pulled. failed to pull "
+        '"x:1": not found. It is given up if that lasts for 300 s.',
+    ),
+    (
+        "no node",
+        {"unschedulable": True, "waiting_detail": "0/1 nodes are available: 1 Insufficient memory."},
+        "Unschedulable",
+        "Attempt 1 has not begun yet. No node of the cluster could take the attempt. 0/1 nodes are "
+        "available: 1 Insufficient memory. It is given up if that lasts for 900 s.",
+    ),
+    (
+        "a Secret",
+        {"waiting": "CreateContainerConfigError", "waiting_detail": 'secret "token" not found'},
+        "CreateContainerConfigError",
+        "Attempt 1 has not begun yet. A Secret or ConfigMap of the agent is missing. secret "
+        '"token" not found. It is given up if that lasts for 120 s.',
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("pod_", "reason", "message"), [row[1:] for row in TROUBLES], ids=[row[0] for row in TROUBLES]
+)
+def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
+    pod_: dict[str, Any], reason: str, message: str
+) -> None:
+    begun = task(status(attempt()))
+    stays = job(pods=(pod(phase="Pending", **pod_),))
+    told = decide(begun, [stays], WAIT, NOW, POLICY).status
+    assert told is not None
+    assert told.phase is Phase.RUNNING, "its place is taken"
+    assert told.reason == reason
+    assert [each.message for each in told.conditions] == [
+        message,
+        "The attempt's Job exists; its pod has not begun.",
+    ]
+    # A pull that fails says `ErrImagePull` and `ImagePullBackOff` in turn: not worth a write each.
+    other = "ImagePullBackOff" if reason == "ErrImagePull" else pod_.get("waiting", "")
+    turns = job(pods=(pod(phase="Pending", **pod_ | {"waiting": other, "waiting_detail": "otherwise"}),))
+    assert decide(task(told), [turns], WAIT, NOW, POLICY).status is None
+    well = decide(task(told), [job(ready=1)], WAIT, NOW, POLICY).status
+    assert well is not None
+    assert well.reason == "Running"
+
+
+def test_a_job_that_is_refused_is_told_until_it_is_taken() -> None:
+    why = "the Kubernetes API server answers 403: exceeded quota: none"
+    told = decide(task(), [], Turn(refused=why), NOW, POLICY).status
+    assert told is not None
+    assert (told.phase, told.reason) == (Phase.QUEUED, "Refused")
+    assert told.conditions[0].message == f"The attempt's Job cannot be created, which is tried again: {why}."
+    assert decide(task(told), [], Turn(refused=why), NOW, POLICY).status is None
+    assert decide(task(told), [], GO, NOW, POLICY).create == 1
+
+
 def test_disruptions_have_an_end() -> None:
     policy = Policy(max_disruptions=2)
     lost = [attempt(n, DISRUPTED, counted=False, reason="NodeLost", **LONG_AGO) for n in (1, 2)]

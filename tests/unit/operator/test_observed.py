@@ -85,6 +85,13 @@ def test_a_pod_speaks_through_its_agent_container() -> None:
     assert (pod.waiting, pod.exit_code, pod.unschedulable) == ("ErrImagePull", None, True)
 
 
+def test_the_scheduler_says_why_no_node_takes_a_pod() -> None:
+    words = "0/1 nodes are available: 1 Insufficient memory."
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+    pod = read_pod({"metadata": {"name": "p"}, "status": {"phase": "Pending", "conditions": [scheduled]}})
+    assert (pod.waiting, pod.waiting_detail, pod.unschedulable) == ("", words, True)
+
+
 def test_phases_end_only_by_conditions() -> None:
     condition = {
         "type": "Succeeded",

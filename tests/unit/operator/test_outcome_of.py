@@ -131,6 +131,17 @@ def test_a_job_that_will_never_end(fields: dict[str, Any], expected: tuple[str, 
         assert stopped(verdict.reason, verdict.message) == verdict, "what was written down tells the rest"
 
 
+def test_the_words_of_the_cluster_end_as_a_sentence() -> None:
+    """Another one follows: "That was attempt 1 of 3."."""
+    found = stuck(
+        job(pods=(pod(phase="Pending", created=ago(LONG), waiting="ErrImagePull", waiting_detail="no x:1"),)),
+        NOW,
+        POLICY,
+    )
+    assert found is not None
+    assert found.message == "The agent's image could not be pulled. no x:1."
+
+
 def test_a_pod_that_is_never_created() -> None:
     assert stuck(job(pods=(), created=ago(LONG)), NOW, POLICY) == STOPS["PodNotCreated"]
     assert stuck(job(pods=(), created=ago(5)), NOW, POLICY) is None

@@ -138,15 +138,18 @@ class ApiServer:
         self._seen(method, str(answer.status))
         if answer.status >= 300:
             seconds = answer.getheader("Retry-After") or ""
+            said = _said(data)
             raise ApiError(
-                f"the Kubernetes API server answers {method} {path} with {answer.status}: {_said(data)}"
-                + self._hint(answer.status),
+                f"the Kubernetes API server answers {method} {path} with {answer.status}: {said}"
+                + self._hint(answer.status, said),
                 answer.status,
                 float(seconds) if seconds.isdigit() else None,
             )
         return _parsed(data)
 
-    def _hint(self, status: int) -> str:
+    def _hint(self, status: int, said: str) -> str:
+        if status == 403 and "User " not in said:
+            return ""  # a quota, Pod Security or another policy, which name themselves
         return {
             401: "; its credentials are not valid (any more)",
             403: f"; its service account needs the rules of {self._role} in this namespace",

@@ -18,7 +18,7 @@
   {{- if and .rotating (not .existingSecret) -}}
     {{- range $forge := $forges -}}
       {{- if not (index $.Values.secrets.webhook (printf "%sPrevious" $forge)) -}}
-        {{- $problems = append $problems (printf "secrets.webhook.%sPrevious: needed while secrets.webhook.rotating" $forge) -}}
+        {{- $problems = append $problems (printf "secrets.webhook.%sPrevious: needed while secrets.webhook.rotating; give the old secret, or set rotating to false" $forge) -}}
       {{- end -}}
     {{- end -}}
   {{- end -}}
@@ -53,18 +53,18 @@
   {{- end -}}
 {{- end -}}
 {{- if and .Values.receiver.autoscaling.enabled (lt (int .Values.receiver.autoscaling.maxReplicas) (int .Values.receiver.autoscaling.minReplicas)) -}}
-  {{- $problems = append $problems "receiver.autoscaling.maxReplicas: less than minReplicas" -}}
+  {{- $problems = append $problems "receiver.autoscaling.maxReplicas: give at least as many as minReplicas" -}}
 {{- end -}}
 {{- if .Values.polling.enabled -}}
   {{- $github := .Values.config.github | default dict -}}
   {{- $public := or (not $github.api_url) (contains "//api.github.com" ($github.api_url | default "")) -}}
   {{- if and (has "github" $forges) $public (not (or $github.owner $github.assignee $github.query)) -}}
-    {{- $problems = append $problems "config.github.owner: polling github.com without a scope would find the items of strangers" -}}
+    {{- $problems = append $problems "config.github.owner: polling github.com without a scope would find the items of strangers; set it, or config.github.assignee, or config.github.query with a qualifier such as org:NAME" -}}
   {{- end -}}
   {{- $gitlab := .Values.config.gitlab | default dict -}}
   {{- $public := or (not $gitlab.api_url) (contains "//gitlab.com" ($gitlab.api_url | default "")) -}}
   {{- if and (has "gitlab" $forges) $public (not (or $gitlab.project_id $gitlab.group_id $gitlab.assignee)) -}}
-    {{- $problems = append $problems "config.gitlab.group_id or .project_id: polling gitlab.com without a scope would find the items of strangers" -}}
+    {{- $problems = append $problems "config.gitlab.group_id or .project_id: polling gitlab.com without a scope would find the items of strangers; set one of them, or config.gitlab.assignee" -}}
   {{- end -}}
 {{- end -}}
 {{- range $deployment := (lookup "apps/v1" "Deployment" .Release.Namespace "").items | default list -}}
@@ -72,6 +72,15 @@
   {{- $instance := get $labels "app.kubernetes.io/instance" -}}
   {{- if and (eq (get $labels "app.kubernetes.io/part-of") "coding-agent") (eq (get $labels "app.kubernetes.io/component") "operator") (ne $instance $.Release.Name) -}}
     {{- $problems = append $problems (printf "namespace %s: the release %s serves its AgentTasks already; install this one into a namespace of its own" $.Release.Namespace $instance) -}}
+  {{- end -}}
+{{- end -}}
+{{- $alerts := list -}}
+{{- range (.Files.Get "files/alerts.yaml" | fromYaml).alerts -}}
+  {{- $alerts = append $alerts .alert -}}
+{{- end -}}
+{{- range .Values.metrics.prometheusRule.disabled -}}
+  {{- if not (has . $alerts) -}}
+    {{- $problems = append $problems (printf "metrics.prometheusRule.disabled: there is no alert %s; there are %s" . (join ", " $alerts)) -}}
   {{- end -}}
 {{- end -}}
 {{- if .Values.crds.install -}}

@@ -44,6 +44,8 @@ WRONG = [
     ("ingress.enabled=true", "ingress.host: "),
     ("httpRoute.enabled=true", "httpRoute.parentRefs: "),
     ("polling.enabled=true", "config.github.owner: "),
+    ("config.operator.job.workspace.limits.memory=lots", "at '/config/operator/job/workspace/limits/memory'"),
+    ("metrics.prometheusRule.disabled={CodingAgentDown}", "there is no alert CodingAgentDown"),
     ("trustedCertificates.configmap=x", "at '/trustedCertificates': additional properties 'configmap'"),
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from coding_agent_core.settings.section import Section
 from coding_agent_core.tasks import Platform
@@ -21,7 +21,10 @@ _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 Name = Annotated[str, Field(pattern=_NAME)]
 Quantity = Annotated[
-    str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float) else v), Field(pattern=_QUANTITY)
+    str,
+    Field(pattern=_QUANTITY),
+    BeforeValidator(lambda v: str(v) if isinstance(v, int | float) and not isinstance(v, bool) else v),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": _QUANTITY}, {"type": "number"}]}),
 ]
 Resource = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9./]*[a-z0-9])?$")]
 Variable = Annotated[str, Field(pattern=_VARIABLE)]

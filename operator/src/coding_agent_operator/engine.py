@@ -274,8 +274,7 @@ class Engine:
             await self._tell(name, error)
         if isinstance(error, JobRefusedError):
             self._refused[name] = str(error)
-        known = isinstance(error, ApiError) and error.status is not None and error.status < 500
-        if known and name in self._granted:
+        if _certain(error) and name in self._granted:
             # It was refused for certain: another may have the place meanwhile.
             self._granted.discard(name)
             self._put_off[name] = asyncio.get_running_loop().time() + delay
@@ -285,14 +284,20 @@ class Engine:
     async def _tell(self, name: str, error: ApiError) -> None:
         """Tell people of a refusal that repeats: a quota, an admission webhook, a missing right."""
         task = self.tasks.get(name)
-        refused = error.status is not None and 400 <= error.status < 500 and error.status not in (404, 429)
-        if task is None or not refused or self._failures[name] != 1:
+        if task is None or not _certain(error) or error.status in (404, 429) or self._failures[name] != 1:
             return
         notice = Notice("Warning", "Refused", str(error))
         try:
             await self.cluster.emit(notice, kind=KIND, name=task.name, uid=task.uid, now=self.clock())
         except ApiError as second:
             _logger.warning("The Event could not be written either: %s", second)
+
+
+def _certain(error: Exception) -> bool:
+    """It was refused, so it was not done; of no answer and of most failures of the server nobody knows."""
+    if isinstance(error, JobRefusedError):
+        return True
+    return isinstance(error, ApiError) and error.status is not None and error.status < 500
 
 
 def _orphan(job: Job) -> Candidate:

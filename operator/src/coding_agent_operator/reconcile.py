@@ -22,11 +22,17 @@ from coding_agent_operator.store import Shelf
 _logger = logging.getLogger("operator.reconcile")
 
 _REFUSALS = (400, 403, 404, 413, 422)
+_NO_WEBHOOK = "failed calling webhook"
+"""What the API server says, with 500, where an admission webhook does not answer: nothing was stored
+(k8s.io/apiserver/pkg/util/webhook/error.go)."""
 Builder = Callable[[Task, int], Mapping[str, Any]]
 
 
 class JobRefusedError(ApiError):
-    """The API server does not take an attempt's Job: a quota, an admission policy, a field that is wrong."""
+    """The API server does not take an attempt's Job: a quota, an admission policy, a field that is wrong.
+
+    That is certain: the Job was not made.
+    """
 
     @property
     def conflict(self) -> bool:
@@ -123,7 +129,7 @@ class Reconciler:
         try:
             body = await self._cluster.create_job(manifest)
         except ApiError as error:
-            if error.status in _REFUSALS:
+            if error.status in _REFUSALS or (error.status == 500 and _NO_WEBHOOK in str(error)):
                 raise JobRefusedError(str(error), error.status, error.retry_after) from error
             if error.status != 409:
                 raise

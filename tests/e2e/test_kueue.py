@@ -1,0 +1,209 @@
+"""Attempts through Kueue itself, with the operator under its own account and Kueue under its own.
+
+Kueue is as its release installs it, webhooks included, beside a control plane without a node; pods run and
+end as the test says.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.kueue_place import QUEUES, SETTINGS, URGENT, Admissions, Kubelet, Place, of_another_team
+from tests.fixtures.cluster import KueueUnderTest
+from tests.integration.operator.pod_driver import DONE, RUNS
+from tests.integration.operator.world import ACCOUNT, OperatorProcess, account, install
+
+# Kueue may have to be built first.
+pytestmark = pytest.mark.timeout(1800)
+
+Start = Callable[[], OperatorProcess]
+NO_QUOTA = "insufficient unused quota for cpu"
+
+
+@pytest.fixture(scope="module")
+def plane(control_plane_with_kueue: KueueUnderTest) -> KueueUnderTest:
+    install(control_plane_with_kueue)
+    return control_plane_with_kueue
+
+
+@pytest.fixture
+def place(plane: KueueUnderTest, namespace: str) -> Iterator[Place]:
+    place = Place(plane, namespace)
+    yield place
+    place.kueue.start()
+    place.clear()
+
+
+@pytest.fixture
+def pods(place: Place) -> Iterator[Kubelet]:
+    with Kubelet(place, lambda _: RUNS) as driver:
+        yield driver
+
+
+@pytest.fixture
+def admissions(place: Place) -> Iterator[Admissions]:
+    with Admissions(place) as seen:
+        yield seen
+
+
+@pytest.fixture
+def operator(place: Place, tmp_path: Path) -> Iterator[Start]:
+    """Start the operator with the documented settings; in the end nothing was forbidden to it."""
+    with ExitStack() as stack:
+
+        def start() -> OperatorProcess:
+            kubeconfig = account(place.plane, place.namespace, tmp_path)
+            settings: dict[str, Any] = {**SETTINGS, "operator": {"resync_interval": 0.5}}
+            process = OperatorProcess(kubeconfig, place.namespace, tmp_path, settings).start()
+            stack.callback(process.stop)
+            return process
+
+        yield start
+    assert place.refused(ACCOUNT) == []
+
+
+def finish(place: Place, pods: Kubelet, *jobs: str) -> None:
+    """Let the pods of these Jobs succeed, those that run and those to come."""
+    before = pods.script
+    pods.script = lambda job: DONE if job in jobs else before(job)
+    place.plane.kubectl("-n", place.namespace, "annotate", "pods", "--all", "look=again", "--overwrite")
+
+
+def test_quota_for_two_of_three_and_the_next_follows(
+    place: Place, pods: Kubelet, admissions: Admissions, operator: Start
+) -> None:
+    place.queues()
+    process = operator()
+    names = [place.create(n) for n in (1, 2, 3)]
+    place.until("two run", lambda: len(place.running()) == 2 or None, timeout=60)
+    (waiting,) = set(names) - set(place.running())
+    words = place.until("Kueue's words", lambda: place.waits(waiting, NO_QUOTA), timeout=60)
+    assert words.startswith("Kueue: ")
+    status = place.status(waiting)
+    assert (status["attempt"], status["attempts"], status.get("queuePosition")) == ("0/3", [], None)
+    for job in (f"{name}-1" for name in names):
+        assert admissions.first[job]["spec"]["suspend"] is True
+        assert admissions.first[job]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "coding-agent"
+    # The operator is killed while one waits: nothing is made twice.
+    process.stop(signal.SIGKILL)
+    process.start()
+    first, second = place.running()
+    finish(place, pods, f"{first}-1")
+    place.until_phase(waiting, "Running", timeout=60)
+    assert place.status(waiting)["attempt"] == "1/3"
+    place.until_phase(first, "Succeeded", timeout=60)
+    finish(place, pods, f"{second}-1", f"{waiting}-1")
+    for name in names:
+        assert place.until_phase(name, "Succeeded", timeout=60)["attempt"] == "1/3"
+    assert admissions.most == 2, "the quota is used, and never exceeded"
+    assert set(admissions.first) == {f"{name}-1" for name in names}
+
+
+def test_a_repository_in_another_queue_which_is_made_late(
+    place: Place, pods: Kubelet, operator: Start
+) -> None:
+    for body in QUEUES:
+        if body["metadata"]["name"] != "urgent":
+            place.make(body)
+    operator()
+    usual, urgent = place.create(1), place.create(2, repository=URGENT)
+    place.until_phase(usual, "Running", timeout=60)
+    missing = "LocalQueue urgent doesn't exist"
+    place.until("Kueue's words", lambda: place.waits(urgent, missing), timeout=60)
+    place.make(next(body for body in QUEUES if body["metadata"]["name"] == "urgent"))
+    place.until_phase(urgent, "Running", timeout=60)
+    queues = {job: workload["spec"]["queueName"] for job, workload in place.workloads().items()}
+    assert queues == {f"{usual}-1": "coding-agent", f"{urgent}-1": "urgent"}
+
+
+def test_what_keeps_every_attempt_out_is_said(place: Place, pods: Kubelet, operator: Start) -> None:
+    (queue,) = [body for body in QUEUES if body["kind"] == "ClusterQueue"]
+    (group,) = queue["spec"]["resourceGroups"]
+    (flavor,) = group["flavors"]
+    cpu = {
+        "coveredResources": ["cpu"],
+        "flavors": [{**flavor, "resources": [each for each in flavor["resources"] if each["name"] == "cpu"]}],
+    }
+    place.queues(stopPolicy="Hold", resourceGroups=[cpu])
+    operator()
+    name = place.create(1)
+    held = f"ClusterQueue {place.cluster_queue} is "  # "stopped" or "inactive", as Kueue finds it
+    place.until("the stop", lambda: place.waits(name, held), timeout=60)
+    place.queues(resourceGroups=[cpu])
+    place.until("the resource", lambda: place.waits(name, "unavailable in ClusterQueue"), timeout=60)
+    place.queues()
+    place.until_phase(name, "Running", timeout=60)
+
+
+def test_a_preempted_attempt_is_not_counted_and_goes_on(
+    place: Place, pods: Kubelet, admissions: Admissions, operator: Start
+) -> None:
+    place.queues(cohortName=place.cohort)
+    place.lend_from_another_team()
+    operator()
+    names = [place.create(n) for n in (1, 2, 3)]
+    place.until("three run, one with lent quota", lambda: len(place.running()) == 3 or None, timeout=60)
+    place.plane.apply(of_another_team(place.namespace, "training"))
+    place.until("two run", lambda: len(place.running()) == 2 or None, timeout=60)
+    (preempted,) = set(names) - set(place.running())
+    assert "Preempted" in place.events(preempted)
+    place.until("Kueue's words", lambda: place.waits(preempted, NO_QUOTA), timeout=60)
+    status = place.status(preempted)
+    assert status["attempt"] == "1/3"
+    assert [(a["number"], a.get("outcome")) for a in status["attempts"]] == [(1, None)]
+    finish(place, pods, "training")
+    status = place.until_phase(preempted, "Running", timeout=60)
+    attempts = [(a["number"], a["job"], a.get("outcome")) for a in status["attempts"]]
+    assert attempts == [(1, f"{preempted}-1", None)]
+    finish(place, pods, *(f"{name}-1" for name in names))
+    for name in names:
+        status = place.until_phase(name, "Succeeded", timeout=60)
+        assert (status["attempt"], len(status["attempts"])) == ("1/3", 1)
+    assert set(admissions.first) == {*(f"{name}-1" for name in names), "training"}
+
+
+def test_a_cancelled_task_that_waits_takes_its_job_and_workload_along(
+    place: Place, pods: Kubelet, operator: Start
+) -> None:
+    place.queues()
+    operator()
+    names = [place.create(n) for n in (1, 2, 3)]
+    place.until("two run", lambda: len(place.running()) == 2 or None, timeout=60)
+    (waiting,) = set(names) - set(place.running())
+    place.until("Kueue's words", lambda: place.waits(waiting, NO_QUOTA), timeout=60)
+    number = names.index(waiting) + 1
+    later = place.create(number, run=2)
+    place.until("the next run waits", lambda: place.because(later, "WaitingForRun"), timeout=60)
+    assert f"{waiting}-1" in place.workloads()
+    place.patch(waiting, cancel=True)
+    status = place.until_phase(waiting, "Cancelled", timeout=60)
+    assert status["attempts"] == [], "it never ran"
+    place.until("no workload", lambda: f"{waiting}-1" not in place.workloads() or None, timeout=60)
+    assert f"{waiting}-1" not in place.jobs()
+    place.until("the next run's turn", lambda: place.waits(later, NO_QUOTA), timeout=60)
+    assert set(place.jobs()) == {*(f"{name}-1" for name in place.running()), f"{later}-1"}
+
+
+def test_while_kueue_is_away_tasks_wait_and_then_go_on(place: Place, pods: Kubelet, operator: Start) -> None:
+    place.queues()
+    operator()
+    runs = place.create(1)
+    place.until_phase(runs, "Running", timeout=60)
+    place.kueue.kill()
+    waits = place.create(2)
+    # No Job can be made without its webhook, which the task says.
+    status = place.until("the refusal", lambda: place.because(waits, "Refused"), timeout=60)
+    assert status["phase"] == "Queued"
+    assert 'failed calling webhook "mjob.kb.io"' in status["conditions"][0]["message"]
+    assert "Refused" in place.events(waits)
+    assert set(place.jobs()) == {f"{runs}-1"}
+    assert place.running() == [runs]
+    place.kueue.start()
+    place.until_phase(waits, "Running", timeout=120)
+    assert place.status(waits)["attempt"] == "1/3"

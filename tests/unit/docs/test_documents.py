@@ -149,7 +149,15 @@ def test_every_reason_has_its_remedy() -> None:
     reasons = {each.value for each in Reason}
     for table in (outcome_of.EXITS, outcome_of.DISRUPTIONS, outcome_of.STOPS):
         reasons |= {verdict.reason for verdict in table.values()}
-    for name in ("CRASHED", "OUT_OF_MEMORY", "OUT_OF_TIME", "OUT_OF_STORAGE", "LOST", "DISRUPTED"):
+    for name in (
+        "CRASHED",
+        "OUT_OF_MEMORY",
+        "OUT_OF_TIME",
+        "OUT_OF_STORAGE",
+        "LOST",
+        "DISRUPTED",
+        "RESTARTED",
+    ):
         reasons.add(getattr(outcome_of, name).reason)
     missing = [reason for reason in sorted(reasons) if f"`{reason}`" not in text]
     assert missing == []

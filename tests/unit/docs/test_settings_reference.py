@@ -25,12 +25,13 @@ class Base(Section):
 
 
 class Outer(Base):
-    """All."""
+    """All (requirement S22)."""
 
     global_: float = Field(default=2.0, validation_alias=AliasChoices("global", "global_"))
     """Half | half."""
     token: SecretField = SecretSettings()
     place: Path | None = None
+    """Where; `None`: here. `None`: truly."""
     many: tuple[Inner, ...] = ()
     by_name: dict[str, Inner] = Field(default_factory=dict)
 
@@ -41,10 +42,11 @@ def test_groups() -> None:
         Key("`outer.inherited`", "integer > 0, ≤ 9", "`3`", "", "From the base."),
         Key("`outer.global`", "number", "`2`", "", "Half | half."),
         Key("`outer.token`", "[secret](#secrets)", "none", "", ""),
-        Key("`outer.place`", "path", "none", "", ""),
+        Key("`outer.place`", "path", "none", "", "Where; left out: here. Left out: truly."),
         Key("`outer.many`", "list", "empty", "", ""),
         Key("`outer.by_name`", "mapping", "empty", "", ""),
     )
+    assert outer.meaning == "All."
     assert (many.path, many.meaning) == ("outer.many[]", "Something inside.")
     assert many.keys == (Key("`outer.many[].name`", "text", "required", "", "What it is called."),)
     assert by_name.path == "outer.by_name.NAME"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from coding_agent_docs.docstrings import attribute_docstrings
 
+_NUMBERS = re.compile(r" \(requirement [A-Z]\d+\)")
 _NAMES = {
     str: "text",
     int: "integer",
@@ -109,7 +111,7 @@ def _row(path: str, field: FieldInfo, meaning: str) -> Key:
         type=f"{kind} {limits}".strip(),
         default=_default(field),
         variable=_variable(path),
-        meaning=meaning,
+        meaning=_for_readers(meaning),
     )
 
 
@@ -191,5 +193,11 @@ def _variable(path: str) -> str:
     return ", ".join(f"`{name}`" + (f", `{name}_FILE`" if name in SECRET_VARIABLES else "") for name in names)
 
 
+def _for_readers(meaning: str) -> str:
+    """YAML has no `None`."""
+    return re.sub(r"(^|\. )`None`:", r"\1Left out:", meaning).replace("`None`:", "left out:")
+
+
 def _first(text: str) -> str:
-    return " ".join(text.split("\n\n", maxsplit=1)[0].split())
+    """The first paragraph, without what only the code's readers look up."""
+    return _NUMBERS.sub("", " ".join(text.split("\n\n", maxsplit=1)[0].split()))

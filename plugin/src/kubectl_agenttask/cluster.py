@@ -61,9 +61,9 @@ class Cluster:
             )
             return Cluster(api_client, namespace or _own_namespace(kubeconfig, context))
         except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+            why = str(error).rstrip(".")
             raise UnreachableError(
-                f"no usable kubeconfig: {error}. Give --kubeconfig FILE (and --context NAME), or set "
-                "KUBECONFIG."
+                f"no usable kubeconfig: {why}. Give --kubeconfig FILE (and --context NAME) or set KUBECONFIG."
             ) from error
 
     def tasks(self, *, everywhere: bool, active: bool, repository: str | None) -> Iterator[Body]:
@@ -141,9 +141,7 @@ class Cluster:
                 _request_timeout=_TIMEOUT,
             )
         events = list(json.loads(found.data)["items"])
-        return sorted(
-            events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or "")
-        )
+        return sorted(events, key=_moment)
 
     def log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:
         """A container's log as it comes; when following, until the container ends."""
@@ -167,6 +165,13 @@ class Cluster:
             f"there is no agenttask {name} in namespace {self.namespace}: see `kubectl agenttask list`, "
             "or `list -A` for all namespaces."
         )
+
+
+def _moment(event: Body) -> tuple[str, int]:
+    """When an Event was told last; those of one second in the order in which they were written."""
+    version = str(event["metadata"].get("resourceVersion") or "")
+    told = str(event.get("lastTimestamp") or event.get("eventTime") or "")
+    return told, int(version) if version.isdigit() else 0
 
 
 def _own_namespace(kubeconfig: str | None, context: str | None) -> str:

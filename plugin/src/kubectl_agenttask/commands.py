@@ -90,6 +90,8 @@ def describe(session: Session, arguments: Namespace) -> None:
         if rows:
             session.out.print(f"\n{title}:")
             show_table(session.out, columns, rows)
+    if hint := tables.nobody_looks(task, now):
+        session.notes.print(f"\n{hint}", soft_wrap=True)
     steps = tables.last_steps(task)
     if steps is not None:
         session.out.print(f"\nLast steps of attempt {steps[0]}:")
@@ -147,7 +149,7 @@ def _left(task: Body) -> str:
 def cancel(session: Session, arguments: Namespace) -> None:
     """`cancel`: ask a task to stop."""
     task = _not_ended(session, arguments.name, "there is nothing to cancel")
-    if parse_spec(task).cancel:
+    if _asked(task, "cancel"):
         session.notes.print(f"{arguments.name} is being cancelled already.")
         return
     session.cluster.patch_spec(arguments.name, cancel=True)
@@ -156,14 +158,20 @@ def cancel(session: Session, arguments: Namespace) -> None:
 
 def suspend(session: Session, arguments: Namespace) -> None:
     """`suspend`: let a task rest."""
-    _not_ended(session, arguments.name, "there is nothing to suspend")
+    task = _not_ended(session, arguments.name, "there is nothing to suspend")
+    if _asked(task, "suspend"):
+        session.notes.print(f"{arguments.name} is suspended already.")
+        return
     session.cluster.patch_spec(arguments.name, suspend=True)
     session.out.print(f"agenttask {arguments.name} suspended")
 
 
 def resume(session: Session, arguments: Namespace) -> None:
     """`resume`: let it go on."""
-    _not_ended(session, arguments.name, f"`kubectl agenttask retry {arguments.name}` begins a new run")
+    task = _not_ended(session, arguments.name, f"`kubectl agenttask retry {arguments.name}` begins a new run")
+    if not _asked(task, "suspend"):
+        session.notes.print(f"{arguments.name} is not suspended.")
+        return
     session.cluster.patch_spec(arguments.name, suspend=False)
     session.out.print(f"agenttask {arguments.name} resumed")
 
@@ -235,6 +243,10 @@ def _not_ended(session: Session, name: str, hint: str) -> Body:
     if _ended(task):
         raise PluginError(f"{name} has ended ({tables.phase(task)}): {hint}.")
     return task
+
+
+def _asked(task: Body, field: str) -> bool:
+    return bool((task.get("spec") or {}).get(field))
 
 
 def _ended(task: Body) -> bool:

@@ -70,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
     listing = add("list", commands.list_tasks, "show tasks, the newest last", named=False)
     listing.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
     listing.add_argument("--active", action="store_true", help="only those that have not ended")
-    listing.add_argument("--repo", metavar="OWNER/REPO", help="only those of this repository")
+    listing.add_argument(
+        "--repo", type=_repository, metavar="OWNER/REPO", help="only those of this repository"
+    )
     add("describe", commands.describe, "show a task with its conditions, attempts and events")
     log = add("logs", commands.logs, "show the log of an attempt")
     log.add_argument("-f", "--follow", action="store_true", help="wait for it, and go on until it ends")
@@ -104,19 +106,34 @@ def _add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("--project-id", type=_positive, metavar="ID", help="GitLab: numeric id of the project")
     one.add_argument("--user", default="", metavar="LOGIN", help="whose settings apply (default: nobody's)")
     one.add_argument("--priority", type=_priority, help="-1000 to 1000, higher goes first (default: 0)")
-    one.add_argument("--timeout-seconds", type=_positive, default=3600, metavar="S", help="for one attempt")
-    one.add_argument("--max-attempts", type=_positive, default=3, metavar="N", help="default: %(default)s")
+    one.add_argument(
+        "--timeout-seconds", type=_between(1, 604_800), default=3600, metavar="S", help="for one attempt"
+    )
+    one.add_argument(
+        "--max-attempts", type=_between(1, 20), default=3, metavar="N", help="1 to 20 (default: %(default)s)"
+    )
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+def _between(least: int, most: int) -> Callable[[str], int]:
+    """A whole number within the bounds of the resource's schema (crds/agenttask.yaml)."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
+        return value
+
     return number
 
 
-def _priority(text: str) -> int:
-    number = int(text)
-    if not -1000 <= number <= 1000:
-        raise argparse.ArgumentTypeError("a priority is between -1000 and 1000")
-    return number
+def _repository(text: str) -> str:
+    if "/" not in text.strip("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no repository: give OWNER/REPO, as `list` shows it")
+    return text
+
+
+_positive = _between(1, 2**53)
+_priority = _between(-1000, 1000)

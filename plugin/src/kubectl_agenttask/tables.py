@@ -14,6 +14,8 @@ COLUMNS = ("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE", "REASO
 CONDITIONS = ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE")
 ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "COST", "MESSAGE")
 TRANSCRIPTS = ("ATTEMPT", "PLACE", "LINK")
+_TAKEN_UP = 30.0
+"""Seconds within which an operator takes a new task up, another one's Lease included."""
 EVENTS = ("TYPE", "REASON", "AGE", "MESSAGE")
 
 
@@ -133,6 +135,18 @@ def event_rows(events: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
 def phase(task: Body) -> str:
     """The phase; a task that no operator has seen yet is `New`."""
     return _text(task, "status", "phase") or "New"
+
+
+def nobody_looks(task: Body, now: datetime) -> str:
+    """What to look at where no operator has taken a task up for longer than it takes; else empty."""
+    created = parse_time(_text(task, "metadata", "creationTimestamp"))
+    if phase(task) != "New" or created is None or (now - created).total_seconds() < _TAKEN_UP:
+        return ""
+    namespace = _text(task, "metadata", "namespace")
+    return (
+        "No operator has looked at this task yet. Is one running for this namespace? "
+        f"kubectl get deployments,leases -n {namespace}"
+    )
 
 
 def item_mark(task: Body) -> str:

@@ -40,11 +40,20 @@ def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[...,
     kubectl = ["-n", world.namespace, "get", "agt"]
     rows = table(world.plane.kubectl(*kubectl))
     assert rows == [
-        ["NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE"],
-        [waiting, "octo/demo", "6", "Queued", "0/3", "", "AGE"],
-        [done, "octo/demo", "7", "Succeeded", "1/3", "https://github.com/octo/demo/pull/8", "AGE"],
-        [running, "octo/demo", "8", "Running", "1/3", "", "AGE"],
-        [bad, "octo/demo", "9", "Failed", "1/3", "", "AGE"],
+        ["NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE", "REASON"],
+        [waiting, "octo/demo", "6", "Queued", "0/3", "", "AGE", "Waiting"],
+        [
+            done,
+            "octo/demo",
+            "7",
+            "Succeeded",
+            "1/3",
+            "https://github.com/octo/demo/pull/8",
+            "AGE",
+            "Completed",
+        ],
+        [running, "octo/demo", "8", "Running", "1/3", "", "AGE", "Running"],
+        [bad, "octo/demo", "9", "Failed", "1/3", "", "AGE", "ForgeRefused"],
     ]
     wide = table(world.plane.kubectl(*kubectl, "-o", "wide"))
     assert wide[0][7:] == ["REASON", "USER", "ORIGIN", "QUEUE", "COST"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from kubectl_agenttask.program import main
 
 from tests.integration.kubernetes_store.place import Place
 from tests.integration.plugin.conftest import Plugin
@@ -69,9 +70,11 @@ def test_cancel_then_retry_waits_for_the_end(place: Place, plugin: Plugin, task:
 
 
 def test_suspend_and_resume(place: Place, plugin: Plugin, task: str) -> None:
-    plugin("suspend", task)
+    assert plugin("resume", task).err.strip() == f"{task} is not suspended."
+    assert plugin("suspend", task).out == f"agenttask {task} suspended\n"
     assert place.task(task)["spec"]["suspend"] is True
-    plugin("resume", task)
+    assert plugin("suspend", task).err.strip() == f"{task} is suspended already."
+    assert plugin("resume", task).out == f"agenttask {task} resumed\n"
     assert place.task(task)["spec"]["suspend"] is False
 
 
@@ -124,6 +127,26 @@ def test_what_is_not_there_or_not_allowed_names_the_remedy(place: Place, plugin:
     assert "there is no agenttask none" in denied.err
     refused = plugin("list", "-A", "--kubeconfig", str(place.account()), status=77, namespaced=False)
     assert "does not let you list agenttasks" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", ISSUE, "--max-attempts", "21"], "21 is not between 1 and 20"),
+        (["run", ISSUE, "--timeout-seconds", "0"], "0 is not between 1 and 604800"),
+        (["run", ISSUE, "--priority", "high"], "'high' is no whole number"),
+        (["run", ISSUE, "--priority", "1001"], "1001 is not between -1000 and 1000"),
+        (["list", "--repo", "demo"], "'demo' is no repository: give OWNER/REPO"),
+        (["logs", "x", "--attempt", "0"], "0 is not between 1 and"),
+    ],
+)
+def test_a_wrong_value_is_a_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_no_cluster_and_no_context(place: Place, plugin: Plugin) -> None:

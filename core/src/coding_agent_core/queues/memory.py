@@ -93,6 +93,8 @@ class MemoryQueue:
         self._active_limit = active_limit
         self._latest: dict[str, Entry] = {}
         self._active: list[Entry] = []
+        # By item besides: a look at all that wait, for each webhook, took longer than the rest of it.
+        self._active_of: dict[str, list[Entry]] = {}
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()
         self._delays: set[asyncio.Task[None]] = set()
@@ -122,12 +124,13 @@ class MemoryQueue:
             created_at=self._clock(),
             labeled_at=request.trigger.labeled_at,
             # Not the latest: that one may have been cancelled while an earlier run still ends.
-            after=next((e for e in reversed(self._active) if e.task.request.item.identity == identity), None),
+            after=next(reversed(self._active_of.get(identity, ())), None),
         )
         _remember(entry, request.trigger.delivery_id)
         self._latest[identity] = entry
         self._ended.pop(identity, None)
         self._active.append(entry)
+        self._active_of.setdefault(identity, []).append(entry)
         self._wake()
         return Submission(task=entry.task.name)
 
@@ -241,9 +244,13 @@ class MemoryQueue:
     def _end(self, entry: Entry) -> None:
         entry.ended = True
         entry.lease = None
+        identity = entry.task.request.item.identity
         with suppress(ValueError):
             self._active.remove(entry)
-        identity = entry.task.request.item.identity
+            of_item = self._active_of[identity]
+            of_item.remove(entry)
+            if not of_item:
+                del self._active_of[identity]
         if self._latest.get(identity) is entry:
             self._ended[identity] = self._clock()
         self._forget()

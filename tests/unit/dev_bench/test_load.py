@@ -45,6 +45,14 @@ async def test_each_request_is_sent_once_and_has_its_latency() -> None:
     assert 0 < max(seen.latencies) <= seen.seconds
 
 
+async def test_when_its_time_is_over_no_further_request_is_sent() -> None:
+    async with answering((200, QUEUED)) as (port, got):
+        requests = [webhooks.labeled(number, port) for number in range(1, 4)]
+        seen = await load.send(port, requests, connections=1, seconds=0)
+    assert seen.latencies == []
+    assert not got
+
+
 @pytest.mark.parametrize(
     "answer",
     [

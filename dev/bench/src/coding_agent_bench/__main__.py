@@ -16,6 +16,7 @@ from typing import Any
 from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.progress import note, step
 from coding_agent_core.errors import CodingAgentError
+from httpx import HTTPError
 from rich.console import Console
 
 from coding_agent_bench import ended_tasks, operator, receiver, reporter, workspace
@@ -104,7 +105,7 @@ async def _result(world: World, benchmark: Benchmark) -> Result | None:
                 return await benchmark.run(world)
     except TimeoutError:
         note(f"{benchmark.name}: took more than {benchmark.limit:.0f} s")
-    except (BenchError, ClusterError, CodingAgentError, OSError) as error:
+    except (BenchError, ClusterError, CodingAgentError, HTTPError, OSError) as error:
         note(f"{benchmark.name}: {error}")
     return None
 

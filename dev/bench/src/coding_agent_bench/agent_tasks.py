@@ -35,14 +35,23 @@ async def create(server: ApiServer, namespace: str, body: dict[str, Any]) -> str
     return str(body["metadata"]["name"])
 
 
-async def create_ended(server: ApiServer, namespace: str, body: dict[str, Any]) -> None:
-    """A task that has succeeded long ago: without the label of active ones, its status whole."""
+def ended_task(namespace: str, number: int) -> dict[str, Any]:
+    """A task that has succeeded and is reported, whole, as the API server keeps it."""
+    body = stored(namespace, task_body(number, f"octo/r{number % 20}"))
     del body["metadata"]["labels"][agenttask.LABEL_ACTIVE]
-    name = await create(server, namespace, body)
-    status = status_in(Phase.SUCCEEDED, datetime.now(UTC), known=())
-    await server.request(
-        "PATCH", tasks_path(namespace, name, "status"), body={"status": status}, kind=MERGE_PATCH
-    )
+    body["metadata"]["labels"][agenttask.LABEL_REPORTED] = "true"
+    return body | {"status": status_in(Phase.SUCCEEDED, datetime.now(UTC), known=())}
+
+
+def stored(namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The task with what the API server adds when it creates one."""
+    more = {
+        "namespace": namespace,
+        "uid": new_uuid(),
+        "generation": 1,
+        "creationTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    return body | {"metadata": body["metadata"] | more}
 
 
 async def stand(server: ApiServer, namespace: str, name: str, phase: Phase) -> None:

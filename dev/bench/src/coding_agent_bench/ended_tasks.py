@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coding_agent_bench.agent_tasks import create_ended, task_body
+from coding_agent_bench.agent_tasks import ended_task
 from coding_agent_bench.benchmark import Benchmark
-from coding_agent_bench.plane import at_once
+from coding_agent_bench.errors import BenchError
+from coding_agent_bench.etcd import restore
 from coding_agent_bench.program import free_port, main_py
 from coding_agent_bench.result import Measure, Result, median_case
 from coding_agent_bench.waiting import until
@@ -44,18 +45,22 @@ async def run(world: World) -> Result:
     """Measure; the base is the empty namespace."""
     count, rounds = world.size(10_000, 20), world.size(3, 1)
     places = [await asyncio.to_thread(_place, world, ended) for ended in (0, count)]
-    server = await world.plane.connect()
-    try:
-        bodies = (task_body(number, f"octo/r{number % 20}") for number in range(1, count + 1))
-        await at_once(bodies, lambda body: create_ended(server, places[1].namespace, body))
-    finally:
-        await server.aclose()
+    await asyncio.to_thread(_fill, world, places[1])
     found: list[list[Mapping[str, float]]] = [[], []]
     for _ in range(rounds):
         for place, values in zip(places, found, strict=True):
             values.append(await _measure(world, place))
     names = ("no ended tasks", f"{count:,} ended tasks")
     return Result(_MEASURES, tuple(median_case(*each) for each in zip(names, found, strict=True)))
+
+
+def _fill(world: World, place: _Place) -> None:
+    """Ended tasks; returns when the API server shows all of them."""
+    tasks = (ended_task(place.namespace, number) for number in range(1, place.ended + 1))
+    restore(world.plane.etcd_url, place.namespace, tasks)
+    counted = world.plane.kubectl("-n", place.namespace, "get", "agenttasks", "-o", "name").count("\n")
+    if counted != place.ended:
+        raise BenchError(f"the API server shows {counted} of {place.ended} ended tasks")
 
 
 def _place(world: World, ended: int) -> _Place:

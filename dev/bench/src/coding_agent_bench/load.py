@@ -6,7 +6,9 @@ As thin as can be: it shares the machine's cores with the server that it measure
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +31,8 @@ class Load:
     latencies: list[float]
 
 
-async def send(port: int, requests: Sequence[bytes], connections: int) -> Load:
-    """Send all of them, so many at a time.
+async def send(port: int, requests: Sequence[bytes], connections: int, *, seconds: float = math.inf) -> Load:
+    """Send all of them, so many at a time; after `seconds` no further ones.
 
     Raises:
         BenchError: one is answered otherwise than with a task queued, or not in time.
@@ -41,7 +43,7 @@ async def send(port: int, requests: Sequence[bytes], connections: int) -> Load:
     async def one_connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            for request in rest:
+            for request in itertools.takewhile(lambda _: time.perf_counter() < end, rest):
                 began = time.perf_counter()
                 writer.write(request)
                 async with asyncio.timeout(_ANSWER_SECONDS):
@@ -51,6 +53,7 @@ async def send(port: int, requests: Sequence[bytes], connections: int) -> Load:
             writer.close()
 
     began = time.perf_counter()
+    end = began + seconds
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(connections):

@@ -28,6 +28,7 @@ class Plane(Access):
 
     def __init__(self, plane: ControlPlane) -> None:
         super().__init__(plane.kubeconfig, plane.binaries["kubectl"])
+        self.etcd_url = plane.network.etcd_url
 
     def install(self) -> None:
         """Put the AgentTask resource into it.

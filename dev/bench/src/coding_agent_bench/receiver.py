@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,6 +21,7 @@ from coding_agent_bench.result import Measure, Result, median_case, percentile
 from coding_agent_bench.world import Part, World
 
 _CONNECTIONS = 16
+_ROUND_SECONDS = 8.0
 _MEASURES = (
     Measure("per_second", "webhooks/s", 0),
     Measure("p50_ms", "p50 (ms)"),
@@ -35,29 +36,28 @@ async def run(world: World) -> Result:
     connections = world.size(_CONNECTIONS, 2)
     numbers = itertools.count(1)
     found: dict[Backend, list[Mapping[str, float]]] = {backend: [] for backend in Backend}
+
+    async def load_of(receiver: Program, most: int) -> Mapping[str, float]:
+        requests = [webhooks.labeled(next(numbers), receiver.port) for _ in range(most)]
+        cpu = receiver.cpu_seconds()
+        seen = await load.send(receiver.port, requests, connections, seconds=_ROUND_SECONDS)
+        answered = len(seen.latencies)
+        return {
+            "per_second": answered / seen.seconds,
+            "p50_ms": 1000 * percentile(seen.latencies, 50),
+            "p99_ms": 1000 * percentile(seen.latencies, 99),
+            "cpu_ms": 1000 * (receiver.cpu_seconds() - cpu) / answered,
+        }
+
     with ExitStack() as stack:
         receivers = {backend: stack.enter_context(_receiver(world, backend)) for backend in Backend}
         await asyncio.gather(*(each.ready() for each in receivers.values()))
         for each in receivers.values():
-            await _load(each, numbers, warm, connections)
+            await load_of(each, warm)
         for _ in range(rounds):
             for backend, each in receivers.items():
-                found[backend].append(await _load(each, numbers, count, connections))
+                found[backend].append(await load_of(each, count))
     return Result(_MEASURES, tuple(median_case(backend.value, found[backend]) for backend in Backend))
-
-
-async def _load(
-    receiver: Program, numbers: Iterator[int], count: int, connections: int
-) -> Mapping[str, float]:
-    requests = [webhooks.labeled(next(numbers), receiver.port) for _ in range(count)]
-    cpu = receiver.cpu_seconds()
-    seen = await load.send(receiver.port, requests, connections)
-    return {
-        "per_second": count / seen.seconds,
-        "p50_ms": 1000 * percentile(seen.latencies, 50),
-        "p99_ms": 1000 * percentile(seen.latencies, 99),
-        "cpu_ms": 1000 * (receiver.cpu_seconds() - cpu) / count,
-    }
 
 
 def _receiver(world: World, backend: Backend) -> Program:

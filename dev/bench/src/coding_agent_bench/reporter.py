@@ -185,6 +185,6 @@ BENCHMARK = Benchmark(
     name="reporter",
     title="Requests to the forge for a task, from its label to its end",
     needs=frozenset({Part.PLANE}),
-    limit=180.0,
+    limit=300.0,
     run=run,
 )

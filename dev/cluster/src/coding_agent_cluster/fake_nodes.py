@@ -1,9 +1,13 @@
 """Thousands of pods without a machine for them: kwok plays their nodes (https://kwok.sigs.k8s.io).
 
-Pods on fake nodes become Ready at once, and those of Jobs succeed at once; nothing runs.
+Pods on fake nodes become Ready at once, and those of Jobs succeed at once (unless `HOLD` holds them); nothing
+runs.
 """
 
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from coding_agent_cluster import build
 from coding_agent_cluster.access import Access
@@ -22,6 +26,8 @@ _STAGES = (
     "pod/fast/pod-delete.yaml",
 )
 _ANNOTATION = "kwok.x-k8s.io/node"
+HOLD = "coding-agent.dev/hold"
+"""A Job's pod with this annotation runs until it is taken away."""
 
 # What a pod's spec needs to run on a fake node and nowhere else.
 POD_PLACEMENT: dict[str, Any] = {
@@ -33,7 +39,7 @@ POD_PLACEMENT: dict[str, Any] = {
 def fake_node(number: int) -> dict[str, Any]:
     """A node that kwok plays: large, and tainted so that only pods made for it land there."""
     name = f"fake-{number}"
-    size = {"cpu": "32", "memory": "256Gi", "pods": "1000"}
+    size = {"cpu": "32", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "1000"}
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -47,6 +53,14 @@ def fake_node(number: int) -> dict[str, Any]:
     }
 
 
+def stages(folder: Path) -> str:
+    """The stages' file, from kwok's own."""
+    found = {file: yaml.safe_load((folder / file).read_text()) for file in _STAGES}
+    complete = found["pod/fast/pod-complete.yaml"]["spec"]["selector"]["matchExpressions"]
+    complete.append({"key": f'.metadata.annotations["{HOLD}"]', "operator": "DoesNotExist"})
+    return yaml.safe_dump_all(found.values())
+
+
 def add(plane: ControlPlane, access: Access, count: int) -> None:
     """Start kwok beside the control plane, unless it runs, and wait for ``count`` fake nodes to be Ready.
 
@@ -56,9 +70,8 @@ def add(plane: ControlPlane, access: Access, count: int) -> None:
     if "kube-scheduler" not in plane.names:
         raise ClusterError("fake nodes need a scheduler: start the control plane with one (--scheduler)")
     binary = build.binaries(["kwok"])["kwok"]
-    stages = module_source(MODULES["kwok"]) / "kustomize" / "stage"
     config = plane.folders.root / "kwok.yaml"
-    config.write_text("\n---\n".join((stages / file).read_text() for file in _STAGES))
+    config.write_text(stages(module_source(MODULES["kwok"]) / "kustomize" / "stage"))
     with step(f"{count} fake nodes"):
         plane.launch_beside(
             "kwok",

@@ -1,0 +1,149 @@
+"""1,000 tasks at a limit of 50, counted from watches and the audit log and never from the operator's word.
+
+Pods are played by kwok (https://kwok.sigs.k8s.io): those of the first round run until all 50 do, the others
+succeed at once.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_cluster import fake_nodes
+from coding_agent_cluster.wait import until
+from coding_agent_core import agenttask
+from kubernetes import client, watch
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.integration.operator.job_count import JobCount
+from tests.integration.operator.world import ACCOUNT, OperatorProcess, World, account, install
+
+# kwok and the scheduler may have to be built first.
+pytestmark = pytest.mark.timeout(2400)
+
+TASKS, REPOSITORIES, LIMIT = 1000, 20, 50
+POSITION_INTERVAL_S, POSITIONS_AT_A_TIME = 10, 100
+"""As by default, and as decision 0009 promises."""
+
+
+class Moves:
+    """Follows all tasks, and counts the changes in which nothing but the place in the queue is new."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._place = (agenttask.GROUP, agenttask.VERSION, world.namespace, agenttask.PLURAL)
+        self._known: dict[str, Mapping[str, Any]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.total = 0
+
+    def phases(self) -> Counter[str]:
+        """How many tasks are in each phase."""
+        return Counter(str(status.get("phase")) for status in list(self._known.values()))
+
+    def __enter__(self) -> Moves:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        version = "0"
+        custom = client.CustomObjectsApi(self._world.plane.api_client)
+        while not self._stop.is_set():
+            stream = watch.Watch().stream(  # type: ignore[no-untyped-call]
+                custom.list_namespaced_custom_object,
+                *self._place,
+                resource_version=version,
+                timeout_seconds=1,
+                _request_timeout=10,
+            )
+            for event in stream:
+                version = event["object"]["metadata"]["resourceVersion"]
+                self._see(event["object"])
+
+    def _see(self, task: Mapping[str, Any]) -> None:
+        name, status = task["metadata"]["name"], task.get("status") or {}
+        before = self._known.get(name, {})
+        self._known[name] = status
+        without = [{k: v for k, v in each.items() if k != "queuePosition"} for each in (before, status)]
+        if without[0] == without[1] and before.get("queuePosition") != status.get("queuePosition"):
+            self.total += 1
+
+
+def requests(world: World) -> Counter[str]:
+    """How often the API server has done what for the operator, by its audit log."""
+    user = f"system:serviceaccount:{world.namespace}:{ACCOUNT}"
+    found: Counter[str] = Counter()
+    for line in world.plane.plane.folders.audit_log.read_text().splitlines():
+        entry = json.loads(line)
+        done = entry.get("responseStatus", {}).get("code", 0) < 300
+        if entry["user"]["username"] == user and "objectRef" in entry and done:
+            parts = (entry["objectRef"]["resource"], entry["objectRef"].get("subresource"))
+            found[f"{entry['verb']} {'/'.join(filter(None, parts))}"] += 1
+    return found
+
+
+def create_all(world: World) -> str:
+    """All tasks, that of the repository with a single one last; its name."""
+    repositories = [f"octo/r{n % (REPOSITORIES - 1)}" for n in range(TASKS - 1)]
+    with ThreadPoolExecutor(4) as several:
+        list(several.map(lambda n: world.create(n + 1, repository=repositories[n]), range(TASKS - 1)))
+    return world.create(TASKS, repository="octo/single")
+
+
+def test_a_thousand_tasks_of_20_repositories_at_limit_50(
+    control_plane_with_fake_nodes: PlaneUnderTest, namespace: str, tmp_path: Path
+) -> None:
+    install(control_plane_with_fake_nodes)
+    world = World(control_plane_with_fake_nodes, namespace)
+    single = create_all(world)
+    kubeconfig = account(world.plane, namespace, tmp_path)
+
+    def operator(**job: Any) -> OperatorProcess:
+        placed = {
+            "node_selector": fake_nodes.POD_PLACEMENT["nodeSelector"],
+            "tolerations": fake_nodes.POD_PLACEMENT["tolerations"],
+        }
+        settings = {
+            "limits": {"global": LIMIT, "perRepository": LIMIT},
+            "operator": {"job": placed | job, "position_interval": POSITION_INTERVAL_S},
+        }
+        return OperatorProcess(kubeconfig, namespace, tmp_path, settings).start()
+
+    begin = time.monotonic()
+    with JobCount(world) as count, Moves(world) as moves:
+        holding = operator(annotations={fake_nodes.HOLD: "true"})
+        try:
+            first_round = {"Running": LIMIT, "Queued": TASKS - LIMIT}
+            until("50 run", lambda: moves.phases() == first_round, timeout=300, interval=0.2)
+        finally:
+            assert holding.stop() == 0
+        assert count.most == len(count.order) == LIMIT
+        assert f"{single}-1" in count.order
+        assert len(set(count.repositories)) == REPOSITORIES, "in the first round every repository has one"
+        going = operator()
+        try:
+            world.plane.kubectl("-n", namespace, "annotate", "pods", "--all", f"{fake_nodes.HOLD}-")
+            until("all succeed", lambda: moves.phases() == {"Succeeded": TASKS}, timeout=1500, interval=0.2)
+            world.until("the other watch too", lambda: len(count.order) == TASKS or None, timeout=60)
+        finally:
+            assert going.stop() == 0
+    took = time.monotonic() - begin
+    asked = requests(world)
+    print(f"{took:.0f} s, at most {count.most} Jobs at a time, {moves.total} places moved, {dict(asked)}")
+    assert count.most == LIMIT, "the limit is used, and never exceeded"
+    assert len(count.order) == len(set(count.order)) == TASKS, "one Job for each task"
+    rounds = took / POSITION_INTERVAL_S + 2
+    assert moves.total <= rounds * POSITIONS_AT_A_TIME
+    # A task is written when it gets its place, when it starts, and when it has ended.
+    assert asked["patch agenttasks/status"] <= 3 * TASKS + moves.total

@@ -17,7 +17,10 @@ from coding_agent_operator.observed import Task
 WORKLOADS = ("kueue.x-k8s.io", "v1beta2", "workloads")
 """Group, version and plural of what Kueue makes of a Job."""
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
-NOT_INSTALLED = "Kueue is not installed in this cluster, so nobody admits the attempt's Job."
+NOT_INSTALLED = (
+    "Kueue is not installed in this cluster, so nobody admits the attempt's Job. Install it, or set "
+    "`queue.engine` to `native`."
+)
 
 
 def queued(manifest: Mapping[str, Any], task: Task, kueue: Kueue) -> dict[str, Any]:

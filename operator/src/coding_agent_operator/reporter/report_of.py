@@ -21,6 +21,11 @@ from coding_agent_operator.reporter.decide import Standing
 
 _ITSELF = ("Running", "Waiting")
 """Reasons that say no more than the phase."""
+_REFUSED = (
+    "The cluster does not take the attempt's Job, and is asked again. The administrator of this bot finds "
+    "on the task what it says."
+)
+"""In place of the API server's words, which name what strangers need not know."""
 
 
 def phase_of(task: Task) -> Phase:
@@ -112,7 +117,7 @@ def _message(task: Task, phase: Phase) -> str:
     condition = task.status.condition("Succeeded")
     if condition is None or (condition.reason in _ITSELF and phase in (Phase.QUEUED, Phase.RUNNING)):
         return ""
-    return condition.message
+    return _REFUSED if condition.reason == "Refused" else condition.message
 
 
 def _since(task: Task, phase: Phase) -> datetime:

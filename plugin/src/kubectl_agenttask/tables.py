@@ -67,7 +67,7 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
         ("Branch", _text(task, "status", "result", "branch")),
         ("Pull request", _text(task, "status", "result", "pullRequestURL")),
         ("Summary", _text(task, "status", "result", "summary")),
-        ("Usage", _usage(usage) if isinstance(usage, Mapping) else ""),
+        ("Usage", _usage(usage) if isinstance(usage, Mapping) and usage.get("requests") else ""),
     ]
     return [(name, value) for name, value in pairs if value]
 

@@ -13,6 +13,7 @@ from coding_agent_forge.server import ForgeServer
 from coding_agent_model.script import Script
 from coding_agent_model.server import ModelServer
 
+from tests.chart.edge import certificate
 from tests.chart.release import Release
 from tests.fixtures.cluster import ClusterUnderTest
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, SECRET, over, sample_repository
@@ -74,11 +75,18 @@ def place(
     folder: Path,
     flavour: str,
     scripts: Sequence[Script],
+    authority: str = "",
 ) -> Place:
-    """Start forge and model; the release is not installed yet."""
+    """Start forge and model; the release is not installed yet.
+
+    Args:
+        authority: name for a ConfigMap. With it the forge speaks TLS, with a certificate that only the
+            authority in this ConfigMap vouches for, and the release is told to trust that.
+    """
     address = host_address(cluster)
+    own = _certificate(folder / "authority", address) if authority else None
     forge = stack.enter_context(
-        ForgeServer(flavour, sample_repository(), folder / "repositories", host=address)
+        ForgeServer(flavour, sample_repository(), folder / "repositories", host=address, certificate=own)
     )
     model = stack.enter_context(ModelServer(list(scripts), api_key=MODEL_KEY, host=address))
     network = [f"{address}/32"]
@@ -101,4 +109,17 @@ def place(
     }
     release = Release(cluster, namespace, over(node_values(images), values))
     release.take_crd()
+    if own is not None:
+        file = own.with_name("tls.crt")
+        release.kubectl("create", "configmap", authority, f"--from-file=ca-certificates.crt={file}")
+        release.values["trustedCertificates"] = {"configMap": authority}
     return Place(release, forge, model)
+
+
+def _certificate(folder: Path, address: str) -> Path:
+    """A file of a certificate for that address and its key."""
+    folder.mkdir()
+    made = certificate(folder, f"IP:{address}")
+    both = folder / "both.pem"
+    both.write_text(made.read_text() + made.with_name("tls.key").read_text())
+    return both

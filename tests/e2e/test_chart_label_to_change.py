@@ -67,7 +67,8 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
     release = world.release
     release.kubectl("apply", "-f", "-", stdin=json.dumps(DENY_ALL))
     edge.provide(release)
-    release.install(edge.values(), "--wait", "--timeout", "120s")
+    commands = {"config": {"webhook": {"commands": {"enabled": True}}}}
+    release.install(over(edge.values(), commands), "--wait", "--timeout", "180s")
     assert "Phase:          Succeeded" in release.helm("test", release.name, "--timeout", "90s")
     assert release.tasks() == [], "helm test has removed its task"
 
@@ -82,6 +83,10 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
     row = release.kubectl("get", "agenttasks", "--no-headers")
     assert "Succeeded" in row
 
+    # Commands: the receiver stores them, the reporter asks the forge who wrote them, and answers.
+    world.forge.comment(REPOSITORY, 1, "/status", by="alice")
+    until("an answer", lambda: "`/status` by alice" in "".join(world.comments()), timeout=60, interval=0.2)
+
     everything = release.kubectl("get", "configmaps,deployments,jobs,pods,agenttasks", "-o", "json")
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET):
         assert secret not in everything
@@ -90,7 +95,7 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
     assert [each["metadata"]["name"] for each in release.tasks()] == [task["metadata"]["name"]]
 
 
-def test_the_poller_finds_what_no_webhook_brought_and_people_have_settings_of_their_own(
+def test_the_poller_finds_what_no_webhook_brought_on_a_forge_of_a_private_authority(
     cluster: ClusterUnderTest,
     namespace: str,
     project_images: dict[str, str],
@@ -98,7 +103,10 @@ def test_the_poller_finds_what_no_webhook_brought_and_people_have_settings_of_th
     stack: ExitStack,
     tmp_path: Path,
 ) -> None:
-    world = place(stack, cluster, namespace, project_images, tmp_path, "gitlab", fixes_the_bug())
+    """Poller, reporter, the attempt's requests and its git trust it; the person has settings of their own."""
+    scripts = fixes_the_bug()
+    world = place(stack, cluster, namespace, project_images, tmp_path, "gitlab", scripts, "authorities")
+    assert world.forge.api_url.startswith("https://")
     release = world.release
     prompt = "You mend prices."
     more = {

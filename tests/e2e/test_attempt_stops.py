@@ -1,0 +1,121 @@
+"""Attempts that are stopped on a real node: by a person, by the cluster, by time. Work so far is pushed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.cluster import Chaos
+from tests.fixtures.system import BOT, DONE, PROCESSING
+from tests.fixtures.system_in_pods import StartPods
+from tests.integration.main_job.scripts import finish, run, script, write
+
+pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
+
+BRANCH = "coding-agent/issue-1"
+GRACE = 20.0
+LONG = "sleep 600"
+ONCE = f"if test -e begun.md; then echo again; else echo begun > begun.md; {LONG}; fi"
+"""Hangs the first time; a pod that continues finds what the first one pushed."""
+
+
+def test_a_cancelled_attempt_is_gone_in_time_and_has_pushed_its_work(start_pods: StartPods) -> None:
+    system = start_pods("github", script(write("begun.md", "begun\n"), run(LONG), finish()))
+    system.put_label(1)
+    system.wait_for_requests(2)
+    system.wait_for_label(1, PROCESSING)
+    system.forge.remove_label("acme/pricing", 1, PROCESSING)
+    began = time.monotonic()
+    system.wait(lambda: not system.pods(), "the pod is gone", GRACE)
+    assert time.monotonic() - began < GRACE + 5
+    task = system.wait_for_phase("Cancelled")
+    assert task["status"]["attempts"][0]["outcome"] == "Cancelled"
+    assert system.file_at(BRANCH, "begun.md") == "begun\n"
+    assert system.changes() == []
+    system.wait_for_comment(1, "Coding agent: cancelled")
+    assert not system.labels(1) & {BOT, PROCESSING, DONE}
+    assert len(system.comments(1)) == 1
+
+
+def test_an_evicted_attempt_goes_on_in_another_pod_and_does_not_count(start_pods: StartPods) -> None:
+    system = start_pods("github", script(run(ONCE), finish()))
+    system.put_label(1)
+    system.wait_for_requests(1)
+    [pod] = system.pods()
+    system.wait_for_file(str(pod["metadata"]["name"]), "begun.md")
+    eviction = {"metadata": {"name": pod["metadata"]["name"], "namespace": system.namespace}}
+    system.cluster.core.create_namespaced_pod_eviction(
+        pod["metadata"]["name"], system.namespace, eviction, _request_timeout=10
+    )
+    task = system.wait_for_phase("Succeeded")
+    assert task["status"]["attempt"] == "1/3"
+    assert [each.get("counted", True) for each in task["status"]["attempts"]][-1] is True
+    assert system.file_at(BRANCH, "begun.md") == "begun\n", "pushed within the grace time"
+    assert [change.head for change in system.changes()] == [BRANCH]
+
+
+def test_a_restarted_node_does_not_cost_an_attempt(start_pods: StartPods, chaos: Chaos) -> None:
+    system = start_pods("github", script(run(ONCE), finish()), consumer={"checkpoint_interval": 0.01})
+    system.put_label(1)
+    system.wait_for_requests(1)
+    [pod] = system.pods()
+    system.wait_for_file(str(pod["metadata"]["name"]), "begun.md")
+    for part in ("kubelet", "containerd"):
+        chaos.kill(part)
+    assert end_with_the_node(pod["metadata"]["uid"])
+    for part in ("containerd", "kubelet"):
+        chaos.start(part)
+    task = system.wait_for_phase("Succeeded", 120)
+    first, *_ = task["status"]["attempts"]
+    assert (first["outcome"], first["counted"]) == ("Disrupted", False)
+    assert task["status"]["attempt"] == "1/3"
+    assert len(system.changes()) == 1
+
+
+def test_the_time_limit_is_reported_as_such(start_pods: StartPods) -> None:
+    turns = (write("begun.md", "begun\n"), run(LONG), finish())
+    system = start_pods("github", script(*turns), consumer={"timeout_seconds": 30})
+    system.put_label(1)
+    task = system.wait_for_phase("Failed")
+    [attempt] = task["status"]["attempts"]
+    assert (attempt["outcome"], attempt["reason"]) == ("Failed", "DeadlineExceeded")
+    assert "did not finish within" in attempt["message"]
+    assert task["status"]["result"]["branch"] == BRANCH
+    assert system.file_at(BRANCH, "begun.md") == "begun\n"
+    assert "DeadlineExceeded" in system.wait_for_comment(1, "Coding agent: failed")
+
+
+def end_with_the_node(uid: str) -> int:
+    """Kill a pod's processes and the shims that would tell of their end; how many there were.
+
+    The shims are those of the containers whose control groups lie below the pod's.
+    """
+    mine = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if uid in groups_of(pid)]
+    containers = {found for pid in mine for found in re.findall(r"[0-9a-f]{64}", groups_of(pid))}
+    shims = [
+        pid
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+        if "containerd-shim" in (command := read(pid, "cmdline"))
+        and any(each in command for each in containers)
+    ]
+    for pid in [*shims, *mine]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(shims) and len(mine)
+
+
+def groups_of(pid: int) -> str:
+    return read(pid, "cgroup")
+
+
+def read(pid: int, file: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{file}").read_text(errors="replace")
+    except OSError:
+        return ""

@@ -22,8 +22,9 @@ _NEEDLESS = shutil.ignore_patterns(
     *("site-packages", "dist-packages", "lib-dynload", "config-*", "sqlite3", "__phello__", "*.a"),
 )
 _TIMEOUT = 60.0
-_NEEDED = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
-"""A line of the loader's `--list`: what is asked for, and the file that it is."""
+_NEEDED = re.compile(r"^\s*([^\s/]+) => (/\S+) \(0x", re.MULTILINE)
+"""A line of the loader's `--list`: what is asked for, and the file that it is. What is asked for by a path is
+the loader itself, as glibc 2.41 lists it: we have that already."""
 _SERVICES = ("upload-pack", "receive-pack", "upload-archive")
 """Run by name, also between two repositories of one machine."""
 
@@ -89,8 +90,13 @@ def _libraries(loader: Path, programs: Iterable[Path]) -> dict[str, Path]:
         listing = subprocess.run(
             [loader, "--list", program], capture_output=True, text=True, timeout=_TIMEOUT, check=True
         )
-        found |= {name: Path(file) for name, file in _NEEDED.findall(listing.stdout)}
+        found |= needed(listing.stdout)
     return found
+
+
+def needed(listing: str) -> dict[str, Path]:
+    """The libraries in what the loader's `--list` prints, by the name that is asked for."""
+    return {name: Path(file) for name, file in _NEEDED.findall(listing)}
 
 
 def _extension_modules() -> list[Path]:

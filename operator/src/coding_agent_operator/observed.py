@@ -91,6 +91,7 @@ class Pod:
         message: the container's termination message.
         waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
         waiting_detail: the kubelet's words for that, or the scheduler's for `unschedulable`.
+        not_prepared: which init container failed, and its last words, where the agent never began.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Pod:
     waiting_detail: str = ""
     unschedulable: bool = False
     deleting: bool = False
+    not_prepared: str = ""
 
 
 @dataclass(frozen=True)
@@ -311,7 +313,18 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         waiting_detail=waiting.get("message") or "",
         unschedulable=unschedulable,
         deleting=bool(meta.get("deletionTimestamp")),
+        not_prepared="" if ended else _not_prepared(status.get("initContainerStatuses") or ()),
     )
+
+
+def _not_prepared(statuses: Iterable[Mapping[str, Any]]) -> str:
+    """Why a pod failed before its agent began: the first init container that did, and its last words."""
+    for each in statuses:
+        ended = (each.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            words = (ended.get("message") or ended.get("reason") or "").strip()
+            return f"{each['name']}, exit code {ended['exitCode']}: {words}"
+    return ""
 
 
 def _time(value: object) -> datetime:

@@ -59,6 +59,13 @@ OUT_OF_TIME = Verdict(
 OUT_OF_STORAGE = Verdict(
     _FAILED, "Evicted", "The attempt needed more disk space than it may have.", True, True
 )
+NOT_PREPARED = Verdict(
+    _FAILED,
+    "InitFailed",
+    "The attempt's pod could not be prepared: an init container of it failed.",
+    True,
+    True,
+)
 LOST = Verdict(
     _FAILED, "PodLost", "The attempt failed, and its pod is gone, so nobody knows why.", True, True
 )
@@ -160,7 +167,9 @@ def outcome_of(job: Job) -> Verdict:
     ):
         return _reported(report)
     else:
-        verdict = EXITS[0] if job.complete else (_cluster_did(pod) or _exit(pod) or LOST)
+        verdict = (
+            EXITS[0] if job.complete else (_cluster_did(pod) or _exit(pod) or _prepared_badly(pod) or LOST)
+        )
     # The kubelet took the end of the log where the agent wrote nothing (`FallbackToLogsOnError`).
     return replace(verdict, report=report, log="" if report else last_lines(pod.message, MAX_TAIL))
 
@@ -275,6 +284,10 @@ def _exit(pod: Pod) -> Verdict | None:
     if known is None or (known.outcome is _SUCCEEDED and pod.phase != "Succeeded"):
         return replace(CRASHED, message=CRASHED.message.format(code=pod.exit_code))
     return known
+
+
+def _prepared_badly(pod: Pod) -> Verdict | None:
+    return _with_detail(NOT_PREPARED, printable(pod.not_prepared)) if pod.not_prepared else None
 
 
 def _with_detail(verdict: Verdict, detail: str) -> Verdict:

@@ -158,6 +158,7 @@ def _program(template: JobTemplate) -> dict[str, Any]:
         "workingDir": "/",
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": _security(template.agent.user),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [_mount("program", PROGRAM)],
     }
 

@@ -125,3 +125,19 @@ def test_a_pod_whose_secret_is_missing_is_seen_to_wait() -> None:
     assert read_pod({"metadata": {"name": "p"}, "status": status}).waiting == "PodNotReadyToStart"
     working = {**status, "containerStatuses": [{"name": "agent", "state": {"running": {}}}]}
     assert read_pod({"metadata": {"name": "p"}, "status": working}).waiting == ""
+
+
+def test_an_init_container_that_failed_is_named_with_its_last_words() -> None:
+    failed = {"terminated": {"exitCode": 1, "reason": "Error", "message": "there is no git here\n"}}
+    waiting = {"waiting": {"reason": "PodInitializing"}}
+    status = {
+        "phase": "Failed",
+        "initContainerStatuses": [
+            {"name": "workspace-program", "state": failed},
+            {"name": "workspace", "state": waiting},
+        ],
+        "containerStatuses": [{"name": "agent", "state": waiting}],
+    }
+    pod = read_pod({"metadata": {"name": "p"}, "status": status})
+    assert pod.not_prepared == "workspace-program, exit code 1: there is no git here"
+    assert pod.exit_code is None

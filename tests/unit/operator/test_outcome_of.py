@@ -65,6 +65,11 @@ ENDED: list[tuple[str, Job, tuple[str, str, bool, bool]]] = [
         ("Failed", "DeadlineExceeded", FINAL, COUNTED),
     ),
     ("pod gone", job(failure="BackoffLimitExceeded", pods=()), ("Failed", "PodLost", RETRIED, COUNTED)),
+    (
+        "an init container failed",
+        failed(exit_code=None, not_prepared="workspace-program, exit code 1: no git here"),
+        ("Failed", "InitFailed", RETRIED, COUNTED),
+    ),
     ("pod gone after success", job(complete=True, pods=()), ("Succeeded", "Completed", FINAL, COUNTED)),
     ("agent: done", complete(**said(Reason.COMPLETED)), ("Succeeded", "Completed", FINAL, COUNTED)),
     (

@@ -12,7 +12,8 @@ from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.world import install
-from tests.integration.operator_reporter.world import SEED, Reporter, World, Zygote
+from tests.integration.operator_reporter.process import Reporter, Zygote
+from tests.integration.operator_reporter.world import SEED, World
 
 
 @pytest.fixture(scope="session")

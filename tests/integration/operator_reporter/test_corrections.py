@@ -9,7 +9,8 @@ import pytest
 from coding_agent_core.phases import Phase
 from coding_agent_core.tasks import Origin
 
-from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, Reporter, World, until
+from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 
 Start = Callable[..., Reporter]
 GRACE = 1.0

@@ -16,17 +16,8 @@ from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator_reporter.forge_proxy import ForgeProxy
-from tests.integration.operator_reporter.world import (
-    BOT,
-    DONE,
-    PROCESSING,
-    QUICK,
-    SEED,
-    World,
-    Zygote,
-    account,
-    until,
-)
+from tests.integration.operator_reporter.process import Zygote, account, until
+from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, QUICK, SEED, World
 
 SIDE_BY_SIDE = 4
 SETTINGS = {"grace": 0.2, "check_interval": 3600.0, "workers": 1}

@@ -8,7 +8,8 @@ import pytest
 from coding_agent_core.phases import Phase
 
 from tests.integration.operator_reporter.forge_proxy import ForgeProxy
-from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, Reporter, World, until
+from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 
 Start = Callable[..., Reporter]
 

@@ -8,16 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from coding_agent_core.phases import Phase
 
-from tests.integration.operator_reporter.world import (
-    BOT,
-    DONE,
-    FAILED,
-    PROCESSING,
-    Reporter,
-    World,
-    attempt,
-    until,
-)
+from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.statuses import attempt
+from tests.integration.operator_reporter.world import BOT, DONE, FAILED, PROCESSING, World
 
 Start = Callable[..., Reporter]
 
@@ -113,7 +106,8 @@ def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start)
     other = world.task(world.issue(BOT))
     world.stand(other, Phase.RUNNING)
     until("the other one", lambda: world.condition(other, "Acknowledged"))
-    mine = [each for each in world.requests()[asked:] if f"/{number}" in each["path"]]
+    ours = {str(number), *(str(comment.id) for comment in world.comments(number))}
+    mine = [each for each in world.requests()[asked:] if ours & set(each["path"].split("/"))]
     assert mine == [], "nothing at all was asked of the forge"
     first.stop()
     asked = len(world.requests())

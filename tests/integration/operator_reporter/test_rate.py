@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from coding_agent_core.phases import Phase
 
-from tests.integration.operator_reporter.world import BOT, DONE, FAILED, Reporter, World, until
+from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.world import BOT, DONE, FAILED, World
 
 TASKS = 200
 RATE, BURST = 100.0, 20

@@ -1,16 +1,9 @@
-"""A sandbox forge, AgentTasks whose status the test writes as the operator does, and reporter processes."""
+"""A sandbox forge, and AgentTasks whose status the test writes as the operator does."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,12 +26,12 @@ from coding_agent_core.tasks import (
 )
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Comment
-from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.integration.operator_reporter.process import DEADLINE, ROOT, Reporter, Zygote, account, until
+from tests.integration.operator_reporter.statuses import operators_status
 
-ROOT = Path(__file__).parents[3]
 REPOSITORY = "acme/pricing"
 BOT, PROCESSING, DONE, FAILED = (
     "coding agent",
@@ -48,8 +41,6 @@ BOT, PROCESSING, DONE, FAILED = (
 )
 FLOW = {BOT, PROCESSING, DONE, FAILED}
 BOT_TOKEN = "bot-token-4242"
-ACCOUNT = "coding-agent-reporter"
-DEADLINE = 20.0
 QUICK: dict[str, Any] = {
     "http_host": "127.0.0.1",
     "requests_per_second": 200.0,
@@ -79,37 +70,6 @@ SEED = {
         }
     ],
 }
-
-
-def until(what: str, condition: Callable[[], Any], timeout: float = DEADLINE) -> Any:
-    """The condition's value as soon as it is true."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"did not happen within {timeout:.0f} s: {what}"
-        time.sleep(0.03)
-    return value
-
-
-def account(plane: PlaneUnderTest, namespace: str, folder: Path) -> Path:
-    """A kubeconfig of the reporter's account, with nothing but what `deploy/reporter-role.yaml` gives."""
-    rights = client.RbacAuthorizationV1Api(plane.api_client)
-    create = {
-        "ServiceAccount": plane.core.create_namespaced_service_account,
-        "Role": rights.create_namespaced_role,
-        "RoleBinding": rights.create_namespaced_role_binding,
-    }
-    for each in yaml.safe_load_all((ROOT / "operator" / "deploy" / "reporter-role.yaml").read_text()):
-        for subject in each.get("subjects", []):
-            subject["namespace"] = namespace
-        create[each["kind"]](namespace, each, _request_timeout=10)
-    token = plane.core.create_namespaced_service_account_token(
-        ACCOUNT, namespace, {"spec": {"expirationSeconds": 7200}}, _request_timeout=10
-    )
-    config = yaml.safe_load(plane.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token.status.token}
-    file = folder / f"reporter-{os.urandom(3).hex()}.kubeconfig"
-    file.write_text(json.dumps(config))
-    return file
 
 
 @dataclass
@@ -288,7 +248,7 @@ class World:
         """The operator writes where the task stands: the whole status, if nothing has changed meanwhile."""
         while True:
             body = self.read(name)
-            status = dict.fromkeys(body.get("status") or {}) | _status(body, phase, dict(more))
+            status = dict.fromkeys(body.get("status") or {}) | operators_status(body, phase, dict(more))
             version = {"resourceVersion": body["metadata"]["resourceVersion"]}
             patch = {"metadata": version, "status": status}
             try:
@@ -329,127 +289,3 @@ class World:
             port = int(free.getsockname()[1])
         self.kubeconfig = self.kubeconfig or account(self.plane, self.namespace, self.folder)
         return Reporter(zygote, self.kubeconfig, self.config(port, **reporter), port)
-
-
-class Zygote:
-    """Forks reporters from a process that has imported everything: a start costs no second."""
-
-    def __init__(self, folder: Path) -> None:
-        self._lock = threading.Lock()
-        with (folder / "zygote.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                cwd=folder,
-            )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-
-    def fork(self, environment: dict[str, str], log: Path) -> int:
-        """Start a reporter; its pid."""
-        with self._lock:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps({"environment": environment, "log": str(log)}) + "\n")
-            self._process.stdin.flush()
-            return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """No more are needed."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-
-
-class Reporter:
-    """The reporter as a process."""
-
-    def __init__(self, zygote: Zygote, kubeconfig: Path, config: Path, port: int) -> None:
-        self.environment = {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
-        self.port = port
-        self.pid = 0
-        self._zygote = zygote
-        self._log = config.with_suffix(".log")
-
-    def start(self) -> Reporter:
-        self.pid = self._zygote.fork(self.environment, self._log)
-        return self
-
-    def probe(self, path: str) -> tuple[int, str]:
-        """GET from its HTTP server: status and text; 0 while nobody listens."""
-        try:
-            answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5, trust_env=False)
-        except httpx.TransportError:
-            return 0, ""
-        return answer.status_code, answer.text
-
-    def ready(self) -> Reporter:
-        """Wait until it has listed the cluster."""
-        until("the reporter is ready", lambda: self.probe("/readyz")[0] == 200)
-        return self
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End it."""
-        if self._alive(how):
-            until("the reporter ends", lambda: not self._alive())
-
-    def log(self) -> str:
-        """What it has logged."""
-        return self._log.read_text() if self._log.exists() else ""
-
-    def _alive(self, how: int = 0) -> bool:
-        try:
-            os.kill(self.pid, how)
-        except ProcessLookupError:
-            return False
-        return True
-
-
-def _status(body: dict[str, Any], phase: Phase, more: dict[str, Any]) -> dict[str, Any]:
-    now = datetime.now(UTC)
-    at = _text(now)
-    succeeded = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "False"}.get(
-        phase, "Unknown"
-    )
-    reason = more.pop("reason", None) or {
-        Phase.QUEUED: "Waiting",
-        Phase.RUNNING: "Running",
-        Phase.SUCCEEDED: "Completed",
-    }.get(phase, phase.value)
-    known = (body.get("status") or {}).get("conditions") or []
-    message = more.pop("message", f"It is {phase.value}.")
-    conditions = [
-        {
-            "type": "Succeeded",
-            "status": succeeded,
-            "reason": reason,
-            "message": message,
-            "lastTransitionTime": at,
-        },
-        *(each for each in known if each["type"] not in ("Succeeded", "Running")),
-    ]
-    attempts = more.pop("attempts", None)
-    if attempts is None and phase not in (Phase.QUEUED, Phase.SUSPENDED):
-        attempts = [attempt(1, now, ended=phase is not Phase.RUNNING, phase=phase)]
-    return {"conditions": conditions, "phase": phase.value, "attempts": attempts or [], **more}
-
-
-def attempt(number: int, now: datetime, *, ended: bool, phase: Phase = Phase.FAILED) -> dict[str, Any]:
-    """An attempt as the operator records it."""
-    entry = {
-        "number": number,
-        "job": f"job-{number}",
-        "startTime": _text(now - timedelta(seconds=5)),
-        "counted": True,
-    }
-    outcomes = {Phase.SUCCEEDED: "Succeeded", Phase.CANCELLED: "Cancelled"}
-    if ended:
-        entry |= {"completionTime": _text(now), "outcome": outcomes.get(phase, "Failed"), "reason": "Said"}
-    return entry
-
-
-def _text(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,173 @@
+"""Commands on Kubernetes: the receiver keeps them without a token, the reporter carries them out."""
+
+from __future__ import annotations
+
+import copy
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_core.command_notes import noted_on
+from coding_agent_core.phases import Phase
+from coding_agent_core.tasks import task_name
+from coding_agent_forge import ForgeServer
+from coding_agent_forge.model import Comment
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.deliveries import SECRET, TOKEN
+from tests.fixtures.system import Program
+from tests.integration.issue_commands.steps import next_second, seen
+from tests.integration.kubernetes_store.place import Place, install
+from tests.integration.operator_reporter.process import Reporter, Zygote, until
+from tests.integration.operator_reporter.world import PROCESSING, REPOSITORY, SEED, World
+
+
+def seed() -> dict[str, Any]:
+    """The reporter's sample, with somebody who may only read and write comments."""
+    given: dict[str, Any] = copy.deepcopy(SEED)
+    given["users"].append({"login": "reader", "token": "reader-token"})
+    given["repositories"][0]["roles"]["reader"] = "read"
+    return given
+
+
+class Team(World):
+    """People who write comments, on a forge whose webhooks reach a receiver."""
+
+    def say(self, number: int, text: str, *, by: str = "alice") -> Comment:
+        """Somebody writes a comment."""
+        if text in ("/cancel", "/retry"):
+            next_second()
+        written = self.forge.comment(REPOSITORY, number, text, by=by)
+        return next(each for each in self.comments(number) if each.id == written)
+
+    def result(self, name: str, comment: Comment) -> str | None:
+        """What the AgentTask says of a command."""
+        noted = {each.comment: each.result for each in noted_on(self.read(name))}
+        return noted.get(str(comment.id), "not there")
+
+    def redeliver_everything(self) -> None:
+        """The forge sends every event once more."""
+        deliveries = self.forge.sandbox.deliveries
+        again = self.forge.run(lambda: [deliveries.resend(each) for each in list(deliveries.log)])
+        self.forge.wait_for(lambda: all(each.status != "pending" for each in again), 30)
+        assert {each.status_code for each in again} == {200}
+
+
+@pytest.fixture(scope="session")
+def plane(control_plane: PlaneUnderTest) -> PlaneUnderTest:
+    """The control plane with the AgentTask resource."""
+    install(control_plane)
+    return control_plane
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Where reporters come from."""
+    made = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["github", "gitlab"])
+def team(
+    request: pytest.FixtureRequest, plane: PlaneUnderTest, namespace: str, tmp_path: Path
+) -> Iterator[Team]:
+    """A forge and a receiver with commands on; no reporter yet."""
+    with ForgeServer(request.param, seed(), tmp_path / "forge") as forge, ExitStack() as stack:
+        place = Place(plane, namespace, tmp_path)
+        sections = {request.param: {"api_url": forge.api_url}}
+        receiver = place.start_receiver(place.account(), forge=sections, commands={"enabled": True})
+        stack.callback(_end, receiver)
+        url = f"http://127.0.0.1:{receiver.port()}/webhook/{request.param}"
+        forge.add_hook(REPOSITORY, url, SECRET if request.param == "github" else TOKEN)
+        yield Team(plane, namespace, forge, tmp_path)
+
+
+@pytest.fixture
+def start(team: Team, zygote: Zygote) -> Iterator[Callable[[], Reporter]]:
+    """Start a reporter; it ends with the test."""
+    with ExitStack() as stack:
+
+        def begin() -> Reporter:
+            process = team.reporter(zygote).start()
+            stack.callback(lambda: print(process.log()[-6000:]))
+            stack.callback(process.stop)
+            return process.ready()
+
+        yield begin
+
+
+def test_people_with_write_access_command_the_agent_by_comments(
+    team: Team, start: Callable[[], Reporter]
+) -> None:
+    number, other = team.issue(), team.issue()
+    name, box = task_name(team.item(number)), f"{task_name(team.item(number))}-mailbox"
+    others_box = f"{task_name(team.item(other))}-mailbox"
+
+    # /run, though there never was a label, while no reporter is there to ask who may
+    ran, strange = team.say(number, "/run"), team.say(other, "/run", by="reader")
+    until("both wait", lambda: set(team.tasks()) == {box, others_box})
+    reporter = start()
+    until("alice's made its task, the stranger's none", lambda: set(team.tasks()) == {name})
+    assert (team.read(name)["spec"]["user"], team.read(name)["spec"]["trigger"]["origin"]) == (
+        "alice",
+        "manual",
+    )
+    team.stand(name, Phase.RUNNING)
+    team.shows(number, "working on it", {PROCESSING})
+    until("alice sees that it was taken", lambda: seen(ran) == [("coding-agent-bot", "eyes")])
+    assert seen(strange) == []
+
+    # nobody without write access, and never the bot itself
+    strangers = [team.say(number, "/cancel", by=who) for who in ("reader", "coding-agent-bot")]
+    for each in strangers:
+        until("refused", lambda each=each: team.result(name, each) == "refused")  # type: ignore[misc]
+        assert seen(each) == []
+    assert not team.read(name)["spec"].get("cancel")
+    metrics = reporter.probe("/metrics")[1]
+    for command, count in (("cancel", 2), ("run", 1)):
+        labels = f'command="{command}",platform="{team.flavour}",result="refused"'
+        assert f"coding_agent_commands_total{{{labels}}} {count}.0" in metrics
+
+    # /status; the forge does not say at first who alice is, and then the reporter is killed
+    path = "collaborators/alice/permission" if team.flavour == "github" else "/users$"
+    team.fault(path=path, times=100, status=503)
+    asked = team.say(number, "/status")
+    until("it waits", lambda: team.result(name, asked) is None)
+    reporter.stop(signal.SIGKILL)
+    team.mend()
+    reporter = start()
+    team.shows(number, "`/status` by alice at", {PROCESSING})
+    assert seen(asked) == [("coding-agent-bot", "eyes")]
+
+    team.say(number, "/cancel")
+    until("cancelled", lambda: team.read(name)["spec"].get("cancel") is True)
+    team.stand(name, Phase.CANCELLED)
+    team.shows(number, "cancelled", set())
+    until("it is over and no longer watched", lambda: team.is_reported(name))
+
+    retried = team.say(number, "/retry")
+    until("there is a second run", lambda: set(team.tasks()) == {name, f"{name}-r2"})
+    until("the first is no longer watched again", lambda: team.is_reported(name))
+    assert team.result(name, retried) == "done"
+    team.stand(f"{name}-r2", Phase.RUNNING)
+    team.shows(number, f"task `{name}-r2`", {PROCESSING})
+
+    team.redeliver_everything()
+    status = team.say(number, "/status")
+    until("the last command is done", lambda: team.result(f"{name}-r2", status) == "done")
+    assert set(team.tasks()) == {name, f"{name}-r2"}, "nothing that was told again was done again"
+    assert team.read(f"{name}-r2")["spec"].get("cancel", False) is False
+    team.shows(number, "working on it", {PROCESSING})
+    assert sum(each.author.login == "coding-agent-bot" for each in team.comments(number)) == 2, (
+        "the one comment of ours, and the /cancel that this test wrote in the bot's name"
+    )
+
+
+def _end(program: Program) -> None:
+    if program.process.poll() is None:
+        program.process.terminate()
+        program.process.wait(30)

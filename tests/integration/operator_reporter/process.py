@@ -1,0 +1,132 @@
+"""The reporter as a process, under an account with nothing but its own rights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from kubernetes import client
+
+from tests.fixtures.cluster import PlaneUnderTest
+
+ROOT = Path(__file__).parents[3]
+ACCOUNT = "coding-agent-reporter"
+DEADLINE = 20.0
+
+
+def until(what: str, condition: Callable[[], Any], timeout: float = DEADLINE) -> Any:
+    """The condition's value as soon as it is true."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"did not happen within {timeout:.0f} s: {what}"
+        time.sleep(0.03)
+    return value
+
+
+def account(plane: PlaneUnderTest, namespace: str, folder: Path) -> Path:
+    """A kubeconfig of the reporter's account, with nothing but what `deploy/reporter-role.yaml` gives."""
+    rights = client.RbacAuthorizationV1Api(plane.api_client)
+    create = {
+        "ServiceAccount": plane.core.create_namespaced_service_account,
+        "Role": rights.create_namespaced_role,
+        "RoleBinding": rights.create_namespaced_role_binding,
+    }
+    for each in yaml.safe_load_all((ROOT / "operator" / "deploy" / "reporter-role.yaml").read_text()):
+        for subject in each.get("subjects", []):
+            subject["namespace"] = namespace
+        create[each["kind"]](namespace, each, _request_timeout=10)
+    token = plane.core.create_namespaced_service_account_token(
+        ACCOUNT, namespace, {"spec": {"expirationSeconds": 7200}}, _request_timeout=10
+    )
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token.status.token}
+    file = folder / f"reporter-{os.urandom(3).hex()}.kubeconfig"
+    file.write_text(json.dumps(config))
+    return file
+
+
+class Zygote:
+    """Forks reporters from a process that has imported everything: a start costs no second."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        with (folder / "zygote.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=folder,
+            )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def fork(self, environment: dict[str, str], log: Path) -> int:
+        """Start a reporter; its pid."""
+        with self._lock:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(json.dumps({"environment": environment, "log": str(log)}) + "\n")
+            self._process.stdin.flush()
+            return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """No more are needed."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+class Reporter:
+    """The reporter as a process."""
+
+    def __init__(self, zygote: Zygote, kubeconfig: Path, config: Path, port: int) -> None:
+        self.environment = {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
+        self.port = port
+        self.pid = 0
+        self._zygote = zygote
+        self._log = config.with_suffix(".log")
+
+    def start(self) -> Reporter:
+        self.pid = self._zygote.fork(self.environment, self._log)
+        return self
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """GET from its HTTP server: status and text; 0 while nobody listens."""
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5, trust_env=False)
+        except httpx.TransportError:
+            return 0, ""
+        return answer.status_code, answer.text
+
+    def ready(self) -> Reporter:
+        """Wait until it has listed the cluster."""
+        until("the reporter is ready", lambda: self.probe("/readyz")[0] == 200)
+        return self
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it."""
+        if self._alive(how):
+            until("the reporter ends", lambda: not self._alive())
+
+    def log(self) -> str:
+        """What it has logged."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def _alive(self, how: int = 0) -> bool:
+        try:
+            os.kill(self.pid, how)
+        except ProcessLookupError:
+            return False
+        return True

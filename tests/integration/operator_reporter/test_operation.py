@@ -1,0 +1,151 @@
+"""The reporter as its operators see it: probes, metrics, what it tells of what it cannot do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from coding_agent_core.phases import Phase
+
+from tests.integration.operator.crash_proxy import proxy_of
+from tests.integration.operator_reporter.process import Reporter, Zygote, account, until
+from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
+
+Start = Callable[..., Reporter]
+pytestmark = pytest.mark.parametrize("flavour", ["github"])
+
+
+def test_the_program_runs_and_ends_in_good_order(world: World, tmp_path: Path) -> None:
+    environment = {
+        "PATH": "",
+        "KUBECONFIG": str(account(world.plane, world.namespace, tmp_path)),
+        "CONFIG_FILE": str(world.config(0)),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coding_agent_operator.reporter"], env=environment, cwd=tmp_path
+    )
+    try:
+        number = world.issue(BOT)
+        world.stand(world.task(number), Phase.RUNNING)
+        world.shows(number, "working on it", {PROCESSING})
+        process.terminate()
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait(5)
+
+
+def test_a_wrong_configuration_is_a_sentence(world: World, tmp_path: Path) -> None:
+    config = tmp_path / "none.yaml"
+    config.write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-m", "coding_agent_operator.reporter"],
+        env={"PATH": "", "KUBECONFIG": str(world.plane.kubeconfig), "CONFIG_FILE": str(config)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert "github.personal_access_token" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_metrics(world: World, start: Start) -> None:
+    process = start()
+    number = world.issue(BOT)
+    name = world.task(number)
+    world.stand(name, Phase.SUCCEEDED)
+    until("reported", lambda: world.is_reported(name))
+    _, text = process.probe("/metrics")
+    host = f"127.0.0.1:{world.forge.port}"
+
+    def value(metric: str) -> float:
+        found = re.search(rf"^{re.escape(metric)} (\S+)$", text, re.MULTILINE)
+        assert found, f"{metric} is missing"
+        return float(found.group(1))
+
+    requests = "coding_agent_reporter_forge_requests_total"
+    assert value(f'{requests}{{host="{host}",kind="read",status="200"}}') > 2
+    assert value(f'{requests}{{host="{host}",kind="write",status="201"}}') == 1  # the comment
+    assert value(f'coding_agent_reporter_pending{{host="{host}"}}') == 0
+    assert value(f'coding_agent_reporter_oldest_pending_seconds{{host="{host}"}}') == 0
+    assert value('coding_agent_reporter_shown_total{phase="Succeeded"}') == 1
+    assert 'coding_agent_reporter_api_requests_total{status="200",verb="PATCH"}' in text
+    assert process.probe("/livez") == (200, "ok")
+
+
+def test_a_dead_watch_is_noticed_and_work_goes_on_all_the_same(
+    world: World, zygote: Zygote, tmp_path: Path
+) -> None:
+    kubeconfig = account(world.plane, world.namespace, tmp_path)
+    with proxy_of(world.plane.kubeconfig) as proxy:
+        text = kubeconfig.read_text()
+        server = re.search(r'"server": "([^"]+)"', text)
+        assert server
+        kubeconfig.write_text(text.replace(server[1], proxy.url))
+        world.kubeconfig = kubeconfig
+        process = world.reporter(zygote, resync_interval=0.5).start().ready()
+        try:
+            number = world.issue(BOT)
+            name = world.task(number)
+            world.stand(name, Phase.RUNNING)
+            world.shows(number, "working on it", {PROCESSING})
+            assert process.probe("/livez") == (200, "ok")
+            proxy.deaf = True
+            world.stand(name, Phase.SUCCEEDED)
+            world.shows(number, "Coding agent: done", {DONE})
+            until("liveness", lambda: process.probe("/livez") == (503, "the watch is dead"))
+        finally:
+            process.stop()
+
+
+def test_a_forge_that_is_not_configured_is_told_and_stops_nobody(world: World, start: Start) -> None:
+    start()
+    number = world.issue(BOT)
+    elsewhere = world.task(7, item=world.item(7).model_copy(update={"host": "forge.example"}))
+    here = world.task(number)
+    world.stand(elsewhere, Phase.RUNNING)
+    world.stand(here, Phase.RUNNING)
+    world.shows(number, "working on it", {PROCESSING})
+    told = until("told", lambda: world.condition(elsewhere, "Reported"))
+    assert (told["status"], told["reason"]) == ("False", "ForgeNotConfigured")
+    assert "forge.example" in told["message"]
+    until("an Event", lambda: "ForgeNotConfigured" in [reason for reason, _ in world.events(elsewhere)])
+
+
+def test_a_refusal_is_told_and_one_item_stops_nobody(world: World, start: Start) -> None:
+    start()
+    refused, other = world.issue(BOT), world.issue(BOT)
+    name = world.task(refused)
+    labels = f"/api/v3/repos/acme/pricing/issues/{refused}/labels"
+    world.fault(
+        method="POST", path=labels, status=403, body={"message": "Resource not accessible"}, times=100
+    )
+    world.stand(name, Phase.RUNNING)
+    world.stand(world.task(other), Phase.RUNNING)
+    world.shows(other, "working on it", {PROCESSING})
+    told = until("told", lambda: world.condition(name, "Reported"))
+    assert (told["status"], told["reason"]) == ("False", "ForgeRefused")
+    assert "Check the token and its rights" in told["message"]
+    assert not world.condition(name, "Acknowledged")
+    world.mend()
+    world.shows(refused, "working on it", {PROCESSING})
+    until("told no longer", lambda: world.condition(name, "Reported")["status"] == "True")
+    assert [reason for reason, _ in world.events(name)].count("ForgeRefused") == 1
+
+
+def test_an_item_that_is_gone(world: World, start: Start) -> None:
+    """It was deleted, or moved: nothing can be shown, nothing hangs, and nothing is asked for ever."""
+    start()
+    name = world.task(4711)
+    world.stand(name, Phase.RUNNING)
+    until("told", lambda: world.condition(name, "Reported").get("reason") == "ItemNotFound")
+    world.stand(name, Phase.FAILED, reason="ItemGone")
+    until("left alone", lambda: world.is_reported(name))
+    assert world.condition(name, "Acknowledged")["status"] == "True"

@@ -56,8 +56,8 @@ def build_arguments(
     ]
 
 
-def build(dockerfile: Path, context: Path, image: str, base: str) -> None:
-    """Build ``image``; unchanged layers come from the store.
+def build(dockerfile: Path, context: Path, image: str, base: str, flags: Sequence[str] = ()) -> None:
+    """Build ``image``; unchanged layers come from the store. ``flags`` are further ones of ``buildah bud``.
 
     The machine's certificates and pip's settings are lent to the RUN steps; nothing of them is in the image.
 
@@ -69,7 +69,8 @@ def build(dockerfile: Path, context: Path, image: str, base: str) -> None:
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(pip_configuration(_pip_config_list()))
     mounts[settings] = "/etc/pip.conf"
-    buildah(*build_arguments(dockerfile, context, image, base, mounts), timeout=_BUILD_TIMEOUT_S)
+    command_line = build_arguments(dockerfile, context, image, base, mounts)
+    buildah(command_line[0], *flags, *command_line[1:], timeout=_BUILD_TIMEOUT_S)
 
 
 def pip_configuration(listing: Sequence[str]) -> str:

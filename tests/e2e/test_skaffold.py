@@ -1,0 +1,79 @@
+"""What `skaffold dev` puts into a cluster works: the steps of skaffold.yaml by kubectl and helm (C6)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from coding_agent_cluster.wait import until
+
+from tests.chart.release import Release
+from tests.fixtures.cluster import ClusterUnderTest
+
+# Time for what may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = yaml.safe_load((ROOT / "skaffold.yaml").read_text(encoding="utf-8"))
+ISSUE = "/api/v3/repos/acme/pricing/issues/1"
+
+
+def built(images: dict[str, str]) -> dict[str, str]:
+    """The images as skaffold would have built and tagged them, by their names in skaffold.yaml."""
+    return {f"coding-agent-{program}": name for program, name in images.items()}
+
+
+def deploy(release: Release, images: dict[str, str]) -> None:
+    """Raw manifests with the images put in, then the chart with the values that name them."""
+    for path in CONFIG["manifests"]["rawYaml"]:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        if "kind: Namespace" in text:
+            continue  # the test has one of its own, of the same Pod Security level
+        for name, image in images.items():
+            text = text.replace(f"image: {name}\n", f"image: {image}\n")
+        release.kubectl("apply", "-f", "-", stdin=text)
+    [given] = CONFIG["deploy"]["helm"]["releases"]
+    flags = []
+    for key, template in given["setValueTemplates"].items():
+        name = next(n for n in images if f"_{n.replace('-', '_')}}}" in template)
+        repository, _, tag = images[name].rpartition(":")
+        flags += ["--set-string", f"{key}={repository if 'IMAGE_REPO' in template else tag}"]
+    for file in given["valuesFiles"]:
+        flags += ["--values", str(ROOT / file)]
+    release.take_crd()
+    release.helm("install", given["name"], str(ROOT / given["chartPath"]), *flags, "--wait", "--timeout=240s")
+
+
+def test_a_label_in_the_sandbox_becomes_a_pull_request(
+    cluster: ClusterUnderTest, namespace: str, project_images: dict[str, str], enforced_policies: None
+) -> None:
+    release = Release(cluster, namespace)
+    deploy(release, built(project_images))
+    release.kubectl("rollout", "status", "deployment/forge", "deployment/model", "--timeout=60s")
+    address = release.get("service", "forge")["spec"]["clusterIP"]
+    person = httpx.Client(
+        base_url=f"http://{address}:8080", headers={"Authorization": "Bearer alice-sandbox-token"}, timeout=20
+    )
+    with person:
+        assert "acme/pricing" in person.get("/").text
+        person.post(f"{ISSUE}/labels", json={"labels": ["coding agent"]}).raise_for_status()
+
+        def labels() -> set[str]:
+            return {each["name"] for each in person.get(ISSUE).json()["labels"]}
+
+        def done() -> bool:
+            return "coding agent done" in labels()
+
+        try:
+            until("the label `coding agent done`", done, timeout=180, interval=0.5)
+        except Exception as error:
+            tasks: Any = [task.get("status") for task in release.tasks()]
+            pytest.fail(f"{error}; labels {labels()}; tasks {json.dumps(tasks)[:3000]}")
+        [change] = person.get("/api/v3/repos/acme/pricing/pulls").json()
+    assert change["head"]["ref"] == "coding-agent/issue-1"
+    [task] = release.tasks()
+    assert task["status"]["phase"] == "Succeeded"

@@ -47,7 +47,18 @@ class Load:
     def wait_for(self, count: int) -> None:
         """Wait until so many more were answered."""
         goal = self._answered() + count
-        until(f"{count} more answers", lambda: self._answered() >= goal, timeout=120, interval=0.2)
+        until(
+            f"{count} more answers",
+            lambda: self._answered() >= goal,
+            timeout=120,
+            interval=0.2,
+            alive=self._still_running,
+        )
+
+    def _still_running(self) -> None:
+        if self.attacker.poll() is not None:
+            log = self.results.with_name("vegeta.log").read_text()
+            raise RuntimeError(f"the load ended by itself: vegeta {self.attacker.returncode}\n{log[:500]}")
 
     def stop(self) -> list[Hit]:
         """End it; requests in flight get their answers."""
@@ -78,7 +89,7 @@ def webhooks(
     attack = [
         *(vegeta, "attack", "-format=json", f"-targets={targets}", f"-rate={rate}"),
         *(f"-duration={most // rate}s", f"-timeout={_TIMEOUT_S}s", "-max-body=4096"),
-        *(f"-root-certs={edge.certificate}", f"-connect-to={HOST}:443={edge.address}:443"),
+        *(f"-root-certs={edge.certificate}", f"-connect-to={HOST}:443:{edge.address}:443"),
     ]
     with results.open("wb") as out, (folder / "vegeta.log").open("wb") as log:
         attacker = subprocess.Popen(attack, stdout=subprocess.PIPE, stderr=log)

@@ -12,7 +12,8 @@ from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, FAILED, World
 
 TASKS = 200
-RATE, BURST = 100.0, 20
+RATE, BURST = 40.0, 20
+"""Well below what a busy machine manages, so that it is the limit that holds the requests back."""
 
 
 @pytest.mark.parametrize("flavour", ["github"])
@@ -28,16 +29,14 @@ def test_a_burst_of_ends(world: World, start: Callable[..., Reporter]) -> None:
             pool.map(lambda each: world.stand(each[0], each[1], reason="Said"), zip(names, ends, strict=True))
         )
 
-    def wrong() -> list[int]:
-        wanted = {Phase.SUCCEEDED: ({DONE}, "done"), Phase.FAILED: ({FAILED}, "failed")}
-        return [
-            number
-            for number, end in zip(numbers, ends, strict=True)
-            if world.labels(number) != wanted[end][0]
-            or f"Coding agent: {wanted[end][1]}" not in world.comment(number)
-        ]
+    wanted = {Phase.SUCCEEDED: ({DONE}, "done"), Phase.FAILED: ({FAILED}, "failed")}
 
-    until("all ends are shown", lambda: not wrong(), timeout=90)
+    def shows(number: int, end: Phase) -> bool:
+        labels, headline = wanted[end]
+        return world.labels(number) == labels and f"Coding agent: {headline}" in world.comment(number)
+
+    # It stops at the first that is not shown: looking must not slow down what is looked at.
+    until("all ends are shown", lambda: all(map(shows, numbers, ends)), timeout=150)
     times = sorted(each["at"] for each in world.requests())
     for window in (0.5, 1.0, 5.0):
         most, first = 0, 0

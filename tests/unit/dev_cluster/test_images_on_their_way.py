@@ -68,3 +68,11 @@ def test_pruning_keeps_what_an_image_uses(folder: Path) -> None:
 def test_an_unknown_image_is_an_error_that_names_it(folder: Path) -> None:
     with pytest.raises(ClusterError, match="no image localhost/y:1"):
         layout.manifest_entry(folder, "localhost/y:1")
+
+
+def test_an_image_that_is_there_as_it_is_needs_no_second_export(folder: Path) -> None:
+    _, config, _ = layout.digests(folder, layout.manifest_entry(folder, "localhost/x:1"))
+    assert layout.holds(folder, "localhost/x:1", config.removeprefix("sha256:"))
+    assert not layout.holds(folder, "localhost/x:1", "0" * 64)
+    assert not layout.holds(folder, "localhost/y:1", config.removeprefix("sha256:"))
+    assert not layout.holds(folder / "none", "localhost/x:1", config.removeprefix("sha256:"))

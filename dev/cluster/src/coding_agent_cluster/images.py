@@ -57,8 +57,10 @@ def make(image: Image, hand_over: Callable[[Path], None] = lambda _: None) -> No
         with step(f"image {image.name}"):
             folder.mkdir(parents=True, exist_ok=True)
             build(image.dockerfile, image.context, image.name, base)
-            # buildah compresses every layer at each push; the same layer always to the same digest.
-            fast = ["--compression-format=gzip", "--compression-level=1"]
-            buildah("push", *fast, image.name, f"oci:{folder}:{image.name}", timeout=300)
+            identity = buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", image.name)
+            if not layout.holds(folder, image.name, identity.strip()):
+                # buildah compresses every layer at each push; the same layer always to the same digest.
+                fast = ["--compression-format=gzip", "--compression-level=1"]
+                buildah("push", *fast, image.name, f"oci:{folder}:{image.name}", timeout=300)
         layout.prune(folder)
         hand_over(folder)

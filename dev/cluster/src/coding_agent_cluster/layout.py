@@ -39,6 +39,15 @@ def digests(layout: Path, entry: dict[str, Any]) -> list[str]:
     return [entry["digest"], manifest["config"]["digest"], *(x["digest"] for x in manifest["layers"])]
 
 
+def holds(layout: Path, image: str, identity: str) -> bool:
+    """Whether the layout has the image of that name as it is: its id is the digest of its configuration."""
+    try:
+        entry = manifest_entry(layout, image)
+    except (ClusterError, FileNotFoundError):
+        return False
+    return digests(layout, entry)[1] == f"sha256:{identity}"
+
+
 def prune(layout: Path) -> None:
     """Remove the blobs that no image of the layout uses any more."""
     entries = json.loads((layout / "index.json").read_text())["manifests"]

@@ -52,10 +52,11 @@ class Load:
             lambda: self._answered() >= goal,
             timeout=120,
             interval=0.2,
-            alive=self._still_running,
+            alive=self.check,
         )
 
-    def _still_running(self) -> None:
+    def check(self) -> None:
+        """Raise what vegeta said, if it ended by itself."""
         if self.attacker.poll() is not None:
             log = self.results.with_name("vegeta.log").read_text()
             raise RuntimeError(f"the load ended by itself: vegeta {self.attacker.returncode}\n{log[:500]}")
@@ -83,7 +84,9 @@ def webhooks(
         items: how many different issues they are for; each its own by default.
     """
     targets = folder / "targets.json"
-    targets.write_text("\n".join(_target(number, secret) for number in range(1, (items or most) + 1)))
+    # vegeta reads whole lines alone: one without an end is no target.
+    lines = (_target(number, secret) + "\n" for number in range(1, (items or most) + 1))
+    targets.write_text("".join(lines))
     results = folder / "results.json"
     vegeta = str(build.binaries(["vegeta"])["vegeta"])
     attack = [

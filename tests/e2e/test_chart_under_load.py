@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,12 @@ def test_the_receiver_grows_under_load_and_shrinks_after(
         status = release.get("deployment", "coding-agent-receiver")["status"]
         return int(status.get("readyReplicas", 0))
 
-    def wait_for(count: int) -> None:
-        until(f"{count} receivers", lambda: ready() == count, timeout=150, interval=1)
+    def wait_for(count: int, alive: Callable[[], None] = lambda: None) -> None:
+        until(f"{count} receivers", lambda: ready() == count, timeout=240, interval=1, alive=alive)
 
     wait_for(1)
-    with webhooks(edge, SECRET, tmp_path, rate=40, most=6000, items=1) as load:
-        wait_for(3)
+    with webhooks(edge, SECRET, tmp_path, rate=40, most=12000, items=1) as load:
+        wait_for(3, load.check)
         hits = load.stop()
     assert {hit.status for hit in hits} == {200}
     wait_for(1)

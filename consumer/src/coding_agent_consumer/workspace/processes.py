@@ -54,6 +54,7 @@ def end_descendants(deadline: float = END_SECONDS) -> None:
 
     As PID 1 of a namespace one system call does it, and no fork can race it. Elsewhere all are stopped first,
     so that what forks cannot outrun us, then killed, until none is left or so many seconds have passed.
+    That none is left the kernel tells: a look at /proc takes time, and misses who was born during it.
     """
     me = os.getpid()
     give_up = time.monotonic() + deadline
@@ -62,21 +63,25 @@ def end_descendants(deadline: float = END_SECONDS) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
             reap()
-            if not any(pid != 1 for pid in living_parents()):
-                break
         else:
             below = descendants(living_parents(), me)
-            if not below:
-                break
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 for pid in below:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, number)
         reap()
-        if time.monotonic() > give_up:
+        if childless() or time.monotonic() > give_up:
             break
         os.sched_yield()
-    reap()
+
+
+def childless() -> bool:
+    """Whether this process has no child, ended or not: then, where orphans come to it, nothing is below it."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
 
 
 def reap() -> dict[int, int]:

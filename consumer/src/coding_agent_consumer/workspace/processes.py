@@ -76,7 +76,7 @@ def end_descendants(deadline: float = END_SECONDS) -> None:
 
 
 def childless() -> bool:
-    """Whether this process has no child, ended or not: then, where orphans come to it, nothing is below it."""
+    """Whether this process has no child, ended or not; where orphans come to it, nothing is below it then."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

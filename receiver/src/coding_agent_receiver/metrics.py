@@ -115,6 +115,12 @@ class PollMetrics:
             ["platform"],
             registry=registry,
         )
+        self.redelivered = Counter(
+            "coding_agent_poll_redeliveries",
+            "Missed deliveries that the poll asked the forge to send again",
+            ["platform"],
+            registry=registry,
+        )
         self.failed = Counter(
             "coding_agent_poll_failures",
             "Polls that the forge or the queue cut short",

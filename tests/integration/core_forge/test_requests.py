@@ -40,6 +40,8 @@ async def everything(world: World) -> set[str]:
         await call("add_label")(item, "area/api ü")
         [_ async for _ in call("find_labeled")(LABEL)]
         await call("read")(item)
+        await call("glance")(item)
+        await call("applied")(item, LABEL)
         await call("remove_label")(item, "area/api ü")
         await call("remove_label")(item, "not there")
         await call("upsert_comment")(item, MARKER, f"{MARKER}1 -->")
@@ -50,6 +52,7 @@ async def everything(world: World) -> set[str]:
         await call("has_reacted")(item, written)
         await call("can_write")(item, "reader")
     await call("clone_source")(REPOSITORY)
+    call("hooks")()  # what it gives is tried in test_hooks.py
     return called
 
 

@@ -13,6 +13,7 @@ from coding_agent_core.forge import github_answers as answers
 from coding_agent_core.forge.addresses import clone_url
 from coding_agent_core.forge.calls import PAGE_SIZE, Call, Calls, last_page, path
 from coding_agent_core.forge.comments import upsert
+from coding_agent_core.forge.github_hooks import GitHubHooks
 from coding_agent_core.forge.github_labeled import LabelSearch
 from coding_agent_core.forge.protocol import Applied, Change, CloneSource, Comment, Glance, ItemDetails
 from coding_agent_core.forge.retrying import Repeat
@@ -279,6 +280,10 @@ class GitHubForge:
             username="x-access-token",
             token=self.token.current(),
         )
+
+    def hooks(self) -> GitHubHooks:
+        """What its webhooks sent."""
+        return GitHubHooks(self.calls)
 
     async def aclose(self) -> None:
         """Close connections."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -125,3 +125,39 @@ class Reaction(Answered):
 
     user: User | None = None
     content: str
+
+
+class HookConfig(Answered):
+    """Where a webhook sends to."""
+
+    url: str = ""
+
+
+class Hook(Answered):
+    """A webhook of a repository or an organisation."""
+
+    id: int
+    active: bool
+    config: HookConfig
+
+
+class HookDelivery(Answered):
+    """One sending of an event to a webhook. The same event, sent again, has the same `guid`."""
+
+    id: int
+    guid: str
+    delivered_at: datetime
+    status_code: int
+    event: str
+
+
+class HookRequest(Answered):
+    """What was sent."""
+
+    payload: dict[str, Any] | None = None
+
+
+class HookDeliveryDetail(Answered):
+    """A sending with what was sent."""
+
+    request: HookRequest

@@ -247,6 +247,10 @@ class GitLabForge:
             url=clone_url(self.settings.api_url, repository), username="oauth2", token=self.token.current()
         )
 
+    def hooks(self) -> None:
+        """None: what a hook of a whole instance sent, its API does not tell."""
+        return None
+
     async def aclose(self) -> None:
         """Close connections."""
         await self.calls.aclose()

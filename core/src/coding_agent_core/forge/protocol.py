@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from coding_agent_core.tasks import Item, Platform, TaskRequest
 
@@ -90,6 +90,69 @@ class CloneSource:
     url: str
     username: str
     token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A webhook as the forge has it set up.
+
+    Attributes:
+        path: of the hook in the forge's API.
+        url: where it sends to.
+        name: for sentences.
+    """
+
+    path: str
+    url: str
+    name: str
+
+
+@dataclass(frozen=True)
+class HookDelivery:
+    """One delivery of an event to a webhook; each further one of the same event has the same `guid`.
+
+    Attributes:
+        at: when, by the forge's clock.
+        status: the receiver's HTTP status, or the forge's own for a receiver that did not answer (GitHub: 502
+            no connection, 504 too late).
+    """
+
+    id: int
+    guid: str
+    at: datetime
+    status: int
+    event: str
+
+    @property
+    def succeeded(self) -> bool:
+        """The receiver took it."""
+        return 200 <= self.status < 300
+
+
+class Hooks(Protocol):
+    """A forge's log of what its webhooks sent. All methods raise the `ForgeError` family."""
+
+    async def of_repository(self, repository: str) -> list[Hook]:
+        """The active webhooks of a repository, by its full path."""
+        ...
+
+    async def of_organization(self, organization: str) -> list[Hook]:
+        """The active webhooks of an organisation."""
+        ...
+
+    def deliveries(
+        self, hook: Hook, since: datetime, *, failed_alone: bool = False
+    ) -> AsyncIterator[HookDelivery]:
+        """What the hook has sent since a time, newest first; with `failed_alone` only what was not taken."""
+        ...
+
+    async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]:
+        """The event that was sent."""
+        ...
+
+    async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
+        """Have the forge send it again; it does so after this has returned."""
+        ...
 
 
 class Forge(Protocol):
@@ -184,6 +247,10 @@ class Forge(Protocol):
 
     async def clone_source(self, repository: str) -> CloneSource:
         """Where to clone a repository of this forge from, with credentials for fetch and push."""
+        ...
+
+    def hooks(self) -> Hooks | None:
+        """What its webhooks sent; `None` where the forge keeps no log that we read (GitLab)."""
         ...
 
     async def aclose(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from typing import Annotated, Self
+
+from pydantic import Field, field_validator, model_validator
 
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import SecretField, Section
@@ -22,6 +24,26 @@ class Labels(Section):
     """Set when a task failed or was given up; none by default."""
 
 
+class Redelivery(Section):
+    """Failed deliveries of our webhook that the poll has GitHub send again, which it never does by itself.
+
+    Off while both lists are empty. The token needs the permission *Webhooks*, write, of each.
+    """
+
+    repositories: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")], ...] = ()
+    """Repositories that have the webhook, as `OWNER/NAME`."""
+    organizations: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
+    """Organisations that have the webhook."""
+    webhook_url: str = ""
+    """Its Payload URL, as it stands in GitHub's form; webhooks with another one are left alone."""
+
+    @model_validator(mode="after")
+    def _knows_the_webhook(self) -> Self:
+        if (self.repositories or self.organizations) and not self.webhook_url:
+            raise ValueError("webhook_url is missing: the Payload URL of the webhook, to tell it from others")
+        return self
+
+
 class GitHub(Labels):
     """GitHub, or GitHub Enterprise by `api_url`."""
 
@@ -33,6 +55,7 @@ class GitHub(Labels):
     """Polling: only items assigned to this user."""
     query: str = "state:open archived:false sort:updated-desc"
     """Polling: appended to the search."""
+    redelivery: Redelivery = Redelivery()
     personal_access_token: SecretField = SecretSettings()
     """Of the account that labels, comments, pushes and opens pull requests."""
 

@@ -21,6 +21,7 @@ from coding_agent_core.settings.forges import (
     GitHub,
     GitLab,
     Labels,
+    Redelivery,
 )
 from coding_agent_core.settings.llm import (
     LLM,
@@ -79,6 +80,7 @@ __all__ = [
     "Queue",
     "RabbitMQ",
     "RateLimit",
+    "Redelivery",
     "Reporter",
     "Scheduling",
     "SecretField",

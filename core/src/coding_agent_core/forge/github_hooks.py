@@ -1,0 +1,95 @@
+"""GitHub's log of webhook deliveries, kept for 3 days, and delivery one of them again.
+
+https://docs.github.com/rest/repos/webhooks and https://docs.github.com/rest/orgs/webhooks: the same below a
+repository and below an organisation. The token needs the permission *Webhooks*, write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from coding_agent_core.forge import github_answers as answers
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, Calls, path
+from coding_agent_core.forge.protocol import Hook, HookDelivery
+from coding_agent_core.forge.retrying import Repeat
+
+_HOOK_PAGES = 10
+_LOG_PAGES = 30
+"""Pages of a webhook's log that are read: the newest 3,000 deliveries."""
+
+
+@dataclass(frozen=True)
+class GitHubHooks:
+    """The webhooks that one token may see."""
+
+    calls: Calls
+
+    async def of_repository(self, repository: str) -> list[Hook]:
+        """The active webhooks of `OWNER/NAME`."""
+        return await self._hooks(path("repos", *repository.split("/", 1), "hooks"), repository)
+
+    async def of_organization(self, organization: str) -> list[Hook]:
+        """The active webhooks of an organisation."""
+        return await self._hooks(path("orgs", organization, "hooks"), organization)
+
+    async def deliveries(
+        self, hook: Hook, since: datetime, *, failed_alone: bool = False
+    ) -> AsyncIterator[HookDelivery]:
+        """What the hook has sent since a time, newest first, but for what is on its way.
+
+        With `failed_alone` only what was not answered 2xx.
+        """
+        params: dict[str, str | int] = {"per_page": PAGE_SIZE}
+        if failed_alone:
+            params["status"] = "failure"
+        call = Call("GET", f"{hook.path}/deliveries", f"reading the deliveries of {hook.name}", params)
+        for _ in range(_LOG_PAGES):
+            response = await self.calls.send(call)
+            for each in self.calls.parse(list[answers.HookDelivery], response, call):
+                if each.delivered_at < since:
+                    return
+                delivery = HookDelivery(
+                    id=each.id,
+                    guid=each.guid,
+                    at=each.delivered_at,
+                    status=each.status_code,
+                    event=each.event,
+                )
+                if not (failed_alone and delivery.succeeded):  # an older Enterprise may not know `status`
+                    yield delivery
+            following = response.links.get("next", {}).get("url")
+            if following is None:
+                return
+            call = Call("GET", following, call.what)
+
+    async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]:
+        """The event that was sent."""
+        call = Call(
+            "GET", f"{hook.path}/deliveries/{delivery.id}", f"reading delivery {delivery.guid} of {hook.name}"
+        )
+        return (await self.calls.get(answers.HookDeliveryDetail, call)).request.payload or {}
+
+    async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
+        """Ask for it again, with the same `X-GitHub-Delivery`; GitHub sends it after having answered."""
+        await self.calls.send(
+            Call(
+                "POST",
+                f"{hook.path}/deliveries/{delivery.id}/attempts",
+                f"having delivery {delivery.guid} of {hook.name} sent again",
+                repeat=Repeat.UNLESS_PROCESSED,
+            )
+        )
+
+    async def _hooks(self, where: str, owner: str) -> list[Hook]:
+        found: list[Hook] = []
+        call = Call("GET", where, f"reading the webhooks of {owner}")
+        async for page, _ in self.calls.pages(list[answers.Hook], call, limit=_HOOK_PAGES):
+            found += [
+                Hook(path=f"{where}/{each.id}", url=each.config.url, name=f"the webhook {each.id} of {owner}")
+                for each in page
+                if each.active
+            ]
+        return found

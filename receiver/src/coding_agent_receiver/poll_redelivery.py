@@ -1,0 +1,115 @@
+"""Has the forge send missed deliveries again, beside the search for labels (requirement B4)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks
+from coding_agent_core.settings.model import Settings
+
+from coding_agent_receiver import github
+from coding_agent_receiver.events import Accepted, Delivery
+from coding_agent_receiver.metrics import PollMetrics
+from coding_agent_receiver.payload import FieldError
+from coding_agent_receiver.redelivery import KEPT, LIMIT, events, missed, ours, wanted
+
+_logger = logging.getLogger("webhook.redelivery")
+
+
+async def redeliver_missed(settings: Settings, forge: Forge, metrics: PollMetrics | None = None) -> int:
+    """Ask for what our webhooks sent in vain; how many deliveries were asked for.
+
+    A webhook that cannot be read is a warning, and the next one is looked at: the search for labels is the
+    wider net.
+    """
+    hooks = forge.hooks() if wanted(settings) else None
+    if hooks is None:
+        return 0
+    return await _Round(settings, forge, hooks, metrics).all()
+
+
+@dataclass(frozen=True)
+class _Round:
+    settings: Settings
+    forge: Forge
+    hooks: Hooks
+    metrics: PollMetrics | None
+
+    async def all(self) -> int:
+        asked = 0
+        of = self.settings.github.redelivery
+        for owner in (*of.repositories, *of.organizations):
+            try:
+                asked += await self._of(owner)
+            except ForgeError as error:
+                _logger.warning(
+                    "Missed deliveries of %s are not sent again; the token needs the permission Webhooks, "
+                    "read and write: %s",
+                    owner,
+                    error,
+                )
+        return asked
+
+    async def _of(self, owner: str) -> int:
+        url = self.settings.github.redelivery.webhook_url
+        find = self.hooks.of_repository if "/" in owner else self.hooks.of_organization
+        found = ours(await find(owner), url)
+        if not found:
+            _logger.warning("%s has no active webhook to %s: see github.redelivery.webhook_url", owner, url)
+        return sum([await self._of_hook(hook) for hook in found])
+
+    async def _of_hook(self, hook: Hook) -> int:
+        matter = events(self.settings)
+        oldest = datetime.now(UTC) - KEPT
+        failed = [
+            each.at
+            async for each in self.hooks.deliveries(hook, oldest, failed_alone=True)
+            if each.event in matter
+        ]
+        if not failed:
+            return 0
+        log = [each async for each in self.hooks.deliveries(hook, min(failed))]
+        open_ = missed(log, matter)
+        asked = 0
+        async for delivery in self._current(hook, open_.again):
+            await self._again(hook, delivery)
+            asked += 1
+        if not asked:
+            async for delivery in self._current(hook, open_.probes):
+                await self._again(hook, delivery)
+                return 1
+        return asked
+
+    async def _current(self, hook: Hook, deliveries: Iterable[HookDelivery]) -> AsyncIterator[HookDelivery]:
+        """Those but for label applications that their items do not show any more.
+
+        The event of taking the label off may have been taken, and then nothing would end the task.
+        """
+        for delivery in tuple(deliveries)[:LIMIT]:
+            payload = await self.hooks.payload(hook, delivery)
+            try:
+                meaning = github.interpret(
+                    Delivery(delivery.event, delivery.guid), payload, self.settings, datetime.now(UTC)
+                )
+            except FieldError:
+                meaning = None  # for the receiver to say, in its log
+            if isinstance(meaning, Accepted):
+                try:
+                    item = await self.forge.glance(meaning.request.item)
+                except ForgeNotFoundError:
+                    continue
+                if not item.open or self.settings.github.bot_label not in item.labels:
+                    continue
+            yield delivery
+
+    async def _again(self, hook: Hook, delivery: HookDelivery) -> None:
+        await self.hooks.redeliver(hook, delivery)
+        _logger.info(
+            "Asked for a missed delivery again: %s, %s, %s", delivery.event, delivery.guid, hook.name
+        )
+        if self.metrics is not None:
+            self.metrics.redelivered.labels(self.forge.platform).inc()

@@ -1,0 +1,88 @@
+"""Which failed deliveries the forge is asked to send again (requirement B4). Pure.
+
+GitHub never sends a failed delivery again by itself. An event is missed as long as none of its deliveries was
+taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from coding_agent_core.forge.protocol import Hook, HookDelivery
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Platform
+
+from coding_agent_receiver.github import COMMENT_EVENT
+
+KEPT = timedelta(days=3)
+"""How long GitHub keeps a delivery (its documentation, *Redelivering webhooks*)."""
+LIMIT = 50
+"""Missed events of one webhook that are looked at in one poll."""
+_IN_VAIN = 5
+"""Failed deliveries of an event since the receiver took others again: it is not tried any further."""
+
+
+@dataclass(frozen=True)
+class Missed:
+    """The last delivery of each missed event.
+
+    Attributes:
+        again: the receiver has taken something since they failed: send them all again, in this order, that of
+            the events.
+        probes: it has not: send one of them, to find out. The least tried first.
+    """
+
+    again: tuple[HookDelivery, ...] = ()
+    probes: tuple[HookDelivery, ...] = ()
+
+
+def wanted(settings: Settings) -> bool:
+    """Whether the poll is to look for missed deliveries."""
+    of = settings.github.redelivery
+    return settings.task_source is Platform.GITHUB and bool(of.repositories or of.organizations)
+
+
+def ours(hooks: Iterable[Hook], url: str) -> list[Hook]:
+    """The webhooks that send to us."""
+    return [hook for hook in hooks if hook.url.rstrip("/") == url.rstrip("/")]
+
+
+def events(settings: Settings) -> frozenset[str]:
+    """Names of the events that can mean something to us."""
+    commands = {COMMENT_EVENT} if settings.webhook.commands.enabled else set()
+    return frozenset(settings.webhook.github.events) | commands
+
+
+def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
+    """What was missed.
+
+    Args:
+        log: the deliveries of one webhook, all of them since the oldest event in question.
+        of: names of the events that matter.
+    """
+    deliveries = sorted(log, key=lambda each: (each.at, each.id))
+    taken = [each.at for each in deliveries if each.succeeded]
+    by_event: dict[str, list[HookDelivery]] = {}
+    for each in deliveries:
+        by_event.setdefault(each.guid, []).append(each)
+    open_ = [
+        tries
+        for tries in by_event.values()
+        if tries[0].event in of and not any(each.succeeded for each in tries) and not _in_vain(tries, taken)
+    ]
+    up = [bool(taken) and taken[-1] > tries[-1].at for tries in open_]
+    return Missed(
+        again=tuple(tries[-1] for tries, is_up in zip(open_, up, strict=True) if is_up),
+        probes=tuple(
+            tries[-1]
+            for tries, is_up in sorted(zip(open_, up, strict=True), key=lambda each: len(each[0]))
+            if not is_up
+        ),
+    )
+
+
+def _in_vain(tries: list[HookDelivery], taken: list[datetime]) -> bool:
+    up_since = next((at for at in taken if at > tries[0].at), None)
+    return up_since is not None and sum(each.at > up_since for each in tries) >= _IN_VAIN

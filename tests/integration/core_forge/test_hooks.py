@@ -1,0 +1,116 @@
+"""GitHub's delivery log as our client reads it, and a delivery sent again (B4)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from coding_agent_core.errors import ForgeNotFoundError
+from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.protocol import HookDelivery, Hooks
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Platform
+from coding_agent_forge import ForgeServer
+
+from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, REPOSITORY
+from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, PREFIX, validate_request
+from tests.fixtures.hook_receiver import HookReceiver
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def settings(server: ForgeServer, token: str) -> Settings:
+    return Settings.model_validate({"github": {"api_url": server.api_url, "personal_access_token": token}})
+
+
+@pytest.fixture
+async def hooks(github_forge: ForgeServer) -> AsyncIterator[Hooks]:
+    forge = connect(settings(github_forge, PERSON_TOKEN), Platform.GITHUB)
+    found = forge.hooks()
+    assert found is not None
+    yield found
+    await forge.aclose()
+
+
+async def ended(server: ForgeServer, count: int) -> None:
+    """Wait until so many deliveries have ended."""
+    log = server.sandbox.deliveries.log
+    await asyncio.to_thread(server.wait_for, lambda: sum(each.status != "pending" for each in log) == count)
+
+
+async def every(log: AsyncIterator[HookDelivery]) -> list[HookDelivery]:
+    return [each async for each in log]
+
+
+async def test_a_failed_delivery_is_found_read_and_sent_again(
+    hooks: Hooks, github_forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    github_forge.add_hook(REPOSITORY, hook_receiver.url, "a secret", ("issues",))
+    hook_receiver.status = 503
+    github_forge.add_label(REPOSITORY, 1, "coding agent")
+    await ended(github_forge, 1)
+    hook_receiver.status = 200
+    github_forge.sandbox.requests.clear()
+
+    [hook] = await hooks.of_repository(REPOSITORY)
+    assert hook.url == hook_receiver.url
+    [failed] = await every(hooks.deliveries(hook, LONG_AGO, failed_alone=True))
+    assert (failed.status, failed.event, failed.succeeded) == (503, "issues", False)
+    assert (await hooks.payload(hook, failed))["label"]["name"] == "coding agent"
+    await hooks.redeliver(hook, failed)
+    await ended(github_forge, 2)
+
+    again, first = await every(hooks.deliveries(hook, LONG_AGO))
+    assert (first.id, again.guid, again.succeeded) == (failed.id, failed.guid, True)
+    assert len({each.headers["x-github-delivery"] for each in hook_receiver.deliveries}) == 1
+    assert await every(hooks.deliveries(hook, LONG_AGO, failed_alone=True)) == [failed]
+
+    with pytest.raises(ForgeNotFoundError):  # the sandbox has no organisations; the request must still fit
+        await hooks.of_organization("acme")
+    for each in github_forge.sandbox.requests:
+        for product in (ENTERPRISE, CLOUD):
+            validate_request(
+                each.method, each.path.removeprefix(PREFIX), each.query, each.body, product=product
+            )
+
+
+@pytest.mark.parametrize("path", ["", "/7", "/7/attempts"])
+@pytest.mark.parametrize("product", [ENTERPRISE, CLOUD])
+def test_an_organisations_webhooks_have_the_same_paths(path: str, product: str) -> None:
+    method = "POST" if path.endswith("attempts") else "GET"
+    query = {} if path else {"per_page": "100", "status": "failure", "cursor": "v1_2"}
+    validate_request(method, f"/orgs/acme/hooks/1/deliveries{path}", query, None, product=product)
+
+
+async def test_the_log_is_read_page_by_page_and_no_further_than_asked(
+    hooks: Hooks, github_forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    github_forge.add_hook(REPOSITORY, hook_receiver.url, "a secret", ("issues",))
+    for _ in range(75):
+        github_forge.add_label(REPOSITORY, 1, "coding agent")
+        github_forge.remove_label(REPOSITORY, 1, "coding agent")
+    await ended(github_forge, 150)
+    [hook] = await hooks.of_repository(REPOSITORY)
+    found = await every(hooks.deliveries(hook, LONG_AGO))
+    assert [each.id for each in found] == sorted((each.id for each in found), reverse=True)
+    assert len({each.id for each in found}) == 150
+    assert await every(hooks.deliveries(hook, datetime.now(UTC) + timedelta(minutes=1))) == []
+
+
+async def test_an_inactive_webhook_is_none_and_without_the_right_there_is_an_error(
+    hooks: Hooks, github_forge: ForgeServer
+) -> None:
+    hook_id = github_forge.add_hook(REPOSITORY, "http://127.0.0.1:1/", "a secret", ("issues",))
+    hook = next(each for each in github_forge.sandbox.store.hooks if each.id == hook_id)
+    hook.active = False
+    assert await hooks.of_repository(REPOSITORY) == []
+    forge = connect(settings(github_forge, BOT_TOKEN), Platform.GITHUB)
+    try:
+        theirs = forge.hooks()
+        assert theirs is not None
+        with pytest.raises(ForgeNotFoundError, match=f"reading the webhooks of {REPOSITORY}"):
+            await theirs.of_repository(REPOSITORY)
+    finally:
+        await forge.aclose()

@@ -1,0 +1,115 @@
+"""B4: which missed deliveries are sent again, and which not."""
+
+from datetime import timedelta
+
+import pytest
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.forge.protocol import Hook, HookDelivery
+from coding_agent_core.settings.load import load_settings
+from coding_agent_core.settings.model import Settings
+from coding_agent_receiver.redelivery import Missed, events, missed, ours, wanted
+
+from tests.fixtures.deliveries import NOW
+
+EVENTS = {"issues"}
+URL = "https://hooks.example.com/webhook/github"
+
+
+def delivery(minute: int, guid: str, status: int = 502, event: str = "issues") -> HookDelivery:
+    """Of a minute of the log, which is its id too."""
+    return HookDelivery(minute, guid, NOW + timedelta(minutes=minute), status, event)
+
+
+def chosen(*log: HookDelivery) -> tuple[list[int], list[int]]:
+    """Ids of what is sent again, and of what is tried; the forge gives the log newest first."""
+    found = missed(reversed(log), EVENTS)
+    return [each.id for each in found.again], [each.id for each in found.probes]
+
+
+def test_nothing_failed_nothing_is_sent_again():
+    assert missed([], EVENTS) == Missed()
+    assert missed([delivery(1, "a", 200)], EVENTS) == Missed()
+
+
+def test_as_long_as_nothing_was_taken_since_events_are_probes_the_least_tried_first():
+    log = [delivery(1, "a", 200), delivery(2, "b"), delivery(3, "c"), delivery(4, "b"), delivery(5, "d", 504)]
+    assert chosen(*log) == ([], [3, 5, 4])
+
+
+def test_once_another_delivery_was_taken_all_before_it_are_sent_again_in_the_order_of_the_events():
+    log = [delivery(1, "b"), delivery(2, "c", 503), delivery(3, "b"), delivery(4, "ping", 200, "ping")]
+    assert chosen(*log) == ([3, 2], []), "b came before c, whenever it was tried last"
+
+
+def test_what_failed_after_the_last_success_is_a_probe_beside_what_is_sent_again():
+    log = [delivery(1, "a"), delivery(2, "b", 200), delivery(3, "c")]
+    assert chosen(*log) == ([1], [3])
+
+
+def test_an_event_that_was_taken_in_the_end_is_not_missed():
+    log = [delivery(1, "a"), delivery(2, "a", 200), delivery(3, "b", 200)]
+    assert chosen(*log) == ([], [])
+
+
+def test_a_duplicate_that_failed_after_a_success_is_not_missed():
+    log = [delivery(1, "a", 200), delivery(2, "a", 502), delivery(3, "b", 200)]
+    assert chosen(*log) == ([], [])
+
+
+def test_events_that_mean_nothing_to_us_are_left_alone():
+    assert chosen(delivery(1, "a", event="push"), delivery(2, "b", 200)) == ([], [])
+
+
+@pytest.mark.parametrize("status", [400, 502])
+def test_an_event_that_fails_while_others_are_taken_is_given_up_after_five_more(status: int):
+    log = [delivery(1, "a", status), delivery(2, "b", 200), *(delivery(n, "a", status) for n in range(3, 7))]
+    up = delivery(9, "c", 200)
+    assert chosen(*log, up) == ([6], [])
+    assert chosen(*log, delivery(7, "a", status), up) == ([], [])
+
+
+def test_however_often_it_was_tried_while_nothing_was_taken_it_is_not_given_up():
+    log = [delivery(0, "b", 200), *(delivery(minute, "a") for minute in range(1, 40))]
+    assert chosen(*log) == ([], [39])
+    assert chosen(*log, delivery(40, "c", 200)) == ([39], [])
+
+
+def test_two_deliveries_of_one_second_keep_their_order():
+    first, second = delivery(1, "a"), HookDelivery(2, "b", delivery(1, "a").at, 502, "issues")
+    assert chosen(first, second, delivery(3, "c", 200)) == ([1, 2], [])
+
+
+def test_only_webhooks_to_our_address_are_ours():
+    mine, other = Hook("/1", URL, "one"), Hook("/2", "https://other.example.com/webhook/github", "two")
+    assert ours([mine, other], URL + "/") == [mine]
+
+
+def configured(**more: object) -> Settings:
+    redelivery = {"repositories": ["acme/pricing"], "webhook_url": URL}
+    return Settings.model_validate({"github": {"redelivery": redelivery}, **more})
+
+
+def test_it_is_off_unless_configured_and_on_github_alone():
+    assert not wanted(Settings())
+    assert wanted(configured())
+    assert not wanted(configured(task_source="gitlab"))
+
+
+def test_comments_matter_where_commands_are_on():
+    assert events(configured()) == {"issues", "pull_request"}
+    assert "issue_comment" in events(configured(webhook={"commands": {"enabled": True}}))
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("{repositories: [acme/pricing]}", "webhook_url is missing"),
+        ("{repositories: [acme], webhook_url: 'https://x.example'}", "github.redelivery.repositories"),
+        ("{organizations: [a/b], webhook_url: 'https://x.example'}", "github.redelivery.organizations"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path, section: str, said: str):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"github:\n  redelivery: {section}\n")
+    with pytest.raises(SettingsError, match=said):
+        load_settings(file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,25 +73,24 @@ def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) ->
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     last_words = system.folder / f"termination-log-{number}"
     last_words.touch()
-    scratch = system.folder / f"pod-{number}"
-    scratch.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, str(MAIN), "--config", str(config), "--mode", "attempt"],
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(scratch),
-            "TMPDIR": str(scratch),
-            "TERMINATION_LOG": str(last_words),
-            "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
-            "GITLAB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
-            "OPENAI_API_KEY": MODEL_KEY,
-            ENVIRONMENT_VARIABLE: attempt_input(task, number).to_json(),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="pod-") as scratch:  # a test's own path is long for a socket
+        done = subprocess.run(
+            [sys.executable, str(MAIN), "--config", str(config), "--mode", "attempt"],
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": scratch,
+                "TMPDIR": scratch,
+                "TERMINATION_LOG": str(last_words),
+                "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+                "GITLAB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+                "OPENAI_API_KEY": MODEL_KEY,
+                ENVIRONMENT_VARIABLE: attempt_input(task, number).to_json(),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET):
         assert secret not in done.stderr + done.stdout + last_words.read_text()
     kept = ContextStorage.model_validate(storage)

@@ -148,6 +148,15 @@ async def test_hanging_up_ends_the_command(workspace: WorkspaceClient) -> None:
     assert (await workspace.run("echo on")).output == "on\n"
 
 
+async def test_a_folder_too_long_for_a_socket_is_named_with_the_setting(base_dir: Path) -> None:
+    deep = base_dir / ("x" * 80)
+    deep.mkdir()
+    with pytest.raises(WorkspaceGoneError, match=r"too long.*consumer\.workspace\.base_dir"):
+        async with launch_workspace(Workspace(base_dir=deep)):
+            pass
+    assert list(deep.iterdir()) == []
+
+
 async def test_the_end_of_the_workspace_ends_a_running_command(base_dir: Path) -> None:
     mark = f"98765.{os.getpid()}"
     async with launch_workspace(Workspace(base_dir=base_dir)) as client:

@@ -35,6 +35,8 @@ _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
     "from coding_agent_consumer.workspace.__main__ import main; sys.exit(main())"
 )
+_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path (unix(7): `sun_path` has 108, the last one for its end)."""
 _next = itertools.count(os.getpid())
 
 
@@ -72,6 +74,11 @@ async def launch_workspace(
     base = None if settings.base_dir is None else str(settings.base_dir)
     instance = await asyncio.to_thread(_make_instance, base)
     try:
+        if len(os.fsencode(instance / "socket")) > _SOCKET_PATH:
+            raise WorkspaceGoneError(
+                f"The workspace's folder {instance} is too long for a Unix socket in it: set "
+                "consumer.workspace.base_dir, or TMPDIR, to a shorter one."
+            )
         arguments = _arguments(instance, settings, [*_own_places(), *hidden], readable)
         process = await asyncio.create_subprocess_exec(
             *arguments,

@@ -124,3 +124,62 @@ class ConsumerProcess:
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
+
+
+class Relay:
+    """A way to the broker whose connections can end, or die without a sign."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.port = 0
+        self.connections = 0
+        self._broker = broker
+        self._cut = False
+        self._flowing = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Relay:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self.cut()
+        self._server.close()
+
+    def cut(self) -> None:
+        """End all connections, and make none until `mend`."""
+        self._cut = True
+        for each in list(self._open):
+            each.transport.abort()
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self._cut = False
+
+    def silence(self) -> None:
+        """Present connections stay, and carry nothing any more."""
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut:
+            writer.transport.abort()
+            return
+        self.connections += 1
+        flowing = self._flowing
+        flowing.set()
+        there, to_broker = await asyncio.open_connection(self._broker.host, self._broker.port)
+        ends = {writer, to_broker}
+        self._open |= ends
+        await asyncio.gather(_pump(reader, to_broker, flowing), _pump(there, writer, flowing))
+        self._open -= ends
+
+
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await source.read(65536):
+            if flowing.is_set():
+                target.write(data)
+    target.close()

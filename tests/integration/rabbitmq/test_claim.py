@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
-from coding_agent_core.queues.rabbitmq.timing import Timing
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import QUICK, ConsumerProcess, Queue, leases, request
+from tests.integration.rabbitmq.steps import ConsumerProcess, Queue, Relay, leases, request
 
 NewSource = Callable[..., RabbitMQSource]
 
@@ -104,18 +103,18 @@ async def test_the_lock_is_taken_again_after_a_reconnection(
 async def test_who_finds_the_item_taken_after_a_reconnection_has_lost_it(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
 ) -> None:
-    slow = Timing(connect=3, first_pause=4, longest_pause=4, claim_patience=0.3, random=lambda: 1.0)
     await sink.submit(request(1))
-    async with leases(new_source(timing=slow)) as take:
+    async with Relay(rabbitmq) as relay, leases(new_source(port=relay.port)) as take:
         first = await take()
         async with first.claim() as held:
             assert held
-            await asyncio.to_thread(rabbitmq.restart)  # `first` waits 4 s at a time before it connects
-            async with leases(new_source(timing=QUICK)) as take_too:
+            relay.cut()
+            async with leases(new_source()) as take_too:
                 second = await take_too()
                 assert (second.task.uuid, second.redelivered) == (first.task.uuid, True)
                 async with second.claim() as held_too:
                     assert held_too
+                    relay.mend()
                     async with asyncio.timeout(15):
                         await first.lost.wait()
                     await first.done()  # settles nothing: the task is the other's

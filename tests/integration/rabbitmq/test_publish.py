@@ -10,7 +10,7 @@ from coding_agent_core.queues.rabbitmq import RabbitMQSink
 from coding_agent_core.settings.model import RabbitMQ
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import DEADLINE, Queue, request
+from tests.integration.rabbitmq.steps import DEADLINE, Queue, Relay, request
 
 
 def numbers(queue: Queue) -> list[int]:
@@ -149,72 +149,32 @@ async def test_while_the_password_is_rotated_both_are_tried(settings: RabbitMQ) 
     await sink.aclose()
 
 
-class Proxy:
-    """Stands between a client and the broker, and can let the present connections die without a sign."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._flowing = asyncio.Event()
-        self.connections = 0
-
-    async def start(self) -> int:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return int(self._server.sockets[0].getsockname()[1])
-
-    def silence(self) -> None:
-        self._flowing.clear()
-        self._flowing = asyncio.Event()
-
-    async def stop(self) -> None:
-        self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        flowing = self._flowing
-        flowing.set()
-        there = await asyncio.open_connection("127.0.0.1", self._port)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._pump(reader, there[1], flowing))
-            group.create_task(self._pump(there[0], writer, flowing))
-
-    async def _pump(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, flowing: asyncio.Event
-    ) -> None:
-        while data := await source.read(65536):
-            if flowing.is_set():
-                target.write(data)
-        target.close()
-
-
 async def test_a_connection_that_died_without_a_sign_costs_time_and_not_the_task(
     settings: RabbitMQ, rabbitmq: Broker, queue: Queue
 ) -> None:
-    proxy = Proxy(rabbitmq.port)
-    port = await proxy.start()
-    sink = RabbitMQSink(settings.model_copy(update={"port": port}))
-    try:
-        await sink.submit(request(1))
-        proxy.silence()
-        began = time.monotonic()
-        await sink.submit(request(2))
-        assert settings.publish_timeout / 2 <= time.monotonic() - began < settings.publish_timeout
-        assert await sink.connected()
-        assert proxy.connections == 2
-        assert numbers(queue) == [1, 2]
-        proxy.silence()
-        assert await sink.connected(), "the probe looks for itself"
-    finally:
-        await sink.aclose()
-        await proxy.stop()
+    async with Relay(rabbitmq) as relay:
+        sink = RabbitMQSink(settings.model_copy(update={"port": relay.port}))
+        try:
+            await sink.submit(request(1))
+            relay.silence()
+            began = time.monotonic()
+            await sink.submit(request(2))
+            assert settings.publish_timeout / 2 <= time.monotonic() - began < settings.publish_timeout
+            assert await sink.connected()
+            assert relay.connections == 2
+            assert numbers(queue) == [1, 2]
+            relay.silence()
+            assert await sink.connected(), "the probe looks for itself"
+        finally:
+            await sink.aclose()
 
 
 async def test_many_submits_share_one_connection(settings: RabbitMQ, rabbitmq: Broker, queue: Queue) -> None:
-    proxy = Proxy(rabbitmq.port)
-    sink = RabbitMQSink(settings.model_copy(update={"port": await proxy.start()}))
-    try:
-        await asyncio.gather(*(sink.submit(request(number)) for number in range(1, 101)))
-        assert proxy.connections == 1
-        assert numbers(queue) == list(range(1, 101))
-    finally:
-        await sink.aclose()
-        await proxy.stop()
+    async with Relay(rabbitmq) as relay:
+        sink = RabbitMQSink(settings.model_copy(update={"port": relay.port}))
+        try:
+            await asyncio.gather(*(sink.submit(request(number)) for number in range(1, 101)))
+            assert relay.connections == 1
+            assert numbers(queue) == list(range(1, 101))
+        finally:
+            await sink.aclose()

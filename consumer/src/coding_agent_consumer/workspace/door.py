@@ -22,7 +22,7 @@ from pathlib import Path
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.__main__ import listen
 from coding_agent_consumer.workspace.place import remove
-from coding_agent_consumer.workspace.processes import end_descendants
+from coding_agent_consumer.workspace.processes import end_descendants, signals_wait
 
 DOOR = "door"
 """Name of the socket to which a consumer keeps a connection for the length of a task."""
@@ -61,16 +61,16 @@ def serve(rooms: Rooms, workspace: Sequence[str]) -> None:
     Args:
         workspace: command line of the workspace program, which ends when its standard input does.
     """
-    rooms.empty()
-    listener = listen(rooms.folder / DOOR)
     try:
-        with listener:
+        rooms.empty()
+        with listen(rooms.folder / DOOR) as listener:
             connection, _ = listener.accept()
         with connection:
             _task(connection, workspace)
     finally:
-        end_descendants()
-        rooms.empty()
+        with signals_wait():
+            end_descendants()
+            rooms.empty()
 
 
 def _task(connection: socket.socket, workspace: Sequence[str]) -> None:

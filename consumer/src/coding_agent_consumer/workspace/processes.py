@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -55,7 +55,25 @@ def end_descendants(deadline: float = END_SECONDS) -> None:
     As PID 1 of a namespace one system call does it, and no fork can race it. Elsewhere all are stopped first,
     so that what forks cannot outrun us, then killed, until none is left or so many seconds have passed.
     That none is left the kernel tells: a look at /proc takes time, and misses who was born during it.
+
+    A signal that ends us has to wait: who was stopped and not killed yet would never end, nor whoever waits
+    for it.
     """
+    with signals_wait():
+        _end_descendants(deadline)
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Signals that end us do so afterwards; for the main thread of a program without others."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_descendants(deadline: float) -> None:
     me = os.getpid()
     give_up = time.monotonic() + deadline
     while True:

@@ -16,6 +16,7 @@ from coding_agent_core.settings.model import Settings, WebhookServer
 from fastapi import FastAPI
 
 from coding_agent_receiver.app import create_app
+from coding_agent_receiver.whole_answers import WholeAnswers
 
 _logger = logging.getLogger("webhook.server")
 
@@ -82,6 +83,7 @@ async def serve(
     server = _Server(
         uvicorn.Config(
             app,
+            http=WholeAnswers,
             log_config=None,
             access_log=False,
             # X-Forwarded-For is ours to judge (`webhook.trusted_proxies`).

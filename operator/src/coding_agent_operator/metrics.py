@@ -12,6 +12,11 @@ _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 
 TASKS = Gauge("coding_agent_tasks", "AgentTasks that have not ended, by phase.", ["phase"])
+TAKEN_UP = Counter(
+    "coding_agent_tasks_taken_up",
+    "AgentTasks seen for the first time, by origin; `poll`: no webhook had made them.",
+    ["origin"],
+)
 ENDED = Counter(
     "coding_agent_tasks_ended", "AgentTasks that ended, by phase and reason.", ["phase", "reason"]
 )
@@ -40,6 +45,8 @@ WATCH_BEHIND = Gauge("coding_agent_watch_behind", "Objects whose newest version 
 
 def count_change(task: Task, new: Status) -> None:
     """Count what a written change of status tells; called once for each, after it is stored."""
+    if task.status.phase is None and task.intact:
+        TAKEN_UP.labels(task.spec.trigger.origin).inc()
     before = {attempt.number: attempt for attempt in task.status.attempts}
     for attempt in new.attempts:
         known = before.get(attempt.number)

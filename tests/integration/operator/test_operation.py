@@ -41,6 +41,7 @@ def test_metrics_tell_what_happened(world: World, pods: PodDriver, operator: Sta
 
     assert value('coding_agent_attempts_total{outcome="Failed",reason="ModelUnavailable"}') == 1
     assert value('coding_agent_attempts_total{outcome="Succeeded",reason="Completed"}') == 1
+    assert value('coding_agent_tasks_taken_up_total{origin="webhook"}') == 1
     assert value('coding_agent_tasks_ended_total{phase="Succeeded",reason="Completed"}') == 1
     assert value("coding_agent_retries_total") == 1
     assert value("coding_agent_queue_wait_seconds_count") == 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-
-from tests.fixtures.system import until
 
 SCRIPT = """
 import os, signal, subprocess, sys
@@ -29,13 +30,13 @@ processes.end_descendants()
 
 
 def test_a_signal_to_us_does_not_leave_behind_who_was_only_stopped_yet() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False
+    program = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    child = Path("/proc", done.stdout.strip())
-    assert done.returncode == 3, done.stderr
     try:
-        assert not child.exists()
+        child, _ = program.communicate(timeout=60)
+        assert program.returncode == 3
+        assert not Path("/proc", child.strip()).exists()
     finally:
-        subprocess.run(["kill", "-9", child.name], stderr=subprocess.DEVNULL, check=False)
-        until(lambda: not child.exists(), "the child is gone")
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)

@@ -80,7 +80,6 @@ def _end_descendants(deadline: float) -> None:
         if me == 1:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
-            reap()
         else:
             below = descendants(living_parents(), me)
             for number in (signal.SIGSTOP, signal.SIGKILL):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
 from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks
 from coding_agent_core.settings.model import Settings
 
@@ -20,16 +20,15 @@ from coding_agent_receiver.redelivery import KEPT, LIMIT, events, missed, ours, 
 _logger = logging.getLogger("webhook.redelivery")
 
 
-async def redeliver_missed(settings: Settings, forge: Forge, metrics: PollMetrics | None = None) -> int:
-    """Ask for what our webhooks sent in vain; how many deliveries were asked for.
+async def redeliver_missed(settings: Settings, forge: Forge, metrics: PollMetrics | None = None) -> None:
+    """Ask for what our webhooks sent in vain.
 
     A webhook that cannot be read is a warning, and the next one is looked at: the search for labels is the
     wider net.
     """
     hooks = forge.hooks() if wanted(settings) else None
-    if hooks is None:
-        return 0
-    return await _Round(settings, forge, hooks, metrics).all()
+    if hooks is not None:
+        await _Round(settings, forge, hooks, metrics).all()
 
 
 @dataclass(frozen=True)
@@ -39,30 +38,31 @@ class _Round:
     hooks: Hooks
     metrics: PollMetrics | None
 
-    async def all(self) -> int:
-        asked = 0
+    async def all(self) -> None:
         of = self.settings.github.redelivery
         for owner in (*of.repositories, *of.organizations):
             try:
-                asked += await self._of(owner)
-            except ForgeError as error:
+                await self._of(owner)
+            except (ForgeRefusedError, ForgeNotFoundError) as error:
                 _logger.warning(
                     "Missed deliveries of %s are not sent again; the token needs the permission Webhooks, "
                     "read and write: %s",
                     owner,
                     error,
                 )
-        return asked
+            except ForgeError as error:
+                _logger.warning("Missed deliveries of %s wait for the next poll: %s", owner, error)
 
-    async def _of(self, owner: str) -> int:
+    async def _of(self, owner: str) -> None:
         url = self.settings.github.redelivery.webhook_url
         find = self.hooks.of_repository if "/" in owner else self.hooks.of_organization
         found = ours(await find(owner), url)
         if not found:
             _logger.warning("%s has no active webhook to %s: see github.redelivery.webhook_url", owner, url)
-        return sum([await self._of_hook(hook) for hook in found])
+        for hook in found:
+            await self._of_hook(hook)
 
-    async def _of_hook(self, hook: Hook) -> int:
+    async def _of_hook(self, hook: Hook) -> None:
         matter = events(self.settings)
         oldest = datetime.now(UTC) - KEPT
         failed = [
@@ -71,18 +71,16 @@ class _Round:
             if each.event in matter
         ]
         if not failed:
-            return 0
+            return
         log = [each async for each in self.hooks.deliveries(hook, min(failed))]
         open_ = missed(log, matter)
-        asked = 0
-        async for delivery in self._current(hook, open_.again):
+        again = [each async for each in self._current(hook, open_.again)]
+        for delivery in again:
             await self._again(hook, delivery)
-            asked += 1
-        if not asked:
+        if not again:
             async for delivery in self._current(hook, open_.probes):
                 await self._again(hook, delivery)
-                return 1
-        return asked
+                break
 
     async def _current(self, hook: Hook, deliveries: Iterable[HookDelivery]) -> AsyncIterator[HookDelivery]:
         """Those but for label applications that their items do not show any more.

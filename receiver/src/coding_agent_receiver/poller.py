@@ -26,14 +26,12 @@ class PollReport:
         found: labeled items.
         created: names of the tasks that were made.
         duplicates: items that have their task already.
-        redelivered: missed deliveries that the forge was asked to send again.
         problem: why the poll ended early, `None` if it saw everything.
     """
 
     found: int
     created: tuple[str, ...]
     duplicates: int
-    redelivered: int = 0
     problem: str | None = None
 
 
@@ -41,7 +39,7 @@ async def poll_once(
     settings: Settings, forge: Forge, sink: TaskSink, *, metrics: PollMetrics | None = None
 ) -> PollReport:
     """Submit every labeled item once; raises nothing that the next poll may not meet: see `problem`."""
-    found, duplicates, redelivered, created = 0, 0, 0, list[str]()
+    found, duplicates, created = 0, 0, list[str]()
     problem: str | None = None
     try:
         async for request in forge.find_labeled(settings.labels(forge.platform).bot_label):
@@ -56,7 +54,7 @@ async def poll_once(
                 _logger.info("Task queued, recovered by poll: %s", submission.task)
                 if metrics is not None:
                     metrics.recovered.labels(forge.platform).inc()
-        redelivered = await redeliver_missed(settings, forge, metrics)
+        await redeliver_missed(settings, forge, metrics)
     except (ForgeError, QueueUnavailableError) as error:
         problem = str(error)
         _logger.warning("The poll of %s ended early; the next one tries again: %s", forge.host, problem)
@@ -65,13 +63,7 @@ async def poll_once(
     _logger.info(
         "Polled %s: %d labeled, %d recovered by poll, %d known", forge.host, found, len(created), duplicates
     )
-    return PollReport(
-        found=found,
-        created=tuple(created),
-        duplicates=duplicates,
-        redelivered=redelivered,
-        problem=problem,
-    )
+    return PollReport(found=found, created=tuple(created), duplicates=duplicates, problem=problem)
 
 
 async def poll_forever(

@@ -67,19 +67,15 @@ def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
     by_event: dict[str, list[HookDelivery]] = {}
     for each in deliveries:
         by_event.setdefault(each.guid, []).append(each)
-    open_ = [
-        tries
-        for tries in by_event.values()
-        if tries[0].event in of and not any(each.succeeded for each in tries) and not _in_vain(tries, taken)
-    ]
-    up = [bool(taken) and taken[-1] > tries[-1].at for tries in open_]
+    again: list[list[HookDelivery]] = []
+    probes: list[list[HookDelivery]] = []
+    for tries in by_event.values():
+        if tries[0].event in of and not any(each.succeeded for each in tries) and not _in_vain(tries, taken):
+            up = bool(taken) and taken[-1] > tries[-1].at
+            (again if up else probes).append(tries)
     return Missed(
-        again=tuple(tries[-1] for tries, is_up in zip(open_, up, strict=True) if is_up),
-        probes=tuple(
-            tries[-1]
-            for tries, is_up in sorted(zip(open_, up, strict=True), key=lambda each: len(each[0]))
-            if not is_up
-        ),
+        again=tuple(tries[-1] for tries in again),
+        probes=tuple(tries[-1] for tries in sorted(probes, key=len)),
     )
 
 

@@ -142,7 +142,7 @@ class Hook(Answered):
 
 
 class HookDelivery(Answered):
-    """One sending of an event to a webhook. The same event, sent again, has the same `guid`."""
+    """One delivery of an event to a webhook. The same event, sent again, has the same `guid`."""
 
     id: int
     guid: str
@@ -158,6 +158,6 @@ class HookRequest(Answered):
 
 
 class HookDeliveryDetail(Answered):
-    """A sending with what was sent."""
+    """A delivery with what was sent."""
 
     request: HookRequest

@@ -1,4 +1,4 @@
-"""GitHub's log of webhook deliveries, kept for 3 days, and delivery one of them again.
+"""GitHub's log of webhook deliveries, kept for 3 days, and having one of them sent again.
 
 https://docs.github.com/rest/repos/webhooks and https://docs.github.com/rest/orgs/webhooks: the same below a
 repository and below an organisation. The token needs the permission *Webhooks*, write.

@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeou
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = yaml.safe_load((ROOT / "skaffold.yaml").read_text(encoding="utf-8"))
-ISSUE = "/api/v3/repos/acme/pricing/issues/1"
+REPOSITORY = "/api/v3/repos/acme/pricing"
+ISSUE = f"{REPOSITORY}/issues/1"
 
 
 def built(images: dict[str, str]) -> dict[str, str]:
@@ -48,6 +49,35 @@ def deploy(release: Release, images: dict[str, str]) -> None:
     release.helm("install", given["name"], str(ROOT / given["chartPath"]), *flags, "--wait", "--timeout=240s")
 
 
+def deliveries(person: httpx.Client) -> list[dict[str, Any]]:
+    """What the repository's one webhook was sent, newest first."""
+    [hook] = person.get(f"{REPOSITORY}/hooks").json()
+    sent: list[dict[str, Any]] = person.get(f"{REPOSITORY}/hooks/{hook['id']}/deliveries").json()
+    return sent
+
+
+def wait_for_the_webhook(person: httpx.Client) -> None:
+    """Ping until a ping arrives: a Service leads to a ready pod only a moment after the pod is ready.
+
+    A forge sends once; a person, too, looks for the green tick first.
+    """
+    [hook] = person.get(f"{REPOSITORY}/hooks").json()
+
+    def arrived() -> bool:
+        known = {each["id"] for each in deliveries(person)}
+        person.post(f"{REPOSITORY}/hooks/{hook['id']}/pings").raise_for_status()
+        ended = until(
+            "the ping's end",
+            lambda: [each for each in deliveries(person) if each["id"] not in known],
+            timeout=20,
+        )
+        if ended[0]["status"] != "OK":
+            raise ValueError(f"the ping: {ended[0]['status']}")
+        return True
+
+    until("a ping arrives", arrived, timeout=90, interval=0.5)
+
+
 def test_a_label_in_the_sandbox_becomes_a_pull_request(
     cluster: ClusterUnderTest, namespace: str, project_images: dict[str, str], enforced_policies: None
 ) -> None:
@@ -60,6 +90,7 @@ def test_a_label_in_the_sandbox_becomes_a_pull_request(
     )
     with person:
         assert "acme/pricing" in person.get("/").text
+        wait_for_the_webhook(person)
         person.post(f"{ISSUE}/labels", json={"labels": ["coding agent"]}).raise_for_status()
 
         def labels() -> set[str]:
@@ -72,8 +103,9 @@ def test_a_label_in_the_sandbox_becomes_a_pull_request(
             until("the label `coding agent done`", done, timeout=180, interval=0.5)
         except Exception as error:
             tasks: Any = [task.get("status") for task in release.tasks()]
-            pytest.fail(f"{error}; labels {labels()}; tasks {json.dumps(tasks)[:3000]}")
-        [change] = person.get("/api/v3/repos/acme/pricing/pulls").json()
+            sent = [(each["event"], each["action"], each["status"]) for each in deliveries(person)]
+            pytest.fail(f"{error}; labels {labels()}; sent {sent}; tasks {json.dumps(tasks)[:3000]}")
+        [change] = person.get(f"{REPOSITORY}/pulls").json()
     assert change["head"]["ref"] == "coding-agent/issue-1"
     [task] = release.tasks()
     assert task["status"]["phase"] == "Succeeded"

@@ -82,6 +82,18 @@ class Cluster:
         query = [("labelSelector", f"batch.kubernetes.io/job-name={job}"), ("limit", "100")]
         return list((await self._server.request("GET", f"{self._core}/pods", query=query))["items"])
 
+    async def watch_pods(self, labels: str, seconds: int) -> AsyncIterator[Body]:
+        """What happens to pods from now on, for so many seconds; those that are there are not listed.
+
+        Raises:
+            ApiError: it was refused or broke off.
+        """
+        path, query = f"{self._core}/pods", [("labelSelector", labels)]
+        one = await self._server.request("GET", path, query=[*query, ("limit", "1")])
+        version = str(one["metadata"]["resourceVersion"])
+        async for change in self._server.watch(path, [*query, ("resourceVersion", version)], seconds):
+            yield change
+
     async def list_workloads(self) -> list[Body]:
         """What Kueue knows; perhaps a little old, which is cheaper.
 

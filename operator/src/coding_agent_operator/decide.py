@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from coding_agent_core.agenttask import Status
 
-from coding_agent_operator.notices import Notice, foreign_notices, transitions
+from coding_agent_operator.notices import Notice, ending_notices, foreign_notices, transitions
 from coding_agent_operator.observed import Job, Task
 from coding_agent_operator.settings import Policy
 from coding_agent_operator.standing import Stage, Standing, assess
@@ -92,6 +92,7 @@ def decide(task: Task, jobs: Sequence[Job], turn: Turn, now: datetime, policy: P
         status=status if changed else None,
         notices=(
             *(transitions(task.status, status, task.spec.max_attempts) if changed else ()),
+            *ending_notices(standing.trouble),
             *foreign_notices(task, jobs),
         ),
         labels=None if over else (task.missing_labels or None),

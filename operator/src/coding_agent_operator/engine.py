@@ -24,9 +24,10 @@ from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, Turn
 from coding_agent_operator.job import build_job
 from coding_agent_operator.kueue import queued
+from coding_agent_operator.last_words import LastWords
 from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import Job, Task, read_job, read_task
-from coding_agent_operator.reconcile import JobRefusedError, Reconciler
+from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError
 from coding_agent_operator.schedule import UNLIMITED, Candidate, Schedule, coarse, schedule
 from coding_agent_operator.settings import OperatorSettings
 from coding_agent_operator.standing import Stage, stage_of
@@ -57,10 +58,12 @@ class Engine:
         self.clock = now or (lambda: datetime.now(UTC))
         self.waits: dict[str, str] = {}
         """By a Job's uid what Kueue says it waits for."""
+        self._words = LastWords(cluster, self._pod_ended)
         self._reconciler = Reconciler(
             cluster,
             self.tasks,
             self.jobs,
+            self._words,
             policy=settings.operator.policy,
             build=self._build,
             waits=self.waits,
@@ -73,6 +76,8 @@ class Engine:
         self._failures: Counter[str] = Counter()
         self._refused: dict[str, str] = {}
         """By task why the API server did not take its Job, until it has taken one."""
+        self._told: set[str] = set()
+        """Tasks with a refusal that people were told of, until something has worked."""
         self._positions_due: set[str] = set()
 
     def _build(self, task: Task, number: int) -> Mapping[str, Any]:
@@ -85,6 +90,7 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._schedule_forever())
             group.create_task(self._positions_forever())
+            group.create_task(self._words.forever())
             for _ in range(self.settings.operator.workers):
                 group.create_task(self._work_forever())
 
@@ -103,6 +109,11 @@ class Engine:
             if self.jobs.unwatched(body):
                 self.touch(read_job(body).task)
         elif (job := self.jobs.watched(body)) is not None:
+            self.touch(job.task, urgent=job.deleting)
+
+    def _pod_ended(self, uid: str) -> None:
+        job = next((job for job in self.jobs if job.uid == uid), None)
+        if job is not None:
             self.touch(job.task, urgent=job.deleting)
 
     def touch(self, task: str | None, *, urgent: bool = False) -> None:
@@ -242,6 +253,7 @@ class Engine:
         if name not in self._refused:
             # A look that told of a refusal is no success: the next try keeps its growing distance.
             self._failures.pop(name, None)
+            self._told.discard(name)
             self._put_off.pop(name, None)
         self._positions_due.discard(name)
         if turn.start:
@@ -282,10 +294,11 @@ class Engine:
         self._changed.set()
 
     async def _tell(self, name: str, error: ApiError) -> None:
-        """Tell people of a refusal that repeats: a quota, an admission webhook, a missing right."""
+        """Tell people once of a refusal that repeats: a quota, an admission webhook, a missing right."""
         task = self.tasks.get(name)
-        if task is None or not _certain(error) or error.status in (404, 429) or self._failures[name] != 1:
+        if task is None or not _certain(error) or error.status in (404, 429) or name in self._told:
             return
+        self._told.add(name)
         notice = Notice("Warning", "Refused", str(error))
         try:
             await self.cluster.emit(notice, kind=KIND, name=task.name, uid=task.uid, now=self.clock())
@@ -295,7 +308,7 @@ class Engine:
 
 def _certain(error: Exception) -> bool:
     """It was refused, so it was not done; of no answer and of most failures of the server nobody knows."""
-    if isinstance(error, JobRefusedError):
+    if isinstance(error, RefusedError):
         return True
     return isinstance(error, ApiError) and error.status is not None and error.status < 500
 

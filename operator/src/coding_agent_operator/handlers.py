@@ -22,7 +22,7 @@ kopf.on.login()(watching.login)
 _WATCHED = {(GROUP, VERSION, PLURAL): ACTIVE, ("batch", "v1", "jobs"): ACTIVE}
 
 
-@kopf.on.startup()
+@kopf.on.startup(errors=kopf.ErrorsMode.PERMANENT)  # a program that cannot start ends, and is started again
 async def startup(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
     """Set kopf up and start the engine."""
     watching.only_watch(settings, _WATCHED)

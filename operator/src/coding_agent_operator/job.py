@@ -20,12 +20,14 @@ from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import TaskRequest, Trigger
 
-from coding_agent_operator.names import AGENT_CONTAINER, MANAGER, job_name, label_value
+from coding_agent_operator.names import AGENT_CONTAINER, ATTEMPT, MANAGER, job_name, label_value
 from coding_agent_operator.observed import Task
 from coding_agent_operator.pod import pod_spec
 
 PERMANENT = (ExitCode.CANNOT, ExitCode.REFUSED, ExitCode.CONFIGURATION)
 """Exit codes with which the Job fails at once, whatever else its policy says."""
+_ROOM = 3
+"""Times a pod's own deadline: pods in place of a disrupted one, and the wait for a node, have to fit."""
 _RECAP = 12_000
 """Characters of the recap, in the environment of a process that takes 128 KiB for one variable."""
 
@@ -38,8 +40,9 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
         LABEL_TASK: label_value(task.name),
         LABEL_ATTEMPT: str(number),
         "app.kubernetes.io/managed-by": MANAGER,
-        "app.kubernetes.io/component": "attempt",
+        "app.kubernetes.io/component": ATTEMPT,
     }
+    pod = pod_spec(template, given)
     metadata: dict[str, Any] = {"labels": {**template.labels, **shared}}
     if template.annotations:
         metadata["annotations"] = template.annotations
@@ -66,7 +69,7 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
             "completions": 1,
             "parallelism": 1,
             "podReplacementPolicy": "Failed",
-            "activeDeadlineSeconds": _deadline(task, template),
+            "activeDeadlineSeconds": _ROOM * pod["activeDeadlineSeconds"],
             "podFailurePolicy": {
                 "rules": [
                     {
@@ -83,14 +86,9 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
                     },
                 ]
             },
-            "template": {"metadata": metadata, "spec": pod_spec(template, given)},
+            "template": {"metadata": metadata, "spec": pod},
         },
     }
-
-
-def _deadline(task: Task, template: JobTemplate) -> int:
-    """Seconds from the Job's start. It is for an agent that hangs: its own clock ends it before this."""
-    return task.spec.timeout_seconds + template.grace_seconds + template.start_seconds
 
 
 def attempt_input(task: Task, number: int) -> AttemptInput:

@@ -12,6 +12,7 @@ from coding_agent_core.phases import Phase
 
 from coding_agent_operator.names import attempt_number
 from coding_agent_operator.observed import Job, Task
+from coding_agent_operator.outcome_of import Trouble
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,13 @@ def _attempt_ended(attempt: AttemptStatus, max_attempts: int) -> Notice:
     counted = "" if attempt.counted else f" It does not count against the {max_attempts} allowed."
     text = f"Attempt {attempt.number}: {attempt.reason}: {attempt.message}{counted}"
     return Notice("Warning" if bad else "Normal", f"Attempt{outcome.value}", text)
+
+
+def ending_notices(trouble: Trouble | None) -> tuple[Notice, ...]:
+    """A pod that does not end holds its task's place, and only a person can help."""
+    if trouble is None or not trouble.at_end:
+        return ()
+    return (Notice("Warning", trouble.verdict.reason, trouble.verdict.message, once=True),)
 
 
 def foreign_notices(task: Task, jobs: Sequence[Job]) -> tuple[Notice, ...]:

@@ -27,7 +27,7 @@ from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.tasks import parse_time
 from pydantic import BaseModel, ValidationError
 
-from coding_agent_operator.names import AGENT_CONTAINER, QUEUE_LABEL, attempt_number
+from coding_agent_operator.names import AGENT_CONTAINER, JOB_UID_LABEL, QUEUE_LABEL, attempt_number
 
 _M = TypeVar("_M", bound=BaseModel)
 NOT_READY_TO_START = "PodNotReadyToStart"
@@ -92,6 +92,11 @@ class Pod:
         waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
         waiting_detail: the kubelet's words for that, or the scheduler's for `unschedulable`.
         not_prepared: which init container failed, and its last words, where the agent never began.
+        advanced: when it last came a step nearer to its beginning: it was scheduled, set up, prepared; or was
+            first found unschedulable.
+        gone_by: when it was to be gone at the latest, once it is being deleted.
+        node: that it is on.
+        job_uid: of its Job.
     """
 
     name: str
@@ -106,8 +111,16 @@ class Pod:
     waiting: str = ""
     waiting_detail: str = ""
     unschedulable: bool = False
-    deleting: bool = False
     not_prepared: str = ""
+    advanced: datetime | None = None
+    gone_by: datetime | None = None
+    node: str = ""
+    job_uid: str = ""
+
+    @property
+    def deleting(self) -> bool:
+        """It is being deleted; it may run until it is gone."""
+        return self.gone_by is not None
 
 
 @dataclass(frozen=True)
@@ -312,9 +325,26 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         waiting=waiting.get("reason") or "",
         waiting_detail=waiting.get("message") or "",
         unschedulable=unschedulable,
-        deleting=bool(meta.get("deletionTimestamp")),
         not_prepared="" if ended else _not_prepared(status.get("initContainerStatuses") or ()),
+        advanced=max(
+            (_time(c.get("lastTransitionTime")) for name, c in conditions.items() if _is_step(name, c)),
+            default=None,
+        ),
+        # The API server writes the time at which the grace period is over.
+        gone_by=_time(meta["deletionTimestamp"]) if meta.get("deletionTimestamp") else None,
+        node=(body.get("spec") or {}).get("nodeName") or "",
+        job_uid=(meta.get("labels") or {}).get(JOB_UID_LABEL) or "",
     )
+
+
+_STEPS = ("PodScheduled", "PodReadyToStartContainers", "Initialized")
+"""https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-conditions"""
+
+
+def _is_step(name: Any, condition: Mapping[str, Any]) -> bool:
+    if condition.get("status") == "True":
+        return name in _STEPS
+    return name == "PodScheduled" and condition.get("reason") == "Unschedulable"
 
 
 def _not_prepared(statuses: Iterable[Mapping[str, Any]]) -> str:

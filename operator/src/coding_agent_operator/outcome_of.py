@@ -6,6 +6,7 @@ cluster says was done to the pod; then the exit code; then the Job's condition.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,6 +16,7 @@ from coding_agent_core.outcome import MAX_TAIL, Class, Outcome, last_lines, prin
 from coding_agent_operator.observed import NOT_READY_TO_START, Job, Pod
 from coding_agent_operator.settings import Policy
 
+_DEADLINE = "DeadlineExceeded"
 _SUCCEEDED, _FAILED = AttemptOutcome.SUCCEEDED, AttemptOutcome.FAILED
 _DISRUPTED, _CANCELLED = AttemptOutcome.DISRUPTED, AttemptOutcome.CANCELLED
 
@@ -66,6 +68,14 @@ NOT_PREPARED = Verdict(
     True,
     True,
 )
+TIME_LOST = Verdict(
+    _DISRUPTED,
+    "JobDeadlineExceeded",
+    "The attempt was interrupted or kept waiting so long that its Job's time ran out.",
+    True,
+    False,
+)
+"""An agent that had its time is ended by its own clock, or by its pod's deadline, long before its Job's."""
 LOST = Verdict(
     _FAILED, "PodLost", "The attempt failed, and its pod is gone, so nobody knows why.", True, True
 )
@@ -84,6 +94,9 @@ DISRUPTIONS: dict[str, Verdict] = {
     ),
 }
 """By the reason of the pod's `DisruptionTarget` condition."""
+NOT_ENDING = Verdict(_DISRUPTED, "PodNotEnding", "The attempt's pod does not end.", True, False)
+_LATE_S = 60.0
+"""Beyond its grace period a pod may take this long, until a person is told."""
 RESTARTED = Verdict(
     _DISRUPTED, "NodeRestarted", "The attempt's node was restarted while it ran.", True, False
 )
@@ -156,22 +169,28 @@ def outcome_of(job: Job) -> Verdict:
     """How the attempt of a finished Job ended; its pods must have been looked at."""
     pod = _speaker(job)
     if pod is None:
-        if job.failure == "DeadlineExceeded":
-            return OUT_OF_TIME
+        if job.failure == _DEADLINE:
+            return TIME_LOST
         return EXITS[0] if job.complete else _with_detail(LOST, job.failure_detail)
     report = _report(pod)
-    if job.failure == "DeadlineExceeded":
-        verdict = OUT_OF_TIME
-    elif (
-        report is not None and pod.exit_code == report.exit_code and (report.succeeded or not pod.disruption)
-    ):
+    if report is not None and pod.exit_code == report.exit_code and _its_own_end(job, pod, report):
         return _reported(report)
+    if job.complete:
+        verdict = EXITS[0]
+    elif job.failure == _DEADLINE and pod.reason != _DEADLINE:
+        verdict = TIME_LOST
     else:
-        verdict = (
-            EXITS[0] if job.complete else (_cluster_did(pod) or _exit(pod) or _prepared_badly(pod) or LOST)
-        )
+        verdict = _cluster_did(pod) or _exit(pod) or _prepared_badly(pod) or LOST
     # The kubelet took the end of the log where the agent wrote nothing (`FallbackToLogsOnError`).
     return replace(verdict, report=report, log="" if report else last_lines(pod.message, MAX_TAIL))
+
+
+def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
+    """The agent ended as it says, rather than because it was told to stop."""
+    if report.succeeded:
+        return True
+    told = _DEADLINE in (job.failure, pod.reason) and report.outcome_class is Class.CANCELLED
+    return not (pod.disruption or told)
 
 
 def report_of(job: Job) -> Outcome | None:
@@ -186,34 +205,57 @@ class Trouble:
 
     Attributes:
         verdict: how the attempt ends if it stays so.
-        patience: seconds for which it may stay so.
+        patience: seconds for which it may stay so; `None`: nothing but the cluster can end it.
         over: that time has passed.
     """
 
     verdict: Verdict
-    patience: float
+    patience: float | None
     over: bool
+
+    @property
+    def at_end(self) -> bool:
+        """It keeps a pod from ending, not from beginning."""
+        return self.patience is None
 
 
 def trouble(job: Job, now: datetime, policy: Policy) -> Trouble | None:
-    """What keeps a Job that has not ended from running, or `None`; its pods must have been looked at."""
+    """What keeps a Job that has not ended from running or from ending, or `None`.
+
+    Its pods must have been looked at.
+    """
     if job.pods is None or job.waiting:
         return None
-    current = [pod for pod in job.pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
+    going = [pod for pod in job.pods if pod.phase not in ("Succeeded", "Failed")]
+    current = [pod for pod in going if not pod.deleting]
     if not current:
-        if job.pods:
-            return None
+        if job.pods or job.deleting:
+            return _not_ending(going, now)
         return _trouble(STOPS["PodNotCreated"], job.began, now, policy.unschedulable_after)
     pod = current[-1]
+    since = pod.advanced or pod.created
     if pod.unschedulable:
         verdict = _with_detail(STOPS["Unschedulable"], pod.waiting_detail)
-        return _trouble(verdict, pod.created, now, policy.unschedulable_after)
+        return _trouble(verdict, since, now, policy.unschedulable_after)
     reason = _WAITING.get(pod.waiting)
     if reason is None:
         return None
     slow = ("ErrImagePull", "CreateContainerError", NOT_READY_TO_START)
     patience = policy.image_after if reason in slow else policy.config_after
-    return _trouble(_with_detail(STOPS[reason], pod.waiting_detail), pod.created, now, patience)
+    return _trouble(_with_detail(STOPS[reason], pod.waiting_detail), since, now, patience)
+
+
+def _not_ending(pods: Sequence[Pod], now: datetime) -> Trouble | None:
+    """Pods that are there long after they should be gone: their node does not answer.
+
+    They may run on, so nothing takes their place until the cluster says that they are gone.
+    """
+    late = [pod for pod in pods if pod.gone_by is not None and (now - pod.gone_by).total_seconds() > _LATE_S]
+    if not late:
+        return None
+    pod, node = late[-1].name, late[-1].node or "unknown"
+    words = f"Pod {pod} does not end: its node {node} does not answer. Bring the node back or remove it."
+    return Trouble(replace(NOT_ENDING, message=words), None, over=False)
 
 
 def stuck(job: Job, now: datetime, policy: Policy) -> Verdict | None:
@@ -272,7 +314,7 @@ def _cluster_did(pod: Pod) -> Verdict | None:
         # A kubelet that evicts for the node's sake sets DisruptionTarget; without it the pod broke its own
         # limit of ephemeral storage (pkg/kubelet/eviction/eviction_manager.go, localStorageEviction).
         return _with_detail(OUT_OF_STORAGE, pod.detail)
-    if pod.reason == "DeadlineExceeded":
+    if pod.reason == _DEADLINE:
         return OUT_OF_TIME
     return DISRUPTED if pod.reason.startswith(_REJECTED) else None
 

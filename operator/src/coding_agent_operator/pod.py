@@ -59,6 +59,8 @@ def pod_spec(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
         "shareProcessNamespace": False,
         "serviceAccountName": template.service_account,
         "terminationGracePeriodSeconds": template.grace_seconds,
+        # From when a node has it. It is for an agent that hangs: its own clock ends it before this.
+        "activeDeadlineSeconds": given.timeout_seconds + template.grace_seconds + template.start_seconds,
         "securityContext": {
             "runAsNonRoot": True,
             "fsGroup": template.fs_group,

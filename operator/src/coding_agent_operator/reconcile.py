@@ -8,14 +8,22 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from coding_agent_core.agenttask import KIND, LABEL_ACTIVE, Status
+from coding_agent_core.agenttask import KIND, LABEL_ACTIVE, AttemptStatus, Status
 from coding_agent_core.queues.kubernetes.requests import ApiError
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, Turn, decide
+from coding_agent_operator.last_words import LastWords
 from coding_agent_operator.metrics import count_change
 from coding_agent_operator.notices import Notice
-from coding_agent_operator.observed import Job, Task, read_job, read_pods, read_task
+from coding_agent_operator.observed import (
+    Job,
+    Task,
+    UnreadableTaskError,
+    read_job,
+    read_pods,
+    read_task,
+)
 from coding_agent_operator.settings import Policy
 from coding_agent_operator.store import Shelf
 
@@ -28,16 +36,20 @@ _NO_WEBHOOK = "failed calling webhook"
 Builder = Callable[[Task, int], Mapping[str, Any]]
 
 
-class JobRefusedError(ApiError):
-    """The API server does not take an attempt's Job: a quota, an admission policy, a field that is wrong.
-
-    That is certain: the Job was not made.
-    """
+class RefusedError(ApiError):
+    """The API server does not take what it was given, and reading again is of no use."""
 
     @property
     def conflict(self) -> bool:
-        """Reading again is of no use."""
+        """It is none."""
         return False
+
+
+class JobRefusedError(RefusedError):
+    """It does not take an attempt's Job: a quota, an admission policy, a field that is wrong.
+
+    That is certain: the Job was not made.
+    """
 
 
 class Reconciler:
@@ -48,6 +60,7 @@ class Reconciler:
         cluster: Cluster,
         tasks: Shelf[Task],
         jobs: Shelf[Job],
+        words: LastWords,
         *,
         policy: Policy,
         build: Builder,
@@ -57,6 +70,7 @@ class Reconciler:
         self._cluster = cluster
         self._tasks = tasks
         self._jobs = jobs
+        self._words = words
         self._policy = policy
         self._build = build
         self._waits = waits
@@ -74,7 +88,7 @@ class Reconciler:
             JobRefusedError: it does not take the attempt's Job.
             ApiError: it refused something else or did not answer; look again later.
         """
-        task = self._tasks.get(name)
+        task = self._tasks.get(name) or await self._with_a_stray_job(name)
         if task is None:
             self._foreign.pop(name, None)
             return None
@@ -93,6 +107,21 @@ class Reconciler:
         await self._clean_up(task, plan)
         return plan
 
+    async def _with_a_stray_job(self, name: str) -> Task | None:
+        """A task that has ended, and of which a Job is there all the same.
+
+        Its creation got no answer, the task was cancelled meanwhile, and then it was done.
+        """
+        if not any(job.task == name for job in self._jobs):
+            return None
+        body = await self._cluster.get_task(name)
+        try:
+            task = None if body is None else read_task(body)
+        except UnreadableTaskError as error:
+            _logger.warning("%s", error)
+            return None
+        return task if task is not None and task.ended else None
+
     async def _jobs_of(self, task: Task) -> list[Job]:
         """Every Job of the task, each recorded one looked for, with the pods that the decision needs."""
         found = {job.name: job for job in self._jobs if job.owner == task.uid or job.task == task.name}
@@ -105,6 +134,8 @@ class Reconciler:
                     body = await self._cluster.get_job(attempt.job)
                     if body is not None:
                         found[attempt.job] = self._jobs.put(body) or read_job(body)
+                    elif (left := await self._left_behind(task, attempt)) is not None:
+                        found[attempt.job] = left
         outcomes = {attempt.number: attempt.outcome for attempt in task.status.attempts}
         return [
             await self._with_pods(job)
@@ -113,14 +144,38 @@ class Reconciler:
             for job in found.values()
         ]
 
+    async def _left_behind(self, task: Task, attempt: AttemptStatus) -> Job | None:
+        """A Job that was deleted in the background, while a pod of it goes on: it counts as still ending."""
+        pods = read_pods(await self._cluster.pods_of(attempt.job))
+        if all(pod.phase in ("Succeeded", "Failed") for pod in pods):
+            return None
+        return Job(
+            name=attempt.job,
+            uid=pods[-1].job_uid,
+            version="0",
+            owner=task.uid,
+            task=task.name,
+            number=attempt.number,
+            created=attempt.start_time,
+            labels={},
+            deleting=True,
+            pods=pods,
+        )
+
     async def _with_pods(self, job: Job) -> Job:
+        if job.pods is not None:
+            return job
         if job.waiting:
             return replace(job, waits_for=self._waits.get(job.uid, ""))
         if job.ready and not job.finished and not job.deleting:
             return job
         if not job.finished and not job.deleting and self._now() < job.began + self._patience:
             return job
-        return replace(job, pods=read_pods(await self._cluster.pods_of(job.name)))
+        return await self._looked_into(job)
+
+    async def _looked_into(self, job: Job) -> Job:
+        pods = read_pods(await self._cluster.pods_of(job.name))
+        return replace(job, pods=self._words.added_to(job, pods))
 
     async def _create(self, task: Task, number: int) -> Job:
         """Create the attempt's Job, or find it; a Job of somebody else's that has its name is remembered."""
@@ -155,20 +210,23 @@ class Reconciler:
             if error.status == 404:
                 self._tasks.gone(task.name, task.uid)
                 return None
-            if error.conflict:
-                await self._refresh(task)
+            if error.conflict and not await self._is_newer(task):
+                # A status that fits no schema (the CRD is of an older release): reading again is of no use.
+                raise RefusedError(str(error), error.status, error.retry_after) from error
             raise
         count_change(task, status)
         self._tasks.put(body)
         await self._tell(task, [notice for notice in plan.notices if not notice.once])
         return read_task(body)
 
-    async def _refresh(self, task: Task) -> None:
+    async def _is_newer(self, task: Task) -> bool:
+        """Read the task again; whether it is another one than was known."""
         body = await self._cluster.get_task(task.name)
         if body is None or body["metadata"]["uid"] != task.uid:
             self._tasks.gone(task.name, task.uid)
         elif (body["metadata"].get("labels") or {}).get(LABEL_ACTIVE) == "true":
             self._tasks.put(body)
+        return body is None or body["metadata"]["resourceVersion"] != task.version
 
     async def _clean_up(self, task: Task, plan: Plan) -> None:
         for job in plan.delete:

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from coding_agent_core.agenttask import LABEL_ACTIVE
+from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_REPORTED
+from coding_agent_core.command_notes import LABEL_MAILBOX
 from coding_agent_core.queues.kubernetes.requests import ApiError
 
 from coding_agent_operator.cluster import Cluster
@@ -22,9 +23,12 @@ from coding_agent_operator.store import Missed
 _logger = logging.getLogger("operator.resync")
 
 _INACTIVE = f"{LABEL_ACTIVE}!=true"
+_ADOPTED = f"{_INACTIVE},{LABEL_MAILBOX}!=true"
+"""Not the mailboxes of commands on an item without a task: those never run, and are the reporter's."""
 _NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled"
 _PAGE = 200
 _RETRY_S = 1.0
+_UNREPORTED = timedelta(days=1)
 _WORDS_AT_A_TIME = 100
 """So many tasks get new words from Kueue in one look, so that a long queue makes no storm of writes."""
 
@@ -105,6 +109,7 @@ class Resync:
             if job.owner in uids or job.deleting or job.uid in self._orphans:
                 continue
             if job.task is not None and await self._cluster.get_task(job.task) is not None:
+                self._engine.touch(job.task)  # one that has ended lets no Job run on
                 continue
             self._orphans.add(job.uid)
             notice = Notice(
@@ -148,7 +153,7 @@ class Sweep:
         Raises:
             ApiError: the API server did not answer.
         """
-        bodies, _ = await self._cluster.list_tasks(_INACTIVE, _NOT_ENDED)
+        bodies, _ = await self._cluster.list_tasks(_ADOPTED, _NOT_ENDED)
         for body in bodies:
             try:
                 task = read_task(body)
@@ -180,6 +185,10 @@ class Sweep:
 
 
 def expired(task: Task, now: datetime, keep: timedelta) -> bool:
-    """The task ended long enough ago."""
+    """The task ended long enough ago.
+
+    One whose end is not on its issue yet stays a day longer: the forge may be away, and nobody else knows.
+    """
     condition = task.status.condition("Succeeded")
+    keep = keep if task.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED
     return task.ended and condition is not None and condition.last_transition_time + keep <= now

@@ -36,7 +36,9 @@ class Runtime:
     async def start(cls, settings: OperatorSettings) -> Runtime:
         """Connect, serve the probes, and begin to work."""
         operator = settings.operator
-        cluster = await connect(settings.namespace, operator.request_timeout)
+        # The fence of the Lease leaves a third of it for requests that are under way.
+        timeout = min(operator.request_timeout, operator.lease_duration / 3)
+        cluster = await connect(settings.namespace, timeout)
         lease = Lease(cluster, identity(os.environ), operator.lease_duration)
         cluster.may_write = lease.held
         engine = Engine(cluster, settings)

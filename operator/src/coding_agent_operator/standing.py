@@ -64,7 +64,7 @@ class Standing:
         stop: those of them that are to be deleted.
         next_number: of the next attempt's Job.
         next_attempt_time: when it may start at the soonest, in BACKOFF.
-        trouble: what keeps the attempt's pod from beginning, as far as that was looked at.
+        trouble: what keeps the attempt's pod from beginning or from ending, as far as that was looked at.
     """
 
     stage: Stage

@@ -58,7 +58,7 @@ def status_of(task: Task, standing: Standing, turn: Turn, now: datetime) -> Stat
 
 
 def _running(standing: Standing) -> str:
-    if standing.trouble is not None:
+    if standing.trouble is not None and not standing.trouble.at_end:
         return "The attempt's Job exists; its pod has not begun."
     return "An attempt is running."
 
@@ -89,14 +89,20 @@ def _words(task: Task, standing: Standing, turn: Turn) -> tuple[Phase, str, str]
 def _words_of_active(task: Task, standing: Standing, last: AttemptStatus | None) -> tuple[Phase, str, str]:
     job = standing.waiting
     phase = Phase.RUNNING if job is None else Phase.QUEUED
+    trouble = standing.trouble
+    ending = "its attempt is ending."
+    if trouble is not None and trouble.at_end:
+        ending = f"its attempt is ending. {trouble.verdict.message}"
     if task.spec.cancel:
-        return phase, "Cancelling", "The task is being cancelled; its attempt is ending."
+        return phase, "Cancelling", f"The task is being cancelled; {ending}"
     if task.spec.suspend:
-        return phase, "Suspending", "The task is being suspended; its attempt is ending."
+        return phase, "Suspending", f"The task is being suspended; {ending}"
+    if trouble is not None and trouble.at_end:
+        return phase, trouble.verdict.reason, trouble.verdict.message
     if last is not None and last.outcome is None and last.reason is not None:
         return phase, last.reason, f"{last.message} The attempt is ending."
-    if job is None and standing.trouble is not None:
-        return phase, standing.trouble.verdict.reason, _troubled(task, standing.trouble, last)
+    if job is None and trouble is not None:
+        return phase, trouble.verdict.reason, _troubled(task, trouble, last)
     if job is None:
         return phase, "Running", f"Attempt {last.number if last else 1} is running."
     if not job.queue:
@@ -112,7 +118,7 @@ def _troubled(task: Task, trouble: Trouble, last: AttemptStatus | None) -> str:
     if known is not None and known.reason == trouble.verdict.reason and known.message.startswith(begin):
         return known.message
     rest = trouble.verdict.message.removeprefix(STOPS[trouble.verdict.reason].message)
-    return f"{begin}{rest} It is given up if that lasts for {trouble.patience:.0f} s."
+    return f"{begin}{rest} It is given up if that lasts for {trouble.patience or 0:.0f} s."
 
 
 def _refused(why: str) -> str:

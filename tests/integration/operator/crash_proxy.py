@@ -25,13 +25,23 @@ def proxy_of(kubeconfig: Path) -> CrashProxy:
     return CrashProxy(cluster["server"], base64.b64decode(cluster["certificate-authority-data"]).decode())
 
 
+def kind_of(request: str) -> str:
+    """`PATCH /apis/…/namespaces/x/jobs/y` as `PATCH jobs/*`."""
+    method, path = request.split(" ")
+    _, _, rest = path.partition("/namespaces/")
+    _, resource, *more = rest.split("/") if "/" in rest else ("", path)
+    return f"{method} {'/'.join([resource, *('*' for _ in more[:1]), *more[1:]])}"
+
+
 class CrashProxy:
     """One proxy for one operator process at a time.
 
     Attributes:
         requests: method and path of every request since `arm`.
+        died_after: the one after which the process was killed.
         deaf: watches stay open and show nothing any more.
         delay: seconds for which each piece of a watch is held back.
+        held: requests that begin so (`POST /apis/batch`) are passed on only once it is empty again.
     """
 
     def __init__(self, upstream: str, authority: str) -> None:
@@ -44,10 +54,12 @@ class CrashProxy:
         )
         self._stop = asyncio.Event()
         self._pid: Callable[[], int] = lambda: 0
-        self._fatal = 0
+        self._fatal: int | str = 0
         self.requests: list[str] = []
+        self.died_after = ""
         self.deaf = False
         self.delay = 0.0
+        self.held = ""
         self.killed = threading.Event()
 
     def __enter__(self) -> CrashProxy:
@@ -59,8 +71,11 @@ class CrashProxy:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 
-    def arm(self, fatal: int, pid: Callable[[], int]) -> None:
-        """SIGKILL the process after the API server has done its request number `fatal`; 0: never."""
+    def arm(self, fatal: int | str, pid: Callable[[], int]) -> None:
+        """SIGKILL the process once the API server has done its request number `fatal` (0: never).
+
+        Or the first of a kind, as `kind_of` names it.
+        """
         self.requests = []
         self.killed.clear()
         self._fatal, self._pid = fatal, pid
@@ -90,16 +105,17 @@ class CrashProxy:
         self.requests.append(f"{request.method} {request.path}")
         number = len(self.requests)
         headers = {key: value for key in _PASSED_ON if (value := request.headers.get(key))}
+        data = await request.read() or None
+        while self.held and self.requests[number - 1].startswith(self.held):
+            await asyncio.sleep(0.02)
         async with self._session.request(
-            request.method,
-            self._upstream + request.path_qs,
-            headers=headers,
-            data=await request.read() or None,
+            request.method, self._upstream + request.path_qs, headers=headers, data=data
         ) as answer:
             watching = request.query.get("watch") == "true"
             body = b"" if watching else await answer.read()
-            if number == self._fatal:
+            if self._fatal in (number, kind_of(self.requests[number - 1])) and not self.killed.is_set():
                 os.kill(self._pid(), signal.SIGKILL)
+                self.died_after = self.requests[number - 1]
                 self.killed.set()
             kept = {"Content-Type": answer.headers.get("Content-Type", "application/json")}
             if not watching:

@@ -75,7 +75,7 @@ def test_one_that_ends_hands_over_at_once(world: World, pods: PodDriver, operato
     ready(world, second)
     assert not leads(second), "ready, and waiting for its turn"
     assert first.stop() == 0
-    world.until("the other acts", lambda: leads(second) or None, timeout=5)
+    world.until("the other acts", lambda: leads(second) or None, timeout=15)
     world.until_phase(world.create(1), "Succeeded")
 
 
@@ -83,17 +83,17 @@ def test_one_that_sleeps_is_replaced_and_does_nothing_when_it_wakes(
     world: World, pods: PodDriver, operator: Start, count: JobCount
 ) -> None:
     pods.script = lambda _: RUNS
-    settings: dict[str, Any] = {"limits": {"global": 1}, "operator": {"lease_duration": 3}}
+    settings: dict[str, Any] = {"limits": {"global": 1}, "operator": {"lease_duration": 6}}
     first = operator(**settings)
     world.until("it acts", lambda: leads(first) or None)
     second = operator(**settings)
     ready(world, second)
     os.kill(first.pid, signal.SIGSTOP)
-    world.until("the other acts", lambda: leads(second) or None)
+    world.until("the other acts", lambda: leads(second) or None, timeout=60)
     one, two = (world.create(number) for number in (1, 2))
     world.until_phase(one, "Running")
     os.kill(first.pid, signal.SIGCONT)
-    world.until("the first ends: it has lost the Lease", first.ended)
+    world.until("the first ends: it has lost the Lease", first.ended, timeout=60)
     world.until_phase(two, "Queued")
     assert "has the Lease" in first.log()
     assert (count.most, set(world.jobs())) == (1, {f"{one}-1"})

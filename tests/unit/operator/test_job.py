@@ -21,11 +21,13 @@ def test_one_job_is_one_attempt() -> None:
     assert (permanent["action"], permanent["onExitCodes"]["values"]) == ("FailJob", [65, 77, 78])
 
 
-def test_the_jobs_deadline_leaves_the_agent_its_time_and_its_grace() -> None:
+def test_the_pods_deadline_leaves_the_agent_its_time_and_the_jobs_leaves_other_pods_theirs() -> None:
     template = JobTemplate(grace_seconds=45, start_seconds=300)
     job = build_job(task(), 1, template)["spec"]
-    assert job["activeDeadlineSeconds"] == 600 + 45 + 300
-    assert job["template"]["spec"]["terminationGracePeriodSeconds"] == 45
+    pod = job["template"]["spec"]
+    assert pod["activeDeadlineSeconds"] == 600 + 45 + 300
+    assert job["activeDeadlineSeconds"] == 3 * pod["activeDeadlineSeconds"]
+    assert pod["terminationGracePeriodSeconds"] == 45
     assert given(build_job(task(), 1, template)).timeout_seconds == 600
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from coding_agent_core.outcome import Reason
 from coding_agent_operator.observed import Job
-from coding_agent_operator.outcome_of import EXITS, STOPS, outcome_of, report_of, stopped, stuck
+from coding_agent_operator.outcome_of import EXITS, STOPS, outcome_of, report_of, stopped, stuck, trouble
 
 from tests.unit.operator.making import NOW, POLICY, ago, complete, failed, job, pod, said
 
@@ -55,13 +55,38 @@ ENDED: list[tuple[str, Job, tuple[str, str, bool, bool]]] = [
     ("unknown disruption", failed(disruption="NewInV2"), ("Disrupted", "Disrupted", RETRIED, FREE)),
     ("refused by the kubelet", failed(reason="OutOfcpu"), ("Disrupted", "Disrupted", RETRIED, FREE)),
     (
-        "deadline of the Job",
-        job(failure="DeadlineExceeded", pods=(pod(exit_code=143),)),
+        "deadline of the pod",
+        failed(reason="DeadlineExceeded"),
         ("Failed", "DeadlineExceeded", FINAL, COUNTED),
     ),
     (
-        "deadline of the pod",
-        failed(reason="DeadlineExceeded"),
+        "deadline of the pod, and the agent could still say that it was stopped",
+        failed(**said(Reason.CANCELLED), reason="DeadlineExceeded"),
+        ("Failed", "DeadlineExceeded", FINAL, COUNTED),
+    ),
+    (
+        "deadline of the pod, and the agent was done in its last seconds",
+        failed(**{**said(Reason.COMPLETED), "phase": "Failed"}, reason="DeadlineExceeded"),
+        ("Succeeded", "Completed", FINAL, COUNTED),
+    ),
+    (
+        "deadline of the Job: its pods were disrupted or waited, for an agent's own time is shorter",
+        job(failure="DeadlineExceeded", pods=(pod(exit_code=143),)),
+        ("Disrupted", "JobDeadlineExceeded", RETRIED, FREE),
+    ),
+    (
+        "deadline of the Job, and the agent was stopped by it",
+        job(failure="DeadlineExceeded", pods=(pod(**said(Reason.CANCELLED)),)),
+        ("Disrupted", "JobDeadlineExceeded", RETRIED, FREE),
+    ),
+    (
+        "deadline of the Job, no pod left",
+        job(failure="DeadlineExceeded", pods=()),
+        ("Disrupted", "JobDeadlineExceeded", RETRIED, FREE),
+    ),
+    (
+        "the agent's own clock, at the last moment",
+        job(failure="DeadlineExceeded", pods=(pod(**said(Reason.DEADLINE_EXCEEDED)),)),
         ("Failed", "DeadlineExceeded", FINAL, COUNTED),
     ),
     ("pod gone", job(failure="BackoffLimitExceeded", pods=()), ("Failed", "PodLost", RETRIED, COUNTED)),
@@ -134,6 +159,35 @@ def test_a_job_that_will_never_end(fields: dict[str, Any], expected: tuple[str, 
     assert found == expected
     if verdict is not None:
         assert stopped(verdict.reason, verdict.message) == verdict, "what was written down tells the rest"
+
+
+@pytest.mark.parametrize("waiting", ["CreateContainerConfigError", "ErrImagePull", "PodNotReadyToStart"])
+def test_patience_counts_from_the_pods_last_step_not_from_its_making(waiting: str) -> None:
+    """It waited for a node for long; a Secret that is synced a moment later is no reason to give it up."""
+
+    def found(advanced: float) -> bool:
+        slow = pod(phase="Pending", created=ago(LONG), advanced=ago(advanced), waiting=waiting)
+        return stuck(job(pods=(slow,), created=ago(LONG)), NOW, POLICY) is not None
+
+    assert (found(advanced=2), found(advanced=LONG)) == (False, True)
+
+
+def test_a_pod_whose_node_does_not_answer_is_told_of_and_never_given_up() -> None:
+    late = pod(name="p-1", phase="Running", node="n-7", gone_by=ago(61))
+    on_time = pod(name="p-1", phase="Running", node="n-7", gone_by=ago(59))
+    for lives in (job(pods=(late,)), job(pods=(late,), deleting=True)):
+        found = trouble(lives, NOW, POLICY)
+        assert found is not None
+        assert found.verdict.reason == "PodNotEnding"
+        assert "p-1" in found.verdict.message
+        assert "n-7" in found.verdict.message
+        assert found.at_end
+        assert stuck(lives, NOW, POLICY) is None, "it may run: nothing takes its place"
+    assert trouble(job(pods=(on_time,)), NOW, POLICY) is None
+    assert (
+        trouble(job(pods=(pod(phase="Running", gone_by=ago(999)), pod(phase="Running"))), NOW, POLICY) is None
+    )
+    assert trouble(job(pods=(), deleting=True, created=ago(LONG)), NOW, POLICY) is None
 
 
 def test_the_words_of_the_cluster_end_as_a_sentence() -> None:

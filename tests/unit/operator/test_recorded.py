@@ -123,7 +123,8 @@ def test_a_message_of_no_known_form_is_shown_but_never_believed(message: str, co
 
 
 def test_a_deadline_does_not_hide_what_the_agent_left() -> None:
-    jobs = [job(failure="DeadlineExceeded", pods=(pod(**said(Reason.CANCELLED, usage=usage(), branch="b")),))]
+    stopped = {**said(Reason.CANCELLED, usage=usage(), branch="b"), "reason": "DeadlineExceeded"}
+    jobs = [failed(**stopped)]
     standing = assess(task(), jobs, NOW, POLICY)
     assert standing.attempts[0].reason == "DeadlineExceeded"
     assert standing.result is not None

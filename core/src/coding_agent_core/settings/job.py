@@ -151,10 +151,10 @@ class JobTemplate(Section):
     credentials: tuple[Credential, ...] = ()
     """Secrets that become files of the agent's container."""
     grace_seconds: int = Field(default=60, ge=10)
-    """Between SIGTERM and SIGKILL: the agent pushes what it has. The Job's deadline is a task's
-    `timeoutSeconds`, and this, and `start_seconds`."""
+    """Between SIGTERM and SIGKILL: the agent pushes what it has. A pod's deadline is a task's
+    `timeoutSeconds`, and this, and `start_seconds`; the Job's is three times that."""
     start_seconds: int = Field(default=1200, ge=0)
-    """What scheduling and pulling images may take, which counts against a Job's deadline. The agent's own
+    """What pulling images and preparing may take, which counts against a pod's deadline. The agent's own
     clock, which starts with it, is the one that ends a task in time."""
     fs_group: UserId = 10003
     """Group of the pod's volumes, neither container's own: a PersistentVolume can be written."""

@@ -49,7 +49,8 @@ class Policy(Section):
     aging: float = Field(default=60.0, gt=0)
     """Waiting this long raises a task's priority by one."""
     keep_finished: float = Field(default=7 * 86400.0, ge=0)
-    """A task that ended is deleted after this: longer than a forge can redeliver (GitHub: 3 days)."""
+    """A task that ended is deleted after this: longer than a forge can redeliver (GitHub: 3 days). One whose
+    end is not on its issue yet stays a day longer."""
     keep_jobs: int = Field(default=86400, ge=0)
     """A finished Job and its pod's logs are deleted after this."""
 
@@ -71,9 +72,10 @@ class Operator(Section):
     """Seconds between two looks for ended tasks to delete."""
     position_interval: float = Field(default=10.0, gt=0)
     """Seconds between two updates of queue positions."""
-    lease_duration: int = Field(default=15, ge=3)
+    lease_duration: int = Field(default=30, ge=3)
     """Seconds after which another replica takes over from one that is silent."""
     request_timeout: float = Field(default=10.0, gt=0)
-    """Seconds for one request to the API server."""
+    """Seconds for one request to the API server; a third of `lease_duration` at most, so that none can arrive
+    when another replica acts."""
     policy: Policy = Policy()
     job: JobTemplate = JobTemplate()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -119,33 +119,75 @@ class ApiServer:
     ) -> Body:
         """Send a request and read the answer's object."""
         try:
-            call = await self._api.param_serialize(
-                method,
-                path,
-                query_params=query,
-                header_params={"Accept": "application/json", "Content-Type": kind},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            answer = await self._api.call_api(*call, _request_timeout=self._timeout)
+            answer = await self._send(method, path, query, self._timeout, body=body, kind=kind)
             data = await answer.read()
-        except (TimeoutError, aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+        except _BROKEN as error:
             self._seen(method, "none")
-            reason = str(error) or type(error).__name__
-            raise ApiError(
-                f"the Kubernetes API server does not answer {method} {path}: {reason}", None
-            ) from error
+            raise _unanswered(method, path, error) from error
         self._seen(method, str(answer.status))
         if answer.status >= 300:
-            seconds = answer.getheader("Retry-After") or ""
-            said = _said(data)
-            raise ApiError(
-                f"the Kubernetes API server answers {method} {path} with {answer.status}: {said}"
-                + self._hint(answer.status, said),
-                answer.status,
-                float(seconds) if seconds.isdigit() else None,
-            )
+            raise self._refusal(method, path, answer, data)
         return _parsed(data)
+
+    async def watch(self, path: str, query: list[tuple[str, str]], seconds: int) -> AsyncIterator[Body]:
+        """What happens since the `resourceVersion` in the query, event by event, for so many seconds.
+
+        Raises:
+            ApiError: it was refused or broke off, or the version is too old (410).
+        """
+        query = [*query, ("watch", "true"), ("timeoutSeconds", str(seconds))]
+        answer = None
+        try:
+            answer = await self._send("GET", path, query, seconds + self._timeout)
+            self._seen("WATCH", str(answer.status))
+            if answer.status >= 300:
+                raise self._refusal("GET", path, answer, await answer.read())
+            rest = b""
+            async for chunk in answer.response.content.iter_any():
+                # Lines are taken apart here: one pod can be longer than what `readline` takes.
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    event = _parsed(line)
+                    if event.get("type") == "ERROR":
+                        problem = event.get("object") or {}
+                        raise ApiError(
+                            f"the watch of {path} ended: {problem.get('message')}", problem.get("code")
+                        )
+                    yield event
+        except _BROKEN as error:
+            raise _unanswered("WATCH", path, error) from error
+        finally:
+            if answer is not None:
+                answer.response.close()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]] | None,
+        seconds: float,
+        *,
+        body: Any = None,
+        kind: str = "application/json",
+    ) -> Any:
+        call = await self._api.param_serialize(
+            method,
+            path,
+            query_params=query,
+            header_params={"Accept": "application/json", "Content-Type": kind},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        return await self._api.call_api(*call, _request_timeout=seconds)
+
+    def _refusal(self, method: str, path: str, answer: Any, data: bytes) -> ApiError:
+        seconds, said = answer.getheader("Retry-After") or "", _said(data)
+        return ApiError(
+            f"the Kubernetes API server answers {method} {path} with {answer.status}: {said}"
+            + self._hint(answer.status, said),
+            answer.status,
+            float(seconds) if seconds.isdigit() else None,
+        )
 
     def _hint(self, status: int, said: str) -> str:
         if status == 403 and "User " not in said:
@@ -155,6 +197,14 @@ class ApiServer:
             403: f"; its service account needs the rules of {self._role} in this namespace",
             404: "; is crds/agenttask.yaml applied, and does the namespace exist?",
         }.get(status, "")
+
+
+_BROKEN = (TimeoutError, aiohttp.ClientError, OSError, asyncio.IncompleteReadError)
+
+
+def _unanswered(method: str, path: str, error: Exception) -> ApiError:
+    reason = str(error) or type(error).__name__
+    return ApiError(f"the Kubernetes API server does not answer {method} {path}: {reason}", None)
 
 
 def _parsed(data: bytes) -> Body:

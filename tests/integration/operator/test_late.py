@@ -1,0 +1,199 @@
+"""What comes late or is gone too soon: answers, Jobs, pods, their last words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_core import agenttask
+from coding_agent_core.command_notes import LABEL_MAILBOX
+from coding_agent_core.outcome import Reason, Usage
+
+from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
+from tests.integration.operator.pod_driver import RUNS, PodDriver, ended, reported
+from tests.integration.operator.world import OperatorProcess, World, account
+
+Start = Callable[..., OperatorProcess]
+FINALIZER = "test.example/kubelet"
+"""Keeps a deleted pod until the test, in the kubelet's place, has ended its containers."""
+
+
+@pytest.fixture
+def proxy(world: World) -> Iterator[CrashProxy]:
+    with proxy_of(world.plane.kubeconfig) as made:
+        yield made
+
+
+def hold_pod(world: World, job: str) -> str:
+    """From now on the Job's pod stays when it is deleted; its name."""
+
+    def there() -> str | None:
+        found = world.plane.core.list_namespaced_pod(
+            world.namespace, label_selector=f"batch.kubernetes.io/job-name={job}", _request_timeout=10
+        )
+        return str(found.items[0].metadata.name) if found.items else None
+
+    name = world.until("the pod", there)
+    _finalizers(world, name, "add")
+    return name
+
+
+def let_pod_go(world: World, name: str) -> None:
+    _finalizers(world, name, "remove")
+
+
+def _finalizers(world: World, name: str, what: str) -> None:
+    known = world.plane.core.read_namespaced_pod(name, world.namespace, _request_timeout=10)
+    others = [each for each in known.metadata.finalizers or [] if each != FINALIZER]
+    wanted = [*others, FINALIZER] if what == "add" else others
+    body: dict[str, Any] = {
+        "metadata": {"finalizers": wanted, "resourceVersion": known.metadata.resource_version}
+    }
+    # A merge patch of the list as it was read: Kubernetes' own finalizer stays as it is.
+    world.plane.kubectl("-n", world.namespace, "patch", "pod", name, "--type=merge", "-p", json.dumps(body))
+
+
+def is_being_deleted(world: World, pod: str) -> bool:
+    found = world.plane.core.read_namespaced_pod(pod, world.namespace, _request_timeout=10)
+    return found.metadata.deletion_timestamp is not None
+
+
+def test_a_job_that_comes_after_its_task_was_cancelled_is_deleted(
+    world: World, pods: PodDriver, proxy: CrashProxy, tmp_path: Path
+) -> None:
+    """Its creation gets no answer; a person cancels; then the API server does it after all."""
+    pods.script = lambda _: RUNS
+    kubeconfig = account(world.plane, world.namespace, tmp_path, proxy.url)
+    settings = {"operator": {"request_timeout": 1.0}}
+    proxy.held = "POST /apis/batch"
+    process = OperatorProcess(kubeconfig, world.namespace, tmp_path, settings).start()
+    try:
+        name = world.create(7)
+        asked = f"POST /apis/batch/v1/namespaces/{world.namespace}/jobs"
+        world.until("no answer", lambda: "does not answer POST" in process.log(), timeout=60)
+        world.patch(name, cancel=True)
+        world.until_phase(name, "Cancelled", timeout=60)
+        active = agenttask.LABEL_ACTIVE
+        world.until("retired", lambda: active not in world.task(name)["metadata"]["labels"])
+        assert asked in proxy.requests
+        assert world.jobs() == {}
+        proxy.held = ""
+        gone = f"DELETE /apis/batch/v1/namespaces/{world.namespace}/jobs/{name}-1"
+        world.until("the late Job is deleted", lambda: gone in proxy.requests, timeout=60)
+        world.until("and gone", lambda: not world.jobs(), timeout=60)
+        assert world.status(name)["phase"] == "Cancelled"
+    finally:
+        proxy.held = ""
+        process.stop()
+
+
+def test_the_last_words_of_a_deleted_pod_are_kept(world: World, pods: PodDriver, operator: Start) -> None:
+    """The kubelet writes how a container ended and lets the pod go at once."""
+    pods.script = lambda _: RUNS
+    operator()
+    name = world.create(7)
+    world.until_phase(name, "Running")
+    pod = hold_pod(world, f"{name}-1")
+    world.patch(name, cancel=True)
+    world.until("the pod is being deleted", lambda: is_being_deleted(world, pod))
+    said = reported(Reason.CANCELLED, branch="coding-agent/issue-7", usage=Usage(requests=3, cost="0.10 USD"))
+    world.plane.core.patch_namespaced_pod_status(pod, world.namespace, {"status": ended(said)})
+    let_pod_go(world, pod)
+    status = world.until_phase(name, "Cancelled", timeout=60)
+    assert status["result"]["branch"] == "coding-agent/issue-7"
+    assert status["result"]["usage"]["requests"] == 3
+
+
+def test_nothing_takes_the_place_of_a_pod_that_goes_on_without_its_job(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    """`kubectl delete job` deletes in the background: the Job is gone at once, its pod still pushes."""
+    pods.script = lambda _: RUNS
+    operator(operator={"resync_interval": 0.5})
+    name = world.create(7)
+    world.until_phase(name, "Running")
+    pod = hold_pod(world, f"{name}-1")
+    world.plane.kubectl(
+        "-n", world.namespace, "delete", "job", f"{name}-1", "--cascade=background", "--wait=false"
+    )
+    world.until("the pod is being deleted", lambda: is_being_deleted(world, pod))
+    other = world.create(8)
+    # Several complete looks later.
+    world.until_phase(other, "Running")
+    world.patch(other, cancel=True)
+    world.until_phase(other, "Cancelled")
+    assert f"{name}-2" not in world.jobs()
+    assert world.status(name)["phase"] == "Running"
+    let_pod_go(world, pod)
+    world.until("the next attempt", lambda: f"{name}-2" in world.jobs(), timeout=60)
+    first, second = world.until(
+        "both recorded", lambda: found if len(found := world.status(name)["attempts"]) == 2 else None
+    )
+    assert (first["reason"], first["counted"], second["number"]) == ("JobDeleted", False, 2)
+
+
+def test_a_mailbox_is_no_run_that_others_wait_for(world: World, pods: PodDriver, operator: Start) -> None:
+    """A command on an item without a task lies in a task that never runs, for the reporter."""
+    box = world.create(7, suspend=True)
+    world.plane.kubectl(
+        *("-n", world.namespace, "label", "agt", box, f"{LABEL_MAILBOX}=true", f"{agenttask.LABEL_ACTIVE}-")
+    )
+    operator(operator={"sweep_interval": 0.2})
+    plain = world.create(8, suspend=True)
+    world.plane.kubectl("-n", world.namespace, "label", "agt", plain, f"{agenttask.LABEL_ACTIVE}-")
+    world.until_phase(plain, "Suspended")  # so it was swept
+    assert agenttask.LABEL_ACTIVE not in world.task(box)["metadata"]["labels"]
+    world.until_phase(world.create(7, run=2), "Succeeded")
+    assert world.status(box) == {}
+
+
+def test_a_status_that_is_refused_is_told_and_not_taken_for_a_conflict(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    """As with a CRD of an older release: the API server answers 422, as to a patch that comes too late."""
+    policy = f"refuse-{world.namespace}"
+    place = {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
+    rule = {
+        "apiGroups": ["coding-agent.dev"],
+        "apiVersions": ["*"],
+        "operations": ["UPDATE"],
+        "resources": ["agenttasks/status"],
+    }
+    kind = {"apiVersion": "admissionregistration.k8s.io/v1"}
+    world.plane.apply(
+        {
+            **kind,
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": policy},
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {"resourceRules": [rule], "namespaceSelector": place},
+                "validations": [{"expression": "false", "message": "no such phase here"}],
+            },
+        },
+        {
+            **kind,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": policy},
+            "spec": {"policyName": policy, "validationActions": ["Deny"]},
+        },
+    )
+    try:
+        process = operator()
+        probe = world.create(8, suspend=True)
+
+        def in_force() -> bool:
+            return "Refused" in world.events(probe)
+
+        world.until("told", in_force, timeout=60)
+        name = world.create(7)
+        world.until("told", lambda: "Refused" in world.events(name), timeout=60)
+        assert "no such phase here" in process.log()
+        assert world.status(name) == {}
+    finally:
+        for what in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
+            world.plane.kubectl("delete", what, policy)
+    world.until_phase(name, "Succeeded", timeout=90)

@@ -1,4 +1,7 @@
-"""The retry table: each exit code and pod failure -> outcome, reason, retried or not, counted or not."""
+"""The retry table: each exit code and pod failure -> outcome, reason, retried or not, counted or not.
+
+And what the task shows of it: phase, reason, sentence, attempts counted.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ from typing import Any
 
 import pytest
 from coding_agent_core.outcome import Reason
+from coding_agent_core.phases import Phase
+from coding_agent_operator.decide import Turn, decide
 from coding_agent_operator.observed import Job
 from coding_agent_operator.outcome_of import EXITS, STOPS, outcome_of, report_of, stopped, stuck, trouble
 
-from tests.unit.operator.making import NOW, POLICY, ago, complete, failed, job, pod, said
+from tests.unit.operator.making import NOW, POLICY, ago, complete, failed, job, pod, said, task
 
 RETRIED, FINAL = True, False
 COUNTED, FREE = True, False
@@ -127,6 +132,16 @@ ENDED: list[tuple[str, Job, tuple[str, str, bool, bool]]] = [
 def test_a_finished_job(job: Job, expected: tuple[str, str, bool, bool]) -> None:
     verdict = outcome_of(job)
     assert (verdict.outcome.value, verdict.reason, verdict.retried, verdict.counted) == expected
+    plan = decide(task(), [job], Turn(), NOW, POLICY)
+    assert plan.status is not None
+    phase = (
+        Phase.SUCCEEDED if expected[0] == "Succeeded" else Phase.BACKOFF if verdict.retried else Phase.FAILED
+    )
+    assert (plan.status.phase, plan.status.reason) == (phase, verdict.reason)
+    assert plan.status.attempt == f"{int(verdict.counted)}/3"
+    told = plan.status.condition("Succeeded")
+    assert told is not None
+    assert told.message.startswith(verdict.message)
     assert verdict.message.endswith((".", "said by the agent", "exceeds")), "a sentence for people"
 
 

@@ -38,7 +38,8 @@ def test_a_cancelled_attempt_is_gone_in_time_and_has_pushed_its_work(start_pods:
     assert task["status"]["attempts"][0]["outcome"] == "Cancelled"
     assert system.file_at(BRANCH, "begun.md") == "begun\n"
     assert system.changes() == []
-    system.wait_for_comment(1, "Coding agent: cancelled")
+    assert task["status"]["result"]["usage"]["requests"] == 2, "its last words are kept"
+    assert BRANCH in system.wait_for_comment(1, "Coding agent: cancelled"), "where its work is"
     assert not system.labels(1) & {BOT, PROCESSING, DONE}
     assert len(system.comments(1)) == 1
 

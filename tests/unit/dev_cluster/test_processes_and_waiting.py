@@ -3,12 +3,17 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import urllib3
+from coding_agent_cluster.access import KubectlError
 from coding_agent_cluster.errors import ClusterError, NotReadyError
 from coding_agent_cluster.locks import try_locked
 from coding_agent_cluster.processes import Processes, fingerprint
 from coding_agent_cluster.wait import until
+from kubernetes.client.exceptions import ApiException
 
 
 @pytest.fixture
@@ -74,6 +79,80 @@ def test_waiting_ends_at_the_deadline_and_says_why() -> None:
 
     with pytest.raises(NotReadyError, match=r"it: not so after 3 s \(last error: connection refused\)"):
         until("it", probe, timeout=3, clock=lambda: float(next(times)), pause=lambda _: None)
+
+
+def request(error: Exception, **options: Any) -> str:
+    """Wait for a probe that fails once with this error."""
+    answers = iter([error])
+
+    def probe() -> str:
+        for each in answers:
+            raise each
+        return "here"
+
+    return until("it", probe, timeout=5, pause=lambda _: None, **options)
+
+
+def kubectl(stderr: str) -> KubectlError:
+    return KubectlError(("get", "pods"), stderr)
+
+
+def http_status(status: int) -> httpx.HTTPStatusError:
+    asked = httpx.Request("GET", "http://forge.example/")
+    return httpx.HTTPStatusError("no", request=asked, response=httpx.Response(status, request=asked))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(),
+        ValueError("half of it"),
+        *(ApiException(status=status) for status in (None, 0, 408, 429, 500, 503, 504)),
+        urllib3.exceptions.ReadTimeoutError(None, "/", "read timed out"),  # type: ignore[arg-type]
+        urllib3.exceptions.MaxRetryError(None, "/"),  # type: ignore[arg-type]
+        httpx.ConnectError("refused"),
+        httpx.ReadTimeout("late"),
+        *map(http_status, (429, 502)),
+        KubectlError(("get", "pods"), "took more than 120 s", timed_out=True),
+        kubectl("The connection to the server 127.0.0.1:6443 was refused - did you specify the right host?"),
+        kubectl("Unable to connect to the server: net/http: TLS handshake timeout"),
+        kubectl("Unable to connect to the server: EOF"),
+        kubectl("Error from server (ServiceUnavailable): the server is currently unable to handle it"),
+        kubectl("Error from server (TooManyRequests): the server has received too many requests"),
+        kubectl("Error from server (InternalError): error dialing backend: dial tcp: connection refused"),
+        kubectl("Error from server: etcdserver: request timed out"),
+    ],
+    ids=repr,
+)
+def test_waiting_goes_on_after_an_error_that_passes(error: Exception) -> None:
+    assert request(error) == "here"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("two tasks"),
+        KeyError("status"),
+        ClusterError("no such part"),
+        *(ApiException(status=status) for status in (400, 401, 403, 404, 409, 410, 422)),
+        *map(http_status, (401, 404)),
+        httpx.InvalidURL("no"),
+        kubectl('Error from server (NotFound): pods "web" not found'),
+        kubectl('Error from server (Forbidden): secrets is forbidden: User "reader" cannot list'),
+        kubectl("error: timed out waiting for the condition on pods/web"),
+        kubectl("Unable to connect to the server: tls: x509: certificate of an unknown authority"),
+        kubectl("command terminated with exit code 3"),
+    ],
+    ids=repr,
+)
+def test_waiting_ends_at_once_with_an_error_that_stays(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        request(error)
+    assert raised.value is error
+
+
+def test_waiting_can_be_told_what_else_passes() -> None:
+    assert request(KeyError("status"), transient=(KeyError,)) == "here"
 
 
 def test_waiting_ends_at_once_when_it_is_pointless() -> None:

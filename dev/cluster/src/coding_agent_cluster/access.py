@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,26 @@ from coding_agent_cluster.errors import ClusterError
 
 # Long enough for `kubectl wait` and `rollout status` with their own, shorter timeouts.
 _KUBECTL_TIMEOUT_S = 120.0
+# What kubectl prints when it did not get through, or the server's answer is "not now".
+_TRANSIENT = re.compile(
+    r"\bwas refused\b|connection refused|connection reset|connection lost|broken pipe|\bEOF\b|i/o timeout"
+    r"|TLS handshake timeout|deadline exceeded|Client\.Timeout|no route to host|network is unreachable"
+    r"|\((?:InternalError|ServerTimeout|ServiceUnavailable|Timeout|TooManyRequests)\)|etcdserver: "
+)
 
 
 class KubectlError(ClusterError):
     """A kubectl command that did not succeed; ``stderr`` is what it said."""
 
-    def __init__(self, arguments: tuple[str, ...], stderr: str) -> None:
+    def __init__(self, arguments: tuple[str, ...], stderr: str, *, timed_out: bool = False) -> None:
         super().__init__(f"kubectl {' '.join(arguments)}: {stderr.strip()}")
         self.stderr = stderr
+        self._timed_out = timed_out
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the server did not answer, or not now."""
+        return self._timed_out or _TRANSIENT.search(self.stderr) is not None
 
 
 class Access:
@@ -71,7 +84,7 @@ class Access:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise KubectlError(arguments, f"took more than {timeout:g} s") from error
+            raise KubectlError(arguments, f"took more than {timeout:g} s", timed_out=True) from error
         if run.returncode:
             raise KubectlError(arguments, run.stderr)
         return run.stdout

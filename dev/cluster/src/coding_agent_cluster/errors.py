@@ -4,6 +4,11 @@
 class ClusterError(Exception):
     """Anything of the local cluster that went wrong; the message is meant to be read by a person."""
 
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same may succeed a moment later."""
+        return False
+
 
 class BuildError(ClusterError):
     """A part could not be built."""

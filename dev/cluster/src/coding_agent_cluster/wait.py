@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from coding_agent_cluster.errors import NotReadyError
+from coding_agent_cluster.transient import is_transient
 
 T = TypeVar("T")
 
@@ -16,15 +17,18 @@ def until(
     timeout: float,
     interval: float = 0.05,
     alive: Callable[[], None] = lambda: None,
+    transient: tuple[type[Exception], ...] = (),
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> T:
     """Call ``probe`` every ``interval`` seconds until it returns something true, and return that.
 
-    ``alive`` is called before each try and raises when going on is pointless (a process died).
+    ``alive`` is called before each try and raises when going on is pointless (a process died). A probe whose
+    error may pass (``is_transient``, and the types in ``transient``) is tried again.
 
     Raises:
         NotReadyError: ``timeout`` seconds have passed; the message carries the last error of the probe.
+        Exception: the probe's own, if it cannot pass.
     """
     end = clock() + timeout
     last: Exception | None = None
@@ -33,7 +37,9 @@ def until(
         try:
             if result := probe():
                 return result
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            if not (isinstance(error, transient) or is_transient(error)):
+                raise
             last = error
         if clock() >= end:
             detail = f" (last error: {last})" if last else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import yaml
 from coding_agent_cluster.access import KubectlError
 from coding_agent_core.outcome import Reason
 from coding_agent_docs.blocks import blocks
-from kubernetes import client, watch
+from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import KueueUnderTest
+from tests.fixtures.watcher import Object, Watcher
 from tests.integration.operator.pod_driver import PodDriver, Script, ended, reported
 from tests.integration.operator.world import World
 
@@ -168,48 +168,23 @@ class Kubelet(PodDriver):
         self._core.create_namespaced_pod_binding(name, self._namespace, binding, _preload_content=False)
 
 
-class Admissions:
+class Admissions(Watcher):
     """Sees every change of the Jobs: how each began, and how many were admitted at a time at the most."""
 
     def __init__(self, place: Place) -> None:
-        self._place = place
+        super().__init__(place.plane.batch.list_namespaced_job, place.namespace)
         self._admitted: set[str] = set()
-        self._stop = threading.Event()
-        self._version = place.plane.batch.list_namespaced_job(place.namespace).metadata.resource_version
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.first: dict[str, Mapping[str, Any]] = {}
         """Each Job as it was at first."""
         self.most = 0
 
-    def __enter__(self) -> Admissions:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        version = self._version
-        while not self._stop.is_set():
-            stream = watch.Watch().stream(  # type: ignore[no-untyped-call]
-                client.BatchV1Api(self._place.plane.api_client).list_namespaced_job,
-                self._place.namespace,
-                resource_version=version,
-                timeout_seconds=1,
-                _request_timeout=5,
-            )
-            for event in stream:
-                version = event["raw_object"]["metadata"]["resourceVersion"]
-                self._see(event["type"], event["raw_object"])
-
-    def _see(self, kind: str, job: Mapping[str, Any]) -> None:
-        self.first.setdefault(job["metadata"]["name"], job)
-        ends = {c["type"] for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
-        if kind == "DELETED" or job["spec"].get("suspend") or ends & {"Complete", "Failed"}:
-            self._admitted.discard(job["metadata"]["uid"])
+    def see(self, kind: str, found: Object) -> None:
+        self.first.setdefault(found["metadata"]["name"], found)
+        ends = {c["type"] for c in found.get("status", {}).get("conditions", []) if c["status"] == "True"}
+        if kind == "DELETED" or found["spec"].get("suspend") or ends & {"Complete", "Failed"}:
+            self._admitted.discard(found["metadata"]["uid"])
         else:
-            self._admitted.add(job["metadata"]["uid"])
+            self._admitted.add(found["metadata"]["uid"])
         self.most = max(self.most, len(self._admitted))
 
 

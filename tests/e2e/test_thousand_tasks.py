@@ -7,7 +7,6 @@ succeed at once.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,9 +18,9 @@ import pytest
 from coding_agent_cluster import fake_nodes
 from coding_agent_cluster.wait import until
 from coding_agent_core import agenttask
-from kubernetes import client, watch
 
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.watcher import Object, Watcher
 from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.world import ACCOUNT, OperatorProcess, World, account, install
 
@@ -33,48 +32,23 @@ POSITION_INTERVAL_S, POSITIONS_AT_A_TIME = 10, 100
 """As by default, and as decision 0009 promises."""
 
 
-class Moves:
+class Moves(Watcher):
     """Follows all tasks, and counts the changes in which nothing but the place in the queue is new."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
-        self._place = (agenttask.GROUP, agenttask.VERSION, world.namespace, agenttask.PLURAL)
-        self._known: dict[str, Mapping[str, Any]] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        place = (agenttask.GROUP, agenttask.VERSION, world.namespace, agenttask.PLURAL)
+        super().__init__(world.plane.custom.list_namespaced_custom_object, *place)
+        self._status: dict[str, Mapping[str, Any]] = {}
         self.total = 0
 
     def phases(self) -> Counter[str]:
         """How many tasks are in each phase."""
-        return Counter(str(status.get("phase")) for status in list(self._known.values()))
+        return Counter(str(status.get("phase")) for status in list(self._status.values()))
 
-    def __enter__(self) -> Moves:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        version = "0"
-        custom = client.CustomObjectsApi(self._world.plane.api_client)
-        while not self._stop.is_set():
-            stream = watch.Watch().stream(  # type: ignore[no-untyped-call]
-                custom.list_namespaced_custom_object,
-                *self._place,
-                resource_version=version,
-                timeout_seconds=1,
-                _request_timeout=10,
-            )
-            for event in stream:
-                version = event["object"]["metadata"]["resourceVersion"]
-                self._see(event["object"])
-
-    def _see(self, task: Mapping[str, Any]) -> None:
-        name, status = task["metadata"]["name"], task.get("status") or {}
-        before = self._known.get(name, {})
-        self._known[name] = status
+    def see(self, kind: str, found: Object) -> None:
+        name, status = found["metadata"]["name"], found.get("status") or {}
+        before = self._status.get(name, {})
+        self._status[name] = status
         without = [{k: v for k, v in each.items() if k != "queuePosition"} for each in (before, status)]
         if without[0] == without[1] and before.get("queuePosition") != status.get("queuePosition"):
             self.total += 1
@@ -125,7 +99,9 @@ def test_a_thousand_tasks_of_20_repositories_at_limit_50(
         holding = operator(annotations={fake_nodes.HOLD: "true"})
         try:
             first_round = {"Running": LIMIT, "Queued": TASKS - LIMIT}
-            until("50 run", lambda: moves.phases() == first_round, timeout=300, interval=0.2)
+            until(
+                "50 run", lambda: moves.phases() == first_round, timeout=300, interval=0.2, alive=moves.check
+            )
         finally:
             assert holding.stop() == 0
         assert count.most == len(count.order) == LIMIT
@@ -134,7 +110,10 @@ def test_a_thousand_tasks_of_20_repositories_at_limit_50(
         going = operator()
         try:
             world.plane.kubectl("-n", namespace, "annotate", "pods", "--all", f"{fake_nodes.HOLD}-")
-            until("all succeed", lambda: moves.phases() == {"Succeeded": TASKS}, timeout=1500, interval=0.2)
+            all_done = {"Succeeded": TASKS}
+            until(
+                "the end", lambda: moves.phases() == all_done, timeout=1500, interval=0.2, alive=moves.check
+            )
             world.until("the other watch too", lambda: len(count.order) == TASKS or None, timeout=60)
         finally:
             assert going.stop() == 0

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from coding_agent_cluster.errors import NotReadyError
 from coding_agent_cluster.wait import until
 
 from tests.chart.release import Release
@@ -61,9 +62,9 @@ def wait_for_the_webhook(person: httpx.Client) -> None:
 
     A forge sends once; a person, too, looks for the green tick first.
     """
-    [hook] = person.get(f"{REPOSITORY}/hooks").json()
 
     def arrived() -> bool:
+        [hook] = person.get(f"{REPOSITORY}/hooks").json()
         known = {each["id"] for each in deliveries(person)}
         person.post(f"{REPOSITORY}/hooks/{hook['id']}/pings").raise_for_status()
         ended = until(
@@ -75,7 +76,7 @@ def wait_for_the_webhook(person: httpx.Client) -> None:
             raise ValueError(f"the ping: {ended[0]['status']}")
         return True
 
-    until("a ping arrives", arrived, timeout=90, interval=0.5)
+    until("a ping arrives", arrived, timeout=120, interval=0.5, transient=(NotReadyError,))
 
 
 def test_a_label_in_the_sandbox_becomes_a_pull_request(
@@ -83,13 +84,15 @@ def test_a_label_in_the_sandbox_becomes_a_pull_request(
 ) -> None:
     release = Release(cluster, namespace)
     deploy(release, built(project_images))
-    release.kubectl("rollout", "status", "deployment/forge", "deployment/model", "--timeout=60s")
+    release.kubectl("rollout", "status", "deployment/forge", "deployment/model", "--timeout=110s")
     address = release.get("service", "forge")["spec"]["clusterIP"]
     person = httpx.Client(
         base_url=f"http://{address}:8080", headers={"Authorization": "Bearer alice-sandbox-token"}, timeout=20
     )
     with person:
-        assert "acme/pricing" in person.get("/").text
+        # The same Service of the forge: this is the first packet to it.
+        page = until("the forge answers", lambda: person.get("/").raise_for_status().text, timeout=60)
+        assert "acme/pricing" in page
         wait_for_the_webhook(person)
         person.post(f"{ISSUE}/labels", json={"labels": ["coding agent"]}).raise_for_status()
 

@@ -64,12 +64,9 @@ class Edge:
         with self.client() as client:
 
             def led() -> bool:
-                try:
-                    return self.post(client, path, b"{}", {}).status_code == 401
-                except httpx.HTTPError:
-                    return False
+                return self.post(client, path, b"{}", {}).status_code == 401
 
-            until("the Ingress leads to the receiver", led, timeout=60, interval=0.2)
+            until("the Ingress leads to the receiver", led, timeout=120, interval=0.2)
 
 
 def certificate(folder: Path, name: str = f"DNS:{HOST}") -> Path:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from coding_agent_cluster.access import Access
+
 SECURITY = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -42,6 +44,12 @@ def job(name: str, main: dict[str, Any]) -> dict[str, Any]:
     """A Job of one attempt."""
     spec = {"backoffLimit": 0, "template": {"spec": pod(name, main)["spec"]}}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
+
+
+def job_end(access: Access, namespace: str, name: str) -> str:
+    """`Complete` or `Failed` once the Job has ended, else nothing."""
+    conditions = access.get("-n", namespace, "job", name).get("status", {}).get("conditions", [])
+    return next((c["type"] for c in conditions if c["type"] in ("Complete", "Failed")), "")
 
 
 def server(name: str, image: str) -> list[dict[str, Any]]:

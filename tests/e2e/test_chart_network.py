@@ -121,7 +121,8 @@ def test_each_program_reaches_what_it_needs_and_nothing_else(
     ]
     everything = {"apiVersion": "v1", "kind": "List", "items": pods}
     cluster.kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(everything))
-    cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s")
+    ready = ("wait", "--for=condition=Ready", "pod", "--all", "--timeout=180s")
+    cluster.kubectl("-n", namespace, *ready, timeout=200)
     ip = {p["metadata"]["name"]: p["status"]["podIP"] for p in cluster.get("-n", namespace, "pods")["items"]}
     places = {
         "names": ("kubernetes.default.svc", None),
@@ -147,9 +148,14 @@ def test_each_program_reaches_what_it_needs_and_nothing_else(
         return True
 
     until(
-        "all is open without policies", lambda: as_expected({"stranger": set(places)}), timeout=60, interval=1
+        "all is open without policies",
+        lambda: as_expected({"stranger": set(places)}),
+        timeout=120,
+        interval=1,
     )
     cluster.kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(DENY_ALL))
     cluster.kubectl("-n", namespace, "apply", "-f", "-", stdin=policies)
     # What a policy says about a pod is known a moment after it is made.
-    until("each reaches what it needs and nothing else", lambda: as_expected(REACHED), timeout=90, interval=1)
+    until(
+        "each reaches what it needs and nothing else", lambda: as_expected(REACHED), timeout=180, interval=1
+    )

@@ -31,10 +31,10 @@ def test_two_releases_in_two_namespaces_do_not_meet(
     first = Release(cluster, namespace, values)
     second = Release(cluster, new_namespace("restricted"), over(values, {"crds": {"install": False}}))
     first.take_crd()
-    first.install(None, "--wait", "--timeout", "120s")
-    second.install(None, "--wait", "--timeout", "120s")
+    first.install(None, "--wait", "--timeout", "240s")
+    second.install(None, "--wait", "--timeout", "240s")
     for release in (first, second):
-        assert "Phase:          Succeeded" in release.helm("test", release.name, "--timeout", "90s")
+        assert "Phase:          Succeeded" in release.helm("test", release.name, "--timeout", "180s")
     for other, account in ((first, second), (second, first)):
         for program in ("receiver", "operator"):
             who = f"system:serviceaccount:{account.namespace}:coding-agent-{program}"
@@ -44,5 +44,5 @@ def test_two_releases_in_two_namespaces_do_not_meet(
                 other.kubectl(*question)
     secret = [each.get("secret", "coding-agent-webhook")["data"] for each in (first, second)]
     assert secret[0] != secret[1]
-    second.helm("uninstall", second.name, "--wait", "--timeout", "60s")
-    assert "Phase:          Succeeded" in first.helm("test", first.name, "--timeout", "90s")
+    second.helm("uninstall", second.name, "--wait", "--timeout", "120s")
+    assert "Phase:          Succeeded" in first.helm("test", first.name, "--timeout", "180s")

@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coding_agent_cluster import cluster as local
@@ -66,7 +67,12 @@ def test_an_ingress_with_tls_leads_to_its_service(
     objects = {"apiVersion": "v1", "kind": "List", "items": [*server("web", test_image), route]}
     kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(objects))
     address = own_cluster.network.address
-    answer = until("the Ingress", lambda: https_get(address, certificate), timeout=60, interval=0.2)
+    answer = until("the Ingress", lambda: https_get(address, certificate), timeout=120, interval=0.2)
     assert answer.startswith("hello from web")
-    stands = own_cluster.access.get("-n", namespace, "ingress", "web")["status"]["loadBalancer"]["ingress"]
-    assert stands == [{"ip": address}]
+
+    def stands() -> Any:
+        return own_cluster.access.get("-n", namespace, "ingress", "web")["status"]["loadBalancer"].get(
+            "ingress"
+        )
+
+    assert until("its status", stands, timeout=60, interval=0.2) == [{"ip": address}]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from coding_agent_cluster import base_image, buildah, images, layout, paths
 from coding_agent_cluster import cluster as local
 from coding_agent_cluster.wait import until
 
-from tests.e2e.pods import SECURITY, container, job
+from tests.e2e.pods import SECURITY, container, job, job_end
 from tests.fixtures.cluster import ClusterUnderTest
 
 # Time for what may have to be built first.
@@ -88,11 +89,7 @@ IMAGES = {
 
 def run_job(cluster: ClusterUnderTest, namespace: str, name: str, main: dict[str, object]) -> str:
     cluster.kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(job(name, main)))
-
-    def end() -> str:
-        conditions = cluster.get("-n", namespace, "job", name)["status"].get("conditions", [])
-        return next((c["type"] for c in conditions if c["type"] in ("Complete", "Failed")), "")
-
+    end = partial(job_end, cluster, namespace, name)
     ended = until(f"end of the Job {name}", end, timeout=180, interval=0.2)
     log = cluster.kubectl("-n", namespace, "logs", f"job/{name}")
     assert ended == "Complete", log

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
+from coding_agent_cluster import wait
 
 from tests.fixtures.deliveries import SECRET
 from tests.fixtures.system import BOT, BOT_TOKEN, REPOSITORY, Program, StartSystem, System, until
@@ -19,18 +22,56 @@ ELSEWHERE = {"assignee": "reader"}
 """A scope of the search that does not have our items: what is found then, was sent again."""
 
 
+class Door:
+    """The address of the webhook, which stays whatever happens to receivers; without one it hangs up.
+
+    A killed receiver's own port may be another program's a moment later.
+    """
+
+    def __init__(self) -> None:
+        self.receiver: Program | None = None
+        door = self
+
+        class Forward(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                self.close_connection = True
+                if door.receiver is None:
+                    return
+                url = f"http://127.0.0.1:{door.receiver.port()}{self.path}"
+                answer = httpx.post(url, content=body, headers=dict(self.headers), timeout=20)
+                self.send_response(answer.status_code)
+                self.send_header("Content-Length", str(len(answer.content)))
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Forward)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/webhook/github"
+
+    def __enter__(self) -> Door:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @dataclass
 class Outage:
-    """A repository whose webhook sends to a receiver that was killed.
+    """A repository whose webhook sends to where no receiver is.
 
     Attributes:
-        url: the webhook's.
+        url: what the poll is told to be the webhook's.
     """
 
     place: Place
     system: System
+    door: Door
     url: str
-    port: int
 
     @property
     def log(self) -> list[Any]:
@@ -43,13 +84,17 @@ class Outage:
 
     def receiver(self) -> Program:
         """The receiver is back, at the same address."""
-        account = self.place.account()
-        server = {"host": "127.0.0.1", "port": self.port}
-        program = self.place.start_receiver(account, server=server, forge=self.forge())
+        program = self.place.start_receiver(self.place.account(), forge=self.forge())
         self.system.programs.append(program)
-        program.port()
-        until(self._is_ready, "the receiver is ready")
+        ready = f"http://127.0.0.1:{program.port()}/readyz"
+        wait.until("readiness", lambda: httpx.get(ready, timeout=20).status_code == 200, timeout=60)
+        self.door.receiver = program
         return program
+
+    def kill(self, receiver: Program) -> None:
+        """The receiver dies."""
+        self.door.receiver = None
+        receiver.kill()
 
     def poll(self, token: str = ADMIN, **github: Any) -> Program:
         """Poll once, to its end."""
@@ -64,19 +109,13 @@ class Outage:
         """Settings of the forge."""
         return {"github": {"api_url": self.system.forge.api_url}}
 
-    def _is_ready(self) -> bool:
-        return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=10).status_code == 200
-
 
 @pytest.fixture
-def outage(place: Place, start_system: StartSystem, start_receiver: Callable[..., Program]) -> Outage:
+def outage(place: Place, start_system: StartSystem) -> Iterator[Outage]:
     system = start_system("github", [])
-    first = start_receiver()
-    port = first.port()
-    first.kill()
-    url = f"http://127.0.0.1:{port}/webhook/github"
-    system.forge.add_hook(REPOSITORY, url, SECRET)
-    return Outage(place, system, url, port)
+    with Door() as door:
+        system.forge.add_hook(REPOSITORY, door.url, SECRET)
+        yield Outage(place, system, door, door.url)
 
 
 def test_a_missed_label_becomes_one_task_whoever_recovers_it(outage: Outage) -> None:
@@ -112,7 +151,7 @@ def test_a_missed_cancel_reaches_the_task(outage: Outage) -> None:
     outage.system.put_label(1)
     outage.ended(1)
     [name] = outage.place.tasks()
-    receiver.kill()
+    outage.kill(receiver)
     # GitHub's clock tells seconds: a label taken off within the second in which it was put on is not newer.
     labeled = time.time()
     until(lambda: int(time.time()) > int(labeled), "the next second")

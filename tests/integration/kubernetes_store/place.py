@@ -64,21 +64,19 @@ class Place:
 
         It answers by what it has heard of roles and bindings, which is a moment old.
         """
-        review = {
-            "spec": {
-                "user": f"system:serviceaccount:{self.namespace}:{ACCOUNT}",
-                "resourceAttributes": {
-                    "namespace": self.namespace,
-                    "group": agenttask.GROUP,
-                    "resource": agenttask.PLURAL,
-                    "verb": "create",
-                },
-            }
+        request = {
+            "user": f"system:serviceaccount:{self.namespace}:{ACCOUNT}",
+            "resourceAttributes": {
+                "namespace": self.namespace,
+                "group": agenttask.GROUP,
+                "resource": agenttask.PLURAL,
+                "verb": "create",
+            },
         }
-        api = client.AuthorizationV1Api(self.plane.api_client)
+        api: Any = client.AuthorizationV1Api(self.plane.api_client)
 
         def known() -> bool:
-            answer = api.create_subject_access_review(review, _request_timeout=10)
+            answer = api.create_subject_access_review({"spec": request}, _request_timeout=10)
             return bool(answer.status.allowed) is may
 
         until(f"the account's rights: {may}", known, timeout=60)

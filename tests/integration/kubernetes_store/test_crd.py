@@ -1,0 +1,372 @@
+"""What the API server refuses by `crds/agenttask.yaml`: each rule with its message, each bound, each field.
+
+What the bounds are is told by the schema itself, which a unit test holds against the Python types.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import yaml
+from coding_agent_core import agenttask
+from coding_agent_core.tasks import (
+    GitHubIssueKey,
+    GitHubPullRequestKey,
+    GitLabIssueKey,
+    GitLabMergeRequestKey,
+    Item,
+    Origin,
+    TaskKey,
+    TaskRequest,
+    Trigger,
+)
+from kubernetes.client.exceptions import ApiException
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.system import ROOT
+from tests.integration.kubernetes_store.place import Place
+
+CRD = yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text())
+SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+KEYS: dict[str, TaskKey] = {
+    key.type: key
+    for key in (
+        GitHubIssueKey(owner="o", repo="r", number=7),
+        GitHubPullRequestKey(owner="o", repo="r", number=7),
+        GitLabIssueKey(project_id=3, issue_iid=7),
+        GitLabMergeRequestKey(project_id=3, mr_iid=7),
+    )
+}
+IMMUTABLE = "spec is immutable but for cancel, suspend and priority; create another task instead"
+CANCELLED = "a cancelled task cannot be brought back; use `kubectl agenttask retry`"
+FORGES = "source.platform and taskKey.type name different forges"
+KINDS = "source.kind and taskKey.type name different kinds of item"
+NUMBERS = "source.number is not the number in taskKey"
+FORM = (
+    "taskKey must be one of {type, owner, repo, number}, {type, project_id, issue_iid}, "
+    "{type, project_id, mr_iid}, as its type says"
+)
+ABSENT = object()
+CHANGEABLE = {"cancel", "suspend", "priority"}
+
+Fields = dict[str, Any]
+Leaf = tuple[str, Any]
+"""A field by its path, such as `spec.trigger.origin` or `status.attempts.0.job`, and its schema."""
+
+
+def task(form: str) -> Fields:
+    """An AgentTask of that form with every field set."""
+    trigger = Trigger(origin=Origin.WEBHOOK, delivery_id="d", labeled_at=NOW, received_at=NOW)
+    item = Item(host="forge.example", repository="o/r", key=KEYS[form])
+    request = TaskRequest(item=item, user="alice", title="It", url="https://forge.example", trigger=trigger)
+    return agenttask.manifest(request, run=2, uuid="u", timeout_seconds=60, max_attempts=2)
+
+
+def changed(body: Fields, path: str, value: Any) -> Fields:
+    """The body with that field of another value, or without it."""
+    body = copy.deepcopy(body)
+    *parents, last = path.split(".")
+    place: Any = body
+    for each in parents:
+        place = place[int(each) if each.isdigit() else each]
+    if value is ABSENT:
+        del place[last]
+    else:
+        place[last] = value
+    return body
+
+
+def leaves(schema: Fields, path: str) -> Iterator[Leaf]:
+    """All fields that hold no further ones."""
+    for name, below in schema.get("properties", {}).items():
+        yield from leaves(below, f"{path}.{name}")
+    if "items" in schema:
+        yield from leaves(schema["items"], f"{path}.0")
+    if "properties" not in schema and "items" not in schema:
+        yield path, schema
+
+
+def sample(schema: Fields, *, largest: bool) -> Any:
+    """A value as large (or as small) as may be, with all that can be in it."""
+    kind = schema["type"]
+    if kind == "object":
+        return {name: sample(each, largest=largest) for name, each in schema["properties"].items()}
+    if kind == "array":
+        # By its key there can be no more conditions than types.
+        keyed = "x-kubernetes-list-map-keys" in schema
+        return [sample(schema["items"], largest=largest)] * (
+            schema["maxItems"] if largest and not keyed else 1
+        )
+    if kind == "boolean":
+        return largest
+    if kind == "integer":
+        return schema.get("maximum", 7) if largest else schema.get("minimum", 0)
+    if "enum" in schema:
+        return schema["enum"][-1 if largest else 0]
+    if schema.get("format") == "date-time":
+        return NOW.isoformat()
+    # Characters are counted, not bytes.
+    return "ä" * (schema["maxLength"] if largest else schema.get("minLength", 0))
+
+
+def beyond(schema: Fields) -> Iterator[tuple[Any, str]]:
+    """Values that are just too much, too little, or none of its own; and what is said of each."""
+    kind, told = schema["type"], "date-time" if schema.get("format") == "date-time" else schema["type"]
+    yield {"string": 1, "integer": "1", "boolean": "true"}[kind], f"must be of type {told}"
+    if "maxLength" in schema:
+        yield "ä" * (schema["maxLength"] + 1), "Too long"
+    if schema.get("minLength"):
+        yield "", f"should be at least {schema['minLength']} chars long"
+    if "minimum" in schema:
+        yield schema["minimum"] - 1, f"should be greater than or equal to {schema['minimum']}"
+    if "maximum" in schema:
+        yield schema["maximum"] + 1, f"should be less than or equal to {schema['maximum']}"
+    if "enum" in schema:
+        yield "other", "Unsupported value"
+    if schema.get("format") == "date-time":
+        yield "yesterday", "must be of type date-time"
+
+
+def has(body: Fields, path: str) -> bool:
+    *parents, last = path.split(".")
+    for each in parents:
+        body = body[each]
+    return last in body
+
+
+def dotted(path: str) -> str:
+    """As the API server writes it."""
+    return path.replace(".0.", "[0].")
+
+
+Try = Callable[[Fields], str]
+"""What the API server says of an object, without keeping it; nothing if it would take it."""
+
+
+def said(request: Callable[[], Any]) -> str:
+    try:
+        request()
+    except ApiException as error:
+        if error.status != 422:
+            raise
+        return str(yaml.safe_load(error.body or "")["message"])
+    return ""
+
+
+@pytest.fixture
+def create(plane_with_agenttasks: PlaneUnderTest) -> Try:
+    where = (agenttask.GROUP, agenttask.VERSION, "default", agenttask.PLURAL)
+    api = plane_with_agenttasks.custom
+
+    def make(body: Fields) -> str:
+        return said(
+            lambda: api.create_namespaced_custom_object(*where, body, dry_run="All", _request_timeout=20)
+        )
+
+    return make
+
+
+class Kept:
+    """A task in the API server, and what is said of changes to it."""
+
+    def __init__(self, place: Place, body: Fields) -> None:
+        self._api = place.plane.custom
+        self._where = (agenttask.GROUP, agenttask.VERSION, place.namespace, agenttask.PLURAL)
+        self.body = self._api.create_namespaced_custom_object(*self._where, body, _request_timeout=20)
+
+    def replace(self, body: Fields, *, keep: bool = False) -> str:
+        def request() -> None:
+            self.body = self._api.replace_namespaced_custom_object(
+                *self._where, body["metadata"]["name"], body, dry_run=None if keep else "All"
+            )
+
+        before = self.body
+        answer = said(request)
+        if not keep:
+            self.body = before
+        return answer
+
+    def write_status(self, status: Any) -> str:
+        body = {**self.body, "status": status}
+        name = body["metadata"]["name"]
+        return said(
+            lambda: self._api.replace_namespaced_custom_object_status(*self._where, name, body, dry_run="All")
+        )
+
+
+RULES: list[tuple[str, Fields, str]] = [
+    *((form, {"spec.source.number": 8}, NUMBERS) for form in KEYS),
+    ("github_issue", {"spec.taskKey.number": 8}, NUMBERS),
+    ("github_pull_request", {"spec.taskKey.number": 8}, NUMBERS),
+    ("gitlab_issue", {"spec.taskKey.issue_iid": 8}, NUMBERS),
+    ("gitlab_merge_request", {"spec.taskKey.mr_iid": 8}, NUMBERS),
+    *((form, {"spec.source.platform": "gitlab"}, FORGES) for form in KEYS if "github" in form),
+    *((form, {"spec.source.platform": "github"}, FORGES) for form in KEYS if "gitlab" in form),
+    *((form, {"spec.source.kind": "change"}, KINDS) for form in KEYS if form.endswith("_issue")),
+    *((form, {"spec.source.kind": "issue"}, KINDS) for form in KEYS if form.endswith("_request")),
+    # All else agrees, but the key has the fields of another form.
+    *(
+        (form, {"spec.taskKey": {**KEYS[other].to_dict(), "type": form}}, FORM)
+        for form in KEYS
+        for other in KEYS
+        if set(KEYS[form].to_dict()) != set(KEYS[other].to_dict())
+    ),
+    # A field too few, a field too many.
+    *(
+        (form, {f"spec.taskKey.{name}": ABSENT}, FORM)
+        for form, key in KEYS.items()
+        for name in key.to_dict()
+        if name != "type"
+    ),
+    *(
+        (form, {f"spec.taskKey.{name}": value}, FORM)
+        for form, key in KEYS.items()
+        for other in KEYS.values()
+        for name, value in other.to_dict().items()
+        if name not in key.to_dict()
+    ),
+]
+
+
+@pytest.mark.parametrize("form", KEYS)
+def test_each_form_of_a_task_is_taken(create: Try, form: str) -> None:
+    assert create(task(form)) == ""
+
+
+@pytest.mark.parametrize(("form", "changes", "message"), RULES)
+def test_what_does_not_fit_together_is_refused(create: Try, form: str, changes: Fields, message: str) -> None:
+    body = task(form)
+    for path, value in changes.items():
+        body = changed(body, path, value)
+    assert message in create(body)
+
+
+def test_every_rule_is_tried() -> None:
+    def messages(schema: Fields) -> set[str]:
+        found = {rule["message"] for rule in schema.get("x-kubernetes-validations", [])}
+        below = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]
+        return found.union(*map(messages, below))
+
+    tried = {message for _, _, message in RULES} | {IMMUTABLE, CANCELLED}
+    assert messages({"properties": SCHEMA}) == tried
+
+
+@pytest.mark.parametrize("form", KEYS)
+def test_every_field_but_three_stays_as_it_was_made(place: Place, form: str) -> None:
+    kept = Kept(place, task(form))
+    wrong: dict[str, str] = {}
+    tried = set()
+    for path, schema in leaves(SCHEMA["spec"], "spec"):
+        top = path.split(".")[1]
+        if top in CHANGEABLE or not has(kept.body, path):
+            continue
+        tried.add(top)
+        optional = not path.startswith("spec.taskKey") and path.split(".")[-1] in ("deliveryID", "labeledAt")
+        for value in (another(kept.body, path, schema), *([ABSENT] if optional else [])):
+            answer = kept.replace(changed(kept.body, path, value))
+            if IMMUTABLE not in answer:
+                wrong[f"{path}: {value!r}"] = answer
+    assert wrong == {}
+    assert tried == set(SCHEMA["spec"]["properties"]) - CHANGEABLE, "every other field was tried"
+
+
+def another(body: Fields, path: str, schema: Fields) -> Any:
+    """Another value that the field could have been made with."""
+    for each in path.split("."):
+        body = body[each]
+    if "enum" in schema:
+        return next(value for value in schema["enum"] if value != body)
+    if schema.get("format") == "date-time":
+        return NOW.replace(year=2025).isoformat()
+    return body + 1 if isinstance(body, int) else f"{body}x"
+
+
+def test_three_fields_can_change_and_a_cancel_stays(place: Place) -> None:
+    kept = Kept(place, task("github_issue"))
+    for path, value in (
+        ("spec.priority", 5),
+        ("spec.priority", 0),
+        ("spec.suspend", True),
+        ("spec.suspend", False),
+        ("spec.cancel", True),
+        ("spec.priority", 9),
+    ):
+        assert kept.replace(changed(kept.body, path, value), keep=True) == ""
+    assert CANCELLED in kept.replace(changed(kept.body, "spec.cancel", False))
+    assert CANCELLED in kept.replace(changed(kept.body, "spec.cancel", ABSENT)), "false is its default"
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("form", KEYS)
+def test_every_field_of_the_spec_is_taken_at_its_bounds(create: Try, form: str, largest: bool) -> None:
+    body = task(form)
+    for path, schema in leaves(SCHEMA["spec"], "spec"):
+        if has(body, path) and "enum" not in schema:
+            body = changed(body, path, sample(schema, largest=largest))
+    assert create(body) == ""
+
+
+@pytest.mark.parametrize("form", KEYS)
+def test_no_field_of_the_spec_is_taken_beyond_its_bounds(create: Try, form: str) -> None:
+    body = task(form)
+    wrong: dict[str, str] = {}
+    for path, schema in leaves(SCHEMA["spec"], "spec"):
+        if not has(body, path):
+            continue
+        for value, message in beyond(schema):
+            answer = create(changed(body, path, value))
+            if path not in answer or message not in answer:
+                wrong[f"{path}: {str(value)[:40]} ({message})"] = answer
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"spec.{name}" for name in SCHEMA["spec"]["required"]),
+        *(f"spec.source.{name}" for name in SCHEMA["spec"]["properties"]["source"]["required"]),
+        *(f"spec.trigger.{name}" for name in SCHEMA["spec"]["properties"]["trigger"]["required"]),
+        "spec.taskKey.type",
+        "spec",
+    ],
+)
+def test_what_is_required_must_be_there(create: Try, path: str) -> None:
+    answer = create(changed(task("github_issue"), path, ABSENT))
+    assert f"{path}: Required value" in answer
+
+
+def test_what_is_left_out_has_its_default(place: Place) -> None:
+    body = task("github_issue")
+    defaults = {n: each["default"] for n, each in SCHEMA["spec"]["properties"].items() if "default" in each}
+    for name in defaults:
+        body["spec"].pop(name, None)
+    kept = Kept(place, body)
+    assert {name: kept.body["spec"][name] for name in defaults} == defaults
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_every_field_of_the_status_is_taken_at_its_bounds(place: Place, largest: bool) -> None:
+    kept = Kept(place, task("github_issue"))
+    assert kept.write_status(sample(SCHEMA["status"], largest=largest)) == ""
+
+
+def test_no_field_of_the_status_is_taken_beyond_its_bounds(place: Place) -> None:
+    kept = Kept(place, task("github_issue"))
+    status = {"status": sample(SCHEMA["status"], largest=False)}
+    wrong: dict[str, str] = {}
+    for path, schema in leaves(SCHEMA["status"], "status"):
+        for value, message in beyond(schema):
+            answer = kept.write_status(changed(status, path, value)["status"])
+            if dotted(path) not in answer or message not in answer:
+                wrong[f"{path}: {str(value)[:40]} ({message})"] = answer
+    attempts = SCHEMA["status"]["properties"]["attempts"]
+    many = [sample(attempts["items"], largest=False)] * (attempts["maxItems"] + 1)
+    answer = kept.write_status({**status["status"], "attempts": many})
+    if "status.attempts: Too many" not in answer:
+        wrong["status.attempts"] = answer
+    assert wrong == {}

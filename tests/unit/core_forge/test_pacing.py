@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.pacing import Bucket, Paced, Rate, asked_pause
+from coding_agent_core.forge.pacing import Bucket, NotYetError, Paced, Rate, asked_pause
 from coding_agent_core.forge.retrying import Clock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,13 +86,52 @@ async def test_a_wait_that_is_too_long_is_handed_to_the_caller() -> None:
     time = Time()
     pace = Paced("h", FAST, time.clock())
     pace.answered("GET", 429, {"retry-after": "30"}, b"")
-    with pytest.raises(ForgeUnavailableError) as raised:
+    with pytest.raises(NotYetError) as raised:
         await pace.turn("GET")
+    assert isinstance(raised.value, ForgeUnavailableError), "temporary, to whoever does not tell them apart"
     assert raised.value.retry_after == pytest.approx(30)
     assert time.slept == []
     time.at = 25
     await pace.turn("GET")
     assert time.at == pytest.approx(30)
+
+
+async def test_our_own_limit_is_no_outage_of_the_forge() -> None:
+    time = Time()
+    rate = Rate(per_second=100, burst=10, writes_per_minute=60, per_hour=360_000, patience=1.0)
+    pace = Paced("h", rate, time.clock())
+    for _ in range(10):
+        await pace.turn("POST")
+    with pytest.raises(NotYetError) as raised:
+        await pace.turn("POST")
+    assert raised.value.retry_after == pytest.approx(2.0), "half of the writes of a minute flow in"
+    await pace.turn("GET")
+    time.at += 2.0
+    await pace.turn("POST")
+    assert time.slept == [pytest.approx(0.01)], "the read; what was not sent has cost no turn"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "content", "counts"),
+    [
+        (200, {}, b"", True),
+        (404, {}, b"{}", True),
+        (401, {}, b"", True),
+        (403, {}, b'{"message": "Resource not accessible"}', True),
+        (None, {}, b"", False),
+        (500, {}, b"", False),
+        (503, {"retry-after": "7"}, b"", False),
+        (408, {}, b"", False),
+        (429, {}, b"", False),
+        (403, {}, b'{"message": "You have exceeded a secondary rate limit."}', False),
+    ],
+)
+def test_what_shows_that_the_forge_is_there(
+    status: int | None, headers: dict[str, str], content: bytes, counts: bool
+) -> None:
+    pace = Paced("h", FAST, Time().clock())
+    pace.answered("GET", status, headers, content)
+    assert pace.answers == (1 if counts else 0)
 
 
 SECONDARY = b'{"message": "You have exceeded a secondary rate limit."}'

@@ -20,6 +20,14 @@ _LIMITED_WAIT = 60.0
 """Seconds to stay away after a limit without a time (GitHub: at least one minute)."""
 
 
+class NotYetError(ForgeUnavailableError):
+    """A request was not sent: the limits that are kept do not permit one yet, for `retry_after` seconds.
+
+    It says nothing of the forge, which was not asked. To whoever does not tell the two apart it is temporary,
+    as an outage is.
+    """
+
+
 @dataclass
 class Bucket:
     """Holds at most `capacity` tokens and gains `rate` of them a second. Times are monotonic seconds.
@@ -53,7 +61,7 @@ class Pace(Protocol):
         """Return when a request of this method may be sent.
 
         Raises:
-            ForgeUnavailableError: that would take too long; `retry_after` tells how long.
+            NotYetError: that would take too long; `retry_after` tells how long.
         """
         ...
 
@@ -90,10 +98,16 @@ class Rate:
 
 
 class Paced:
-    """A pace for one forge host."""
+    """A pace for one forge host.
+
+    Attributes:
+        answers: requests that the forge has answered since the start, whatever it said but that it cannot now
+            (5xx, a limit).
+    """
 
     def __init__(self, host: str, rate: Rate, clock: Clock) -> None:
         self.host = host
+        self.answers = 0
         self._rate = rate
         self._clock = clock
         # A full bucket and what flows in meanwhile must not exceed the hour's allowance.
@@ -108,7 +122,7 @@ class Paced:
         buckets = self._all if method in _READS else [*self._all, self._writes]
         wait = max(self.paused(now), *(bucket.wait(now) for bucket in buckets))
         if wait > self._rate.patience:
-            raise ForgeUnavailableError(
+            raise NotYetError(
                 f"The next request to {self.host} may be sent in {wait:.0f} s: that keeps the limits in "
                 "the section `reporter` and those of the forge.",
                 retry_after=wait,
@@ -123,10 +137,19 @@ class Paced:
         return max(0.0, self._until - now)
 
     def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
-        """Remember a limit that the answer tells of."""
+        """Remember a limit that the answer tells of, or that it was answered."""
+        if status is not None and available(status, headers, content):
+            self.answers += 1
         wait = asked_pause(status, headers, content, keep=self._rate.keep, now=self._clock.now())
         if wait is not None:
             self._until = max(self._until, self._clock.monotonic() + wait)
+
+
+def available(status: int, headers: Mapping[str, str], content: bytes) -> bool:
+    """Whether an answer shows that the forge can be asked now, be it that it refuses what was asked."""
+    if status in (408, 425) or status >= 500:
+        return False
+    return not rate_limited(status, headers, message_of(content) if status == 403 else "")
 
 
 def asked_pause(

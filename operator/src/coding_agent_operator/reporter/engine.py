@@ -47,8 +47,10 @@ class Engine:
         self.seen: Shelf[Task] = Shelf(read_task)
         self.synced = asyncio.Event()
         self._clock = clock or (lambda: datetime.now(UTC))
-        self._lanes = {host: self._lane(host, forge, sink, settings) for host, (forge, _) in forges.items()}
-        self._nowhere = self._new_lane("", self._homeless)
+        self._lanes = {
+            host: self._lane(host, forge, pace, sink, settings) for host, (forge, pace) in forges.items()
+        }
+        self._nowhere = self._new_lane("", self._homeless, lambda: 0)
 
     def observe(self, kind: str | None, body: Mapping[str, Any]) -> None:
         """Take a watch event; `kind` is its type, `None` in the initial list."""
@@ -99,12 +101,18 @@ class Engine:
     def _lane_of(self, task: Task) -> Lane:
         return self._lanes.get(task.spec.source.host.lower(), self._nowhere)
 
-    def _new_lane(self, host: str, one: Look) -> Lane:
+    def _new_lane(self, host: str, one: Look, answers: Callable[[], int]) -> Lane:
         return Lane(
-            host, one, task=self.seen.get, tasks=self.tasks, settings=self.settings, clock=self._clock
+            host,
+            one,
+            task=self.seen.get,
+            tasks=self.tasks,
+            settings=self.settings,
+            clock=self._clock,
+            answers=answers,
         )
 
-    def _lane(self, host: str, forge: Forge, sink: TaskSink, settings: Settings) -> Lane:
+    def _lane(self, host: str, forge: Forge, pace: Paced, sink: TaskSink, settings: Settings) -> Lane:
         place = Place(
             forge=forge,
             labels=settings.labels(forge.platform),
@@ -121,7 +129,7 @@ class Engine:
         async def one(task: Task, memory: Memory, rank: Rank) -> Again | None:
             return await look(place, task, memory, rank)
 
-        lane = self._new_lane(host, one)
+        lane = self._new_lane(host, one, lambda: pace.answers)
         return lane
 
     async def _homeless(self, task: Task, memory: Memory, rank: Rank) -> Again | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
+from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.logs import bound
 from coding_agent_core.queues.kubernetes.requests import ApiError
 from coding_agent_core.settings.reporter import Reporter
@@ -40,6 +41,7 @@ class Away:
         began: monotonic time of the same moment.
         failures: in a row.
         until: monotonic time before which nothing is asked of it.
+        answers: how many of our requests it had answered at its last failure; one more, and it is back.
     """
 
     since: datetime
@@ -47,10 +49,15 @@ class Away:
     failures: int
     until: float
     why: str
+    answers: int
 
 
 class Lane:
-    """The tasks of one forge host."""
+    """The tasks of one forge host.
+
+    Attributes:
+        away: `None` while the forge answers, as far as it was asked.
+    """
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class Lane:
         tasks: Tasks,
         settings: Reporter,
         clock: Callable[[], datetime],
+        answers: Callable[[], int],
     ) -> None:
         self.host = host
         self.away: Away | None = None
@@ -70,9 +78,11 @@ class Lane:
         self._tasks = tasks
         self._settings = settings
         self._clock = clock
+        self._answers = answers
         self._memories: dict[str, Memory] = {}
         self._wake = asyncio.Event()
-        self._probing = False
+        self._probe: str | None = None
+        self._turn = 0.0
 
     def __len__(self) -> int:
         return len(self._memories)
@@ -87,6 +97,8 @@ class Lane:
         """A task is gone, or shown for good."""
         self._memories.pop(uid, None)
         self.backlog.forget(name)
+        if not self._memories:
+            self.away = None  # nobody is left for whom it is asked, so nothing is known of it
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -113,7 +125,7 @@ class Lane:
             absent = Trouble("ForgeUnavailable", message)
             await trouble.tell(self._tasks, task, memory, absent, self._clock())
             untold += 1
-            if untold == _LOOKS_AT_A_TIME_TOLD:
+            if untold == _LOOKS_AT_A_TIME_TOLD or self.away is not away:
                 return
 
     def measure(self) -> None:
@@ -130,21 +142,25 @@ class Lane:
                 with bound(task=name):
                     await self._one(name, rank)
             finally:
-                self._probing = False
+                if self._probe == name:
+                    self._probe = None
+                self._notice()
                 self.backlog.done(name)
                 self._wake.set()
 
     async def _take(self) -> tuple[str, Rank]:
         while True:
             wait: float | None = None
-            if self.away is None or (not self._probing and _now() >= self.away.until):
-                taken = self.backlog.take(_now())
-                if taken is not None:
-                    self._probing = self.away is not None
-                    return taken
-                wait = self.backlog.next_due(_now())
-            elif not self._probing:
-                wait = self.away.until - _now()
+            if self.away is None or self._probe is None:
+                now = _now()
+                wait = max(self._turn, self.away.until if self.away else 0.0) - now
+                if wait <= 0:
+                    taken = self.backlog.take(now)
+                    if taken is not None:
+                        if self.away is not None:
+                            self._probe = taken[0]
+                        return taken
+                    wait = self.backlog.next_due(now)
             self._wake.clear()
             try:
                 async with asyncio.timeout(wait):
@@ -159,11 +175,12 @@ class Lane:
         memory = self._memories.setdefault(task.uid, Memory())
         try:
             again = await self._look(task, memory, rank)
+        except NotYetError as error:
+            self._wait_for_turn(name, error)
         except ForgeUnavailableError as error:
-            self._is_away(error)
+            self._is_away(error, probe=self._probe == name)
             self._later(name, memory, self._backoff(memory.failures))
         except (ForgeError, NotConfiguredError) as error:
-            self.away = None
             await self._refused(task, memory, error)
         except ChangedError as error:
             _logger.info("%s; looking again", error)
@@ -182,15 +199,30 @@ class Lane:
             else:
                 self.add(task, again.rank, again.delay)
 
-    def _is_away(self, error: ForgeUnavailableError) -> None:
-        now = _now()
-        if self.away is None:
-            self.away = Away(self._clock(), now, 0, now, "")
-        wait = max(error.retry_after or 0.0, self._backoff(self.away.failures))
-        self.away.failures += 1
-        self.away.until = max(self.away.until, now + wait)
-        self.away.why = str(error)
-        _logger.warning("%s; nothing is asked of it for %.1f s", error, wait)
+    def _wait_for_turn(self, name: str, error: NotYetError) -> None:
+        """Our own limits hold us back, which is no failure of anybody's: go on when they permit it."""
+        now, wait = _now(), error.retry_after or 0.0
+        _logger.info("%s", error)
+        self._turn = max(self._turn, now + wait)
+        self.backlog.again(name, now, delay=0.0)
+
+    def _is_away(self, error: ForgeUnavailableError, *, probe: bool) -> None:
+        now, wait = _now(), error.retry_after or 0.0
+        first = self.away is None
+        away = self.away = self.away or Away(self._clock(), now, 0, now, "", 0)
+        if first or probe:  # looks that had begun before it was noticed say nothing more
+            wait = max(wait, self._backoff(away.failures))
+            away.failures += 1
+        away.until = max(away.until, now + wait)
+        away.why = str(error)
+        away.answers = self._answers()
+        _logger.warning("%s; nothing is asked of it for %.1f s", error, away.until - now)
+
+    def _notice(self) -> None:
+        """Whether a forge that was away has answered since. A look that asked it nothing proves nothing."""
+        if self.away is not None and self._answers() > self.away.answers:
+            _logger.info("%s answers again, after %.1f s", self.host, _now() - self.away.began)
+            self.away = None
 
     async def _refused(self, task: Task, memory: Memory, error: Exception) -> None:
         reason = "ForgeRefused" if isinstance(error, ForgeError) else "ForgeNotConfigured"

@@ -56,7 +56,9 @@ async def look(place: Place, seen: Task, memory: Memory, rank: Rank) -> Again | 
             f"{seen.spec.source.host} is configured as {place.forge.platform}, not as "
             f"{seen.spec.source.platform}."
         )
-    if not commands.waits(seen.labels) and (idle := _idle(place, seen, memory, rank)) is not None:
+    # A task on which a trouble is told is looked at: it may be over.
+    wanted = commands.waits(seen.labels) or trouble.is_told(seen)
+    if not wanted and (idle := _idle(place, seen, memory, rank)) is not None:
         return idle
     memory.due = NEVER
     runs = runs_of(seen.spec.item, await place.tasks.runs(seen))

@@ -37,6 +37,8 @@ ANNOTATION_LABELED_AT = f"{GROUP}/labeled-at"
 """Newest application of the label that this task answers for; later deliveries move it."""
 ANNOTATION_DELIVERIES = f"{GROUP}/deliveries"
 """Further delivery ids that this task answers for, comma-separated, the newest 20."""
+ANNOTATION_CANCELLED = f"{GROUP}/cancelled-because"
+"""Why a task was cancelled, as half a sentence for people: `alice cancelled it by a comment`."""
 
 ANNOTATION_TRANSCRIPT = f"{GROUP}/transcript"
 """On Jobs: where the attempt keeps its transcript; told beforehand, for a killed agent tells nothing."""

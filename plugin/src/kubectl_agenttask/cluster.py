@@ -117,7 +117,11 @@ class Cluster:
         """Change the spec of a task."""
         with _sentences(f"patch agenttask {name}", missing=self._no_task(name)):
             self._tasks.patch_namespaced_custom_object(
-                *self._where, name, {"spec": spec}, _request_timeout=_TIMEOUT
+                *self._where,
+                name,
+                {"spec": spec},
+                field_manager="kubectl-agenttask",
+                _request_timeout=_TIMEOUT,
             )
 
     def pods(self, task: str) -> list[Body]:

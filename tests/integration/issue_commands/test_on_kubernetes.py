@@ -146,7 +146,7 @@ def test_people_with_write_access_command_the_agent_by_comments(
     team.say(number, "/cancel")
     until("cancelled", lambda: team.read(name)["spec"].get("cancel") is True)
     team.stand(name, Phase.CANCELLED)
-    team.shows(number, "cancelled", set())
+    assert "alice cancelled it by a comment." in team.shows(number, "cancelled", set())
     until("it is over and no longer watched", lambda: team.is_reported(name))
 
     retried = team.say(number, "/retry")

@@ -6,7 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import ANNOTATION_DELIVERIES, ANNOTATION_LABELED_AT, manifest
+from coding_agent_core.agenttask import (
+    ANNOTATION_CANCELLED,
+    ANNOTATION_DELIVERIES,
+    ANNOTATION_LABELED_AT,
+    manifest,
+)
 from coding_agent_core.queues.kubernetes.facts import cancellation, latest_of, note, runs_of
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
 
@@ -165,5 +170,6 @@ def test_the_newest_twenty_deliveries_are_kept() -> None:
 
 
 def test_a_cancel_is_for_the_version_that_was_read() -> None:
-    patch = {"spec": {"cancel": True}, "metadata": {"resourceVersion": "20"}}
-    assert cancellation(task(2)) == patch
+    why = {ANNOTATION_CANCELLED: "the issue was closed"}
+    patch = {"spec": {"cancel": True}, "metadata": {"resourceVersion": "20", "annotations": why}}
+    assert cancellation(task(2), "the issue was closed") == patch

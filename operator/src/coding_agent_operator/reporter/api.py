@@ -99,9 +99,9 @@ class Tasks:
             newest = await self.get(name)
         return None
 
-    async def cancel(self, body: Body) -> bool:
+    async def cancel(self, body: Body, why: str) -> bool:
         """Cancel exactly this version of a task; `False` if it has another by now."""
-        return await self._server.merge(self._path(body), cancellation(body)) is not None
+        return await self._server.merge(self._path(body), cancellation(body, why)) is not None
 
     async def mark_reported(self, body: Body) -> bool:
         """No longer watch exactly this version of a task; `False` if it has another by now."""

@@ -18,6 +18,11 @@ from coding_agent_operator.reporter.place import Place
 
 _logger = logging.getLogger("reporter.correct")
 
+_BECAUSE = {
+    Says.CLOSED: "the item was closed",
+    Says.WITHDRAWN: "the item has none of our labels any more",
+}
+"""As the item's comment says it at the end."""
 _WHY = {
     Says.CLOSED: ("ItemClosed", "The item was closed: its task is cancelled."),
     Says.WITHDRAWN: ("LabelRemoved", "The item has none of our labels any more: its task is cancelled."),
@@ -37,7 +42,7 @@ async def correct(place: Place, task: Task, body: Body, known: LatestTask, says:
     """
     if says is Says.ASKED:
         await _new_run(place, task, body, known)
-    elif not await place.tasks.cancel(body):
+    elif not await place.tasks.cancel(body, _BECAUSE[says]):
         raise ChangedError(f"{task.name} has changed since its item was read")
     metrics.CORRECTIONS.labels(says).inc()
     reason, message = _WHY[says]

@@ -27,6 +27,7 @@ class Memory:
         doubt: what the item says against the task.
         failures: looks that failed since the last one that did not.
         told: the trouble that people were told of.
+        cancelled: who or what cancelled it, as far as the task told when it was read last.
     """
 
     comment: Comment | None = None
@@ -38,3 +39,4 @@ class Memory:
     doubt: Doubt | None = None
     failures: int = 0
     told: str = ""
+    cancelled: str = ""

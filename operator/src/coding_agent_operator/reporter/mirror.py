@@ -20,6 +20,7 @@ from coding_agent_core.reporting.render import MARKER, Report, State, comment, r
 from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter import commands, metrics, trouble
 from coding_agent_operator.reporter.backlog import Rank
+from coding_agent_operator.reporter.cancelled import cancelled_because
 from coding_agent_operator.reporter.conditions import acknowledged, reported
 from coding_agent_operator.reporter.correct import correct
 from coding_agent_operator.reporter.decide import Item, Plan, Standing, asks_for_time, decide
@@ -69,7 +70,7 @@ async def look(place: Place, seen: Task, memory: Memory, rank: Rank) -> Again | 
         return None
     if await commands.handle(body, place.forge, place.sink, place.tasks):
         raise ChangedError(f"{seen.name} was changed by a command")
-    task = read_task(body)
+    task, memory.cancelled = read_task(body), cancelled_because(body)
     earlier = [other for each in reversed(runs) if (other := read_task(each)).spec.run < task.spec.run]
     if runs and read_task(runs[-1]).spec.run > task.spec.run:
         return await _superseded(place, task, body)
@@ -85,7 +86,7 @@ def _idle(place: Place, task: Task, memory: Memory, rank: Rank) -> Again | None:
     left = memory.due - now
     if memory.comment is None or left <= 0:
         return None
-    report = report_of(task, place.labels, memory.before or ())
+    report = report_of(task, place.labels, memory.before or (), memory.cancelled)
     if comment(report) == memory.comment.body:
         return Again(left)
     still = memory.written + place.settings.position_interval - now
@@ -157,7 +158,7 @@ async def _comment(place: Place, task: Task, earlier: list[Task], memory: Memory
     if memory.before is None:
         memory.comment = await place.forge.find_comment(item, MARKER)
         memory.before = _before(place, earlier, memory.comment.body if memory.comment else "")
-    report = report_of(task, place.labels, memory.before)
+    report = report_of(task, place.labels, memory.before, memory.cancelled)
     text = comment(report)
     if memory.comment is None or memory.comment.body != text:
         written = await write_comment(place.forge, item, report, known=memory.comment)

@@ -57,12 +57,13 @@ def standing_of(task: Task, known: LatestTask, shown: datetime | None) -> Standi
     )
 
 
-def report_of(task: Task, labels: Labels, before: Iterable[State] = ()) -> Report:
+def report_of(task: Task, labels: Labels, before: Iterable[State] = (), cancelled: str = "") -> Report:
     """The report of an item's newest run.
 
     Args:
         before: what earlier runs left, the newest first: a run goes on with the branch and the change of the
             last one, so they are remembered until it has its own.
+        cancelled: who or what cancelled it, half a sentence.
     """
     phase, result, attempts = phase_of(task), task.status.result, task.status.attempts
     branch, change = (result.branch, result.pull_request_url) if result else (None, None)
@@ -88,7 +89,7 @@ def report_of(task: Task, labels: Labels, before: Iterable[State] = ()) -> Repor
         position=task.status.queue_position if phase is Phase.QUEUED else None,
         next_attempt=task.status.next_attempt_time,
         reason=_reason(task) if told else None,
-        message=_message(task, phase),
+        message=_cancelled(task, cancelled) if phase is Phase.CANCELLED else _message(task, phase),
         summary=(result.summary or "") if result and phase.terminal else "",
         usage=Usage(
             requests=used.requests,
@@ -118,6 +119,15 @@ def _message(task: Task, phase: Phase) -> str:
     if condition is None or (condition.reason in _ITSELF and phase in (Phase.QUEUED, Phase.RUNNING)):
         return ""
     return _REFUSED if condition.reason == "Refused" else condition.message
+
+
+def _cancelled(task: Task, why: str) -> str:
+    told, result = _message(task, Phase.CANCELLED), task.status.result
+    said = f"{told.removesuffix('.')}: {why}." if told and why else told
+    # Where there is no change yet, the comment names the branch in a line of its own.
+    if result is not None and result.branch and result.pull_request_url:
+        said += f" What was done so far is on the branch `{result.branch}`."
+    return said
 
 
 def _since(task: Task, phase: Phase) -> datetime:

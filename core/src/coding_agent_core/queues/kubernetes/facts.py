@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.admission import LatestTask
-from coding_agent_core.agenttask import ANNOTATION_DELIVERIES, ANNOTATION_LABELED_AT, Spec, parse_spec
+from coding_agent_core.agenttask import (
+    ANNOTATION_CANCELLED,
+    ANNOTATION_DELIVERIES,
+    ANNOTATION_LABELED_AT,
+    Spec,
+    parse_spec,
+)
 from coding_agent_core.command_notes import is_mailbox
 from coding_agent_core.phases import Phase
 from coding_agent_core.tasks import Item, Trigger, parse_time
@@ -90,9 +96,10 @@ def note(
     return _guarded(newest, {"metadata": {"annotations": annotations}})
 
 
-def cancellation(newest: Body) -> dict[str, Any]:
-    """The merge patch that cancels exactly this version of a task."""
-    return _guarded(newest, {"spec": {"cancel": True}})
+def cancellation(newest: Body, why: str) -> dict[str, Any]:
+    """The merge patch that cancels exactly this version of a task, and says why."""
+    because = {"annotations": {ANNOTATION_CANCELLED: why}}
+    return _guarded(newest, {"metadata": because, "spec": {"cancel": True}})
 
 
 def uuid_of(body: Body) -> str:

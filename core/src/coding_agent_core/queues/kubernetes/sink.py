@@ -139,7 +139,7 @@ class KubernetesSink:
                     _logger.info("Not cancelled: %s: %s", withdrawal.item.display, why)
                     return None
                 case Cancel(task):
-                    if await tasks.patch(task, cancellation(runs[-1])):
+                    if await tasks.patch(task, cancellation(runs[-1], withdrawal.reason)):
                         return task
         raise QueueUnavailableError(
             f"The tasks of {withdrawal.item.display} change too quickly to cancel one."

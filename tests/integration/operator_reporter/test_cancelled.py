@@ -1,0 +1,77 @@
+"""The comment of a cancelled task says who or what cancelled it, as far as the AgentTask tells."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from coding_agent_core.phases import Phase
+from coding_agent_core.queues.kubernetes.access import Access
+from coding_agent_core.queues.kubernetes.sink import KubernetesSink
+from coding_agent_core.settings.model import Consumer
+from coding_agent_core.tasks import Withdrawal
+
+from tests.integration.operator_reporter.process import Reporter
+from tests.integration.operator_reporter.world import BOT, PROCESSING, World
+
+pytestmark = pytest.mark.parametrize("flavour", ["github"])
+BRANCH = "coding-agent/issue-1"
+
+
+async def by_webhook(world: World, number: int, _: str) -> None:
+    """As the receiver does it."""
+    sink = KubernetesSink(Access(str(world.plane.kubeconfig)), world.namespace, Consumer())
+    try:
+        item = world.item(number)
+        withdrawal = Withdrawal(item=item, reason="the issue lost the label 'coding agent processing'")
+        assert await sink.withdraw(withdrawal)
+    finally:
+        await sink.aclose()
+
+
+async def by_kubectl(world: World, _: int, name: str) -> None:
+    kubectl = [str(world.plane.plane.binaries["kubectl"]), "--kubeconfig", str(world.plane.kubeconfig)]
+    patch = ["patch", "agenttask", name, "--type=merge", "-p", '{"spec": {"cancel": true}}']
+    subprocess.run([*kubectl, "-n", world.namespace, *patch], check=True, timeout=60)
+
+
+async def by_the_plugin(world: World, _: int, name: str) -> None:
+    plugin = str(Path(sys.executable).with_name("kubectl-agenttask"))
+    subprocess.run(
+        [plugin, "cancel", name, "-n", world.namespace],
+        env={"KUBECONFIG": str(world.plane.kubeconfig), "HOME": str(world.folder), "PATH": ""},
+        check=True,
+        timeout=60,
+    )
+
+
+async def by_a_program(world: World, _: int, name: str) -> None:
+    world.patch(name, {"spec": {"cancel": True}})
+
+
+@pytest.mark.parametrize(
+    ("cancel", "said"),
+    [
+        (by_webhook, "The task was cancelled: the issue lost the label 'coding agent processing'."),
+        (by_kubectl, "The task was cancelled: somebody cancelled it with kubectl."),
+        (by_the_plugin, "The task was cancelled: somebody cancelled it with kubectl."),
+        (by_a_program, "The task was cancelled."),
+    ],
+)
+async def test_who_cancelled_it(
+    world: World, start: Callable[..., Reporter], cancel: Callable[[World, int, str], object], said: str
+) -> None:
+    start(check_interval=3600)
+    number = world.issue(BOT)
+    name = world.task(number)
+    world.stand(name, Phase.RUNNING)
+    world.shows(number, "working on it", {PROCESSING})
+    await cancel(world, number, name)  # type: ignore[misc]
+    world.stand(name, Phase.CANCELLED, message="The task was cancelled.", result={"branch": BRANCH})
+    text = world.shows(number, "Coding agent: cancelled", set())
+    assert f"\n{said}\n" in text
+    assert f"What was done so far is on the branch `{BRANCH}`." in text
+    assert len(world.comments(number)) == 1

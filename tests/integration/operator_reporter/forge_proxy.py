@@ -1,4 +1,7 @@
-"""Stands between the reporter and a forge: kills the reporter after a request, or refuses connections."""
+"""Stands between the reporter and a forge: kills the reporter after a request, or refuses connections.
+
+Its port is its own from the beginning to the end, also while it refuses.
+"""
 
 from __future__ import annotations
 
@@ -28,26 +31,31 @@ class ForgeProxy:
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
         self._loop = asyncio.new_event_loop()
-        self._started: Future[int] = Future()
+        self._started: Future[None] = Future()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(
             target=self._loop.run_until_complete, args=(self._serve(),), daemon=True
         )
         self._fatal = 0
         self._pid: Callable[[], int] = lambda: 0
-        self._site: web.TCPSite | None = None
+        # Bound as long as it lives and never listening: the port is nobody else's while it refuses.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port = int(self._held.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
         self.requests: list[str] = []
         self.killed = threading.Event()
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.port = self._started.result(10)
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._started.result(30)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(30)
+        self._held.close()
 
     def arm(self, fatal: int, pid: Callable[[], int]) -> None:
         """SIGKILL the process after its request number `fatal` was done; 0: never."""
@@ -61,11 +69,11 @@ class ForgeProxy:
 
     def refuse(self) -> None:
         """Refuse connections from now on, until `accept`."""
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(30)
 
     def accept(self) -> None:
         """Listen again, on the same port."""
-        asyncio.run_coroutine_threadsafe(self._listen(self.port), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(30)
 
     async def _serve(self) -> None:
         app = web.Application(client_max_size=2**24)
@@ -74,17 +82,16 @@ class ForgeProxy:
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
             self._session = session
-            await self._listen(0)
+            await self._listen()
+            self._started.set_result(None)
             await self._stop.wait()
             await self._runner.cleanup()
 
-    async def _listen(self, port: int) -> None:
+    async def _listen(self) -> None:
         if self._runner.server is None:
             await self._runner.setup()
-        sock = socket.create_server(("127.0.0.1", port))
-        await web.SockSite(self._runner, sock).start()
-        if not self._started.done():
-            self._started.set_result(sock.getsockname()[1])
+        # Both may have the port, since both say SO_REUSEADDR and one of them alone listens.
+        await web.SockSite(self._runner, socket.create_server(("127.0.0.1", self.port))).start()
 
     async def _close(self) -> None:
         await self._runner.cleanup()

@@ -17,7 +17,7 @@ from coding_agent_forge import ForgeServer
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator_reporter.forge_proxy import ForgeProxy
 from tests.integration.operator_reporter.process import Zygote, account, until
-from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, QUICK, SEED, World
+from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, SEED, World
 
 SIDE_BY_SIDE = 4
 SETTINGS = {"grace": 0.2, "check_interval": 3600.0, "workers": 1}
@@ -30,7 +30,7 @@ class Stage:
         self.world, self.proxy, self._zygote = world, proxy, zygote
         world.api_url = world.forge.api_url.replace(world.forge.base_url, proxy.url)
         kubeconfig = account(world.plane, world.namespace, world.folder)
-        config = world.config(0, **{**QUICK, **SETTINGS, "http_port": 0})
+        config = world.config(**SETTINGS)
         self._environment = {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
         self._log = world.folder / "reporters.log"
         self._pid = 0
@@ -104,22 +104,22 @@ def test_killed_after_every_request_to_the_forge(
         kills = iter(range(1, total + 1))
         lock = threading.Lock()
 
-        def play_on(stage: Stage) -> list[tuple[int, Any, bool, str]]:
-            played: list[tuple[int, Any, bool, str]] = []
+        def play_on(stage: Stage) -> list[tuple[int, Any, bool, list[str]]]:
+            played: list[tuple[int, Any, bool, list[str]]] = []
             while True:
                 with lock:
                     number = next(kills, 0)
                 if not number:
                     return played
                 end, died = stage.play(number)
-                at = stage.proxy.requests[number - 1] if len(stage.proxy.requests) >= number else ""
-                played.append((number, end, died, at))
+                played.append((number, end, died, stage.proxy.requests))
 
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             runs = [run for runs in pool.map(play_on, stages) for run in runs]
-    assert {(number, at): end for number, end, _, at in runs if end != EXPECTED} == {}
-    died_at = [at for _, _, died, at in runs if died]
-    assert len(died_at) >= len(runs) * 0.9, "the number of requests differs a little from run to run"
+    assert {number: (end, asked) for number, end, _, asked in runs if end != EXPECTED} == {}
+    # The number of requests differs a little from run to run: some may end before their last one.
+    assert [number for number, _, died, asked in runs if not died and len(asked) >= number] == []
+    died_at = [asked[number - 1] for number, _, died, asked in runs if died]
     for writing in ("POST", "DELETE") if flavour == "github" else ("POST", "PUT"):
         assert any(each.startswith(writing) for each in died_at), f"it was killed at a {writing}"
 

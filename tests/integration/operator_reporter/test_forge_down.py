@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from coding_agent_core.phases import Phase
@@ -32,7 +33,7 @@ def proxy(world: World) -> Iterator[ForgeProxy]:
     ],
 )
 def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, kind: str) -> None:
-    reporter = start()
+    reporter, host = start(), world.host
     tasks = {number: world.task(number) for number in (world.issue(BOT) for _ in range(3))}
     for name in tasks.values():
         world.stand(name, Phase.RUNNING)
@@ -48,8 +49,9 @@ def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, 
     until("an Event", lambda: "ForgeUnavailable" in [reason for reason, _ in world.events(ended[1])])
     assert world.read(ended[1])["status"]["phase"] == "Succeeded", "no task fails for it"
     # The reporter dies in the outage; the next one knows nothing of it.
+    assert reporter.metric(f'coding_agent_reporter_forge_away_seconds{{host="{host}"}}') > 0
     reporter.stop()
-    start()
+    reporter = start()
     for _, name in others:
         world.stand(name, Phase.SUCCEEDED)
 
@@ -59,6 +61,33 @@ def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, 
         assert len(world.comments(number)) == 1
         until("it is told no longer", lambda name=name: not _told(world, name))  # type: ignore[misc]
         until("reported", lambda name=name: world.is_reported(name))  # type: ignore[misc]
+    for gauge in ("forge_away_seconds", "pending"):
+        is_zero(reporter, f'coding_agent_reporter_{gauge}{{host="{host}"}}')
+    assert world.condition(ended[1], "Reported")["status"] == "True"
+    until("nobody is told of it any more", lambda: not any(map(partial(_told, world), tasks.values())))
+
+
+@pytest.mark.parametrize("flavour", ["github"])
+def test_a_task_that_runs_on_through_an_outage(world: World, proxy: ForgeProxy, start: Start) -> None:
+    """One process sees the whole of it, twice: what it thought of the forge is over with the outage."""
+    reporter = start(check_interval=3600)
+    number = world.issue(BOT)
+    name = world.task(number)
+    world.stand(name, Phase.RUNNING)
+    world.shows(number, "working on it", {PROCESSING})
+    until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
+    away = f'coding_agent_reporter_forge_away_seconds{{host="{world.host}"}}'
+    for counted in (1, 2):
+        proxy.refuse()
+        phase = Phase.BACKOFF if counted == 1 else Phase.RUNNING
+        world.stand(name, phase, reason=f"Outage{counted}", message=f"Outage {counted}.")
+        until("told on the task", lambda: _told(world, name))
+        until("the gauge tells", lambda: reporter.metric(away) > 0)
+        proxy.accept()
+        world.shows(number, f"Outage {counted}.", {PROCESSING})
+        until("true again", lambda: world.condition(name, "Reported")["status"] == "True")
+        is_zero(reporter, away)
+    assert len(world.comments(number)) == 1
 
 
 @pytest.mark.parametrize("flavour", ["github"])
@@ -72,6 +101,11 @@ def test_what_the_forge_asks_for_is_obeyed(world: World, start: Start) -> None:
     world.shows(number, "working on it", {PROCESSING})
     times = [each["at"] for each in world.requests()]
     assert times[1] - times[0] >= 3.0, "the one after the limited one"
+
+
+def is_zero(reporter: Reporter, gauge: str) -> None:
+    """The gauge tells that nothing is left of an outage; it is set once a second."""
+    until(f"{gauge} is 0", lambda: reporter.metric(gauge) == 0)
 
 
 def _break(world: World, proxy: ForgeProxy, kind: str) -> None:

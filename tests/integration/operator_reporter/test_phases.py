@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from coding_agent_core.phases import Phase
@@ -117,13 +118,31 @@ def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start)
 
 
 def test_positions_alone_are_shown_rarely(world: World, start: Start) -> None:
-    start(position_interval=1.5, check_interval=3600)
+    interval = 1.5
+    start(position_interval=interval, check_interval=3600)
     number = world.issue(BOT)
     name = world.task(number)
+    world.stand(name, Phase.QUEUED, queuePosition=9)
+    world.shows(number, "number 9", {BOT})
+    for position in range(8, 0, -1):
+        world.stand(name, Phase.QUEUED, queuePosition=position)
+    world.shows(number, "number 1 in", {BOT})
+    edits = [each["at"] for each in world.requests() if each["method"] in ("PATCH", "PUT")]
+    written = next(each["at"] for each in world.requests() if each["method"] == "POST")
+    assert all(after - before > interval - 0.1 for before, after in pairwise([written, *edits]))
+
+
+@pytest.mark.parametrize("flavour", ["github"])
+def test_a_position_waits_for_its_time_and_a_phase_does_not(world: World, start: Start) -> None:
+    start(position_interval=3600, check_interval=3600)
+    number, other = world.issue(BOT), world.issue(BOT)
+    name = world.task(number)
+    world.shows(number, "waiting", {BOT})
     for position in range(9, 0, -1):
         world.stand(name, Phase.QUEUED, queuePosition=position)
-        if position == 9:
-            world.shows(number, "number 9", {BOT})
-    world.shows(number, "number 1 in", {BOT})
-    edits = [each for each in world.requests() if each["method"] in ("PATCH", "PUT")]
-    assert len(edits) <= 2
+    world.task(other)
+    world.shows(other, "waiting", {BOT})
+    assert "in the queue" not in world.comment(number)
+    world.stand(name, Phase.RUNNING)
+    world.shows(number, "working on it", {PROCESSING})
+    assert [each["method"] for each in world.requests()].count("PATCH") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +42,7 @@ FLOW = {BOT, PROCESSING, DONE, FAILED}
 BOT_TOKEN = "bot-token-4242"
 QUICK: dict[str, Any] = {
     "http_host": "127.0.0.1",
+    "http_port": 0,
     "requests_per_second": 200.0,
     "burst": 200,
     "writes_per_minute": 100_000,
@@ -92,6 +92,11 @@ class World:
     def flavour(self) -> str:
         """`github` or `gitlab`."""
         return self.forge.flavour.value
+
+    @property
+    def host(self) -> str:
+        """Of the forge, as the reporter knows it."""
+        return host_of(self.api_url or self.forge.api_url)
 
     # People.
 
@@ -173,17 +178,16 @@ class World:
 
     def item(self, number: int) -> Item:
         """The issue as tasks name it."""
-        host = host_of(self.api_url or self.forge.api_url)
         owner, repo = REPOSITORY.split("/")
         if self.flavour == "github":
             return Item(
-                host=host,
+                host=self.host,
                 repository=REPOSITORY,
                 key=GitHubIssueKey(owner=owner, repo=repo, number=number),
             )
         project = self.forge.repository(REPOSITORY).id
         return Item(
-            host=host, repository=REPOSITORY, key=GitLabIssueKey(project_id=project, issue_iid=number)
+            host=self.host, repository=REPOSITORY, key=GitLabIssueKey(project_id=project, issue_iid=number)
         )
 
     def task(
@@ -269,14 +273,14 @@ class World:
 
     # The reporter.
 
-    def config(self, port: int, **reporter: Any) -> Path:
+    def config(self, **reporter: Any) -> Path:
         """Its configuration file."""
         file = self.folder / f"config-{os.urandom(3).hex()}.yaml"
         token = {"personal_access_token": BOT_TOKEN}
         settings = {
             self.flavour: {"api_url": self.api_url or self.forge.api_url, "failed_label": FAILED, **token},
             "operator": {"namespace": self.namespace},
-            "reporter": {**QUICK, "http_port": port, **reporter},
+            "reporter": {**QUICK, **reporter},
             **self.sections,
         }
         file.write_text(yaml.safe_dump(settings))
@@ -284,8 +288,5 @@ class World:
 
     def reporter(self, zygote: Zygote, **reporter: Any) -> Reporter:
         """A reporter under its own account; start it."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
         self.kubeconfig = self.kubeconfig or account(self.plane, self.namespace, self.folder)
-        return Reporter(zygote, self.kubeconfig, self.config(port, **reporter), port)
+        return Reporter(zygote, self.kubeconfig, self.config(**reporter))

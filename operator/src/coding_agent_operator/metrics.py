@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from coding_agent_core.agenttask import Status
+from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
+from coding_agent_core.tasks import Origin
 from prometheus_client import Counter, Gauge, Histogram
 
 from coding_agent_operator.observed import Task
+from coding_agent_operator.outcome_of import (
+    CRASHED,
+    DISRUPTED,
+    DISRUPTIONS,
+    EXITS,
+    LOST,
+    NOT_PREPARED,
+    OUT_OF_MEMORY,
+    OUT_OF_STORAGE,
+    OUT_OF_TIME,
+    RESTARTED,
+    STOPS,
+)
 
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
@@ -41,6 +56,24 @@ API_REQUESTS = Counter(
 )
 LEADER = Gauge("coding_agent_operator_leader", "1: this replica acts; 0: it waits for its turn.")
 WATCH_BEHIND = Gauge("coding_agent_watch_behind", "Objects whose newest version the watches have not shown.")
+
+_NOT_FAILED = {
+    Reason.COMPLETED.value: Phase.SUCCEEDED,
+    Reason.NOTHING_TO_CHANGE.value: Phase.SUCCEEDED,
+    Reason.CANCELLED.value: Phase.CANCELLED,
+}
+_VERDICTS = (
+    *(verdict for table in (EXITS, STOPS, DISRUPTIONS) for verdict in table.values()),
+    *(CRASHED, OUT_OF_MEMORY, OUT_OF_TIME, OUT_OF_STORAGE, NOT_PREPARED, LOST, RESTARTED, DISRUPTED),
+)
+REASONS = frozenset({*Reason, *(verdict.reason for verdict in _VERDICTS), "TooManyAttempts"})
+"""For which tasks end."""
+
+# From the start, for `increase()` does not see a series that begins at 1.
+for _origin in Origin:
+    TAKEN_UP.labels(_origin.value)
+for _reason in REASONS:
+    ENDED.labels(_NOT_FAILED.get(_reason, Phase.FAILED).value, _reason)
 
 
 def count_change(task: Task, new: Status) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coding_agent_core.tasks import Platform
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import choose_encoder
 
@@ -58,6 +59,10 @@ class ReceiverMetrics:
             ["platform"],
             registry=registry,
             buckets=_BUCKETS,
+        )
+        _begin_at_zero(
+            *(self._processed, self._failed, self._signature_failures, self._tasks_queued),
+            *(self._queue_errors, self._seconds),
         )
 
     def answered(self, platform: str, event: str, *, result: str, status: int, seconds: float) -> None:
@@ -127,6 +132,14 @@ class PollMetrics:
             ["platform"],
             registry=registry,
         )
+        _begin_at_zero(self.recovered, self.redelivered, self.failed)
+
+
+def _begin_at_zero(*metrics: Counter | Histogram) -> None:
+    """Show a series of each platform from the start: `increase()` does not see one that begins at 1."""
+    for metric in metrics:
+        for platform in Platform:
+            metric.labels(platform.value)
 
 
 def wants_text(accept: str) -> bool:

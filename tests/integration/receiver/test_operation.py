@@ -116,6 +116,20 @@ async def test_metrics_are_prometheus_text_for_scrapers(busy):
     assert values["coding_agent_webhook_response_seconds_count", "gitlab"] == 2
 
 
+async def test_a_fresh_receiver_shows_what_is_alerted_on_at_zero():
+    # `increase()` does not see a series that begins at 1: the first errors of a pod would raise no alert.
+    async with client(create_app(settings(), RecordingSink())) as http:
+        response = await http.get("/metrics", headers={"Accept": "text/plain"})
+    values = {
+        (sample.name, sample.labels.get("platform")): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+    for name in ("queue_errors", "webhook_signature_failures", "webhooks_failed", "tasks_queued"):
+        for platform in ("github", "gitlab"):
+            assert values[f"coding_agent_{name}_total", platform] == 0
+
+
 async def test_a_real_scraper_gets_openmetrics(busy):
     response = await busy.get("/metrics", headers={"Accept": PROMETHEUS_ACCEPT})
     assert response.headers["Content-Type"].startswith("application/openmetrics-text")

@@ -50,6 +50,7 @@ def recovered(metrics: PollMetrics) -> float | None:
 async def test_a_labeled_item_becomes_one_task_however_often_it_is_polled():
     queue, forge = MemoryQueue(), ListedForge(1, 2)
     metrics = PollMetrics(CollectorRegistry())
+    assert recovered(metrics) == 0, "shown from the start, or `increase()` would not see the first"
     first = await poll_once(Settings(), forge, queue, metrics=metrics)
     again = await poll_once(Settings(), forge, queue, metrics=metrics)
     assert forge.asked == ["coding agent", "coding agent"]

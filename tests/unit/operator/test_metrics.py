@@ -1,0 +1,39 @@
+"""What is alerted on is shown before it happens: `increase()` does not see a series that begins at 1."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from coding_agent_core.outcome import Reason
+from prometheus_client.parser import text_string_to_metric_families
+
+_FRESH = """
+from prometheus_client import REGISTRY, generate_latest
+import coding_agent_operator.metrics
+print(generate_latest(REGISTRY).decode())
+"""
+
+
+def test_a_fresh_operator_shows_origins_and_ends_at_zero() -> None:
+    # In a process of its own: the operator's metrics are the process's, and other tests count.
+    command = [sys.executable, "-c", _FRESH]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    origins = {
+        each.labels["origin"]: each.value
+        for each in samples
+        if each.name == "coding_agent_tasks_taken_up_total"
+    }
+    assert origins == {"webhook": 0, "poll": 0, "redelivery": 0, "manual": 0}
+    ends = {
+        (each.labels["phase"], each.labels["reason"]): each.value
+        for each in samples
+        if each.name == "coding_agent_tasks_ended_total"
+    }
+    assert set(ends.values()) == {0}
+    assert {reason for phase, reason in ends if phase == "Succeeded"} == {"Completed", "NothingToChange"}
+    assert {reason for phase, reason in ends if phase == "Cancelled"} == {"Cancelled"}
+    failed = {reason for phase, reason in ends if phase == "Failed"}
+    assert failed >= {*Reason} - {Reason.COMPLETED, Reason.NOTHING_TO_CHANGE, Reason.CANCELLED}
+    assert failed >= {"OOMKilled", "PodLost", "TooManyAttempts", "Unschedulable", "ErrImagePull"}

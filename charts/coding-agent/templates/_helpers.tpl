@@ -1,4 +1,14 @@
+{{/* A key with nothing behind it takes the chart's own values away: say so before a template trips over it. */}}
+{{- define "coding-agent.whole" -}}
+{{- range $key := list "attempts" "config" "crds" "httpRoute" "image" "ingress" "metrics" "networkPolicy" "operator" "polling" "receiver" "reporter" "secrets" "transcripts" "trustedCertificates" "userConfig" -}}
+{{- if not (kindIs "map" (index $.Values $key)) -}}
+{{- fail (printf "\n\nThe values cannot be used:\n  - %s: there is nothing behind the key; leave it out, or write %s: {}\n" $key $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "coding-agent.name" -}}
+{{- include "coding-agent.whole" . -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 38 | trimSuffix "-" -}}
 {{- end -}}
 

@@ -23,8 +23,20 @@
     {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- if ne (not .Values.secrets.s3.accessKeyId) (not .Values.secrets.s3.secretAccessKey) -}}
-  {{- $problems = append $problems "secrets.s3: accessKeyId and secretAccessKey belong together" -}}
+{{- with .Values.secrets.s3 -}}
+  {{- if and .existingSecret (or .accessKeyId .secretAccessKey) -}}
+    {{- $problems = append $problems "secrets.s3: give either existingSecret or the keys themselves, not both" -}}
+  {{- else if ne (not .accessKeyId) (not .secretAccessKey) -}}
+    {{- $problems = append $problems "secrets.s3: accessKeyId and secretAccessKey belong together" -}}
+  {{- end -}}
+{{- end -}}
+{{- if and (include "coding-agent.s3Enabled" .) (not (dig "context_storage" "s3" "bucket" "" .Values.config)) -}}
+  {{- $problems = append $problems "config.context_storage.s3.bucket: secrets.s3 has the keys of a bucket; name the bucket, or leave secrets.s3 out" -}}
+{{- end -}}
+{{- $fullname := include "coding-agent.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
+  {{- $key := ternary "fullnameOverride" (ternary "nameOverride" "fullnameOverride" (ne .Values.nameOverride "")) (ne .Values.fullnameOverride "") -}}
+  {{- $problems = append $problems (printf "%s: objects would be named %q, which Kubernetes refuses; use lower-case letters, digits and hyphens, and begin with a letter" $key $fullname) -}}
 {{- end -}}
 {{- $llm := .Values.config.llm | default dict -}}
 {{- $openai := $llm.openai | default dict -}}

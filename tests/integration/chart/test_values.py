@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.model import Backend
 
@@ -41,6 +42,8 @@ WRONG = [
     ("secrets.github.existingSecret=mine", "secrets.github: give either existingSecret or token"),
     ("secrets.webhook.rotating=true", "secrets.webhook.githubPrevious: "),
     ("secrets.s3.accessKeyId=id", "secrets.s3: accessKeyId and secretAccessKey belong together"),
+    ("secrets.s3.existingSecret=mine", "config.context_storage.s3.bucket: "),
+    ("fullnameOverride=Foo_Bar", 'fullnameOverride: objects would be named "Foo_Bar"'),
     ("ingress.enabled=true", "ingress.host: "),
     ("httpRoute.enabled=true", "httpRoute.parentRefs: "),
     ("polling.enabled=true", "config.github.owner: "),
@@ -62,6 +65,30 @@ def test_the_token_and_the_key_are_asked_for_at_once() -> None:
         helm("template", "coding-agent", str(CHART))
     assert "secrets.github.token or secrets.gitlab.token" in str(error.value)
     assert "secrets.model.apiKey" in str(error.value)
+
+
+def test_pods_start_anew_when_the_configuration_changes_and_not_when_a_secret_does() -> None:
+    def checksums(values: dict[str, Any]) -> dict[str, str]:
+        found = render(REQUIRED, values=values)
+        pods = {each["metadata"]["name"]: each for each in found if each["kind"] == "Deployment"}
+        return {
+            name: each["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+            for name, each in pods.items()
+        }
+
+    before = checksums({})
+    assert len(before) == 3
+    assert checksums({"secrets": {"webhook": {"github": "another-secret-0123456"}}}) == before
+    after = checksums({"config": {"limits": {"global": 7}}})
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] == before[name]] == []
+
+
+def test_a_key_with_nothing_behind_it_is_named() -> None:
+    whole = yaml.safe_load((CHART / "values.yaml").read_text())
+    for key in (key for key, value in whole.items() if isinstance(value, dict) and value):
+        with pytest.raises(HelmError, match=f"- {key}: there is nothing behind the key"):
+            helm("template", "coding-agent", str(CHART), "--values", str(REQUIRED), "--set", f"{key}=null")
 
 
 def config_of(objects: list[dict[str, Any]], folder: Path) -> Path:

@@ -18,7 +18,11 @@ from coding_agent_receiver.events import Accepted, Delivery
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "coding-agent"
-OTHER_METRICS = {"up", "process_resident_memory_bytes", "kube_cronjob_status_last_successful_time"}
+OTHER_METRICS = {
+    *("up", "process_resident_memory_bytes"),
+    # kube-state-metrics, docs/metrics/workload/cronjob-metrics.md
+    *("kube_cronjob_status_last_successful_time", "kube_cronjob_created", "kube_cronjob_spec_suspend"),
+}
 
 
 def load(file: Path) -> ModuleType:

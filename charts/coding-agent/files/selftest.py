@@ -26,8 +26,8 @@ DEADLINE_S = 60.0
 PAUSE_S = 1.0
 PASSING = {429, 500, 502, 503, 504}
 NOT_ALLOWED = """the receiver answered 403: {said}
-It works, and config.webhook.allowed_networks keeps this pod out. To test it all the same, add the network of the
-cluster's pods there for the length of `helm test`; or redeliver a webhook from the forge instead."""
+It works, and config.webhook.allowed_networks keeps this pod out. To test it all the same, add the network of
+the cluster's pods there for the length of `helm test`; or redeliver a webhook from the forge instead."""
 
 
 def delivery(platform: str, host: str, label: str, number: int) -> tuple[dict[str, Any], dict[str, str]]:

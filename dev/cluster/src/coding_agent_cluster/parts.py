@@ -34,6 +34,7 @@ class Part:
 _CONTAINERD = "github.com/containerd/containerd/v2"
 _CNI = "github.com/containernetworking/plugins/plugins"
 _COMPOSE = "github.com/docker/compose/v5"
+_PROMETHEUS = "github.com/prometheus/prometheus"
 _CADDY = "github.com/caddyserver/caddy/v2"
 
 MODULES: dict[str, Module] = {
@@ -64,6 +65,13 @@ MODULES: dict[str, Module] = {
         Module("helm-docs", "github.com/norwoodj/helm-docs"),
         Module("kubeconform", "github.com/yannh/kubeconform", "main.version"),
         Module("kube-score", "github.com/zegl/kube-score"),
+        Module(
+            "prometheus",
+            _PROMETHEUS,
+            "github.com/prometheus/common/version.Version",
+            # Checks rules and asks no cloud for targets: those SDKs are left out.
+            tags="remove_all_sd",
+        ),
         # No program of it: for the schemas of the objects that it knows.
         Module("prometheus-operator", "github.com/prometheus-operator/prometheus-operator"),
         Module("compose", _COMPOSE, f"{_COMPOSE}/internal.Version"),
@@ -109,6 +117,7 @@ PARTS: dict[str, Part] = {
         Part("helm-docs", "helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
         Part("kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
         Part("kube-score", "kube-score", "github.com/zegl/kube-score/cmd/kube-score"),
+        Part("promtool", "prometheus", f"{_PROMETHEUS}/cmd/promtool"),
         Part("docker-compose", "compose", f"{_COMPOSE}/cmd"),
         Part("caddy", "caddy", f"{_CADDY}/cmd/caddy"),
     )

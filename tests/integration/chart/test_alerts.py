@@ -1,0 +1,218 @@
+"""The alerts fire when they should and are quiet when all is well, as Prometheus' promtool sees them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.helm import CHART, one, render
+from tests.integration.chart.conftest import Tool
+
+# Time for promtool, which may have to be built first.
+pytestmark = pytest.mark.timeout(1200)
+
+AGENT, CRON = 'namespace="agents"', 'namespace="agents", cronjob="coding-agent-poller-github"'
+POLLER = {"cronjob": "coding-agent-poller-github"}
+HEALTHY = {
+    **{f'up{{{AGENT}, component="{name}"}}': "1x180" for name in ("receiver", "operator", "reporter")},
+    f'coding_agent_queue_errors_total{{{AGENT}, platform="github"}}': "0x180",
+    f'coding_agent_webhook_signature_failures_total{{{AGENT}, platform="github"}}': "0x180",
+    f'coding_agent_webhook_response_seconds_bucket{{{AGENT}, le="0.1"}}': "0+6x180",
+    f'coding_agent_webhook_response_seconds_bucket{{{AGENT}, le="+Inf"}}': "0+6x180",
+    f"coding_agent_reconcile_errors_total{{{AGENT}}}": "0x180",
+    f"coding_agent_watch_behind{{{AGENT}}}": "0x180",
+    f'coding_agent_tasks{{{AGENT}, phase="Queued"}}': "2x180",
+    f'coding_agent_tasks{{{AGENT}, phase="Running"}}': "5x180",
+    f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="1800"}}': "0+1x180",
+    f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="+Inf"}}': "0+1x180",
+    f'coding_agent_tasks_ended_total{{{AGENT}, phase="Succeeded", reason="Completed"}}': "0+1x180",
+    f'coding_agent_tasks_ended_total{{{AGENT}, phase="Failed", reason="ModelRefused"}}': "0x180",
+    f"kube_cronjob_created{{{CRON}}}": "0x180",
+    f"kube_cronjob_spec_suspend{{{CRON}}}": "0x180",
+    f"kube_cronjob_status_last_successful_time{{{CRON}}}": "0+60x180",
+    f'coding_agent_reporter_oldest_pending_seconds{{{AGENT}, host="github.com"}}': "3x180",
+    f'coding_agent_reporter_forge_away_seconds{{{AGENT}, host="github.com"}}': "0x180",
+}
+"""One value a minute, in promtool's notation, of an installation in which all is well."""
+ABSENT = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is different from HEALTHY (ABSENT: the series is not there), and when the alert must fire.
+
+    Attributes:
+        labels: of the alert, beside its severity; `None`: it must not fire.
+    """
+
+    alert: str
+    series: dict[str, str]
+    minute: int
+    labels: dict[str, str] | None = field(default_factory=dict)
+
+
+def down(name: str, minute: int) -> Case:
+    """The component cannot be scraped from minute 60 on."""
+    series = {f'up{{{AGENT}, component="{name}"}}': "1x59 0x120"}
+    return Case(f"CodingAgent{name.capitalize()}Down", series, minute)
+
+
+CASES = [
+    down("receiver", 63),
+    down("operator", 66),
+    down("reporter", 71),
+    # A single error of a pod that had none before.
+    Case(
+        "CodingAgentQueueErrors",
+        {f'coding_agent_queue_errors_total{{{AGENT}, platform="github"}}': "0x59 1x120"},
+        62,
+    ),
+    Case(
+        "CodingAgentSignatureFailures",
+        {f'coding_agent_webhook_signature_failures_total{{{AGENT}, platform="github"}}': "0x59 20x120"},
+        67,
+        {"platform": "github"},
+    ),
+    Case(
+        "CodingAgentWebhooksSlow",
+        {
+            f'coding_agent_webhook_response_seconds_bucket{{{AGENT}, le="{le}"}}': each
+            for le, each in (("0.1", "0x180"), ("5", "0x180"), ("10", "0+6x180"))
+        },
+        30,
+    ),
+    Case("CodingAgentReconcileErrors", {f"coding_agent_reconcile_errors_total{{{AGENT}}}": "0+12x180"}, 40),
+    Case("CodingAgentWatchBehind", {f"coding_agent_watch_behind{{{AGENT}}}": "4x180"}, 6),
+    Case("CodingAgentTasksStuck", {f'coding_agent_tasks{{{AGENT}, phase="Running"}}': "0x180"}, 16),
+    Case(
+        "CodingAgentQueueLong",
+        {
+            f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="{le}"}}': each
+            for le, each in (("1800", "0x180"), ("3600", "0x180"), ("7200", "0+1x180"))
+        },
+        60,
+    ),
+    Case(
+        "CodingAgentTasksFailing",
+        {
+            f'coding_agent_tasks_ended_total{{{AGENT}, phase="Succeeded", reason="Completed"}}': "0x180",
+            f'coding_agent_tasks_ended_total{{{AGENT}, phase="Failed", reason="ModelRefused"}}': "0x89 3x90",
+        },
+        100,
+    ),
+    Case(
+        "CodingAgentPollFailing",
+        {f"kube_cronjob_status_last_successful_time{{{CRON}}}": "0+60x60 3600x120"},
+        130,
+        POLLER,
+    ),
+    # It never succeeded, since it was made.
+    Case(
+        "CodingAgentPollFailing",
+        {f"kube_cronjob_status_last_successful_time{{{CRON}}}": ABSENT},
+        70,
+        POLLER,
+    ),
+    Case(
+        "CodingAgentPollFailing",
+        {
+            f"kube_cronjob_status_last_successful_time{{{CRON}}}": ABSENT,
+            f"kube_cronjob_spec_suspend{{{CRON}}}": "1x180",
+        },
+        150,
+        None,
+    ),
+    Case(
+        "CodingAgentReporterBehind",
+        {f'coding_agent_reporter_oldest_pending_seconds{{{AGENT}, host="github.com"}}': "0+60x180"},
+        25,
+        {"host": "github.com"},
+    ),
+    Case(
+        "CodingAgentForgeAway",
+        {f'coding_agent_reporter_forge_away_seconds{{{AGENT}, host="github.com"}}': "0+60x180"},
+        13,
+        {"host": "github.com"},
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def rules() -> list[dict[str, Any]]:
+    """The rules as they are installed, with polling."""
+    values = {
+        "polling": {"enabled": True},
+        "config": {"github": {"owner": "acme"}},
+        "metrics": {"prometheusRule": {"enabled": True}},
+    }
+    found = render(CHART / "ci" / "required-values.yaml", values=values)
+    group = one(found, "PrometheusRule", "coding-agent")["spec"]["groups"][0]
+    return list(group["rules"])
+
+
+def written(folder: Path, rules: list[dict[str, Any]]) -> Path:
+    file = folder / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "rules", "rules": rules}]}))
+    return file
+
+
+def evaluate(tool: Tool, folder: Path, rules: list[dict[str, Any]], case: Case) -> str:
+    """Have promtool hold the alerts at that minute against what the case says."""
+    # Their texts are the runbooks' matter; promtool would compare them too.
+    written(folder, [{k: v for k, v in rule.items() if k != "annotations"} for rule in rules])
+    severity = {rule["alert"]: rule["labels"]["severity"] for rule in rules}
+    fires = case.labels is not None
+    expected = [{"exp_labels": {"severity": severity[case.alert], **(case.labels or {})}}] if fires else []
+    series = {name: values for name, values in {**HEALTHY, **case.series}.items() if values != ABSENT}
+    test = {
+        "rule_files": ["rules.yaml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": each} for name, each in series.items()],
+                "alert_rule_test": [
+                    {"eval_time": f"{case.minute}m", "alertname": case.alert, "exp_alerts": expected}
+                ],
+            }
+        ],
+    }
+    file = folder / "test.yaml"
+    file.write_text(yaml.safe_dump(test))
+    return tool("promtool", "test", "rules", str(file))
+
+
+def test_every_expression_is_promql(tool: Tool, tmp_path: Path, rules: list[dict[str, Any]]) -> None:
+    dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
+    panels = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    drawn = [{"record": f"panel:{number}", "expr": each} for number, each in enumerate(panels)]
+    file = written(tmp_path, [*rules, *drawn])
+    assert f"{len(rules) + len(drawn)} rules found" in tool("promtool", "check", "rules", str(file))
+
+
+def test_the_check_sees_what_is_no_promql(tool: Tool, tmp_path: Path) -> None:
+    file = written(tmp_path, [{"record": "wrong", "expr": "sum by (x (up)"}])
+    with pytest.raises(AssertionError, match="parse error"):
+        tool("promtool", "check", "rules", str(file))
+
+
+def test_every_alert_has_a_case(rules: list[dict[str, Any]]) -> None:
+    assert {rule["alert"] for rule in rules} == {case.alert for case in CASES if case.labels is not None}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.alert}-{number}" for number, case in enumerate(CASES)])
+def test_the_alert_of(case: Case, tool: Tool, tmp_path: Path, rules: list[dict[str, Any]]) -> None:
+    evaluate(tool, tmp_path, rules, case)
+
+
+@pytest.mark.parametrize("minute", [90, 170])
+def test_no_alert_where_all_is_well(
+    minute: int, tool: Tool, tmp_path: Path, rules: list[dict[str, Any]]
+) -> None:
+    for alert in sorted({rule["alert"] for rule in rules}):
+        evaluate(tool, tmp_path, rules, Case(alert, {}, minute, None))

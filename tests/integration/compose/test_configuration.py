@@ -18,7 +18,7 @@ from tests.integration.compose.project import FILE, ROOT, ComposeError, Project,
 # The first use builds docker compose.
 pytestmark = pytest.mark.timeout(900)
 
-PASSWORD = {"RABBITMQ_PASSWORD": "broker-password"}
+PASSWORD = {"RABBITMQ_PASSWORD": "broker-password", "USER_CONFIG_API_KEY": "user-config-key"}
 SPECIFIED = {"webhook-server", "task-consumer", "rabbitmq", "user-config-api"}
 OURS = {"webhook-server", "task-consumer", "workspace", "producer", "user-config-api"}
 SECRETS = {
@@ -110,7 +110,13 @@ def test_a_secret_is_a_value_or_a_file(rendered: Render, tmp_path: Path) -> None
 
 def test_what_is_missing_is_said(docker_compose: Path, tmp_path: Path) -> None:
     with pytest.raises(ComposeError, match=r"RABBITMQ_PASSWORD.*give the broker a password in \.env"):
-        compose(docker_compose, tmp_path, "config", "--quiet", variables={})
+        compose(docker_compose, tmp_path, "config", "--quiet", variables={"USER_CONFIG_API_KEY": "k"})
+    with pytest.raises(ComposeError, match=r"USER_CONFIG_API_KEY.*give user-config-api a key in \.env"):
+        compose(docker_compose, tmp_path, "config", "--quiet", variables={"RABBITMQ_PASSWORD": "p"})
+    key = tmp_path / "key"
+    key.write_text("k\n")
+    by_file = {"RABBITMQ_PASSWORD": "p", "USER_CONFIG_API_KEY_FILE": str(key)}
+    compose(docker_compose, tmp_path, "config", "--quiet", variables=by_file)
 
 
 def test_the_example_names_every_variable_that_a_person_sets() -> None:

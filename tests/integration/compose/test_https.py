@@ -24,7 +24,9 @@ REQUESTS = 400
 
 @pytest.fixture
 def machine(rendered: Render, tmp_path: Path, rabbitmq: Broker, rabbitmq_queue: str) -> Iterator[Machine]:
-    project = rendered(RABBITMQ_PASSWORD=rabbitmq.password, GITHUB_WEBHOOK_SECRET=SECRET)
+    project = rendered(
+        RABBITMQ_PASSWORD=rabbitmq.password, USER_CONFIG_API_KEY="k", GITHUB_WEBHOOK_SECRET=SECRET
+    )
     hosts = {
         "RABBITMQ_HOST": rabbitmq.host,
         "RABBITMQ_PORT": str(rabbitmq.port),

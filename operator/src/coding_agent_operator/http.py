@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+_logger = logging.getLogger("operator.http")
 
 
 async def serve(
@@ -35,4 +38,6 @@ async def serve(
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
+    where = runner.addresses[0][:2]
+    _logger.info("Probes and metrics are at %s, port %d", *where)
     return runner

@@ -89,7 +89,7 @@ class Stage:
         self._pid = 0
 
     def close(self) -> None:
-        self._count.__exit__()
+        self._count.__exit__(None, None, None)
         self._driver.__exit__()
         self.proxy.__exit__()
 

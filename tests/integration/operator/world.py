@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,14 +64,11 @@ class OperatorProcess:
     """The operator as a user runs it."""
 
     def __init__(self, kubeconfig: Path, namespace: str, folder: Path, settings: dict[str, Any]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
-        own = {"http_port": self.port, "namespace": namespace}
-        operator = {**QUICK, **own, **settings.get("operator", {})}
-        self._config = folder / f"config-{os.urandom(3).hex()}.yaml"
+        operator = {**QUICK, "namespace": namespace, **settings.get("operator", {})}
+        me = os.urandom(3).hex()
+        self._config = folder / f"config-{me}.yaml"
         self._config.write_text(yaml.safe_dump({**settings, "operator": operator}))
-        self._log = folder / "operator.log"
+        self._log = folder / f"operator-{me}.log"
         self._environment = {
             **{key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")},
             "KUBECONFIG": str(kubeconfig),
@@ -82,10 +79,18 @@ class OperatorProcess:
         self.command = [sys.executable, "-m", "coding_agent_operator"]
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def port(self) -> int:
+        """Of its HTTP server, which takes a free one and says which; 0 until then."""
+        found = re.findall(r"Probes and metrics are at \S+, port (\d+)", self.log())
+        return int(found[-1]) if found else 0
+
     def probe(self, path: str) -> tuple[int, str]:
         """GET from its HTTP server: status and text; 0 while nobody listens."""
+        if not (port := self.port):
+            return 0, ""
         try:
-            answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5, trust_env=False)
+            answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10, trust_env=False)
         except httpx.TransportError:
             return 0, ""
         return answer.status_code, answer.text
@@ -124,7 +129,7 @@ class OperatorProcess:
             raise AssertionError(f"the operator did not end:\n{self.log()}") from None
 
     def log(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text() if self._log.exists() else ""
 
 
 def task_body(number: int, *, repository: str = "octo/demo", run: int = 1) -> dict[str, Any]:

@@ -50,8 +50,6 @@ class Runtime:
         runtime._server = await http.serve(
             reporter.http_host, reporter.http_port, alive=runtime._alive, ready=runtime._ready
         )
-        host, port = runtime._server.addresses[0][:2]
-        _logger.info("Probes and metrics are at %s, port %d", host, port)
         _logger.info("Reporting to %s", ", ".join(sorted(forges)))
         runtime._work = asyncio.create_task(runtime._run())
         runtime._work.add_done_callback(_end_with_it)

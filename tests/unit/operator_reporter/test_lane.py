@@ -223,6 +223,32 @@ async def test_an_answer_before_the_failure_proves_nothing() -> None:
         assert scene.gauge() > 0
 
 
+async def test_a_forge_that_answers_others_is_away_to_one() -> None:
+    """It can be read and not written: each look at another item finds it there."""
+    async with running() as scene:
+        (first,) = scene.add(1)
+
+        async def away_to_the_first(others: range) -> None:
+            scene.does = lambda name: AWAY if name == first else None
+            for number in others:
+                scene.add(1)
+                await scene.until(lambda: scene.lane.away is not None)
+                (other,) = scene.add(number)
+                await scene.until(lambda other=other: other in scene.looks and scene.at_once == 0)  # type: ignore[misc]
+
+        await away_to_the_first(range(2, 5))
+        scene.does = lambda _: None
+        seen = scene.looks.count(first)
+        scene.add(1)
+        await scene.until(lambda: scene.looks.count(first) > seen and scene.at_once == 0)
+        scene.add(1)
+        await scene.lane.tell_of_absence()
+        assert scene.told.reasons == [], "it was shown since"
+        await away_to_the_first(range(5, 8))
+        await scene.lane.tell_of_absence()
+        assert scene.told.reasons == [(first, "ForgeUnavailable")]
+
+
 async def test_nothing_is_known_of_a_forge_once_nobody_is_left_to_ask_for() -> None:
     async with running() as scene:
         await taken_away(scene)

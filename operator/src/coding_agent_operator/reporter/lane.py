@@ -20,7 +20,7 @@ from coding_agent_operator.reporter import metrics, trouble
 from coding_agent_operator.reporter.api import Tasks
 from coding_agent_operator.reporter.backlog import Backlog, Rank
 from coding_agent_operator.reporter.errors import ChangedError, NotConfiguredError
-from coding_agent_operator.reporter.memory import Memory
+from coding_agent_operator.reporter.memory import Absence, Memory
 from coding_agent_operator.reporter.mirror import Again
 from coding_agent_operator.reporter.trouble import Trouble
 
@@ -33,23 +33,18 @@ Look = Callable[[Task, Memory, Rank], Awaitable[Again | None]]
 
 
 @dataclass
-class Away:
-    """A forge that does not answer.
+class Away(Absence):
+    """A forge that does not answer anybody.
 
     Attributes:
-        since: aware; when it was noticed.
-        began: monotonic time of the same moment.
         failures: in a row.
         until: monotonic time before which nothing is asked of it.
         answers: how many of our requests it had answered at its last failure; one more, and it is back.
     """
 
-    since: datetime
-    began: float
-    failures: int
-    until: float
-    why: str
-    answers: int
+    failures: int = 0
+    until: float = 0.0
+    answers: int = 0
 
 
 class Lane:
@@ -112,20 +107,23 @@ class Lane:
         Raises:
             ApiError: the API server did not take it.
         """
-        away = self.away
-        if away is None or _now() - away.began < self._settings.tell_after:
-            return
-        message = f"{self.host} has not answered since {away.since:%Y-%m-%d %H:%M:%S} UTC: {away.why}"
         untold = 0
         for name, _ in self.backlog.pending(_now()):
             task = self._task(name)
             memory = self._memories.get(task.uid) if task is not None else None
             if task is None or memory is None or memory.told:
                 continue
+            absences = [each for each in (self.away, memory.absence) if each is not None]
+            absence = min(absences, key=lambda each: each.began, default=None)
+            if absence is None or _now() - absence.began < self._settings.tell_after:
+                continue
+            message = (
+                f"{self.host} has not answered since {absence.since:%Y-%m-%d %H:%M:%S} UTC: {absence.why}"
+            )
             absent = Trouble("ForgeUnavailable", message)
             await trouble.tell(self._tasks, task, memory, absent, self._clock())
             untold += 1
-            if untold == _LOOKS_AT_A_TIME_TOLD or self.away is not away:
+            if untold == _LOOKS_AT_A_TIME_TOLD:
                 return
 
     def measure(self) -> None:
@@ -179,8 +177,11 @@ class Lane:
             self._wait_for_turn(name, error)
         except ForgeUnavailableError as error:
             self._is_away(error, probe=self._probe == name)
+            memory.absence = memory.absence or Absence(self._clock(), _now())
+            memory.absence.why = str(error)
             self._later(name, memory, self._backoff(memory.failures))
         except (ForgeError, NotConfiguredError) as error:
+            memory.absence = None
             await self._refused(task, memory, error)
         except ChangedError as error:
             _logger.info("%s; looking again", error)
@@ -193,7 +194,7 @@ class Lane:
             _logger.exception("A look failed; looking again")
             self._later(name, memory, self._settings.retry_max)
         else:
-            memory.failures = 0
+            memory.failures, memory.absence = 0, None
             if again is None:
                 self.forget(task.name, task.uid)
             else:
@@ -209,7 +210,7 @@ class Lane:
     def _is_away(self, error: ForgeUnavailableError, *, probe: bool) -> None:
         now, wait = _now(), error.retry_after or 0.0
         first = self.away is None
-        away = self.away = self.away or Away(self._clock(), now, 0, now, "", 0)
+        away = self.away = self.away or Away(self._clock(), now)
         if first or probe:  # looks that had begun before it was noticed say nothing more
             wait = max(wait, self._backoff(away.failures))
             away.failures += 1

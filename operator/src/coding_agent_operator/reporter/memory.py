@@ -14,6 +14,21 @@ NEVER = float("-inf")
 
 
 @dataclass
+class Absence:
+    """The forge does not answer.
+
+    Attributes:
+        since: aware; when it was noticed.
+        began: monotonic time of the same moment.
+        why: what was said last.
+    """
+
+    since: datetime
+    began: float
+    why: str = ""
+
+
+@dataclass
 class Memory:
     """Of one task.
 
@@ -26,6 +41,7 @@ class Memory:
         ended: since when the end is shown on the item.
         doubt: what the item says against the task.
         failures: looks that failed since the last one that did not.
+        absence: of the forge to these looks; it may answer others.
         told: the trouble that people were told of.
         cancelled: who or what cancelled it, as far as the task told when it was read last.
     """
@@ -38,5 +54,6 @@ class Memory:
     ended: datetime | None = None
     doubt: Doubt | None = None
     failures: int = 0
+    absence: Absence | None = None
     told: str = ""
     cancelled: str = ""

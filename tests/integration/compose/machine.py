@@ -8,7 +8,9 @@ by tests/e2e/test_images.py.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,10 +27,23 @@ WEBHOOK_ADDRESSES = ("127.0.0.2", "127.0.0.3")
 """Two replicas with a port in common, as containers have."""
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server((host, 0)) as sock:
-        return int(sock.getsockname()[1])
+_PORTS = itertools.count(random.randrange(100))
+
+
+def free_port(hosts: tuple[str, ...] = ("127.0.0.1",)) -> int:
+    """A port that was free on all of these addresses a moment ago; none twice in a row.
+
+    From below those that the kernel hands out to anybody who asks for any port (32768 and up), and from a
+    part of them that only this process of the test run uses.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for number in itertools.islice(_PORTS, 100):
+        port = 20_000 + worker * 100 + number % 100
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for host in hosts:
+                stack.enter_context(socket.create_server((host, port)))
+            return port
+    raise RuntimeError(f"100 ports are in use on {', '.join(hosts)}")
 
 
 @dataclass
@@ -73,7 +88,7 @@ class Machine:
     project: Project
     folder: Path
     hosts: dict[str, str] = field(default_factory=dict)
-    webhook_port: int = field(default_factory=lambda: free_port(WEBHOOK_ADDRESSES[0]))
+    webhook_port: int = field(default_factory=lambda: free_port(WEBHOOK_ADDRESSES))
     running: list[Running] = field(default_factory=list)
 
     def local(self, service: str, path: str) -> str:

@@ -69,8 +69,10 @@ def test_a_replica_dies_under_load_and_no_request_fails(machine: Machine, caddy:
             sender.start()
         until(lambda: len(answers) > REQUESTS // 4, "a quarter of the requests is answered")
         servers[0].kill()
+        answered = len(answers)
         for sender in senders:
             sender.join(120)
+    assert answered < REQUESTS * 3 // 4, "the replica died while there was much left to send"
     assert answers == [200] * REQUESTS
     for server in servers:
         assert server.text().count("Task queued successfully") > REQUESTS // 20, "both had their share"

@@ -16,35 +16,35 @@ from pydantic import AliasChoices, BaseModel
 FOLDER = Path(__file__).parent
 TARGET = FOLDER / "coding-agent" / "values.schema.json"
 
-CHART_SETS = (
-    "queue.backend",
-    "queue.kubernetes",
-    "use_rabbitmq",
-    "rabbitmq",
-    "webhook.server",
-    "webhook.github.secret",
-    "webhook.gitlab.token",
-    "github.personal_access_token",
-    "gitlab.personal_access_token",
-    "llm.openai.api_key",
-    "user_config_api.enabled",
-    "user_config_api.api_key",
-    "context_storage.s3.access_key_id",
-    "context_storage.s3.secret_access_key",
-    "operator.namespace",
-    "operator.http_host",
-    "operator.http_port",
-    "reporter.http_host",
-    "reporter.http_port",
-    "operator.job.image",
-    "operator.job.pull_policy",
-    "operator.job.image_pull_secrets",
-    "operator.job.service_account",
-    "operator.job.config_map",
-    "operator.job.config_key",
-    "operator.job.credentials",
-)
-"""Settings that have values of their own, or that nothing but the chart's way would work with."""
+CHART_SETS = {
+    "queue.backend": "",
+    "queue.kubernetes": "",
+    "use_rabbitmq": "",
+    "rabbitmq": "",
+    "webhook.server": "",
+    "webhook.github.secret": "secrets.webhook",
+    "webhook.gitlab.token": "secrets.webhook",
+    "github.personal_access_token": "secrets.github",
+    "gitlab.personal_access_token": "secrets.gitlab",
+    "llm.openai.api_key": "secrets.model",
+    "user_config_api.enabled": "userConfig.enabled",
+    "user_config_api.api_key": "secrets.userConfig",
+    "context_storage.s3.access_key_id": "secrets.s3",
+    "context_storage.s3.secret_access_key": "secrets.s3",
+    "operator.namespace": "",
+    "operator.http_host": "",
+    "operator.http_port": "",
+    "reporter.http_host": "",
+    "reporter.http_port": "",
+    "operator.job.image": "attempts.image",
+    "operator.job.pull_policy": "image.pullPolicy",
+    "operator.job.image_pull_secrets": "image.pullSecrets",
+    "operator.job.service_account": "",
+    "operator.job.config_map": "",
+    "operator.job.config_key": "",
+    "operator.job.credentials": "attempts.credentials",
+}
+"""Settings that `config` does not take, with the value in their place; empty: only the chart's way works."""
 
 
 def values_schema() -> dict[str, Any]:

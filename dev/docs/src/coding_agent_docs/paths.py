@@ -7,6 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[4]
 DOCS = ROOT / "docs"
 CONFIGURATION = DOCS / "reference" / "configuration.md"
+CHART_SCHEMA = ROOT / "charts" / "schema.py"
+"""Knows which settings the chart sets itself."""
 METRICS = DOCS / "reference" / "metrics.md"
 
 

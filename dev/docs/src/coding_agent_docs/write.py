@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
+from coding_agent_docs.errors import DocsError
 from coding_agent_docs.metrics_reference import metrics
-from coding_agent_docs.paths import CONFIGURATION, METRICS
+from coding_agent_docs.paths import CHART_SCHEMA, CONFIGURATION, METRICS
 from coding_agent_docs.settings_reference import Group, groups
 
 _CONFIGURATION = """\
@@ -15,9 +18,10 @@ _CONFIGURATION = """\
 
 Settings come from three places, and the last word wins: the defaults below, the file (`--config FILE`, else
 `CONFIG_FILE`, else `config.yaml` in the current folder), the environment variables. With Helm the tree
-stands below `config:` in the values. `${VAR}` in the file stands for an environment variable, `${VAR:-text}`
-for one with a default, `$$` for a dollar sign. An unknown key or a wrong value stops the program with status
-78 and a sentence that names the key and its line.
+stands below `config:` in the values, less [what the chart sets itself](#what-the-chart-sets-itself). `${VAR}`
+in the file stands for an environment variable, `${VAR:-text}` for one with a default, `$$` for a dollar sign.
+An unknown key or a wrong value stops the program with status 78 and a sentence that names the key and its
+line.
 
 ## Secrets
 
@@ -25,6 +29,16 @@ A secret is one text (`"${GITHUB_WEBHOOK_SECRET}"`), a list of texts while it is
 `{files: [PATH, …]}`. Files are read again when they change, so a mounted Kubernetes Secret can be rotated
 without a restart. The environment variable of a secret can also be given as a file's path, with `_FILE`
 behind its name.
+"""
+
+_CHART = """\
+
+## What the chart sets itself
+
+With Helm these are refused below `config:`. Where there is a value in their place, it is named.
+
+| key | value of the chart |
+|---|---|
 """
 
 _METRICS = """\
@@ -60,7 +74,18 @@ def write() -> list[Path]:
 
 def configuration() -> str:
     """The page of the settings."""
-    return _CONFIGURATION + "".join(_section(group) for group in groups() if group.keys)
+    sections = "".join(_section(group) for group in groups() if group.keys)
+    return _CONFIGURATION + sections + _CHART + "".join(_chart_rows())
+
+
+def _chart_rows() -> Iterator[str]:
+    spec = importlib.util.spec_from_file_location("schema", CHART_SCHEMA)
+    if spec is None or spec.loader is None:
+        raise DocsError(f"{CHART_SCHEMA} cannot be read")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for key, value in module.CHART_SETS.items():
+        yield f"| `{key}` | {f'`{value}`' if value else ''} |\n"
 
 
 def _section(group: Group) -> str:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 from coding_agent_cluster import build, parts, standalone
+from coding_agent_cluster.wait import until
 from coding_agent_core.outcome import Reason
+from coding_agent_docs.blocks import Block, blocks
+from coding_agent_docs.paths import DOCS
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.system import SECRET, StartSystem
+from tests.integration.docs.running_pods import RunningPods
 from tests.integration.docs.shell import Shell
 from tests.integration.operator.pod_driver import Ends, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World, install
@@ -54,9 +58,38 @@ def install_plane(tmp_path: Path) -> Iterator[MakeShell]:
         plane = standalone.up(root, parts.CONTROL_PLANE, owner=os.getpid())
         for name, path in programs.items():
             (tmp_path / name).symlink_to(path)
+        (tmp_path / "our-authority.pem").write_text("-----BEGIN CERTIFICATE-----\n")
         yield lambda: Shell(tmp_path, environment={"KUBECONFIG": str(plane.kubeconfig)})
     finally:
         standalone.down(root)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Iterator[MakeShell]:
+    """The release as docs/install.md installs it, with pods that are ready and have logs."""
+    root = tmp_path / "plane"
+    programs = build.binaries(["helm", "kubectl"])
+    try:
+        plane = standalone.up(root, parts.CONTROL_PLANE, owner=os.getpid())
+        for name, path in programs.items():
+            (tmp_path / name).symlink_to(path)
+        with RunningPods(PlaneUnderTest(plane), "coding-agent"):
+            yield lambda: _installed(Shell(tmp_path, environment={"KUBECONFIG": str(plane.kubeconfig)}))
+    finally:
+        standalone.down(root)
+
+
+def _installed(shell: Shell) -> Shell:
+    page = blocks(DOCS / "install.md")
+    installs = next(number for number, block in enumerate(page) if "helm install" in block.text)
+    shell.play(page[: installs + 1], "install")
+    ready = (
+        "kubectl wait --for=condition=Established crd/agenttasks.coding-agent.dev --timeout=60s",
+        "kubectl wait -n coding-agent --for=condition=Available deployment --all --timeout=120s",
+    )
+    wait = Block(DOCS / "install.md", 0, "sh", "\n".join(ready), "run", "release")
+    shell.play([wait], "release")
+    return shell
 
 
 @pytest.fixture
@@ -74,6 +107,12 @@ def _tasks(stack: ExitStack, folder: Path, plane: PlaneUnderTest, namespace: str
     stack.callback(operator.stop)
     for number, phase in ((7, "Succeeded"), (9, "Failed"), (12, "Running"), (15, "Queued")):
         world.until_phase(world.create(number, repository=REPOSITORY), phase, timeout=60)
+    # Events are written beside the status, not before it.
+    until(
+        "the Event of the attempt that runs",
+        lambda: "AttemptStarted" in _described(plane, namespace),
+        timeout=30,
+    )
     (folder / "kubectl").symlink_to(plane.plane.binaries["kubectl"])
     return Shell(
         folder,
@@ -81,6 +120,11 @@ def _tasks(stack: ExitStack, folder: Path, plane: PlaneUnderTest, namespace: str
         shown={namespace: "coding-agent"},
         environment={"KUBECONFIG": str(plane.kubeconfig)},
     )
+
+
+def _described(plane: PlaneUnderTest, namespace: str) -> str:
+    found = plane.get("-n", namespace, "agenttasks", "--field-selector", "status.phase=Running")
+    return plane.kubectl("-n", namespace, "describe", "agenttasks", found["items"][0]["metadata"]["name"])
 
 
 def _ends(job: str) -> Ends | None:

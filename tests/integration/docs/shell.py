@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 from coding_agent_docs.blocks import Block, matches, script
+
+from tests.fixtures.system import over
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,7 +34,7 @@ class Shell:
     shown: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     directory: Path = ROOT
-    seconds: float = 100
+    seconds: float = 300
     printed: str = ""
 
     def play(self, blocks: list[Block], *settings: str) -> int:
@@ -42,6 +45,8 @@ class Shell:
             match block.word:
                 case "file":
                     (self.folder / block.what).write_text(self._here(block.text), encoding="utf-8")
+                case "add":
+                    self._add(block)
                 case "run":
                     last = block.what
                     if last in settings:
@@ -54,6 +59,14 @@ class Shell:
                             f"--- printed:\n{self.printed}"
                         )
         return ran
+
+    def _add(self, block: Block) -> None:
+        """As a person who edits the file: what is said wins over what is there."""
+        file = self.folder / block.what
+        if not file.exists():
+            return  # a page's other setting: without a release
+        whole = over(yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(block.text))
+        file.write_text(yaml.safe_dump(whole), encoding="utf-8")
 
     def _run(self, block: Block) -> None:
         state = self.folder / "shell-state"

@@ -10,7 +10,10 @@ from coding_agent_docs.paths import ROOT, pages
 
 from tests.integration.docs.conftest import MakeShell
 
-SETTINGS = ("checkout", "receiver", "tasks", "install")
+# A page may run two demos, and start a control plane of its own; helm may have to be built first.
+pytestmark = pytest.mark.timeout(1200)
+
+SETTINGS = ("checkout", "receiver", "tasks", "install", "release")
 ELSEWHERE = ("cluster",)
 """Run by tests/e2e on a real node."""
 
@@ -44,6 +47,12 @@ def test_commands_on_a_cluster_with_tasks(page: str, tasks: MakeShell) -> None:
 @pytest.mark.parametrize("page", pages_with("install"))
 def test_commands_on_an_empty_cluster(page: str, install_plane: MakeShell) -> None:
     assert install_plane().play(blocks(ROOT / page), "install")
+
+
+@pytest.mark.xdist_group("docs-tasks")
+@pytest.mark.parametrize("page", pages_with("release"))
+def test_commands_beside_a_release(page: str, release: MakeShell) -> None:
+    assert release().play(blocks(ROOT / page), "release")
 
 
 def test_no_block_is_marked_for_a_setting_that_nobody_runs() -> None:

@@ -18,6 +18,9 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+# npm may have to fetch the diagrams' library first (two calls of up to two minutes), and the site is built.
+pytestmark = pytest.mark.timeout(900)
+
 _SECONDS = 30
 _FLAGS = (
     "--headless=new",

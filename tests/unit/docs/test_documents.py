@@ -75,6 +75,11 @@ def test_documented_command_lines_of_the_plugin(arguments: list[str]) -> None:
     plugin().parse_args(arguments)
 
 
+@pytest.mark.parametrize("arguments", commands("python", "-m", "coding_agent_docs"))
+def test_documented_command_lines_of_the_documentation(arguments: list[str]) -> None:
+    assert arguments[0] in ("reference", "build", "serve")
+
+
 @pytest.mark.parametrize("arguments", commands("make"))
 def test_documented_make_targets(arguments: list[str]) -> None:
     known = set()
@@ -117,7 +122,7 @@ def test_documented_settings_are_taken(block: Block, tmp_path: Path) -> None:
 
 
 def values_blocks() -> list[Block]:
-    return [b for b in ALL if b.word == "values" or (b.word == "file" and b.what.endswith("values.yaml"))]
+    return [b for b in ALL if b.word in ("values", "add") or b.what.endswith("values.yaml")]
 
 
 @pytest.mark.parametrize("block", values_blocks(), ids=place)

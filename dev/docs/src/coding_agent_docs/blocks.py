@@ -6,6 +6,7 @@ A comment in the line above a block is seen by no reader:
     <!-- prints -->              what the block before it prints; `…` stands for anything within a line, and
                                  a line of nothing but `…` for any number of lines
     <!-- file: NAME -->          a file that later blocks of the page use
+    <!-- add: NAME -->           values of the chart, to be added to such a file
     <!-- config -->              settings, as they stand in config.yaml
     <!-- values -->              values of the chart
 """
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MARK = re.compile(
-    r"^\s*<!-- (?P<word>run|prints|file|config|values)(?:: (?P<what>\S+))?(?: exit=(?P<exit>\d+))? -->\s*$"
+    r"^\s*<!-- (?P<word>run|prints|file|add|config|values)"
+    r"(?:: (?P<what>\S+))?(?: exit=(?P<exit>\d+))? -->\s*$"
 )
 _FENCE = re.compile(r"^(?P<indent>\s*)(?P<ticks>`{3,})(?P<info>.*)$")
 SHELLS = frozenset({"sh", "bash", "shell", "console"})
@@ -28,7 +30,7 @@ class Block:
     """A fenced block.
 
     Attributes:
-        word: of its mark: `run`, `prints`, `file`, `config`, `values`, or empty.
+        word: of its mark: `run`, `prints`, `file`, `add`, `config`, `values`, or empty.
         line: of its opening fence, from 1.
         language: first word of the info string; may be empty.
         what: what stands behind the word: the setting that it is run in, the name of the file.

@@ -42,7 +42,11 @@ def receiver(tmp_path: Path, start_system: StartSystem) -> MakeShell:
         port = system.start_webhook().port()
         return Shell(
             tmp_path,
-            here={"localhost:8000": f"127.0.0.1:{port}", "https://github.com": system.forge.base_url},
+            here={
+                "localhost:8000": f"127.0.0.1:{port}",
+                "https://coding-agent.example.com": f"http://127.0.0.1:{port}",
+                "https://github.com": system.forge.base_url,
+            },
             environment={"GITHUB_WEBHOOK_SECRET": SECRET},
         )
 
@@ -51,14 +55,18 @@ def receiver(tmp_path: Path, start_system: StartSystem) -> MakeShell:
 
 @pytest.fixture
 def install_plane(tmp_path: Path) -> Iterator[MakeShell]:
-    """An API server and its controllers, with nothing of ours in it, and helm."""
+    """An API server and its controllers, with nothing of ours in it; helm, and the files of install.md."""
     root = tmp_path / "plane"
     programs = build.binaries(["helm", "kubectl"])
     try:
         plane = standalone.up(root, parts.CONTROL_PLANE, owner=os.getpid())
         for name, path in programs.items():
             (tmp_path / name).symlink_to(path)
-        (tmp_path / "our-authority.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+        for name in ("our-authority.pem", "webhook-secret", "github-token", "model-key"):
+            (tmp_path / name).write_text(f"{name}-of-a-person\n")
+        page = blocks(DOCS / "install.md")
+        values = next(block.text for block in page if block.what == "my-values.yaml")
+        (tmp_path / "my-values.yaml").write_text(values)
         yield lambda: Shell(tmp_path, environment={"KUBECONFIG": str(plane.kubeconfig)})
     finally:
         standalone.down(root)

@@ -89,8 +89,8 @@ def commands() -> Iterator[Command]:
                 yield Command(f"{page.relative_to(ROOT)}: {found}", words, mention=True)
 
 
-def calls(line: str) -> Iterator[tuple[str, ...]]:
-    """The calls of helm and kubectl in a line of shell, each up to the next `|`, `&&` or `;`."""
+def calls(line: str, programs: tuple[str, ...] = ("helm", "kubectl")) -> Iterator[tuple[str, ...]]:
+    """The calls of these programs in a line of shell, each up to the next `|`, `&&`, `;` or `>`."""
     try:
         words = shlex.split(line, comments=True)
     except ValueError:
@@ -98,7 +98,7 @@ def calls(line: str) -> Iterator[tuple[str, ...]]:
     call: list[str] = []
     for word in [*words, "&&"]:
         if word in ("|", "&&", "||", ";", ">"):
-            if call and call[0] in ("helm", "kubectl"):
+            if call and call[0] in programs:
                 yield tuple(call)
             call = []
         else:

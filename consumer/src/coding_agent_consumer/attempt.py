@@ -114,9 +114,13 @@ class Attempt:
         began = time.monotonic()
         consumer = self.settings.consumer
         clone_from, base, branch = self.task.target(self.details, self.issue_branch)
-        source = await self.task.forge.clone_source(clone_from)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
-            repository = await Repository.clone(source, Path(folder) / "clone.git", base=base, branch=branch)
+            repository = await Repository.clone(
+                lambda: self.task.forge.clone_source(clone_from),
+                Path(folder) / "clone.git",
+                base=base,
+                branch=branch,
+            )
             _logger.info(
                 "Cloned %s, working on branch %s%s",
                 clone_from,

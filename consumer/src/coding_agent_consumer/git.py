@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +23,13 @@ from coding_agent_core.errors import (
     ForgeNotFoundError,
     ForgeRefusedError,
     ForgeUnavailableError,
+    SettingsError,
 )
 from coding_agent_core.forge.protocol import CloneSource
+
+Credentials = Callable[[], Awaitable[CloneSource]]
+"""Where the repository is, and the token that is valid now: asked before each run of git, for a token may be
+replaced while an attempt works."""
 
 _MAX_ERROR = 64 * 1024
 _PASSED_ON = (
@@ -91,12 +96,12 @@ class Git:
 
     Attributes:
         directory: the bare repository; its parent is HOME of git, which holds no configuration.
-        source: where it came from.
+        credentials: of the forge that it came from.
         timeout: seconds for one run.
     """
 
     directory: Path
-    source: CloneSource
+    credentials: Credentials
     timeout: float = 600.0
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
@@ -121,25 +126,42 @@ class Git:
             raise GitFailedError(f"git {arguments[0]} failed: {_shorten(said)}")
         return result
 
-    async def remote(self, *arguments: str) -> Result:
-        """Run git against the forge, with the token.
+    async def remote(self, command: Sequence[str], *rest: str) -> Result:
+        """Run git against the forge, with the token as it is now; again if it was replaced meanwhile.
+
+        Args:
+            command: what stands before the repository's URL.
+            rest: what stands behind it.
 
         Raises:
             ForgeUnavailableError: unreachable, overloaded, or out of time.
             ForgeRefusedError: the token is wrong or lacks a right, or the forge declined the push.
             ForgeNotFoundError: there is no such repository for this token.
             RemoteMovedError: a push was not a fast-forward.
+            SettingsError: there is no token any more.
         """
-        env = git_environment(self.environment, self.directory.parent, token=self.source)
+        source = await self.credentials()
         try:
-            result, said = await self._run(arguments, b"", env)
+            return await self._remote(source, command, rest)
+        except ForgeRefusedError:
+            now = await self.credentials()
+            if now == source:
+                raise
+            return await self._remote(now, command, rest)
+
+    async def _remote(self, source: CloneSource, command: Sequence[str], rest: Sequence[str]) -> Result:
+        env = git_environment(self.environment, self.directory.parent, token=source)
+        try:
+            result, said = await self._run((*command, source.url, *rest), b"", env)
         except TimeoutError as error:
             raise ForgeUnavailableError(
-                f"{self.source.url} did not finish git {arguments[0]} within {self.timeout:.0f} s."
+                f"{source.url} did not finish git {command[0]} within {self.timeout:.0f} s."
             ) from error
         if result.code != 0:
-            text = said + "\n" + result.out[-_MAX_ERROR:].decode("utf-8", "replace")
-            raise classify(redact(text, self.source), self.source.url)
+            text = redact(said + "\n" + result.out[-_MAX_ERROR:].decode("utf-8", "replace"), source)
+            with contextlib.suppress(SettingsError):
+                text = redact(text, await self.credentials())
+            raise classify(text, source.url)
         return result
 
     async def _run(

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.protocol import CloneSource
 
-from coding_agent_consumer.git import Git, GitFailedError
+from coding_agent_consumer.git import Credentials, Git, GitFailedError
 
 MAX_PATCH = 64 * 1024 * 1024
 """Bytes."""
@@ -74,7 +73,7 @@ class Repository:
 
     @staticmethod
     async def clone(
-        source: CloneSource,
+        credentials: Credentials,
         directory: Path,
         *,
         base: str,
@@ -82,11 +81,11 @@ class Repository:
         timeout: float = 600.0,
         sleep: Sleep = asyncio.sleep,
     ) -> Repository:
-        """Clone the base branch and, if the forge has it, the work branch.
+        """Clone the base branch and, if the forge has it, the work branch. Can be called again if it failed.
 
         Args:
-            source: where from.
-            directory: a new folder for it, which the workspace must not see.
+            credentials: where from.
+            directory: a folder for it alone, which the workspace must not see.
             base: branch that the work starts from.
             branch: the work branch; may be the base itself.
             timeout: seconds of one run of git.
@@ -96,21 +95,22 @@ class Repository:
             ForgeUnavailableError: unreachable, also after some tries.
             ForgeRefusedError: the credentials do not suffice.
             ForgeNotFoundError: no such repository, or it has no such base branch.
+            SettingsError: there is no token.
             ValueError: a branch's name is none.
         """
         for name in (base, branch):
             require_branch_name(name)
         await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
-        git = Git(directory / "repository.git", source, timeout)
+        git = Git(directory / "repository.git", credentials, timeout)
         await git.local("init", "--quiet", "--bare")
         names = [f"refs/heads/{name}" for name in dict.fromkeys((base, branch))]
 
         async def fetch() -> dict[str, str]:
-            tips = parse_tips((await git.remote("ls-remote", "--heads", source.url, *names)).out)
+            tips = parse_tips((await git.remote(("ls-remote", "--heads"), *names)).out)
             if names[0] not in tips:
-                raise ForgeNotFoundError(f"{source.url} has no branch {base}.")
+                raise ForgeNotFoundError(f"{(await credentials()).url} has no branch {base}.")
             wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
-            await git.remote("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", source.url, *wanted)
+            await git.remote(("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), *wanted)
             return tips
 
         tips = await _retrying(fetch, sleep)
@@ -183,7 +183,7 @@ class Repository:
         target = f"{tip}:refs/heads/{self.branch}"
 
         async def push() -> None:
-            await self._git.remote("push", "--porcelain", "--no-verify", self._git.source.url, target)
+            await self._git.remote(("push", "--porcelain", "--no-verify"), target)
 
         await _retrying(push, self._sleep)
         self.pushed = tip

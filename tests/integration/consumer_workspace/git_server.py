@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from coding_agent_consumer.git import Credentials
 from coding_agent_core.forge.protocol import CloneSource
 
 TOKEN = "canary-forge-token-0815"
@@ -28,8 +29,13 @@ class GitServer:
     """Statuses to answer the next requests with, instead of working."""
     redirect_to: str | None = None
 
-    def source(self, name: str = "sample.git", token: str = TOKEN) -> CloneSource:
-        return CloneSource(url=f"http://127.0.0.1:{self.port}/{name}", username=USERNAME, token=token)
+    def credentials(self, name: str = "sample.git", token: str = TOKEN) -> Credentials:
+        source = CloneSource(url=f"http://127.0.0.1:{self.port}/{name}", username=USERNAME, token=token)
+
+        async def now() -> CloneSource:
+            return source
+
+        return now
 
     def make(self, name: str = "sample.git", files: dict[str, str] | None = None) -> Path:
         bare = self.root / name

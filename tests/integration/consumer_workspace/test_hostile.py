@@ -145,7 +145,9 @@ async def test_a_hostile_machine_configuration_is_not_listened_to(
     for name in ("GIT_SSH_COMMAND", "GIT_EXTERNAL_DIFF", "GIT_ASKPASS", "GIT_PROXY_COMMAND", "GIT_EDITOR"):
         monkeypatch.setenv(name, str(trap.program))
     monkeypatch.setenv("GIT_TEMPLATE_DIR", str(tmp_path / "trap" / "template"))
-    repository = await Repository.clone(git_server.source(), tmp_path / "agent", base="main", branch=BRANCH)
+    repository = await Repository.clone(
+        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH
+    )
     for name in HOOKS.split():  # as if a template had put them there
         hook = tmp_path / "agent" / "repository.git" / "hooks" / name
         hook.parent.mkdir(exist_ok=True)
@@ -172,7 +174,7 @@ async def test_a_hostile_repository_is_worked_on_and_gets_nothing(
 ) -> None:
     bare = git_server.make("evil.git", hostile_files(trap))
     agent = tmp_path / "agent"
-    repository = await Repository.clone(git_server.source("evil.git"), agent, base="main", branch=BRANCH)
+    repository = await Repository.clone(git_server.credentials("evil.git"), agent, base="main", branch=BRANCH)
     async with launch_workspace(
         Workspace(base_dir=base_dir, isolation=NAMESPACES), hidden=[agent]
     ) as workspace:
@@ -212,7 +214,9 @@ async def test_a_workspace_that_lies_about_its_patch_gets_nothing(
     git_server: GitServer, trap: Trap, tmp_path: Path
 ) -> None:
     """The other end of the socket may send anything at all."""
-    repository = await Repository.clone(git_server.source(), tmp_path / "agent", base="main", branch=BRANCH)
+    repository = await Repository.clone(
+        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH
+    )
     target = tmp_path / "agent" / "repository.git" / "config"
     before = target.read_bytes()
     lies = [

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.git import RemoteMovedError
+from coding_agent_consumer.git import Credentials, RemoteMovedError
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
+from coding_agent_core.forge.protocol import CloneSource
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
 
@@ -23,7 +24,7 @@ async def no_delay(_: float) -> None:
 
 async def clone(server: GitServer, directory: Path, base: str = "main", **source: str) -> Repository:
     return await Repository.clone(
-        server.source(**source), directory, base=base, branch=BRANCH, sleep=no_delay
+        server.credentials(**source), directory, base=base, branch=BRANCH, sleep=no_delay
     )
 
 
@@ -252,3 +253,47 @@ async def test_a_patch_over_the_limit_is_refused(git_server: GitServer, tmp_path
     repository = await clone(git_server, tmp_path / "agent")
     with pytest.raises(PatchRefusedError, match="64 MiB"):
         await repository.commit(bytes(64 * 2**20 + 1), "Huge", AUTHOR)
+
+
+def in_turn(server: GitServer, *tokens: str) -> Credentials:
+    """A token that is another one each time that it is asked for; the last one stays."""
+    left = list(tokens)
+
+    async def now() -> CloneSource:
+        token = left.pop(0) if len(left) > 1 else left[0]
+        return await server.credentials(token=token)()
+
+    return now
+
+
+async def test_a_token_that_was_replaced_while_git_ran_is_tried(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    credentials = in_turn(git_server, "token-of-the-last-hour", TOKEN)
+    repository = await Repository.clone(credentials, tmp_path / "agent", base="main", branch=BRANCH)
+    assert not repository.resumed
+    sent = [authorization for _, authorization in git_server.seen]
+    assert sent[0] != sent[1]
+
+
+async def test_neither_the_old_nor_the_new_token_is_repeated(git_server: GitServer, tmp_path: Path) -> None:
+    new = "token-of-the-next-hour"
+    hook = git_server.root / "sample.git" / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\necho old {TOKEN} new {new} >&2\nexit 1\n")
+    hook.chmod(0o755)
+    # Two runs of git clone, one pushes; then it is asked for what is new, and whether to try that.
+    credentials = in_turn(git_server, TOKEN, TOKEN, TOKEN, new, TOKEN)
+    repository = await Repository.clone(credentials, tmp_path / "agent", base="main", branch=BRANCH)
+    await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    with pytest.raises(ForgeRefusedError, match=r"old \[secret\] new \[secret\]"):
+        await repository.push()
+
+
+async def test_a_clone_that_failed_is_begun_again_in_the_same_folder(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    git_server.answer = [503] * 3
+    with pytest.raises(ForgeUnavailableError):
+        await clone(git_server, tmp_path / "agent")
+    assert (await clone(git_server, tmp_path / "agent")).start_point

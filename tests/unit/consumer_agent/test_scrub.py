@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from coding_agent_consumer.agent.scrub import scrub_for, scrub_logs
@@ -48,3 +49,23 @@ def test_log_lines_and_tracebacks_are_without_secrets(form: str) -> None:
     assert "RuntimeError: no such key ***" in text
     for secret in (TOKEN, S3_KEY, MODEL, "AKIDEXAMPLE1", "ghp_"):
         assert secret not in text
+
+
+def test_a_secret_that_was_replaced_is_taken_out_like_the_one_before_it(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    settings = Settings.model_validate({"github": {"personal_access_token": {"files": [str(file)]}}})
+    scrub = scrub_for(settings)
+    new = "ghp_the-token-of-the-next-hour"
+    file.write_text(new)
+    assert scrub(f"{TOKEN} {new}") == "*** ***"
+    file.unlink()
+    logging.getLogger().addHandler(handler := logging.StreamHandler(stream := io.StringIO()))
+    try:
+        scrub_logs(scrub)
+        assert scrub(f"{TOKEN} {new}") == "*** ***", "also when it cannot be read"
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "Cannot read the secret file" in stream.getvalue(), "said once, not about itself for ever"

@@ -16,19 +16,44 @@ _SECRET_NAME = re.compile(r"token|key|secret|passw|auth|credential|cookie", re.I
 
 
 class Scrub:
-    """Replaces secrets by `***`; shows none of them in its repr."""
+    """Replaces secrets by `***`; shows none of them in its repr.
 
-    def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {
-            form for value in secrets if len(value) >= _SHORTEST for form in (value, json.dumps(value)[1:-1])
-        }
-        self._forms = sorted(forms, key=len, reverse=True)
+    Of those in files, the values of today and all that were seen before: a token may be replaced while an
+    attempt works, and the old one is still in what it said.
+    """
+
+    def __init__(self, secrets: Iterable[str], files: Iterable[Secrets] = ()) -> None:
+        self._files = tuple(files)
+        self._seen: set[str] = set()
+        self._forms: list[str] = []
+        self._reading = False
+        self._learn(secrets)
+        self._read_files()
 
     def __call__(self, text: str) -> str:
         """The text without them."""
+        self._read_files()
         for form in self._forms:
             text = text.replace(form, "***")
         return text
+
+    def _read_files(self) -> None:
+        if self._reading:
+            return  # a file that cannot be read is logged, and that line is scrubbed too
+        self._reading = True
+        try:
+            for each in self._files:
+                self._learn(each.current())
+        finally:
+            self._reading = False
+
+    def _learn(self, values: Iterable[str]) -> None:
+        new = {value for value in values if len(value) >= _SHORTEST} - self._seen
+        if not new:
+            return
+        self._seen |= new
+        forms = {form for value in self._seen for form in (value, json.dumps(value)[1:-1])}
+        self._forms = sorted(forms, key=len, reverse=True)
 
     def __repr__(self) -> str:
         return f"Scrub({len(self._forms)} forms)"
@@ -47,12 +72,12 @@ def scrub_for(settings: Settings) -> Scrub:
     )
     if (s3 := settings.context_storage.s3) is not None:
         fields += (s3.access_key_id, s3.secret_access_key)
-    values = [value for each in fields for value in Secrets(each).current()]
+    values: list[str] = []
     for server in settings.mcp_servers:
         for name, value in (*server.env.items(), *server.headers.items()):
             if _SECRET_NAME.search(name):
                 values += [value, value.removeprefix("Bearer ")]
-    return Scrub(values)
+    return Scrub(values, [Secrets(each) for each in fields])
 
 
 class _Scrubbed(logging.Formatter):

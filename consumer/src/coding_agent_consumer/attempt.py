@@ -31,7 +31,7 @@ from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.protocol import Agent, Brief, Ending, OnStep, Step
 from coding_agent_consumer.delivery import Delivery
 from coding_agent_consumer.git import RemoteMovedError
-from coding_agent_consumer.patience import patiently
+from coding_agent_consumer.patience import StoppedError, patiently, pause_until, until_stopped
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
 from coding_agent_consumer.tasks import Task
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
@@ -53,7 +53,8 @@ class Attempt:
         transcript: of this attempt.
         recap: what earlier attempts of the task did, for the model.
         stop: set to end the attempt early; what was done is still pushed.
-        patience: seconds for which finished work waits for a forge that is down.
+        patience: seconds for which an attempt waits for a forge that is down, before its work and after it.
+        grace: seconds after `stop` in which the work still waits for a forge that is down.
     """
 
     settings: Settings
@@ -67,6 +68,7 @@ class Attempt:
     stop: asyncio.Event
     on_step: OnStep
     patience: float = 600.0
+    grace: float = 60.0
     _ending: Ending | None = field(default=None, init=False)
 
     async def run(self) -> Outcome:
@@ -76,7 +78,7 @@ class Attempt:
     def cut_off(self, reason: Reason, message: str) -> Outcome:
         """The outcome of an attempt that was cancelled from outside before it came to its end."""
         if self._ending is not None and self._ending.reason is Reason.COMPLETED:
-            reason, message = Reason.FORGE_UNAVAILABLE, "The finished work could not be pushed in time."
+            reason, message = Reason.FORGE_UNAVAILABLE, "The finished work could not be delivered in time."
         return self._with_usage(Outcome(reason=reason, message=message))
 
     def _with_usage(self, outcome: Outcome) -> Outcome:
@@ -88,6 +90,10 @@ class Attempt:
     async def _outcome(self) -> Outcome:
         try:
             return await self._run()
+        except StoppedError:
+            if self._ending is None:
+                return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped before it began.")
+            return self.cut_off(Reason.CANCELLED, "The attempt was stopped before its work could be pushed.")
         except ForgeUnavailableError as error:
             return _outcome(Reason.FORGE_UNAVAILABLE, error, retry_after=error.retry_after)
         except ForgeRefusedError as error:
@@ -114,12 +120,16 @@ class Attempt:
         began = time.monotonic()
         consumer = self.settings.consumer
         clone_from, base, branch = self.task.target(self.details, self.issue_branch)
+        allowed = min(self.patience, consumer.timeout_seconds)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
-            repository = await Repository.clone(
-                lambda: self.task.forge.clone_source(clone_from),
-                Path(folder) / "clone.git",
-                base=base,
-                branch=branch,
+            repository = await self._patiently(
+                lambda: Repository.clone(
+                    lambda: self.task.forge.clone_source(clone_from),
+                    Path(folder) / "clone.git",
+                    base=base,
+                    branch=branch,
+                ),
+                within=allowed,
             )
             _logger.info(
                 "Cloned %s, working on branch %s%s",
@@ -127,7 +137,7 @@ class Attempt:
                 branch,
                 " (continuing)" if repository.resumed else "",
             )
-            brief = await self._brief()
+            brief = await self._patiently(self._brief, within=allowed - (time.monotonic() - began))
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), branch)
                 delivery = self._delivery(repository, workspace)
@@ -167,12 +177,13 @@ class Attempt:
         """Commit and push what the workspace holds."""
         done = ending.reason is Reason.COMPLETED
         try:
-            await delivery.commit(self.details.title if done else delivery.so_far, ending.summary)
-        except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError):
+            subject = self.details.title if done else delivery.so_far
+            await until_stopped(lambda: delivery.commit(subject, ending.summary), self.stop, grace=self.grace)
+        except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError, StoppedError):
             if done:
                 raise
             # How the attempt ended matters more than that its rest could not be saved.
-        await self._while_unavailable(delivery.push)
+        await self._delivered(delivery.push)
 
     async def _conclude(self, ending: Ending, base: str, branch: str, *, has_work: bool) -> Outcome:
         outcome = Outcome(
@@ -194,7 +205,7 @@ class Attempt:
                     "message": "The agent found nothing to change in the repository.",
                 }
             )
-        change = await self._while_unavailable(
+        change = await self._delivered(
             lambda: self.task.forge.open_change(
                 self.task.item,
                 branch=branch,
@@ -205,9 +216,27 @@ class Attempt:
         )
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
 
-    async def _while_unavailable(self, action: Callable[[], Awaitable[_T]]) -> _T:
-        """Deliver finished work even if the forge is down for some minutes: it exists nowhere else yet."""
-        return await patiently(action, within=self.patience, logger=_logger, cap=30)
+    async def _patiently(self, action: Callable[[], Awaitable[_T]], *, within: float) -> _T:
+        """Ask the forge, waiting while it is down; given up at once when the attempt is stopped."""
+        return await until_stopped(lambda: patiently(action, within=within, logger=_logger), self.stop)
+
+    async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:
+        """Deliver work even if the forge is down for some minutes: it exists nowhere else yet.
+
+        Both things that are delivered may be done twice: a push of the same commit changes nothing, and a
+        change is looked for before it is opened.
+        """
+        return await until_stopped(
+            lambda: patiently(
+                action,
+                within=self.patience,
+                logger=_logger,
+                pause=lambda seconds: pause_until(self.stop, seconds),
+                cap=30,
+            ),
+            self.stop,
+            grace=self.grace,
+        )
 
 
 def log_steps(item: Item) -> OnStep:

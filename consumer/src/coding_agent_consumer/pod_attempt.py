@@ -36,7 +36,7 @@ from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace, log_steps
 from coding_agent_consumer.branches import branch_for
 from coding_agent_consumer.claim import Start
-from coding_agent_consumer.patience import patiently
+from coding_agent_consumer.patience import StoppedError, patiently, until_stopped
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_consumer.tasks import remembered, task_for
 from coding_agent_consumer.transcripts.keeping import Transcripts
@@ -47,10 +47,6 @@ _LAST_UPLOAD = 20.0
 """Seconds in which the transcript is to be kept whole, where nothing presses."""
 _LAST_WORDS = 10.0
 """Seconds at the end of the grace time for writing down how it ended."""
-
-
-class _StoppedError(Exception):
-    """SIGTERM came while the forge was waited for."""
 
 
 @dataclass
@@ -120,7 +116,7 @@ class PodAttempt:
     async def _outcome(self) -> Outcome:
         try:
             outcome = await self._run()
-        except _StoppedError:
+        except StoppedError:
             return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped before it began.")
         except ForgeUnavailableError as error:
             return Outcome(reason=Reason.FORGE_UNAVAILABLE, message=str(error), retry_after=error.retry_after)
@@ -130,9 +126,9 @@ class PodAttempt:
             return Outcome(reason=Reason.ITEM_GONE, message=str(error))
         except ForgeError as error:
             return Outcome(reason=Reason.INTERNAL, message=str(error))
-        if outcome.reason is Reason.CANCELLED:
-            saved = " What was done so far is pushed." if outcome.branch else ""
-            return outcome.model_copy(update={"message": f"The attempt was stopped.{saved}"})
+        if outcome.reason is Reason.CANCELLED and outcome.branch:
+            saved = "The attempt was stopped. What was done so far is pushed."
+            return outcome.model_copy(update={"message": saved})
         return outcome
 
     async def _run(self) -> Outcome:
@@ -192,18 +188,12 @@ class PodAttempt:
             stop=self.stop,
             on_step=log_steps(item),
             patience=float(left),
+            grace=self.grace,
         )
 
     async def _patiently(self, action: Callable[[], Awaitable[_T]]) -> _T:
         left = self.given.timeout_seconds - (self.clock() - self._began)
-        return await patiently(action, within=left, logger=_logger, pause=self._pause)
-
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.stop.wait()
-        if self.stop.is_set():
-            raise _StoppedError
+        return await until_stopped(lambda: patiently(action, within=left, logger=_logger), self.stop)
 
 
 def read_input(environment: Mapping[str, str], name: str) -> AttemptInput:

@@ -70,11 +70,19 @@ class WorkspaceProcess:
 
 @dataclass
 class AttemptPlace:
-    """Runs attempts at the sample's issue."""
+    """Runs attempts at the sample's issue.
+
+    Attributes:
+        forge_url: where attempts find the forge, e.g. behind a proxy.
+    """
 
     system: System
     workspace: WorkspaceProcess
     folder: Path
+    forge_url: str = ""
+
+    def __post_init__(self) -> None:
+        self.forge_url = self.forge_url or self.system.forge.base_url
 
     @property
     def platform(self) -> Platform:
@@ -84,7 +92,7 @@ class AttemptPlace:
     @property
     def item(self) -> Item:
         """Issue 1 of the sample."""
-        host = self.system.forge.base_url.removeprefix("http://")
+        host = self.forge_url.removeprefix("http://")
         if self.platform is Platform.GITHUB:
             owner, repo = REPOSITORY.split("/")
             return Item(
@@ -93,7 +101,9 @@ class AttemptPlace:
         project = self.system.forge.repository(REPOSITORY).id
         return Item(host=host, repository=REPOSITORY, key=GitLabIssueKey(project_id=project, issue_iid=1))
 
-    def given(self, *, attempt: int = 1, run: int = 1, timeout: int = 60, **earlier: Any) -> AttemptInput:
+    def given(
+        self, *, attempt: int = 1, run: int = 1, uuid: str = "", timeout: int = 60, **earlier: Any
+    ) -> AttemptInput:
         """What the operator would tell the attempt."""
         request = TaskRequest(
             item=self.item,
@@ -101,7 +111,7 @@ class AttemptPlace:
             trigger=Trigger(origin=Origin.WEBHOOK, received_at=datetime.now(UTC)),
         )
         return AttemptInput(
-            task=QueuedTask(request=request, uuid=f"uuid-{run}", run=run, attempt=attempt),
+            task=QueuedTask(request=request, uuid=uuid or f"uuid-{run}", run=run, attempt=attempt),
             max_attempts=3,
             timeout_seconds=timeout,
             earlier=Earlier(**earlier),
@@ -111,7 +121,7 @@ class AttemptPlace:
         """As in the pod's configuration."""
         base: dict[str, Any] = {
             self.system.flavour: {
-                "api_url": self.system.forge.api_url,
+                "api_url": self.system.forge.api_url.replace(self.system.forge.base_url, self.forge_url),
                 "personal_access_token": BOT_TOKEN,
             },
             "llm": {
@@ -119,7 +129,7 @@ class AttemptPlace:
                 "max_retries": 0,
             },
             "context_storage": {"base_dir": str(self.folder / "transcripts")},
-            "consumer": {"workspace": {"socket": str(self.workspace.socket), "start_timeout": 15}},
+            "consumer": {"workspace": {"socket": str(self.workspace.socket), "start_timeout": 60}},
         }
         return Settings.model_validate(over(base, sections))
 

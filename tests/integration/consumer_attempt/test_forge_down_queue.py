@@ -1,0 +1,73 @@
+"""The forge is away at each point of a task in queue mode, where labels and comment are its own too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fixtures.system import BOT, DONE, PROCESSING, StartSystem
+from tests.integration.main_job.scripts import finish, script, write
+
+LONGER = 6
+"""Requests that fail: more than one call tries, so that the task itself has to wait."""
+GITHUB = "/api/v3/repos/acme/pricing"
+GITLAB = r"/api/v4/projects/\d+"
+
+OUTAGES: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "before the work": (
+        "github",
+        [
+            {"path": f"{GITHUB}/issues/1/comments", "method": "GET", "times": LONGER, "status": 503},
+            {"path": r"/acme/pricing\.git", "times": LONGER, "status": 503},
+        ],
+    ),
+    "labels": (
+        "github",
+        [
+            {"path": f"{GITHUB}/issues/1/labels", "method": "POST", "times": 1, "close": "after"},
+            {"path": f"{GITHUB}/issues/1/labels", "method": "POST", "times": LONGER, "status": 503},
+            {"path": f"{GITHUB}/issues/1/labels/", "method": "DELETE", "times": 1, "close": "after"},
+            {"path": f"{GITHUB}/issues/1/labels/", "method": "DELETE", "times": 2, "status": 503},
+        ],
+    ),
+    "labels and notes on GitLab": (
+        "gitlab",
+        [
+            {"path": f"{GITLAB}/issues/1$", "method": "PUT", "times": 1, "close": "after"},
+            {"path": f"{GITLAB}/issues/1$", "method": "PUT", "times": LONGER, "status": 503},
+            {"path": f"{GITLAB}/issues/1/notes", "method": "POST", "times": 1, "close": "after"},
+            {"path": f"{GITLAB}/issues/1/notes", "method": "GET", "times": LONGER, "status": 502},
+        ],
+    ),
+    "comments": (
+        "github",
+        [
+            {"path": f"{GITHUB}/issues/1/comments", "method": "POST", "times": 1, "close": "after"},
+            {"path": f"{GITHUB}/issues/comments/", "method": "PATCH", "times": LONGER, "status": 503},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_an_outage_costs_nothing_and_doubles_nothing(start_system: StartSystem, outage: str) -> None:
+    flavour, faults = OUTAGES[outage]
+    system = start_system(flavour, script(write("a.md", "a\n"), finish()))
+    system.start_webhook()
+    for fault in faults:
+        system.fault(**fault)
+    system.put_label(1)
+    system.wait_for_label(1, DONE)
+    [comment] = system.comments(1)
+    assert "Coding agent: done" in comment.body
+    assert "attempt 1 of 3" in comment.body, "an outage of the forge is no failed attempt"
+    assert len(system.changes()) == 1
+    flow = [event for event in system.label_history(1) if event[1] in (BOT, PROCESSING, DONE)]
+    assert flow == [
+        ("labeled", BOT),
+        ("labeled", PROCESSING),
+        ("unlabeled", BOT),
+        ("labeled", DONE),
+        ("unlabeled", PROCESSING),
+    ]

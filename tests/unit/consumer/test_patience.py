@@ -1,0 +1,126 @@
+"""Waiting for a forge that is down ends with the stop, at once or after a grace time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+import pytest
+from coding_agent_consumer.patience import StoppedError, patiently, pause_until, until_stopped
+from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
+
+LOGGER = logging.getLogger("test")
+
+
+class Forge:
+    """One that fails so often, with this error."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.failures, self.error, self.calls = failures, error, 0
+
+    async def call(self) -> int:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error
+        return self.calls
+
+
+async def waited(forge: Forge, within: float) -> list[float]:
+    """The waits between the calls."""
+    waits: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+
+    await patiently(forge.call, within=within, logger=LOGGER, pause=pause, chance=random.Random(1))
+    return waits
+
+
+async def test_it_is_tried_until_the_forge_is_there_with_growing_waits() -> None:
+    waits = await waited(Forge(9, ForgeUnavailableError("down")), within=600)
+    assert len(waits) == 9
+    assert waits[0] <= 1
+    assert 30 <= waits[-1] <= 60
+
+
+async def test_what_the_forge_asks_for_is_waited() -> None:
+    assert await waited(Forge(1, ForgeUnavailableError("limited", retry_after=90)), within=600) == [90]
+
+
+@pytest.mark.parametrize(
+    ("error", "within"),
+    [
+        (ForgeUnavailableError("limited", retry_after=90), 60),
+        (ForgeUnavailableError("down"), 0),
+        (ForgeRefusedError("no"), 600),
+    ],
+)
+async def test_what_waiting_cannot_help_is_raised_at_once(error: Exception, within: float) -> None:
+    forge = Forge(9, error)
+    with pytest.raises(type(error)):
+        await waited(forge, within=within)
+    assert forge.calls == 1
+
+
+class Endless:
+    """An action that ends when it is cancelled, or released."""
+
+    def __init__(self) -> None:
+        self.begun, self.release, self.cancelled = asyncio.Event(), asyncio.Event(), False
+
+    async def __call__(self) -> str:
+        self.begun.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return "done"
+
+
+async def test_a_stop_cancels_it_at_once() -> None:
+    action, stop = Endless(), asyncio.Event()
+    waiting = asyncio.create_task(until_stopped(action, stop))
+    await action.begun.wait()
+    stop.set()
+    with pytest.raises(StoppedError):
+        await waiting
+    assert action.cancelled
+
+
+async def test_within_the_grace_time_it_may_end() -> None:
+    action, stop = Endless(), asyncio.Event()
+    stop.set()
+    waiting = asyncio.create_task(until_stopped(action, stop, grace=600))
+    await action.begun.wait()
+    action.release.set()
+    assert await waiting == "done"
+
+
+async def test_after_the_grace_time_it_is_cancelled() -> None:
+    action, stop = Endless(), asyncio.Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        await until_stopped(action, stop, grace=0.01)
+    assert action.cancelled
+
+
+async def test_who_is_cancelled_leaves_nothing_running() -> None:
+    action, stop = Endless(), asyncio.Event()
+    waiting = asyncio.create_task(until_stopped(action, stop))
+    await action.begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert action.cancelled
+
+
+async def test_a_stop_ends_a_pause() -> None:
+    stop = asyncio.Event()
+    pause = asyncio.create_task(pause_until(stop, 600))
+    await asyncio.sleep(0)  # it begins
+    assert not pause.done()
+    stop.set()
+    async with asyncio.timeout(60):
+        await pause

@@ -76,7 +76,9 @@ class PodAttempt:
         task, storage = self.given.task, self.settings.context_storage
         # A relative folder is a scratch folder here: the program's own folder is read-only in its image.
         base = Path(tempfile.gettempdir()) / storage.base_dir
-        self._transcripts = Transcripts(storage, base, task.request.item, run=task.run, attempt=task.attempt)
+        self._transcripts = Transcripts(
+            storage, base, task.request.item, run=task.run, uuid=task.uuid, attempt=task.attempt
+        )
 
     async def run(self) -> Outcome:
         """Run it; returns before the grace time after SIGTERM, or after the task's time limit, is over."""

@@ -158,6 +158,7 @@ class TaskHandler:
             self.settings.context_storage.base_dir,
             item,
             run=task.state.run,
+            uuid=task.state.uuid,
             attempt=attempt,
         )
         recap = await transcripts.begin()

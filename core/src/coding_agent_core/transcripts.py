@@ -1,7 +1,8 @@
-"""Where an attempt's transcript is kept, told from settings, item, run and attempt alone. Pure."""
+"""Where an attempt's transcript is kept, told from settings, task and attempt alone. Pure."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from urllib.parse import quote
 
@@ -10,16 +11,22 @@ from coding_agent_core.settings.llm import ContextStorage
 from coding_agent_core.tasks import Item
 
 
-def folder_of(item: Item, run: int) -> str:
-    """A run's transcripts, below the store's root: `github/github.com/acme/shop/issue-7/run-1`."""
+def folder_of(item: Item, run: int, uuid: str) -> str:
+    """A task's transcripts, below the store's root: `github/github.com/acme/shop/issue-7/run-1-UUID`.
+
+    Runs alone do not tell tasks apart: they are counted anew once the item's last task was removed, and its
+    transcripts are kept longer than that.
+    """
     platform, host, place, kind, number = item.identity.split("|")
-    parts = [platform, host, *place.split("/"), f"{kind}-{number}", f"run-{run}"]
+    plain = re.fullmatch(r"[A-Za-z0-9-]{1,64}", uuid)
+    task = uuid if plain else hashlib.sha256(uuid.encode()).hexdigest()[:32]
+    parts = [platform, host, *place.split("/"), f"{kind}-{number}", f"run-{run}-{task}"]
     return "/".join(re.sub(r"^\.+|[^A-Za-z0-9._-]", "_", part) or "_" for part in parts)
 
 
-def key_of(item: Item, run: int, attempt: int) -> str:
+def key_of(item: Item, run: int, uuid: str, attempt: int) -> str:
     """An attempt's transcript, below the store's root."""
-    return f"{folder_of(item, run)}/attempt-{attempt}.jsonl"
+    return f"{folder_of(item, run, uuid)}/attempt-{attempt}.jsonl"
 
 
 def attempt_of(key: str) -> int | None:

@@ -14,7 +14,7 @@ from coding_agent_operator.observed import Task
 
 def noted(manifest: Mapping[str, Any], task: Task, number: int, storage: ContextStorage) -> dict[str, Any]:
     """The manifest of attempt `number` with the place of its transcript, if it is kept anywhere."""
-    key = key_of(task.spec.item, task.spec.run, number)
+    key = key_of(task.spec.item, task.spec.run, task.spec.uuid, number)
     places = {ANNOTATION_TRANSCRIPT: place_of(storage, key), ANNOTATION_TRANSCRIPT_URL: url_of(storage, key)}
     notes = {name: place for name, place in places.items() if place is not None}
     if not notes:

@@ -20,7 +20,7 @@ ITEM = Item(
 
 async def main(settings: str, folder: str) -> None:
     storage = ContextStorage.model_validate_json(settings)
-    transcripts = Transcripts(storage, Path(folder), ITEM, run=1, attempt=1)
+    transcripts = Transcripts(storage, Path(folder), ITEM, run=1, uuid="uuid-1", attempt=1)
     await transcripts.begin()
     Transcript(transcripts.path, Scrub([])).append(ModelResponse(parts=[TextPart("I am attempt 1.")]))
     await asyncio.sleep(60)

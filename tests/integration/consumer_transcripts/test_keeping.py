@@ -45,8 +45,8 @@ def storage(s3: S3Server | None = None, **changes: Any) -> ContextStorage:
     return ContextStorage.model_validate({"upload_interval": 0.05, **section, **changes})
 
 
-def opened(kept: ContextStorage, base: Path, attempt: int = 1) -> Transcripts:
-    return Transcripts(kept, base, ITEM, run=1, attempt=attempt)
+def opened(kept: ContextStorage, base: Path, attempt: int = 1, *, uuid: str = "uuid-1") -> Transcripts:
+    return Transcripts(kept, base, ITEM, run=1, uuid=uuid, attempt=attempt)
 
 
 def write(transcripts: Transcripts, *messages: ModelMessage) -> None:
@@ -68,7 +68,7 @@ async def test_the_end_tells_the_place_the_link_and_the_last_steps(s3: S3Server,
     assert await kept.begin() == ""
     write(kept)
     outcome = await kept.end(FAILED)
-    key = "github/github.com/octo/demo/issue-7/run-1/attempt-1.jsonl"
+    key = "github/github.com/octo/demo/issue-7/run-1-uuid-1/attempt-1.jsonl"
     assert outcome.transcript == f"s3://{BUCKET}/{s3.prefix}/{key}"
     assert outcome.transcript_url == f"https://logs.example/{key}"
     assert outcome.tail == '- said: I look.\n- called run_command {"command":"make"}\n  gave: 2 passed'
@@ -102,6 +102,19 @@ async def test_nothing_is_kept_where_that_is_wanted(s3: S3Server, tmp_path: Path
     assert kept.path is None
     assert await kept.end(FAILED) == FAILED
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_another_task_of_the_same_item_and_run_is_told_nothing_of_it(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    """An AgentTask that was removed after its time: the next one is run 1, attempt 1 again."""
+    first = opened(storage(s3), tmp_path)
+    await first.begin()
+    write(first)
+    await first.end(FAILED)
+    for base in (tmp_path, tmp_path / "another-node"):
+        assert await opened(storage(s3), base, uuid="uuid-2").begin() == ""
+        assert "gave: 2 passed" in await opened(storage(s3), base, 2).begin(), "the same task"
 
 
 def start(kept: ContextStorage, base: Path, s3: S3Server) -> subprocess.Popen[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from coding_agent_operator.transcripts import noted
 from tests.unit.operator.making import attempt, status, task
 
 S3 = {"bucket": "agent-logs", "prefix": "/team/transcripts/"}
-KEY = "github/github.com/octo/demo/issue-7/run-1/attempt-2.jsonl"
+KEY = "github/github.com/octo/demo/issue-7/run-1-u/attempt-2.jsonl"
 
 PLACES: list[tuple[str, dict[str, object], str | None, str | None]] = [
     ("default: a folder that goes with the pod", {}, None, None),
@@ -84,10 +85,18 @@ KEYS: list[tuple[TaskKey, str, str]] = [
 
 @pytest.mark.parametrize(("key", "host", "folder"), KEYS)
 def test_keys_are_paths_that_stay_inside(key: TaskKey, host: str, folder: str) -> None:
-    found = key_of(Item(host=host, repository="o/r", key=key), 2, 11)
-    assert found == f"{folder}/run-2/attempt-11.jsonl"
+    found = key_of(Item(host=host, repository="o/r", key=key), 2, "0b54-4ee3", 11)
+    assert found == f"{folder}/run-2-0b54-4ee3/attempt-11.jsonl"
     assert attempt_of(found) == 11
     assert (Path("/root") / found).resolve().is_relative_to("/root/" + found.split("/", maxsplit=1)[0])
+
+
+@pytest.mark.parametrize("uuid", ["../../../etc", "a/b", "", "u\n", "x" * 5000])
+def test_a_queues_uuid_that_is_none_stays_inside_and_is_told_from_others(uuid: str) -> None:
+    item = Item(host="h", repository="o/r", key=GitHubIssueKey(owner="o", repo="r", number=1))
+    found = key_of(item, 1, uuid, 1)
+    assert re.fullmatch(r"github/h/o/r/issue-1/run-1-[0-9a-f]{32}/attempt-1\.jsonl", found)
+    assert found != key_of(item, 1, f"{uuid}.", 1)
 
 
 def test_the_next_attempt_is_told_what_the_last_one_left() -> None:

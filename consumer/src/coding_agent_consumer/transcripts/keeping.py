@@ -45,7 +45,7 @@ _TAIL = 1500
 
 @dataclass
 class Transcripts:
-    """The transcript of an attempt, and those of earlier attempts of its run.
+    """The transcript of an attempt, and those of earlier attempts of its task.
 
     Attributes:
         storage: where, as configured.
@@ -57,6 +57,7 @@ class Transcripts:
     base: Path
     item: Item
     run: int
+    uuid: str
     attempt: int
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     _keeping: asyncio.Task[None] | None = field(default=None, init=False)
@@ -67,7 +68,7 @@ class Transcripts:
     @property
     def key(self) -> str:
         """Of this attempt's transcript, below any store's root."""
-        return key_of(self.item, self.run, self.attempt)
+        return key_of(self.item, self.run, self.uuid, self.attempt)
 
     @property
     def path(self) -> Path | None:
@@ -126,7 +127,7 @@ class Transcripts:
             return None
 
     def _local_recaps(self) -> dict[int, str]:
-        folder = self.base / folder_of(self.item, self.run)
+        folder = self.base / folder_of(self.item, self.run, self.uuid)
         found = {attempt_of(path.name): path for path in folder.glob("attempt-*.jsonl")}
         return {
             number: recap(path)
@@ -140,7 +141,8 @@ class Transcripts:
         Raises:
             StoreError: the bucket cannot be read.
         """
-        keys = {attempt_of(key): key for key in await bucket.keys(folder_of(self.item, self.run))}
+        folder = folder_of(self.item, self.run, self.uuid)
+        keys = {attempt_of(key): key for key in await bucket.keys(folder)}
         numbers = sorted(number for number in keys if number is not None and number <= self.attempt)
         for number in numbers[-_EARLIER:]:
             if recaps.get(number):
@@ -149,7 +151,7 @@ class Transcripts:
             data = await bucket.get(keys[number], last=None if own else _FETCH_SIZE)
             if data is None:
                 continue
-            path = self.base / key_of(self.item, self.run, number)
+            path = self.base / key_of(self.item, self.run, self.uuid, number)
             await asyncio.to_thread(write_private, path, data)
             recaps[number] = await asyncio.to_thread(recap, path)
 

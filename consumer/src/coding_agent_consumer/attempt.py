@@ -27,6 +27,7 @@ from coding_agent_core.outcome import Class, Outcome, Reason
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, ItemKind
 
+from coding_agent_consumer.agent.last_lines import LastLines
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.protocol import Agent, Brief, Ending, OnStep, Step
 from coding_agent_consumer.delivery import Delivery
@@ -51,6 +52,7 @@ class Attempt:
         settings: those of the person who applied the label.
         issue_branch: where an issue's work goes.
         transcript: of this attempt.
+        last_lines: takes its last steps.
         recap: what earlier attempts of the task did, for the model.
         stop: set to end the attempt early; what was done is still pushed.
         patience: seconds for which an attempt waits for a forge that is down, before its work and after it.
@@ -64,6 +66,7 @@ class Attempt:
     open_workspace: OpenWorkspace
     issue_branch: str
     transcript: Path | None
+    last_lines: LastLines
     recap: str
     stop: asyncio.Event
     on_step: OnStep
@@ -171,6 +174,7 @@ class Attempt:
                 recap=self.recap,
             ),
             transcript=self.transcript,
+            last_lines=self.last_lines,
         )
 
     async def _take_over(self, delivery: Delivery, ending: Ending) -> None:

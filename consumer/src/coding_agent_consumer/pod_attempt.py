@@ -186,6 +186,7 @@ class PodAttempt:
             open_workspace=self.open_workspace,
             issue_branch=branch,
             transcript=self._transcripts.path,
+            last_lines=self._transcripts.lines,
             recap=recap,
             stop=self.stop,
             on_step=log_steps(item),

@@ -171,6 +171,7 @@ class TaskHandler:
                 open_workspace=self.open_workspace,
                 issue_branch=branch,
                 transcript=transcripts.path,
+                last_lines=transcripts.lines,
                 recap=recap,
                 stop=stop,
                 on_step=log_steps(item),

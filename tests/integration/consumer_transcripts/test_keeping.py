@@ -18,7 +18,7 @@ import pytest
 from coding_agent_consumer.agent.scrub import Scrub
 from coding_agent_consumer.agent.transcript import Transcript, read
 from coding_agent_consumer.transcripts.keeping import Transcripts
-from coding_agent_core.outcome import Outcome, Reason
+from coding_agent_core.outcome import MAX_TAIL, Outcome, Reason
 from coding_agent_core.settings.llm import ContextStorage
 from pydantic_ai.messages import (
     ModelMessage,
@@ -50,7 +50,7 @@ def opened(kept: ContextStorage, base: Path, attempt: int = 1, *, uuid: str = "u
 
 
 def write(transcripts: Transcripts, *messages: ModelMessage) -> None:
-    writer = Transcript(transcripts.path, Scrub([]))
+    writer = Transcript(transcripts.path, Scrub([]), transcripts.lines)
     for message in messages or STEPS:
         writer.append(message)
 
@@ -96,12 +96,32 @@ async def test_a_scratch_folder_is_no_place_but_gives_the_last_steps(tmp_path: P
     assert outcome.tail.endswith("gave: 2 passed")
 
 
-async def test_nothing_is_kept_where_that_is_wanted(s3: S3Server, tmp_path: Path) -> None:
+async def test_nothing_is_kept_where_that_is_wanted_but_the_last_steps_are_told(
+    s3: S3Server, tmp_path: Path
+) -> None:
     kept = opened(storage(s3, enabled=False), tmp_path)
     assert await kept.begin() == ""
     assert kept.path is None
     assert await kept.end(FAILED) == FAILED
+    write(kept, *STEPS * 40)
+    outcome = await kept.end(FAILED)
+    assert outcome.tail.endswith('- called run_command {"command":"make"}\n  gave: 2 passed')
+    assert outcome.tail.startswith("…"), "the oldest went"
+    assert 1000 < len(outcome.tail) <= MAX_TAIL
+    assert (outcome.transcript, outcome.transcript_url) == (None, None)
     assert list(tmp_path.iterdir()) == []
+    assert s3.read(kept.key) is None
+
+
+async def test_a_folder_that_cannot_be_written_costs_the_record_and_not_the_last_steps(
+    tmp_path: Path,
+) -> None:
+    base = tmp_path / "no-folder"
+    kept = opened(storage(), base)
+    await kept.begin()
+    base.write_text("")
+    write(kept)
+    assert (await kept.end(FAILED)).tail.endswith("gave: 2 passed")
 
 
 async def test_another_task_of_the_same_item_and_run_is_told_nothing_of_it(

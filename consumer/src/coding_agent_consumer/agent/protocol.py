@@ -10,6 +10,7 @@ from typing import Protocol
 
 from coding_agent_core.outcome import Reason, Usage
 
+from coding_agent_consumer.agent.last_lines import LastLines
 from coding_agent_consumer.workspace.protocol import Workspace
 
 
@@ -21,11 +22,13 @@ class Brief:
         instructions: the system prompt.
         prompt: the item with its comments, and what happened in earlier attempts.
         transcript: JSON-lines file that the agent appends its messages to as they happen; `None` keeps none.
+        last_lines: takes what the agent says and does, in short lines, as it happens.
     """
 
     instructions: str
     prompt: str
     transcript: Path | None = None
+    last_lines: LastLines | None = None
 
 
 @dataclass(frozen=True)

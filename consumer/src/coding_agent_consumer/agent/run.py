@@ -115,7 +115,7 @@ class ModelAgent:
                     model=RetryingModel(model, self._retry),
                     instructions=words,
                     toolsets=toolsets,
-                    transcript=Transcript(brief.transcript, scrub),
+                    transcript=Transcript(brief.transcript, scrub, brief.last_lines),
                     scrub=scrub,
                     on_step=on_step,
                     usage=usage,

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 
+from coding_agent_consumer.agent.last_lines import LastLines
 from coding_agent_consumer.agent.scrub import Scrub
 
 _logger = logging.getLogger("coding_agent.transcript")
@@ -23,15 +24,19 @@ class Transcript:
     A file that cannot be written is logged once and given up: the work matters more than its record.
     """
 
-    def __init__(self, path: Path | None, scrub: Scrub) -> None:
+    def __init__(self, path: Path | None, scrub: Scrub, last_lines: LastLines | None = None) -> None:
         self._path = path
         self._scrub = scrub
+        self._last_lines = last_lines
 
     def append(self, message: ModelMessage) -> None:
         """Write one message, without the secrets that we know."""
+        line = self._scrub(_MESSAGE.dump_json(message).decode()) + "\n"
+        if self._last_lines is not None:
+            # Read back: in lines that were shortened first, a secret's beginning would not be known.
+            self._last_lines.add(digest(_MESSAGE.validate_json(line)))
         if self._path is None:
             return
-        line = self._scrub(_MESSAGE.dump_json(message).decode()) + "\n"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -64,16 +69,10 @@ def read(path: Path) -> list[ModelMessage]:
 
 def recap(path: Path, limit: int = 4000) -> str:
     """What an earlier attempt said and did, a line each, the newest `limit` characters of it."""
-    lines = [line for message in read(path) for line in digest(message)]
-    kept: list[str] = []
-    length = 0
-    for line in reversed(lines):
-        length += len(line) + 1
-        if length > limit:
-            kept.append("(earlier steps left out)")
-            break
-        kept.append(line)
-    return "\n".join(reversed(kept))
+    lines = LastLines(limit)
+    for message in read(path):
+        lines.add(digest(message))
+    return lines.text()
 
 
 def digest(message: ModelMessage) -> list[str]:

@@ -20,6 +20,7 @@ from coding_agent_core.settings.llm import ContextStorage
 from coding_agent_core.tasks import Item
 from coding_agent_core.transcripts import attempt_of, folder_of, key_of, place_of, url_of
 
+from coding_agent_consumer.agent.last_lines import LastLines
 from coding_agent_consumer.agent.transcript import recap
 from coding_agent_consumer.transcripts.errors import StoreError
 from coding_agent_consumer.transcripts.folder import cleanup, write_private
@@ -51,6 +52,7 @@ class Transcripts:
         storage: where, as configured.
         base: folder in which the local files are.
         sleep: waits that many seconds between two uploads.
+        lines: takes the last steps, which are told where no transcript is kept too.
     """
 
     storage: ContextStorage
@@ -60,6 +62,7 @@ class Transcripts:
     uuid: str
     attempt: int
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    lines: LastLines = field(default_factory=lambda: LastLines(_TAIL), init=False)
     _keeping: asyncio.Task[None] | None = field(default=None, init=False)
     _uploaded: int = field(default=-1, init=False)
     _putting: asyncio.Future[None] | None = field(default=None, init=False)
@@ -93,17 +96,18 @@ class Transcripts:
         return "\n\n".join(filter(None, newest))
 
     async def end(self, outcome: Outcome, *, within: float = 20.0) -> Outcome:
-        """Keep the whole transcript; the outcome with its place and its last steps.
+        """Keep the whole transcript, if that is wanted; the outcome with its place and its last steps.
 
         Args:
             within: seconds for the last upload; after them the outcome is returned without.
         """
         if self.path is None:
-            return outcome
+            return outcome.model_copy(update={"tail": last_lines(self.lines.text(), _TAIL)})
         if self._keeping is not None:
             self._keeping.cancel()
         kept = await self._last_upload(within)
-        tail = last_lines(await asyncio.to_thread(recap, self.path, _TAIL), _TAIL)
+        written = await asyncio.to_thread(recap, self.path, _TAIL)
+        tail = last_lines(written or self.lines.text(), _TAIL)
         if not kept and self._problem:
             tail = last_lines(f"{tail}\n(Not kept whole: {self._problem}.)", MAX_TAIL)
         there = kept or self._uploaded >= 0

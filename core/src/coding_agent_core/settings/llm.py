@@ -126,7 +126,7 @@ class ContextStorage(Section):
     """Transcripts and the compression of long contexts."""
 
     enabled: bool = True
-    """Whether transcripts are kept at all."""
+    """Whether transcripts are kept at all; without them the last steps are told all the same."""
     base_dir: Path = Path("contexts")
     """Folder of the transcripts: in a cluster a mounted volume, or a scratch folder where `s3` is given."""
     s3: S3 | None = None

@@ -20,6 +20,7 @@ _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = END_SECONDS + 20.0
 """On top of a command's own time: starting, killing, answering."""
 _MAX_REFUSAL = 4000
+_MAX_INSTANCE = 64
 
 Send = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -41,9 +42,10 @@ class WorkspaceClient:
         self._text_limit = 2 * output_limit + 10_000
         self._turn = asyncio.Lock()
 
-    async def ping(self) -> None:
-        """Whether it answers; `WorkspaceGoneError` if not."""
-        await self._ask({"op": "ping"}, timeout=_CONNECT_SECONDS)
+    async def ping(self) -> str:
+        """See `Workspace.ping`."""
+        fields, _ = await self._ask({"op": "ping"}, timeout=_CONNECT_SECONDS)
+        return str(fields.get("instance", ""))[:_MAX_INSTANCE]
 
     async def seed(self, bundle: Path, branch: str) -> None:
         """See `Workspace.seed`."""

@@ -37,8 +37,8 @@ class CommandResult:
 class Workspace(Protocol):
     """A tree in which commands run. Paths are relative to its root; one that leaves it is refused."""
 
-    async def ping(self) -> None:
-        """Whether it answers; `WorkspaceGoneError` if not."""
+    async def ping(self) -> str:
+        """Whether it answers; `WorkspaceGoneError` if not. An id that changes when it is started again."""
         ...
 
     async def seed(self, bundle: Path, branch: str) -> None:

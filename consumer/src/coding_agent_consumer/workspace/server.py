@@ -47,6 +47,7 @@ class Server:
         self._commands = Commands()
         self._env = command_environment(place, usable_path(search_path), dict(os.environ), keep)
         self._tree = Tree(place, self._commands, self._env, git)
+        instance = os.urandom(8).hex()
         self._shell = shutil.which("bash", path=self._env["PATH"]) or "/bin/sh"
         self._operations: dict[str, Callable[[dict[str, Any], bytes, socket.socket], _Answer]] = {
             "diff": lambda *_: _Answer({}, self._tree.diff()),
@@ -58,7 +59,7 @@ class Server:
                 self._tree.list_files(_string(header, "path"), self._told(header))
             ),
             "search": self._search,
-            "ping": lambda *_: _Answer({}),
+            "ping": lambda *_: _Answer({"instance": instance}),
         }
 
     def serve(self, listener: socket.socket) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,11 +28,16 @@ _logger = logging.getLogger("coding_agent.workspace")
 _T = TypeVar("_T")
 _POLL = 0.2
 """Seconds between two tries to connect."""
+_RESTART_SECONDS = 360.0
+"""For a container that ended to start again. The kubelet waits longer each time (10 s, 20 s, ... 300 s at
+most), looks again up to 15 s after that, and then it has to start."""
 _KILLED = 137
 """Exit status of what was killed, as a shell reports it."""
 _ENDED = (
-    "The workspace ended and was started again, most likely because its memory ran out. Its files are kept."
+    "The workspace ended while it did this, and was started again. Its files are kept. A command ends it by "
+    "using up its memory, or by killing its processes."
 )
+_GIVEN_UP = "It answers again; what it was doing was given up, its files are kept."
 
 
 async def sidecar(settings: WorkspaceSettings, socket: Path) -> SidecarWorkspace:
@@ -44,7 +49,9 @@ async def sidecar(settings: WorkspaceSettings, socket: Path) -> SidecarWorkspace
     client = WorkspaceClient(
         socket, command_timeout=settings.command_timeout, output_limit=settings.output_limit
     )
-    workspace = SidecarWorkspace(client, settings.start_timeout)
+    workspace = SidecarWorkspace(
+        client, settings.start_timeout, restart_patience=max(_RESTART_SECONDS, settings.start_timeout)
+    )
     await workspace.answers()
     return workspace
 
@@ -54,12 +61,14 @@ class SidecarWorkspace:
     """Implements `Workspace`: what it was doing when its container ended has failed, and nothing else.
 
     Attributes:
-        patience: seconds in which it must answer again; the kubelet waits up to 5 minutes between restarts of
-            a container that ends again and again.
+        patience: seconds in which it must answer at first.
+        restart_patience: seconds in which it must answer again.
     """
 
     client: Workspace
     patience: float
+    restart_patience: float
+    _instance: str = field(default="", init=False)
 
     async def answers(self) -> None:
         """Wait until it answers.
@@ -67,22 +76,11 @@ class SidecarWorkspace:
         Raises:
             WorkspaceGoneError: it does not, for too long.
         """
-        deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                await self.client.ping()
-            except WorkspaceGoneError as error:
-                if time.monotonic() > deadline:
-                    raise WorkspaceGoneError(
-                        f"The workspace's container has not answered for {self.patience:.0f} s: {error}"
-                    ) from error
-            else:
-                return
-            await asyncio.sleep(_POLL)
+        self._instance = await self._answer(self.patience)
 
-    async def ping(self) -> None:
+    async def ping(self) -> str:
         """See `Workspace.ping`."""
-        await self.client.ping()
+        return await self.client.ping()
 
     async def seed(self, bundle: Path, branch: str) -> None:
         """See `Workspace.seed`; a part that was seeded is thrown away when the container starts again."""
@@ -98,8 +96,8 @@ class SidecarWorkspace:
         try:
             return await self.client.run(command, timeout=timeout)
         except WorkspaceGoneError as error:
-            await self._back(error)
-        return CommandResult(_KILLED, _ENDED, False, False, time.monotonic() - began)
+            known = await self._back(error)
+        return CommandResult(_KILLED, known, False, False, time.monotonic() - began)
 
     async def read_file(self, path: str, *, start_line: int = 1, line_count: int | None = None) -> str:
         """See `Workspace.read_file`."""
@@ -116,8 +114,8 @@ class SidecarWorkspace:
         try:
             await self.client.edit_file(path, old, new)
         except WorkspaceGoneError as error:
-            await self._back(error)
-            raise WorkspaceRefusedError(f"{_ENDED} Look whether {path} was edited.") from error
+            known = await self._back(error)
+            raise WorkspaceRefusedError(f"{known} Look whether {path} was edited.") from error
 
     async def list_files(self, path: str = ".") -> str:
         """See `Workspace.list_files`."""
@@ -139,7 +137,22 @@ class SidecarWorkspace:
             await self._back(error)
         return await action()
 
-    async def _back(self, error: WorkspaceGoneError) -> None:
-        _logger.warning("%s Waiting for the workspace's container to start again.", error)
-        await self.answers()
-        _logger.warning("The workspace's container has started again")
+    async def _back(self, error: WorkspaceGoneError) -> str:
+        """Wait until it answers again; what is known of why it did not."""
+        _logger.warning("%s Waiting for the workspace to answer again.", error)
+        before, self._instance = self._instance, await self._answer(self.restart_patience)
+        known = f"{error} {_GIVEN_UP}" if self._instance == before else _ENDED
+        _logger.warning("The workspace answers again. %s", known)
+        return known
+
+    async def _answer(self, patience: float) -> str:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return await self.client.ping()
+            except WorkspaceGoneError as error:
+                if time.monotonic() > deadline:
+                    raise WorkspaceGoneError(
+                        f"The workspace's container has not answered for {patience:.0f} s: {error}"
+                    ) from error
+            await asyncio.sleep(_POLL)

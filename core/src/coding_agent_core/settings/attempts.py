@@ -30,7 +30,7 @@ class Workspace(Section):
     door: Path | None = None
     """Folder of a workspace container that serves task after task, one at a time (docker compose)."""
     start_timeout: float = Field(default=120.0, gt=0)
-    """Seconds in which a workspace that runs already must answer; also when its container was restarted."""
+    """Seconds in which a workspace that runs already must answer at first."""
     isolation: Isolation = Isolation.AUTO
     """What separates commands from the agent where both run on one machine."""
     base_dir: Path | None = None

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.processes import living_parents
+from coding_agent_consumer.workspace.processes import END_SECONDS, living_parents
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 from coding_agent_core.settings.model import Isolation, Workspace
 
 LIMIT = 2000
+PATIENCE = END_SECONDS + 20
+"""Seconds for what is to happen at once, on a machine as busy as the ending of processes allows for."""
 
 
 @pytest.fixture(params=[Isolation.NAMESPACES, Isolation.NONE])
@@ -41,8 +43,14 @@ def alive(mark: str) -> list[int]:
 
 
 async def gone(mark: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while alive(mark):
+            await asyncio.sleep(0.01)
+
+
+async def runs(mark: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not alive(mark):
             await asyncio.sleep(0.01)
 
 
@@ -67,7 +75,7 @@ async def test_a_command_out_of_time_is_ended_with_its_daemons(workspace: Worksp
         timeout=0.3,
     )
     assert (result.exit_code, result.timed_out) == (None, True)
-    assert result.seconds < 5
+    assert result.seconds < 0.3 + END_SECONDS
     assert alive(mark) == []
 
 
@@ -138,9 +146,7 @@ async def test_processes_are_limited(workspace: WorkspaceClient) -> None:
 async def test_hanging_up_ends_the_command(workspace: WorkspaceClient) -> None:
     mark = f"98764.{os.getpid()}"
     running = asyncio.create_task(workspace.run(f"sleep {mark}"))
-    async with asyncio.timeout(10):
-        while not alive(mark):
-            await asyncio.sleep(0.01)
+    await runs(mark)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -161,9 +167,7 @@ async def test_the_end_of_the_workspace_ends_a_running_command(base_dir: Path) -
     mark = f"98765.{os.getpid()}"
     async with launch_workspace(Workspace(base_dir=base_dir)) as client:
         running = asyncio.create_task(client.run(f"sleep {mark}"))
-        async with asyncio.timeout(10):
-            while not alive(mark):
-                await asyncio.sleep(0.01)
+        await runs(mark)
     with pytest.raises(WorkspaceGoneError):
         await running
     assert alive(mark) == []

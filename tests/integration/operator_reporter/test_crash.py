@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 from coding_agent_core.phases import Phase
 from coding_agent_forge import ForgeServer
 
@@ -19,6 +20,7 @@ from tests.integration.operator_reporter.forge_proxy import ForgeProxy
 from tests.integration.operator_reporter.process import Zygote, account, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, SEED, World
 
+pytestmark = pytest.mark.timeout(600)
 SIDE_BY_SIDE = 4
 SETTINGS = {"grace": 0.2, "check_interval": 3600.0, "workers": 1}
 
@@ -66,7 +68,10 @@ class Stage:
                 self._pid = self._zygote.fork(self._environment, self._log)
             return condition()
 
-        until("the scenario goes on", there, timeout=40)
+        try:
+            until("the scenario goes on", there)
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self._log.read_text()[-6000:]}") from None
 
 
 EXPECTED = (

@@ -13,7 +13,7 @@ from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, FAILED, World
 
 Start = Callable[..., Reporter]
-pytestmark = pytest.mark.parametrize("flavour", ["github"])
+pytestmark = [pytest.mark.parametrize("flavour", ["github"]), pytest.mark.timeout(600)]
 RATE, BURST = 40.0, 20
 """Well below what a busy machine manages, so that it is the limit that holds the requests back."""
 
@@ -64,7 +64,7 @@ def burst_of_ends(world: World, start: Start, tasks: int, **settings: float) -> 
         return world.labels(number) == labels and f"Coding agent: {headline}" in world.comment(number)
 
     # It stops at the first that is not shown: looking must not slow down what is looked at.
-    until("all ends are shown", lambda: all(map(shows, numbers, ends)), timeout=150)
+    until("all ends are shown", lambda: all(map(shows, numbers, ends)), timeout=300)
     asked = world.requests()
     shown = sum(1 for each in asked if each["method"] == "POST" and "comments" in each["path"])
     assert shown == tasks, "one comment each"

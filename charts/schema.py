@@ -32,6 +32,7 @@ CHART_SETS = {
     "context_storage.s3.access_key_id": "secrets.s3",
     "context_storage.s3.secret_access_key": "secrets.s3",
     "operator.namespace": "",
+    "operator.namespaces": "operator.namespaces",
     "operator.http_host": "",
     "operator.http_port": "",
     "reporter.http_host": "",

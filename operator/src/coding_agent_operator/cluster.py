@@ -11,19 +11,18 @@ from coding_agent_core.queues.kubernetes.requests import JSON_PATCH, ApiError, A
 
 from coding_agent_operator.kueue import WORKLOADS
 from coding_agent_operator.metrics import API_REQUESTS
-from coding_agent_operator.names import MANAGER
+from coding_agent_operator.names import ACTIVE, MANAGER
 from coding_agent_operator.notices import Notice, event
 from coding_agent_operator.observed import Job, Task
 
 
-async def connect(namespace: str, timeout: float) -> Cluster:
-    """A connection with the credentials that this process has.
+async def connect(timeout: float) -> ApiServer:
+    """Connections with the credentials that this process has; close them with `aclose`.
 
     Raises:
         SettingsError: it has none, or they cannot be read.
     """
-    server = await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", seen=_count)
-    return Cluster(server, namespace)
+    return await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", seen=_count)
 
 
 class Cluster:
@@ -44,9 +43,15 @@ class Cluster:
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._workloads = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._server.aclose()
+    async def probe(self, lease: str) -> None:
+        """Ask for a little of what is looked at regularly.
+
+        Raises:
+            ApiError: this namespace cannot be served.
+        """
+        for path in (self._tasks, self._jobs):
+            await self._server.request("GET", path, query=[("labelSelector", ACTIVE), ("limit", "1")])
+        await self.get_lease(lease)
 
     async def list_tasks(self, labels: str, fields: str = "") -> tuple[list[Body], int]:
         """A consistent list, and its resourceVersion."""

@@ -14,18 +14,16 @@ from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
 from coding_agent_core.errors import SettingsError
 
 from coding_agent_operator import watching
-from coding_agent_operator.names import ACTIVE
 from coding_agent_operator.runtime import Runtime
 from coding_agent_operator.settings import OperatorSettings, load
 
 kopf.on.login()(watching.login)
-_WATCHED = {(GROUP, VERSION, PLURAL): ACTIVE, ("batch", "v1", "jobs"): ACTIVE}
 
 
 @kopf.on.startup(errors=kopf.ErrorsMode.PERMANENT)  # a program that cannot start ends, and is started again
 async def startup(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
     """Set kopf up and start the engine."""
-    watching.only_watch(settings, _WATCHED)
+    watching.only_watch(settings, watching.TASKS_AND_JOBS)
     ours = getattr(memo, "settings", None) or load(os.environ)
     assert isinstance(ours, OperatorSettings)  # noqa: S101
     try:

@@ -8,6 +8,7 @@ from coding_agent_core.phases import Phase
 from coding_agent_core.tasks import Origin
 from prometheus_client import Counter, Gauge, Histogram
 
+from coding_agent_operator.gauges import ServedGauge
 from coding_agent_operator.observed import Task
 from coding_agent_operator.outcome_of import (
     CRASHED,
@@ -26,7 +27,7 @@ from coding_agent_operator.outcome_of import (
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 
-TASKS = Gauge("coding_agent_tasks", "AgentTasks that have not ended, by phase.", ["phase"])
+TASKS = ServedGauge("coding_agent_tasks", "AgentTasks that have not ended, by phase.", ["phase"])
 TAKEN_UP = Counter(
     "coding_agent_tasks_taken_up",
     "AgentTasks seen for the first time, by origin; `poll`: no webhook had made them.",
@@ -54,8 +55,15 @@ RECONCILE_ERRORS = Counter("coding_agent_reconcile_errors", "Looks at a task tha
 API_REQUESTS = Counter(
     "coding_agent_api_requests", "Requests to the API server, by verb and status.", ["verb", "status"]
 )
-LEADER = Gauge("coding_agent_operator_leader", "1: this replica acts; 0: it waits for its turn.")
-WATCH_BEHIND = Gauge("coding_agent_watch_behind", "Objects whose newest version the watches have not shown.")
+LEADER = ServedGauge("coding_agent_operator_leader", "1: this replica acts; 0: it waits for its turn.")
+WATCH_BEHIND = ServedGauge(
+    "coding_agent_watch_behind", "Objects whose newest version the watches have not shown."
+)
+FAILING = Gauge(
+    "coding_agent_operator_namespace_failing",
+    "With `operator.namespaces`: 1: this one cannot be served, the log says why, and it is tried again.",
+    ["served_namespace"],
+)
 
 _NOT_FAILED = {
     Reason.COMPLETED.value: Phase.SUCCEEDED,
@@ -100,4 +108,10 @@ def show_phases(counts: dict[Phase, int]) -> None:
     """Set the gauge of active tasks."""
     for phase in Phase:
         if not phase.terminal:
-            TASKS.labels(phase.value).set(counts.get(phase, 0))
+            TASKS.set(counts.get(phase, 0), phase.value)
+
+
+def forget_served() -> None:
+    """The namespace of this context is not served any more, or not yet."""
+    for gauge in (TASKS, LEADER, WATCH_BEHIND):
+        gauge.forget()

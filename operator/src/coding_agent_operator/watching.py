@@ -7,9 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import kopf
+from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
+
+from coding_agent_operator.names import ACTIVE
 
 Resource = tuple[str, str, str]
 """Group, version, plural. (With 'batch/v1/jobs' kopf matches nothing.)"""
+TASKS: Resource = (GROUP, VERSION, PLURAL)
+JOBS: Resource = ("batch", "v1", "jobs")
+TASKS_AND_JOBS: Mapping[Resource, str] = {TASKS: ACTIVE, JOBS: ACTIVE}
+"""What the operator watches."""
 
 
 def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -18,7 +25,7 @@ def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
 
 
 def only_watch(settings: kopf.OperatorSettings, selectors: Mapping[Resource, str]) -> None:
-    """In one namespace, with an end to every request; the server filters, so that what ended is free."""
+    """With an end to every request; the server filters, so that what ended is free."""
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.scanning.disabled = True

@@ -64,6 +64,20 @@ def test_kopf_itself_can_run_it(world: World, pods: PodDriver, tmp_path: Path) -
     assert status == 0
 
 
+def test_kopf_itself_serves_one_namespace_alone(world: World, tmp_path: Path) -> None:
+    kubeconfig = account(world.plane, world.namespace, tmp_path)
+    settings = {"operator": {"namespaces": [world.namespace]}}
+    process = OperatorProcess(kubeconfig, world.namespace, tmp_path, settings)
+    kopf = [sys.executable, "-m", "kopf", "run", "-m", "coding_agent_operator.handlers"]
+    process.command = [*kopf, "--standalone", "--namespace", world.namespace]
+    process.start()
+    try:
+        world.until("it ends", process.ended)
+    finally:
+        assert process.stop() != 0
+    assert "operator.namespaces: `kopf run` serves one namespace" in process.log()
+
+
 def test_a_dead_watch_is_noticed_and_work_goes_on_all_the_same(
     world: World, pods: PodDriver, proxy: CrashProxy, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.environment import SECRET_VARIABLES, VARIABLES
 from coding_agent_core.settings.model import Backend
+from coding_agent_core.settings.operator import Operator
 
 ROOT = Path(__file__).parents[3]
 
@@ -209,3 +210,22 @@ def test_limits_may_be_written_as_the_design_has_them(tmp_path: Path) -> None:
     )
     with pytest.raises(SettingsError, match=r"line 1: limits\.perRepo: unknown setting"):
         load_settings(write(tmp_path, "limits: {perRepo: 2}\n"), {})
+
+
+def test_the_namespaces_of_an_operator(tmp_path: Path) -> None:
+    def operator(text: str) -> Operator:
+        return load_settings(write(tmp_path, f"operator: {{namespaces: {text}}}\n"), {}).operator
+
+    assert operator("[]") == Operator()
+    assert operator("[team-a, team-b]").namespaces == ("team-a", "team-b")
+    assert [operator(text).everywhere for text in ("[]", "[team-a]", '["*"]')] == [False, False, True]
+    for wrong, said in {
+        '["*", team-a]': "give it alone",
+        "[a, b, a]": "more than once here: a",
+        "[Team]": "namespaces.0",
+        '["team-*"]': "namespaces.0",
+    }.items():
+        with pytest.raises(
+            SettingsError, match=rf"line 1: operator\.namespaces.*{said}" if "." not in said else said
+        ):
+            operator(wrong)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import AliasChoices, Field
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, field_validator
 
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.section import Section
 
-__all__ = ["JobTemplate", "Limits", "Operator", "Policy"]
+__all__ = ["EVERYWHERE", "JobTemplate", "Limits", "Operator", "Policy"]
+
+EVERYWHERE = "*"
+"""In place of names: every namespace of the cluster."""
+Served = Annotated[str, Field(pattern=r"^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$")]
+"""Name of a namespace (RFC 1123 label), or `EVERYWHERE`."""
 
 
 class Limits(Section):
     """How many tasks run at a time (requirement B7); exact."""
 
     global_: int = Field(default=20, ge=0, validation_alias=AliasChoices("global", "global_"))
-    """In the whole namespace; 0 starts nothing."""
+    """In a whole namespace; 0 starts nothing."""
     per_repository: int = Field(
         default=5, ge=0, validation_alias=AliasChoices("per_repository", "perRepository")
     )
@@ -60,6 +67,8 @@ class Operator(Section):
 
     namespace: str | None = None
     """Where AgentTasks are; `None`: `POD_NAMESPACE`, else `default`."""
+    namespaces: tuple[Served, ...] = ()
+    """Namespaces that this operator serves, each by itself: names, or `["*"]`; empty: `namespace` alone."""
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside of the pod
     """Address to listen on."""
     http_port: int = Field(default=8080, ge=0, le=65535)
@@ -79,3 +88,22 @@ class Operator(Section):
     when another replica acts."""
     policy: Policy = Policy()
     job: JobTemplate = JobTemplate()
+
+    @field_validator("namespaces")
+    @classmethod
+    def _each_once(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if EVERYWHERE in given and len(given) > 1:
+            raise ValueError(f'"{EVERYWHERE}" stands for all namespaces: give it alone, or names alone')
+        if twice := sorted({name for name in given if given.count(name) > 1}):
+            raise ValueError(f"each namespace is named once; more than once here: {', '.join(twice)}")
+        return given
+
+    @property
+    def everywhere(self) -> bool:
+        """Every namespace of the cluster is served."""
+        return EVERYWHERE in self.namespaces
+
+    @property
+    def request_limit(self) -> float:
+        """Seconds for one request: the fence of the Lease leaves a third of it for those that are under way."""
+        return min(self.request_timeout, self.lease_duration / 3)

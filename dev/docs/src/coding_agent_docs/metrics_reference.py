@@ -9,7 +9,11 @@ from pathlib import Path
 from coding_agent_docs.paths import ROOT
 
 _PROGRAMS = ("receiver", "operator", "consumer", "user-config", "core")
-_KINDS = frozenset({"Counter", "Gauge", "Histogram", "Summary"})
+_KINDS = {
+    **{kind: kind.lower() for kind in ("Counter", "Gauge", "Histogram", "Summary")},
+    "ServedGauge": "gauge",
+}
+"""By the class that makes it (ours: `coding_agent_operator.gauges`), the kind that Prometheus sees."""
 PREFIX = "coding_agent_"
 
 
@@ -51,4 +55,4 @@ def _metric(call: ast.Call, program: str) -> Metric | None:
     )
     if kind == "Counter":
         name = name.removesuffix("_total") + "_total"
-    return Metric(program, name, kind.lower(), names, meaning.rstrip(".") + ".")
+    return Metric(program, name, _KINDS[kind], names, meaning.rstrip(".") + ".")

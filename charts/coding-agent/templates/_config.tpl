@@ -10,6 +10,9 @@ holds none.
   "reporter" (dict "http_host" "0.0.0.0" "http_port" 8080)
   "operator" (dict "http_host" "0.0.0.0" "http_port" 8080 "job" (include "coding-agent.job" . | fromYaml))
 -}}
+{{- with include "coding-agent.servedNamespaces" . | fromJsonArray -}}
+  {{- $_ := set $own.operator "namespaces" . -}}
+{{- end -}}
 {{- range $forge := $forges -}}
   {{- $files := list (printf "/etc/coding-agent/webhook/%s" $forge) -}}
   {{- if $.Values.secrets.webhook.rotating -}}

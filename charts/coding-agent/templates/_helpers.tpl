@@ -107,6 +107,18 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
+{{/* What the operator is told to serve, as a list: empty where it serves the release's namespace alone. */}}
+{{- define "coding-agent.servedNamespaces" -}}
+{{- $given := .Values.operator.namespaces -}}
+{{- if has "*" $given -}}
+{{- toJson (list "*") -}}
+{{- else if $given -}}
+{{- concat (list .Release.Namespace) $given | uniq | toJson -}}
+{{- else -}}
+{{- toJson list -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The rules of a Role, from the manifest beside the program. Call with (list $ "receiver"). */}}
 {{- define "coding-agent.rules" -}}
 {{- $root := index . 0 -}}

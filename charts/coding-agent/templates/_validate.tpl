@@ -43,6 +43,14 @@
 {{- if and (eq ($llm.provider | default "openai") "openai") (not $openai.base_url) (not (include "coding-agent.modelEnabled" .)) -}}
   {{- $problems = append $problems "secrets.model.apiKey (or existingSecret): OpenAI needs a key; for another model set config.llm" -}}
 {{- end -}}
+{{- with .Values.operator -}}
+  {{- if and .namespaces (not .enabled) -}}
+    {{- $problems = append $problems "operator.namespaces: no operator runs with operator.enabled=false; leave the list empty, or give it to the release that runs the operator" -}}
+  {{- end -}}
+  {{- if and (has "*" .namespaces) (gt (len .namespaces) 1) -}}
+    {{- $problems = append $problems "operator.namespaces: * stands for all namespaces; give it alone, or names alone" -}}
+  {{- end -}}
+{{- end -}}
 {{- if .Values.ingress.enabled -}}
   {{- if not .Values.ingress.host -}}
     {{- $problems = append $problems "ingress.host: the host name that the forges send to" -}}
@@ -82,7 +90,7 @@
 {{- range $deployment := (lookup "apps/v1" "Deployment" .Release.Namespace "").items | default list -}}
   {{- $labels := $deployment.metadata.labels | default dict -}}
   {{- $instance := get $labels "app.kubernetes.io/instance" -}}
-  {{- if and (eq (get $labels "app.kubernetes.io/part-of") "coding-agent") (eq (get $labels "app.kubernetes.io/component") "operator") (ne $instance $.Release.Name) -}}
+  {{- if and (eq (get $labels "app.kubernetes.io/part-of") "coding-agent") (has (get $labels "app.kubernetes.io/component") (list "operator" "receiver")) (ne $instance $.Release.Name) -}}
     {{- $problems = append $problems (printf "namespace %s: the release %s serves its AgentTasks already; install this one into a namespace of its own" $.Release.Namespace $instance) -}}
   {{- end -}}
 {{- end -}}

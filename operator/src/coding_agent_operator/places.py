@@ -7,6 +7,7 @@ this one keep out of each other's way. Connections, probes and metrics are share
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import signal
@@ -27,6 +28,8 @@ from coding_agent_operator.watching import Resource
 
 _logger = logging.getLogger("operator.places")
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
+_LOOK_EACH = 3
+"""So many intervals are between two looks whether the rights are still there."""
 
 
 class PlaceError(CodingAgentError):
@@ -112,6 +115,12 @@ class Places:
         task.add_done_callback(lambda _: self._closed(namespace))
         return place
 
+    def _close(self, place: Place) -> None:
+        """End it if it is still served and nothing has happened in it meanwhile."""
+        if self._places.get(place.namespace) is place and not _busy(place):
+            del self._places[place.namespace]
+            self._serving[place.namespace].cancel()
+
     def _closed(self, namespace: str) -> None:
         del self._serving[namespace]
         self._places.pop(namespace, None)
@@ -176,16 +185,18 @@ class Places:
             PlaceError: it is not, although the API server answers.
             ApiError: a right was taken away.
         """
-        while True:
+        for turn in itertools.count(1):
             await asyncio.sleep(self._settings.operator.resync_interval)
-            try:
-                await place.look()
-            except ApiError as error:
-                if error.status in (401, 403, 404):
-                    raise
-                continue  # no answer, or not now: the regular looks go on trying
-            if place.acting and not place.lease.held():
-                raise PlaceError("its Lease cannot be renewed")
+            doubtful = place.acting and not place.lease.held()
+            if doubtful or turn % _LOOK_EACH == 0:
+                try:
+                    await place.look()
+                except ApiError as error:
+                    if error.status in (401, 403, 404):
+                        raise
+                    continue  # no answer, or not now: the regular looks go on trying
+                if doubtful and not place.lease.held():
+                    raise PlaceError("its Lease cannot be renewed")
             if not place.resync.watch_alive:
                 if not self._everywhere:
                     raise PlaceError("its watch is dead")
@@ -233,6 +244,10 @@ class Places:
                     if namespace not in self._serving:
                         self._open(namespace)
                 self._found.set()
+                # In one that goes away the Lease cannot be made any more.
+                for place in [each for each in self._places.values() if not (each.acting or _busy(each))]:
+                    if not await self._anything(place.namespace):
+                        self._close(place)
             except ApiError as error:
                 _logger.warning("The cluster cannot be looked at: %s", error)
             await asyncio.sleep(self._settings.operator.resync_interval)
@@ -240,7 +255,7 @@ class Places:
     async def _close_forever(self) -> None:
         """Close namespaces that have no task any more; open those with ended tasks alone, to sweep them."""
         while True:
-            empty = {each.namespace for each in self._places.values() if not _busy(each)}
+            empty = [each for each in self._places.values() if not _busy(each)]
             try:
                 known = await everywhere.namespaces(self._server)
             except ApiError as error:
@@ -248,11 +263,9 @@ class Places:
             else:
                 for namespace in known - self._serving.keys():
                     self._open(namespace)
-                for namespace in empty - known:
-                    place = self._places.get(namespace)
-                    if place is not None and not _busy(place):
-                        del self._places[namespace]
-                        self._serving[namespace].cancel()
+                for place in empty:
+                    if place.namespace not in known:
+                        self._close(place)
             await asyncio.sleep(self._settings.operator.sweep_interval)
 
     async def _anything(self, namespace: str) -> bool:

@@ -211,6 +211,18 @@ def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform
     assert process.probe("/livez") == (200, "ok")
 
 
+def test_with_a_star_it_does_not_wait_for_ever_for_a_lease_of_nothing(platform: Platform) -> None:
+    team = platform.team()
+    theirs = platform.operator_of(team)
+    team.until("it acts", lambda: "coding_agent_operator_leader 1.0" in theirs.probe("/metrics")[1] or None)
+    team.pods.script = lambda _: RUNS
+    name = team.create(1)
+    process = platform.operator("*", operator={"sweep_interval": 600, "resync_interval": 0.5})
+    team.until("it waits", lambda: fails(process, team) == 0 or None)
+    team.plane.kubectl("-n", team.namespace, "delete", "agt", name)
+    team.until("it is let go of", lambda: fails(process, team) is None or None)
+
+
 def test_with_a_star_a_dead_watch_is_begun_anew(platform: Platform) -> None:
     team = platform.team()
     with proxy_of(platform.plane.kubeconfig) as proxy:

@@ -85,11 +85,10 @@ class Places:
         return None
 
     def ready(self) -> str | None:
-        """Why not all namespaces were looked at yet."""
-        if self._everywhere and not self._found.is_set():
-            return "the cluster was not listed yet"
-        wanted = self._serving if self._everywhere else dict.fromkeys(self._settings.operator.namespaces)
-        missing = sorted(wanted.keys() - self._tried)
+        """Why it is not known yet what is to be served."""
+        if self._everywhere:
+            return None if self._found.is_set() else "the cluster was not listed yet"
+        missing = sorted(set(self._settings.operator.namespaces) - self._tried)
         return f"not looked at yet: {', '.join(missing[:10])}" if missing else None
 
     async def run(self) -> None:
@@ -132,7 +131,7 @@ class Places:
 
     async def _serve(self, place: Place) -> None:
         """Serve a namespace, ever again if that fails, until cancelled or (with `"*"`) nothing is there."""
-        namespace, failures = place.namespace, 0
+        namespace, failures, delay = place.namespace, 0, _RETRY_FIRST_S
         loop = asyncio.get_running_loop()
         with bound(namespace=namespace), gauges.serving(namespace):
             metrics.FAILING.labels(namespace).set(0)

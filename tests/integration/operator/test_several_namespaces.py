@@ -21,7 +21,7 @@ from coding_agent_operator.names import ACTIVE
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator.job_count import JobCount
-from tests.integration.operator.platform import NAME, grant, platform_account
+from tests.integration.operator.platform_account import NAME, grant, platform_account
 from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver
 from tests.integration.operator.test_limits import phases
 from tests.integration.operator.world import OperatorProcess, World, account

@@ -17,7 +17,7 @@ from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.publish import publish
 from coding_agent_core.reporting.render import MARKER, Report, State, read_state
 from coding_agent_core.settings.model import Labels
-from coding_agent_core.tasks import Item, ItemKind, Platform, task_name
+from coding_agent_core.tasks import LABEL_REMOVED, Item, ItemKind, Platform, task_name
 
 _PHASES = {
     Class.SUCCEEDED: Phase.SUCCEEDED,
@@ -73,7 +73,7 @@ class Task:
         if not details.open:
             return "The item was closed."
         if not {self.labels.bot_label, self.labels.processing_label} & details.labels:
-            return "The label was removed."
+            return LABEL_REMOVED
         return None
 
     async def comment(

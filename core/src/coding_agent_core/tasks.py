@@ -212,6 +212,9 @@ class TaskRequest(Frozen):
     trigger: Trigger
 
 
+LABEL_REMOVED = "The label was removed."
+
+
 class Withdrawal(Frozen):
     """A person took the flow's last label off, closed the item, or commanded it: cancel its task.
 
@@ -223,7 +226,7 @@ class Withdrawal(Frozen):
 
     item: Item
     reason: str
-    message: str = "The label was removed."
+    message: str = LABEL_REMOVED
     delivery_id: str | None = None
     at: datetime | None = None
 

@@ -15,6 +15,7 @@ from coding_agent_core.commands import IssueCommand
 from coding_agent_core.logs import safe
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (
+    LABEL_REMOVED,
     GitHubIssueKey,
     GitHubPullRequestKey,
     Item,
@@ -76,7 +77,7 @@ def interpret(
     fields = Fields(payload)
     action = fields.text("action")
     if action in _ENDED:
-        return _withdrawn(delivered, fields, settings, _ENDED[action])
+        return _withdrawn(delivered, fields, settings, _ENDED[action], ended=True)
     if action == "unlabeled":
         return _unlabeled(delivered, fields, settings)
     if action not in settings.webhook.github.actions:
@@ -124,7 +125,9 @@ def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meani
     return _withdrawn(delivered, fields, settings, f"lost the label {removed!r}")
 
 
-def _withdrawn(delivered: Delivery, fields: Fields, settings: Settings, what: str) -> Meaning:
+def _withdrawn(
+    delivered: Delivery, fields: Fields, settings: Settings, what: str, *, ended: bool = False
+) -> Meaning:
     item = _item(delivered.event, fields, settings)
     if isinstance(item, Ignored):
         return item
@@ -134,6 +137,7 @@ def _withdrawn(delivered: Delivery, fields: Fields, settings: Settings, what: st
         Withdrawal(
             item=item,
             reason=f"the {noun} {what}",
+            message=f"The {noun} {what}." if ended else LABEL_REMOVED,
             delivery_id=delivered.id,
             at=parse_time(subject.optional_text("updated_at")),
         )

@@ -13,6 +13,7 @@ from typing import Any
 from coding_agent_core.logs import safe
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (
+    LABEL_REMOVED,
     Item,
     Origin,
     TaskRequest,
@@ -106,7 +107,7 @@ def interpret(
     # GitLab leaves the action out where a change has none, e.g. in test deliveries.
     action = event.attributes.optional_text("action")
     if action in _ENDED:
-        return _withdrawn(event, _ENDED[action])
+        return _withdrawn(event, _ENDED[action], ended=True)
     if action not in ("open", "reopen", "update"):
         return Ignored(f"not an action that adds a label: {safe(action, 60) or 'none'}")
     change = _change(event.fields, action)
@@ -160,14 +161,16 @@ def _accepted(event: _Event, received_at: datetime) -> Meaning:
     )
 
 
-def _withdrawn(event: _Event, what: str) -> Meaning:
+def _withdrawn(event: _Event, what: str, *, ended: bool = False) -> Meaning:
     item = _item(event)
     if isinstance(item, Ignored):
         return item
+    noun = event.kind.replace("_", " ")
     return Withdrawn(
         Withdrawal(
             item=item,
-            reason=f"the {event.kind.replace('_', ' ')} {what}",
+            reason=f"the {noun} {what}",
+            message=f"The {noun} {what}." if ended else LABEL_REMOVED,
             delivery_id=event.delivered.id,
             at=parse_time(event.attributes.optional_text("updated_at")),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from coding_agent_core.errors import ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.protocol import Comment
 
 Find = Callable[[], Awaitable[Comment | None]]
@@ -45,6 +46,8 @@ async def upsert(
             pass  # somebody deleted it meanwhile; if the item is gone too, creating says so
     try:
         return await create()
+    except NotYetError:
+        raise  # it was not sent
     except ForgeUnavailableError:
         # The answer may be lost and the comment there: look once before the caller tries again.
         written = await find()

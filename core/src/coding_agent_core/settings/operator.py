@@ -105,5 +105,5 @@ class Operator(Section):
 
     @property
     def request_limit(self) -> float:
-        """Seconds for one request: the fence of the Lease leaves a third of it for those that are under way."""
+        """Seconds for one request: the Lease's fence leaves a third of it for those that are under way."""
         return min(self.request_timeout, self.lease_duration / 3)

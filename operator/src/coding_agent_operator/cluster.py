@@ -119,10 +119,15 @@ class Cluster:
             "POST", self._jobs, body=manifest, query=[("fieldManager", MANAGER)]
         )
 
-    async def delete_job(self, job: Job) -> None:
-        """Delete exactly this Job in the foreground: it stays until its pods are gone."""
+    async def delete_job(self, job: Job) -> Body | None:
+        """Delete exactly this Job in the foreground: it stays until its pods are gone.
+
+        Returns:
+            The Job as it is now, which is being deleted; `None` if it is gone.
+        """
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": job.uid}}
-        await self._delete(f"{self._jobs}/{job.name}", options)
+        answer = await self._delete(f"{self._jobs}/{job.name}", options)
+        return answer if answer is not None and answer.get("kind") == "Job" else None
 
     async def release_job(self, job: Job, keep_seconds: int) -> Body | None:
         """No longer watch a Job that has ended; it goes after `keep_seconds`. `None`: it is gone."""
@@ -216,13 +221,15 @@ class Cluster:
         self._require_leave()
         return await self._server.merge(path, patch)
 
-    async def _delete(self, path: str, options: Body) -> None:
+    async def _delete(self, path: str, options: Body) -> Body | None:
+        """The server's answer: the object, or a Status; `None` if the object was not there (any more)."""
         self._require_leave()
         try:
-            await self._server.request("DELETE", path, body=options)
+            return await self._server.request("DELETE", path, body=options)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
+            return None
 
 
 def _count(method: str, status: str) -> None:

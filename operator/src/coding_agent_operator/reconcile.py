@@ -230,7 +230,9 @@ class Reconciler:
 
     async def _clean_up(self, task: Task, plan: Plan) -> None:
         for job in plan.delete:
-            await self._cluster.delete_job(job)
+            body = await self._cluster.delete_job(job)
+            if body is not None:
+                self._jobs.put(body)  # so that it is not deleted again before the watch shows it
             _logger.info("Deleted Job %s", job.name)
         for job in plan.release:
             body = await self._cluster.release_job(job, self._policy.keep_jobs)

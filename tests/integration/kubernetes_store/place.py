@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_cluster.wait import until
 from coding_agent_core import agenttask
-from kubernetes import client
 
+from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.deliveries import SECRET, TOKEN
 from tests.fixtures.preloaded import start_main
@@ -42,44 +40,7 @@ class Place:
         Args:
             server: in place of the API server's address.
         """
-        objects = list(yaml.safe_load_all((ROOT / "receiver" / "deploy" / "role.yaml").read_text()))
-        for each in objects:
-            each["metadata"]["namespace"] = self.namespace
-            for subject in each.get("subjects", []):
-                subject["namespace"] = self.namespace
-        self.plane.apply(*objects)
-        self.until_account_may()
-        run = self.plane.kubectl
-        token = run("-n", self.namespace, "create", "token", ACCOUNT, "--duration=2h").strip()
-        config = json.loads(run("config", "view", "--raw", "--minify", "-o", "json"))
-        config["users"][0]["user"] = {"token": token}
-        if server is not None:
-            config["clusters"][0]["cluster"] = {"server": server}
-        file = self.folder / f"receiver-{os.urandom(3).hex()}.kubeconfig"
-        file.write_text(json.dumps(config))
-        return file
-
-    def until_account_may(self, *, may: bool = True) -> None:
-        """Wait until the API server knows that the account may use AgentTasks, or no longer may.
-
-        It answers by what it has heard of roles and bindings, which is a moment old.
-        """
-        request = {
-            "user": f"system:serviceaccount:{self.namespace}:{ACCOUNT}",
-            "resourceAttributes": {
-                "namespace": self.namespace,
-                "group": agenttask.GROUP,
-                "resource": agenttask.PLURAL,
-                "verb": "create",
-            },
-        }
-        api: Any = client.AuthorizationV1Api(self.plane.api_client)
-
-        def known() -> bool:
-            answer = api.create_subject_access_review({"spec": request}, _request_timeout=10)
-            return bool(answer.status.allowed) is may
-
-        until(f"the account's rights: {may}", known, timeout=60)
+        return accounts.account(self.plane, "receiver/deploy/role.yaml", self.namespace, self.folder, server)
 
     def start_receiver(self, kubeconfig: Path, *, forge: Any = None, **webhook: Any) -> Program:
         """`main.py --mode webhook` as it runs in the cluster, but on a free loopback port.

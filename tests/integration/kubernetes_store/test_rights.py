@@ -8,7 +8,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 from coding_agent_cluster.access import Access, KubectlError
+from coding_agent_core import agenttask
 
+from tests.fixtures import accounts
 from tests.fixtures.rights import allowed
 from tests.fixtures.system import Program
 from tests.integration.kubernetes_store.events import Labeling, now, results
@@ -64,7 +66,8 @@ async def test_without_its_role_the_receiver_says_what_it_needs(
 ) -> None:
     kubeconfig = place.account()
     place.plane.kubectl("-n", place.namespace, "delete", "rolebinding", ACCOUNT)
-    place.until_account_may(may=False)
+    creating = {"group": agenttask.GROUP, "resource": agenttask.PLURAL, "verb": "create"}
+    accounts.until_may(place.plane, ACCOUNT, place.namespace, creating, may=False)
     program = start_receiver(kubeconfig)
     port = program.port()
     answer = await Labeling(1, "a", now()).send(http, port)

@@ -48,15 +48,8 @@ OF_THE_CLUSTER = [
 
 @pytest.fixture
 def operator(world: World, tmp_path: Path) -> Access:
-    """kubectl with the operator's account, once its rights are in force."""
-    access = Access(account(world.plane, world.namespace, tmp_path), world.plane.plane.binaries["kubectl"])
-    # The API server learns of a RoleBinding a moment after it is made.
-    world.until(
-        "its rights are in force",
-        lambda: allowed(access, "jobs.batch", namespace=world.namespace) == MAY["jobs.batch"],
-        timeout=60,
-    )
-    return access
+    """kubectl with the operator's account."""
+    return Access(account(world.plane, world.namespace, tmp_path), world.plane.plane.binaries["kubectl"])
 
 
 def test_what_it_may_and_nothing_else(world: World, operator: Access) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from coding_agent_cluster.wait import until
 from coding_agent_core import agenttask
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
 
+from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
 
 _T = TypeVar("_T")
@@ -41,23 +41,7 @@ def install(plane: PlaneUnderTest) -> None:
 
 def account(plane: PlaneUnderTest, namespace: str, folder: Path, server: str | None = None) -> Path:
     """A kubeconfig of the operator's service account, with nothing but what `deploy/role.yaml` gives."""
-    role = (ROOT / "operator" / "deploy" / "role.yaml").read_text()
-    objects = [
-        {**each, "metadata": {**each["metadata"], "namespace": namespace}}
-        for each in yaml.safe_load_all(role)
-    ]
-    for each in objects:
-        for subject in each.get("subjects", []):
-            subject["namespace"] = namespace
-    plane.apply(*objects)
-    token = plane.kubectl("-n", namespace, "create", "token", ACCOUNT, "--duration=2h").strip()
-    config = json.loads(plane.kubectl("config", "view", "--raw", "--minify", "-o", "json"))
-    config["users"][0]["user"] = {"token": token}
-    if server is not None:
-        config["clusters"][0]["cluster"] = {"server": server}
-    file = folder / f"operator-{os.urandom(3).hex()}.kubeconfig"
-    file.write_text(json.dumps(config))
-    return file
+    return accounts.account(plane, "operator/deploy/role.yaml", namespace, folder, server)
 
 
 class OperatorProcess:

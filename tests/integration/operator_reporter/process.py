@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
-from kubernetes import client
 
+from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
 
 ROOT = Path(__file__).parents[3]
-ACCOUNT = "coding-agent-reporter"
 DEADLINE = 90.0
 """Seconds within which anything happens on a machine that is busy with other tests; it is no promise."""
 
@@ -37,24 +35,7 @@ def until(what: str, condition: Callable[[], Any], timeout: float = DEADLINE) ->
 
 def account(plane: PlaneUnderTest, namespace: str, folder: Path) -> Path:
     """A kubeconfig of the reporter's account, with nothing but what `deploy/reporter-role.yaml` gives."""
-    rights = client.RbacAuthorizationV1Api(plane.api_client)
-    create = {
-        "ServiceAccount": plane.core.create_namespaced_service_account,
-        "Role": rights.create_namespaced_role,
-        "RoleBinding": rights.create_namespaced_role_binding,
-    }
-    for each in yaml.safe_load_all((ROOT / "operator" / "deploy" / "reporter-role.yaml").read_text()):
-        for subject in each.get("subjects", []):
-            subject["namespace"] = namespace
-        create[each["kind"]](namespace, each, _request_timeout=10)
-    token = plane.core.create_namespaced_service_account_token(
-        ACCOUNT, namespace, {"spec": {"expirationSeconds": 7200}}, _request_timeout=10
-    )
-    config = yaml.safe_load(plane.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token.status.token}
-    file = folder / f"reporter-{os.urandom(3).hex()}.kubeconfig"
-    file.write_text(json.dumps(config))
-    return file
+    return accounts.account(plane, "operator/deploy/reporter-role.yaml", namespace, folder)
 
 
 class Zygote:

@@ -55,12 +55,13 @@ class Secrets:
 
     settings: SecretSettings
     _cache: dict[Path, tuple[tuple[int, int, int], str]] = field(default_factory=dict, repr=False)
+    _missing: set[Path] = field(default_factory=set, repr=False)
 
     def current(self) -> list[str]:
         """All values that are valid now, newest file contents included.
 
         A file that cannot be read keeps its last value if it had one (a mounted Secret is swapped by a
-        symlink and may be missing for an instant), and is logged.
+        symlink and may be missing for an instant), and is logged once until it can be read again.
         """
         found = [value.get_secret_value() for value in self.settings.values]
         for path in self.settings.files:
@@ -71,8 +72,11 @@ class Secrets:
                 if known is None or known[0] != stamp:
                     known = (stamp, path.read_text(encoding="utf-8").strip())
                     self._cache[path] = known
+                self._missing.discard(path)
             except (OSError, UnicodeDecodeError) as error:
-                _logger.warning("Cannot read the secret file %s: %s", path, type(error).__name__)
+                if path not in self._missing:
+                    self._missing.add(path)
+                    _logger.warning("Cannot read the secret file %s: %s", path, type(error).__name__)
                 known = self._cache.get(path)
             if known is not None and known[1]:
                 found.append(known[1])

@@ -88,6 +88,12 @@ CASES = [
     ),
     Case("CodingAgentReconcileErrors", {f"coding_agent_reconcile_errors_total{{{AGENT}}}": "0+12x180"}, 40),
     Case("CodingAgentWatchBehind", {f"coding_agent_watch_behind{{{AGENT}}}": "4x180"}, 6),
+    Case(
+        "CodingAgentNamespaceFailing",
+        {f'coding_agent_operator_namespace_failing{{{AGENT}, served_namespace="team-a"}}': "0x9 1x170"},
+        20,
+        {"served_namespace": "team-a"},
+    ),
     Case("CodingAgentTasksStuck", {f'coding_agent_tasks{{{AGENT}, phase="Running"}}': "0x180"}, 16),
     Case(
         "CodingAgentQueueLong",

@@ -45,6 +45,7 @@ def test_sigterm_ends_it_with_143_and_the_work_so_far_pushed(make_place: MakePla
         assert secret not in program.text() + last_words.read_text()
 
 
+@pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize(
     ("environment", "changes", "sentence"),
     [

@@ -100,6 +100,10 @@ class Stage:
             The end, and the request after which it died, empty if it did not.
         """
         number = next(self._numbers) * 10
+        # As in a new namespace: nobody has ever had the Lease.
+        self.world.plane.kubectl(
+            *("-n", self.world.namespace, "delete", "lease", "coding-agent-operator", "--ignore-not-found")
+        )
         retried = self.world.create(number + 1)
         cancelled = self.world.create(number + 2)
         self.proxy.arm(fatal, lambda: self._pid)

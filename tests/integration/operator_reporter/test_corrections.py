@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.phases import Phase
@@ -105,6 +105,9 @@ def test_the_label_is_put_on_again_after_the_end_and_no_webhook_told(world: Worl
     name = running(world, number)
     world.stand(name, Phase.SUCCEEDED, result={"branch": "b", "pullRequestURL": "https://forge.example/1"})
     world.shows(number, "Coding agent: done", {DONE})
+    created = datetime.fromisoformat(world.read(name)["metadata"]["creationTimestamp"])
+    # Forges tell whole seconds, and a label of the task's own second is not known to be newer.
+    until("the next second", lambda: datetime.now(UTC) >= created + timedelta(seconds=1))
     world.put(number, BOT)
     second = f"{name}-r2"
     made = until("a new run", lambda: world.tasks().get(second))

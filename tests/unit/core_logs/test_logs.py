@@ -12,20 +12,15 @@ from coding_agent_core.settings.model import Logging
 
 
 @pytest.fixture
-def logged():
+def logged(own_logging):
     """Configures the root logger for one test; gives what was written."""
-    root = logging.getLogger()
-    level, before = root.level, list(root.handlers)
     stream = io.StringIO()
 
     def start(**settings):
         configure(Logging.model_validate(settings), stream=stream)
         return stream
 
-    yield start
-    configure(Logging(), stream=io.StringIO())
-    root.handlers[:] = before
-    root.setLevel(level)
+    return start
 
 
 def test_a_line_has_the_form_of_the_specification(logged):

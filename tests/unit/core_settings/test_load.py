@@ -184,7 +184,9 @@ def test_a_port_from_a_kubernetes_service_link_is_understood() -> None:
     assert settings.rabbitmq.port == 5671
 
 
-def test_secret_files_are_read_again_when_they_change(tmp_path: Path) -> None:
+def test_secret_files_are_read_again_when_they_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "secret"
     file.write_text("old\n")
     settings = load_settings(
@@ -197,7 +199,14 @@ def test_secret_files_are_read_again_when_they_change(tmp_path: Path) -> None:
     replacement.rename(file)
     assert secrets.current() == ["in-place", "new"]
     file.unlink()
-    assert secrets.current() == ["in-place", "new"], "missing for an instant while it is swapped"
+    for _ in range(3):
+        assert secrets.current() == ["in-place", "new"], "missing for an instant while it is swapped"
+    assert caplog.text.count("Cannot read the secret file") == 1, "asked for at every request"
+    file.write_text("newest\n")
+    assert secrets.current() == ["in-place", "newest"]
+    file.unlink()
+    secrets.current()
+    assert caplog.text.count("Cannot read the secret file") == 2, "missing again"
 
 
 def test_limits_may_be_written_as_the_design_has_them(tmp_path: Path) -> None:

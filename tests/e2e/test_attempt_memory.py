@@ -14,12 +14,13 @@ BRANCH = "coding-agent/issue-1"
 
 
 def test_a_command_that_needs_too_much_memory_fails_and_the_agent_goes_on(start_pods: StartPods) -> None:
-    greedy = "python3 -c 'x = bytearray(2 * 10**9); print(len(x))'"
-    system = start_pods("github", script(run(greedy), write("after.md", "after\n"), finish()))
+    greedy = [run(f"python3 -c 'x = bytearray({size} * 10**9); print(len(x))'") for size in (2, 3, 4)]
+    system = start_pods("github", script(*greedy, write("after.md", "after\n"), finish()))
     system.put_label(1)
     task = system.wait_for_phase("Succeeded")
     assert [each["outcome"] for each in task["status"]["attempts"]] == ["Succeeded"]
-    assert "[exit code 137]" in str(system.model.requests[1]["messages"][-1])
+    for request in system.model.requests[1:4]:
+        assert "[exit code 137]" in str(request["messages"][-1])
     assert system.file_at(BRANCH, "after.md") == "after\n"
 
 

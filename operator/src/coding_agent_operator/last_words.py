@@ -55,13 +55,17 @@ class LastWords:
 
     async def forever(self) -> None:
         """Watch. While that fails an end is known only if a look comes in time."""
-        wait = _RETRY_FIRST_S
+        clock, wait = asyncio.get_running_loop().time, _RETRY_FIRST_S
         while True:
+            began, problem = clock(), "the API server ended the watch at once"
             try:
                 async for event in self._cluster.watch_pods(ATTEMPTS, _WATCH_S):
                     self.take(event["type"], event["object"])
-                    wait = _RETRY_FIRST_S
             except ApiError as error:
-                _logger.warning("Pods cannot be watched: %s; again in %.0f s", error, wait)
-                await asyncio.sleep(wait)
-                wait = min(_RETRY_MAX_S, 2 * wait)
+                problem = str(error)
+            if clock() - began > _RETRY_MAX_S:
+                wait = _RETRY_FIRST_S  # it has worked; the next begins at once, so that little is missed
+                continue
+            _logger.warning("Pods cannot be watched: %s; again in %.0f s", problem, wait)
+            await asyncio.sleep(wait)
+            wait = min(_RETRY_MAX_S, 2 * wait)

@@ -10,19 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from coding_agent_operator.gauges import ServedGauge
 from coding_agent_operator.observed import Task
-from coding_agent_operator.outcome_of import (
-    CRASHED,
-    DISRUPTED,
-    DISRUPTIONS,
-    EXITS,
-    LOST,
-    NOT_PREPARED,
-    OUT_OF_MEMORY,
-    OUT_OF_STORAGE,
-    OUT_OF_TIME,
-    RESTARTED,
-    STOPS,
-)
+from coding_agent_operator.outcome_of import VERDICTS
 
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
@@ -70,11 +58,7 @@ _NOT_FAILED = {
     Reason.NOTHING_TO_CHANGE.value: Phase.SUCCEEDED,
     Reason.CANCELLED.value: Phase.CANCELLED,
 }
-_VERDICTS = (
-    *(verdict for table in (EXITS, STOPS, DISRUPTIONS) for verdict in table.values()),
-    *(CRASHED, OUT_OF_MEMORY, OUT_OF_TIME, OUT_OF_STORAGE, NOT_PREPARED, LOST, RESTARTED, DISRUPTED),
-)
-REASONS = frozenset({*Reason, *(verdict.reason for verdict in _VERDICTS), "TooManyAttempts"})
+REASONS = frozenset({*Reason, *(verdict.reason for verdict in VERDICTS), "TooManyAttempts"})
 """For which tasks end."""
 
 # From the start, for `increase()` does not see a series that begins at 1.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import inf
 
 from coding_agent_core.agenttask import AttemptOutcome
 from coding_agent_core.outcome import MAX_TAIL, Class, Outcome, last_lines, printable
@@ -150,6 +151,13 @@ STOPS: dict[str, Verdict] = {
 }
 """By the reason for which the operator (or a person) deletes a Job that has not ended."""
 
+VERDICTS = (
+    *(verdict for table in (EXITS, STOPS, DISRUPTIONS) for verdict in table.values()),
+    *(CRASHED, OUT_OF_MEMORY, OUT_OF_TIME, OUT_OF_STORAGE, NOT_PREPARED, TIME_LOST, LOST, NOT_ENDING),
+    *(RESTARTED, DISRUPTED),
+)
+"""All that can be said of an attempt, apart from the agent's own word."""
+
 _WAITING = {
     "ErrImagePull": "ErrImagePull",
     "ImagePullBackOff": "ErrImagePull",
@@ -204,19 +212,19 @@ class Trouble:
     """What keeps an attempt's pod from beginning.
 
     Attributes:
-        verdict: how the attempt ends if it stays so.
-        patience: seconds for which it may stay so; `None`: nothing but the cluster can end it.
+        verdict: how the attempt ends if it stays so for longer than `patience`.
+        patience: seconds for which it may stay so; infinite: nothing but the cluster can end it.
         over: that time has passed.
     """
 
     verdict: Verdict
-    patience: float | None
+    patience: float
     over: bool
 
     @property
     def at_end(self) -> bool:
         """It keeps a pod from ending, not from beginning."""
-        return self.patience is None
+        return self.patience == inf
 
 
 def trouble(job: Job, now: datetime, policy: Policy) -> Trouble | None:
@@ -255,7 +263,7 @@ def _not_ending(pods: Sequence[Pod], now: datetime) -> Trouble | None:
         return None
     pod, node = late[-1].name, late[-1].node or "unknown"
     words = f"Pod {pod} does not end: its node {node} does not answer. Bring the node back or remove it."
-    return Trouble(replace(NOT_ENDING, message=words), None, over=False)
+    return Trouble(replace(NOT_ENDING, message=words), inf, over=False)
 
 
 def stuck(job: Job, now: datetime, policy: Policy) -> Verdict | None:

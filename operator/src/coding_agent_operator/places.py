@@ -20,10 +20,10 @@ from coding_agent_core.queues.kubernetes.requests import ApiError, ApiServer
 
 from coding_agent_operator import everywhere, gauges, http, metrics
 from coding_agent_operator.cluster import connect
+from coding_agent_operator.kopf_thread import Watch
 from coding_agent_operator.names import ACTIVE
 from coding_agent_operator.place import Place, cancelled
 from coding_agent_operator.settings import OperatorSettings
-from coding_agent_operator.watch import Watch
 from coding_agent_operator.watching import Resource
 
 _logger = logging.getLogger("operator.places")

@@ -118,7 +118,7 @@ def _troubled(task: Task, trouble: Trouble, last: AttemptStatus | None) -> str:
     if known is not None and known.reason == trouble.verdict.reason and known.message.startswith(begin):
         return known.message
     rest = trouble.verdict.message.removeprefix(STOPS[trouble.verdict.reason].message)
-    return f"{begin}{rest} It is given up if that lasts for {trouble.patience or 0:.0f} s."
+    return f"{begin}{rest} It is given up if that lasts for {trouble.patience:.0f} s."
 
 
 def _refused(why: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
+from coding_agent_operator import outcome_of as rules
 from coding_agent_operator.decide import Turn, decide
 from coding_agent_operator.observed import Job
 from coding_agent_operator.outcome_of import EXITS, STOPS, outcome_of, report_of, stopped, stuck, trouble
@@ -236,6 +237,12 @@ def test_the_pod_that_succeeded_speaks_for_a_complete_job() -> None:
     first = pod(name="a", exit_code=143, disruption="PreemptionByScheduler")
     second = pod(name="b", created=ago(5), **said(Reason.COMPLETED))
     assert outcome_of(job(complete=True, pods=(first, second))).outcome.value == "Succeeded"
+
+
+def test_every_verdict_is_among_all_of_them() -> None:
+    """From these the metrics know every reason before it first happens."""
+    single = {value for value in vars(rules).values() if isinstance(value, rules.Verdict)}
+    assert single <= set(rules.VERDICTS)
 
 
 def test_every_exit_code_of_the_contract_is_in_the_table() -> None:

@@ -54,9 +54,18 @@ class ApiServer:
     """
 
     def __init__(
-        self, api: Any, access: Access, timeout: float, *, namespace: str | None, role: str, seen: Seen
+        self,
+        api: Any,
+        watching: Any,
+        access: Access,
+        timeout: float,
+        *,
+        namespace: str | None,
+        role: str,
+        seen: Seen,
     ) -> None:
         self._api = api
+        self._watching = watching
         self._access = access
         self._timeout = timeout
         self._role = role
@@ -79,7 +88,11 @@ class ApiServer:
         settings = new_configuration()
         namespace = await access.load(settings)
         api = client.ApiClient(configuration=settings)
-        return ApiServer(api, access, timeout, namespace=namespace, role=role, seen=seen)
+        # A watch keeps its connection. In the pool of the requests (100) watches of many namespaces would
+        # leave none for them, so they have connections of their own, as many as there are.
+        settings.connection_pool_maxsize = 0
+        watching = client.ApiClient(configuration=settings)
+        return ApiServer(api, watching, access, timeout, namespace=namespace, role=role, seen=seen)
 
     async def renew(self) -> None:
         """Read the credentials again: they were replaced, or have run out."""
@@ -88,6 +101,7 @@ class ApiServer:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._api.close()
+        await self._watching.close()
 
     async def get(self, path: str) -> Body | None:
         """The object, as new as this request; `None` if there is none."""
@@ -119,7 +133,9 @@ class ApiServer:
     ) -> Body:
         """Send a request and read the answer's object."""
         try:
-            answer = await self._send(method, path, query, self._timeout, body=body, kind=kind)
+            answer = await self._send(
+                self._api, method, path, query=query, seconds=self._timeout, body=body, kind=kind
+            )
             data = await answer.read()
         except _BROKEN as error:
             self._seen(method, "none")
@@ -138,7 +154,9 @@ class ApiServer:
         query = [*query, ("watch", "true"), ("timeoutSeconds", str(seconds))]
         answer = None
         try:
-            answer = await self._send("GET", path, query, seconds + self._timeout)
+            answer = await self._send(
+                self._watching, "GET", path, query=query, seconds=seconds + self._timeout
+            )
             self._seen("WATCH", str(answer.status))
             if answer.status >= 300:
                 raise self._refusal("GET", path, answer, await answer.read())
@@ -160,17 +178,18 @@ class ApiServer:
             if answer is not None:
                 answer.response.close()
 
+    @staticmethod
     async def _send(
-        self,
+        api: Any,
         method: str,
         path: str,
+        *,
         query: list[tuple[str, str]] | None,
         seconds: float,
-        *,
         body: Any = None,
         kind: str = "application/json",
     ) -> Any:
-        call = await self._api.param_serialize(
+        call = await api.param_serialize(
             method,
             path,
             query_params=query,
@@ -178,7 +197,7 @@ class ApiServer:
             body=body,
             auth_settings=["BearerToken"],
         )
-        return await self._api.call_api(*call, _request_timeout=seconds)
+        return await api.call_api(*call, _request_timeout=seconds)
 
     def _refusal(self, method: str, path: str, answer: Any, data: bytes) -> ApiError:
         seconds, said = answer.getheader("Retry-After") or "", _said(data)

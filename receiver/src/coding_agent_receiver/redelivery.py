@@ -29,8 +29,8 @@ class Missed:
     """The last delivery of each missed event.
 
     Attributes:
-        again: the receiver has taken something since they failed: send them all again, in this order, that of
-            the events.
+        again: the receiver has taken something since they failed, or in the same second: send them all again,
+            in this order, that of the events.
         probes: it has not: send one of them, to find out. The least tried first.
     """
 
@@ -71,7 +71,9 @@ def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
     probes: list[list[HookDelivery]] = []
     for tries in by_event.values():
         if tries[0].event in of and not any(each.succeeded for each in tries) and not _in_vain(tries, taken):
-            up = bool(taken) and taken[-1] > tries[-1].at
+            # GitHub tells whole seconds. Of two in one second the success counts: sent in vain, once, is the
+            # lesser evil; else one event per poll would be sent again.
+            up = bool(taken) and taken[-1] >= tries[-1].at
             (again if up else probes).append(tries)
     return Missed(
         again=tuple(tries[-1] for tries in again),

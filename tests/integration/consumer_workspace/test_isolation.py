@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from coding_agent_consumer.workspace.processes import descendants, living_parents
 
-CANARY = "canary-5e3b"
+_MARK = os.urandom(4).hex()
+CANARY = f"canary-{_MARK}"
+"""Of this process alone: an agent that is not hardened, or not yet, may run beside it for the same user."""
 USER = 12345
 SCRIPT = Path(__file__).with_name("agent_process.py")
 
@@ -34,9 +36,9 @@ for pid in pids + [@AGENT@]:
             if '[stack]' in line or '[heap]' in line:
                 start, end = (int(part, 16) for part in line.split()[0].split('-'))
                 memory.seek(start)
-                if b'canary-' b'5e3b' in memory.read(end - start): print('FOUND IN MEMORY canary' + '-5e3b')
+                if b'canary-' b'@MARK@' in memory.read(end - start): print('FOUND canary' + '-@MARK@')
     except OSError: pass
-"""
+""".replace("@MARK@", _MARK)
 
 ASK_PROCESSES = [
     "env; export -p; set",

@@ -80,7 +80,11 @@ class Outage:
 
     def ended(self, count: int) -> None:
         """Wait until so many deliveries have ended."""
-        until(lambda: sum(each.status != "pending" for each in self.log) == count, f"{count} deliveries")
+
+        def ended() -> list[str]:
+            return [each.status for each in self.log if each.status != "pending"]
+
+        until(lambda: len(ended()) == count, lambda: f"{count} deliveries, there are {ended()}")
 
     def receiver(self) -> Program:
         """The receiver is back, at the same address."""

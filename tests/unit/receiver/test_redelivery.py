@@ -79,6 +79,12 @@ def test_two_deliveries_of_one_second_keep_their_order():
     assert chosen(first, second, delivery(3, "c", 200)) == ([1, 2], [])
 
 
+def test_a_success_of_the_same_second_counts_as_later():
+    """Else of many events that failed within the second of the success, each poll would send one."""
+    taken = HookDelivery(3, "c", delivery(2, "b").at, 200, "ping")
+    assert chosen(delivery(1, "a"), delivery(2, "b"), taken) == ([1, 2], [])
+
+
 def test_only_webhooks_to_our_address_are_ours():
     mine, other = Hook("/1", URL, "one"), Hook("/2", "https://other.example.com/webhook/github", "two")
     assert ours([mine, other], URL + "/") == [mine]

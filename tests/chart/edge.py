@@ -1,4 +1,4 @@
-"""The way of a webhook from outside: TLS for a name that only the test knows, to the Ingress controller."""
+"""The way of a webhook from outside: TLS for a name that only the test knows, to Ingress or Gateway."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ _NOT_FORWARDED = {"host", "content-length", "connection", "accept-encoding", "tr
 
 @dataclass(frozen=True)
 class Edge:
-    """The Ingress controller of a node, and the certificate of HOST."""
+    """The Ingress or Gateway of a node, and the certificate of HOST."""
 
     address: str
     certificate: Path
+    port: int = 443
 
     @property
     def key(self) -> Path:
@@ -36,7 +37,7 @@ class Edge:
         return self.certificate.with_name("tls.key")
 
     def values(self) -> dict[str, Any]:
-        """The chart's values for it."""
+        """The chart's values for an Ingress."""
         return {"ingress": {"enabled": True, "host": HOST, "tls": {"secretName": TLS_SECRET}}}
 
     def provide(self, release: Release) -> None:
@@ -48,7 +49,7 @@ class Edge:
         """A client that demands the very certificate and names HOST."""
         context = ssl.create_default_context(cafile=str(self.certificate))
         return httpx.Client(
-            base_url=f"https://{self.address}",
+            base_url=f"https://{self.address}:{self.port}",
             headers={"Host": HOST},
             verify=context,
             timeout=20,
@@ -66,7 +67,7 @@ class Edge:
             def led() -> bool:
                 return self.post(client, path, b"{}", {}).status_code == 401
 
-            until("the Ingress leads to the receiver", led, timeout=120, interval=0.2)
+            until("the way in leads to the receiver", led, timeout=120, interval=0.2)
 
 
 def certificate(folder: Path, name: str = f"DNS:{HOST}") -> Path:

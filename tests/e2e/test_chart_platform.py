@@ -1,33 +1,72 @@
-"""A platform team's operator serves another team's namespace on the node: label in, merge request out."""
+"""A platform team's operator and Gateway serve another team's namespace: label in, merge request out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_cluster import cluster as local
+from coding_agent_cluster import ingress
 from coding_agent_cluster.access import KubectlError
 
+from tests.chart.edge import HOST, TLS_SECRET, Edge, certificate, forwarder
 from tests.chart.place import node_values, place
 from tests.chart.release import Release
-from tests.e2e.test_chart_label_to_change import poll, wait_for_the_change
+from tests.e2e.test_chart_label_to_change import wait_for_the_change
 from tests.fixtures.cluster import ClusterUnderTest
-from tests.fixtures.system import BOT, REPOSITORY, over
+from tests.fixtures.system import BOT, REPOSITORY, SECRET, over
 from tests.fixtures.system_in_pods import SMALL
 from tests.integration.main_job.scripts import fixes_the_bug
 
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
 
+GATEWAY = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "Gateway",
+    "metadata": {"name": ingress.GATEWAY},
+    "spec": {
+        "gatewayClassName": ingress.GATEWAY_CLASS,
+        "listeners": [
+            {
+                "name": "https",
+                "protocol": "HTTPS",
+                "port": 443,
+                "tls": {"certificateRefs": [{"name": TLS_SECRET}]},
+                "allowedRoutes": {"namespaces": {"from": "All"}},
+            }
+        ],
+    },
+}
 
-def test_one_operator_for_the_namespace_of_another_team(
+
+@pytest.fixture
+def gateway(own_cluster: local.Cluster, tmp_path: Path) -> Iterator[Edge]:
+    """A Gateway for all namespaces, where TLS ends; in its own namespace, with the certificate."""
+    ingress.enable(own_cluster)
+    edge = Edge(own_cluster.network.address, certificate(tmp_path), ingress.GATEWAY_HTTPS_PORT)
+    kubectl, home = own_cluster.access.kubectl, ingress.GATEWAY_NAMESPACE
+    kubectl("create", "namespace", home)
+    try:
+        files = (f"--cert={edge.certificate}", f"--key={edge.key}")
+        kubectl("-n", home, "create", "secret", "tls", TLS_SECRET, *files)
+        kubectl("-n", home, "apply", "-f", "-", stdin=json.dumps(GATEWAY))
+        yield edge
+    finally:
+        kubectl("delete", "namespace", home, "--timeout=60s")  # then Ingresses are served again
+
+
+def test_one_operator_and_one_gateway_for_the_namespace_of_another_team(
     cluster: ClusterUnderTest,
     namespace: str,
     new_namespace: Callable[[str], str],
     project_images: dict[str, str],
     enforced_policies: None,
+    gateway: Edge,
     tmp_path: Path,
 ) -> None:
     with ExitStack() as stack:
@@ -45,14 +84,25 @@ def test_one_operator_for_the_namespace_of_another_team(
         platform.take_crd()
         platform.install(None, "--wait", "--timeout", "180s")
         own = {"operator": {"enabled": False}, "crds": {"install": False}}
-        polling = {"polling": {"enabled": True, "schedule": "0 0 1 1 *"}}
-        team.install(over(own, polling), "--wait", "--timeout", "180s")
+        parent = {"namespace": ingress.GATEWAY_NAMESPACE, "name": ingress.GATEWAY}
+        route = {"httpRoute": {"enabled": True, "hostnames": [HOST], "parentRefs": [parent]}}
+        team.install(over(own, route), "--wait", "--timeout", "180s")
         programs = {each["metadata"]["name"] for each in team.get("deployments")["items"]}
         assert programs == {"coding-agent-receiver", "coding-agent-reporter"}
 
+        gateway.wait("/webhook/gitlab")
+        [told] = team.get("httproute", team.name)["status"]["parents"]
+        assert {each["type"]: each["status"] for each in told["conditions"]} == {
+            "Accepted": "True",
+            "ResolvedRefs": "True",
+        }
+        with gateway.client() as client:
+            assert gateway.post(client, "/readyz", b"", {}).status_code == 404, "is not led to"
+        hook = stack.enter_context(forwarder(gateway))
+        world.forge.add_hook(REPOSITORY, f"{hook}/webhook/gitlab", SECRET)
         world.forge.add_label(REPOSITORY, 1, BOT)
-        poll(team)
-        wait_for_the_change(world)
+        task = wait_for_the_change(world)
+        assert task["spec"]["trigger"]["origin"] == "webhook"
         assert platform.tasks() == []
         holder = team.get("lease", "coding-agent-operator")["spec"]["holderIdentity"]
         assert holder.startswith(f"{home}/")

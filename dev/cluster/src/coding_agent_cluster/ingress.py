@@ -1,8 +1,14 @@
 """Ingress with TLS: Contour tells Envoy what the cluster's Ingress objects say (https://projectcontour.io).
 
 Both run inside the sandbox as plain processes; Envoy serves ports 80 and 443 of the node's address.
+
+Contour serves the Gateway API too, for one Gateway, as long as it is there: Envoy then serves its listeners,
+each on its port plus 8000, and nothing on ports 80 and 443 (``toContainerPort`` and ``ListenerProcessor`` in
+Contour's source).
 """
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +21,13 @@ from coding_agent_cluster.pki import NODE_NAME
 from coding_agent_cluster.progress import step
 
 _CONTROL_PORT = 8001
+GATEWAY_NAMESPACE = GATEWAY = "public"
+"""The one Gateway that is served: whoever needs it makes it, with this name in this namespace."""
+GATEWAY_CLASS = "contour"
+GATEWAY_HTTPS_PORT = 8443
+"""Port of the node's address at which the Gateway's port 443 is served."""
+_GATEWAY_KINDS = ("gatewayclasses", "gateways", "httproutes", "referencegrants")
+_OTHER_ROUTES = ("tlsroutes", "grpcroutes", "tcproutes", "backendtlspolicies")
 
 
 def ingress_class() -> dict[str, Any]:
@@ -28,10 +41,28 @@ def ingress_class() -> dict[str, Any]:
     }
 
 
-def contour_command(contour: Path, kubeconfig: Path, address: str) -> list[str]:
+def gateway_class() -> dict[str, Any]:
+    """The class of the Gateway that Contour serves."""
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "GatewayClass",
+        "metadata": {"name": GATEWAY_CLASS},
+        "spec": {"controllerName": "projectcontour.io/gateway-controller"},
+    }
+
+
+def gateway_crds(everything: str) -> str:
+    """Of a stream of the Gateway API's CRDs those that Contour is told to watch: the rest is large."""
+    name = re.compile(rf"^  name: ({'|'.join(_GATEWAY_KINDS)})\.gateway\.networking\.k8s\.io$", re.MULTILINE)
+    return "\n---\n".join(each for each in everything.split("\n---\n") if name.search(each))
+
+
+def contour_command(contour: Path, kubeconfig: Path, config: Path, address: str) -> list[str]:
     """Contour, for an Envoy on ``address``; its own ports are moved off each other."""
     return [
-        *(str(contour), "serve", f"--kubeconfig={kubeconfig}", "--no-incluster"),
+        *(str(contour), "serve", f"--config-path={config}"),
+        *(f"--kubeconfig={kubeconfig}", "--no-incluster"),
+        *(f"--disable-feature={each}" for each in _OTHER_ROUTES),
         *("--disable-leader-election", "--insecure"),
         *(f"--xds-address={LOOPBACK}", f"--xds-port={_CONTROL_PORT}"),
         *(f"--http-address={LOOPBACK}", "--http-port=8003"),
@@ -44,20 +75,25 @@ def contour_command(contour: Path, kubeconfig: Path, address: str) -> list[str]:
 
 
 def enable(cluster: Cluster) -> None:
-    """Serve Ingress objects from now on; builds and installs what the cache lacks.
+    """Serve Ingress objects and the Gateway from now on; builds and installs what the cache lacks.
 
-    That an Ingress is served takes a moment after it is made: wait until it answers.
+    That an Ingress or a route is served takes a moment after it is made: wait until it answers.
     """
     contour, proxy = build.binaries(["contour"])["contour"], envoy.binary()
     kubectl = cluster.access.kubectl
     with step("ingress controller"):
-        resources = module_source(MODULES["contour"]) / "examples" / "contour" / "01-crds.yaml"
-        kubectl("apply", "--server-side", "--force-conflicts", "-f", str(resources))
+        examples = module_source(MODULES["contour"]) / "examples"
+        resources = (examples / "contour" / "01-crds.yaml").read_text()
+        resources += "\n---\n" + gateway_crds((examples / "gateway" / "00-crds.yaml").read_text())
+        kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=resources)
         # Contour ends when it starts before its own resources are served.
-        kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(resources))
-        cluster.access.apply(ingress_class())
+        kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", "-", stdin=resources)
+        cluster.access.apply(ingress_class(), gateway_class())
         folder = cluster.root / "envoy"
         folder.mkdir(exist_ok=True)
+        config = folder / "contour.yaml"
+        served = {"gatewayRef": {"namespace": GATEWAY_NAMESPACE, "name": GATEWAY}}
+        config.write_text(json.dumps({"gateway": served}))
         bootstrap = folder / "bootstrap.json"
         cluster.plane.run_inside(
             [
@@ -67,7 +103,7 @@ def enable(cluster: Cluster) -> None:
             ]
         )
         launch = cluster.plane.launch_beside
-        launch("contour", contour_command(contour, cluster.kubeconfig, cluster.network.address))
+        launch("contour", contour_command(contour, cluster.kubeconfig, config, cluster.network.address))
         names = ["--service-cluster", "coding-agent", "--service-node", NODE_NAME]
         quiet = ["--log-level", "warning", "--concurrency", "1"]
         launch("envoy", [str(proxy), "--config-path", str(bootstrap), *names, *quiet])

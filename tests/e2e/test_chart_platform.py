@@ -75,6 +75,7 @@ def test_one_operator_and_one_gateway_for_the_namespace_of_another_team(
         team, home = world.release, new_namespace("restricted")
         values: dict[str, Any] = {
             "operator": {"namespaces": [namespace]},
+            "receiver": {"enabled": False},
             "reporter": {"enabled": False},
             # The names of the team's Secrets: values that are never used here.
             "secrets": {"gitlab": {"token": "never-used"}, "model": {"apiKey": "never-used"}},

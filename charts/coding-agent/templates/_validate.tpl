@@ -15,7 +15,7 @@
   {{- if and .existingSecret (or .github .gitlab .githubPrevious .gitlabPrevious) -}}
     {{- $problems = append $problems "secrets.webhook: give either existingSecret or the secrets themselves, not both" -}}
   {{- end -}}
-  {{- if and .rotating (not .existingSecret) -}}
+  {{- if and $.Values.receiver.enabled .rotating (not .existingSecret) -}}
     {{- range $forge := $forges -}}
       {{- if not (index $.Values.secrets.webhook (printf "%sPrevious" $forge)) -}}
         {{- $problems = append $problems (printf "secrets.webhook.%sPrevious: needed while secrets.webhook.rotating; give the old secret, or set rotating to false" $forge) -}}
@@ -70,6 +70,11 @@
   {{- end -}}
   {{- if not .Values.httpRoute.hostnames -}}
     {{- $problems = append $problems "httpRoute.hostnames: the host names that the forges send to" -}}
+  {{- end -}}
+{{- end -}}
+{{- range $way := list "ingress" "httpRoute" -}}
+  {{- if and (index $.Values $way).enabled (not $.Values.receiver.enabled) -}}
+    {{- $problems = append $problems (printf "%s.enabled: it would lead to the receiver, and receiver.enabled is false; set one of the two" $way) -}}
   {{- end -}}
 {{- end -}}
 {{- if and .Values.receiver.autoscaling.enabled (lt (int .Values.receiver.autoscaling.maxReplicas) (int .Values.receiver.autoscaling.minReplicas)) -}}

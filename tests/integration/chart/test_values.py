@@ -54,6 +54,8 @@ WRONG = [
     ("fullnameOverride=Foo_Bar", 'fullnameOverride: objects would be named "Foo_Bar"'),
     ("ingress.enabled=true", "ingress.host: "),
     ("httpRoute.enabled=true", "httpRoute.parentRefs: "),
+    ("receiver.enabled=false,ingress.enabled=true", "ingress.enabled: it would lead to the receiver"),
+    ("receiver.enabled=false,httpRoute.enabled=true", "httpRoute.enabled: it would lead to the receiver"),
     ("polling.enabled=true", "config.github.owner: "),
     ("config.operator.job.workspace.limits.memory=lots", "at '/config/operator/job/workspace/limits/memory'"),
     ("metrics.prometheusRule.disabled={CodingAgentDown}", "there is no alert CodingAgentDown"),

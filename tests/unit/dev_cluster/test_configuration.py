@@ -1,5 +1,6 @@
 """Addresses, command lines and configuration files of the local cluster: pure functions."""
 
+import tomllib
 from ipaddress import ip_network
 from itertools import pairwise
 from pathlib import Path
@@ -119,12 +120,28 @@ def test_a_local_base_is_never_looked_for_in_a_registry() -> None:
 
 
 def test_pips_sources_reach_a_build_and_paths_of_this_machine_do_not() -> None:
-    text = buildah.pip_configuration(
-        ["global.index-url='https://example.com/simple'", ":env:.find-links='/opt/w'", "global.cert='/c.pem'"]
+    settings = buildah.pip_settings(
+        [
+            "global.index-url='https://example.com/simple'",
+            "global.extra-index-url='https://a.example https://b.example'",
+            "global.trusted-host='example.com'",
+            ":env:.find-links='/opt/w'",
+            "global.cert='/c.pem'",
+        ]
     )
-    assert "index-url = https://example.com/simple" in text
-    assert "/opt/w" not in text
-    assert "/c.pem" not in text
+    pip = buildah.pip_configuration(settings)
+    assert "index-url = https://example.com/simple\n" in pip
+    assert "extra-index-url = https://a.example https://b.example\n" in pip
+    uv = buildah.uv_configuration(settings)
+    assert tomllib.loads(uv) == {
+        "index-url": "https://example.com/simple",
+        "extra-index-url": ["https://a.example", "https://b.example"],
+        "allow-insecure-host": ["example.com"],
+    }
+    for text in (pip, uv):
+        assert "/opt/w" not in text
+        assert "/c.pem" not in text
+    assert buildah.uv_configuration({}) == ""
 
 
 @pytest.mark.parametrize(

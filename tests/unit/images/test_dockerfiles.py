@@ -26,9 +26,8 @@ def test_every_program_has_an_image() -> None:
     "shared",
     [
         "RUN printf ",
-        "RUN python3 -m venv",
         "RUN --mount=type=bind",
-        "ENV PIP_",
+        "ENV UV_",
         "ENV PATH=/opt/venv",
         "USER ",
     ],

@@ -1,6 +1,7 @@
 """Building images from Dockerfiles without a daemon, into a store of the project's own."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -59,29 +60,50 @@ def build_arguments(
 def build(dockerfile: Path, context: Path, image: str, base: str, flags: Sequence[str] = ()) -> None:
     """Build ``image``; unchanged layers come from the store. ``flags`` are further ones of ``buildah bud``.
 
-    The machine's certificates and pip's settings are lent to the RUN steps; nothing of them is in the image.
+    The machine's certificates and pip's settings are lent to the RUN steps: to uv, and to pip, which fetches
+    it. Nothing of them is in the image but empty files where they were.
 
     Raises:
         ClusterError: a step failed; its output is in the message.
     """
     mounts = {Path(_bundle()): _CERTIFICATES} if Path(_bundle()).exists() else {}
-    settings = paths.cache_root() / "buildah" / "pip.conf"
-    settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(pip_configuration(_pip_config_list()))
-    mounts[settings] = "/etc/pip.conf"
+    folder = paths.cache_root() / "buildah"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = pip_settings(_pip_config_list())
+    for file, text in (("pip.conf", pip_configuration(settings)), ("uv/uv.toml", uv_configuration(settings))):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(text)
+        mounts[folder / file] = f"/etc/{file}"
     command_line = build_arguments(dockerfile, context, image, base, mounts)
     buildah(command_line[0], *flags, *command_line[1:], timeout=_BUILD_TIMEOUT_S)
 
 
-def pip_configuration(listing: Sequence[str]) -> str:
-    """A pip.conf for inside a build, from the lines of ``pip config list`` here (``global.name='value'``)."""
-    lines = ["[global]", f"cert = {_CERTIFICATES}"]
+def pip_settings(listing: Sequence[str]) -> dict[str, str]:
+    """What a build is told, from the lines of ``pip config list`` here (``global.name='value'``)."""
+    found = {}
     for line in listing:
         name, _, value = line.partition("=")
         name = name.rsplit(".", 1)[-1]
         if name in _PIP_SETTINGS:
-            lines.append(f"{name} = {value.strip().strip(chr(39))}")
-    return "\n".join(dict.fromkeys(lines)) + "\n"
+            found[name] = value.strip().strip("'")
+    return found
+
+
+def pip_configuration(settings: Mapping[str, str]) -> str:
+    """A pip.conf for inside a build."""
+    told = {"cert": _CERTIFICATES, **settings}
+    return "".join(("[global]\n", *(f"{name} = {value}\n" for name, value in told.items())))
+
+
+def uv_configuration(settings: Mapping[str, str]) -> str:
+    """A uv.toml that says the same; its strings are JSON's (https://docs.astral.sh/uv/reference/settings/)."""
+    lines = []
+    if "index-url" in settings:
+        lines.append(f"index-url = {json.dumps(settings['index-url'])}")
+    for name, uvs in (("extra-index-url", "extra-index-url"), ("trusted-host", "allow-insecure-host")):
+        if name in settings:  # pip separates several by white space
+            lines.append(f"{uvs} = {json.dumps(settings[name].split())}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _pip_config_list() -> list[str]:

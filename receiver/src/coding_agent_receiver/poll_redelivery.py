@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from random import Random
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
 from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks
@@ -15,7 +16,7 @@ from coding_agent_receiver import github
 from coding_agent_receiver.events import Accepted, Delivery
 from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.payload import FieldError
-from coding_agent_receiver.redelivery import KEPT, LIMIT, events, missed, ours, wanted
+from coding_agent_receiver.redelivery import KEPT, events, missed, ours, turns, wanted
 
 _logger = logging.getLogger("webhook.redelivery")
 
@@ -82,12 +83,12 @@ class _Round:
                 await self._again(hook, delivery)
                 break
 
-    async def _current(self, hook: Hook, deliveries: Iterable[HookDelivery]) -> AsyncIterator[HookDelivery]:
+    async def _current(self, hook: Hook, deliveries: tuple[HookDelivery, ...]) -> AsyncIterator[HookDelivery]:
         """Those but for label applications that their items do not show any more.
 
         The event of taking the label off may have been taken, and then nothing would end the task.
         """
-        for delivery in tuple(deliveries)[:LIMIT]:
+        for delivery in turns(deliveries, Random()):
             payload = await self.hooks.payload(hook, delivery)
             try:
                 meaning = github.interpret(

@@ -6,9 +6,10 @@ taken.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from random import Random
 
 from coding_agent_core.forge.protocol import Hook, HookDelivery
 from coding_agent_core.settings.model import Settings
@@ -79,6 +80,16 @@ def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
         again=tuple(tries[-1] for tries in again),
         probes=tuple(tries[-1] for tries in sorted(probes, key=len)),
     )
+
+
+def turns(deliveries: Sequence[HookDelivery], chance: Random) -> tuple[HookDelivery, ...]:
+    """Those that are looked at in this poll, in their order: all, or `LIMIT` of them by chance.
+
+    By chance, so that many that lead to nothing (their label is gone) hold nobody up.
+    """
+    if len(deliveries) <= LIMIT:
+        return tuple(deliveries)
+    return tuple(deliveries[each] for each in sorted(chance.sample(range(len(deliveries)), LIMIT)))
 
 
 def _in_vain(tries: list[HookDelivery], taken: list[datetime]) -> bool:

@@ -1,13 +1,14 @@
 """B4: which missed deliveries are sent again, and which not."""
 
 from datetime import timedelta
+from random import Random
 
 import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.protocol import Hook, HookDelivery
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
-from coding_agent_receiver.redelivery import Missed, events, missed, ours, wanted
+from coding_agent_receiver.redelivery import LIMIT, Missed, events, missed, ours, turns, wanted
 
 from tests.fixtures.deliveries import NOW
 
@@ -83,6 +84,18 @@ def test_a_success_of_the_same_second_counts_as_later():
     """Else of many events that failed within the second of the success, each poll would send one."""
     taken = HookDelivery(3, "c", delivery(2, "b").at, 200, "ping")
     assert chosen(delivery(1, "a"), delivery(2, "b"), taken) == ([1, 2], [])
+
+
+def test_of_too_many_each_has_its_turn_and_they_keep_their_order():
+    log = [delivery(minute, str(minute)) for minute in range(4 * LIMIT)]
+    assert turns(log[:LIMIT], Random(0)) == tuple(log[:LIMIT])
+    seen: set[int] = set()
+    for poll in range(40):
+        now = [each.id for each in turns(log, Random(poll))]
+        assert len(now) == LIMIT
+        assert now == sorted(now)
+        seen.update(now)
+    assert len(seen) == len(log), "none is held up by others"
 
 
 def test_only_webhooks_to_our_address_are_ours():

@@ -25,6 +25,8 @@ from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, r
 from tests.integration.operator.world import QUICK, World, account
 
 SIDE_BY_SIDE = 6
+BY_CHANCE = {"GET agenttasks/*"}
+"""A task is read by itself only where a watch was late: a run may have none of it to be killed after."""
 
 
 class Zygote:
@@ -213,7 +215,9 @@ def test_killed_after_every_request_it_makes(
         for stage in stages:
             stage.close()
     assert {(fatal, died): end for fatal, end, died in runs if end != EXPECTED} == {}
-    assert kinds <= {kind_of(died) for _, _, died in runs if died}, "it was killed after each kind of request"
+    assert kinds - BY_CHANCE <= {kind_of(died) for _, _, died in runs if died}, (
+        "it was killed after each kind of request"
+    )
 
 
 def play(stages: list[Stage], fatal: Iterable[int | str]) -> list[tuple[int | str, dict[str, Any], str]]:

@@ -26,7 +26,10 @@ from tests.integration.operator.world import QUICK, World, account
 
 SIDE_BY_SIDE = 6
 BY_CHANCE = {"GET agenttasks/*"}
-"""A task is read by itself only where a watch was late: a run may have none of it to be killed after."""
+"""A task is read by itself only where a watch was late, which no run can be made to have.
+
+Where it comes, it is killed after it. Elsewhere nothing is lost: a read changes nothing.
+"""
 
 
 class Zygote:

@@ -37,6 +37,13 @@ def test_what_images_share_is_written_the_same(shared: str) -> None:
     assert len(found) == 1, "\n".join(found)
 
 
+def test_images_are_built_with_the_uv_that_development_uses() -> None:
+    pinned = re.search(r"^UV_VERSION := (\S+)$", (ROOT / "dev/make/venv.mk").read_text(), re.MULTILINE)
+    assert pinned is not None
+    for file in DOCKERFILES:
+        assert f"'uv=={pinned[1]} " in file.read_text(encoding="utf-8"), file.name
+
+
 @pytest.mark.parametrize("file", DOCKERFILES, ids=NAMES)
 def test_an_image_is_built_from_a_lock_and_runs_as_a_number(file: Path) -> None:
     lines = steps(file)

@@ -12,9 +12,7 @@ from coding_agent_consumer.per_user import merge, settings_for
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings
 from coding_agent_core.tasks import Platform
-from coding_agent_user_config.app import create_app
-from coding_agent_user_config.key import ApiKey
-from coding_agent_user_config.store import Store
+from coding_agent_user_config.app import ApiKey, create_app
 
 KEY = "service-key"
 
@@ -28,7 +26,7 @@ def ours() -> Settings:
 
 
 def service(tmp_path: Path) -> httpx.ASGITransport:
-    return httpx.ASGITransport(create_app(Store(tmp_path), ApiKey(KEY)))
+    return httpx.ASGITransport(create_app(tmp_path, ApiKey(KEY)))
 
 
 async def test_a_persons_settings_come_over_a_copy(ours: Settings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The user-config service: a key at the door, settings from files, nothing outside its folder."""
+"""The user-config service: access by key, settings from files, nothing outside its folder."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from coding_agent_user_config.app import create_app
-from coding_agent_user_config.key import ApiKey
-from coding_agent_user_config.store import Store
+from coding_agent_user_config.app import ApiKey, create_app
 
 KEY = "k3y"
 
 
 async def get(directory: Path, path: str, key: str | None = KEY) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}".encode()} if key is not None else {}
-    transport = httpx.ASGITransport(create_app(Store(directory), ApiKey(KEY)))
+    transport = httpx.ASGITransport(create_app(directory, ApiKey(KEY)))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         return await client.get(path, headers=headers)
 
@@ -29,7 +27,7 @@ async def test_the_answer_has_the_form_that_the_agent_expects(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong", "ключ"])
-async def test_without_the_key_nothing_is_told(tmp_path: Path, key: str | None) -> None:
+async def test_requests_without_the_key_are_refused(tmp_path: Path, key: str | None) -> None:
     assert (await get(tmp_path, "/config/github/alice", key)).status_code == 401
 
 
@@ -52,14 +50,14 @@ async def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_service_without_a_key_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="USER_CONFIG_API_KEY"):
-        create_app(Store(tmp_path), ApiKey(" "))
+        create_app(tmp_path, ApiKey(" "))
 
 
 async def test_health_needs_no_key(tmp_path: Path) -> None:
     assert (await get(tmp_path, "/health", None)).json() == {"status": "healthy"}
 
 
-async def test_a_folder_that_is_not_mounted_is_told(tmp_path: Path) -> None:
+async def test_a_folder_that_is_not_mounted_is_unhealthy(tmp_path: Path) -> None:
     answer = await get(tmp_path / "absent", "/health", None)
     assert answer.status_code == 503
     assert "absent" in answer.json()["message"]
@@ -74,7 +72,7 @@ async def test_a_folder_that_is_not_mounted_is_told(tmp_path: Path) -> None:
     ],
     ids=["in place", "a file", "both while it is rotated"],
 )
-def test_which_keys_are_good(
+def test_which_keys_are_accepted(
     tmp_path: Path, value: str, lines: str | None, good: list[str], bad: list[str]
 ) -> None:
     file = tmp_path / "key"

@@ -1,1 +1,1 @@
-"""A small file-backed service of per-user settings."""
+"""A small HTTP service for per-user settings, stored in files."""

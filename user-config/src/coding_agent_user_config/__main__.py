@@ -9,15 +9,16 @@ from pathlib import Path
 
 import uvicorn
 
-from coding_agent_user_config.app import create_app
-from coding_agent_user_config.key import ApiKey
-from coding_agent_user_config.store import Store
+from coding_agent_user_config.app import ApiKey, create_app
 
 EX_CONFIG = 78
 
 
 def main() -> int:
-    """Run the service; the key comes from the environment, or the file that it names. 78: mend that."""
+    """Run the service, with the key from the environment or from the file that it names.
+
+    Exit code 78: the configuration is wrong.
+    """
     parser = argparse.ArgumentParser(
         prog="coding_agent_user_config", description="Serves per-user settings from YAML files"
     )
@@ -28,7 +29,7 @@ def main() -> int:
     key_file = os.environ.get("USER_CONFIG_API_KEY_FILE")
     key = ApiKey(os.environ.get("USER_CONFIG_API_KEY", ""), Path(key_file) if key_file else None)
     try:
-        app = create_app(Store(arguments.directory), key)
+        app = create_app(arguments.directory, key)
     except (OSError, ValueError) as error:
         print(f"Configuration error:\n{error}", file=sys.stderr)
         return EX_CONFIG

@@ -150,7 +150,7 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
 
 
 async def _operator(settings: Settings, stop: asyncio.Event) -> None:
-    from coding_agent_core.queues.kubernetes.access import Access
+    from coding_agent_core.kubernetes.transport import Access
     from coding_agent_operator.program import run
     from coding_agent_operator.settings import OperatorSettings
 

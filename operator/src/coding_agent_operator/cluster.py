@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 
 from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION, Status
-from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.requests import JSON_PATCH, ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.transport import JSON_PATCH, Access, ApiError, ApiServer, Body
 
 from coding_agent_operator.kueue import WORKLOADS
 from coding_agent_operator.metrics import API_REQUESTS

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.agenttask import KIND, LABEL_ITEM, LABEL_REPOSITORY
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.logs import bound
 from coding_agent_core.phases import Phase
-from coding_agent_core.queues.kubernetes.requests import ApiError
 
 from coding_agent_operator import metrics
 from coding_agent_operator.cluster import Cluster

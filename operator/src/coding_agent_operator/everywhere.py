@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
-from coding_agent_core.queues.kubernetes.requests import ApiServer
+from coding_agent_core.kubernetes.transport import ApiServer
 
 _API = f"/apis/{GROUP}/{VERSION}"
 _PAGE = 200

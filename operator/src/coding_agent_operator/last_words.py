@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from coding_agent_core.queues.kubernetes.requests import ApiError
+from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.names import ATTEMPTS

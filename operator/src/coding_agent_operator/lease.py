@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.queues.kubernetes.requests import ApiError, Body
+from coding_agent_core.kubernetes.transport import ApiError, Body
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.metrics import LEADER

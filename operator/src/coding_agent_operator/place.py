@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core.queues.kubernetes.requests import ApiServer
+from coding_agent_core.kubernetes.transport import ApiServer
 
 from coding_agent_operator import lease
 from coding_agent_operator.cluster import Cluster

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 from coding_agent_core.logs import bound
-from coding_agent_core.queues.kubernetes.requests import ApiError, ApiServer
 
 from coding_agent_operator import everywhere, gauges, http, metrics
 from coding_agent_operator.cluster import connect

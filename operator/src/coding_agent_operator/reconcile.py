@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from coding_agent_core.agenttask import KIND, LABEL_ACTIVE, AttemptStatus, Status
-from coding_agent_core.queues.kubernetes.requests import ApiError
+from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, Turn, decide

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_REPORTED
 from coding_agent_core.command_notes import LABEL_MAILBOX
-from coding_agent_core.queues.kubernetes.requests import ApiError
+from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.engine import Engine

@@ -9,7 +9,7 @@ import signal
 
 from aiohttp.web import AppRunner
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.queues.kubernetes.requests import ApiServer
+from coding_agent_core.kubernetes.transport import ApiServer
 
 from coding_agent_operator import http
 from coding_agent_operator.cluster import connect

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from coding_agent_core.agenttask import Spec, manifest, parse_spec
-from coding_agent_core.queues.kubernetes.facts import latest_of, runs_of
+from coding_agent_core.kubernetes.runs import latest_of, runs_of
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
 from rich.console import Console
 

@@ -19,8 +19,8 @@ from coding_agent_forge.model import Comment
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.deliveries import SECRET, TOKEN
 from tests.fixtures.system import Program
+from tests.integration.core_kubernetes.place import Place, install
 from tests.integration.issue_commands.steps import next_second, seen
-from tests.integration.kubernetes_store.place import Place, install
 from tests.integration.operator_reporter.process import Reporter, Zygote, until
 from tests.integration.operator_reporter.world import PROCESSING, REPOSITORY, SEED, World
 

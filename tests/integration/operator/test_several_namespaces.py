@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from coding_agent_cluster.access import Access, KubectlError
-from coding_agent_core.queues.kubernetes.access import Access as Find
-from coding_agent_core.queues.kubernetes.requests import ApiServer
+from coding_agent_core.kubernetes.transport import Access as Find
+from coding_agent_core.kubernetes.transport import ApiServer
 from coding_agent_operator import everywhere
 from coding_agent_operator.names import ACTIVE
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.phases import Phase
-from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.sink import KubernetesSink
 from coding_agent_core.settings.model import Consumer
 from coding_agent_core.tasks import Withdrawal
 

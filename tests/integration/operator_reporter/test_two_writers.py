@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import Condition, Status
-from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.requests import ApiError, ApiServer
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.observed import read_task
 from coding_agent_operator.reporter.api import Tasks

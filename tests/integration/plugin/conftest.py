@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.integration.kubernetes_store.place import Place, install
+from tests.integration.core_kubernetes.place import Place, install
 from tests.integration.plugin.fake_kubelet import FakeKubelet
 
 PLUGIN = Path(sys.executable).with_name("kubectl-agenttask")

@@ -7,7 +7,7 @@ import json
 import pytest
 from kubectl_agenttask.program import main
 
-from tests.integration.kubernetes_store.place import Place
+from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import Plugin
 
 ISSUE = "https://github.com/octo/demo/issues/7"

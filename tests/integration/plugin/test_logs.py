@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
 
-from tests.integration.kubernetes_store.place import Place
+from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import PLUGIN, Plugin
 from tests.integration.plugin.fake_kubelet import FakeKubelet
 

@@ -22,7 +22,7 @@ from coding_agent_core.command_notes import (
     settled,
 )
 from coding_agent_core.commands import CommandName, IssueCommand
-from coding_agent_core.queues.kubernetes.facts import latest_of, mailbox_of, runs_of
+from coding_agent_core.kubernetes.runs import latest_of, mailbox_of, runs_of
 from coding_agent_core.tasks import GitHubIssueKey, Item
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

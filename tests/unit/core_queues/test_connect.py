@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.queues.connect import connect_sink, connect_source
-from coding_agent_core.queues.kubernetes.sink import KubernetesSink
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.settings.model import Backend, Queue, Settings

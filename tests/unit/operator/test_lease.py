@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.queues.kubernetes.requests import ApiError
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.lease import Lease, Seen, free, identity, seen
 

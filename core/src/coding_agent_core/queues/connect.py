@@ -30,8 +30,8 @@ def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> Ta
             return RabbitMQSink(settings.rabbitmq, commands=settings.webhook.commands.enabled)
         case Backend.KUBERNETES:
             # As above: the client comes with the extra `kubernetes`.
-            from coding_agent_core.queues.kubernetes.access import Access  # noqa: PLC0415
-            from coding_agent_core.queues.kubernetes.sink import KubernetesSink  # noqa: PLC0415
+            from coding_agent_core.kubernetes.task_sink import KubernetesSink  # noqa: PLC0415
+            from coding_agent_core.kubernetes.transport import Access  # noqa: PLC0415
 
             namespace = settings.queue.kubernetes.namespace or os.environ.get("POD_NAMESPACE") or None
             return KubernetesSink(Access.find(), namespace, settings.consumer)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core import agenttask
+from coding_agent_core.kubernetes.transport import MERGE_PATCH, ApiError, ApiServer
 from coding_agent_core.phases import Phase
-from coding_agent_core.queues.kubernetes.requests import MERGE_PATCH, ApiError, ApiServer
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, new_uuid
 
 from coding_agent_bench.plane import tasks_path

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from coding_agent_core.queues.kubernetes.access import Access, new_configuration
+from coding_agent_core.kubernetes.transport import Access, new_configuration
 from kubernetes.aio import client, watch
 
 from coding_agent_bench.errors import BenchError

@@ -13,8 +13,8 @@ import yaml
 from coding_agent_cluster.access import Access
 from coding_agent_cluster.control_plane import ControlPlane
 from coding_agent_core import agenttask
-from coding_agent_core.queues.kubernetes.access import Access as Credentials
-from coding_agent_core.queues.kubernetes.requests import ApiServer
+from coding_agent_core.kubernetes.transport import Access as Credentials
+from coding_agent_core.kubernetes.transport import ApiServer
 
 from coding_agent_bench.program import ROOT
 

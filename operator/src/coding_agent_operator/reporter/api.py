@@ -14,9 +14,8 @@ from coding_agent_core.agenttask import (
     VERSION,
     Condition,
 )
-from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.facts import cancellation
-from coding_agent_core.queues.kubernetes.requests import JSON_PATCH, ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.runs import cancellation
+from coding_agent_core.kubernetes.transport import JSON_PATCH, Access, ApiError, ApiServer, Body
 
 from coding_agent_operator.notices import Notice, event
 from coding_agent_operator.observed import Task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED
-from coding_agent_core.queues.kubernetes.requests import Body
+from coding_agent_core.kubernetes.transport import Body
 
 _LIMIT = 256
 _WITH_KUBECTL = "somebody cancelled it with kubectl"

@@ -18,8 +18,8 @@ from coding_agent_core.command_notes import (
 )
 from coding_agent_core.commands import Standing
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.queues.kubernetes.facts import latest_of, phase_of, runs_of
-from coding_agent_core.queues.kubernetes.requests import Body
+from coding_agent_core.kubernetes.runs import latest_of, phase_of, runs_of
+from coding_agent_core.kubernetes.transport import Body
 from prometheus_client import REGISTRY
 
 from coding_agent_operator.observed import read_task

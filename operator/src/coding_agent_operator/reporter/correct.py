@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from coding_agent_core.admission import LatestTask
-from coding_agent_core.queues.kubernetes.requests import Body
+from coding_agent_core.kubernetes.transport import Body
 from coding_agent_core.tasks import Origin, TaskRequest, Trigger
 
 from coding_agent_operator.notices import Notice

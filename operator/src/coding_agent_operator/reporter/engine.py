@@ -10,7 +10,7 @@ from typing import Any
 
 from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.queues.kubernetes.requests import ApiError
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 

@@ -11,8 +11,8 @@ from datetime import datetime
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.logs import bound
-from coding_agent_core.queues.kubernetes.requests import ApiError
 from coding_agent_core.settings.reporter import Reporter
 
 from coding_agent_operator.observed import Task

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 from coding_agent_core.agenttask import Condition
 from coding_agent_core.errors import ForgeNotFoundError
-from coding_agent_core.queues.kubernetes.facts import latest_of, runs_of
-from coding_agent_core.queues.kubernetes.requests import Body
+from coding_agent_core.kubernetes.runs import latest_of, runs_of
+from coding_agent_core.kubernetes.transport import Body
 from coding_agent_core.reporting.publish import swap, write_comment
 from coding_agent_core.reporting.render import MARKER, Report, State, comment, read_state
 

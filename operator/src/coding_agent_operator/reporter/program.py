@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import kopf
+from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.logs import configure
-from coding_agent_core.queues.kubernetes.access import Access
 from coding_agent_core.settings import Settings
 
 from coding_agent_operator.reporter import handlers  # noqa: F401 - it registers kopf's handlers

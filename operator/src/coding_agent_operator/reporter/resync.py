@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from coding_agent_core.queues.kubernetes.requests import ApiError
+from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.reporter.engine import Engine
 from coding_agent_operator.reporter.metrics import WATCH_BEHIND

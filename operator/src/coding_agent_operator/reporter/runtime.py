@@ -8,8 +8,8 @@ import os
 import signal
 
 from aiohttp.web import AppRunner
-from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.sink import KubernetesSink
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.settings import Settings
 
 from coding_agent_operator import http

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 
-from coding_agent_core.queues.kubernetes.requests import ApiError
+from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import Task

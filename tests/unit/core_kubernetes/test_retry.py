@@ -1,7 +1,7 @@
 """Which refusals of the API server are tried again, and when."""
 
 import pytest
-from coding_agent_core.queues.kubernetes.retry import TRIES, pause
+from coding_agent_core.kubernetes.task_sink import TRIES, pause
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.queues.kubernetes.access import Access, new_configuration
+from coding_agent_core.kubernetes.transport import Access, new_configuration
 
 CONFIG = """
 current-context: a

@@ -15,7 +15,7 @@ from coding_agent_cluster import wait
 
 from tests.fixtures.deliveries import SECRET
 from tests.fixtures.system import BOT, BOT_TOKEN, REPOSITORY, Program, StartSystem, System, until
-from tests.integration.kubernetes_store.place import Place
+from tests.integration.core_kubernetes.place import Place
 
 ADMIN = "alice-token"
 ELSEWHERE = {"assignee": "reader"}

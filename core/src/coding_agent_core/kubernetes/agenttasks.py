@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coding_agent_core.agenttask import GROUP, LABEL_ITEM, PLURAL, VERSION, labels_for
-from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.requests import ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.tasks import Item
 
 FIELD_MANAGER = "coding-agent-receiver"

@@ -9,15 +9,15 @@ from collections.abc import Callable
 import httpx
 from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, parse_spec
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.sink import KubernetesSink
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.settings.model import Consumer
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, parse_time, task_name
 
 from tests.fixtures.system import BOT_TOKEN, Program, StartSystem
-from tests.integration.kubernetes_store.events import Labeling, now, results
-from tests.integration.kubernetes_store.place import Place
+from tests.integration.core_kubernetes.events import Labeling, now, results
+from tests.integration.core_kubernetes.place import Place
 
 TRIES = 5
 

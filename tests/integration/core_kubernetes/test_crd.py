@@ -28,7 +28,7 @@ from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.system import ROOT
-from tests.integration.kubernetes_store.place import Place
+from tests.integration.core_kubernetes.place import Place
 
 CRD = yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text())
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]

@@ -13,8 +13,8 @@ from coding_agent_core import agenttask
 from tests.fixtures import accounts
 from tests.fixtures.rights import allowed
 from tests.fixtures.system import Program
-from tests.integration.kubernetes_store.events import Labeling, now, results
-from tests.integration.kubernetes_store.place import ACCOUNT, Place
+from tests.integration.core_kubernetes.events import Labeling, now, results
+from tests.integration.core_kubernetes.place import ACCOUNT, Place
 
 MAY = {"agenttasks.coding-agent.dev": {"create", "get", "list", "patch"}}
 NOTHING = [

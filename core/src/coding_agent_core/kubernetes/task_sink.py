@@ -13,9 +13,8 @@ from coding_agent_core.agenttask import manifest
 from coding_agent_core.command_notes import added, knows, mailbox
 from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.api import AgentTasks
-from coding_agent_core.queues.kubernetes.facts import (
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.runs import (
     cancellation,
     latest_of,
     mailbox_of,
@@ -23,8 +22,7 @@ from coding_agent_core.queues.kubernetes.facts import (
     runs_of,
     uuid_of,
 )
-from coding_agent_core.queues.kubernetes.requests import ApiError, Body
-from coding_agent_core.queues.kubernetes.retry import pause
+from coding_agent_core.kubernetes.transport import Access, ApiError, Body
 from coding_agent_core.queues.protocol import Kept, Submission
 from coding_agent_core.settings.model import Consumer
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
@@ -37,6 +35,10 @@ BUDGET = 4.0
 REQUEST_TIMEOUT = 2.0
 """Seconds for one request to the API server."""
 PROBE_TIMEOUT = 1.9
+TRIES = 8
+"""Tries of one operation at most, however quickly they fail."""
+_FIRST = 0.1
+_LONGEST = 1.0
 _RACES = 10
 """Decisions of one operation at most: each further one means that someone else changed the item's tasks."""
 
@@ -224,3 +226,25 @@ async def _runs(tasks: AgentTasks, item: Item, conflicting: Body | None) -> list
 
 def _sentence(problem: ApiError | None) -> str:
     return str(problem or "the Kubernetes API server did not answer in time")
+
+
+def pause(*, tries: int, status: int | None, retry_after: float | None, left: float) -> float | None:
+    """Seconds to wait before the next try; `None`: give up.
+
+    Args:
+        tries: tries so far, from 1.
+        status: what the API server answered; `None`: nothing.
+        retry_after: what it asked for. Priority and fairness answers 429 with at least one second
+            (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/).
+        left: seconds until the sender must have its answer.
+    """
+    if tries >= TRIES or not _temporary(status):
+        return None
+    wait = min(_FIRST * 2 ** (tries - 1), _LONGEST)
+    if retry_after is not None:
+        wait = max(wait, retry_after)
+    return wait if wait < left else None
+
+
+def _temporary(status: int | None) -> bool:
+    return status is None or status == 429 or status >= 500

@@ -15,9 +15,9 @@ from coding_agent_cluster.wait import until
 from coding_agent_core.tasks import task_name
 
 from tests.fixtures.system import Program
-from tests.integration.kubernetes_store.events import Labeling, now, results
-from tests.integration.kubernetes_store.place import Place
-from tests.integration.kubernetes_store.test_exactly_once import item
+from tests.integration.core_kubernetes.events import Labeling, now, results
+from tests.integration.core_kubernetes.place import Place
+from tests.integration.core_kubernetes.test_exactly_once import item
 from tests.integration.operator.pod_driver import RUNS, PodDriver
 from tests.integration.operator.world import ACCOUNT, OperatorProcess, World, account
 

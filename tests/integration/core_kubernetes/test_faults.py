@@ -12,15 +12,15 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from aiohttp import web
-from coding_agent_core.queues.kubernetes.sink import BUDGET
+from coding_agent_core.kubernetes.task_sink import BUDGET
 from coding_agent_core.tasks import task_name
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.system import Program
-from tests.integration.kubernetes_store.api_proxy import Answers, ApiProxy, Forward, HoldAnswers, obey
-from tests.integration.kubernetes_store.events import Labeling, now, results
-from tests.integration.kubernetes_store.place import Place
-from tests.integration.kubernetes_store.test_exactly_once import item
+from tests.integration.core_kubernetes.api_proxy import Answers, ApiProxy, Forward, HoldAnswers, obey
+from tests.integration.core_kubernetes.events import Labeling, now, results
+from tests.integration.core_kubernetes.place import Place
+from tests.integration.core_kubernetes.test_exactly_once import item
 
 
 @contextmanager

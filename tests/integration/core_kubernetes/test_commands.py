@@ -9,15 +9,15 @@ import pytest
 import pytest_asyncio
 from coding_agent_core.command_notes import LIMIT, TooManyCommandsError, is_mailbox, noted_on
 from coding_agent_core.commands import CommandName, IssueCommand
-from coding_agent_core.queues.kubernetes.access import Access
-from coding_agent_core.queues.kubernetes.sink import KubernetesSink
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.queues.protocol import Kept
 from coding_agent_core.settings.model import Consumer
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
 
-from tests.integration.kubernetes_store.events import now
-from tests.integration.kubernetes_store.place import Place
-from tests.integration.kubernetes_store.test_exactly_once import item
+from tests.integration.core_kubernetes.events import now
+from tests.integration.core_kubernetes.place import Place
+from tests.integration.core_kubernetes.test_exactly_once import item
 
 CANCEL, RUN, STATUS = CommandName.CANCEL, CommandName.RUN, CommandName.STATUS
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.system import Program
-from tests.integration.kubernetes_store.api_proxy import ApiProxy
-from tests.integration.kubernetes_store.place import Place, install
+from tests.integration.core_kubernetes.api_proxy import ApiProxy
+from tests.integration.core_kubernetes.place import Place, install
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from coding_agent_core.agenttask import (
     ANNOTATION_LABELED_AT,
     manifest,
 )
-from coding_agent_core.queues.kubernetes.facts import cancellation, latest_of, note, runs_of
+from coding_agent_core.kubernetes.runs import cancellation, latest_of, note, runs_of
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

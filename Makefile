@@ -33,12 +33,16 @@ lint: $(VENV)/.dev ## style, types and layers
 	@$(VENV)/bin/lint-imports --no-logo
 
 .PHONY: test
-test: lint ## lint, unit and integration tests (a real RabbitMQ, git, browser, API server)
+test: lint ## what guards behaviour: lint, unit and integration tests (a real RabbitMQ, git, API server)
 	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/unit tests/integration
 
 .PHONY: e2e
-e2e: $(VENV)/.dev ## end to end: the whole system, and a real Kubernetes node
+e2e: $(VENV)/.dev ## end to end through the chart, on a real Kubernetes node (Linux, root)
 	@$(PYTEST) tests/e2e
+
+.PHONY: sweep
+sweep: $(VENV)/.dev ## everything exhaustive: crashes, volume, development tools, documents as programs, alert rules
+	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/sweep
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: read it in a browser)

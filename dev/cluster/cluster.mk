@@ -30,4 +30,4 @@ node-parts: venv
 	@$(CLUSTER) prepare node
 
 test: control-plane-parts
-e2e: node-parts
+e2e sweep: node-parts

@@ -12,7 +12,7 @@ from coding_agent_docs.blocks import SHELLS, blocks, script
 from coding_agent_docs.paths import pages
 
 from tests.chart.run import run
-from tests.integration.docs.test_documented_values import calls, place
+from tests.sweep.docs.test_documented_values import calls, place
 
 # Time for the programs, which may have to be built first.
 pytestmark = pytest.mark.timeout(1200)

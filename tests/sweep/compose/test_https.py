@@ -13,8 +13,8 @@ import pytest
 from tests.fixtures.deliveries import SECRET, encode, github_headers, github_issue
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import until
-from tests.integration.compose.conftest import Render
-from tests.integration.compose.machine import WEBHOOK_ADDRESSES, Machine, Running, free_port, running_caddy
+from tests.sweep.compose.conftest import Render
+from tests.sweep.compose.machine import WEBHOOK_ADDRESSES, Machine, Running, free_port, running_caddy
 
 # The first use builds Caddy.
 pytestmark = pytest.mark.timeout(900)

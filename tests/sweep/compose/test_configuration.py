@@ -12,8 +12,8 @@ import yaml
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.model import Backend, networks
 
-from tests.integration.compose.conftest import Render
-from tests.integration.compose.project import FILE, ROOT, ComposeError, Project, compose
+from tests.sweep.compose.conftest import Render
+from tests.sweep.compose.project import FILE, ROOT, ComposeError, Project, compose
 
 # The first use builds docker compose.
 pytestmark = pytest.mark.timeout(900)

@@ -12,7 +12,7 @@ from coding_agent_docs.blocks import blocks
 from coding_agent_docs.paths import DOCS
 
 from tests.fixtures.cluster import ClusterUnderTest
-from tests.integration.docs.shell import Shell
+from tests.sweep.docs.shell import Shell
 
 # Time for images that may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]

@@ -19,7 +19,7 @@ from tests.fixtures.watcher import Object, Watcher
 from tests.integration.operator.pod_driver import PodDriver, Script, ended, reported
 from tests.integration.operator.world import World
 
-PAGE = Path(__file__).parents[2] / "docs" / "operations" / "kueue.md"
+PAGE = Path(__file__).parents[3] / "docs" / "operations" / "kueue.md"
 DOCUMENTED = [each for each in blocks(PAGE) if each.language == "yaml"]
 SETTINGS: dict[str, Any] = yaml.safe_load(next(each.text for each in DOCUMENTED if each.word == "config"))
 URGENT = "acme/pricing"

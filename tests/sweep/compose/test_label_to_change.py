@@ -13,9 +13,9 @@ import pytest
 
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import BOT_TOKEN, DONE, MODEL_KEY, REPOSITORY, SECRET, StartSystem, System
-from tests.integration.compose.conftest import Render
-from tests.integration.compose.machine import WEBHOOK_ADDRESSES, Machine, free_port, running_caddy
 from tests.integration.main_job.scripts import finish, run, script, write
+from tests.sweep.compose.conftest import Render
+from tests.sweep.compose.machine import WEBHOOK_ADDRESSES, Machine, free_port, running_caddy
 
 # The first use builds docker compose and Caddy.
 pytestmark = pytest.mark.timeout(900)

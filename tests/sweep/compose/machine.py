@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.fixtures.system import until
-from tests.integration.compose.name_server import name_server
-from tests.integration.compose.project import ROOT, Project
+from tests.sweep.compose.name_server import name_server
+from tests.sweep.compose.project import ROOT, Project
 
 WEBHOOK_ADDRESSES = ("127.0.0.2", "127.0.0.3")
 """Two replicas with a port in common, as containers have."""

@@ -16,10 +16,10 @@ from coding_agent_docs.paths import DOCS
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.system import SECRET, StartSystem
-from tests.integration.docs.running_pods import RunningPods
-from tests.integration.docs.shell import Shell
 from tests.integration.operator.pod_driver import Ends, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World, install
+from tests.sweep.docs.running_pods import RunningPods
+from tests.sweep.docs.shell import Shell
 
 NAMESPACE = "-n coding-agent"
 """How the documentation says the namespace."""

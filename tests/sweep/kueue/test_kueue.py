@@ -14,10 +14,18 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.kueue_place import QUEUES, SETTINGS, URGENT, Admissions, Kubelet, Place, of_another_team
 from tests.fixtures.cluster import KueueUnderTest
 from tests.integration.operator.pod_driver import DONE, RUNS
 from tests.integration.operator.world import ACCOUNT, OperatorProcess, account, install
+from tests.sweep.kueue.kueue_place import (
+    QUEUES,
+    SETTINGS,
+    URGENT,
+    Admissions,
+    Kubelet,
+    Place,
+    of_another_team,
+)
 
 # Kueue may have to be built first.
 pytestmark = pytest.mark.timeout(1800)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.compose.project import ROOT
+from tests.sweep.compose.project import ROOT
 
 
 def test_the_broker_waits_a_day_for_a_task(tmp_path: Path) -> None:

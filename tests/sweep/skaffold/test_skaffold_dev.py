@@ -18,7 +18,7 @@ from tests.fixtures.cluster import ClusterUnderTest
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIG = yaml.safe_load((ROOT / "skaffold.yaml").read_text(encoding="utf-8"))
 REPOSITORY = "/api/v3/repos/acme/pricing"
 ISSUE = f"{REPOSITORY}/issues/1"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from coding_agent_cluster import build
 
-from tests.integration.compose.project import Project, render
+from tests.sweep.compose.project import Project, render
 
 Render = Callable[..., Project]
 

@@ -8,14 +8,14 @@ import pytest
 from coding_agent_docs.blocks import blocks
 from coding_agent_docs.paths import ROOT, pages
 
-from tests.integration.docs.conftest import MakeShell
+from tests.sweep.docs.conftest import MakeShell
 
 # A page may run two demos, and start a control plane of its own; helm may have to be built first.
 pytestmark = pytest.mark.timeout(1200)
 
 SETTINGS = ("checkout", "receiver", "tasks", "install", "release")
 ELSEWHERE = ("cluster",)
-"""Run by tests/e2e on a real node."""
+"""Run by test_docs_install.py on a real node."""
 
 
 def pages_with(setting: str) -> list[str]:

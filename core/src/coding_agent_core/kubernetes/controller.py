@@ -1,0 +1,455 @@
+"""The parts of a level-based controller, which the operator and the reporter share. They do not know kopf.
+
+    watch events ──> ObjectCache ──> WorkQueue ──> Controller: reconcile(key), with backoff
+    Relist ──────────────┘ (a consistent list at every interval, which also notices a dead watch)
+
+A `Key` names an object by namespace and name, so that one controller can serve several namespaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import random
+from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.logs import bound
+
+_logger = logging.getLogger("controller")
+_T = TypeVar("_T")
+
+_NEVER = 2**63
+_GONE = 4096
+"""Deleted objects that the cache remembers, so that a late answer does not bring one back."""
+_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.5, 60.0
+_QUICK_CONFLICTS = 5
+"""So often in a row a conflict is retried at once."""
+_RELIST_RETRY_S = 1.0
+
+
+class Key(NamedTuple):
+    """An object of one resource."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def key_of(body: Mapping[str, Any]) -> Key:
+    """The key of an object as the API server sends it."""
+    return Key(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+@dataclass(frozen=True)
+class _Cached(Generic[_T]):
+    uid: str
+    version: int
+    value: _T
+
+
+class ObjectCache(Generic[_T]):
+    """The newest known version of the selected objects of one resource, in memory.
+
+    Watch events, lists and answers to our own requests can arrive in any order: a version never replaces a
+    newer one (resourceVersions of one resource are ordered,
+    https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
+    """
+
+    def __init__(self, parse: Callable[[Mapping[str, Any]], _T]) -> None:
+        """`parse` may raise a `CodingAgentError`: then the object is logged and left out."""
+        self._parse = parse
+        self._objects: dict[str, dict[str, _Cached[_T]]] = {}
+        self._gone: OrderedDict[str, int] = OrderedDict()
+        self._watched: dict[str, int] = {}
+        self._unwatched: dict[str, dict[str, int]] = {}
+        """By namespace: the versions of its last list that no watch had shown by then, by uid."""
+
+    def __len__(self) -> int:
+        return sum(len(objects) for objects in self._objects.values())
+
+    def get(self, key: tuple[str, str]) -> _T | None:
+        """The object of that namespace and name."""
+        found = self._objects.get(key[0], {}).get(key[1])
+        return None if found is None else found.value
+
+    def of(self, namespace: str) -> list[_T]:
+        """The objects of a namespace."""
+        return [cached.value for cached in self._objects.get(namespace, {}).values()]
+
+    def observe(self, kind: str | None, body: Mapping[str, Any]) -> bool:
+        """Take a watch event; `kind` is its type, `None` in the initial list. Whether it was news."""
+        if kind == "DELETED":
+            return self.remove(body)
+        self._watched[body["metadata"]["uid"]] = _version(body)
+        return self.put(body) is not None
+
+    def put(self, body: Mapping[str, Any]) -> _T | None:
+        """Take an answer of the API server; returns the object if it was news."""
+        key, uid, version = key_of(body), body["metadata"]["uid"], _version(body)
+        known = self._objects.get(key.namespace, {}).get(key.name)
+        if version <= self._gone.get(uid, -1) or (known is not None and version <= known.version):
+            return None
+        try:
+            value = self._parse(body)
+        except CodingAgentError as error:
+            _logger.warning("%s", error)
+            return None
+        self._objects.setdefault(key.namespace, {})[key.name] = _Cached(uid, version, value)
+        return value
+
+    def remove(self, body: Mapping[str, Any]) -> bool:
+        """Take an event or answer that shows that the object is gone or not selected any more."""
+        return self.forget(key_of(body), body["metadata"]["uid"], _version(body))
+
+    def forget(self, key: tuple[str, str], uid: str, version: int | None = None) -> bool:
+        """The object is gone since `version` (`None`: for good); older versions are not taken any more.
+
+        Returns:
+            Whether it was known.
+        """
+        self._watched.pop(uid, None)
+        self._gone[uid] = max(self._gone.get(uid, -1), _NEVER if version is None else version)
+        while len(self._gone) > _GONE:
+            self._gone.popitem(last=False)
+        objects = self._objects.get(key[0], {})
+        known = objects.get(key[1])
+        if known is None or known.uid != uid or known.version > self._gone.get(uid, _NEVER):
+            return False
+        del objects[key[1]]
+        if not objects:
+            del self._objects[key[0]]
+        return True
+
+    def replace(self, namespace: str, bodies: Iterable[Mapping[str, Any]], version: int) -> set[Key]:
+        """Take a consistent list of a namespace: what is not in it is gone, unless it is newer than the list.
+
+        Returns:
+            The keys of which something is new.
+        """
+        changed: set[Key] = set()
+        listed: dict[str, int] = {}
+        for body in bodies:
+            listed[body["metadata"]["uid"]] = _version(body)
+            if self.put(body) is not None:
+                changed.add(key_of(body))
+        objects = self._objects.get(namespace, {})
+        for name, known in list(objects.items()):
+            if known.uid not in listed and known.version <= version:
+                del objects[name]
+                self._watched.pop(known.uid, None)
+                changed.add(Key(namespace, name))
+        if not objects:
+            self._objects.pop(namespace, None)
+        self._unwatched[namespace] = {
+            uid: listed_version
+            for uid, listed_version in listed.items()
+            if self._watched.get(uid, -1) < listed_version
+        }
+        return changed
+
+    def behind(self, namespace: str) -> int:
+        """How many versions the last list had that no watch has shown by now, of objects still there."""
+        present = {known.uid for known in self._objects.get(namespace, {}).values()}
+        return sum(
+            1
+            for uid, version in self._unwatched.get(namespace, {}).items()
+            if uid in present and self._watched.get(uid, -1) < version
+        )
+
+
+def _version(body: Mapping[str, Any]) -> int:
+    return int(body["metadata"]["resourceVersion"])
+
+
+class WorkQueue:
+    """Keys to reconcile: each at most once in the queue, never at two workers at a time.
+
+    Urgent keys go first; others can be delayed (by the loop's monotonic clock).
+    """
+
+    def __init__(self) -> None:
+        self._ready: deque[Key] = deque()
+        self._waiting: set[Key] = set()
+        self._busy: set[Key] = set()
+        self._again: set[Key] = set()
+        self._later: list[tuple[float, Key]] = []
+        self._due: dict[Key, float] = {}
+        self._wake = asyncio.Event()
+        self._done = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, key: Key, *, urgent: bool = False) -> None:
+        """Queue a key; one that a worker has is queued again when the worker is done."""
+        if key in self._busy:
+            self._again.add(key)
+            return
+        if key in self._waiting:
+            if urgent:
+                self._ready.appendleft(key)  # `take` skips the older place
+            return
+        self._waiting.add(key)
+        (self._ready.appendleft if urgent else self._ready.append)(key)
+        self._wake.set()
+
+    def add_later(self, key: Key, seconds: float) -> None:
+        """Queue a key after a time; of several times the soonest counts."""
+        due = asyncio.get_running_loop().time() + max(0.0, seconds)
+        if key in self._due and self._due[key] <= due:
+            return
+        self._due[key] = due
+        heapq.heappush(self._later, (due, key))
+        self._wake.set()
+
+    def forget(self, key: Key) -> None:
+        """Drop the delayed entry of a key."""
+        self._due.pop(key, None)
+
+    async def take(self) -> Key:
+        """The next key; call `done` with it."""
+        while True:
+            wait = self._promote()
+            while self._ready:
+                key = self._ready.popleft()
+                if key in self._waiting:
+                    self._waiting.discard(key)
+                    self._busy.add(key)
+                    if self._ready:
+                        self._wake.set()
+                    return key
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def done(self, key: Key) -> None:
+        """The worker has finished with the key."""
+        self._busy.discard(key)
+        self._done.set()
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+
+    async def idle(self, namespace: str) -> None:
+        """Wait until no worker has a key of the namespace."""
+        while any(key.namespace == namespace for key in self._busy):
+            self._done.clear()
+            await self._done.wait()
+
+    def _promote(self) -> float | None:
+        """Queue what is due; seconds until the next is."""
+        now = asyncio.get_running_loop().time()
+        while self._later:
+            due, key = self._later[0]
+            if self._due.get(key) != due:
+                heapq.heappop(self._later)
+            elif due <= now:
+                heapq.heappop(self._later)
+                del self._due[key]
+                self.add(key)
+            else:
+                return due - now
+        return None
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """What follows a reconciliation.
+
+    Attributes:
+        after: seconds until the next one if nothing happens before; `None`: only when something happens.
+        recovered: false keeps the delay of the retries growing: what failed before has not worked yet.
+    """
+
+    after: float | None = None
+    recovered: bool = True
+
+
+class Controller:
+    """Workers that take keys from `queue` and reconcile them; what fails is retried with backoff.
+
+    Args:
+        reconcile: brings one object nearer to what it should be. An exception is logged and retried.
+        on_error: is told of every failure, before the retry is queued.
+    """
+
+    def __init__(
+        self,
+        reconcile: Callable[[Key], Awaitable[Requeue]],
+        *,
+        workers: int,
+        on_error: Callable[[Key, Exception], Awaitable[None]] | None = None,
+    ) -> None:
+        self.queue = WorkQueue()
+        self._reconcile = reconcile
+        self._workers = workers
+        self._on_error = on_error
+        self._failures: Counter[Key] = Counter()
+        self._retry_at: dict[Key, float] = {}
+
+    def retries_later(self, key: Key) -> bool:
+        """The last reconciliation of the key failed, and its retry is not due yet."""
+        return self._retry_at.get(key, 0.0) > asyncio.get_running_loop().time()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._workers):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            key = await self.queue.take()
+            try:
+                with bound(namespace=key.namespace, task=key.name):
+                    try:
+                        requeue = await self._reconcile(key)
+                    except Exception as error:
+                        await self._failed(key, error)
+                    else:
+                        self._succeeded(key, requeue)
+            finally:
+                self.queue.done(key)
+
+    def _succeeded(self, key: Key, requeue: Requeue) -> None:
+        if requeue.recovered:
+            self._failures.pop(key, None)
+            self._retry_at.pop(key, None)
+        if requeue.after is not None:
+            self.queue.add_later(key, requeue.after)
+
+    async def _failed(self, key: Key, error: Exception) -> None:
+        self._failures[key] += 1
+        delay = backoff(self._failures[key])
+        if not isinstance(error, ApiError):
+            _logger.error("%s: %r; next try in %.1f s", key, error, delay, exc_info=error)
+        elif error.conflict:
+            _logger.info("%s has changed meanwhile; next try at once", key)
+            delay = 0.0 if self._failures[key] < _QUICK_CONFLICTS else delay
+        else:
+            delay = max(delay, error.retry_after or 0.0)
+            _logger.warning("%s: %s; next try in %.1f s", key, error, delay)
+        self._retry_at[key] = asyncio.get_running_loop().time() + delay
+        if self._on_error is not None:
+            await self._on_error(key, error)
+        self.queue.add_later(key, delay)
+
+
+def backoff(failures: int, first: float = _BACKOFF_FIRST_S, most: float = _BACKOFF_MAX_S) -> float:
+    """Seconds until the next try after so many failures in a row: exponential, with jitter."""
+    return min(most, first * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
+
+
+Lists = Callable[[], Awaitable[tuple[list[Body], int]]]
+"""Lists what a cache selects: the objects, and the list's resourceVersion. It may raise `ApiError`."""
+
+
+class Relist:
+    """Lists a namespace at every interval, whatever the watches have shown, and notices a dead watch.
+
+    Args:
+        sources: each cache, and how what it selects is listed.
+        listed: called after every look with the keys of which something is new.
+        behind: called with the number of versions that were in the API for a whole interval and that no watch
+            has shown; more than 0: a watch is dead.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        sources: Sequence[tuple[ObjectCache[Any], Lists]],
+        interval: float,
+        *,
+        listed: Callable[[set[Key]], Awaitable[None]],
+        behind: Callable[[int], None],
+    ) -> None:
+        self._namespace = namespace
+        self._sources = sources
+        self._interval = interval
+        self._listed = listed
+        self._behind = behind
+        self._dead = False
+        self.synced = asyncio.Event()
+        """Set once everything was listed: before, nothing may be concluded from what a cache lacks."""
+
+    @property
+    def watch_dead(self) -> bool:
+        """A watch has not shown for a whole interval what was in the API, and does not show it yet."""
+        return self._dead and any(cache.behind(self._namespace) for cache, _ in self._sources)
+
+    async def run(self) -> None:
+        """List now and at every interval; sooner while the API server does not answer."""
+        while True:
+            try:
+                await self.once()
+            except ApiError as error:
+                _logger.warning("The cluster cannot be listed: %s", error)
+                await asyncio.sleep(min(_RELIST_RETRY_S, self._interval))
+            else:
+                await asyncio.sleep(self._interval)
+
+    async def once(self) -> None:
+        """List everything once.
+
+        Raises:
+            ApiError: the API server did not answer.
+        """
+        lists = [await lists_all() for _, lists_all in self._sources]
+        behind = sum(cache.behind(self._namespace) for cache, _ in self._sources)
+        changed: set[Key] = set()
+        for (cache, _), (bodies, version) in zip(self._sources, lists, strict=True):
+            changed |= cache.replace(self._namespace, bodies, version)
+        if behind and not self._dead:
+            _logger.error("A watch is dead: %d objects have versions that it never showed", behind)
+        self._dead = bool(behind)
+        self._behind(behind)
+        if not self.synced.is_set():
+            _logger.info("Listed %d objects", sum(len(bodies) for bodies, _ in lists))
+            self.synced.set()
+        await self._listed(changed)
+
+
+async def serve_probes(
+    host: str, port: int, *, alive: Callable[[], str | None], ready: Callable[[], str | None]
+) -> web.AppRunner:
+    """Serve `/livez`, `/readyz` and `/metrics` until `cleanup` is called on what is returned.
+
+    Args:
+        alive: what is wrong so that only a restart helps; `None` if nothing is.
+        ready: why the program does not work yet; `None` if it does.
+    """
+    app = web.Application()
+
+    def probe(check: Callable[[], str | None]) -> Callable[[web.Request], object]:
+        async def answer(_: web.Request) -> web.Response:
+            problem = check()
+            return web.Response(text=problem or "ok", status=503 if problem else 200)
+
+        return answer
+
+    async def scrape(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app.router.add_get("/livez", probe(alive))  # type: ignore[arg-type]
+    app.router.add_get("/readyz", probe(ready))  # type: ignore[arg-type]
+    app.router.add_get("/metrics", scrape)
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    address = runner.addresses[0][:2]
+    _logger.info("Probes and metrics are at %s, port %d", *address)
+    return runner

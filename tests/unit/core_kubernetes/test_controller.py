@@ -1,0 +1,257 @@
+"""The controller's parts: the object cache, the work queue, workers with backoff, the relist."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.kubernetes.controller import (
+    Controller,
+    Key,
+    ObjectCache,
+    Relist,
+    Requeue,
+    WorkQueue,
+    backoff,
+)
+from coding_agent_core.kubernetes.transport import ApiError
+
+KEY = Key("team", "one")
+A, B, C, D = (Key("team", name) for name in "abcd")
+
+
+def body(version: int, uid: str = "uid-1", namespace: str = "team", name: str = "one") -> dict[str, Any]:
+    return {"metadata": {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": str(version)}}
+
+
+def cache() -> ObjectCache[int]:
+    return ObjectCache(lambda body: int(body["metadata"]["resourceVersion"]))
+
+
+def test_the_newest_version_stays_in_whatever_order_they_come() -> None:
+    for order in itertools.permutations([3, 5, 9]):
+        objects = cache()
+        for version in order:
+            objects.observe("MODIFIED", body(version))
+        assert objects.get(KEY) == 9
+
+
+def test_an_answer_that_comes_late_does_not_bring_back_what_is_gone() -> None:
+    objects = cache()
+    objects.put(body(5))
+    assert objects.remove(body(7))
+    assert objects.put(body(6)) is None
+    assert objects.get(KEY) is None
+    assert objects.put(body(8)) == 8, "its label was put on again"
+
+
+def test_a_deletion_that_comes_late_does_not_take_a_newer_object() -> None:
+    objects = cache()
+    objects.put(body(9, uid="uid-2"))
+    assert not objects.observe("DELETED", body(7, uid="uid-1"))
+    assert objects.get(KEY) == 9
+
+
+def test_a_list_removes_what_it_lacks_but_not_what_is_newer() -> None:
+    objects = cache()
+    objects.put(body(5))
+    assert objects.replace("team", [], 4) == set()
+    assert objects.get(KEY) == 5
+    assert objects.replace("team", [], 6) == {KEY}
+    assert objects.get(KEY) is None
+
+
+def test_a_list_of_one_namespace_leaves_the_others_alone() -> None:
+    objects = cache()
+    objects.put(body(5))
+    objects.put(body(6, uid="uid-2", namespace="other"))
+    assert objects.replace("other", [], 9) == {Key("other", "one")}
+    assert (objects.of("team"), objects.of("other"), len(objects)) == ([5], [], 1)
+
+
+def test_a_dead_watch_is_noticed_and_a_slow_one_is_not() -> None:
+    objects = cache()
+    objects.replace("team", [body(5)], 6)
+    assert objects.behind("team") == 1, "nothing has come since"
+    objects.observe(None, body(5))
+    assert objects.behind("team") == 0
+    objects.replace("team", [body(8)], 8)
+    objects.remove(body(9))
+    assert objects.behind("team") == 0, "what is gone cannot be shown"
+
+
+def test_an_object_that_cannot_be_read_is_left_out() -> None:
+    def refuse(_: object) -> int:
+        raise CodingAgentError("unreadable")
+
+    objects = ObjectCache(refuse)
+    assert not objects.observe("ADDED", body(5))
+    assert len(objects) == 0
+
+
+async def test_a_key_is_handed_out_once_and_again_only_after_it_is_done() -> None:
+    queue = WorkQueue()
+    for _ in range(3):
+        queue.add(A)
+    assert await queue.take() == A
+    queue.add(A)
+    queue.add(B)
+    assert await queue.take() == B
+    assert len(queue) == 0
+    queue.done(A)
+    assert await queue.take() == A
+
+
+async def test_the_urgent_comes_first() -> None:
+    queue = WorkQueue()
+    for key in (A, B, C):
+        queue.add(key)
+    queue.add(C, urgent=True)
+    queue.add(D, urgent=True)
+    assert [await queue.take() for _ in range(4)] == [D, C, A, B]
+
+
+async def test_what_is_due_later_comes_at_the_soonest_time_asked_for() -> None:
+    queue = WorkQueue()
+    queue.add_later(A, 30)
+    queue.add_later(A, 0.01)
+    queue.add_later(B, 0.02)
+    async with asyncio.timeout(5):
+        assert [await queue.take(), await queue.take()] == [A, B]
+    queue.add_later(C, 0.01)
+    queue.forget(C)
+    queue.add_later(D, 0.02)
+    async with asyncio.timeout(5):
+        assert await queue.take() == D
+
+
+async def test_all_workers_get_work() -> None:
+    queue = WorkQueue()
+    takers = [asyncio.create_task(queue.take()) for _ in range(3)]
+    await asyncio.sleep(0)
+    for key in (A, B, C):
+        queue.add(key)
+    async with asyncio.timeout(5):
+        assert sorted(await asyncio.gather(*takers)) == [A, B, C]
+
+
+async def test_idle_waits_for_the_workers_of_that_namespace_alone() -> None:
+    queue = WorkQueue()
+    queue.add(A)
+    queue.add(Key("other", "a"))
+    assert [await queue.take(), await queue.take()] == [A, ("other", "a")]
+    idle = asyncio.create_task(queue.idle("team"))
+    await asyncio.wait([idle], timeout=0.05)
+    assert not idle.done()
+    queue.done(A)
+    await asyncio.wait_for(idle, 1)
+
+
+async def _working(
+    reconcile: Callable[[Key], Awaitable[Requeue]], until: Callable[[], bool]
+) -> tuple[Controller, list[Exception]]:
+    errors: list[Exception] = []
+
+    async def on_error(_: Key, error: Exception) -> None:
+        errors.append(error)
+
+    controller = Controller(reconcile, workers=2, on_error=on_error)
+    controller.queue.add(A)
+    work = asyncio.create_task(controller.run())
+    async with asyncio.timeout(10):
+        while not until():
+            await asyncio.sleep(0.01)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    return controller, errors
+
+
+async def test_what_fails_is_tried_again_later_and_what_conflicts_at_once() -> None:
+    outcomes: list[Exception | None] = [ApiError("stale", 409), ValueError("broken"), None]
+    seen: list[Exception | None] = []
+
+    async def reconcile(key: Key) -> Requeue:
+        assert key == A
+        seen.append(outcomes[len(seen)])
+        if (error := seen[-1]) is not None:
+            raise error
+        return Requeue()
+
+    controller, errors = await _working(reconcile, lambda: len(seen) == 3)
+    assert errors == outcomes[:2]
+    assert not controller.retries_later(A)
+
+
+async def test_while_a_retry_is_not_due_the_controller_says_so() -> None:
+    tries: list[Key] = []
+
+    async def reconcile(key: Key) -> Requeue:
+        tries.append(key)
+        raise ApiError("quota", 403, retry_after=60)
+
+    controller, _ = await _working(reconcile, lambda: bool(tries))
+    assert controller.retries_later(A)
+    assert not controller.retries_later(B)
+
+
+async def test_a_reconciliation_can_ask_for_the_next() -> None:
+    tries: list[Key] = []
+
+    async def reconcile(key: Key) -> Requeue:
+        tries.append(key)
+        return Requeue(after=0.01)
+
+    await _working(reconcile, lambda: len(tries) > 2)
+
+
+def test_the_distance_of_retries_grows_to_a_bound() -> None:
+    assert 0.25 <= backoff(1) <= 0.5
+    assert 1.0 <= backoff(3) <= 2.0
+    assert 30 <= backoff(100) <= 60
+
+
+async def test_a_relist_tells_what_is_new_and_of_a_watch_that_shows_nothing() -> None:
+    objects = cache()
+    stored = [body(5)]
+    changes: list[set[Key]] = []
+    behind: list[int] = []
+
+    async def lists() -> tuple[list[dict[str, Any]], int]:
+        return stored, 9
+
+    async def listed(changed: set[Key]) -> None:
+        changes.append(changed)
+
+    relist = Relist("team", [(objects, lists)], 60, listed=listed, behind=behind.append)
+    assert not relist.synced.is_set()
+    await relist.once()
+    assert relist.synced.is_set()
+    assert (changes, behind, relist.watch_dead) == ([{KEY}], [0], False)
+    await relist.once()
+    assert (changes[1:], behind, relist.watch_dead) == ([set()], [0, 1], True)
+    objects.observe(None, body(5))
+    assert not relist.watch_dead, "the watch has caught up"
+    await relist.once()
+    assert behind == [0, 1, 0]
+
+
+async def test_a_relist_that_is_refused_is_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coding_agent_core.kubernetes.controller._RELIST_RETRY_S", 0.01)
+    tries: list[int] = []
+
+    async def lists() -> tuple[list[dict[str, Any]], int]:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ApiError("away", None)
+        return [], 1
+
+    async def listed(_: set[Key]) -> None: ...
+
+    relist = Relist("team", [(cache(), lists)], 60, listed=listed, behind=lambda _: None)
+    work = asyncio.create_task(relist.run())
+    await asyncio.wait_for(relist.synced.wait(), 5)
+    work.cancel()

@@ -39,7 +39,6 @@ CHART_SETS = {
     "reporter.http_port": "",
     "operator.job.image": "attempts.image",
     "operator.job.pull_policy": "image.pullPolicy",
-    "operator.job.image_pull_secrets": "image.pullSecrets",
     "operator.job.service_account": "",
     "operator.job.config_map": "",
     "operator.job.config_key": "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from coding_agent_model.script import Script, Turn
 
-from tests.fixtures.system_in_pods import StartPods
+from tests.fixtures.system_in_pods import StartPods, with_container
 from tests.integration.main_job.scripts import finish, run, script, write
 
 pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
@@ -36,7 +36,7 @@ def test_an_agent_that_needs_too_much_memory_is_tried_again_from_what_it_had_pus
         "github",
         scripts,
         consumer={"checkpoint_interval": 0.01},
-        job={"agent": {"limits": {"memory": "320Mi"}}},
+        job=with_container(name="agent", resources={"limits": {"memory": "320Mi"}}),
     )
     system.put_label(1)
     task = system.wait_for_phase("Succeeded", 150)

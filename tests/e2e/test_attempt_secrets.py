@@ -10,7 +10,7 @@ from coding_agent_cluster import apt, oci, paths
 from coding_agent_cluster.cluster import Cluster
 
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, SECRET
-from tests.fixtures.system_in_pods import StartPods
+from tests.fixtures.system_in_pods import StartPods, with_container
 from tests.integration.main_job.scripts import finish, run, script
 
 pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
@@ -94,7 +94,10 @@ def test_a_toolchain_image_needs_neither_python_nor_git_nor_a_c_library(
     system = start_pods(
         "github",
         script(run(look), finish()),
-        job={"workspace": {"images": {REPOSITORY: image}, "env": {"TOOLCHAIN": "of my own"}}},
+        job={
+            "workspace": {"images": {REPOSITORY: image}},
+            **with_container(name="workspace", env=[{"name": "TOOLCHAIN", "value": "of my own"}]),
+        },
     )
     system.put_label(1)
     system.wait_for_phase("Succeeded")

@@ -54,16 +54,12 @@ holds none.
 
 {{/* `operator.job`: what the chart knows of attempts. Lists are the values' own with the chart's behind them. */}}
 {{- define "coding-agent.job" -}}
-{{- $job := dig "operator" "job" dict .Values.config -}}
+{{- $pod := dig "operator" "job" "pod_template" "spec" dict .Values.config -}}
 image: {{ include "coding-agent.image" (list . .Values.attempts.image) | quote }}
 pull_policy: {{ .Values.image.pullPolicy }}
-image_pull_secrets: {{ toJson .Values.image.pullSecrets }}
 service_account: {{ include "coding-agent.fullname" . }}-attempt
 config_map: {{ include "coding-agent.fullname" . }}
 config_key: config.yaml
-labels:
-  app.kubernetes.io/name: {{ include "coding-agent.name" . }}
-  app.kubernetes.io/instance: {{ .Release.Name }}
 credentials:
 {{- range $forge := include "coding-agent.forges" . | fromJsonArray }}
   - { secret: {{ include "coding-agent.secretName" (list $ $forge) }}, key: token, file: {{ $forge }}-token, platform: {{ $forge }} }
@@ -83,36 +79,43 @@ credentials:
 {{- end }}
 {{- $transcripts := .Values.transcripts.persistence.enabled }}
 {{- $trusted := .Values.trustedCertificates.configMap }}
-{{- if or $transcripts $trusted }}
-volumes:
-  {{- with $job.volumes }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- if $transcripts }}
-  - name: transcripts
-    persistentVolumeClaim:
-      claimName: {{ .Values.transcripts.persistence.existingClaim | default (printf "%s-transcripts" (include "coding-agent.fullname" .)) }}
-  {{- end }}
-  {{- if $trusted }}
-  - name: trusted-certificates
-    configMap:
-      name: {{ $trusted }}
-      items: [{ key: {{ .Values.trustedCertificates.key }}, path: ca-certificates.crt }]
-  {{- end }}
-agent:
-  {{- if $trusted }}
-  env:
-    SSL_CERT_FILE: {{ include "coding-agent.trustedFile" . }}
-  {{- end }}
-  volume_mounts:
-    {{- with dig "agent" "volume_mounts" list $job }}
-    {{- toYaml . | nindent 4 }}
+pod_template:
+  metadata:
+    labels:
+      app.kubernetes.io/name: {{ include "coding-agent.name" . }}
+      app.kubernetes.io/instance: {{ .Release.Name }}
+  spec:
+    imagePullSecrets: {{ concat ($pod.imagePullSecrets | default list) .Values.image.pullSecrets | toJson }}
+    {{- if or $transcripts $trusted }}
+    volumes:
+      {{- with $pod.volumes }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+      {{- if $transcripts }}
+      - name: transcripts
+        persistentVolumeClaim:
+          claimName: {{ .Values.transcripts.persistence.existingClaim | default (printf "%s-transcripts" (include "coding-agent.fullname" .)) }}
+      {{- end }}
+      {{- if $trusted }}
+      - name: trusted-certificates
+        configMap:
+          name: {{ $trusted }}
+          items: [{ key: {{ .Values.trustedCertificates.key }}, path: ca-certificates.crt }]
+      {{- end }}
+    containers:
+      {{- with $pod.containers }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+      - name: agent
+        {{- if $trusted }}
+        env: [{ name: SSL_CERT_FILE, value: {{ include "coding-agent.trustedFile" . }} }]
+        {{- end }}
+        volumeMounts:
+          {{- if $transcripts }}
+          - { name: transcripts, mountPath: /var/lib/coding-agent/transcripts }
+          {{- end }}
+          {{- if $trusted }}
+          - { name: trusted-certificates, mountPath: {{ dir (include "coding-agent.trustedFile" .) }}, readOnly: true }
+          {{- end }}
     {{- end }}
-    {{- if $transcripts }}
-    - { name: transcripts, mountPath: /var/lib/coding-agent/transcripts }
-    {{- end }}
-    {{- if $trusted }}
-    - { name: trusted-certificates, mountPath: {{ dir (include "coding-agent.trustedFile" .) }}, readOnly: true }
-    {{- end }}
-{{- end }}
 {{- end -}}

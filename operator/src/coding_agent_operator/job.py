@@ -43,9 +43,7 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
         "app.kubernetes.io/component": ATTEMPT,
     }
     pod = pod_spec(template, given)
-    metadata: dict[str, Any] = {"labels": {**template.labels, **shared}}
-    if template.annotations:
-        metadata["annotations"] = template.annotations
+    metadata = template.pod_template.get("metadata", {})
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -86,7 +84,10 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
                     },
                 ]
             },
-            "template": {"metadata": metadata, "spec": pod},
+            "template": {
+                "metadata": metadata | {"labels": {**metadata.get("labels", {}), **shared}},
+                "spec": pod,
+            },
         },
     }
 

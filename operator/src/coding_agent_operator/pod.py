@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coding_agent_core.attempt_input import ENVIRONMENT_VARIABLE, AttemptInput
-from coding_agent_core.settings.job import JobTemplate, Toleration, VolumeMount
+from coding_agent_core.settings.job import FS_GROUP, USERS, JobTemplate
 from coding_agent_core.tasks import Item
 
 from coding_agent_operator.credentials import select
@@ -63,7 +63,7 @@ def pod_spec(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
         "activeDeadlineSeconds": given.timeout_seconds + template.grace_seconds + template.start_seconds,
         "securityContext": {
             "runAsNonRoot": True,
-            "fsGroup": template.fs_group,
+            "fsGroup": FS_GROUP,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -71,19 +71,46 @@ def pod_spec(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
         "containers": [_agent(template, given)],
         "volumes": _volumes(template, item, foreign=image is not None),
     }
-    optional = {
-        "imagePullSecrets": [{"name": name} for name in template.image_pull_secrets],
-        "nodeSelector": template.node_selector,
-        "tolerations": [_toleration(each) for each in template.tolerations],
-        "affinity": template.affinity,
-        "runtimeClassName": template.runtime_class,
-        "priorityClassName": template.priority_class,
-    }
-    return spec | {key: value for key, value in optional.items() if value}
+    return _merge_template(spec, template.pod_template.get("spec", {}))
+
+
+def _merge_template(spec: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with `operator.job.pod_template` merged over it, which the settings have checked."""
+    merged = _merge(spec, {key: value for key, value in template.items() if key != "containers"})
+    *programs, workspace = merged["initContainers"]
+    containers = {AGENT_CONTAINER: merged["containers"][0], WORKSPACE_CONTAINER: workspace}
+    for container in template.get("containers", ()):
+        name = container["name"]
+        containers[name] = _merge(containers[name], container)
+    for container in containers.values():
+        container["securityContext"]["runAsGroup"] = container["securityContext"]["runAsUser"]
+    agent, workspace = containers[AGENT_CONTAINER], containers[WORKSPACE_CONTAINER]
+    for program in programs:
+        program["securityContext"] = agent["securityContext"]
+    return {**merged, "initContainers": [*programs, workspace], "containers": [agent]}
+
+
+def _merge(built: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A strategic merge: mappings key by key, lists of named entries by name; null removes."""
+    merged = dict(built)
+    for key, value in over.items():
+        known = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(known, Mapping):
+            merged[key] = _merge(known, value)
+        elif isinstance(known, list):
+            by = "mountPath" if key == "volumeMounts" else "name"
+            entries = {entry[by]: entry for entry in known}
+            for entry in value:
+                entries[entry[by]] = _merge(entries.get(entry[by], {}), entry)
+            merged[key] = list(entries.values())
+        else:
+            merged[key] = value
+    return merged
 
 
 def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
-    agent = template.agent
     environment = {
         "HOME": WORK,
         "TMPDIR": WORK,
@@ -101,26 +128,26 @@ def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
         mounts.append(_mount("config", CONFIG_FILE, sub_path=template.config_key, read_only=True))
     if select(template.credentials, given.task.request.item):
         mounts.append(_mount("credentials", CREDENTIALS, read_only=True))
-    container = {
+    return {
         "name": AGENT_CONTAINER,
         "image": template.image,
         "imagePullPolicy": template.pull_policy,
         "command": list(template.command),
         "workingDir": WORK,
-        "env": _environment(agent.env, environment),
-        "resources": {"requests": agent.requests, "limits": agent.limits},
-        "securityContext": _security(agent.user),
+        "env": _environment(environment),
+        # Requests are given because Kubernetes would take the limits. No CPU limit: the agent mostly waits.
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "256Mi"},
+            "limits": {"memory": "1Gi", "ephemeral-storage": "8Gi"},
+        },
+        "securityContext": _security(USERS[AGENT_CONTAINER]),
         # The agent's own word; of an agent that was killed the last lines of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [*mounts, *(_more(each) for each in agent.volume_mounts)],
+        "volumeMounts": mounts,
     }
-    if agent.env_from_secrets:
-        container["envFrom"] = [{"secretRef": {"name": name}} for name in agent.env_from_secrets]
-    return container
 
 
 def _workspace(template: JobTemplate, image: str | None) -> dict[str, Any]:
-    workspace = template.workspace
     mounts = [
         _mount("socket", SOCKET_FOLDER),
         _mount("workspace", WORKSPACE),
@@ -143,10 +170,14 @@ def _workspace(template: JobTemplate, image: str | None) -> dict[str, Any]:
         "restartPolicy": "Always",  # a native sidecar: it starts before the agent and ends after it
         "command": command,
         "workingDir": "/",
-        "env": _environment(workspace.env, {}),
-        "resources": {"requests": workspace.requests, "limits": workspace.limits},
-        "securityContext": _security(workspace.user),
-        "volumeMounts": [*mounts, *(_more(each) for each in workspace.volume_mounts)],
+        "env": [],
+        # A command that needs more memory than the limit is killed; the agent goes on.
+        "resources": {
+            "requests": {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": "256Mi"},
+            "limits": {"memory": "4Gi", "ephemeral-storage": "16Gi"},
+        },
+        "securityContext": _security(USERS[WORKSPACE_CONTAINER]),
+        "volumeMounts": mounts,
     }
 
 
@@ -159,7 +190,7 @@ def _program(template: JobTemplate) -> dict[str, Any]:
         "command": ["python", "-I", "-m", "coding_agent_consumer.workspace.portable", PROGRAM],
         "workingDir": "/",
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": _security(template.agent.user),
+        "securityContext": _security(USERS[AGENT_CONTAINER]),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [_mount("program", PROGRAM)],
     }
@@ -167,8 +198,8 @@ def _program(template: JobTemplate) -> dict[str, Any]:
 
 def _volumes(template: JobTemplate, item: Item, *, foreign: bool) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [
-        {"name": "work", "emptyDir": {"sizeLimit": template.agent.size_limit}},
-        {"name": "workspace", "emptyDir": {"sizeLimit": template.workspace.size_limit}},
+        {"name": "work", "emptyDir": {"sizeLimit": "8Gi"}},
+        {"name": "workspace", "emptyDir": {"sizeLimit": "16Gi"}},
         # In memory, since there the limit is a hard one.
         {"name": "socket", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
     ]
@@ -184,16 +215,16 @@ def _volumes(template: JobTemplate, item: Item, *, foreign: bool) -> list[dict[s
             for each in credentials
         ]
         volumes.append({"name": "credentials", "projected": {"defaultMode": 0o440, "sources": sources}})
-    return [*volumes, *template.volumes]
+    return volumes
 
 
 def _security(user: int) -> dict[str, Any]:
     return {**_SECURITY, "runAsUser": user, "runAsGroup": user}
 
 
-def _environment(more: Mapping[str, str], ours: Mapping[str, str]) -> list[dict[str, str]]:
+def _environment(values: Mapping[str, str]) -> list[dict[str, str]]:
     # Kubernetes expands $(NAME) and halves $$ in values.
-    return [{"name": name, "value": value.replace("$", "$$")} for name, value in {**more, **ours}.items()]
+    return [{"name": name, "value": value.replace("$", "$$")} for name, value in values.items()]
 
 
 def _mount(name: str, path: str, *, sub_path: str | None = None, read_only: bool = False) -> dict[str, Any]:
@@ -203,13 +234,3 @@ def _mount(name: str, path: str, *, sub_path: str | None = None, read_only: bool
     if read_only:
         mount["readOnly"] = True
     return mount
-
-
-def _more(mount: VolumeMount) -> dict[str, Any]:
-    return _mount(mount.name, mount.mount_path, sub_path=mount.sub_path, read_only=mount.read_only)
-
-
-def _toleration(toleration: Toleration) -> dict[str, Any]:
-    fields = toleration.model_dump(exclude_none=True)
-    seconds = fields.pop("toleration_seconds", None)
-    return fields if seconds is None else {**fields, "tolerationSeconds": seconds}

@@ -57,7 +57,7 @@ WRONG = [
     ("receiver.enabled=false,ingress.enabled=true", "ingress.enabled: it would lead to the receiver"),
     ("receiver.enabled=false,httpRoute.enabled=true", "httpRoute.enabled: it would lead to the receiver"),
     ("polling.enabled=true", "config.github.owner: "),
-    ("config.operator.job.workspace.limits.memory=lots", "at '/config/operator/job/workspace/limits/memory'"),
+    ("config.operator.job.pod_template=lots", "at '/config/operator/job/pod_template'"),
     ("metrics.prometheusRule.disabled={CodingAgentDown}", "there is no alert CodingAgentDown"),
     ("trustedCertificates.configmap=x", "at '/trustedCertificates': additional properties 'configmap'"),
 ]
@@ -120,10 +120,13 @@ def test_the_programs_take_the_config_yaml_that_is_made(values: Path, tmp_path: 
 def test_attempts_trust_the_authorities_of_the_values(tmp_path: Path) -> None:
     values = {"trustedCertificates": {"configMap": "authorities"}}
     job = load_settings(config_of(render(REQUIRED, values=values), tmp_path), {}).operator.job
-    [mount] = job.agent.volume_mounts
-    assert (mount.name, mount.read_only) == ("trusted-certificates", True)
-    assert Path(job.agent.env["SSL_CERT_FILE"]).parent == Path(mount.mount_path)
-    [volume] = job.volumes
+    pod = job.pod_template["spec"]
+    [agent] = pod["containers"]
+    [mount] = agent["volumeMounts"]
+    assert (mount["name"], mount["readOnly"]) == ("trusted-certificates", True)
+    [variable] = agent["env"]
+    assert Path(variable["value"]).parent == Path(mount["mountPath"])
+    [volume] = pod["volumes"]
     assert volume["configMap"]["name"] == "authorities"
 
 
@@ -134,7 +137,9 @@ def test_settings_of_the_values_arrive(tmp_path: Path) -> None:
     assert settings.gitlab.host == "gitlab.example.com"
     job = settings.operator.job
     assert job.workspace.image == "registry.example.com/team/toolchain:1"
-    assert [m.name for m in job.agent.volume_mounts] == ["transcripts"]
+    names = [container["name"] for container in job.pod_template["spec"]["containers"]]
+    assert names == ["agent", "workspace", "agent"]
+    assert job.pod_template["spec"]["containers"][-1]["volumeMounts"][0]["name"] == "transcripts"
     assert [(c.secret, c.file, c.repository) for c in job.credentials][-1] == (
         "acme",
         "github-token",

@@ -83,14 +83,11 @@ def test_a_thousand_tasks_of_20_repositories_at_limit_50(
     single = create_all(world)
     kubeconfig = account(world.plane, namespace, tmp_path)
 
-    def operator(**job: Any) -> OperatorProcess:
-        placed = {
-            "node_selector": fake_nodes.POD_PLACEMENT["nodeSelector"],
-            "tolerations": fake_nodes.POD_PLACEMENT["tolerations"],
-        }
+    def operator(**metadata: Any) -> OperatorProcess:
+        template = {"metadata": metadata, "spec": fake_nodes.POD_PLACEMENT}
         settings = {
             "limits": {"global": LIMIT, "perRepository": LIMIT},
-            "operator": {"job": placed | job, "position_interval": POSITION_INTERVAL_S},
+            "operator": {"job": {"pod_template": template}, "position_interval": POSITION_INTERVAL_S},
         }
         return OperatorProcess(kubeconfig, namespace, tmp_path, settings).start()
 

@@ -65,10 +65,11 @@ def test_a_title_reaches_the_agent_whatever_is_in_it(title: str) -> None:
 
 
 def test_further_labels_and_annotations_do_not_hide_ours() -> None:
-    template = JobTemplate(
-        labels={"team": "a", "coding-agent.dev/attempt": "9"},
-        annotations={"sidecar.istio.io/inject": "false"},
-    )
+    given = {
+        "labels": {"team": "a", "coding-agent.dev/attempt": "9"},
+        "annotations": {"sidecar.istio.io/inject": "false"},
+    }
+    template = JobTemplate(pod_template={"metadata": given})
     metadata = build_job(task(), 2, template)["spec"]["template"]["metadata"]
     assert (metadata["labels"]["team"], metadata["labels"]["coding-agent.dev/attempt"]) == ("a", "2")
     assert metadata["annotations"] == {"sidecar.istio.io/inject": "false"}

@@ -104,69 +104,82 @@ def test_a_repository_can_have_an_image_of_its_own_and_gets_our_program_copied_i
     assert workspace(pod(image="consumer:1"))["image"] == "consumer:1"
 
 
-def test_what_a_cluster_asks_of_pods_can_be_set() -> None:
-    affinity: dict[str, Any] = {
-        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
+def with_containers(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    return {"pod_template": {"spec": {"containers": list(containers), **spec}}}
+
+
+CACHE = {"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}
+
+
+def test_the_pod_template_is_merged_over_the_pod() -> None:
+    scheduling: dict[str, Any] = {
+        "imagePullSecrets": [{"name": "registry"}],
+        "nodeSelector": {"pool": "agents"},
+        "tolerations": [{"key": "agents", "operator": "Exists", "effect": "NoExecute"}],
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "runtimeClassName": "gvisor",
+        "priorityClassName": "low",
     }
-    spec = pod(
-        image_pull_secrets=["registry"],
-        node_selector={"pool": "agents"},
-        tolerations=[{"key": "agents", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}],
-        affinity=affinity,
-        runtime_class="gvisor",
-        priority_class="low",
-        grace_seconds=90,
-        volumes=[{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}],
-        agent={
-            "env": {"HTTPS_PROXY": "http://proxy:3128", "HOME": "/nowhere"},
-            "env_from_secrets": ["mcp"],
-            "requests": {"cpu": 1},
-            "limits": {"memory": "3Gi"},
-            "volume_mounts": [{"name": "cache", "mountPath": "/cache", "readOnly": True}],
-        },
-        workspace={
-            "env": {"GOFLAGS": "-mod=mod"},
-            "volume_mounts": [{"name": "cache", "mountPath": "/cache", "subPath": "w"}],
-            "size_limit": "1Gi",
-        },
+    agent_part: dict[str, Any] = {
+        "name": "agent",
+        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "envFrom": [{"secretRef": {"name": "mcp"}}],
+        "resources": {"requests": {"cpu": 1}, "limits": {"memory": "3Gi", "ephemeral-storage": None}},
+        "volumeMounts": [{"name": "cache", "mountPath": "/cache", "readOnly": True}],
+        "securityContext": {"runAsUser": 2001},
+    }
+    workspace_part = {
+        "name": "workspace",
+        "env": [{"name": "GOFLAGS", "value": "-mod=mod"}],
+        "volumeMounts": [{"name": "cache", "mountPath": "/cache", "subPath": "w"}],
+    }
+    later = {"name": "agent", "env": [{"name": "TZ", "value": "Asia/Tokyo"}]}
+    template = with_containers(
+        agent_part,
+        workspace_part,
+        later,
+        **scheduling,
+        volumes=[CACHE, {"name": "workspace", "emptyDir": {"sizeLimit": "1Gi"}}],
+        securityContext={"fsGroup": 2003},
     )
-    assert spec["imagePullSecrets"] == [{"name": "registry"}]
-    assert (spec["nodeSelector"], spec["runtimeClassName"]) == ({"pool": "agents"}, "gvisor")
-    assert (spec["priorityClassName"], spec["terminationGracePeriodSeconds"]) == ("low", 90)
-    assert spec["affinity"] == affinity
-    assert spec["tolerations"] == [
-        {"key": "agents", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
-    ]
-    assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in agent(spec)["env"]
-    assert [e["value"] for e in agent(spec)["env"] if e["name"] == "HOME"] == ["/work"], "ours hold"
+    spec = pod(grace_seconds=90, workspace={"image": "toolchain:1"}, **template)
+    assert {key: spec[key] for key in scheduling} == scheduling
+    assert spec["terminationGracePeriodSeconds"] == 90
+    assert (spec["securityContext"]["fsGroup"], spec["securityContext"]["runAsNonRoot"]) == (2003, True)
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert (volumes["cache"], volumes["workspace"]["emptyDir"]) == (CACHE, {"sizeLimit": "1Gi"})
+    assert volumes["work"]["emptyDir"] == {"sizeLimit": "8Gi"}
+    env = {variable["name"]: variable["value"] for variable in agent(spec)["env"]}
+    assert (env["HTTPS_PROXY"], env["TZ"], env["HOME"]) == ("http://proxy:3128", "Asia/Tokyo", "/work")
     assert agent(spec)["envFrom"] == [{"secretRef": {"name": "mcp"}}]
-    assert agent(spec)["resources"] == {"requests": {"cpu": "1"}, "limits": {"memory": "3Gi"}}
+    assert agent(spec)["resources"] == {
+        "requests": {"cpu": 1, "memory": "256Mi", "ephemeral-storage": "256Mi"},
+        "limits": {"memory": "3Gi"},
+    }
+    security = agent(spec)["securityContext"]
+    assert (security["runAsUser"], security["runAsGroup"], security["readOnlyRootFilesystem"]) == (
+        2001,
+        2001,
+        True,
+    )
     assert mounts(agent(spec))["/cache"] == {"name": "cache", "mountPath": "/cache", "readOnly": True}
+    assert mounts(agent(spec))["/work"]["name"] == "work"
     assert mounts(workspace(spec))["/cache"]["subPath"] == "w"
     assert workspace(spec)["env"] == [{"name": "GOFLAGS", "value": "-mod=mod"}]
+    assert workspace(spec)["securityContext"]["runAsUser"] == 10002
 
 
 SECRET_VOLUME = {"name": "s", "secret": {"secretName": "x"}}
 MOUNT = {"name": "s", "mountPath": "/s"}
+SECRET_VARIABLE = {"name": "T", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}
 
 
 @pytest.mark.parametrize(
     ("template", "key", "sentence"),
     [
         ({"imagePullSecrets": []}, "imagePullSecrets", "Extra inputs"),
-        ({"agent": {"limts": {}}}, "agent.limts", "Extra inputs"),
-        ({"workspace": {"env_from_secrets": ["x"]}}, "workspace.env_from_secrets", "Extra inputs"),
-        ({"agent": {"limits": {"memory": "2 GB"}}}, "agent.limits.memory", "pattern"),
-        ({"tolerations": [{"effect": "Never"}]}, "tolerations.0.effect", "NoSchedule"),
-        ({"affinity": {"nodeAfinity": {}}}, "affinity.nodeAfinity.[key]", "nodeAffinity"),
         ({"credentials": [{**TOKEN, "file": "../token"}]}, "credentials.0.file", "pattern"),
         ({"credentials": [TOKEN, TOKEN]}, "credentials", "github-token"),
-        ({"volumes": [{"emptyDir": {}}]}, "volumes", "name"),
-        ({"volumes": [{"name": "credentials", "emptyDir": {}}]}, "volumes", "of its own"),
-        ({"agent": {"volume_mounts": [MOUNT]}}, "", "`agent.volume_mounts` names 's'"),
-        ({"volumes": [SECRET_VOLUME], "workspace": {"volume_mounts": [MOUNT]}}, "", "holds a Secret"),
-        ({"agent": {"user": 0}}, "agent.user", "greater than 0"),
-        ({"agent": {"user": 7}, "workspace": {"user": 7}}, "", "three different numbers"),
         ({"grace_seconds": 1}, "grace_seconds", "greater than or equal to 10"),
     ],
 )
@@ -175,6 +188,60 @@ def test_a_wrong_setting_is_refused_with_its_key(template: dict[str, Any], key: 
         JobTemplate.model_validate(template)
     (error,) = refused.value.errors()
     assert ".".join(str(part) for part in error["loc"]) == key
+    assert sentence in error["msg"]
+
+
+def agent_with(**container: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": "agent", **container}]}}
+
+
+def workspace_with(*volumes: dict[str, Any], **container: Any) -> dict[str, Any]:
+    return {"spec": {"volumes": list(volumes), "containers": [{"name": "workspace", **container}]}}
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ({"spc": {}}, "`spc` cannot be set here, only metadata, spec"),
+        ({"metadata": {"name": "x"}}, "`metadata.name` cannot be set here, only annotations, labels"),
+        ({"spec": None}, "`spec` must be a mapping"),
+        (
+            {"spec": {"automountServiceAccountToken": True}},
+            "`spec.automountServiceAccountToken` cannot be set",
+        ),
+        ({"spec": {"hostNetwork": True}}, "`spec.hostNetwork` cannot be set"),
+        ({"spec": {"hostPID": True}}, "`spec.hostPID` cannot be set"),
+        ({"spec": {"shareProcessNamespace": True}}, "`spec.shareProcessNamespace` cannot be set"),
+        ({"spec": {"serviceAccountName": "admin"}}, "`spec.serviceAccountName` cannot be set"),
+        ({"spec": {"initContainers": []}}, "`spec.initContainers` cannot be set"),
+        ({"spec": {"securityContext": None}}, "`spec.securityContext` must be a mapping"),
+        ({"spec": {"securityContext": {"runAsNonRoot": False}}}, "`spec.securityContext.runAsNonRoot`"),
+        ({"spec": {"securityContext": {"supplementalGroups": [10001]}}}, "supplementalGroups` cannot"),
+        ({"spec": {"volumes": [{"emptyDir": {}}]}}, "`spec.volumes.0` needs a `name`"),
+        ({"spec": {"volumes": [{"name": "credentials", "emptyDir": {}}]}}, "of its own"),
+        ({"spec": {"volumes": [{"name": "work", "hostPath": {"path": "/"}}]}}, "of its own"),
+        ({"spec": {"volumes": [{"name": "work", "emptyDir": {"medium": "Memory"}}]}}, "emptyDir.medium`"),
+        ({"spec": {"volumes": [CACHE, CACHE]}}, "two volumes are called 'cache'"),
+        ({"spec": {"containers": [{"name": "sidecar"}]}}, "no container 'sidecar'"),
+        (agent_with(image="x"), "`spec.containers.0.image` cannot be set here"),
+        (agent_with(securityContext=None), "`spec.containers.0.securityContext` must be a mapping"),
+        (agent_with(securityContext={"privileged": True}), "securityContext.privileged` cannot be set here"),
+        (agent_with(securityContext={"runAsUser": 0}), "must be a number above 0"),
+        (agent_with(securityContext={"runAsUser": 10002}), "three different numbers"),
+        (agent_with(env=[{"name": "HOME", "value": "/"}]), "`spec.containers.0.env.0` sets HOME"),
+        (agent_with(volumeMounts=[MOUNT]), "`spec.containers.0.volumeMounts.0` names 's', which is not in"),
+        (agent_with(volumeMounts=[{"name": "socket", "mountPath": "/s"}]), "not in `spec.volumes`"),
+        (agent_with(resources={"limits": {"memory": "2 GB"}}), "`spec.containers.0.resources.limits.memory`"),
+        (workspace_with(env=[SECRET_VARIABLE]), "takes a variable from a Secret"),
+        (workspace_with(envFrom=[{"secretRef": {"name": "x"}}]), "takes a variable from a Secret"),
+        (workspace_with(SECRET_VOLUME, volumeMounts=[MOUNT]), "holds a Secret"),
+    ],
+)
+def test_a_pod_template_cannot_weaken_the_pod(template: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        JobTemplate.model_validate({"pod_template": template})
+    (error,) = refused.value.errors()
+    assert error["loc"] == ("pod_template",)
     assert sentence in error["msg"]
 
 
@@ -192,7 +259,7 @@ def test_a_wrong_setting_is_refused_with_its_key(template: dict[str, Any], key: 
     ],
 )
 def test_the_workspace_is_given_no_secret_in_any_form(volume: dict[str, Any]) -> None:
-    settings = {"volumes": [volume], "workspace": {"volume_mounts": [MOUNT]}}
     with pytest.raises(ValidationError, match="holds a Secret"):
-        JobTemplate.model_validate(settings)
-    JobTemplate.model_validate({**settings, "workspace": {}, "agent": {"volume_mounts": [MOUNT]}})
+        JobTemplate.model_validate({"pod_template": workspace_with(volume, volumeMounts=[MOUNT])})
+    theirs = {"spec": {"volumes": [volume], "containers": [{"name": "agent", "volumeMounts": [MOUNT]}]}}
+    JobTemplate.model_validate({"pod_template": theirs})

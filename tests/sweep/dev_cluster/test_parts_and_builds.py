@@ -1,16 +1,18 @@
 """Which binaries are built from what, and that a build is safe to interrupt and to run twice."""
 
 import os
+import re
 import stat
 import threading
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import build, gomod, parts, paths, standalone
+from coding_agent_cluster import build, go, gomod, parts, paths, standalone
 from coding_agent_cluster.errors import BuildError, MachineError
 
 # A `go` that only copies the word of its package into the file or folder after -o, and counts its calls.
 FAKE_GO = """#!/bin/sh
+[ "$1" = env ] && { echo "go${GO_VERSION:-1.99.0}"; exit; }
 echo call >> "$CALLS"
 out= previous= package=
 for word in "$@"; do [ "$previous" = -o ] && out=$word; previous=$word; package=$word; done
@@ -116,10 +118,36 @@ def test_an_unknown_part_is_named_with_those_that_exist() -> None:
         build.binaries(["kubectll"])
 
 
-def test_without_go_the_message_says_what_to_install(fake_go: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(BuildError, match="install Go"):
+@pytest.mark.parametrize("lacking", [{"PATH": "/nowhere"}, {"GO_VERSION": "1.26.7"}])
+def test_without_a_new_go_the_message_says_what_to_install(
+    fake_go: Path, monkeypatch: pytest.MonkeyPatch, lacking: dict[str, str]
+) -> None:
+    for name, value in lacking.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GOPROXY", "http://127.0.0.1:1,direct")
+    with pytest.raises(BuildError, match="Install Go"):
         build.binaries(["kwok"])
+    assert count(fake_go) == 0
+
+
+def test_a_toolchain_that_is_not_the_pinned_one_is_refused(
+    fake_go: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    served = tmp_path / "some.zip"
+    served.write_bytes(b"something else")
+    monkeypatch.setattr(go.urllib.request, "urlopen", lambda *_, **__: served.open("rb"))
+    with pytest.raises(BuildError, match="not what was pinned"):
+        build.binaries(["kwok"])
+
+
+def test_the_pinned_go_is_as_new_as_every_module_asks() -> None:
+    asked = [
+        re.search(r"^go (\S+)", file.read_text(), re.MULTILINE)
+        for file in (paths.source_root() / "go").glob("*/go.mod")
+    ]
+    newest = max(tuple(int(n) for n in found[1].split(".")) for found in asked if found)
+    assert newest == tuple(int(n) for n in go.VERSION.split("."))
 
 
 def test_envtest_binaries_are_used_as_far_as_they_go(

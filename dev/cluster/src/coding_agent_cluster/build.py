@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from coding_agent_cluster import apt, paths
+from coding_agent_cluster import apt, go, paths
 from coding_agent_cluster.errors import BuildError
 from coding_agent_cluster.gomod import module_folder, required_version
 from coding_agent_cluster.locks import locked
@@ -63,7 +63,7 @@ def binaries(names: Iterable[str]) -> dict[str, Path]:
 
 def build_command(src: Source, packages: list[str], output: str) -> list[str]:
     """The ``go build`` command line for packages of one module."""
-    command = ["go", "build", "-trimpath", "-gcflags", _COMPILER_FLAGS]
+    command = [go.program(), "build", "-trimpath", "-gcflags", _COMPILER_FLAGS]
     command += ["-ldflags", link_flags(src.module, src.version)]
     if src.module.tags:
         command += ["-tags", src.module.tags]
@@ -129,8 +129,6 @@ def _run(src: Source, command: list[str]) -> None:
             timeout=_BUILD_TIMEOUT_S,
             check=False,
         )
-    except FileNotFoundError as error:
-        raise BuildError("go was not found on PATH: install Go (https://go.dev/dl)") from error
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"building {src.module.name} took more than {_BUILD_TIMEOUT_S} s") from error
     if run.returncode:

@@ -10,7 +10,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from coding_agent_cluster import paths
+from coding_agent_cluster import go, paths
 from coding_agent_cluster.errors import BuildError
 from coding_agent_cluster.locks import locked
 from coding_agent_cluster.parts import KUBERNETES, MODULES, PARTS, Module
@@ -95,7 +95,7 @@ def _go(arguments: list[str], folder: Path, mode: str = "mod") -> str:
     environment = {**os.environ, "GOFLAGS": f"-mod={mode}", "GOWORK": "off"}
     try:
         run = subprocess.run(
-            ["go", *arguments],
+            [go.program(), *arguments],
             cwd=folder,
             env=environment,
             capture_output=True,
@@ -103,8 +103,6 @@ def _go(arguments: list[str], folder: Path, mode: str = "mod") -> str:
             timeout=_GO_TIMEOUT_S,
             check=False,
         )
-    except FileNotFoundError as error:
-        raise BuildError("go was not found on PATH: install Go (https://go.dev/dl)") from error
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"go {arguments[0]} took more than {_GO_TIMEOUT_S} s") from error
     if run.returncode:

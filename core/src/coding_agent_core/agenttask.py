@@ -6,7 +6,8 @@ Field names in Python are snake_case, on the wire camelCase as Kubernetes has it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -183,6 +184,15 @@ class Status(_Wire):
         return next((each for each in self.conditions if each.type == name), None)
 
 
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes Event about a task or its Job."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
 def labels_for(item: Item) -> dict[str, str]:
     """The labels of an item's tasks."""
     return {
@@ -238,6 +248,46 @@ def parse_spec(body: Mapping[str, Any]) -> Spec:
         pydantic.ValidationError: it does not fit the schema (it was stored by another release).
     """
     return Spec.model_validate(body.get("spec") or {})
+
+
+def conditions_patch(
+    body: Mapping[str, Any], wanted: Sequence[Condition], now: datetime
+) -> list[dict[str, Any]] | None:
+    """The JSON patch that sets conditions on exactly this version of a task; `None`: they are so already.
+
+    The operator replaces the whole status, the reporter the list of conditions; both test the resourceVersion
+    that they have read. Whoever comes second is refused, reads again and decides again: no change is lost.
+    """
+    status = body.get("status")
+    stored: list[dict[str, Any]] = list((status or {}).get("conditions") or [])
+    result, changed = list(stored), False
+    for each in wanted:
+        known = next((c for c in stored if c.get("type") == each.type), None)
+        if known is not None and _same(known, each):
+            continue
+        changed = True
+        entry = {
+            **each.to_wire(),
+            "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "observedGeneration": body["metadata"].get("generation", 1),
+        }
+        if known is not None and known.get("status") == each.status:
+            entry["lastTransitionTime"] = known["lastTransitionTime"]
+        result = [c for c in result if c.get("type") != each.type] + [entry]
+    if not changed:
+        return None
+    test = {"op": "test", "path": "/metadata/resourceVersion", "value": body["metadata"]["resourceVersion"]}
+    if status is None:
+        return [test, {"op": "add", "path": "/status", "value": {"conditions": result}}]
+    return [test, {"op": "add", "path": "/status/conditions", "value": result}]
+
+
+def _same(known: Mapping[str, Any], wanted: Condition) -> bool:
+    return (known.get("status"), known.get("reason"), known.get("message", "")) == (
+        wanted.status,
+        wanted.reason,
+        wanted.message,
+    )
 
 
 def _hash(text: str) -> str:

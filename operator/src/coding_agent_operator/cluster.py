@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable
 
-from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION, Status
+from coding_agent_core.agenttask import LABEL_ACTIVE
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import JSON_PATCH, Access, ApiError, ApiServer, Body
 
 from coding_agent_operator.kueue import WORKLOADS
 from coding_agent_operator.metrics import API_REQUESTS
 from coding_agent_operator.names import ACTIVE, MANAGER
-from coding_agent_operator.notices import Notice, event
-from coding_agent_operator.observed import Job, Task
+from coding_agent_operator.observed import Job
 
 
 async def connect(timeout: float) -> ApiServer:
@@ -21,7 +20,7 @@ async def connect(timeout: float) -> ApiServer:
     Raises:
         SettingsError: it has none, or they cannot be read.
     """
-    return await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", seen=_count)
+    return await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", on_answer=_count)
 
 
 class Cluster:
@@ -35,7 +34,7 @@ class Cluster:
         self._server = server
         self.namespace = namespace
         self.may_write: Callable[[], bool] = lambda: True
-        self._tasks = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
+        self.tasks = AgentTasks(server, namespace, MANAGER, fence=self._require_leave)
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._core = f"/api/v1/namespaces/{namespace}"
         group, version, plural = WORKLOADS
@@ -48,34 +47,14 @@ class Cluster:
         Raises:
             ApiError: this namespace cannot be served.
         """
-        for path in (self._tasks, self._jobs):
-            await self._server.request("GET", path, query=[("labelSelector", ACTIVE), ("limit", "1")])
+        await self.tasks.probe()
+        await self._server.request("GET", self._jobs, query=[("labelSelector", ACTIVE), ("limit", "1")])
         await self.get_lease(lease)
-
-    async def list_tasks(self, labels: str, fields: str = "") -> tuple[list[Body], int]:
-        """A consistent list, and its resourceVersion."""
-        return await self._list(self._tasks, labels, fields)
 
     async def list_jobs(self, labels: str) -> tuple[list[Body], int]:
         """A consistent list, and its resourceVersion."""
-        return await self._list(self._jobs, labels)
-
-    async def pages_of_tasks(self, labels: str, size: int) -> AsyncIterator[list[Body]]:
-        """The tasks, a page at a time, so that memory does not grow with their number."""
-        token = ""
-        while True:
-            query = [("labelSelector", labels), ("limit", str(size))]
-            page = await self._server.request(
-                "GET", self._tasks, query=[*query, ("continue", token)] if token else query
-            )
-            yield page["items"]
-            token = page["metadata"].get("continue") or ""
-            if not token:
-                return
-
-    async def get_task(self, name: str) -> Body | None:
-        """A task, `None` if there is none of that name."""
-        return await self._server.get(f"{self._tasks}/{name}")
+        found = await self._server.request("GET", self._jobs, query=[("labelSelector", labels)])
+        return list(found["items"]), int(found["metadata"]["resourceVersion"])
 
     async def get_job(self, name: str) -> Body | None:
         """A Job, `None` if there is none of that name."""
@@ -136,49 +115,6 @@ class Cluster:
         }
         return await self._merge(f"{self._jobs}/{job.name}", patch)
 
-    async def write_status(self, task: Task, status: Status) -> Body:
-        """Replace the status of the task if nothing of it has changed since it was read.
-
-        Raises:
-            ApiError: `conflict` if it has.
-        """
-        patch = [
-            {"op": "test", "path": "/metadata/resourceVersion", "value": task.version},
-            {"op": "add", "path": "/status", "value": status.to_wire()},
-        ]
-        self._require_leave()
-        return await self._server.request(
-            "PATCH", f"{self._tasks}/{task.name}/status", body=patch, kind=JSON_PATCH
-        )
-
-    async def label_task(self, task: Task, labels: Mapping[str, str | None]) -> Body | None:
-        """Set the labels, remove those that are `None`. `None`: the task is gone."""
-        return await self._merge(
-            f"{self._tasks}/{task.name}", {"metadata": {"labels": dict(labels), "uid": task.uid}}
-        )
-
-    async def delete_task(self, task: Task) -> None:
-        """Delete exactly this task; what it owns goes with it."""
-        options = {
-            "propagationPolicy": "Background",
-            "preconditions": {"uid": task.uid, "resourceVersion": task.version},
-        }
-        await self._delete(f"{self._tasks}/{task.name}", options)
-
-    async def emit(self, notice: Notice, *, kind: str, name: str, uid: str, now: datetime) -> None:
-        """Write an Event about an object of ours."""
-        body = event(
-            notice,
-            kind=kind,
-            namespace=self.namespace,
-            name=name,
-            uid=uid,
-            component=MANAGER,
-            now=now,
-        )
-        self._require_leave()
-        await self._server.request("POST", f"{self._core}/events", body=body)
-
     async def get_lease(self, name: str) -> Body | None:
         """The Lease, `None` if there is none."""
         return await self._server.get(f"{self._leases}/{name}")
@@ -204,12 +140,6 @@ class Cluster:
             *({"op": "add", "path": f"/spec/{field}", "value": value} for field, value in spec.items()),
         ]
         return await self._server.request("PATCH", f"{self._leases}/{name}", body=patch, kind=JSON_PATCH)
-
-    async def _list(self, path: str, labels: str, fields: str = "") -> tuple[list[Body], int]:
-        # Without a resourceVersion the list is as new as the request (the API's "Most Recent" semantics).
-        query = [("labelSelector", labels)] + ([("fieldSelector", fields)] if fields else [])
-        found = await self._server.request("GET", path, query=query)
-        return list(found["items"]), int(found["metadata"]["resourceVersion"])
 
     def _require_leave(self) -> None:
         if not self.may_write():

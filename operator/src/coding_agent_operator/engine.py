@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core.agenttask import KIND, LABEL_ITEM, LABEL_REPOSITORY
+from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.logs import bound
 from coding_agent_core.phases import Phase
@@ -301,7 +301,7 @@ class Engine:
         self._told.add(name)
         notice = Notice("Warning", "Refused", str(error))
         try:
-            await self.cluster.emit(notice, kind=KIND, name=task.name, uid=task.uid, now=self.clock())
+            await self.cluster.tasks.emit(notice, name=task.name, uid=task.uid, now=self.clock())
         except ApiError as second:
             _logger.warning("The Event could not be written either: %s", second)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
 
-from coding_agent_core.agenttask import API_VERSION, KIND, AttemptOutcome, AttemptStatus, Status
+from coding_agent_core.agenttask import AttemptOutcome, AttemptStatus, Event, Status
 from coding_agent_core.phases import Phase
 
 from coding_agent_operator.names import attempt_number
@@ -16,43 +15,14 @@ from coding_agent_operator.outcome_of import Trouble
 
 
 @dataclass(frozen=True)
-class Notice:
-    """One Event.
+class Notice(Event):
+    """An Event of the operator.
 
     Attributes:
         once: not again while this process runs: it tells of a state, not of a change.
     """
 
-    type: Literal["Normal", "Warning"]
-    reason: str
-    message: str
     once: bool = False
-
-
-def event(
-    notice: Notice, *, kind: str, namespace: str, name: str, uid: str, component: str, now: datetime
-) -> dict[str, Any]:
-    """The Event (v1) about an AgentTask or a Job, as `component` writes it."""
-    at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "metadata": {"generateName": f"{name[:200]}."},
-        "involvedObject": {
-            "apiVersion": API_VERSION if kind == KIND else "batch/v1",
-            "kind": kind,
-            "name": name,
-            "namespace": namespace,
-            "uid": uid,
-        },
-        "type": notice.type,
-        "reason": notice.reason,
-        "message": notice.message[:1000],
-        "firstTimestamp": at,
-        "lastTimestamp": at,
-        "count": 1,
-        "source": {"component": component},
-        "reportingComponent": component,
-        "reportingInstance": "",
-    }
 
 
 def transitions(old: Status, new: Status, max_attempts: int) -> tuple[Notice, ...]:

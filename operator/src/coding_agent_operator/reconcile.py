@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from coding_agent_core.agenttask import KIND, LABEL_ACTIVE, AttemptStatus, Status
+from coding_agent_core.agenttask import LABEL_ACTIVE, AttemptStatus, Status
 from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.cluster import Cluster
@@ -114,7 +114,7 @@ class Reconciler:
         """
         if not any(job.task == name for job in self._jobs):
             return None
-        body = await self._cluster.get_task(name)
+        body = await self._cluster.tasks.get(name)
         try:
             task = None if body is None else read_task(body)
         except UnreadableTaskError as error:
@@ -205,7 +205,7 @@ class Reconciler:
     async def _record(self, task: Task, plan: Plan, status: Status) -> Task | None:
         """Write the status; `None` if the task is gone."""
         try:
-            body = await self._cluster.write_status(task, status)
+            body = await self._cluster.tasks.set_status(task.name, task.version, status)
         except ApiError as error:
             if error.status == 404:
                 self._tasks.gone(task.name, task.uid)
@@ -221,7 +221,7 @@ class Reconciler:
 
     async def _is_newer(self, task: Task) -> bool:
         """Read the task again; whether it is another one than was known."""
-        body = await self._cluster.get_task(task.name)
+        body = await self._cluster.tasks.get(task.name)
         if body is None or body["metadata"]["uid"] != task.uid:
             self._tasks.gone(task.name, task.uid)
         elif (body["metadata"].get("labels") or {}).get(LABEL_ACTIVE) == "true":
@@ -239,11 +239,11 @@ class Reconciler:
             if body is not None:
                 self._jobs.unwatched(body)
         if plan.labels:
-            body = await self._cluster.label_task(task, plan.labels)
+            body = await self._cluster.tasks.set_labels(task.name, task.uid, plan.labels)
             if body is not None:
                 self._tasks.put(body)
         if plan.retire and task.labels.get(LABEL_ACTIVE) is not None:
-            body = await self._cluster.label_task(task, {LABEL_ACTIVE: None})
+            body = await self._cluster.tasks.set_labels(task.name, task.uid, {LABEL_ACTIVE: None})
             if body is not None:
                 self._tasks.unwatched(body)
             self._foreign.pop(task.name, None)
@@ -257,6 +257,6 @@ class Reconciler:
             if notice.once:
                 self._told.add(key)
             try:
-                await self._cluster.emit(notice, kind=KIND, name=task.name, uid=task.uid, now=self._now())
+                await self._cluster.tasks.emit(notice, name=task.name, uid=task.uid, now=self._now())
             except ApiError as error:
                 _logger.warning("Event %s of %s could not be written: %s", notice.reason, task.name, error)

@@ -64,7 +64,7 @@ class Resync:
             ApiError: the API server did not answer.
         """
         engine = self._engine
-        tasks, task_version = await self._cluster.list_tasks(ACTIVE)
+        tasks, task_version = await self._cluster.tasks.list(ACTIVE)
         jobs, job_version = await self._cluster.list_jobs(ACTIVE)
         behind = engine.tasks.still_missed(self._missed_tasks) | engine.jobs.still_missed(self._missed_jobs)
         _, self._missed_tasks = engine.tasks.replace(tasks, task_version)
@@ -108,7 +108,7 @@ class Resync:
         for job in self._engine.jobs:
             if job.owner in uids or job.deleting or job.uid in self._orphans:
                 continue
-            if job.task is not None and await self._cluster.get_task(job.task) is not None:
+            if job.task is not None and await self._cluster.tasks.get(job.task) is not None:
                 self._engine.touch(job.task)  # one that has ended lets no Job run on
                 continue
             self._orphans.add(job.uid)
@@ -118,7 +118,9 @@ class Resync:
                 "No AgentTask owns this Job; it is left alone. Delete it if nobody needs it.",
             )
             _logger.warning("Job %s has no task; it is left alone", job.name)
-            await self._cluster.emit(notice, kind="Job", name=job.name, uid=job.uid, now=self._engine.clock())
+            await self._cluster.tasks.emit(
+                notice, kind="Job", name=job.name, uid=job.uid, now=self._engine.clock()
+            )
 
 
 class Sweep:
@@ -153,7 +155,7 @@ class Sweep:
         Raises:
             ApiError: the API server did not answer.
         """
-        bodies, _ = await self._cluster.list_tasks(_ADOPTED, _NOT_ENDED)
+        bodies, _ = await self._cluster.tasks.list(_ADOPTED, _NOT_ENDED)
         for body in bodies:
             try:
                 task = read_task(body)
@@ -161,7 +163,7 @@ class Sweep:
                 _logger.warning("%s", error)
                 continue
             # One whose conditions say that it has ended is adopted too: its phase is wrong and is put right.
-            labelled = await self._cluster.label_task(task, task.missing_labels)
+            labelled = await self._cluster.tasks.set_labels(task.name, task.uid, task.missing_labels)
             if labelled is not None:
                 _logger.info("Adopted task %s, which lacked the label %s", task.name, LABEL_ACTIVE)
 
@@ -172,14 +174,14 @@ class Sweep:
             ApiError: the API server did not answer.
         """
         deleted = 0
-        async for page in self._cluster.pages_of_tasks(_INACTIVE, _PAGE):
+        async for page in self._cluster.tasks.pages(_INACTIVE, _PAGE):
             for body in page:
                 try:
                     task = read_task(body)
                 except UnreadableTaskError:
                     continue
                 if expired(task, self._now(), self._keep):
-                    await self._cluster.delete_task(task)
+                    await self._cluster.tasks.delete(task.name, task.uid, task.version)
                     deleted += 1
         return deleted
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import Condition, Status
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.observed import read_task
-from coding_agent_operator.reporter.api import Tasks
 from coding_agent_operator.reporter.conditions import acknowledged, unreported
 
 from tests.integration.operator_reporter.world import World
@@ -93,14 +93,16 @@ async def test_no_write_is_lost(world: World) -> None:
             waits = True
             while True:
                 other = done["Reported"]
-                body = await cluster.get_task(name)
+                body = await cluster.tasks.get(name)
                 assert body is not None
                 assert number(body, "Reported") >= other
                 if waits:
                     await turns.operator_has_read()
                     waits = False
                 try:
-                    written = await cluster.write_status(read_task(body), status_of(body, count))
+                    written = await cluster.tasks.set_status(
+                        name, body["metadata"]["resourceVersion"], status_of(body, count)
+                    )
                 except ApiError as error:
                     if not error.conflict:
                         raise
@@ -110,7 +112,7 @@ async def test_no_write_is_lost(world: World) -> None:
                 await turns.operator_has_written()
                 break
 
-    async def reporter(tasks: Tasks) -> None:
+    async def reporter(tasks: AgentTasks) -> None:
         body = await tasks.get(name)
         for count in range(1, WRITES + 1):
             await turns.reporters()
@@ -126,12 +128,12 @@ async def test_no_write_is_lost(world: World) -> None:
     async with AsyncExitStack() as stack:
         servers = []
         for each in ("operator", "reporter"):
-            server = await ApiServer.connect(access, 10, role="a test", seen=seen_by(each))
+            server = await ApiServer.connect(access, 10, role="a test", on_answer=seen_by(each))
             stack.push_async_callback(server.aclose)
             servers.append(server)
         async with asyncio.timeout(90), asyncio.TaskGroup() as both:
             both.create_task(operator(Cluster(servers[0], world.namespace)))
-            both.create_task(reporter(Tasks(servers[1], world.namespace)))
+            both.create_task(reporter(AgentTasks(servers[1], world.namespace, "test")))
     body = world.read(name)
     assert (number(body, "Succeeded"), number(body, "Reported")) == (WRITES, WRITES)
     assert world.condition(name, "Acknowledged")["status"] == "True"

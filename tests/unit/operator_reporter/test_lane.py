@@ -13,10 +13,10 @@ import pytest
 from coding_agent_core.agenttask import Condition
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.settings.reporter import Reporter
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import metrics
-from coding_agent_operator.reporter.api import Tasks
 from coding_agent_operator.reporter.backlog import Rank
 from coding_agent_operator.reporter.errors import NotConfiguredError
 from coding_agent_operator.reporter.lane import Lane
@@ -43,7 +43,7 @@ class Told:
         self.reasons += [(body["metadata"]["name"], each.reason) for each in wanted]
         return body
 
-    async def emit(self, *_: object) -> None:
+    async def emit(self, *_: object, **__: object) -> None:
         return
 
 
@@ -64,7 +64,7 @@ class Scene:
             "forge.example",
             self._look,
             task=self.tasks.get,
-            tasks=cast(Tasks, self.told),
+            tasks=cast(AgentTasks, self.told),
             settings=SETTINGS,
             clock=lambda: datetime.now(UTC),
             answers=lambda: self.answers,

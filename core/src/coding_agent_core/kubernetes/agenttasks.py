@@ -1,72 +1,208 @@
-"""The requests about AgentTasks that the store makes."""
+"""The client for AgentTasks: of the receiver, the operator and the reporter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from coding_agent_core.agenttask import GROUP, LABEL_ITEM, PLURAL, VERSION, labels_for
-from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
-from coding_agent_core.tasks import Item
+from coding_agent_core.agenttask import (
+    API_VERSION,
+    GROUP,
+    KIND,
+    LABEL_ITEM,
+    PLURAL,
+    VERSION,
+    Condition,
+    Event,
+    Status,
+    conditions_patch,
+)
+from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer, Body
 
-FIELD_MANAGER = "coding-agent-receiver"
+_RACES = 10
+"""Tries to write a condition; each further one means that somebody else has written in between."""
 
 
 class AgentTasks:
-    """The AgentTasks of one namespace. Every method raises `ApiError`."""
+    """The AgentTasks of one namespace. Every method raises `ApiError`.
 
-    def __init__(self, server: ApiServer, namespace: str) -> None:
+    Reads are consistent: they name no resourceVersion, which is the API's "Most Recent"; 0 could be answered
+    from a stale cache (https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
+
+    Args:
+        manager: field manager of writes, and source of Events.
+        fence: is called before every write, and raises `ApiError` where this process may not write now.
+    """
+
+    def __init__(
+        self, server: ApiServer, namespace: str, manager: str, *, fence: Callable[[], None] = lambda: None
+    ) -> None:
         self._server = server
         self.namespace = namespace
+        self._manager = manager
+        self._fence = fence
         self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
 
-    @staticmethod
-    async def connect(access: Access, namespace: str | None, timeout: float) -> AgentTasks:
-        """Read the credentials; nothing is sent yet. The namespace is that of the credentials by default.
+    async def list(self, labels: str, fields: str = "") -> tuple[list[Body], int]:
+        """The tasks that the selectors match, and the list's resourceVersion."""
+        query = [("labelSelector", labels)] + ([("fieldSelector", fields)] if fields else [])
+        found = await self._server.request("GET", self._path, query=query)
+        return found["items"], int(found["metadata"]["resourceVersion"])
+
+    async def pages(self, labels: str, size: int) -> AsyncIterator[Sequence[Body]]:
+        """The tasks, a page at a time, so that memory does not grow with their number."""
+        token = ""
+        while True:
+            query = [("labelSelector", labels), ("limit", str(size))]
+            page = await self._server.request(
+                "GET", self._path, query=[*query, ("continue", token)] if token else query
+            )
+            yield page["items"]
+            token = page["metadata"].get("continue") or ""
+            if not token:
+                return
+
+    async def runs(self, item: str) -> Sequence[Body]:
+        """Every run of an item, and of other items whose hash is the same.
 
         Args:
-            timeout: seconds for one request.
-
-        Raises:
-            SettingsError: the credentials cannot be read.
+            item: the hash of the item's identity, as in its label.
         """
-        server = await ApiServer.connect(access, timeout, role="receiver/deploy/role.yaml")
-        return AgentTasks(server, namespace or server.namespace or "default")
-
-    async def renew(self) -> None:
-        """Read the credentials again: they were replaced, or have run out."""
-        await self._server.renew()
-
-    async def of_item(self, item: Item) -> list[Body]:
-        """All runs of the item (and of others whose hash is the same), as new as this request."""
-        # No resourceVersion: "Most Recent", a consistent read; 0 could be answered from a stale cache.
-        selector = f"{LABEL_ITEM}={labels_for(item)[LABEL_ITEM]}"
-        found = await self._server.request("GET", self._path, query=[("labelSelector", selector)])
-        return list(found["items"])
+        found, _ = await self.list(f"{LABEL_ITEM}={item}")
+        return found
 
     async def get(self, name: str) -> Body | None:
-        """The task of that name, as new as this request."""
+        """A task, `None` if there is none of that name."""
         return await self._server.get(f"{self._path}/{name}")
 
-    async def create(self, manifest: Mapping[str, Any]) -> bool:
-        """Create the task; `False` if its name is taken."""
+    async def probe(self) -> None:
+        """Read one task: connection, credentials, schema and storage work."""
+        await self._server.request("GET", self._path, query=[("limit", "1")])
+
+    async def create(self, manifest: Mapping[str, Any]) -> Body | None:
+        """Create a task; `None` if its name is taken."""
+        self._fence()
         try:
-            query = [("fieldManager", FIELD_MANAGER)]
-            await self._server.request("POST", self._path, body=dict(manifest), query=query)
+            return await self._server.request(
+                "POST", self._path, body=dict(manifest), query=[("fieldManager", self._manager)]
+            )
         except ApiError as error:
             if error.status == 409:
-                return False
+                return None
             raise
+
+    async def patch(self, body: Body, patch: Mapping[str, Any]) -> Body | None:
+        """Apply a merge patch to exactly this version of a task; `None` if it has another, or is gone."""
+        # A merge patch with a resourceVersion is refused with 409 when the object has another by now.
+        version = {"resourceVersion": body["metadata"]["resourceVersion"]}
+        return await self._merge(
+            body["metadata"]["name"], {**patch, "metadata": {**patch.get("metadata", {}), **version}}
+        )
+
+    async def set_labels(self, name: str, uid: str, labels: Mapping[str, str | None]) -> Body | None:
+        """Set labels of a task whatever its version, remove those that are `None`; `None` if it is gone."""
+        return await self._merge(name, {"metadata": {"labels": dict(labels), "uid": uid}})
+
+    async def set_status(self, name: str, version: str, status: Status) -> Body:
+        """Replace the status of exactly this version of a task.
+
+        Raises:
+            ApiError: `conflict` if it has another by now.
+        """
+        return await self._patch_status(
+            name,
+            [
+                {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+                {"op": "add", "path": "/status", "value": status.to_wire()},
+            ],
+        )
+
+    async def set_conditions(self, body: Body, wanted: Sequence[Condition], now: datetime) -> Body | None:
+        """Set conditions of a task whatever others write meanwhile; the task then, `None` if it is gone.
+
+        Raises:
+            ApiError: `conflict` if others have written ten times in between.
+        """
+        name, uid = body["metadata"]["name"], body["metadata"]["uid"]
+        newest: Body | None = body
+        for left in range(_RACES - 1, -1, -1):
+            if newest is None or newest["metadata"]["uid"] != uid:
+                return None
+            patch = conditions_patch(newest, wanted, now)
+            if patch is None:
+                return newest
+            try:
+                return await self._patch_status(name, patch)
+            except ApiError as error:
+                if error.status != 404 and (not error.conflict or left == 0):
+                    raise
+            newest = await self.get(name)
+        return None
+
+    async def delete(self, name: str, uid: str, version: str) -> bool:
+        """Delete exactly this version of a task, and what it owns; `False` if it has another, or is gone."""
+        self._fence()
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid, "resourceVersion": version},
+        }
+        try:
+            await self._server.request("DELETE", f"{self._path}/{name}", body=options)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+            return False
         return True
 
-    async def patch(self, name: str, patch: Mapping[str, Any]) -> bool:
-        """Apply a merge patch; `False` if the task is not the one that was read any more."""
-        return await self._server.merge(f"{self._path}/{name}", dict(patch)) is not None
+    async def emit(
+        self,
+        event: Event,
+        *,
+        name: str,
+        uid: str,
+        now: datetime,
+        kind: str = KIND,
+    ) -> None:
+        """Write an Event about a task, or about a Job of one."""
+        self._fence()
+        at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = {
+            "metadata": {"generateName": f"{name[:200]}."},
+            "involvedObject": {
+                "apiVersion": API_VERSION if kind == KIND else "batch/v1",
+                "kind": kind,
+                "name": name,
+                "namespace": self.namespace,
+                "uid": uid,
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:1000],
+            "firstTimestamp": at,
+            "lastTimestamp": at,
+            "count": 1,
+            "source": {"component": self._manager},
+            "reportingComponent": self._manager,
+            "reportingInstance": "",
+        }
+        await self._server.request("POST", f"/api/v1/namespaces/{self.namespace}/events", body=body)
 
-    async def probe(self) -> None:
-        """Find out whether tasks can be read now: connection, credentials, schema and storage."""
-        await self._server.request("GET", self._path, query=[("limit", "1")])
+    async def renew(self) -> None:
+        """Read the credentials again: they were replaced, or have expired."""
+        await self._server.renew()
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._server.aclose()
+
+    async def _merge(self, name: str, patch: Body) -> Body | None:
+        self._fence()
+        return await self._server.merge(f"{self._path}/{name}", patch)
+
+    async def _patch_status(self, name: str, patch: Sequence[Mapping[str, Any]]) -> Body:
+        self._fence()
+        path = f"{self._path}/{name}/status"
+        return await self._server.request("PATCH", path, body=list(patch), kind=JSON_PATCH)

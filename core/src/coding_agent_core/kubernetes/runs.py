@@ -78,7 +78,7 @@ def note(
     """The merge patch that records a duplicate on its task; `None` if there is nothing to record.
 
     Args:
-        newest: the task, as it was read; the patch applies to exactly this version of it.
+        newest: the task, as it was read; the patch is for exactly this version of it.
         labeled_at: from the `Duplicate`: newer than what the task knows.
         latest: the facts on which the duplicate was decided.
     """
@@ -93,24 +93,17 @@ def note(
         annotations[ANNOTATION_DELIVERIES] = ",".join(known[-_DELIVERIES:])
     if not annotations:
         return None
-    return _guarded(newest, {"metadata": {"annotations": annotations}})
+    return {"metadata": {"annotations": annotations}}
 
 
-def cancellation(newest: Body, why: str) -> dict[str, Any]:
-    """The merge patch that cancels exactly this version of a task, and says why."""
-    because = {"annotations": {ANNOTATION_CANCELLED: why}}
-    return _guarded(newest, {"metadata": because, "spec": {"cancel": True}})
+def cancellation(why: str) -> dict[str, Any]:
+    """The merge patch that cancels a task, and says why."""
+    return {"metadata": {"annotations": {ANNOTATION_CANCELLED: why}}, "spec": {"cancel": True}}
 
 
 def uuid_of(body: Body) -> str:
     """The random id that its creator gave to a task."""
     return str((body.get("spec") or {}).get("uuid", ""))
-
-
-def _guarded(body: Body, patch: dict[str, Any]) -> dict[str, Any]:
-    """A merge patch with a resourceVersion is refused with 409 when the object has another by now."""
-    metadata = {**patch.get("metadata", {}), "resourceVersion": body["metadata"]["resourceVersion"]}
-    return {**patch, "metadata": metadata}
 
 
 def _of(item: Item, objects: Iterable[Body]) -> list[tuple[Spec, Body]]:

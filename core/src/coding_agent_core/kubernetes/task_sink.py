@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from coding_agent_core.admission import Cancel, Duplicate, Keep, admit, withdraw
-from coding_agent_core.agenttask import manifest
+from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest
 from coding_agent_core.command_notes import added, knows, mailbox
 from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
@@ -22,7 +22,7 @@ from coding_agent_core.kubernetes.runs import (
     runs_of,
     uuid_of,
 )
-from coding_agent_core.kubernetes.transport import Access, ApiError, Body
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.queues.protocol import Kept, Submission
 from coding_agent_core.settings.model import Consumer
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
@@ -30,6 +30,8 @@ from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
 _logger = logging.getLogger("coding_agent.queue")
 _T = TypeVar("_T")
 
+MANAGER = "coding-agent-receiver"
+ROLE = "receiver/deploy/role.yaml"
 BUDGET = 4.0
 """Seconds for one submission or withdrawal, all tries together: the forge has its answer within 5."""
 REQUEST_TIMEOUT = 2.0
@@ -115,7 +117,7 @@ class KubernetesSink:
                 assert latest is not None  # noqa: S101 - `admit` finds duplicates of a task only
                 record = note(runs[-1], request.trigger, decision.labeled_at, latest)
                 # If it cannot be recorded the task has changed: the decision may be another one now.
-                if record is None or await tasks.patch(decision.task, record):
+                if record is None or await tasks.patch(runs[-1], record):
                     return Submission(task=decision.task, duplicate=decision.why)
                 continue
             task = manifest(
@@ -141,7 +143,7 @@ class KubernetesSink:
                     _logger.info("Not cancelled: %s: %s", withdrawal.item.display, why)
                     return None
                 case Cancel(task):
-                    if await tasks.patch(task, cancellation(runs[-1], withdrawal.reason)):
+                    if await tasks.patch(runs[-1], cancellation(withdrawal.reason)):
                         return task
         raise QueueUnavailableError(
             f"The tasks of {withdrawal.item.display} change too quickly to cancel one."
@@ -149,7 +151,7 @@ class KubernetesSink:
 
     async def _command(self, tasks: AgentTasks, command: IssueCommand, uuid: str) -> Kept | None:
         for _ in range(_RACES):
-            listed = await tasks.of_item(command.item)
+            listed = await tasks.runs(labels_for(command.item)[LABEL_ITEM])
             runs, box = runs_of(command.item, listed), mailbox_of(command.item, listed)
             for each in [*runs, *([box] if box else [])]:
                 if knows(each, command):
@@ -159,9 +161,8 @@ class KubernetesSink:
                 return Kept(latest.name, duplicate=True)  # its mailbox is gone, the run that it made is there
             home = runs[-1] if runs else box
             if home is not None:
-                name = str(home["metadata"]["name"])
-                if await tasks.patch(name, added(home, command)):
-                    return Kept(name)
+                if await tasks.patch(dict(home), added(home, command)):
+                    return Kept(home["metadata"]["name"])
                 continue
             if command.name is not CommandName.RUN:
                 return None
@@ -203,7 +204,10 @@ class KubernetesSink:
     async def _connected(self) -> AgentTasks:
         async with self._connecting:
             if self._tasks is None:
-                self._tasks = await AgentTasks.connect(self._access, self._namespace, REQUEST_TIMEOUT)
+                server = await ApiServer.connect(
+                    self._access, REQUEST_TIMEOUT, role="receiver/deploy/role.yaml"
+                )
+                self._tasks = AgentTasks(server, self._namespace or server.namespace or "default", MANAGER)
                 _logger.info("Tasks are AgentTasks in namespace %s", self._tasks.namespace)
             return self._tasks
 
@@ -217,7 +221,7 @@ async def _runs(tasks: AgentTasks, item: Item, conflicting: Body | None) -> list
 
     The latter is in the list already, unless someone took its labels away.
     """
-    listed = await tasks.of_item(item)
+    listed = list(await tasks.runs(labels_for(item)[LABEL_ITEM]))
     names = {each["metadata"]["name"] for each in listed}
     if conflicting is not None and conflicting["metadata"]["name"] not in names:
         listed.append(conflicting)

@@ -23,8 +23,8 @@ from coding_agent_core.errors import CodingAgentError, SettingsError
 
 Body = dict[str, Any]
 
-Seen = Callable[[str, str], None]
-"""Told of every answer: the method, and its status or `none`."""
+OnAnswer = Callable[[str, str], None]
+"""Is called after every answer: the method, and its status or `none`."""
 
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -138,19 +138,19 @@ class ApiServer:
         *,
         namespace: str | None,
         role: str,
-        seen: Seen,
+        on_answer: OnAnswer,
     ) -> None:
         self._api = api
         self._watching = watching
         self._access = access
         self._timeout = timeout
         self._role = role
-        self._seen = seen
+        self._on_answer = on_answer
         self.namespace = namespace
 
     @staticmethod
     async def connect(
-        access: Access, timeout: float, *, role: str, seen: Seen = lambda *_: None
+        access: Access, timeout: float, *, role: str, on_answer: OnAnswer = lambda *_: None
     ) -> ApiServer:
         """Read the credentials; nothing is sent yet.
 
@@ -168,7 +168,7 @@ class ApiServer:
         # leave none for them, so they have connections of their own, as many as there are.
         settings.connection_pool_maxsize = 0
         watching = client.ApiClient(configuration=settings)
-        return ApiServer(api, watching, access, timeout, namespace=namespace, role=role, seen=seen)
+        return ApiServer(api, watching, access, timeout, namespace=namespace, role=role, on_answer=on_answer)
 
     async def renew(self) -> None:
         """Read the credentials again: they were replaced, or have run out."""
@@ -214,9 +214,9 @@ class ApiServer:
             )
             data = await answer.read()
         except _BROKEN as error:
-            self._seen(method, "none")
+            self._on_answer(method, "none")
             raise _unanswered(method, path, error) from error
-        self._seen(method, str(answer.status))
+        self._on_answer(method, str(answer.status))
         if answer.status >= 300:
             raise self._refusal(method, path, answer, data)
         return _parsed(data)
@@ -233,7 +233,7 @@ class ApiServer:
             answer = await self._send(
                 self._watching, "GET", path, query=query, seconds=seconds + self._timeout
             )
-            self._seen("WATCH", str(answer.status))
+            self._on_answer("WATCH", str(answer.status))
             if answer.status >= 300:
                 raise self._refusal("GET", path, answer, await answer.read())
             rest = b""

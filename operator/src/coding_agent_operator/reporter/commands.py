@@ -18,12 +18,12 @@ from coding_agent_core.command_notes import (
 )
 from coding_agent_core.commands import Standing
 from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.runs import latest_of, phase_of, runs_of
 from coding_agent_core.kubernetes.transport import Body
 from prometheus_client import REGISTRY
 
 from coding_agent_operator.observed import read_task
-from coding_agent_operator.reporter.api import Tasks
 
 _logger = logging.getLogger("coding_agent.commands")
 _METRICS = CommandMetrics(REGISTRY)
@@ -34,7 +34,7 @@ def waits(labels: Mapping[str, str]) -> bool:
     return labels.get(LABEL_COMMANDS) == PENDING or labels.get(LABEL_MAILBOX) == "true"
 
 
-async def handle(body: Body, forge: Forge, runs: Runs, tasks: Tasks) -> bool:
+async def handle(body: Body, forge: Forge, runs: Runs, tasks: AgentTasks) -> bool:
     """Carry out what waits longest on this AgentTask and note the result; whether the task has changed.
 
     It can be repeated, and is to be repeated until it says no. A mailbox goes once nothing waits in it.
@@ -54,12 +54,13 @@ async def handle(body: Body, forge: Forge, runs: Runs, tasks: Tasks) -> bool:
     if not is_mailbox(body):
         return False
     # A command that came in between keeps it.
-    if await tasks.delete(body):
+    meta = body["metadata"]
+    if await tasks.delete(meta["name"], meta["uid"], meta["resourceVersion"]):
         _logger.info("Removed %s: its commands are carried out", body["metadata"]["name"])
     return True
 
 
-async def _carry_out(body: Body, noted: Noted, forge: Forge, runs: Runs, tasks: Tasks) -> Result:
+async def _carry_out(body: Body, noted: Noted, forge: Forge, runs: Runs, tasks: AgentTasks) -> Result:
     try:
         command = noted.of(parse_spec(body))
     except ValueError as error:  # written by hand or by another release
@@ -67,7 +68,7 @@ async def _carry_out(body: Body, noted: Noted, forge: Forge, runs: Runs, tasks: 
         return Result.FAILED
 
     async def look() -> Standing:
-        found = runs_of(command.item, await tasks.runs(read_task(body)))
+        found = runs_of(command.item, await tasks.runs(read_task(body).item))
         return Standing(open=True, latest=latest_of(found), phase=phase_of(found[-1]) if found else None)
 
     # Nothing shows the comment anew: the report tells of a `/status` that was answered, and so it changes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from coding_agent_core.admission import LatestTask
+from coding_agent_core.kubernetes.runs import cancellation
 from coding_agent_core.kubernetes.transport import Body
 from coding_agent_core.tasks import Origin, TaskRequest, Trigger
 
@@ -42,7 +43,7 @@ async def correct(place: Place, task: Task, body: Body, known: LatestTask, says:
     """
     if says is Says.ASKED:
         await _new_run(place, task, body, known)
-    elif not await place.tasks.cancel(body, _BECAUSE[says]):
+    elif not await place.tasks.patch(body, cancellation(_BECAUSE[says])):
         raise ChangedError(f"{task.name} has changed since its item was read")
     metrics.CORRECTIONS.labels(says).inc()
     reason, message = _WHY[says]

@@ -10,12 +10,12 @@ from typing import Any
 
 from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 
 from coding_agent_operator.observed import Task, read_task
-from coding_agent_operator.reporter.api import Tasks
 from coding_agent_operator.reporter.backlog import Rank
 from coding_agent_operator.reporter.errors import NotConfiguredError
 from coding_agent_operator.reporter.lane import Lane, Look
@@ -36,7 +36,7 @@ class Engine:
 
     def __init__(
         self,
-        tasks: Tasks,
+        tasks: AgentTasks,
         sink: TaskSink,
         forges: Mapping[str, tuple[Forge, Paced]],
         settings: Settings,

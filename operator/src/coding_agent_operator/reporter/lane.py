@@ -11,13 +11,13 @@ from datetime import datetime
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.logs import bound
 from coding_agent_core.settings.reporter import Reporter
 
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import metrics, trouble
-from coding_agent_operator.reporter.api import Tasks
 from coding_agent_operator.reporter.backlog import Backlog, Rank
 from coding_agent_operator.reporter.errors import ChangedError, NotConfiguredError
 from coding_agent_operator.reporter.memory import Absence, Memory
@@ -60,7 +60,7 @@ class Lane:
         look: Look,
         *,
         task: Callable[[str], Task | None],
-        tasks: Tasks,
+        tasks: AgentTasks,
         settings: Reporter,
         clock: Callable[[], datetime],
         answers: Callable[[], int],

@@ -35,3 +35,7 @@ AWAY = Gauge(
 WATCH_BEHIND = Gauge(
     "coding_agent_reporter_watch_behind", "Tasks whose newest version the watch has not shown."
 )
+
+
+def count_request(verb: str, status: str) -> None:
+    API_REQUESTS.labels(verb, status).inc()

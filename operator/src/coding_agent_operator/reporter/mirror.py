@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from coding_agent_core.agenttask import Condition
+from coding_agent_core.agenttask import LABEL_REPORTED, Condition
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.kubernetes.runs import latest_of, runs_of
 from coding_agent_core.kubernetes.transport import Body
@@ -30,6 +30,10 @@ from coding_agent_operator.reporter.place import Place
 from coding_agent_operator.reporter.report_of import report_of, standing_of
 
 _logger = logging.getLogger("reporter.mirror")
+
+
+_REPORTED = {"metadata": {"labels": {LABEL_REPORTED: "true"}}}
+"""The merge patch after which the reporter no longer watches a task."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ async def look(place: Place, seen: Task, memory: Memory, rank: Rank) -> Again | 
     if not wanted and (idle := _idle(place, seen, memory, rank)) is not None:
         return idle
     memory.due = NEVER
-    runs = runs_of(seen.spec.item, await place.tasks.runs(seen))
+    runs = runs_of(seen.spec.item, await place.tasks.runs(seen.item))
     # Somebody may have taken its labels away: then it is not in the list.
     found = next((each for each in runs if each["metadata"]["uid"] == seen.uid), None)
     body = dict(found) if found is not None else await place.tasks.get(seen.name)
@@ -203,6 +207,6 @@ async def _gone(
 
 async def _mark(place: Place, body: Body | None) -> Again | None:
     """The end is shown: no longer watch the task."""
-    if body is None or await place.tasks.mark_reported(body):
+    if body is None or await place.tasks.patch(body, _REPORTED):
         return None
     return Again(0.0)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings.model import Labels
 from coding_agent_core.settings.reporter import Reporter
-
-from coding_agent_operator.reporter.api import Tasks
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Place:
 
     forge: Forge
     labels: Labels
-    tasks: Tasks
+    tasks: AgentTasks
     sink: TaskSink
     settings: Reporter
     clock: Callable[[], datetime]

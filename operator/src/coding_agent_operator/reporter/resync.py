@@ -47,7 +47,7 @@ class Resync:
             ApiError: the API server did not answer.
         """
         engine = self._engine
-        bodies, version = await engine.tasks.watched(WATCHED)
+        bodies, version = await engine.tasks.list(WATCHED)
         behind = engine.seen.still_missed(self._missed)
         first = not engine.synced.is_set()
         self._missed = engine.take(bodies, version)

@@ -8,14 +8,16 @@ import os
 import signal
 
 from aiohttp.web import AppRunner
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
-from coding_agent_core.kubernetes.transport import Access
+from coding_agent_core.kubernetes.transport import Access, ApiServer
 from coding_agent_core.settings import Settings
 
 from coding_agent_operator import http
-from coding_agent_operator.reporter.api import connect
 from coding_agent_operator.reporter.engine import Engine
 from coding_agent_operator.reporter.forges import connect_paced
+from coding_agent_operator.reporter.metrics import count_request
+from coding_agent_operator.reporter.names import MANAGER, ROLE
 from coding_agent_operator.reporter.resync import Resync
 from coding_agent_operator.settings import OperatorSettings
 
@@ -42,7 +44,10 @@ class Runtime:
         reporter = settings.reporter
         namespace = OperatorSettings.of(settings).namespace
         forges = connect_paced(settings)
-        tasks = await connect(namespace, reporter.request_timeout)
+        server = await ApiServer.connect(
+            Access.find(), reporter.request_timeout, role=ROLE, on_answer=count_request
+        )
+        tasks = AgentTasks(server, namespace, MANAGER)
         sink = KubernetesSink(Access.find(), namespace, settings.consumer)
         engine = Engine(tasks, sink, forges, settings)
         runtime = cls(engine, Resync(engine))

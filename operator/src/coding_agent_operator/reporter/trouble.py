@@ -6,11 +6,11 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import Task
-from coding_agent_operator.reporter.api import Tasks
 from coding_agent_operator.reporter.conditions import unreported
 from coding_agent_operator.reporter.memory import Memory
 
@@ -31,7 +31,7 @@ def is_told(task: Task) -> bool:
     return condition is not None and condition.status == "False"
 
 
-async def tell(tasks: Tasks, task: Task, memory: Memory, trouble: Trouble, now: datetime) -> None:
+async def tell(tasks: AgentTasks, task: Task, memory: Memory, trouble: Trouble, now: datetime) -> None:
     """Tell of a trouble; the same one is told once.
 
     Raises:
@@ -47,9 +47,9 @@ async def tell(tasks: Tasks, task: Task, memory: Memory, trouble: Trouble, now: 
     memory.told = trouble.reason
 
 
-async def emit(tasks: Tasks, task: Task, notice: Notice, now: datetime) -> None:
+async def emit(tasks: AgentTasks, task: Task, notice: Notice, now: datetime) -> None:
     """Write an Event; one that cannot be written is logged and never repeated."""
     try:
-        await tasks.emit(notice, task, now)
+        await tasks.emit(notice, name=task.name, uid=task.uid, now=now)
     except ApiError as error:
         _logger.warning("Event %s of %s could not be written: %s", notice.reason, task.name, error)

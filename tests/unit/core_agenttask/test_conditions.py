@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_operator.reporter.conditions import acknowledged, patch, reported, unreported
+from coding_agent_core.agenttask import conditions_patch as patch
+from coding_agent_operator.reporter.conditions import acknowledged, reported, unreported
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SUCCEEDED = {
@@ -19,7 +20,7 @@ SUCCEEDED = {
 
 def body(*conditions: dict[str, Any]) -> dict[str, Any]:
     return {
-        "metadata": {"resourceVersion": "42"},
+        "metadata": {"resourceVersion": "42", "generation": 3},
         "status": {"phase": "Running", "conditions": [*conditions]},
     }
 
@@ -37,12 +38,13 @@ def test_it_is_added_beside_what_others_wrote() -> None:
             "reason": "Shown",
             "message": "shown",
             "lastTransitionTime": "2026-01-02T03:04:05Z",
+            "observedGeneration": 3,
         },
     ]
 
 
 def test_a_task_without_status_gets_one() -> None:
-    made = patch({"metadata": {"resourceVersion": "1"}}, (acknowledged(""),), NOW)
+    made = patch({"metadata": {"resourceVersion": "1", "generation": 1}}, (acknowledged(""),), NOW)
     assert made is not None
     assert made[1]["path"] == "/status"
 

@@ -1,0 +1,54 @@
+"""The client's writes: for exactly the version that was read, and none while the fence is closed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.transport import ApiError
+
+BODY: dict[str, Any] = {"metadata": {"name": "a", "uid": "u", "resourceVersion": "10"}}
+
+
+class Server:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Any]] = []
+
+    async def merge(self, path: str, patch: Any) -> Any:
+        self.sent.append((path, patch))
+
+    async def request(self, method: str, path: str, *, body: Any = None, **_: Any) -> Any:
+        self.sent.append((f"{method} {path}", body))
+
+
+async def test_a_patch_names_the_version_that_was_read() -> None:
+    server = Server()
+    tasks = AgentTasks(server, "ns", "me")  # type: ignore[arg-type]
+    await tasks.patch(BODY, {"metadata": {"labels": {"x": "y"}}, "spec": {"cancel": True}})
+    assert server.sent == [
+        (
+            "/apis/coding-agent.dev/v1alpha1/namespaces/ns/agenttasks/a",
+            {"metadata": {"labels": {"x": "y"}, "resourceVersion": "10"}, "spec": {"cancel": True}},
+        )
+    ]
+
+
+async def test_nothing_is_written_behind_a_closed_fence() -> None:
+    server = Server()
+
+    def closed() -> None:
+        raise ApiError("closed", None)
+
+    tasks = AgentTasks(server, "ns", "me", fence=closed)  # type: ignore[arg-type]
+    for write in (
+        tasks.create({}),
+        tasks.patch(BODY, {}),
+        tasks.set_labels("a", "u", {}),
+        tasks.delete("a", "u", "10"),
+    ):
+        with pytest.raises(ApiError, match="closed"):
+            await write
+    assert server.sent == []

@@ -24,7 +24,7 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Class, Outcome, Reason
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item, ItemKind
 
 from coding_agent_consumer.agent.last_lines import LastLines

@@ -13,7 +13,7 @@ from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
 from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reporting.render import State
-from coding_agent_core.settings.model import Labels
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, ItemKind, Origin
 
 

@@ -14,7 +14,8 @@ from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.protocol import CommandSource, Submission
-from coding_agent_core.settings.model import Labels, Settings
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import TaskRequest, Withdrawal, task_name
 
 from coding_agent_consumer.tasks import remembered

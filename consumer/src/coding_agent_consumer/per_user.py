@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import httpx
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Platform
 from pydantic import ValidationError
 

@@ -29,7 +29,7 @@ from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.outcome import Outcome, Reason
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import State
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 
 from coding_agent_consumer.agent.protocol import Agent

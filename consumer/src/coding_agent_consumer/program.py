@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.queues.protocol import TaskSource
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 
 from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.agent.run import ModelAgent

@@ -21,7 +21,7 @@ from coding_agent_core.outcome import Outcome, Reason
 from coding_agent_core.phases import Phase
 from coding_agent_core.queues.protocol import Lease
 from coding_agent_core.reporting.render import State
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 
 from coding_agent_consumer.agent.protocol import Agent

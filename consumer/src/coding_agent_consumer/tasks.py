@@ -16,7 +16,7 @@ from coding_agent_core.outcome import Class, Outcome, Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.publish import publish
 from coding_agent_core.reporting.render import MARKER, Report, State, read_state
-from coding_agent_core.settings.model import Labels
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import LABEL_REMOVED, Item, ItemKind, Platform, task_name
 
 _PHASES = {

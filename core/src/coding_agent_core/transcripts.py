@@ -7,7 +7,7 @@ import re
 from urllib.parse import quote
 
 from coding_agent_core.outcome import MAX_PLACE
-from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item
 
 

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 
 from coding_agent_core.settings import Settings, load_settings
-from coding_agent_core.settings.llm import ContextStorage
-from coding_agent_core.settings.operator import JobTemplate, Limits, Operator, Policy
+from coding_agent_core.settings.attempts import ContextStorage
+from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.operator import Limits, Operator, Policy
 from coding_agent_core.settings.queues import Engine, Queue
 from coding_agent_core.settings.section import Section
 

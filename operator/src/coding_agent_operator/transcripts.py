@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coding_agent_core.agenttask import ANNOTATION_TRANSCRIPT, ANNOTATION_TRANSCRIPT_URL
-from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.transcripts import key_of, place_of, url_of
 
 from coding_agent_operator.observed import Task

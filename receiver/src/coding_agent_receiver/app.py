@@ -12,7 +12,7 @@ from typing import Any
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.queues.protocol import TaskSink
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.reporting.render import MARKER
-from coding_agent_core.settings.model import Labels, Settings
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import TaskRequest, Withdrawal, host_of
 
 from coding_agent_receiver.payload import FieldError

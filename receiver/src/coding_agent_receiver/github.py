@@ -13,7 +13,7 @@ from typing import Any
 
 from coding_agent_core.commands import IssueCommand
 from coding_agent_core.logs import safe
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import (
     LABEL_REMOVED,
     GitHubIssueKey,

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from coding_agent_core.logs import safe
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import (
     LABEL_REMOVED,
     Item,

@@ -12,7 +12,7 @@ from typing import Any
 
 from coding_agent_core.commands import IssueCommand
 from coding_agent_core.logs import safe
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import GitLabIssueKey, GitLabMergeRequestKey, Item, parse_time
 
 from coding_agent_receiver.events import Commanded, Delivery, Ignored, Meaning, comment_command, foreign_host

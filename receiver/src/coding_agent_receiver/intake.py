@@ -16,7 +16,8 @@ from coding_agent_core.commands import IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.logs import bound, safe
 from coding_agent_core.queues.protocol import TaskSink
-from coding_agent_core.settings.model import Settings, networks
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.forges import networks
 from coding_agent_core.tasks import TaskKey, TaskRequest, Withdrawal
 from starlette.requests import ClientDisconnect, Request
 

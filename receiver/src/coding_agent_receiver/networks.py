@@ -8,7 +8,8 @@ from enum import Enum
 from ipaddress import ip_network
 
 import httpx
-from coding_agent_core.settings.model import Settings, networks
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.forges import networks
 
 from coding_agent_receiver.address import Address, Network, contains
 

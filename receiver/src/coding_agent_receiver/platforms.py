@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Platform
 
 from coding_agent_receiver import github, gitlab, verify

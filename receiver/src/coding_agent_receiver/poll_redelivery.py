@@ -10,7 +10,7 @@ from random import Random
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
 from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 
 from coding_agent_receiver import github
 from coding_agent_receiver.events import Accepted, Delivery

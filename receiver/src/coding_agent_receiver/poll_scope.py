@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Platform
 
 _GITHUB_SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")

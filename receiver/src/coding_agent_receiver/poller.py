@@ -10,7 +10,7 @@ from coding_agent_core.errors import ForgeError, QueueUnavailableError
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.logs import bound
 from coding_agent_core.queues.protocol import TaskSink
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 
 from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.poll_redelivery import redeliver_missed

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.settings.model import RateLimit
+from coding_agent_core.settings.forges import RateLimit
 from limits import parse_many
 from slowapi import Limiter
 from slowapi.errors import RateLimitExceeded

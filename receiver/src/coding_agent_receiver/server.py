@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.queues.protocol import TaskSink
-from coding_agent_core.settings.model import Settings, WebhookServer
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.forges import WebhookServer
 from fastapi import FastAPI
 
 from coding_agent_receiver.app import create_app

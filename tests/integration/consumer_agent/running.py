@@ -11,7 +11,7 @@ from pathlib import Path
 from coding_agent_consumer.agent.protocol import Brief, Ending, Step
 from coding_agent_consumer.agent.retrying import RetryPolicy
 from coding_agent_consumer.agent.run import ModelAgent
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 
 from tests.fixtures.workspace import FolderWorkspace
 

@@ -20,7 +20,7 @@ from coding_agent_core.attempt_input import AttemptInput, Earlier
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import (
     GitHubIssueKey,
     GitLabIssueKey,

@@ -9,7 +9,7 @@ from pathlib import Path
 from coding_agent_consumer.agent.scrub import Scrub
 from coding_agent_consumer.agent.transcript import Transcript
 from coding_agent_consumer.transcripts.keeping import Transcripts
-from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import GitHubIssueKey, Item
 from pydantic_ai.messages import ModelResponse, TextPart
 

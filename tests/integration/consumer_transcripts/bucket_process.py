@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from coding_agent_consumer.transcripts.bucket import Bucket
-from coding_agent_core.settings.llm import S3
+from coding_agent_core.settings.attempts import S3
 
 
 async def main(settings: str) -> int:

@@ -19,7 +19,7 @@ import yaml
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AttemptOutcome, Status
 from coding_agent_core.attempt_input import ENVIRONMENT_VARIABLE
-from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import (
     GitHubIssueKey,
     GitLabIssueKey,

@@ -14,7 +14,7 @@ from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.processes import END_SECONDS, living_parents
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
-from coding_agent_core.settings.model import Isolation, Workspace
+from coding_agent_core.settings.attempts import Isolation, Workspace
 
 LIMIT = 2000
 PATIENCE = END_SECONDS + 20

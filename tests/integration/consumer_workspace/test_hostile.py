@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_core.settings.model import Isolation, Workspace
+from coding_agent_core.settings.attempts import Isolation, Workspace
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
 

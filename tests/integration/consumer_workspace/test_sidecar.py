@@ -11,7 +11,7 @@ import pytest
 from coding_agent_consumer.workspace import client
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, WorkspaceRefusedError
 from coding_agent_consumer.workspace.sidecar import SidecarWorkspace, sidecar
-from coding_agent_core.settings.model import Workspace
+from coding_agent_core.settings.attempts import Workspace
 
 from tests.integration.consumer_attempt.place import WorkspaceProcess
 

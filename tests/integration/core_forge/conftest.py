@@ -11,7 +11,7 @@ import pytest
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.forge.retrying import Clock
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item, ItemKind, Platform, parse_task_key
 from coding_agent_forge import ForgeServer
 

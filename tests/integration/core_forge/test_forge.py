@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
 from coding_agent_core.forge.connect import connect
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import ItemKind, Origin, Platform
 
 from tests.fixtures.forge import REPOSITORY, git, plant_fault, push_fix

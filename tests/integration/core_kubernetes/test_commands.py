@@ -12,7 +12,7 @@ from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.queues.protocol import Kept
-from coding_agent_core.settings.model import Consumer
+from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
 
 from tests.integration.core_kubernetes.events import now

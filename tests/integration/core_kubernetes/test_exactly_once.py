@@ -12,7 +12,7 @@ from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.queues.protocol import Submission
-from coding_agent_core.settings.model import Consumer
+from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, parse_time, task_name
 
 from tests.fixtures.system import BOT_TOKEN, Program, StartSystem

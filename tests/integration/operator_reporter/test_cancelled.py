@@ -11,7 +11,7 @@ import pytest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.phases import Phase
-from coding_agent_core.settings.model import Consumer
+from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Withdrawal
 
 from tests.integration.operator_reporter.process import Reporter

@@ -7,7 +7,7 @@ import time
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.queues.rabbitmq import RabbitMQSink
-from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.queues import RabbitMQ
 
 from tests.fixtures.rabbitmq import Broker
 from tests.integration.rabbitmq.steps import DEADLINE, Queue, Relay, request

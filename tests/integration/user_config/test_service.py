@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 
 from tests.fixtures.system import until
 

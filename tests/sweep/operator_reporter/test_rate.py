@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from coding_agent_core.phases import Phase
-from coding_agent_core.settings.reporter import Reporter as Shipped
+from coding_agent_core.settings.operator import Reporter as Shipped
 
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, FAILED, World

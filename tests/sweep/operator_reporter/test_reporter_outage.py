@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.phases import Phase
-from coding_agent_core.settings.reporter import Reporter as Shipped
+from coding_agent_core.settings.operator import Reporter as Shipped
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest

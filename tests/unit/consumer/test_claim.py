@@ -11,7 +11,7 @@ from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
 from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.reporting.render import State
-from coding_agent_core.settings.model import Labels
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

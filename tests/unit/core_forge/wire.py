@@ -11,7 +11,7 @@ import httpx
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.forge.retrying import Clock
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import GitHubIssueKey, GitLabIssueKey, Item, Platform
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.agenttask import AttemptOutcome, Result
-from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import (
     GitHubIssueKey,
     GitHubPullRequestKey,

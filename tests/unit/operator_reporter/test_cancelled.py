@@ -8,7 +8,7 @@ import pytest
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Result, Status
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import comment
-from coding_agent_core.settings.model import Labels
+from coding_agent_core.settings.forges import Labels
 from coding_agent_operator.observed import read_task
 from coding_agent_operator.reporter.cancelled import cancelled_because
 from coding_agent_operator.reporter.report_of import report_of

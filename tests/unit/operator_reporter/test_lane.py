@@ -14,7 +14,7 @@ from coding_agent_core.agenttask import Condition
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
-from coding_agent_core.settings.reporter import Reporter
+from coding_agent_core.settings.operator import Reporter
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.backlog import Rank

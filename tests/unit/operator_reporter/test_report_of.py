@@ -6,7 +6,7 @@ import pytest
 from coding_agent_core.agenttask import Condition, Status
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import comment
-from coding_agent_core.settings.model import Labels
+from coding_agent_core.settings.forges import Labels
 from coding_agent_operator.reporter.report_of import report_of
 
 from tests.unit.operator.making import NOW, attempt, task

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coding_agent_core.settings.model import McpServer
+from coding_agent_core.settings.attempts import McpServer
 from fastmcp.client.transports import StdioTransport
 from pydantic_ai import ModelRetry, RunContext, ToolFailed
 from pydantic_ai.mcp import CallToolFunc, MCPError, MCPToolset, ToolResult

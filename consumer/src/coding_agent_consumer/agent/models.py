@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.model import LLM
+from coding_agent_core.settings.attempts import LLM
 from coding_agent_core.tasks import host_of
 from openai import AsyncOpenAI
 from pydantic_ai.models import Model

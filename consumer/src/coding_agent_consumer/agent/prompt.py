@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from coding_agent_core.forge.protocol import Comment, ItemDetails
 from coding_agent_core.reporting.render import MARKER
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import ItemKind, Platform
 
 BODY_LIMIT = 30_000

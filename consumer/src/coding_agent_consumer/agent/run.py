@@ -11,7 +11,7 @@ from typing import Any
 from coding_agent_core.cost import cost_of
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Reason, Usage
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from pydantic_ai.models import Model
 from pydantic_ai.toolsets import AbstractToolset
 from pydantic_ai.usage import RunUsage

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from coding_agent_core.secrets import Secrets, SecretSettings
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 
 _SHORTEST = 8
 """Characters; a shorter value would be found in ordinary words."""

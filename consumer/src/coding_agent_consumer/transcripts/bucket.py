@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.llm import S3
+from coding_agent_core.settings.attempts import S3
 from obstore.exceptions import (
     BaseError,
     PermissionDeniedError,

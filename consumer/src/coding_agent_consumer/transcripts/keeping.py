@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coding_agent_core.outcome import MAX_TAIL, Outcome, last_lines
-from coding_agent_core.settings.llm import ContextStorage
+from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item
 from coding_agent_core.transcripts import attempt_of, folder_of, key_of, place_of, url_of
 

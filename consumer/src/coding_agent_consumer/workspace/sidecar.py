@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from coding_agent_core.settings.model import Workspace as WorkspaceSettings
+from coding_agent_core.settings.attempts import Workspace as WorkspaceSettings
 
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.protocol import (

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from coding_agent_core.settings.model import Workspace as WorkspaceSettings
+from coding_agent_core.settings.attempts import Workspace as WorkspaceSettings
 
 from coding_agent_consumer.workspace.door import DOOR, WORKSPACE
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError

@@ -13,7 +13,7 @@ from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.forge.retrying import Clock, RetryPolicy
 from coding_agent_core.forge.token import Token
 from coding_agent_core.secrets import Secrets, SecretSettings
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item, Platform
 
 

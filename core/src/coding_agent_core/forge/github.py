@@ -18,7 +18,7 @@ from coding_agent_core.forge.github_labeled import LabelSearch
 from coding_agent_core.forge.protocol import Applied, Change, CloneSource, Comment, Glance, ItemDetails
 from coding_agent_core.forge.retrying import Repeat
 from coding_agent_core.forge.token import Token
-from coding_agent_core.settings.model import GitHub
+from coding_agent_core.settings.forges import GitHub
 from coding_agent_core.tasks import (
     GitHubIssueKey,
     GitHubPullRequestKey,

@@ -10,7 +10,7 @@ from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge import github_answers as answers
 from coding_agent_core.forge.calls import Call, Calls, path
 from coding_agent_core.forge.github_search import repository_of, search_query
-from coding_agent_core.settings.model import GitHub
+from coding_agent_core.settings.forges import GitHub
 from coding_agent_core.tasks import (
     GitHubIssueKey,
     GitHubPullRequestKey,

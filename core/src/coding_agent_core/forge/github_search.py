@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coding_agent_core.settings.model import GitHub
+from coding_agent_core.settings.forges import GitHub
 from coding_agent_core.tasks import ItemKind
 
 

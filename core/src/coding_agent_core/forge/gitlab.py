@@ -15,7 +15,7 @@ from coding_agent_core.forge.gitlab_paths import item_path, project_id
 from coding_agent_core.forge.protocol import Applied, Change, CloneSource, Comment, Glance, ItemDetails
 from coding_agent_core.forge.retrying import Repeat
 from coding_agent_core.forge.token import Token
-from coding_agent_core.settings.model import GitLab
+from coding_agent_core.settings.forges import GitLab
 from coding_agent_core.tasks import (
     Item,
     ItemKind,

@@ -9,7 +9,7 @@ from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge import gitlab_answers as answers
 from coding_agent_core.forge.calls import Call, Calls
 from coding_agent_core.forge.gitlab_paths import item_path, list_params, list_path, project_of
-from coding_agent_core.settings.model import GitLab
+from coding_agent_core.settings.forges import GitLab
 from coding_agent_core.tasks import (
     GitLabIssueKey,
     GitLabMergeRequestKey,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coding_agent_core.forge.calls import path
-from coding_agent_core.settings.model import GitLab
+from coding_agent_core.settings.forges import GitLab
 from coding_agent_core.tasks import GitLabIssueKey, GitLabMergeRequestKey, Item, ItemKind
 
 

@@ -24,7 +24,7 @@ from coding_agent_core.kubernetes.runs import (
 )
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.queues.protocol import Kept, Submission
-from coding_agent_core.settings.model import Consumer
+from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
 
 _logger = logging.getLogger("coding_agent.queue")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from coding_agent_core.forge.protocol import Comment, Forge
 from coding_agent_core.reporting.render import MARKER, Report, comment, label_changes
-from coding_agent_core.settings.model import Labels
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item
 
 

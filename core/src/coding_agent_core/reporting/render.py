@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from coding_agent_core.outcome import Reason, Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.advice import advice
-from coding_agent_core.settings.model import Labels
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen
 
 MARKER = "<!-- coding-agent:status "

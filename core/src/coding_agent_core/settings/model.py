@@ -11,87 +11,12 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from coding_agent_core.settings.attempts import (
-    Consumer,
-    Isolation,
-    UserConfigApi,
-    Workspace,
-)
-from coding_agent_core.settings.forges import (
-    GitHub,
-    GitLab,
-    Labels,
-    Redelivery,
-)
-from coding_agent_core.settings.llm import (
-    LLM,
-    ContextStorage,
-    LMStudio,
-    McpServer,
-    Ollama,
-    OpenAI,
-)
-from coding_agent_core.settings.operator import JobTemplate, Limits, Operator, Policy
-from coding_agent_core.settings.queues import (
-    Backend,
-    KubernetesQueue,
-    Queue,
-    RabbitMQ,
-    Scheduling,
-)
-from coding_agent_core.settings.reporter import Reporter
-from coding_agent_core.settings.section import (
-    SecretField,
-    Section,
-)
-from coding_agent_core.settings.webhooks import (
-    Commands,
-    GitHubWebhook,
-    GitLabWebhook,
-    RateLimit,
-    Webhook,
-    WebhookServer,
-    networks,
-)
+from coding_agent_core.settings.attempts import LLM, Consumer, ContextStorage, McpServer, UserConfigApi
+from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
+from coding_agent_core.settings.operator import Limits, Operator, Reporter
+from coding_agent_core.settings.queues import Backend, Queue, RabbitMQ, Scheduling
+from coding_agent_core.settings.section import Section
 from coding_agent_core.tasks import Platform
-
-__all__ = [
-    "LLM",
-    "Backend",
-    "Commands",
-    "Consumer",
-    "ContextStorage",
-    "GitHub",
-    "GitHubWebhook",
-    "GitLab",
-    "GitLabWebhook",
-    "Isolation",
-    "JobTemplate",
-    "KubernetesQueue",
-    "LMStudio",
-    "Labels",
-    "Limits",
-    "Logging",
-    "McpServer",
-    "Ollama",
-    "OpenAI",
-    "Operator",
-    "Policy",
-    "Queue",
-    "RabbitMQ",
-    "RateLimit",
-    "Redelivery",
-    "Reporter",
-    "Scheduling",
-    "SecretField",
-    "Section",
-    "Settings",
-    "UserConfigApi",
-    "Webhook",
-    "WebhookServer",
-    "Workspace",
-    "networks",
-]
 
 
 class Logging(Section):

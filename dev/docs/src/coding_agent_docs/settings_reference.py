@@ -15,8 +15,8 @@ from typing import Any
 import annotated_types
 import yaml
 from coding_agent_core.secrets import SecretSettings
-from coding_agent_core.settings.environment import SECRET_VARIABLES, VARIABLES
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
 from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 

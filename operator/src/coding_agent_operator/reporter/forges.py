@@ -11,7 +11,7 @@ from coding_agent_core.forge.pacing import Paced, Rate
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.forge.retrying import Clock, RetryPolicy
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.reporter import Reporter
+from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Platform
 
 from coding_agent_operator.reporter.metrics import FORGE_REQUESTS

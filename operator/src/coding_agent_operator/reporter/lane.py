@@ -14,7 +14,7 @@ from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.logs import bound
-from coding_agent_core.settings.reporter import Reporter
+from coding_agent_core.settings.operator import Reporter
 
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import metrics, trouble

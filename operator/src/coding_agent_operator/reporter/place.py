@@ -9,8 +9,8 @@ from datetime import datetime
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.queues.protocol import TaskSink
-from coding_agent_core.settings.model import Labels
-from coding_agent_core.settings.reporter import Reporter
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.settings.operator import Reporter
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from coding_agent_core.agenttask import AttemptOutcome
 from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import Report, State
-from coding_agent_core.settings.model import Labels
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Platform
 
 from coding_agent_operator.observed import Task

@@ -13,7 +13,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.queues import RabbitMQ
 
 # It reports each failed socket with a traceback; what matters is raised, and logged here as one line.
 logging.getLogger("pika").setLevel(logging.CRITICAL)

@@ -16,7 +16,7 @@ from coding_agent_core.queues.rabbitmq.messages import command_queue, decode_com
 from coding_agent_core.queues.rabbitmq.topology import declare_durable
 from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.queues import RabbitMQ
 
 _logger = logging.getLogger("coding_agent.commands")
 

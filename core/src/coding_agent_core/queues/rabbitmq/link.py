@@ -17,7 +17,7 @@ from coding_agent_core.queues.rabbitmq.messages import dead_queue, decode, encod
 from coding_agent_core.queues.rabbitmq.properties import dead_properties
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.queues.rabbitmq.upkeep import Upkeep
-from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.queues import RabbitMQ
 from coding_agent_core.tasks import Platform
 
 _logger = logging.getLogger("coding_agent.queue")

@@ -17,7 +17,7 @@ from coding_agent_core.queues.rabbitmq.messages import command_queue, encode
 from coding_agent_core.queues.rabbitmq.properties import command_properties, task_properties
 from coding_agent_core.queues.rabbitmq.topology import declare_durable, declare_queues
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.queues import RabbitMQ
 from coding_agent_core.tasks import TaskRequest, Withdrawal, new_uuid
 
 _logger = logging.getLogger("coding_agent.queue")

@@ -15,7 +15,7 @@ from coding_agent_core.queues.rabbitmq.io_thread import IoThread
 from coding_agent_core.queues.rabbitmq.link import Hand, Link
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.queues.waiting import first_of
-from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.queues import RabbitMQ
 from coding_agent_core.tasks import Platform
 
 _logger = logging.getLogger("coding_agent.queue")

@@ -23,7 +23,7 @@ from coding_agent_core.queues.rabbitmq.properties import marked_redelivered, tas
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.queues.rabbitmq.topology import declare_delay, declare_queues
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.queues import RabbitMQ
 
 _logger = logging.getLogger("coding_agent.queue")
 

@@ -17,8 +17,14 @@ include dev/make/venv.mk
 help: ## list these commands
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
 
+# What the machine lacks is installed, or named with the command that installs it.
+.NOTPARALLEL:
+.PHONY: setup-demo setup-test setup-e2e setup-sweep
+setup-demo setup-test setup-e2e setup-sweep:
+	@dev/setup.sh $(@:setup-%=%)
+
 .PHONY: demo
-demo: $(VENV)/.demo ## label in, pull request out, on this machine (FORGE=gitlab, KEEP=1)
+demo: setup-demo $(VENV)/.demo ## label in, pull request out, on this machine (FORGE=gitlab, KEEP=1)
 	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) $(if $(KEEP),--keep)
 
 .PHONY: unit
@@ -33,15 +39,15 @@ lint: $(VENV)/.dev ## style, types and layers
 	@$(VENV)/bin/lint-imports --no-logo
 
 .PHONY: test
-test: lint ## what guards behaviour: lint, unit and integration tests (a real RabbitMQ, git, API server)
+test: setup-test lint test-parts ## what guards behaviour: lint, unit and integration tests (a real RabbitMQ, git, API server)
 	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/unit tests/integration
 
 .PHONY: e2e
-e2e: $(VENV)/.dev ## end to end through the chart, on a real Kubernetes node (Linux, root)
+e2e: setup-e2e $(VENV)/.dev node-parts ## end to end through the chart, on a real Kubernetes node (Linux, root)
 	@$(PYTEST) tests/e2e
 
 .PHONY: sweep
-sweep: $(VENV)/.dev ## everything exhaustive: crashes, volume, development tools, documents as programs, alert rules
+sweep: setup-sweep $(VENV)/.dev sweep-parts ## everything exhaustive: crashes, volume, development tools, documents as programs, alert rules
 	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/sweep
 
 .PHONY: docs

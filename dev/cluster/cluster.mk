@@ -1,8 +1,8 @@
 # The local cluster (dev/cluster): one target per habit. Included by the Makefile at the top.
 CLUSTER ?= $(PY) -m coding_agent_cluster
 
-.PHONY: control-plane control-plane-down control-plane-parts
-.PHONY: cluster cluster-down cluster-status node-parts images
+.PHONY: control-plane control-plane-down test-parts
+.PHONY: cluster cluster-down cluster-status node-parts sweep-parts images
 
 control-plane: venv ## start an API server with its controllers, no node; prints KUBECONFIG=FILE
 	@$(CLUSTER) control-plane up
@@ -23,11 +23,11 @@ images: venv ## build the images and hand them to the cluster's node
 	@$(CLUSTER) images
 
 # Built before the tests rather than by the first one that needs them: each test has a time limit.
-control-plane-parts: venv
-	@$(CLUSTER) prepare control-plane
+test-parts: venv
+	@$(CLUSTER) prepare test
 
 node-parts: venv
-	@$(CLUSTER) prepare node
+	@$(CLUSTER) prepare e2e
 
-test: control-plane-parts
-e2e sweep: node-parts
+sweep-parts: venv
+	@$(CLUSTER) prepare sweep

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_cluster import __main__ as command_line
-from coding_agent_cluster import cluster, foreign
+from coding_agent_cluster import cluster, foreign, standalone
 from coding_agent_cluster.errors import MachineError
 
 
@@ -47,9 +47,12 @@ def test_ending_what_does_not_run_is_no_error(command: list[str]) -> None:
 
 
 def test_tests_on_a_given_cluster_build_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
     monkeypatch.setenv("E2E_KUBECONFIG", "kind.yaml")
-    monkeypatch.setenv("PATH", "/nowhere")  # no Go: building would be an error
-    assert command_line.main(["prepare", "node"]) == 0
+    monkeypatch.setattr(standalone, "binaries", built.extend)
+    assert command_line.main(["prepare", "e2e"]) == 0
+    assert "helm" in built
+    assert "kubelet" not in built
 
 
 def test_a_given_cluster_without_its_file_is_an_error_that_names_it() -> None:

@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
             whole.add_argument("--purge", action="store_true", help="its images and keys too")
     picture = commands.add_parser("images", help="build the images and hand them to the cluster's node")
     picture.add_argument("--name", default=cluster.DEFAULT_NAME, help="which cluster (default: %(default)s)")
-    prepare = commands.add_parser("prepare", help="build what a kind of test needs, and nothing else")
-    prepare.add_argument("what", choices=["control-plane", "node"])
+    prepare = commands.add_parser("prepare", help="build what a tier of tests needs, and nothing else")
+    prepare.add_argument("tier", choices=list(parts.TESTS))
     builder = commands.add_parser("build", help="build parts into the cache and print where they are")
     builder.add_argument("parts", nargs="+", metavar="PART", help=f"of: {', '.join(sorted(parts.PARTS))}")
     return top
@@ -93,18 +93,25 @@ def _images(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    if options.what == "control-plane":
-        standalone.binaries(parts.CONTROL_PLANE)
-        return
-    if os.environ.get("E2E_KUBECONFIG"):
-        return
+    names: Sequence[str] = parts.TESTS[options.tier]
+    if options.tier == "test":
+        standalone.binaries(names)
+    elif reason := _why_no_node():
+        note(f"No node will be there: {reason}")
+        standalone.binaries(name for name in names if name not in parts.NODE_ALONE)
+    else:
+        build.binaries(names)
+        base_image.ensure()
+
+
+def _why_no_node() -> str:
+    if given := os.environ.get("E2E_KUBECONFIG"):
+        return f"the tests use the cluster of {given}"
     try:
         cluster.require_machine()
     except MachineError as error:
-        note(f"No node will be there: {error}")
-        return
-    build.binaries(parts.NODE)
-    base_image.ensure()
+        return str(error)
+    return ""
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -51,7 +51,6 @@ MODULES: dict[str, Module] = {
         Module("runc", "github.com/opencontainers/runc", "main.version", tags="seccomp", cgo=True),
         Module("cni", "github.com/containernetworking/plugins"),
         Module("coredns", "github.com/coredns/coredns"),
-        Module("critools", "sigs.k8s.io/cri-tools", "sigs.k8s.io/cri-tools/pkg/version.Version"),
         Module("helm", "helm.sh/helm/v4", "helm.sh/helm/v4/internal/version.version"),
         Module("metrics-server", "sigs.k8s.io/metrics-server"),
         Module("kwok", "sigs.k8s.io/kwok", "sigs.k8s.io/kwok/pkg/consts.Version"),
@@ -104,7 +103,6 @@ PARTS: dict[str, Part] = {
         Part("portmap", "cni", f"{_CNI}/meta/portmap"),
         # The project's own main with four plugins: the stock one compiles every cloud's SDK (208 s, not 60).
         Part("coredns", "coredns", "."),
-        Part("crictl", "critools", "sigs.k8s.io/cri-tools/cmd/crictl"),
         Part("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
         Part("metrics-server", "metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server"),
         Part("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok"),
@@ -124,9 +122,7 @@ PARTS: dict[str, Part] = {
 }
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
-NODE = (
-    *CONTROL_PLANE,
-    "kube-scheduler",
+NODE_ALONE = (
     "kubelet",
     "kube-proxy",
     "containerd",
@@ -139,6 +135,14 @@ NODE = (
     "portmap",
     "coredns",
 )
+"""What only a node runs."""
+NODE = (*CONTROL_PLANE, "kube-scheduler", *NODE_ALONE)
+TESTS = {
+    "test": (*CONTROL_PLANE, "helm", "gofakes3"),
+    "e2e": (*NODE, "helm", "contour", "kube-network-policies"),
+    "sweep": tuple(PARTS),
+}
+"""What each tier of tests uses."""
 
 
 def part(name: str) -> Part:

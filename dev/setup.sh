@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Install what a make target needs of this machine: dev/setup.sh demo|test|e2e|sweep.
+# As root on Debian or Ubuntu it installs by package name what is missing; elsewhere it prints the command.
+# Not here: Python packages (dev/make/venv.mk), and Go with what is built by it (dev/cluster), which need no root.
+set -euo pipefail
+tier=${1:?"say what for: demo, test, e2e or sweep"}
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+missing=()
+program() { # program NAME PACKAGE
+    command -v "$1" >/dev/null || missing+=("$2")
+}
+file() { # file PATH PACKAGE
+    [ -e "$1" ] || missing+=("$2")
+}
+
+program git git
+[ -e .uv/bin/uv ] || command -v uv >/dev/null || python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+! command -v apt-get >/dev/null || file /etc/ssl/certs/ca-certificates.crt ca-certificates
+program make make
+if [ "$tier" != demo ]; then
+    [ -d /usr/lib/rabbitmq ] || program rabbitmq-server rabbitmq-server # tests start a broker of their own from it
+    program openssl openssl
+    program npm npm # vendors publish their schemas and examples in its registry
+fi
+if [ "$tier" = sweep ]; then # a person with a browser
+    file /usr/bin/chromium chromium
+    file /usr/bin/chromedriver chromium-driver
+fi
+if { [ "$tier" = e2e ] || [ "$tier" = sweep ]; } && [ "$(uname)" = Linux ] && [ -z "${E2E_KUBECONFIG:-}" ]; then # the node
+    program ip iproute2
+    program iptables iptables
+    program cc gcc
+    program pkg-config pkg-config
+    file /usr/include/stdlib.h libc6-dev
+    file /usr/include/seccomp.h libseccomp-dev
+    program buildah buildah
+    program debootstrap debootstrap
+fi
+
+[ ${#missing[@]} -gt 0 ] || exit 0
+install="apt-get install -y --no-install-recommends ${missing[*]}"
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "Missing on this machine: ${missing[*]}. On Debian or Ubuntu: sudo $install" >&2
+    exit 1
+fi
+echo "Installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+# No service is to start by itself: tests start what they use.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+    trap 'rm -f $policy' EXIT
+fi
+apt-get -o DPkg::Lock::Timeout=300 -qq update
+apt-get -o DPkg::Lock::Timeout=300 -qq install -y --no-install-recommends "${missing[@]}" >/dev/null

@@ -130,7 +130,7 @@ async def test_a_huge_result_is_bounded(running: Running) -> None:
         with model_server(script(call("shop_catalogue"), finish())) as model:
             await running.work(model_settings(model.base_url, mcp_servers=[server]))
             result = model.requests[1]["messages"][-1]["content"]
-    assert "characters left out" in result
+    assert "characters omitted" in result
     assert len(result) < 50_000
 
 

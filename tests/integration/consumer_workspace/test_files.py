@@ -32,7 +32,7 @@ def applied(bundle: Path, patch: bytes, tmp_path: Path) -> Path:
 async def test_a_file_is_read_edited_written_listed_and_found(workspace: WorkspaceClient) -> None:
     assert await workspace.read_file("calc.py") == "     1\tdef add(a, b):\n     2\t    return a - b"
     assert await workspace.read_file("calc.py", start_line=2, line_count=1) == "     2\t    return a - b"
-    assert "[1 more lines; go on from line 2]" in await workspace.read_file("calc.py", line_count=1)
+    assert "[1 more lines; continue from line 2]" in await workspace.read_file("calc.py", line_count=1)
     await workspace.edit_file("calc.py", "a - b", "a + b")
     await workspace.write_file("new/deep/日本.txt", "こんにちは\n")
     await workspace.run("touch noise.log")

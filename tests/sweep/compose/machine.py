@@ -164,7 +164,7 @@ class Machine:
     def _places(self, service: str) -> dict[str, str]:
         """What dev/compose/config.yaml asks variables for, where a container has a mount."""
         mounts = self.project.mounts(service)
-        asked = {"STATE_DIRECTORY": "/var/lib/coding-agent", "WORKSPACE_DOOR": "/run/coding-agent"}
+        asked = {"STATE_DIRECTORY": "/var/lib/coding-agent", "WORKSPACE_GATE": "/run/coding-agent"}
         return {name: self.local(service, path) for name, path in asked.items() if path in mounts}
 
 

@@ -148,8 +148,8 @@ def test_the_configuration_is_understood(rendered: Render, service: str) -> None
         assert any(bridge in network for network in networks(settings.webhook.trusted_proxies))
     if service == "task-consumer":
         mounted = project.mounts(service)
-        door = str(settings.consumer.workspace.door)
-        assert mounted[door] == project.mounts("workspace")[door]
+        gate = str(settings.consumer.workspace.gate)
+        assert mounted[gate] == project.mounts("workspace")[gate]
         assert str(settings.context_storage.base_dir).startswith("/var/lib/coding-agent/")
         assert "/var/lib/coding-agent" in mounted
     if service == "producer":

@@ -20,7 +20,7 @@ def fed(limit: int, *chunks: bytes) -> tuple[str, bool]:
         ([b"hello ", b"world"], ("hello world", False)),
         (["日本".encode()[:4], "日本".encode()[4:]], ("日本", False)),
         ([b"\xff\xfe"], ("\ufffd\ufffd", False)),
-        ([b"0123456789" * 3], ("0123456789\n[… 10 characters left out …]\n0123456789", True)),
+        ([b"0123456789" * 3], ("0123456789\n[… 10 characters omitted …]\n0123456789", True)),
     ],
 )
 def test_what_fits_is_whole_and_what_does_not_loses_its_middle(

@@ -1,7 +1,8 @@
 """The workspace program: `python -m coding_agent_consumer.workspace --socket PATH --root DIR`.
 
-It needs the standard library, git and a shell, so it can be copied into any image. It says on its standard
-output, as one line of JSON, when it is ready and how it is isolated, or why it cannot start.
+It starts the server isolated, and kills everything that is left when either ends. It needs only the standard
+library, git and a shell, so it can be copied into any image. Its standard output is one line of JSON: how it
+is isolated once it is ready, or why it cannot start.
 """
 
 from __future__ import annotations
@@ -10,90 +11,249 @@ import argparse
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from coding_agent_consumer.workspace import linux
-from coding_agent_consumer.workspace.place import Place, remove
-from coding_agent_consumer.workspace.supervise import Served, supervise
+from coding_agent_consumer.workspace import linux, sandbox
+from coding_agent_consumer.workspace.folders import WorkspaceFolders, remove
+from coding_agent_consumer.workspace.processes import end_descendants
+from coding_agent_consumer.workspace.server import Limits, Server, listen
+
+_START_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    folders: WorkspaceFolders
+    listener: socket.socket
+    command_timeout: float
+    output_limit: int
+    uid: int | None
+    readable: tuple[Path, ...]
+    hidden: tuple[Path, ...]
+    keep: tuple[str, ...]
+    search_path: tuple[str, ...]
+    git: str = "git"
+
+
+def supervise(options: ServerOptions, isolation: str, *, lifeline: bool, report: Callable[..., None]) -> int:
+    """Start the server and wait until it or this process has to end.
+
+    Args:
+        isolation: `auto`, `namespaces` or `none`.
+        lifeline: also end when standard input is closed.
+        report: is called with `isolation` and `warning`, or with `failed`.
+
+    Returns:
+        the exit status.
+    """
+    wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    stopping: list[int] = []
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+    warning = ""
+    pid = 0
+    try:
+        for attempt in ("namespaces", "none") if isolation == "auto" else (isolation,):
+            pid, failure = _start(options, attempt)
+            if not failure:
+                report(isolation=attempt, warning=warning)
+                break
+            if attempt == "namespaces":
+                warning = f"the workspace cannot have its own namespaces ({failure})"
+        else:
+            report(failed=warning if isolation == "namespaces" else failure)
+            return 1
+        options.listener.close()
+        _wait(pid, wake, lifeline, stopping)
+    finally:
+        end_descendants()
+    return 0
+
+
+def _wait(pid: int, wake: int, lifeline: bool, stopping: list[int]) -> None:
+    watched = [wake, 0] if lifeline else [wake]
+    while not stopping:
+        ready, _, _ = select.select(watched, [], [])
+        if wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake, 512)
+            if _has_ended(pid):
+                return
+        if 0 in ready and not os.read(0, 512):
+            return
+
+
+def _has_ended(pid: int) -> bool:
+    while True:
+        try:
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        if ended == 0:
+            return False
+        if ended == pid:
+            return True
+
+
+def _start(options: ServerOptions, isolation: str) -> tuple[int, str]:
+    """Fork the server; returns its process id, and why it failed, or an empty string."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        _in_child(lambda: _run_server(options, isolation, parent, write), write)
+    os.close(write)
+    with os.fdopen(read, "rb") as report:
+        ready, _, _ = select.select([report], [], [], _START_SECONDS)
+        answer = report.readline(4096) if ready else b""
+    if answer == b"ready\n":
+        return pid, ""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+    return pid, json.loads(answer)["failed"] if answer else "it did not start in time"
+
+
+def _in_child(work: Callable[[], None], report: int) -> None:
+    """Run `work` in a forked child, which never returns to the parent's code."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        work()
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.write(
+                report, json.dumps({"failed": str(error) or type(error).__name__}).encode()[:4000] + b"\n"
+            )
+    finally:
+        os._exit(1)
+
+
+def _run_server(options: ServerOptions, isolation: str, parent: int, report: int) -> None:
+    if isolation == "none":
+        sandbox.drop_rights(options.uid, capabilities=options.uid is not None)
+        try:
+            os.chdir(options.folders.tree)
+        except PermissionError as error:
+            raise PermissionError(
+                f"user {os.geteuid()} cannot access {options.folders.root}: set consumer.workspace.base_dir"
+            ) from error
+        linux.adopt_orphans()
+        linux.die_with_parent()
+        if os.getppid() != parent:
+            return
+        _serve(options, options.folders, report)
+        return
+    own_user = not linux.may_administer()
+    sandbox.enter_namespaces(own_user=own_user)
+    linux.die_with_parent()
+    if os.getppid() != parent:
+        return
+    pid = os.fork()
+    if pid == 0:
+        _in_child(lambda: _first_process(options, own_user, report), report)
+    os.close(report)
+    options.listener.close()
+    linux.forbid_inspection()
+    os.waitpid(pid, 0)
+
+
+def _first_process(options: ServerOptions, own_user: bool, report: int) -> None:
+    """PID 1 of the new namespaces: when it ends, everything in them ends."""
+    linux.die_with_parent()
+    folders = sandbox.enter_view(options.folders, options.readable, options.hidden)
+    sandbox.drop_rights(None if own_user else options.uid, capabilities=True)
+    linux.die_with_parent()  # once more, because a change of user clears it
+    _serve(options, folders, report)
+
+
+def _serve(options: ServerOptions, folders: WorkspaceFolders, report: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+    limits = Limits(options.command_timeout, options.output_limit)
+    server = Server(folders, limits, list(options.search_path), options.keep, options.git)
+    os.write(report, b"ready\n")
+    os.close(report)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open for the life of the process
+    server.serve(options.listener)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="coding_agent_consumer.workspace", description=__doc__.split("\n", 1)[0]
     )
-    parser.add_argument("--socket", type=Path, required=True, help="Unix socket to serve on (mode 0600)")
+    parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen on (mode 0600)")
     parser.add_argument(
-        "--group", action="store_true", help="the socket's group, that of its folder, may connect (mode 0660)"
+        "--group", action="store_true", help="the group of the socket's folder may connect too (mode 0660)"
     )
-    parser.add_argument("--root", type=Path, required=True, help="folder that holds the tree, HOME and /tmp")
+    parser.add_argument("--root", type=Path, required=True, help="folder for the tree, HOME and /tmp")
     parser.add_argument("--command-timeout", type=float, default=300.0, help="seconds for one command")
-    parser.add_argument("--output-limit", type=int, default=20_000, help="characters of output that are told")
+    parser.add_argument("--output-limit", type=int, default=20_000, help="characters of output in one answer")
     parser.add_argument(
         "--isolation",
         choices=("auto", "namespaces", "none"),
         default="none",
-        help="none: the container is the isolation",
+        help="none: the container isolates",
     )
-    parser.add_argument("--uid", type=int, help="user and group id to become; needs root")
+    parser.add_argument("--uid", type=int, help="user and group id to run as; needs root")
     parser.add_argument(
-        "--readable", type=Path, action="append", default=[], help="seen beside the system's folders"
+        "--readable", type=Path, action="append", default=[], help="visible beside the system's folders"
     )
-    parser.add_argument("--hide", type=Path, action="append", default=[], help="never seen")
-    parser.add_argument("--keep-env", action="append", default=[], help="variable that commands see")
+    parser.add_argument("--hide", type=Path, action="append", default=[], help="never visible")
+    parser.add_argument("--keep-env", action="append", default=[], help="variable to pass to commands")
     parser.add_argument(
-        "--inherit-env", action="store_true", help="commands see all variables: they hold no secret here"
+        "--inherit-env",
+        action="store_true",
+        help="pass all variables to commands; none may be secret",
     )
     parser.add_argument(
-        "--git", type=Path, help="our own; its folder ends the commands' PATH, for images without one"
+        "--git",
+        type=Path,
+        help="git to use; its folder ends the commands' PATH",
     )
     parser.add_argument(
-        "--path", action="append", default=[], help="folder of the commands' PATH; default: our own PATH"
+        "--path",
+        action="append",
+        default=[],
+        help="folder of the commands' PATH; default: our PATH",
     )
-    parser.add_argument("--lifeline", action="store_true", help="end when standard input ends")
-    parser.add_argument("--remove", type=Path, help="folder to remove at the end")
+    parser.add_argument("--lifeline", action="store_true", help="end when standard input is closed")
+    parser.add_argument("--remove", type=Path, help="folder to remove before exit")
     return parser.parse_args(argv)
 
 
-def listen(path: Path, *, group: bool = False) -> socket.socket:
-    """A socket that only we can connect to, or our group too."""
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o117 if group else 0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    listener.listen(8)
-    return listener
-
-
-def _say(**fields: object) -> None:
+def _print_line(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until killed, or, with `--lifeline`, until standard input ends."""
+    """Serve until stopped, or, with `--lifeline`, until standard input is closed."""
     arguments = _arguments(argv)
     os.umask(0o022)
     linux.adopt_orphans()
-    place = Place.below(arguments.root.resolve())
+    folders = WorkspaceFolders.below(arguments.root.resolve())
     try:
-        place.make()
+        folders.make()
         if arguments.uid is not None:
-            for folder in (place.root, place.tree, place.home, place.tmp):
+            for folder in (folders.root, folders.tree, folders.home, folders.tmp):
                 os.chown(folder, arguments.uid, arguments.uid)
         listener = listen(arguments.socket, group=arguments.group)
     except OSError as error:
-        _say(failed=f"cannot prepare the workspace: {error}")
+        _print_line(failed=f"cannot prepare the workspace: {error}")
         return 1
     search_path = arguments.path or os.environ.get("PATH", os.defpath).split(":")
-    served = Served(
-        place=place,
+    options = ServerOptions(
+        folders=folders,
         listener=listener,
         command_timeout=arguments.command_timeout,
         output_limit=arguments.output_limit,
@@ -104,9 +264,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         search_path=(*search_path, *([str(arguments.git.parent)] if arguments.git else [])),
         git=str(arguments.git or "git"),
     )
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's ^C is for the agent, which then ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then stops us
     try:
-        return supervise(served, arguments.isolation, lifeline=arguments.lifeline, say=_say)
+        return supervise(options, arguments.isolation, lifeline=arguments.lifeline, report=_print_line)
     finally:
         with contextlib.suppress(OSError):
             arguments.socket.unlink()

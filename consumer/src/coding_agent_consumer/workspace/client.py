@@ -1,57 +1,98 @@
-"""The agent's end of the socket: every exchange bounded in time and size, every answer untrusted."""
+"""The agent's side of the workspace socket: exchanges bounded in time and size, answers never trusted."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+
+from coding_agent_core.settings.attempts import Workspace as WorkspaceSettings
 
 from coding_agent_consumer.workspace import wire
 from coding_agent_consumer.workspace.output import cut_end
 from coding_agent_consumer.workspace.processes import END_SECONDS
 from coding_agent_consumer.workspace.protocol import CommandResult, WorkspaceGoneError, WorkspaceRefusedError
 
+_logger = logging.getLogger("coding_agent.workspace")
+
 _EXCHANGE_SECONDS = 400.0
-"""For an operation in which the workspace's git works: its own limit is 300 s."""
+"""For an operation that runs git in the workspace, where git has 300 s."""
 _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = END_SECONDS + 20.0
-"""On top of a command's own time: starting, killing, answering."""
+"""Added to a command's own time: to start it, to kill it, to answer."""
+_POLL_SECONDS = 0.2
+_RESTART_SECONDS = 360.0
+"""For a container to restart. The kubelet's back-off grows to 300 s, it checks up to 15 s later, and the
+container needs time to start."""
 _MAX_REFUSAL = 4000
 _MAX_INSTANCE = 64
+_MAX_COMMAND_SECONDS = 1e6
+_KILLED = 137
+"""Exit status of a killed command, as a shell reports it."""
+_RESTARTED = (
+    "The workspace stopped during this and was restarted. Its files are kept. A command stops it when it "
+    "uses up the memory or kills the workspace's own process."
+)
+_INTERRUPTED = "It answers again. The interrupted operation was abandoned; the files are kept."
 
 Send = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class WorkspaceClient:
-    """A workspace behind a Unix socket. One exchange at a time; a cancelled one ends its command.
+    """A workspace behind a Unix socket; implements `Workspace`.
+
+    It runs one exchange at a time. Cancelling an exchange kills its command.
 
     Args:
-        socket: the workspace program's.
-        command_timeout: seconds, the workspace's own limit for one command.
-        output_limit: characters of output, listing or text that it was told to answer at most.
+        socket: the socket of the workspace program.
+        command_timeout: seconds; the workspace's own limit for one command.
+        output_limit: most characters of output, listing or text in an answer.
+        restart_patience: seconds to wait for a container that restarts; 0 if nothing restarts the program.
     """
 
-    def __init__(self, socket: Path, *, command_timeout: float, output_limit: int) -> None:
+    def __init__(
+        self, socket: Path, *, command_timeout: float, output_limit: int, restart_patience: float = 0.0
+    ) -> None:
         self._socket = socket
         self._command_timeout = command_timeout
         self._output_limit = output_limit
-        # Twice: numbering, notes on what was left out, and one long first line come on top of it.
+        # Line numbers, notes on omitted text and one long first line come on top of the limit.
         self._text_limit = 2 * output_limit + 10_000
-        self._turn = asyncio.Lock()
+        self._exchange = asyncio.Lock()
+        self._instance = ""
+        self.restart_patience = restart_patience
+
+    async def connect(self, patience: float) -> None:
+        """Wait until the workspace answers.
+
+        Raises:
+            WorkspaceGoneError: it does not answer within `patience` seconds.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._instance = await self.ping()
+            except WorkspaceGoneError as error:
+                if time.monotonic() > deadline:
+                    raise WorkspaceGoneError(
+                        f"The workspace's container has not answered for {patience:.0f} s: {error}"
+                    ) from error
+            else:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def ping(self) -> str:
-        """See `Workspace.ping`."""
         fields, _ = await self._ask({"op": "ping"}, timeout=_CONNECT_SECONDS)
         return str(fields.get("instance", ""))[:_MAX_INSTANCE]
 
     async def seed(self, bundle: Path, branch: str) -> None:
-        """See `Workspace.seed`."""
         size = (await asyncio.to_thread(bundle.stat)).st_size
         if size > wire.MAX_BUNDLE:
-            raise WorkspaceRefusedError("The repository is too large for a workspace: more than 4 GiB.")
+            raise WorkspaceRefusedError("The repository is larger than 4 GiB, which a workspace cannot hold.")
 
         async def send(writer: asyncio.StreamWriter) -> None:
             with bundle.open("rb") as file:
@@ -59,28 +100,34 @@ class WorkspaceClient:
                     writer.write(data)
                     await writer.drain()
 
-        await self._ask({"op": "seed", "branch": branch}, send=send, length=size)
+        # A restarted workspace discards a partial seed, so seeding can be repeated.
+        await self._ask_again({"op": "seed", "branch": branch}, send=send, length=size)
 
     async def diff(self) -> bytes:
-        """See `Workspace.diff`."""
-        _, body = await self._ask({"op": "diff"}, limit=wire.MAX_PATCH)
-        return body
+        return await self._ask_again({"op": "diff"}, limit=wire.MAX_PATCH)
 
     async def run(self, command: str, *, timeout: float | None = None) -> CommandResult:
-        """See `Workspace.run`."""
         limit = self._command_timeout if timeout is None else min(timeout, self._command_timeout)
         if not limit > 0:
-            raise WorkspaceRefusedError("The time for a command must be more than 0 seconds.")
+            raise WorkspaceRefusedError("The time limit of a command must be more than 0 seconds.")
         header = {"op": "run", "timeout": limit, "output_limit": self._output_limit}
-        fields, body = await self._ask(
-            header, command.encode("utf-8", "replace"), timeout=limit + _GRACE_SECONDS, limit=wire.MAX_TEXT
-        )
+        began = time.monotonic()
+        try:
+            fields, body = await self._ask(
+                header,
+                command.encode("utf-8", "replace"),
+                timeout=limit + _GRACE_SECONDS,
+                limit=wire.MAX_TEXT,
+            )
+        except WorkspaceGoneError as error:
+            reason = await self._reconnect(error)
+            return CommandResult(_KILLED, reason, False, False, time.monotonic() - began)
         code = fields.get("exit_code")
         if code is not None and (type(code) is not int or not 0 <= code <= 255):
-            raise _nonsense("an exit status that is none")
+            raise _invalid("the exit status is not a number from 0 to 255")
         seconds = fields.get("seconds")
-        if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
-            raise _nonsense("a duration that is none")
+        if not isinstance(seconds, int | float) or not 0 <= seconds <= _MAX_COMMAND_SECONDS:
+            raise _invalid("the duration is not a number of seconds")
         return CommandResult(
             exit_code=code,
             output=self._text(body),
@@ -90,7 +137,6 @@ class WorkspaceClient:
         )
 
     async def read_file(self, path: str, *, start_line: int = 1, line_count: int | None = None) -> str:
-        """See `Workspace.read_file`."""
         header = {
             "op": "read_file",
             "path": path,
@@ -98,35 +144,57 @@ class WorkspaceClient:
             "line_count": line_count,
             "output_limit": self._output_limit,
         }
-        return self._text((await self._ask(header, limit=wire.MAX_TEXT))[1])
+        return self._text(await self._ask_again(header, limit=wire.MAX_TEXT))
 
     async def write_file(self, path: str, content: str) -> None:
-        """See `Workspace.write_file`."""
-        await self._ask({"op": "write_file", "path": path}, content.encode("utf-8", "replace"))
+        await self._ask_again({"op": "write_file", "path": path}, content.encode("utf-8", "replace"))
 
     async def edit_file(self, path: str, old: str, new: str) -> None:
-        """See `Workspace.edit_file`."""
         before = old.encode("utf-8", "replace")
         header = {"op": "edit_file", "path": path, "old_length": len(before)}
-        await self._ask(header, before + new.encode("utf-8", "replace"))
+        try:
+            await self._ask(header, before + new.encode("utf-8", "replace"))
+        except WorkspaceGoneError as error:
+            # Not repeated: the edit may have been made.
+            reason = await self._reconnect(error)
+            raise WorkspaceRefusedError(f"{reason} Check whether {path} was edited.") from error
 
     async def list_files(self, path: str = ".") -> str:
-        """See `Workspace.list_files`."""
         header = {"op": "list_files", "path": path, "output_limit": self._output_limit}
-        return self._text((await self._ask(header, limit=wire.MAX_TEXT))[1])
+        return self._text(await self._ask_again(header, limit=wire.MAX_TEXT))
 
     async def search(self, pattern: str, path: str = ".") -> str:
-        """See `Workspace.search`."""
         header = {"op": "search", "path": path, "output_limit": self._output_limit}
         return self._text(
-            (await self._ask(header, pattern.encode("utf-8", "replace"), limit=wire.MAX_TEXT))[1]
+            await self._ask_again(header, pattern.encode("utf-8", "replace"), limit=wire.MAX_TEXT)
         )
-
-    async def aclose(self) -> None:
-        """Nothing stays open between exchanges; `launch_workspace` ends the process that it started."""
 
     def _text(self, body: bytes) -> str:
         return cut_end(body.decode("utf-8", "replace"), self._text_limit)
+
+    async def _ask_again(self, header: dict[str, Any], body: bytes = b"", **options: Any) -> bytes:
+        """Run an operation that can be repeated; once more if the workspace restarted during it."""
+        try:
+            _, answer = await self._ask(header, body, **options)
+        except WorkspaceGoneError as error:
+            await self._reconnect(error)
+            _, answer = await self._ask(header, body, **options)
+        return answer
+
+    async def _reconnect(self, error: WorkspaceGoneError) -> str:
+        """Wait until the workspace answers again; why it did not, as a sentence for the model.
+
+        Raises:
+            WorkspaceGoneError: nothing restarts it, or it does not answer in time.
+        """
+        if not self.restart_patience:
+            raise error
+        _logger.warning("%s Waiting for the workspace to answer again.", error)
+        before = self._instance
+        await self.connect(self.restart_patience)
+        reason = f"{error} {_INTERRUPTED}" if self._instance == before else _RESTARTED
+        _logger.warning("The workspace answers again. %s", reason)
+        return reason
 
     async def _ask(
         self,
@@ -141,20 +209,20 @@ class WorkspaceClient:
         """One exchange.
 
         Raises:
-            WorkspaceRefusedError: the workspace says no, or the request is larger than it takes.
-            WorkspaceGoneError: it does not answer, or not in our language.
+            WorkspaceRefusedError: the workspace refuses, or the request is too large for it.
+            WorkspaceGoneError: it does not answer, or its answer is not valid.
         """
         length = len(body) if length is None else length
         most = wire.BODY_LIMITS[header["op"]]
         if length > most:
-            raise WorkspaceRefusedError(f"That is too large: {length} bytes, at most {most} are taken.")
+            raise WorkspaceRefusedError(f"The request has {length} bytes; the limit is {most}.")
         try:
             head = wire.encode_header(header, length)
         except wire.WireError as error:
             raise WorkspaceRefusedError("The path is too long.") from error
-        async with self._turn:
+        async with self._exchange:
             try:
-                async with asyncio.timeout(timeout), self._connect() as (reader, writer):
+                async with asyncio.timeout(timeout), self._connection() as (reader, writer):
                     writer.write(head)
                     if send is None:
                         writer.write(body)
@@ -165,22 +233,40 @@ class WorkspaceClient:
             except TimeoutError as error:
                 raise WorkspaceGoneError(f"The workspace did not answer within {timeout:.0f} s.") from error
             except (OSError, asyncio.IncompleteReadError) as error:
-                raise WorkspaceGoneError("The workspace is gone: its process or its socket ended.") from error
+                raise WorkspaceGoneError(
+                    "The workspace is gone: its process or its socket closed."
+                ) from error
             except wire.WireError as error:
-                raise _nonsense(str(error)) from error
+                raise _invalid(str(error)) from error
         if fields.get("ok") is not True:
             reason = cut_end(answer.decode("utf-8", "replace"), _MAX_REFUSAL)
-            raise WorkspaceRefusedError(reason or "The workspace refused.")
+            raise WorkspaceRefusedError(reason or "The workspace refused the request.")
         return fields, answer
 
     @contextlib.asynccontextmanager
-    async def _connect(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         async with asyncio.timeout(_CONNECT_SECONDS):
             reader, writer = await asyncio.open_unix_connection(str(self._socket))
         try:
             yield reader, writer
         finally:
-            writer.transport.abort()  # at once, whatever is unsent: the server ends what we asked for
+            writer.transport.abort()  # at once, whatever is unsent: the server then kills the command
+
+
+async def connect_sidecar(settings: WorkspaceSettings, socket: Path) -> WorkspaceClient:
+    """Connect to a workspace whose container is restarted when it stops.
+
+    Raises:
+        WorkspaceGoneError: it does not answer within `settings.start_timeout`.
+    """
+    client = WorkspaceClient(
+        socket,
+        command_timeout=settings.command_timeout,
+        output_limit=settings.output_limit,
+        restart_patience=max(_RESTART_SECONDS, settings.start_timeout),
+    )
+    await client.connect(settings.start_timeout)
+    return client
 
 
 async def _receive(reader: asyncio.StreamReader, limit: int) -> tuple[dict[str, Any], bytes]:
@@ -190,5 +276,5 @@ async def _receive(reader: asyncio.StreamReader, limit: int) -> tuple[dict[str, 
     return fields, await reader.readexactly(length)
 
 
-def _nonsense(what: str) -> WorkspaceGoneError:
-    return WorkspaceGoneError(f"The workspace answered with something else than was asked for: {what}.")
+def _invalid(what: str) -> WorkspaceGoneError:
+    return WorkspaceGoneError(f"The workspace sent an invalid answer: {what}.")

@@ -1,4 +1,4 @@
-"""The file operations: strictly below the tree, regular files only, bounded."""
+"""File operations: only below the tree, only on regular files, bounded in size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 from coding_agent_consumer.workspace.output import cut_end
-from coding_agent_consumer.workspace.refusal import RefusedError
-from coding_agent_consumer.workspace.wire import MAX_TEXT
+from coding_agent_consumer.workspace.wire import MAX_TEXT, RefusedError
 
 _MAX_LINES = 2000
 """Lines of one answer."""
@@ -19,15 +18,15 @@ _MAX_LINE = 2000
 
 
 def resolve(tree: Path, path: str) -> Path:
-    """The place that a path names, links followed, which must be below the tree.
+    """The real path, with links followed; it must be below the tree.
 
-    No command runs while a file operation does, so nothing can be swapped in between.
+    No command runs during a file operation, so nothing can be swapped in between.
 
     Raises:
-        RefusedError: it leaves the tree.
+        RefusedError: the path leaves the tree.
     """
     if "\0" in path or len(path) > 4096:
-        raise RefusedError("That is not a path.")
+        raise RefusedError("The path is not valid.")
     root = os.path.realpath(tree)
     try:
         real = os.path.realpath(os.path.join(root, path))
@@ -44,11 +43,11 @@ def read_bytes(tree: Path, path: str) -> bytes:
     """A regular file's contents.
 
     Raises:
-        RefusedError: there is none, or it is too large.
+        RefusedError: the file does not exist, is not a regular file, or is too large.
     """
     shown = cut_end(path, 200)
     try:
-        # Neither a link swapped in nor a FIFO may hold us up.
+        # O_NONBLOCK: opening a FIFO must not block.
         descriptor = os.open(resolve(tree, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise RefusedError(f"There is no file {shown}.") from error
@@ -57,7 +56,7 @@ def read_bytes(tree: Path, path: str) -> bytes:
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            raise RefusedError(f"{shown} is a folder; list it instead.")
+            raise RefusedError(f"{shown} is a folder; use list_files.")
         if not stat.S_ISREG(mode):
             raise RefusedError(f"{shown} is not a regular file.")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -66,13 +65,13 @@ def read_bytes(tree: Path, path: str) -> bytes:
         os.close(descriptor)
     if len(data) > MAX_TEXT:
         raise RefusedError(
-            f"{shown} is larger than {MAX_TEXT // 2**20} MiB; look at parts of it with a command."
+            f"{shown} is larger than {MAX_TEXT // 2**20} MiB; use a command to read parts of it."
         )
     return data
 
 
 def read_lines(tree: Path, path: str, start_line: int, line_count: int | None, limit: int) -> str:
-    """Numbered lines of a text file, with a word on what was left out.
+    """Numbered lines of a text file, with a note if lines were omitted.
 
     Args:
         start_line: the first line, from 1.
@@ -102,12 +101,12 @@ def read_lines(tree: Path, path: str, start_line: int, line_count: int | None, l
         shown.append(text)
     rest = len(lines) - (start_line - 1 + len(shown))
     if rest > 0:
-        shown.append(f"[{rest} more lines; go on from line {start_line + len(shown)}]")
+        shown.append(f"[{rest} more lines; continue from line {start_line + len(shown)}]")
     return "\n".join(shown)
 
 
 def write(tree: Path, path: str, data: bytes) -> None:
-    """Create or replace a file, with the folders above it; its mode is kept.
+    """Create or replace a file, with its parent folders; an existing file keeps its mode.
 
     Raises:
         RefusedError: it cannot be written.
@@ -134,20 +133,20 @@ def write(tree: Path, path: str, data: bytes) -> None:
 
 
 def edit(tree: Path, path: str, old: bytes, new: bytes) -> None:
-    """Replace the one occurrence of a text. Line ends of the file are kept when it has CRLF.
+    """Replace the only occurrence of a text. A file with CRLF line ends keeps them.
 
     Raises:
-        RefusedError: it occurs not at all, or more than once.
+        RefusedError: the text does not occur, or occurs more than once.
     """
     shown = cut_end(path, 200)
     if not old:
-        raise RefusedError("The text to be replaced is empty.")
+        raise RefusedError("The text to replace is empty.")
     data = read_bytes(tree, path)
     if data.count(old) == 0 and b"\r\n" in data and b"\r\n" not in old:
         old, new = old.replace(b"\n", b"\r\n"), new.replace(b"\n", b"\r\n")
     count = data.count(old)
     if count == 0:
-        raise RefusedError(f"The text does not occur in {shown}; read the file and give it exactly.")
+        raise RefusedError(f"The text does not occur in {shown}; read the file and copy the text exactly.")
     if count > 1:
-        raise RefusedError(f"The text occurs {count} times in {shown}; give more of what is around it.")
+        raise RefusedError(f"The text occurs {count} times in {shown}; include more of the lines around it.")
     write(tree, path, data.replace(old, new))

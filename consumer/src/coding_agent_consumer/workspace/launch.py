@@ -1,4 +1,4 @@
-"""A workspace for one attempt on this machine: the program started apart from us, and ended with us."""
+"""A workspace for one attempt: connect to the one in a container, or start one as a child process."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from pathlib import Path
 from coding_agent_core.settings.attempts import Workspace as WorkspaceSettings
 
 from coding_agent_consumer.workspace import linux
-from coding_agent_consumer.workspace.client import WorkspaceClient
-from coding_agent_consumer.workspace.place import remove
+from coding_agent_consumer.workspace.client import WorkspaceClient, connect_sidecar
+from coding_agent_consumer.workspace.folders import remove
+from coding_agent_consumer.workspace.gate import GATE, WORKSPACE
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
-from coding_agent_consumer.workspace.sandbox import python_installation
-from coding_agent_consumer.workspace.sidecar import sidecar
-from coding_agent_consumer.workspace.through_door import through_door
-from coding_agent_consumer.workspace.view import SYSTEM
+from coding_agent_consumer.workspace.sandbox import SYSTEM, python_installation
 
 _logger = logging.getLogger("coding_agent.workspace")
 _START_SECONDS = 60.0
+_POLL_SECONDS = 0.2
+_MAX_GATE_ANSWER = 8192
+"""Bytes of the gate's answer."""
 _STOP_SECONDS = 15.0
 _UIDS = range(61184, 65520)
-"""Ids that systemd keeps for passing services (its UIDS-GIDS document): no person or package has one."""
+"""Ids that systemd reserves for dynamic services (its UIDS-GIDS document): no person or package has one."""
 _NOBODY = 65534
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
     "from coding_agent_consumer.workspace.__main__ import main; sys.exit(main())"
 )
 _SOCKET_PATH = 107
-"""Bytes of a Unix socket's path (unix(7): `sun_path` has 108, the last one for its end)."""
+"""Bytes of a Unix socket's path (unix(7): `sun_path` has 108, the last one is NUL)."""
 _next = itertools.count(os.getpid())
 
 
 def harden_agent_process() -> None:
-    """Forbid other processes of our user to read our memory and environment, and core dumps; call it first.
+    """Forbid core dumps, and reading this process's memory and environment; call it first.
 
-    What a workspace without namespaces has left: `/proc/PID/{environ,mem,fd,maps}` and ptrace are refused to
-    the same user then, root excepted (PR_SET_DUMPABLE in prctl(2), proc(5)).
+    It protects the agent from a workspace without namespaces: the kernel then refuses ptrace and
+    `/proc/PID/{environ,mem,fd,maps}` to the same user, but not to root (PR_SET_DUMPABLE in prctl(2)).
     """
     linux.forbid_inspection()
 
@@ -53,22 +54,24 @@ def harden_agent_process() -> None:
 async def launch_workspace(
     settings: WorkspaceSettings, *, hidden: Iterable[Path] = (), readable: Iterable[Path] = ()
 ) -> AsyncIterator[Workspace]:
-    """A workspace to work in: the one behind `settings.socket` or `settings.door`, else a new one of our own.
+    """The workspace behind `settings.socket` or `settings.gate`, or else a new child process.
+
+    The socket belongs to a sidecar of this attempt, the gate to a container that serves task after task.
 
     Args:
         settings: `consumer.workspace`.
-        hidden: the agent's own files and folders (configuration, state), beside our home and working folder:
-            never seen, even where they lie below `/etc` or `/opt`.
-        readable: toolchains outside of the system's folders that commands may read.
+        hidden: the agent's files and folders (configuration, state), in addition to its home and working
+            folder; commands never see them, even below `/etc` or `/opt`.
+        readable: toolchains outside the system's folders that commands can read.
 
     Raises:
-        WorkspaceGoneError: it cannot be started, or not as isolated as the settings demand.
+        WorkspaceGoneError: it cannot be started, or not with the isolation that the settings require.
     """
     if settings.socket is not None:
-        yield await sidecar(settings, settings.socket)
+        yield await connect_sidecar(settings, settings.socket)
         return
-    if settings.door is not None:
-        async with through_door(settings, settings.door) as workspace:
+    if settings.gate is not None:
+        async with _enter_gate(settings, settings.gate) as workspace:
             yield workspace
         return
     base = None if settings.base_dir is None else str(settings.base_dir)
@@ -76,10 +79,10 @@ async def launch_workspace(
     try:
         if len(os.fsencode(instance / "socket")) > _SOCKET_PATH:
             raise WorkspaceGoneError(
-                f"The workspace's folder {instance} is too long for a Unix socket in it: set "
-                "consumer.workspace.base_dir, or TMPDIR, to a shorter one."
+                f"The workspace's folder {instance} is too long for a Unix socket: set "
+                "consumer.workspace.base_dir, or TMPDIR, to a shorter path."
             )
-        arguments = _arguments(instance, settings, [*_own_places(), *hidden], readable)
+        arguments = _arguments(instance, settings, [*_agent_folders(), *hidden], readable)
         process = await asyncio.create_subprocess_exec(
             *arguments,
             stdin=asyncio.subprocess.PIPE,
@@ -106,7 +109,7 @@ async def launch_workspace(
 
 def _make_instance(base: str | None) -> Path:
     instance = Path(os.path.realpath(tempfile.mkdtemp(prefix="coding-agent-workspace-", dir=base)))
-    # The workspace's user may pass through, to the root which is its own, but not list or change it.
+    # The workspace's user can pass through to its root, but cannot list or change this folder.
     instance.chmod(0o711)
     return instance
 
@@ -115,7 +118,7 @@ def _arguments(
     instance: Path, settings: WorkspaceSettings, hidden: Iterable[Path], readable: Iterable[Path]
 ) -> list[str]:
     source = str(Path(__file__).resolve().parents[2])
-    # Isolated from PYTHON* variables and site-packages (-I -S): the program needs only the standard library.
+    # -I -S: without PYTHON* variables and site-packages; the program needs only the standard library.
     arguments = [sys.executable, "-I", "-S", "-c", _START, source]
     arguments += ["--socket", str(instance / "socket"), "--root", str(instance / "root"), "--lifeline"]
     arguments += ["--remove", str(instance)]
@@ -130,7 +133,7 @@ def _arguments(
         arguments += ["--readable", str(path)]
     for path in hidden:
         arguments += ["--hide", str(path.absolute())]
-    # Ours, so that commands find the toolchains that we have, as far as they can be seen; Python's own first.
+    # Commands use the toolchains of this process as far as they can see them; Python's own come first.
     python = [str(path / "bin") for path in python_installation()]
     for folder in [*python, *os.environ.get("PATH", os.defpath).split(":")]:
         arguments += ["--path", folder]
@@ -139,17 +142,17 @@ def _arguments(
     return arguments
 
 
-def _own_places() -> list[Path]:
-    """Our home and working folder, where they are not the system's own."""
+def _agent_folders() -> list[Path]:
+    """The agent's home and working folder, unless they are system folders."""
     system = {Path("/"), *(Path("/", name) for name in SYSTEM)}
-    places = [Path.cwd().resolve()]
+    folders = [Path.cwd().resolve()]
     with contextlib.suppress(RuntimeError):
-        places.append(Path.home().resolve())
-    return [place for place in places if place not in system]
+        folders.append(Path.home().resolve())
+    return [folder for folder in folders if folder not in system]
 
 
 def _unprivileged_uid() -> int:
-    """A user id that nobody has, another one for each workspace; `nobody` where only few ids are mapped."""
+    """A user id that nobody has, a different one for each workspace; `nobody` if the id is not mapped."""
     for _ in range(20):
         uid = _UIDS[next(_next) % len(_UIDS)]
         if not id_is_mapped(Path("/proc/self/uid_map").read_text(encoding="ascii"), uid):
@@ -162,7 +165,7 @@ def _unprivileged_uid() -> int:
 
 
 def id_is_mapped(uid_map: str, uid: int) -> bool:
-    """Whether a user namespace with such a map (user_namespaces(7)) has the id."""
+    """Whether a user namespace with this map (user_namespaces(7)) has the id."""
     for line in uid_map.splitlines():
         first, _, count = (int(field) for field in line.split())
         if first <= uid < first + count:
@@ -171,27 +174,27 @@ def id_is_mapped(uid_map: str, uid: int) -> bool:
 
 
 async def _started(process: asyncio.subprocess.Process) -> None:
-    assert process.stdout is not None  # noqa: S101 - asked for
+    assert process.stdout is not None  # noqa: S101 - requested at start
     try:
         async with asyncio.timeout(_START_SECONDS):
             line = await process.stdout.readline()
     except TimeoutError as error:
         raise WorkspaceGoneError(f"The workspace did not start within {_START_SECONDS:.0f} s.") from error
-    told = json.loads(line) if line else {"failed": "its program ended at once"}
-    if "failed" in told:
-        raise WorkspaceGoneError(f"The workspace cannot be started: {told['failed']}.")
-    if told["warning"]:
+    answer = json.loads(line) if line else {"failed": "its program ended at once"}
+    if "failed" in answer:
+        raise WorkspaceGoneError(f"The workspace cannot be started: {answer['failed']}.")
+    if answer["warning"]:
         _logger.warning(
-            "WEAK ISOLATION: %s. Commands of the model run with nothing but a scrubbed environment and %s; "
-            "they can read what it can. Allow user namespaces, or give the workspace a container of its own.",
-            told["warning"],
-            "an unprivileged user" if os.geteuid() == 0 else "our own user",
+            "WEAK ISOLATION: %s. The model's commands have only a scrubbed environment and run as %s; "
+            "they can read what it can. Allow user namespaces, or run the workspace in its own container.",
+            answer["warning"],
+            "an unprivileged user" if os.geteuid() == 0 else "the agent's own user",
         )
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Let it end itself with all that runs in it, by its lifeline; kill it if it does not."""
-    assert process.stdin is not None  # noqa: S101 - asked for
+    """Close its standard input, so that it ends with all its processes; kill it if it does not."""
+    assert process.stdin is not None  # noqa: S101 - requested at start
     process.stdin.close()
     try:
         async with asyncio.timeout(_STOP_SECONDS):
@@ -207,3 +210,38 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
+
+
+@contextlib.asynccontextmanager
+async def _enter_gate(settings: WorkspaceSettings, folder: Path) -> AsyncIterator[Workspace]:
+    """An empty workspace behind the gate in `folder`; everything in it is removed at the end of the block."""
+    try:
+        async with asyncio.timeout(settings.start_timeout):
+            writer, answer = await _connect_to_gate(folder / GATE)
+    except TimeoutError as error:
+        raise WorkspaceGoneError(
+            f"No workspace behind {folder / GATE} within {settings.start_timeout:.0f} s: its container is "
+            "not running, or it serves another task."
+        ) from error
+    try:
+        if "failed" in answer:
+            raise WorkspaceGoneError(f"The workspace cannot be started: {str(answer['failed'])[:500]}.")
+        yield await connect_sidecar(settings, folder / WORKSPACE)
+    finally:
+        writer.close()  # the gate ends the task
+
+
+async def _connect_to_gate(gate: Path) -> tuple[asyncio.StreamWriter, dict[str, object]]:
+    """Connect, and retry while the container starts or another task has it."""
+    while True:
+        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            reader, writer = await asyncio.open_unix_connection(gate, limit=_MAX_GATE_ANSWER)
+            try:
+                answer = json.loads(await reader.readuntil(b"\n"))
+            except BaseException:
+                writer.close()
+                raise
+            if isinstance(answer, dict):
+                return writer, answer
+            writer.close()
+        await asyncio.sleep(_POLL_SECONDS)

@@ -1,16 +1,16 @@
-"""A command's output in bounded memory: its head and its tail, whatever it prints."""
+"""Cutting text: a command's output in bounded memory, and texts that are too long."""
 
 from __future__ import annotations
 
 _BYTES_PER_CHARACTER = 4
-"""The most that UTF-8 takes for one character."""
+"""Most bytes of one character in UTF-8."""
 
 
 class BoundedOutput:
-    """Takes bytes as they come and keeps the first and last of them.
+    """Keeps the first and the last bytes of a stream.
 
     Args:
-        limit: characters of `text()`, the note in the middle not counted.
+        limit: characters of `text()`, without the note in the middle.
     """
 
     def __init__(self, limit: int) -> None:
@@ -21,7 +21,6 @@ class BoundedOutput:
         self._total = 0
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes."""
         self._total += len(data)
         room = self._half - len(self._head)
         if room > 0:
@@ -29,11 +28,11 @@ class BoundedOutput:
             data = data[room:]
         if data:
             self._tail += data[-self._half :]
-            if len(self._tail) > 2 * self._half:  # trimmed seldom, so that a flood costs little
+            if len(self._tail) > 2 * self._half:  # trimmed rarely, so that a flood costs little
                 del self._tail[: -self._half]
 
     def text(self) -> tuple[str, bool]:
-        """The text, and whether something was left out. What is not UTF-8 shows as U+FFFD."""
+        """The text, and whether it was cut. Bytes that are not UTF-8 become U+FFFD."""
         tail = bytes(self._tail[-self._half :])
         lost = self._total - len(self._head) - len(tail)
         if lost <= 0:
@@ -41,21 +40,21 @@ class BoundedOutput:
         half = max(1, self._limit // 2)
         head_text = _drop_partial_end(bytes(self._head)).decode("utf-8", "replace")[:half]
         tail_text = _drop_partial_start(tail).decode("utf-8", "replace")[-half:]
-        # Characters between the two are not known any more, bytes are.
+        # The bytes between the two were counted, but not their characters.
         left_out = self._total - len(head_text.encode()) - len(tail_text.encode())
-        return f"{head_text}\n[… about {left_out} bytes left out …]\n{tail_text}", True
+        return f"{head_text}\n[… about {left_out} bytes omitted …]\n{tail_text}", True
 
 
 def cut_middle(text: str, limit: int) -> tuple[str, bool]:
-    """The text with its middle left out beyond so many characters, and whether that was done."""
+    """The text without its middle if it has more than `limit` characters, and whether it was cut."""
     if len(text) <= limit:
         return text, False
     half = max(1, limit // 2)
-    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}", True
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters omitted …]\n{text[-half:]}", True
 
 
 def cut_end(text: str, limit: int) -> str:
-    """The text's beginning, with a mark if something was cut."""
+    """The first `limit` characters, with a mark if the text was cut."""
     return text if len(text) <= limit else text[:limit] + "…"
 
 

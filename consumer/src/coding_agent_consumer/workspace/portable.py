@@ -1,8 +1,8 @@
 """`python -m coding_agent_consumer.workspace.portable FOLDER`: the workspace program for any image.
 
-Copies this interpreter, its standard library, git, the shared libraries that they need and the loader itself.
-Started through that loader the program needs nothing of the image that it runs in: neither Python nor
-git, and no C library of a certain kind or version. What commands need is theirs: a `/bin/sh`.
+It copies this interpreter, its standard library, git, their shared libraries and the dynamic loader. Started
+through that loader, the program needs no Python, no git and no particular C library in the image; only the
+commands need `/bin/sh`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LOADER, LIBRARIES, PYTHON, GIT = "ld.so", "lib", "bin/python3", "git/git"
-_NEEDLESS = shutil.ignore_patterns(
+_NOT_COPIED = shutil.ignore_patterns(
     *("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data", "venv"),
     *("site-packages", "dist-packages", "lib-dynload", "config-*", "sqlite3", "__phello__", "*.a"),
 )
 _TIMEOUT = 60.0
 _NEEDED = re.compile(r"^\s*([^\s/]+) => (/\S+) \(0x", re.MULTILINE)
-"""A line of the loader's `--list`: what is asked for, and the file that it is. What is asked for by a path is
-the loader itself, as glibc 2.41 lists it: we have that already."""
+"""A line of the loader's `--list`: a library's name and its file. glibc 2.41 lists the loader too, by its
+path; it is copied separately."""
 _SERVICES = ("upload-pack", "receive-pack", "upload-archive")
-"""Run by name, also between two repositories of one machine."""
+"""Programs that git starts by name, also between two local repositories."""
 
 
 class CannotCopyError(Exception):
-    """Something that is needed is not here; the sentence says what."""
+    """A needed file is missing; the message says which."""
 
 
 def main(arguments: list[str]) -> int:
-    """Copy into the folder that is the one argument; the exit status."""
+    """Copy into the folder named by the only argument; returns the exit status."""
     if len(arguments) != 1:
         print("usage: python -m coding_agent_consumer.workspace.portable FOLDER", file=sys.stderr)
         return 64
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
 
 def copy_program(target: Path) -> None:
-    """Copy everything; done again it leaves the same.
+    """Copy everything; repeating it gives the same result.
 
     Raises:
         CannotCopyError: git or the loader cannot be found.
@@ -56,7 +56,7 @@ def copy_program(target: Path) -> None:
     os.umask(0o022)
     git = shutil.which("git")
     if git is None:
-        raise CannotCopyError("there is no git here")
+        raise CannotCopyError("git is not installed")
     loader = loaded_loader(Path("/proc/self/maps").read_text(encoding="utf-8"))
     modules = _extension_modules()
     python = Path(os.path.realpath(sys.executable))
@@ -71,10 +71,10 @@ def copy_program(target: Path) -> None:
 
 
 def loaded_loader(maps: str) -> Path:
-    """The dynamic loader, from a process's own /proc/PID/maps.
+    """The dynamic loader, from the text of /proc/PID/maps.
 
     Raises:
-        CannotCopyError: the interpreter is not linked dynamically, or by a loader of an unknown name.
+        CannotCopyError: the interpreter is linked statically, or its loader has an unknown name.
     """
     for line in maps.splitlines():
         file = line.partition("/")[2]
@@ -84,7 +84,7 @@ def loaded_loader(maps: str) -> Path:
 
 
 def _libraries(loader: Path, programs: Iterable[Path]) -> dict[str, Path]:
-    """What the programs and modules are linked with, by the name that they ask for."""
+    """Shared libraries of the programs and modules, by the name under which they are requested."""
     found: dict[str, Path] = {}
     for program in programs:
         listing = subprocess.run(
@@ -95,13 +95,13 @@ def _libraries(loader: Path, programs: Iterable[Path]) -> dict[str, Path]:
 
 
 def needed(listing: str) -> dict[str, Path]:
-    """The libraries in what the loader's `--list` prints, by the name that is asked for."""
+    """Libraries in the output of the loader's `--list`, by the requested name."""
     return {name: Path(file) for name, file in _NEEDED.findall(listing)}
 
 
 def _extension_modules() -> list[Path]:
-    """The files of all extension modules that the program loads: it is loaded here for that."""
-    import coding_agent_consumer.workspace.__main__  # noqa: F401, PLC0415 - only to see what it needs
+    """Files of all extension modules that the program loads."""
+    import coding_agent_consumer.workspace.__main__  # noqa: F401, PLC0415 - to see which modules it loads
 
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     return sorted(Path(file) for file in files if file and ".so" in Path(file).name)
@@ -110,7 +110,7 @@ def _extension_modules() -> list[Path]:
 def _copy_standard_library(target: Path, modules: Iterable[Path]) -> None:
     library = target / _library()
     shutil.copytree(
-        sysconfig.get_path("stdlib"), library, ignore=_NEEDLESS, dirs_exist_ok=True, symlinks=False
+        sysconfig.get_path("stdlib"), library, ignore=_NOT_COPIED, dirs_exist_ok=True, symlinks=False
     )
     for module in modules:
         _copy(module, library / "lib-dynload" / module.name)
@@ -124,12 +124,12 @@ def _copy_ourselves(target: Path) -> None:
 
 
 def _library() -> str:
-    """Where the interpreter looks for its standard library, below the folder above its own."""
+    """Path of the standard library, relative to the folder above the interpreter's."""
     return f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _write_git(target: Path) -> None:
-    """`git` and the services that it starts by name, as scripts that go through our loader."""
+    """`git` and its services as scripts that start it through the copied loader."""
     (target / "git-templates").mkdir(exist_ok=True)
     start = (
         f"export GIT_EXEC_PATH={target}/git-core GIT_TEMPLATE_DIR={target}/git-templates\n"

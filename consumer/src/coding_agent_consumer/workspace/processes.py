@@ -1,13 +1,22 @@
-"""Ending everything that a command started, also what daemonised away from it."""
+"""Running one command with bounded output and time, and killing everything it started.
+
+A command has its own session and no input. Processes that it daemonised are killed too.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
+import socket
+import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from coding_agent_consumer.workspace.wire import CHUNK
 
 
 def descendants(parents: Mapping[int, int], root: int) -> set[int]:
@@ -32,7 +41,7 @@ def parse_stat(stat: bytes) -> tuple[int, str]:
 
 
 def living_parents() -> dict[int, int]:
-    """The parent of each process that we can see and that is not a zombie."""
+    """The parent of every visible process that is not a zombie."""
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -45,27 +54,26 @@ def living_parents() -> dict[int, int]:
 
 
 END_SECONDS = 40.0
-"""For ending a command's processes. A storm of forks leaves us a small share of the processor: one look at
-/proc can take seconds, and it takes some rounds to thin the storm out."""
+"""To kill a command's processes. A fork bomb leaves this process little CPU: reading /proc once can take
+seconds, and it takes several rounds."""
 
 
 def end_descendants(deadline: float = END_SECONDS) -> None:
-    """Kill and reap every process below this one, which must be PID 1 or a child subreaper.
+    """Kill and reap all processes below this one, which must be PID 1 or a child subreaper.
 
-    As PID 1 of a namespace one system call does it, and no fork can race it. Elsewhere all are stopped first,
-    so that what forks cannot outrun us, then killed, until none is left or so many seconds have passed.
-    That none is left the kernel tells: a look at /proc takes time, and misses who was born during it.
+    As PID 1 of a namespace this is one system call, which no fork can outrun. Otherwise all are stopped
+    first, so that none can fork, and then killed, until none is left or `deadline` seconds have passed. The
+    kernel says whether one is left: a scan of /proc takes time and misses processes that start meanwhile.
 
-    A signal that ends us has to wait: who was stopped and not killed yet would never end, nor whoever waits
-    for it.
+    SIGTERM and SIGINT wait until it is done: a process that is stopped but not killed would never end.
     """
-    with signals_wait():
+    with signals_deferred():
         _end_descendants(deadline)
 
 
 @contextlib.contextmanager
-def signals_wait() -> Iterator[None]:
-    """Signals that end us do so afterwards; for the main thread of a program without others."""
+def signals_deferred() -> Iterator[None]:
+    """Defer SIGTERM and SIGINT to the end of the block; for the main thread of a single-threaded program."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         yield
@@ -93,7 +101,7 @@ def _end_descendants(deadline: float) -> None:
 
 
 def childless() -> bool:
-    """Whether this process has no child, ended or not; where orphans come to it, nothing is below it then."""
+    """Whether this process has no child left, ended or not. As a subreaper it then has no descendant."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -113,3 +121,126 @@ def reap() -> dict[int, int]:
             return ended
         code = os.waitstatus_to_exitcode(status)
         ended[pid] = code if code >= 0 else 128 - code
+
+
+_DRAIN_SECONDS = 2.0
+"""For what is left in the pipe after all its writers were killed."""
+
+
+class AbandonedError(Exception):
+    """The client disconnected while the command ran; the command was killed."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended: its exit status as a shell reports it, `None` after a timeout."""
+
+    exit_code: int | None
+    seconds: float
+
+    @property
+    def timed_out(self) -> bool:
+        return self.exit_code is None
+
+
+class Commands:
+    """Runs one command at a time; needs the main thread, because it handles SIGCHLD."""
+
+    def __init__(self) -> None:
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        timeout: float,
+        on_output: Callable[[bytes], bool | None],
+        stderr: int = subprocess.STDOUT,
+        client: socket.socket | None = None,
+    ) -> Finished:
+        """Run a program until it ends, its time is over or the client disconnects; then kill all it started.
+
+        Args:
+            timeout: seconds.
+            on_output: gets the output as it arrives; `False` stops the program.
+            stderr: as in `subprocess`.
+            client: watched for a disconnect.
+
+        Raises:
+            OSError: the program cannot be started.
+            AbandonedError: the client disconnected.
+        """
+        started = time.monotonic()
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
+            close_fds=True,
+        )
+        assert process.stdout is not None  # noqa: S101 - asked for just above
+        pipe = process.stdout.fileno()
+        os.set_blocking(pipe, False)
+        try:
+            code, abandoned = self._watch(process.pid, pipe, started + timeout, on_output, client)
+        finally:
+            end_descendants()
+            process.returncode = 0  # already reaped: Popen must not wait for it
+        try:
+            self._drain(pipe, on_output)
+        finally:
+            process.stdout.close()
+        if abandoned:
+            raise AbandonedError
+        return Finished(code, time.monotonic() - started)
+
+    def _watch(
+        self,
+        pid: int,
+        pipe: int,
+        deadline: float,
+        on_output: Callable[[bytes], bool | None],
+        client: socket.socket | None,
+    ) -> tuple[int | None, bool]:
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            if client is not None:
+                selector.register(client, selectors.EVENT_READ)
+            while True:
+                ended = reap()
+                if pid in ended:
+                    return ended[pid], False
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return None, False
+                for key, _ in selector.select(remaining):
+                    if key.fileobj is client:
+                        return None, True  # a client sends nothing before it has the answer: it disconnected
+                    data = _read(key.fd)
+                    if key.fd == pipe and data == b"":
+                        selector.unregister(pipe)
+                    elif key.fd == pipe and data and on_output(data) is False:
+                        return 0, False
+
+    @staticmethod
+    def _drain(pipe: int, on_output: Callable[[bytes], bool | None]) -> None:
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while data := _read(pipe):
+            if on_output(data) is False or time.monotonic() > deadline:
+                break
+
+
+def _read(descriptor: int) -> bytes | None:
+    """The next bytes; empty at the end of the file; `None` if none are available yet."""
+    try:
+        return os.read(descriptor, CHUNK)
+    except BlockingIOError:
+        return None

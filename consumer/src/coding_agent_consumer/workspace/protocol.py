@@ -1,4 +1,4 @@
-"""What the agent may ask of a workspace. The other end is untrusted: everything that comes back is data."""
+"""What the agent can ask of a workspace. The workspace is not trusted: its answers are data."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from coding_agent_core.errors import CodingAgentError
 
 
 class WorkspaceRefusedError(CodingAgentError):
-    """The request cannot be done as asked (no such file, text not found, …): a sentence for the model."""
+    """The request cannot be done (no such file, text not found, …); the message is for the model."""
 
 
 class WorkspaceGoneError(CodingAgentError):
-    """The workspace does not answer any more; the attempt cannot go on in it."""
+    """The workspace does not answer; the attempt cannot continue in it."""
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command did.
+    """The result of a command.
 
     Attributes:
-        exit_code: as a shell reports it (128 + signal when killed); `None` when it ran out of time.
-        output: standard output and error as they came, cut in the middle beyond the output limit.
-        seconds: how long it ran.
+        exit_code: as a shell reports it (128 + signal if killed); `None` after a timeout.
+        output: standard output and error in their order, cut in the middle at the output limit.
+        seconds: run time.
     """
 
     exit_code: int | None
@@ -35,23 +35,23 @@ class CommandResult:
 
 
 class Workspace(Protocol):
-    """A tree in which commands run. Paths are relative to its root; one that leaves it is refused."""
+    """A tree in which commands run. Paths are relative to its root; a path that leaves it is refused."""
 
     async def ping(self) -> str:
-        """Whether it answers; `WorkspaceGoneError` if not. An id that changes when it is started again."""
+        """An id that changes when the workspace restarts; `WorkspaceGoneError` if it does not answer."""
         ...
 
     async def seed(self, bundle: Path, branch: str) -> None:
-        """Make the tree from a git bundle that holds `branch`, checked out on that branch.
+        """Create the tree from a git bundle and check out `branch`.
 
-        The bundle's bytes are sent over the socket, so both sides need no folder in common.
+        The bundle is sent over the socket, so the two sides need no shared folder.
         """
         ...
 
     async def diff(self) -> bytes:
-        """Everything changed since `seed` as one binary git patch (`git diff --binary --full-index`).
+        """All changes since `seed` as a binary git patch (`git diff --binary --full-index`), at most 64 MiB.
 
-        New files that `.gitignore` does not name are in it. Empty when nothing changed. At most 64 MiB.
+        It includes new files that `.gitignore` does not name, and is empty if nothing changed.
         """
         ...
 
@@ -59,31 +59,27 @@ class Workspace(Protocol):
         """Run a command with `bash -c` (else `sh -c`) in the tree's root.
 
         Args:
-            command: the shell's text.
-            timeout: seconds, capped at the workspace's own limit; everything the command started is killed.
+            command: text for the shell.
+            timeout: seconds, at most the workspace's own limit; then all that it started is killed.
         """
         ...
 
     async def read_file(self, path: str, *, start_line: int = 1, line_count: int | None = None) -> str:
-        """Lines of a text file, numbered, with a word on what was left out."""
+        """Numbered lines of a text file, with a note if lines were omitted."""
         ...
 
     async def write_file(self, path: str, content: str) -> None:
-        """Create or replace a file, with the folders above it."""
+        """Create or replace a file, with its parent folders."""
         ...
 
     async def edit_file(self, path: str, old: str, new: str) -> None:
-        """Replace `old`, which must occur exactly once."""
+        """Replace `old`, which must occur exactly once in the file."""
         ...
 
     async def list_files(self, path: str = ".") -> str:
-        """Files below a folder, one a line, those that git ignores left out; bounded."""
+        """Files below a folder, one per line, without ignored files; bounded."""
         ...
 
     async def search(self, pattern: str, path: str = ".") -> str:
         """Lines that match a regular expression, as `path:line: text`; bounded."""
-        ...
-
-    async def aclose(self) -> None:
-        """End it, with every process that it started."""
         ...

@@ -1,6 +1,7 @@
-"""Entering isolation: namespaces with a root of their own, no rights, an unprivileged user.
+"""Isolation: own namespaces and root, no capabilities, an unprivileged user, and what commands can see.
 
-Called in a freshly forked process with one thread. Only the kernel's own calls are used, no further program.
+Call it in a freshly forked process with one thread. It only uses system calls, no other program.
+`plan_view` is pure: an allowlist as a plan of mounts.
 """
 
 from __future__ import annotations
@@ -10,29 +11,30 @@ import os
 import resource
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from coding_agent_consumer.workspace import linux
-from coding_agent_consumer.workspace.place import Place
-from coding_agent_consumer.workspace.view import DEVICES, Action, Machine, Step, plan_view
+from coding_agent_consumer.workspace.folders import WorkspaceFolders
 
 INSIDE = Path("/workspace")
-"""Where the workspace's root is seen in its own mount namespace."""
+"""The workspace's root inside its mount namespace."""
 _MAX_PROCESSES = 4096
-"""Processes and threads of the workspace's user, on top of what runs already where the user is shared."""
+"""Most processes and threads of the workspace's user; others of the same user count too."""
 
 
 def enter_namespaces(*, own_user: bool) -> None:
-    """Leave the machine's mount and IPC namespaces; children get a PID namespace of their own.
+    """Leave the machine's mount and IPC namespaces; children get their own PID namespace.
 
     The network stays shared: tools install packages, and tests talk to localhost.
 
     Args:
-        own_user: in a user namespace too, in which we keep our own ids: for whoever is not root.
+        own_user: also enter a user namespace with the same ids; needed without CAP_SYS_ADMIN.
 
     Raises:
-        OSError: the kernel does not let us.
+        OSError: the kernel refuses.
     """
     flags = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWIPC
     if not own_user:
@@ -45,14 +47,16 @@ def enter_namespaces(*, own_user: bool) -> None:
     Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
 
 
-def enter_view(place: Place, readable: Iterable[Path], hidden: Iterable[Path]) -> Place:
-    """As PID 1 of the new namespaces: a root that holds only what `plan_view` allows, and the workspace.
+def enter_view(
+    folders: WorkspaceFolders, readable: Iterable[Path], hidden: Iterable[Path]
+) -> WorkspaceFolders:
+    """As PID 1 of the new namespaces, switch to a root with only what `plan_view` allows and the workspace.
 
     Returns:
-        the workspace's folders as they are seen from inside.
+        the workspace's folders as seen from inside.
 
     Raises:
-        OSError: the kernel does not let us.
+        OSError: the kernel refuses.
     """
     machine = Machine(
         exists=lambda path: path.exists(),
@@ -61,7 +65,7 @@ def enter_view(place: Place, readable: Iterable[Path], hidden: Iterable[Path]) -
     )
     steps = plan_view(readable, hidden, machine)
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    new = place.root / "mnt"
+    new = folders.root / "mnt"
     new.mkdir(mode=0o700, exist_ok=True)
     safe = linux.MS_NOSUID | linux.MS_NODEV
     linux.mount("tmpfs", str(new), "tmpfs", safe, "mode=0755,size=16m")
@@ -71,29 +75,30 @@ def enter_view(place: Place, readable: Iterable[Path], hidden: Iterable[Path]) -
     (new / "proc").mkdir()
     linux.mount("proc", str(new / "proc"), "proc", safe | linux.MS_NOEXEC)
     _make_read_only(new)
-    for source, target in ((place.root, INSIDE), (place.tmp, Path("/tmp")), (place.tmp, Path("/var/tmp"))):  # noqa: S108
-        _bind(source, new / target.relative_to("/"), 0)
+    _bind(folders.root, new / INSIDE.relative_to("/"), 0)
+    for name in ("tmp", "var/tmp"):
+        _bind(folders.tmp, new / name, 0)
     for name in ("home", "root", "run", "mnt", "srv"):
         (new / name).mkdir(exist_ok=True)
     _remount_read_only(new)
     os.chdir(new)
     linux.pivot_root_here()
     os.chdir(INSIDE)
-    return Place.below(INSIDE, private_tmp=True)
+    return WorkspaceFolders.below(INSIDE, private_tmp=True)
 
 
 def drop_rights(uid: int | None, *, capabilities: bool) -> None:
-    """Give up every right for good: capabilities, set-user-ID programs, being looked into, and the user.
+    """Give up all rights for good: capabilities, set-user-ID programs, ptrace access, and the user.
 
     Args:
-        uid: user and group to become; `None`: stay who we are.
-        capabilities: whether we have some to give up.
+        uid: user and group to switch to; `None`: keep the current user.
+        capabilities: whether this process has any.
 
     Raises:
-        OSError: one could not be given up.
+        OSError: the kernel refuses.
     """
     with contextlib.suppress(OSError):
-        # When memory is short, the workspace goes before the agent.
+        # When memory is short, the kernel kills the workspace before the agent.
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if capabilities:
@@ -111,8 +116,8 @@ def drop_rights(uid: int | None, *, capabilities: bool) -> None:
 
 def _limit_processes() -> None:
     if os.geteuid() == 0:
-        return  # the kernel does not count root's
-    # Before Linux 5.14, and without a namespace, the user's processes outside count as well.
+        return  # the kernel does not limit root's processes
+    # Without a user namespace, and before Linux 5.14 always, the user's other processes count too.
     limit = _MAX_PROCESSES
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     if hard != resource.RLIM_INFINITY:
@@ -165,7 +170,7 @@ def _make_devices(new: Path) -> None:
 
 
 def _make_read_only(new: Path) -> None:
-    """Everything mounted below the new root so far, but for devices and processes."""
+    """Everything mounted below the new root so far, except /dev and /proc."""
     keep = (str(new / "dev"), str(new / "proc"))
     for line in (
         Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -197,3 +202,91 @@ def _remount_read_only(path: Path) -> None:
 def python_installation() -> list[Path]:
     """What this interpreter needs to be readable, and what `python3` on a command's PATH is."""
     return [Path(path) for path in dict.fromkeys((sys.base_prefix, sys.base_exec_prefix))]
+
+
+SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "opt", "nix", "sys")
+"""Top-level folders with programs and their settings; the rest of the machine is not visible.
+
+Not visible, among others: home folders, `/root`, `/run` and `/var` with sockets and mounted secrets, `/tmp`,
+`/srv`, `/mnt`, and the folders of the agent's program and state.
+"""
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+
+
+class Action(Enum):
+    """What to do with a path of the new root."""
+
+    BIND = "bind"
+    """Show the machine's file or folder, read-only."""
+    LINK = "link"
+    """Make the same symbolic link."""
+    MASK = "mask"
+    """Show an empty folder, or an empty file."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """`path` is absolute, and the same on the machine and in the new root."""
+
+    action: Action
+    path: Path
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the plan needs to know about the machine's files.
+
+    Attributes:
+        exists: whether a path exists.
+        is_link: whether it is a symbolic link.
+        real: the path with all links followed.
+    """
+
+    exists: Callable[[Path], bool]
+    is_link: Callable[[Path], bool]
+    real: Callable[[Path], Path]
+
+
+def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: Machine) -> list[Step]:
+    """The steps that build the view, parents before children.
+
+    Args:
+        readable: paths needed beside the system's folders, such as the Python installation and toolchains.
+        hidden: files and folders of the agent that must stay invisible, even inside a visible folder. A
+            readable path below a hidden one is visible; a hidden path below a readable one is not.
+        machine: the machine's files.
+    """
+    root = Path("/")
+    steps: dict[Path, Action] = {}
+    for name in SYSTEM:
+        path = root / name
+        if machine.is_link(path):
+            steps[path] = Action.LINK
+        elif machine.exists(path):
+            steps[path] = Action.BIND
+    wanted = [path for path in readable if path.is_absolute() and path != root]
+    # The resolver's file is often a link out of /etc: into /run, which is not shown.
+    resolver = machine.real(Path("/etc/resolv.conf"))
+    for path in [*wanted, resolver]:
+        if machine.exists(path):
+            steps[machine.real(path)] = Action.BIND
+    for path in hidden:
+        real = machine.real(path)
+        if machine.exists(real) and real != root:
+            steps[real] = Action.MASK
+    return _without_redundant(sorted((Step(action, path) for path, action in steps.items()), key=_depth))
+
+
+def _depth(step: Step) -> tuple[int, Path]:
+    return len(step.path.parts), step.path
+
+
+def _without_redundant(steps: list[Step]) -> list[Step]:
+    """Drop steps that the nearest planned parent covers: a bind below a bind, a mask below nothing."""
+    kept: list[Step] = []
+    for step in steps:
+        above = [other for other in kept if other.path in step.path.parents]
+        shown = bool(above) and above[-1].action is Action.BIND
+        if step.action is Action.LINK or (step.action is Action.BIND) != shown:
+            kept.append(step)
+    return kept

@@ -1,7 +1,8 @@
-"""The serving side: one request at a time from the socket, done in the tree, answered."""
+"""The workspace's server: it takes one request at a time from the socket and works in the tree."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -13,40 +14,54 @@ from pathlib import Path
 from typing import Any
 
 from coding_agent_consumer.workspace import files, wire
-from coding_agent_consumer.workspace.command import AbandonedError, Commands
+from coding_agent_consumer.workspace.folders import WorkspaceFolders, command_environment, usable_path
 from coding_agent_consumer.workspace.output import BoundedOutput
-from coding_agent_consumer.workspace.place import Place, command_environment, usable_path
-from coding_agent_consumer.workspace.refusal import RefusedError
+from coding_agent_consumer.workspace.processes import AbandonedError, Commands
 from coding_agent_consumer.workspace.tree import Tree
+from coding_agent_consumer.workspace.wire import RefusedError
 
 _TRANSFER_SECONDS = 120.0
-"""For a client that stops in the middle of a frame."""
+"""For a client that stops sending in the middle of a frame."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for at most: seconds of a command, and characters of output that are told."""
-
     command_timeout: float
+    """Seconds for one command."""
     output_limit: int
+    """Characters of output in one answer."""
+
+
+def listen(path: Path, *, group: bool = False) -> socket.socket:
+    """A listening socket for this user only, or for its group too."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o117 if group else 0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(8)
+    return listener
 
 
 class Server:
-    """Answers requests on a listening socket, one after the other: no command runs beside another request."""
+    """Answers requests one after the other, so no command runs beside another request."""
 
     def __init__(
         self,
-        place: Place,
+        folders: WorkspaceFolders,
         limits: Limits,
         search_path: list[str],
         keep: tuple[str, ...] = (),
         git: str = "git",
     ) -> None:
-        self._place = place
+        self._folders = folders
         self._limits = limits
         self._commands = Commands()
-        self._env = command_environment(place, usable_path(search_path), dict(os.environ), keep)
-        self._tree = Tree(place, self._commands, self._env, git)
+        self._env = command_environment(folders, usable_path(search_path), dict(os.environ), keep)
+        self._tree = Tree(folders, self._commands, self._env, git)
         instance = os.urandom(8).hex()
         self._shell = shutil.which("bash", path=self._env["PATH"]) or "/bin/sh"
         self._operations: dict[str, Callable[[dict[str, Any], bytes, socket.socket], _Answer]] = {
@@ -56,14 +71,13 @@ class Server:
             "write_file": self._write_file,
             "edit_file": self._edit_file,
             "list_files": lambda header, *_: _text(
-                self._tree.list_files(_string(header, "path"), self._told(header))
+                self._tree.list_files(_string(header, "path"), self._output_limit(header))
             ),
             "search": self._search,
             "ping": lambda *_: _Answer({"instance": instance}),
         }
 
     def serve(self, listener: socket.socket) -> None:
-        """Serve for ever."""
         listener.setblocking(True)
         while True:
             connection, _ = listener.accept()
@@ -72,7 +86,7 @@ class Server:
                 try:
                     self._exchange(connection)
                 except (OSError, wire.WireError, AbandonedError):
-                    continue  # the client is gone or talks nonsense: nobody to tell
+                    continue  # the client is gone or its request is not valid: nobody to answer
 
     def _exchange(self, connection: socket.socket) -> None:
         prefix = _receive(connection, wire.PREFIX.size)
@@ -93,13 +107,13 @@ class Server:
                 f"The workspace cannot do that: {error}".encode("utf-8", "replace")[:4000],
             )
         except MemoryError:
-            fields, body = {"ok": False}, b"The workspace has not enough memory for that."
+            fields, body = {"ok": False}, b"The workspace does not have enough memory for that."
         connection.settimeout(_TRANSFER_SECONDS)
         connection.sendall(wire.encode_header(fields, len(body)))
         connection.sendall(body)
 
     def _seed(self, header: dict[str, Any], length: int, connection: socket.socket) -> _Answer:
-        descriptor, name = tempfile.mkstemp(prefix="seed-", dir=self._place.root)
+        descriptor, name = tempfile.mkstemp(prefix="seed-", dir=self._folders.root)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 while length:
@@ -117,14 +131,14 @@ class Server:
         asked = header.get("timeout")
         most = self._limits.command_timeout
         timeout = min(float(asked), most) if isinstance(asked, int | float) and asked > 0 else most
-        output = BoundedOutput(self._told(header))
+        output = BoundedOutput(self._output_limit(header))
         if b"\0" in body:
-            raise RefusedError("A command cannot hold a NUL character.")
+            raise RefusedError("A command cannot contain a NUL character.")
         try:
-            self._place.make()  # an earlier command may have removed the tree itself
+            self._folders.make()  # a command can remove the tree itself
             finished = self._commands.run(
                 [self._shell, "-c", os.fsdecode(body)],
-                cwd=self._place.tree,
+                cwd=self._folders.tree,
                 env=self._env,
                 timeout=timeout,
                 on_output=output.add,
@@ -144,31 +158,31 @@ class Server:
     def _read_file(self, header: dict[str, Any], _body: bytes, _connection: socket.socket) -> _Answer:
         count = header.get("line_count")
         lines = files.read_lines(
-            self._place.tree,
+            self._folders.tree,
             _string(header, "path"),
             _number(header, "start_line"),
             None if count is None else _number(header, "line_count"),
-            self._told(header),
+            self._output_limit(header),
         )
         return _text(lines)
 
     def _write_file(self, header: dict[str, Any], body: bytes, _connection: socket.socket) -> _Answer:
-        files.write(self._place.tree, _string(header, "path"), body)
+        files.write(self._folders.tree, _string(header, "path"), body)
         return _Answer({})
 
     def _edit_file(self, header: dict[str, Any], body: bytes, _connection: socket.socket) -> _Answer:
         split = _number(header, "old_length")
-        files.edit(self._place.tree, _string(header, "path"), body[:split], body[split:])
+        files.edit(self._folders.tree, _string(header, "path"), body[:split], body[split:])
         return _Answer({})
 
     def _search(self, header: dict[str, Any], body: bytes, _connection: socket.socket) -> _Answer:
         pattern = body.decode("utf-8", "surrogateescape")
         if not pattern or "\0" in pattern:
             raise RefusedError("Give a regular expression to search for.")
-        return _text(self._tree.search(pattern, _string(header, "path"), self._told(header)))
+        return _text(self._tree.search(pattern, _string(header, "path"), self._output_limit(header)))
 
-    def _told(self, header: dict[str, Any]) -> int:
-        """Characters that the client wants to be told, within our own limit."""
+    def _output_limit(self, header: dict[str, Any]) -> int:
+        """Characters that the client wants in the answer, up to the workspace's limit."""
         asked = header.get("output_limit")
         most = self._limits.output_limit
         return min(asked, most) if type(asked) is int and asked > 0 else most
@@ -199,10 +213,10 @@ def _number(header: dict[str, Any], name: str) -> int:
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:
-    """Exactly so many bytes.
+    """Exactly `length` bytes.
 
     Raises:
-        wire.WireError: the client stopped before.
+        wire.WireError: the client stopped sending.
     """
     deadline = time.monotonic() + _TRANSFER_SECONDS
     received = bytearray()

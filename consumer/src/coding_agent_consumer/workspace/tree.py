@@ -1,8 +1,8 @@
-"""The tree as git sees it: made from a bundle, compared with it, listed and searched.
+"""The repository in the workspace: seeded from a bundle, compared with it, listed and searched.
 
-Git here has no more rights than the commands themselves: whatever they plant in the tree gains them nothing.
-A repository beside the tree remembers what was seeded; the tree's own `.git` is for the commands, which may
-commit, reset or delete it without the work being lost.
+Git has no more rights here than the commands, so nothing that they plant in the tree gains them anything.
+A repository beside the tree holds the seeded commit. The tree's own `.git` is for the commands; they can
+commit, reset or delete it, and no work is lost.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from coding_agent_consumer.workspace.command import Commands
 from coding_agent_consumer.workspace.files import resolve
+from coding_agent_consumer.workspace.folders import WorkspaceFolders
 from coding_agent_consumer.workspace.output import cut_end
-from coding_agent_consumer.workspace.place import Place
-from coding_agent_consumer.workspace.refusal import RefusedError
-from coding_agent_consumer.workspace.wire import MAX_PATCH
+from coding_agent_consumer.workspace.processes import Commands
+from coding_agent_consumer.workspace.wire import MAX_PATCH, RefusedError
 
 _GIT_TIMEOUT = 300.0
 _SEARCH_TIMEOUT = 30.0
@@ -28,7 +27,7 @@ _MAX_LINE = 300
 _MAX_LISTING = 8 * 1024 * 1024
 _SEED = "refs/workspace/seed"
 _GITLINK = "160000"
-_LEFT_OVERS = (
+_GENERATED_FILES = (
     "__pycache__/",
     "*.py[co]",
     ".pytest_cache/",
@@ -43,27 +42,19 @@ _LEFT_OVERS = (
     ".gradle/",
     ".DS_Store",
 )
-"""What running tests leaves behind and nobody commits, for repositories that have no `.gitignore` for it.
-
-Only new files are left out: one that the repository tracks counts whatever its name."""
+"""Files that test runs generate and nobody commits, for repositories whose `.gitignore` does not name them.
+Only untracked files are ignored: a tracked file counts whatever its name."""
 _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false")
 
 
 class Tree:
-    """Git over a workspace's tree."""
-
     def __init__(
-        self, place: Place, commands: Commands, env: Mapping[str, str], program: str = "git"
+        self, folders: WorkspaceFolders, commands: Commands, env: Mapping[str, str], program: str = "git"
     ) -> None:
-        """Git over what is there: nothing yet, or what was seeded before our container was started again.
-
-        Args:
-            program: git's own.
-        """
-        self._place = place
+        self._folders = folders
         self._commands = commands
         self._program = program
-        self._config = _seeded_config(place)
+        self._config = _seeded_config(folders)
         self._env = {
             **env,
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -77,45 +68,52 @@ class Tree:
         """Fetch a bundle's branch and check it out.
 
         Raises:
-            RefusedError: the workspace was seeded already, or the bundle is none.
+            RefusedError: the workspace is seeded already, or the bundle is not valid.
         """
-        place = self._place
-        if place.git.exists():
+        folders = self._folders
+        if folders.git.exists():
             raise RefusedError("The workspace has been seeded already.")
         try:
-            self._git("init", "--quiet", "--bare", str(place.git), bare=False)
+            self._git("init", "--quiet", "--bare", str(folders.git), bare=False)
             reference = f"refs/heads/{branch}"
             self._git("fetch", "--quiet", "--no-tags", str(bundle), f"+{reference}:{reference}")
-            self._config = (place.git / "config").read_bytes()
+            self._config = (folders.git / "config").read_bytes()
             self._git("update-ref", _SEED, reference)
             self._git("symbolic-ref", "HEAD", reference)
             self._git("reset", "--quiet", "--hard", _SEED)
-            copy = place.root / "copy"
-            # Its own repository for the commands; objects are shared by hard links.
+            copy = folders.root / "copy"
+            # The commands get their own repository; objects are shared by hard links.
             self._git(
-                "clone", "--quiet", "--no-checkout", "--branch", branch, str(place.git), str(copy), bare=False
+                "clone",
+                "--quiet",
+                "--no-checkout",
+                "--branch",
+                branch,
+                str(folders.git),
+                str(copy),
+                bare=False,
             )
-            shutil.move(copy / ".git", place.tree / ".git")
+            shutil.move(copy / ".git", folders.tree / ".git")
             copy.rmdir()
-            own = ("--git-dir", str(place.tree / ".git"), "--work-tree", str(place.tree))
+            own = ("--git-dir", str(folders.tree / ".git"), "--work-tree", str(folders.tree))
             self._git(*own, "remote", "remove", "origin", bare=False)
-            _write_exclude(place.tree / ".git")
+            _write_exclude(folders.tree / ".git")
             self._git(*own, "reset", "--quiet", bare=False)
-            place.seeded.write_bytes(self._config)
+            folders.seeded.write_bytes(self._config)
         except RefusedError:
-            shutil.rmtree(place.git, ignore_errors=True)
+            shutil.rmtree(folders.git, ignore_errors=True)
             raise
 
     def diff(self) -> bytes:
-        """Everything changed since the seed, as a binary patch; repositories made inside are left out.
+        """All changes since the seed as a binary patch, without repositories created inside the tree.
 
         Raises:
-            RefusedError: not seeded, or too much changed.
+            RefusedError: the workspace is not seeded, or the patch is too large.
         """
         self._require_seed()
-        # A lock can only be that of a git that was killed: no other runs now.
-        (self._place.git / "index.lock").unlink(missing_ok=True)
-        # What cannot be read (mode 000) is left as it was seeded: better than losing the rest.
+        # No other git runs now, so a lock was left by one that was killed.
+        (self._folders.git / "index.lock").unlink(missing_ok=True)
+        # An unreadable file (mode 000) stays as it was seeded; the other changes are kept.
         self._git("add", "--all", "--ignore-errors", "--", ".", tolerate=(1,))
         self._drop_new_gitlinks()
         return self._git(
@@ -133,16 +131,16 @@ class Tree:
             _SEED,
             "--",
             limit=MAX_PATCH,
-            too_much=f"More than {MAX_PATCH // 2**20} MiB changed; remove what does not belong there.",
+            too_much=f"More than {MAX_PATCH // 2**20} MiB changed; remove files that do not belong to it.",
         )
 
     def list_files(self, path: str, limit: int) -> str:
-        """Files below a folder, one a line."""
+        """Files below a folder, one per line."""
         self._require_seed()
-        place = self._relative(path)
-        found = self._git("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", place)
+        relative = self._relative(path)
+        found = self._git("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", relative)
         names = sorted({name for name in found.decode("utf-8", "replace").split("\0") if name})
-        names = [name for name in names if os.path.lexists(self._place.tree / name)]
+        names = [name for name in names if os.path.lexists(self._folders.tree / name)]
         if not names:
             return "(no files)"
         return _bounded(names, _MAX_FILES, "files", limit)
@@ -150,7 +148,7 @@ class Tree:
     def search(self, pattern: str, path: str, limit: int) -> str:
         """Matching lines of text files, as `path:line: text`."""
         self._require_seed()
-        place = self._relative(path)
+        relative = self._relative(path)
         lines: list[str] = []
         rest = b""
 
@@ -165,7 +163,7 @@ class Tree:
         for engine in ("--perl-regexp", "--extended-regexp"):
             try:
                 self._run(
-                    (*arguments, engine, "-e", pattern, "--", place),
+                    (*arguments, engine, "-e", pattern, "--", relative),
                     take,
                     tolerate=(0, 1),
                     timeout=_SEARCH_TIMEOUT,
@@ -178,22 +176,22 @@ class Tree:
         return _bounded(lines, _MAX_MATCHES, "matches", limit) if lines else "(no match)"
 
     def _relative(self, path: str) -> str:
-        real = resolve(self._place.tree, path)
+        real = resolve(self._folders.tree, path)
         if not real.exists():
             raise RefusedError(f"There is no {cut_end(path, 200)}.")
-        return os.path.relpath(real, os.path.realpath(self._place.tree))
+        return os.path.relpath(real, os.path.realpath(self._folders.tree))
 
     def _require_seed(self) -> None:
-        if not self._place.git.exists():
+        if not self._folders.git.exists():
             raise RefusedError("The workspace holds no repository yet.")
-        # Commands can write here too. It would gain them nothing, but their work could be lost by it.
-        (self._place.git / "config").write_bytes(self._config)
+        # Commands can change these files. They gain nothing by it, but their work could be lost.
+        (self._folders.git / "config").write_bytes(self._config)
         for name in ("attributes", "sparse-checkout"):
-            (self._place.git / "info" / name).unlink(missing_ok=True)
-        _write_exclude(self._place.git)
+            (self._folders.git / "info" / name).unlink(missing_ok=True)
+        _write_exclude(self._folders.git)
 
     def _drop_new_gitlinks(self) -> None:
-        """A repository cloned into the tree is no content of ours; a submodule stays at its commit."""
+        """Drop repositories cloned into the tree; keep submodules at their seeded commit."""
         index = _gitlinks(self._git("ls-files", "--stage", "-z"), 1)
         seeded = _gitlinks(self._git("ls-tree", "-r", "-z", _SEED), 2)
         for path, commit in index.items():
@@ -208,7 +206,7 @@ class Tree:
         bare: bool = True,
         tolerate: tuple[int, ...] = (),
         limit: int = _MAX_LISTING,
-        too_much: str = "The answer is too large.",
+        too_much: str = "The output of git is too large.",
     ) -> bytes:
         output = bytearray()
 
@@ -230,12 +228,12 @@ class Tree:
         timeout: float,
         bare: bool = True,
     ) -> None:
-        where = ("--git-dir", str(self._place.git), "--work-tree", str(self._place.tree)) if bare else ()
-        with tempfile.TemporaryFile(dir=self._place.tmp) as errors:
+        where = ("--git-dir", str(self._folders.git), "--work-tree", str(self._folders.tree)) if bare else ()
+        with tempfile.TemporaryFile(dir=self._folders.tmp) as errors:
             try:
                 finished = self._commands.run(
                     [self._program, *_QUIET, *where, *arguments],
-                    cwd=self._place.tree,
+                    cwd=self._folders.tree,
                     env=self._env,
                     timeout=timeout,
                     on_output=take,
@@ -246,7 +244,7 @@ class Tree:
             errors.seek(0)
             said = errors.read(2000).decode("utf-8", "replace").strip()
         if finished.timed_out:
-            raise RefusedError(f"git needed more than {timeout:.0f} s.")
+            raise RefusedError(f"git took more than {timeout:.0f} s.")
         if finished.exit_code not in tolerate:
             raise RefusedError(f"git: {said or f'exit status {finished.exit_code}'}")
 
@@ -260,18 +258,18 @@ def _bounded(lines: list[str], most: int, what: str, limit: int) -> str:
             break
         shown.append(line)
     if len(shown) < len(lines):
-        shown.append(f"[more {what} were left out; ask for less]")
+        shown.append(f"[more {what} omitted; narrow the request]")
     return "\n".join(shown)
 
 
-def _seeded_config(place: Place) -> bytes:
-    """The configuration of the repository that was seeded; what was seeded in part only is removed."""
-    if place.seeded.is_file():
-        return place.seeded.read_bytes()
-    if place.git.exists():
-        for folder in (place.git, place.root / "copy", place.tree):
+def _seeded_config(folders: WorkspaceFolders) -> bytes:
+    """The configuration of the seeded repository, empty if none; removes a partial seed."""
+    if folders.seeded.is_file():
+        return folders.seeded.read_bytes()
+    if folders.git.exists():
+        for folder in (folders.git, folders.root / "copy", folders.tree):
             shutil.rmtree(folder, ignore_errors=True)
-        place.make()
+        folders.make()
     return b""
 
 
@@ -294,4 +292,4 @@ def _match_line(line: bytes) -> str:
 
 def _write_exclude(repository: Path) -> None:
     (repository / "info").mkdir(exist_ok=True)
-    (repository / "info" / "exclude").write_text("\n".join(_LEFT_OVERS) + "\n", encoding="utf-8")
+    (repository / "info" / "exclude").write_text("\n".join(_GENERATED_FILES) + "\n", encoding="utf-8")

@@ -4,8 +4,8 @@
     header    a JSON object; `body` in it is the number of bytes that follow
     body      raw bytes: a bundle, a patch, a file's text, a command
 
-One connection carries one request and its one answer. Both ends bound what they accept; the standard library
-alone is used, because the serving side is copied into images with the user's toolchain and nothing of ours.
+One connection carries one request and its one answer. Both sides limit what they accept. Only the
+standard library is used, because the workspace program is copied into images with the user's toolchain.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_PATCH = 64 * 1024 * 1024
 MAX_BUNDLE = 4 * 1024 * 1024 * 1024
 """Bytes of a bundle."""
 CHUNK = 64 * 1024
-"""Bytes that are read or written at once."""
+"""Bytes read or written at once."""
 
 PREFIX = struct.Struct(">I")
 
@@ -39,15 +39,15 @@ BODY_LIMITS: Mapping[str, int] = {
     "search": 64 * 1024,
     "ping": 0,
 }
-"""The operations, with the bytes that a request's body may have."""
+"""Operations, with the most bytes of a request's body."""
 
 
 class WireError(Exception):
-    """What came over the socket is not a frame, or is larger than allowed."""
+    """The received data is not a frame, or exceeds a limit."""
 
 
 def encode_header(header: Mapping[str, Any], body: int) -> bytes:
-    """The bytes before a body of so many bytes."""
+    """The encoded header for a body of `body` bytes."""
     text = json.dumps({**header, "body": body}, separators=(",", ":")).encode()
     if len(text) > MAX_HEADER:
         raise WireError("the header is too large")
@@ -55,10 +55,10 @@ def encode_header(header: Mapping[str, Any], body: int) -> bytes:
 
 
 def header_length(prefix: bytes) -> int:
-    """How many bytes of header follow.
+    """Length of the header that follows.
 
     Raises:
-        WireError: more than allowed.
+        WireError: it exceeds the limit.
     """
     (length,) = PREFIX.unpack(prefix)
     if not 0 < length <= MAX_HEADER:
@@ -67,14 +67,14 @@ def header_length(prefix: bytes) -> int:
 
 
 def decode_header(text: bytes, limit: int | None = None) -> tuple[dict[str, Any], int]:
-    """The header's fields, and how many bytes of body follow.
+    """The header's fields, and the length of the body that follows.
 
     Args:
         text: JSON.
-        limit: bytes that the body may have; `None`: what `BODY_LIMITS` says for the header's `op`.
+        limit: most bytes of the body; `None`: the limit of the header's `op`.
 
     Raises:
-        WireError: not a header, an unknown operation, or too large a body.
+        WireError: the header is not valid, the operation is unknown, or the body is too large.
     """
     try:
         header = json.loads(text)
@@ -84,12 +84,16 @@ def decode_header(text: bytes, limit: int | None = None) -> tuple[dict[str, Any]
         raise WireError("the header is not a JSON object")
     body = header.pop("body", None)
     if type(body) is not int or body < 0:
-        raise WireError("the header names no length of the body")
+        raise WireError("the header does not give the length of the body")
     if limit is None:
         operation = header.get("op")
         if not isinstance(operation, str) or operation not in BODY_LIMITS:
             raise WireError("unknown operation")
         limit = BODY_LIMITS[operation]
     if body > limit:
-        raise WireError(f"the body has {body} bytes; at most {limit} are taken")
+        raise WireError(f"the body has {body} bytes; the limit is {limit}")
     return header, body
+
+
+class RefusedError(Exception):
+    """The request cannot be done; the message is a sentence for the model."""

@@ -29,7 +29,7 @@ class Workspace(Section):
 
     socket: Path | None = None
     """Socket of a workspace that runs already (the sidecar container); `None`: one is started per task."""
-    door: Path | None = None
+    gate: Path | None = None
     """Folder of a workspace container that serves task after task, one at a time (docker compose)."""
     start_timeout: float = Field(default=120.0, gt=0)
     """Seconds in which a workspace that runs already must answer at first."""

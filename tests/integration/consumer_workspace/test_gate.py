@@ -21,7 +21,7 @@ from tests.fixtures.system import until
 
 @dataclass
 class Container:
-    """The door as the container's first process, and the places that its commands can write to."""
+    """The gate as the container's first process, and the places that its commands can write to."""
 
     process: subprocess.Popen[bytes]
     folder: Path
@@ -29,7 +29,7 @@ class Container:
     temporary: Path
 
     def settings(self, start_timeout: float = 60) -> WorkspaceSettings:
-        return WorkspaceSettings(door=self.folder, start_timeout=start_timeout)
+        return WorkspaceSettings(gate=self.folder, start_timeout=start_timeout)
 
     def left(self) -> list[str]:
         return [entry for place in (self.root, self.temporary) for entry in os.listdir(place)]
@@ -43,7 +43,7 @@ def container(tmp_path: Path) -> Iterator[Container]:
     folder, root, temporary = places
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "coding_agent_consumer.workspace.door"),
+            *(sys.executable, "-m", "coding_agent_consumer.workspace.gate"),
             *("--folder", str(folder), "--root", str(root), "--clear", str(temporary)),
         ],
         env={"PATH": os.environ["PATH"], "SECRET_OF_THE_CONTAINER": "not for commands"},
@@ -52,7 +52,7 @@ def container(tmp_path: Path) -> Iterator[Container]:
     yield Container(process, folder, root, temporary)
     process.terminate()
     assert process.wait(30) == 0
-    assert not (folder / "door").exists(), "it clears up when it is stopped, too"
+    assert not (folder / "gate").exists(), "it clears up when it is stopped, too"
 
 
 async def test_a_task_finds_nothing_of_the_one_before(container: Container, bundle: Path) -> None:
@@ -78,7 +78,7 @@ async def test_a_task_finds_nothing_of_the_one_before(container: Container, bund
 async def test_a_killed_consumer_leaves_the_workspace_free_for_the_next(
     container: Container, bundle: Path
 ) -> None:
-    reader, writer = await until_connected(container.folder / "door")
+    reader, writer = await until_connected(container.folder / "gate")
     await asyncio.wait_for(reader.readline(), 60)
     writer.transport.abort()  # what the kernel does for a process that was killed
     async with launch_workspace(container.settings()) as workspace:
@@ -115,12 +115,12 @@ async def seeded(container: Container, bundle: Path) -> None:
         await workspace.seed(bundle, "work")
 
 
-async def until_connected(door: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    await asyncio.to_thread(until, door.exists, "the door is open")
-    return await asyncio.open_unix_connection(door)
+async def until_connected(gate: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    await asyncio.to_thread(until, gate.exists, "the gate is open")
+    return await asyncio.open_unix_connection(gate)
 
 
 def test_it_ends_when_it_is_told_to(container: Container) -> None:
-    until((container.folder / "door").exists, "the door is open")
+    until((container.folder / "gate").exists, "the gate is open")
     container.process.send_signal(signal.SIGTERM)
     assert container.process.wait(30) == 0

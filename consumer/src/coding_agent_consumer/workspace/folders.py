@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ STANDARD_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "
 
 
 @dataclass(frozen=True)
-class Place:
-    """The folders below a workspace's root, as the serving program sees them.
+class WorkspaceFolders:
+    """The folders of a workspace, as the workspace program sees them.
 
     Attributes:
-        root: holds them all.
+        root: contains the others.
         tmp: for temporary files.
     """
 
@@ -25,9 +25,9 @@ class Place:
     tmp: Path
 
     @staticmethod
-    def below(root: Path, *, private_tmp: bool = False) -> Place:
-        """The folders below a root; with `private_tmp`, `/tmp` is the workspace's own."""
-        return Place(root, Path("/tmp") if private_tmp else root / "tmp")  # noqa: S108 - a mount of our own
+    def below(root: Path, *, private_tmp: bool = False) -> WorkspaceFolders:
+        """With `private_tmp` the workspace has its own `/tmp`."""
+        return WorkspaceFolders(root, Path("/tmp") if private_tmp else root / "tmp")  # noqa: S108 - a mount of our own
 
     @property
     def tree(self) -> Path:
@@ -36,40 +36,40 @@ class Place:
 
     @property
     def home(self) -> Path:
-        """HOME of the commands; outside the tree, so that what tools leave there is in no patch."""
+        """HOME of the commands; outside the tree, so that no patch contains what tools write there."""
         return self.root / "home"
 
     @property
     def git(self) -> Path:
-        """The repository that remembers what was seeded, whatever the commands do to the tree's `.git`."""
+        """The repository with the seeded commit; commands work with the tree's own `.git`."""
         return self.root / "git"
 
     @property
     def seeded(self) -> Path:
-        """A file that is there once all was seeded: a copy of the repository's configuration."""
+        """Exists once seeding is complete; a copy of the repository's configuration."""
         return self.root / "seeded"
 
     def make(self) -> None:
-        """Create the folders, for us alone."""
+        """Create the folders with access for this user only."""
         for folder in (self.tree, self.home, self.tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def command_environment(
-    place: Place, search_path: str, inherited: Mapping[str, str], keep: tuple[str, ...] = ()
+    folders: WorkspaceFolders, search_path: str, inherited: Mapping[str, str], keep: tuple[str, ...] = ()
 ) -> dict[str, str]:
-    """The whole environment of a command: a fixed list, and what the image's maker asked to keep.
+    """The environment of a command: fixed variables and those that the image's maker wants to keep.
 
     Args:
-        place: where it runs.
+        folders: of the workspace.
         search_path: PATH.
-        inherited: the serving program's own environment.
-        keep: names that are taken over from it, e.g. `JAVA_HOME` in a toolchain image; `*`: all.
+        inherited: environment of the workspace program.
+        keep: names to copy from it, e.g. `JAVA_HOME` in a toolchain image; `*`: all.
     """
     fixed = {
         "PATH": search_path,
-        "HOME": str(place.home),
-        "TMPDIR": str(place.tmp),
+        "HOME": str(folders.home),
+        "TMPDIR": str(folders.tmp),
         "USER": "coding-agent",
         "LOGNAME": "coding-agent",
         "SHELL": "/bin/sh",
@@ -88,7 +88,7 @@ def command_environment(
 
 
 def usable_path(candidates: list[str]) -> str:
-    """PATH out of those folders that exist here, each once, in their order."""
+    """PATH from the folders that exist, without repetition, in their order."""
     seen: dict[str, None] = {}
     for folder in [*candidates, *STANDARD_PATH]:
         if folder.startswith("/") and os.access(folder, os.X_OK) and os.path.isdir(folder):
@@ -97,11 +97,18 @@ def usable_path(candidates: list[str]) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of ours in which nothing runs any more; links in it are not followed."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder with all that is in it; links are not followed, and what cannot be removed stays.
+
+    `rm` because `shutil.rmtree` recurses: before Python 3.13 some 1,000 nested folders end it with a
+    RecursionError.
+    """
+    _run("rm", "-rf", "--", str(folder))
     if folder.exists() and os.geteuid() != 0:
-        # A command may have made folders that even their owner cannot list.
-        subprocess.run(
-            ["chmod", "-R", "u+rwX", "--", str(folder)], check=False, capture_output=True, timeout=60
-        )
-        shutil.rmtree(folder, ignore_errors=True)
+        # A command can create folders that even their owner cannot list.
+        _run("chmod", "-R", "u+rwX", "--", str(folder))
+        _run("rm", "-rf", "--", str(folder))
+
+
+def _run(*command: str) -> None:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(command, check=False, capture_output=True, timeout=120)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace.view import Action, Machine, plan_view
+from coding_agent_consumer.workspace.sandbox import Action, Machine, plan_view
 
 USR, ETC, OPT = (Path("/", name) for name in ("usr", "etc", "opt"))
 LINKS = {

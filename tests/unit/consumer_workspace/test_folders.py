@@ -1,20 +1,21 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import coding_agent_consumer
 import pytest
+from coding_agent_consumer.workspace.folders import WorkspaceFolders, command_environment, remove
 from coding_agent_consumer.workspace.launch import id_is_mapped
-from coding_agent_consumer.workspace.place import Place, command_environment
 from coding_agent_consumer.workspace.processes import descendants, parse_stat
 
 
 def test_a_command_gets_a_fixed_environment_and_what_the_image_keeps() -> None:
     inherited = {"OPENAI_API_KEY": "secret", "JAVA_HOME": "/opt/java", "PATH": "/evil", "LD_PRELOAD": "x"}
     env = command_environment(
-        Place.below(Path("/w")), "/bin", inherited, keep=("JAVA_HOME", "NOT_SET", "PATH")
+        WorkspaceFolders.below(Path("/w")), "/bin", inherited, keep=("JAVA_HOME", "NOT_SET", "PATH")
     )
     assert env["JAVA_HOME"] == "/opt/java"
     assert env["PATH"] == "/bin"
@@ -59,3 +60,17 @@ def test_the_serving_program_needs_only_the_standard_library() -> None:
         timeout=20,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_tree_of_thousands_of_nested_folders_is_removed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    descriptor = os.open(root, os.O_RDONLY)
+    for _ in range(3000):  # deeper than a path may be long, and than Python recurses
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    remove(root)
+    assert not root.exists()

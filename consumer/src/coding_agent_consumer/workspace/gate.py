@@ -1,0 +1,132 @@
+"""PID 1 of a workspace container that serves task after task, as in docker compose.
+
+`python -m coding_agent_consumer.workspace.gate --folder DIR --root DIR`: a connection to `DIR/gate` is a
+task. While it is open, a workspace serves on `DIR/workspace`. When either side closes it, all processes and
+files of the task are removed, so the next task gets an empty workspace. It serves one task at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coding_agent_consumer.workspace import linux
+from coding_agent_consumer.workspace.folders import remove
+from coding_agent_consumer.workspace.processes import end_descendants, signals_deferred
+from coding_agent_consumer.workspace.server import listen
+
+GATE = "gate"
+"""Name of the socket to which a consumer stays connected during a task."""
+WORKSPACE = "workspace"
+"""Name of the socket of the task's workspace."""
+
+
+@dataclass(frozen=True)
+class TaskFolders:
+    """Folders that are emptied after each task.
+
+    Attributes:
+        sockets: of the two sockets, shared with the consumer's container.
+        root: of the tree, HOME and temporary files.
+        others: other folders where commands can write, e.g. `/tmp` and `/dev/shm`.
+    """
+
+    sockets: Path
+    root: Path
+    others: tuple[Path, ...] = ()
+
+    def empty(self) -> None:
+        """Remove what is in the folders; the folders stay, because they are mounts."""
+        for folder in (self.sockets, self.root, *self.others):
+            for entry in os.scandir(folder):
+                if entry.is_dir(follow_symlinks=False):
+                    remove(Path(entry.path))
+                else:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)
+
+
+def serve_task(folders: TaskFolders, workspace: Sequence[str]) -> None:
+    """Wait for a consumer, serve its task to the end, and remove everything that the task left.
+
+    Args:
+        workspace: command line of the workspace program, which ends when its standard input is closed.
+    """
+    try:
+        folders.empty()
+        with listen(folders.sockets / GATE) as listener:
+            connection, _ = listener.accept()
+        with connection:
+            _run_workspace(connection, workspace)
+    finally:
+        with signals_deferred():
+            end_descendants()
+            folders.empty()
+
+
+def _run_workspace(connection: socket.socket, workspace: Sequence[str]) -> None:
+    """Keep a workspace running while the connection is open; restart it when it ran out of memory."""
+    answered = False
+    while True:
+        with subprocess.Popen(workspace, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None  # noqa: S101 - requested above
+            line = process.stdout.readline()
+            if not answered:
+                with contextlib.suppress(OSError):
+                    connection.sendall(line or b'{"failed": "its program ended at once"}\n')
+                answered = True
+            started = line.startswith(b'{"isolation"')
+            if not started or _consumer_disconnected(connection.fileno(), process.stdout.fileno()):
+                # Before the pipes are closed, because a command can hold them open.
+                end_descendants()
+                return
+        end_descendants()
+
+
+def _consumer_disconnected(connection: int, workspace_output: int) -> bool:
+    """Wait until the consumer disconnects (true) or the workspace ends (false)."""
+    ready, _, _ = select.select([connection, workspace_output], [], [])
+    return connection in ready
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve tasks until SIGTERM; unknown arguments are passed to the workspace program."""
+    parser = argparse.ArgumentParser(
+        prog="coding_agent_consumer.workspace.gate", description=__doc__.split("\n", 1)[0]
+    )
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="for the sockets; shared with the consumer"
+    )
+    parser.add_argument("--root", type=Path, required=True, help="for the tree, HOME and temporary files")
+    parser.add_argument(
+        "--clear", type=Path, action="append", default=[], help="also emptied after each task, e.g. /tmp"
+    )
+    arguments, more = parser.parse_known_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Commands run as the same user: they must not inspect or control this process.
+    linux.forbid_inspection()
+    linux.adopt_orphans()
+    folders = TaskFolders(arguments.folder.resolve(), arguments.root.resolve(), tuple(arguments.clear))
+    workspace = [sys.executable, "-m", "coding_agent_consumer.workspace", "--lifeline", *more]
+    workspace += ["--socket", str(folders.sockets / WORKSPACE), "--root", str(folders.root)]
+    print(f"Serving workspaces at {folders.sockets}, one task at a time", flush=True)
+    try:
+        while True:
+            serve_task(folders, workspace)
+            print("The task ended; the workspace is empty again", flush=True)
+    except OSError as error:
+        print(f"Cannot serve workspaces: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -111,8 +111,8 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
 
 async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     """Receiver, poller and consumer in one process, as the in-memory queue wants it: it ends with them."""
-    from coding_agent_consumer.commands import obey_in_memory
-    from coding_agent_core.carry_out import CommandMetrics
+    from coding_agent_consumer.commands import execute_commands
+    from coding_agent_core.command_execution import CommandMetrics
     from coding_agent_core.forge.connect import connect
     from coding_agent_core.queues.memory import MemoryQueue
     from coding_agent_receiver.app import create_app
@@ -135,7 +135,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
         else:
             parts.append(poll_forever(settings, forge, queue, stop, metrics=PollMetrics(registry)))
         if settings.webhook.commands.enabled:
-            parts.append(obey_in_memory(settings, queue, stop, CommandMetrics(registry)))
+            parts.append(execute_commands(settings, queue, stop, CommandMetrics(registry)))
         await _together(parts, stop)
 
 
@@ -165,12 +165,14 @@ async def _reporter(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
-    from coding_agent_consumer.commands import obey_rabbitmq
+    from coding_agent_consumer.commands import execute_commands
     from coding_agent_core.queues.connect import connect_source
 
     parts = [_work(settings, connect_source(settings), stop)]
     if settings.webhook.commands.enabled and settings.backend is Backend.RABBITMQ:
-        parts.append(obey_rabbitmq(settings, stop))
+        from coding_agent_core.queues.rabbitmq.commands import RabbitMQCommands
+
+        parts.append(execute_commands(settings, RabbitMQCommands(settings.rabbitmq), stop))
     await _together(parts, stop)
 
 

@@ -66,6 +66,11 @@ class Place:
         """The bodies of an issue's comments, without GitLab's system notes."""
         return [each.body for each in self.forge.item(REPOSITORY, number).comments if not each.system]
 
+    def reactions(self, number: int = 1) -> set[str]:
+        """Those to an issue's comments."""
+        comments = self.forge.item(REPOSITORY, number).comments
+        return {reaction.name for each in comments for reaction in each.reactions}
+
 
 def place(
     stack: ExitStack,

@@ -86,9 +86,9 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
     row = release.kubectl("get", "agenttasks", "--no-headers")
     assert "Succeeded" in row
 
-    # Commands: the receiver stores them, the reporter asks the forge who wrote them, and answers.
-    world.forge.comment(REPOSITORY, 1, "/status", by="alice")
-    until("an answer", lambda: "`/status` by alice" in "".join(world.comments()), timeout=90, interval=0.2)
+    # Commands: the receiver stores them, the reporter asks the forge who wrote them, and executes them.
+    world.forge.comment(REPOSITORY, 1, "/retry", by="alice")
+    until("an answer", lambda: world.reactions() == {"eyes"}, timeout=90, interval=0.2)
 
     everything = release.kubectl("get", "configmaps,deployments,jobs,pods,agenttasks", "-o", "json")
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET):

@@ -1,46 +1,52 @@
-"""Commands that people write as comments on an item: what they are, and what follows. Pure.
+"""Commands that people write as comments on an item, and how an AgentTask stores them. Pure.
 
-Off unless `webhook.commands.enabled`. Who may give one is asked on the forge by whoever carries it out
-(`carry_out`), for the receiver has no forge token; what is kept until then is in `command_notes`.
+The receiver has no forge token, so it cannot ask who may give a command: it stores the command on the item's
+newest AgentTask, and the reporter executes it (`command_execution`). See docs/decisions/0015.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from coding_agent_core.admission import LatestTask
+from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, Spec
 from coding_agent_core.phases import Phase
 from coding_agent_core.tasks import Frozen, Item, Origin, TaskRequest, Trigger, Withdrawal
 
+ANNOTATION_COMMANDS = f"{GROUP}/commands"
+"""JSON list of the commands that wait on an AgentTask."""
+LABEL_COMMANDS = f"{GROUP}/commands"
+"""`pending` while a command waits: `kubectl get agenttasks -l coding-agent.dev/commands=pending`."""
+PENDING = "pending"
+LIMIT_PER_NAME = 16
+"""Authors whose command of one name can wait on one item, with one each."""
+
 
 class CommandName(StrEnum):
-    """What can be asked for: `/cancel`, `/retry`, `/run`, `/status`."""
-
     CANCEL = "cancel"
     """Stop the item's task."""
     RETRY = "retry"
     """A new run, if the last one failed or was cancelled."""
     RUN = "run"
-    """A new run, as if the label were put on; also where there never was one."""
-    STATUS = "status"
-    """Bring the comment up to date."""
+    """A new run, as if the label were applied."""
 
 
 class IssueCommand(Frozen):
-    """A command as somebody wrote it; nobody has looked yet whether they may.
+    """A command as somebody wrote it; nobody has checked yet whether they may.
 
     Attributes:
-        comment: the forge's own id of the comment: the same command is never carried out twice.
+        comment: the forge's own id of the comment: the same command is never executed twice.
         user: login of the comment's author.
-        at: when it was written, by the forge's clock; `None` where the event does not tell.
+        at: when it was written, by the forge's clock; `None` where the event does not say.
         delivery_id: the forge's id of the webhook delivery.
         received_at: when we learned of it, by our clock.
-        title, url: of the item, for a task that the command makes.
+        title, url: of the item, for the task that the command creates.
     """
 
     item: Item
@@ -55,11 +61,16 @@ class IssueCommand(Frozen):
 
     @property
     def trigger_id(self) -> str:
-        """Stands for the delivery's id on the task that it makes: the comment's, however often it is told."""
+        """Takes the place of a delivery id on the task: the same for every delivery of the comment."""
         return f"comment-{self.comment}"
 
+    @property
+    def time(self) -> datetime:
+        """When it was written, as far as known."""
+        return self.at or self.received_at
+
     def request(self) -> TaskRequest:
-        """A new run, asked for at the time of the comment."""
+        """A new run, requested at the time of the comment."""
         return TaskRequest(
             item=self.item,
             user=self.user,
@@ -74,7 +85,7 @@ class IssueCommand(Frozen):
         )
 
     def withdrawal(self) -> Withdrawal:
-        """The task is not wanted any more, since the time of the comment."""
+        """The task is not wanted since the time of the comment."""
         return Withdrawal(
             item=self.item,
             reason=f"{self.user} cancelled it by a comment",
@@ -87,73 +98,155 @@ class IssueCommand(Frozen):
 def command_in(text: str, allowed: Collection[CommandName]) -> CommandName | None:
     """The command of a comment: its first line is exactly `/` and the name; white space may follow it.
 
-    What stands below that line is for the agent, which reads the item's comments.
+    The lines below are for the agent, which reads the item's comments.
     """
     first = text.split("\n", 1)[0].rstrip(" \t\r")
     return next((name for name in allowed if first == f"/{name}"), None)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where the item stands when a command is carried out.
+def reason_not_to_run(name: CommandName, phase: Phase | None) -> str | None:
+    """Why `/run` or `/retry` starts nothing on an open item; `None`: ask admission.
 
-    Attributes:
-        open: whether it can still be worked on.
-        latest: its newest task, as admission sees it; `None` if it has none (or nobody remembers one).
-        phase: of that task, as far as known.
+    Args:
+        phase: of the item's newest task, `CANCELLED` also while it is being cancelled; `None`: there is none.
     """
-
-    open: bool
-    latest: LatestTask | None
-    phase: Phase | None
-
-
-@dataclass(frozen=True)
-class Start:
-    """Ask admission for a new run."""
+    if name is not CommandName.RETRY or phase in (Phase.FAILED, Phase.CANCELLED):
+        return None
+    if phase is None:
+        return "there is no task to retry; /run starts one"
+    if phase is Phase.SUCCEEDED:
+        return "the last task succeeded; /run starts another"
+    return "the item's task has not ended"
 
 
 @dataclass(frozen=True)
-class Stop:
-    """Ask admission to cancel the task."""
+class CommandStored:
+    """The command waits on this AgentTask or in this queue."""
+
+    place: str
 
 
 @dataclass(frozen=True)
-class Show:
-    """Bring the comment up to date."""
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """Nothing is to be done, for the reason given."""
+class CommandIgnored:
+    """The command was not stored, for this reason; sending it again would not help."""
 
     why: str
 
 
-Step = Start | Stop | Show | Nothing
+class StoredCommand(Frozen):
+    """An entry of the annotation. Item, title and URL are those of the AgentTask.
+
+    Attributes:
+        id: of the webhook delivery.
+    """
+
+    id: str = ""
+    command: CommandName
+    user: str
+    at: datetime | None = None
+    comment: str
+    received: datetime
+
+    @property
+    def time(self) -> datetime:
+        """When it was written, as far as known."""
+        return self.at or self.received
+
+    def issue_command(self, spec: Spec) -> IssueCommand:
+        """The command, about the item of this spec.
+
+        Raises:
+            ValueError: the entry or the spec was edited by hand and is not valid.
+        """
+        return IssueCommand(
+            item=spec.item,
+            name=self.command,
+            comment=self.comment,
+            user=self.user,
+            at=self.at,
+            delivery_id=self.id or None,
+            received_at=self.received,
+            title=spec.title,
+            url=spec.url,
+        )
 
 
-def next_step(name: CommandName, standing: Standing) -> Step:
-    """What a command that its author may give comes to; whether a run starts, `admit` decides afterwards."""
-    match name:
-        case CommandName.CANCEL:
-            return Stop()
-        case CommandName.STATUS:
-            return Show()
-        case CommandName.RUN:
-            return Start() if standing.open else Nothing("the item is closed")
-        case CommandName.RETRY:
-            return _retry(standing)
+Body = Mapping[str, Any]
 
 
-def _retry(standing: Standing) -> Step:
-    if not standing.open:
-        return Nothing("the item is closed")
-    ending = standing.latest is not None and standing.latest.cancel_requested
-    if ending or standing.phase in (Phase.FAILED, Phase.CANCELLED):
-        return Start()
-    if standing.latest is None and standing.phase is None:
-        return Nothing("there is no task to try again; /run starts one")
-    if standing.phase is Phase.SUCCEEDED:
-        return Nothing("the last task was done; /run starts another")
-    return Nothing("the item's task has not ended")
+def stored_commands(body: Body) -> list[StoredCommand]:
+    """The commands that wait on an AgentTask, in order of arrival. Unreadable entries are left out."""
+    text = (body["metadata"].get("annotations") or {}).get(ANNOTATION_COMMANDS, "")
+    try:
+        entries = json.loads(text or "[]")
+    except (ValueError, RecursionError):
+        return []
+    return [each for entry in entries if (each := _read(entry))] if isinstance(entries, list) else []
+
+
+def next_command(body: Body) -> StoredCommand | None:
+    """The command to execute next: `/cancel` before all others."""
+    stored = stored_commands(body)
+    cancels = (each for each in stored if each.command is CommandName.CANCEL)
+    return next(cancels, stored[0] if stored else None)
+
+
+def store(body: Body, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
+    """The merge patch that stores a command on exactly this version of an AgentTask.
+
+    The newest command of an author replaces an older one of the same name. Nobody's command replaces that of
+    somebody else, and `/cancel` does not compete for room with the others.
+    """
+    stored = stored_commands(body)
+    same = [each for each in stored if each.command is command.name]
+    own = next((each for each in same if each.user.casefold() == command.user.casefold()), None)
+    entry = StoredCommand(
+        id=command.delivery_id or "",
+        command=command.name,
+        user=command.user,
+        at=command.at,
+        comment=command.comment,
+        received=command.received_at,
+    )
+    if own is not None and (own.comment == entry.comment or own.time > entry.time):
+        return CommandIgnored("it waits already, or a newer one by the same author")
+    if own is None and len(same) >= LIMIT_PER_NAME:
+        return CommandIgnored(f"{len(same)} commands /{command.name} wait already; is the reporter running?")
+    patch = _patch(body, [*(each for each in stored if each is not own), entry])
+    # The reporter watches the tasks whose end it has not shown yet.
+    patch["metadata"]["labels"][LABEL_REPORTED] = None
+    return patch
+
+
+def executed(body: Body, command: StoredCommand, *, stopped: bool) -> dict[str, Any]:
+    """The merge patch that removes a command from exactly this version of an AgentTask.
+
+    Args:
+        stopped: it was a `/cancel` by someone who may give it: older requests for a run end with it, as they
+            would have if commands were executed in order.
+    """
+    left = [each for each in stored_commands(body) if each.comment != command.comment]
+    if stopped:
+        left = [each for each in left if each.command is CommandName.CANCEL or each.time > command.time]
+    return _patch(body, left)
+
+
+def _patch(body: Body, stored: Iterable[StoredCommand]) -> dict[str, Any]:
+    entries = [each.model_dump(mode="json", exclude_none=True) for each in stored]
+    return {
+        "metadata": {
+            # A merge patch with a resourceVersion is refused with 409 if the object has another one by now.
+            "resourceVersion": body["metadata"]["resourceVersion"],
+            "labels": {LABEL_COMMANDS: PENDING if entries else None},
+            "annotations": {
+                ANNOTATION_COMMANDS: json.dumps(entries, ensure_ascii=False) if entries else None
+            },
+        }
+    }
+
+
+def _read(entry: object) -> StoredCommand | None:
+    try:
+        return StoredCommand.model_validate(entry)
+    except ValidationError:
+        return None

@@ -21,7 +21,6 @@ from coding_agent_core.agenttask import (
     labels_for,
     parse_spec,
 )
-from coding_agent_core.command_notes import last_status
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.tasks import parse_time
@@ -49,7 +48,6 @@ class Task:
         item: hash of the item's identity, as in its label.
         repository: hash of the repository's identity, as in its label.
         labels: as they are; `missing_labels` tells what they lack.
-        asked: who asked last for its state by a comment, and when, once that was answered.
     """
 
     name: str
@@ -65,7 +63,6 @@ class Task:
     repository: str
     wanted_labels: Mapping[str, str]
     intact: bool = True
-    asked: tuple[str, datetime] | None = None
 
     @property
     def ended(self) -> bool:
@@ -207,7 +204,6 @@ def read_task(body: Mapping[str, Any]) -> Task:
         repository=wanted[LABEL_REPOSITORY],
         wanted_labels=wanted,
         intact=intact,
-        asked=last_status(body),
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_REPORTED
-from coding_agent_core.command_notes import LABEL_MAILBOX
 from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.cluster import Cluster
@@ -23,8 +22,6 @@ from coding_agent_operator.store import Missed
 _logger = logging.getLogger("operator.resync")
 
 _INACTIVE = f"{LABEL_ACTIVE}!=true"
-_ADOPTED = f"{_INACTIVE},{LABEL_MAILBOX}!=true"
-"""Not the mailboxes of commands on an item without a task: those never run, and are the reporter's."""
 _NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled"
 _PAGE = 200
 _RETRY_S = 1.0
@@ -155,7 +152,7 @@ class Sweep:
         Raises:
             ApiError: the API server did not answer.
         """
-        bodies, _ = await self._cluster.tasks.list(_ADOPTED, _NOT_ENDED)
+        bodies, _ = await self._cluster.tasks.list(_INACTIVE, _NOT_ENDED)
         for body in bodies:
             try:
                 task = read_task(body)

@@ -43,7 +43,7 @@ def cancelled(task: str) -> Answer:
 
 
 def commanded(name: str, task: str) -> Answer:
-    """The command is kept; whoever has a forge token carries it out."""
+    """The command is stored; the program with the forge token executes it."""
     return Answer(200, {"status": "command", "command": name, "task": task}, "command")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.commands import IssueCommand
+from coding_agent_core.commands import CommandIgnored, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.logs import bound, safe
 from coding_agent_core.queues.protocol import TaskSink
@@ -164,7 +164,7 @@ class Intake:
         except (QueueUnavailableError, TimeoutError) as error:
             self.metrics.queue_failed(webhooks.platform)
             problem = str(error) or "the queue did not answer in time"
-            what = "Command not kept" if isinstance(meaning, Commanded) else "Task not queued"
+            what = "Command not stored" if isinstance(meaning, Commanded) else "Task not queued"
             _logger.error("%s: %s", what, problem)  # noqa: TRY400 - the sentence says it all
             return answers.unavailable("the task queue is not reachable; send the event again later")
 
@@ -188,15 +188,12 @@ class Intake:
 
     async def _command(self, command: IssueCommand) -> Answer:
         what = f"/{command.name} by {command.user} on {command.item.display}"
-        kept = await self.sink.command(command)
-        if kept is None:
-            _logger.warning("Ignored: %s: the item has no task", what)
-            return answers.ignored("the item has no task")
-        if kept.duplicate:
-            _logger.info("Known already: %s, in %s", what, kept.place)
-            return answers.duplicate(kept.place)
-        _logger.info("Command kept: %s, in %s", what, kept.place)
-        return answers.commanded(command.name, kept.place)
+        stored = await self.sink.command(command)
+        if isinstance(stored, CommandIgnored):
+            _logger.warning("Ignored: %s: %s", what, stored.why)
+            return answers.ignored(stored.why)
+        _logger.info("Command stored: %s, on %s", what, stored.place)
+        return answers.commanded(command.name, stored.place)
 
 
 def describe(key: TaskKey) -> str:

@@ -242,7 +242,7 @@ async def test_a_forge_that_recovers_is_waited_for(world: World) -> None:
 async def test_a_reaction_of_our_own_is_put_on_once_and_found_again(world: World, kind: ItemKind) -> None:
     item, forge = await world.some(kind), world.forge
     where = (REPOSITORY, item.number, "change" if kind is ItemKind.CHANGE else "issue")
-    comment = world.server.comment(where[0], where[1], "/status", kind=where[2], by="alice")
+    comment = world.server.comment(where[0], where[1], "/retry", kind=where[2], by="alice")
     written = world.server.item(where[0], where[1], where[2]).comments[-1]
     world.server.run(lambda: world.server.sandbox.store.react(written, world.server.user("alice"), "eyes"))
     assert not await forge.has_reacted(item, str(comment)), "a person's reaction is not ours"

@@ -1,25 +1,29 @@
-"""Commands in comments are kept on AgentTasks, exactly once, with the receiver's own rights."""
+"""Commands in comments are stored on AgentTasks, exactly once, with the receiver's own rights."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
-from coding_agent_core.command_notes import LIMIT, TooManyCommandsError, is_mailbox, noted_on
-from coding_agent_core.commands import CommandName, IssueCommand
+from coding_agent_core.commands import (
+    LIMIT_PER_NAME,
+    CommandIgnored,
+    CommandName,
+    CommandStored,
+    IssueCommand,
+    stored_commands,
+)
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.queues.protocol import Kept
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.integration.core_kubernetes.events import now
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.core_kubernetes.test_exactly_once import item
 
-CANCEL, RUN, STATUS = CommandName.CANCEL, CommandName.RUN, CommandName.STATUS
+CANCEL, RETRY, RUN = CommandName
 
 
 @pytest_asyncio.fixture
@@ -32,14 +36,14 @@ async def sinks(place: Place) -> AsyncIterator[list[KubernetesSink]]:
         await each.aclose()
 
 
-def command(name: CommandName, comment: int, of: Item, delivery: str = "") -> IssueCommand:
+def command(name: CommandName, comment: int, of: Item, *, user: str = "alice") -> IssueCommand:
     return IssueCommand(
         item=of,
         name=name,
         comment=str(comment),
-        user="alice",
+        user=user,
         at=now(),
-        delivery_id=delivery or f"d-{comment}",
+        delivery_id=f"d-{comment}",
         received_at=now(),
         title="It is broken",
         url="https://github.com/octo-org/octo-repo/issues/1",
@@ -51,50 +55,43 @@ def labeled(of: Item, delivery: str) -> TaskRequest:
     return TaskRequest(item=of, user="bob", trigger=trigger)
 
 
-async def test_a_command_is_noted_on_the_newest_run(place: Place, sinks: list[KubernetesSink]) -> None:
+async def test_a_command_is_stored_on_the_newest_run(place: Place, sinks: list[KubernetesSink]) -> None:
     first = (await sinks[0].submit(labeled(item(1), "a"))).task
     place.end(first, succeeded=False)
-    told = [command(CANCEL, 1, item(1)), command(STATUS, 2, item(1)), command(RUN, 3, item(1))]
-    kept = [await sinks[0].command(each) for each in told]
-    assert kept == [Kept(first), Kept(first), Kept(first)]
-    # another delivery tells of the same comment, e.g. the organisation's webhook beside the repository's
-    assert await sinks[1].command(command(CANCEL, 1, item(1), "other")) == Kept(first, duplicate=True)
-    noted = noted_on(place.task(first))
-    assert [(each.command, each.comment, each.id) for each in noted] == [
+    told = [command(CANCEL, 1, item(1)), command(RETRY, 2, item(1)), command(RUN, 3, item(1))]
+    answers = [await sinks[0].command(each) for each in told]
+    assert answers == [CommandStored(first)] * 3
+    # Another delivery of the same comment, e.g. by the organization's webhook beside the repository's.
+    again = await sinks[1].command(told[0].model_copy(update={"delivery_id": "other"}))
+    assert isinstance(again, CommandIgnored)
+    stored = stored_commands(place.task(first))
+    assert [(each.command, each.comment, each.id) for each in stored] == [
         (CANCEL, "1", "d-1"),
-        (STATUS, "2", "d-2"),
+        (RETRY, "2", "d-2"),
         (RUN, "3", "d-3"),
     ]
 
 
-async def test_commands_told_to_three_receivers_at_once_are_each_kept_once(
+async def test_commands_sent_to_three_receivers_at_once_are_each_stored_once(
     place: Place, sinks: list[KubernetesSink]
 ) -> None:
     name = (await sinks[0].submit(labeled(item(1), "a"))).task
-    told = [command(STATUS, comment, item(1)) for comment in range(1, 8)]
+    told = [command(RUN, comment, item(1), user=f"u{comment}") for comment in range(1, 8)]
     answers = await asyncio.gather(*(sink.command(each) for each in told for sink in sinks))
-    assert sum(each is not None and not each.duplicate for each in answers) == len(told)
-    assert sorted(each.comment for each in noted_on(place.task(name))) == [each.comment for each in told]
+    assert answers.count(CommandStored(name)) == len(told)
+    assert sorted(each.comment for each in stored_commands(place.task(name))) == [
+        each.comment for each in told
+    ]
 
 
-async def test_run_on_an_item_without_a_task_waits_in_a_mailbox(
+async def test_an_item_without_a_task_has_nothing_to_command(
     place: Place, sinks: list[KubernetesSink]
 ) -> None:
-    assert await sinks[0].command(command(CANCEL, 1, item(1))) is None, "there is nothing to cancel"
+    for name in CommandName:
+        answer = await sinks[0].command(command(name, 1, item(1)))
+        assert isinstance(answer, CommandIgnored)
+        assert "apply the label" in answer.why
     assert place.tasks() == {}
-    box = f"{task_name(item(1))}-mailbox"
-    answers = await asyncio.gather(*(sink.command(command(RUN, 2, item(1))) for sink in sinks))
-    assert sorted(each.duplicate for each in answers if each is not None) == [False, True, True]
-    assert await sinks[0].command(command(CANCEL, 3, item(1))) == Kept(box)
-    assert [each.comment for each in noted_on(place.task(box))] == ["2", "3"]
-    assert is_mailbox(place.task(box))
-
-    # The label makes its run as if nothing were there, and what comes then is noted on that.
-    run = (await sinks[0].submit(labeled(item(1), "a"))).task
-    assert run == task_name(item(1))
-    assert place.task(run)["spec"]["user"] == "bob"
-    assert await sinks[0].command(command(STATUS, 4, item(1))) == Kept(run)
-    assert await sinks[0].command(command(RUN, 2, item(1))) == Kept(box, duplicate=True)
 
 
 async def test_a_run_that_a_command_made_answers_for_it(place: Place, sinks: list[KubernetesSink]) -> None:
@@ -102,14 +99,16 @@ async def test_a_run_that_a_command_made_answers_for_it(place: Place, sinks: lis
     made = await sinks[0].submit(asked.request())
     assert made.duplicate is None
     assert (await sinks[0].submit(asked.request())).duplicate is not None
-    assert await sinks[0].command(asked) == Kept(made.task, duplicate=True)
+    assert isinstance(await sinks[0].command(asked), CommandIgnored)
 
 
-async def test_more_than_can_be_kept_is_refused_and_not_lost_silently(
+async def test_ninety_comments_by_strangers_are_never_an_error_and_a_cancel_is_stored(
     place: Place, sinks: list[KubernetesSink]
 ) -> None:
-    await sinks[0].submit(labeled(item(1), "a"))
-    for comment in range(LIMIT):
-        await sinks[0].command(command(STATUS, comment + 1, item(1)))
-    with pytest.raises(TooManyCommandsError):
-        await sinks[0].command(command(STATUS, 99, item(1)))
+    name = (await sinks[0].submit(labeled(item(1), "a"))).task
+    mine = await sinks[0].command(command(RUN, 1, item(1)))
+    for comment in range(2, 92):
+        await sinks[0].command(command(RUN, comment, item(1), user=f"stranger-{comment}"))
+    assert await sinks[0].command(command(CANCEL, 99, item(1))) == mine == CommandStored(name)
+    stored = [each.comment for each in stored_commands(place.task(name))]
+    assert (stored[0], stored[-1], len(stored)) == ("1", "99", LIMIT_PER_NAME + 1)

@@ -1,4 +1,4 @@
-"""Commands on Kubernetes: the receiver keeps them without a token, the reporter carries them out."""
+"""Commands on Kubernetes: the receiver stores them without a token, the reporter executes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.command_notes import noted_on
+from coding_agent_core.commands import stored_commands
 from coding_agent_core.phases import Phase
 from coding_agent_core.tasks import task_name
 from coding_agent_forge import ForgeServer
@@ -22,7 +22,7 @@ from tests.fixtures.system import Program
 from tests.integration.core_kubernetes.place import Place, install
 from tests.integration.issue_commands.steps import next_second, seen
 from tests.integration.operator_reporter.process import Reporter, Zygote, until
-from tests.integration.operator_reporter.world import PROCESSING, REPOSITORY, SEED, World
+from tests.integration.operator_reporter.world import BOT, PROCESSING, REPOSITORY, SEED, World
 
 
 def seed() -> dict[str, Any]:
@@ -43,10 +43,9 @@ class Team(World):
         written = self.forge.comment(REPOSITORY, number, text, by=by)
         return next(each for each in self.comments(number) if each.id == written)
 
-    def result(self, name: str, comment: Comment) -> str | None:
-        """What the AgentTask says of a command."""
-        noted = {each.comment: each.result for each in noted_on(self.read(name))}
-        return noted.get(str(comment.id), "not there")
+    def waits(self, name: str, comment: Comment) -> bool:
+        """Whether the AgentTask stores the command."""
+        return str(comment.id) in {each.comment for each in stored_commands(self.read(name))}
 
     def redeliver_everything(self) -> None:
         """The forge sends every event once more."""
@@ -103,48 +102,35 @@ def start(team: Team, zygote: Zygote) -> Iterator[Callable[[], Reporter]]:
 def test_people_with_write_access_command_the_agent_by_comments(
     team: Team, start: Callable[[], Reporter]
 ) -> None:
-    number, other = team.issue(), team.issue()
-    name, box = task_name(team.item(number)), f"{task_name(team.item(number))}-mailbox"
-    others_box = f"{task_name(team.item(other))}-mailbox"
+    number = team.issue()
+    name = task_name(team.item(number))
 
-    # /run, though there never was a label, while no reporter is there to ask who may
-    ran, strange = team.say(number, "/run"), team.say(other, "/run", by="reader")
-    until("both wait", lambda: set(team.tasks()) == {box, others_box})
+    # There is nothing to command yet: the label starts the first run.
+    team.say(number, "/run")
+    team.forge.add_label(REPOSITORY, number, BOT)
+    until("the label's task", lambda: set(team.tasks()) == {name})
+
+    # The forge does not say at first who alice is, and then the reporter is killed.
     reporter = start()
-    until("alice's made its task, the stranger's none", lambda: set(team.tasks()) == {name})
-    assert (team.read(name)["spec"]["user"], team.read(name)["spec"]["trigger"]["origin"]) == (
-        "alice",
-        "manual",
-    )
     team.stand(name, Phase.RUNNING)
     team.shows(number, "working on it", {PROCESSING})
-    until("alice sees that it was taken", lambda: seen(ran) == [("coding-agent-bot", "eyes")])
-    assert seen(strange) == []
-
-    # nobody without write access, and never the bot itself
-    strangers = [team.say(number, "/cancel", by=who) for who in ("reader", "coding-agent-bot")]
-    for each in strangers:
-        until("refused", lambda each=each: team.result(name, each) == "refused")  # type: ignore[misc]
-        assert seen(each) == []
-    assert not team.read(name)["spec"].get("cancel")
-    metrics = reporter.probe("/metrics")[1]
-    for command, count in (("cancel", 2), ("run", 1)):
-        labels = f'command="{command}",platform="{team.flavour}",result="refused"'
-        assert f"coding_agent_commands_total{{{labels}}} {count}.0" in metrics
-
-    # /status; the forge does not say at first who alice is, and then the reporter is killed
     path = "collaborators/alice/permission" if team.flavour == "github" else "/users$"
     team.fault(path=path, times=100, status=503)
-    asked = team.say(number, "/status")
-    until("it waits", lambda: team.result(name, asked) is None)
+    cancel = team.say(number, "/cancel")
+    until("it waits", lambda: team.waits(name, cancel))
     reporter.stop(signal.SIGKILL)
     team.mend()
-    reporter = start()
-    team.shows(number, "`/status` by alice at", {PROCESSING})
-    assert seen(asked) == [("coding-agent-bot", "eyes")]
 
-    team.say(number, "/cancel")
-    until("cancelled", lambda: team.read(name)["spec"].get("cancel") is True)
+    # Nobody without write access, and never the bot itself.
+    strangers = [team.say(number, "/cancel", by=who) for who in ("reader", "coding-agent-bot")]
+    for each in strangers:
+        until("it waits", lambda each=each: team.waits(name, each))  # type: ignore[misc]
+    reporter = start()
+    until("all are executed", lambda: not any(team.waits(name, each) for each in (cancel, *strangers)))
+    assert [seen(each) for each in (cancel, *strangers)] == [[("coding-agent-bot", "eyes")], [], []]
+    labels = f'command="cancel",platform="{team.flavour}",result="refused"'
+    assert f"coding_agent_commands_total{{{labels}}} 2.0" in reporter.probe("/metrics")[1]
+    assert team.read(name)["spec"].get("cancel") is True
     team.stand(name, Phase.CANCELLED)
     assert "alice cancelled it by a comment." in team.shows(number, "cancelled", set())
     until("it is over and no longer watched", lambda: team.is_reported(name))
@@ -152,14 +138,17 @@ def test_people_with_write_access_command_the_agent_by_comments(
     retried = team.say(number, "/retry")
     until("there is a second run", lambda: set(team.tasks()) == {name, f"{name}-r2"})
     until("the first is no longer watched again", lambda: team.is_reported(name))
-    assert team.result(name, retried) == "done"
+    assert seen(retried) == [("coding-agent-bot", "eyes")]
+    second = team.read(f"{name}-r2")["spec"]
+    assert (second["user"], second["trigger"]["origin"]) == ("alice", "manual")
     team.stand(f"{name}-r2", Phase.RUNNING)
     team.shows(number, f"task `{name}-r2`", {PROCESSING})
 
     team.redeliver_everything()
-    status = team.say(number, "/status")
-    until("the last command is done", lambda: team.result(f"{name}-r2", status) == "done")
-    assert set(team.tasks()) == {name, f"{name}-r2"}, "nothing that was told again was done again"
+    again = team.say(number, "/run")
+    until("the last command is executed", lambda: bool(seen(again)))
+    until("none waits", lambda: not stored_commands(team.read(f"{name}-r2")))
+    assert set(team.tasks()) == {name, f"{name}-r2"}, "nothing that was delivered again was done again"
     assert team.read(f"{name}-r2")["spec"].get("cancel", False) is False
     team.shows(number, "working on it", {PROCESSING})
     assert sum(each.author.login == "coding-agent-bot" for each in team.comments(number)) == 2, (

@@ -25,7 +25,7 @@ def test_commands_act_on_the_labels(start_system: StartSystem, rabbitmq: Broker,
     )
     receiver = system.start_webhook()
     asked = say(system, "/run")
-    until(lambda: "Command kept: /run" in receiver.text(), "the broker has it, though nobody takes it yet")
+    until(lambda: "Command stored: /run" in receiver.text(), "the broker has it, though nobody takes it yet")
     assert system.labels(1) & FLOW == set()
 
     consumer = system.start_consumer()

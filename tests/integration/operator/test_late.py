@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from coding_agent_core import agenttask
-from coding_agent_core.command_notes import LABEL_MAILBOX
 from coding_agent_core.outcome import Reason, Usage
 
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
@@ -133,21 +132,6 @@ def test_nothing_takes_the_place_of_a_pod_that_goes_on_without_its_job(
         "both recorded", lambda: found if len(found := world.status(name)["attempts"]) == 2 else None
     )
     assert (first["reason"], first["counted"], second["number"]) == ("JobDeleted", False, 2)
-
-
-def test_a_mailbox_is_no_run_that_others_wait_for(world: World, pods: PodDriver, operator: Start) -> None:
-    """A command on an item without a task lies in a task that never runs, for the reporter."""
-    box = world.create(7, suspend=True)
-    world.plane.kubectl(
-        *("-n", world.namespace, "label", "agt", box, f"{LABEL_MAILBOX}=true", f"{agenttask.LABEL_ACTIVE}-")
-    )
-    operator(operator={"sweep_interval": 0.2})
-    plain = world.create(8, suspend=True)
-    world.plane.kubectl("-n", world.namespace, "label", "agt", plain, f"{agenttask.LABEL_ACTIVE}-")
-    world.until_phase(plain, "Suspended")  # so it was swept
-    assert agenttask.LABEL_ACTIVE not in world.task(box)["metadata"]["labels"]
-    world.until_phase(world.create(7, run=2), "Succeeded")
-    assert world.status(box) == {}
 
 
 def test_a_status_that_is_refused_is_told_and_not_taken_for_a_conflict(

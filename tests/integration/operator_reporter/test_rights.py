@@ -11,7 +11,7 @@ from tests.integration.operator_reporter.process import account
 from tests.integration.operator_reporter.world import World
 
 MAY = {
-    "agenttasks.coding-agent.dev": {"get", "list", "watch", "create", "patch", "delete"},
+    "agenttasks.coding-agent.dev": {"get", "list", "watch", "create", "patch"},
     "agenttasks.coding-agent.dev/status": {"patch"},
     "events": {"create"},
 }

@@ -77,7 +77,7 @@ async def test_each_example_of_a_comment_that_is_changed_to_a_command_is_kept(oc
             untouched = await receiver.github(original, "issue_comment", f"u-{index}")
             assert untouched.json()["status"] == "ignored", untouched.text
             payload = copy.deepcopy(original) | {"action": "created"}
-            payload["comment"] |= {"body": "/status", "id": 100 + index}
+            payload["comment"] |= {"body": "/run", "id": 100 + index}
             answer = await receiver.github(payload, "issue_comment", f"c-{index}")
             assert answer.json()["status"] == "command", answer.text
     assert len(sink.commands) == len(examples) >= 4

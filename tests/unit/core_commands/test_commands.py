@@ -9,13 +9,8 @@ from coding_agent_core.admission import Cancel, Create, Duplicate, Keep, LatestT
 from coding_agent_core.commands import (
     CommandName,
     IssueCommand,
-    Nothing,
-    Show,
-    Standing,
-    Start,
-    Stop,
     command_in,
-    next_step,
+    reason_not_to_run,
 )
 from coding_agent_core.phases import Phase
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin
@@ -45,7 +40,7 @@ def latest(*, terminal: bool = False, cancel: bool = False, created: float = 0) 
         ("/cancel", "cancel"),
         ("/retry", "retry"),
         ("/run", "run"),
-        ("/status", "status"),
+        ("/status", None),
         ("/run  \t", "run"),
         ("/run\r\nplease look at the tests first", "run"),
         ("/run\n/cancel", "run"),
@@ -75,47 +70,24 @@ def test_only_those_that_are_allowed_are_commands() -> None:
     assert command_in("/cancel", (CommandName.CANCEL,)) is CommandName.CANCEL
 
 
-CANCEL, RETRY, RUN, STATUS = CommandName.CANCEL, CommandName.RETRY, CommandName.RUN, CommandName.STATUS
-NO_TASK = Standing(open=True, latest=None, phase=None)
-CLOSED = Standing(open=False, latest=latest(terminal=True), phase=Phase.FAILED)
-RUNNING = Standing(open=True, latest=latest(), phase=Phase.RUNNING)
-STOPPING = Standing(open=True, latest=latest(cancel=True), phase=Phase.RUNNING)
-FAILED = Standing(open=True, latest=latest(terminal=True), phase=Phase.FAILED)
-CANCELLED = Standing(open=True, latest=latest(terminal=True), phase=Phase.CANCELLED)
-DONE = Standing(open=True, latest=latest(terminal=True), phase=Phase.SUCCEEDED)
-REMEMBERED = Standing(open=True, latest=None, phase=Phase.FAILED)
+CANCEL, RETRY, RUN = CommandName.CANCEL, CommandName.RETRY, CommandName.RUN
 
 
 @pytest.mark.parametrize(
-    ("name", "standing", "expected"),
+    ("name", "phase", "reason"),
     [
-        (CANCEL, RUNNING, Stop()),
-        (CANCEL, CLOSED, Stop()),
-        (STATUS, RUNNING, Show()),
-        (STATUS, CLOSED, Show()),
-        (RUN, NO_TASK, Start()),
-        (RUN, RUNNING, Start()),  # admission says that it is a duplicate
-        (RUN, DONE, Start()),
-        (RUN, CLOSED, "closed"),
-        (RETRY, FAILED, Start()),
-        (RETRY, CANCELLED, Start()),
-        (RETRY, STOPPING, Start()),
-        (RETRY, REMEMBERED, Start()),
-        (RETRY, DONE, "was done"),
-        (RETRY, RUNNING, "not ended"),
-        (RETRY, NO_TASK, "no task to try again"),
-        (RETRY, CLOSED, "closed"),
+        (RUN, None, None),
+        (RUN, Phase.RUNNING, None),  # admission says that it is a duplicate
+        (RUN, Phase.SUCCEEDED, None),
+        (RETRY, Phase.FAILED, None),
+        (RETRY, Phase.CANCELLED, None),
+        (RETRY, Phase.SUCCEEDED, "the last task succeeded; /run starts another"),
+        (RETRY, Phase.RUNNING, "the item's task has not ended"),
+        (RETRY, None, "there is no task to retry; /run starts one"),
     ],
 )
-def test_what_a_command_comes_to(
-    name: CommandName, standing: Standing, expected: Start | Stop | Show | str
-) -> None:
-    step = next_step(name, standing)
-    if isinstance(expected, str):
-        assert isinstance(step, Nothing)
-        assert expected in step.why
-    else:
-        assert step == expected
+def test_when_a_run_is_not_even_requested(name: CommandName, phase: Phase | None, reason: str | None) -> None:
+    assert reason_not_to_run(name, phase) == reason
 
 
 @pytest.mark.parametrize(

@@ -52,15 +52,6 @@ def test_labels_of_people_are_never_touched_and_done_only_means_done(
         assert DONE not in after, "failed and cancelled never get the done label"
 
 
-def test_who_asked_for_the_state_by_a_comment_is_answered_in_the_one_comment() -> None:
-    assert "`/status` by alice at 2026-01-02 03:04:05 UTC" in comment(
-        report(Phase.RUNNING, asked=("alice", AT))
-    )
-    assert "/status" not in comment(report(Phase.RUNNING))
-    forged = comment(report(Phase.RUNNING, asked=(f"{MARKER}{{}} -->", AT)))
-    assert read_state(forged) == report(Phase.RUNNING).state
-
-
 @pytest.mark.parametrize("phase", list(Phase))
 def test_the_state_is_read_back(phase: Phase) -> None:
     shown = report(phase)

@@ -14,7 +14,6 @@ from coding_agent_core.agenttask import (
     Spec,
     parse_spec,
 )
-from coding_agent_core.command_notes import is_mailbox
 from coding_agent_core.phases import Phase
 from coding_agent_core.tasks import Item, Trigger, parse_time
 
@@ -27,13 +26,8 @@ Body = Mapping[str, Any]
 
 def runs_of(item: Item, objects: Iterable[Body]) -> list[Body]:
     """The runs of exactly this item, oldest first: labels hold a hash, which other items may share."""
-    runs = [(spec.run, each) for spec, each in _of(item, objects) if not is_mailbox(each)]
+    runs = [(spec.run, each) for spec, each in _of(item, objects)]
     return [each for _, each in sorted(runs, key=lambda pair: pair[0])]
-
-
-def mailbox_of(item: Item, objects: Iterable[Body]) -> Body | None:
-    """What keeps commands for exactly this item, where it has no run."""
-    return next((each for _, each in _of(item, objects) if is_mailbox(each)), None)
 
 
 def latest_of(runs: Iterable[Body]) -> LatestTask | None:

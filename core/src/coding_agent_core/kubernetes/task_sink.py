@@ -10,20 +10,18 @@ from typing import TypeVar
 
 from coding_agent_core.admission import Cancel, Duplicate, Keep, admit, withdraw
 from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest
-from coding_agent_core.command_notes import added, knows, mailbox
-from coding_agent_core.commands import CommandName, IssueCommand
+from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand, store
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.runs import (
     cancellation,
     latest_of,
-    mailbox_of,
     note,
     runs_of,
     uuid_of,
 )
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
-from coding_agent_core.queues.protocol import Kept, Submission
+from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
 
@@ -80,10 +78,9 @@ class KubernetesSink:
         """Cancel the item's task if admission says so; see `TaskSink`."""
         return await self._bounded(lambda tasks: self._withdraw(tasks, withdrawal))
 
-    async def command(self, command: IssueCommand) -> Kept | None:
-        """Note a command on the item's newest run, for the reporter; see `TaskSink`."""
-        uuid = new_uuid()
-        return await self._bounded(lambda tasks: self._command(tasks, command, uuid))
+    async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
+        """Store a command on the item's newest AgentTask, for the reporter; see `TaskSink`."""
+        return await self._bounded(lambda tasks: self._command(tasks, command))
 
     async def connected(self) -> bool:
         """Whether tasks can be stored now; see `TaskSink`."""
@@ -149,28 +146,21 @@ class KubernetesSink:
             f"The tasks of {withdrawal.item.display} change too quickly to cancel one."
         )
 
-    async def _command(self, tasks: AgentTasks, command: IssueCommand, uuid: str) -> Kept | None:
+    async def _command(self, tasks: AgentTasks, command: IssueCommand) -> CommandStored | CommandIgnored:
         for _ in range(_RACES):
-            listed = await tasks.runs(labels_for(command.item)[LABEL_ITEM])
-            runs, box = runs_of(command.item, listed), mailbox_of(command.item, listed)
-            for each in [*runs, *([box] if box else [])]:
-                if knows(each, command):
-                    return Kept(each["metadata"]["name"], duplicate=True)
+            runs = await _runs(tasks, command.item, None)
             latest = latest_of(runs)
-            if latest is not None and command.trigger_id in latest.delivery_ids:
-                return Kept(latest.name, duplicate=True)  # its mailbox is gone, the run that it made is there
-            home = runs[-1] if runs else box
-            if home is not None:
-                if await tasks.patch(dict(home), added(home, command)):
-                    return Kept(home["metadata"]["name"])
-                continue
-            if command.name is not CommandName.RUN:
-                return None
-            task = mailbox(command, uuid=uuid)
-            if await tasks.create(task):
-                return Kept(task["metadata"]["name"])
+            if latest is None:
+                return CommandIgnored("the item has no task; apply the label to start one")
+            if command.trigger_id in latest.delivery_ids:
+                return CommandIgnored("it was executed before")
+            patch = store(runs[-1], command)
+            if isinstance(patch, CommandIgnored):
+                return patch
+            if await tasks.patch(runs[-1], patch):
+                return CommandStored(latest.name)
         raise QueueUnavailableError(
-            f"The tasks of {command.item.display} change too quickly to note a command on one."
+            f"The tasks of {command.item.display} change too quickly to store a command on one."
         )
 
     async def _bounded(self, operation: Callable[[AgentTasks], Awaitable[_T]]) -> _T:

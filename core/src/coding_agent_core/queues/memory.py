@@ -14,12 +14,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.admission import Cancel, Duplicate, Keep, LatestTask, admit, withdraw
-from coding_agent_core.commands import IssueCommand
+from coding_agent_core.commands import (
+    LIMIT_PER_NAME,
+    CommandIgnored,
+    CommandName,
+    CommandStored,
+    IssueCommand,
+)
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.queues.memory_commands import MemoryCommands
 from coding_agent_core.queues.memory_lease import MemoryLease
-from coding_agent_core.queues.protocol import CommandLease, Kept, Lease, Submission
+from coding_agent_core.queues.protocol import Lease, Submission
 from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
 
@@ -98,7 +103,8 @@ class MemoryQueue:
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()
         self._delays: set[asyncio.Task[None]] = set()
-        self._commands = MemoryCommands(sleep)
+        self._commands: OrderedDict[tuple[str, CommandName, str], IssueCommand] = OrderedDict()
+        self._command_arrived = asyncio.Event()
         self._draining = False
         self._closed = False
 
@@ -151,15 +157,29 @@ class MemoryQueue:
                     self._end(latest)
                 return task
 
-    async def command(self, command: IssueCommand) -> Kept | None:
-        """Keep a command; see `TaskSink`. Whoever iterates `commands` knows whether there is a task."""
+    async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
+        """Store a command, one of each name for each author and item; see `TaskSink`."""
         if self._closed:
             raise QueueUnavailableError("The queue was closed; this program is ending.")
-        return self._commands.keep(command)
+        key = (command.item.identity, command.name, command.user.casefold())
+        waiting = sum(known[:2] == key[:2] for known in self._commands)
+        if key not in self._commands and waiting >= LIMIT_PER_NAME:
+            return CommandIgnored(f"{waiting} commands /{command.name} wait already")
+        if key in self._commands and command.time < self._commands[key].time:
+            return CommandIgnored("a newer one by the same author waits")
+        self._commands[key] = command
+        self._command_arrived.set()
+        return CommandStored("memory")
 
-    def commands(self, stop: asyncio.Event) -> AsyncIterator[CommandLease]:
-        """Commands one at a time; see `CommandSource`."""
-        return self._commands.leases(stop)
+    async def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
+        """One at a time; see `CommandSource`."""
+        while not stop.is_set():
+            if not self._commands:
+                self._command_arrived.clear()
+                await first_of(self._command_arrived.wait(), stop.wait())
+                continue
+            _, command = self._commands.popitem(last=False)
+            yield command
 
     def latest(self, item: Item) -> LatestTask | None:
         """The facts of the item's newest task, if it is remembered."""

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from coding_agent_core.commands import IssueCommand
+from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.tasks import TaskRequest, Withdrawal
 
@@ -24,19 +24,6 @@ class Submission:
 
     task: str
     duplicate: str | None = None
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A command is kept until somebody who may ask the forge carries it out.
-
-    Attributes:
-        place: the task or the queue that keeps it.
-        duplicate: it was there before, or was carried out before.
-    """
-
-    place: str
-    duplicate: bool = False
 
 
 class TaskSink(Protocol):
@@ -58,14 +45,11 @@ class TaskSink(Protocol):
         """
         ...
 
-    async def command(self, command: IssueCommand) -> Kept | None:
-        """Keep a command, as safely as a task; nobody has looked whether its author may give it.
-
-        Returns:
-            Where it is kept; `None`: there is no task that it could be about.
+    async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
+        """Store a command, as safely as a task; nobody has checked yet whether its author may give it.
 
         Raises:
-            QueueUnavailableError: it is not kept; the sender is to try again.
+            QueueUnavailableError: it is not stored; the sender is to try again.
         """
         ...
 
@@ -150,26 +134,12 @@ class TaskSource(Protocol):
         ...
 
 
-class CommandLease(Protocol):
-    """A command in hand, until it is settled by `done` or `later`."""
-
-    @property
-    def command(self) -> IssueCommand:
-        """The command."""
-        ...
-
-    async def done(self) -> None:
-        """It was carried out, or is not to be."""
-        ...
-
-    async def later(self) -> None:
-        """It cannot be carried out now: hand it out again after a while."""
-        ...
-
-
 class CommandSource(Protocol):
-    """Hands commands out, where no reporter does that."""
+    """Hands commands out, where there is no reporter."""
 
-    def commands(self, stop: asyncio.Event) -> AsyncIterator[CommandLease]:
-        """One at a time, in the order in which they came, until `stop` is set; reconnects by itself."""
+    def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
+        """One at a time, in order of arrival, until `stop` is set; reconnects by itself.
+
+        Asking for the next one means that the last one was executed.
+        """
         ...

@@ -52,7 +52,6 @@ class Report:
         began: whether any attempt has begun.
         transcript: where the whole transcript of the last attempt is, an address if there is one.
         tail: the last lines of an attempt that failed, plain text.
-        asked: who asked last for the state by `/status`, and when.
         change_noun: `pull request` or `merge request`.
     """
 
@@ -70,7 +69,6 @@ class Report:
     began: bool = True
     transcript: str | None = None
     tail: str = ""
-    asked: tuple[str, datetime] | None = None
     bot_label: str = "coding agent"
     change_noun: str = "change"
 
@@ -165,9 +163,6 @@ def _facts(report: Report) -> list[str]:
     if used.cost:
         facts.append(f"cost {used.cost}")
     facts.append(f"task `{report.task}`")
-    if report.asked is not None:
-        user, at = report.asked
-        facts.append(f"`/status` by {_plain(user)} at {_clock(at)}")
     return facts
 
 

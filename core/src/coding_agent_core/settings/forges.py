@@ -133,7 +133,7 @@ class GitLabWebhook(Section):
 
 
 class Commands(Section):
-    """Commands that people with write access give as comments: `/cancel`, `/retry`, `/run`, `/status`.
+    """Commands that people with write access give as comments: `/cancel`, `/retry`, `/run`.
 
     The webhook must send comments too: GitHub's event `issue_comment`, GitLab's *Comments*.
     """

@@ -62,7 +62,7 @@ async def look(place: Place, seen: Task, memory: Memory, rank: Rank) -> Again | 
             f"{seen.spec.source.platform}."
         )
     # A task on which a trouble is told is looked at: it may be over.
-    wanted = commands.waits(seen.labels) or trouble.is_told(seen)
+    wanted = commands.is_pending(seen.labels) or trouble.is_told(seen)
     if not wanted and (idle := _idle(place, seen, memory, rank)) is not None:
         return idle
     memory.due = NEVER
@@ -72,7 +72,7 @@ async def look(place: Place, seen: Task, memory: Memory, rank: Rank) -> Again | 
     body = dict(found) if found is not None else await place.tasks.get(seen.name)
     if body is None or body["metadata"]["uid"] != seen.uid:
         return None
-    if await commands.handle(body, place.forge, place.sink, place.tasks):
+    if await commands.execute_next(body, place.forge, place.sink, place.tasks):
         raise ChangedError(f"{seen.name} was changed by a command")
     task, memory.cancelled = read_task(body), cancelled_because(body)
     earlier = [other for each in reversed(runs) if (other := read_task(each)).spec.run < task.spec.run]

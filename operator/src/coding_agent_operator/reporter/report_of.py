@@ -103,7 +103,6 @@ def report_of(task: Task, labels: Labels, before: Iterable[State] = (), cancelle
         began=bool(attempts),
         transcript=(last.transcript_url or last.transcript) if last else None,
         tail=(failed.tail or "") if failed is last and failed is not None and told else "",
-        asked=task.asked,
         bot_label=labels.bot_label,
         change_noun="pull request" if task.spec.source.platform is Platform.GITHUB else "merge request",
     )

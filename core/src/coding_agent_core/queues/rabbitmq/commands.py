@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from coding_agent_core.commands import IssueCommand
-from coding_agent_core.queues.protocol import CommandLease
 from coding_agent_core.queues.rabbitmq.amqp import BrokerError, Channel, Connection
 from coding_agent_core.queues.rabbitmq.io_thread import IoThread
 from coding_agent_core.queues.rabbitmq.messages import command_queue, decode_command
@@ -22,8 +21,6 @@ _logger = logging.getLogger("coding_agent.commands")
 
 CONNECT_SECONDS = 10.0
 RECONNECT_PAUSE = 2.0
-LATER_PAUSE = 10.0
-"""Seconds until a command that could not be carried out is handed out again."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +28,6 @@ class _Delivery:
     channel: Channel
     tag: int
     body: bytes
-
-
-class RabbitMQCommandLease:
-    """See `CommandLease`. A command that is settled on a connection that broke comes again."""
-
-    def __init__(self, command: IssueCommand) -> None:
-        self.command = command
-        self.settled = False
-
-    async def done(self) -> None:
-        """Acknowledge it."""
-        self.settled = True
-
-    async def later(self) -> None:
-        """Back to the head of the queue, after a pause."""
 
 
 class RabbitMQCommands:
@@ -60,7 +42,7 @@ class RabbitMQCommands:
         self._channel: Channel | None = None
         self._inbox: asyncio.Queue[_Delivery] | None = None
 
-    async def commands(self, stop: asyncio.Event) -> AsyncIterator[CommandLease]:
+    async def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
         """One at a time; see `CommandSource`."""
         stopping = asyncio.ensure_future(stop.wait())
         try:
@@ -72,7 +54,7 @@ class RabbitMQCommands:
                     break
                 try:
                     delivery = taking.result()
-                    lease = RabbitMQCommandLease(decode_command(delivery.body))
+                    command = decode_command(delivery.body)
                 except (BrokerError, TimeoutError) as error:
                     _logger.warning("Commands cannot be taken now: %s", str(error) or "RabbitMQ is slow")
                     await first_of(asyncio.sleep(RECONNECT_PAUSE), stop.wait())
@@ -81,12 +63,8 @@ class RabbitMQCommands:
                     _logger.warning("A message that is no command is dropped: %s", error)
                     await self._io.run(_acknowledge(delivery))
                     continue
-                yield lease
-                if lease.settled:
-                    await self._io.run(_acknowledge(delivery))
-                else:
-                    await first_of(asyncio.sleep(LATER_PAUSE), stop.wait())
-                    await self._io.run(_requeue(delivery))
+                yield command
+                await self._io.run(_acknowledge(delivery))
         finally:
             stopping.cancel()
             if self._connection is not None:
@@ -126,8 +104,3 @@ class RabbitMQCommands:
 async def _acknowledge(delivery: _Delivery) -> None:
     if delivery.channel.is_open:
         delivery.channel.raw.basic_ack(delivery.tag)
-
-
-async def _requeue(delivery: _Delivery) -> None:
-    if delivery.channel.is_open:
-        delivery.channel.raw.basic_nack(delivery.tag, requeue=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pika
 
-from coding_agent_core.commands import IssueCommand
+from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.queues.protocol import Kept, Submission
+from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.queues.rabbitmq.amqp import BrokerError, ConfirmingChannel, Connection
 from coding_agent_core.queues.rabbitmq.io_thread import IoThread
 from coding_agent_core.queues.rabbitmq.messages import command_queue, encode
@@ -72,7 +72,7 @@ class RabbitMQSink:
         )
         return None
 
-    async def command(self, command: IssueCommand) -> Kept | None:
+    async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
         """Publish a command to a queue of its own; see `TaskSink`. The consumer knows the item."""
         if self._closed:
             raise BrokerError("The queue was closed; this program is ending.")
@@ -80,7 +80,7 @@ class RabbitMQSink:
         body = command.model_dump_json().encode()
         what = f"/{command.name} on {command.item.display}"
         await self._io.run(self._publish(_Message(queue, body, command_properties(command), what)))
-        return Kept(queue)
+        return CommandStored(queue)
 
     async def connected(self) -> bool:
         """Ask the broker for the queue; see `TaskSink`."""

@@ -1,12 +1,12 @@
-"""Commands are carried out for those who may give them, once, and again after a failure."""
+"""Commands are executed for those who may give them, once, and again after a failure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import pytest
-from coding_agent_core.carry_out import CommandMetrics, Place, Result, carry_out
-from coding_agent_core.commands import CommandName, Standing
+from coding_agent_core.command_execution import CommandMetrics, CommandResult, Target, execute
+from coding_agent_core.commands import CommandName
 from coding_agent_core.errors import (
     ForgeError,
     ForgeNotFoundError,
@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.unit.core_commands.test_commands import command
 
-RUN, CANCEL, RETRY, STATUS = CommandName.RUN, CommandName.CANCEL, CommandName.RETRY, CommandName.STATUS
+RUN, CANCEL, RETRY = CommandName.RUN, CommandName.CANCEL, CommandName.RETRY
 
 
 @dataclass
@@ -40,7 +40,6 @@ class World:
     fails: dict[str, Exception] = field(default_factory=dict)
     asked: list[TaskRequest] = field(default_factory=list)
     withdrawn: list[Withdrawal] = field(default_factory=list)
-    shown: int = 0
     duplicate: str | None = None
 
     def _meet(self, name: str) -> None:
@@ -77,66 +76,61 @@ class World:
         self.withdrawn.append(withdrawal)
         return "task" if self.phase is Phase.RUNNING else None
 
-    async def give(self, name: CommandName, user: str = "alice", **more: object) -> Result:
-        async def look() -> Standing:
-            return Standing(open=True, latest=None, phase=self.phase)
-
-        async def show(_: object) -> None:
-            self.shown += 1
+    async def give(self, name: CommandName, user: str = "alice", **more: object) -> CommandResult:
+        async def phase() -> Phase | None:
+            return self.phase
 
         given = command(name).model_copy(update={"user": user})
-        place = Place(self, look, show)
-        return (await carry_out(given, self, place, **more)).result  # type: ignore[arg-type]
+        return await execute(given, Target(self, self, phase), **more)  # type: ignore[arg-type]
 
     @property
     def untouched(self) -> bool:
-        return not (self.asked or self.withdrawn or self.shown or self.reacted)
+        return not (self.asked or self.withdrawn or self.reacted)
 
 
 @pytest.mark.parametrize("name", list(CommandName))
 @pytest.mark.parametrize("user", ["reader", "coding-agent-bot", "CODING-agent-bot"])
 async def test_who_may_not_command_gets_nothing_at_all(name: CommandName, user: str) -> None:
     world = World()
-    assert await world.give(name, user) is Result.REFUSED
+    assert await world.give(name, user) is CommandResult.REFUSED
     assert world.untouched
 
 
 @pytest.mark.parametrize(
-    ("name", "phase", "result", "asked", "withdrawn", "shown"),
+    ("name", "phase", "result", "asked", "withdrawn"),
     [
-        (RUN, None, Result.DONE, 1, 0, 0),
-        (RETRY, Phase.FAILED, Result.DONE, 1, 0, 0),
-        (RETRY, Phase.SUCCEEDED, Result.NOTHING, 0, 0, 0),
-        (CANCEL, Phase.RUNNING, Result.DONE, 0, 1, 0),
-        (CANCEL, Phase.FAILED, Result.NOTHING, 0, 1, 0),
-        (STATUS, Phase.RUNNING, Result.DONE, 0, 0, 1),
+        (RUN, None, CommandResult.DONE, 1, 0),
+        (RETRY, Phase.FAILED, CommandResult.DONE, 1, 0),
+        (RETRY, Phase.SUCCEEDED, CommandResult.NOTHING, 0, 0),
+        (CANCEL, Phase.RUNNING, CommandResult.DONE, 0, 1),
+        (CANCEL, Phase.FAILED, CommandResult.NOTHING, 0, 1),
     ],
 )
 async def test_who_may_sees_by_a_reaction_that_it_was_done(
-    name: CommandName, phase: Phase | None, result: Result, asked: int, withdrawn: int, shown: int
+    name: CommandName, phase: Phase | None, result: CommandResult, asked: int, withdrawn: int
 ) -> None:
     world = World(phase=phase)
     assert await world.give(name) is result
-    assert (len(world.asked), len(world.withdrawn), world.shown) == (asked, withdrawn, shown)
+    assert (len(world.asked), len(world.withdrawn)) == (asked, withdrawn)
     assert world.reacted
 
 
 async def test_what_bears_our_reaction_is_not_done_again() -> None:
     world = World()
-    assert await world.give(RUN) is Result.DONE
-    assert await world.give(RUN) is Result.DONE
+    assert await world.give(RUN) is CommandResult.DONE
+    assert await world.give(RUN) is CommandResult.DONE
     assert len(world.asked) == 1
 
 
 async def test_nothing_is_started_on_a_closed_item() -> None:
     world = World(open=False)
-    assert await world.give(RUN) is Result.NOTHING
+    assert await world.give(RUN) is CommandResult.NOTHING
     assert not world.asked
 
 
 async def test_a_comment_that_was_deleted_commands_nothing() -> None:
     world = World(fails={"has_reacted": ForgeNotFoundError("gone")})
-    assert await world.give(RUN) is Result.NOTHING
+    assert await world.give(RUN) is CommandResult.NOTHING
     assert world.untouched
 
 
@@ -149,7 +143,7 @@ async def test_whatever_is_away_the_command_is_repeated_until_it_is_done(where: 
     with pytest.raises((ForgeUnavailableError, QueueUnavailableError)):
         await world.give(RUN)
     assert not world.reacted
-    assert await world.give(RUN) is Result.DONE
+    assert await world.give(RUN) is CommandResult.DONE
     # The second request bears the same id, by which admission knows it.
     assert len({request.trigger.delivery_id for request in world.asked}) == 1
     assert world.reacted
@@ -158,18 +152,18 @@ async def test_whatever_is_away_the_command_is_repeated_until_it_is_done(where: 
 @pytest.mark.parametrize("error", [ForgeRefusedError("403"), ForgeError("418")])
 async def test_a_forge_that_would_refuse_for_ever_ends_it(error: ForgeError) -> None:
     world = World(fails={"can_write": error})
-    assert await world.give(RUN) is Result.FAILED
+    assert await world.give(RUN) is CommandResult.FAILED
     assert world.untouched
 
 
 async def test_that_no_reaction_may_be_put_on_undoes_nothing() -> None:
     world = World(fails={"react": ForgeRefusedError("403")})
-    assert await world.give(RUN) is Result.DONE
+    assert await world.give(RUN) is CommandResult.DONE
     assert len(world.asked) == 1
 
 
 async def test_what_admission_calls_a_duplicate_is_nothing_to_do() -> None:
-    assert await World(duplicate="the item's task has not ended").give(RUN) is Result.NOTHING
+    assert await World(duplicate="the item's task has not ended").give(RUN) is CommandResult.NOTHING
 
 
 async def test_each_is_counted() -> None:

@@ -1,0 +1,155 @@
+"""Commands as an AgentTask stores them until the reporter executes them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from coding_agent_core.agenttask import LABEL_REPORTED, manifest, parse_spec
+from coding_agent_core.commands import (
+    ANNOTATION_COMMANDS,
+    LABEL_COMMANDS,
+    LIMIT_PER_NAME,
+    CommandIgnored,
+    CommandName,
+    IssueCommand,
+    executed,
+    next_command,
+    store,
+    stored_commands,
+)
+from coding_agent_core.tasks import GitHubIssueKey, Item
+
+CANCEL, RETRY, RUN = CommandName.CANCEL, CommandName.RETRY, CommandName.RUN
+T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+
+
+def command(name: CommandName = RUN, comment: int = 1, user: str = "alice", minute: int = 0) -> IssueCommand:
+    return IssueCommand(
+        item=Item(
+            host="github.com",
+            repository="octo/demo",
+            key=GitHubIssueKey(owner="octo", repo="demo", number=7),
+        ),
+        name=name,
+        comment=str(comment),
+        user=user,
+        at=T0 + timedelta(minutes=minute),
+        delivery_id=f"d-{comment}",
+        received_at=T0,
+        title="It is broken",
+        url="https://github.com/octo/demo/issues/7",
+    )
+
+
+def task(*commands: IssueCommand, annotation: str | None = None) -> dict[str, Any]:
+    body = manifest(command().request(), run=1, uuid="u", timeout_seconds=60, max_attempts=3)
+    body["metadata"] |= {"resourceVersion": "10"}
+    if annotation is not None:
+        body["metadata"]["annotations"] = {ANNOTATION_COMMANDS: annotation}
+    for each in commands:
+        patch = store(body, each)
+        assert not isinstance(patch, CommandIgnored), patch.why
+        body = patched(body, patch)
+    return body
+
+
+def patched(body: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    assert patch["metadata"]["resourceVersion"] == body["metadata"]["resourceVersion"]
+    merged = {
+        part: {
+            name: value
+            for name, value in {**body["metadata"].get(part, {}), **patch["metadata"][part]}.items()
+            if value is not None
+        }
+        for part in ("labels", "annotations")
+    }
+    return {**body, "metadata": {**body["metadata"], **merged}}
+
+
+def waiting(body: dict[str, Any]) -> list[str]:
+    return [each.comment for each in stored_commands(body)]
+
+
+def run_next(body: dict[str, Any], *, stopped: bool = False) -> dict[str, Any]:
+    following = next_command(body)
+    assert following is not None
+    return patched(body, executed(body, following, stopped=stopped))
+
+
+def test_a_command_is_stored_and_comes_back_as_it_was() -> None:
+    body = task(command())
+    assert body["metadata"]["labels"][LABEL_COMMANDS] == "pending"
+    (stored,) = stored_commands(body)
+    assert stored.issue_command(parse_spec(body)) == command()
+    body = run_next(body)
+    assert next_command(body) is None
+    assert LABEL_COMMANDS not in body["metadata"]["labels"]
+    assert ANNOTATION_COMMANDS not in body["metadata"]["annotations"]
+
+
+def test_the_annotation_is_the_documented_list() -> None:
+    assert json.loads(task(command())["metadata"]["annotations"][ANNOTATION_COMMANDS]) == [
+        {
+            "id": "d-1",
+            "command": "run",
+            "user": "alice",
+            "at": "2026-11-25T12:00:00Z",
+            "comment": "1",
+            "received": "2026-11-25T12:00:00Z",
+        }
+    ]
+
+
+def test_a_task_whose_end_was_shown_is_watched_again() -> None:
+    shown = task()
+    shown["metadata"]["labels"][LABEL_REPORTED] = "true"
+    patch = store(shown, command())
+    assert not isinstance(patch, CommandIgnored)
+    assert LABEL_REPORTED not in patched(shown, patch)["metadata"]["labels"]
+    ended = task(command())
+    ended["metadata"]["labels"][LABEL_REPORTED] = "true"
+    assert LABEL_REPORTED in run_next(ended)["metadata"]["labels"]
+
+
+def test_an_author_has_one_command_of_each_name_the_newest() -> None:
+    body = task(command(RUN, 1), command(CANCEL, 2), command(RUN, 3, "ALICE", minute=1))
+    assert waiting(body) == ["2", "3"]
+    assert isinstance(store(body, command(RUN, 3, minute=1)), CommandIgnored), "delivered again"
+    assert isinstance(store(body, command(RUN, 1)), CommandIgnored), "delivered late"
+
+
+def test_strangers_neither_push_out_a_command_nor_keep_a_cancel_from_being_stored() -> None:
+    body = task(command(RUN, 1))
+    for number in range(90):
+        patch = store(body, command(RUN, 100 + number, f"stranger-{number}"))
+        body = body if isinstance(patch, CommandIgnored) else patched(body, patch)
+        patch = store(body, command(RUN, 500 + number, "one-stranger", minute=number))
+        body = body if isinstance(patch, CommandIgnored) else patched(body, patch)
+    assert len(waiting(body)) == LIMIT_PER_NAME
+    assert waiting(body)[0] == "1"
+    refused = store(body, command(RUN, 2, "bob"))
+    assert isinstance(refused, CommandIgnored)
+    assert "is the reporter running?" in refused.why
+    patch = store(body, command(CANCEL, 3, "bob"))
+    assert not isinstance(patch, CommandIgnored)
+    following = next_command(patched(body, patch))
+    assert following is not None
+    assert following.comment == "3", "a cancel does not wait behind anything"
+
+
+def test_a_cancel_that_overtakes_older_requests_for_a_run_ends_them() -> None:
+    body = task(
+        command(RUN, 1), command(RETRY, 2), command(CANCEL, 3, minute=1), command(RUN, 4, "bob", minute=2)
+    )
+    assert waiting(run_next(body, stopped=True)) == ["4"]
+    assert waiting(run_next(body, stopped=False)) == ["1", "2", "4"], "its author may not give it"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "edited by hand", "{}", "7", "null", '[{"command": "walk"}, 7]', "[" * 99999]
+)
+def test_what_was_edited_by_hand_is_left_out(text: str) -> None:
+    assert stored_commands(task(annotation=text)) == []

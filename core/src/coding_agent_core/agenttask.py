@@ -120,7 +120,7 @@ class Condition(_Wire):
     observed_generation: int | None = None
 
 
-class AttemptOutcome(StrEnum):
+class OutcomeType(StrEnum):
     """How an attempt ended."""
 
     SUCCEEDED = "Succeeded"
@@ -146,7 +146,7 @@ class AttemptStatus(_Wire):
     job: str = Field(max_length=63)
     start_time: datetime
     completion_time: datetime | None = None
-    outcome: AttemptOutcome | None = None
+    outcome: OutcomeType | None = None
     reason: str | None = Field(default=None, max_length=128)
     message: str | None = Field(default=None, max_length=1024)
     counted: bool = True

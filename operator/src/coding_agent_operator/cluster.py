@@ -8,10 +8,9 @@ from coding_agent_core.agenttask import LABEL_ACTIVE
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import JSON_PATCH, Access, ApiError, ApiServer, Body
 
-from coding_agent_operator.kueue import WORKLOADS
 from coding_agent_operator.metrics import API_REQUESTS
-from coding_agent_operator.names import ACTIVE, MANAGER
-from coding_agent_operator.observed import Job
+from coding_agent_operator.observed import ACTIVE, MANAGER, Job
+from coding_agent_operator.schedule import WORKLOADS
 
 
 async def connect(timeout: float) -> ApiServer:

@@ -1,29 +1,30 @@
-"""What to do next for one task: the whole rule of the operator, as a pure function (design, *Operator*)."""
+"""What to do next for one task, as a pure function, and the status and the Events that show it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
-from coding_agent_core.agenttask import Status
+from coding_agent_core.agenttask import AttemptStatus, Condition, Event, OutcomeType, Status
+from coding_agent_core.phases import Phase
 
-from coding_agent_operator.notices import Notice, ending_notices, foreign_notices, transitions
-from coding_agent_operator.observed import Job, Task
+from coding_agent_operator.observed import Job, Task, attempt_number
+from coding_agent_operator.outcome_of import STOPS, PodProblem, sentence
 from coding_agent_operator.settings import Policy
-from coding_agent_operator.standing import Stage, Standing, assess
-from coding_agent_operator.status_of import status_of
+from coding_agent_operator.task_state import Stage, TaskState, task_state
 
-DELETING_LOOK_S = 2.0
-"""Between two looks at a Job whose pods are ending."""
+DELETING_REQUEUE_S = 2.0
+"""Seconds until a Job whose pods are ending is read again."""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What `schedule` says about a task.
+class SchedulingDecision:
+    """What `schedule` decided about a task.
 
     Attributes:
-        start: it is its turn.
+        start: its next attempt may start.
         position: its place in the queue as it is to be shown.
         after: the older run of the same item that must end before.
         refused: why the API server did not take its Job; it is tried again.
@@ -41,43 +42,47 @@ class Plan:
 
     Attributes:
         create: number of the attempt whose Job is to be created. Then nothing else is planned: what is to be
-            recorded is decided again with the new Job in sight.
+            recorded is decided again once the new Job is there.
         status: to be written; `None`: as it is.
-        notices: Events for people, once the status is written.
-        labels: of the task, to be put right.
+        events: of what has changed, once the status is written.
+        lasting: Events that describe a state: each is written once while this process runs.
+        labels: of the task, to be corrected.
         delete: Jobs to be deleted in the foreground, so that each stays until its pods are gone.
         release: Jobs whose end is recorded: no longer watched, deleted after `keep_jobs`.
         retire: the task has ended and all is recorded: it is no longer watched.
-        look_at: when to look again although nothing happened.
+        requeue_at: when to reconcile again although nothing happened.
     """
 
     stage: Stage
     create: int | None = None
     status: Status | None = None
-    notices: tuple[Notice, ...] = ()
+    events: tuple[Event, ...] = ()
+    lasting: tuple[Event, ...] = ()
     labels: dict[str, str] | None = None
     delete: tuple[Job, ...] = ()
     release: tuple[Job, ...] = ()
     retire: bool = False
-    look_at: datetime | None = None
+    requeue_at: datetime | None = None
 
 
-def decide(task: Task, jobs: Sequence[Job], turn: Turn, now: datetime, policy: Policy) -> Plan:
+def decide(
+    task: Task, jobs: Sequence[Job], decision: SchedulingDecision, now: datetime, policy: Policy
+) -> Plan:
     """Decide what to do for a task, from nothing but what exists.
 
     Args:
         jobs: every Job of the task that exists, and Jobs of others that have one of its names; pods of Jobs
-            that ended have been looked at.
+            that ended must have been read.
     """
     if task.deleting:
         return Plan(Stage.ENDED)
-    standing = assess(task, jobs, now, policy)
-    if standing.stage is Stage.READY and turn.start:
-        return Plan(standing.stage, create=standing.next_number)
-    status = status_of(task, standing, turn, now)
+    state = task_state(task, jobs, now, policy)
+    if state.stage is Stage.READY and decision.start:
+        return Plan(state.stage, create=state.next_number)
+    status = status_of(task, state, decision, now)
     changed = status != task.status or not task.intact
-    ended = {attempt.number for attempt in standing.attempts if attempt.outcome is not None}
-    over = standing.stage is Stage.ENDED
+    recorded = {attempt.number for attempt in state.attempts if attempt.outcome is not None}
+    over = state.stage is Stage.ENDED
     release = tuple(
         job
         for job in jobs
@@ -85,31 +90,204 @@ def decide(task: Task, jobs: Sequence[Job], turn: Turn, now: datetime, policy: P
         and job.active_label
         and job.finished
         and not job.deleting
-        and (over or job.number in ended)
+        and (over or job.number in recorded)
     )
     return Plan(
-        stage=standing.stage,
+        stage=state.stage,
         status=status if changed else None,
-        notices=(
-            *(transitions(task.status, status, task.spec.max_attempts) if changed else ()),
-            *ending_notices(standing.trouble),
-            *foreign_notices(task, jobs),
-        ),
+        events=transitions(task.status, status, task.spec.max_attempts) if changed else (),
+        lasting=tuple(_lasting(task, jobs, state.problem)),
         labels=None if over else (task.missing_labels or None),
-        delete=standing.stop,
+        delete=state.stop,
         release=release,
-        retire=over and not standing.live,
-        look_at=_look_at(standing, now, policy),
+        retire=over and not state.live,
+        requeue_at=_requeue_at(state, now, policy),
     )
 
 
-def _look_at(standing: Standing, now: datetime, policy: Policy) -> datetime | None:
-    if standing.stage is Stage.BACKOFF:
-        return standing.next_attempt_time
-    if not standing.live:
+def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | None:
+    if state.stage is Stage.BACKOFF:
+        return state.next_attempt_time
+    if not state.live:
         return None
-    if any(job.deleting for job in standing.live) or standing.stop:
-        return now + timedelta(seconds=DELETING_LOOK_S)
-    if any(job.ready == 0 and not job.waiting for job in standing.live):
+    if any(job.deleting for job in state.live) or state.stop:
+        return now + timedelta(seconds=DELETING_REQUEUE_S)
+    if any(job.ready == 0 and not job.waiting for job in state.live):
         return now + timedelta(seconds=policy.look_interval)
     return None
+
+
+def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: datetime) -> Status:
+    """The status to be stored, conditions first; equal to the stored one when nothing has changed."""
+    phase, reason, message = _summary(task, state, decision)
+    succeeded: Literal["True", "False", "Unknown"] = "Unknown"
+    if state.stage is Stage.ENDED:
+        succeeded = "True" if phase is Phase.SUCCEEDED else "False"
+    running = state.stage is Stage.ACTIVE and state.waiting is None
+    begins = state.problem is not None and not state.problem.at_end
+    text = "The attempt's Job exists; its pod has not begun." if begins else "An attempt is running."
+    conditions = [
+        _since(
+            task,
+            Condition(
+                type="Succeeded", status=succeeded, reason=reason, message=message, last_transition_time=now
+            ),
+        ),
+        _since(
+            task,
+            Condition(
+                type="Running",
+                status="True" if running else "False",
+                reason="JobExists" if running else "JobSuspended" if state.waiting else "NoJob",
+                message=text if running else "No attempt is running.",
+                last_transition_time=now,
+            ),
+        ),
+    ]
+    # Acknowledged is the reporter's.
+    conditions += [each for each in task.status.conditions if each.type not in ("Succeeded", "Running")]
+    counted = sum(1 for attempt in state.attempts if attempt.counted)
+    return Status(
+        conditions=tuple(conditions),
+        phase=phase,
+        reason=reason,
+        queue_position=decision.position if phase is Phase.QUEUED else None,
+        attempts=state.attempts,
+        attempt=f"{counted}/{task.spec.max_attempts}",
+        result=state.result,
+        next_attempt_time=state.next_attempt_time if phase is Phase.BACKOFF else None,
+        observed_generation=task.generation,
+    )
+
+
+def _since(task: Task, condition: Condition) -> Condition:
+    """The condition with the time since which it holds."""
+    known = task.status.condition(condition.type)
+    same = known is not None and known.status == condition.status
+    since = known.last_transition_time if known is not None and same else condition.last_transition_time
+    return condition.model_copy(
+        update={"last_transition_time": since, "observed_generation": task.generation}
+    )
+
+
+def _summary(task: Task, state: TaskState, decision: SchedulingDecision) -> tuple[Phase, str, str]:
+    """Phase, reason and message."""
+    if state.outcome is not None:
+        return state.outcome.phase, state.outcome.reason, state.outcome.message[:4096]
+    last = state.attempts[-1] if state.attempts else None
+    match state.stage:
+        case Stage.ACTIVE:
+            return _summary_of_active(task, state, last)
+        case Stage.SUSPENDED:
+            return Phase.SUSPENDED, "Suspended", "The task is suspended; no attempt is started."
+        case Stage.BACKOFF if last is not None:
+            message = f"{last.message or ''} It will be tried again.".strip()
+            return Phase.BACKOFF, last.reason or "Backoff", message
+        case _ if decision.refused is not None:
+            message = (
+                f"The attempt's Job cannot be created, which is tried again: {sentence(decision.refused)}"
+            )
+            return Phase.QUEUED, "Refused", message[:4096]
+        case _ if decision.after is not None:
+            return Phase.QUEUED, "WaitingForRun", f"The item's run {decision.after} has not ended yet."
+    return Phase.QUEUED, "Waiting", "The task waits for its turn: as many attempts run as `limits` allow."
+
+
+def _summary_of_active(task: Task, state: TaskState, last: AttemptStatus | None) -> tuple[Phase, str, str]:
+    job, problem = state.waiting, state.problem
+    phase = Phase.RUNNING if job is None else Phase.QUEUED
+    ending = "its attempt is ending."
+    if problem is not None and problem.at_end:
+        ending = f"its attempt is ending. {problem.outcome.message}"
+    if task.spec.cancel:
+        return phase, "Cancelling", f"The task is being cancelled; {ending}"
+    if task.spec.suspend:
+        return phase, "Suspending", f"The task is being suspended; {ending}"
+    if problem is not None and problem.at_end:
+        return phase, problem.outcome.reason, problem.outcome.message
+    if last is not None and last.outcome is None and last.reason is not None:
+        return phase, last.reason, f"{last.message} The attempt is ending."
+    if job is None and problem is not None:
+        return phase, problem.outcome.reason, _problem_message(task, problem, last)
+    if job is None:
+        return phase, "Running", f"Attempt {last.number if last else 1} is running."
+    if not job.queue:
+        return phase, "JobSuspended", "The attempt's Job is suspended."
+    return phase, "WaitingForKueue", job.waits_for or f"The attempt waits in Kueue's queue {job.queue}."
+
+
+def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None) -> str:
+    """Why the attempt does not begin. The first message stays: a pull that fails has two in turn."""
+    outcome, number = problem.outcome, last.number if last else 1
+    begin = f"Attempt {number} has not begun yet. {STOPS[outcome.reason].message}"
+    known = task.status.condition("Succeeded")
+    if known is not None and known.reason == outcome.reason and known.message.startswith(begin):
+        return known.message
+    rest = outcome.message.removeprefix(STOPS[outcome.reason].message)
+    return f"{begin}{rest} It is given up if that lasts for {problem.patience:.0f} s."
+
+
+def transitions(old: Status, new: Status, max_attempts: int) -> tuple[Event, ...]:
+    """The Events of a change of status, in the order in which things happened."""
+    return tuple(_transitions(old, new, max_attempts))
+
+
+def _transitions(old: Status, new: Status, max_attempts: int) -> Iterator[Event]:
+    before = {attempt.number: attempt for attempt in old.attempts}
+    for attempt in new.attempts:
+        known = before.get(attempt.number)
+        if known is None:
+            yield Event("Normal", "AttemptStarted", f"Attempt {attempt.number} runs as Job {attempt.job}")
+        if attempt.outcome is not None and (known is None or known.outcome is None):
+            yield _attempt_ended(attempt, max_attempts)
+        elif attempt.reason is not None and (known is None or known.reason is None):
+            yield Event(
+                "Normal", "AttemptStopping", f"Attempt {attempt.number} is stopped: {attempt.message}"
+            )
+    if new.phase is not old.phase:
+        yield from _phase_entered(old, new)
+
+
+def _phase_entered(old: Status, new: Status) -> Iterator[Event]:
+    succeeded = new.condition("Succeeded")
+    message = succeeded.message if succeeded else ""
+    match new.phase:
+        case Phase.SUCCEEDED | Phase.CANCELLED:
+            yield Event("Normal", new.phase.value, message)
+        case Phase.FAILED:
+            yield Event("Warning", "Failed", f"{new.reason}: {message}")
+        case Phase.SUSPENDED:
+            yield Event("Normal", "Suspended", message)
+        case Phase.BACKOFF:
+            at = f"{new.next_attempt_time:%Y-%m-%d %H:%M:%S} UTC" if new.next_attempt_time else "a while"
+            yield Event("Normal", "Retrying", f"The next attempt starts after {at}.")
+        case Phase.QUEUED if old.phase is Phase.SUSPENDED:
+            yield Event("Normal", "Resumed", message)
+        case Phase.QUEUED if old.phase is Phase.RUNNING and new.reason == "WaitingForKueue":
+            yield Event("Normal", "Preempted", "Kueue has suspended the attempt; it waits to go on.")
+        case Phase.QUEUED if new.attempts:
+            yield Event("Normal", "Retrying", "The next attempt waits for its turn.")
+        case Phase.QUEUED:
+            yield Event("Normal", "Queued", message)
+
+
+def _attempt_ended(attempt: AttemptStatus, max_attempts: int) -> Event:
+    outcome = attempt.outcome or OutcomeType.FAILED
+    bad = outcome in (OutcomeType.FAILED, OutcomeType.DISRUPTED) and attempt.reason != "Suspended"
+    counted = "" if attempt.counted else f" It does not count against the {max_attempts} allowed."
+    text = f"Attempt {attempt.number}: {attempt.reason}: {attempt.message}{counted}"
+    return Event("Warning" if bad else "Normal", f"Attempt{outcome.value}", text)
+
+
+def _lasting(task: Task, jobs: Sequence[Job], problem: PodProblem | None) -> Iterator[Event]:
+    """States in which only a person can help."""
+    if problem is not None and problem.at_end:
+        yield Event("Warning", problem.outcome.reason, problem.outcome.message)
+    for job in jobs:
+        if job.owner != task.uid and attempt_number(task.name, job.name) is not None:
+            yield Event(
+                "Warning",
+                "ForeignJob",
+                f"Job {job.name} does not belong to this task; it is left alone, and the attempt gets the "
+                "next number. Delete it if nobody needs it.",
+            )

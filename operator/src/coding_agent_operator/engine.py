@@ -14,25 +14,22 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
+from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY, Event
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.logs import bound
 from coding_agent_core.phases import Phase
 
 from coding_agent_operator import metrics
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.decide import Plan, Turn
-from coding_agent_operator.job import build_job
-from coding_agent_operator.kueue import queued
-from coding_agent_operator.last_words import LastWords
-from coding_agent_operator.notices import Notice
+from coding_agent_operator.decide import Plan, SchedulingDecision
+from coding_agent_operator.job import build_job, with_transcript_annotations
 from coding_agent_operator.observed import Job, Task, read_job, read_task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError
-from coding_agent_operator.schedule import UNLIMITED, Candidate, Schedule, coarse, schedule
+from coding_agent_operator.schedule import UNLIMITED, Candidate, Schedule, coarse, schedule, with_kueue_labels
 from coding_agent_operator.settings import OperatorSettings
-from coding_agent_operator.standing import Stage, stage_of
 from coding_agent_operator.store import Shelf
-from coding_agent_operator.transcripts import noted
+from coding_agent_operator.task_state import Stage, stage_of
+from coding_agent_operator.termination_messages import TerminationMessages
 from coding_agent_operator.workqueue import WorkQueue
 
 _logger = logging.getLogger("operator.engine")
@@ -58,7 +55,7 @@ class Engine:
         self.clock = now or (lambda: datetime.now(UTC))
         self.waits: dict[str, str] = {}
         """By a Job's uid what Kueue says it waits for."""
-        self._words = LastWords(cluster, self._pod_ended)
+        self._words = TerminationMessages(cluster, self._pod_ended)
         self._reconciler = Reconciler(
             cluster,
             self.tasks,
@@ -82,8 +79,10 @@ class Engine:
 
     def _build(self, task: Task, number: int) -> Mapping[str, Any]:
         manifest = build_job(task, number, self.settings.operator.job)
-        manifest = noted(manifest, task, number, self.settings.context_storage)
-        return queued(manifest, task, self.settings.queue.kueue) if self.settings.kueue else manifest
+        manifest = with_transcript_annotations(manifest, task, number, self.settings.context_storage)
+        return (
+            with_kueue_labels(manifest, task, self.settings.queue.kueue) if self.settings.kueue else manifest
+        )
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -209,13 +208,13 @@ class Engine:
                 self._positions_due.add(name)
                 self.queue.add(name)
 
-    def _turn(self, name: str) -> Turn:
+    def _decision(self, name: str) -> SchedulingDecision:
         task, position = self.tasks.get(name), self._schedule.positions.get(name)
         shown = coarse(position) if position is not None else None
         if task is not None and task.status.phase is Phase.QUEUED and name not in self._positions_due:
             # A place that has only moved is not worth a request of its own.
             shown = task.status.queue_position if shown is not None else None
-        return Turn(
+        return SchedulingDecision(
             start=name in self._granted,
             position=shown,
             after=self._schedule.after.get(name),
@@ -246,9 +245,9 @@ class Engine:
             ):
                 self._changed.set()  # the next pass tells its place
                 return
-        turn = self._turn(name)
-        plan = await self._reconciler.reconcile(name, turn)
-        if turn.start or plan is None or plan.stage is Stage.ENDED:
+        decision = self._decision(name)
+        plan = await self._reconciler.reconcile(name, decision)
+        if decision.start or plan is None or plan.stage is Stage.ENDED:
             self._refused.pop(name, None)
         if name not in self._refused:
             # A look that told of a refusal is no success: the next try keeps its growing distance.
@@ -256,7 +255,7 @@ class Engine:
             self._told.discard(name)
             self._put_off.pop(name, None)
         self._positions_due.discard(name)
-        if turn.start:
+        if decision.start:
             self._granted.discard(name)
             self._changed.set()
         self._after(name, plan)
@@ -265,8 +264,8 @@ class Engine:
         if plan is None:
             self.queue.forget(name)
             return
-        if plan.look_at is not None:
-            self.queue.add_later(name, (plan.look_at - self.clock()).total_seconds())
+        if plan.requeue_at is not None:
+            self.queue.add_later(name, (plan.requeue_at - self.clock()).total_seconds())
         if plan.stage is not Stage.READY or name not in self._schedule.positions:
             self._changed.set()
 
@@ -299,9 +298,9 @@ class Engine:
         if task is None or not _certain(error) or error.status in (404, 429) or name in self._told:
             return
         self._told.add(name)
-        notice = Notice("Warning", "Refused", str(error))
+        event = Event("Warning", "Refused", str(error))
         try:
-            await self.cluster.tasks.emit(notice, name=task.name, uid=task.uid, now=self.clock())
+            await self.cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self.clock())
         except ApiError as second:
             _logger.warning("The Event could not be written either: %s", second)
 

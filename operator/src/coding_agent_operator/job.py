@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from coding_agent_core.agenttask import (
+    ANNOTATION_TRANSCRIPT,
+    ANNOTATION_TRANSCRIPT_URL,
     API_VERSION,
     KIND,
     LABEL_ACTIVE,
@@ -17,11 +20,12 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.attempt_input import AttemptInput, Earlier
 from coding_agent_core.outcome import ExitCode
 from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import TaskRequest, Trigger
+from coding_agent_core.transcripts import key_of, place_of, url_of
 
-from coding_agent_operator.names import AGENT_CONTAINER, ATTEMPT, MANAGER, job_name, label_value
-from coding_agent_operator.observed import Task
+from coding_agent_operator.observed import AGENT_CONTAINER, ATTEMPT, MANAGER, Task, job_name, label_value
 from coding_agent_operator.pod import pod_spec
 
 PERMANENT = (ExitCode.CANNOT, ExitCode.REFUSED, ExitCode.CONFIGURATION)
@@ -124,3 +128,17 @@ def earlier_of(status: Status) -> Earlier:
         recap="\n\n".join(parts)[-_RECAP:],
         transcripts=tuple(each.transcript for each in status.attempts if each.transcript),
     )
+
+
+def with_transcript_annotations(
+    manifest: Mapping[str, Any], task: Task, number: int, storage: ContextStorage
+) -> dict[str, Any]:
+    """The manifest of attempt `number` with the place of its transcript, if it is kept anywhere."""
+    key = key_of(task.spec.item, task.spec.run, task.spec.uuid, number)
+    places = {ANNOTATION_TRANSCRIPT: place_of(storage, key), ANNOTATION_TRANSCRIPT_URL: url_of(storage, key)}
+    notes = {name: place for name, place in places.items() if place is not None}
+    if not notes:
+        return dict(manifest)
+    metadata = manifest["metadata"]
+    annotations = {**(metadata.get("annotations") or {}), **notes}
+    return {**manifest, "metadata": {**metadata, "annotations": annotations}}

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from coding_agent_operator.gauges import ServedGauge
 from coding_agent_operator.observed import Task
-from coding_agent_operator.outcome_of import VERDICTS
+from coding_agent_operator.outcome_of import ATTEMPT_OUTCOMES
 
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
@@ -58,7 +58,7 @@ _NOT_FAILED = {
     Reason.NOTHING_TO_CHANGE.value: Phase.SUCCEEDED,
     Reason.CANCELLED.value: Phase.CANCELLED,
 }
-REASONS = frozenset({*Reason, *(verdict.reason for verdict in VERDICTS), "TooManyAttempts"})
+REASONS = frozenset({*Reason, *(outcome.reason for outcome in ATTEMPT_OUTCOMES), "TooManyAttempts"})
 """For which tasks end."""
 
 # From the start, for `increase()` does not see a series that begins at 1.

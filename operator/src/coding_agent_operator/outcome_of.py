@@ -1,6 +1,6 @@
-"""How an attempt ended, from what its Job and pods show: the retry table (issue 5; requirement B5).
+"""How an attempt ended, from what its Job and pods show, and whether another one can help. Pure.
 
-The agent's own word (its termination message) comes first, if its exit code agrees with it; then what the
+The agent's own report (its termination message) comes first, if its exit code agrees with it; then what the
 cluster says was done to the pod; then the exit code; then the Job's condition.
 """
 
@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from math import inf
 
-from coding_agent_core.agenttask import AttemptOutcome
+from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.outcome import MAX_TAIL, Class, Outcome, last_lines, printable
 
 from coding_agent_operator.observed import NOT_READY_TO_START, Job, Pod
 from coding_agent_operator.settings import Policy
 
 _DEADLINE = "DeadlineExceeded"
-_SUCCEEDED, _FAILED = AttemptOutcome.SUCCEEDED, AttemptOutcome.FAILED
-_DISRUPTED, _CANCELLED = AttemptOutcome.DISRUPTED, AttemptOutcome.CANCELLED
+_SUCCEEDED, _FAILED = OutcomeType.SUCCEEDED, OutcomeType.FAILED
+_DISRUPTED, _CANCELLED = OutcomeType.DISRUPTED, OutcomeType.CANCELLED
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AttemptOutcome:
     """The end of an attempt and what follows.
 
     Attributes:
@@ -35,7 +35,7 @@ class Verdict:
         log: the last lines of its log, where it left none.
     """
 
-    outcome: AttemptOutcome
+    type: OutcomeType
     reason: str
     message: str
     retried: bool
@@ -44,32 +44,36 @@ class Verdict:
     log: str = ""
 
 
-EXITS: dict[int, Verdict] = {
-    0: Verdict(_SUCCEEDED, "Completed", "The task is done.", False, True),
-    65: Verdict(_FAILED, "CannotBeDone", "The task cannot be done as asked.", False, True),
-    75: Verdict(_FAILED, "Temporary", "The model or the forge could not be reached.", True, True),
-    77: Verdict(_FAILED, "ForgeRefused", "The forge refused what the agent needs to do.", False, True),
-    78: Verdict(_FAILED, "Configuration", "The agent is not configured correctly.", False, True),
-    143: Verdict(_DISRUPTED, "Stopped", "The attempt was stopped from outside.", True, False),
+EXITS: dict[int, AttemptOutcome] = {
+    0: AttemptOutcome(_SUCCEEDED, "Completed", "The task is done.", False, True),
+    65: AttemptOutcome(_FAILED, "CannotBeDone", "The task cannot be done as asked.", False, True),
+    75: AttemptOutcome(_FAILED, "Temporary", "The model or the forge could not be reached.", True, True),
+    77: AttemptOutcome(_FAILED, "ForgeRefused", "The forge refused what the agent needs to do.", False, True),
+    78: AttemptOutcome(_FAILED, "Configuration", "The agent is not configured correctly.", False, True),
+    143: AttemptOutcome(_DISRUPTED, "Stopped", "The attempt was stopped from outside.", True, False),
 }
 """By the exit code of the agent's container (design, *Operator*), where it left no readable message."""
 
-CRASHED = Verdict(_FAILED, "Crashed", "The agent ended unexpectedly with exit code {code}.", True, True)
-OUT_OF_MEMORY = Verdict(_FAILED, "OOMKilled", "The attempt needed more memory than it may have.", True, True)
-OUT_OF_TIME = Verdict(
+CRASHED = AttemptOutcome(
+    _FAILED, "Crashed", "The agent ended unexpectedly with exit code {code}.", True, True
+)
+OUT_OF_MEMORY = AttemptOutcome(
+    _FAILED, "OOMKilled", "The attempt needed more memory than it may have.", True, True
+)
+OUT_OF_TIME = AttemptOutcome(
     _FAILED, "DeadlineExceeded", "The attempt took longer than the task's time limit.", False, True
 )
-OUT_OF_STORAGE = Verdict(
+OUT_OF_STORAGE = AttemptOutcome(
     _FAILED, "Evicted", "The attempt needed more disk space than it may have.", True, True
 )
-NOT_PREPARED = Verdict(
+NOT_PREPARED = AttemptOutcome(
     _FAILED,
     "InitFailed",
     "The attempt's pod could not be prepared: an init container of it failed.",
     True,
     True,
 )
-TIME_LOST = Verdict(
+TIME_LOST = AttemptOutcome(
     _DISRUPTED,
     "JobDeadlineExceeded",
     "The attempt was interrupted or kept waiting so long that its Job's time ran out.",
@@ -77,34 +81,36 @@ TIME_LOST = Verdict(
     False,
 )
 """An agent that had its time is ended by its own clock, or by its pod's deadline, long before its Job's."""
-LOST = Verdict(
+LOST = AttemptOutcome(
     _FAILED, "PodLost", "The attempt failed, and its pod is gone, so nobody knows why.", True, True
 )
 
-DISRUPTIONS: dict[str, Verdict] = {
-    "PreemptionByScheduler": Verdict(
+DISRUPTIONS: dict[str, AttemptOutcome] = {
+    "PreemptionByScheduler": AttemptOutcome(
         _DISRUPTED, "Preempted", "A pod of higher priority took the attempt's place.", True, False
     ),
-    "DeletionByTaintManager": Verdict(_DISRUPTED, "NodeLost", "The attempt's node was lost.", True, False),
-    "DeletionByPodGC": Verdict(_DISRUPTED, "NodeLost", "The attempt's node was removed.", True, False),
-    "EvictionByEvictionAPI": Verdict(
+    "DeletionByTaintManager": AttemptOutcome(
+        _DISRUPTED, "NodeLost", "The attempt's node was lost.", True, False
+    ),
+    "DeletionByPodGC": AttemptOutcome(_DISRUPTED, "NodeLost", "The attempt's node was removed.", True, False),
+    "EvictionByEvictionAPI": AttemptOutcome(
         _DISRUPTED, "Evicted", "The attempt had to leave its node, which is being emptied.", True, False
     ),
-    "TerminationByKubelet": Verdict(
+    "TerminationByKubelet": AttemptOutcome(
         _DISRUPTED, "Evicted", "The attempt's node ran out of resources or was shut down.", True, False
     ),
 }
 """By the reason of the pod's `DisruptionTarget` condition."""
-NOT_ENDING = Verdict(_DISRUPTED, "PodNotEnding", "The attempt's pod does not end.", True, False)
+NOT_ENDING = AttemptOutcome(_DISRUPTED, "PodNotEnding", "The attempt's pod does not end.", True, False)
 _LATE_S = 60.0
 """Beyond its grace period a pod may take this long, until a person is told."""
-RESTARTED = Verdict(
+RESTARTED = AttemptOutcome(
     _DISRUPTED, "NodeRestarted", "The attempt's node was restarted while it ran.", True, False
 )
 _VANISHED = ("Unknown", "ContainerStatusUnknown")
 """Of a container that was running when its node went down: containerd's `unknownExitReason`
 (internal/cri/server/helpers.go), and the kubelet's where the runtime knows nothing (pkg/kubelet)."""
-DISRUPTED = Verdict(_DISRUPTED, "Disrupted", "The cluster took the attempt's pod away.", True, False)
+DISRUPTED = AttemptOutcome(_DISRUPTED, "Disrupted", "The cluster took the attempt's pod away.", True, False)
 
 _REJECTED = (
     "OutOf",
@@ -117,20 +123,22 @@ _REJECTED = (
 )
 """Reasons of pods that their kubelet refused or stopped, without a `DisruptionTarget` condition."""
 
-STOPS: dict[str, Verdict] = {
-    "Cancelled": Verdict(_CANCELLED, "Cancelled", "The task was cancelled.", False, False),
-    "Suspended": Verdict(_DISRUPTED, "Suspended", "The task was suspended.", True, False),
-    "JobDeleted": Verdict(_DISRUPTED, "JobDeleted", "The attempt's Job was deleted.", True, False),
-    "Superfluous": Verdict(_DISRUPTED, "Superfluous", "Another attempt was running.", True, False),
-    "ErrImagePull": Verdict(_FAILED, "ErrImagePull", "The agent's image could not be pulled.", True, True),
-    "InvalidImage": Verdict(_FAILED, "InvalidImage", "The agent's image cannot be used.", False, True),
-    "CreateContainerConfigError": Verdict(
+STOPS: dict[str, AttemptOutcome] = {
+    "Cancelled": AttemptOutcome(_CANCELLED, "Cancelled", "The task was cancelled.", False, False),
+    "Suspended": AttemptOutcome(_DISRUPTED, "Suspended", "The task was suspended.", True, False),
+    "JobDeleted": AttemptOutcome(_DISRUPTED, "JobDeleted", "The attempt's Job was deleted.", True, False),
+    "Superfluous": AttemptOutcome(_DISRUPTED, "Superfluous", "Another attempt was running.", True, False),
+    "ErrImagePull": AttemptOutcome(
+        _FAILED, "ErrImagePull", "The agent's image could not be pulled.", True, True
+    ),
+    "InvalidImage": AttemptOutcome(_FAILED, "InvalidImage", "The agent's image cannot be used.", False, True),
+    "CreateContainerConfigError": AttemptOutcome(
         _FAILED, "CreateContainerConfigError", "A Secret or ConfigMap of the agent is missing.", False, True
     ),
-    "CreateContainerError": Verdict(
+    "CreateContainerError": AttemptOutcome(
         _FAILED, "CreateContainerError", "The agent's container could not be started.", True, True
     ),
-    NOT_READY_TO_START: Verdict(
+    NOT_READY_TO_START: AttemptOutcome(
         _FAILED,
         NOT_READY_TO_START,
         "The attempt's pod could not be set up: a Secret, a ConfigMap or another volume of it is missing; "
@@ -138,10 +146,10 @@ STOPS: dict[str, Verdict] = {
         True,
         True,
     ),
-    "Unschedulable": Verdict(
+    "Unschedulable": AttemptOutcome(
         _DISRUPTED, "Unschedulable", "No node of the cluster could take the attempt.", True, False
     ),
-    "PodNotCreated": Verdict(
+    "PodNotCreated": AttemptOutcome(
         _DISRUPTED,
         "PodNotCreated",
         "The cluster did not create the attempt's pod; the Job's events say why.",
@@ -151,8 +159,8 @@ STOPS: dict[str, Verdict] = {
 }
 """By the reason for which the operator (or a person) deletes a Job that has not ended."""
 
-VERDICTS = (
-    *(verdict for table in (EXITS, STOPS, DISRUPTIONS) for verdict in table.values()),
+ATTEMPT_OUTCOMES = (
+    *(outcome for table in (EXITS, STOPS, DISRUPTIONS) for outcome in table.values()),
     *(CRASHED, OUT_OF_MEMORY, OUT_OF_TIME, OUT_OF_STORAGE, NOT_PREPARED, TIME_LOST, LOST, NOT_ENDING),
     *(RESTARTED, DISRUPTED),
 )
@@ -173,7 +181,7 @@ _WAITING = {
 }
 
 
-def outcome_of(job: Job) -> Verdict:
+def outcome_of(job: Job) -> AttemptOutcome:
     """How the attempt of a finished Job ended; its pods must have been looked at."""
     pod = _speaker(job)
     if pod is None:
@@ -184,13 +192,13 @@ def outcome_of(job: Job) -> Verdict:
     if report is not None and pod.exit_code == report.exit_code and _its_own_end(job, pod, report):
         return _reported(report)
     if job.complete:
-        verdict = EXITS[0]
+        outcome = EXITS[0]
     elif job.failure == _DEADLINE and pod.reason != _DEADLINE:
-        verdict = TIME_LOST
+        outcome = TIME_LOST
     else:
-        verdict = _cluster_did(pod) or _exit(pod) or _prepared_badly(pod) or LOST
+        outcome = _cluster_did(pod) or _exit(pod) or _prepared_badly(pod) or LOST
     # The kubelet took the end of the log where the agent wrote nothing (`FallbackToLogsOnError`).
-    return replace(verdict, report=report, log="" if report else last_lines(pod.message, MAX_TAIL))
+    return replace(outcome, report=report, log="" if report else last_lines(pod.message, MAX_TAIL))
 
 
 def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
@@ -208,16 +216,16 @@ def report_of(job: Job) -> Outcome | None:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class PodProblem:
     """What keeps an attempt's pod from beginning.
 
     Attributes:
-        verdict: how the attempt ends if it stays so for longer than `patience`.
+        outcome: how the attempt ends if it stays so for longer than `patience`.
         patience: seconds for which it may stay so; infinite: nothing but the cluster can end it.
         over: that time has passed.
     """
 
-    verdict: Verdict
+    outcome: AttemptOutcome
     patience: float
     over: bool
 
@@ -227,7 +235,7 @@ class Trouble:
         return self.patience == inf
 
 
-def trouble(job: Job, now: datetime, policy: Policy) -> Trouble | None:
+def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
     """What keeps a Job that has not ended from running or from ending, or `None`.
 
     Its pods must have been looked at.
@@ -239,21 +247,21 @@ def trouble(job: Job, now: datetime, policy: Policy) -> Trouble | None:
     if not current:
         if job.pods or job.deleting:
             return _not_ending(going, now)
-        return _trouble(STOPS["PodNotCreated"], job.began, now, policy.unschedulable_after)
+        return _problem(STOPS["PodNotCreated"], job.began, now, policy.unschedulable_after)
     pod = current[-1]
     since = pod.advanced or pod.created
     if pod.unschedulable:
-        verdict = _with_detail(STOPS["Unschedulable"], pod.waiting_detail)
-        return _trouble(verdict, since, now, policy.unschedulable_after)
+        outcome = _with_detail(STOPS["Unschedulable"], pod.waiting_detail)
+        return _problem(outcome, since, now, policy.unschedulable_after)
     reason = _WAITING.get(pod.waiting)
     if reason is None:
         return None
     slow = ("ErrImagePull", "CreateContainerError", NOT_READY_TO_START)
     patience = policy.image_after if reason in slow else policy.config_after
-    return _trouble(_with_detail(STOPS[reason], pod.waiting_detail), since, now, patience)
+    return _problem(_with_detail(STOPS[reason], pod.waiting_detail), since, now, patience)
 
 
-def _not_ending(pods: Sequence[Pod], now: datetime) -> Trouble | None:
+def _not_ending(pods: Sequence[Pod], now: datetime) -> PodProblem | None:
     """Pods that are there long after they should be gone: their node does not answer.
 
     They may run on, so nothing takes their place until the cluster says that they are gone.
@@ -263,25 +271,25 @@ def _not_ending(pods: Sequence[Pod], now: datetime) -> Trouble | None:
         return None
     pod, node = late[-1].name, late[-1].node or "unknown"
     words = f"Pod {pod} does not end: its node {node} does not answer. Bring the node back or remove it."
-    return Trouble(replace(NOT_ENDING, message=words), inf, over=False)
+    return PodProblem(replace(NOT_ENDING, message=words), inf, over=False)
 
 
-def stuck(job: Job, now: datetime, policy: Policy) -> Verdict | None:
+def stuck(job: Job, now: datetime, policy: Policy) -> AttemptOutcome | None:
     """Why a Job that has not ended never will, or `None`; its pods must have been looked at."""
-    found = trouble(job, now, policy)
-    return found.verdict if found is not None and found.over else None
+    found = pod_problem(job, now, policy)
+    return found.outcome if found is not None and found.over else None
 
 
-def _trouble(verdict: Verdict, since: datetime, now: datetime, patience: float) -> Trouble:
-    return Trouble(verdict, patience, (now - since).total_seconds() > patience)
+def _problem(outcome: AttemptOutcome, since: datetime, now: datetime, patience: float) -> PodProblem:
+    return PodProblem(outcome, patience, (now - since).total_seconds() > patience)
 
 
-def stopped(reason: str | None, message: str | None = None) -> Verdict:
+def stopped(reason: str | None, message: str | None = None) -> AttemptOutcome:
     """How an attempt ended whose Job was deleted, by the reason that was written down before."""
-    verdict = STOPS.get(reason or "", STOPS["JobDeleted"])
+    outcome = STOPS.get(reason or "", STOPS["JobDeleted"])
     if message is None or reason not in STOPS:
-        return verdict
-    return replace(verdict, message=message)
+        return outcome
+    return replace(outcome, message=message)
 
 
 def _speaker(job: Job) -> Pod | None:
@@ -298,20 +306,20 @@ def _report(pod: Pod) -> Outcome | None:
     return Outcome.from_termination_message(pod.message)
 
 
-def _reported(report: Outcome) -> Verdict:
+def _reported(report: Outcome) -> AttemptOutcome:
     reason, message = report.reason.value, printable(report.message)
     match report.outcome_class:
         case Class.SUCCEEDED:
-            return Verdict(_SUCCEEDED, reason, message, False, True, report)
+            return AttemptOutcome(_SUCCEEDED, reason, message, False, True, report)
         case Class.TRANSIENT:
-            return Verdict(_FAILED, reason, message, True, True, report)
+            return AttemptOutcome(_FAILED, reason, message, True, True, report)
         case Class.PERMANENT | Class.OUT_OF_BUDGET:
-            return Verdict(_FAILED, reason, message, False, True, report)
+            return AttemptOutcome(_FAILED, reason, message, False, True, report)
         case Class.CANCELLED:
-            return Verdict(_DISRUPTED, "Stopped", message, True, False, report)
+            return AttemptOutcome(_DISRUPTED, "Stopped", message, True, False, report)
 
 
-def _cluster_did(pod: Pod) -> Verdict | None:
+def _cluster_did(pod: Pod) -> AttemptOutcome | None:
     if pod.disruption:
         return DISRUPTIONS.get(pod.disruption, DISRUPTED)
     if pod.ended == "OOMKilled":
@@ -327,23 +335,23 @@ def _cluster_did(pod: Pod) -> Verdict | None:
     return DISRUPTED if pod.reason.startswith(_REJECTED) else None
 
 
-def _exit(pod: Pod) -> Verdict | None:
+def _exit(pod: Pod) -> AttemptOutcome | None:
     if pod.exit_code is None:
         return None
     known = EXITS.get(pod.exit_code)
-    if known is None or (known.outcome is _SUCCEEDED and pod.phase != "Succeeded"):
+    if known is None or (known.type is _SUCCEEDED and pod.phase != "Succeeded"):
         return replace(CRASHED, message=CRASHED.message.format(code=pod.exit_code))
     return known
 
 
-def _prepared_badly(pod: Pod) -> Verdict | None:
+def _prepared_badly(pod: Pod) -> AttemptOutcome | None:
     return _with_detail(NOT_PREPARED, printable(pod.not_prepared)) if pod.not_prepared else None
 
 
-def _with_detail(verdict: Verdict, detail: str) -> Verdict:
+def _with_detail(outcome: AttemptOutcome, detail: str) -> AttemptOutcome:
     if not detail:
-        return verdict
-    return replace(verdict, message=sentence(f"{verdict.message} {detail}"[:1023]))
+        return outcome
+    return replace(outcome, message=sentence(f"{outcome.message} {detail}"[:1023]))
 
 
 def sentence(text: str) -> str:

@@ -21,7 +21,7 @@ from coding_agent_core.logs import bound
 from coding_agent_operator import everywhere, gauges, http, metrics
 from coding_agent_operator.cluster import connect
 from coding_agent_operator.kopf_thread import Watch
-from coding_agent_operator.names import ACTIVE
+from coding_agent_operator.observed import ACTIVE
 from coding_agent_operator.place import Place, cancelled
 from coding_agent_operator.settings import OperatorSettings
 from coding_agent_operator.watching import Resource

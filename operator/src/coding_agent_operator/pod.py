@@ -1,4 +1,4 @@
-"""The pod of an attempt (design, *Attempt pod*), built from plain data. Pure.
+"""The pod of an attempt, built from plain data. Pure.
 
 Two containers with different users. `agent` has the credentials and its own clone; `workspace`, a native
 sidecar, runs the model's commands and has nothing but its tree. All they share is a folder with a socket.
@@ -6,15 +6,14 @@ sidecar, runs the model's commands and has nothing but its tree. All they share 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from coding_agent_core.attempt_input import ENVIRONMENT_VARIABLE, AttemptInput
-from coding_agent_core.settings.job import FS_GROUP, USERS, JobTemplate
+from coding_agent_core.settings.job import FS_GROUP, USERS, Credential, JobTemplate
 from coding_agent_core.tasks import Item
 
-from coding_agent_operator.credentials import select
-from coding_agent_operator.names import AGENT_CONTAINER, WORKSPACE_CONTAINER
+from coding_agent_operator.observed import AGENT_CONTAINER, WORKSPACE_CONTAINER
 
 CONFIG_FILE = "/etc/coding-agent/config.yaml"
 CREDENTIALS = "/etc/coding-agent/credentials"
@@ -126,7 +125,7 @@ def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
     if template.config_map:
         # A single file: a folder of the ConfigMap could hold no further mount point.
         mounts.append(_mount("config", CONFIG_FILE, sub_path=template.config_key, read_only=True))
-    if select(template.credentials, given.task.request.item):
+    if credentials_for(template.credentials, given.task.request.item):
         mounts.append(_mount("credentials", CREDENTIALS, read_only=True))
     return {
         "name": AGENT_CONTAINER,
@@ -208,7 +207,7 @@ def _volumes(template: JobTemplate, item: Item, *, foreign: bool) -> list[dict[s
     if template.config_map:
         items = [{"key": template.config_key, "path": template.config_key}]
         volumes.append({"name": "config", "configMap": {"name": template.config_map, "items": items}})
-    credentials = select(template.credentials, item)
+    credentials = credentials_for(template.credentials, item)
     if credentials:
         sources = [
             {"secret": {"name": each.secret, "items": [{"key": each.key, "path": each.file}]}}
@@ -234,3 +233,40 @@ def _mount(name: str, path: str, *, sub_path: str | None = None, read_only: bool
     if read_only:
         mount["readOnly"] = True
     return mount
+
+
+def credentials_for(credentials: Iterable[Credential], item: Item) -> list[Credential]:
+    """One credential for each file that the item's task is given, by file name.
+
+    Every scope that an entry names must be the item's. Of those that give the same file the most specific
+    wins: one that names the repository, then one that names the host, then one that names the platform; of
+    equals the later.
+    """
+    chosen: dict[str, Credential] = {}
+    for each in credentials:
+        if not _is_for(each, item):
+            continue
+        other = chosen.get(each.file)
+        if other is None or _specificity(each) >= _specificity(other):
+            chosen[each.file] = each
+    return [chosen[file] for file in sorted(chosen)]
+
+
+def _is_for(credential: Credential, item: Item) -> bool:
+    return (
+        credential.platform in (None, item.platform)
+        and _same(credential.host, item.host)
+        and _same(credential.repository, item.repository)
+    )
+
+
+def _same(wanted: str | None, actual: str) -> bool:
+    return wanted is None or wanted.lower() == actual.lower()
+
+
+def _specificity(credential: Credential) -> tuple[bool, bool, bool]:
+    return (
+        credential.repository is not None,
+        credential.host is not None,
+        credential.platform is not None,
+    )

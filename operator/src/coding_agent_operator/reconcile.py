@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from coding_agent_core.agenttask import LABEL_ACTIVE, AttemptStatus, Status
+from coding_agent_core.agenttask import LABEL_ACTIVE, AttemptStatus, Event, Status
 from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.decide import Plan, Turn, decide
-from coding_agent_operator.last_words import LastWords
+from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.metrics import count_change
-from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import (
     Job,
     Task,
@@ -26,6 +24,7 @@ from coding_agent_operator.observed import (
 )
 from coding_agent_operator.settings import Policy
 from coding_agent_operator.store import Shelf
+from coding_agent_operator.termination_messages import TerminationMessages
 
 _logger = logging.getLogger("operator.reconcile")
 
@@ -60,7 +59,7 @@ class Reconciler:
         cluster: Cluster,
         tasks: Shelf[Task],
         jobs: Shelf[Job],
-        words: LastWords,
+        words: TerminationMessages,
         *,
         policy: Policy,
         build: Builder,
@@ -78,10 +77,10 @@ class Reconciler:
         self._patience = timedelta(
             seconds=min(policy.config_after, policy.image_after, policy.unschedulable_after)
         )
-        self._told: set[tuple[str, str, str]] = set()
+        self._emitted: set[tuple[str, Event]] = set()
         self._foreign: dict[str, list[Job]] = {}
 
-    async def reconcile(self, name: str, turn: Turn) -> Plan | None:
+    async def reconcile(self, name: str, decision: SchedulingDecision) -> Plan | None:
         """Look at a task; what was planned last, `None` if there is no such task any more.
 
         Raises:
@@ -93,17 +92,17 @@ class Reconciler:
             self._foreign.pop(name, None)
             return None
         jobs = await self._jobs_of(task)
-        plan = decide(task, jobs, turn, self._now(), self._policy)
+        plan = decide(task, jobs, decision, self._now(), self._policy)
         if plan.create is not None:
             job = await self._create(task, plan.create)
             jobs = [each for each in jobs if each.name != job.name] + [job]
-            plan = decide(task, jobs, Turn(), self._now(), self._policy)
+            plan = decide(task, jobs, SchedulingDecision(), self._now(), self._policy)
         if plan.status is not None:
             recorded = await self._record(task, plan, plan.status)
             if recorded is None:
                 return plan
             task = recorded
-        await self._tell(task, [notice for notice in plan.notices if notice.once])
+        await self._emit_lasting(task, plan.lasting)
         await self._clean_up(task, plan)
         return plan
 
@@ -216,7 +215,7 @@ class Reconciler:
             raise
         count_change(task, status)
         self._tasks.put(body)
-        await self._tell(task, [notice for notice in plan.notices if not notice.once])
+        await self._emit(task, plan.events)
         return read_task(body)
 
     async def _is_newer(self, task: Task) -> bool:
@@ -248,15 +247,16 @@ class Reconciler:
                 self._tasks.unwatched(body)
             self._foreign.pop(task.name, None)
 
-    async def _tell(self, task: Task, notices: list[Notice]) -> None:
-        """Write Events; one that cannot be written is logged and never repeated."""
-        for notice in notices:
-            key = (task.uid, notice.reason, notice.message)
-            if notice.once and key in self._told:
-                continue
-            if notice.once:
-                self._told.add(key)
+    async def _emit_lasting(self, task: Task, events: Sequence[Event]) -> None:
+        """Write each Event once while this process runs."""
+        new = [event for event in events if (task.uid, event) not in self._emitted]
+        self._emitted.update((task.uid, event) for event in new)
+        await self._emit(task, new)
+
+    async def _emit(self, task: Task, events: Sequence[Event]) -> None:
+        """Write Events; one that cannot be written is logged and not repeated."""
+        for event in events:
             try:
-                await self._cluster.tasks.emit(notice, name=task.name, uid=task.uid, now=self._now())
+                await self._cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
             except ApiError as error:
-                _logger.warning("Event %s of %s could not be written: %s", notice.reason, task.name, error)
+                _logger.warning("Event %s of %s could not be written: %s", event.reason, task.name, error)

@@ -7,16 +7,14 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_REPORTED
+from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_REPORTED, Event
 from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.engine import Engine
-from coding_agent_operator.kueue import NOT_INSTALLED, job_uid, waits_for
 from coding_agent_operator.metrics import WATCH_BEHIND
-from coding_agent_operator.names import ACTIVE
-from coding_agent_operator.notices import Notice
-from coding_agent_operator.observed import Task, UnreadableTaskError, read_task
+from coding_agent_operator.observed import ACTIVE, Task, UnreadableTaskError, read_task
+from coding_agent_operator.schedule import NOT_INSTALLED, job_uid, waits_for
 from coding_agent_operator.store import Missed
 
 _logger = logging.getLogger("operator.resync")
@@ -31,7 +29,7 @@ _WORDS_AT_A_TIME = 100
 
 
 class Resync:
-    """Lists what is active, notices a dead watch."""
+    """Lists what is active, events a dead watch."""
 
     def __init__(self, engine: Engine, cluster: Cluster) -> None:
         self._engine = engine
@@ -109,14 +107,14 @@ class Resync:
                 self._engine.touch(job.task)  # one that has ended lets no Job run on
                 continue
             self._orphans.add(job.uid)
-            notice = Notice(
+            event = Event(
                 "Warning",
                 "OrphanedJob",
                 "No AgentTask owns this Job; it is left alone. Delete it if nobody needs it.",
             )
             _logger.warning("Job %s has no task; it is left alone", job.name)
             await self._cluster.tasks.emit(
-                notice, kind="Job", name=job.name, uid=job.uid, now=self._engine.clock()
+                event, kind="Job", name=job.name, uid=job.uid, now=self._engine.clock()
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import kopf
 from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
 
-from coding_agent_operator.names import ACTIVE
+from coding_agent_operator.observed import ACTIVE
 
 Resource = tuple[str, str, str]
 """Group, version, plural. (With 'batch/v1/jobs' kopf matches nothing.)"""

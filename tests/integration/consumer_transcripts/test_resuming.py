@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from coding_agent_core import agenttask
-from coding_agent_core.agenttask import AttemptOutcome, Status
+from coding_agent_core.agenttask import OutcomeType, Status
 from coding_agent_core.attempt_input import ENVIRONMENT_VARIABLE
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import (
@@ -30,12 +30,10 @@ from coding_agent_core.tasks import (
     Trigger,
 )
 from coding_agent_model.script import Failure, Script, Turn
-from coding_agent_operator.job import attempt_input, build_job
-from coding_agent_operator.names import job_name
-from coding_agent_operator.observed import Task, read_job, read_pod, read_task
+from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
+from coding_agent_operator.observed import Task, job_name, read_job, read_pod, read_task
 from coding_agent_operator.settings import JobTemplate, Policy
-from coding_agent_operator.standing import Standing, assess
-from coding_agent_operator.transcripts import noted
+from coding_agent_operator.task_state import TaskState, task_state
 
 from tests.fixtures.s3 import SECRET, S3Server
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, StartSystem, System
@@ -65,7 +63,7 @@ def the_task(system: System, status: Status | None = None) -> Task:
     return read_task(body)
 
 
-def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) -> Standing:
+def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) -> TaskState:
     """Run one attempt as its Job's pod would, and take in what the operator then sees."""
     config = system.folder / "config.yaml"
     settings = system._config() | {"context_storage": storage}
@@ -94,7 +92,7 @@ def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) ->
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET):
         assert secret not in done.stderr + done.stdout + last_words.read_text()
     kept = ContextStorage.model_validate(storage)
-    manifest = noted(build_job(task, number, JobTemplate()), task, number, kept)
+    manifest = with_transcript_annotations(build_job(task, number, JobTemplate()), task, number, kept)
     failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
     good = {"type": "Complete", "status": "True"}
     job = read_job(
@@ -114,9 +112,9 @@ def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) ->
             },
         }
     )
-    standing = assess(task, [replace(job, pods=(pod,))], NOW, Policy())
-    assert standing.attempts[-1].job == job_name(task.name, number), done.stderr
-    return standing
+    state = task_state(task, [replace(job, pods=(pod,))], NOW, Policy())
+    assert state.attempts[-1].job == job_name(task.name, number), done.stderr
+    return state
 
 
 def first_words(request: dict[str, Any]) -> str:
@@ -141,7 +139,7 @@ def test_the_next_attempt_goes_on_and_opens_the_one_change(start_system: StartSy
     told = first_words(system.model.requests[before])
     assert "Attempt 1 ended: " in told
     assert "called write_file" in told
-    assert second.attempts[1].outcome is AttemptOutcome.SUCCEEDED
+    assert second.attempts[1].outcome is OutcomeType.SUCCEEDED
     [change] = system.changes()
     assert system.file_at(change.head, "a.md") == "a\nb\n"
     assert second.result is not None
@@ -170,8 +168,8 @@ def test_the_transcript_in_the_bucket_tells_it_where_the_status_does_not(
     second = attempt(system, the_task(system, branch_alone), 2, storage)
     told = first_words(system.model.requests[before])
     assert "called write_file" in told
-    assert second.attempts[-1].outcome is AttemptOutcome.SUCCEEDED
+    assert second.attempts[-1].outcome is OutcomeType.SUCCEEDED
     # A pod in place of one that was lost after it had opened the change.
     again = attempt(system, the_task(system, branch_alone), 2, storage)
-    assert again.attempts[-1].outcome is AttemptOutcome.SUCCEEDED
+    assert again.attempts[-1].outcome is OutcomeType.SUCCEEDED
     assert len(system.changes()) == 1, "never a second one"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coding_agent_operator.kueue import NOT_INSTALLED
+from coding_agent_operator.schedule import NOT_INSTALLED
 
 from tests.integration.operator.pod_driver import PodDriver
 from tests.integration.operator.world import OperatorProcess, World

@@ -16,7 +16,7 @@ from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_core.kubernetes.transport import Access as Find
 from coding_agent_core.kubernetes.transport import ApiServer
 from coding_agent_operator import everywhere
-from coding_agent_operator.names import ACTIVE
+from coding_agent_operator.observed import ACTIVE
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import proxy_of

@@ -20,7 +20,7 @@ from coding_agent_core.tasks import (
     TaskRequest,
     Trigger,
 )
-from coding_agent_operator.standing import MAX_RECORDED
+from coding_agent_operator.task_state import MAX_RECORDED
 from pydantic import BaseModel
 
 CRD = yaml.safe_load((Path(__file__).parents[3] / "crds" / "agenttask.yaml").read_text())

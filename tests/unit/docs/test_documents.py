@@ -153,7 +153,7 @@ def test_every_reason_has_its_remedy() -> None:
     text = (DOCS / "troubleshooting.md").read_text()
     reasons = {each.value for each in Reason}
     for table in (outcome_of.EXITS, outcome_of.DISRUPTIONS, outcome_of.STOPS):
-        reasons |= {verdict.reason for verdict in table.values()}
+        reasons |= {outcome.reason for outcome in table.values()}
     for name in (
         "CRASHED",
         "OUT_OF_MEMORY",

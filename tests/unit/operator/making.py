@@ -6,11 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coding_agent_core import agenttask
-from coding_agent_core.agenttask import AttemptOutcome, AttemptStatus, Condition, Status
+from coding_agent_core.agenttask import AttemptStatus, Condition, OutcomeType, Status
 from coding_agent_core.outcome import Outcome, Reason
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
-from coding_agent_operator.names import job_name
-from coding_agent_operator.observed import Job, Pod, Task, read_task
+from coding_agent_operator.observed import Job, Pod, Task, job_name, read_task
 from coding_agent_operator.settings import Policy
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -47,7 +46,7 @@ def task(status: Status | None = None, number: int = 7, **spec: Any) -> Task:
     return read_task(body)
 
 
-def attempt(number: int = 1, outcome: AttemptOutcome | None = None, **fields: Any) -> AttemptStatus:
+def attempt(number: int = 1, outcome: OutcomeType | None = None, **fields: Any) -> AttemptStatus:
     end = {} if outcome is None else {"completion_time": ago(10), "outcome": outcome, "reason": "Because"}
     name = job_name(task().name, number)
     return AttemptStatus(number=number, job=name, start_time=ago(30), **{**end, **fields})

@@ -7,12 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from coding_agent_core.agenttask import Status
-from coding_agent_operator.decide import Turn, decide
-from coding_agent_operator.names import job_name
-from coding_agent_operator.observed import Job, Pod, Task, read_task
+from coding_agent_operator.decide import SchedulingDecision, decide
+from coding_agent_operator.observed import Job, Pod, Task, job_name, read_task
 from coding_agent_operator.schedule import UNLIMITED, Candidate, coarse, schedule
 from coding_agent_operator.settings import Limits, Policy
-from coding_agent_operator.standing import Stage, stage_of
+from coding_agent_operator.task_state import Stage, stage_of
 
 from tests.unit.operator.making import NOW, pod, task_body
 
@@ -121,7 +120,7 @@ class Operator:
         self.seen: dict[str, Task] = {}
         self.jobs: dict[str, Job] = {}
         self.granted: set[str] = set()
-        self.turns: dict[str, Turn] = {}
+        self.decisions: dict[str, SchedulingDecision] = {}
         self.sync()
 
     def sync(self) -> None:
@@ -156,8 +155,8 @@ class Operator:
         limit = UNLIMITED if self.cluster.kueue else LIMITS.global_
         planned = schedule(candidates, limit, self.cluster.now, aging=POLICY.aging)
         self.granted.update(planned.start)
-        self.turns = {
-            name: Turn(position=coarse(place), after=planned.after.get(name))
+        self.decisions = {
+            name: SchedulingDecision(position=coarse(place), after=planned.after.get(name))
             for name, place in planned.positions.items()
         }
 
@@ -170,16 +169,16 @@ class Operator:
         for attempt in task.status.attempts:
             if attempt.outcome is None and attempt.job not in jobs and attempt.job in self.cluster.jobs:
                 jobs[attempt.job] = self.cluster.jobs[attempt.job]
-        turn = self.turns.get(name, Turn())
+        decision = self.decisions.get(name, SchedulingDecision())
         plan = decide(
-            task, list(jobs.values()), replace(turn, start=name in self.granted), self.cluster.now, POLICY
+            task, list(jobs.values()), replace(decision, start=name in self.granted), self.cluster.now, POLICY
         )
         if plan.create is not None:
             made = self.cluster.create_job(task, plan.create)
             if dies_after == 0:
                 return
             self.jobs[made.name] = jobs[made.name] = made
-            plan = decide(task, list(jobs.values()), Turn(), self.cluster.now, POLICY)
+            plan = decide(task, list(jobs.values()), SchedulingDecision(), self.cluster.now, POLICY)
         if plan.status is not None and not self._write(task, plan.status):
             self.watch(name)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from coding_agent_core.settings.job import Credential
 from coding_agent_core.tasks import GitHubIssueKey, GitLabIssueKey, Item, Platform
-from coding_agent_operator.credentials import select
+from coding_agent_operator.pod import credentials_for
 
 GITHUB = Item(
     host="github.com", repository="Acme/Pricing", key=GitHubIssueKey(owner="Acme", repo="Pricing", number=1)
@@ -54,5 +54,7 @@ MODEL = credential("model", file="openai-api-key")
 def test_the_most_specific_credential_wins(
     configured: list[Credential], item: Item, given: list[str]
 ) -> None:
-    assert [each.secret for each in select(configured, item)] == given
-    assert [each.secret for each in select(reversed(configured), item)] == given, "whatever the order"
+    assert [each.secret for each in credentials_for(configured, item)] == given
+    assert [each.secret for each in credentials_for(reversed(configured), item)] == given, (
+        "whatever the order"
+    )

@@ -6,14 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AttemptOutcome, Status
+from coding_agent_core.agenttask import OutcomeType, Status
 from coding_agent_core.outcome import Reason, Usage
 from coding_agent_core.phases import Phase
-from coding_agent_operator.backoff import delay
-from coding_agent_operator.decide import Plan, Turn, decide
+from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.observed import Job, Task
 from coding_agent_operator.settings import Policy
-from coding_agent_operator.standing import Stage, stage_of
+from coding_agent_operator.task_state import Stage, backoff, stage_of
 
 from tests.unit.operator.making import (
     NOW,
@@ -30,11 +29,11 @@ from tests.unit.operator.making import (
     task,
 )
 
-GO, WAIT = Turn(start=True), Turn(position=3)
-FAILED, DISRUPTED = AttemptOutcome.FAILED, AttemptOutcome.DISRUPTED
+GO, WAIT = SchedulingDecision(start=True), SchedulingDecision(position=3)
+FAILED, DISRUPTED = OutcomeType.FAILED, OutcomeType.DISRUPTED
 LONG_AGO: dict[str, Any] = {"completion_time": ago(1e6)}
 
-NEXT: list[tuple[str, Task, list[Job], Turn, Phase | int]] = [
+NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
     ("new, not its turn", task(), [], WAIT, Phase.QUEUED),
     ("new, its turn", task(), [], GO, 1),
     ("cancelled before it started", task(cancel=True), [], GO, Phase.CANCELLED),
@@ -95,17 +94,19 @@ NEXT: list[tuple[str, Task, list[Job], Turn, Phase | int]] = [
 
 
 @pytest.mark.parametrize(
-    ("task", "jobs", "turn", "expected"), [row[1:] for row in NEXT], ids=[row[0] for row in NEXT]
+    ("task", "jobs", "decision", "expected"), [row[1:] for row in NEXT], ids=[row[0] for row in NEXT]
 )
-def test_what_is_next(task: Task, jobs: list[Job], turn: Turn, expected: Phase | int) -> None:
-    plan = decide(task, jobs, turn, NOW, POLICY)
+def test_what_is_next(
+    task: Task, jobs: list[Job], decision: SchedulingDecision, expected: Phase | int
+) -> None:
+    plan = decide(task, jobs, decision, NOW, POLICY)
     if isinstance(expected, int) and not isinstance(expected, Phase):
         assert plan.create == expected
         assert plan.status is None, "create comes before record"
     else:
         assert plan.create is None
         assert shown(task, plan).phase is expected
-    again = decide(task, jobs, turn, NOW, POLICY)
+    again = decide(task, jobs, decision, NOW, POLICY)
     assert again == plan, "nothing is remembered"
 
 
@@ -113,9 +114,13 @@ def shown(task: Task, plan: Plan) -> Status:
     return plan.status or task.status
 
 
-@pytest.mark.parametrize(("task_", "jobs", "turn"), [row[1:4] for row in NEXT], ids=[row[0] for row in NEXT])
-def test_a_written_status_is_not_written_again(task_: Task, jobs: list[Job], turn: Turn) -> None:
-    waiting = Turn(position=turn.position)
+@pytest.mark.parametrize(
+    ("task_", "jobs", "decision"), [row[1:4] for row in NEXT], ids=[row[0] for row in NEXT]
+)
+def test_a_written_status_is_not_written_again(
+    task_: Task, jobs: list[Job], decision: SchedulingDecision
+) -> None:
+    waiting = SchedulingDecision(position=decision.position)
     plan = decide(task_, jobs, waiting, NOW, POLICY)
     spec = {
         "maxAttempts": task_.spec.max_attempts,
@@ -137,7 +142,7 @@ def test_a_job_is_deleted_only_after_the_reason_is_written_and_in_the_foreground
     ending = decide(task(plan.status, cancel=True), [job(deleting=True)], WAIT, NOW, POLICY)
     assert ending.delete == ()
     assert not ending.retire, "the item is not free before its pods are gone"
-    assert ending.look_at is not None
+    assert ending.requeue_at is not None
 
 
 def test_a_stuck_pod_costs_its_attempt_only_once_it_is_gone() -> None:
@@ -214,11 +219,11 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
 
 def test_a_job_that_is_refused_is_told_until_it_is_taken() -> None:
     why = "the Kubernetes API server answers 403: exceeded quota: none"
-    told = decide(task(), [], Turn(refused=why), NOW, POLICY).status
+    told = decide(task(), [], SchedulingDecision(refused=why), NOW, POLICY).status
     assert told is not None
     assert (told.phase, told.reason) == (Phase.QUEUED, "Refused")
     assert told.conditions[0].message == f"The attempt's Job cannot be created, which is tried again: {why}."
-    assert decide(task(told), [], Turn(refused=why), NOW, POLICY).status is None
+    assert decide(task(told), [], SchedulingDecision(refused=why), NOW, POLICY).status is None
     assert decide(task(told), [], GO, NOW, POLICY).create == 1
 
 
@@ -260,7 +265,7 @@ def test_usage_adds_up_and_the_newest_result_counts() -> None:
 def test_the_model_is_not_asked_again_before_it_wants_to() -> None:
     patient = failed(**said(Reason.MODEL_UNAVAILABLE, retry_after=500.0))
     plan = decide(task(status(attempt())), [patient], WAIT, NOW, POLICY)
-    assert plan.look_at == ago(1) + timedelta(seconds=500)
+    assert plan.requeue_at == ago(1) + timedelta(seconds=500)
     assert plan.status is not None
     written = task(plan.status)
     assert decide(written, [], GO, NOW + timedelta(seconds=490), POLICY).create is None
@@ -275,7 +280,7 @@ def test_a_next_time_edited_by_hand_is_not_believed() -> None:
 def test_backoff_is_exponential_jittered_capped_and_repeatable() -> None:
     def spread(count: int) -> list[float]:
         tries = [attempt(n, FAILED) for n in range(1, count + 1)]
-        return [delay(f"uid-{n}", tries, POLICY) for n in range(400)]
+        return [backoff(f"uid-{n}", tries, POLICY) for n in range(400)]
 
     for count, bound in ((1, 30), (2, 60), (3, 120), (9, 900), (40, 900)):
         delays = spread(count)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.agenttask import AttemptOutcome, Result
+from coding_agent_core.agenttask import OutcomeType, Result
 from coding_agent_core.attempt_input import AttemptInput
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_operator.job import build_job
-from coding_agent_operator.names import attempt_number, job_name
+from coding_agent_operator.observed import attempt_number, job_name
 
 from tests.unit.operator.making import NOW, attempt, status, task
 
@@ -43,7 +43,7 @@ def test_the_task_owns_its_job_and_is_told_to_the_agent() -> None:
 def test_a_further_attempt_is_told_what_the_earlier_ones_left() -> None:
     result = Result(branch="coding-agent/issue-7", pull_request_url="https://github.com/octo/demo/pull/8")
     first = attempt(
-        1, AttemptOutcome.FAILED, message="No memory.", tail="- called run_command", transcript="a.jsonl"
+        1, OutcomeType.FAILED, message="No memory.", tail="- called run_command", transcript="a.jsonl"
     )
     told = given(build_job(task(status(first, result=result)), 2, JobTemplate()))
     assert told.earlier.branch == "coding-agent/issue-7"
@@ -53,7 +53,7 @@ def test_a_further_attempt_is_told_what_the_earlier_ones_left() -> None:
 
 
 def test_of_a_long_story_the_newest_part_is_told() -> None:
-    attempts = [attempt(n, AttemptOutcome.FAILED, tail=str(n % 10) * 2000) for n in range(1, 20)]
+    attempts = [attempt(n, OutcomeType.FAILED, tail=str(n % 10) * 2000) for n in range(1, 20)]
     recap = given(build_job(task(status(*attempts)), 20, JobTemplate())).earlier.recap
     assert len(recap) == 12_000
     assert recap.endswith("9999")

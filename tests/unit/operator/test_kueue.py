@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import AttemptOutcome
+from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.phases import Phase
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.queues import Engine, Kueue
-from coding_agent_operator.decide import Turn, decide
+from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.job import build_job
-from coding_agent_operator.kueue import queued, waits_for
 from coding_agent_operator.observed import read_job
-from coding_agent_operator.schedule import UNLIMITED, Candidate, schedule
+from coding_agent_operator.schedule import UNLIMITED, Candidate, schedule, waits_for, with_kueue_labels
 from coding_agent_operator.settings import JobTemplate, OperatorSettings
-from coding_agent_operator.standing import Stage
+from coding_agent_operator.task_state import Stage
 
 from tests.unit.operator.making import NOW, POLICY, ago, attempt, job, pod, status, task
 
@@ -26,7 +25,7 @@ RUNS: dict[str, Any] = {"queue": "agents", "started": ago(5), "ready": 1}
 def test_its_jobs_are_suspended_in_the_queue_of_their_repository() -> None:
     plain = build_job(task(), 1, JobTemplate())
     kueue = Kueue.model_validate({"local_queue": "agents", "repositories": {"github.com/Octo/Demo": "demo"}})
-    manifest = queued(plain, task(), kueue)
+    manifest = with_kueue_labels(plain, task(), kueue)
     assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "demo"
     assert manifest["spec"]["suspend"] is True
     assert "suspend" not in plain["spec"], "the native engine's Job is as it was"
@@ -62,7 +61,7 @@ def test_only_one_task_of_an_item_is_kept_from_starting() -> None:
 
 
 def test_a_job_that_waits_is_queued_and_no_attempt_has_begun() -> None:
-    plan = decide(task(), [job(**WAITS, waits_for="Kueue: no quota")], Turn(), NOW, POLICY)
+    plan = decide(task(), [job(**WAITS, waits_for="Kueue: no quota")], SchedulingDecision(), NOW, POLICY)
     assert plan.stage is Stage.ACTIVE, "it holds its item's place"
     assert plan.status is not None
     assert (plan.status.phase, plan.status.reason) == (Phase.QUEUED, "WaitingForKueue")
@@ -70,38 +69,38 @@ def test_a_job_that_waits_is_queued_and_no_attempt_has_begun() -> None:
     succeeded, running = plan.status.conditions
     assert (succeeded.status, succeeded.message) == ("Unknown", "Kueue: no quota")
     assert (running.status, running.reason) == ("False", "JobSuspended")
-    assert (plan.create, plan.delete, plan.look_at) == (None, (), None)
+    assert (plan.create, plan.delete, plan.requeue_at) == (None, (), None)
 
 
 def test_it_waits_for_days_without_being_given_up() -> None:
     waiting = job(**WAITS, created=ago(10 * 86400), pods=())
-    assert decide(task(), [waiting], Turn(), NOW, POLICY).delete == ()
+    assert decide(task(), [waiting], SchedulingDecision(), NOW, POLICY).delete == ()
 
 
 def test_the_attempt_begins_when_it_is_admitted() -> None:
-    plan = decide(task(), [job(**RUNS, created=ago(5000))], Turn(), NOW, POLICY)
+    plan = decide(task(), [job(**RUNS, created=ago(5000))], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     assert plan.status.phase is Phase.RUNNING
     assert [a.start_time for a in plan.status.attempts] == [ago(5)]
     just = job(queue="agents", created=ago(5000))
-    plan = decide(task(), [just], Turn(), NOW, POLICY)
+    plan = decide(task(), [just], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     assert plan.status.attempts == (), "admitted, and not started yet"
 
 
 def test_a_preempted_attempt_is_the_same_attempt_and_begins_anew() -> None:
     begun = status(attempt(1), phase=Phase.RUNNING)
-    preempted = decide(task(begun), [job(**WAITS)], Turn(), NOW, POLICY)
+    preempted = decide(task(begun), [job(**WAITS)], SchedulingDecision(), NOW, POLICY)
     assert preempted.status is not None
     assert (preempted.status.phase, preempted.status.reason) == (Phase.QUEUED, "WaitingForKueue")
     assert [(a.number, a.outcome) for a in preempted.status.attempts] == [(1, None)]
-    assert [n.reason for n in preempted.notices] == ["Preempted"]
-    resumed = decide(task(preempted.status), [job(**RUNS)], Turn(), NOW, POLICY)
+    assert [n.reason for n in preempted.events] == ["Preempted"]
+    resumed = decide(task(preempted.status), [job(**RUNS)], SchedulingDecision(), NOW, POLICY)
     assert resumed.status is not None
     assert [(a.number, a.start_time) for a in resumed.status.attempts] == [(1, ago(5))]
     pods = (pod(phase="Succeeded", exit_code=0),)
     ended = job(**{**RUNS, "ready": 0}, complete=True, pods=pods)
-    last = decide(task(resumed.status), [ended], Turn(), NOW, POLICY)
+    last = decide(task(resumed.status), [ended], SchedulingDecision(), NOW, POLICY)
     assert last.status is not None
     assert (last.status.phase, last.status.attempt) == (Phase.SUCCEEDED, "1/3")
 
@@ -111,9 +110,9 @@ def test_a_waiting_job_goes_with_the_persons_wish(field: str, stage: Stage) -> N
     spec: dict[str, Any] = {field: True}
     asked = task(**spec)
     waiting = job(**WAITS)
-    plan = decide(asked, [waiting], Turn(), NOW, POLICY)
+    plan = decide(asked, [waiting], SchedulingDecision(), NOW, POLICY)
     assert plan.delete == (waiting,)
-    over = decide(asked, [], Turn(), NOW, POLICY)
+    over = decide(asked, [], SchedulingDecision(), NOW, POLICY)
     assert over.stage is stage
     assert over.status is not None
     assert over.status.attempts == (), "it never ran"
@@ -121,16 +120,16 @@ def test_a_waiting_job_goes_with_the_persons_wish(field: str, stage: Stage) -> N
 
 def test_a_preempted_attempt_that_is_cancelled_is_recorded_as_such() -> None:
     asked = task(status(attempt(1)), cancel=True)
-    plan = decide(asked, [job(**WAITS)], Turn(), NOW, POLICY)
+    plan = decide(asked, [job(**WAITS)], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     assert plan.status.attempts[0].reason == "Cancelled"
-    over = decide(task(plan.status, cancel=True), [], Turn(), NOW, POLICY)
+    over = decide(task(plan.status, cancel=True), [], SchedulingDecision(), NOW, POLICY)
     assert over.status is not None
-    assert over.status.attempts[0].outcome is AttemptOutcome.CANCELLED
+    assert over.status.attempts[0].outcome is OutcomeType.CANCELLED
 
 
 def test_a_job_that_a_person_suspended_is_not_shown_as_running() -> None:
-    plan = decide(task(), [job(suspended=True)], Turn(), NOW, POLICY)
+    plan = decide(task(), [job(suspended=True)], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     assert (plan.status.phase, plan.status.reason) == (Phase.QUEUED, "JobSuspended")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from coding_agent_core.agenttask import AttemptOutcome
+from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
 from hypothesis import HealthCheck, settings
@@ -143,7 +143,7 @@ class Fleet(RuleBasedStateMachine):
             elif task.ended:
                 self.ended[task.name] = task.status.phase
                 if task.status.phase is Phase.SUCCEEDED:
-                    assert any(a.outcome is AttemptOutcome.SUCCEEDED for a in task.status.attempts)
+                    assert any(a.outcome is OutcomeType.SUCCEEDED for a in task.status.attempts)
 
     def teardown(self) -> None:
         """The world calms down: pods succeed, people resume, nothing is lost. All come to an end, soon."""

@@ -11,9 +11,9 @@ import pytest
 from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
 from coding_agent_operator import outcome_of as rules
-from coding_agent_operator.decide import Turn, decide
+from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import Job
-from coding_agent_operator.outcome_of import EXITS, STOPS, outcome_of, report_of, stopped, stuck, trouble
+from coding_agent_operator.outcome_of import EXITS, STOPS, outcome_of, pod_problem, report_of, stopped, stuck
 
 from tests.unit.operator.making import NOW, POLICY, ago, complete, failed, job, pod, said, task
 
@@ -131,19 +131,19 @@ ENDED: list[tuple[str, Job, tuple[str, str, bool, bool]]] = [
 
 @pytest.mark.parametrize(("job", "expected"), [row[1:] for row in ENDED], ids=[row[0] for row in ENDED])
 def test_a_finished_job(job: Job, expected: tuple[str, str, bool, bool]) -> None:
-    verdict = outcome_of(job)
-    assert (verdict.outcome.value, verdict.reason, verdict.retried, verdict.counted) == expected
-    plan = decide(task(), [job], Turn(), NOW, POLICY)
+    outcome = outcome_of(job)
+    assert (outcome.type.value, outcome.reason, outcome.retried, outcome.counted) == expected
+    plan = decide(task(), [job], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     phase = (
-        Phase.SUCCEEDED if expected[0] == "Succeeded" else Phase.BACKOFF if verdict.retried else Phase.FAILED
+        Phase.SUCCEEDED if expected[0] == "Succeeded" else Phase.BACKOFF if outcome.retried else Phase.FAILED
     )
-    assert (plan.status.phase, plan.status.reason) == (phase, verdict.reason)
-    assert plan.status.attempt == f"{int(verdict.counted)}/3"
+    assert (plan.status.phase, plan.status.reason) == (phase, outcome.reason)
+    assert plan.status.attempt == f"{int(outcome.counted)}/3"
     told = plan.status.condition("Succeeded")
     assert told is not None
-    assert told.message.startswith(verdict.message)
-    assert verdict.message.endswith((".", "said by the agent", "exceeds")), "a sentence for people"
+    assert told.message.startswith(outcome.message)
+    assert outcome.message.endswith((".", "said by the agent", "exceeds")), "a sentence for people"
 
 
 LONG = 100_000.0
@@ -170,11 +170,11 @@ def test_a_job_that_will_never_end(fields: dict[str, Any], expected: tuple[str, 
     young = job(pods=(pod(**({"phase": "Pending", "created": ago(1)} | fields)),), created=ago(1))
     assert stuck(young, NOW, POLICY) is None, "not yet"
     old = job(pods=(pod(**({"phase": "Pending", "created": ago(LONG)} | fields)),), created=ago(LONG))
-    verdict = stuck(old, NOW, POLICY)
-    found = None if verdict is None else (verdict.reason, verdict.retried, verdict.counted)
+    outcome = stuck(old, NOW, POLICY)
+    found = None if outcome is None else (outcome.reason, outcome.retried, outcome.counted)
     assert found == expected
-    if verdict is not None:
-        assert stopped(verdict.reason, verdict.message) == verdict, "what was written down tells the rest"
+    if outcome is not None:
+        assert stopped(outcome.reason, outcome.message) == outcome, "what was written down tells the rest"
 
 
 @pytest.mark.parametrize("waiting", ["CreateContainerConfigError", "ErrImagePull", "PodNotReadyToStart"])
@@ -192,18 +192,19 @@ def test_a_pod_whose_node_does_not_answer_is_told_of_and_never_given_up() -> Non
     late = pod(name="p-1", phase="Running", node="n-7", gone_by=ago(61))
     on_time = pod(name="p-1", phase="Running", node="n-7", gone_by=ago(59))
     for lives in (job(pods=(late,)), job(pods=(late,), deleting=True)):
-        found = trouble(lives, NOW, POLICY)
+        found = pod_problem(lives, NOW, POLICY)
         assert found is not None
-        assert found.verdict.reason == "PodNotEnding"
-        assert "p-1" in found.verdict.message
-        assert "n-7" in found.verdict.message
+        assert found.outcome.reason == "PodNotEnding"
+        assert "p-1" in found.outcome.message
+        assert "n-7" in found.outcome.message
         assert found.at_end
         assert stuck(lives, NOW, POLICY) is None, "it may run: nothing takes its place"
-    assert trouble(job(pods=(on_time,)), NOW, POLICY) is None
+    assert pod_problem(job(pods=(on_time,)), NOW, POLICY) is None
     assert (
-        trouble(job(pods=(pod(phase="Running", gone_by=ago(999)), pod(phase="Running"))), NOW, POLICY) is None
+        pod_problem(job(pods=(pod(phase="Running", gone_by=ago(999)), pod(phase="Running"))), NOW, POLICY)
+        is None
     )
-    assert trouble(job(pods=(), deleting=True, created=ago(LONG)), NOW, POLICY) is None
+    assert pod_problem(job(pods=(), deleting=True, created=ago(LONG)), NOW, POLICY) is None
 
 
 def test_the_words_of_the_cluster_end_as_a_sentence() -> None:
@@ -225,9 +226,9 @@ def test_a_pod_that_is_never_created() -> None:
 
 def test_what_the_agent_has_pushed_is_known_however_it_ended() -> None:
     pushed = said(Reason.CANCELLED, branch="coding-agent/7")
-    verdict = outcome_of(failed(**pushed, disruption="PreemptionByScheduler"))
-    assert verdict.report is not None
-    assert verdict.report.branch == "coding-agent/7"
+    outcome = outcome_of(failed(**pushed, disruption="PreemptionByScheduler"))
+    assert outcome.report is not None
+    assert outcome.report.branch == "coding-agent/7"
     assert report_of(job(pods=(pod(**pushed),))) is not None
     assert report_of(job(pods=(pod(phase="Running"),))) is None
 
@@ -236,13 +237,13 @@ def test_the_pod_that_succeeded_speaks_for_a_complete_job() -> None:
     """A disrupted pod was replaced by the Job itself (podFailurePolicy Ignore): one attempt, two pods."""
     first = pod(name="a", exit_code=143, disruption="PreemptionByScheduler")
     second = pod(name="b", created=ago(5), **said(Reason.COMPLETED))
-    assert outcome_of(job(complete=True, pods=(first, second))).outcome.value == "Succeeded"
+    assert outcome_of(job(complete=True, pods=(first, second))).type.value == "Succeeded"
 
 
 def test_every_verdict_is_among_all_of_them() -> None:
     """From these the metrics know every reason before it first happens."""
-    single = {value for value in vars(rules).values() if isinstance(value, rules.Verdict)}
-    assert single <= set(rules.VERDICTS)
+    single = {value for value in vars(rules).values() if isinstance(value, rules.AttemptOutcome)}
+    assert single <= set(rules.ATTEMPT_OUTCOMES)
 
 
 def test_every_exit_code_of_the_contract_is_in_the_table() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.agenttask import AttemptOutcome, AttemptStatus, UsageStatus
+from coding_agent_core.agenttask import AttemptStatus, OutcomeType, UsageStatus
 from coding_agent_core.outcome import MAX_TAIL, Reason, Usage
-from coding_agent_operator.decide import Turn, decide
+from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import Job, read_job
-from coding_agent_operator.recorded import KEPT_TAILS, bounded
-from coding_agent_operator.standing import assess
+from coding_agent_operator.task_state import KEPT_TAILS, bounded, task_state
 
 from tests.unit.operator.making import NOW, POLICY, attempt, complete, failed, job, pod, said, status, task
 
@@ -20,15 +19,15 @@ def usage(cost: str | None = "0.10 USD") -> Usage:
 
 
 def test_the_costs_of_failed_cancelled_and_good_attempts_are_added_up() -> None:
-    first = assess(task(), [failed(**said(Reason.MODEL_UNAVAILABLE, usage=usage()))], NOW, POLICY)
+    first = task_state(task(), [failed(**said(Reason.MODEL_UNAVAILABLE, usage=usage()))], NOW, POLICY)
     known = status(*first.attempts, result=first.result)
     stopping = job(2, deleting=True, pods=(pod(**said(Reason.CANCELLED, usage=usage("0.02 USD"))),))
-    second = assess(task(known, suspend=True), [stopping], NOW, POLICY)
+    second = task_state(task(known, suspend=True), [stopping], NOW, POLICY)
     assert second.result is not None
     assert second.result.usage is not None
     assert second.result.usage.cost == "0.12 USD", "told before the Job is gone"
     known = status(*second.attempts, result=second.result)
-    gone = assess(task(known, suspend=True), [], NOW, POLICY)
+    gone = task_state(task(known, suspend=True), [], NOW, POLICY)
     known = status(*gone.attempts, result=gone.result)
     third = Job(
         **{
@@ -37,7 +36,7 @@ def test_the_costs_of_failed_cancelled_and_good_attempts_are_added_up() -> None:
             "name": job(3).name,
         }
     )
-    last = assess(task(known), [third], NOW, POLICY)
+    last = task_state(task(known), [third], NOW, POLICY)
     assert last.result is not None
     assert last.result.usage == UsageStatus(requests=6, input_tokens=300, output_tokens=30, cost="1.12 USD")
     assert [each.usage.cost if each.usage else None for each in last.attempts] == [
@@ -49,21 +48,21 @@ def test_the_costs_of_failed_cancelled_and_good_attempts_are_added_up() -> None:
 
 def test_looking_twice_adds_nothing() -> None:
     jobs = [failed(**said(Reason.MODEL_UNAVAILABLE, usage=usage()))]
-    once = decide(task(), jobs, Turn(), NOW, POLICY)
+    once = decide(task(), jobs, SchedulingDecision(), NOW, POLICY)
     assert once.status is not None
-    again = decide(task(once.status), jobs, Turn(), NOW, POLICY)
+    again = decide(task(once.status), jobs, SchedulingDecision(), NOW, POLICY)
     assert again.status is None, "nothing has changed"
 
 
 def test_without_a_price_there_is_no_cost() -> None:
-    end = assess(task(), [complete(**said(Reason.COMPLETED, usage=usage(None)))], NOW, POLICY)
+    end = task_state(task(), [complete(**said(Reason.COMPLETED, usage=usage(None)))], NOW, POLICY)
     assert end.result is not None
     assert end.result.usage == UsageStatus(requests=2, input_tokens=100, output_tokens=10)
 
 
 def test_what_the_agent_says_of_its_transcript_is_recorded() -> None:
     jobs = [failed(**said(Reason.TOOL_FAILING, transcript=PLACE, transcript_url=URL, tail="- called x"))]
-    [kept] = assess(task(), jobs, NOW, POLICY).attempts
+    [kept] = task_state(task(), jobs, NOW, POLICY).attempts
     assert (kept.transcript, kept.transcript_url, kept.tail) == (PLACE, URL, "- called x")
 
 
@@ -84,20 +83,20 @@ def running(**fields: object) -> Job:
 
 
 def test_the_place_is_known_while_the_agent_runs_and_when_it_was_killed() -> None:
-    [live] = assess(task(), [running()], NOW, POLICY).attempts
+    [live] = task_state(task(), [running()], NOW, POLICY).attempts
     assert (live.transcript, live.transcript_url, live.outcome) == (PLACE, URL, None)
     log = "12:00:01 INFO step 3: run_command: make\n\x1b[31mKilled\x1b[0m"
     killed = running(
         failure="BackoffLimitExceeded", pods=(pod(exit_code=137, ended="OOMKilled", message=log),)
     )
-    [ended] = assess(task(status(live)), [killed], NOW, POLICY).attempts
+    [ended] = task_state(task(status(live)), [killed], NOW, POLICY).attempts
     assert (ended.transcript, ended.reason) == (PLACE, "OOMKilled")
     assert ended.tail == "12:00:01 INFO step 3: run_command: make\n[31mKilled[0m"
 
 
 def test_an_agent_whose_store_was_down_takes_the_promise_back() -> None:
     ended = running(failure="BackoffLimitExceeded", pods=(pod(**said(Reason.TOOL_FAILING)),))
-    [kept] = assess(task(), [ended], NOW, POLICY).attempts
+    [kept] = task_state(task(), [ended], NOW, POLICY).attempts
     assert (kept.transcript, kept.transcript_url) == (None, None)
 
 
@@ -113,10 +112,10 @@ UNBELIEVED = [
 @pytest.mark.parametrize("code", [0, 1, 65, 75, 137, 143])
 def test_a_message_of_no_known_form_is_shown_but_never_believed(message: str, code: int) -> None:
     ended = failed(exit_code=code, message=message)
-    standing = assess(task(), [ended], NOW, POLICY)
-    [kept] = standing.attempts
-    assert kept.outcome is not AttemptOutcome.SUCCEEDED
-    assert standing.result is None, "no branch, no usage of it"
+    state = task_state(task(), [ended], NOW, POLICY)
+    [kept] = state.attempts
+    assert kept.outcome is not OutcomeType.SUCCEEDED
+    assert state.result is None, "no branch, no usage of it"
     assert (kept.tail or "").isprintable() or "\n" in (kept.tail or "")
     assert len(kept.tail or "") <= MAX_TAIL
     AttemptStatus.model_validate(kept.to_wire())
@@ -125,15 +124,15 @@ def test_a_message_of_no_known_form_is_shown_but_never_believed(message: str, co
 def test_a_deadline_does_not_hide_what_the_agent_left() -> None:
     stopped = {**said(Reason.CANCELLED, usage=usage(), branch="b"), "reason": "DeadlineExceeded"}
     jobs = [failed(**stopped)]
-    standing = assess(task(), jobs, NOW, POLICY)
-    assert standing.attempts[0].reason == "DeadlineExceeded"
-    assert standing.result is not None
-    assert standing.result.branch == "b"
-    assert standing.attempts[0].usage is not None
+    state = task_state(task(), jobs, NOW, POLICY)
+    assert state.attempts[0].reason == "DeadlineExceeded"
+    assert state.result is not None
+    assert state.result.branch == "b"
+    assert state.attempts[0].usage is not None
 
 
 def test_only_the_newest_attempts_keep_their_steps() -> None:
-    many = [attempt(n, AttemptOutcome.FAILED, tail="x" * MAX_TAIL) for n in range(1, 61)]
+    many = [attempt(n, OutcomeType.FAILED, tail="x" * MAX_TAIL) for n in range(1, 61)]
     kept = bounded(many)
     assert [each.number for each in kept if each.tail] == list(range(61 - KEPT_TAILS, 61))
     assert bounded(kept) == kept

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from coding_agent_core.agenttask import AttemptOutcome, Result
+from coding_agent_core.agenttask import OutcomeType, Result
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import (
     GitHubIssueKey,
@@ -16,10 +16,9 @@ from coding_agent_core.tasks import (
     TaskKey,
 )
 from coding_agent_core.transcripts import attempt_of, key_of, place_of, url_of
-from coding_agent_operator.job import attempt_input, build_job
+from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
 from coding_agent_operator.observed import read_job
 from coding_agent_operator.settings import JobTemplate
-from coding_agent_operator.transcripts import noted
 
 from tests.unit.operator.making import attempt, status, task
 
@@ -55,7 +54,7 @@ def test_the_job_says_where_its_transcript_will_be(
     settings: dict[str, object], place: str | None, url: str | None
 ) -> None:
     storage = ContextStorage.model_validate(settings)
-    manifest = noted(build_job(task(), 2, JobTemplate()), task(), 2, storage)
+    manifest = with_transcript_annotations(build_job(task(), 2, JobTemplate()), task(), 2, storage)
     assert (place_of(storage, KEY), url_of(storage, KEY)) == (place, url)
     metadata = {"uid": "u", "resourceVersion": "1", **manifest["metadata"]}
     seen = read_job({**manifest, "metadata": metadata})
@@ -102,13 +101,13 @@ def test_a_queues_uuid_that_is_none_stays_inside_and_is_told_from_others(uuid: s
 def test_the_next_attempt_is_told_what_the_last_one_left() -> None:
     first = attempt(
         1,
-        AttemptOutcome.FAILED,
+        OutcomeType.FAILED,
         reason="OOMKilled",
         message="Too much memory.",
         tail="- called run_command",
         transcript="s3://b/1",
     )
-    known = status(first, attempt(2, AttemptOutcome.DISRUPTED), result=Result(branch="coding-agent/issue-7"))
+    known = status(first, attempt(2, OutcomeType.DISRUPTED), result=Result(branch="coding-agent/issue-7"))
     earlier = attempt_input(task(known), 3).earlier
     assert earlier.branch == "coding-agent/issue-7"
     assert "Too much memory.\n- called run_command" in earlier.recap

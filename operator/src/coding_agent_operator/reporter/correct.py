@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 from coding_agent_core.admission import LatestTask
+from coding_agent_core.agenttask import Event
 from coding_agent_core.kubernetes.runs import cancellation
 from coding_agent_core.kubernetes.transport import Body
 from coding_agent_core.tasks import Origin, TaskRequest, Trigger
 
-from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import metrics, trouble
 from coding_agent_operator.reporter.conditions import acknowledged
@@ -48,7 +48,7 @@ async def correct(place: Place, task: Task, body: Body, known: LatestTask, says:
     metrics.CORRECTIONS.labels(says).inc()
     reason, message = _WHY[says]
     _logger.info("%s: %s", task.spec.item.display, message)
-    await trouble.emit(place.tasks, task, Notice("Normal", reason, message), place.clock())
+    await trouble.emit(place.tasks, task, Event("Normal", reason, message), place.clock())
 
 
 async def _new_run(place: Place, task: Task, body: Body, known: LatestTask) -> None:

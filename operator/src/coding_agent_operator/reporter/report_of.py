@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from coding_agent_core.admission import LatestTask
-from coding_agent_core.agenttask import AttemptOutcome
+from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import Report, State
@@ -73,7 +73,7 @@ def report_of(task: Task, labels: Labels, before: Iterable[State] = (), cancelle
     used = result.usage if result and result.usage else None
     last = attempts[-1] if attempts else None
     told = phase.terminal or phase is Phase.BACKOFF
-    failed = next((each for each in reversed(attempts) if each.outcome is AttemptOutcome.FAILED), None)
+    failed = next((each for each in reversed(attempts) if each.outcome is OutcomeType.FAILED), None)
     return Report(
         task=task.name,
         state=State(

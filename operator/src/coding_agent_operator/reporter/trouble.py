@@ -6,10 +6,10 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 
+from coding_agent_core.agenttask import Event
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import ApiError
 
-from coding_agent_operator.notices import Notice
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter.conditions import unreported
 from coding_agent_operator.reporter.memory import Memory
@@ -43,13 +43,13 @@ async def tell(tasks: AgentTasks, task: Task, memory: Memory, trouble: Trouble, 
     body = await tasks.get(task.name)
     if body is not None and body["metadata"]["uid"] == task.uid:
         await tasks.set_conditions(body, (unreported(trouble.reason, trouble.message),), now)
-        await emit(tasks, task, Notice("Warning", trouble.reason, trouble.message), now)
+        await emit(tasks, task, Event("Warning", trouble.reason, trouble.message), now)
     memory.told = trouble.reason
 
 
-async def emit(tasks: AgentTasks, task: Task, notice: Notice, now: datetime) -> None:
+async def emit(tasks: AgentTasks, task: Task, event: Event, now: datetime) -> None:
     """Write an Event; one that cannot be written is logged and never repeated."""
     try:
-        await tasks.emit(notice, name=task.name, uid=task.uid, now=now)
+        await tasks.emit(event, name=task.name, uid=task.uid, now=now)
     except ApiError as error:
-        _logger.warning("Event %s of %s could not be written: %s", notice.reason, task.name, error)
+        _logger.warning("Event %s of %s could not be written: %s", event.reason, task.name, error)

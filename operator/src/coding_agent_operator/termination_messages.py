@@ -16,17 +16,16 @@ from typing import Any
 from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.names import ATTEMPTS
-from coding_agent_operator.observed import Job, Pod, read_pod
+from coding_agent_operator.observed import ATTEMPTS, Job, Pod, read_pod
 
-_logger = logging.getLogger("operator.last_words")
+_logger = logging.getLogger("operator.termination_messages")
 _KEPT = 1000
 """Jobs whose pods are remembered: far more than end between two looks."""
 _WATCH_S = 300
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
 
 
-class LastWords:
+class TerminationMessages:
     """The ended pods of attempts, as long as their ends are news; what was before the start is not in it."""
 
     def __init__(self, cluster: Cluster, told: Callable[[str], None]) -> None:

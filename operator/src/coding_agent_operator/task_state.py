@@ -1,0 +1,377 @@
+"""Where a task stands: its attempts brought up to date from its Jobs, and what follows from them. Pure.
+
+Nothing is remembered between two reconciliations: the recorded attempts and the existing Jobs say it all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from coding_agent_core.agenttask import AttemptStatus, OutcomeType, Result, UsageStatus
+from coding_agent_core.outcome import MAX_TAIL, Outcome, Usage, last_lines
+from coding_agent_core.phases import Phase
+
+from coding_agent_operator.observed import Job, Task, attempt_number
+from coding_agent_operator.outcome_of import (
+    AttemptOutcome,
+    PodProblem,
+    outcome_of,
+    pod_problem,
+    report_of,
+    stopped,
+    stuck,
+)
+from coding_agent_operator.settings import Policy
+
+MAX_RECORDED = 60
+"""Attempts that a status can hold (`maxItems` 64 in the CRD), with some room."""
+KEPT_TAILS = 3
+"""Newest attempts that keep their last steps: more is never read, and a status is to stay small."""
+
+
+class Stage(StrEnum):
+    """What a task needs now."""
+
+    READY = "ready"
+    """An attempt may start as soon as `schedule` says so."""
+    ACTIVE = "active"
+    """A Job of it exists that has not ended, or whose end is not recorded yet."""
+    BACKOFF = "backoff"
+    SUSPENDED = "suspended"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class TaskOutcome:
+    """How a task ends."""
+
+    phase: Phase
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """Where a task stands.
+
+    Attributes:
+        attempts: as they are to be recorded, oldest first.
+        live: own Jobs that have not ended.
+        stop: those of them that are to be deleted.
+        next_number: of the next attempt's Job.
+        next_attempt_time: the soonest time at which it may start, in BACKOFF.
+        problem: what keeps the attempt's pod from starting or from ending, if its pods were read.
+    """
+
+    stage: Stage
+    attempts: tuple[AttemptStatus, ...]
+    live: tuple[Job, ...]
+    stop: tuple[Job, ...]
+    next_number: int
+    outcome: TaskOutcome | None = None
+    result: Result | None = None
+    next_attempt_time: datetime | None = None
+    problem: PodProblem | None = None
+
+    @property
+    def waiting(self) -> Job | None:
+        """The attempt's Job if it does not run: Kueue has not admitted it, or has preempted it."""
+        job = self.live[0] if self.live else None
+        return job if job is not None and job.waiting else None
+
+
+def stage_of(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> Stage:
+    """The stage without reading pods; in doubt ACTIVE, so that no limit is ever exceeded.
+
+    `jobs` need not be complete: an attempt whose end is not recorded is active.
+    """
+    own = [job for job in jobs if job.owner == task.uid]
+    if any(not job.finished for job in own):
+        return Stage.ACTIVE
+    if task.ended:
+        return Stage.ENDED
+    recorded = {attempt.number for attempt in task.status.attempts if attempt.outcome is not None}
+    if len(recorded) < len(task.status.attempts) or any(job.number not in recorded for job in own):
+        return Stage.ACTIVE
+    return (
+        Stage.ENDED if task.deleting else _between_attempts(task, task.status.attempts, None, now, policy)[0]
+    )
+
+
+def task_state(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> TaskState:
+    """Where the task stands.
+
+    Args:
+        jobs: every Job of the task that exists, and Jobs of others that have one of its names. Pods of Jobs
+            that ended must have been read.
+    """
+    own = {job.number: job for job in jobs if job.owner == task.uid and job.number is not None}
+    live = tuple(own[number] for number in sorted(own) if not own[number].finished)
+    taken = [number for job in jobs if (number := attempt_number(task.name, job.name)) is not None]
+    recorded = {attempt.number: attempt for attempt in task.status.attempts}
+    next_number = max([0, *taken, *recorded]) + 1
+    if task.ended:
+        stop = tuple(job for job in live if not job.deleting)
+        known_end = _recorded_outcome(task)
+        return TaskState(
+            Stage.ENDED, task.status.attempts, live, stop, next_number, known_end, task.status.result
+        )
+    attempts, reports, last = _attempts(task, own, live, now, policy)
+    shown = bounded(attempts)
+    result = result_of(task.status.result, reports, shown)
+    intended = {attempt.number for attempt in attempts if attempt.reason is not None}
+    known = {attempt.number for attempt in attempts}
+    unwanted = {
+        job.number
+        for job in (live if task.spec.cancel or task.spec.suspend else live[1:])
+        if job.number not in known
+    }
+    stop = tuple(job for job in live if job.number in intended | unwanted and not job.deleting)
+    if live:
+        problem = pod_problem(live[0], now, policy)
+        return TaskState(Stage.ACTIVE, shown, live, stop, next_number, None, result, problem=problem)
+    stage, outcome, soonest = _between_attempts(task, attempts, last, now, policy)
+    return TaskState(stage, shown, live, stop, next_number, outcome, result, soonest)
+
+
+def _between_attempts(
+    task: Task, attempts: Sequence[AttemptStatus], last: AttemptOutcome | None, now: datetime, policy: Policy
+) -> tuple[Stage, TaskOutcome | None, datetime | None]:
+    """What follows when no attempt runs and every end is in `attempts`; `last` is not recorded yet.
+
+    Returns:
+        The stage, how the task ends (if it does), and the soonest time of the next attempt (if there is one).
+    """
+    outcome = _task_outcome(task, attempts, last, policy)
+    if outcome is not None:
+        return Stage.ENDED, outcome, None
+    soonest = next_attempt_time(
+        task.uid,
+        attempts,
+        policy,
+        now,
+        asked=last.report.retry_after if last and last.report else None,
+        stored=task.status.next_attempt_time if last is None else None,
+    )
+    if task.spec.suspend:
+        return Stage.SUSPENDED, None, soonest
+    return Stage.BACKOFF if soonest is not None and soonest > now else Stage.READY, None, soonest
+
+
+def _attempts(
+    task: Task, own: Mapping[int, Job], live: Sequence[Job], now: datetime, policy: Policy
+) -> tuple[list[AttemptStatus], list[Outcome], AttemptOutcome | None]:
+    """The attempts up to date, the new reports of their agents, and the newest end that was not recorded."""
+    attempts: list[AttemptStatus] = []
+    reports: list[Outcome] = []
+    last: AttemptOutcome | None = None
+    recorded = {attempt.number: attempt for attempt in task.status.attempts}
+    for number in sorted({*recorded, *own}):
+        job = own.get(number)
+        attempt = recorded.get(number)
+        if attempt is None and own[number].waiting:
+            continue  # it has not started: deleted now, it never existed
+        if attempt is None:
+            attempt = started(own[number], number)
+        elif job is not None and job.queue and job.started is not None and not job.finished:
+            attempt = attempt.model_copy(update={"start_time": job.started})
+        outcome = None
+        if attempt.outcome is None:
+            first = job is None or job in live[:1]
+            attempt, outcome = _settle(task, attempt, job, first=first, now=now, policy=policy)
+            last = outcome or last
+        report = outcome.report if outcome else report_of(job) if job and not job.finished else None
+        if report is not None:
+            # An agent that is being stopped reports before its Job is gone for good.
+            reports.append(report)
+            attempt = attempt if outcome else reported(attempt, report)
+        attempts.append(attempt)
+    return attempts, reports, last
+
+
+def _settle(
+    task: Task, attempt: AttemptStatus, job: Job | None, *, first: bool, now: datetime, policy: Policy
+) -> tuple[AttemptStatus, AttemptOutcome | None]:
+    """An attempt without a recorded end: its end, or why its Job is to be deleted, or nothing new."""
+    if job is None:
+        # It was recorded, so it ran: a Job that is missing was deleted.
+        outcome = stopped("Cancelled" if task.spec.cancel else attempt.reason, attempt.message)
+        return ended(attempt, outcome, now), outcome
+    if job.finished:
+        outcome = outcome_of(job)
+        if attempt.reason is not None and outcome.type is not OutcomeType.SUCCEEDED:
+            intended = stopped(attempt.reason, attempt.message)
+            outcome = replace(intended, report=outcome.report, log=outcome.log)
+        elif task.spec.cancel and outcome.type is not OutcomeType.SUCCEEDED:
+            outcome = replace(stopped("Cancelled"), report=outcome.report, log=outcome.log)
+        return ended(attempt, outcome, job.finished_at or now), outcome
+    if task.spec.cancel:
+        intent: AttemptOutcome | None = stopped("Cancelled")
+    elif task.spec.suspend:
+        intent = stopped("Suspended")
+    elif job.deleting:
+        return attempt, None
+    elif not first:
+        intent = stopped("Superfluous")
+    else:
+        intent = stuck(job, now, policy)
+    update = {
+        "reason": intent.reason if intent else None,
+        "message": intent.message if intent else None,
+    }
+    return attempt.model_copy(update=update), None
+
+
+def _task_outcome(
+    task: Task, attempts: Sequence[AttemptStatus], last: AttemptOutcome | None, policy: Policy
+) -> TaskOutcome | None:
+    if task.spec.cancel:
+        when = "" if attempts else " before it started"
+        return TaskOutcome(Phase.CANCELLED, "Cancelled", f"The task was cancelled{when}.")
+    done = next((each for each in attempts if each.outcome is OutcomeType.SUCCEEDED), None)
+    if done is not None:
+        return TaskOutcome(Phase.SUCCEEDED, done.reason or "Completed", done.message or "The task is done.")
+    if not attempts:
+        return None
+    newest = attempts[-1]
+    reason, message = newest.reason or "Failed", newest.message or "The attempt failed."
+    if last is not None and not last.retried:
+        return TaskOutcome(Phase.FAILED, reason, message)
+    counted, maximum = sum(1 for each in attempts if each.counted), task.spec.max_attempts
+    if counted >= maximum:
+        return TaskOutcome(Phase.FAILED, reason, f"{message} That was attempt {counted} of {maximum}.")
+    disrupted = sum(1 for each in attempts if not each.counted and each.reason != "Suspended")
+    if disrupted > policy.max_disruptions:
+        many = f"{message} The cluster disrupted {disrupted} attempts; given up."
+        return TaskOutcome(Phase.FAILED, reason, many)
+    if len(attempts) >= MAX_RECORDED:
+        many = f"{len(attempts)} attempts were started; given up."
+        return TaskOutcome(Phase.FAILED, "TooManyAttempts", many)
+    return None
+
+
+def _recorded_outcome(task: Task) -> TaskOutcome:
+    """The outcome that the conditions of an ended task show."""
+    condition = task.status.condition("Succeeded")
+    if condition is not None and condition.status == "True":
+        return TaskOutcome(Phase.SUCCEEDED, condition.reason, condition.message)
+    reason = condition.reason if condition else "Failed"
+    phase = Phase.CANCELLED if reason == "Cancelled" else Phase.FAILED
+    return TaskOutcome(phase, reason, condition.message if condition else "")
+
+
+def started(job: Job, number: int) -> AttemptStatus:
+    """An attempt whose Job exists; the Job already says where its transcript will be."""
+    return AttemptStatus(
+        number=number,
+        job=job.name,
+        start_time=job.began,
+        transcript=job.transcript,
+        transcript_url=job.transcript_url,
+    )
+
+
+def reported(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
+    """The attempt with what its agent reports."""
+    return attempt.model_copy(
+        update={
+            "usage": UsageStatus.model_validate(report.usage.model_dump()),
+            "transcript": report.transcript,
+            "transcript_url": report.transcript_url,
+            "tail": last_lines(report.tail, MAX_TAIL) or None,
+        }
+    )
+
+
+def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> AttemptStatus:
+    """The attempt with its end, within the CRD's bounds."""
+    attempt = reported(attempt, outcome.report) if outcome.report is not None else attempt
+    return attempt.model_copy(
+        update={
+            "completion_time": max(when, attempt.start_time),
+            "outcome": outcome.type,
+            "reason": outcome.reason,
+            "message": outcome.message[:1024],
+            "counted": outcome.counted,
+            "tail": attempt.tail or outcome.log or None,
+        }
+    )
+
+
+def bounded(attempts: Sequence[AttemptStatus]) -> tuple[AttemptStatus, ...]:
+    """The attempts, of which only the newest keep their last steps."""
+    keeping = [each.number for each in attempts if each.tail][-KEPT_TAILS:]
+    return tuple(
+        each if each.number in keeping or not each.tail else each.model_copy(update={"tail": None})
+        for each in attempts
+    )
+
+
+def result_of(
+    before: Result | None, reports: Sequence[Outcome], attempts: Sequence[AttemptStatus]
+) -> Result | None:
+    """The task's result so far; its usage is the sum over all attempts, however they ended."""
+    known = before or Result()
+    for report in reports:
+        known = known.model_copy(
+            update={
+                "branch": (report.branch or known.branch or "")[:255] or None,
+                "pull_request_url": (report.change_url or known.pull_request_url or "")[:2048] or None,
+                "summary": (report.summary or known.summary or "")[:4096] or None,
+            }
+        )
+    used = [each.usage for each in attempts if each.usage is not None]
+    if used:
+        total = Usage()
+        for each in used:
+            total = total.plus(Usage.model_validate(each.model_dump()))
+        known = known.model_copy(update={"usage": UsageStatus.model_validate(total.model_dump())})
+    return known if known != Result() else None
+
+
+def backoff(uid: str, attempts: Sequence[AttemptStatus], policy: Policy) -> float:
+    """Seconds between the end of the last attempt and the next; 0 after one that was only suspended.
+
+    Exponential with full jitter, which spreads the tasks that failed together
+    (https://aws.amazon.com/builders-library, *Timeouts, retries and backoff with jitter*). The seed is the
+    task and its attempt, so that a restart changes nothing.
+    """
+    last = attempts[-1]
+    if last.reason == "Suspended":
+        return 0.0
+    failures = sum(1 for attempt in attempts if attempt.reason != "Suspended")
+    bound = min(policy.backoff_max, policy.backoff_base * 2.0 ** min(failures - 1, 30))
+    return random.Random(f"{uid}/{last.number}").uniform(0, bound)
+
+
+def next_attempt_time(
+    uid: str,
+    attempts: Sequence[AttemptStatus],
+    policy: Policy,
+    now: datetime,
+    *,
+    asked: float | None = None,
+    stored: datetime | None = None,
+) -> datetime | None:
+    """When the next attempt may start.
+
+    Args:
+        now: no wait is longer than `policy.backoff_max`: if the time is farther away, the clock was set back,
+            and the attempt is due.
+        asked: seconds that the model or the forge asked to wait when the last attempt ended.
+        stored: what was decided when it ended; believed as far as it is possible at all.
+    """
+    end = attempts[-1].completion_time if attempts else None
+    if end is None:
+        return None
+    longest = timedelta(seconds=policy.backoff_max)
+    soonest = end + timedelta(seconds=backoff(uid, attempts, policy))
+    if asked is not None:
+        soonest = max(soonest, end + timedelta(seconds=min(asked, policy.backoff_max)))
+    if stored is not None and end <= stored <= end + longest:
+        soonest = max(soonest, stored)
+    return soonest if soonest <= now + longest else now

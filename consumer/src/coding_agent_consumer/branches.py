@@ -5,7 +5,7 @@ from __future__ import annotations
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.tasks import Item
 
-from coding_agent_consumer.claim import Start, work_branch
+from coding_agent_consumer.decide import Start, work_branch
 
 
 async def branch_for(forge: Forge, item: Item, start: Start, prefix: str) -> str:

@@ -35,7 +35,7 @@ from coding_agent_core.tasks import Item
 from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace, log_steps
 from coding_agent_consumer.branches import branch_for
-from coding_agent_consumer.claim import Start
+from coding_agent_consumer.decide import Start
 from coding_agent_consumer.patience import StoppedError, patiently, until_stopped
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_consumer.tasks import remembered, task_for

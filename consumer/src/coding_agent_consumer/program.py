@@ -12,8 +12,7 @@ from coding_agent_core.settings import Settings
 
 from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.agent.run import ModelAgent
-from coding_agent_consumer.consume import consume
-from coding_agent_consumer.task_handler import TaskHandler
+from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 
 _logger = logging.getLogger("coding_agent.consumer")

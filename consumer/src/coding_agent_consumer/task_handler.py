@@ -1,7 +1,7 @@
-"""The TaskHandler: takes a task in hand, runs an attempt, shows the item what came of it, settles the queue.
+"""The consumer of a queue: claims tasks, runs an attempt of each, reports it on the item, settles the claim.
 
-The order of effects makes every crash harmless: what the item remembers is written before labels are swapped,
-the end is shown before the message is acknowledged, and a retry is in the queue before the item says so.
+The order of effects makes every crash harmless: the comment is written before labels are swapped, the end is
+reported before the message is acknowledged, and a retry is in the queue before the item says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.outcome import Outcome, Reason
 from coding_agent_core.phases import Phase
-from coding_agent_core.queues.protocol import Lease
+from coding_agent_core.queues.protocol import Claim, TaskSource
 from coding_agent_core.reporting.render import State
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
@@ -28,7 +28,7 @@ from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace, log_steps
 from coding_agent_consumer.backoff import delay
 from coding_agent_consumer.branches import branch_for
-from coding_agent_consumer.claim import Drop, End, Start, claim
+from coding_agent_consumer.decide import Drop, Finish, Start, decide
 from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_consumer.tasks import Task, remembered, task_for
@@ -38,18 +38,18 @@ _logger = logging.getLogger("coding_agent.task_handler")
 _T = TypeVar("_T")
 
 _OTHER_CONSUMER_POLL = 2.0
-"""Seconds between looks while another consumer holds the item's lock but has not swapped the label yet."""
+"""Seconds between checks while another consumer holds the item's lock but has not swapped the label yet."""
 _OTHER_CONSUMER_PATIENCE = 60.0
 """Seconds after which such a message goes back to the queue for a while."""
 
 
 class _LetGoError(Exception):
-    """The consumer is shutting down, or the queue gave the task to another: say nothing more about it."""
+    """The consumer is shutting down, or the queue gave the task to another consumer: report nothing more."""
 
 
 @dataclass
 class TaskHandler:
-    """Handles leases, several at a time if called so.
+    """Handles claims, several at a time if called so.
 
     Attributes:
         forges: by host.
@@ -68,75 +68,75 @@ class TaskHandler:
     chance: random.Random = field(default_factory=random.Random)
     patience: float = 3600.0
 
-    async def handle(self, lease: Lease) -> None:
-        """Work on a task until it is settled; left unsettled only when shutting down or losing the lease."""
-        item = lease.task.request.item
+    async def handle(self, claim: Claim) -> None:
+        """Work on a task until it is settled; left unsettled only when shutting down or losing the claim."""
+        item = claim.task.request.item
         forge = self.forges.get(item.host)
         if forge is None:
-            await lease.dead_letter(
+            await claim.dead_letter(
                 f"no forge is configured for {item.host}; known: {', '.join(sorted(self.forges)) or 'none'}"
             )
             return
         try:
             async with AsyncExitStack() as stack:
-                while not await stack.enter_async_context(lease.claim()):
+                while not await stack.enter_async_context(claim.item_lock()):
                     await stack.aclose()
-                    if await self._answered_elsewhere(lease, forge, item):
+                    if await self._answered_elsewhere(claim, forge, item):
                         return
-                await self._with_item(lease, forge)
+                await self._with_item(claim, forge)
         except _LetGoError:
-            _logger.info("Let go of %s: %s", item.display, "lost" if lease.lost.is_set() else "shutting down")
+            _logger.info("Let go of %s: %s", item.display, "lost" if claim.lost.is_set() else "shutting down")
         except ForgeNotFoundError as error:
-            await lease.dead_letter(str(error))
+            await claim.dead_letter(str(error))
         except ForgeError as error:
             _logger.warning("Giving %s back to the queue: %s", item.display, error)
-            if lease.task.attempt < self.settings.consumer.max_attempts:
-                await lease.retry(self._delay(lease.task.attempt, None))
+            if claim.task.attempt < self.settings.consumer.max_attempts:
+                await claim.retry(self._delay(claim.task.attempt, None))
             else:
-                await lease.dead_letter(str(error))
+                await claim.dead_letter(str(error))
 
-    async def _answered_elsewhere(self, lease: Lease, forge: Forge, item: Item) -> bool:
+    async def _answered_elsewhere(self, claim: Claim, forge: Forge, item: Item) -> bool:
         """Another consumer holds the item. Whether this message is settled thereby; `False`: try again."""
         label = self.settings.labels(item.platform).bot_label
         deadline = asyncio.get_running_loop().time() + _OTHER_CONSUMER_PATIENCE
         while asyncio.get_running_loop().time() < deadline:
-            details = await self._patiently(lease, lambda: forge.read(item))
+            details = await self._patiently(claim, lambda: forge.read(item))
             if label not in details.labels:
                 break
-            await self._pause(lease, _OTHER_CONSUMER_POLL)
-            async with lease.claim() as mine:
+            await self._pause(claim, _OTHER_CONSUMER_POLL)
+            async with claim.item_lock() as mine:
                 if mine:
                     return False
-        if label not in details.labels and not lease.redelivered:
+        if label not in details.labels and not claim.redelivered:
             _logger.info("Dropped a message for %s: another consumer works on it", item.display)
-            await lease.done()
+            await claim.done()
         else:
             # It may be the very message that the other consumer holds, delivered again because its connection
             # broke: it must not be forgotten while nobody can know whether the other one will end.
-            await lease.retry(_OTHER_CONSUMER_PATIENCE)
+            await claim.retry(_OTHER_CONSUMER_PATIENCE)
         return True
 
-    async def _with_item(self, lease: Lease, forge: Forge) -> None:
-        queued = lease.task
+    async def _with_item(self, claim: Claim, forge: Forge) -> None:
+        queued = claim.task
         limit = self.settings.consumer.max_attempts
-        item = await self._patiently(lease, lambda: forge.locate(queued.request.item))
+        item = await self._patiently(claim, lambda: forge.locate(queued.request.item))
         labels = self.settings.labels(item.platform)
-        details = await self._patiently(lease, lambda: forge.read(item))
-        state = await self._patiently(lease, lambda: remembered(forge, item))
-        decision = claim(queued, details, state, labels, limit)
+        details = await self._patiently(claim, lambda: forge.read(item))
+        state = await self._patiently(claim, lambda: remembered(forge, item))
+        decision = decide(queued, details, state, labels, limit)
         match decision:
             case Drop(why):
                 _logger.info("Dropped a message for %s: %s", item.display, why)
-                await lease.done()
-            case End(ended, reason, message):
+                await claim.done()
+            case Finish(ended, reason, message):
                 task = task_for(forge, item, labels, ended, max_attempts=limit, clock=self.clock)
                 outcome = Outcome(reason=reason, message=message)
-                lease.ending()
-                await self._patiently(lease, lambda: task.finish(outcome))
-                await self._settle_end(lease, outcome)
+                claim.ending()
+                await self._patiently(claim, lambda: task.finish(outcome))
+                await self._settle_end(claim, outcome)
             case Start():
                 prefix, start = self.settings.consumer.branch_prefix, decision
-                branch = await self._patiently(lease, lambda: branch_for(forge, item, start, prefix))
+                branch = await self._patiently(claim, lambda: branch_for(forge, item, start, prefix))
                 begun = State(
                     uuid=queued.uuid,
                     run=decision.run,
@@ -146,13 +146,13 @@ class TaskHandler:
                     change_url=state.change_url if state and state.branch == branch else None,
                 )
                 task = task_for(forge, item, labels, begun, max_attempts=limit, clock=self.clock)
-                await self._attempt(lease, task, details, branch)
+                await self._attempt(claim, task, details, branch)
 
-    async def _attempt(self, lease: Lease, task: Task, details: ItemDetails, branch: str) -> None:
+    async def _attempt(self, claim: Claim, task: Task, details: ItemDetails, branch: str) -> None:
         item, attempt = task.item, task.state.attempt
-        await self._patiently(lease, task.prepare)
+        await self._patiently(claim, task.prepare)
         _logger.info("Attempt %d of %d at %s begins", attempt, task.max_attempts, item.display)
-        settings = await settings_for(self.settings, item.platform, lease.task.request.user)
+        settings = await settings_for(self.settings, item.platform, claim.task.request.user)
         transcripts = Transcripts(
             self.settings.context_storage,
             self.settings.context_storage.base_dir,
@@ -162,7 +162,7 @@ class TaskHandler:
             attempt=attempt,
         )
         recap = await transcripts.begin()
-        async with self._watch(lease, task) as (stop, why):
+        async with self._watch(claim, task) as (stop, why):
             outcome = await Attempt(
                 settings=settings,
                 task=task,
@@ -177,7 +177,7 @@ class TaskHandler:
                 on_step=log_steps(item),
             ).run()
         outcome = await transcripts.end(outcome)
-        if lease.lost.is_set():
+        if claim.lost.is_set():
             raise _LetGoError
         if outcome.reason is Reason.CANCELLED:
             if why and why[0]:
@@ -187,28 +187,28 @@ class TaskHandler:
                 await self._interrupted(task, outcome)
                 raise _LetGoError
         _logger.info("Attempt %d at %s ended: %s", attempt, item.display, outcome.reason)
-        await self._settle(lease, task, outcome)
+        await self._settle(claim, task, outcome)
 
-    async def _settle(self, lease: Lease, task: Task, outcome: Outcome) -> None:
+    async def _settle(self, claim: Claim, task: Task, outcome: Outcome) -> None:
         attempt = task.state.attempt
         if outcome.retryable and attempt < task.max_attempts:
             wait = self._delay(attempt, outcome.retry_after)
-            await lease.retry(wait)
+            await claim.retry(wait)
             at = self.clock() + timedelta(seconds=wait)
             try:
                 await task.comment(Phase.BACKOFF, outcome=outcome, next_attempt=at)
             except ForgeError as error:  # the next attempt shows the truth anyway
                 _logger.warning("Could not show on %s that it is tried again: %s", task.item.display, error)
             return
-        lease.ending()
-        await self._patiently(lease, lambda: task.finish(outcome))
-        await self._settle_end(lease, outcome)
+        claim.ending()
+        await self._patiently(claim, lambda: task.finish(outcome))
+        await self._settle_end(claim, outcome)
 
-    async def _settle_end(self, lease: Lease, outcome: Outcome) -> None:
+    async def _settle_end(self, claim: Claim, outcome: Outcome) -> None:
         if outcome.succeeded or outcome.reason is Reason.CANCELLED:
-            await lease.done()
+            await claim.done()
         else:
-            await lease.dead_letter(f"{outcome.reason}: {outcome.message}")
+            await claim.dead_letter(f"{outcome.reason}: {outcome.message}")
 
     async def _interrupted(self, task: Task, outcome: Outcome) -> None:
         try:
@@ -217,11 +217,11 @@ class TaskHandler:
             _logger.warning("Could not show on %s that it waits again: %s", task.item.display, error)
 
     @asynccontextmanager
-    async def _watch(self, lease: Lease, task: Task) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
-        """An event that is set when the attempt is to stop, and, if a person wants that, why."""
+    async def _watch(self, claim: Claim, task: Task) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
+        """An event that is set when the attempt must stop, and why if a person wants that."""
         stop, why = asyncio.Event(), [""]
 
-        async def look_at_labels() -> None:
+        async def check_labels() -> None:
             while True:
                 await asyncio.sleep(self.settings.consumer.cancel_check_interval)
                 try:
@@ -229,18 +229,18 @@ class TaskHandler:
                 except ForgeNotFoundError as error:
                     reason = str(error)
                 except ForgeError as error:
-                    _logger.warning("Could not look whether %s is still wanted: %s", task.item.display, error)
+                    _logger.warning("Could not check if %s is still wanted: %s", task.item.display, error)
                     continue
                 if reason:
                     why[0] = reason
                     return
 
         async def cancelled() -> None:
-            await lease.cancelled.wait()
-            why[0] = lease.why_cancelled
+            await claim.cancelled.wait()
+            why[0] = claim.why_cancelled
 
         async def stop_when_any() -> None:
-            waits = [look_at_labels(), cancelled(), lease.lost.wait(), self.shutdown.wait()]
+            waits = [check_labels(), cancelled(), claim.lost.wait(), self.shutdown.wait()]
             tasks = [asyncio.ensure_future(wait) for wait in waits]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -255,23 +255,23 @@ class TaskHandler:
         finally:
             watcher.cancel()
 
-    async def _patiently(self, lease: Lease, action: Callable[[], Awaitable[_T]]) -> _T:
+    async def _patiently(self, claim: Claim, action: Callable[[], Awaitable[_T]]) -> _T:
         """Do it, waiting while the forge is down: a task does not fail for that.
 
         Raises:
             ForgeError: the forge refused, or was down for longer than `patience`.
-            _LetGoError: the consumer is to end, or the lease was lost, while waiting.
+            _LetGoError: the consumer is to end, or the claim was lost, while waiting.
         """
         return await patiently(
             action,
             within=self.patience,
             logger=_logger,
-            pause=lambda seconds: self._pause(lease, seconds),
+            pause=lambda seconds: self._pause(claim, seconds),
             chance=self.chance,
         )
 
-    async def _pause(self, lease: Lease, seconds: float) -> None:
-        ends = [asyncio.ensure_future(event.wait()) for event in (self.shutdown, lease.lost)]
+    async def _pause(self, claim: Claim, seconds: float) -> None:
+        ends = [asyncio.ensure_future(event.wait()) for event in (self.shutdown, claim.lost)]
         try:
             done, _ = await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -284,3 +284,26 @@ class TaskHandler:
         consumer = self.settings.consumer
         own = delay(attempt, first=consumer.retry_delay, cap=consumer.retry_delay_max, chance=self.chance)
         return max(own, asked or 0.0)
+
+
+async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int) -> None:
+    """Work on tasks, `concurrency` at a time, until the handler's `shutdown` is set or the source ends.
+
+    A task whose handling fails unexpectedly is logged and handed out again, at most `max_attempts` times.
+    """
+
+    async def work() -> None:
+        async for claim in source.claims(handler.shutdown):
+            try:
+                await handler.handle(claim)
+            except Exception:
+                _logger.exception("Handling %s failed unexpectedly", claim.task.name)
+                consumer = handler.settings.consumer
+                if claim.task.attempt < consumer.max_attempts:
+                    await claim.retry(consumer.retry_delay)
+                else:
+                    await claim.dead_letter("handling it failed unexpectedly; the consumer's log tells more")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(work())

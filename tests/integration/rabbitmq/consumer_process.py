@@ -10,9 +10,9 @@ from coding_agent_core.settings.queues import RabbitMQ
 
 async def main(port: int, queue: str) -> None:
     source = RabbitMQSource(RabbitMQ(host="127.0.0.1", port=port, queue=queue), {})
-    async for lease in source.leases(asyncio.Event()):
-        async with lease.claim() as held:
-            print(json.dumps({"uuid": lease.task.uuid, "claimed": held}), flush=True)
+    async for claim in source.claims(asyncio.Event()):
+        async with claim.item_lock() as held:
+            print(json.dumps({"uuid": claim.task.uuid, "claimed": held}), flush=True)
             await asyncio.Event().wait()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pika
-from coding_agent_core.queues.protocol import Lease
+from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
@@ -82,12 +82,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def leases(source: RabbitMQSource) -> AsyncIterator[Callable[[], Any]]:
-    """The source's next lease, within the deadline, as often as called."""
+async def claims(source: RabbitMQSource) -> AsyncIterator[Callable[[], Any]]:
+    """The source's next claim, within the deadline, as often as called."""
     stop = asyncio.Event()
-    async with aclosing(source.leases(stop)) as iterator:  # type: ignore[type-var]
+    async with aclosing(source.claims(stop)) as iterator:  # type: ignore[type-var]
 
-        async def take() -> Lease:
+        async def take() -> Claim:
             async with asyncio.timeout(DEADLINE):
                 return await anext(iterator)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import ConsumerProcess, Queue, Relay, leases, request
+from tests.integration.rabbitmq.steps import ConsumerProcess, Queue, Relay, claims, request
 
 NewSource = Callable[..., RabbitMQSource]
 
@@ -16,17 +16,17 @@ async def test_two_tasks_of_one_item_exclude_each_other_and_the_second_loses_no_
 ) -> None:
     for _ in range(2):  # on RabbitMQ, a delivery that comes twice is two messages
         await sink.submit(request(1))
-    async with leases(new_source()) as take_too:
-        async with leases(new_source()) as take:
+    async with claims(new_source()) as take_too:
+        async with claims(new_source()) as take:
             first, second = await asyncio.gather(take(), take_too())
             assert first.task.uuid != second.task.uuid
-            async with first.claim() as held, second.claim() as held_too:
+            async with first.item_lock() as held, second.item_lock() as held_too:
                 assert (held, held_too) == (True, False)
                 await second.retry(2)
             await first.done()
         again = await take_too()
         assert (again.task.uuid, again.task.attempt) == (second.task.uuid, 1)
-        async with again.claim() as held:
+        async with again.item_lock() as held:
             assert held
         await again.done()
 
@@ -42,9 +42,9 @@ async def test_of_many_consumers_that_claim_at_once_exactly_one_succeeds(
     everybody_asked = asyncio.Barrier(count)
 
     async def consume() -> None:
-        async with leases(source) as take:
-            lease = await take()
-            async with lease.claim() as mine:
+        async with claims(source) as take:
+            claim = await take()
+            async with claim.item_lock() as mine:
                 held.append(mine)
                 await everybody_asked.wait()
 
@@ -56,9 +56,9 @@ async def test_other_items_do_not_wait(sink: RabbitMQSink, new_source: NewSource
     for number in (1, 2):
         await sink.submit(request(number))
     source = new_source()
-    async with leases(source) as take, leases(source) as take_too:
+    async with claims(source) as take, claims(source) as take_too:
         first, second = await asyncio.gather(take(), take_too())
-        async with first.claim() as held, second.claim() as held_too:
+        async with first.item_lock() as held, second.item_lock() as held_too:
             assert held
             assert held_too
 
@@ -71,12 +71,12 @@ async def test_the_death_of_the_holder_frees_the_item(
     try:
         assert (await holder.told())["claimed"]
         await sink.submit(request(1))
-        async with leases(new_source()) as take:
+        async with claims(new_source()) as take:
             second = await take()
-            async with second.claim() as held:
+            async with second.item_lock() as held:
                 assert not held
             await holder.kill()
-            async with second.claim() as held:
+            async with second.item_lock() as held:
                 assert held
             await second.done()
     finally:
@@ -88,14 +88,14 @@ async def test_the_lock_is_taken_again_after_a_reconnection(
 ) -> None:
     for _ in range(2):
         await sink.submit(request(1))
-    async with leases(new_source()) as take:
+    async with claims(new_source()) as take:
         first = await take()
-        async with first.claim() as held:
+        async with first.item_lock() as held:
             assert held
             await asyncio.to_thread(rabbitmq.restart)
-            async with leases(new_source()) as take_too:
+            async with claims(new_source()) as take_too:
                 second = await take_too()
-                async with second.claim() as held_too:
+                async with second.item_lock() as held_too:
                     assert not held_too
             assert not first.lost.is_set()
 
@@ -104,15 +104,15 @@ async def test_who_finds_the_item_taken_after_a_reconnection_has_lost_it(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
 ) -> None:
     await sink.submit(request(1))
-    async with Relay(rabbitmq) as relay, leases(new_source(port=relay.port)) as take:
+    async with Relay(rabbitmq) as relay, claims(new_source(port=relay.port)) as take:
         first = await take()
-        async with first.claim() as held:
+        async with first.item_lock() as held:
             assert held
             relay.cut()
-            async with leases(new_source()) as take_too:
+            async with claims(new_source()) as take_too:
                 second = await take_too()
                 assert (second.task.uuid, second.redelivered) == (first.task.uuid, True)
-                async with second.claim() as held_too:
+                async with second.item_lock() as held_too:
                     assert held_too
                     relay.mend()
                     async with asyncio.timeout(15):
@@ -127,16 +127,16 @@ async def test_a_redelivered_task_that_must_wait_for_its_item_is_still_known_as_
 ) -> None:
     await sink.submit(request(1))
     waiting, holding = new_source(), new_source()
-    async with leases(waiting) as take:
+    async with claims(waiting) as take:
         begun = await take()
     await sink.submit(request(1))
-    async with leases(waiting) as take, leases(holding) as take_too:
+    async with claims(waiting) as take, claims(holding) as take_too:
         first, second = await asyncio.gather(take(), take_too())
         redelivered, other = (first, second) if first.redelivered else (second, first)
         assert redelivered.task.uuid == begun.task.uuid
-        async with other.claim() as held:
+        async with other.item_lock() as held:
             assert held
-            async with redelivered.claim() as held_too:
+            async with redelivered.item_lock() as held_too:
                 assert not held_too
                 await redelivered.retry(1)
             again = await (take() if redelivered is first else take_too())

@@ -11,7 +11,7 @@ from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.timing import Timing
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import DEADLINE, QUICK, ConsumerProcess, Queue, leases, request, until
+from tests.integration.rabbitmq.steps import DEADLINE, QUICK, ConsumerProcess, Queue, claims, request, until
 
 NewSource = Callable[..., RabbitMQSource]
 
@@ -21,14 +21,14 @@ async def test_a_task_is_acknowledged_when_it_ended_and_not_before(
 ) -> None:
     await sink.submit(request(1))
     first = new_source()
-    async with leases(first) as take:
-        lease = await take()
-        assert (lease.task.request.user, lease.redelivered) == ("alice", False)
+    async with claims(first) as take:
+        claim = await take()
+        assert (claim.task.request.user, claim.redelivered) == ("alice", False)
         assert queue.ready() == 0
     await until(lambda: queue.ready() == 1)  # that consumer ended without settling it
-    async with leases(first) as take:
+    async with claims(first) as take:
         again = await take()
-        assert (again.task.uuid, again.redelivered) == (lease.task.uuid, True)
+        assert (again.task.uuid, again.redelivered) == (claim.task.uuid, True)
         await again.done()
     assert queue.ready() == 0
 
@@ -38,10 +38,10 @@ async def test_a_consumer_has_one_task_in_hand_at_a_time(
 ) -> None:
     for number in (1, 2, 3):
         await sink.submit(request(number))
-    async with leases(new_source()) as take:
-        lease = await take()
+    async with claims(new_source()) as take:
+        claim = await take()
         assert queue.ready() == 2
-        await lease.done()
+        await claim.done()
         assert (await take()).task.request.item.number == 2
 
 
@@ -55,12 +55,12 @@ async def test_a_consumer_killed_in_mid_task_loses_nothing(
         assert told["claimed"]
     finally:
         await victim.kill()
-    async with leases(new_source()) as take:
-        lease = await take()
-        assert (lease.task.uuid, lease.redelivered) == (told["uuid"], True)
-        async with lease.claim() as held:
+    async with claims(new_source()) as take:
+        claim = await take()
+        assert (claim.task.uuid, claim.redelivered) == (told["uuid"], True)
+        async with claim.item_lock() as held:
             assert held, "the lock must die with its holder"
-        await lease.done()
+        await claim.done()
     assert queue.ready() == 0
 
 
@@ -80,14 +80,14 @@ async def test_a_task_longer_than_the_consumer_timeout_runs_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await sink.submit(request(1))
-    async with leases(new_source()) as take:
-        lease = await take()
-        async with lease.claim() as held:
+    async with claims(new_source()) as take:
+        claim = await take()
+        async with claim.item_lock() as held:
             assert held
             await until(lambda: caplog.text.count("PRECONDITION_FAILED") >= 2)
-            assert not lease.lost.is_set()
+            assert not claim.lost.is_set()
         await sink.submit(request(2))
-        await lease.done()
+        await claim.done()
         following = await take()
         assert following.task.request.item.number == 2, "the first task must not start again"
         await following.done()
@@ -99,12 +99,12 @@ async def test_heartbeats_go_on_while_a_task_blocks_the_programs_loop(
 ) -> None:
     caplog.set_level(logging.WARNING, "coding_agent.queue")
     await sink.submit(request(1))
-    async with leases(new_source(heartbeat=1)) as take:
-        lease = await take()
+    async with claims(new_source(heartbeat=1)) as take:
+        claim = await take()
         ended = time.monotonic() + 4  # a broker drops a connection that is silent for two intervals
         while time.monotonic() < ended:
             sum(range(10_000))
-        await lease.done()
+        await claim.done()
         assert caplog.messages == []
     assert queue.ready() == 0
 
@@ -113,14 +113,14 @@ async def test_a_broker_restarted_in_mid_task_gets_one_acknowledgement(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
 ) -> None:
     await sink.submit(request(1))
-    async with leases(new_source()) as take:
-        lease = await take()
-        async with lease.claim() as held:
+    async with claims(new_source()) as take:
+        claim = await take()
+        async with claim.item_lock() as held:
             assert held
             await asyncio.to_thread(rabbitmq.restart)
             await until(lambda: queue.ready() == 0)  # it came again, to the consumer that works on it
-            assert not lease.lost.is_set()
-        await lease.done()
+            assert not claim.lost.is_set()
+        await claim.done()
         await sink.submit(request(2))
         following = await take()
         assert following.task.request.item.number == 2
@@ -132,10 +132,10 @@ async def test_a_task_that_ends_while_the_broker_is_away_is_not_run_again(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
 ) -> None:
     await sink.submit(request(1))
-    async with leases(new_source()) as take:
-        lease = await take()
+    async with claims(new_source()) as take:
+        claim = await take()
         await asyncio.to_thread(rabbitmq.stop)
-        await lease.done()
+        await claim.done()
         await asyncio.to_thread(rabbitmq.start)
         await sink.submit(request(2))
         assert (await take()).task.request.item.number == 2
@@ -147,16 +147,16 @@ async def test_another_task_is_not_hoarded_while_one_runs_across_a_reconnection(
 ) -> None:
     busy, idle = new_source(), new_source()
     await sink.submit(request(1))
-    async with leases(busy) as take:
-        lease = await take()
+    async with claims(busy) as take:
+        claim = await take()
         await asyncio.to_thread(rabbitmq.restart)
         await until(lambda: queue.ready() == 0)
         await sink.submit(request(2))
-        async with leases(idle) as take_too:
+        async with claims(idle) as take_too:
             other = await take_too()
             assert other.task.request.item.number == 2
             await other.done()
-        await lease.done()
+        await claim.done()
 
 
 async def test_messages_that_are_no_tasks_go_to_the_dead_letter_queue_with_the_reason(
@@ -171,10 +171,10 @@ async def test_messages_that_are_no_tasks_go_to_the_dead_letter_queue_with_the_r
     for body in bad:
         queue.put(body)
     await sink.submit(request(1))
-    async with leases(new_source()) as take:
-        lease = await take()
-        assert lease.task.request.item.number == 1
-        await lease.done()
+    async with claims(new_source()) as take:
+        claim = await take()
+        assert claim.task.request.item.number == 1
+        await claim.done()
     dead = queue.get_all(".dead")
     assert [body for _, body in dead] == bad
     assert all("not a task" in properties.headers["reason"] for properties, _ in dead)
@@ -186,24 +186,24 @@ async def test_the_existing_producers_message_is_a_task(new_source: NewSource, q
     uuid = "0b0c4a7e-4a1c-4b7e-9f3e-0123456789ab"
     message = {"type": "gitlab_merge_request", "project_id": 5, "mr_iid": 3, "uuid": uuid, "user": "bob"}
     queue.put(json.dumps(message).encode())
-    async with leases(new_source()) as take:
-        lease = await take()
-        assert (lease.task.uuid, lease.task.attempt, lease.task.request.user) == (uuid, 1, "bob")
-        await lease.done()
+    async with claims(new_source()) as take:
+        claim = await take()
+        assert (claim.task.uuid, claim.task.attempt, claim.task.request.user) == (uuid, 1, "bob")
+        await claim.done()
 
 
 async def test_a_retry_comes_as_the_next_attempt_and_not_before_its_delay(
     sink: RabbitMQSink, new_source: NewSource, queue: Queue
 ) -> None:
     await sink.submit(request(1))
-    async with leases(new_source()) as take:
-        lease = await take()
+    async with claims(new_source()) as take:
+        claim = await take()
         began = time.monotonic()
-        await lease.retry(1.0)
+        await claim.retry(1.0)
         assert queue.ready() == 0
         again = await take()
         assert time.monotonic() - began >= 1.0
-        assert (again.task.uuid, again.task.attempt, again.redelivered) == (lease.task.uuid, 2, False)
+        assert (again.task.uuid, again.task.attempt, again.redelivered) == (claim.task.uuid, 2, False)
         await again.done()
     assert queue.ready() == 0
     assert queue.ready(".retry.1") == 0
@@ -213,9 +213,9 @@ async def test_a_waiting_retry_survives_a_power_cut(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
 ) -> None:
     await sink.submit(request(1))
-    async with leases(new_source()) as take:
-        lease = await take()
-        await lease.retry(2.0)
+    async with claims(new_source()) as take:
+        claim = await take()
+        await claim.retry(2.0)
         await asyncio.to_thread(rabbitmq.kill)
         await asyncio.to_thread(rabbitmq.start)
         again = await take()
@@ -227,18 +227,18 @@ async def test_a_task_given_up_lies_in_the_dead_letter_queue(
     sink: RabbitMQSink, new_source: NewSource, queue: Queue
 ) -> None:
     await sink.submit(request(1))
-    async with leases(new_source()) as take:
-        lease = await take()
-        await lease.dead_letter("The model was not reachable in 3 attempts.")
+    async with claims(new_source()) as take:
+        claim = await take()
+        await claim.dead_letter("The model was not reachable in 3 attempts.")
     ((properties, body),) = queue.get_all(".dead")
     assert properties.delivery_mode == 2
     assert properties.headers == {
         "reason": "The model was not reachable in 3 attempts.",
-        "uuid": lease.task.uuid,
+        "uuid": claim.task.uuid,
         "attempt": 1,
-        "name": lease.task.name,
+        "name": claim.task.name,
     }
-    assert json.loads(body)["uuid"] == lease.task.uuid
+    assert json.loads(body)["uuid"] == claim.task.uuid
     assert queue.ready() == 0
 
 
@@ -246,13 +246,13 @@ async def test_a_task_that_cannot_be_moved_is_handed_out_again(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
 ) -> None:
     await sink.submit(request(1))
-    async with leases(new_source(timing=Timing(connect=3, longest_pause=0.3, settle=0.5))) as take:
-        lease = await take()
+    async with claims(new_source(timing=Timing(connect=3, longest_pause=0.3, settle=0.5))) as take:
+        claim = await take()
         await asyncio.to_thread(rabbitmq.stop)
-        await lease.retry(1.0)
+        await claim.retry(1.0)
         await asyncio.to_thread(rabbitmq.start)
         again = await take()
-        assert (again.task.uuid, again.task.attempt, again.redelivered) == (lease.task.uuid, 1, True)
+        assert (again.task.uuid, again.task.attempt, again.redelivered) == (claim.task.uuid, 1, True)
         await again.done()
 
 
@@ -261,16 +261,16 @@ async def test_draining_ends_with_the_queue(sink: RabbitMQSink, new_source: NewS
         await sink.submit(request(number))
     seen = []
     async with asyncio.timeout(DEADLINE):
-        async for lease in new_source(drain=True, timing=QUICK).leases(asyncio.Event()):
-            seen.append(lease.task.request.item.number)
-            await lease.done()
+        async for claim in new_source(drain=True, timing=QUICK).claims(asyncio.Event()):
+            seen.append(claim.task.request.item.number)
+            await claim.done()
     assert seen == [1, 2]
     assert queue.ready() == 0
 
 
 async def test_stopping_ends_a_waiting_consumer_at_once(new_source: NewSource, rabbitmq: Broker) -> None:
     stop = asyncio.Event()
-    iterator = new_source().leases(stop)
+    iterator = new_source().claims(stop)
     waiting = asyncio.ensure_future(anext(iterator))
     stop.set()
     async with asyncio.timeout(5):
@@ -284,15 +284,15 @@ async def test_closing_the_source_ends_its_consumers_and_gives_tasks_back(
     await sink.submit(request(1))
     source = new_source()
     stop = asyncio.Event()
-    first, second = source.leases(stop), source.leases(stop)
-    lease = await anext(first)
+    first, second = source.claims(stop), source.claims(stop)
+    claim = await anext(first)
     waiting = asyncio.ensure_future(anext(second))
     async with asyncio.timeout(5):
         await source.aclose()
         with pytest.raises(StopAsyncIteration):
             await waiting
-        await lease.lost.wait()
-        await lease.done()  # too late to mean anything
+        await claim.lost.wait()
+        await claim.done()  # too late to mean anything
         with pytest.raises(StopAsyncIteration):
             await anext(first)
     await until(lambda: queue.ready() == 1)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.queues.protocol import Lease
+from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, Withdrawal
 
 START = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -71,15 +71,15 @@ def unlabeled(number: int = 1, *, at: int | None = None) -> Withdrawal:
     return Withdrawal(item=item(number), reason="the label was removed", at=when)
 
 
-Take = Callable[[], Awaitable[Lease]]
+Take = Callable[[], Awaitable[Claim]]
 
 
 @asynccontextmanager
 async def consumer(queue: MemoryQueue) -> AsyncIterator[Take]:
     asking: set[asyncio.Task[object] | None] = set()
-    async with aclosing(queue.leases(asyncio.Event())) as iterator:  # type: ignore[type-var]
+    async with aclosing(queue.claims(asyncio.Event())) as iterator:  # type: ignore[type-var]
 
-        async def take() -> Lease:
+        async def take() -> Claim:
             asking.add(asyncio.current_task())
             try:
                 async with asyncio.timeout(5):
@@ -93,7 +93,7 @@ async def consumer(queue: MemoryQueue) -> AsyncIterator[Take]:
             await asyncio.wait([task])
 
 
-async def nothing_comes(waiting: asyncio.Future[Lease]) -> bool:
+async def nothing_comes(waiting: asyncio.Future[Claim]) -> bool:
     """Whether a consumer that asked still waits after everything that could happen has happened."""
     for _ in range(20):
         await asyncio.sleep(0)
@@ -105,12 +105,12 @@ async def test_tasks_come_in_order_and_once(queue: MemoryQueue) -> None:
     taken = []
     async with consumer(queue) as take:
         for _ in submitted:
-            lease = await take()
-            assert not lease.redelivered
-            async with lease.claim() as held:
+            claim = await take()
+            assert not claim.redelivered
+            async with claim.item_lock() as held:
                 assert held
-            taken.append(lease.task.name)
-            await lease.done()
+            taken.append(claim.task.name)
+            await claim.done()
         assert await nothing_comes(asyncio.ensure_future(take()))
     assert taken == submitted
 
@@ -202,15 +202,15 @@ async def test_a_late_unlabel_that_is_older_than_the_label_cancels_nothing(queue
 async def test_a_retry_is_the_next_attempt_and_comes_after_its_delay(queue: MemoryQueue, time: Time) -> None:
     await queue.submit(labeled())
     async with consumer(queue) as take:
-        lease = await take()
-        await lease.retry(30)
+        claim = await take()
+        await claim.retry(30)
         waiting = asyncio.ensure_future(take())
         await time.pass_by(seconds=29)
         assert await nothing_comes(waiting)
         assert (await queue.submit(labeled())).duplicate, "it is still the item's task"
         await time.pass_by(seconds=1)
         again = await waiting
-        assert (again.task.uuid, again.task.attempt) == (lease.task.uuid, 2)
+        assert (again.task.uuid, again.task.attempt) == (claim.task.uuid, 2)
 
 
 async def test_a_withdrawn_task_is_not_tried_again(queue: MemoryQueue, time: Time) -> None:
@@ -231,12 +231,12 @@ async def test_a_withdrawn_task_is_not_tried_again(queue: MemoryQueue, time: Tim
 async def test_an_unsettled_task_is_handed_to_another(queue: MemoryQueue) -> None:
     await queue.submit(labeled())
     async with consumer(queue) as take:
-        lease = await take()
-    assert lease.lost.is_set()
+        claim = await take()
+    assert claim.lost.is_set()
     async with consumer(queue) as take:
         again = await take()
-        assert (again.task.uuid, again.redelivered) == (lease.task.uuid, True)
-        await lease.done()  # comes too late to mean anything
+        assert (again.task.uuid, again.redelivered) == (claim.task.uuid, True)
+        await claim.done()  # comes too late to mean anything
         assert (await queue.submit(labeled())).duplicate
 
 
@@ -255,12 +255,12 @@ async def test_draining_ends_when_nothing_waits_or_is_in_hand(queue: MemoryQueue
     seen: list[tuple[int, int]] = []
 
     async def consume() -> None:
-        async for lease in queue.leases(asyncio.Event()):
-            seen.append((lease.task.request.item.number, lease.task.attempt))
-            if lease.task.attempt == 1:
-                await lease.retry(5)
+        async for claim in queue.claims(asyncio.Event()):
+            seen.append((claim.task.request.item.number, claim.task.attempt))
+            if claim.task.attempt == 1:
+                await claim.retry(5)
             else:
-                await lease.done()
+                await claim.done()
 
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         consumers = [group.create_task(consume()) for _ in range(3)]
@@ -275,7 +275,7 @@ async def test_draining_ends_when_nothing_waits_or_is_in_hand(queue: MemoryQueue
 
 async def test_stopping_ends_a_waiting_consumer(queue: MemoryQueue) -> None:
     stop = asyncio.Event()
-    waiting = asyncio.ensure_future(anext(queue.leases(stop)))
+    waiting = asyncio.ensure_future(anext(queue.claims(stop)))
     await asyncio.sleep(0)
     stop.set()
     async with asyncio.timeout(5):
@@ -289,13 +289,13 @@ async def test_ended_tasks_are_forgotten_by_age_and_by_number(time: Time) -> Non
 
     async def run(number: int) -> None:
         await queue.submit(labeled(number, delivery=f"d{number}"))
-        async for lease in queue.leases(asyncio.Event()):
-            await lease.done()
+        async for claim in queue.claims(asyncio.Event()):
+            await claim.done()
 
     async def known(number: int) -> bool:
         found = (await queue.submit(labeled(number, delivery=f"d{number}"))).duplicate is not None
-        async for lease in queue.leases(asyncio.Event()):
-            await lease.done()
+        async for claim in queue.claims(asyncio.Event()):
+            await claim.done()
         return found
 
     await run(1)
@@ -320,7 +320,7 @@ async def test_memory_is_bounded(time: Time) -> None:
 
 async def test_a_closed_queue_takes_nothing_and_ends_its_consumers(queue: MemoryQueue) -> None:
     assert await queue.connected()
-    waiting = asyncio.ensure_future(anext(queue.leases(asyncio.Event())))
+    waiting = asyncio.ensure_future(anext(queue.claims(asyncio.Event())))
     await asyncio.sleep(0)
     await queue.aclose()
     with pytest.raises(StopAsyncIteration):

@@ -22,12 +22,12 @@ async def test_the_next_run_waits_for_the_one_that_is_ending() -> None:
     queue = MemoryQueue(clock=lambda: NOW)
     stop = asyncio.Event()
     await queue.submit(labeled(0))
-    leases = queue.leases(stop)
-    first = await anext(leases)
+    claims = queue.claims(stop)
+    first = await anext(claims)
     assert (await queue.submit(labeled(1))).duplicate, "while it runs, the label belongs to it"
     first.ending()
     assert not (await queue.submit(labeled(2))).duplicate
-    waiting = asyncio.ensure_future(anext(queue.leases(stop)))
+    waiting = asyncio.ensure_future(anext(queue.claims(stop)))
     await asyncio.sleep(0)
     assert not waiting.done(), "one run of an item at a time"
     await first.done()

@@ -23,8 +23,8 @@ from coding_agent_core.commands import (
 )
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.queues.memory_lease import MemoryLease
-from coding_agent_core.queues.protocol import Lease, Submission
+from coding_agent_core.queues.memory_claim import MemoryClaim
+from coding_agent_core.queues.protocol import Claim, Submission
 from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
 
@@ -49,7 +49,7 @@ class Entry:
     labeled_at: datetime | None
     after: Entry | None = None
     deliveries: deque[str] = field(default_factory=lambda: deque(maxlen=256))
-    lease: MemoryLease | None = None
+    claim: MemoryClaim | None = None
     delayed: bool = False
     cancel_requested: bool = False
     redelivered: bool = False
@@ -151,8 +151,8 @@ class MemoryQueue:
             case Cancel(task):
                 assert latest is not None  # noqa: S101 - `withdraw` cancels an existing task only
                 latest.cancel_requested = True
-                if latest.lease is not None:
-                    latest.lease.cancel(withdrawal.message)
+                if latest.claim is not None:
+                    latest.claim.cancel(withdrawal.message)
                 else:
                     self._end(latest)
                 return task
@@ -196,8 +196,8 @@ class MemoryQueue:
         self._draining = True
         self._wake()
 
-    async def leases(self, stop: asyncio.Event) -> AsyncIterator[Lease]:
-        """One lease at a time; see `TaskSource`."""
+    async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
+        """One claim at a time; see `TaskSource`."""
         wake = asyncio.Event()
         self._iterators.add(wake)
         try:
@@ -207,12 +207,12 @@ class MemoryQueue:
                 if entry is None:
                     await first_of(wake.wait(), stop.wait())
                     continue
-                lease = entry.lease = MemoryLease(entry.task, entry.redelivered, self, entry)
+                claim = entry.claim = MemoryClaim(entry.task, entry.redelivered, self, entry)
                 try:
-                    yield lease
-                    await first_of(lease.settled.wait(), stop.wait())
+                    yield claim
+                    await first_of(claim.settled.wait(), stop.wait())
                 finally:
-                    self._hand_back(entry, lease)
+                    self._hand_back(entry, claim)
         finally:
             self._iterators.discard(wake)
 
@@ -225,16 +225,16 @@ class MemoryQueue:
         await asyncio.gather(*self._delays, return_exceptions=True)
 
     def settle(self, entry: Entry) -> None:
-        """For the lease: its task ended."""
+        """For the claim: its task ended."""
         self._end(entry)
 
     def again(self, entry: Entry, delay: float) -> None:
-        """For the lease: its task is to be handed out again as the next attempt."""
+        """For the claim: its task is to be handed out again as the next attempt."""
         if entry.cancel_requested or self._closed:
             self._end(entry)
             return
         entry.task = entry.task.model_copy(update={"attempt": entry.task.attempt + 1})
-        entry.lease = None
+        entry.claim = None
         entry.redelivered = False
         entry.delayed = True
         waiting = asyncio.create_task(self._after(entry, delay))
@@ -248,22 +248,22 @@ class MemoryQueue:
 
     def _next(self) -> Entry | None:
         for entry in self._active:
-            if entry.lease is None and not entry.delayed and (entry.after is None or entry.after.ended):
+            if entry.claim is None and not entry.delayed and (entry.after is None or entry.after.ended):
                 entry.after = None
                 return entry
         return None
 
-    def _hand_back(self, entry: Entry, lease: MemoryLease) -> None:
-        if entry.lease is not lease:
+    def _hand_back(self, entry: Entry, claim: MemoryClaim) -> None:
+        if entry.claim is not claim:
             return
-        lease.lost.set()
-        entry.lease = None
+        claim.lost.set()
+        entry.claim = None
         entry.redelivered = True
         self._wake()
 
     def _end(self, entry: Entry) -> None:
         entry.ended = True
-        entry.lease = None
+        entry.claim = None
         identity = entry.task.request.item.identity
         with suppress(ValueError):
             self._active.remove(entry)

@@ -62,7 +62,7 @@ class TaskSink(Protocol):
         ...
 
 
-class Lease(Protocol):
+class Claim(Protocol):
     """A task in hand: nobody else gets it until it is settled by `done`, `retry` or `dead_letter`.
 
     When this process dies unsettled, a durable queue hands the task out again.
@@ -93,7 +93,7 @@ class Lease(Protocol):
         """Set when the queue gave the item to another consumer: stop, and report nothing."""
         ...
 
-    def claim(self) -> AbstractAsyncContextManager[bool]:
+    def item_lock(self) -> AbstractAsyncContextManager[bool]:
         """Hold the item's lock among all consumers while the context lasts; `False` if another holds it."""
         ...
 
@@ -121,8 +121,8 @@ class Lease(Protocol):
 class TaskSource(Protocol):
     """Hands tasks out."""
 
-    def leases(self, stop: asyncio.Event) -> AsyncIterator[Lease]:
-        """One lease at a time, as tasks come, until `stop` is set; reconnects by itself.
+    def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
+        """One claim at a time, as tasks come, until `stop` is set; reconnects by itself.
 
         Several iterators may run side by side (`consumer.concurrency`). With `drain` the source also ends
         when nothing is queued or in hand any more.

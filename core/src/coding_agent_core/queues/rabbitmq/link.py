@@ -96,7 +96,7 @@ class Link:
             self._desk.give_back(hand.task)
             hand.lose()
 
-    # -- for the lease
+    # -- for the claim
 
     async def claim(self, hand: Hand) -> bool:
         """Take the item's lock; a connection that breaks meanwhile is waited for."""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.queues.protocol import Lease
+from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq.desk import Desk
 from coding_agent_core.queues.rabbitmq.io_thread import IoThread
 from coding_agent_core.queues.rabbitmq.link import Hand, Link
@@ -21,8 +21,8 @@ from coding_agent_core.tasks import Platform
 _logger = logging.getLogger("coding_agent.queue")
 
 
-class RabbitMQLease:
-    """See `Lease`. Its connection lives in another thread; these methods cross over."""
+class RabbitMQClaim:
+    """See `Claim`. Its connection lives in another thread; these methods cross over."""
 
     def __init__(self, hand: Hand, link: Link, io: IoThread) -> None:
         self.cancelled = asyncio.Event()
@@ -46,8 +46,8 @@ class RabbitMQLease:
         return self._hand.redelivered
 
     @asynccontextmanager
-    async def claim(self) -> AsyncIterator[bool]:
-        """Hold the item's lock among all consumers of the broker; see `Lease` and decision record 0005.
+    async def item_lock(self) -> AsyncIterator[bool]:
+        """Hold the item's lock among all consumers of the broker; see `Claim` and decision record 0005.
 
         Where another has it, settle with `retry`, never with `done`: that consumer may still die.
         Such a retry does not count as an attempt.
@@ -110,8 +110,8 @@ class RabbitMQSource:
         self._links: set[Link] = set()
         self._closing = asyncio.Event()
 
-    async def leases(self, stop: asyncio.Event) -> AsyncIterator[Lease]:
-        """One lease at a time; see `TaskSource`."""
+    async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
+        """One claim at a time; see `TaskSource`."""
         link = await self._io.run(self._open())
         self._links.add(link)
         try:
@@ -125,10 +125,10 @@ class RabbitMQSource:
                 hand = await self._io.run(link.peek())
                 if hand is None:
                     break  # drained
-                lease = RabbitMQLease(hand, link, self._io)
-                yield lease
-                await first_of(lease.settled.wait(), lease.lost.wait(), stop.wait(), self._closing.wait())
-                if lease.lost.is_set() and not self._closing.is_set():
+                claim = RabbitMQClaim(hand, link, self._io)
+                yield claim
+                await first_of(claim.settled.wait(), claim.lost.wait(), stop.wait(), self._closing.wait())
+                if claim.lost.is_set() and not self._closing.is_set():
                     await self._io.run(link.abandon(hand))
         finally:
             await self._close(link)

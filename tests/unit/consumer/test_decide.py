@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_consumer.claim import Drop, End, Start, claim, work_branch
+from coding_agent_consumer.decide import Drop, Finish, Start, decide, work_branch
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
@@ -46,7 +46,7 @@ def state(uuid: str, phase: Phase, *, attempt: int = 1, run: int = 1) -> State:
     return State(uuid=uuid, phase=phase, attempt=attempt, run=run)
 
 
-START, DROP, END = Start, Drop, End
+START, DROP, END = Start, Drop, Finish
 
 CASES = [
     # what, message, item, remembered state, expected (run, attempt)
@@ -155,13 +155,13 @@ CASES = [
     ("queued", "details", "remembered", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
 def test_claim(queued: QueuedTask, details: ItemDetails, remembered: State | None, expected: object) -> None:
-    decision = claim(queued, details, remembered, Labels(), max_attempts=3)
+    decision = decide(queued, details, remembered, Labels(), max_attempts=3)
     match decision:
         case Start(run, attempt):
             assert (run, attempt) == expected
         case Drop():
             assert expected is DROP
-        case End(_, reason, sentence):
+        case Finish(_, reason, sentence):
             assert (END, reason) == expected
             assert sentence.endswith(".")
 

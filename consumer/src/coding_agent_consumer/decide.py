@@ -1,7 +1,6 @@
-"""May this queued task begin? The pure rule of the consumer where the queue has no memory of items.
+"""May a claimed task begin? Decided from what the item shows: its labels and the state in our comment. Pure.
 
-What is known is what the item shows: its labels, and the state that our comment on it remembers. The item's
-lock (`Lease.claim`) is held while this is asked and until the attempt ends, so nobody else is working on it.
+The consumer holds the item's lock from this decision until the attempt ends: nobody else works on the item.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from coding_agent_core.tasks import Item, ItemKind, Origin
 
 @dataclass(frozen=True)
 class Start:
-    """Begin this attempt.
+    """Start this attempt.
 
     Attributes:
-        previous: what the comment remembers of an earlier run or attempt.
-        continues: it is a further attempt of the same task.
+        previous: state of an earlier run or attempt in the comment.
+        continues: this is a further attempt of the same task.
     """
 
     run: int
@@ -34,23 +33,23 @@ class Start:
 
 @dataclass(frozen=True)
 class Drop:
-    """Nothing to do for this message; forget it."""
+    """There is nothing to do; acknowledge the message."""
 
     why: str
 
 
 @dataclass(frozen=True)
-class End:
-    """The task was begun and is not to go on: report this end."""
+class Finish:
+    """The task has begun before and does not go on: report this end."""
 
     state: State
     reason: Reason
     message: str
 
 
-def claim(
+def decide(
     task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
-) -> Start | Drop | End:
+) -> Start | Drop | Finish:
     """Decide what becomes of a message."""
     flow = {labels.bot_label, labels.processing_label} & details.labels
     if state is not None and state.uuid == task.uuid:
@@ -65,14 +64,14 @@ def claim(
 
 def _own(
     task: QueuedTask, details: ItemDetails, state: State, flow: set[str], max_attempts: int
-) -> Start | Drop | End:
+) -> Start | Drop | Finish:
     """The message was begun before: by a consumer that died, or as an earlier attempt."""
     if state.phase.terminal:
         return Drop("the task has ended already")
     if not details.open:
-        return End(state, Reason.CANCELLED, "The item was closed while its task was waiting to go on.")
+        return Finish(state, Reason.CANCELLED, "The item was closed while its task was waiting to go on.")
     if not flow and task.request.trigger.origin is not Origin.MANUAL:
-        return End(state, Reason.CANCELLED, "The label was removed while the task was waiting to go on.")
+        return Finish(state, Reason.CANCELLED, "The label was removed while the task was waiting to go on.")
     match state.phase:
         case Phase.QUEUED:  # stopped in good order, e.g. by a restart of the consumer: costs no attempt
             attempt = max(task.attempt, state.attempt)
@@ -83,11 +82,11 @@ def _own(
         case _:  # its consumer died
             attempt = max(task.attempt, state.attempt + 1)
     if attempt > max_attempts:
-        return End(
+        return Finish(
             state,
             Reason.INTERNAL,
             f"The agent's process died in attempt {state.attempt} of {max_attempts}; "
-            "it is not tried again. The consumer's log around that time tells more.",
+            "it is not tried again. See the consumer's log around that time.",
         )
     return Start(run=state.run, attempt=attempt, previous=state, continues=True)
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("coding_agent.queue")
 
 
-class MemoryLease:
-    """See `Lease`. Settling twice, or after the task was handed to another, does nothing."""
+class MemoryClaim:
+    """See `Claim`. Settling twice, or after the task was handed to another, does nothing."""
 
     def __init__(self, task: QueuedTask, redelivered: bool, queue: MemoryQueue, entry: Entry) -> None:
         self.task = task
@@ -30,8 +30,8 @@ class MemoryLease:
         self._entry = entry
 
     @asynccontextmanager
-    async def claim(self) -> AsyncIterator[bool]:
-        """The queue hands out one task of an item at a time, so whoever holds the lease holds the item."""
+    async def item_lock(self) -> AsyncIterator[bool]:
+        """The queue hands out one task of an item at a time, so whoever holds the claim holds the item."""
         yield not self.lost.is_set()
 
     def cancel(self, why: str) -> None:

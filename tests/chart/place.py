@@ -48,6 +48,7 @@ class Place:
     release: Release
     forge: ForgeServer
     model: ModelServer
+    folder: Path
 
     @property
     def flavour(self) -> str:
@@ -118,7 +119,7 @@ def place(
         file = own.with_name("tls.crt")
         release.kubectl("create", "configmap", authority, f"--from-file=ca-certificates.crt={file}")
         release.values["trustedCertificates"] = {"configMap": authority}
-    return Place(release, forge, model)
+    return Place(release, forge, model, folder)
 
 
 def _certificate(folder: Path, address: str) -> Path:

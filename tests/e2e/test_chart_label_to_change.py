@@ -1,4 +1,4 @@
-"""helm install, a label, a pull request; in a namespace with restricted Pod Security and all denied."""
+"""helm install, a label, a pull or merge request, under restricted Pod Security with all traffic denied."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from coding_agent_cluster import cluster as local
 from coding_agent_cluster import ingress
 from coding_agent_cluster.wait import until
+from coding_agent_forge.model import Kind
 
 from tests.chart.edge import Edge, certificate, forwarder
 from tests.chart.place import DENY_ALL, Place, place
@@ -20,7 +21,8 @@ from tests.chart.release import Release
 from tests.e2e.pods import job_end
 from tests.fixtures.cluster import ClusterUnderTest
 from tests.fixtures.system import BOT, BOT_TOKEN, DONE, MODEL_KEY, REPOSITORY, SECRET, over
-from tests.integration.main_job.scripts import fixes_the_bug
+from tests.integration.main_job.scripts import Script, finish, fixes_the_bug, write
+from tests.integration.main_job.test_label_to_change import open_change
 
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
@@ -66,7 +68,9 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
     stack: ExitStack,
     tmp_path: Path,
 ) -> None:
-    world = place(stack, cluster, namespace, project_images, tmp_path, "github", fixes_the_bug())
+    of_changes = Script(match="A feature", turns=(write("notes.md", "hello\n"), finish("Added notes.")))
+    scripts = [of_changes, *fixes_the_bug()]
+    world = place(stack, cluster, namespace, project_images, tmp_path, "github", scripts)
     release = world.release
     release.kubectl("apply", "-f", "-", stdin=json.dumps(DENY_ALL))
     edge.provide(release)
@@ -85,17 +89,31 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
     assert task["spec"]["trigger"]["origin"] == "webhook"
     row = release.kubectl("get", "agenttasks", "--no-headers")
     assert "Succeeded" in row
+    assert [each["outcome"] for each in task["status"]["attempts"]] == ["Succeeded"]
 
     # Commands: the receiver stores them, the reporter asks the forge who wrote them, and executes them.
     world.forge.comment(REPOSITORY, 1, "/retry", by="alice")
     until("an answer", lambda: world.reactions() == {"eyes"}, timeout=90, interval=0.2)
 
+    # A change is worked on in its own branch.
+    change = open_change(world)
+    world.forge.add_label(REPOSITORY, change, BOT, kind=Kind.CHANGE)
+    done = lambda: world.forge.labels(REPOSITORY, change, Kind.CHANGE) & FLOW == {DONE}  # noqa: E731
+    until("the change's label", done, timeout=180, interval=0.2)
+    assert len(world.changes()) == 2, "no third one is opened"
+
     everything = release.kubectl("get", "configmaps,deployments,jobs,pods,agenttasks", "-o", "json")
+    pods = release.get("pods", "-l", "batch.kubernetes.io/job-name")["items"]
+    logs = [release.kubectl("logs", each["metadata"]["name"], "--all-containers") for each in pods]
+    assert any("begins" in each for each in logs)
+    everything += "".join(logs)
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET):
         assert secret not in everything
 
     release.helm("uninstall", release.name, "--wait", "--timeout", "120s")
-    assert [each["metadata"]["name"] for each in release.tasks()] == [task["metadata"]["name"]]
+    left = {each["metadata"]["name"] for each in release.tasks()}
+    assert task["metadata"]["name"] in left
+    assert len(left) == 2, "tasks outlive the release"
 
 
 def poll(release: Release) -> None:

@@ -24,8 +24,9 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Class, Outcome, Reason
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Item, ItemKind
+from coding_agent_core.tasks import Item
 
 from coding_agent_consumer.agent.last_lines import LastLines
 from coding_agent_consumer.agent.prompt import instructions, prompt

@@ -12,10 +12,10 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from coding_agent_core.attempt_input import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.connect import connect, forge_of
 from coding_agent_core.logs import configure
+from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.outcome import Outcome, Reason
 from coding_agent_core.settings import Settings, load_settings
 

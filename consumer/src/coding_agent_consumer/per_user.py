@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Platform
 from pydantic import ValidationError
 
 _logger = logging.getLogger("coding_agent.per_user")

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from coding_agent_core.attempt_input import AttemptInput
 from coding_agent_core.errors import (
     ForgeError,
     ForgeNotFoundError,
@@ -26,6 +25,7 @@ from coding_agent_core.errors import (
     SettingsError,
 )
 from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.messages import AttemptInput
 from coding_agent_core.outcome import Outcome, Reason
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import State

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar
 
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.outcome import Class, Outcome, Usage
 from coding_agent_core.phases import Phase
+from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reporting.publish import publish
 from coding_agent_core.reporting.render import MARKER, Report, State, read_state
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import LABEL_REMOVED, Item, ItemKind, Platform, task_name
+from coding_agent_core.tasks import LABEL_REMOVED, Item, task_name
 
 _PHASES = {
     Class.SUCCEEDED: Phase.SUCCEEDED,
@@ -41,8 +41,6 @@ class Task:
         state: what our comment remembers; changed by each report.
         since: when its phase began; aware.
     """
-
-    change_noun: ClassVar[str] = "change"
 
     forge: Forge
     item: Item
@@ -107,7 +105,7 @@ class Task:
             tail=outcome.tail if outcome and not outcome.succeeded else "",
             pushed=outcome is not None and outcome.branch is not None,
             bot_label=self.labels.bot_label,
-            change_noun=self.change_noun,
+            change_noun=FACTS[self.item.platform].change_noun,
         )
         await publish(self.forge, self.item, self.labels, report)
 
@@ -135,25 +133,17 @@ class _ChangeTask(Task):
 class TaskGitHubIssue(_IssueTask):
     """An issue on GitHub: ends in a pull request."""
 
-    change_noun = "pull request"
-
 
 class TaskGitHubPullRequest(_ChangeTask):
     """A pull request on GitHub: its own branch is worked on."""
-
-    change_noun = "pull request"
 
 
 class TaskGitLabIssue(_IssueTask):
     """An issue on GitLab: ends in a merge request."""
 
-    change_noun = "merge request"
-
 
 class TaskGitLabMergeRequest(_ChangeTask):
     """A merge request on GitLab: its own branch is worked on."""
-
-    change_noun = "merge request"
 
 
 _KINDS: dict[tuple[Platform, ItemKind], type[Task]] = {

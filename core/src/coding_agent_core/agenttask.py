@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.phases import Phase
-from coding_agent_core.tasks import Item, ItemKind, Origin, Platform, TaskRequest, parse_task_key, task_name
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin, TaskRequest, task_name
 
 GROUP, VERSION, PLURAL, KIND = "coding-agent.dev", "v1alpha1", "agenttasks", "AgentTask"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -104,9 +105,7 @@ class Spec(_Wire):
     @property
     def item(self) -> Item:
         """The item."""
-        return Item(
-            host=self.source.host, repository=self.source.repository, key=parse_task_key(self.task_key)
-        )
+        return Item.from_key(self.task_key, host=self.source.host, repository=self.source.repository)
 
 
 class Condition(_Wire):
@@ -216,7 +215,7 @@ def manifest(
             kind=item.kind,
             number=item.number,
         ),
-        task_key=item.key.to_dict(),
+        task_key=item.key,
         uuid=uuid,
         user=request.user,
         title=request.title,

@@ -1,8 +1,4 @@
-"""Task keys, items and requests: the nouns that every program of the system shares.
-
-The dictionaries that `TaskKey.to_dict` gives are those of the specification (chapter 4 and requirement S13)
-and are the only form in which keys cross a queue.
-"""
+"""Items, label applications and requests: the nouns that every program of the system shares."""
 
 from __future__ import annotations
 
@@ -12,27 +8,16 @@ import uuid as uuid_module
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coding_agent_core.platforms import FACTS, KEY_TYPES, ItemKind, Platform
+from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52
 """Characters of a task name without its run: with `-r<run>` and `-<attempt>` it stays under 63 (RFC 1123)."""
-
-
-class Platform(StrEnum):
-    """A forge's product; which installation of it is told by the host."""
-
-    GITHUB = "github"
-    GITLAB = "gitlab"
-
-
-class ItemKind(StrEnum):
-    """What carries the label: an issue, or a change proposed for merging (pull request, merge request)."""
-
-    ISSUE = "issue"
-    CHANGE = "change"
 
 
 class Origin(StrEnum):
@@ -50,120 +35,103 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Key(Frozen):
-    def to_dict(self) -> dict[str, Any]:
-        """The dictionary of the specification, with exactly its keys."""
-        return self.model_dump()
-
-
-class GitHubIssueKey(_Key):
-    """An issue on GitHub."""
-
-    type: Literal["github_issue"] = "github_issue"
-    owner: str = Field(min_length=1)
-    repo: str = Field(min_length=1)
-    number: int = Field(gt=0)
-
-
-class GitHubPullRequestKey(_Key):
-    """A pull request on GitHub."""
-
-    type: Literal["github_pull_request"] = "github_pull_request"
-    owner: str = Field(min_length=1)
-    repo: str = Field(min_length=1)
-    number: int = Field(gt=0)
-
-
-class GitLabIssueKey(_Key):
-    """An issue on GitLab; `project_id` is the numeric id of the project."""
-
-    type: Literal["gitlab_issue"] = "gitlab_issue"
-    project_id: int = Field(gt=0)
-    issue_iid: int = Field(gt=0)
-
-
-class GitLabMergeRequestKey(_Key):
-    """A merge request on GitLab; `project_id` is the numeric id of the target project."""
-
-    type: Literal["gitlab_merge_request"] = "gitlab_merge_request"
-    project_id: int = Field(gt=0)
-    mr_iid: int = Field(gt=0)
-
-
-TaskKey = Annotated[
-    GitHubIssueKey | GitHubPullRequestKey | GitLabIssueKey | GitLabMergeRequestKey,
-    Field(discriminator="type"),
-]
-_TASK_KEY: TypeAdapter[TaskKey] = TypeAdapter(TaskKey)
-
-
-def parse_task_key(data: Mapping[str, Any]) -> TaskKey:
-    """Read a key of the specification's four forms.
-
-    Raises:
-        ValueError: the dictionary is none of the four forms; the message names the field.
-    """
-    try:
-        return _TASK_KEY.validate_python(dict(data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "type"
-        raise ValueError(f"not a task key: {where}: {first['msg']}") from error
-
-
 class Item(Frozen):
     """The issue, pull request or merge request that a task is about.
 
     Attributes:
         host: the forge's web host with port if any, e.g. `github.com`, `gitlab.example.com:8443`.
-        repository: full path, e.g. `owner/repo` or `group/subgroup/project`; may be empty for a key
-            that arrived alone on the queue, until the forge was asked.
-        key: the specification's key.
+        repository: full path, e.g. `owner/repo` or `group/subgroup/project`; empty for an item that is known
+            by its project id alone, until the forge was asked.
+        number: the number that people see: `#7`, `!7`.
+        project_id: the repository's number where the platform has one (`PlatformFacts.by_project_id`).
     """
 
+    platform: Platform
     host: str
     repository: str
-    key: TaskKey
+    kind: ItemKind
+    number: int = Field(gt=0)
+    project_id: int | None = Field(default=None, gt=0)
+
+    @staticmethod
+    def from_key(key: Mapping[str, Any], *, host: str = "", repository: str = "") -> Item:
+        """The item that a queue message's key names.
+
+        Args:
+            key: one of the four dictionaries that `key` gives, with no further field.
+            host: the public installation's by default.
+            repository: full path, for keys that have the project's id alone.
+
+        Raises:
+            ValueError: the dictionary is not a key; the message names the field.
+        """
+        key_type = key.get("type")
+        if not isinstance(key_type, str) or key_type not in KEY_TYPES:
+            raise ValueError(f"not a task key: type: {key_type!r} is none of {', '.join(KEY_TYPES)}")
+        platform, kind = KEY_TYPES[key_type]
+        facts = FACTS[platform]
+        number = facts.keys[kind].number
+        where = ("project_id",) if facts.by_project_id else ("owner", "repo")
+        if unknown := sorted(set(key) - {"type", number, *where}):
+            raise ValueError(f"not a task key: {unknown[0]}: not a field of {key_type}")
+        for name in (number, *where):
+            if key.get(name) is None:
+                raise ValueError(f"not a task key: {name}: missing")
+        if not facts.by_project_id:
+            owner, repo = key["owner"], key["repo"]
+            if not isinstance(owner, str) or not owner or "/" in owner:
+                raise ValueError("not a task key: owner: not the name of an account")
+            if not isinstance(repo, str) or not repo:
+                raise ValueError("not a task key: repo: not the name of a repository")
+            repository = f"{owner}/{repo}"
+        try:
+            return Item(
+                platform=platform,
+                host=host or facts.web_host,
+                repository=repository,
+                kind=kind,
+                number=key[number],
+                project_id=key["project_id"] if facts.by_project_id else None,
+            )
+        except ValidationError as error:
+            raise ValueError(
+                f"not a task key: {first_problem(error).replace('number', number, 1)}"
+            ) from error
 
     @property
-    def platform(self) -> Platform:
-        """The forge's product."""
-        return Platform.GITHUB if self.key.type.startswith("github") else Platform.GITLAB
+    def key(self) -> dict[str, str | int]:
+        """The item in queue messages: exactly the fields that consumers of the queue know.
+
+        Raises:
+            ValueError: the platform's keys need the project's id, and it is not known.
+        """
+        facts = FACTS[self.platform]
+        form = facts.keys[self.kind]
+        if not facts.by_project_id:
+            owner, _, repo = self.repository.partition("/")
+            return {"type": form.type, "owner": owner, "repo": repo, form.number: self.number}
+        if self.project_id is None:
+            raise ValueError(f"{self.display}: the numeric id of the project is not known")
+        return {"type": form.type, "project_id": self.project_id, form.number: self.number}
 
     @property
-    def kind(self) -> ItemKind:
-        """Issue or change."""
-        return ItemKind.ISSUE if self.key.type.endswith("_issue") else ItemKind.CHANGE
-
-    @property
-    def number(self) -> int:
-        """The number that people see: `#7`, `!7`."""
-        match self.key:
-            case GitHubIssueKey() | GitHubPullRequestKey():
-                return self.key.number
-            case GitLabIssueKey():
-                return self.key.issue_iid
-            case GitLabMergeRequestKey():
-                return self.key.mr_iid
+    def _place(self) -> str:
+        by_id = FACTS[self.platform].by_project_id and self.project_id is not None
+        return str(self.project_id) if by_id else self.repository.lower()
 
     @property
     def identity(self) -> str:
         """One string per item, whatever the letter case or the project's present path.
 
-        GitHub's owner and repository names are case-insensitive; a GitLab project keeps its id when renamed.
+        Paths are case-insensitive on both forges; a project with an id keeps it when it is renamed.
         """
-        match self.key:
-            case GitHubIssueKey() | GitHubPullRequestKey():
-                place = f"{self.key.owner}/{self.key.repo}".lower()
-            case GitLabIssueKey() | GitLabMergeRequestKey():
-                place = str(self.key.project_id)
-        return f"{self.platform}|{self.host.lower()}|{place}|{self.kind}|{self.number}"
+        return f"{self.platform}|{self.host.lower()}|{self._place}|{self.kind}|{self.number}"
 
     @property
     def display(self) -> str:
         """For people and logs: `owner/repo#7`, `group/project!7`."""
-        mark = "!" if self.key.type == "gitlab_merge_request" else "#"
-        return f"{self.repository or self.identity.split('|')[2]}{mark}{self.number}"
+        mark = FACTS[self.platform].change_mark if self.kind is ItemKind.CHANGE else "#"
+        return f"{self.repository or self._place}{mark}{self.number}"
 
 
 def task_name(item: Item, run: int = 1) -> str:
@@ -171,12 +139,12 @@ def task_name(item: Item, run: int = 1) -> str:
 
     It is a valid RFC 1123 label with room for `-<attempt>` behind it.
     """
-    kind = "issue" if item.kind is ItemKind.ISSUE else ("pr" if item.platform is Platform.GITHUB else "mr")
+    kind = FACTS[item.platform].change_word if item.kind is ItemKind.CHANGE else "issue"
     # The identity, not the path: a renamed GitLab project must keep the names of its tasks.
     place = item.identity.split("|")[2]
     slug = re.sub(r"[^a-z0-9]+", "-", place.rsplit("/", 1)[-1].lower()).strip("-")
-    if item.platform is Platform.GITLAB:
-        slug = f"gitlab-{slug}"
+    if FACTS[item.platform].by_project_id:  # a bare number says nothing
+        slug = f"{item.platform}-{slug}"
     digest = hashlib.sha256(item.identity.encode()).hexdigest()[:8]
     rest = f"-{kind}-{item.number}-{digest}"
     name = (slug[: _NAME_LENGTH - len(rest)].strip("-") or "item") + rest

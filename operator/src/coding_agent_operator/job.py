@@ -17,9 +17,8 @@ from coding_agent_core.agenttask import (
     Status,
     labels_for,
 )
-from coding_agent_core.attempt_input import AttemptInput, Earlier
+from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
 from coding_agent_core.outcome import ExitCode
-from coding_agent_core.queued_task import QueuedTask
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import TaskRequest, Trigger
@@ -114,7 +113,7 @@ def attempt_input(task: Task, number: int) -> AttemptInput:
     )
 
 
-def earlier_of(status: Status) -> Earlier:
+def earlier_of(status: Status) -> EarlierAttempts:
     """What the attempts so far left behind, as their status tells it; the newest part of their recap."""
     result = status.result or Result()
     parts = [
@@ -122,7 +121,7 @@ def earlier_of(status: Status) -> Earlier:
         for each in status.attempts
         if each.outcome is not None
     ]
-    return Earlier(
+    return EarlierAttempts(
         branch=result.branch,
         change_url=result.pull_request_url,
         recap="\n\n".join(parts)[-_RECAP:],

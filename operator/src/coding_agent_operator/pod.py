@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coding_agent_core.attempt_input import ENVIRONMENT_VARIABLE, AttemptInput
+from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.settings.job import FS_GROUP, USERS, Credential, JobTemplate
 from coding_agent_core.tasks import Item
 

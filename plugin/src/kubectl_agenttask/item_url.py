@@ -5,14 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    GitHubPullRequestKey,
-    GitLabIssueKey,
-    GitLabMergeRequestKey,
-    Item,
-    host_of,
-)
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, host_of
 
 from kubectl_agenttask.errors import UsageError
 
@@ -44,8 +38,13 @@ def item_of(url: str, project_id: int | None = None) -> Item:
         if project_id is not None:
             raise UsageError("--project-id is for GitLab; this is an address of GitHub. Leave it out.")
         owner, repo, number = found["owner"], found["repo"], int(found["number"])
-        make = GitHubIssueKey if found["kind"] == "issues" else GitHubPullRequestKey
-        return Item(host=host, repository=f"{owner}/{repo}", key=make(owner=owner, repo=repo, number=number))
+        return Item(
+            platform=Platform.GITHUB,
+            host=host,
+            repository=f"{owner}/{repo}",
+            kind=ItemKind.ISSUE if found["kind"] == "issues" else ItemKind.CHANGE,
+            number=number,
+        )
     raise _no_item(url)
 
 
@@ -57,13 +56,14 @@ def _gitlab(host: str, found: re.Match[str], project_id: int | None) -> Item:
             f"menu at the top of https://{host}/{path} (Copy project ID), or as `id` in "
             f"https://{host}/api/v4/projects/{path.replace('/', '%2F')}."
         )
-    if found["kind"] == "merge_requests":
-        key: GitLabIssueKey | GitLabMergeRequestKey = GitLabMergeRequestKey(
-            project_id=project_id, mr_iid=number
-        )
-    else:
-        key = GitLabIssueKey(project_id=project_id, issue_iid=number)
-    return Item(host=host, repository=path, key=key)
+    return Item(
+        platform=Platform.GITLAB,
+        host=host,
+        repository=path,
+        kind=ItemKind.CHANGE if found["kind"] == "merge_requests" else ItemKind.ISSUE,
+        number=number,
+        project_id=project_id,
+    )
 
 
 def _no_item(url: str) -> UsageError:

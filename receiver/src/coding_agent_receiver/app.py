@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 from fastapi import FastAPI, Request
@@ -153,16 +154,14 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _require_secrets(settings: Settings) -> None:
-    configured = {
-        "GitHub": (
-            settings.webhook.github.secret.configured,
-            "webhook.github.secret (GITHUB_WEBHOOK_SECRET)",
-        ),
-        "GitLab": (settings.webhook.gitlab.token.configured, "webhook.gitlab.token (GITLAB_WEBHOOK_TOKEN)"),
+    missing = [platform for platform in Platform if not settings.webhook.secret(platform).configured]
+    keys = {
+        platform: f"webhook.{platform}.{facts.webhook_setting} ({facts.webhook_variable})"
+        for platform, facts in FACTS.items()
     }
-    if not any(there for there, _ in configured.values()):
-        keys = " or ".join(key for _, key in configured.values())
-        raise SettingsError(f"no webhook could be verified: set {keys}")
-    for forge, (there, key) in configured.items():
-        if not there:
-            _logger.warning("%s webhooks are all answered 401: %s is not set", forge, key)
+    if len(missing) == len(Platform):
+        raise SettingsError(f"no webhook could be verified: set {' or '.join(keys.values())}")
+    for platform in missing:
+        _logger.warning(
+            "%s webhooks are all answered 401: %s is not set", FACTS[platform].title, keys[platform]
+        )

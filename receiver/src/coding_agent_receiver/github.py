@@ -13,18 +13,9 @@ from typing import Any
 
 from coding_agent_core.commands import IssueCommand
 from coding_agent_core.logs import safe
+from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import (
-    LABEL_REMOVED,
-    GitHubIssueKey,
-    GitHubPullRequestKey,
-    Item,
-    Origin,
-    TaskRequest,
-    Trigger,
-    Withdrawal,
-    parse_time,
-)
+from coding_agent_core.tasks import LABEL_REMOVED, Item, Origin, TaskRequest, Trigger, Withdrawal, parse_time
 
 from coding_agent_receiver.events import (
     Accepted,
@@ -131,7 +122,7 @@ def _withdrawn(
     item = _item(delivered.event, fields, settings)
     if isinstance(item, Ignored):
         return item
-    noun = "issue" if isinstance(item.key, GitHubIssueKey) else "pull request"
+    noun = "issue" if item.kind is ItemKind.ISSUE else FACTS[item.platform].change_noun
     subject = fields.object(_ITEM_FIELDS[delivered.event])
     return Withdrawn(
         Withdrawal(
@@ -157,9 +148,13 @@ def _item(event: str, fields: Fields, settings: Settings) -> Item | Ignored:
     number = subject.number("number")
     # GitHub sends some `issues` events for pull requests too, with this object inside.
     is_change = event == "pull_request" or subject.has("pull_request")
-    kind = GitHubPullRequestKey if is_change else GitHubIssueKey
-    key = kind(owner=owner, repo=repo, number=number)
-    return Item(host=settings.github.host, repository=f"{owner}/{repo}", key=key)
+    return Item(
+        platform=Platform.GITHUB,
+        host=settings.github.host,
+        repository=f"{owner}/{repo}",
+        kind=ItemKind.CHANGE if is_change else ItemKind.ISSUE,
+        number=number,
+    )
 
 
 def _comment(delivered: Delivery, fields: Fields, settings: Settings, received_at: datetime) -> Meaning:

@@ -12,15 +12,7 @@ from typing import Any
 
 from coding_agent_core.logs import safe
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import (
-    LABEL_REMOVED,
-    Item,
-    Origin,
-    TaskRequest,
-    Trigger,
-    Withdrawal,
-    parse_time,
-)
+from coding_agent_core.tasks import LABEL_REMOVED, Item, Origin, TaskRequest, Trigger, Withdrawal, parse_time
 
 from coding_agent_receiver.events import (
     Accepted,

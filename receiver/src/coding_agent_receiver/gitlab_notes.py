@@ -12,8 +12,9 @@ from typing import Any
 
 from coding_agent_core.commands import IssueCommand
 from coding_agent_core.logs import safe
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import GitLabIssueKey, GitLabMergeRequestKey, Item, parse_time
+from coding_agent_core.tasks import Item, parse_time
 
 from coding_agent_receiver.events import Commanded, Delivery, Ignored, Meaning, comment_command, foreign_host
 from coding_agent_receiver.payload import Fields, printable
@@ -67,14 +68,14 @@ def interpret_note(delivered: Delivery, fields: Fields, settings: Settings, rece
 
 def item_in(project: Fields, kind: str, iid: int, host: str) -> Item:
     """The item of a project; `kind` is `issue` or `merge_request`."""
-    project_id = project.number("id")
-    key: GitLabIssueKey | GitLabMergeRequestKey
-    if kind == "issue":
-        key = GitLabIssueKey(project_id=project_id, issue_iid=iid)
-    else:
-        key = GitLabMergeRequestKey(project_id=project_id, mr_iid=iid)
-    path = project.matching("path_with_namespace", _PATH, "path of a project")
-    return Item(host=host, repository=path, key=key)
+    return Item(
+        platform=Platform.GITLAB,
+        host=host,
+        repository=project.matching("path_with_namespace", _PATH, "path of a project"),
+        kind=ItemKind.ISSUE if kind == "issue" else ItemKind.CHANGE,
+        number=iid,
+        project_id=project.number("id"),
+    )
 
 
 def _is_new(note: Fields) -> bool:

@@ -15,10 +15,11 @@ from typing import Any
 from coding_agent_core.commands import CommandIgnored, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.logs import bound, safe
+from coding_agent_core.platforms import FACTS
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import networks
-from coding_agent_core.tasks import TaskKey, TaskRequest, Withdrawal
+from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
 from starlette.requests import ClientDisconnect, Request
 
 from coding_agent_receiver import answers
@@ -38,12 +39,6 @@ BODY_TIMEOUT = 30.0
 """Seconds in which a body must arrive whole."""
 STORE_TIMEOUT = 8.0
 """Seconds for the queue; GitHub takes an answer that comes after 10 for a failure."""
-_TASK_CLASSES = {
-    "github_issue": "TaskGitHubIssue",
-    "github_pull_request": "TaskGitHubPullRequest",
-    "gitlab_issue": "TaskGitLabIssue",
-    "gitlab_merge_request": "TaskGitLabMergeRequest",
-}
 
 
 @dataclass
@@ -174,7 +169,7 @@ class Intake:
         if submission.duplicate is not None:
             _logger.info("No new task, %s is its task: %s", submission.task, submission.duplicate)
             return answers.duplicate(submission.task)
-        _logger.info("Created task: %s", describe(request.item.key))
+        _logger.info("Created task: %s", describe(request.item))
         _logger.info("Task queued successfully: %s", submission.task)
         return answers.success(submission.task)
 
@@ -196,12 +191,14 @@ class Intake:
         return answers.commanded(command.name, stored.place)
 
 
-def describe(key: TaskKey) -> str:
-    """`TaskGitHubIssue(owner=notfolder, repo=coding_agent, issue=123)`, as in the specification's log."""
-    values = key.to_dict()
-    noun = {"github_issue": "issue", "github_pull_request": "pull_request"}.get(values.pop("type"), "")
-    inside = ", ".join(f"{noun if name == 'number' else name}={value}" for name, value in values.items())
-    return f"{_TASK_CLASSES[key.type]}({inside})"
+def describe(item: Item) -> str:
+    """`TaskGitHubIssue(owner=notfolder, repo=coding_agent, issue=123)`: log analysis depends on the form."""
+    fields = item.key
+    key_type = str(fields.pop("type"))
+    if "number" in fields:
+        fields[key_type.partition("_")[2]] = fields.pop("number")
+    inside = ", ".join(f"{name}={value}" for name, value in fields.items())
+    return f"{FACTS[item.platform].keys[item.kind].task_class}({inside})"
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Platform
 
 from coding_agent_receiver import github, gitlab, verify
 from coding_agent_receiver.events import Delivery, Meaning

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from random import Random
 
 from coding_agent_core.forge.protocol import Hook, HookDelivery
+from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Platform
 
 from coding_agent_receiver.github import COMMENT_EVENT
 

@@ -16,20 +16,12 @@ from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.agent.run import ModelAgent
 from coding_agent_consumer.pod_attempt import PodAttempt
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_core.attempt_input import AttemptInput, Earlier
 from coding_agent_core.forge.connect import connect
+from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
 from coding_agent_core.outcome import Outcome
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    GitLabIssueKey,
-    Item,
-    Origin,
-    Platform,
-    TaskRequest,
-    Trigger,
-)
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, System, over, until
 
@@ -94,12 +86,18 @@ class AttemptPlace:
         """Issue 1 of the sample."""
         host = self.forge_url.removeprefix("http://")
         if self.platform is Platform.GITHUB:
-            owner, repo = REPOSITORY.split("/")
             return Item(
-                host=host, repository=REPOSITORY, key=GitHubIssueKey(owner=owner, repo=repo, number=1)
+                platform=Platform.GITHUB, host=host, repository=REPOSITORY, kind=ItemKind.ISSUE, number=1
             )
         project = self.system.forge.repository(REPOSITORY).id
-        return Item(host=host, repository=REPOSITORY, key=GitLabIssueKey(project_id=project, issue_iid=1))
+        return Item(
+            platform=Platform.GITLAB,
+            host=host,
+            repository=REPOSITORY,
+            kind=ItemKind.ISSUE,
+            number=1,
+            project_id=project,
+        )
 
     def given(
         self, *, attempt: int = 1, run: int = 1, uuid: str = "", timeout: int = 60, **earlier: Any
@@ -114,7 +112,7 @@ class AttemptPlace:
             task=QueuedTask(request=request, uuid=uuid or f"uuid-{run}", run=run, attempt=attempt),
             max_attempts=3,
             timeout_seconds=timeout,
-            earlier=Earlier(**earlier),
+            earlier=EarlierAttempts(**earlier),
         )
 
     def settings(self, **sections: Any) -> Settings:

@@ -172,7 +172,7 @@ async def test_an_item_that_is_gone_or_closed_is_not_worked_on(make_place: MakeP
     place = make_place("github", script(finish()))
     given = place.given()
     item = given.task.request.item
-    missing = item.model_copy(update={"key": item.key.model_copy(update={"number": 4711})})
+    missing = item.model_copy(update={"number": 4711})
     request = given.task.request.model_copy(update={"item": missing})
     elsewhere = given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
     assert (await place.run(elsewhere)).reason is Reason.ITEM_GONE

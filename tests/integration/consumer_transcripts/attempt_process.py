@@ -9,12 +9,13 @@ from pathlib import Path
 from coding_agent_consumer.agent.scrub import Scrub
 from coding_agent_consumer.agent.transcript import Transcript
 from coding_agent_consumer.transcripts.keeping import Transcripts
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
-from coding_agent_core.tasks import GitHubIssueKey, Item
+from coding_agent_core.tasks import Item
 from pydantic_ai.messages import ModelResponse, TextPart
 
 ITEM = Item(
-    host="github.com", repository="octo/demo", key=GitHubIssueKey(owner="octo", repo="demo", number=7)
+    platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=ItemKind.ISSUE, number=7
 )
 
 

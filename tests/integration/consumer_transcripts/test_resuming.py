@@ -18,17 +18,10 @@ from urllib.parse import urlsplit
 import yaml
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import OutcomeType, Status
-from coding_agent_core.attempt_input import ENVIRONMENT_VARIABLE
+from coding_agent_core.messages import ENVIRONMENT_VARIABLE
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    GitLabIssueKey,
-    Item,
-    Origin,
-    TaskKey,
-    TaskRequest,
-    Trigger,
-)
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_model.script import Failure, Script, Turn
 from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
 from coding_agent_operator.observed import Task, job_name, read_job, read_pod, read_task
@@ -50,11 +43,15 @@ SCRIPTS = [
 
 
 def the_task(system: System, status: Status | None = None) -> Task:
-    owner, repo = REPOSITORY.split("/")
-    key: TaskKey = GitHubIssueKey(owner=owner, repo=repo, number=1)
-    if system.flavour == "gitlab":
-        key = GitLabIssueKey(project_id=system.forge.repository(REPOSITORY).id, issue_iid=1)
-    item = Item(host=urlsplit(system.forge.base_url).netloc, repository=REPOSITORY, key=key)
+    gitlab = system.flavour == "gitlab"
+    item = Item(
+        platform=Platform(system.flavour),
+        host=urlsplit(system.forge.base_url).netloc,
+        repository=REPOSITORY,
+        kind=ItemKind.ISSUE,
+        number=1,
+        project_id=system.forge.repository(REPOSITORY).id if gitlab else None,
+    )
     request = TaskRequest(item=item, trigger=Trigger(origin=Origin.WEBHOOK, received_at=NOW))
     body = agenttask.manifest(request, run=1, uuid="u", timeout_seconds=60, max_attempts=3)
     body["metadata"] |= {"uid": "uid-1", "resourceVersion": "1", "creationTimestamp": NOW.isoformat()}

@@ -11,8 +11,9 @@ import pytest
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.forge.retrying import Clock
+from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Item, ItemKind, Platform, parse_task_key
+from coding_agent_core.tasks import Item
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, push_fix
@@ -44,14 +45,14 @@ class World:
 
     def item(self, kind: ItemKind, number: int) -> Item:
         repository = self.server.repository(REPOSITORY)
-        if self.platform is Platform.GITHUB:
-            type_ = "github_issue" if kind is ItemKind.ISSUE else "github_pull_request"
-            key = {"type": type_, "owner": "acme", "repo": "pricing", "number": number}
-        elif kind is ItemKind.ISSUE:
-            key = {"type": "gitlab_issue", "project_id": repository.id, "issue_iid": number}
-        else:
-            key = {"type": "gitlab_merge_request", "project_id": repository.id, "mr_iid": number}
-        return Item(host=self.forge.host, repository=REPOSITORY, key=parse_task_key(key))
+        return Item(
+            platform=self.platform,
+            host=self.forge.host,
+            repository=REPOSITORY,
+            kind=kind,
+            number=number,
+            project_id=repository.id if FACTS[self.platform].by_project_id else None,
+        )
 
     async def change(self) -> Item:
         """A pull or merge request from a pushed branch."""

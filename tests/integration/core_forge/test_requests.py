@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.tasks import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind, Platform
 
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, plant_fault, push_fix
 from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, PREFIX, validate_request

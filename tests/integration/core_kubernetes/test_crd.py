@@ -13,17 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core import agenttask
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    GitHubPullRequestKey,
-    GitLabIssueKey,
-    GitLabMergeRequestKey,
-    Item,
-    Origin,
-    TaskKey,
-    TaskRequest,
-    Trigger,
-)
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
@@ -33,14 +23,11 @@ from tests.integration.core_kubernetes.place import Place
 CRD = yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text())
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-KEYS: dict[str, TaskKey] = {
-    key.type: key
-    for key in (
-        GitHubIssueKey(owner="o", repo="r", number=7),
-        GitHubPullRequestKey(owner="o", repo="r", number=7),
-        GitLabIssueKey(project_id=3, issue_iid=7),
-        GitLabMergeRequestKey(project_id=3, mr_iid=7),
-    )
+KEYS: dict[str, dict[str, Any]] = {
+    "github_issue": {"type": "github_issue", "owner": "o", "repo": "r", "number": 7},
+    "github_pull_request": {"type": "github_pull_request", "owner": "o", "repo": "r", "number": 7},
+    "gitlab_issue": {"type": "gitlab_issue", "project_id": 3, "issue_iid": 7},
+    "gitlab_merge_request": {"type": "gitlab_merge_request", "project_id": 3, "mr_iid": 7},
 }
 IMMUTABLE = "spec is immutable but for cancel, suspend and priority; create another task instead"
 CANCELLED = "a cancelled task cannot be brought back; use `kubectl agenttask retry`"
@@ -62,7 +49,7 @@ Leaf = tuple[str, Any]
 def task(form: str) -> Fields:
     """An AgentTask of that form with every field set."""
     trigger = Trigger(origin=Origin.WEBHOOK, delivery_id="d", labeled_at=NOW, received_at=NOW)
-    item = Item(host="forge.example", repository="o/r", key=KEYS[form])
+    item = Item.from_key(KEYS[form], host="forge.example", repository="o/r")
     request = TaskRequest(item=item, user="alice", title="It", url="https://forge.example", trigger=trigger)
     return agenttask.manifest(request, run=2, uuid="u", timeout_seconds=60, max_attempts=2)
 
@@ -211,24 +198,24 @@ RULES: list[tuple[str, Fields, str]] = [
     *((form, {"spec.source.kind": "issue"}, KINDS) for form in KEYS if form.endswith("_request")),
     # All else agrees, but the key has the fields of another form.
     *(
-        (form, {"spec.taskKey": {**KEYS[other].to_dict(), "type": form}}, FORM)
+        (form, {"spec.taskKey": {**KEYS[other], "type": form}}, FORM)
         for form in KEYS
         for other in KEYS
-        if set(KEYS[form].to_dict()) != set(KEYS[other].to_dict())
+        if set(KEYS[form]) != set(KEYS[other])
     ),
     # A field too few, a field too many.
     *(
         (form, {f"spec.taskKey.{name}": ABSENT}, FORM)
         for form, key in KEYS.items()
-        for name in key.to_dict()
+        for name in key
         if name != "type"
     ),
     *(
         (form, {f"spec.taskKey.{name}": value}, FORM)
         for form, key in KEYS.items()
         for other in KEYS.values()
-        for name, value in other.to_dict().items()
-        if name not in key.to_dict()
+        for name, value in other.items()
+        if name not in key
     ),
 ]
 

@@ -11,9 +11,10 @@ from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, parse_spec
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, parse_time, task_name
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, parse_time, task_name
 
 from tests.fixtures.system import BOT_TOKEN, Program, StartSystem
 from tests.integration.core_kubernetes.events import Labeling, now, results
@@ -23,8 +24,13 @@ TRIES = 5
 
 
 def item(number: int) -> Item:
-    key = GitHubIssueKey(owner="octo-org", repo="octo-repo", number=number)
-    return Item(host="github.com", repository="octo-org/octo-repo", key=key)
+    return Item(
+        platform=Platform.GITHUB,
+        host="github.com",
+        repository="octo-org/octo-repo",
+        kind=ItemKind.ISSUE,
+        number=number,
+    )
 
 
 async def test_500_events_delivered_up_to_4_times_to_two_receivers_amid_polls(

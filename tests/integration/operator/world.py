@@ -16,7 +16,8 @@ import httpx
 import yaml
 from coding_agent_cluster.wait import until
 from coding_agent_core import agenttask
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
@@ -118,11 +119,8 @@ class OperatorProcess:
 
 def task_body(number: int, *, repository: str = "octo/demo", run: int = 1) -> dict[str, Any]:
     """An AgentTask as the receiver makes it for a labeled issue."""
-    owner, repo = repository.split("/")
     item = Item(
-        host="github.com",
-        repository=repository,
-        key=GitHubIssueKey(owner=owner, repo=repo, number=number),
+        platform=Platform.GITHUB, host="github.com", repository=repository, kind=ItemKind.ISSUE, number=number
     )
     now = datetime.now(UTC)
     request = TaskRequest(item=item, user="alice", trigger=Trigger(origin=Origin.WEBHOOK, received_at=now))

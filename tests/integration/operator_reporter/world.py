@@ -12,17 +12,9 @@ import httpx
 import yaml
 from coding_agent_core import agenttask
 from coding_agent_core.phases import Phase
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reporting.render import MARKER
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    GitLabIssueKey,
-    Item,
-    Origin,
-    TaskRequest,
-    Trigger,
-    host_of,
-    new_uuid,
-)
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, host_of, new_uuid
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Comment
 from kubernetes.client.exceptions import ApiException
@@ -178,16 +170,22 @@ class World:
 
     def item(self, number: int) -> Item:
         """The issue as tasks name it."""
-        owner, repo = REPOSITORY.split("/")
         if self.flavour == "github":
             return Item(
+                platform=Platform.GITHUB,
                 host=self.host,
                 repository=REPOSITORY,
-                key=GitHubIssueKey(owner=owner, repo=repo, number=number),
+                kind=ItemKind.ISSUE,
+                number=number,
             )
         project = self.forge.repository(REPOSITORY).id
         return Item(
-            host=self.host, repository=REPOSITORY, key=GitLabIssueKey(project_id=project, issue_iid=number)
+            platform=Platform.GITLAB,
+            host=self.host,
+            repository=REPOSITORY,
+            kind=ItemKind.ISSUE,
+            number=number,
+            project_id=project,
         )
 
     def task(

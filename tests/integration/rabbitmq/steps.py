@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pika
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
 from coding_agent_core.queues.rabbitmq.timing import Timing
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures.rabbitmq import Broker
 
@@ -27,9 +28,14 @@ DEADLINE = 20.0
 
 
 def request(number: int = 1) -> TaskRequest:
-    key = GitHubIssueKey(owner="octo", repo="demo", number=number)
     return TaskRequest(
-        item=Item(host="github.com", repository="octo/demo", key=key),
+        item=Item(
+            platform=Platform.GITHUB,
+            host="github.com",
+            repository="octo/demo",
+            kind=ItemKind.ISSUE,
+            number=number,
+        ),
         user="alice",
         title=f"Issue {number}",
         trigger=Trigger(origin=Origin.WEBHOOK, received_at=datetime(2026, 11, 25, tzinfo=UTC)),

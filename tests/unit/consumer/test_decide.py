@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 import pytest
 from coding_agent_consumer.decide import Drop, Finish, Start, decide, work_branch
 from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reporting.render import State
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-ITEM = Item(host="github.com", repository="o/r", key=GitHubIssueKey(owner="o", repo="r", number=7))
+ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
 OWN, OTHER = "uuid-own", "uuid-other"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 from coding_agent_consumer.per_user import merge, settings_for
+from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings
-from coding_agent_core.tasks import Platform
 from coding_agent_user_config.app import ApiKey, create_app
 
 KEY = "service-key"

@@ -7,27 +7,19 @@ from datetime import UTC, datetime
 import pytest
 from coding_agent_consumer.agent.prompt import COMMENTS_LIMIT, instructions, prompt
 from coding_agent_core.forge.protocol import Comment, ItemDetails
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reporting.render import MARKER
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    GitHubPullRequestKey,
-    GitLabMergeRequestKey,
-    Item,
-    TaskKey,
-)
+from coding_agent_core.tasks import Item
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
 def details(kind: str = "issue", body: str = "It is wrong.") -> ItemDetails:
-    keys: dict[str, TaskKey] = {
-        "issue": GitHubIssueKey(owner="o", repo="r", number=7),
-        "pr": GitHubPullRequestKey(owner="o", repo="r", number=7),
-        "mr": GitLabMergeRequestKey(project_id=1, mr_iid=7),
-    }
+    platform = Platform.GITLAB if kind == "mr" else Platform.GITHUB
+    item_kind = ItemKind.ISSUE if kind == "issue" else ItemKind.CHANGE
     return ItemDetails(
-        item=Item(host="forge.test", repository="o/r", key=keys[kind]),
+        item=Item(platform=platform, host="forge.test", repository="o/r", kind=item_kind, number=7),
         title="Fix  the\nprice",
         body=body,
         author="ada",

@@ -13,7 +13,8 @@ from coding_agent_core.commands import (
     reason_not_to_run,
 )
 from coding_agent_core.phases import Phase
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
@@ -23,8 +24,9 @@ def minutes(count: float) -> datetime:
 
 
 def command(name: CommandName = CommandName.RUN, at: datetime | None = None) -> IssueCommand:
-    key = GitHubIssueKey(owner="octo", repo="demo", number=7)
-    item = Item(host="github.com", repository="octo/demo", key=key)
+    item = Item(
+        platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=ItemKind.ISSUE, number=7
+    )
     return IssueCommand(
         item=item, name=name, comment="99", user="alice", at=at, delivery_id="d-1", received_at=T0
     )

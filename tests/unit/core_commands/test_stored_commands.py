@@ -20,7 +20,8 @@ from coding_agent_core.commands import (
     store,
     stored_commands,
 )
-from coding_agent_core.tasks import GitHubIssueKey, Item
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item
 
 CANCEL, RETRY, RUN = CommandName.CANCEL, CommandName.RETRY, CommandName.RUN
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -29,9 +30,7 @@ T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 def command(name: CommandName = RUN, comment: int = 1, user: str = "alice", minute: int = 0) -> IssueCommand:
     return IssueCommand(
         item=Item(
-            host="github.com",
-            repository="octo/demo",
-            key=GitHubIssueKey(owner="octo", repo="demo", number=7),
+            platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=ItemKind.ISSUE, number=7
         ),
         name=name,
         comment=str(comment),

@@ -7,8 +7,8 @@ from coding_agent_core.forge.addresses import clone_url, web_base
 from coding_agent_core.forge.calls import path
 from coding_agent_core.forge.github_search import repository_of, search_query
 from coding_agent_core.forge.gitlab_paths import list_params, list_path, project_of
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.forges import GitHub, GitLab
-from coding_agent_core.tasks import ItemKind
 
 
 @pytest.mark.parametrize(

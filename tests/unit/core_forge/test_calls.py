@@ -14,7 +14,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
 )
 from coding_agent_core.forge import calls
-from coding_agent_core.tasks import Platform
+from coding_agent_core.platforms import Platform
 
 from tests.unit.core_forge.wire import ITEMS, TOKEN, USER, Answer, Wire, answer
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.connect import connect, connect_all, forge_of
+from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Platform
 
 from tests.unit.core_forge.wire import ITEMS, SETTINGS, Wire, answer
 

@@ -11,8 +11,9 @@ import httpx
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.forge.retrying import Clock
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import GitHubIssueKey, GitLabIssueKey, Item, Platform
+from coding_agent_core.tasks import Item
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 TOKEN = "s3cret-token-value"
@@ -24,12 +25,15 @@ SETTINGS = Settings.model_validate(
 )
 ITEMS = {
     Platform.GITHUB: Item(
-        host="github.com",
-        repository="acme/pricing",
-        key=GitHubIssueKey(owner="acme", repo="pricing", number=7),
+        platform=Platform.GITHUB, host="github.com", repository="acme/pricing", kind=ItemKind.ISSUE, number=7
     ),
     Platform.GITLAB: Item(
-        host="gitlab.com", repository="acme/pricing", key=GitLabIssueKey(project_id=3, issue_iid=7)
+        platform=Platform.GITLAB,
+        host="gitlab.com",
+        repository="acme/pricing",
+        kind=ItemKind.ISSUE,
+        number=7,
+        project_id=3,
     ),
 }
 Answer = httpx.Response | Exception

@@ -13,15 +13,21 @@ from coding_agent_core.agenttask import (
     manifest,
 )
 from coding_agent_core.kubernetes.runs import cancellation, latest_of, note, runs_of
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 T1, T2, T3 = (T0 + timedelta(minutes=minutes) for minutes in (1, 2, 3))
 
 
 def item(number: int = 7) -> Item:
-    key = GitHubIssueKey(owner="octo", repo="demo", number=number)
-    return Item(host="github.com", repository="octo/demo", key=key)
+    return Item(
+        platform=Platform.GITHUB,
+        host="github.com",
+        repository="octo/demo",
+        kind=ItemKind.ISSUE,
+        number=number,
+    )
 
 
 def trigger(labeled_at: datetime | None = None, delivery: str | None = None) -> Trigger:

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.protocol import Claim
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, Withdrawal
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
 
 START = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -50,8 +51,9 @@ async def queue(time: Time) -> AsyncIterator[MemoryQueue]:
 
 
 def item(number: int = 1) -> Item:
-    key = GitHubIssueKey(owner="o", repo="demo", number=number)
-    return Item(host="github.com", repository="o/demo", key=key)
+    return Item(
+        platform=Platform.GITHUB, host="github.com", repository="o/demo", kind=ItemKind.ISSUE, number=number
+    )
 
 
 def labeled(

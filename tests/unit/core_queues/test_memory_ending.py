@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-ITEM = Item(host="github.com", repository="o/r", key=GitHubIssueKey(owner="o", repo="r", number=7))
+ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 
 
 def labeled(minutes: int) -> TaskRequest:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.rabbitmq import desk as desk_module
 from coding_agent_core.queues.rabbitmq.desk import Desk, Route
 from coding_agent_core.queues.rabbitmq.messages import (
@@ -14,13 +15,13 @@ from coding_agent_core.queues.rabbitmq.messages import (
     lock_queue,
 )
 from coding_agent_core.queues.rabbitmq.timing import Timing
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, task_name
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
 
 HERE, THERE = "this connection", "another connection"
 
 
 def task(uuid: str, attempt: int = 1) -> QueuedTask:
-    item = Item(host="github.com", repository="o/r", key=GitHubIssueKey(owner="o", repo="r", number=1))
+    item = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=1)
     trigger = Trigger(origin=Origin.WEBHOOK, received_at=datetime(2026, 11, 25, tzinfo=UTC))
     return QueuedTask(request=TaskRequest(item=item, trigger=trigger), uuid=uuid, attempt=attempt)
 

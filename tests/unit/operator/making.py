@@ -8,7 +8,8 @@ from typing import Any
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AttemptStatus, Condition, OutcomeType, Status
 from coding_agent_core.outcome import Outcome, Reason
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_operator.observed import Job, Pod, Task, job_name, read_task
 from coding_agent_operator.settings import Policy
 
@@ -23,9 +24,8 @@ def ago(seconds: float) -> datetime:
 def task_body(
     number: int = 7, *, repository: str = "octo/demo", run: int = 1, uid: str = "uid-1", **spec: Any
 ) -> dict[str, Any]:
-    owner, repo = repository.split("/")
     item = Item(
-        host="github.com", repository=repository, key=GitHubIssueKey(owner=owner, repo=repo, number=number)
+        platform=Platform.GITHUB, host="github.com", repository=repository, kind=ItemKind.ISSUE, number=number
     )
     request = TaskRequest(item=item, trigger=Trigger(origin=Origin.WEBHOOK, received_at=NOW))
     body = agenttask.manifest(request, run=run, uuid="u", timeout_seconds=600, max_attempts=3)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.job import Credential
-from coding_agent_core.tasks import GitHubIssueKey, GitLabIssueKey, Item, Platform
+from coding_agent_core.tasks import Item
 from coding_agent_operator.pod import credentials_for
 
 GITHUB = Item(
-    host="github.com", repository="Acme/Pricing", key=GitHubIssueKey(owner="Acme", repo="Pricing", number=1)
+    platform=Platform.GITHUB, host="github.com", repository="Acme/Pricing", kind=ItemKind.ISSUE, number=1
 )
 GITLAB = Item(
-    host="gitlab.example.com", repository="group/sub/pricing", key=GitLabIssueKey(project_id=4, issue_iid=1)
+    platform=Platform.GITLAB,
+    host="gitlab.example.com",
+    repository="group/sub/pricing",
+    kind=ItemKind.ISSUE,
+    number=1,
+    project_id=4,
 )
 
 

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType, Result
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    GitHubPullRequestKey,
-    GitLabMergeRequestKey,
-    Item,
-    TaskKey,
-)
+from coding_agent_core.tasks import Item
 from coding_agent_core.transcripts import attempt_of, key_of, place_of, url_of
 from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
 from coding_agent_operator.observed import read_job
@@ -69,22 +64,30 @@ def test_a_link_that_leads_nowhere_is_refused(link: str) -> None:
         ContextStorage.model_validate({"link": link})
 
 
-KEYS: list[tuple[TaskKey, str, str]] = [
-    (
-        GitHubIssueKey(owner="Octo", repo="Demo", number=7),
-        "github.com",
-        "github/github.com/octo/demo/issue-7",
-    ),
-    (GitHubPullRequestKey(owner="o", repo="r", number=7), "ghe:8443", "github/ghe_8443/o/r/change-7"),
-    (GitLabMergeRequestKey(project_id=3, mr_iid=7), "gitlab.com", "gitlab/gitlab.com/3/change-7"),
-    (GitHubIssueKey(owner="..", repo="../../etc", number=1), "h", "github/h/_/_/_/etc/issue-1"),
-    (GitHubIssueKey(owner="a b", repo="c\x00d\n", number=1), "h", "github/h/a_b/c_d_/issue-1"),
+def item_at(host: str, repository: str, number: int = 7, kind: ItemKind = ItemKind.ISSUE) -> Item:
+    return Item(platform=Platform.GITHUB, host=host, repository=repository, kind=kind, number=number)
+
+
+MERGE_REQUEST = Item(
+    platform=Platform.GITLAB,
+    host="gitlab.com",
+    repository="g/p",
+    kind=ItemKind.CHANGE,
+    number=7,
+    project_id=3,
+)
+FOLDERS = [
+    (item_at("github.com", "Octo/Demo"), "github/github.com/octo/demo/issue-7"),
+    (item_at("ghe:8443", "o/r", kind=ItemKind.CHANGE), "github/ghe_8443/o/r/change-7"),
+    (MERGE_REQUEST, "gitlab/gitlab.com/3/change-7"),
+    (item_at("h", "../../../etc", 1), "github/h/_/_/_/etc/issue-1"),
+    (item_at("h", "a b/c\x00d\n", 1), "github/h/a_b/c_d_/issue-1"),
 ]
 
 
-@pytest.mark.parametrize(("key", "host", "folder"), KEYS)
-def test_keys_are_paths_that_stay_inside(key: TaskKey, host: str, folder: str) -> None:
-    found = key_of(Item(host=host, repository="o/r", key=key), 2, "0b54-4ee3", 11)
+@pytest.mark.parametrize(("item", "folder"), FOLDERS)
+def test_keys_are_paths_that_stay_inside(item: Item, folder: str) -> None:
+    found = key_of(item, 2, "0b54-4ee3", 11)
     assert found == f"{folder}/run-2-0b54-4ee3/attempt-11.jsonl"
     assert attempt_of(found) == 11
     assert (Path("/root") / found).resolve().is_relative_to("/root/" + found.split("/", maxsplit=1)[0])
@@ -92,7 +95,7 @@ def test_keys_are_paths_that_stay_inside(key: TaskKey, host: str, folder: str) -
 
 @pytest.mark.parametrize("uuid", ["../../../etc", "a/b", "", "u\n", "x" * 5000])
 def test_a_queues_uuid_that_is_none_stays_inside_and_is_told_from_others(uuid: str) -> None:
-    item = Item(host="h", repository="o/r", key=GitHubIssueKey(owner="o", repo="r", number=1))
+    item = Item(platform=Platform.GITHUB, host="h", repository="o/r", kind=ItemKind.ISSUE, number=1)
     found = key_of(item, 1, uuid, 1)
     assert re.fullmatch(r"github/h/o/r/issue-1/run-1-[0-9a-f]{32}/attempt-1\.jsonl", found)
     assert found != key_of(item, 1, f"{uuid}.", 1)

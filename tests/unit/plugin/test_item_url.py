@@ -63,7 +63,7 @@ from kubectl_agenttask.item_url import item_of
 )
 def test_items(url: str, project_id: int | None, host: str, repository: str, key: dict[str, object]) -> None:
     item = item_of(url, project_id)
-    assert (item.host, item.repository, item.key.to_dict()) == (host, repository, key)
+    assert (item.host, item.repository, item.key) == (host, repository, key)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_command_on_github_is_read_whole() -> None:
 
 def test_a_command_on_a_pull_request_is_about_the_pull_request() -> None:
     found = command(of_github(github_comment(pull_request={"url": "x"})))
-    assert found.item.key.type == "github_pull_request"
+    assert found.item.key["type"] == "github_pull_request"
 
 
 @pytest.mark.parametrize("event", ["Note Hook", "Confidential Note Hook", "System Hook"])
@@ -87,7 +87,7 @@ def test_a_command_on_gitlab_is_read_whole(event: str, noteable: str, type_: str
     found = command(of_gitlab(gitlab_note(noteable=noteable), event=event))
     assert (found.name, found.user, found.comment) == (CommandName.RUN, "alice", "99")
     assert (found.at, found.delivery_id) == (AT, "k-1")
-    assert (found.item.key.type, found.item.number, found.item.repository) == (
+    assert (found.item.key["type"], found.item.number, found.item.repository) == (
         type_,
         23,
         "gitlabhq/gitlab-test",

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 
 import pytest
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import GitHubIssueKey, GitHubPullRequestKey, Origin
+from coding_agent_core.tasks import Origin
 from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_receiver.github import delivery, interpret
 from coding_agent_receiver.payload import FieldError
@@ -26,7 +27,7 @@ def test_a_labeled_issue_is_a_task():
     result = meaning(github_issue())
     assert isinstance(result, Accepted)
     request = result.request
-    assert request.item.key == GitHubIssueKey(owner="octo-org", repo="octo-repo", number=7)
+    assert request.item.key == {"type": "github_issue", "owner": "octo-org", "repo": "octo-repo", "number": 7}
     assert (request.item.host, request.item.repository) == ("github.com", "octo-org/octo-repo")
     assert (request.user, request.title) == ("octocat", "It is broken")
     assert request.url == "https://github.com/octo-org/octo-repo/issues/7"
@@ -39,13 +40,14 @@ def test_a_labeled_issue_is_a_task():
 def test_a_labeled_pull_request_is_a_task():
     result = meaning(github_pull_request(), "pull_request")
     assert isinstance(result, Accepted)
-    assert result.request.item.key == GitHubPullRequestKey(owner="octo-org", repo="octo-repo", number=7)
+    assert result.request.item.kind is ItemKind.CHANGE
+    assert result.request.item.key["type"] == "github_pull_request"
 
 
 def test_an_issues_event_about_a_pull_request_is_about_the_pull_request():
     result = meaning(github_issue(pull_request={"url": "https://api.github.com/x"}))
     assert isinstance(result, Accepted)
-    assert result.request.item.key.type == "github_pull_request"
+    assert result.request.item.key["type"] == "github_pull_request"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import GitLabIssueKey, GitLabMergeRequestKey, Origin
+from coding_agent_core.tasks import Origin
 from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_receiver.gitlab import delivery, interpret
 from coding_agent_receiver.payload import FieldError
@@ -26,7 +26,7 @@ def test_a_label_added_to_an_issue_is_a_task():
     result = meaning(gitlab_issue(labels=("bug", BOT)))
     assert isinstance(result, Accepted)
     request = result.request
-    assert request.item.key == GitLabIssueKey(project_id=14, issue_iid=23)
+    assert request.item.key == {"type": "gitlab_issue", "project_id": 14, "issue_iid": 23}
     assert (request.item.host, request.item.repository) == ("gitlab.com", "gitlabhq/gitlab-test")
     assert (request.user, request.title) == ("root", "New API: create/update/delete file")
     assert request.url == "https://gitlab.com/gitlabhq/gitlab-test/-/issues/23"
@@ -38,7 +38,7 @@ def test_a_label_added_to_an_issue_is_a_task():
 def test_a_label_added_to_a_merge_request_is_a_task_of_the_target_project():
     result = meaning(gitlab_merge_request(), "Merge Request Hook")
     assert isinstance(result, Accepted)
-    assert result.request.item.key == GitLabMergeRequestKey(project_id=14, mr_iid=23)
+    assert result.request.item.key == {"type": "gitlab_merge_request", "project_id": 14, "mr_iid": 23}
 
 
 @pytest.mark.parametrize(

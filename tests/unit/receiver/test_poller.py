@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, Platform, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.poller import poll_forever, poll_once
 from prometheus_client import CollectorRegistry
@@ -16,8 +17,13 @@ from tests.fixtures.deliveries import NOW, RecordingSink
 
 
 def labeled(number: int) -> TaskRequest:
-    key = GitHubIssueKey(owner="octo-org", repo="octo-repo", number=number)
-    item = Item(host="github.com", repository="octo-org/octo-repo", key=key)
+    item = Item(
+        platform=Platform.GITHUB,
+        host="github.com",
+        repository="octo-org/octo-repo",
+        kind=ItemKind.ISSUE,
+        number=number,
+    )
     return TaskRequest(item=item, trigger=Trigger(origin=Origin.POLL, received_at=NOW))
 
 

@@ -6,9 +6,9 @@ import secrets
 from collections.abc import Sequence
 
 from coding_agent_core.forge.protocol import Comment, ItemDetails
+from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reporting.render import MARKER
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import ItemKind, Platform
 
 BODY_LIMIT = 30_000
 """Characters of the item's text."""
@@ -113,7 +113,7 @@ def _task(details: ItemDetails, kind: str) -> str:
 def _kind(details: ItemDetails) -> str:
     if details.item.kind is ItemKind.ISSUE:
         return "issue"
-    return "pull request" if details.item.platform is Platform.GITHUB else "merge request"
+    return FACTS[details.item.platform].change_noun
 
 
 def _discussion(comments: Sequence[Comment], mark: str) -> str:

@@ -12,9 +12,10 @@ from coding_agent_core.forge.pacing import Pace, Unpaced
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.forge.retrying import Clock, RetryPolicy
 from coding_agent_core.forge.token import Token
+from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.secrets import Secrets, SecretSettings
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Item, Platform
+from coding_agent_core.tasks import Item
 
 
 def connect(
@@ -76,8 +77,7 @@ def connect_all(settings: Settings) -> dict[str, Forge]:
         found[forge.host] = forge
     if not found:
         raise SettingsError(
-            "No token for any forge: set `github.personal_access_token` (GITHUB_PERSONAL_ACCESS_TOKEN) or "
-            "`gitlab.personal_access_token` (GITLAB_PERSONAL_ACCESS_TOKEN)."
+            f"No token for any forge: set {' or '.join(_setting(platform) for platform in Platform)}."
         )
     return found
 
@@ -98,8 +98,12 @@ def forge_of(forges: Mapping[str, Forge], item: Item) -> Forge:
     return forge
 
 
+def _setting(platform: Platform) -> str:
+    return f"`{platform}.personal_access_token` ({FACTS[platform].credential_variable})"
+
+
 def _secret(settings: Settings, platform: Platform) -> SecretSettings:
-    section = settings.github if platform is Platform.GITHUB else settings.gitlab
+    section = settings.forge(platform)
     return section.personal_access_token
 
 

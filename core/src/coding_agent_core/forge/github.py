@@ -18,15 +18,9 @@ from coding_agent_core.forge.github_labeled import LabelSearch
 from coding_agent_core.forge.protocol import Applied, Change, CloneSource, Comment, Glance, ItemDetails
 from coding_agent_core.forge.retrying import Repeat
 from coding_agent_core.forge.token import Token
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    GitHubPullRequestKey,
-    Item,
-    ItemKind,
-    Platform,
-    TaskRequest,
-)
+from coding_agent_core.tasks import Item, TaskRequest
 
 _COMMENT_LIMIT = 1000
 _SCAN_PAGES = 100
@@ -68,7 +62,7 @@ class GitHubForge:
 
     async def locate(self, item: Item) -> Item:
         """The item with its repository, which on GitHub the key tells."""
-        return item if item.repository else item.model_copy(update={"repository": _repository(item)})
+        return item
 
     async def read(self, item: Item) -> ItemDetails:
         """The item as it is now."""
@@ -197,7 +191,7 @@ class GitHubForge:
 
     async def find_change(self, item: Item, *, branch: str) -> Change | None:
         """The open pull request from a branch of the item's own repository."""
-        owner = _repository(item).split("/")[0]
+        owner = item.repository.split("/")[0]
         call = Call(
             "GET",
             _repo_path(item, "pulls"),
@@ -298,7 +292,7 @@ class GitHubForge:
 
     def _details(self, item: Item, found: answers.Issue | answers.PullRequest, *, base: str) -> ItemDetails:
         return ItemDetails(
-            item=item if item.repository else item.model_copy(update={"repository": _repository(item)}),
+            item=item,
             title=found.title,
             body=found.body,
             author=found.user.login,
@@ -332,15 +326,8 @@ def _comment(found: answers.Comment) -> Comment:
     )
 
 
-def _repository(item: Item) -> str:
-    key = item.key
-    if not isinstance(key, GitHubIssueKey | GitHubPullRequestKey):
-        raise TypeError(f"not an item of GitHub: {item.display}")
-    return f"{key.owner}/{key.repo}"
-
-
 def _repo_path(item: Item, *rest: str | int) -> str:
-    return path("repos", *_repository(item).split("/", 1), *rest)
+    return path("repos", *item.repository.split("/", 1), *rest)
 
 
 def _issue_path(item: Item, *rest: str | int) -> str:

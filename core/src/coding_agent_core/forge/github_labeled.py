@@ -10,16 +10,9 @@ from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge import github_answers as answers
 from coding_agent_core.forge.calls import Call, Calls, path
 from coding_agent_core.forge.github_search import repository_of, search_query
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub
-from coding_agent_core.tasks import (
-    GitHubIssueKey,
-    GitHubPullRequestKey,
-    Item,
-    ItemKind,
-    Origin,
-    TaskRequest,
-    Trigger,
-)
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
@@ -56,17 +49,17 @@ class LabelSearch:
 
     async def _request(self, found: answers.Issue, label: str) -> TaskRequest | None:
         repository = repository_of(found.repository_url)
-        owner, _, name = repository.partition("/")
-        if not name:
+        if not repository:
             _logger.warning(
                 "%s: a search result without its repository: %s", self.settings.host, found.html_url
             )
             return None
-        kind = GitHubPullRequestKey if found.pull_request is not None else GitHubIssueKey
         item = Item(
+            platform=Platform.GITHUB,
             host=self.settings.host,
             repository=repository,
-            key=kind(owner=owner, repo=name, number=found.number),
+            kind=ItemKind.CHANGE if found.pull_request is not None else ItemKind.ISSUE,
+            number=found.number,
         )
         try:
             event = await self.labeled(item, label)

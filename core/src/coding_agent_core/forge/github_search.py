@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.forges import GitHub
-from coding_agent_core.tasks import ItemKind
 
 
 def search_query(label: str, kind: ItemKind, settings: GitHub) -> str:

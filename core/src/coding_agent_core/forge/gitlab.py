@@ -11,17 +11,14 @@ from coding_agent_core.forge.addresses import clone_url
 from coding_agent_core.forge.calls import Call, Calls, path
 from coding_agent_core.forge.comments import upsert
 from coding_agent_core.forge.gitlab_labeled import LabelSearch
-from coding_agent_core.forge.gitlab_paths import item_path, project_id
+from coding_agent_core.forge.gitlab_paths import item_path
+from coding_agent_core.forge.gitlab_paths import project as project_of
 from coding_agent_core.forge.protocol import Applied, Change, CloneSource, Comment, Glance, ItemDetails
 from coding_agent_core.forge.retrying import Repeat
 from coding_agent_core.forge.token import Token
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitLab
-from coding_agent_core.tasks import (
-    Item,
-    ItemKind,
-    Platform,
-    TaskRequest,
-)
+from coding_agent_core.tasks import Item, TaskRequest
 
 _COMMENT_LIMIT = 1000
 _SCAN_PAGES = 100
@@ -65,7 +62,7 @@ class GitLabForge:
         """The item with its project's path."""
         if item.repository:
             return item
-        project = await self._project(project_id(item), f"reading the project of {item.display}")
+        project = await self._project(project_of(item), f"reading the project of {item.display}")
         return item.model_copy(update={"repository": project.path_with_namespace})
 
     async def read(self, item: Item) -> ItemDetails:
@@ -168,14 +165,14 @@ class GitLabForge:
         """The open merge request from a branch of the item's own project."""
         call = Call(
             "GET",
-            path("projects", project_id(item), "merge_requests"),
+            path("projects", project_of(item), "merge_requests"),
             f"looking for the merge request of {item.display}",
             {"source_branch": branch, "state": "opened", "scope": "all"},
         )
         async for page, _ in self.calls.pages(list[answers.MergeRequest], call, limit=1):
             for found in page:
                 # Forks have branches of the same name.
-                if found.source_branch == branch and found.source_project_id == project_id(item):
+                if found.source_branch == branch and found.source_project_id == found.project_id:
                     return Change(number=found.iid, url=found.web_url, created=False)
         return None
 
@@ -186,7 +183,7 @@ class GitLabForge:
             return found
         call = Call(
             "POST",
-            path("projects", project_id(item), "merge_requests"),
+            path("projects", project_of(item), "merge_requests"),
             f"opening a merge request for {item.display}",
             json={
                 "source_branch": branch,
@@ -214,7 +211,7 @@ class GitLabForge:
         known = next((each for each in users if each.username.lower() == user.lower()), None)
         if known is None:
             return False
-        call = Call("GET", path("projects", project_id(item), "members", "all", known.id), what)
+        call = Call("GET", path("projects", project_of(item), "members", "all", known.id), what)
         try:
             member = await self.calls.get(answers.Member, call)
         except ForgeNotFoundError:
@@ -269,7 +266,7 @@ class GitLabForge:
             self._own = (token, await self.calls.get(answers.User, call))
         return self._own[1]
 
-    async def _project(self, number: int, what: str) -> answers.Project:
+    async def _project(self, number: int | str, what: str) -> answers.Project:
         return await self.calls.get(answers.Project, Call("GET", path("projects", number), what))
 
     async def _source_of(self, item: Item, found: answers.MergeRequest) -> str | None:

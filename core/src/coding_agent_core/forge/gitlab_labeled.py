@@ -9,16 +9,9 @@ from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge import gitlab_answers as answers
 from coding_agent_core.forge.calls import Call, Calls
 from coding_agent_core.forge.gitlab_paths import item_path, list_params, list_path, project_of
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitLab
-from coding_agent_core.tasks import (
-    GitLabIssueKey,
-    GitLabMergeRequestKey,
-    Item,
-    ItemKind,
-    Origin,
-    TaskRequest,
-    Trigger,
-)
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 _LIST_PAGES = 50
 """Pages of labeled items in one poll."""
@@ -49,13 +42,14 @@ class LabelSearch:
                             yield request
 
     async def _request(self, found: answers.Labeled, kind: ItemKind, label: str) -> TaskRequest | None:
-        key = (
-            GitLabIssueKey(project_id=found.project_id, issue_iid=found.iid)
-            if kind is ItemKind.ISSUE
-            else GitLabMergeRequestKey(project_id=found.project_id, mr_iid=found.iid)
+        item = Item(
+            platform=Platform.GITLAB,
+            host=self.settings.host,
+            repository=project_of(found.references.full) if found.references else "",
+            kind=kind,
+            number=found.iid,
+            project_id=found.project_id,
         )
-        repository = project_of(found.references.full) if found.references else ""
-        item = Item(host=self.settings.host, repository=repository, key=key)
         try:
             event = await self.labeled(item, label)
         except ForgeNotFoundError:  # gone since it was listed

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from coding_agent_core.forge.calls import path
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.forges import GitLab
-from coding_agent_core.tasks import GitLabIssueKey, GitLabMergeRequestKey, Item, ItemKind
+from coding_agent_core.tasks import Item
 
 
 def list_path(kind: ItemKind, settings: GitLab) -> str:
@@ -42,15 +43,12 @@ def project_of(reference: str) -> str:
     return ""
 
 
-def project_id(item: Item) -> int:
-    """The project of an item."""
-    key = item.key
-    if not isinstance(key, GitLabIssueKey | GitLabMergeRequestKey):
-        raise TypeError(f"not an item of GitLab: {item.display}")
-    return key.project_id
+def project(item: Item) -> int | str:
+    """The project of an item, as a path of the API takes it: its id where we know it, else its full path."""
+    return item.repository if item.project_id is None else item.project_id
 
 
 def item_path(item: Item, *rest: str | int) -> str:
     """An issue or merge request, or what is below it."""
     kind = "issues" if item.kind is ItemKind.ISSUE else "merge_requests"
-    return path("projects", project_id(item), kind, item.number, *rest)
+    return path("projects", project(item), kind, item.number, *rest)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from coding_agent_core.tasks import Item, Platform, TaskRequest
+from coding_agent_core.platforms import Platform
+from coding_agent_core.tasks import Item, TaskRequest
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.tasks import Platform
 
 
 @dataclass
@@ -25,12 +25,12 @@ class Token:
         """
         value = self.secrets.first()
         if value is None:
-            name = "GitHub" if self.platform is Platform.GITHUB else "GitLab"
+            name = FACTS[self.platform].title
             files = ", ".join(str(path) for path in self.secrets.settings.files)
             looked = f" ({files} cannot be read or is empty)" if files else ""
             raise SettingsError(
                 f"No token for {name}{looked}: set `{self.platform}.personal_access_token` in the "
-                f"configuration file or the variable {self.platform.upper()}_PERSONAL_ACCESS_TOKEN."
+                f"configuration file or the variable {FACTS[self.platform].credential_variable}."
             )
         return value
 

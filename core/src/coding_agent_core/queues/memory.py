@@ -22,7 +22,7 @@ from coding_agent_core.commands import (
     IssueCommand,
 )
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.queues.memory_claim import MemoryClaim
 from coding_agent_core.queues.protocol import Claim, Submission
 from coding_agent_core.queues.waiting import first_of

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
 
 if TYPE_CHECKING:
     from coding_agent_core.queues.memory import Entry, MemoryQueue

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.tasks import TaskRequest, Withdrawal
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, assert_never
 
 from pydantic import Field, field_validator, model_validator
 
 from coding_agent_core.commands import CommandName
+from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import SecretField, Section
 from coding_agent_core.tasks import host_of
@@ -169,6 +170,16 @@ class Webhook(Section):
     """If not empty, only these networks may send; `github` stands for GitHub's published hook addresses."""
     max_body_bytes: int = Field(default=25 * 1024 * 1024, gt=0)
     """Larger bodies are answered 413. GitHub caps its payloads at 25 MB."""
+
+    def secret(self, platform: Platform) -> SecretSettings:
+        """What a platform's webhooks are verified by."""
+        match platform:
+            case Platform.GITHUB:
+                return self.github.secret
+            case Platform.GITLAB:
+                return self.gitlab.token
+            case _:
+                assert_never(platform)
 
     @field_validator("trusted_proxies", "allowed_networks")
     @classmethod

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from coding_agent_core.platforms import Platform
 from coding_agent_core.settings.section import Section
-from coding_agent_core.tasks import Platform
 
 RESERVED_VOLUMES = ("work", "workspace", "socket", "program", "config", "credentials")
 """Names of the pod's own volumes."""

@@ -6,17 +6,17 @@ Every type forbids unknown keys; `load` turns violations into sentences with the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from coding_agent_core.platforms import Platform
 from coding_agent_core.settings.attempts import LLM, Consumer, ContextStorage, McpServer, UserConfigApi
 from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
 from coding_agent_core.settings.operator import Limits, Operator, Reporter
 from coding_agent_core.settings.queues import Backend, Queue, RabbitMQ, Scheduling
 from coding_agent_core.settings.section import Section
-from coding_agent_core.tasks import Platform
 
 
 class Logging(Section):
@@ -78,11 +78,21 @@ class Settings(BaseSettings):
             return self.queue.backend
         return Backend.RABBITMQ if self.use_rabbitmq else Backend.MEMORY
 
+    def forge(self, platform: Platform) -> GitHub | GitLab:
+        """The section of a platform."""
+        match platform:
+            case Platform.GITHUB:
+                return self.github
+            case Platform.GITLAB:
+                return self.gitlab
+            case _:
+                assert_never(platform)
+
     def labels(self, platform: Platform) -> Labels:
         """The labels of a platform."""
-        return self.github if platform is Platform.GITHUB else self.gitlab
+        return self.forge(platform)
 
     @property
     def hosts(self) -> dict[Platform, str]:
         """The configured host of each platform."""
-        return {Platform.GITHUB: self.github.host, Platform.GITLAB: self.gitlab.host}
+        return {platform: self.forge(platform).host for platform in Platform}

@@ -8,7 +8,8 @@ from typing import Any
 from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import MERGE_PATCH, ApiError, ApiServer
 from coding_agent_core.phases import Phase
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger, new_uuid
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
 
 from coding_agent_bench.plane import tasks_path
 
@@ -18,11 +19,11 @@ _SUCCEEDED = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "
 
 def task_body(number: int, repository: str, host: str = "github.com") -> dict[str, Any]:
     """The AgentTask for a labeled GitHub issue."""
-    owner, repo = repository.split("/")
-    key = GitHubIssueKey(owner=owner, repo=repo, number=number)
     now = datetime.now(UTC)
     request = TaskRequest(
-        item=Item(host=host, repository=repository, key=key),
+        item=Item(
+            platform=Platform.GITHUB, host=host, repository=repository, kind=ItemKind.ISSUE, number=number
+        ),
         user="alice",
         trigger=Trigger(origin=Origin.WEBHOOK, received_at=now, labeled_at=now),
     )

@@ -10,9 +10,9 @@ from coding_agent_core.forge.connect import connect
 from coding_agent_core.forge.pacing import Paced, Rate
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.forge.retrying import Clock, RetryPolicy
+from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.tasks import Platform
 
 from coding_agent_operator.reporter.metrics import FORGE_REQUESTS
 
@@ -53,7 +53,7 @@ def connect_paced(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
     found: dict[str, tuple[Forge, Paced]] = {}
     problems: list[str] = []
     for platform in Platform:
-        section = settings.github if platform is Platform.GITHUB else settings.gitlab
+        section = settings.forge(platform)
         if not section.personal_access_token.configured:
             continue
         pace = _Counted(section.host, rate_of(settings.reporter), Clock())

@@ -12,9 +12,9 @@ from coding_agent_core.admission import LatestTask
 from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
+from coding_agent_core.platforms import FACTS
 from coding_agent_core.reporting.render import Report, State
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Platform
 
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter.decide import Standing
@@ -104,7 +104,7 @@ def report_of(task: Task, labels: Labels, before: Iterable[State] = (), cancelle
         transcript=(last.transcript_url or last.transcript) if last else None,
         tail=(failed.tail or "") if failed is last and failed is not None and told else "",
         bot_label=labels.bot_label,
-        change_noun="pull request" if task.spec.source.platform is Platform.GITHUB else "merge request",
+        change_noun=FACTS[task.spec.source.platform].change_noun,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from enum import Enum, auto
 
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
 
 SETTLED_LIMIT = 10_000
 """Attempts that are remembered; a redelivery of a settled one comes within minutes, on reconnection."""

@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
+from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.rabbitmq.amqp import BrokerError, Channel, Connection
 from coding_agent_core.queues.rabbitmq.claims import lock, unlock
 from coding_agent_core.queues.rabbitmq.desk import Desk, Route
@@ -18,7 +19,6 @@ from coding_agent_core.queues.rabbitmq.properties import dead_properties
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.queues.rabbitmq.upkeep import Upkeep
 from coding_agent_core.settings.queues import RabbitMQ
-from coding_agent_core.tasks import Platform
 
 _logger = logging.getLogger("coding_agent.queue")
 

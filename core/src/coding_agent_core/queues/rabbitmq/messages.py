@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from coding_agent_core.commands import IssueCommand
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.tasks import Item, Platform, task_name
+from coding_agent_core.messages import QueuedTask
+from coding_agent_core.platforms import Platform
+from coding_agent_core.tasks import Item, task_name
 
 PERSISTENT = 2
 """AMQP's delivery mode of messages that survive a restart of the broker."""

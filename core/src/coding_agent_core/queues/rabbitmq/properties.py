@@ -5,7 +5,7 @@ from __future__ import annotations
 import pika
 
 from coding_agent_core.commands import IssueCommand
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.queues.rabbitmq.messages import PERSISTENT
 
 _HEADER_LIMIT = 2000

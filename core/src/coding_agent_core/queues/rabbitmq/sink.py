@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pika
 
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.queues.rabbitmq.amqp import BrokerError, ConfirmingChannel, Connection
 from coding_agent_core.queues.rabbitmq.io_thread import IoThread

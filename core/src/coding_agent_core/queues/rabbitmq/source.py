@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
+from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq.desk import Desk
 from coding_agent_core.queues.rabbitmq.io_thread import IoThread
@@ -16,7 +17,6 @@ from coding_agent_core.queues.rabbitmq.link import Hand, Link
 from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.settings.queues import RabbitMQ
-from coding_agent_core.tasks import Platform
 
 _logger = logging.getLogger("coding_agent.queue")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pika import exceptions
 
-from coding_agent_core.queued_task import QueuedTask
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.queues.rabbitmq.amqp import (
     BrokerError,
     Channel,

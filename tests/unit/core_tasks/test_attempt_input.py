@@ -1,18 +1,16 @@
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.attempt_input import AttemptInput, Earlier
-from coding_agent_core.queued_task import QueuedTask
-from coding_agent_core.tasks import GitHubIssueKey, Item, Origin, TaskRequest, Trigger
+from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 
 
 def an_input(**changes: object) -> AttemptInput:
     item = Item(
-        host="github.com",
-        repository="acme/shop",
-        key=GitHubIssueKey(type="github_issue", owner="acme", repo="shop", number=7),
+        platform=Platform.GITHUB, host="github.com", repository="acme/shop", kind=ItemKind.ISSUE, number=7
     )
     request = TaskRequest(
         item=item, user="ann", title="日本", url="https://github.com/acme/shop/issues/7",
@@ -27,9 +25,10 @@ def an_input(**changes: object) -> AttemptInput:
 
 
 @pytest.mark.parametrize(
-    "earlier", [Earlier(), Earlier(branch="b", change_url="u", recap="did x", transcripts=("a", "b"))]
+    "earlier",
+    [EarlierAttempts(), EarlierAttempts(branch="b", change_url="u", recap="did x", transcripts=("a", "b"))],
 )
-def test_what_is_written_is_read_again(earlier: Earlier) -> None:
+def test_what_is_written_is_read_again(earlier: EarlierAttempts) -> None:
     whole = an_input(earlier=earlier)
     assert AttemptInput.from_json(whole.to_json(), now=NOW) == whole
 

@@ -1,0 +1,182 @@
+"""What crosses from program to program: a task on the queue, and the input of an attempt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from coding_agent_core.platforms import KEY_FIELDS, Platform
+from coding_agent_core.tasks import Frozen, Item, Origin, TaskRequest, Trigger, new_uuid, task_name
+from coding_agent_core.text import first_problem
+
+ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
+"""Holds the JSON form of an attempt's input in the agent's container."""
+
+
+class QueuedTask(Frozen):
+    """An admitted task as it crosses a queue.
+
+    On the wire (`to_message`) it is the item's key with `uuid` and `user` beside it, as existing consumers of
+    the queue expect it; everything else is under the one further name `task`.
+
+    Attributes:
+        attempt: number of the attempt that this message starts, from 1.
+    """
+
+    request: TaskRequest
+    uuid: str
+    run: int = Field(default=1, ge=1)
+    attempt: int = Field(default=1, ge=1)
+
+    @property
+    def name(self) -> str:
+        """The task's name, as in logs, metrics and comments."""
+        return task_name(self.request.item, self.run)
+
+    def to_message(self) -> dict[str, Any]:
+        """The queue's message, JSON types only."""
+        request = self.request
+        return {
+            **_key(request.item),
+            "uuid": self.uuid,
+            "user": request.user,
+            "task": {
+                "item": request.item.model_dump(mode="json", exclude_none=True),
+                "title": request.title,
+                "url": request.url,
+                "trigger": request.trigger.model_dump(mode="json"),
+                "run": self.run,
+                "attempt": self.attempt,
+            },
+        }
+
+    @staticmethod
+    def from_message(
+        data: Mapping[str, Any], *, now: datetime, hosts: Mapping[Platform, str] | None = None
+    ) -> QueuedTask:
+        """Read a message, ours or one of the existing producer (a key with `uuid` and `user`).
+
+        Args:
+            data: the decoded JSON object.
+            now: stands in for the time of receipt where the message has none; timezone-aware.
+            hosts: the configured host of each platform, for messages that do not name theirs.
+
+        Raises:
+            ValueError: the message is not a task; the sentence names the field.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError("not a task: the message is not a JSON object")  # noqa: TRY004 - one error for callers
+        extra = data.get("task") or {}
+        if not isinstance(extra, Mapping):
+            raise ValueError("not a task: task: not a JSON object")  # noqa: TRY004
+        trigger = extra.get("trigger") or {"origin": Origin.MANUAL, "received_at": now}
+        try:
+            request = TaskRequest(
+                item=_item(data, extra, hosts or {}),
+                user=data.get("user") or "",
+                title=extra.get("title", ""),
+                url=extra.get("url", ""),
+                trigger=Trigger.model_validate(trigger),
+            )
+            return QueuedTask(
+                request=request,
+                uuid=str(data.get("uuid") or new_uuid()),
+                run=extra.get("run", 1),
+                attempt=extra.get("attempt", 1),
+            )
+        except ValidationError as error:
+            raise ValueError(f"not a task: {first_problem(error)}") from error
+
+
+class EarlierAttempts(Frozen):
+    """What earlier attempts of the same task left.
+
+    Attributes:
+        branch: pushed, to continue from.
+        change_url: the change that was opened from it.
+        recap: what they did and why they ended, plain text for the model; bounded by who writes it.
+        transcripts: where their whole transcripts are, oldest first.
+    """
+
+    branch: str | None = None
+    change_url: str | None = None
+    recap: str = Field(default="", max_length=16_384)
+    transcripts: tuple[str, ...] = ()
+
+
+class AttemptInput(Frozen):
+    """The input of one attempt. It holds no secret.
+
+    Attributes:
+        max_attempts: of the task; this one is `task.attempt`.
+        timeout_seconds: wall clock from the attempt's start; afterwards the cluster kills it.
+    """
+
+    task: QueuedTask
+    max_attempts: int = Field(ge=1)
+    timeout_seconds: int = Field(ge=1)
+    earlier: EarlierAttempts = EarlierAttempts()
+
+    def to_json(self) -> str:
+        """As it stands in the environment: the queue's message, with the rest beside it."""
+        return json.dumps(
+            {
+                **self.task.to_message(),
+                "maxAttempts": self.max_attempts,
+                "timeoutSeconds": self.timeout_seconds,
+                "earlier": self.earlier.model_dump(mode="json", exclude_defaults=True),
+            },
+            ensure_ascii=False,
+        )
+
+    @staticmethod
+    def from_json(text: str, *, now: datetime) -> AttemptInput:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is not an attempt's input; the sentence names the field.
+        """
+        try:
+            data: Any = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"not an attempt's input: not JSON: {error}") from error
+        task = QueuedTask.from_message(data, now=now)
+        try:
+            return AttemptInput(
+                task=task,
+                max_attempts=data.get("maxAttempts", task.attempt),
+                timeout_seconds=data.get("timeoutSeconds", 3600),
+                earlier=EarlierAttempts.model_validate(data.get("earlier") or {}),
+            )
+        except ValidationError as error:
+            raise ValueError(f"not an attempt's input: {first_problem(error)}") from error
+
+
+def _key(item: Item) -> dict[str, str | int]:
+    """The item's key; none for an item that a person wrote down without the id that keys need."""
+    try:
+        return item.key
+    except ValueError:
+        return {}
+
+
+def _item(data: Mapping[str, Any], extra: Mapping[str, Any], hosts: Mapping[Platform, str]) -> Item:
+    """The item, from `task.item` where the message has it, else from the key.
+
+    Raises:
+        ValueError: the message has neither, or they differ.
+    """
+    written = Item.model_validate(extra["item"]) if "item" in extra else None
+    if written is not None and "type" not in data:
+        return written
+    fields = set(data) & KEY_FIELDS
+    item = Item.from_key({name: data[name] for name in fields})
+    if written is None:
+        return item.model_copy(update={"host": hosts.get(item.platform, item.host)})
+    if written.key != item.key:
+        raise ValueError("not a task: task.item: not the item of the key")
+    return written

@@ -1,0 +1,114 @@
+"""The forges' products, and what differs between them outside their clients: one table, `FACTS`.
+
+Code never decides by a platform's name or by `else`: it looks the fact up here, or matches on `Platform` and
+ends with `assert_never`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Platform(StrEnum):
+    """A forge's product; the host tells which installation of it."""
+
+    GITHUB = "github"
+    GITLAB = "gitlab"
+
+
+class ItemKind(StrEnum):
+    """What carries the label: an issue, or a change proposed for merging (pull request, merge request)."""
+
+    ISSUE = "issue"
+    CHANGE = "change"
+
+
+@dataclass(frozen=True)
+class KeyForm:
+    """The dictionary that stands for an item in queue messages.
+
+    Attributes:
+        type: its `type`.
+        number: the field that holds the item's number.
+        task_class: the name of the consumer's task class, as it stands in log lines.
+    """
+
+    type: str
+    number: str
+    task_class: str
+
+
+@dataclass(frozen=True)
+class PlatformFacts:
+    """What differs between the products.
+
+    Attributes:
+        title: the product's name, for people.
+        web_host: of the public installation.
+        change_noun: what people call a change.
+        change_mark: stands before a change's number; an issue's mark is always `#`.
+        change_word: stands for a change in a task's name.
+        by_project_id: API and queue keys name a repository by a number that outlives renames.
+        keys: the queue's key for each kind of item.
+        credential_variable: of the token; its setting is `<platform>.personal_access_token`.
+        webhook_setting: the setting that verifies webhooks, below `webhook.<platform>`.
+        webhook_variable: environment variable of that setting.
+    """
+
+    title: str
+    web_host: str
+    change_noun: str
+    change_mark: str
+    change_word: str
+    by_project_id: bool
+    keys: Mapping[ItemKind, KeyForm]
+    credential_variable: str
+    webhook_setting: str
+    webhook_variable: str
+
+
+FACTS: Mapping[Platform, PlatformFacts] = MappingProxyType(
+    {
+        Platform.GITHUB: PlatformFacts(
+            title="GitHub",
+            web_host="github.com",
+            change_noun="pull request",
+            change_mark="#",
+            change_word="pr",
+            by_project_id=False,
+            keys={
+                ItemKind.ISSUE: KeyForm("github_issue", "number", "TaskGitHubIssue"),
+                ItemKind.CHANGE: KeyForm("github_pull_request", "number", "TaskGitHubPullRequest"),
+            },
+            credential_variable="GITHUB_PERSONAL_ACCESS_TOKEN",
+            webhook_setting="secret",
+            webhook_variable="GITHUB_WEBHOOK_SECRET",
+        ),
+        Platform.GITLAB: PlatformFacts(
+            title="GitLab",
+            web_host="gitlab.com",
+            change_noun="merge request",
+            change_mark="!",
+            change_word="mr",
+            by_project_id=True,
+            keys={
+                ItemKind.ISSUE: KeyForm("gitlab_issue", "issue_iid", "TaskGitLabIssue"),
+                ItemKind.CHANGE: KeyForm("gitlab_merge_request", "mr_iid", "TaskGitLabMergeRequest"),
+            },
+            credential_variable="GITLAB_PERSONAL_ACCESS_TOKEN",
+            webhook_setting="token",
+            webhook_variable="GITLAB_WEBHOOK_TOKEN",
+        ),
+    }
+)
+
+KEY_FIELDS = frozenset({"type", "owner", "repo", "project_id"}) | {
+    form.number for facts in FACTS.values() for form in facts.keys.values()
+}
+"""All fields that keys have."""
+KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = MappingProxyType(
+    {form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()}
+)

@@ -1,0 +1,28 @@
+"""A new member of `Platform` fails here and in mypy (`assert_never`) until each of these places knows it."""
+
+import pytest
+from coding_agent_consumer.tasks import _KINDS
+from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_every_platform_has_all_its_facts(platform: Platform) -> None:
+    assert set(FACTS[platform].keys) == set(ItemKind)
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_every_platform_has_settings_and_their_variables(platform: Platform) -> None:
+    facts, settings = FACTS[platform], Settings()
+    assert settings.forge(platform).host == facts.web_host
+    assert not settings.webhook.secret(platform).configured
+    assert VARIABLES[facts.credential_variable] == (platform, "personal_access_token")
+    assert VARIABLES[facts.webhook_variable] == ("webhook", platform, facts.webhook_setting)
+    assert {facts.credential_variable, facts.webhook_variable} <= SECRET_VARIABLES
+
+
+@pytest.mark.parametrize("platform", Platform)
+@pytest.mark.parametrize("kind", ItemKind)
+def test_every_kind_of_item_has_its_task(platform: Platform, kind: ItemKind) -> None:
+    assert _KINDS[platform, kind].__name__ == FACTS[platform].keys[kind].task_class

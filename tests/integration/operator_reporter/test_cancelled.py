@@ -73,5 +73,5 @@ async def test_who_cancelled_it(
     world.stand(name, Phase.CANCELLED, message="The task was cancelled.", result={"branch": BRANCH})
     text = world.shows(number, "Coding agent: cancelled", set())
     assert f"\n{said}\n" in text
-    assert f"What was done so far is on the branch `{BRANCH}`." in text
+    assert f"The work so far is on the branch `{BRANCH}`." in text
     assert len(world.comments(number)) == 1

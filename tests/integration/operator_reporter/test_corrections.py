@@ -40,7 +40,7 @@ def test_the_label_was_taken_off_and_no_webhook_told(world: World, start: Start)
     until("an Event tells", lambda: "LabelRemoved" in [reason for reason, _ in world.events(name)])
     world.stand(name, Phase.CANCELLED, message="The task was cancelled.")
     text = world.shows(number, "Coding agent: cancelled", set())
-    assert "The task was cancelled: the item has none of our labels any more." in text
+    assert "The task was cancelled: the item has none of the bot's labels any more." in text
 
 
 def test_a_waiting_task_whose_label_was_taken_off(world: World, start: Start) -> None:

@@ -49,7 +49,7 @@ def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, 
     until("an Event", lambda: "ForgeUnavailable" in [reason for reason, _ in world.events(ended[1])])
     assert world.read(ended[1])["status"]["phase"] == "Succeeded", "no task fails for it"
     # The reporter dies in the outage; the next one knows nothing of it.
-    assert reporter.metric(f'coding_agent_reporter_forge_away_seconds{{host="{host}"}}') > 0
+    assert reporter.metric(f'coding_agent_reporter_forge_unavailable_seconds{{host="{host}"}}') > 0
     reporter.stop()
     reporter = start()
     for _, name in others:
@@ -61,7 +61,7 @@ def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, 
         assert len(world.comments(number)) == 1
         until("it is told no longer", lambda name=name: not _told(world, name))  # type: ignore[misc]
         until("reported", lambda name=name: world.is_reported(name))  # type: ignore[misc]
-    for gauge in ("forge_away_seconds", "pending"):
+    for gauge in ("forge_unavailable_seconds", "pending"):
         is_zero(reporter, f'coding_agent_reporter_{gauge}{{host="{host}"}}')
     assert world.condition(ended[1], "Reported")["status"] == "True"
     until("nobody is told of it any more", lambda: not any(map(partial(_told, world), tasks.values())))
@@ -76,7 +76,7 @@ def test_a_task_that_runs_on_through_an_outage(world: World, proxy: ForgeProxy, 
     world.stand(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
     until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
-    away = f'coding_agent_reporter_forge_away_seconds{{host="{world.host}"}}'
+    away = f'coding_agent_reporter_forge_unavailable_seconds{{host="{world.host}"}}'
     for counted in (1, 2):
         proxy.refuse()
         phase = Phase.BACKOFF if counted == 1 else Phase.RUNNING

@@ -71,7 +71,7 @@ def test_metrics(world: World, start: Start) -> None:
     requests = "coding_agent_reporter_forge_requests_total"
     assert value(f'{requests}{{host="{host}",kind="read",status="200"}}') > 2
     assert value(f'{requests}{{host="{host}",kind="write",status="201"}}') == 1  # the comment
-    for gauge in ("pending", "oldest_pending_seconds", "forge_away_seconds"):
+    for gauge in ("pending", "oldest_pending_seconds", "forge_unavailable_seconds"):
         is_zero(process, f'coding_agent_reporter_{gauge}{{host="{host}"}}')
     assert value('coding_agent_reporter_shown_total{phase="Succeeded"}') == 1
     assert value('coding_agent_reporter_api_requests_total{status="200",verb="PATCH"}') >= 1

@@ -46,14 +46,14 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
     result = {
         "branch": "coding-agent/issue-1",
         "pullRequestURL": "https://forge.example/acme/pricing/pull/9",
-        "summary": "Mended the discount.",
+        "summary": "Fixed the discount.",
         "usage": {"requests": 12, "inputTokens": 34567, "outputTokens": 890, "cost": "0.42 USD"},
     }
     world.stand(name, Phase.SUCCEEDED, result=result, message="The task is done.")
     text = world.shows(number, "Coding agent: done", {DONE})
     for expected in (
         "https://forge.example/acme/pricing/pull/9",
-        "Mended the discount.",
+        "Fixed the discount.",
         "12 model requests, 34,567 tokens in, 890 out",
         "cost 0.42 USD",
         f"task `{name}`",
@@ -87,7 +87,7 @@ def test_a_failure_says_why_and_what_to_do(world: World, start: Start) -> None:
     for expected in (
         "The forge refused the push.",
         "needs the right to push",
-        f"put the label `{BOT}` on once more",
+        f"add the label `{BOT}` again",
         "! [remote rejected]",
     ):
         assert expected in text

@@ -15,7 +15,7 @@ from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.observed import read_task
-from coding_agent_operator.reporter.conditions import acknowledged, unreported
+from coding_agent_operator.reporter.report import acknowledged, unreported
 
 from tests.integration.operator_reporter.world import World
 

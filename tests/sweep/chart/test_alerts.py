@@ -36,7 +36,7 @@ HEALTHY = {
     f"kube_cronjob_spec_suspend{{{CRON}}}": "0x180",
     f"kube_cronjob_status_last_successful_time{{{CRON}}}": "0+60x180",
     f'coding_agent_reporter_oldest_pending_seconds{{{AGENT}, host="github.com"}}': "3x180",
-    f'coding_agent_reporter_forge_away_seconds{{{AGENT}, host="github.com"}}': "0x180",
+    f'coding_agent_reporter_forge_unavailable_seconds{{{AGENT}, host="github.com"}}': "0x180",
 }
 """One value a minute, in promtool's notation, of an installation in which all is well."""
 ABSENT = ""
@@ -140,8 +140,8 @@ CASES = [
         {"host": "github.com"},
     ),
     Case(
-        "CodingAgentForgeAway",
-        {f'coding_agent_reporter_forge_away_seconds{{{AGENT}, host="github.com"}}': "0+60x180"},
+        "CodingAgentForgeUnavailable",
+        {f'coding_agent_reporter_forge_unavailable_seconds{{{AGENT}, host="github.com"}}': "0+60x180"},
         13,
         {"host": "github.com"},
     ),

@@ -68,7 +68,7 @@ def _outage(world: World, proxy: ForgeProxy, reporter: Reporter, kinds: tuple[st
     )
     assert {world.read(name)["status"]["phase"] for name in names.values()} == {"Succeeded", "Running"}
     assert reporter.probe("/livez")[0] == 200, "nothing is restarted for it"
-    away = f'coding_agent_reporter_forge_away_seconds{{host="{world.host}"}}'
+    away = f'coding_agent_reporter_forge_unavailable_seconds{{host="{world.host}"}}'
     assert reporter.metric(away) > OUTAGE_S / 2
     _mend(world, proxy, kinds[-1])
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.agenttask import conditions_patch as patch
-from coding_agent_operator.reporter.conditions import acknowledged, reported, unreported
+from coding_agent_operator.reporter.report import acknowledged, reported, unreported
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SUCCEEDED = {
@@ -64,6 +64,6 @@ def test_the_time_is_that_of_the_change_of_status() -> None:
     second = patch(body(*first[1]["value"]), (unreported("ForgeRefused", "no right"),), later)
     assert second is not None
     assert second[1]["value"][0]["lastTransitionTime"] == "2026-01-02T03:04:05Z"
-    third = patch(body(*second[1]["value"]), (reported(""),), later)
+    third = patch(body(*second[1]["value"]), (reported(),), later)
     assert third is not None
     assert third[1]["value"][0]["lastTransitionTime"] == "2026-01-02T09:04:05Z"

@@ -1,4 +1,4 @@
-"""S19, S23: labels per phase that leave every other alone; one comment that tells the truth."""
+"""The labels of each phase, which leave all others alone, and the one comment."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_what_a_person_reads_of_a_failure() -> None:
         "Coding agent: failed",
         "The model did not answer.",
         "on the branch `coding-agent/issue-7`",
-        "put the label `coding agent` on once more",
+        "add the label `coding agent` again",
         "attempt 2 of 3",
         "reason ModelUnavailable",
         "12,000 tokens in",
-        "Failed since 2026-01-02 03:04:05 UTC",
+        "Failed at 2026-01-02 03:04:05 UTC",
     ):
         assert expected in text
 

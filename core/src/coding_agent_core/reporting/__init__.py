@@ -1,1 +1,1 @@
-"""What an item says of its task: labels and one comment. Pure `render`, thin `publish`."""
+"""How an item shows the state of its task: labels and one comment. `render` is pure, `publish` writes."""

@@ -1,4 +1,4 @@
-"""Puts a report on the item. Level-based: it can be repeated, and each repetition leaves what is true now."""
+"""Writes a report to the item. Every call can be repeated and leaves the item in the current state."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from coding_agent_core.tasks import Item
 async def publish(forge: Forge, item: Item, labels: Labels, report: Report) -> None:
     """Write the comment, then add labels, then remove those of other phases.
 
-    The comment comes first because it is what a consumer reads after a crash: a label swapped without it
-    would be a task that nobody remembers.
+    The comment comes first because a consumer reads it after a crash: if the labels changed without it,
+    nobody would remember the task.
 
     Raises:
-        ForgeError: the forge did not take all of it; repeat the call.
+        ForgeError: a request failed; repeat the call.
     """
     await forge.upsert_comment(item, MARKER, comment(report))
     seen = await forge.glance(item)
     add, remove = label_changes(report.state.phase, labels, seen.labels)
-    await swap(forge, item, add, remove)
+    await swap_labels(forge, item, add, remove)
 
 
-async def swap(forge: Forge, item: Item, add: Iterable[str], remove: Iterable[str]) -> None:
-    """Put labels on, then take others off.
+async def swap_labels(forge: Forge, item: Item, add: Iterable[str], remove: Iterable[str]) -> None:
+    """Add labels, then remove others.
 
-    Adding precedes removing, so that the forge's own `unlabeled` event shows a label of the flow still
-    present and is not taken for a person's cancel.
+    In this order the forge's own `unlabeled` event still shows one of the bot's labels, so it does not look
+    like a person's cancellation.
 
     Raises:
-        ForgeError: the forge did not take all of it; read the item again and repeat.
+        ForgeError: a request failed; read the item again and repeat.
     """
     for label in add:
         await forge.add_label(item, label)
@@ -41,12 +41,12 @@ async def swap(forge: Forge, item: Item, add: Iterable[str], remove: Iterable[st
 
 
 async def write_comment(forge: Forge, item: Item, report: Report, *, known: Comment | None) -> Comment:
-    """Write the one comment.
+    """Create or edit our one comment.
 
     Args:
-        known: as an earlier call returned it.
+        known: the comment, as an earlier call returned it.
 
     Raises:
-        ForgeError: it was not written, or it cannot be told whether it was; repeat the call.
+        ForgeError: the request failed, or its result is unknown; repeat the call.
     """
     return await forge.upsert_comment(item, MARKER, comment(report), known=known)

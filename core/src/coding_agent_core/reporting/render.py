@@ -1,7 +1,7 @@
-"""What an item shows of its task, decided purely: the labels for a phase and the text of the one comment.
+"""The labels for a phase, and the text of the one comment. Pure.
 
-The comment also carries the task's state in a hidden HTML comment. Where no other store remembers items
-(RabbitMQ mode) it tells a consumer, after a crash, whether a message was begun before.
+The comment also carries the task's state in a hidden HTML comment. With RabbitMQ, where nothing else
+remembers items, a consumer reads there after a crash whether a task was started before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen
 
 MARKER = "<!-- coding-agent:status "
-"""Begins the hidden part of the comment; our comment is the one of ours that contains it."""
+"""Begins the hidden part of the comment, and identifies our comment."""
 
 _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
 _TAIL_LIMIT = 2_000
@@ -28,7 +28,7 @@ _SUMMARY_LIMIT = 8_000
 
 
 class State(Frozen):
-    """What the hidden part remembers. `branch` is where the work goes, pushed or not."""
+    """The hidden part. `branch` is where the work goes, whether or not it was pushed."""
 
     uuid: str
     run: int = 1
@@ -40,18 +40,19 @@ class State(Frozen):
 
 @dataclass(frozen=True)
 class Report:
-    """A task's state as it is to be shown.
+    """The state of a task, for people.
 
     Attributes:
         since: when the phase began; aware.
-        position: place in the queue, from 1, while it waits for one.
+        activity: the headline while the phase is Running.
+        position: position in the queue, from 1.
         next_attempt: when the next attempt begins, in Backoff.
-        reason: one CamelCase word, an attempt's or the cluster's.
-        message: one plain sentence on the end of the task or the last attempt.
+        reason: one CamelCase word, from an attempt or from the cluster.
+        message: one sentence on the end of the task or on the last attempt.
         pushed: whether the state's branch exists on the forge.
         began: whether any attempt has begun.
-        transcript: where the whole transcript of the last attempt is, an address if there is one.
-        tail: the last lines of an attempt that failed, plain text.
+        transcript: where the transcript of the last attempt is, a URL if there is one.
+        tail: the last lines of the log of a failed attempt, plain text.
         change_noun: `pull request` or `merge request`.
     """
 
@@ -59,6 +60,7 @@ class Report:
     state: State
     max_attempts: int
     since: datetime
+    activity: str = "working on it"
     position: int | None = None
     next_attempt: datetime | None = None
     reason: str | None = None
@@ -74,7 +76,7 @@ class Report:
 
 
 def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tuple[list[str], list[str]]:
-    """The labels to add, then those to remove, so that the item shows the phase; others are left alone."""
+    """The labels to add and the labels to remove, so that the item shows the phase. Other labels stay."""
     wanted: set[str] = set()
     match phase:
         case Phase.QUEUED | Phase.SUSPENDED:
@@ -94,23 +96,23 @@ def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tupl
 
 
 def comment(report: Report) -> str:
-    """The comment's Markdown, with the hidden state as its last line."""
+    """The comment in Markdown, with the hidden state as its last line."""
     state = report.state
     lines = [f"**Coding agent: {_headline(report)}**", ""]
     if report.message:
-        lines += [_plain(report.message), ""]
+        lines += [_escape(report.message), ""]
     if state.change_url:
         lines += [f"{report.change_noun.capitalize()}: {state.change_url}", ""]
     elif state.branch and report.pushed and state.phase.terminal:
-        lines += [f"What was done so far is on the branch `{state.branch}`.", ""]
+        lines += [f"The work so far is on the branch `{state.branch}`.", ""]
     if report.summary:
-        lines += [_cut(_plain(report.summary), _SUMMARY_LIMIT), ""]
+        lines += [_cut(_escape(report.summary), _SUMMARY_LIMIT), ""]
     if state.phase in (Phase.FAILED, Phase.CANCELLED):
         hint = advice(report.reason) if state.phase is Phase.FAILED else ""
-        again = f"To try again, put the label `{report.bot_label}` on once more."
+        again = f"To try again, add the label `{report.bot_label}` again."
         lines += [f"{hint} {again}".strip(), ""]
     if report.tail:
-        lines += _details("The last lines of the attempt", _cut(report.tail, _TAIL_LIMIT))
+        lines += _details("Last lines of the log", _cut(report.tail, _TAIL_LIMIT))
     if report.transcript:
         lines += [_transcript(report.transcript), ""]
     lines.append(f"<sub>{' · '.join(_facts(report))}</sub>")
@@ -119,7 +121,7 @@ def comment(report: Report) -> str:
 
 
 def read_state(body: str) -> State | None:
-    """The state that a comment of ours remembers; `None` if it has none that can be read."""
+    """The state in a comment of ours; `None` if there is none or it cannot be read."""
     found = _STATE.search(body)
     if not found:
         return None
@@ -134,7 +136,7 @@ def _headline(report: Report) -> str:
         case Phase.QUEUED:
             return "waiting" + (f", number {report.position} in the queue" if report.position else "")
         case Phase.RUNNING:
-            return "working on it"
+            return report.activity
         case Phase.BACKOFF:
             at = f" at {_clock(report.next_attempt)}" if report.next_attempt else ""
             return f"will try again{at}"
@@ -150,7 +152,7 @@ def _headline(report: Report) -> str:
 
 def _facts(report: Report) -> list[str]:
     state = report.state
-    facts = [f"{state.phase} since {_clock(report.since)}"]
+    facts = [f"{state.phase} {'at' if state.phase.terminal else 'since'} {_clock(report.since)}"]
     if state.phase is not Phase.QUEUED and report.began:
         facts.append(f"attempt {state.attempt} of {report.max_attempts}")
     if report.reason is not None:
@@ -170,20 +172,21 @@ def _clock(moment: datetime | None) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC") if moment else "?"
 
 
-def _plain(text: str) -> str:
-    """The text cannot forge the hidden part, however it came about."""
+def _escape(text: str) -> str:
+    """The text, made unable to forge the hidden part."""
     return text.replace("<!--", "&lt;!--")
 
 
 def _details(title: str, text: str) -> list[str]:
-    """Folded away; a fence longer than any in the text, so that nothing in it is Markdown."""
+    """A collapsed block, fenced with more backticks than the text has, so that no Markdown in it takes
+    effect."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return [f"<details><summary>{title}</summary>", "", fence, _plain(text), fence, "</details>", ""]
+    return [f"<details><summary>{title}</summary>", "", fence, _escape(text), fence, "</details>", ""]
 
 
 def _transcript(place: str) -> str:
-    place = _plain(place)
+    place = _escape(place)
     linked = re.fullmatch(r"https?://[^\s<>()\[\]]+", place)
     return f"[Transcript]({place})" if linked else f"Transcript: `{place.replace('`', '')}`"
 

@@ -1,4 +1,5 @@
-"""The reporter: mirrors AgentTasks to labels and one comment on their items (docs/decisions/0014).
+"""The reporter shows the state of AgentTasks on their items: labels and a comment (docs/decisions/0014).
 
-`decide` and `report_of` hold the rules, `mirror` does one look at one task, `engine` says when to look.
+`decide` and `report` hold the rules, `reconcile` applies them to one task, `forge_worker` queues the tasks of
+one forge, and `program` connects them to the cluster.
 """

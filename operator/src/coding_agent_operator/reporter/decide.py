@@ -1,7 +1,7 @@
-"""What follows from how a task stands and what its item shows: the reporter's whole rule. Pure.
+"""What the reporter does on an item, given the state of its newest run and what the item shows. Pure.
 
-Labels belong to people: where they say otherwise than the task for longer than a grace time, the task is
-corrected (design, *Exactly one task*), and meanwhile nothing is written that would hide what they say.
+People's labels are the last authority. Where they contradict the task for longer than a grace time, the task
+is corrected. Until then nothing is written that would hide the contradiction.
 """
 
 from __future__ import annotations
@@ -10,52 +10,46 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from coding_agent_core.forge.protocol import Glance
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import label_changes
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Origin
 
-_CLOCKS = timedelta(seconds=10)
-"""Two times of one label application, as a webhook and as the item's history tell it, differ less."""
+_SAME_APPLICATION = timedelta(seconds=10)
+"""The times of one label application, from a webhook and from the item's history, differ by less than
+this."""
 
 
-class Says(StrEnum):
-    """What an item says against its task."""
+class LabelContradiction(StrEnum):
+    """How an item contradicts its task."""
 
-    CLOSED = "closed"
+    ITEM_CLOSED = "item_closed"
     """The item was closed while its task is active."""
-    WITHDRAWN = "withdrawn"
-    """None of the flow's labels is left on it while its task is active."""
-    ASKED = "asked"
-    """The bot label was put on again although its task has ended."""
+    LABEL_REMOVED = "label_removed"
+    """The bot label and the processing label are both gone while the task is active."""
+    LABEL_APPLIED_AGAIN = "label_applied_again"
+    """The bot label was applied again after the task had ended."""
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """The item says otherwise than the task, since a time of our own clock."""
+class PendingCorrection:
+    """A contradiction, and when it was first seen, by our own clock."""
 
-    says: Says
+    contradiction: LabelContradiction
     since: datetime
 
 
 @dataclass(frozen=True)
-class Item:
-    """What the item shows."""
-
-    labels: frozenset[str]
-    open: bool
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What is known of the newest run of an item.
+class NewestRun:
+    """The state of an item's newest run.
 
     Attributes:
-        acknowledged: our label swap was shown at least once.
-        work_ended: when the work of a task that has ended was over: from then on a label asks for a new run.
-        asked_at: when the label was put on that the task was made for, by the forge's clock.
-        labeled_at: newest label application that the task knows of, by the same clock.
-        shown: its end was shown before, the bot label taken off with it, since that time.
+        acknowledged: the item has shown our label swap at least once.
+        work_ended: when the work of an ended task was over; a label applied after that asks for a new run.
+        applied_for: when the label that made this task was applied, by the forge's clock.
+        labeled_at: the newest label application that the task knows of, by the forge's clock.
+        end_shown: since when the item shows the end of the task.
     """
 
     phase: Phase
@@ -63,116 +57,112 @@ class Standing:
     cancel_requested: bool
     acknowledged: bool
     work_ended: datetime
-    asked_at: datetime | None = None
+    applied_for: datetime | None = None
     labeled_at: datetime | None = None
-    shown: datetime | None = None
+    end_shown: datetime | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to do on an item, in this order: labels on, labels off, acknowledge, correct.
+class ItemPlan:
+    """What to do on an item, in this order: add labels, remove labels, acknowledge, correct.
 
     Attributes:
-        acknowledge: after that the swap has been shown.
-        doubt: what to remember; look again when its grace is over.
-        correct: the task is to be corrected now.
-        settled: the end is shown and nothing has spoken against it for the grace time.
+        acknowledge: the item then shows our label swap.
+        pending: the contradiction to remember; requeue for the end of its grace time.
+        correct: correct the task now.
+        settled: the end is shown, and nothing has contradicted it during the grace time.
     """
 
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     acknowledge: bool = False
-    doubt: Doubt | None = None
-    correct: Says | None = None
+    pending: PendingCorrection | None = None
+    correct: LabelContradiction | None = None
     settled: bool = False
 
 
-def asks_for_time(standing: Standing, item: Item, labels: Labels) -> bool:
-    """Whether it must be known when the bot label was put on: before or after the work had ended."""
-    return standing.phase.terminal and item.open and labels.bot_label in item.labels
-
-
-def says(standing: Standing, item: Item, labels: Labels, applied: datetime | None) -> Says | None:
-    """What the item says against the task.
-
-    Args:
-        applied: when the bot label was put on, by the forge's clock, if it is on and the forge tells.
-    """
-    if standing.phase.terminal:
-        asked = asks_for_time(standing, item, labels) and _applied_again(standing, applied)
-        return Says.ASKED if asked else None
-    if standing.cancel_requested:
-        return None
-    if not item.open:
-        return Says.CLOSED
-    # A task begun by hand has no label until our own is put on.
-    labelled = standing.origin is not Origin.MANUAL or standing.acknowledged
-    if labelled and not {labels.bot_label, labels.processing_label} & item.labels:
-        return Says.WITHDRAWN
-    return None
-
-
-def _applied_again(standing: Standing, applied: datetime | None) -> bool:
-    """The bot label on an ended task is a new application, not a rest of the one it answers for."""
-    if applied is None:  # at a tie the label wins, if it was off once
-        return standing.acknowledged or standing.shown is not None
-    # One clock, the forge's: without this a forge whose clock is ahead would make run after run.
-    if not _later(applied, standing.asked_at, unknown=standing.acknowledged):
-        return False
-    if standing.shown is not None or applied > standing.work_ended:
-        return True
-    return standing.phase is Phase.CANCELLED and _later(applied, standing.labeled_at, unknown=False)
-
-
-def _later(applied: datetime, known: datetime | None, *, unknown: bool) -> bool:
-    return unknown if known is None else applied > known + _CLOCKS
+def needs_label_time(run: NewestRun, item: Glance, labels: Labels) -> bool:
+    """Whether `decide` needs to know if the bot label was applied before or after the work ended."""
+    return run.phase.terminal and item.open and labels.bot_label in item.labels
 
 
 def decide(
-    standing: Standing,
-    item: Item,
+    run: NewestRun,
+    item: Glance,
     labels: Labels,
     *,
     applied: datetime | None,
-    doubt: Doubt | None,
+    pending: PendingCorrection | None,
     now: datetime,
     grace: timedelta,
-) -> Plan:
-    """Decide what to write, for the newest run of an item.
+) -> ItemPlan:
+    """Decide what to do on the item.
 
     Args:
-        doubt: what was remembered from an earlier look.
+        applied: when the bot label was last applied, by the forge's clock; `None` if that is not known.
+        pending: the contradiction that an earlier reconcile found.
     """
-    against = says(standing, item, labels, applied)
-    if against is None:
-        doubt = None
-    elif doubt is None or doubt.says is not against:
-        doubt = Doubt(against, now)
-    over = doubt is not None and now - doubt.since >= grace
-    add, remove = _labels(standing, item, labels, against)
-    left = (item.labels | set(add)) - set(remove)
-    swapped = labels.bot_label not in left and (standing.phase.terminal or labels.processing_label in left)
-    return Plan(
+    found = _contradiction(run, item, labels, applied)
+    if found is None:
+        pending = None
+    elif pending is None or pending.contradiction is not found:
+        pending = PendingCorrection(found, now)
+    overdue = pending is not None and now - pending.since >= grace
+    add, remove = _label_changes(run, item, labels, found)
+    after = (item.labels | set(add)) - set(remove)
+    swapped = labels.bot_label not in after and (run.phase.terminal or labels.processing_label in after)
+    end_is_old = run.end_shown is not None and now - run.end_shown >= grace
+    return ItemPlan(
         add=add,
         remove=remove,
-        acknowledge=swapped and not standing.acknowledged,
-        doubt=doubt,
-        correct=against if over else None,
-        settled=standing.phase.terminal
-        and against is None
-        and standing.shown is not None
-        and now - standing.shown >= grace,
+        acknowledge=swapped and not run.acknowledged,
+        pending=pending,
+        correct=found if overdue else None,
+        settled=run.phase.terminal and found is None and end_is_old,
     )
 
 
-def _labels(
-    standing: Standing, item: Item, labels: Labels, against: Says | None
+def _contradiction(
+    run: NewestRun, item: Glance, labels: Labels, applied: datetime | None
+) -> LabelContradiction | None:
+    if run.phase.terminal:
+        again = needs_label_time(run, item, labels) and _applied_again(run, applied)
+        return LabelContradiction.LABEL_APPLIED_AGAIN if again else None
+    if run.cancel_requested:
+        return None
+    if not item.open:
+        return LabelContradiction.ITEM_CLOSED
+    # A task that was created by hand has no label until we add the processing label.
+    expects_label = run.origin is not Origin.MANUAL or run.acknowledged
+    if expects_label and not {labels.bot_label, labels.processing_label} & item.labels:
+        return LabelContradiction.LABEL_REMOVED
+    return None
+
+
+def _applied_again(run: NewestRun, applied: datetime | None) -> bool:
+    """Whether the bot label on an ended task is a new application, not the one that made the task."""
+    if applied is None:  # new if the label was off the item at some time
+        return run.acknowledged or run.end_shown is not None
+    # Both times are the forge's. Against our clock, a forge whose clock is ahead would create run after run.
+    if run.applied_for is None:
+        if not run.acknowledged:
+            return False
+    elif applied <= run.applied_for + _SAME_APPLICATION:
+        return False
+    if run.end_shown is not None or applied > run.work_ended:
+        return True
+    newer = run.labeled_at is not None and applied > run.labeled_at + _SAME_APPLICATION
+    return run.phase is Phase.CANCELLED and newer
+
+
+def _label_changes(
+    run: NewestRun, item: Glance, labels: Labels, found: LabelContradiction | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if standing.shown is not None:
-        return (), ()  # an end is shown once; afterwards the labels are people's
-    if not standing.phase.terminal and (standing.cancel_requested or against is Says.WITHDRAWN):
-        return (), ()  # whoever took a label off must not see it come back
-    add, remove = label_changes(standing.phase, labels, item.labels)
-    if against is Says.ASKED:
+    if run.end_shown is not None:
+        return (), ()  # an end is shown once; afterwards the labels belong to people
+    if not run.phase.terminal and (run.cancel_requested or found is LabelContradiction.LABEL_REMOVED):
+        return (), ()  # a label that a person removed must not come back
+    add, remove = label_changes(run.phase, labels, item.labels)
+    if found is LabelContradiction.LABEL_APPLIED_AGAIN:
         remove = [label for label in remove if label != labels.bot_label]
     return tuple(add), tuple(remove)

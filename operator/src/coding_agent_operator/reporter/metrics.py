@@ -14,26 +14,33 @@ API_REQUESTS = Counter(
     "Requests to the API server, by verb and status.",
     ["verb", "status"],
 )
-PENDING = Gauge("coding_agent_reporter_pending", "Tasks whose state is not shown yet, by host.", ["host"])
+PENDING = Gauge(
+    "coding_agent_reporter_pending", "Tasks whose item does not show their state yet, by host.", ["host"]
+)
 OLDEST = Gauge(
     "coding_agent_reporter_oldest_pending_seconds",
-    "How long the task that waits longest to be shown has waited, by host.",
+    "Age of the oldest change that its item does not show yet, by host.",
     ["host"],
 )
-SHOWN = Counter("coding_agent_reporter_shown", "States that were shown on an item, by phase.", ["phase"])
+SHOWN = Counter(
+    "coding_agent_reporter_shown", "Label changes that showed a new phase on an item, by phase.", ["phase"]
+)
 FAILED = Counter(
-    "coding_agent_reporter_failures", "Looks at a task that failed and are repeated, by host.", ["host"]
+    "coding_agent_reporter_failures", "Failed reconciles of a task, which are retried, by host.", ["host"]
 )
 CORRECTIONS = Counter(
     "coding_agent_reporter_corrections",
-    "Tasks corrected because the item said otherwise, by what it said (closed, withdrawn, asked).",
-    ["says"],
+    "Tasks corrected because their item contradicted them, by contradiction "
+    "(item_closed, label_removed, label_applied_again).",
+    ["contradiction"],
 )
-AWAY = Gauge(
-    "coding_agent_reporter_forge_away_seconds", "For how long the forge has not answered, by host.", ["host"]
+UNAVAILABLE = Gauge(
+    "coding_agent_reporter_forge_unavailable_seconds",
+    "How long the forge has not answered, by host.",
+    ["host"],
 )
 WATCH_BEHIND = Gauge(
-    "coding_agent_reporter_watch_behind", "Tasks whose newest version the watch has not shown."
+    "coding_agent_reporter_watch_behind", "Tasks whose newest version the watch has not delivered."
 )
 
 

@@ -1,35 +1,282 @@
-"""The reporter as a program: `main.py --mode reporter` calls `run`."""
+"""The reporter as a program: a watch and a regular list of AgentTasks feed one worker for each forge.
+
+`main.py --mode reporter` calls `run`; `python -m coding_agent_operator.reporter` calls `main`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
 
 import kopf
-from coding_agent_core.kubernetes.transport import Access
+from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.pacing import Paced, Rate
+from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.forge.retrying import Clock, RetryPolicy
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.controller import Key, ObjectCache, Relist, serve_probes
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.logs import configure
+from coding_agent_core.platforms import Platform
+from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 
-from coding_agent_operator.reporter import handlers  # noqa: F401 - it registers kopf's handlers
-from coding_agent_operator.reporter.forges import connect_paced
+from coding_agent_operator import watching
+from coding_agent_operator.observed import Task, read_task
+from coding_agent_operator.reporter import metrics
+from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank
+from coding_agent_operator.reporter.reconcile import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.settings import OperatorSettings
+
+_logger = logging.getLogger("reporter")
+
+_MANAGER = "coding-agent-reporter"
+"""Source of Events and field manager of writes."""
+_ROLE = "operator/deploy/reporter-role.yaml"
+"""The permissions that the reporter's account needs."""
+_SELECTOR = f"{LABEL_REPORTED}!=true"
+"""Active tasks, and ended tasks whose end is not shown yet: a restart finds all that is left to do, and other
+ended tasks cost nothing."""
+_POLICY = RetryPolicy(tries=2, total=10.0, first_wait=0.5, longest_wait=2.0)
+"""One retry for a single lost answer; everything else is retried by later reconciles."""
+_TICK_S = 1.0
+_SHARE_OF_CHECKS = 0.25
+"""Share of the request rate that checks of items to which nothing happens may use."""
+
+
+class _CountingPace(Paced):
+    """Also counts the requests."""
+
+    def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
+        kind = "read" if method == "GET" else "write"
+        metrics.FORGE_REQUESTS.labels(self.host, kind, str(status) if status else "none").inc()
+        super().answered(method, status, headers, content)
+
+
+def connect_forges(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
+    """A rate-limited client of every platform that has a token here, by host.
+
+    The settings may name tokens of several platforms of which only one is mounted.
+
+    Raises:
+        SettingsError: no token can be used, or two platforms are configured on the same host.
+    """
+    limits = settings.reporter
+    rate = Rate(
+        per_second=limits.requests_per_second,
+        burst=limits.burst,
+        writes_per_minute=limits.writes_per_minute,
+        per_hour=limits.requests_per_hour,
+        keep=limits.keep_remaining,
+    )
+    found: dict[str, tuple[Forge, Paced]] = {}
+    problems: list[str] = []
+    for platform in Platform:
+        section = settings.forge(platform)
+        if not section.personal_access_token.configured:
+            continue
+        pace = _CountingPace(section.host, rate, Clock())
+        try:
+            forge = connect(settings, platform, policy=_POLICY, pace=pace)
+        except SettingsError as error:
+            problems.append(str(error))
+            continue
+        if forge.host in found:
+            raise SettingsError(
+                f"`github.api_url` and `gitlab.api_url` both name the host {forge.host}, so the platform of "
+                "an item is not known; correct one of them"
+            )
+        found[forge.host] = (forge, pace)
+    for problem in problems:
+        _logger.warning("%s", problem)
+    if not found:
+        raise SettingsError(
+            "\n".join(problems)
+            or "No token for any forge: set `github.personal_access_token` or `gitlab.personal_access_token`."
+        )
+    return found
+
+
+class ReporterController:
+    """Hands every AgentTask of a namespace to the worker of its forge.
+
+    Attributes:
+        relist: lists the tasks regularly, and notices a dead watch.
+    """
+
+    def __init__(
+        self, tasks: AgentTasks, sink: TaskSink, forges: Mapping[str, tuple[Forge, Paced]], settings: Settings
+    ) -> None:
+        self._tasks = tasks
+        self._sink = sink
+        self._settings = settings
+        self._cache: ObjectCache[Task] = ObjectCache(read_task)
+        self.relist = Relist(
+            tasks.namespace,
+            [(self._cache, self._list)],
+            settings.reporter.resync_interval,
+            listed=self._listed,
+            behind=metrics.WATCH_BEHIND.set,
+        )
+        self._workers = {host: self._worker(host, forge, pace) for host, (forge, pace) in forges.items()}
+        self._unconfigured = self._new_worker("", self._not_configured, lambda: 0)
+
+    def observe(self, kind: str | None, body: Mapping[str, Any]) -> None:
+        """Take a watch event; `kind` is its type, `None` in the initial list."""
+        if self._cache.observe(kind, body):
+            self._changed(body["metadata"]["name"])
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.relist.run())
+            await self.relist.synced.wait()
+            for worker in (*self._workers.values(), self._unconfigured):
+                group.create_task(worker.run())
+            group.create_task(self._tick_forever())
+
+    async def _list(self) -> tuple[list[Body], int]:
+        try:
+            return await self._tasks.list(_SELECTOR)
+        except ApiError as error:
+            if error.status == 401:
+                await self._tasks.renew()
+            raise
+
+    async def _listed(self, changed: set[Key]) -> None:
+        for key in changed:
+            self._changed(key.name)
+
+    def _changed(self, name: str) -> None:
+        task = self._task(name)
+        if task is None:
+            for worker in (*self._workers.values(), self._unconfigured):
+                worker.forget(name)
+        else:
+            worker = self._workers.get(task.spec.source.host.lower(), self._unconfigured)
+            worker.add(task, Rank.END if task.ended else Rank.CHANGE)
+
+    def _task(self, name: str) -> Task | None:
+        return self._cache.get((self._tasks.namespace, name))
+
+    async def _tick_forever(self) -> None:
+        while True:
+            for worker in self._workers.values():
+                worker.update_metrics()
+                try:
+                    await worker.record_outage()
+                except ApiError as error:
+                    _logger.warning("%s", error)
+            await asyncio.sleep(_TICK_S)
+
+    def _worker(self, host: str, forge: Forge, pace: Paced) -> ForgeWorker:
+        settings = self._settings.reporter
+        context = ForgeContext(
+            forge=forge,
+            labels=self._settings.labels(forge.platform),
+            tasks=self._tasks,
+            sink=self._sink,
+            settings=settings,
+            clock=_clock,
+            monotonic=asyncio.get_running_loop().time,
+            check_interval=lambda: max(
+                settings.check_interval, len(worker) / (settings.requests_per_second * _SHARE_OF_CHECKS)
+            ),
+        )
+        worker = self._new_worker(
+            host, lambda task, memory: reconcile(context, task, memory), lambda: pace.answers
+        )
+        return worker
+
+    def _new_worker(self, host: str, reconcile_task: Any, answers: Callable[[], int]) -> ForgeWorker:
+        return ForgeWorker(
+            host,
+            reconcile_task,
+            task=self._task,
+            tasks=self._tasks,
+            settings=self._settings.reporter,
+            clock=_clock,
+            answers=answers,
+        )
+
+    async def _not_configured(self, task: Task, _: object) -> None:
+        source = task.spec.source
+        raise NotConfiguredError(
+            f"The item is on {source.host}, which is not configured here. Hosts with a token: "
+            f"{', '.join(sorted(self._workers))}. See `{source.platform}.api_url` and "
+            f"`{source.platform}.personal_access_token`."
+        )
 
 
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
-    """Run until `stop` is set, or (where that is `None`) until SIGTERM or SIGINT.
+    """Run until `stop` is set, or until SIGTERM or SIGINT.
 
     Raises:
-        SettingsError: no cluster or no forge is configured: said here rather than by kopf.
+        SettingsError: no cluster or no forge is configured.
     """
-    Access.find()
-    for forge, _ in connect_paced(settings).values():
-        await forge.aclose()
+    reporter, namespace = settings.reporter, OperatorSettings.of(settings).namespace
+    stop = stop or asyncio.Event()
+    forges = connect_forges(settings)
+    async with AsyncExitStack() as stack:
+        for forge, _ in forges.values():
+            stack.push_async_callback(forge.aclose)
+        sink = KubernetesSink(Access.find(), namespace, settings.consumer)
+        stack.push_async_callback(sink.aclose)
+        server = await ApiServer.connect(
+            Access.find(), reporter.request_timeout, role=_ROLE, on_answer=metrics.count_request
+        )
+        tasks = AgentTasks(server, namespace, _MANAGER)
+        stack.push_async_callback(tasks.aclose)
+        controller = ReporterController(tasks, sink, forges, settings)
+        probes = await serve_probes(
+            reporter.http_host,
+            reporter.http_port,
+            alive=lambda: "the watch is dead" if controller.relist.watch_dead else None,
+            ready=lambda: None if controller.relist.synced.is_set() else "the cluster was not listed yet",
+        )
+        stack.push_async_callback(probes.cleanup)
+        _logger.info("Reporting to %s", ", ".join(sorted(forges)))
+        work = asyncio.create_task(controller.run())
+        # A reporter that watches without working is worse than one that ends and is started again.
+        work.add_done_callback(lambda _: stop.set())
+        try:
+            await _watch(namespace, controller, stop)
+            if work.done():
+                work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
+async def _watch(namespace: str, controller: ReporterController, stop: asyncio.Event) -> None:
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(watching.login)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def task_event(event: kopf.RawEvent, **_: Any) -> None:
+        controller.observe(event["type"], event["object"])
+
+    settings = kopf.OperatorSettings()
+    watching.only_watch(settings, {(GROUP, VERSION, PLURAL): _SELECTOR})
     await kopf.operator(
-        memo=kopf.Memo(settings=settings),
-        namespaces=[OperatorSettings.of(settings).namespace],
+        registry=registry,
+        settings=settings,
+        namespaces=[namespace],
         clusterwide=False,
         standalone=True,
         stop_flag=stop,
     )
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)
 
 
 def main(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Who or what cancelled a task, as its comment says it."""
+"""What the reporter shows of a task: the comment's text, and the cause of a cancellation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,54 @@ from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import comment
 from coding_agent_core.settings.forges import Labels
 from coding_agent_operator.observed import read_task
-from coding_agent_operator.reporter.cancelled import cancelled_because
-from coding_agent_operator.reporter.report_of import report_of
+from coding_agent_operator.reporter.report import cancellation_cause, report_of
 
-from tests.unit.operator.making import NOW, attempt, task_body
+from tests.unit.operator.making import NOW, attempt, task, task_body
+
+
+def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> Status:
+    succeeded = Condition(
+        type="Succeeded", status="Unknown", reason=reason, message=message, last_transition_time=NOW
+    )
+    return Status(phase=phase, reason=reason, conditions=(succeeded,), attempts=(attempt(),) if begun else ())
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown", "hidden"),
+    [
+        (
+            status(Phase.QUEUED, "Refused", "…: POST /apis/batch/v1/namespaces/team/jobs with 403: quota"),
+            "The administrator of this bot can read the cluster's answer in the task's status.",
+            "namespaces/team",
+        ),
+        (
+            status(Phase.RUNNING, "ErrImagePull", "Attempt 1 has not begun yet. No image.", begun=True),
+            "**Coding agent: cannot start yet**\n\nAttempt 1 has not begun yet. No image.",
+            "working on it",
+        ),
+        (status(Phase.QUEUED, "Waiting", "as many run as `limits` allow"), "waiting", "limits"),
+        (
+            status(Phase.RUNNING, "Running", "Attempt 1 is running.", begun=True),
+            "working on it",
+            "is running",
+        ),
+        (
+            status(Phase.RUNNING, "Cancelling", "The task is being cancelled.", begun=True),
+            "**Coding agent: being cancelled**",
+            "working on it",
+        ),
+        (
+            status(Phase.QUEUED, "WaitingForKueue", "Kueue: quota is used up"),
+            "Kueue: quota is used up",
+            "administrator",
+        ),
+    ],
+)
+def test_the_comment_of_a_task_that_has_not_ended(stored: Status, shown: str, hidden: str) -> None:
+    text = comment(report_of(task(stored), Labels()))
+    assert shown in text
+    assert hidden not in text
+
 
 KUBECTL = "somebody cancelled it with kubectl"
 
@@ -50,20 +94,20 @@ CANCEL: dict[str, Any] = {"f:spec": {"f:cancel": {}}}
         (body(managers=[{"manager": "kubectl-edit"}]), ""),
     ],
 )
-def test_what_the_task_tells(given: dict[str, Any], expected: str) -> None:
-    assert cancelled_because(given) == expected
+def test_the_cause_of_a_cancellation(given: dict[str, Any], expected: str) -> None:
+    assert cancellation_cause(given) == expected
 
 
-def shown(why: str, message: str, result: Result | None = None) -> str:
-    told = Condition(
+def comment_of(cause: str, message: str, result: Result | None = None) -> str:
+    succeeded = Condition(
         type="Succeeded", status="False", reason="Cancelled", message=message, last_transition_time=NOW
     )
-    status = Status(phase=Phase.CANCELLED, conditions=(told,), attempts=(attempt(),), result=result)
-    return comment(report_of(read_task(task_body() | {"status": status.to_wire()}), Labels(), (), why))
+    status = Status(phase=Phase.CANCELLED, conditions=(succeeded,), attempts=(attempt(),), result=result)
+    return comment(report_of(read_task(task_body() | {"status": status.to_wire()}), Labels(), (), cause))
 
 
 @pytest.mark.parametrize(
-    ("why", "message", "said"),
+    ("cause", "message", "shown"),
     [
         ("the issue was closed", "The task was cancelled.", "The task was cancelled: the issue was closed."),
         (
@@ -76,18 +120,18 @@ def shown(why: str, message: str, result: Result | None = None) -> str:
         ("<!-- coding-agent:status {}", "The task was cancelled.", "&lt;!-- coding-agent"),
     ],
 )
-def test_what_the_comment_says(why: str, message: str, said: str) -> None:
-    assert said in shown(why, message)
+def test_the_comment_names_the_cause(cause: str, message: str, shown: str) -> None:
+    assert shown in comment_of(cause, message)
 
 
 @pytest.mark.parametrize("change", [None, "https://forge.example/pull/1"])
 def test_work_that_was_pushed_is_named(change: str | None) -> None:
-    text = shown(
+    text = comment_of(
         "", "The task was cancelled.", Result(branch="coding-agent/issue-7", pull_request_url=change)
     )
-    assert text.count("What was done so far is on the branch `coding-agent/issue-7`.") == 1
+    assert text.count("The work so far is on the branch `coding-agent/issue-7`.") == 1
     assert (change or "To try again") in text
 
 
 def test_no_branch_is_named_that_is_not_known() -> None:
-    assert "branch" not in shown("", "The task was cancelled.", Result())
+    assert "branch" not in comment_of("", "The task was cancelled.", Result())

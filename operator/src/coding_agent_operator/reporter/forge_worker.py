@@ -1,0 +1,353 @@
+"""Reconciles the tasks of one forge: several at a time, or one at a time while the forge does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import IntEnum
+
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
+from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.controller import Requeue
+from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.logs import bound
+from coding_agent_core.settings.operator import Reporter
+
+from coding_agent_operator.observed import Task
+from coding_agent_operator.reporter import metrics
+from coding_agent_operator.reporter.reconcile import (
+    NotConfiguredError,
+    Outage,
+    ReportingProblem,
+    TaskChangedError,
+    TaskMemory,
+    record_problem,
+)
+
+_logger = logging.getLogger("reporter.forge_worker")
+
+_PROBLEMS_AT_A_TIME = 20
+_API_RETRY_FIRST_S, _API_RETRY_MAX_S = 0.5, 30.0
+
+ReconcileTask = Callable[[Task, TaskMemory], Awaitable[Requeue | None]]
+
+
+class Rank(IntEnum):
+    """What is reconciled first."""
+
+    END = 0
+    """The task has ended: people are waiting for this."""
+    CHANGE = 1
+    """The task has changed."""
+    CHECK = 2
+    """It has not: check whether the item's labels still agree, or show its new position in the queue."""
+
+
+@dataclass(frozen=True)
+class QueuedTask:
+    """A task in the backlog; times are monotonic seconds.
+
+    Attributes:
+        due: not before this time.
+        since: since when it waits.
+        item: runs of the same item write the same comment.
+    """
+
+    rank: Rank
+    due: float
+    since: float
+    item: str
+
+
+class Backlog:
+    """Tasks to reconcile, by name: ends first, then who has waited longest.
+
+    Each task is in it at most once, and runs of one item are never handed out together. It has no clock.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, QueuedTask] = {}
+        self._busy: dict[str, QueuedTask] = {}
+
+    def add(self, name: str, rank: Rank, now: float, *, item: str, delay: float = 0.0) -> None:
+        """Queue a task for a time; the earliest time wins, then the best rank."""
+        due = now + max(0.0, delay)
+        known = self._waiting.get(name)
+        if known is None:
+            self._waiting[name] = QueuedTask(rank, due, due, item)
+        elif due < known.due:
+            # The earlier reconcile also covers what was due later.
+            best = rank if known.due > now else min(rank, known.rank)
+            self._waiting[name] = QueuedTask(best, due, min(due, known.since), item)
+        elif due <= now or due == known.due:
+            self._waiting[name] = replace(known, rank=min(rank, known.rank))
+
+    def take(self, now: float) -> tuple[str, Rank] | None:
+        """The next task that is due, if there is one; call `done` afterwards."""
+        busy_items = {entry.item for entry in self._busy.values()}
+        due = [
+            (entry.rank, entry.since, name)
+            for name, entry in self._waiting.items()
+            if entry.due <= now and entry.item not in busy_items
+        ]
+        if not due:
+            return None
+        rank, _, name = min(due)
+        self._busy[name] = self._waiting.pop(name)
+        return name, rank
+
+    def retry(self, name: str, now: float, *, delay: float) -> None:
+        """The reconcile failed: queue the task again, with the age it had."""
+        known = self._busy[name]
+        self.add(name, known.rank, now, item=known.item, delay=delay)
+        self._waiting[name] = replace(self._waiting[name], since=known.since)
+
+    def done(self, name: str) -> None:
+        """The reconcile is over; the next run of the item may be taken."""
+        self._busy.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        """Remove a task from the queue."""
+        self._waiting.pop(name, None)
+
+    def next_due(self, now: float) -> float | None:
+        """Seconds until a task is due, `None` if none is queued."""
+        busy_items = {entry.item for entry in self._busy.values()}
+        soonest = min(
+            (entry.due for entry in self._waiting.values() if entry.item not in busy_items), default=None
+        )
+        return None if soonest is None else max(0.0, soonest - now)
+
+    def pending(self, now: float) -> list[tuple[str, float]]:
+        """The tasks with changes that are not shown yet, and for how many seconds each has waited."""
+        return [
+            (name, max(0.0, now - entry.since))
+            for name, entry in (self._busy | self._waiting).items()
+            if entry.rank in (Rank.END, Rank.CHANGE)
+        ]
+
+
+@dataclass
+class CircuitBreaker(Outage):
+    """Open while the forge does not answer: one request at a time tests it, with growing waits.
+
+    Attributes:
+        failures: in a row.
+        retry_at: monotonic time before which no request is sent.
+        answers: number of answers from the forge at its last failure; one more closes the breaker.
+    """
+
+    failures: int = 0
+    retry_at: float = 0.0
+    answers: int = 0
+
+
+class ForgeWorker:
+    """Reconciles the tasks of one forge host.
+
+    Args:
+        task: the cached task of a name.
+        answers: number of requests that the forge has answered so far.
+
+    Attributes:
+        breaker: `None` while the forge answers, as far as is known.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        reconcile: ReconcileTask,
+        *,
+        task: Callable[[str], Task | None],
+        tasks: AgentTasks,
+        settings: Reporter,
+        clock: Callable[[], datetime],
+        answers: Callable[[], int],
+    ) -> None:
+        self.host = host
+        self.breaker: CircuitBreaker | None = None
+        self.backlog = Backlog()
+        self._reconcile = reconcile
+        self._task = task
+        self._tasks = tasks
+        self._settings = settings
+        self._clock = clock
+        self._answers = answers
+        self._memories: dict[str, TaskMemory] = {}
+        self._wake = asyncio.Event()
+        self._probe: str | None = None
+        self._rate_limited_until = 0.0
+
+    def __len__(self) -> int:
+        return len(self._memories)
+
+    def add(self, task: Task, rank: Rank, delay: float = 0.0) -> None:
+        """Queue a task."""
+        self._memory(task)
+        self.backlog.add(task.name, rank, _now(), item=task.item, delay=delay)
+        self._wake.set()
+
+    def forget(self, name: str) -> None:
+        """Drop a task that is gone or needs no further reconcile."""
+        self._memories.pop(name, None)
+        self.backlog.forget(name)
+        if not self._memories:
+            self.breaker = None  # without tasks nothing tests the forge
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._settings.workers):
+                group.create_task(self._work())
+
+    async def record_outage(self) -> None:
+        """Record an outage that has lasted for a while on the tasks that wait for the forge.
+
+        Raises:
+            ApiError: the API server refused.
+        """
+        recorded = 0
+        for name, _ in self.backlog.pending(_now()):
+            task = self._task(name)
+            memory = self._memories.get(name)
+            if task is None or memory is None or memory.uid != task.uid or memory.problem:
+                continue
+            outages = [outage for outage in (self.breaker, memory.outage) if outage is not None]
+            outage = min(outages, key=lambda outage: outage.began, default=None)
+            if outage is None or _now() - outage.began < self._settings.tell_after:
+                continue
+            message = (
+                f"{self.host} has not answered since {outage.since:%Y-%m-%d %H:%M:%S} UTC: {outage.error}"
+            )
+            problem = ReportingProblem("ForgeUnavailable", message)
+            await record_problem(self._tasks, task, memory, problem, self._clock())
+            recorded += 1
+            if recorded == _PROBLEMS_AT_A_TIME:
+                return
+
+    def update_metrics(self) -> None:
+        """Set the gauges."""
+        pending = self.backlog.pending(_now())
+        metrics.PENDING.labels(self.host).set(len(pending))
+        metrics.OLDEST.labels(self.host).set(max((age for _, age in pending), default=0.0))
+        metrics.UNAVAILABLE.labels(self.host).set(_now() - self.breaker.began if self.breaker else 0.0)
+
+    async def _work(self) -> None:
+        while True:
+            name, rank = await self._take()
+            try:
+                with bound(task=name):
+                    await self._process(name, rank)
+            finally:
+                if self._probe == name:
+                    self._probe = None
+                self._close_breaker_if_answered()
+                self.backlog.done(name)
+                self._wake.set()
+
+    async def _take(self) -> tuple[str, Rank]:
+        while True:
+            wait: float | None = None
+            if self.breaker is None or self._probe is None:
+                now = _now()
+                wait = max(self._rate_limited_until, self.breaker.retry_at if self.breaker else 0.0) - now
+                if wait <= 0:
+                    taken = self.backlog.take(now)
+                    if taken is not None:
+                        if self.breaker is not None:
+                            self._probe = taken[0]
+                        return taken
+                    wait = self.backlog.next_due(now)
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _process(self, name: str, rank: Rank) -> None:
+        task = self._task(name)
+        if task is None:
+            return
+        memory = self._memory(task)
+        try:
+            requeue = await self._reconcile(task, memory)
+        except NotYetError as error:
+            # Our own rate limits are not a failure: continue when they permit it.
+            _logger.info("%s", error)
+            now = _now()
+            self._rate_limited_until = max(self._rate_limited_until, now + (error.retry_after or 0.0))
+            self.backlog.retry(name, now, delay=0.0)
+        except ForgeUnavailableError as error:
+            self._open_breaker(error, probe=self._probe == name)
+            memory.outage = memory.outage or Outage(self._clock(), _now())
+            memory.outage.error = str(error)
+            self._retry(name, memory, self._backoff(memory.failures))
+        except (ForgeError, NotConfiguredError) as error:
+            memory.outage = None
+            reason = "ForgeRefused" if isinstance(error, ForgeError) else "ForgeNotConfigured"
+            problem = ReportingProblem(reason, str(error))
+            try:
+                await record_problem(self._tasks, task, memory, problem, self._clock())
+            except ApiError as second:
+                _logger.warning("%s", second)
+            self._retry(name, memory, self._settings.retry_max)
+        except TaskChangedError as error:
+            _logger.info("%s; requeued", error)
+            self.add(task, rank)
+        except (ApiError, QueueUnavailableError) as error:
+            _logger.warning("%s; requeued", error)
+            delay = min(_API_RETRY_MAX_S, _API_RETRY_FIRST_S * 2.0 ** min(memory.failures, 10))
+            self._retry(name, memory, max(delay, getattr(error, "retry_after", None) or 0.0))
+        except Exception:
+            _logger.exception("A reconcile failed; requeued")
+            self._retry(name, memory, self._settings.retry_max)
+        else:
+            memory.failures, memory.outage = 0, None
+            if requeue is None or self._task(name) is None:
+                self.forget(name)
+            else:
+                self.add(task, Rank.CHECK, requeue.after or 0.0)
+
+    def _memory(self, task: Task) -> TaskMemory:
+        memory = self._memories.get(task.name)
+        if memory is None or memory.uid != task.uid:
+            memory = self._memories[task.name] = TaskMemory(task.uid)
+        return memory
+
+    def _open_breaker(self, error: ForgeUnavailableError, *, probe: bool) -> None:
+        now, wait = _now(), error.retry_after or 0.0
+        first = self.breaker is None
+        breaker = self.breaker = self.breaker or CircuitBreaker(self._clock(), now)
+        if first or probe:  # reconciles that had begun before the breaker opened show nothing new
+            wait = max(wait, self._backoff(breaker.failures))
+            breaker.failures += 1
+        breaker.retry_at = max(breaker.retry_at, now + wait)
+        breaker.error = str(error)
+        breaker.answers = self._answers()
+        _logger.warning("%s; no request is sent to it for %.1f s", error, breaker.retry_at - now)
+
+    def _close_breaker_if_answered(self) -> None:
+        """A reconcile that sent no request to the forge proves nothing."""
+        if self.breaker is not None and self._answers() > self.breaker.answers:
+            _logger.info("%s answers again, after %.1f s", self.host, _now() - self.breaker.began)
+            self.breaker = None
+
+    def _retry(self, name: str, memory: TaskMemory, delay: float) -> None:
+        metrics.FAILED.labels(self.host).inc()
+        memory.failures += 1
+        self.backlog.retry(name, _now(), delay=delay)
+
+    def _backoff(self, failures: int) -> float:
+        settings = self._settings
+        wait = min(settings.retry_max, settings.retry_first * 2.0 ** min(failures, 10))
+        return wait * random.uniform(0.5, 1.0)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

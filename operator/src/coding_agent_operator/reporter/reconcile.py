@@ -1,0 +1,392 @@
+"""One reconcile of one task: read the task and its item, decide, then write the comment and the labels,
+acknowledge the label swap, and correct the task where people's labels contradict it.
+
+Every step can be repeated and nothing depends on memory: after kill -9 between any two requests, the next
+reconcile ends the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from coding_agent_core.admission import LatestTask
+from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.forge.protocol import Comment, Forge
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.controller import Requeue
+from coding_agent_core.kubernetes.runs import cancellation, latest_of, runs_of
+from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.queues.protocol import TaskSink
+from coding_agent_core.reporting.publish import swap_labels, write_comment
+from coding_agent_core.reporting.render import MARKER, Report, State, comment, read_state
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.settings.operator import Reporter
+from coding_agent_core.tasks import Origin, TaskRequest, Trigger
+
+from coding_agent_operator.observed import Task, read_task
+from coding_agent_operator.reporter import commands, metrics
+from coding_agent_operator.reporter.decide import (
+    ItemPlan,
+    LabelContradiction,
+    NewestRun,
+    PendingCorrection,
+    decide,
+    needs_label_time,
+)
+from coding_agent_operator.reporter.report import (
+    acknowledged,
+    cancellation_cause,
+    newest_run,
+    report_of,
+    reported,
+    unreported,
+)
+
+_logger = logging.getLogger("reporter.reconcile")
+
+NEVER = float("-inf")
+
+_REPORTED = {"metadata": {"labels": {LABEL_REPORTED: "true"}}}
+"""The merge patch after which the reporter no longer watches a task."""
+
+_CORRECTION_EVENTS = {
+    LabelContradiction.ITEM_CLOSED: ("ItemClosed", "The item was closed, so its task is cancelled."),
+    LabelContradiction.LABEL_REMOVED: (
+        "LabelRemoved",
+        "The item has none of the bot's labels any more, so its task is cancelled.",
+    ),
+    LabelContradiction.LABEL_APPLIED_AGAIN: (
+        "LabelAppliedAgain",
+        "The label was applied to the item again, so a new run starts.",
+    ),
+}
+_CANCELLATION_CAUSES = {
+    LabelContradiction.ITEM_CLOSED: "the item was closed",
+    LabelContradiction.LABEL_REMOVED: "the item has none of the bot's labels any more",
+}
+"""As the item's comment gives them."""
+
+
+class NotConfiguredError(CodingAgentError):
+    """The item is on a forge that is not configured here, or that has no token here."""
+
+
+class TaskChangedError(CodingAgentError):
+    """The task changed during the reconcile: requeue it."""
+
+
+@dataclass(frozen=True)
+class ForgeContext:
+    """What a reconcile of the tasks of one forge works with.
+
+    Attributes:
+        clock: aware time; `monotonic`: seconds.
+        check_interval: seconds between two reconciles of a task to which nothing happens.
+    """
+
+    forge: Forge
+    labels: Labels
+    tasks: AgentTasks
+    sink: TaskSink
+    settings: Reporter
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    check_interval: Callable[[], float]
+
+
+@dataclass
+class Outage:
+    """The forge does not answer.
+
+    Attributes:
+        since: aware; when the outage was noticed.
+        began: monotonic time of the same moment.
+        error: the last error.
+    """
+
+    since: datetime
+    began: float
+    error: str = ""
+
+
+@dataclass
+class TaskMemory:
+    """What the reporter remembers of a task between two reconciles; the next one can rebuild it.
+
+    Attributes:
+        comment: our comment as it was last written or found.
+        without_position: the comment's text without the position in the queue.
+        earlier: the states of earlier runs; `None` until they were looked up.
+        written: monotonic time of the last edit of the comment.
+        due: monotonic time of the next check of an item to which nothing happens.
+        end_shown: since when the item shows the end of the task.
+        failures: reconciles that failed since the last success.
+        outage: the forge does not answer requests for this task; it may answer others.
+        problem: reason of the problem that the task's conditions show.
+        cause: who or what cancelled the task.
+    """
+
+    uid: str
+    comment: Comment | None = None
+    without_position: str = ""
+    earlier: tuple[State, ...] | None = None
+    written: float = NEVER
+    due: float = NEVER
+    end_shown: datetime | None = None
+    pending: PendingCorrection | None = None
+    failures: int = 0
+    outage: Outage | None = None
+    problem: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class ReportingProblem:
+    """Why an item does not show the state of its task: one CamelCase word, and a sentence."""
+
+    reason: str
+    message: str
+
+
+async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Requeue | None:
+    """Make the item show the task's current state; `None` if the task needs no further reconcile.
+
+    Args:
+        seen: the task as the watch has shown it; it is read again if there is anything to do.
+
+    Raises:
+        ForgeError: a request to the forge failed.
+        ApiError, QueueUnavailableError: a request to the API server failed.
+        TaskChangedError: the task changed meanwhile.
+        NotConfiguredError: the host is configured as another platform.
+    """
+    source = seen.spec.source
+    if context.forge.platform is not source.platform:
+        raise NotConfiguredError(
+            f"{source.host} is configured as {context.forge.platform}, not as {source.platform}."
+        )
+    # A task with a reporting problem is read again: the problem may be over.
+    must_read = commands.is_pending(seen.labels) or has_problem(seen)
+    if not must_read and (requeue := _nothing_to_do(context, seen, memory)) is not None:
+        return requeue
+    memory.due = NEVER
+    runs = runs_of(seen.spec.item, await context.tasks.runs(seen.item))
+    # A task whose labels a person removed is not in that list.
+    listed = next((run for run in runs if run["metadata"]["uid"] == seen.uid), None)
+    body = dict(listed) if listed is not None else await context.tasks.get(seen.name)
+    if body is None or body["metadata"]["uid"] != seen.uid:
+        return None
+    if await commands.execute_next(body, context.forge, context.sink, context.tasks):
+        raise TaskChangedError(f"{seen.name} was changed by a command")
+    task, memory.cause = read_task(body), cancellation_cause(body)
+    others = [read_task(run) for run in reversed(runs)]
+    if others and others[0].spec.run > task.spec.run:
+        return await _superseded(context, task, body)
+    earlier = [other for other in others if other.spec.run < task.spec.run]
+    try:
+        return await _newest(context, task, body, earlier, memory)
+    except ForgeNotFoundError as error:
+        return await _item_gone(context, task, body, memory, error)
+
+
+def _nothing_to_do(context: ForgeContext, task: Task, memory: TaskMemory) -> Requeue | None:
+    """When to reconcile again, if the comment shows the task as the watch has shown it."""
+    now = context.monotonic()
+    remaining = memory.due - now
+    if memory.comment is None or remaining <= 0:
+        return None
+    report = report_of(task, context.labels, memory.earlier or (), memory.cause)
+    if comment(report) == memory.comment.body:
+        return Requeue(remaining)
+    position_due = memory.written + context.settings.position_interval - now
+    if _without_position(report) == memory.without_position and position_due > 0:
+        return Requeue(min(remaining, position_due))
+    return None
+
+
+async def _superseded(context: ForgeContext, task: Task, body: Body) -> Requeue | None:
+    """The item shows a newer run: an older one writes nothing on it, whenever it ends."""
+    if not task.ended:
+        return Requeue(context.check_interval())
+    return await _settle(context, body, acknowledged("The item shows a newer run."))
+
+
+async def _newest(
+    context: ForgeContext, task: Task, body: Body, earlier: list[Task], memory: TaskMemory
+) -> Requeue | None:
+    latest = latest_of([body])
+    assert latest is not None  # noqa: S101 - its spec was read
+    run = newest_run(task, latest, memory.end_shown)
+    now = context.clock()
+    plan = await _plan(context, task, run, memory, now)
+    await _update_comment(context, task, earlier, memory)
+    await swap_labels(context.forge, task.spec.item, plan.add, plan.remove)
+    if plan.add or plan.remove:
+        metrics.SHOWN.labels(run.phase).inc()
+        _logger.info(
+            "%s: labels added: %s; labels removed: %s", task.spec.item.display, plan.add, plan.remove
+        )
+    memory.pending = plan.pending
+    if plan.correct is not None:
+        await _correct(context, task, body, latest, plan.correct)
+        memory.pending = None
+        return Requeue(0.5)
+    if run.phase.terminal and memory.end_shown is None and plan.pending is None:
+        memory.end_shown = now
+    wanted: list[Condition] = [acknowledged("The item shows our labels.")] if plan.acknowledge else []
+    if has_problem(task):
+        wanted.append(reported())
+    recorded = await context.tasks.set_conditions(body, tuple(wanted), now)
+    memory.problem = ""
+    if plan.settled:
+        return await _settle(context, recorded)
+    requeue = _next_check(context, run, memory, now)
+    memory.due = context.monotonic() + (requeue.after or 0.0)
+    return requeue
+
+
+async def _plan(
+    context: ForgeContext, task: Task, run: NewestRun, memory: TaskMemory, now: datetime
+) -> ItemPlan:
+    item = await context.forge.glance(task.spec.item)
+    applied = None
+    if needs_label_time(run, item, context.labels):
+        applied = await context.forge.applied(task.spec.item, context.labels.bot_label)
+    return decide(
+        run,
+        item,
+        context.labels,
+        applied=applied.at if applied else None,
+        pending=memory.pending,
+        now=now,
+        grace=timedelta(seconds=context.settings.grace),
+    )
+
+
+async def _update_comment(context: ForgeContext, task: Task, earlier: list[Task], memory: TaskMemory) -> None:
+    """Bring the one comment up to date; no request is made if it is."""
+    item = task.spec.item
+    if memory.earlier is None:
+        memory.comment = await context.forge.find_comment(item, MARKER)
+        remembered = read_state(memory.comment.body) if memory.comment else None
+        states = [report_of(run, context.labels).state for run in earlier]
+        memory.earlier = (*states, remembered) if remembered is not None else tuple(states)
+    report = report_of(task, context.labels, memory.earlier, memory.cause)
+    text = comment(report)
+    if memory.comment is None or memory.comment.body != text:
+        written = await write_comment(context.forge, item, report, known=memory.comment)
+        # Keep the text as we wrote it: forges change line endings.
+        memory.comment = replace(written, body=text)
+        memory.written = context.monotonic()
+    memory.without_position = _without_position(report)
+
+
+def _without_position(report: Report) -> str:
+    return comment(replace(report, position=None))
+
+
+def _next_check(context: ForgeContext, run: NewestRun, memory: TaskMemory, now: datetime) -> Requeue:
+    since = memory.pending.since if memory.pending is not None else memory.end_shown
+    if since is None or not (run.phase.terminal or memory.pending):
+        return Requeue(context.check_interval())
+    return Requeue(max(0.05, context.settings.grace - (now - since).total_seconds()))
+
+
+async def _settle(context: ForgeContext, body: Body | None, *wanted: Condition) -> Requeue | None:
+    """Set conditions of a task that has ended, and stop watching it."""
+    if body is not None and wanted:
+        body = await context.tasks.set_conditions(body, wanted, context.clock())
+    return None if body is None or await context.tasks.patch(body, _REPORTED) else Requeue(0.0)
+
+
+async def _item_gone(
+    context: ForgeContext, task: Task, body: Body, memory: TaskMemory, error: ForgeNotFoundError
+) -> Requeue | None:
+    """The item was deleted, or our token cannot see it: nothing can be shown on it any more."""
+    if task.ended:
+        return await _settle(context, body, acknowledged("The item is gone, or cannot be seen."))
+    problem = ReportingProblem("ItemNotFound", str(error))
+    await record_problem(context.tasks, task, memory, problem, context.clock())
+    return Requeue(context.check_interval())
+
+
+async def _correct(
+    context: ForgeContext, task: Task, body: Body, latest: LatestTask, contradiction: LabelContradiction
+) -> None:
+    """Cancel the task or start a new run, as the item's labels demand.
+
+    Args:
+        body: the task as it was decided on.
+
+    Raises:
+        TaskChangedError: it has changed since; nothing was corrected.
+    """
+    if contradiction is LabelContradiction.LABEL_APPLIED_AGAIN:
+        await _start_new_run(context, task, body, latest)
+    elif not await context.tasks.patch(body, cancellation(_CANCELLATION_CAUSES[contradiction])):
+        raise TaskChangedError(f"{task.name} has changed since its item was read")
+    metrics.CORRECTIONS.labels(contradiction).inc()
+    reason, message = _CORRECTION_EVENTS[contradiction]
+    _logger.info("%s: %s", task.spec.item.display, message)
+    await _emit(context.tasks, task, Event("Normal", reason, message), context.clock())
+
+
+async def _start_new_run(context: ForgeContext, task: Task, body: Body, latest: LatestTask) -> None:
+    now = context.clock()
+    applied = await context.forge.applied(task.spec.item, context.labels.bot_label)
+    # From here on a bot label on the item is a new application, whoever finds it.
+    again = acknowledged("The label was applied again.")
+    if await context.tasks.set_conditions(body, (again,), now) is None:
+        raise TaskChangedError(f"{task.name} is gone")
+    known = max(filter(None, (latest.created_at, latest.labeled_at)))
+    # Admission answered "duplicate" for a time that the task already knows, because the task had not ended
+    # then. This application asks for a run of its own, so such a time is left out.
+    labeled_at = applied.at if applied is not None and applied.at > known else None
+    request = TaskRequest(
+        item=task.spec.item,
+        user=applied.user if applied is not None and applied.user else task.spec.user,
+        title=task.spec.title,
+        url=task.spec.url,
+        trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=now),
+    )
+    submission = await context.sink.submit(request)
+    if submission.duplicate is not None:
+        _logger.warning("%s: no new run: %s", task.spec.item.display, submission.duplicate)
+
+
+def has_problem(task: Task) -> bool:
+    """Whether the task's conditions show that its item is not up to date."""
+    condition = task.status.condition("Reported")
+    return condition is not None and condition.status == "False"
+
+
+async def record_problem(
+    tasks: AgentTasks, task: Task, memory: TaskMemory, problem: ReportingProblem, now: datetime
+) -> None:
+    """Record a reporting problem on the task as a condition and an Event, once for each reason.
+
+    Raises:
+        ApiError: the API server refused.
+    """
+    if memory.problem == problem.reason:
+        return
+    _logger.warning(
+        "%s does not show its task's state: %s: %s", task.spec.item.display, problem.reason, problem.message
+    )
+    body = await tasks.get(task.name)
+    if body is not None and body["metadata"]["uid"] == task.uid:
+        await tasks.set_conditions(body, (unreported(problem.reason, problem.message),), now)
+        await _emit(tasks, task, Event("Warning", problem.reason, problem.message), now)
+    memory.problem = problem.reason
+
+
+async def _emit(tasks: AgentTasks, task: Task, event: Event, now: datetime) -> None:
+    """Write an Event; one that cannot be written is logged and not repeated."""
+    try:
+        await tasks.emit(event, name=task.name, uid=task.uid, now=now)
+    except ApiError as error:
+        _logger.warning("Event %s of %s could not be written: %s", event.reason, task.name, error)

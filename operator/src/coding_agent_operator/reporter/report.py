@@ -1,0 +1,196 @@
+"""What the reporter shows of an AgentTask: its comment's report, and its own conditions. Pure.
+
+The same task always gives the same report, so nothing is written when nothing has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from coding_agent_core.admission import LatestTask
+from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, OutcomeType
+from coding_agent_core.outcome import Usage
+from coding_agent_core.phases import Phase
+from coding_agent_core.platforms import FACTS
+from coding_agent_core.reporting.render import Report, State
+from coding_agent_core.settings.forges import Labels
+
+from coding_agent_operator.observed import Task
+from coding_agent_operator.reporter.decide import NewestRun
+
+Body = Mapping[str, Any]
+
+_SAME_AS_PHASE = ("Running", "Waiting")
+"""Reasons whose message says no more than the phase."""
+_JOB_REFUSED = (
+    "The cluster does not accept the attempt's Job; the bot keeps trying. "
+    "The administrator of this bot can read the cluster's answer in the task's status."
+)
+"""Instead of the API server's answer, which names things that strangers should not see."""
+_ACTIVITIES = {
+    "Cancelling": "being cancelled",
+    "Suspending": "being suspended",
+    **dict.fromkeys(
+        (
+            "CreateContainerConfigError",
+            "CreateContainerError",
+            "ErrImagePull",
+            "InvalidImage",
+            "PodNotCreated",
+            "PodNotReadyToStart",
+            "Unschedulable",
+        ),
+        "cannot start yet",
+    ),
+}
+"""The comment's headline in the phase Running, by reason."""
+_CAUSE_LIMIT = 256
+_UNSET = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def phase_of(task: Task) -> Phase:
+    """The phase by the conditions, which are authoritative."""
+    recorded, succeeded = task.status.phase, task.status.condition("Succeeded")
+    if not task.ended or succeeded is None:
+        return recorded if recorded is not None and not recorded.terminal else Phase.QUEUED
+    if succeeded.status == "True":
+        return Phase.SUCCEEDED
+    return Phase.CANCELLED if succeeded.reason == "Cancelled" else Phase.FAILED
+
+
+def newest_run(task: Task, latest: LatestTask, end_shown: datetime | None) -> NewestRun:
+    """The state that `decide` needs.
+
+    Args:
+        latest: the same task as admission sees it.
+    """
+    condition = task.status.condition("Succeeded")
+    ended = condition.last_transition_time if condition else task.created
+    completions = [a.completion_time for a in task.status.attempts if a.completion_time is not None]
+    return NewestRun(
+        phase=phase_of(task),
+        origin=task.spec.trigger.origin,
+        cancel_requested=task.spec.cancel,
+        acknowledged=latest.acknowledged,
+        work_ended=min(ended, completions[-1]) if completions else ended,
+        applied_for=task.spec.trigger.labeled_at,
+        labeled_at=latest.labeled_at,
+        end_shown=end_shown,
+    )
+
+
+def report_of(task: Task, labels: Labels, earlier: Iterable[State] = (), cause: str = "") -> Report:
+    """The report of an item's newest run.
+
+    Args:
+        earlier: the states of earlier runs, newest first. A run continues on the branch and the change of the
+            last one, so these are shown until the run has its own.
+        cause: who or what cancelled it, from `cancellation_cause`.
+    """
+    phase, result, attempts = phase_of(task), task.status.result, task.status.attempts
+    branch, change = (result.branch, result.pull_request_url) if result else (None, None)
+    before = next((state for state in earlier if state.branch), None)
+    if before is not None and branch is None:
+        branch, change = before.branch, change or before.change_url
+    usage = result.usage if result else None
+    last = attempts[-1] if attempts else None
+    show_reason = phase.terminal or phase is Phase.BACKOFF
+    condition = task.status.condition("Succeeded")
+    return Report(
+        task=task.name,
+        state=State(
+            uuid=task.spec.uuid,
+            run=task.spec.run,
+            attempt=max(1, sum(attempt.counted for attempt in attempts)),
+            phase=phase,
+            branch=branch,
+            change_url=change,
+        ),
+        max_attempts=task.spec.max_attempts,
+        since=_since(task, phase),
+        activity=_ACTIVITIES.get(condition.reason if condition else "", "working on it"),
+        position=task.status.queue_position if phase is Phase.QUEUED else None,
+        next_attempt=task.status.next_attempt_time,
+        reason=condition.reason if condition and show_reason else None,
+        message=_message(task, phase, cause),
+        summary=(result.summary or "") if result and phase.terminal else "",
+        usage=Usage(**usage.model_dump()) if usage else Usage(),
+        pushed=result is not None and result.branch is not None,
+        began=bool(attempts),
+        transcript=(last.transcript_url or last.transcript) if last else None,
+        tail=(last.tail or "") if last and last.outcome is OutcomeType.FAILED and show_reason else "",
+        bot_label=labels.bot_label,
+        change_noun=FACTS[task.spec.source.platform].change_noun,
+    )
+
+
+def _message(task: Task, phase: Phase, cause: str) -> str:
+    condition = task.status.condition("Succeeded")
+    if condition is None or (condition.reason in _SAME_AS_PHASE and phase in (Phase.QUEUED, Phase.RUNNING)):
+        return ""
+    message = _JOB_REFUSED if condition.reason == "Refused" else condition.message
+    if phase is not Phase.CANCELLED:
+        return message
+    if message and cause:
+        message = f"{message.removesuffix('.')}: {cause}."
+    # Where there is no change yet, the comment names the branch on a line of its own.
+    result = task.status.result
+    if result is not None and result.branch and result.pull_request_url:
+        message += f" The work so far is on the branch `{result.branch}`."
+    return message
+
+
+def _since(task: Task, phase: Phase) -> datetime:
+    """When the phase began, as far as the status shows it."""
+    attempts, condition = task.status.attempts, task.status.condition("Succeeded")
+    if phase.terminal and condition is not None:
+        return condition.last_transition_time
+    if not attempts:
+        return task.created
+    last = attempts[-1]
+    return last.start_time if phase is Phase.RUNNING else last.completion_time or last.start_time
+
+
+def cancellation_cause(body: Body) -> str:
+    """Who or what cancelled the task, as half a sentence; empty if that is not known.
+
+    Our own programs write the cause into an annotation. For a person with kubectl or our plugin, the API
+    server keeps the name of the program that set `spec.cancel`.
+    """
+    meta = body["metadata"]
+    if not (body.get("spec") or {}).get("cancel"):
+        return ""
+    written = str((meta.get("annotations") or {}).get(ANNOTATION_CANCELLED, ""))
+    if written.strip():
+        return " ".join(written.split())[:_CAUSE_LIMIT].removesuffix(".")
+    for entry in meta.get("managedFields") or ():
+        if "f:cancel" in ((entry.get("fieldsV1") or {}).get("f:spec") or {}):
+            by_kubectl = str(entry.get("manager", "")).startswith("kubectl")
+            return "somebody cancelled it with kubectl" if by_kubectl else ""
+    return ""
+
+
+def acknowledged(message: str) -> Condition:
+    """From now on a bot label on the item is a new application."""
+    return _condition("Acknowledged", "True", "Shown", message)
+
+
+def reported() -> Condition:
+    """The item shows the current state of the task."""
+    return _condition("Reported", "True", "Shown", "The item shows the current state of the task.")
+
+
+def unreported(reason: str, message: str) -> Condition:
+    """The item does not show the current state of the task."""
+    return _condition("Reported", "False", reason, message)
+
+
+def _condition(
+    kind: Literal["Acknowledged", "Reported"], status: Literal["True", "False"], reason: str, message: str
+) -> Condition:
+    # `AgentTasks.set_conditions` sets the time.
+    return Condition(
+        type=kind, status=status, reason=reason, message=message[:4096], last_transition_time=_UNSET
+    )

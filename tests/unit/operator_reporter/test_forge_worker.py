@@ -1,0 +1,369 @@
+"""A forge worker: what it reconciles next, its circuit breaker, and our own rate limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+from coding_agent_core.agenttask import Condition
+from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
+from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.controller import Requeue
+from coding_agent_core.settings.operator import Reporter
+from coding_agent_operator.observed import Task
+from coding_agent_operator.reporter import metrics
+from coding_agent_operator.reporter.forge_worker import Backlog, ForgeWorker, Rank
+from coding_agent_operator.reporter.reconcile import NotConfiguredError, TaskMemory
+
+from tests.unit.operator.making import task
+
+SETTINGS = Reporter(workers=4, retry_first=0.02, retry_max=60.0, tell_after=0.0)
+UNAVAILABLE = ForgeUnavailableError("forge.example could not answer (503)", status=503)
+
+
+@dataclass
+class RecordedProblems:
+    """An API server that remembers which problem was recorded on which task."""
+
+    tasks: dict[str, Task]
+    reasons: list[tuple[str, str]] = field(default_factory=list)
+
+    async def get(self, name: str) -> dict[str, Any]:
+        return {"metadata": {"name": name, "uid": self.tasks[name].uid}}
+
+    async def set_conditions(self, body: Any, wanted: tuple[Condition, ...], _: datetime) -> Any:
+        self.reasons += [(body["metadata"]["name"], each.reason) for each in wanted]
+        return body
+
+    async def emit(self, *_: object, **__: object) -> None:
+        return
+
+
+class Scene:
+    """A worker whose reconciles do what the test says."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.problems = RecordedProblems(self.tasks)
+        self.answers = 0
+        self.reconciles: list[str] = []
+        self.at_once = self.most_at_once = 0
+        self.does: Callable[[str], Exception | None] = lambda _: None
+        self.asks = True
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.worker = ForgeWorker(
+            "forge.example",
+            self._reconcile,
+            task=self.tasks.get,
+            tasks=cast(AgentTasks, self.problems),
+            settings=SETTINGS,
+            clock=lambda: datetime.now(UTC),
+            answers=lambda: self.answers,
+        )
+
+    async def _reconcile(self, seen: Task, _: TaskMemory) -> Requeue:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.reconciles.append(seen.name)
+        try:
+            await self.go_on.wait()
+            error = self.does(seen.name)
+            if error is not None:
+                raise error
+            self.answers += 1 if self.asks else 0
+            return Requeue(3600)
+        finally:
+            self.at_once -= 1
+
+    def add(self, *numbers: int) -> list[str]:
+        """Queue tasks; their names."""
+        names = []
+        for number in numbers:
+            made = task(None, number, uid=str(number))
+            self.tasks[made.name] = made
+            self.worker.add(made, Rank.CHANGE)
+            names.append(made.name)
+        return names
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition that a reconcile makes true."""
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    def unavailable_once(self, _: str) -> Exception:
+        """The running reconciles find that the forge does not answer; the next one waits."""
+        self.go_on.clear()
+        return UNAVAILABLE
+
+    def gauge(self) -> float:
+        """The seconds of the outage, as Prometheus reads them."""
+        self.worker.update_metrics()
+        return float(metrics.UNAVAILABLE.labels("forge.example")._value.get())
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Scene]:
+    scene = Scene()
+    work = asyncio.create_task(scene.worker.run())
+    try:
+        yield scene
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+async def open_breaker(scene: Scene) -> None:
+    """One reconcile finds that the forge does not answer."""
+    scene.does = lambda _: UNAVAILABLE
+    scene.add(1)
+    await scene.until(lambda: scene.worker.breaker is not None)
+
+
+async def test_an_answer_closes_the_breaker() -> None:
+    async with running() as scene:
+        await open_breaker(scene)
+        await scene.until(lambda: scene.worker.breaker is not None and scene.worker.breaker.failures > 2)
+        assert scene.gauge() > 0
+        scene.does = lambda _: None
+        await scene.until(lambda: scene.worker.breaker is None)
+        assert scene.gauge() == 0
+        scene.go_on.clear()
+        others = scene.add(2, 3, 4, 5, 6)
+        await scene.until(lambda: scene.at_once == SETTINGS.workers)
+        await scene.worker.record_outage()
+        assert scene.problems.reasons == [], "an outage that is over is not recorded"
+        scene.go_on.set()
+        await scene.until(lambda: set(others) <= set(scene.reconciles))
+
+
+async def test_the_next_outage_begins_with_the_first_wait() -> None:
+    async with running() as scene:
+        await open_breaker(scene)
+        await scene.until(lambda: scene.worker.breaker is not None and scene.worker.breaker.failures > 3)
+        scene.does = lambda _: None
+        await scene.until(lambda: scene.worker.breaker is None)
+        now = asyncio.get_running_loop().time()
+        scene.does = scene.unavailable_once
+        scene.add(2)
+        await scene.until(lambda: scene.worker.breaker is not None)
+        breaker = scene.worker.breaker
+        assert breaker is not None
+        assert breaker.failures == 1
+        assert breaker.began >= now
+        assert breaker.retry_at - breaker.began <= SETTINGS.retry_first
+
+
+async def test_an_open_breaker_lets_one_reconcile_at_a_time_through() -> None:
+    async with running() as scene:
+        await open_breaker(scene)
+        scene.most_at_once = 0
+        scene.add(*range(2, 12))
+        seen = len(scene.reconciles)
+        await scene.until(lambda: len(scene.reconciles) >= seen + 4)
+        assert scene.most_at_once == 1
+
+
+async def test_reconciles_that_fail_together_are_one_failure() -> None:
+    async with running() as scene:
+        scene.go_on.clear()
+        scene.does = scene.unavailable_once
+        scene.add(1, 2, 3, 4)
+        await scene.until(lambda: scene.at_once == 4)
+        scene.go_on.set()
+        await scene.until(lambda: len(scene.reconciles) == 5)
+        assert scene.worker.breaker is not None
+        assert scene.worker.breaker.failures == 1
+
+
+@pytest.mark.parametrize("ends", [None, NotConfiguredError("the item is elsewhere")])
+async def test_a_reconcile_that_asked_nothing_proves_nothing(ends: Exception | None) -> None:
+    async with running() as scene:
+        await open_breaker(scene)
+        scene.asks = False
+        scene.does = lambda _: ends
+        (other,) = scene.add(2)
+        await scene.until(lambda: scene.reconciles.count(other) > 0 and scene.at_once == 0)
+        assert scene.gauge() > 0
+
+
+async def test_a_refusal_is_an_answer() -> None:
+    async with running() as scene:
+        await open_breaker(scene)
+
+        def refused(_: str) -> Exception:
+            scene.answers += 1
+            return ForgeRefusedError("no right", status=403)
+
+        scene.does = refused
+        await scene.until(lambda: scene.worker.breaker is None)
+
+
+async def test_an_answer_before_the_failure_proves_nothing() -> None:
+    """Reads work and writes do not: the forge is unavailable."""
+    async with running() as scene:
+
+        def half(_: str) -> Exception:
+            scene.answers += 1
+            return UNAVAILABLE
+
+        scene.does = half
+        scene.add(1)
+        await scene.until(lambda: len(scene.reconciles) >= 3)
+        await scene.until(lambda: scene.at_once == 0)
+        assert scene.gauge() > 0
+
+
+async def test_a_forge_can_be_unavailable_for_one_item() -> None:
+    """Reads of other items close the breaker every time, and writes to this one fail."""
+    async with running() as scene:
+        (first,) = scene.add(1)
+
+        async def unavailable_for_the_first(others: range) -> None:
+            scene.does = lambda name: UNAVAILABLE if name == first else None
+            for number in others:
+                scene.add(1)
+                await scene.until(lambda: scene.worker.breaker is not None)
+                (other,) = scene.add(number)
+                await scene.until(lambda other=other: other in scene.reconciles and scene.at_once == 0)  # type: ignore[misc]
+
+        await unavailable_for_the_first(range(2, 5))
+        scene.does = lambda _: None
+        seen = scene.reconciles.count(first)
+        scene.add(1)
+        await scene.until(lambda: scene.reconciles.count(first) > seen and scene.at_once == 0)
+        scene.add(1)
+        await scene.worker.record_outage()
+        assert scene.problems.reasons == [], "it has been shown since"
+        await unavailable_for_the_first(range(5, 8))
+        await scene.worker.record_outage()
+        assert scene.problems.reasons == [(first, "ForgeUnavailable")]
+
+
+async def test_without_tasks_the_breaker_is_closed() -> None:
+    async with running() as scene:
+        await open_breaker(scene)
+        (name,) = scene.tasks
+        del scene.tasks[name]
+        scene.worker.forget(name)
+        assert scene.gauge() == 0
+
+
+async def test_our_own_rate_limits_are_not_an_outage() -> None:
+    async with running() as scene:
+        scene.does = lambda _: NotYetError("in 11 s", retry_after=0.3)
+        failed = metrics.FAILED.labels("forge.example")._value.get()
+        began = asyncio.get_running_loop().time()
+        (first,) = scene.add(1)
+        await scene.until(lambda: scene.reconciles == [first] and scene.at_once == 0)
+        scene.does = lambda _: None
+        others = scene.add(2, 3)
+        await scene.worker.record_outage()
+        assert scene.problems.reasons == []
+        assert scene.gauge() == 0
+        await scene.until(lambda: len(scene.reconciles) > 1)
+        assert asyncio.get_running_loop().time() - began >= 0.3, (
+            "nothing is reconciled before the limits permit it"
+        )
+        assert scene.reconciles[1] == first, "who has waited longest is next"
+        await scene.until(lambda: set(others) <= set(scene.reconciles))
+        assert metrics.FAILED.labels("forge.example")._value.get() == failed, "it is not a failure"
+
+
+async def test_our_own_rate_limits_do_not_end_an_outage() -> None:
+    async with running() as scene:
+        await open_breaker(scene)
+        scene.does = lambda _: NotYetError("in 11 s", retry_after=0.01)
+        seen = len(scene.reconciles)
+        await scene.until(lambda: len(scene.reconciles) > seen + 2)
+        assert scene.gauge() > 0
+        await scene.worker.record_outage()
+        assert scene.problems.reasons == [(next(iter(scene.tasks)), "ForgeUnavailable")]
+
+
+def taken(backlog: Backlog, now: float) -> list[str]:
+    """Everything that can be taken, in order."""
+    names = []
+    while (found := backlog.take(now)) is not None:
+        names.append(found[0])
+    return names
+
+
+def test_ends_come_first_then_who_waits_longest() -> None:
+    backlog = Backlog()
+    backlog.add("check", Rank.CHECK, 0, item="1")
+    backlog.add("late", Rank.CHANGE, 2, item="2")
+    backlog.add("early", Rank.CHANGE, 1, item="3")
+    backlog.add("end", Rank.END, 3, item="4")
+    assert taken(backlog, 3) == ["end", "early", "late", "check"]
+
+
+def test_a_burst_of_changes_of_one_task_is_one_reconcile_at_the_best_rank() -> None:
+    backlog = Backlog()
+    for rank in (Rank.CHANGE, Rank.CHECK, Rank.END, Rank.CHANGE):
+        backlog.add("a", rank, 0, item="1")
+    assert backlog.take(0) == ("a", Rank.END)
+    assert backlog.take(0) is None
+
+
+def test_a_reconcile_that_is_due_later_is_brought_forward_and_never_delayed() -> None:
+    backlog = Backlog()
+    backlog.add("a", Rank.CHECK, 0, item="1", delay=300)
+    assert backlog.take(0) is None
+    assert backlog.next_due(0) == 300
+    backlog.add("a", Rank.END, 10, item="1")
+    backlog.add("a", Rank.CHECK, 10, item="1", delay=300)
+    assert backlog.take(10) == ("a", Rank.END)
+
+
+def test_a_change_during_a_reconcile_is_reconciled_after_it() -> None:
+    backlog = Backlog()
+    backlog.add("a", Rank.CHANGE, 0, item="1")
+    assert backlog.take(0) == ("a", Rank.CHANGE)
+    backlog.add("a", Rank.END, 1, item="1")
+    assert backlog.take(1) is None
+    assert backlog.next_due(1) is None
+    backlog.done("a")
+    assert backlog.take(1) == ("a", Rank.END)
+
+
+def test_two_runs_of_an_item_are_never_reconciled_together() -> None:
+    backlog = Backlog()
+    backlog.add("run-1", Rank.END, 0, item="same")
+    backlog.add("run-2", Rank.CHANGE, 0, item="same")
+    backlog.add("other", Rank.CHANGE, 0, item="other")
+    assert taken(backlog, 0) == ["run-1", "other"]
+    backlog.done("run-1")
+    assert taken(backlog, 0) == ["run-2"]
+
+
+def test_a_failed_reconcile_is_retried_with_the_age_it_had() -> None:
+    backlog = Backlog()
+    backlog.add("a", Rank.END, 5, item="1")
+    backlog.take(5)
+    assert backlog.pending(6) == [("a", 1)], "what is being reconciled is not shown yet"
+    backlog.retry("a", 7, delay=10)
+    backlog.done("a")
+    assert backlog.take(16) is None
+    assert backlog.pending(16) == [("a", 11)]
+    assert backlog.take(17) == ("a", Rank.END)
+
+
+def test_checks_are_not_pending() -> None:
+    backlog = Backlog()
+    backlog.add("a", Rank.CHECK, 0, item="1")
+    assert backlog.pending(5) == []
+
+
+def test_a_forgotten_task_is_not_taken() -> None:
+    backlog = Backlog()
+    backlog.add("a", Rank.END, 0, item="1")
+    backlog.forget("a")
+    assert backlog.take(0) is None

@@ -7,7 +7,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PACKAGES := core receiver operator consumer user-config plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
-JOBS ?= 2
+# Tests wait more than they compute: two workers for each of two cores.
+JOBS ?= 4
 PYTEST := $(VENV)/bin/pytest
 
 include dev/make/venv.mk

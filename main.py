@@ -117,8 +117,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_core.queues.memory import MemoryQueue
     from coding_agent_receiver.app import create_app
     from coding_agent_receiver.metrics import PollMetrics
-    from coding_agent_receiver.poll_scope import scope_problem
-    from coding_agent_receiver.poller import poll_forever
+    from coding_agent_receiver.poller import poll_forever, scope_problem
     from coding_agent_receiver.server import serve
     from prometheus_client import CollectorRegistry
 
@@ -193,8 +192,7 @@ async def _producer(settings: Settings, stop: asyncio.Event, *, loop_forever: bo
 
 async def _poll(settings: Settings, sink: TaskSink, stop: asyncio.Event, *, loop_forever: bool) -> None:
     from coding_agent_core.forge.connect import connect
-    from coding_agent_receiver.poll_scope import scope_problem
-    from coding_agent_receiver.poller import poll_forever, poll_once
+    from coding_agent_receiver.poller import poll_forever, poll_once, scope_problem
 
     problem = scope_problem(settings)
     if problem:
@@ -219,8 +217,7 @@ async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> No
         return
     from coding_agent_core.forge.connect import connect
     from coding_agent_core.queues.memory import MemoryQueue
-    from coding_agent_receiver.poll_scope import scope_problem
-    from coding_agent_receiver.poller import poll_once
+    from coding_agent_receiver.poller import poll_once, scope_problem
 
     problem = scope_problem(settings)
     if problem:

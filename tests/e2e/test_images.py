@@ -65,12 +65,12 @@ IMAGES = {
     ),
     "operator": Contents(
         "coding_agent_core,coding_agent_operator.reporter,kopf,kubectl_agenttask,githubkit",
-        f"fastapi,slowapi,pika,jinja2,coding_agent_receiver,coding_agent_user_config,{AGENT}",
+        f"fastapi,limits,pika,jinja2,coding_agent_receiver,coding_agent_user_config,{AGENT}",
         megabytes=48,
     ),
     "consumer": Contents(
         "coding_agent_core,coding_agent_consumer,pydantic_ai,githubkit",
-        "kopf,kubernetes,slowapi,jinja2,coding_agent_receiver,coding_agent_operator",
+        "kopf,kubernetes,limits,jinja2,coding_agent_receiver,coding_agent_operator",
         megabytes=70,
     ),
     "user-config": Contents(

@@ -33,7 +33,6 @@ _CHATTY = (
     "httpcore",
     "httpcore2",
     "pika",
-    "slowapi",
     "githubkit",
     "hishel",
     "mcp",
@@ -133,7 +132,7 @@ def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
         root.addHandler(handler)
     root.setLevel(settings.level)
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR if name == "slowapi" else logging.WARNING)
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _one_line(message: str) -> str:

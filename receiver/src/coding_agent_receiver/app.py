@@ -1,32 +1,252 @@
-"""The HTTP application: thin routes over `Intake`, health and metrics."""
+"""The HTTP application: the webhook endpoint, health and metrics.
+
+`WebhookEndpoint` is a plain ASGI application in front of FastAPI. It refuses what cannot be authentic before
+it reads the body, and nothing is parsed before it is verified.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.logs import bound, safe
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.queues.protocol import TaskSink
+from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
+from coding_agent_core.settings.forges import networks
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coding_agent_receiver import answers
+from coding_agent_receiver import events, github, gitlab, verify
+from coding_agent_receiver.events import Answer, Delivery, PlatformWebhooks
 from coding_agent_receiver.intake import Intake
+from coding_agent_receiver.limits import Admission, Allowlist, BodyRoom, NoRoomError, RateLimits
 from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
-from coding_agent_receiver.networks import Allowlist
-from coding_agent_receiver.platforms import Webhooks, github_webhooks, gitlab_webhooks
+from coding_agent_receiver.payload import BodyError, decode, require_json
+from coding_agent_receiver.verify import Address, Verification
 
 _logger = logging.getLogger("webhook.server")
 _HEALTH_TIMEOUT = 3.0
+
+BODY_GRACE = 5.0
+"""Seconds in which the first bytes of a body must arrive."""
+BODY_RATE = 256 * 1024
+"""Bytes a second that a larger body must keep up after that."""
+BODY_TIMEOUT = 30.0
+"""Seconds in which any body must arrive completely."""
+
+Headers = Mapping[str, str]
+
+
+WEBHOOKS: Mapping[Platform, PlatformWebhooks] = {Platform.GITHUB: github, Platform.GITLAB: gitlab}
+
+
+@dataclass(frozen=True)
+class Webhooks:
+    """The webhooks of one platform, with their secrets."""
+
+    platform: Platform
+    module: PlatformWebhooks
+    secrets: Secrets
+
+    @property
+    def title(self) -> str:
+        return FACTS[self.platform].title
+
+
+class _DisconnectedError(Exception):
+    """The sender closed the connection before its request was complete."""
+
+
+class WebhookEndpoint:
+    """Answers `POST /webhook/github` and `/webhook/gitlab`; other requests go on to `app`."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, intake: Intake, allowlist: Allowlist) -> None:
+        self._app, self._intake, self._allowlist = app, intake, allowlist
+        self._metrics = intake.metrics
+        self._limits = RateLimits(settings.webhook.rate_limit)
+        self._largest = settings.webhook.max_body_bytes
+        self._room = BodyRoom(self._largest)
+        self._trusted = networks(settings.webhook.trusted_proxies)
+        self._paths = {
+            f"/webhook/{platform}": Webhooks(platform, module, Secrets(settings.webhook.secret(platform)))
+            for platform, module in WEBHOOKS.items()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A forge does not follow the redirect that would remove a slash at the end.
+        webhooks = self._paths.get(scope["path"].removesuffix("/")) if scope["type"] == "http" else None
+        if webhooks is None:
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] != "POST":
+            await _send(send, events.refused(405, "Method Not Allowed", "refused", Allow="POST"))
+            return
+        start = time.perf_counter()
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
+        }
+        delivery = webhooks.module.delivery(headers)
+        with bound(delivery=delivery.id):
+            answer = await self._answer(webhooks, delivery, headers, scope, receive)
+        self._metrics.answered(
+            webhooks.platform,
+            delivery.event,
+            result=answer.result,
+            status=answer.status,
+            seconds=time.perf_counter() - start,
+        )
+        await _send(send, answer)
+
+    async def _answer(
+        self, webhooks: Webhooks, delivery: Delivery, headers: Headers, scope: Scope, receive: Receive
+    ) -> Answer:
+        try:
+            client = self._client(scope)
+            checked = await self._verified_payload(webhooks, delivery, headers, client, receive)
+            if isinstance(checked, Answer):
+                return checked
+            return await self._intake.answer(webhooks, delivery, checked)
+        except _DisconnectedError:
+            _logger.warning("The sender closed the connection before its request was complete")
+            return events.refused(400, "the body was cut short", "disconnected")
+        except Exception:
+            # 503, not 500: an event that a defect of ours lost can be sent again, e.g. by a redelivery.
+            _logger.exception("Unexpected error while answering a %s webhook", webhooks.title)
+            return events.unavailable("an internal error; the event was not processed", "internal_error")
+
+    async def _verified_payload(
+        self,
+        webhooks: Webhooks,
+        delivery: Delivery,
+        headers: Headers,
+        client: Address | None,
+        receive: Receive,
+    ) -> dict[str, Any] | Answer:
+        """The payload of an authentic request, or the refusal."""
+        refusal = self._refused_network(client)
+        if refusal is not None:
+            return refusal
+        verification = webhooks.module.verification(headers, webhooks.secrets.current())
+        if verification is None:
+            return self._not_verified(webhooks, delivery, client)
+        if self._intake.overloaded:
+            return events.unavailable("too many webhooks at once", "overloaded")
+        try:
+            body = await self._read(receive, verification, headers, verify.client_group(client))
+        except BodyError as error:
+            _logger.error("Refused a %s webhook: %s", webhooks.title, error)  # noqa: TRY400 - not our error
+            return events.unreadable(error)
+        except NoRoomError:
+            _logger.warning("Refused a %s webhook: too many bodies at once", webhooks.title)
+            return events.unavailable("too many bodies at once", "overloaded")
+        if not verification.valid():
+            return self._not_verified(webhooks, delivery, client)
+        wait = self._limits.verified(verify.client_group(client))
+        if wait is not None:
+            _logger.error("Too many webhooks from %s; this event is lost", client)
+            return events.too_many(wait)
+        try:
+            require_json(headers.get("content-type"))
+            return decode(body)
+        except BodyError as error:
+            _logger.error("Cannot read the %s payload: %s", webhooks.title, error)  # noqa: TRY400
+            return events.unreadable(error)
+
+    def _client(self, scope: Scope) -> Address | None:
+        peer = scope["client"][0] if scope.get("client") else ""
+        forwarded = (
+            [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+            if self._trusted
+            else []
+        )
+        return verify.client_address(peer, forwarded, self._trusted)
+
+    def _refused_network(self, client: Address | None) -> Answer | None:
+        match self._allowlist.admits(client):
+            case Admission.ALLOWED:
+                return None
+            case Admission.UNKNOWN:
+                _logger.error("GitHub's hook addresses are not known yet; refused %s", client)
+                return events.unavailable("the addresses of GitHub's webhooks are not known yet")
+            case Admission.REFUSED:
+                _logger.error("Refused %s: not in webhook.allowed_networks", client)
+                return events.refused(403, "your address is not allowed to send webhooks", "forbidden")
+
+    def _not_verified(self, webhooks: Webhooks, delivery: Delivery, client: Address | None) -> Answer:
+        self._metrics.signature_failed(webhooks.platform)
+        wait = self._limits.failed(verify.client_group(client))
+        if wait is not None:
+            _logger.debug("Too many requests without a valid %s", webhooks.module.PROOF)
+            return events.too_many(wait)
+        _logger.error(
+            "%s validation failed for a %s webhook: event=%s, client=%s",
+            webhooks.module.PROOF.capitalize(),
+            webhooks.title,
+            safe(delivery.event, 60),
+            client,
+        )
+        return events.refused(401, f"the {webhooks.module.PROOF} is missing or wrong", "unauthorized")
+
+    async def _read(
+        self, receive: Receive, verification: Verification, headers: Headers, client: str
+    ) -> bytes | bytearray:
+        """The raw body, verified as it arrives.
+
+        Raises:
+            BodyError: 413 beyond the limit, announced or not; 408 if it arrives too slowly.
+            NoRoomError: too many bytes of other bodies are in memory.
+            _DisconnectedError: the sender closed the connection.
+        """
+        too_large = BodyError(413, f"the body is larger than {self._largest} bytes")
+        length = headers.get("content-length", "")
+        size = int(length[:20]) if length.isdecimal() else self._largest
+        if size > self._largest:
+            raise too_large
+        body = bytearray()
+        start = asyncio.get_running_loop().time()
+        async with self._room.reserve(client, size) as arrived:
+            try:
+                async with asyncio.timeout(BODY_GRACE) as deadline:
+                    while True:
+                        message = await receive()
+                        if message["type"] == "http.disconnect":
+                            raise _DisconnectedError
+                        chunk: bytes = message.get("body", b"")
+                        more = message.get("more_body", False)
+                        if len(body) + len(chunk) > self._largest:
+                            raise too_large
+                        verification.update(chunk)
+                        if not more and not body:
+                            return chunk
+                        arrived(len(chunk))
+                        body += chunk
+                        if not more:
+                            return body
+                        seconds = BODY_GRACE + len(body) / BODY_RATE
+                        deadline.reschedule(start + min(BODY_TIMEOUT, seconds))
+            except TimeoutError as error:
+                raise BodyError(408, "the body did not arrive in time") from error
+
+
+async def _send(send: Send, answer: Answer) -> None:
+    body = json.dumps(answer.body, ensure_ascii=False).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _now() -> datetime:
@@ -45,15 +265,15 @@ def create_app(
 
     Args:
         clock: aware time of receipt.
-        allowlist: in place of the one that the settings describe.
-        registry: where the metrics go, for a program that shows more than the receiver's; own by default.
+        allowlist: replaces the one that the settings describe.
+        registry: for a program that exposes more metrics than the receiver's; the app's own by default.
 
     Raises:
-        SettingsError: no secret is configured for any forge, or a rate limit cannot be read.
+        SettingsError: no secret is configured for any forge, or a rate limit is invalid.
     """
     _require_secrets(settings)
     allowlist = allowlist or Allowlist(settings)
-    intake = Intake(settings, sink, ReceiverMetrics(registry or CollectorRegistry()), allowlist, clock)
+    intake = Intake(settings, sink, ReceiverMetrics(registry or CollectorRegistry()), clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -70,37 +290,11 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    _add_webhooks(app, intake)
+    app.add_middleware(WebhookEndpoint, settings=settings, intake=intake, allowlist=allowlist)
     _add_operation(app, intake)
     _add_errors(app)
+    app.middleware_stack = app.build_middleware_stack()  # now, so that an invalid rate limit is an error here
     return app
-
-
-def _add_webhooks(app: FastAPI, intake: Intake) -> None:
-    github, gitlab = github_webhooks(intake.settings), gitlab_webhooks(intake.settings)
-
-    async def answer(request: Request, webhooks: Webhooks) -> Response:
-        start = time.perf_counter()
-        given = await intake.answer(request, webhooks)
-        intake.metrics.answered(
-            webhooks.platform,
-            webhooks.delivery(request.headers).event,
-            result=given.result,
-            status=given.status,
-            seconds=time.perf_counter() - start,
-        )
-        return JSONResponse(given.body, given.status, given.headers)
-
-    # With a slash at the end too: a forge does not follow the redirect that would correct it.
-    @app.post("/webhook/github")
-    @app.post("/webhook/github/")
-    async def github_webhook(request: Request) -> Response:
-        return await answer(request, github)
-
-    @app.post("/webhook/gitlab")
-    @app.post("/webhook/gitlab/")
-    async def gitlab_webhook(request: Request) -> Response:
-        return await answer(request, gitlab)
 
 
 def _add_operation(app: FastAPI, intake: Intake) -> None:
@@ -109,7 +303,7 @@ def _add_operation(app: FastAPI, intake: Intake) -> None:
             async with asyncio.timeout(_HEALTH_TIMEOUT):
                 return await intake.sink.connected()
         except Exception:
-            _logger.exception("The queue cannot tell whether it is connected")
+            _logger.exception("The check of the queue's connection failed")
             return False
 
     @app.get("/health")
@@ -143,14 +337,14 @@ def _add_operation(app: FastAPI, intake: Intake) -> None:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
-        given = answers.refused(error.status_code, str(error.detail), "refused")
-        return JSONResponse(given.body, given.status, error.headers)
+        answer = events.refused(error.status_code, str(error.detail), "refused")
+        return JSONResponse(answer.body, answer.status, error.headers)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
-        # Starlette raises the error again behind this answer, and the server logs it with its trace.
-        given = answers.unavailable("an internal error")
-        return JSONResponse(given.body, given.status, given.headers)
+        # Starlette raises the error again after this answer, and the server logs it with its trace.
+        answer = events.unavailable("an internal error")
+        return JSONResponse(answer.body, answer.status, answer.headers)
 
 
 def _require_secrets(settings: Settings) -> None:

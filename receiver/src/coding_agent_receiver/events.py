@@ -1,17 +1,21 @@
-"""What a webhook can mean to us, and the rules that both forges share. Pure."""
+"""What a webhook can mean, the rules that all forges share, and the answers that senders get. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
 
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
+from coding_agent_core.logs import safe
 from coding_agent_core.reporting.render import MARKER
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import TaskRequest, Withdrawal, host_of
 
-from coding_agent_receiver.payload import FieldError
+from coding_agent_receiver.payload import BodyError, FieldError
+from coding_agent_receiver.verify import Verification
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,30 @@ class Commanded:
 Meaning = Accepted | Withdrawn | Commanded | Ignored
 
 
+class PlatformWebhooks(Protocol):
+    """What the module of a platform provides.
+
+    Attributes:
+        EVENT_HEADER: name of the header that names the event.
+        PROOF: what a request is verified by, for people.
+    """
+
+    EVENT_HEADER: str
+    PROOF: str
+
+    def verification(self, headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
+        """The check of a request with these headers; `None` if no body can pass it."""
+        ...
+
+    def delivery(self, headers: Mapping[str, str]) -> Delivery: ...
+
+    def action_of(self, payload: Mapping[str, Any]) -> str: ...
+
+    def interpret(
+        self, delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
+    ) -> Meaning: ...
+
+
 def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
     """The command of a new comment, if it is one; our own comment, by its hidden part, never is."""
     name = command_in(body, settings.webhook.commands.allowed)
@@ -101,3 +129,66 @@ def foreign_host(url: str, field: str, configured: str) -> str | None:
 
 def _plain(host: str) -> str:
     return host.lower().removesuffix(":443").removesuffix(":80")
+
+
+RETRY_AFTER = 30
+"""Seconds after which a sender may try again when we cannot store a task now."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        result: its name in metrics.
+    """
+
+    status: int
+    body: dict[str, Any]
+    result: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def success(task: str) -> Answer:
+    """The task is stored."""
+    return Answer(200, {"status": "success", "task_queued": True, "task": task}, "success")
+
+
+def duplicate(task: str) -> Answer:
+    """The label application has its task already."""
+    return Answer(200, {"status": "duplicate", "task": task}, "duplicate")
+
+
+def cancelled(task: str) -> Answer:
+    """The item's task is asked to stop."""
+    return Answer(200, {"status": "cancelled", "task": task}, "cancelled")
+
+
+def commanded(name: str, task: str) -> Answer:
+    """The command is kept; whoever has a forge token carries it out."""
+    return Answer(200, {"status": "command", "command": name, "task": task}, "command")
+
+
+def ignored(reason: str) -> Answer:
+    """An authentic event that does not concern us."""
+    return Answer(200, {"status": "ignored", "reason": safe(reason)}, "ignored")
+
+
+def refused(status: int, reason: str, result: str, **headers: str) -> Answer:
+    """Nothing was done, and sending the same again would not help."""
+    return Answer(status, {"status": "error", "reason": safe(reason)}, result, headers)
+
+
+def unreadable(error: BodyError) -> Answer:
+    """The body cannot be read."""
+    return refused(error.status, str(error), "too_large" if error.status == 413 else "unreadable")
+
+
+def unavailable(reason: str, result: str = "unavailable") -> Answer:
+    """Nothing was stored; sending the same again can help."""
+    return refused(503, reason, result, **{"Retry-After": str(RETRY_AFTER)})
+
+
+def too_many(wait: int) -> Answer:
+    """The sender's rate limit is exceeded; `wait` is in seconds."""
+    return refused(429, "too many requests", "rate_limited", **{"Retry-After": str(wait)})

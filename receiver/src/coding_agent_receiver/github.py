@@ -7,7 +7,7 @@ Shapes: https://docs.github.com/webhooks/webhook-events-and-payloads (`issues`, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +29,10 @@ from coding_agent_receiver.events import (
     foreign_host,
 )
 from coding_agent_receiver.payload import Fields, printable
+from coding_agent_receiver.verify import GitHubSignature, Verification
+
+EVENT_HEADER = "X-GitHub-Event"
+PROOF = "signature"
 
 _ITEM_FIELDS = {"issues": "issue", "pull_request": "pull_request"}
 COMMENT_EVENT = "issue_comment"
@@ -36,6 +40,11 @@ COMMENT_EVENT = "issue_comment"
 _ENDED = {"closed": "was closed", "deleted": "was deleted", "transferred": "was moved to another repository"}
 _LOGIN = re.compile(r"[A-Za-z0-9._-]{1,100}(\[bot\])?", re.ASCII)
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}", re.ASCII)
+
+
+def verification(headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
+    """The check by the HMAC of the body."""
+    return GitHubSignature.of(headers.get("x-hub-signature-256"), secrets)
 
 
 def delivery(headers: Mapping[str, str]) -> Delivery:

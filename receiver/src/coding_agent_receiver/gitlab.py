@@ -1,31 +1,53 @@
-"""GitLab's webhooks: project, group and system hooks (requirements S3, S4, B2). Pure.
+"""GitLab's webhooks: project, group and system hooks, and comments ("notes") as commands. Pure.
 
-Shapes: https://docs.gitlab.com/user/project/integrations/webhook_events/ (work items, merge requests).
+Shapes: https://docs.gitlab.com/user/project/integrations/webhook_events/
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from coding_agent_core.commands import IssueCommand
 from coding_agent_core.logs import safe
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import LABEL_REMOVED, Item, Origin, TaskRequest, Trigger, Withdrawal, parse_time
+from coding_agent_core.tasks import (
+    LABEL_REMOVED,
+    Item,
+    Origin,
+    TaskRequest,
+    Trigger,
+    Withdrawal,
+    parse_time,
+)
 
 from coding_agent_receiver.events import (
     Accepted,
+    Commanded,
     Delivery,
     Ignored,
     Meaning,
     Withdrawn,
     cancels,
+    comment_command,
     foreign_host,
 )
-from coding_agent_receiver.gitlab_notes import NOTE_HOOKS, interpret_note, is_note, item_in
 from coding_agent_receiver.payload import Fields, printable
+from coding_agent_receiver.verify import GitLabToken, Verification
 
+EVENT_HEADER = "X-Gitlab-Event"
+PROOF = "token"
+
+NOTE_HOOKS = frozenset({"Note Hook", "Confidential Note Hook", "System Hook"})
+"""A note on a confidential issue, or one for members only, has a header of its own."""
+_ITEMS = {"Issue": "issue", "MergeRequest": "merge_request"}
+"""What can be commanded, and the payload's field with it; commits and snippets cannot."""
+_LOGIN = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
+_PATH = re.compile(r"[A-Za-z0-9_.-]{1,255}(/[A-Za-z0-9_.-]{1,255}){1,21}", re.ASCII)
 _HOOKS = {
     "Issue Hook": "issue",
     "Confidential Issue Hook": "issue",
@@ -35,6 +57,11 @@ _HOOKS = {
 """What each `X-Gitlab-Event` may carry; system hooks carry every kind and name it in the payload."""
 _EVENT_OF_KIND = {"issue": "Issue Hook", "merge_request": "Merge Request Hook"}
 _ENDED = {"close": "was closed", "merge": "was merged"}
+
+
+def verification(headers: Mapping[str, str], secrets: Sequence[str]) -> Verification | None:
+    """The check by the token, which does not depend on the body."""
+    return GitLabToken.of(headers.get("x-gitlab-token"), secrets)
 
 
 def delivery(headers: Mapping[str, str]) -> Delivery:
@@ -175,3 +202,66 @@ def _item(event: _Event) -> Item | Ignored:
     if host is not None:
         return Ignored(f"the event is from {safe(host)}, gitlab.api_url is of {gitlab.host}")
     return item_in(project, event.kind, attributes.number("iid"), gitlab.host)
+
+
+def is_note(payload: Mapping[str, Any]) -> bool:
+    """Whether the payload is of a comment; system hooks carry every kind."""
+    return payload.get("object_kind") == "note"
+
+
+def interpret_note(delivered: Delivery, fields: Fields, settings: Settings, received_at: datetime) -> Meaning:
+    """What a comment means.
+
+    Raises:
+        FieldError: it is a command, but lacks a field or has one of the wrong type.
+    """
+    note = fields.object("object_attributes")
+    kind = _ITEMS.get(note.optional_text("noteable_type"))
+    if kind is None:
+        return Ignored("a comment on neither an issue nor a merge request")
+    if not _is_new(note):
+        return Ignored("not a new comment")
+    name = comment_command(note.optional_text("note"), settings)
+    if isinstance(name, Ignored):
+        return name
+    host = foreign_host(note.url("url"), "object_attributes.url", settings.gitlab.host)
+    if host is not None:
+        return Ignored(f"the event is from {safe(host)}, gitlab.api_url is of {settings.gitlab.host}")
+    subject = fields.object(kind)
+    return Commanded(
+        IssueCommand(
+            item=item_in(fields.object("project"), kind, subject.number("iid"), settings.gitlab.host),
+            name=name,
+            comment=str(note.number("id")),
+            user=fields.object("user").matching("username", _LOGIN, "user name"),
+            at=parse_time(note.optional_text("created_at")),
+            delivery_id=delivered.id,
+            received_at=received_at,
+            title=printable(subject.optional_text("title"))[:1024],
+            url=note.url("url").split("#", 1)[0],
+        )
+    )
+
+
+def item_in(project: Fields, kind: str, iid: int, host: str) -> Item:
+    """The item of a project; `kind` is `issue` or `merge_request`."""
+    return Item(
+        platform=Platform.GITLAB,
+        host=host,
+        repository=project.matching("path_with_namespace", _PATH, "path of a project"),
+        kind=ItemKind.ISSUE if kind == "issue" else ItemKind.CHANGE,
+        number=iid,
+        project_id=project.number("id"),
+    )
+
+
+def _is_new(note: Fields) -> bool:
+    """Whether the comment was written just now, not edited, and by a person.
+
+    GitLab tells of edits since 16.10, and only since 16.11 which is which (`action`).
+    """
+    if note.flag("system"):
+        return False
+    if note.has("action"):
+        return note.text("action") == "create"
+    return note.optional_text("created_at") == note.optional_text("updated_at")

@@ -1,21 +1,50 @@
-"""Polling (requirement S16): labeled items that no webhook told us of are submitted the same way."""
+"""Polling: labeled items that no webhook reported are submitted in the same way."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
+from typing import assert_never
 
 from coding_agent_core.errors import ForgeError, QueueUnavailableError
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.logs import bound
+from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 
 from coding_agent_receiver.metrics import PollMetrics
-from coding_agent_receiver.poll_redelivery import redeliver_missed
+from coding_agent_receiver.redelivery import redeliver_missed
 
 _logger = logging.getLogger("webhook.poller")
+_GITHUB_SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")
+
+
+def scope_problem(settings: Settings) -> str | None:
+    """Why polling `task_source` would reach too far, with the settings that narrow it; `None` if it is fine.
+
+    On GitHub Enterprise and a self-managed GitLab the whole instance is a scope of its own.
+    """
+    match settings.task_source:
+        case Platform.GITHUB:
+            github = settings.github
+            narrowed = bool(github.owner or github.assignee or _GITHUB_SCOPE.search(github.query))
+            how = (
+                "set github.owner, github.assignee, or a qualifier such as `org:NAME` or "
+                "`repo:OWNER/NAME` in github.query"
+            )
+        case Platform.GITLAB:
+            gitlab = settings.gitlab
+            narrowed = bool(gitlab.project_id or gitlab.group_id or gitlab.assignee)
+            how = "set gitlab.project_id, gitlab.group_id or gitlab.assignee"
+        case _:
+            assert_never(settings.task_source)
+    host = settings.hosts[settings.task_source]
+    if narrowed or host != FACTS[settings.task_source].web_host:
+        return None
+    return f"polling {host} without a scope would find the items of strangers: {how}"
 
 
 @dataclass(frozen=True)

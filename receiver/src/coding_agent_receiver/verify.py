@@ -1,7 +1,7 @@
-"""Is this request from the forge? Pure functions of bytes and headers; nothing here parses the body.
+"""Who sends this request, and is it from the forge? Pure: addresses, headers, bytes; nothing is parsed.
 
-A header that is missing, malformed or not ASCII is simply not verified. Every valid secret is always
-compared, in constant time, so that neither the time nor the order tells anything about them.
+A header that is missing, malformed or not ASCII does not verify. Every valid secret is always compared, in
+constant time, so that the time of an answer reveals nothing about them.
 """
 
 from __future__ import annotations
@@ -10,44 +10,68 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Protocol
 
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 _SIGNATURE = re.compile(r"sha256=([0-9a-fA-F]{64})", re.ASCII)
 
 
-def github_signature(header: str | None) -> bytes | None:
-    """The digest in `X-Hub-Signature-256` (`sha256=` and 64 hexadecimal digits), `None` if it has none.
+class Verification(Protocol):
+    """The check of one request, fed with its raw body as it arrives."""
 
-    The older `X-Hub-Signature` (SHA-1) is not accepted: GitHub keeps it for old receivers only.
-    """
-    match = _SIGNATURE.fullmatch(header or "")
-    return bytes.fromhex(match.group(1)) if match else None
+    def update(self, chunk: bytes) -> None: ...
 
-
-def github_verified(body: bytes, header: str | None, secrets: Sequence[str]) -> bool:
-    """Whether the header is the HMAC-SHA256 of the raw body with one of the secrets."""
-    given = github_signature(header)
-    if given is None:
-        return False
-    return _any(
-        hmac.compare_digest(hmac.digest(_encoded(secret), body, hashlib.sha256), given)
-        for secret in secrets
-        if secret
-    )
+    def valid(self) -> bool: ...
 
 
-def gitlab_verified(header: str | None, tokens: Sequence[str]) -> bool:
-    """Whether `X-Gitlab-Token` is one of the tokens.
+class GitHubSignature:
+    """`X-Hub-Signature-256`: the HMAC-SHA256 of the raw body with one of the secrets."""
 
-    Args:
-        header: as ASGI frameworks give it, that is decoded as Latin-1.
-    """
-    if not header:
-        return False
-    try:
-        given = header.encode("latin-1")
-    except UnicodeEncodeError:
-        return False
-    return _any(hmac.compare_digest(_encoded(token), given) for token in tokens if token)
+    def __init__(self, given: bytes, secrets: Sequence[str]) -> None:
+        self._given = given
+        self._macs = [hmac.new(_encoded(secret), digestmod=hashlib.sha256) for secret in secrets if secret]
+
+    @staticmethod
+    def of(header: str | None, secrets: Sequence[str]) -> GitHubSignature | None:
+        """The check, or `None` if no body can pass it: a malformed header, or no secret.
+
+        The older `X-Hub-Signature` (SHA-1) is not accepted: GitHub keeps it for old receivers only.
+        """
+        match = _SIGNATURE.fullmatch(header or "")
+        return GitHubSignature(bytes.fromhex(match.group(1)), secrets) if match and any(secrets) else None
+
+    def update(self, chunk: bytes) -> None:
+        for mac in self._macs:
+            mac.update(chunk)
+
+    def valid(self) -> bool:
+        return _any(hmac.compare_digest(mac.digest(), self._given) for mac in self._macs)
+
+
+class GitLabToken:
+    """`X-Gitlab-Token`, which does not depend on the body."""
+
+    @staticmethod
+    def of(header: str | None, tokens: Sequence[str]) -> GitLabToken | None:
+        """The check, or `None` if the header is not one of the tokens.
+
+        Args:
+            header: as ASGI servers give it, decoded as Latin-1.
+        """
+        try:
+            given = (header or "").encode("latin-1")
+        except UnicodeEncodeError:
+            return None
+        matches = _any(hmac.compare_digest(_encoded(token), given) for token in tokens if token)
+        return GitLabToken() if given and matches else None
+
+    def update(self, chunk: bytes) -> None:
+        pass
+
+    def valid(self) -> bool:
+        return True
 
 
 def _encoded(secret: str) -> bytes:
@@ -57,3 +81,55 @@ def _encoded(secret: str) -> bytes:
 def _any(results: Iterable[bool]) -> bool:
     # A list first: `any` over a generator stops at the first match.
     return any(list(results))
+
+
+def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
+    """The right-most hop that is not a trusted proxy; the client itself can write any hop left of it.
+
+    Args:
+        peer: address of the connection.
+        forwarded: the X-Forwarded-For headers in order; believed only where the peer is a trusted proxy.
+        trusted: `webhook.trusted_proxies`.
+
+    Returns:
+        `None` where the peer has no IP address (a Unix socket).
+    """
+    address = parse_address(peer)
+    if address is None:
+        return None
+    hops = [hop for header in forwarded for hop in header.split(",")]
+    while hops and contains(trusted, address):
+        hop = parse_address(hops.pop())
+        if hop is None:  # the proxy wrote `unknown`: the proxy itself is the nearest known hop
+            break
+        address = hop
+    return address
+
+
+def parse_address(text: str) -> Address | None:
+    """An address as proxies write it, also with port or brackets; IPv4 inside IPv6 is unwrapped."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def contains(networks: Iterable[Network], address: Address) -> bool:
+    """Whether the address is in one of the networks."""
+    return any(address in network for network in networks)
+
+
+def client_group(address: Address | None) -> str:
+    """What shares one limit: an IPv4 address, or an IPv6 /64, whose addresses all belong to one client."""
+    if address is None:
+        return "local"
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, 64), strict=False))
+    return str(address)

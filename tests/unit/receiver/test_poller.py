@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings import Settings, load_settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_receiver.metrics import PollMetrics
-from coding_agent_receiver.poller import poll_forever, poll_once
+from coding_agent_receiver.poller import poll_forever, poll_once, scope_problem
 from prometheus_client import CollectorRegistry
 
 from tests.fixtures.deliveries import NOW, RecordingSink
@@ -115,3 +116,25 @@ async def test_a_poll_that_is_stopped_does_not_wait_for_the_next_round():
     stop.set()
     async with asyncio.timeout(5):
         await polling
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{}", "github.owner"),
+        ("github: {owner: acme}", None),
+        ("github: {assignee: bot}", None),
+        ("github: {query: 'state:open org:acme'}", None),
+        ("github: {query: 'state:open'}", "github.owner"),
+        ("github: {api_url: 'https://ghe.example.com/api/v3'}", None),
+        ("task_source: gitlab", "gitlab.project_id"),
+        ("{task_source: gitlab, gitlab: {project_id: 7}}", None),
+        ("{task_source: gitlab, gitlab: {group_id: acme}}", None),
+        ("{task_source: gitlab, gitlab: {api_url: 'https://gitlab.example.com'}}", None),
+    ],
+)
+def test_scope(tmp_path: Path, text: str, expected: str | None) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    problem = scope_problem(load_settings(file, {}))
+    assert problem is None if expected is None else expected in (problem or "")

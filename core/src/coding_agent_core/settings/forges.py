@@ -146,7 +146,7 @@ class Commands(Section):
 
 
 class RateLimit(Section):
-    """Requests for each client address, in slowapi's notation (`100/minute`)."""
+    """Requests for each client address, in the notation of the library `limits` (`100/minute`)."""
 
     failed: str = "100/minute"
     """Requests that fail verification; answered 429 beyond it."""

@@ -1,7 +1,7 @@
 """S6: a body that cannot be read has a status and a plain reason."""
 
 import pytest
-from coding_agent_receiver.body import BodyError, decode, require_json
+from coding_agent_receiver.payload import BodyError, decode, require_json
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 import httpx
 import pytest
 from coding_agent_core.settings import Settings
-from coding_agent_receiver.networks import Admission, Allowlist
+from coding_agent_receiver.limits import Admission, Allowlist
 
 
 def allowlist(*entries, answers=()):

@@ -1,0 +1,272 @@
+"""What bounds strangers: allowed networks, rate limits, and bytes of bodies that are not verified yet."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from enum import Enum
+from ipaddress import ip_network
+
+import httpx
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.forges import RateLimit, networks
+from limits import RateLimitItem, parse_many
+from limits.storage import Storage
+from limits.strategies import FixedWindowRateLimiter
+
+from coding_agent_receiver.verify import Address, Network, contains
+
+_logger = logging.getLogger("webhook.networks")
+
+REFRESH_INTERVAL = 3600.0
+"""Seconds between two reads of GitHub's meta endpoint; its addresses change a few times a year."""
+RETRY_INTERVAL = 120.0
+"""Seconds after a failed read; without a token GitHub allows 60 requests an hour."""
+_TIMEOUT = 10.0
+
+_BUCKETS = 65_536
+"""Counters that all failing clients share, so that many addresses cannot take much memory. Two clients that
+share one can at worst get 429 instead of 401."""
+
+SMALL_BODY = 512 * 1024
+"""Bytes. Nearly all webhooks are smaller; they never wait for larger ones."""
+SMALL_BODIES = 16 * 1024 * 1024
+"""Bytes of small bodies in memory."""
+LARGE_BODIES = 40 * 1024 * 1024
+"""Bytes of larger bodies in memory, as announced; always room for one of the largest."""
+LARGE_WAIT = 5.0
+"""Seconds that a larger body waits for room."""
+
+
+class Admission(Enum):
+    """Whether an address may send."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    """GitHub's addresses have never been read."""
+
+
+class Allowlist:
+    """Who may send; everyone if `webhook.allowed_networks` is empty."""
+
+    def __init__(self, settings: Settings, *, client: httpx.AsyncClient | None = None) -> None:
+        entries = settings.webhook.allowed_networks
+        self._open = not entries
+        self._fixed = networks(entries)
+        self._url = f"{settings.github.api_url.rstrip('/')}/meta"
+        self._github: list[Network] | None = [] if "github" not in entries else None
+        self.follows_github = "github" in entries
+        self._client = client
+
+    def admits(self, address: Address | None) -> Admission:
+        """Decide on a client's address; a client without one (a Unix socket) is on this machine."""
+        if self._open or address is None or contains(self._fixed, address):
+            return Admission.ALLOWED
+        if self._github is None:
+            return Admission.UNKNOWN
+        return Admission.ALLOWED if contains(self._github, address) else Admission.REFUSED
+
+    async def follow_github(
+        self, *, refresh: float = REFRESH_INTERVAL, retry: float = RETRY_INTERVAL, rounds: int | None = None
+    ) -> None:
+        """Read GitHub's addresses and keep them current until cancelled; the last known stay in force."""
+        async with self._client or httpx.AsyncClient(timeout=_TIMEOUT) as client:
+            while rounds is None or rounds > 0:
+                known = await self._read(client)
+                rounds = None if rounds is None else rounds - 1
+                if rounds != 0:
+                    await asyncio.sleep(refresh if known else retry)
+
+    async def _read(self, client: httpx.AsyncClient) -> bool:
+        try:
+            response = await client.get(self._url, headers={"Accept": "application/vnd.github+json"})
+            response.raise_for_status()
+            found = [ip_network(entry) for entry in response.json()["hooks"]]
+            if not found:
+                raise ValueError("an empty list")  # noqa: TRY301 - handled as any other useless answer
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            state = "none are known" if self._github is None else "the last known stay in force"
+            _logger.warning("Cannot read GitHub's hook addresses from %s (%s); %s", self._url, error, state)
+            return False
+        if found != self._github:
+            _logger.info("GitHub sends webhooks from %d networks", len(found))
+        self._github = found
+        return True
+
+
+class RateLimits:
+    """The rate limits of one receiver.
+
+    An authentic event that is answered 429 is lost, because GitHub does not send it again. Therefore only
+    requests that fail verification count, unless `webhook.rate_limit.verified` is set.
+
+    Raises:
+        SettingsError: a limit is not in the notation of the library `limits`.
+    """
+
+    def __init__(self, settings: RateLimit) -> None:
+        self._limiter = FixedWindowRateLimiter(_Windows())
+        self._failed = _parse("failed", settings.failed)
+        self._verified = _parse("verified", settings.verified) if settings.verified else []
+
+    def failed(self, client: str) -> int | None:
+        """Count a request that failed verification; seconds to wait if there were too many, else `None`."""
+        digest = hashlib.blake2b(client.encode(), digest_size=4).digest()
+        return self._count(self._failed, "failed", str(int.from_bytes(digest) % _BUCKETS))
+
+    def verified(self, client: str) -> int | None:
+        """Count an authentic request; seconds to wait if there were too many, else `None`."""
+        return self._count(self._verified, "verified", client)
+
+    def _count(self, limits: list[RateLimitItem], *key: str) -> int | None:
+        exceeded = [limit for limit in limits if not self._limiter.hit(limit, *key)]
+        if not exceeded:
+            return None
+        reset = max(self._limiter.get_window_stats(limit, *key).reset_time for limit in exceeded)
+        return max(1, round(reset - time.time()))
+
+
+class _Windows(Storage):
+    """Fixed windows in a dictionary.
+
+    The library's own memory storage walks through all counters, in a thread of its own, while it is used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._windows: dict[str, tuple[float, int]] = {}
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return ValueError
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        now = time.time()
+        end, count = self._windows.get(key, (0.0, 0))
+        if end <= now:
+            end, count = now + expiry, 0
+        self._windows[key] = (end, count + amount)
+        return count + amount
+
+    def get(self, key: str) -> int:
+        end, count = self._windows.get(key, (0.0, 0))
+        return count if end > time.time() else 0
+
+    def get_expiry(self, key: str) -> float:
+        return self._windows.get(key, (time.time(), 0))[0]
+
+    def check(self) -> bool:
+        return True
+
+    def reset(self) -> int | None:
+        cleared = len(self._windows)
+        self._windows.clear()
+        return cleared
+
+    def clear(self, key: str) -> None:
+        self._windows.pop(key, None)
+
+
+def _parse(name: str, notation: str) -> list[RateLimitItem]:
+    try:
+        return parse_many(notation)
+    except ValueError as error:
+        raise SettingsError(
+            f"webhook.rate_limit.{name}: {notation!r} is not a rate limit; write for example 100/minute"
+        ) from error
+
+
+class NoRoomError(Exception):
+    """Too many bytes of other bodies are in memory."""
+
+
+class BodyRoom:
+    """Bytes of bodies in memory. One client can take half of them.
+
+    Small bodies count as they arrive, so that slow senders hold little. A larger body reserves what it
+    announces before any of it is read, and waits for that.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self._small = _Bytes(SMALL_BODIES, SMALL_BODIES // 2)
+        large = max(LARGE_BODIES, largest)
+        self._large = _Bytes(large, max(large // 2, largest))
+
+    @asynccontextmanager
+    async def reserve(self, client: str, size: int) -> AsyncIterator[Callable[[int], None]]:
+        """Room for a body of at most `size` bytes, given back at the end of the context.
+
+        Yields:
+            A function to call with the number of bytes that have arrived; it raises `NoRoomError` too.
+
+        Raises:
+            NoRoomError: there is no room for a larger body, even after a while.
+        """
+        small = size <= SMALL_BODY
+        room = self._small if small else self._large
+        held = 0
+
+        def arrived(count: int) -> None:
+            nonlocal held
+            if small:
+                if not room.take(client, count):
+                    raise NoRoomError
+                held += count
+
+        if not small:
+            await room.wait(client, size)
+            held = size
+        try:
+            yield arrived
+        finally:
+            room.give_back(client, held)
+
+
+class _Bytes:
+    def __init__(self, total: int, per_client: int) -> None:
+        self._free, self._per_client = total, per_client
+        self._held: Counter[str] = Counter()
+        self._waiting: list[tuple[str, int, asyncio.Future[None]]] = []
+
+    def take(self, client: str, size: int) -> bool:
+        if size > self._free or self._held[client] + size > self._per_client:
+            return False
+        self._free -= size
+        self._held[client] += size
+        return True
+
+    async def wait(self, client: str, size: int) -> None:
+        if self.take(client, size):
+            return
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = (client, size, granted)
+        self._waiting.append(waiting)
+        try:
+            async with asyncio.timeout(LARGE_WAIT):
+                await granted
+        except BaseException as error:
+            if granted.done() and not granted.cancelled():
+                self.give_back(client, size)
+            else:
+                self._waiting.remove(waiting)
+            if isinstance(error, TimeoutError):
+                raise NoRoomError from error
+            raise
+
+    def give_back(self, client: str, size: int) -> None:
+        self._free += size
+        self._held[client] -= size
+        if not self._held[client]:
+            del self._held[client]
+        for waiting in list(self._waiting):
+            owner, wanted, granted = waiting
+            if not granted.done() and self.take(owner, wanted):
+                self._waiting.remove(waiting)
+                granted.set_result(None)

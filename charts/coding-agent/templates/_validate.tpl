@@ -1,4 +1,4 @@
-{{/* What the schema cannot say: values that need each other. Every message names the key. */}}
+{{/* Checks that the schema cannot express. Every message names the key. */}}
 {{- define "coding-agent.validate" -}}
 {{- $forges := include "coding-agent.forges" . | fromJsonArray -}}
 {{- $problems := list -}}
@@ -18,7 +18,7 @@
   {{- if and $.Values.receiver.enabled .rotating (not .existingSecret) -}}
     {{- range $forge := $forges -}}
       {{- if not (index $.Values.secrets.webhook (printf "%sPrevious" $forge)) -}}
-        {{- $problems = append $problems (printf "secrets.webhook.%sPrevious: needed while secrets.webhook.rotating; give the old secret, or set rotating to false" $forge) -}}
+        {{- $problems = append $problems (printf "secrets.webhook.%sPrevious: required with secrets.webhook.rotating; set the old secret, or set rotating to false" $forge) -}}
       {{- end -}}
     {{- end -}}
   {{- end -}}
@@ -27,16 +27,16 @@
   {{- if and .existingSecret (or .accessKeyId .secretAccessKey) -}}
     {{- $problems = append $problems "secrets.s3: give either existingSecret or the keys themselves, not both" -}}
   {{- else if ne (not .accessKeyId) (not .secretAccessKey) -}}
-    {{- $problems = append $problems "secrets.s3: accessKeyId and secretAccessKey belong together" -}}
+    {{- $problems = append $problems "secrets.s3: set both accessKeyId and secretAccessKey" -}}
   {{- end -}}
 {{- end -}}
 {{- if and (include "coding-agent.s3Enabled" .) (not (dig "context_storage" "s3" "bucket" "" .Values.config)) -}}
-  {{- $problems = append $problems "config.context_storage.s3.bucket: secrets.s3 has the keys of a bucket; name the bucket, or leave secrets.s3 out" -}}
+  {{- $problems = append $problems "config.context_storage.s3.bucket: required because secrets.s3 is set; set the bucket, or remove secrets.s3" -}}
 {{- end -}}
 {{- $fullname := include "coding-agent.fullname" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
   {{- $key := ternary "fullnameOverride" (ternary "nameOverride" "fullnameOverride" (ne .Values.nameOverride "")) (ne .Values.fullnameOverride "") -}}
-  {{- $problems = append $problems (printf "%s: objects would be named %q, which Kubernetes refuses; use lower-case letters, digits and hyphens, and begin with a letter" $key $fullname) -}}
+  {{- $problems = append $problems (printf "%s: %q is not a valid object name; use lower-case letters, digits and hyphens, and start with a letter" $key $fullname) -}}
 {{- end -}}
 {{- $llm := .Values.config.llm | default dict -}}
 {{- $openai := $llm.openai | default dict -}}
@@ -45,58 +45,58 @@
 {{- end -}}
 {{- with .Values.operator -}}
   {{- if and .namespaces (not .enabled) -}}
-    {{- $problems = append $problems "operator.namespaces: no operator runs with operator.enabled=false; leave the list empty, or give it to the release that runs the operator" -}}
+    {{- $problems = append $problems "operator.namespaces: it has no effect with operator.enabled=false; leave the list empty, or set it in the release that runs the operator" -}}
   {{- end -}}
   {{- if and (has "*" .namespaces) (gt (len .namespaces) 1) -}}
-    {{- $problems = append $problems "operator.namespaces: * stands for all namespaces; give it alone, or names alone" -}}
+    {{- $problems = append $problems "operator.namespaces: * means all namespaces; use it alone, or list names only" -}}
   {{- end -}}
 {{- end -}}
 {{- if .Values.ingress.enabled -}}
   {{- if not .Values.ingress.host -}}
-    {{- $problems = append $problems "ingress.host: the host name that the forges send to" -}}
+    {{- $problems = append $problems "ingress.host: required; set the host name of the webhook URL" -}}
   {{- end -}}
   {{- with .Values.ingress.tls -}}
     {{- if and .certManager.clusterIssuer .certManager.issuer -}}
       {{- $problems = append $problems "ingress.tls.certManager: give either clusterIssuer or issuer, not both" -}}
     {{- end -}}
     {{- if and .enabled (not (or .secretName .certManager.clusterIssuer .certManager.issuer)) -}}
-      {{- $problems = append $problems "ingress.tls.secretName: name a TLS Secret, or set ingress.tls.certManager.clusterIssuer or .issuer (or ingress.tls.enabled=false)" -}}
+      {{- $problems = append $problems "ingress.tls.secretName: set the name of a TLS Secret, or set ingress.tls.certManager.clusterIssuer or .issuer (or ingress.tls.enabled=false)" -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- if .Values.httpRoute.enabled -}}
   {{- if not .Values.httpRoute.parentRefs -}}
-    {{- $problems = append $problems "httpRoute.parentRefs: name the Gateway to attach to" -}}
+    {{- $problems = append $problems "httpRoute.parentRefs: required; set the Gateway to attach to" -}}
   {{- end -}}
   {{- if not .Values.httpRoute.hostnames -}}
-    {{- $problems = append $problems "httpRoute.hostnames: the host names that the forges send to" -}}
+    {{- $problems = append $problems "httpRoute.hostnames: required; set the host names of the webhook URL" -}}
   {{- end -}}
 {{- end -}}
 {{- range $way := list "ingress" "httpRoute" -}}
   {{- if and (index $.Values $way).enabled (not $.Values.receiver.enabled) -}}
-    {{- $problems = append $problems (printf "%s.enabled: it would lead to the receiver, and receiver.enabled is false; set one of the two" $way) -}}
+    {{- $problems = append $problems (printf "%s.enabled: it needs the receiver, but receiver.enabled is false; change one of the two" $way) -}}
   {{- end -}}
 {{- end -}}
 {{- if and .Values.receiver.autoscaling.enabled (lt (int .Values.receiver.autoscaling.maxReplicas) (int .Values.receiver.autoscaling.minReplicas)) -}}
-  {{- $problems = append $problems "receiver.autoscaling.maxReplicas: give at least as many as minReplicas" -}}
+  {{- $problems = append $problems "receiver.autoscaling.maxReplicas: must not be less than minReplicas" -}}
 {{- end -}}
 {{- if .Values.polling.enabled -}}
   {{- $github := .Values.config.github | default dict -}}
   {{- $public := or (not $github.api_url) (contains "//api.github.com" ($github.api_url | default "")) -}}
   {{- if and (has "github" $forges) $public (not (or $github.owner $github.assignee $github.query)) -}}
-    {{- $problems = append $problems "config.github.owner: polling github.com without a scope would find the items of strangers; set it, or config.github.assignee, or config.github.query with a qualifier such as org:NAME" -}}
+    {{- $problems = append $problems "config.github.owner: polling github.com without a scope finds the items of strangers; set it, or config.github.assignee, or config.github.query with a qualifier such as org:NAME" -}}
   {{- end -}}
   {{- $gitlab := .Values.config.gitlab | default dict -}}
   {{- $public := or (not $gitlab.api_url) (contains "//gitlab.com" ($gitlab.api_url | default "")) -}}
   {{- if and (has "gitlab" $forges) $public (not (or $gitlab.project_id $gitlab.group_id $gitlab.assignee)) -}}
-    {{- $problems = append $problems "config.gitlab.group_id or .project_id: polling gitlab.com without a scope would find the items of strangers; set one of them, or config.gitlab.assignee" -}}
+    {{- $problems = append $problems "config.gitlab.group_id or .project_id: polling gitlab.com without a scope finds the items of strangers; set one of them, or config.gitlab.assignee" -}}
   {{- end -}}
 {{- end -}}
 {{- range $deployment := (lookup "apps/v1" "Deployment" .Release.Namespace "").items | default list -}}
   {{- $labels := $deployment.metadata.labels | default dict -}}
   {{- $instance := get $labels "app.kubernetes.io/instance" -}}
   {{- if and (eq (get $labels "app.kubernetes.io/part-of") "coding-agent") (has (get $labels "app.kubernetes.io/component") (list "operator" "receiver")) (ne $instance $.Release.Name) -}}
-    {{- $problems = append $problems (printf "namespace %s: the release %s serves its AgentTasks already; install this one into a namespace of its own" $.Release.Namespace $instance) -}}
+    {{- $problems = append $problems (printf "namespace %s: the release %s already serves its AgentTasks; install this release into another namespace" $.Release.Namespace $instance) -}}
   {{- end -}}
 {{- end -}}
 {{- $alerts := list -}}
@@ -105,7 +105,7 @@
 {{- end -}}
 {{- range .Values.metrics.prometheusRule.disabled -}}
   {{- if not (has . $alerts) -}}
-    {{- $problems = append $problems (printf "metrics.prometheusRule.disabled: there is no alert %s; there are %s" . (join ", " $alerts)) -}}
+    {{- $problems = append $problems (printf "metrics.prometheusRule.disabled: no alert has the name %s; the alerts are %s" . (join ", " $alerts)) -}}
   {{- end -}}
 {{- end -}}
 {{- if .Values.crds.install -}}
@@ -116,7 +116,7 @@
     {{- $namespace := get $notes "meta.helm.sh/release-namespace" -}}
     {{- if or (ne $name .Release.Name) (ne $namespace .Release.Namespace) -}}
       {{- $owner := ternary (printf "release %s in namespace %s" $name $namespace) "no release" (ne $name "") -}}
-      {{- $problems = append $problems (printf "crds.install: the CustomResourceDefinition agenttasks.coding-agent.dev is there and belongs to %s; set crds.install=false, or, if that release is gone, hand it over: kubectl annotate crd agenttasks.coding-agent.dev --overwrite meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s && kubectl label crd agenttasks.coding-agent.dev --overwrite app.kubernetes.io/managed-by=Helm" $owner .Release.Name .Release.Namespace) -}}
+      {{- $problems = append $problems (printf "crds.install: the CustomResourceDefinition agenttasks.coding-agent.dev already exists and belongs to %s; set crds.install=false, or, if that release is gone, take it over: kubectl annotate crd agenttasks.coding-agent.dev --overwrite meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s && kubectl label crd agenttasks.coding-agent.dev --overwrite app.kubernetes.io/managed-by=Helm" $owner .Release.Name .Release.Namespace) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

@@ -131,7 +131,7 @@ def test_a_second_release_is_told_whose_the_crd_is(
 def test_a_second_release_in_the_same_namespace_is_refused(release: Release) -> None:
     release.install()
     second = Release(release.cluster, release.namespace, REQUIRED, name="another")
-    with pytest.raises(HelmError, match="the release coding-agent serves its AgentTasks already"):
+    with pytest.raises(HelmError, match="the release coding-agent already serves its AgentTasks"):
         second.install({"crds": {"install": False}})
     release.upgrade()  # itself it does not mind
 

@@ -167,5 +167,5 @@ def test_the_rights_end_with_the_platforms_release(installed: Teams) -> None:
 
 def test_a_second_release_of_a_team_in_its_namespace_is_refused(installed: Teams) -> None:
     second = Release(installed.plane, installed.teams[0].namespace, installed.teams[0].values, name="another")
-    with pytest.raises(HelmError, match="the release coding-agent serves its AgentTasks already"):
+    with pytest.raises(HelmError, match="the release coding-agent already serves its AgentTasks"):
         second.install({"metrics": {"prometheusRule": {"enabled": False}}})

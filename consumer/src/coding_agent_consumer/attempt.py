@@ -23,8 +23,9 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
 )
 from coding_agent_core.forge.protocol import ItemDetails
-from coding_agent_core.outcome import Class, Outcome, Reason
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 
@@ -199,7 +200,7 @@ class Attempt:
             retry_after=ending.retry_after,
             branch=branch if has_work else None,
         )
-        if outcome.outcome_class is not Class.SUCCEEDED:
+        if outcome.outcome_class is not ReasonClass.SUCCEEDED:
             return outcome
         if self.task.item.kind is ItemKind.CHANGE:
             return outcome.model_copy(update={"change_url": self.details.url})

@@ -16,7 +16,8 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.connect import connect, forge_of
 from coding_agent_core.logs import configure
 from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
-from coding_agent_core.outcome import Outcome, Reason
+from coding_agent_core.outcome import Outcome
+from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings, load_settings
 
 from coding_agent_consumer.agent.models import model_spec

@@ -26,8 +26,9 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.messages import AttemptInput
-from coding_agent_core.outcome import Outcome, Reason
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.phases import Phase
+from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting.render import State
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item

@@ -11,20 +11,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from coding_agent_core.forge.protocol import Forge, ItemDetails
-from coding_agent_core.outcome import Class, Outcome, Usage
+from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.reasons import ReasonClass
 from coding_agent_core.reporting.publish import publish
 from coding_agent_core.reporting.render import MARKER, Report, State, read_state
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import LABEL_REMOVED, Item, task_name
 
 _PHASES = {
-    Class.SUCCEEDED: Phase.SUCCEEDED,
-    Class.CANCELLED: Phase.CANCELLED,
-    Class.TRANSIENT: Phase.FAILED,
-    Class.PERMANENT: Phase.FAILED,
-    Class.OUT_OF_BUDGET: Phase.FAILED,
+    ReasonClass.SUCCEEDED: Phase.SUCCEEDED,
+    ReasonClass.CANCELLED: Phase.CANCELLED,
+    ReasonClass.TRANSIENT: Phase.FAILED,
+    ReasonClass.PERMANENT: Phase.FAILED,
+    ReasonClass.OUT_OF_BUDGET: Phase.FAILED,
 }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from enum import IntEnum, StrEnum
 from typing import Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from coding_agent_core import cost
+from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.tasks import Frozen
 
 MAX_MESSAGE_BYTES = 4096
@@ -20,68 +20,6 @@ MAX_TAIL = 2048
 _OTHER_SPACES = re.compile(r"[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _MANY = 2**53
 """More tokens than any attempt uses: what is beyond it is no count."""
-
-
-class ExitCode(IntEnum):
-    """Exit status of an attempt (design, *Operator*); the numbers follow sysexits.h where it has one."""
-
-    DONE = 0
-    CANNOT = 65
-    TEMPORARY = 75
-    REFUSED = 77
-    CONFIGURATION = 78
-    CANCELLED = 143
-
-
-class Reason(StrEnum):
-    """Why an attempt ended as it did: one CamelCase word, as Kubernetes conditions have it."""
-
-    COMPLETED = "Completed"
-    NOTHING_TO_CHANGE = "NothingToChange"
-    CANNOT_BE_DONE = "CannotBeDone"
-    MODEL_UNAVAILABLE = "ModelUnavailable"
-    MODEL_REFUSED = "ModelRefused"
-    MODEL_MALFORMED = "ModelMalformed"
-    FORGE_UNAVAILABLE = "ForgeUnavailable"
-    FORGE_REFUSED = "ForgeRefused"
-    ITEM_GONE = "ItemGone"
-    BUDGET_EXHAUSTED = "BudgetExhausted"
-    TOOL_FAILING = "ToolFailing"
-    DEADLINE_EXCEEDED = "DeadlineExceeded"
-    WORKSPACE_FAILED = "WorkspaceFailed"
-    CONFIGURATION = "Configuration"
-    CANCELLED = "Cancelled"
-    INTERNAL = "InternalError"
-
-
-class Class(StrEnum):
-    """What follows from an outcome (requirement B5)."""
-
-    SUCCEEDED = "succeeded"
-    TRANSIENT = "transient"
-    PERMANENT = "permanent"
-    OUT_OF_BUDGET = "out-of-budget"
-    CANCELLED = "cancelled"
-
-
-_CLASSES: dict[Reason, tuple[Class, ExitCode]] = {
-    Reason.COMPLETED: (Class.SUCCEEDED, ExitCode.DONE),
-    Reason.NOTHING_TO_CHANGE: (Class.SUCCEEDED, ExitCode.DONE),
-    Reason.CANNOT_BE_DONE: (Class.PERMANENT, ExitCode.CANNOT),
-    Reason.MODEL_UNAVAILABLE: (Class.TRANSIENT, ExitCode.TEMPORARY),
-    Reason.MODEL_REFUSED: (Class.PERMANENT, ExitCode.CONFIGURATION),
-    Reason.MODEL_MALFORMED: (Class.PERMANENT, ExitCode.CANNOT),
-    Reason.FORGE_UNAVAILABLE: (Class.TRANSIENT, ExitCode.TEMPORARY),
-    Reason.FORGE_REFUSED: (Class.PERMANENT, ExitCode.REFUSED),
-    Reason.ITEM_GONE: (Class.PERMANENT, ExitCode.CANNOT),
-    Reason.BUDGET_EXHAUSTED: (Class.OUT_OF_BUDGET, ExitCode.CANNOT),
-    Reason.TOOL_FAILING: (Class.PERMANENT, ExitCode.CANNOT),
-    Reason.DEADLINE_EXCEEDED: (Class.OUT_OF_BUDGET, ExitCode.CANNOT),
-    Reason.WORKSPACE_FAILED: (Class.TRANSIENT, ExitCode.TEMPORARY),
-    Reason.CONFIGURATION: (Class.PERMANENT, ExitCode.CONFIGURATION),
-    Reason.CANCELLED: (Class.CANCELLED, ExitCode.CANCELLED),
-    Reason.INTERNAL: (Class.TRANSIENT, ExitCode.TEMPORARY),
-}
 
 
 class _Report(Frozen):
@@ -137,24 +75,26 @@ class Outcome(_Report):
     tail: str = Field(default="", max_length=MAX_TAIL)
 
     @property
-    def outcome_class(self) -> Class:
-        """What follows from it."""
-        return _CLASSES[self.reason][0]
+    def outcome_class(self) -> ReasonClass:
+        return REASONS[self.reason].outcome_class
 
     @property
     def exit_code(self) -> ExitCode:
         """The process's exit status."""
-        return _CLASSES[self.reason][1]
+        code = REASONS[self.reason].exit_code
+        if code is None:
+            raise ValueError(f"{self.reason} is not for attempts to report")
+        return code
 
     @property
     def succeeded(self) -> bool:
         """The task was done."""
-        return self.outcome_class is Class.SUCCEEDED
+        return self.outcome_class is ReasonClass.SUCCEEDED
 
     @property
     def retryable(self) -> bool:
         """Another attempt can help."""
-        return self.outcome_class is Class.TRANSIENT
+        return self.outcome_class is ReasonClass.TRANSIENT
 
     def to_termination_message(self) -> str:
         """JSON of at most 4 KiB; tail, summary and message are cut, in this order, to fit.

@@ -9,9 +9,10 @@ from typing import Literal
 
 from coding_agent_core.agenttask import AttemptStatus, Condition, Event, OutcomeType, Status
 from coding_agent_core.phases import Phase
+from coding_agent_core.reasons import REASONS
 
 from coding_agent_operator.observed import Job, Task, attempt_number
-from coding_agent_operator.outcome_of import STOPS, PodProblem, sentence
+from coding_agent_operator.outcome_of import PodProblem, sentence
 from coding_agent_operator.settings import Policy
 from coding_agent_operator.task_state import Stage, TaskState, task_state
 
@@ -219,11 +220,11 @@ def _summary_of_active(task: Task, state: TaskState, last: AttemptStatus | None)
 def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None) -> str:
     """Why the attempt does not begin. The first message stays: a pull that fails has two in turn."""
     outcome, number = problem.outcome, last.number if last else 1
-    begin = f"Attempt {number} has not begun yet. {STOPS[outcome.reason].message}"
+    begin = f"Attempt {number} has not begun yet. {REASONS[outcome.reason].message}"
     known = task.status.condition("Succeeded")
     if known is not None and known.reason == outcome.reason and known.message.startswith(begin):
         return known.message
-    rest = outcome.message.removeprefix(STOPS[outcome.reason].message)
+    rest = outcome.message.removeprefix(REASONS[outcome.reason].message)
     return f"{begin}{rest} It is given up if that lasts for {problem.patience:.0f} s."
 
 

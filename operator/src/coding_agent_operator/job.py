@@ -18,7 +18,7 @@ from coding_agent_core.agenttask import (
     labels_for,
 )
 from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
-from coding_agent_core.outcome import ExitCode
+from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import TaskRequest, Trigger

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from coding_agent_core.agenttask import Status
-from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
+from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.tasks import Origin
 from prometheus_client import Counter, Gauge, Histogram
 
 from coding_agent_operator.gauges import ServedGauge
 from coding_agent_operator.observed import Task
-from coding_agent_operator.outcome_of import ATTEMPT_OUTCOMES
 
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
@@ -58,9 +57,6 @@ _NOT_FAILED = {
     Reason.NOTHING_TO_CHANGE.value: Phase.SUCCEEDED,
     Reason.CANCELLED.value: Phase.CANCELLED,
 }
-REASONS = frozenset({*Reason, *(outcome.reason for outcome in ATTEMPT_OUTCOMES), "TooManyAttempts"})
-"""For which tasks end."""
-
 # From the start, for `increase()` does not see a series that begins at 1.
 for _origin in Origin:
     TAKEN_UP.labels(_origin.value)

@@ -14,6 +14,7 @@ from enum import StrEnum
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, Result, UsageStatus
 from coding_agent_core.outcome import MAX_TAIL, Outcome, Usage, last_lines
 from coding_agent_core.phases import Phase
+from coding_agent_core.reasons import PodReason
 
 from coding_agent_operator.observed import Job, Task, attempt_number
 from coding_agent_operator.outcome_of import (
@@ -250,7 +251,7 @@ def _task_outcome(
         return TaskOutcome(Phase.FAILED, reason, many)
     if len(attempts) >= MAX_RECORDED:
         many = f"{len(attempts)} attempts were started; given up."
-        return TaskOutcome(Phase.FAILED, "TooManyAttempts", many)
+        return TaskOutcome(Phase.FAILED, PodReason.TOO_MANY_ATTEMPTS, many)
     return None
 
 

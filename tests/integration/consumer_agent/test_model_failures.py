@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 
 from tests.fixtures.model import API_KEY, call, finish, model_server, model_settings, script
 from tests.integration.consumer_agent.running import Running

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.agent.transcript import read, recap
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 from coding_agent_model import ModelServer, load_scripts
 
 from tests.fixtures.model import API_KEY, call, finish, model_server, model_settings, script

@@ -10,8 +10,9 @@ import pytest
 from coding_agent_consumer.agent.protocol import Brief, Ending
 from coding_agent_consumer.agent.run import ModelAgent
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.outcome import Outcome, Reason, Usage
+from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.phases import Phase
+from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting.render import Report, State, comment
 from coding_agent_forge.model import Item
 from coding_agent_model.script import Script

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 
 from tests.fixtures.system import until
 from tests.integration.consumer_attempt.conftest import MakePlace

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent.protocol import Ending
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.outcome import Usage
+from coding_agent_core.reasons import Reason
 
 from tests.fixtures.system import BOT_TOKEN
 from tests.integration.consumer_attempt.conftest import MakePlace

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from coding_agent_core.outcome import Outcome, Reason
+from coding_agent_core.outcome import Outcome
+from coding_agent_core.reasons import Reason
 from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_cluster.access import KubectlError
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 
 from tests.integration.operator.pod_driver import PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World

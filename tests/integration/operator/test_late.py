@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core import agenttask
-from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.outcome import Usage
+from coding_agent_core.reasons import Reason
 
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
 from tests.integration.operator.pod_driver import RUNS, PodDriver, ended, reported

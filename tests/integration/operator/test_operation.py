@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of

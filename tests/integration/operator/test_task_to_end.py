@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.outcome import Usage
+from coding_agent_core.reasons import Reason
 
 from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World

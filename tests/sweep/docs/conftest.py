@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from coding_agent_cluster import build, parts, standalone
 from coding_agent_cluster.wait import until
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 from coding_agent_docs.blocks import Block, blocks
 from coding_agent_docs.paths import DOCS
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import kind_of, proxy_of

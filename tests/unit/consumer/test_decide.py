@@ -8,9 +8,9 @@ import pytest
 from coding_agent_consumer.decide import Drop, Finish, Start, decide, work_branch
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.outcome import Reason
 from coding_agent_core.phases import Phase
 from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting.render import State
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger

@@ -14,7 +14,7 @@ from coding_agent_consumer.agent.protocol import Brief, Ending, Step
 from coding_agent_consumer.agent.run import ModelAgent
 from coding_agent_consumer.agent.tools import show
 from coding_agent_consumer.workspace.protocol import CommandResult
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models import Model

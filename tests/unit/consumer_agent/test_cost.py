@@ -12,7 +12,7 @@ import pytest
 from coding_agent_consumer.agent.models import ModelSpec
 from coding_agent_consumer.agent.protocol import Brief, Ending, Step
 from coding_agent_consumer.agent.run import ModelAgent
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart

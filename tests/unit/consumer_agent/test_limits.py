@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_consumer.agent.limits import CallResult, Limits, Result, Round, verdict
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 
 LIMITS = Limits(tool_errors=3, malformed_answers=5, setting="llm.openai")
 

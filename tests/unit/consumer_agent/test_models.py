@@ -11,7 +11,7 @@ from coding_agent_consumer.agent.models import model_spec, open_model
 from coding_agent_consumer.agent.retrying import RetryPolicy
 from coding_agent_consumer.agent.scrub import Scrub
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
 from pydantic_ai.exceptions import (
     ModelAPIError,

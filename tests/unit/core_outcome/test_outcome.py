@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome, Reason, Usage, last_lines
+from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome, Usage, last_lines
+from coding_agent_core.reasons import Reason
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

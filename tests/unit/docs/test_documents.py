@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import REASONS
 from coding_agent_core.settings import load_settings
 from coding_agent_docs import write
 from coding_agent_docs.blocks import SHELLS, Block, blocks, script
 from coding_agent_docs.paths import DOCS, ROOT, pages
 from coding_agent_docs.settings_reference import undocumented
-from coding_agent_operator import outcome_of
 from kubectl_agenttask.program import parser as plugin
 
 import main
@@ -151,21 +150,13 @@ def unknown(given: dict[str, Any], known: dict[str, Any], path: str = "") -> lis
 
 def test_every_reason_has_its_remedy() -> None:
     text = (DOCS / "troubleshooting.md").read_text()
-    reasons = {each.value for each in Reason}
-    for table in (outcome_of.EXITS, outcome_of.DISRUPTIONS, outcome_of.STOPS):
-        reasons |= {outcome.reason for outcome in table.values()}
-    for name in (
-        "CRASHED",
-        "OUT_OF_MEMORY",
-        "OUT_OF_TIME",
-        "OUT_OF_STORAGE",
-        "LOST",
-        "DISRUPTED",
-        "RESTARTED",
-    ):
-        reasons.add(getattr(outcome_of, name).reason)
-    missing = [reason for reason in sorted(reasons) if f"`{reason}`" not in text]
-    assert missing == []
+    sections = {
+        title.lower().replace(" ", "-").replace(",", ""): body
+        for title, body in re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", text, re.MULTILINE)
+    }
+    for reason, facts in REASONS.items():
+        assert facts.anchor in sections, reason
+        assert f"`{reason}`" in sections[facts.anchor], f"{reason} is not in #{facts.anchor}"
 
 
 def test_every_alert_has_its_runbook_entry_and_no_entry_is_of_an_alert_that_is_gone() -> None:

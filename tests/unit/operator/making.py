@@ -7,8 +7,9 @@ from typing import Any
 
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AttemptStatus, Condition, OutcomeType, Status
-from coding_agent_core.outcome import Outcome, Reason
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.reasons import Reason
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_operator.observed import Job, Pod, Task, job_name, read_task
 from coding_agent_operator.settings import Policy

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType, Status
-from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
+from coding_agent_core.reasons import Reason
 from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.observed import Job, Task
 from coding_agent_operator.settings import Policy

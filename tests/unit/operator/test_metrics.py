@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 from prometheus_client.parser import text_string_to_metric_families
 
 _FRESH = """

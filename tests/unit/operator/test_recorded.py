@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, UsageStatus
-from coding_agent_core.outcome import MAX_TAIL, Reason, Usage
+from coding_agent_core.outcome import MAX_TAIL, Usage
+from coding_agent_core.reasons import Reason
 from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import Job, read_job
 from coding_agent_operator.task_state import KEPT_TAILS, bounded, task_state

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 from pydantic_ai.exceptions import (
     ContentFilterError,
     ModelAPIError,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection
 from typing import Literal
 
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 from pydantic import BaseModel, Field
 from pydantic_ai import ModelRetry, ToolOutput
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coding_agent_core.outcome import Reason
+from coding_agent_core.reasons import Reason
 from pydantic_ai.messages import (
     ModelRequest,
     ModelResponse,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.outcome import Usage
+from coding_agent_core.reasons import Reason
 
 from coding_agent_consumer.agent.last_lines import LastLines
 from coding_agent_consumer.workspace.protocol import Workspace

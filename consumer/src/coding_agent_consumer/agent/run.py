@@ -10,7 +10,8 @@ from typing import Any
 
 from coding_agent_core.cost import cost_of
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.outcome import Usage
+from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
 from pydantic_ai.models import Model
 from pydantic_ai.toolsets import AbstractToolset

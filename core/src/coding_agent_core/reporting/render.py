@@ -12,9 +12,9 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from coding_agent_core.outcome import Reason, Usage
+from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
-from coding_agent_core.reporting.advice import advice
+from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import MERGE_PATCH, ApiServer
-from coding_agent_core.outcome import Outcome, Reason
+from coding_agent_core.outcome import Outcome
+from coding_agent_core.reasons import Reason
 
 from coding_agent_bench.agent_tasks import create, stored, task_body
 from coding_agent_bench.benchmark import Benchmark

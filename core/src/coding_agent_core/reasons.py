@@ -1,0 +1,350 @@
+"""Every reason for which an attempt or a task ends, and all that follows from it: one table, `REASONS`.
+
+To add a reason, add a member and its row, and describe it in docs/troubleshooting.md; a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+
+
+class ExitCode(IntEnum):
+    """Exit status of an attempt; the numbers are those of sysexits.h where it has one."""
+
+    DONE = 0
+    CANNOT = 65
+    TEMPORARY = 75
+    REFUSED = 77
+    CONFIGURATION = 78
+    CANCELLED = 143
+
+
+class ReasonClass(StrEnum):
+    """What follows from a reason."""
+
+    SUCCEEDED = "succeeded"
+    TRANSIENT = "transient"
+    """Another attempt can help."""
+    PERMANENT = "permanent"
+    OUT_OF_BUDGET = "out-of-budget"
+    DISRUPTED = "disrupted"
+    """The cluster took the pod away: another attempt starts, and this one does not count."""
+    CANCELLED = "cancelled"
+
+    @property
+    def retried(self) -> bool:
+        return self in (ReasonClass.TRANSIENT, ReasonClass.DISRUPTED)
+
+    @property
+    def counted(self) -> bool:
+        """It counts against the task's maximum of attempts."""
+        return self not in (ReasonClass.DISRUPTED, ReasonClass.CANCELLED)
+
+
+class Patience(StrEnum):
+    """The setting below `operator.policy` with the seconds after which such a pod is given up."""
+
+    IMAGE = "image_after"
+    CONFIG = "config_after"
+    SCHEDULING = "unschedulable_after"
+
+
+class Reason(StrEnum):
+    """What an attempt reports: one CamelCase word, as Kubernetes conditions have it."""
+
+    COMPLETED = "Completed"
+    NOTHING_TO_CHANGE = "NothingToChange"
+    CANNOT_BE_DONE = "CannotBeDone"
+    MODEL_UNAVAILABLE = "ModelUnavailable"
+    MODEL_REFUSED = "ModelRefused"
+    MODEL_MALFORMED = "ModelMalformed"
+    FORGE_UNAVAILABLE = "ForgeUnavailable"
+    FORGE_REFUSED = "ForgeRefused"
+    ITEM_GONE = "ItemGone"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    TOOL_FAILING = "ToolFailing"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    WORKSPACE_FAILED = "WorkspaceFailed"
+    CONFIGURATION = "Configuration"
+    CANCELLED = "Cancelled"
+    INTERNAL = "InternalError"
+
+
+class PodReason(StrEnum):
+    """What the operator concludes from a Job and its pods where the attempt reports nothing."""
+
+    TEMPORARY = "Temporary"
+    STOPPED = "Stopped"
+    CRASHED = "Crashed"
+    OOM_KILLED = "OOMKilled"
+    STORAGE_EXCEEDED = "StorageExceeded"
+    INIT_FAILED = "InitFailed"
+    POD_LOST = "PodLost"
+    JOB_DEADLINE_EXCEEDED = "JobDeadlineExceeded"
+    PREEMPTED = "Preempted"
+    EVICTED = "Evicted"
+    NODE_LOST = "NodeLost"
+    NODE_RESTARTED = "NodeRestarted"
+    DISRUPTED = "Disrupted"
+    POD_NOT_ENDING = "PodNotEnding"
+    SUSPENDED = "Suspended"
+    JOB_DELETED = "JobDeleted"
+    SUPERFLUOUS = "Superfluous"
+    UNSCHEDULABLE = "Unschedulable"
+    POD_NOT_CREATED = "PodNotCreated"
+    ERR_IMAGE_PULL = "ErrImagePull"
+    INVALID_IMAGE = "InvalidImage"
+    CREATE_CONTAINER_ERROR = "CreateContainerError"
+    CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
+    POD_NOT_READY_TO_START = "PodNotReadyToStart"
+    TOO_MANY_ATTEMPTS = "TooManyAttempts"
+
+
+@dataclass(frozen=True)
+class ReasonFacts:
+    """What follows from a reason.
+
+    Attributes:
+        message: a sentence for the person who applied the label, where the attempt gives none of its own.
+        advice: a sentence on what a person can do about it, shown on the item of a task that failed.
+        exit_code: of an attempt that reports it; `None` for the operator's own conclusions.
+        patience: how long a pod may stay so; `None` where the operator does not wait.
+        anchor: the section of docs/troubleshooting.md that describes it.
+    """
+
+    outcome_class: ReasonClass
+    message: str
+    advice: str
+    exit_code: ExitCode | None = None
+    patience: Patience | None = None
+    anchor: str = "failed"
+
+
+_IMAGE = "The administrator of this bot has to check the attempt's image."
+_NODES = "The administrator of this bot can see in the nodes' events what happened."
+_LATER = "It may work later."
+_NOT_STARTING = "running-but-nothing-comes-of-it"
+
+REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
+    {
+        Reason.COMPLETED: ReasonFacts(
+            ReasonClass.SUCCEEDED, "The task is done.", "There is nothing to do.", ExitCode.DONE
+        ),
+        Reason.NOTHING_TO_CHANGE: ReasonFacts(
+            ReasonClass.SUCCEEDED, "There is nothing to change.", "There is nothing to do.", ExitCode.DONE
+        ),
+        Reason.CANNOT_BE_DONE: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The task cannot be done as asked.",
+            "Say in the description or in a comment what is missing.",
+            ExitCode.CANNOT,
+        ),
+        Reason.MODEL_UNAVAILABLE: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The model could not be reached.",
+            f"The model's provider did not answer often enough. {_LATER}",
+            ExitCode.TEMPORARY,
+        ),
+        Reason.MODEL_REFUSED: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The model refused the agent's requests.",
+            "The model's address, name and key are set in the section `llm`.",
+            ExitCode.CONFIGURATION,
+        ),
+        Reason.MODEL_MALFORMED: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The model gave answers that cannot be used.",
+            "Another model, set in the section `llm`, may do better with tools.",
+            ExitCode.CANNOT,
+        ),
+        Reason.FORGE_UNAVAILABLE: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The forge could not be reached.",
+            f"The forge did not answer often enough. {_LATER}",
+            ExitCode.TEMPORARY,
+        ),
+        Reason.FORGE_REFUSED: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The forge refused what the agent needs to do.",
+            "The bot's account needs the right to push to this repository, and a token that has not expired.",
+            ExitCode.REFUSED,
+        ),
+        Reason.ITEM_GONE: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The item does not exist any more, or is closed.",
+            "Reopen it, or give the bot's account access to it.",
+            ExitCode.CANNOT,
+        ),
+        Reason.BUDGET_EXHAUSTED: ReasonFacts(
+            ReasonClass.OUT_OF_BUDGET,
+            "The attempt used all requests to the model that it may make.",
+            "A smaller task, or a larger `max_llm_process_num`, may help.",
+            ExitCode.CANNOT,
+        ),
+        Reason.TOOL_FAILING: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "One of the agent's tools failed again and again.",
+            "If it is the tool of an MCP server, check that server (`mcp_servers`).",
+            ExitCode.CANNOT,
+        ),
+        Reason.DEADLINE_EXCEEDED: ReasonFacts(
+            ReasonClass.OUT_OF_BUDGET,
+            "The attempt took longer than the task's time limit.",
+            "A smaller task, or a larger `consumer.timeout_seconds`, may help.",
+            ExitCode.CANNOT,
+        ),
+        Reason.WORKSPACE_FAILED: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The workspace, in which the agent runs commands, ended or does not answer.",
+            "It may need more memory (`operator.job`); the workspace container's log says more.",
+            ExitCode.TEMPORARY,
+        ),
+        Reason.CONFIGURATION: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The agent is not configured correctly.",
+            "The administrator of this bot has to correct its configuration.",
+            ExitCode.CONFIGURATION,
+        ),
+        Reason.CANCELLED: ReasonFacts(
+            ReasonClass.CANCELLED, "The task was cancelled.", "There is nothing to do.", ExitCode.CANCELLED
+        ),
+        Reason.INTERNAL: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The agent failed because of a defect.",
+            "This is a defect of the bot; its administrator finds the trace in the attempt's log.",
+            ExitCode.TEMPORARY,
+        ),
+        PodReason.TEMPORARY: ReasonFacts(
+            ReasonClass.TRANSIENT, "The model or the forge could not be reached.", _LATER
+        ),
+        PodReason.STOPPED: ReasonFacts(
+            ReasonClass.DISRUPTED, "The attempt was stopped from outside.", _NODES
+        ),
+        PodReason.CRASHED: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The agent ended unexpectedly.",
+            "The administrator of this bot finds the cause in the attempt's log.",
+        ),
+        PodReason.OOM_KILLED: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The attempt needed more memory than it may have.",
+            "It needs more memory than the attempt's pod may use (`operator.job`).",
+        ),
+        PodReason.STORAGE_EXCEEDED: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The attempt needed more disk space than it may have.",
+            "It needs more disk space than the attempt's pod may use (`operator.job`).",
+        ),
+        PodReason.INIT_FAILED: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The attempt's pod could not be prepared: one of its init containers failed.",
+            _IMAGE,
+        ),
+        PodReason.POD_LOST: ReasonFacts(
+            ReasonClass.TRANSIENT, "The attempt failed, and its pod is gone, so nobody knows why.", _NODES
+        ),
+        # An agent that used up its time is ended by its own clock, or by its pod's deadline, long before its
+        # Job's deadline.
+        PodReason.JOB_DEADLINE_EXCEEDED: ReasonFacts(
+            ReasonClass.DISRUPTED,
+            "The attempt was interrupted or kept waiting so long that its Job's time ran out.",
+            _NODES,
+        ),
+        PodReason.PREEMPTED: ReasonFacts(
+            ReasonClass.DISRUPTED, "A pod of higher priority took the attempt's place.", _NODES
+        ),
+        PodReason.EVICTED: ReasonFacts(
+            ReasonClass.DISRUPTED,
+            "The attempt's node was drained, ran out of resources or was shut down.",
+            _NODES,
+        ),
+        PodReason.NODE_LOST: ReasonFacts(
+            ReasonClass.DISRUPTED, "The attempt's node was lost or removed.", _NODES
+        ),
+        PodReason.NODE_RESTARTED: ReasonFacts(
+            ReasonClass.DISRUPTED, "The attempt's node was restarted while it ran.", _NODES
+        ),
+        PodReason.DISRUPTED: ReasonFacts(
+            ReasonClass.DISRUPTED, "The cluster took the attempt's pod away.", _NODES
+        ),
+        PodReason.POD_NOT_ENDING: ReasonFacts(
+            ReasonClass.DISRUPTED,
+            "The attempt's pod does not end.",
+            "Its node does not answer: bring it back or remove it.",
+            anchor=_NOT_STARTING,
+        ),
+        PodReason.SUSPENDED: ReasonFacts(
+            ReasonClass.DISRUPTED, "The task was suspended.", "Resume it with `kubectl agenttask resume`."
+        ),
+        PodReason.JOB_DELETED: ReasonFacts(
+            ReasonClass.DISRUPTED,
+            "The attempt's Job was deleted.",
+            "Somebody with access to the cluster did it.",
+        ),
+        PodReason.SUPERFLUOUS: ReasonFacts(
+            ReasonClass.DISRUPTED, "Another attempt was running.", "There is nothing to do."
+        ),
+        PodReason.UNSCHEDULABLE: ReasonFacts(
+            ReasonClass.DISRUPTED,
+            "No node of the cluster could take the attempt.",
+            "The cluster needs more room for it.",
+            patience=Patience.SCHEDULING,
+            anchor=_NOT_STARTING,
+        ),
+        PodReason.POD_NOT_CREATED: ReasonFacts(
+            ReasonClass.DISRUPTED,
+            "The cluster did not create the attempt's pod; the Job's events say why.",
+            "The administrator of this bot has to check why the cluster does not accept its pods.",
+            patience=Patience.SCHEDULING,
+            anchor=_NOT_STARTING,
+        ),
+        PodReason.ERR_IMAGE_PULL: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The agent's image could not be pulled.",
+            _IMAGE,
+            patience=Patience.IMAGE,
+            anchor=_NOT_STARTING,
+        ),
+        PodReason.INVALID_IMAGE: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The agent's image cannot be used.",
+            _IMAGE,
+            patience=Patience.CONFIG,
+        ),
+        PodReason.CREATE_CONTAINER_ERROR: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The agent's container could not be started.",
+            _IMAGE,
+            patience=Patience.IMAGE,
+        ),
+        PodReason.CREATE_CONTAINER_CONFIG_ERROR: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "A Secret or ConfigMap of the agent is missing.",
+            "The administrator of this bot has to check its Secrets.",
+            patience=Patience.CONFIG,
+            anchor=_NOT_STARTING,
+        ),
+        PodReason.POD_NOT_READY_TO_START: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The attempt's pod could not be set up: a Secret, a ConfigMap or another volume of it is "
+            "missing; the pod's events name it.",
+            "The administrator of this bot has to check its Secrets and volumes.",
+            patience=Patience.IMAGE,
+            anchor=_NOT_STARTING,
+        ),
+        PodReason.TOO_MANY_ATTEMPTS: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "Too many attempts were begun, most of them disrupted.",
+            "The administrator of this bot has to check the nodes.",
+        ),
+    }
+)
+
+
+def advice(reason: str | None) -> str:
+    """What a person can do about a failure; empty for a reason that is not in the table."""
+    facts = REASONS.get(reason or "")
+    return facts.advice if facts else ""

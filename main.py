@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 def _attempt(config: Path | None) -> int:
     # A container's first process is not ended by a signal that it does not handle, and imports take seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EX_STOPPED))
-    from coding_agent_consumer.attempt_program import run_attempt
+    from coding_agent_consumer.program import run_attempt
 
     return run_attempt(config)
 

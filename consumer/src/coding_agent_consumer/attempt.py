@@ -1,7 +1,8 @@
-"""One attempt: clone, let the agent work in the workspace, take its work over, push, open the change.
+"""One attempt: clone, let the agent work in the workspace, push its work, open the change.
 
-The attempt knows neither queue nor labels. Whatever happens it returns an `Outcome`; work that was done is
-pushed even when the attempt fails or is stopped, so that the next one continues from it.
+A Job's pod and a consumer of a queue run the same attempt. It writes neither labels nor comments. Whatever
+happens, it returns an `Outcome` in time; work that was done is pushed even if the attempt fails or is
+stopped, so that the next attempt continues from it.
 """
 
 from __future__ import annotations
@@ -21,22 +22,23 @@ from coding_agent_core.errors import (
     ForgeNotFoundError,
     ForgeRefusedError,
     ForgeUnavailableError,
+    SettingsError,
 )
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Item
 
-from coding_agent_consumer.agent.last_lines import LastLines
 from coding_agent_consumer.agent.prompt import instructions, prompt
-from coding_agent_consumer.agent.protocol import Agent, Brief, Ending, OnStep, Step
-from coding_agent_consumer.delivery import Delivery
+from coding_agent_consumer.agent.protocol import Agent, Brief, Step
 from coding_agent_consumer.git import RemoteMovedError
-from coding_agent_consumer.patience import StoppedError, patiently, pause_until, until_stopped
+from coding_agent_consumer.patience import StoppedError, patiently, pause_until, run_until
+from coding_agent_consumer.per_user import settings_for
+from coding_agent_consumer.publisher import Publisher
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
 from coding_agent_consumer.tasks import Task
+from coding_agent_consumer.transcripts.keeping import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.attempt")
@@ -44,219 +46,221 @@ _logger = logging.getLogger("coding_agent.attempt")
 _T = TypeVar("_T")
 OpenWorkspace = Callable[[], AbstractAsyncContextManager[Workspace]]
 """Starts a workspace, or connects to one that runs, for the time of the context."""
+Load = Callable[[], Awaitable[tuple[Task, ItemDetails]]]
+"""Reads what the attempt works on; called again while the forge is not available.
+
+Raises:
+    ForgeNotFoundError: there is nothing to work on any more.
+"""
+
+_LAST_UPLOAD = 20.0
+"""Seconds for the last upload of the transcript, unless time is short."""
+_RESERVE = 10.0
+"""Seconds at the end of the grace time for writing down how the attempt ended."""
+_LONGEST_PAUSE = 30.0
+"""Seconds between two tries to push finished work."""
+_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
+    (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
+    (ForgeRefusedError, Reason.FORGE_REFUSED),
+    (ForgeNotFoundError, Reason.ITEM_GONE),
+    (RemoteMovedError, Reason.FORGE_UNAVAILABLE),  # the next attempt starts from where the remote is then
+    (WorkspaceGoneError, Reason.WORKSPACE_FAILED),
+    (WorkspaceRefusedError, Reason.WORKSPACE_FAILED),
+    (PatchRefusedError, Reason.CANNOT_BE_DONE),
+    (SettingsError, Reason.CONFIGURATION),
+    (CodingAgentError, Reason.INTERNAL),
+)
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """The outcome of an attempt that met this error. Unexpected errors are logged with their traceback."""
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            retry_after = getattr(error, "retry_after", None)
+            return Outcome(reason=reason, message=str(error), retry_after=retry_after)
+    _logger.error("The attempt failed unexpectedly", exc_info=error)
+    name = type(error).__name__
+    return Outcome(
+        reason=Reason.INTERNAL,
+        message=f"The attempt failed unexpectedly ({name}); see its log for details.",
+    )
 
 
 @dataclass
 class Attempt:
-    """What one attempt works with.
-
+    """
     Attributes:
-        settings: those of the person who applied the label.
-        issue_branch: where an issue's work goes.
-        transcript: of this attempt.
-        last_lines: takes its last steps.
-        recap: what earlier attempts of the task did, for the model.
+        settings: before those of the user and of the task are applied.
+        user: who applied the label.
+        load: reads what to work on.
+        timeout: seconds after which the agent must have finished.
         stop: set to end the attempt early; what was done is still pushed.
-        patience: seconds for which an attempt waits for a forge that is down, before its work and after it.
-        grace: seconds after `stop` in which the work still waits for a forge that is down.
+        grace: seconds after `stop` until the attempt returns.
+        overtime: seconds after `timeout` until the attempt returns: for work that cannot be pushed yet.
+        recap: what earlier attempts did, for the model, if their transcripts are not kept.
+        clock: monotonic seconds.
     """
 
     settings: Settings
-    task: Task
-    details: ItemDetails
-    agent: Agent
+    user: str
+    load: Load
+    transcripts: Transcripts
+    make_agent: Callable[[Settings], Agent]
     open_workspace: OpenWorkspace
-    issue_branch: str
-    transcript: Path | None
-    last_lines: LastLines
-    recap: str
     stop: asyncio.Event
-    on_step: OnStep
-    patience: float = 600.0
-    grace: float = 60.0
-    _ending: Ending | None = field(default=None, init=False)
+    timeout: float
+    grace: float
+    overtime: float
+    recap: str = ""
+    clock: Callable[[], float] = time.monotonic
+    _deadline: float = field(init=False)
+    _worked: Outcome | None = field(default=None, init=False)
+    """The agent's own outcome, once it has one."""
 
     async def run(self) -> Outcome:
-        """Run it to its end; raises only when cancelled from outside."""
-        return self._with_usage(await self._outcome())
+        """Run it to its end; raises only if cancelled from outside."""
+        self._deadline = self.clock() + self.timeout
+        reserve = min(_RESERVE, self.grace / 3)
+        try:
+            outcome = await run_until(
+                self._outcome,
+                self.stop,
+                grace=self.grace - reserve,
+                timeout=self.timeout + self.overtime - reserve,
+                cleanup=reserve / 2,
+            )
+        except StoppedError:
+            outcome = self._cut_off(
+                Reason.CANCELLED, "The attempt was stopped before its work could be pushed."
+            )
+        except TimeoutError:
+            outcome = self._cut_off(
+                Reason.DEADLINE_EXCEEDED, f"The attempt did not finish within {self.timeout:.0f} s."
+            )
+        if self._worked is not None and not outcome.usage.requests:
+            # The work was paid for even if it could not be pushed.
+            outcome = outcome.model_copy(update={"usage": self._worked.usage})
+        hurry = self.stop.is_set() or self.clock() > self._deadline
+        return await self.transcripts.end(outcome, within=reserve / 3 if hurry else _LAST_UPLOAD)
 
-    def cut_off(self, reason: Reason, message: str) -> Outcome:
-        """The outcome of an attempt that was cancelled from outside before it came to its end."""
-        if self._ending is not None and self._ending.reason is Reason.COMPLETED:
-            reason, message = Reason.FORGE_UNAVAILABLE, "The finished work could not be delivered in time."
-        return self._with_usage(Outcome(reason=reason, message=message))
-
-    def _with_usage(self, outcome: Outcome) -> Outcome:
-        if self._ending is not None and not outcome.usage.requests:
-            # The work was paid for even if it could not be delivered.
-            outcome = outcome.model_copy(update={"usage": self._ending.usage})
-        return outcome
+    def _cut_off(self, reason: Reason, message: str) -> Outcome:
+        if self._worked is not None and self._worked.reason is Reason.COMPLETED:
+            reason, message = Reason.FORGE_UNAVAILABLE, "The finished work could not be pushed in time."
+        return Outcome(reason=reason, message=message)
 
     async def _outcome(self) -> Outcome:
         try:
             return await self._run()
         except StoppedError:
-            if self._ending is None:
-                return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped before it began.")
-            return self.cut_off(Reason.CANCELLED, "The attempt was stopped before its work could be pushed.")
-        except ForgeUnavailableError as error:
-            return _outcome(Reason.FORGE_UNAVAILABLE, error, retry_after=error.retry_after)
-        except ForgeRefusedError as error:
-            return _outcome(Reason.FORGE_REFUSED, error)
-        except ForgeNotFoundError as error:
-            return _outcome(Reason.ITEM_GONE, error)
-        except RemoteMovedError as error:
-            # The next attempt starts from where the remote is now.
-            return _outcome(Reason.FORGE_UNAVAILABLE, error)
-        except (WorkspaceGoneError, WorkspaceRefusedError) as error:
-            return _outcome(Reason.WORKSPACE_FAILED, error)
-        except PatchRefusedError as error:
-            return _outcome(Reason.CANNOT_BE_DONE, error)
-        except CodingAgentError as error:
-            return _outcome(Reason.INTERNAL, error)
+            return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped before it began.")
         except Exception as error:
-            _logger.exception("Attempt at %s failed unexpectedly", self.task.item.display)
-            return _outcome(
-                Reason.INTERNAL,
-                f"The attempt failed unexpectedly ({type(error).__name__}); the consumer's log tells more.",
-            )
+            return outcome_of(error)
 
     async def _run(self) -> Outcome:
-        began = time.monotonic()
-        consumer = self.settings.consumer
-        clone_from, base, branch = self.task.target(self.details, self.issue_branch)
-        allowed = min(self.patience, consumer.timeout_seconds)
+        task, details = await self._prepared(self.load)
+        settings = await settings_for(self.settings, task.item.platform, self.user)
+        recap = await self.transcripts.begin() or self.recap
+        source, base, branch = task.target(details)
+        _logger.info("Attempt %d of %d at %s begins", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
-            repository = await self._patiently(
+            repository = await self._prepared(
                 lambda: Repository.clone(
-                    lambda: self.task.forge.clone_source(clone_from),
+                    lambda: task.forge.clone_source(source),
                     Path(folder) / "clone.git",
                     base=base,
                     branch=branch,
-                ),
-                within=allowed,
+                )
             )
             _logger.info(
-                "Cloned %s, working on branch %s%s",
-                clone_from,
-                branch,
-                " (continuing)" if repository.resumed else "",
+                "Cloned %s: branch %s%s", source, branch, " (continuing)" if repository.resumed else ""
             )
-            brief = await self._patiently(self._brief, within=allowed - (time.monotonic() - began))
+            brief = await self._prepared(lambda: self._brief(settings, task, details, recap))
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), branch)
-                delivery = self._delivery(repository, workspace)
-                on_step = delivery.with_checkpoints(self.on_step, consumer.checkpoint_interval)
-                left = max(1.0, consumer.timeout_seconds - (time.monotonic() - began))
-                self._ending = ending = await self.agent.work(
-                    brief, workspace, stop=self.stop, timeout=left, on_step=on_step
+                publisher = Publisher(
+                    repository=repository,
+                    workspace=workspace,
+                    author=Author(settings.consumer.commit_name, settings.consumer.commit_email),
+                    title=details.title,
+                    footer=f"For {task.item.display}: {details.url}",
                 )
-                await self._take_over(delivery, ending)
-            return await self._conclude(ending, base, branch, has_work=delivery.has_work)
 
-    def _delivery(self, repository: Repository, workspace: Workspace) -> Delivery:
-        consumer = self.settings.consumer
-        return Delivery(
-            repository=repository,
-            workspace=workspace,
-            author=Author(consumer.commit_name, consumer.commit_email),
-            title=self.details.title,
-            footer=f"For {self.task.item.display}: {self.details.url}",
-        )
+                async def log_step(step: Step) -> None:
+                    _logger.info("%s step %d: %s", task.item.display, step.number, step.title)
 
-    async def _brief(self) -> Brief:
-        forge = self.task.forge
-        own = await forge.whoami()
+                worked = self._worked = await self.make_agent(settings).work(
+                    brief,
+                    workspace,
+                    stop=self.stop,
+                    timeout=max(1.0, self._deadline - self.clock()),
+                    on_step=publisher.with_checkpoints(log_step, settings.consumer.checkpoint_interval),
+                )
+                await self._publish(publisher, worked)
+        outcome = await self._conclude(task, details, worked, base, branch if publisher.has_work else None)
+        _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
+        return outcome
+
+    async def _brief(self, settings: Settings, task: Task, details: ItemDetails, recap: str) -> Brief:
+        own_login = await task.forge.whoami()
+        comments = await task.forge.comments(task.item)
         return Brief(
-            instructions=instructions(self.settings),
-            prompt=prompt(
-                self.details,
-                await forge.comments(self.task.item),
-                own_login=own,
-                recap=self.recap,
-            ),
-            transcript=self.transcript,
-            last_lines=self.last_lines,
+            instructions=instructions(settings),
+            prompt=prompt(details, comments, own_login=own_login, recap=recap),
+            transcript=self.transcripts.path,
+            last_lines=self.transcripts.lines,
         )
 
-    async def _take_over(self, delivery: Delivery, ending: Ending) -> None:
+    async def _publish(self, publisher: Publisher, worked: Outcome) -> None:
         """Commit and push what the workspace holds."""
-        done = ending.reason is Reason.COMPLETED
+        completed = worked.reason is Reason.COMPLETED
         try:
-            subject = self.details.title if done else delivery.so_far
-            await until_stopped(lambda: delivery.commit(subject, ending.summary), self.stop, grace=self.grace)
-        except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError, StoppedError):
-            if done:
+            await publisher.commit(publisher.title if completed else publisher.unfinished, worked.summary)
+        except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError):
+            if completed:
                 raise
-            # How the attempt ended matters more than that its rest could not be saved.
-        await self._delivered(delivery.push)
+            # Why the attempt ended matters more than that the rest of its work is lost.
+        await self._delivered(publisher.push)
 
-    async def _conclude(self, ending: Ending, base: str, branch: str, *, has_work: bool) -> Outcome:
-        outcome = Outcome(
-            reason=ending.reason,
-            message=ending.message,
-            summary=ending.summary,
-            usage=ending.usage,
-            retry_after=ending.retry_after,
-            branch=branch if has_work else None,
-        )
+    async def _conclude(
+        self, task: Task, details: ItemDetails, worked: Outcome, base: str, branch: str | None
+    ) -> Outcome:
+        outcome = worked.model_copy(update={"branch": branch})
+        if outcome.reason is Reason.CANCELLED and branch:
+            message = f"{outcome.message} What was done so far is pushed."
+            return outcome.model_copy(update={"message": message})
         if outcome.outcome_class is not ReasonClass.SUCCEEDED:
             return outcome
-        if self.task.item.kind is ItemKind.CHANGE:
-            return outcome.model_copy(update={"change_url": self.details.url})
-        if not has_work:
-            return outcome.model_copy(
-                update={
-                    "reason": Reason.NOTHING_TO_CHANGE,
-                    "message": "The agent found nothing to change in the repository.",
-                }
-            )
+        if task.item.kind is ItemKind.CHANGE:
+            return outcome.model_copy(update={"change_url": details.url})
+        if branch is None:
+            message = "The agent found nothing to change in the repository."
+            return outcome.model_copy(update={"reason": Reason.NOTHING_TO_CHANGE, "message": message})
         change = await self._delivered(
-            lambda: self.task.forge.open_change(
-                self.task.item,
+            lambda: task.forge.open_change(
+                task.item,
                 branch=branch,
                 base=base,
-                title=self.details.title,
-                body=_change_body(self.details, ending.summary),
+                title=details.title,
+                body=f"{worked.summary}\n\nCloses #{task.item.number}\n".lstrip(),
             )
         )
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
 
-    async def _patiently(self, action: Callable[[], Awaitable[_T]], *, within: float) -> _T:
-        """Ask the forge, waiting while it is down; given up at once when the attempt is stopped."""
-        return await until_stopped(lambda: patiently(action, within=within, logger=_logger), self.stop)
+    async def _prepared(self, action: Callable[[], Awaitable[_T]]) -> _T:
+        """Before the work: wait for a forge that is down, but give up at once when stopped."""
+        within = self._deadline - self.clock()
+        return await run_until(lambda: patiently(action, within=within, logger=_logger), self.stop)
 
     async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:
-        """Deliver work even if the forge is down for some minutes: it exists nowhere else yet.
+        """After the work: wait for a forge that is down until the end, for the work exists nowhere else yet.
 
-        Both things that are delivered may be done twice: a push of the same commit changes nothing, and a
-        change is looked for before it is opened.
+        Both actions can be repeated: a push of the same commit changes nothing, and `open_change`
+        returns the change that is open already.
         """
-        return await until_stopped(
-            lambda: patiently(
-                action,
-                within=self.patience,
-                logger=_logger,
-                pause=lambda seconds: pause_until(self.stop, seconds),
-                cap=30,
-            ),
-            self.stop,
-            grace=self.grace,
+        return await patiently(
+            action,
+            within=self._deadline + self.overtime - self.clock(),
+            logger=_logger,
+            pause=lambda seconds: pause_until(self.stop, seconds),
+            cap=_LONGEST_PAUSE,
         )
-
-
-def log_steps(item: Item) -> OnStep:
-    """Tells the log what the agent does."""
-
-    async def log(step: Step) -> None:
-        _logger.info("%s step %d: %s", item.display, step.number, step.title)
-
-    return log
-
-
-def _change_body(details: ItemDetails, summary: str) -> str:
-    return f"{summary}\n\nCloses #{details.item.number}\n".lstrip()
-
-
-def _outcome(reason: Reason, error: object, *, retry_after: float | None = None) -> Outcome:
-    return Outcome(reason=reason, message=str(error), retry_after=retry_after)

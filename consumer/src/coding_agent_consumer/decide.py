@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.phases import Phase
-from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting.render import State
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Origin
+from coding_agent_core.tasks import Origin
 
 
 @dataclass(frozen=True)
@@ -90,19 +89,3 @@ def _own(
             "it is not tried again. See the consumer's log around that time.",
         )
     return Start(run=state.run, attempt=attempt, previous=state, continues=True)
-
-
-def work_branch(prefix: str, item: Item, start: Start, *, previous_change_open: bool) -> str:
-    """The branch that the work of an issue goes to.
-
-    One change per issue whatever happens: attempts share a branch, and a further run goes on where the last
-    one stopped, unless its change was merged or closed; then the branch is history and a new one begins.
-    """
-    kind = "issue" if item.kind is ItemKind.ISSUE else "change"
-    first = f"{prefix}{kind}-{item.number}"
-    previous = start.previous
-    if previous is None or previous.branch is None:
-        return first
-    if not start.continues and previous.change_url is not None and not previous_change_open:
-        return f"{first}-r{start.run}"
-    return previous.branch

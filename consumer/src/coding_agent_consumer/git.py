@@ -1,8 +1,8 @@
 """Git beside the agent's credentials: a fixed environment, bounded time, and errors told apart.
 
-Nothing that a repository or this machine's configuration says is listened to: no hooks, no filters, no
-helpers, no system or user configuration, no protocol but HTTP(S), no redirects. The token reaches git by its
-environment alone: never its arguments, a file, or a message.
+Git ignores what a repository or this machine's configuration says: no hooks, no filters, no helpers, no
+system or user configuration, no protocol except HTTP(S), no redirects. The token reaches git only by its
+environment, never by its arguments, a file, or a message.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.protocol import CloneSource
 
 Credentials = Callable[[], Awaitable[CloneSource]]
-"""Where the repository is, and the token that is valid now: asked before each run of git, for a token may be
-replaced while an attempt works."""
+"""Where the repository is, and the token that is valid now: asked before each run of git, because a token may
+be replaced while an attempt works."""
 
 _MAX_ERROR = 64 * 1024
 _PASSED_ON = (
@@ -79,13 +79,11 @@ class RemoteMovedError(ForgeError):
 
 
 class GitFailedError(CodingAgentError):
-    """Git on this machine did not do what it should: no forge took part."""
+    """Git failed on this machine; no forge was involved."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """What git wrote."""
-
+class GitResult:
     out: bytes
     code: int
 
@@ -111,7 +109,7 @@ class Git:
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         tolerate: tuple[int, ...] = (),
-    ) -> Result:
+    ) -> GitResult:
         """Run git without the network and without the token.
 
         Raises:
@@ -126,8 +124,8 @@ class Git:
             raise GitFailedError(f"git {arguments[0]} failed: {_shorten(said)}")
         return result
 
-    async def remote(self, command: Sequence[str], *rest: str) -> Result:
-        """Run git against the forge, with the token as it is now; again if it was replaced meanwhile.
+    async def remote(self, command: Sequence[str], *rest: str) -> GitResult:
+        """Run git against the forge with the present token, and once more if it was replaced meanwhile.
 
         Args:
             command: what stands before the repository's URL.
@@ -138,7 +136,7 @@ class Git:
             ForgeRefusedError: the token is wrong or lacks a right, or the forge declined the push.
             ForgeNotFoundError: there is no such repository for this token.
             RemoteMovedError: a push was not a fast-forward.
-            SettingsError: there is no token any more.
+            SettingsError: there is no longer a token.
         """
         source = await self.credentials()
         try:
@@ -149,7 +147,7 @@ class Git:
                 raise
             return await self._remote(now, command, rest)
 
-    async def _remote(self, source: CloneSource, command: Sequence[str], rest: Sequence[str]) -> Result:
+    async def _remote(self, source: CloneSource, command: Sequence[str], rest: Sequence[str]) -> GitResult:
         env = git_environment(self.environment, self.directory.parent, token=source)
         try:
             result, said = await self._run((*command, source.url, *rest), b"", env)
@@ -166,7 +164,7 @@ class Git:
 
     async def _run(
         self, arguments: tuple[str, ...], stdin: bytes, env: Mapping[str, str]
-    ) -> tuple[Result, str]:
+    ) -> tuple[GitResult, str]:
         process = await asyncio.create_subprocess_exec(
             "git",
             "--git-dir",
@@ -188,7 +186,7 @@ class Git:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         assert process.returncode is not None  # noqa: S101 - waited for
-        return Result(out, process.returncode), err[-_MAX_ERROR:].decode("utf-8", "replace")
+        return GitResult(out, process.returncode), err[-_MAX_ERROR:].decode("utf-8", "replace")
 
 
 def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSource | None) -> dict[str, str]:
@@ -236,22 +234,22 @@ def redact(text: str, source: CloneSource) -> str:
     return text
 
 
-def classify(said: str, url: str) -> ForgeError:
-    """What git's words about a remote mean. `said` must be redacted.
+def classify(output: str, url: str) -> ForgeError:
+    """The error that git's output about a remote stands for. `output` must be redacted.
 
-    The words are those of git's `http.c`, `remote-curl.c` and `builtin/push.c` under LC_ALL=C; servers' own
-    words come behind `remote:`.
+    The texts are those of git's `http.c`, `remote-curl.c` and `builtin/push.c` under LC_ALL=C; a server's own
+    text comes after `remote:`.
     """
-    if re.search(r"^!\t.*\[(rejected\]|remote rejected\] \(cannot lock ref)", said, re.MULTILINE):
+    if re.search(r"^!\t.*\[(rejected\]|remote rejected\] \(cannot lock ref)", output, re.MULTILINE):
         return RemoteMovedError(f"The branch on {url} was changed by someone else meanwhile.")
-    found = re.search(r"returned error: (\d{3})|HTTP (\d{3}) ", said)
+    found = re.search(r"returned error: (\d{3})|HTTP (\d{3}) ", output)
     status = int(found[1] or found[2]) if found else None
-    declined = re.search(r"^!\t.*\[remote rejected\] (.*)$", said, re.MULTILINE)
+    declined = re.search(r"^!\t.*\[remote rejected\] (.*)$", output, re.MULTILINE)
     if declined:
-        words = [*re.findall(r"^remote: (.*)$", said, re.MULTILINE), declined[1]]
+        words = [*re.findall(r"^remote: (.*)$", output, re.MULTILINE), declined[1]]
         return ForgeRefusedError(f"{url} declined the push: {_shorten(chr(10).join(words))}", status=status)
     if status in (401, 403, 407) or re.search(
-        r"Authentication failed|could not read (Username|Password)", said
+        r"Authentication failed|could not read (Username|Password)", output
     ):
         return ForgeRefusedError(
             f"{url} refused the credentials, or they lack a right.", status=status or 401
@@ -261,11 +259,11 @@ def classify(said: str, url: str) -> ForgeError:
             f"{url} redirects elsewhere, where the token is not sent; configure the address it redirects to.",
             status=status,
         )
-    if status in (404, 410) or re.search(r"repository '[^']*' not found", said):
+    if status in (404, 410) or re.search(r"repository '[^']*' not found", output):
         return ForgeNotFoundError(
             f"There is no repository {url} for these credentials.", status=status or 404
         )
-    return ForgeUnavailableError(f"{url} cannot be reached with git: {_shorten(said)}", status=status)
+    return ForgeUnavailableError(f"{url} cannot be reached with git: {_shorten(output)}", status=status)
 
 
 def _shorten(said: str) -> str:

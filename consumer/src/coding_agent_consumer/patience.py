@@ -1,4 +1,4 @@
-"""Waiting for a forge that is down: a task does not fail for that, within limits."""
+"""Wait for a forge that is down, and run until a stop."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from coding_agent_core.errors import ForgeUnavailableError
 
 from coding_agent_consumer.backoff import delay
 
+_logger = logging.getLogger("coding_agent.attempt")
 _T = TypeVar("_T")
 
 
 class StoppedError(Exception):
-    """The attempt was told to stop while the forge was waited for."""
+    """The work was cancelled because of a stop."""
 
 
 Pause = Callable[[float], Awaitable[None]]
-"""Waits so many seconds; raises where waiting any longer has lost its sense."""
+"""Waits so many seconds; raises if waiting any longer makes no sense."""
 
 
 async def patiently(
@@ -34,11 +35,11 @@ async def patiently(
     chance: random.Random | None = None,
     cap: float = 60.0,
 ) -> _T:
-    """Do it, again and again while the forge is not available.
+    """Do it, and retry while the forge is not available.
 
     Args:
         within: seconds after which the last error is raised.
-        logger: told of each wait.
+        logger: logs each wait.
         pause: waits between two tries.
         chance: where the jitter comes from.
         cap: seconds of the longest wait that the forge has not asked for.
@@ -57,23 +58,32 @@ async def patiently(
             wait = max(error.retry_after or 0, delay(tries, first=1, cap=cap, chance=chance))
             if time.monotonic() + wait > deadline:
                 raise
-            logger.warning("The forge is not available, trying again in %.0f s: %s", wait, error)
+            logger.warning("The forge is not available, retrying in %.0f s: %s", wait, error)
             await pause(wait)
 
 
-async def until_stopped(
-    action: Callable[[], Awaitable[_T]], stop: asyncio.Event, *, grace: float = 0.0
+async def run_until(
+    action: Callable[[], Awaitable[_T]],
+    stop: asyncio.Event,
+    *,
+    grace: float = 0.0,
+    timeout: float | None = None,
+    cleanup: float | None = None,
 ) -> _T:
-    """Do it; `grace` seconds after `stop` is set it is cancelled, whatever it waits for.
+    """Run it; cancel it `grace` seconds after `stop` is set, or after `timeout` seconds.
+
+    Args:
+        cleanup: seconds in which cancelled work must have ended; after them it is left to itself.
 
     Raises:
-        StoppedError: it was cancelled.
+        StoppedError: it was cancelled because of the stop.
+        TimeoutError: it was cancelled because of the timeout.
     """
     work = asyncio.ensure_future(action())
     stopped = asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done() and grace:
+        await asyncio.wait({work, stopped}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done() and stop.is_set() and grace:
             await asyncio.wait({work}, timeout=grace)
         if work.done():
             return work.result()
@@ -81,8 +91,14 @@ async def until_stopped(
         stopped.cancel()
         if not work.done():
             work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-    raise StoppedError
+            await asyncio.wait({work}, timeout=cleanup)
+            if not work.done():
+                _logger.warning("Cancelled work did not end within %.0f s", cleanup)
+            elif not work.cancelled():
+                work.exception()  # retrieved, or asyncio reports it
+    if stop.is_set():
+        raise StoppedError
+    raise TimeoutError
 
 
 async def pause_until(stop: asyncio.Event, seconds: float) -> None:

@@ -1,21 +1,41 @@
-"""Puts the consumer's parts together: forges, agent, workspace, TaskHandler."""
+"""The two ways to start: a consumer of a queue, and the one attempt of a Job's pod (`--mode attempt`)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
 
-from coding_agent_core.forge.connect import connect_all
+from coding_agent_core.errors import ForgeNotFoundError, SettingsError
+from coding_agent_core.forge.connect import connect, connect_all, forge_of
+from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.logs import configure
+from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
+from coding_agent_core.outcome import Outcome
+from coding_agent_core.phases import Phase
 from coding_agent_core.queues.protocol import TaskSource
-from coding_agent_core.settings import Settings
+from coding_agent_core.reporting.render import State
+from coding_agent_core.settings import Settings, load_settings
 
+from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import model_spec
-from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_consumer.agent.protocol import Agent
+from coding_agent_consumer.agent.scrub import scrub_for, scrub_logs
+from coding_agent_consumer.attempt import Attempt, OpenWorkspace, outcome_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
+from coding_agent_consumer.tasks import Task, branch_for, remembered, task_for
+from coding_agent_consumer.transcripts.keeping import Transcripts
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 
 _logger = logging.getLogger("coding_agent.consumer")
+_TERMINATION_LOG = "/dev/termination-log"
+"""Where Kubernetes reads a container's termination message; `TERMINATION_LOG` names another file."""
 
 
 async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Event) -> None:
@@ -25,9 +45,7 @@ async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Eve
         SettingsError: no forge has a token, or the model is not configured.
     """
     harden_agent_process()
-    if not settings.user_config_api.enabled:
-        # Known now rather than at the first task; with per-user settings each person may bring a key.
-        model_spec(settings.llm)
+    _check_model(settings)
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)
         for forge in forges.values():
@@ -36,10 +54,148 @@ async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Eve
             settings=settings,
             forges=forges,
             make_agent=ModelAgent,
-            open_workspace=lambda: launch_workspace(
-                settings.consumer.workspace, hidden=[settings.context_storage.base_dir]
-            ),
+            open_workspace=_workspaces(settings),
             shutdown=stop,
         )
         _logger.info("Ready for tasks of %s", ", ".join(sorted(forges)))
         await consume(source, handler, concurrency=settings.consumer.concurrency)
+
+
+def run_attempt(config: Path | None, environment: Mapping[str, str] | None = None) -> int:
+    """Run the attempt that the environment names, and write its outcome as the termination message.
+
+    Args:
+        config: the settings file; `None`: as `load_settings` finds it.
+        environment: the variables; `None`: the process's own.
+
+    Returns:
+        the exit status, a `coding_agent_core.outcome.ExitCode`.
+    """
+    harden_agent_process()
+    environment = os.environ if environment is None else environment
+    try:
+        settings = load_settings(config, environment)
+        configure(settings.logging)
+        scrub_logs(scrub_for(settings))
+        outcome = asyncio.run(_attempt(settings, read_input(environment, ENVIRONMENT_VARIABLE)))
+    except Exception as error:
+        outcome = outcome_of(error)
+    log = _logger.info if outcome.succeeded else _logger.error
+    log("%s: %s", outcome.reason, outcome.message)
+    termination_log = Path(environment.get("TERMINATION_LOG", _TERMINATION_LOG))
+    if termination_log.exists():  # in a pod
+        try:
+            termination_log.write_text(outcome.to_termination_message(), encoding="utf-8")
+        except (OSError, ValueError) as error:
+            _logger.error("Cannot write the termination message: %s", error)  # noqa: TRY400 - no traceback
+    return outcome.exit_code.value
+
+
+def read_input(environment: Mapping[str, str], name: str) -> AttemptInput:
+    """
+    Raises:
+        SettingsError: there is no input, or it is wrong; the sentence says what.
+    """
+    text = environment.get(name, "")
+    if not text:
+        raise SettingsError(f"{name} is not set: it holds the task, and the operator puts it there")
+    try:
+        return AttemptInput.from_json(text, now=datetime.now(UTC))
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from error
+
+
+async def _attempt(settings: Settings, given: AttemptInput) -> Outcome:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _check_model(settings)
+    item = given.task.request.item
+    # Only the item's own forge: the credentials of another need not be there.
+    forge = connect(settings, item.platform)
+    try:
+        forge_of({forge.host: forge}, item)
+        return await attempt_of(settings, given, forge, stop, grace=settings.operator.job.grace_seconds).run()
+    finally:
+        await forge.aclose()
+
+
+def attempt_of(
+    settings: Settings,
+    given: AttemptInput,
+    forge: Forge,
+    stop: asyncio.Event,
+    *,
+    grace: float,
+    make_agent: Callable[[Settings], Agent] = ModelAgent,
+) -> Attempt:
+    """The attempt of a Job's pod.
+
+    Args:
+        forge: of the item's host.
+        stop: set by SIGTERM.
+        grace: seconds between SIGTERM and SIGKILL.
+    """
+    queued = given.task
+
+    async def load() -> tuple[Task, ItemDetails]:
+        item = await forge.locate(queued.request.item)
+        details = await forge.read(item)
+        if not details.open:
+            raise ForgeNotFoundError("The item was closed before the attempt began.")
+        branch = given.earlier.branch
+        if branch is None:
+            # Nothing is known to be pushed by this run, so an earlier run's branch counts while its change is
+            # open. The same answer each time, so that a pod that replaces a lost one finds what that pushed.
+            branch = await branch_for(
+                forge,
+                item,
+                settings.consumer.branch_prefix,
+                run=queued.run,
+                previous=await remembered(forge, item),
+                continues=False,
+            )
+        task = task_for(
+            forge,
+            item,
+            settings.labels(item.platform),
+            State(
+                uuid=queued.uuid, run=queued.run, attempt=queued.attempt, phase=Phase.RUNNING, branch=branch
+            ),
+            max_attempts=given.max_attempts,
+            clock=lambda: datetime.now(UTC),
+        )
+        return task, details
+
+    # A relative folder is a scratch folder here: the program's own folder is read-only in its image.
+    base = Path(tempfile.gettempdir()) / settings.context_storage.base_dir
+    return Attempt(
+        settings=settings,
+        user=queued.request.user,
+        load=load,
+        transcripts=Transcripts(
+            settings.context_storage,
+            base,
+            queued.request.item,
+            run=queued.run,
+            uuid=queued.uuid,
+            attempt=queued.attempt,
+        ),
+        make_agent=make_agent,
+        open_workspace=_workspaces(settings),
+        stop=stop,
+        timeout=given.timeout_seconds,
+        grace=grace,
+        overtime=grace,
+        recap=given.earlier.recap,
+    )
+
+
+def _check_model(settings: Settings) -> None:
+    """Fail now rather than in a task; with per-user settings, however, each person may bring a key."""
+    if not settings.user_config_api.enabled:
+        model_spec(settings.llm)
+
+
+def _workspaces(settings: Settings) -> OpenWorkspace:
+    return lambda: launch_workspace(settings.consumer.workspace, hidden=[settings.context_storage.base_dir])

@@ -1,7 +1,7 @@
 """The agent's own clone: bare, so that nothing is ever checked out, and out of reach of the workspace.
 
-The workspace's work is taken over as a patch, applied to an index without a work tree: no file of it is ever
-written as a file on the agent's side, no link followed, no filter run.
+The workspace's work comes over as a patch that is applied to an index without a work tree: on the agent's
+side, none of it is ever written as a file, no link is followed, and no filter runs.
 """
 
 from __future__ import annotations
@@ -10,24 +10,17 @@ import asyncio
 import os
 import re
 import tempfile
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
 
 MAX_PATCH = 64 * 1024 * 1024
 """Bytes."""
-_TRIES = 3
-_FIRST_DELAY = 1.0
 _GITLINK = "160000"
 _SYMLINK = "120000"
-
-Sleep = Callable[[float], Awaitable[None]]
-T = TypeVar("T")
 
 
 class PatchRefusedError(CodingAgentError):
@@ -36,8 +29,6 @@ class PatchRefusedError(CodingAgentError):
 
 @dataclass(frozen=True)
 class Author:
-    """Who made a commit."""
-
     name: str
     email: str
 
@@ -62,9 +53,8 @@ class Repository:
         pushed: the commit of it that is on the forge; the start point while nothing was pushed.
     """
 
-    def __init__(self, git: Git, branch: str, start_point: str, resumed: bool, sleep: Sleep) -> None:
+    def __init__(self, git: Git, branch: str, start_point: str, resumed: bool) -> None:
         self._git = git
-        self._sleep = sleep
         self.branch = branch
         self.start_point = start_point
         self.resumed = resumed
@@ -79,7 +69,6 @@ class Repository:
         base: str,
         branch: str,
         timeout: float = 600.0,
-        sleep: Sleep = asyncio.sleep,
     ) -> Repository:
         """Clone the base branch and, if the forge has it, the work branch. Can be called again if it failed.
 
@@ -89,14 +78,13 @@ class Repository:
             base: branch that the work starts from.
             branch: the work branch; may be the base itself.
             timeout: seconds of one run of git.
-            sleep: waits between tries.
 
         Raises:
-            ForgeUnavailableError: unreachable, also after some tries.
+            ForgeUnavailableError: unreachable.
             ForgeRefusedError: the credentials do not suffice.
             ForgeNotFoundError: no such repository, or it has no such base branch.
             SettingsError: there is no token.
-            ValueError: a branch's name is none.
+            ValueError: a branch name is invalid.
         """
         for name in (base, branch):
             require_branch_name(name)
@@ -105,21 +93,17 @@ class Repository:
         await git.local("init", "--quiet", "--bare")
         names = [f"refs/heads/{name}" for name in dict.fromkeys((base, branch))]
 
-        async def fetch() -> dict[str, str]:
-            tips = parse_tips((await git.remote(("ls-remote", "--heads"), *names)).out)
-            if names[0] not in tips:
-                raise ForgeNotFoundError(f"{(await credentials()).url} has no branch {base}.")
-            wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
-            await git.remote(("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), *wanted)
-            return tips
-
-        tips = await _retrying(fetch, sleep)
+        tips = parse_tips((await git.remote(("ls-remote", "--heads"), *names)).out)
+        if names[0] not in tips:
+            raise ForgeNotFoundError(f"{(await credentials()).url} has no branch {base}.")
+        wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
+        await git.remote(("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), *wanted)
         # What was fetched counts, not what was listed: the forge may have moved in between.
         resumed = f"refs/heads/{branch}" in tips
         start = f"refs/remotes/origin/{branch if resumed else base}"
         commit = (await git.local("rev-parse", "--verify", f"{start}^{{commit}}")).out.decode("ascii").strip()
         await git.local("update-ref", f"refs/heads/{branch}", commit)
-        return Repository(git, branch, commit, resumed, sleep)
+        return Repository(git, branch, commit, resumed)
 
     async def bundle(self) -> Path:
         """A bundle of the work branch at its start point, for `Workspace.seed`; in the clone's own folder."""
@@ -171,21 +155,17 @@ class Repository:
         return commit
 
     async def push(self) -> None:
-        """Push the work branch, never by force; again, within limits, while the forge is unreachable.
+        """Push the work branch, never by force.
 
         Raises:
             RemoteMovedError: someone else pushed to it; nothing was overwritten.
-            ForgeUnavailableError: unreachable, also after some tries.
+            ForgeUnavailableError: unreachable.
             ForgeRefusedError: no right to push, or a rule of the forge declined it.
             ForgeNotFoundError: the repository is gone.
         """
         tip = self.tip
         target = f"{tip}:refs/heads/{self.branch}"
-
-        async def push() -> None:
-            await self._git.remote(("push", "--porcelain", "--no-verify"), target)
-
-        await _retrying(push, self._sleep)
+        await self._git.remote(("push", "--porcelain", "--no-verify"), target)
         self.pushed = tip
 
     async def _tree_of(self, commit: str) -> str:
@@ -199,7 +179,7 @@ class Repository:
                 await self._git.local("apply", "--cached", "--binary", "-", stdin=patch, env=env)
                 tree = await self._git.local("write-tree", env=env)
             except GitFailedError as error:
-                raise PatchRefusedError(f"The workspace's change cannot be taken over: {error}") from error
+                raise PatchRefusedError(f"The workspace's change cannot be applied: {error}") from error
         return tree.out.decode("ascii").strip()
 
 
@@ -209,7 +189,7 @@ def why_refused(change: TreeChange) -> str | None:
     if any(_is_dot_git(part) for part in parts):
         return f"{change.path!r} would be part of a .git folder"
     if any(part in ("", ".", "..") for part in parts):
-        return f"{change.path!r} is no path inside the repository"
+        return f"{change.path!r} is not a path inside the repository"
     if change.new_mode == _GITLINK:
         return f"{change.path!r} is a submodule or another repository, which is not followed"
     if change.new_mode == _SYMLINK and parts[-1].lower() in (".gitmodules", ".gitattributes", ".gitignore"):
@@ -245,19 +225,8 @@ def require_branch_name(name: str) -> None:
     """Refuse what git would (git-check-ref-format), and what it could take for an option.
 
     Raises:
-        ValueError: it is no branch's name.
+        ValueError: it is not a branch name.
     """
     bad = re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|//|@\{|\.lock(/|$)|(^|/)\.|[./]$", name)
     if bad or not name or name.startswith(("-", "/")) or name == "@" or len(name) > 240:
-        raise ValueError(f"{name[:80]!r} is no name of a branch.")
-
-
-async def _retrying(call: Callable[[], Awaitable[T]], sleep: Sleep) -> T:
-    for number in range(1, _TRIES + 1):
-        try:
-            return await call()
-        except ForgeUnavailableError:
-            if number == _TRIES:
-                raise
-        await sleep(_FIRST_DELAY * 2 ** (number - 1))
-    raise AssertionError
+        raise ValueError(f"{name[:80]!r} is not a branch name.")

@@ -26,13 +26,11 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 
 from coding_agent_consumer.agent.protocol import Agent
-from coding_agent_consumer.attempt import Attempt, OpenWorkspace, log_steps
+from coding_agent_consumer.attempt import Attempt, OpenWorkspace
 from coding_agent_consumer.backoff import delay
-from coding_agent_consumer.branches import branch_for
 from coding_agent_consumer.decide import Drop, Finish, Start, decide
 from coding_agent_consumer.patience import patiently
-from coding_agent_consumer.per_user import settings_for
-from coding_agent_consumer.tasks import Task, remembered, task_for
+from coding_agent_consumer.tasks import Task, branch_for, remembered, task_for
 from coding_agent_consumer.transcripts.keeping import Transcripts
 
 _logger = logging.getLogger("coding_agent.task_handler")
@@ -42,6 +40,12 @@ _OTHER_CONSUMER_POLL = 2.0
 """Seconds between checks while another consumer holds the item's lock but has not swapped the label yet."""
 _OTHER_CONSUMER_PATIENCE = 60.0
 """Seconds after which such a message goes back to the queue for a while."""
+
+
+_GRACE = 60.0
+"""Seconds after a stop in which the work so far can still be pushed."""
+_OVERTIME = 600.0
+"""Seconds after an attempt's time in which its finished work can still be pushed."""
 
 
 class _LetGoError(Exception):
@@ -136,8 +140,18 @@ class TaskHandler:
                 await self._patiently(claim, lambda: task.finish(outcome))
                 await self._settle_end(claim, outcome)
             case Start():
-                prefix, start = self.settings.consumer.branch_prefix, decision
-                branch = await self._patiently(claim, lambda: branch_for(forge, item, start, prefix))
+                start = decision
+                branch = await self._patiently(
+                    claim,
+                    lambda: branch_for(
+                        forge,
+                        item,
+                        self.settings.consumer.branch_prefix,
+                        run=start.run,
+                        previous=start.previous,
+                        continues=start.continues,
+                    ),
+                )
                 begun = State(
                     uuid=queued.uuid,
                     run=decision.run,
@@ -147,37 +161,35 @@ class TaskHandler:
                     change_url=state.change_url if state and state.branch == branch else None,
                 )
                 task = task_for(forge, item, labels, begun, max_attempts=limit, clock=self.clock)
-                await self._attempt(claim, task, details, branch)
+                await self._attempt(claim, task, details)
 
-    async def _attempt(self, claim: Claim, task: Task, details: ItemDetails, branch: str) -> None:
-        item, attempt = task.item, task.state.attempt
+    async def _attempt(self, claim: Claim, task: Task, details: ItemDetails) -> None:
         await self._patiently(claim, task.prepare)
-        _logger.info("Attempt %d of %d at %s begins", attempt, task.max_attempts, item.display)
-        settings = await settings_for(self.settings, item.platform, claim.task.request.user)
-        transcripts = Transcripts(
-            self.settings.context_storage,
-            self.settings.context_storage.base_dir,
-            item,
-            run=task.state.run,
-            uuid=task.state.uuid,
-            attempt=attempt,
-        )
-        recap = await transcripts.begin()
+        consumer, storage = self.settings.consumer, self.settings.context_storage
+
+        async def load() -> tuple[Task, ItemDetails]:
+            return task, details
+
         async with self._watch(claim, task) as (stop, why):
             outcome = await Attempt(
-                settings=settings,
-                task=task,
-                details=details,
-                agent=self.make_agent(settings),
+                settings=self.settings,
+                user=claim.task.request.user,
+                load=load,
+                transcripts=Transcripts(
+                    storage,
+                    storage.base_dir,
+                    task.item,
+                    run=task.state.run,
+                    uuid=task.state.uuid,
+                    attempt=task.state.attempt,
+                ),
+                make_agent=self.make_agent,
                 open_workspace=self.open_workspace,
-                issue_branch=branch,
-                transcript=transcripts.path,
-                last_lines=transcripts.lines,
-                recap=recap,
                 stop=stop,
-                on_step=log_steps(item),
+                timeout=consumer.timeout_seconds,
+                grace=_GRACE,
+                overtime=_OVERTIME,
             ).run()
-        outcome = await transcripts.end(outcome)
         if claim.lost.is_set():
             raise _LetGoError
         if outcome.reason is Reason.CANCELLED:
@@ -187,7 +199,6 @@ class TaskHandler:
             else:  # the consumer is ending, the person still wants it: another consumer goes on
                 await self._interrupted(task, outcome)
                 raise _LetGoError
-        _logger.info("Attempt %d at %s ended: %s", attempt, item.display, outcome.reason)
         await self._settle(claim, task, outcome)
 
     async def _settle(self, claim: Claim, task: Task, outcome: Outcome) -> None:

@@ -1,7 +1,7 @@
-"""The four kinds of task (requirement S18): what differs between an issue and a change, and between forges.
+"""The kinds of task: what differs between an issue and a change, and between forges.
 
-`prepare` shows the item that work begins, `check` asks whether it is still wanted, `comment` keeps the one
-comment true, `finish` shows the end. All of them can be repeated.
+`prepare` shows on the item that work begins, `check` asks whether it is still wanted, `comment` updates the
+one comment, `finish` shows the end. All of them can be repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ _PHASES = {
 
 
 def end_phase(outcome: Outcome) -> Phase:
-    """The phase of a task that ended with this outcome."""
     return _PHASES[outcome.outcome_class]
 
 
@@ -56,17 +55,16 @@ class Task:
 
     @property
     def name(self) -> str:
-        """As in logs and comments."""
         return task_name(self.item, self.state.run)
 
     async def prepare(self) -> None:
-        """Show that the attempt begins: comment, then label swap (requirement S19)."""
+        """Show that the attempt begins: comment, then label swap."""
         await self.comment(Phase.RUNNING)
 
     async def check(self) -> str | None:
-        """Why the work is not wanted any more; `None` while it is.
+        """Why the work is no longer wanted; `None` while it is.
 
-        A task begun by hand carries no label until `prepare`, which puts the processing label on.
+        A task that a person created has no label until `prepare` adds the processing label.
         """
         details = await self.forge.read(self.item)
         if not details.open:
@@ -78,7 +76,7 @@ class Task:
     async def comment(
         self, phase: Phase, *, outcome: Outcome | None = None, next_attempt: datetime | None = None
     ) -> None:
-        """Show a phase; labels follow it.
+        """Show a phase: comment and labels.
 
         Raises:
             ForgeError: not all of it could be shown.
@@ -114,37 +112,42 @@ class Task:
         """Show the end; `done` only where the task was done."""
         await self.comment(end_phase(outcome), outcome=outcome)
 
-    def target(self, details: ItemDetails, issue_branch: str) -> tuple[str, str, str]:
+    def target(self, details: ItemDetails) -> tuple[str, str, str]:
         """Repository to clone, branch to start from, branch to push to."""
         raise NotImplementedError
 
+    @property
+    def _issue_branch(self) -> str:
+        assert self.state.branch is not None  # noqa: S101 - decided before the attempt
+        return self.state.branch
+
 
 class _IssueTask(Task):
-    def target(self, details: ItemDetails, issue_branch: str) -> tuple[str, str, str]:
-        return self.item.repository, details.base_branch, issue_branch
+    def target(self, details: ItemDetails) -> tuple[str, str, str]:
+        return self.item.repository, details.base_branch, self._issue_branch
 
 
 class _ChangeTask(Task):
-    def target(self, details: ItemDetails, issue_branch: str) -> tuple[str, str, str]:
+    def target(self, details: ItemDetails) -> tuple[str, str, str]:
         """The change's own branch, in the repository that holds it: the change is updated, none is opened."""
-        head = details.head_branch or issue_branch
+        head = details.head_branch or self._issue_branch
         return details.head_repository or self.item.repository, head, head
 
 
 class TaskGitHubIssue(_IssueTask):
-    """An issue on GitHub: ends in a pull request."""
+    """Ends in a pull request."""
 
 
 class TaskGitHubPullRequest(_ChangeTask):
-    """A pull request on GitHub: its own branch is worked on."""
+    """Updates the pull request's own branch."""
 
 
 class TaskGitLabIssue(_IssueTask):
-    """An issue on GitLab: ends in a merge request."""
+    """Ends in a merge request."""
 
 
 class TaskGitLabMergeRequest(_ChangeTask):
-    """A merge request on GitLab: its own branch is worked on."""
+    """Updates the merge request's own branch."""
 
 
 _KINDS: dict[tuple[Platform, ItemKind], type[Task]] = {
@@ -172,3 +175,39 @@ async def remembered(forge: Forge, item: Item) -> State | None:
     """What our comment on the item remembers."""
     found = await forge.find_comment(item, MARKER)
     return read_state(found.body) if found else None
+
+
+async def branch_for(
+    forge: Forge, item: Item, prefix: str, *, run: int, previous: State | None, continues: bool
+) -> str:
+    """The branch for the work of an issue, as `work_branch` decides.
+
+    Raises:
+        ForgeError: whether the change of an earlier run is still open is not known.
+    """
+    still_open = False
+    if previous is not None and previous.branch is not None and previous.change_url is not None:
+        still_open = await forge.find_change(item, branch=previous.branch) is not None
+    return work_branch(
+        prefix, item, run=run, previous=previous, continues=continues, previous_change_open=still_open
+    )
+
+
+def work_branch(
+    prefix: str, item: Item, *, run: int, previous: State | None, continues: bool, previous_change_open: bool
+) -> str:
+    """The branch for the work of an issue.
+
+    One change for each issue, whatever happens: attempts share a branch, and a further run continues where
+    the last one stopped, unless its change was merged or closed: then a new branch begins.
+
+    Args:
+        previous: what our comment remembers of an earlier run or attempt.
+        continues: this is a further attempt of the same run.
+    """
+    first = f"{prefix}{'issue' if item.kind is ItemKind.ISSUE else 'change'}-{item.number}"
+    if previous is None or previous.branch is None:
+        return first
+    if not continues and previous.change_url is not None and not previous_change_open:
+        return f"{first}-r{run}"
+    return previous.branch

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coding_agent_consumer.agent.protocol import Brief, Ending, Step
-from coding_agent_consumer.agent.retrying import RetryPolicy
-from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_consumer.agent.failures import RetryPolicy
+from coding_agent_consumer.agent.loop import ModelAgent
+from coding_agent_consumer.agent.protocol import Brief, Step
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.settings import Settings
 
 from tests.fixtures.workspace import FolderWorkspace
@@ -35,7 +36,7 @@ class Running:
     def transcript(self) -> Path:
         return self.root / "contexts" / "attempt-1.jsonl"
 
-    async def work(self, settings: Settings, prompt: str = "Please fix it.", timeout: float = 30) -> Ending:
+    async def work(self, settings: Settings, prompt: str = "Please fix it.", timeout: float = 30) -> Outcome:
         async def on_step(step: Step) -> None:
             self.steps.append(step)
             if step.kind == "tool" and self.after_first_tool is not None:

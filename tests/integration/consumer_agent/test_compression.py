@@ -32,9 +32,9 @@ async def test_over_the_threshold_older_messages_become_a_summary(running: Runni
             llm={"openai": {"context_length": 8000}},
             context_storage={"keep_recent_messages": 3},
         )
-        ending = await running.work(settings, "Please fix it.")
+        outcome = await running.work(settings, "Please fix it.")
         after = server.requests[-1]
-    assert ending.reason is Reason.COMPLETED
+    assert outcome.reason is Reason.COMPLETED
     assert [request["script"] for request in server.requests] == ["test"] * 5 + ["summary", "test"]
     assert roles(after) == ["system", "user", "assistant", "tool", "assistant", "tool"] or roles(after) == [
         "system",
@@ -50,7 +50,7 @@ async def test_over_the_threshold_older_messages_become_a_summary(running: Runni
     assert "a.txt holds a; b.txt is next." in text
     assert "step 4" in text
     assert "step 0" not in text
-    assert ending.usage.requests == 7, "the summary is counted too"
+    assert outcome.usage.requests == 7, "the summary is counted too"
     assert [step.kind for step in running.steps].count("compress") == 1
 
 
@@ -63,9 +63,9 @@ async def test_where_the_summary_fails_a_list_of_the_steps_stands_in(running: Ru
             llm={"openai": {"context_length": 8000}, "max_retries": 1},
             context_storage={"keep_recent_messages": 2},
         )
-        ending = await running.work(settings, "Please fix it.")
+        outcome = await running.work(settings, "Please fix it.")
         text = str(server.requests[-1]["messages"])
-    assert ending.reason is Reason.COMPLETED
+    assert outcome.reason is Reason.COMPLETED
     assert 'called run_command {"command":"echo step 0"}' in text.replace('": "', '":"')
 
 
@@ -82,10 +82,10 @@ async def test_a_request_refused_as_too_long_is_compressed_and_sent_again(
 ) -> None:
     turns = [*STEPS, {"error": {"status": 400, **refusal}}, finish()]
     with model_server(SUMMARY, script(*turns, match="fix")) as server:
-        ending = await running.work(model_settings(server.base_url), "Please fix it.")
+        outcome = await running.work(model_settings(server.base_url), "Please fix it.")
         refused = next(request for request in server.requests if request["status"] == 400)
         resumed = server.requests[-1]
-    assert ending.reason is Reason.COMPLETED
+    assert outcome.reason is Reason.COMPLETED
     assert len(resumed["messages"]) < len(refused["messages"])
     assert "a.txt holds a" in str(resumed["messages"])
 
@@ -94,9 +94,9 @@ async def test_one_huge_result_is_cut_to_fit(running: Running) -> None:
     huge = call("run_command", command="yes 'a line of output' | head -c 60000")
     with model_server(SUMMARY, script(huge, finish(), match="fix")) as server:
         settings = model_settings(server.base_url, llm={"openai": {"context_length": 8000}})
-        ending = await running.work(settings, "Please fix it.")
+        outcome = await running.work(settings, "Please fix it.")
         result = server.requests[-1]["messages"][-1]["content"]
-    assert ending.reason is Reason.COMPLETED
+    assert outcome.reason is Reason.COMPLETED
     assert "cut to save room" in result
     assert len(result) < 20_000
 
@@ -104,8 +104,8 @@ async def test_one_huge_result_is_cut_to_fit(running: Running) -> None:
 async def test_what_never_fits_ends_with_a_sentence(running: Running) -> None:
     never = {"error": {"status": 400, "code": "context_length_exceeded", "times": 0}}
     with model_server(SUMMARY, script(*STEPS, never, match="fix")) as server:
-        ending = await running.work(model_settings(server.base_url), "Please fix it.")
+        outcome = await running.work(model_settings(server.base_url), "Please fix it.")
         refused = [request for request in server.requests if request["status"] == 400]
-    assert ending.reason is Reason.BUDGET_EXHAUSTED
-    assert "llm.openai.context_length" in ending.message
+    assert outcome.reason is Reason.BUDGET_EXHAUSTED
+    assert "llm.openai.context_length" in outcome.message
     assert len(refused) == 4

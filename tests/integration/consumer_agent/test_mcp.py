@@ -79,9 +79,9 @@ async def test_a_real_server_over_stdio_serves_its_tools(running: Running, tmp_p
         {**finish(), "expect": "The first commit of all"},
     ]
     with model_server(script(*turns)) as model:
-        ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+        outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
         offered = {tool["function"]["name"] for tool in model.requests[0]["tools"]}
-    assert ending.reason is Reason.COMPLETED, ending
+    assert outcome.reason is Reason.COMPLETED, outcome
     assert {"git_git_log", "git_git_diff", "run_command", "finish"} <= offered
 
 
@@ -105,9 +105,9 @@ async def test_a_stdio_server_gets_its_own_environment_and_ends_with_the_attempt
         "env": {"GIVEN_TOKEN": SECRET},
     }
     with model_server(script(call("env_names"), {**finish(), "expect": "GIVEN_TOKEN"})) as model:
-        ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+        outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
         told = model.requests[1]["messages"][-1]["content"]
-    assert ending.reason is Reason.COMPLETED, ending
+    assert outcome.reason is Reason.COMPLETED, outcome
     assert "OPENAI_API_KEY" not in told
     pid = int(told.split("pid=")[1].split(".")[0])
     async with asyncio.timeout(5):
@@ -120,8 +120,8 @@ async def test_a_server_over_streamable_http_serves_its_tools(running: Running) 
         server = {"mcp_server_name": "shop", "url": url, "headers": {"Authorization": f"Bearer {SECRET}"}}
         turns = [call("shop_price_of", article="tea"), {**finish(), "expect": "tea costs 450"}]
         with model_server(script(*turns)) as model:
-            ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
-    assert ending.reason is Reason.COMPLETED, ending
+            outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+    assert outcome.reason is Reason.COMPLETED, outcome
 
 
 async def test_a_huge_result_is_bounded(running: Running) -> None:
@@ -138,9 +138,9 @@ async def test_tools_whose_names_clash_are_a_configuration_error(running: Runnin
     with http_server() as (url, _):
         servers = [{"mcp_server_name": "shop", "url": url}, {"mcp_server_name": "shop", "url": url}]
         with model_server(script(finish())) as model:
-            ending = await running.work(model_settings(model.base_url, mcp_servers=servers))
-    assert ending.reason is Reason.CONFIGURATION
-    assert "shop_price_of" in ending.message
+            outcome = await running.work(model_settings(model.base_url, mcp_servers=servers))
+    assert outcome.reason is Reason.CONFIGURATION
+    assert "shop_price_of" in outcome.message
 
 
 async def test_an_mcp_tool_that_fails_forever_ends_the_attempt_by_our_limit(running: Running) -> None:
@@ -148,10 +148,10 @@ async def test_an_mcp_tool_that_fails_forever_ends_the_attempt_by_our_limit(runn
         server = {"mcp_server_name": "shop", "url": url}
         turns = [call("shop_broken", article=str(number)) for number in range(9)]
         with model_server(script(*turns)) as model:
-            ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+            outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
             assert len(model.requests) == 3
-    assert ending.reason is Reason.TOOL_FAILING
-    assert ending.message.startswith("The agent's tool `shop_broken` failed 3 times in a row;")
+    assert outcome.reason is Reason.TOOL_FAILING
+    assert outcome.message.startswith("The agent's tool `shop_broken` failed 3 times in a row;")
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,11 @@ async def test_the_attempt_goes_on_without_a_dead_server_and_says_so(
     running: Running, server: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     with model_server(script(call("list_files"), finish())) as model:
-        ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+        outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
         told = model.requests[0]["messages"][0]["content"]
-    assert ending.reason is Reason.COMPLETED, ending
+    assert outcome.reason is Reason.COMPLETED, outcome
     assert "MCP server dead cannot be used" in [step.title for step in running.steps]
-    assert "MCP server dead cannot be used, going on without it" in caplog.text
+    assert "MCP server dead cannot be used; continuing without it" in caplog.text
     assert "not available now: dead" in told
 
 
@@ -188,8 +188,8 @@ async def test_a_server_that_dies_in_the_middle_loses_no_result(running: Running
     )
     server = {"mcp_server_name": "frail", "command": [sys.executable, str(program)]}
     with model_server(script(call("frail_die"), finish("Done without it."))) as model:
-        ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
-    assert (ending.reason, ending.summary) == (Reason.COMPLETED, "Done without it.")
+        outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+    assert (outcome.reason, outcome.summary) == (Reason.COMPLETED, "Done without it.")
 
 
 async def test_an_http_server_that_dies_in_the_middle_loses_no_result(running: Running) -> None:
@@ -202,5 +202,5 @@ async def test_an_http_server_that_dies_in_the_middle_loses_no_result(running: R
             {**finish("Done without it."), "expect": "(?i)error|does not answer|failed"},
         ]
         with model_server(script(*turns)) as model:
-            ending = await running.work(model_settings(model.base_url, mcp_servers=[server]))
-    assert (ending.reason, ending.summary) == (Reason.COMPLETED, "Done without it."), ending
+            outcome = await running.work(model_settings(model.base_url, mcp_servers=[server]))
+    assert (outcome.reason, outcome.summary) == (Reason.COMPLETED, "Done without it."), outcome

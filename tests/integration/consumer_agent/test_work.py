@@ -28,14 +28,14 @@ async def test_the_demos_script_fixes_the_sample_and_sees_its_tests_pass(running
     scripts = load_scripts(REPOSITORY / "dev/model/scripts")
     issue = (samples / "pricing.issue.md").read_text()
     with ModelServer(scripts, api_key=API_KEY) as server:
-        ending = await running.work(model_settings(server.base_url), issue)
-    assert (ending.reason, ending.message) == (Reason.COMPLETED, "The agent finished its work.")
-    assert "starts at the step itself" in ending.summary
+        outcome = await running.work(model_settings(server.base_url), issue)
+    assert (outcome.reason, outcome.message) == (Reason.COMPLETED, "The agent finished its work.")
+    assert "starts at the step itself" in outcome.summary
     assert "if quantity >= pieces:" in (running.workspace.root / "pricing/discount.py").read_text()
     assert running.workspace.commands == ["python3 -m unittest"] * 2
-    assert ending.usage.requests == 6
-    assert ending.usage.input_tokens > 0
-    assert ending.usage.output_tokens > 0
+    assert outcome.usage.requests == 6
+    assert outcome.usage.input_tokens > 0
+    assert outcome.usage.output_tokens > 0
     assert [step.kind for step in running.steps] == ["model", "tool"] * 5 + ["model"]
     assert "run_command: python3 -m unittest" in [step.title for step in running.steps]
 
@@ -44,17 +44,17 @@ async def test_a_plain_answer_after_work_ends_it_too(running: Running) -> None:
     with model_server(
         script(call("write_file", path="a.txt", content="a"), {"text": "Wrote a.txt."})
     ) as server:
-        ending = await running.work(model_settings(server.base_url))
-    assert (ending.reason, ending.summary) == (Reason.COMPLETED, "Wrote a.txt.")
+        outcome = await running.work(model_settings(server.base_url))
+    assert (outcome.reason, outcome.summary) == (Reason.COMPLETED, "Wrote a.txt.")
     assert (running.workspace.root / "a.txt").read_text() == "a"
 
 
 async def test_a_model_that_only_announces_is_told_to_use_its_tools(running: Running) -> None:
     turns = ({"text": "I will look at it."}, call("list_files"), finish())
     with model_server(script(*turns)) as server:
-        ending = await running.work(model_settings(server.base_url))
+        outcome = await running.work(model_settings(server.base_url))
         told = server.requests[1]["messages"][-1]["content"]
-    assert ending.reason is Reason.COMPLETED
+    assert outcome.reason is Reason.COMPLETED
     assert "Nothing was done yet" in told
 
 
@@ -69,8 +69,8 @@ async def test_the_model_may_say_that_nothing_is_to_be_done(
     running: Running, status: str, reason: Reason, message: str
 ) -> None:
     with model_server(script(finish("The file is not here.", status))) as server:
-        ending = await running.work(model_settings(server.base_url))
-    assert (ending.reason, ending.message) == (reason, message)
+        outcome = await running.work(model_settings(server.base_url))
+    assert (outcome.reason, outcome.message) == (reason, message)
 
 
 async def test_no_request_forces_a_tool_call(running: Running) -> None:
@@ -88,8 +88,8 @@ async def test_calls_of_one_answer_run_in_their_order(running: Running) -> None:
         ]
     }
     with model_server(script(slow_then_read, {**finish(), "expect": "1\tnew"})) as server:
-        ending = await running.work(model_settings(server.base_url))
-    assert ending.reason is Reason.COMPLETED
+        outcome = await running.work(model_settings(server.base_url))
+    assert outcome.reason is Reason.COMPLETED
 
 
 async def test_the_transcript_is_private_and_tells_the_next_attempt_what_was_done(running: Running) -> None:
@@ -112,16 +112,16 @@ async def test_the_key_is_seen_nowhere(running: Running, caplog: pytest.LogCaptu
     shows_key = call("run_command", command=f"echo {API_KEY}")
     overload = {"error": {"status": 503, "message": f"overloaded, {API_KEY}"}}
     with model_server(script(shows_key, overload, finish(f"The key is {API_KEY}"))) as server:
-        ending = await running.work(model_settings(server.base_url))
-    assert ending.reason is Reason.COMPLETED
+        outcome = await running.work(model_settings(server.base_url))
+    assert outcome.reason is Reason.COMPLETED
     assert API_KEY not in running.transcript.read_text()
     assert "***" in running.transcript.read_text()
     assert API_KEY not in repr(running.steps)
-    assert API_KEY not in repr(ending)
+    assert API_KEY not in repr(outcome)
     ours = "\n".join(
         record.getMessage() for record in caplog.records if record.name.startswith("coding_agent")
     )
-    assert "trying again" in ours
+    assert "retrying in" in ours
     assert API_KEY not in ours
     # The SDK logs whole requests at DEBUG, what the model was told included; the header is not among them.
     assert f"Bearer {API_KEY}" not in caplog.text

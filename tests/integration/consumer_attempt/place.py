@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.protocol import Agent
-from coding_agent_consumer.agent.run import ModelAgent
-from coding_agent_consumer.pod_attempt import PodAttempt
-from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.program import attempt_of
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
 from coding_agent_core.outcome import Outcome
@@ -145,15 +144,8 @@ class AttemptPlace:
         settings = self.settings(**sections)
         forge = connect(settings, self.platform)
         try:
-            return await PodAttempt(
-                settings=settings,
-                given=given,
-                forge=forge,
-                make_agent=make_agent,
-                open_workspace=lambda: launch_workspace(settings.consumer.workspace),
-                stop=stop or asyncio.Event(),
-                grace=grace,
-            ).run()
+            stop = stop or asyncio.Event()
+            return await attempt_of(settings, given, forge, stop, grace=grace, make_agent=make_agent).run()
         finally:
             await forge.aclose()
 

@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.protocol import Brief, Ending
-from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_consumer.agent.loop import ModelAgent
+from coding_agent_consumer.agent.protocol import Brief
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.outcome import Outcome, Usage
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting.render import Report, State, comment
@@ -73,7 +73,7 @@ async def test_the_agents_own_clock_ends_the_attempt_in_time(make_place: MakePla
     class Writing(ModelAgent):
         """One whose first step is done, however little of its time is left on a busy machine."""
 
-        async def work(self, brief: Brief, workspace: Workspace, **rest: Any) -> Ending:
+        async def work(self, brief: Brief, workspace: Workspace, **rest: Any) -> Outcome:
             await workspace.write_file("a.md", "a\n")
             return await super().work(brief, workspace, **rest)
 
@@ -201,12 +201,12 @@ async def test_whatever_hangs_there_is_an_outcome_within_the_grace_time(make_pla
     class Stubborn:
         """An agent that nobody can stop."""
 
-        async def work(self, *_: object, **__: object) -> Ending:
+        async def work(self, *_: object, **__: object) -> Outcome:
             working.set()
             while not released.is_set():
                 with suppress(asyncio.CancelledError):
                     await released.wait()
-            return Ending(Reason.INTERNAL, "Let go.", "", Usage())
+            return Outcome(reason=Reason.INTERNAL, message="Let go.")
 
     attempt = asyncio.create_task(
         place.run(place.given(timeout=600), stop=stop, grace=18, make_agent=lambda _: Stubborn())

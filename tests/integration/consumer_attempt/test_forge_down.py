@@ -20,7 +20,7 @@ from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.scripts import finish, run, script, write
 
 FIRST = "coding-agent/issue-1"
-WAITS = "The forge is not available, trying again"
+WAITS = "The forge is not available, retrying"
 MINUTES = 300
 """Seconds that the attempts have: more than any outage here on a busy machine."""
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.protocol import Ending
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.outcome import Usage
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 
 from tests.fixtures.system import BOT_TOKEN
@@ -25,13 +24,13 @@ class Rotating:
     def __init__(self, place: AttemptPlace, file: Path) -> None:
         self._place, self._file = place, file
 
-    async def work(self, _brief: object, workspace: Workspace, **_: object) -> Ending:
+    async def work(self, _brief: object, workspace: Workspace, **_: object) -> Outcome:
         await workspace.write_file("a.md", "a\n")
         forge = self._place.system.forge
         user = forge.user("coding-agent-bot")
         forge.run(lambda: setattr(user, "token", NEW_TOKEN))
         self._file.write_text(NEW_TOKEN)
-        return Ending(Reason.COMPLETED, "Done.", "Wrote it.", Usage())
+        return Outcome(reason=Reason.COMPLETED, message="Done.", summary="Wrote it.")
 
 
 @pytest.mark.parametrize("flavour", ["github", "gitlab"])

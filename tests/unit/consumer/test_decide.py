@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_consumer.decide import Drop, Finish, Start, decide, work_branch
+from coding_agent_consumer.decide import Drop, Finish, Start, decide
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.phases import Phase
@@ -165,44 +165,3 @@ def test_claim(queued: QueuedTask, details: ItemDetails, remembered: State | Non
         case Finish(_, reason, sentence):
             assert (END, reason) == expected
             assert sentence.endswith(".")
-
-
-@pytest.mark.parametrize(
-    ("what", "previous", "continues", "change_open", "run", "expected"),
-    [
-        ("first run", None, False, False, 1, "coding-agent/issue-7"),
-        ("next attempt", ("b", None), True, False, 1, "b"),
-        ("next attempt after the change was merged", ("b", "url"), True, False, 1, "b"),
-        ("next run, change open: one change per issue", ("b", "url"), False, True, 2, "b"),
-        (
-            "next run, change merged",
-            ("coding-agent/issue-7", "url"),
-            False,
-            False,
-            2,
-            "coding-agent/issue-7-r2",
-        ),
-        (
-            "third run, change merged",
-            ("coding-agent/issue-7-r2", "url"),
-            False,
-            False,
-            3,
-            "coding-agent/issue-7-r3",
-        ),
-        ("next run after a failure that pushed", ("b", None), False, False, 2, "b"),
-    ],
-)
-def test_work_branch(
-    what: str,
-    previous: tuple[str, str | None] | None,
-    continues: bool,
-    change_open: bool,
-    run: int,
-    expected: str,
-) -> None:
-    remembered = (
-        State(uuid="x", phase=Phase.FAILED, branch=previous[0], change_url=previous[1]) if previous else None
-    )
-    start = Start(run=run, attempt=1, previous=remembered, continues=continues)
-    assert work_branch("coding-agent/", ITEM, start, previous_change_open=change_open) == expected, what

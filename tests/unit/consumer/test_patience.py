@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from contextlib import suppress
 
 import pytest
-from coding_agent_consumer.patience import StoppedError, patiently, pause_until, until_stopped
+from coding_agent_consumer.patience import StoppedError, patiently, pause_until, run_until
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 
 LOGGER = logging.getLogger("test")
@@ -81,7 +82,7 @@ class Endless:
 
 async def test_a_stop_cancels_it_at_once() -> None:
     action, stop = Endless(), asyncio.Event()
-    waiting = asyncio.create_task(until_stopped(action, stop))
+    waiting = asyncio.create_task(run_until(action, stop))
     await action.begun.wait()
     stop.set()
     with pytest.raises(StoppedError):
@@ -92,7 +93,7 @@ async def test_a_stop_cancels_it_at_once() -> None:
 async def test_within_the_grace_time_it_may_end() -> None:
     action, stop = Endless(), asyncio.Event()
     stop.set()
-    waiting = asyncio.create_task(until_stopped(action, stop, grace=600))
+    waiting = asyncio.create_task(run_until(action, stop, grace=600))
     await action.begun.wait()
     action.release.set()
     assert await waiting == "done"
@@ -102,13 +103,34 @@ async def test_after_the_grace_time_it_is_cancelled() -> None:
     action, stop = Endless(), asyncio.Event()
     stop.set()
     with pytest.raises(StoppedError):
-        await until_stopped(action, stop, grace=0.01)
+        await run_until(action, stop, grace=0.01)
     assert action.cancelled
+
+
+async def test_after_the_timeout_it_is_cancelled() -> None:
+    action = Endless()
+    with pytest.raises(TimeoutError):
+        await run_until(action, asyncio.Event(), timeout=0.01)
+    assert action.cancelled
+
+
+async def test_work_that_ignores_its_cancellation_is_left_behind() -> None:
+    release, stop = asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+
+    stop.set()
+    with pytest.raises(StoppedError):
+        await run_until(stubborn, stop, cleanup=0.01)
+    release.set()
 
 
 async def test_who_is_cancelled_leaves_nothing_running() -> None:
     action, stop = Endless(), asyncio.Event()
-    waiting = asyncio.create_task(until_stopped(action, stop))
+    waiting = asyncio.create_task(run_until(action, stop))
     await action.begun.wait()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import ModelSpec
-from coding_agent_consumer.agent.protocol import Brief, Ending, Step
-from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_consumer.agent.protocol import Brief, Step
 from coding_agent_consumer.agent.tools import show
 from coding_agent_consumer.workspace.protocol import CommandResult
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
@@ -29,7 +30,7 @@ Answer = Callable[[list[ModelMessage], AgentInfo], ModelResponse]
 
 async def work(
     tree: Path, model: Model, *, on_step: Callable[[Step], None] = lambda step: None, timeout: float = 20
-) -> Ending:
+) -> Outcome:
     @asynccontextmanager
     async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
         yield model
@@ -61,8 +62,8 @@ DONE: list[tuple[str, dict[str, Any]]] = [("finish", {"status": "done", "summary
 
 async def test_every_tool_can_be_called_and_none_breaks_the_run(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a\n")
-    ending = await work(tmp_path, TestModel(call_tools="all", seed=1))
-    assert ending.reason in {Reason.COMPLETED, Reason.NOTHING_TO_CHANGE, Reason.CANNOT_BE_DONE}
+    outcome = await work(tmp_path, TestModel(call_tools="all", seed=1))
+    assert outcome.reason in {Reason.COMPLETED, Reason.NOTHING_TO_CHANGE, Reason.CANNOT_BE_DONE}
 
 
 async def test_the_tools_have_names_and_described_arguments(tmp_path: Path) -> None:
@@ -102,27 +103,27 @@ async def test_steps_are_numbered_and_tell_what_was_done(tmp_path: Path) -> None
 
 
 async def test_work_asked_for_beside_the_end_is_still_done(tmp_path: Path) -> None:
-    ending = await work(tmp_path, calling([("write_file", {"path": "b", "content": "b"}), *DONE]))
-    assert ending.reason is Reason.COMPLETED
+    outcome = await work(tmp_path, calling([("write_file", {"path": "b", "content": "b"}), *DONE]))
+    assert outcome.reason is Reason.COMPLETED
     assert (tmp_path / "b").read_text() == "b"
 
 
 async def test_a_failed_command_is_no_failed_tool(tmp_path: Path) -> None:
     turns: Any = [[("run_command", {"command": f"echo {n}; false"})] for n in range(6)]
-    ending = await work(tmp_path, calling(*turns, DONE))
-    assert ending.reason is Reason.COMPLETED
+    outcome = await work(tmp_path, calling(*turns, DONE))
+    assert outcome.reason is Reason.COMPLETED
 
 
-async def test_an_unexpected_error_is_an_ending_and_never_raised(
+async def test_an_unexpected_error_is_an_outcome_and_never_raised(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         raise ZeroDivisionError
 
-    ending = await work(tmp_path, FunctionModel(answer))
-    assert (ending.reason, ending.message) == (
+    outcome = await work(tmp_path, FunctionModel(answer))
+    assert (outcome.reason, outcome.message) == (
         Reason.INTERNAL,
-        "The agent failed unexpectedly (ZeroDivisionError); the log tells more.",
+        "The agent failed unexpectedly (ZeroDivisionError); see the log for details.",
     )
     assert "The agent failed unexpectedly" in caplog.text
 

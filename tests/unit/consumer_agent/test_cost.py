@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import ModelSpec
-from coding_agent_consumer.agent.protocol import Brief, Ending, Step
-from coding_agent_consumer.agent.run import ModelAgent
+from coding_agent_consumer.agent.protocol import Brief, Step
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
 from pydantic_ai.exceptions import ModelHTTPError
@@ -30,7 +31,7 @@ FIRST = RequestUsage(input_tokens=1_000, output_tokens=100, cache_read_tokens=40
 SECOND = RequestUsage(input_tokens=3_000, output_tokens=200)
 
 
-async def work(folder: Path, model: str, *, fails: bool = False, stop_first: bool = False) -> Ending:
+async def work(folder: Path, model: str, *, fails: bool = False, stop_first: bool = False) -> Outcome:
     settings = Settings.model_validate(
         {"llm": {"openai": {"model": model, "base_url": "http://127.0.0.1:1/v1"}, "prices": PRICES}}
     )
@@ -55,11 +56,11 @@ async def work(folder: Path, model: str, *, fails: bool = False, stop_first: boo
             await asyncio.Event().wait()
 
     agent: Any = ModelAgent(settings, open_model=open_model)
-    ending = await agent.work(
+    outcome = await agent.work(
         Brief("You fix bugs.", "Fix it."), FolderWorkspace(folder), stop=stop, timeout=30, on_step=on_step
     )
-    assert isinstance(ending, Ending)
-    return ending
+    assert isinstance(outcome, Outcome)
+    return outcome
 
 
 @pytest.mark.parametrize(
@@ -71,20 +72,20 @@ async def work(folder: Path, model: str, *, fails: bool = False, stop_first: boo
     ],
 )
 async def test_the_cost_of_an_attempt(tmp_path: Path, model: str, cost: str | None) -> None:
-    ending = await work(tmp_path, model)
-    assert ending.reason is Reason.COMPLETED, ending.message
-    usage = ending.usage
+    outcome = await work(tmp_path, model)
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    usage = outcome.usage
     assert (usage.requests, usage.input_tokens, usage.output_tokens) == (2, 4_000, 300)
     assert usage.cost == cost
 
 
 async def test_a_failed_attempt_costs_too(tmp_path: Path) -> None:
-    ending = await work(tmp_path, "cheap", fails=True)
-    assert ending.reason is Reason.MODEL_REFUSED
-    assert ending.usage.cost == "0.00021 USD"
+    outcome = await work(tmp_path, "cheap", fails=True)
+    assert outcome.reason is Reason.MODEL_REFUSED
+    assert outcome.usage.cost == "0.00021 USD"
 
 
 async def test_a_stopped_attempt_costs_too(tmp_path: Path) -> None:
-    ending = await work(tmp_path, "cheap", stop_first=True)
-    assert ending.reason is Reason.CANCELLED
-    assert ending.usage.cost == "0.00021 USD"
+    outcome = await work(tmp_path, "cheap", stop_first=True)
+    assert outcome.reason is Reason.CANCELLED
+    assert outcome.usage.cost == "0.00021 USD"

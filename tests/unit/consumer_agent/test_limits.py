@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_consumer.agent.limits import CallResult, Limits, Result, Round, verdict
+from coding_agent_consumer.agent.limits import CallResult, CallStatus, LoopLimits, Round, reached
 from coding_agent_core.reasons import Reason
 
-LIMITS = Limits(tool_errors=3, malformed_answers=5, setting="llm.openai")
+LIMITS = LoopLimits(tool_errors=3, malformed_answers=5, setting="llm.openai")
 
 
 def ok(arguments: str = "{}", text: str = "fine", tool: str = "read_file") -> Round:
-    return Round((CallResult(tool, arguments, Result.OK, text),), usable=True)
+    return Round((CallResult(tool, arguments, CallStatus.OK, text),), usable=True)
 
 
 def failed(arguments: str = "{}", tool: str = "read_file") -> Round:
-    return Round((CallResult(tool, arguments, Result.FAILED, "No such file."),), usable=True)
+    return Round((CallResult(tool, arguments, CallStatus.FAILED, "No such file."),), usable=True)
 
 
 def malformed(number: int = 0) -> Round:
-    return Round((CallResult("read_file", str(number), Result.MALFORMED, "bad"),), usable=False)
+    return Round((CallResult("read_file", str(number), CallStatus.MALFORMED, "bad"),), usable=False)
 
 
 NO_CALL = Round((), usable=False)
@@ -68,11 +68,11 @@ VARIED = [ok(str(number)) for number in range(30)]
     ],
 )
 def test_when_to_stop(rounds: list[Round], reason: Reason | None) -> None:
-    stop = verdict(rounds, LIMITS)
+    stop = reached(rounds, LIMITS)
     assert (stop.reason if stop else None) is reason
 
 
 def test_answers_that_were_cut_off_name_the_setting_to_raise() -> None:
-    stop = verdict([CUT] * 5, LIMITS)
+    stop = reached([CUT] * 5, LIMITS)
     assert stop is not None
     assert stop.message == "The model's answers were cut off 5 times in a row; raise llm.openai.max_token."

@@ -6,9 +6,8 @@ import random
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.failures import failure_of, too_long
+from coding_agent_consumer.agent.failures import RetryPolicy, failure_of, too_long
 from coding_agent_consumer.agent.models import model_spec, open_model
-from coding_agent_consumer.agent.retrying import RetryPolicy
 from coding_agent_consumer.agent.scrub import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason

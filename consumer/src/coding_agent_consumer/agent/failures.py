@@ -1,11 +1,16 @@
-"""From what went wrong to how the attempt ends: reason and a plain sentence (issue 3, *Model failures*)."""
+"""Failures of the model's service: which are retried within the attempt, and how the others end it."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import random
 import re
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 from pydantic_ai.exceptions import (
     ContentFilterError,
@@ -16,17 +21,33 @@ from pydantic_ai.exceptions import (
     ModelNotFoundError,
     ModelQuotaExceededError,
     ModelRateLimitError,
+    ModelRequestRejectedError,
     ModelTimeoutError,
     UnexpectedModelBehavior,
     UsageLimitExceeded,
     UserError,
 )
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
 
+from coding_agent_consumer.agent.limits import LimitReachedError
 from coding_agent_consumer.agent.models import ModelSpec
-from coding_agent_consumer.agent.retrying import describe, passing
 from coding_agent_consumer.agent.scrub import Scrub
+from coding_agent_consumer.backoff import delay
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
+_logger = logging.getLogger("coding_agent.model")
+
+Sleep = Callable[[float], Awaitable[None]]
+
+FIRST_DELAY = 1.0
+"""Seconds before the second try of a request, doubled for each further one."""
+LONGEST_DELAY = 60.0
+LONGEST_RETRY_AFTER = 120.0
+"""Seconds that the service may ask for within an attempt; a longer wait is left to the next attempt."""
+_RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 _NO_TOOLS = re.compile(
     r"(?:not|n't) support[^.]{0,20} (?:tools?|functions?)\b"
     r"|(?:tools?|function)[ -](?:calling|use|choice)[^.]{0,20} not (?:be )?(?:support|enabl)"
@@ -43,22 +64,72 @@ _TOO_LONG = re.compile(
 _DETAIL_LENGTH = 300
 
 
-class StoppedError(Exception):
-    """The attempt ends here, for a reason that no other error tells."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
 @dataclass(frozen=True)
-class Failure:
-    """As in `Ending`."""
+class RetryPolicy:
+    """How often a request is retried, and how long to wait.
 
-    reason: Reason
-    message: str
-    retry_after: float | None = None
+    Attributes:
+        max_retries: further tries of one request.
+        sleep: waits that many seconds.
+    """
+
+    max_retries: int
+    sleep: Sleep = asyncio.sleep
+    chance: random.Random = field(default_factory=random.Random)
+
+    def wait(self, failed: int, error: ModelAPIError) -> float | None:
+        """Seconds to wait after the try of this number (from 1) failed; `None` to give up."""
+        if failed > self.max_retries or not transient(error):
+            return None
+        own = delay(failed, first=FIRST_DELAY, cap=LONGEST_DELAY, chance=self.chance)
+        if error.retry_after is None:
+            return own
+        return None if error.retry_after > LONGEST_RETRY_AFTER else max(error.retry_after, 0.0)
+
+
+class RetryingModel(WrapperModel):
+    """The one place where model requests are retried: 429, 5xx, broken connections, cut-off answers."""
+
+    def __init__(self, wrapped: Model, policy: RetryPolicy) -> None:
+        super().__init__(wrapped)
+        self._policy = policy
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await self.wrapped.request(messages, model_settings, model_request_parameters)
+            except ModelAPIError as error:
+                wait = self._policy.wait(tries, error)
+                if wait is None:
+                    raise
+                _logger.warning(
+                    "Model request failed (%s), retrying in %.1f s (%d of %d)",
+                    _short_name(error),
+                    wait,
+                    tries,
+                    self._policy.max_retries,
+                )
+            await self._policy.sleep(wait)
+
+
+def transient(error: ModelAPIError) -> bool:
+    """Whether the same request can succeed later.
+
+    What the library does not classify is a broken answer (a cut or undecodable body), unless its status
+    says that the request itself is wrong.
+    """
+    if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError):
+        return False
+    if isinstance(error, ModelHTTPError):
+        return error.status_code >= 500 or error.status_code in _RETRYABLE_STATUS
+    return True
 
 
 def too_long(error: BaseException) -> bool:
@@ -72,82 +143,94 @@ def too_long(error: BaseException) -> bool:
     )
 
 
-def failure_of(error: BaseException, spec: ModelSpec, scrub: Scrub, *, max_requests: int) -> Failure | None:
-    """How an attempt that met this error ends; `None` for an error that nobody expects."""
-    where = f"{spec.setting}.model"
+def failure_of(error: BaseException, spec: ModelSpec, scrub: Scrub, *, max_requests: int) -> Outcome | None:
+    """The outcome of an attempt that met this error; `None` for an unexpected error."""
     match error:
-        case StoppedError():
-            return Failure(error.reason, error.message)
+        case LimitReachedError():
+            return error.outcome
         case SettingsError():
-            return Failure(Reason.CONFIGURATION, str(error))
+            return _failed(Reason.CONFIGURATION, str(error))
         case WorkspaceGoneError():
-            return Failure(Reason.WORKSPACE_FAILED, f"The workspace was lost: {scrub(str(error))}")
+            return _failed(Reason.WORKSPACE_FAILED, f"The workspace was lost: {scrub(str(error))}")
         case UsageLimitExceeded():
-            return Failure(
+            return _failed(
                 Reason.BUDGET_EXHAUSTED,
-                f"The agent used up its {max_requests} requests to the model (max_llm_process_num) without"
-                " coming to an end.",
+                f"The agent made {max_requests} requests to the model, the most that max_llm_process_num"
+                " allows, and did not finish.",
             )
         case ModelAPIError():
             return _of_api(error, spec, scrub)
         case UserError():
-            return Failure(Reason.CONFIGURATION, f"The agent is set up wrongly: {scrub(str(error))}")
+            return _failed(Reason.CONFIGURATION, f"The agent is configured wrongly: {scrub(str(error))}")
         case ContentFilterError():
-            return Failure(Reason.MODEL_REFUSED, "The model's service refused to answer (content filter).")
+            return _failed(
+                Reason.MODEL_REFUSED, "The model's service refused to answer because of its content filter."
+            )
         case UnexpectedModelBehavior():
-            return Failure(
+            return _failed(
                 Reason.MODEL_MALFORMED,
-                f"The model's answers could not be used; check that {where} ({spec.name}) supports tools.",
+                "The model's answers could not be used; check that"
+                f" {spec.setting}.model ({spec.name}) supports tools.",
             )
     return None
 
 
-def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Failure:
-    service = f"the model's service at {spec.base_url}"
-    status = f" ({describe(error)})"
+def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
+    service = f"The model's service at {spec.base_url}"
+    status = f" ({_short_name(error)})"
     if too_long(error):
-        return Failure(
+        return _failed(
             Reason.BUDGET_EXHAUSTED,
-            f"The conversation does not fit the model's context even after compression; check"
-            f" {spec.setting}.context_length ({spec.context_length}) against what {spec.name} really has.",
+            "The conversation does not fit the model's context even after compression; check that"
+            f" {spec.setting}.context_length ({spec.context_length}) is not more than {spec.name} has.",
         )
     match error:
         case ModelAuthenticationError():
-            # The answer's own words are left out on purpose: they often repeat the key.
+            # The answer itself is left out on purpose: it often repeats the key.
             key = f"check {spec.setting}.api_key" if spec.provider == "openai" else "it asks for a key"
-            return Failure(Reason.MODEL_REFUSED, f"{_capital(service)} refused our key{status}: {key}.")
+            return _failed(Reason.MODEL_REFUSED, f"{service} refused our key{status}: {key}.")
         case ModelNotFoundError():
-            return Failure(
+            return _failed(
                 Reason.MODEL_REFUSED,
-                f"{_capital(service)} does not know {spec.name!r}{status}: check {spec.setting}.model and the"
-                " address.",
+                f"{service} does not know {spec.name!r}{status}: check {spec.setting}.model and the address.",
             )
         case ModelQuotaExceededError():
-            return Failure(
-                Reason.MODEL_REFUSED, f"The account at {service} has no credit or quota left{status}."
+            return _failed(
+                Reason.MODEL_REFUSED,
+                f"The account at the model's service at {spec.base_url} has no credit or quota left{status}.",
             )
         case ModelRateLimitError():
-            return Failure(
-                Reason.MODEL_UNAVAILABLE, f"{_capital(service)} is rate-limited{status}.", error.retry_after
+            return _failed(
+                Reason.MODEL_UNAVAILABLE, f"{service} is rate-limiting us{status}.", error.retry_after
             )
         case ModelTimeoutError():
-            return Failure(
+            return _failed(
                 Reason.MODEL_UNAVAILABLE,
-                f"{_capital(service)} did not answer within {spec.request_timeout:g} s"
-                " (llm.request_timeout).",
+                f"{service} did not answer within {spec.request_timeout:g} s (llm.request_timeout).",
             )
-    if passing(error):
-        return Failure(
-            Reason.MODEL_UNAVAILABLE, f"{_capital(service)} is not available{status}.", error.retry_after
-        )
+    if transient(error):
+        return _failed(Reason.MODEL_UNAVAILABLE, f"{service} is not available{status}.", error.retry_after)
     if _NO_TOOLS.search(_text(error)):
-        return Failure(
+        return _failed(
             Reason.MODEL_REFUSED,
             f"The model {spec.name!r} does not support tool calls, which the agent needs: choose another"
             f" {spec.setting}.model.",
         )
     detail = scrub(" ".join(_text(error).split()))[:_DETAIL_LENGTH]
-    return Failure(Reason.MODEL_REFUSED, f"{_capital(service)} refused the request{status}: {detail}")
+    return _failed(Reason.MODEL_REFUSED, f"{service} refused the request{status}: {detail}")
+
+
+def _failed(reason: Reason, message: str, retry_after: float | None = None) -> Outcome:
+    return Outcome(
+        reason=reason, message=message, retry_after=None if retry_after is None else max(0.0, retry_after)
+    )
+
+
+def _short_name(error: ModelAPIError) -> str:
+    """For logs and people; never the answer's body, which may repeat the key."""
+    if isinstance(error, ModelHTTPError):
+        return f"HTTP {error.status_code}"
+    return type(error).__name__.removeprefix("Model").removesuffix("Error") or "no answer"
 
 
 def _text(error: ModelAPIError) -> str:
@@ -158,7 +241,3 @@ def _text(error: ModelAPIError) -> str:
         if isinstance(message, str):
             return message
     return str(body if body is not None else error)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

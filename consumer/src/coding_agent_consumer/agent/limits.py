@@ -1,4 +1,4 @@
-"""When an attempt leads nowhere (requirement S21): pure rules over what the model did, round by round."""
+"""When an attempt leads nowhere: pure rules over what the model did, round by round."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 from pydantic_ai.messages import (
     ModelRequest,
@@ -17,31 +18,27 @@ from pydantic_ai.messages import (
 )
 
 REPEATS = 5
-"""So many equal rounds in a row are an endless loop."""
+"""Equal rounds in a row that make an endless loop."""
 LONGEST_CYCLE = 4
-"""Rounds of the longest cycle that is looked for."""
+"""Rounds of the longest cycle that is detected."""
 _ERROR_LENGTH = 200
 _VOLATILE = re.compile(r"\b\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|0x[0-9a-f]+")
 """Durations and addresses, which differ between two runs of the same command."""
 
 
-class Result(StrEnum):
-    """What came of one tool call."""
-
+class CallStatus(StrEnum):
     OK = "ok"
     FAILED = "failed"
     """The tool refused or failed."""
     MALFORMED = "malformed"
-    """It was no call of a tool of ours: bad JSON, wrong arguments, unknown name."""
+    """Not a call of one of our tools: bad JSON, wrong arguments, unknown name."""
 
 
 @dataclass(frozen=True)
 class CallResult:
-    """One call and what it gave."""
-
     tool: str
     arguments: str
-    result: Result
+    status: CallStatus
     text: str
 
 
@@ -50,8 +47,8 @@ class Round:
     """One answer of the model with the results of its calls.
 
     Attributes:
-        usable: the answer held at least one well-formed call, or was one that may end the work.
-        cut: the answer reached the limit of its tokens.
+        usable: the answer held at least one well-formed call, or may end the work.
+        cut: the answer reached its token limit.
     """
 
     calls: tuple[CallResult, ...]
@@ -60,26 +57,13 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Stop:
-    """End the attempt: why, and the sentence for the person."""
-
-    reason: Reason
-    message: str
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is too much.
-
-    Attributes:
-        tool_errors: consecutive errors of one tool.
-        malformed_answers: unusable answers in a row.
-        setting: section of the settings that names the model.
-    """
-
+class LoopLimits:
     tool_errors: int
+    """Consecutive errors of one tool."""
     malformed_answers: int
+    """Unusable answers in a row."""
     setting: str
+    """Section of the settings that names the model."""
 
 
 def round_of(response: ModelResponse, request: ModelRequest) -> Round:
@@ -93,7 +77,7 @@ def round_of(response: ModelResponse, request: ModelRequest) -> Round:
         CallResult(
             tool=part.tool_name,
             arguments=arguments.get(part.tool_call_id, ""),
-            result=_result(part),
+            status=_status(part),
             text=part.model_response_str(wrap_if_error=False),
         )
         for part in request.parts
@@ -102,13 +86,21 @@ def round_of(response: ModelResponse, request: ModelRequest) -> Round:
     asked_again = any(isinstance(part, RetryFeedbackPart) for part in request.parts)
     return Round(
         calls,
-        usable=not asked_again and any(call.result is not Result.MALFORMED for call in calls),
+        usable=not asked_again and any(call.status is not CallStatus.MALFORMED for call in calls),
         cut=response.finish_reason == "length",
     )
 
 
-def verdict(rounds: Sequence[Round], limits: Limits) -> Stop | None:
-    """Whether to stop after these rounds."""
+class LimitReachedError(Exception):
+    """The attempt ends with this outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+
+
+def reached(rounds: Sequence[Round], limits: LoopLimits) -> Outcome | None:
+    """The outcome if the attempt must end after these rounds."""
     return (
         _tool_failing(rounds, limits.tool_errors)
         or _malformed(rounds, limits)
@@ -116,33 +108,33 @@ def verdict(rounds: Sequence[Round], limits: Limits) -> Stop | None:
     )
 
 
-def _result(part: ToolReturnPart) -> Result:
+def _status(part: ToolReturnPart) -> CallStatus:
     if part.retry is not None and part.retry.cause != "model_retry":
-        return Result.MALFORMED
-    return Result.OK if part.outcome == "success" else Result.FAILED
+        return CallStatus.MALFORMED
+    return CallStatus.OK if part.outcome == "success" else CallStatus.FAILED
 
 
-def _tool_failing(rounds: Sequence[Round], limit: int) -> Stop | None:
+def _tool_failing(rounds: Sequence[Round], limit: int) -> Outcome | None:
     errors: dict[str, int] = {}
     last: dict[str, str] = {}
     for each in rounds:
         for call in each.calls:
-            if call.result is Result.FAILED:
+            if call.status is CallStatus.FAILED:
                 errors[call.tool] = errors.get(call.tool, 0) + 1
                 last[call.tool] = call.text
-            elif call.result is Result.OK:
+            elif call.status is CallStatus.OK:
                 errors[call.tool] = 0
     for tool, count in errors.items():
         if count >= limit:
-            return Stop(
-                Reason.TOOL_FAILING,
-                f"The agent's tool `{tool}` failed {count} times in a row; the last error was:"
+            return Outcome(
+                reason=Reason.TOOL_FAILING,
+                message=f"The agent's tool `{tool}` failed {count} times in a row; the last error was:"
                 f" {_short(last[tool])}",
             )
     return None
 
 
-def _malformed(rounds: Sequence[Round], limits: Limits) -> Stop | None:
+def _malformed(rounds: Sequence[Round], limits: LoopLimits) -> Outcome | None:
     count = 0
     for each in reversed(rounds):
         if each.usable:
@@ -151,18 +143,19 @@ def _malformed(rounds: Sequence[Round], limits: Limits) -> Stop | None:
     if count < limits.malformed_answers:
         return None
     if all(each.cut for each in rounds[-count:]):
-        return Stop(
-            Reason.MODEL_MALFORMED,
-            f"The model's answers were cut off {count} times in a row; raise {limits.setting}.max_token.",
+        return Outcome(
+            reason=Reason.MODEL_MALFORMED,
+            message=f"The model's answers were cut off {count} times in a row; raise"
+            f" {limits.setting}.max_token.",
         )
-    return Stop(
-        Reason.MODEL_MALFORMED,
-        f"The model answered {count} times in a row without a usable tool call; check that"
+    return Outcome(
+        reason=Reason.MODEL_MALFORMED,
+        message=f"The model answered {count} times in a row without a usable tool call; check that"
         f" {limits.setting}.model supports tool calls.",
     )
 
 
-def _looping(rounds: Sequence[Round], repeats: int, longest: int) -> Stop | None:
+def _looping(rounds: Sequence[Round], repeats: int, longest: int) -> Outcome | None:
     seen = [_fingerprint(each) for each in rounds]
     for length in range(1, longest + 1):
         tail = seen[-length * repeats :]
@@ -170,9 +163,9 @@ def _looping(rounds: Sequence[Round], repeats: int, longest: int) -> Stop | None
             tools = ", ".join(
                 dict.fromkeys(f"`{call.tool}`" for each in rounds[-length:] for call in each.calls)
             )
-            return Stop(
-                Reason.BUDGET_EXHAUSTED,
-                f"The agent was going round in circles: it repeated the same step {repeats} times with the"
+            return Outcome(
+                reason=Reason.BUDGET_EXHAUSTED,
+                message=f"The agent went round in circles: it repeated the same step {repeats} times with the"
                 f" same result ({tools}).",
             )
     return None

@@ -1,4 +1,4 @@
-"""The model in force: from the settings to a client of an OpenAI-compatible service (requirement S20)."""
+"""The model in force: from the settings to a client of an OpenAI-compatible service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.attempts import LLM
+from coding_agent_core.settings.attempts import LLM, LMStudio, Ollama, OpenAI
 from coding_agent_core.tasks import host_of
 from openai import AsyncOpenAI
 from pydantic_ai.models import Model
@@ -21,7 +21,7 @@ from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 
 _OPENAI_HOST = "api.openai.com"
 _NO_KEY = "not-set"
-"""Sent where no key is configured: the SDK wants one, and would else take OPENAI_API_KEY for any address."""
+"""Sent if no key is configured: the SDK wants one, and would otherwise send OPENAI_API_KEY to any address."""
 
 
 @dataclass(frozen=True)
@@ -58,40 +58,28 @@ def model_spec(llm: LLM) -> ModelSpec:
         SettingsError: OpenAI's own service without a key, or an address without a host.
     """
     section = f"llm.{llm.provider}"
+    chosen: OpenAI | Ollama | LMStudio
+    api_key = None
+    match llm.provider:
+        case "openai":
+            chosen, url = llm.openai, llm.openai.base_url.rstrip("/")
+            api_key = Secrets(llm.openai.api_key).first()
+        case "ollama":
+            chosen, url = llm.ollama, llm.ollama.endpoint.rstrip("/")
+            url = url if url.endswith("/v1") else f"{url}/v1"
+        case "lmstudio":
+            chosen, url = llm.lmstudio, llm.lmstudio.base_url.rstrip("/")
+    spec = ModelSpec(
+        provider=llm.provider,
+        base_url=url,
+        name=chosen.model,
+        max_tokens=chosen.max_token,
+        context_length=chosen.context_length,
+        request_timeout=llm.request_timeout,
+        setting=section,
+        api_key=api_key,
+    )
     try:
-        match llm.provider:
-            case "openai":
-                chosen = llm.openai
-                spec = ModelSpec(
-                    provider="openai",
-                    base_url=chosen.base_url.rstrip("/"),
-                    name=chosen.model,
-                    max_tokens=chosen.max_token,
-                    context_length=chosen.context_length,
-                    request_timeout=llm.request_timeout,
-                    setting=section,
-                    api_key=Secrets(chosen.api_key).first(),
-                )
-            case "ollama":
-                spec = ModelSpec(
-                    provider="ollama",
-                    base_url=_with_version(llm.ollama.endpoint),
-                    name=llm.ollama.model,
-                    max_tokens=llm.ollama.max_token,
-                    context_length=llm.ollama.context_length,
-                    request_timeout=llm.request_timeout,
-                    setting=section,
-                )
-            case "lmstudio":
-                spec = ModelSpec(
-                    provider="lmstudio",
-                    base_url=llm.lmstudio.base_url.rstrip("/"),
-                    name=llm.lmstudio.model,
-                    max_tokens=llm.lmstudio.max_token,
-                    context_length=llm.lmstudio.context_length,
-                    request_timeout=llm.request_timeout,
-                    setting=section,
-                )
         needs_key = spec.is_openai
     except ValueError as error:
         raise SettingsError(f"{section}: {error}") from error
@@ -103,7 +91,6 @@ def model_spec(llm: LLM) -> ModelSpec:
 
 
 def build_model(spec: ModelSpec, client: AsyncOpenAI) -> Model:
-    """The library's model over a client."""
     provider: Provider[AsyncOpenAI]
     if spec.is_openai:
         return OpenAIChatModel(spec.name, provider=OpenAIProvider(openai_client=client))
@@ -128,11 +115,6 @@ async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
         max_retries=0,
     ) as client:
         if not spec.is_openai:
-            # The SDK takes ids of an account at OpenAI from the environment; like the key, they stay there.
+            # The SDK takes the ids of an OpenAI account from the environment; like the key, they stay there.
             client.organization = client.project = None
         yield build_model(spec, client)
-
-
-def _with_version(endpoint: str) -> str:
-    endpoint = endpoint.rstrip("/")
-    return endpoint if endpoint.endswith("/v1") else f"{endpoint}/v1"

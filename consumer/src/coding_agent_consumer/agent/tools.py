@@ -1,15 +1,33 @@
-"""The workspace as tools of the model (requirement S20)."""
+"""What the model can call: the workspace, and `finish` to end its work.
+
+The model may also end with plain text after it has done something, so that no request has to force a tool
+call, which some servers refuse.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+import json
+import re
+from collections.abc import Awaitable, Collection
+from typing import Any, Literal, TypeVar
 
-from pydantic_ai import FunctionToolset, ToolFailed
+from coding_agent_core.outcome import Outcome
+from coding_agent_core.reasons import Reason
+from pydantic import BaseModel, Field
+from pydantic_ai import FunctionToolset, ModelRetry, ToolFailed, ToolOutput
+from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 
 from coding_agent_consumer.workspace.protocol import CommandResult, Workspace, WorkspaceRefusedError
 
 _T = TypeVar("_T")
+FINISH = "finish"
+_EXCERPT_LENGTH = 300
+"""Characters of the agent's own summary in a sentence for a person."""
+_USE_TOOLS = (
+    "Nothing was done yet. Call the tools to work in the repository. If nothing has to be done or it cannot"
+    f" be done, call `{FINISH}` with the status that says so."
+)
+_NATIVE_CALLS = "That was a tool call written as text, which does nothing. Call the tool itself."
 
 
 def workspace_tools(workspace: Workspace) -> FunctionToolset[Any]:
@@ -53,7 +71,7 @@ def workspace_tools(workspace: Workspace) -> FunctionToolset[Any]:
         Args:
             path: Relative to the root of the repository.
             old: The present text, without line numbers, with enough around it to be unique.
-            new: What stands there afterwards.
+            new: The text that replaces it.
         """
         await _answer(workspace.edit_file(path, old, new))
         return f"Edited {path}."
@@ -83,7 +101,7 @@ def workspace_tools(workspace: Workspace) -> FunctionToolset[Any]:
 
 
 def show(result: CommandResult) -> str:
-    """A command's result in words for the model. It holds no times: equal results look equal."""
+    """A command's result as the model sees it. It holds no times: equal results look equal."""
     if result.timed_out:
         end = f"killed: it ran out of time after {result.seconds:.0f} s"
     else:
@@ -96,3 +114,67 @@ async def _answer(action: Awaitable[_T]) -> _T:
         return await action
     except WorkspaceRefusedError as error:
         raise ToolFailed(str(error)) from error
+
+
+class Finish(BaseModel):
+    """The end of the work."""
+
+    status: Literal["done", "nothing_to_change", "cannot"] = Field(
+        description="done: the request is fulfilled and checked. nothing_to_change: the repository is right"
+        " as it is. cannot: it cannot be done as asked; say why in the summary."
+    )
+    summary: str = Field(
+        min_length=1,
+        description="For the person who asked, in Markdown: what was changed, why, and how it was checked.",
+    )
+
+
+FINISH_TOOL = ToolOutput(
+    Finish, name=FINISH, description="End the work. Call it once, alone, when everything is done and checked."
+)
+
+
+def outcome_of_finish(output: Finish | str) -> Outcome:
+    text, status = (output, "done") if isinstance(output, str) else (output.summary, output.status)
+    summary = text.strip()
+    match status:
+        case "done":
+            reason, message = Reason.COMPLETED, "The agent finished its work."
+        case "nothing_to_change":
+            reason, message = Reason.NOTHING_TO_CHANGE, "The agent found nothing to change."
+        case _:
+            reason, message = Reason.CANNOT_BE_DONE, f"The agent cannot do this: {_first_line(summary)}"
+    return Outcome(reason=reason, message=message, summary=summary)
+
+
+def check_text(text: str, messages: list[ModelMessage], tool_names: Collection[str]) -> None:
+    """Refuse a plain answer that cannot be the end of the work.
+
+    Raises:
+        ModelRetry: says to the model what to do instead.
+    """
+    if _is_written_call(text, tool_names):
+        raise ModelRetry(_NATIVE_CALLS)
+    if not any(
+        isinstance(part, ToolCallPart)
+        for message in messages
+        if isinstance(message, ModelResponse)
+        for part in message.parts
+    ):
+        raise ModelRetry(_USE_TOOLS)
+
+
+def _is_written_call(text: str, tool_names: Collection[str]) -> bool:
+    bare = re.sub(r"</?tool_call>|```(?:json)?", "", text).strip()
+    if not bare.startswith("{"):
+        return False
+    try:
+        data = json.loads(bare)
+    except ValueError:
+        return False
+    return isinstance(data, dict) and data.get("name") in tool_names
+
+
+def _first_line(text: str) -> str:
+    line = next((line.strip(" #*-") for line in text.splitlines() if line.strip(" #*-")), "no reason given")
+    return line if len(line) <= _EXCERPT_LENGTH else f"{line[:_EXCERPT_LENGTH].rstrip()}…"

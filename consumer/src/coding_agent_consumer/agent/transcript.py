@@ -1,27 +1,62 @@
-"""What an attempt said and did as JSON lines, and what the next attempt is told of it."""
+"""What the agent said and did: messages as JSON lines, and short lines for people and later attempts."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+)
 
-from coding_agent_consumer.agent.last_lines import LastLines
 from coding_agent_consumer.agent.scrub import Scrub
 
 _logger = logging.getLogger("coding_agent.transcript")
 _MESSAGE: TypeAdapter[ModelMessage] = TypeAdapter(ModelMessage)
 _SAID_LENGTH = 300
 _CALL_LENGTH = 160
+_TITLE_LENGTH = 120
+_DETAIL_LENGTH = 400
+_MAIN_ARGUMENTS = ("command", "path", "pattern")
+"""The arguments that describe a call best."""
+
+
+class LastLines:
+    """The newest lines of a growing text: together at most `limit` characters, line ends included."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lines: deque[str] = deque()
+        self._length = 0
+        self._left_out = False
+
+    def add(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._lines.append(line)
+            self._length += len(line) + 1
+            while self._length > self._limit:
+                self._length -= len(self._lines.popleft()) + 1
+                self._left_out = True
+
+    def text(self) -> str:
+        return "\n".join(["(earlier steps left out)"] * self._left_out + [*self._lines])
 
 
 class Transcript:
-    """Appends messages to a file that its owner alone can read, each with one write.
+    """Appends messages to a file that only its owner can read, each with one write.
 
-    A file that cannot be written is logged once and given up: the work matters more than its record.
+    If the file cannot be written, that is logged once and no more is written: the work matters more than its
+    record.
     """
 
     def __init__(self, path: Path | None, scrub: Scrub, last_lines: LastLines | None = None) -> None:
@@ -30,10 +65,9 @@ class Transcript:
         self._last_lines = last_lines
 
     def append(self, message: ModelMessage) -> None:
-        """Write one message, without the secrets that we know."""
         line = self._scrub(_MESSAGE.dump_json(message).decode()) + "\n"
         if self._last_lines is not None:
-            # Read back: in lines that were shortened first, a secret's beginning would not be known.
+            # Parsed again: in lines that were shortened first, the beginning of a secret would not be found.
             self._last_lines.add(digest(_MESSAGE.validate_json(line)))
         if self._path is None:
             return
@@ -50,9 +84,9 @@ class Transcript:
 
 
 def read(path: Path) -> list[ModelMessage]:
-    """All messages of a transcript that can be read; a last line that was cut off by a crash is left out.
+    """All messages of a transcript that can be read, without a last line that a crash cut off.
 
-    Empty where the file is missing or unreadable.
+    Empty if the file is missing or unreadable.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -68,7 +102,7 @@ def read(path: Path) -> list[ModelMessage]:
 
 
 def recap(path: Path, limit: int = 4000) -> str:
-    """What an earlier attempt said and did, a line each, the newest `limit` characters of it."""
+    """What an earlier attempt said and did in short lines: the newest `limit` characters."""
     lines = LastLines(limit)
     for message in read(path):
         lines.add(digest(message))
@@ -76,26 +110,59 @@ def recap(path: Path, limit: int = 4000) -> str:
 
 
 def digest(message: ModelMessage) -> list[str]:
-    """A message in short lines: the model's words, its calls, and calls that failed."""
+    """A message in short lines: what the model said, its calls, and their results."""
     lines = []
     for part in message.parts:
         if isinstance(part, TextPart) and part.content.strip():
-            lines.append(f"- said: {_short(part.content, _SAID_LENGTH)}")
+            lines.append(f"- said: {_one_line(part.content, _SAID_LENGTH)}")
         elif isinstance(part, ToolCallPart):
-            lines.append(f"- called {part.tool_name} {_short(part.args_as_json_str(), _CALL_LENGTH)}")
+            lines.append(f"- called {part.tool_name} {_one_line(part.args_as_json_str(), _CALL_LENGTH)}")
         elif isinstance(part, ToolReturnPart) and not isinstance(message, ModelResponse):
-            text = part.model_response_str(wrap_if_error=False)
-            word = "gave" if part.outcome == "success" else "failed"
-            lines.append(f"  {word}: {_ends(text, _CALL_LENGTH)}")
+            text = " ".join(part.model_response_str(wrap_if_error=False).split())
+            if len(text) > _CALL_LENGTH:  # both ends: the end of a command's output says how it went
+                text = f"{text[: _CALL_LENGTH // 2]} … {text[-_CALL_LENGTH // 2 :]}"
+            lines.append(f"  {'gave' if part.outcome == 'success' else 'failed'}: {text}")
     return lines
 
 
-def _short(text: str, length: int) -> str:
+def step_of_answer(response: ModelResponse, scrub: Scrub) -> tuple[str, str]:
+    """Title and detail of the step: what the model said, otherwise what it calls."""
+    said = " ".join(part.content for part in response.parts if isinstance(part, TextPart)).strip()
+    calls = [_call_title(part) for part in response.parts if isinstance(part, ToolCallPart)]
+    title = said or ", ".join(calls) or "an empty answer"
+    return _one_line(scrub(title), _TITLE_LENGTH), _one_line(scrub("; ".join(calls)), _DETAIL_LENGTH)
+
+
+def steps_of_results(
+    response: ModelResponse, request: ModelRequest, scrub: Scrub, *, without: str
+) -> Iterator[tuple[str, str]]:
+    """Title and detail of each result of an answer's calls, except calls of the tool `without`."""
+    calls = {part.tool_call_id: part for part in response.parts if isinstance(part, ToolCallPart)}
+    for part in request.parts:
+        if isinstance(part, ToolReturnPart) and part.tool_name != without:
+            call = calls.get(part.tool_call_id)
+            title = _call_title(call) if call else part.tool_name
+            if part.outcome != "success":
+                title += " (refused)"
+            text = scrub(part.model_response_str(wrap_if_error=False)).strip()
+            # The end: that of a command's output says how it went.
+            detail = text if len(text) <= _DETAIL_LENGTH else f"…{text[-_DETAIL_LENGTH:]}"
+            yield _one_line(scrub(title), _TITLE_LENGTH), detail
+
+
+def _call_title(call: ToolCallPart) -> str:
+    """For example `run_command: python3 -m unittest`."""
+    try:
+        arguments = json.loads(call.args_as_json_str())
+    except ValueError:
+        arguments = None
+    if isinstance(arguments, dict):
+        for name in _MAIN_ARGUMENTS:
+            if isinstance(arguments.get(name), str):
+                return f"{call.tool_name}: {arguments[name]}"
+    return call.tool_name
+
+
+def _one_line(text: str, length: int) -> str:
     line = " ".join(text.split())
     return line if len(line) <= length else f"{line[:length]}…"
-
-
-def _ends(text: str, length: int) -> str:
-    """Both ends of a text: the end of a command's output says how it went."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length // 2]} … {line[-length // 2 :]}"

@@ -2,7 +2,7 @@
 
 The library's own coroutines are not used: their threads outlive the event loop, and about one process in six
 ended with SIGABRT instead of its exit code (obstore 0.12.1). The same calls made from a thread never did.
-Requests are not tried again here: the next upload is the next try.
+Requests are not retried here: the next upload is the next try.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from coding_agent_consumer.transcripts.errors import StoreError
+from coding_agent_consumer.transcripts import StoreError
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -43,7 +43,7 @@ class Bucket:
             timeout: seconds for one request, if less than `settings.timeout`.
 
         Raises:
-            StoreError: the settings make no store.
+            StoreError: the settings are invalid.
         """
         self._name = f"the bucket {settings.bucket}"
         limit = timedelta(seconds=min(settings.timeout, timeout or settings.timeout))
@@ -71,10 +71,10 @@ class Bucket:
         await self._call(lambda: self._store.put(key, data))
 
     async def get(self, key: str, *, last: int | None = None) -> bytes | None:
-        """An object, or its last so many bytes; `None` if there is none.
+        """An object, or its last bytes; `None` if it does not exist.
 
         Raises:
-            StoreError: nobody can say.
+            StoreError: it cannot be read.
         """
 
         def read() -> bytes | None:
@@ -89,7 +89,7 @@ class Bucket:
         return await self._call(read)
 
     async def keys(self, folder: str) -> list[str]:
-        """All keys below a folder.
+        """The keys below a folder.
 
         Raises:
             StoreError: it cannot be listed.
@@ -97,10 +97,10 @@ class Bucket:
         return await self._call(lambda: [str(each["path"]) for each in self._all(folder)])
 
     async def remove_older(self, moment: datetime) -> int:
-        """Remove transcripts that were last written before this moment; how many.
+        """Remove transcripts that were last written before this moment; return how many.
 
         Raises:
-            StoreError: not all of them are removed, or nobody can say.
+            StoreError: not all of them could be removed.
         """
 
         def remove() -> int:
@@ -127,10 +127,10 @@ class Bucket:
 
 
 def _why(error: Exception) -> str:
-    """In our words: the library's hold the store's answer, and that may repeat the key's id."""
+    """In our words: the library's message holds the store's answer, which may repeat the key's id."""
     status = re.search(r"status code: (\d{3})", str(error))
     code = status.group(1) if status else ""
-    # A listing's errors come without a class of their own.
+    # Errors of a listing have no class of their own.
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or code in ("401", "403"):
         return "refuses our keys (context_storage.s3)"
     if isinstance(error, FileNotFoundError) or code == "404":

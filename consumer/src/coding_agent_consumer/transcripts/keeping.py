@@ -1,15 +1,17 @@
-"""One attempt's transcript: written beside the work, kept where it outlives it, told of at the end.
+"""One attempt's transcript: written while the agent works, and kept where it outlives the attempt.
 
-The agent always appends to a local file. Where a bucket is configured the file goes there while the attempt
-runs, so that a killed agent leaves what it had, and once more at the end. A store that is down costs an
-attempt nothing but its record.
+The agent always appends to a local file: in a scratch folder, or on a mounted volume. If a bucket is
+configured, the file is uploaded there while the attempt runs, so that a killed agent leaves what it had, and
+once more at the end. A store that is down costs an attempt only its record.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,10 +22,8 @@ from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item
 from coding_agent_core.transcripts import attempt_of, folder_of, key_of, place_of, url_of
 
-from coding_agent_consumer.agent.last_lines import LastLines
-from coding_agent_consumer.agent.transcript import recap
-from coding_agent_consumer.transcripts.errors import StoreError
-from coding_agent_consumer.transcripts.folder import cleanup, write_private
+from coding_agent_consumer.agent.transcript import LastLines, recap
+from coding_agent_consumer.transcripts import StoreError
 
 if TYPE_CHECKING:
     from coding_agent_consumer.transcripts.bucket import Bucket
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("coding_agent.transcript")
 
 _FETCH_TIMEOUT = 15.0
-"""Seconds before the work for reading what earlier attempts left in the bucket."""
+"""Seconds before the work in which earlier transcripts are read from the bucket."""
 _FETCH_SIZE = 512 * 1024
 """Bytes of the end of an earlier transcript that are read for its recap."""
 _EARLIER = 3
-"""Newest earlier attempts that are recapitulated."""
+"""How many earlier attempts the recap covers: the newest."""
 _GIVE_UP = 5
-"""Uploads in a row that may fail before the attempt stops trying until its end."""
+"""Failed uploads in a row after which the attempt does not try again until its end."""
 _PAUSE = 1.0
 """Seconds between two tries of the last upload."""
 _TAIL = 1500
@@ -52,7 +52,7 @@ class Transcripts:
         storage: where, as configured.
         base: folder in which the local files are.
         sleep: waits that many seconds between two uploads.
-        lines: takes the last steps, which are told where no transcript is kept too.
+        lines: receives the last steps, which are shown even if no transcript is kept.
     """
 
     storage: ContextStorage
@@ -79,7 +79,11 @@ class Transcripts:
         return self.base / self.key if self.storage.enabled else None
 
     async def begin(self) -> str:
-        """Prepare for the agent's first line; what earlier attempts did, empty where nothing is known."""
+        """Prepare for the agent's first line.
+
+        Returns:
+            what earlier attempts did; empty if nothing is known.
+        """
         if self.path is None:
             return ""
         bucket = self._bucket(None)
@@ -89,17 +93,17 @@ class Transcripts:
                 async with asyncio.timeout(_FETCH_TIMEOUT):
                     await self._fetch(bucket, recaps)
             except (TimeoutError, StoreError) as error:
-                _logger.warning("Earlier transcripts cannot be read: %s", error or "it takes too long")
+                _logger.warning("Earlier transcripts cannot be read: %s", error or "it took too long")
         await asyncio.to_thread(_end_the_line, self.path)
         self._keeping = asyncio.create_task(self._keep(bucket))
         newest = [recaps[number] for number in sorted(recaps)[-_EARLIER:]]
         return "\n\n".join(filter(None, newest))
 
     async def end(self, outcome: Outcome, *, within: float = 20.0) -> Outcome:
-        """Keep the whole transcript, if that is wanted; the outcome with its place and its last steps.
+        """Upload the whole transcript; add its location and the last steps to the outcome.
 
         Args:
-            within: seconds for the last upload; after them the outcome is returned without.
+            within: seconds for the last upload; after them the outcome is returned without a location.
         """
         if self.path is None:
             return outcome.model_copy(update={"tail": last_lines(self.lines.text(), _TAIL)})
@@ -109,7 +113,7 @@ class Transcripts:
         written = await asyncio.to_thread(recap, self.path, _TAIL)
         tail = last_lines(written or self.lines.text(), _TAIL)
         if not kept and self._problem:
-            tail = last_lines(f"{tail}\n(Not kept whole: {self._problem}.)", MAX_TAIL)
+            tail = last_lines(f"{tail}\n(The transcript is incomplete: {self._problem}.)", MAX_TAIL)
         there = kept or self._uploaded >= 0
         return outcome.model_copy(
             update={
@@ -140,7 +144,7 @@ class Transcripts:
         }
 
     async def _fetch(self, bucket: Bucket, recaps: dict[int, str]) -> None:
-        """Bring earlier transcripts from the bucket, and what another pod of this attempt left there.
+        """Fetch earlier transcripts from the bucket, and what another pod of this attempt left there.
 
         Raises:
             StoreError: the bucket cannot be read.
@@ -160,7 +164,7 @@ class Transcripts:
             recaps[number] = await asyncio.to_thread(recap, path)
 
     async def _keep(self, bucket: Bucket | None) -> None:
-        """Upload what is new from time to time, and remove what is old once."""
+        """Remove old transcripts once, and upload new lines from time to time."""
         await self._remove_old(bucket)
         failures = 0
         while bucket is not None and failures < _GIVE_UP:
@@ -173,18 +177,18 @@ class Transcripts:
                 self._failed(error)
 
     async def _upload(self, bucket: Bucket) -> None:
-        assert self.path is not None  # noqa: S101 - nothing is uploaded where nothing is kept
+        assert self.path is not None  # noqa: S101 - nothing is uploaded if nothing is kept
         if not self.path.exists() or self.path.stat().st_size == self._uploaded:
             return
         data = await asyncio.to_thread(self.path.read_bytes)
-        # A request cannot be called back: whoever stops waiting for it must not overtake it.
+        # A request cannot be recalled: the next upload must not overtake it.
         self._putting = asyncio.ensure_future(bucket.put(self.key, data))
         await asyncio.shield(self._putting)
         self._uploaded = len(data)
         self._problem = ""
 
     async def _last_upload(self, within: float) -> bool:
-        """Whether the transcript is whole where it is to be kept."""
+        """Whether the transcript is complete where it is kept."""
         if self.storage.s3 is None:
             return self.path is not None and self.path.exists()
         loop = asyncio.get_running_loop()
@@ -218,17 +222,55 @@ class Transcripts:
         try:
             await bucket.remove_older(now - timedelta(days=days))
         except StoreError as error:
-            _logger.warning("Old transcripts are not removed (a lifecycle rule can do it): %s", error)
+            _logger.warning("Cannot remove old transcripts (a lifecycle rule can do it): %s", error)
 
     def _failed(self, error: object) -> None:
         if not self._problem:
-            _logger.warning("The transcript is not kept for now: %s", error)
+            _logger.warning("Cannot upload the transcript for now: %s", error)
         self._problem = str(error)
 
 
 def _end_the_line(path: Path) -> None:
-    """Close a line that a crash cut, so that the next one stands for itself."""
+    """End a line that a crash cut off, so that the next one stands alone."""
     data = path.read_bytes()[-1:] if path.exists() else b"\n"
     if data not in (b"\n", b""):
         with path.open("ab") as file:
             file.write(b"\n")
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that its owner alone can read.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "wb") as opened:
+        opened.write(data)
+
+
+def cleanup(base_dir: Path, days: int, *, now: datetime) -> int:
+    """Remove transcripts that were last written more than `days` ago (0: none), and folders left empty.
+
+    Returns:
+        how many transcripts were removed.
+    """
+    if days <= 0 or not base_dir.is_dir():
+        return 0
+    oldest = now.timestamp() - days * 86_400
+    removed: list[Path] = []
+    for path in base_dir.rglob("*.jsonl"):
+        try:
+            if path.is_file() and not path.is_symlink() and path.stat().st_mtime < oldest:
+                path.unlink()
+                removed.append(path)
+        except FileNotFoundError:
+            continue  # another attempt on the same volume was faster
+        except OSError as error:
+            _logger.warning("Cannot remove the old transcript %s: %s", path, error.strerror)
+    folders = {folder for path in removed for folder in path.parents if base_dir in folder.parents}
+    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+    return len(removed)

@@ -1,6 +1,6 @@
-"""Tools of MCP servers (requirement S20): connected for one attempt, and never able to break it.
+"""Tools of MCP servers: connected for one attempt, and unable to break it.
 
-They run beside the agent, not in the workspace, and get of its environment only HOME, PATH and the like.
+They run beside the agent, not in the workspace. Of its environment they get only HOME, PATH and the like.
 Import this module only where servers are configured: the library behind it takes seconds to load.
 """
 
@@ -35,14 +35,10 @@ RESULT_LIMIT = 40_000
 
 @dataclass(frozen=True)
 class Connected:
-    """The servers that answer.
-
-    Attributes:
-        failed: names of those that do not, with a word on why.
-    """
-
     toolsets: list[AbstractToolset[Any]]
+    """Of the servers that answer."""
     failed: dict[str, str]
+    """Names of the servers that do not answer, with the reason."""
 
 
 async def connect(
@@ -58,7 +54,7 @@ async def connect(
     for server in servers:
         toolset = _toolset(server, start_timeout)
         try:
-            # One stack a server: what a failed start left is closed at once.
+            # One stack for each server: what a failed start left behind is closed at once.
             async with AsyncExitStack() as own, asyncio.timeout(start_timeout):
                 await own.enter_async_context(toolset)
                 await toolset.list_tools()
@@ -66,7 +62,7 @@ async def connect(
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            failed[server.mcp_server_name] = "the connection was broken off"
+            failed[server.mcp_server_name] = "the connection was closed"
         except TimeoutError:
             failed[server.mcp_server_name] = f"no answer within {start_timeout:g} s"
         except Exception as error:
@@ -75,7 +71,7 @@ async def connect(
             toolsets.append(toolset.prefixed(server.mcp_server_name))
             continue
         _logger.warning(
-            "MCP server %s cannot be used, going on without it: %s",
+            "MCP server %s cannot be used; continuing without it: %s",
             server.mcp_server_name,
             failed[server.mcp_server_name],
         )
@@ -83,26 +79,22 @@ async def connect(
 
 
 def _toolset(server: McpServer, start_timeout: float) -> MCPToolset[Any]:
+    target: str | StdioTransport
     if server.url is not None:
-        return MCPToolset(
-            server.url,
-            id=server.mcp_server_name,
-            headers=dict(server.headers) or None,
-            init_timeout=start_timeout,
-            read_timeout=CALL_TIMEOUT,
-            process_tool_call=call_safely,
+        target = server.url
+    else:
+        target = StdioTransport(
+            command=server.command[0],
+            args=list(server.command[1:]),
+            env=dict(server.env),
+            keep_alive=False,
+            # Servers write what they like there, including the secrets that they were given.
+            log_file=Path(os.devnull),
         )
-    transport = StdioTransport(
-        command=server.command[0],
-        args=list(server.command[1:]),
-        env=dict(server.env),
-        keep_alive=False,
-        # Servers write what they like there, the secrets that they were given included.
-        log_file=Path(os.devnull),
-    )
     return MCPToolset(
-        transport,
+        target,
         id=server.mcp_server_name,
+        headers=dict(server.headers) or None if server.url is not None else None,
         init_timeout=start_timeout,
         read_timeout=CALL_TIMEOUT,
         process_tool_call=call_safely,
@@ -112,7 +104,7 @@ def _toolset(server: McpServer, start_timeout: float) -> MCPToolset[Any]:
 async def call_safely(
     ctx: RunContext[Any], call_tool: CallToolFunc, name: str, tool_args: dict[str, Any]
 ) -> ToolResult:
-    """Every failure of a server is an answer to the model; repeated ones end the run by our own limit."""
+    """Every failure of a server is an answer to the model; repeated failures end the run by our own limit."""
     try:
         return _bounded(await call_tool(name, tool_args))
     except (ModelRetry, ToolFailed) as error:
@@ -125,7 +117,7 @@ async def call_safely(
 
 
 def _bounded(result: ToolResult) -> ToolResult:
-    """A result that the model can take: servers know no limit of their own."""
+    """Cut to a size that the model can take: servers have no limit of their own."""
     text = result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False)
     if len(text) <= RESULT_LIMIT:
         return result

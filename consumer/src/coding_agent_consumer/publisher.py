@@ -1,4 +1,4 @@
-"""Bringing the workspace's work to the forge: at the end, and meanwhile, lest a killed attempt lose it."""
+"""Publishes the workspace's work on the forge: at the end, and meanwhile in case the attempt is killed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 from coding_agent_core.errors import CodingAgentError
 
 from coding_agent_consumer.agent.protocol import OnStep, Step
+from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.repository import Author, Repository
 from coding_agent_consumer.workspace.protocol import Workspace
 
-_logger = logging.getLogger("coding_agent.delivery")
+_logger = logging.getLogger("coding_agent.publisher")
 _CHECKPOINT_SECONDS = 60.0
 """For pushing unfinished work: the model waits meanwhile."""
+_CHECKPOINT_PATIENCE = 10.0
+"""Seconds in which the push of a checkpoint is retried while the forge is not available."""
 
 
 @dataclass
-class Delivery:
-    """The way of an attempt's work from its workspace to the forge.
-
+class Publisher:
+    """
     Attributes:
         title: of the item.
         footer: last line of each commit's message.
@@ -68,9 +70,9 @@ class Delivery:
             _logger.info("Pushed %s: %s", self.repository.tip[:12], self.footer)
 
     def with_checkpoints(self, on_step: OnStep, interval: float) -> OnStep:
-        """Push unfinished work too, after a step, at most every so many seconds; 0: never.
+        """Also push unfinished work after a step, at most once in `interval` seconds; 0: never.
 
-        An attempt that is killed (out of memory, its node lost) cannot push any more.
+        An attempt that is killed (out of memory, its node lost) can no longer push.
         """
         if not interval:
             return on_step
@@ -89,12 +91,12 @@ class Delivery:
     async def _checkpoint(self) -> None:
         try:
             async with asyncio.timeout(_CHECKPOINT_SECONDS):
-                await self.commit(self.so_far)
-                await self.push()
+                await self.commit(self.unfinished)
+                await patiently(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
         except (CodingAgentError, TimeoutError) as error:
-            _logger.warning("Could not push the work so far; it is tried again later: %s", error)
+            _logger.warning("Could not push the work so far; the next checkpoint retries: %s", error)
 
     @property
-    def so_far(self) -> str:
+    def unfinished(self) -> str:
         """Subject of a commit that holds unfinished work."""
         return f"Work so far on {self.title}"

@@ -1,0 +1,359 @@
+"""The built-in agent: ask the model, run its tool calls, check the limits, make room when the context fills.
+
+`ModelAgent` opens the model and the MCP servers and returns in time; `_Conversation` is the loop itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coding_agent_core.cost import cost_of
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.outcome import Outcome, Usage
+from coding_agent_core.reasons import Reason
+from coding_agent_core.settings import Settings
+from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, RunContext
+from pydantic_ai.exceptions import AgentRunError, ModelAPIError, OutputTokenLimitExceeded, UsageLimitExceeded
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.models import Model
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.toolsets import AbstractToolset
+from pydantic_ai.usage import RunUsage, UsageLimits
+from pydantic_graph import End
+
+from coding_agent_consumer.agent import context
+from coding_agent_consumer.agent.failures import RetryingModel, RetryPolicy, failure_of, too_long
+from coding_agent_consumer.agent.limits import LimitReachedError, LoopLimits, Round, reached, round_of
+from coding_agent_consumer.agent.models import ModelSpec, model_spec, open_model
+from coding_agent_consumer.agent.protocol import Brief, OnStep, Step
+from coding_agent_consumer.agent.scrub import Scrub, scrub_for
+from coding_agent_consumer.agent.tools import (
+    FINISH,
+    FINISH_TOOL,
+    Finish,
+    check_text,
+    outcome_of_finish,
+    workspace_tools,
+)
+from coding_agent_consumer.agent.transcript import Transcript, step_of_answer, steps_of_results
+from coding_agent_consumer.patience import StoppedError, run_until
+from coding_agent_consumer.workspace.protocol import Workspace
+
+_logger = logging.getLogger("coding_agent.agent")
+
+_CLEANUP_SECONDS = 5.0
+"""In which a cancelled agent must let go of its tools, and MCP servers must close."""
+_LIBRARY_RETRIES = 1_000_000
+"""The library's own caps are out of the way: `limits` counts what it shows us."""
+_OVERHEAD = 2_000
+"""Tokens of instructions and tools, until the service reports the first request."""
+_MAX_REJECTIONS = 3
+"""Times in a row that a conversation may be refused as too long before we give up."""
+_TOO_LONG_ANSWER = (
+    "Your last answer was cut off because it was too long, and nothing of it was done. Go on in smaller"
+    " steps: write or edit files piece by piece."
+)
+
+OpenModel = Callable[[ModelSpec], AbstractAsyncContextManager[Model]]
+
+
+class ModelAgent:
+    """Works with the model and the MCP servers of the settings; implements `Agent`."""
+
+    def __init__(
+        self, settings: Settings, *, retry: RetryPolicy | None = None, open_model: OpenModel = open_model
+    ) -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            retry: how requests are retried; by default as `llm.max_retries` says.
+            open_model: makes the model; tests give their own.
+        """
+        self._settings = settings
+        self._retry = retry or RetryPolicy(settings.llm.max_retries)
+        self._open_model = open_model
+
+    async def work(
+        self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
+    ) -> Outcome:
+        usage = RunUsage()
+        try:
+            outcome = await run_until(
+                lambda: self._work(brief, workspace, on_step, usage),
+                stop,
+                timeout=timeout,
+                cleanup=_CLEANUP_SECONDS,
+            )
+        except StoppedError:
+            outcome = Outcome(reason=Reason.CANCELLED, message="The attempt was stopped.")
+        except TimeoutError:
+            outcome = Outcome(
+                reason=Reason.DEADLINE_EXCEEDED,
+                message=f"The agent did not finish within {_duration(timeout)} (consumer.timeout_seconds).",
+            )
+        return outcome.model_copy(update={"usage": self._counted(usage)})
+
+    async def _work(self, brief: Brief, workspace: Workspace, on_step: OnStep, usage: RunUsage) -> Outcome:
+        scrub = scrub_for(self._settings)
+        try:
+            spec = model_spec(self._settings.llm)
+        except SettingsError as error:
+            return Outcome(reason=Reason.CONFIGURATION, message=str(error))
+        try:
+            async with self._open_model(spec) as model, _closed_quietly() as stack:
+                servers, note = await self._servers(stack, scrub, on_step)
+                conversation = _Conversation(
+                    settings=self._settings,
+                    spec=spec,
+                    model=RetryingModel(model, self._retry),
+                    instructions=brief.instructions + note,
+                    toolsets=[workspace_tools(workspace), *servers],
+                    transcript=Transcript(brief.transcript, scrub, brief.last_lines),
+                    scrub=scrub,
+                    on_step=on_step,
+                    usage=usage,
+                )
+                outcome = outcome_of_finish(await conversation.run(brief.prompt))
+        except Exception as error:
+            failure = failure_of(error, spec, scrub, max_requests=self._settings.max_llm_process_num)
+            if failure is None:
+                _logger.exception("The agent failed unexpectedly")
+                message = f"The agent failed unexpectedly ({type(error).__name__}); see the log for details."
+                failure = Outcome(reason=Reason.INTERNAL, message=message)
+            return failure
+        return outcome.model_copy(
+            update={"message": scrub(outcome.message), "summary": scrub(outcome.summary)}
+        )
+
+    async def _servers(
+        self, stack: AsyncExitStack, scrub: Scrub, on_step: OnStep
+    ) -> tuple[list[AbstractToolset[Any]], str]:
+        """Tools of the MCP servers, and a note to the model about servers that do not answer."""
+        if not self._settings.mcp_servers:
+            return [], ""
+        from coding_agent_consumer.agent import mcp  # noqa: PLC0415 - takes seconds, used by few
+
+        connected = await mcp.connect(self._settings.mcp_servers, stack, scrub)
+        for name, why in connected.failed.items():
+            await on_step(Step(0, "tool", f"MCP server {name} cannot be used", why))
+        if not connected.failed:
+            return connected.toolsets, ""
+        names = ", ".join(sorted(connected.failed))
+        return connected.toolsets, f"\nThe tools of these servers are not available now: {names}.\n"
+
+    def _counted(self, usage: RunUsage) -> Usage:
+        """What was used, with its cost if the model's price is configured."""
+        llm = self._settings.llm
+        price = llm.prices.get(getattr(llm, llm.provider).model)
+        cost = None
+        if price is not None:
+            cost = cost_of(
+                price,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_tokens=usage.cache_read_tokens,
+            )
+        return Usage(
+            requests=usage.requests,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost=cost,
+        )
+
+
+@asynccontextmanager
+async def _closed_quietly() -> AsyncIterator[AsyncExitStack]:
+    """A stack of MCP servers: an error while they are closed hides neither a result nor another error."""
+    stack = AsyncExitStack()
+    try:
+        yield stack
+    finally:
+        try:
+            async with asyncio.timeout(_CLEANUP_SECONDS):
+                await stack.aclose()
+        except Exception as error:
+            _logger.warning("An MCP server did not close cleanly: %s", type(error).__name__)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
+class _ContextFullError(Exception):
+    """Make room before the next request."""
+
+
+@dataclass
+class _Conversation:
+    """One attempt's exchange with the model.
+
+    Attributes:
+        usage: counted here also where the attempt fails.
+        messages: the conversation as the model sees it, compressed where that was needed.
+    """
+
+    settings: Settings
+    spec: ModelSpec
+    model: Model
+    instructions: str
+    toolsets: Sequence[AbstractToolset[Any]]
+    transcript: Transcript
+    scrub: Scrub
+    on_step: OnStep
+    usage: RunUsage
+    messages: list[ModelMessage] = field(default_factory=list)
+    _rounds: list[Round] = field(default_factory=list)
+    _steps: int = 0
+    _rejections: int = 0
+    _may_compress: bool = True
+
+    async def run(self, prompt: str) -> Finish | str:
+        """Talk until the model ends its work.
+
+        Raises:
+            LimitReachedError: one of our limits was reached.
+            AgentRunError: the model's service failed for good, or the number of requests is used up.
+            WorkspaceGoneError: the workspace is gone.
+        """
+        agent = self._agent()
+        self._record(ModelRequest(parts=[UserPromptPart(prompt)]))
+        while True:
+            try:
+                return await self._talk(agent)
+            except _ContextFullError:
+                await self._compress(self._threshold)
+            except OutputTokenLimitExceeded:
+                self._ask_for_less()
+            except ModelAPIError as error:
+                if not too_long(error) or self._rejections >= _MAX_REJECTIONS:
+                    raise
+                self._rejections += 1
+                size = context.size(self.messages, _OVERHEAD)
+                await self._compress(min(self._threshold, size) // 2**self._rejections)
+
+    @property
+    def _threshold(self) -> int:
+        return int(self.settings.context_storage.compression_threshold * self.spec.context_length)
+
+    def _agent(self) -> Agent[None, Finish | str]:
+        agent: Agent[None, Finish | str] = Agent(
+            self.model,
+            output_type=[FINISH_TOOL, str],
+            instructions=self.instructions,
+            deps_type=type(None),
+            name="coding_agent",
+            toolsets=self.toolsets,
+            retries={"tools": _LIBRARY_RETRIES, "output": _LIBRARY_RETRIES},
+            model_settings=ModelSettings(max_tokens=self.spec.max_tokens),
+        )
+
+        @agent.output_validator
+        def can_be_the_end(ctx: RunContext[None], output: Finish | str) -> Finish | str:
+            if isinstance(output, str):
+                check_text(output, [*self.messages, *ctx.messages], _tool_names(ctx))
+            return output
+
+        return agent
+
+    async def _talk(self, agent: Agent[None, Finish | str]) -> Finish | str:
+        """One run of the library's graph: until the end, or until the conversation must be rebuilt."""
+        limits = UsageLimits(request_limit=self.settings.max_llm_process_num)
+        history = list(self.messages)
+        async with agent.iter(message_history=history, usage=self.usage, usage_limits=limits) as run:
+            node = run.next_node
+            while not isinstance(node, End):
+                if isinstance(node, ModelRequestNode):
+                    self._require_room()
+                following = await run.next(node)
+                if isinstance(following, CallToolsNode):
+                    await self._answered(following.model_response)
+                elif isinstance(node, CallToolsNode) and isinstance(following, ModelRequestNode):
+                    await self._acted(node.model_response, following.request)
+                node = following
+        return node.data.output
+
+    def _require_room(self) -> None:
+        if self._may_compress and context.size(self.messages, _OVERHEAD) > self._threshold:
+            raise _ContextFullError
+
+    async def _answered(self, response: ModelResponse) -> None:
+        self._rejections = 0
+        self._may_compress = True
+        self._record(response)
+        await self._step("model", *step_of_answer(response, self.scrub))
+
+    async def _acted(self, response: ModelResponse, request: ModelRequest) -> None:
+        self._record(request)
+        for title, detail in steps_of_results(response, request, self.scrub, without=FINISH):
+            await self._step("tool", title, detail)
+        self._check_limits(round_of(response, request))
+
+    def _check_limits(self, latest: Round) -> None:
+        self._rounds.append(latest)
+        limits = LoopLimits(
+            tool_errors=self.settings.consumer.max_tool_errors,
+            malformed_answers=self.settings.consumer.max_malformed_answers,
+            setting=self.spec.setting,
+        )
+        if (outcome := reached(self._rounds, limits)) is not None:
+            message = self.scrub(outcome.message)
+            raise LimitReachedError(outcome.model_copy(update={"message": message}))
+
+    def _ask_for_less(self) -> None:
+        """After an answer that was cut off before anything in it could be used: leave it out and say so."""
+        self._check_limits(Round((), usable=False, cut=True))
+        if isinstance(self.messages[-1], ModelResponse):
+            # Services refuse an empty answer in the history.
+            self.messages[-1] = replace(self.messages[-1], parts=[TextPart("(cut off)")])
+        self._record(ModelRequest(parts=[UserPromptPart(_TOO_LONG_ANSWER)]))
+
+    async def _compress(self, budget: int) -> None:
+        """Summarise the older messages, then cut long results if that is not enough."""
+        keep = max(1, self.settings.context_storage.keep_recent_messages >> self._rejections)
+        parts = context.split(self.messages, keep)
+        before = len(self.messages)
+        if parts is not None:
+            self.messages = context.merged(parts, await self._summary(parts, budget))
+        if context.estimate(self.messages) + _OVERHEAD > budget:
+            self.messages = context.shorten(self.messages, max(0, budget - _OVERHEAD))
+        self._may_compress = False  # until the next answer: a second time would not help
+        self.transcript.append(self.messages[0])
+        await self._step("compress", f"Made room: {before} messages became {len(self.messages)}", "")
+
+    async def _summary(self, parts: context.Split, budget: int) -> str:
+        """The model's own summary, or a list of the steps if it cannot write one."""
+        writer = Agent(self.model, output_type=str, name="summary", retries=0)
+        try:
+            result = await writer.run(
+                context.to_summarise(parts, budget),
+                usage=self.usage,
+                usage_limits=UsageLimits(request_limit=self.settings.max_llm_process_num),
+                model_settings=ModelSettings(max_tokens=min(2_000, self.spec.max_tokens)),
+            )
+        except UsageLimitExceeded:
+            raise
+        except AgentRunError as error:
+            _logger.warning(
+                "Summarising failed (%s); continuing with a list of the steps", type(error).__name__
+            )
+            return context.plain_summary(parts, budget // 4)
+        return self.scrub(result.output)[: budget * 2]
+
+    def _record(self, message: ModelMessage) -> None:
+        self.messages.append(message)
+        self.transcript.append(message)
+
+    async def _step(self, kind: str, title: str, detail: str) -> None:
+        self._steps += 1
+        _logger.debug("Step %d (%s): %s", self._steps, kind, title)
+        await self.on_step(Step(number=self._steps, kind=kind, title=title, detail=detail))
+
+
+def _tool_names(ctx: RunContext[None]) -> list[str]:
+    manager = ctx.tool_manager
+    return [tool.name for tool in manager.tool_defs] if manager is not None else []

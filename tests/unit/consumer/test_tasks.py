@@ -1,0 +1,60 @@
+"""The branch that an issue's work goes to: the table of cases."""
+
+from __future__ import annotations
+
+import pytest
+from coding_agent_consumer.tasks import work_branch
+from coding_agent_core.phases import Phase
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.reporting.render import State
+from coding_agent_core.tasks import Item
+
+ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
+
+
+@pytest.mark.parametrize(
+    ("what", "previous", "continues", "change_open", "run", "expected"),
+    [
+        ("first run", None, False, False, 1, "coding-agent/issue-7"),
+        ("next attempt", ("b", None), True, False, 1, "b"),
+        ("next attempt after the change was merged", ("b", "url"), True, False, 1, "b"),
+        ("next run, change open: one change per issue", ("b", "url"), False, True, 2, "b"),
+        (
+            "next run, change merged",
+            ("coding-agent/issue-7", "url"),
+            False,
+            False,
+            2,
+            "coding-agent/issue-7-r2",
+        ),
+        (
+            "third run, change merged",
+            ("coding-agent/issue-7-r2", "url"),
+            False,
+            False,
+            3,
+            "coding-agent/issue-7-r3",
+        ),
+        ("next run after a failure that pushed", ("b", None), False, False, 2, "b"),
+    ],
+)
+def test_work_branch(
+    what: str,
+    previous: tuple[str, str | None] | None,
+    continues: bool,
+    change_open: bool,
+    run: int,
+    expected: str,
+) -> None:
+    remembered = (
+        State(uuid="x", phase=Phase.FAILED, branch=previous[0], change_url=previous[1]) if previous else None
+    )
+    branch = work_branch(
+        "coding-agent/",
+        ITEM,
+        run=run,
+        previous=remembered,
+        continues=continues,
+        previous_change_open=change_open,
+    )
+    assert branch == expected, what

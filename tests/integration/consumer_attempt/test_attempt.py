@@ -137,7 +137,7 @@ async def test_a_command_that_ends_its_workspace_has_failed_and_the_work_goes_on
     outcome = await place.run(place.given())
     await restarting
     assert outcome.reason is Reason.COMPLETED
-    assert "started again" in str(place.system.model.requests[1]["messages"][-1])
+    assert "was restarted" in str(place.system.model.requests[1]["messages"][-1])
     assert "[exit code 137]" in str(place.system.model.requests[1]["messages"][-1])
     assert "kept" in str(place.system.model.requests[2]["messages"][-1])
     assert place.system.file_at(FIRST, "kept.md") == "kept\n"

@@ -198,7 +198,7 @@ async def test_a_store_that_is_down_costs_nothing_but_the_record(
         outcome = await kept.end(FAILED, within=2)
     assert (outcome.reason, outcome.message, outcome.transcript) == (FAILED.reason, FAILED.message, None)
     assert "gave: 2 passed" in outcome.tail
-    assert outcome.tail.endswith("(Not kept whole: the bucket agent-logs cannot be reached (GenericError).)")
+    assert outcome.tail.endswith("(The transcript is incomplete: the bucket agent-logs cannot be reached (GenericError).)")
     assert caplog.text.count("not kept for now") == 1, "said once, not at every try"
 
 
@@ -213,7 +213,7 @@ async def test_a_store_that_comes_back_has_the_whole_of_it(s3: S3Server, tmp_pat
     write(kept, ModelResponse(parts=[TextPart("More.")]))
     outcome = await kept.end(FAILED)
     assert outcome.transcript is not None
-    assert "Not kept" not in outcome.tail
+    assert "incomplete" not in outcome.tail
     assert b"More." in (s3.read(kept.key) or b"")
 
 
@@ -227,7 +227,7 @@ async def test_what_was_kept_before_the_store_went_is_still_told(s3: S3Server, t
     write(kept, ModelResponse(parts=[TextPart("More.")]))
     outcome = await kept.end(FAILED, within=1)
     assert outcome.transcript is not None
-    assert "(Not kept whole:" in outcome.tail
+    assert "(The transcript is incomplete:" in outcome.tail
 
 
 async def test_a_store_that_hangs_delays_the_end_no_longer_than_allowed(s3: S3Server, tmp_path: Path) -> None:

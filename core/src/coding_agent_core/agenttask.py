@@ -15,7 +15,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Usage
+from coding_agent_core.phases import Phase, terminal_phase
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, task_name
 
@@ -48,7 +49,7 @@ ANNOTATION_TRANSCRIPT_URL = f"{GROUP}/transcript-url"
 
 _ALIASES = {
     "delivery_id": "deliveryID",
-    "pull_request_url": "pullRequestURL",
+    "change_url": "changeURL",
     "transcript_url": "transcriptURL",
 }
 
@@ -111,7 +112,7 @@ class Spec(_Wire):
 class Condition(_Wire):
     """A condition as in Kubernetes' own API conventions."""
 
-    type: Literal["Succeeded", "Running", "Acknowledged", "Reported"]
+    type: str = Field(min_length=1, max_length=316)
     status: Literal["True", "False", "Unknown"]
     reason: str = Field(min_length=1, max_length=128)
     message: str = Field(default="", max_length=4096)
@@ -129,15 +130,6 @@ class OutcomeType(StrEnum):
     """The cluster took the pod away (eviction, node lost); does not count as an attempt."""
 
 
-class UsageStatus(_Wire):
-    """What an attempt, or all of them together, cost."""
-
-    requests: int = Field(default=0, ge=0)
-    input_tokens: int = Field(default=0, ge=0)
-    output_tokens: int = Field(default=0, ge=0)
-    cost: str | None = Field(default=None, max_length=80)
-
-
 class AttemptStatus(_Wire):
     """One attempt: one Job."""
 
@@ -153,34 +145,63 @@ class AttemptStatus(_Wire):
     transcript_url: str | None = Field(default=None, max_length=1024)
     tail: str | None = Field(default=None, max_length=2048)
     """The newest attempts alone keep it."""
-    usage: UsageStatus | None = None
+    usage: Usage | None = None
 
 
-class Result(_Wire):
+class TaskResult(_Wire):
     """What came of the task."""
 
     branch: str | None = Field(default=None, max_length=255)
-    pull_request_url: str | None = Field(default=None, max_length=2048)
+    change_url: str | None = Field(default=None, max_length=2048)
     summary: str | None = Field(default=None, max_length=4096)
-    usage: UsageStatus | None = None
+    usage: Usage | None = None
 
 
 class Status(_Wire):
     """Where the task stands. `conditions` are the truth; `phase` is derived from them for people."""
 
     conditions: tuple[Condition, ...] = ()
+    item: str | None = Field(default=None, max_length=32)
     phase: Phase | None = None
     reason: str | None = Field(default=None, max_length=128)
+    start_time: datetime | None = None
+    completion_time: datetime | None = None
+    duration: str | None = Field(default=None, max_length=16)
+    """From start to completion, for the printer column: columns cannot compute."""
     queue_position: int | None = Field(default=None, ge=1)
     attempts: tuple[AttemptStatus, ...] = ()
     attempt: str | None = Field(default=None, max_length=16)
-    result: Result | None = None
+    counted_attempts: int | None = Field(default=None, ge=0)
+    result: TaskResult | None = None
     next_attempt_time: datetime | None = None
     observed_generation: int | None = None
 
     def condition(self, name: str) -> Condition | None:
         """The condition of a type."""
         return next((each for each in self.conditions if each.type == name), None)
+
+    @property
+    def terminal_phase(self) -> Phase | None:
+        """How the task ended; `None` while it has not ended."""
+        succeeded = self.condition("Succeeded")
+        return terminal_phase(succeeded.status, succeeded.reason) if succeeded else None
+
+
+def item_mark(item: Item) -> str:
+    """The item as people write it: `#7`, `!7`."""
+    mark = "!" if item.platform is Platform.GITLAB and item.kind is ItemKind.CHANGE else "#"
+    return f"{mark}{item.number}"
+
+
+def duration(start: datetime, end: datetime) -> str:
+    """From one to the other as kubectl writes it: `45s`, `3m12s`, `2h5m`, `3d4h`."""
+    seconds = max(0, round((end - start).total_seconds()))
+    units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+    big = next((number for number, (_, size) in enumerate(units) if seconds >= size), 3)
+    parts = [f"{seconds // units[big][1]}{units[big][0]}"]
+    if big < 3 and (rest := seconds % units[big][1] // units[big + 1][1]):
+        parts.append(f"{rest}{units[big + 1][0]}")
+    return "".join(parts)
 
 
 @dataclass(frozen=True)

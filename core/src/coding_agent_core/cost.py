@@ -1,22 +1,32 @@
-"""What model requests cost, where a price is configured: exact decimals, never binary fractions. Pure.
-
-A cost crosses borders as text, `0.0123 USD`; attempts that were paid in several currencies as
-`0.0123 EUR + 1.20 USD`, for nobody here knows a rate.
-"""
+"""What model requests cost, where a price is configured: exact decimals, never binary fractions. Pure."""
 
 from __future__ import annotations
 
-import re
 from decimal import ROUND_HALF_UP, Decimal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PATTERN = r"^\d{1,12}(\.\d{1,6})? [A-Z]{3}( \+ \d{1,12}(\.\d{1,6})? [A-Z]{3}){0,2}$"
-MAX_LENGTH = 80
 _SMALLEST = Decimal("0.000001")
 """A single request to a cheap model costs less than a hundredth of any currency's smallest coin."""
 _MILLION = Decimal(1_000_000)
 _CENTS = 2
+
+
+class Cost(BaseModel):
+    """An amount of money.
+
+    Attributes:
+        amount: decimal number with at most six places, as text: JSON numbers are binary fractions.
+        currency: ISO 4217 code.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    amount: str = Field(max_length=20, pattern=r"^\d{1,12}(\.\d{1,6})?$")
+    currency: str = Field(max_length=3, pattern=r"^[A-Z]{3}$")
+
+    def __str__(self) -> str:
+        return f"{self.amount} {self.currency}"
 
 
 class Price(BaseModel):
@@ -34,8 +44,8 @@ class Price(BaseModel):
     """ISO 4217 code, for example `USD` or `EUR`."""
 
 
-def cost_of(price: Price, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> str:
-    """The cost as text.
+def cost_of(price: Price, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Cost:
+    """The cost of requests.
 
     Args:
         input_tokens: all that were sent, those from the provider's cache among them.
@@ -44,30 +54,23 @@ def cost_of(price: Price, *, input_tokens: int, output_tokens: int, cached_token
     cached = min(max(cached_tokens, 0), input_tokens)
     rate = price.input if price.cached_input is None else price.cached_input
     amount = (input_tokens - cached) * price.input + cached * rate + output_tokens * price.output
-    return _text({price.currency: amount / _MILLION})
+    return _cost(amount / _MILLION, price.currency)
 
 
-def sum_of(first: str | None, second: str | None) -> str | None:
-    """Both together. `None` adds nothing: what has no known price is left out of the sum.
+def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
+    """Both together, in the currency of the second: nobody here knows a rate, so another one is left out.
 
-    Text that is no cost counts as `None`: it was stored by another release. Four currencies are too many.
+    `None` adds nothing: what has no known price is left out of the sum.
     """
-    total: dict[str, Decimal] = {}
-    for each in (first, second):
-        if each is None or re.fullmatch(PATTERN, each) is None:
-            continue
-        for part in each.split(" + "):
-            amount, currency = part.split(" ")
-            total[currency] = total.get(currency, Decimal(0)) + Decimal(amount)
-    text = _text(total)
-    return text if re.fullmatch(PATTERN, text) else None
+    if first is None or second is None:
+        return second or first
+    if first.currency != second.currency:
+        return second
+    return _cost(Decimal(first.amount) + Decimal(second.amount), second.currency)
 
 
-def _text(amounts: dict[str, Decimal]) -> str:
-    return " + ".join(f"{_digits(amounts[currency])} {currency}" for currency in sorted(amounts))
-
-
-def _digits(amount: Decimal) -> str:
+def _cost(amount: Decimal, currency: str) -> Cost:
     """At least cents, at most six places, no zeros at the end beyond the cents."""
-    whole, _, fraction = f"{amount.quantize(_SMALLEST, ROUND_HALF_UP):f}".partition(".")
-    return f"{whole}.{fraction.rstrip('0').ljust(_CENTS, '0')}"
+    largest = Decimal(10**12) - _SMALLEST
+    whole, _, fraction = f"{min(amount, largest).quantize(_SMALLEST, ROUND_HALF_UP):f}".partition(".")
+    return Cost(amount=f"{whole}.{fraction.rstrip('0').ljust(_CENTS, '0')}", currency=currency)

@@ -6,8 +6,9 @@ import re
 from typing import Literal
 
 from pydantic import ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
 
-from coding_agent_core import cost
+from coding_agent_core.cost import Cost, sum_of
 from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.tasks import Frozen
 
@@ -29,13 +30,18 @@ class _Report(Frozen):
 
 
 class Usage(_Report):
-    """What an attempt cost: requests to the model and tokens, as the provider counts them."""
+    """What an attempt used: requests to the model and tokens, as the provider counts them.
+
+    Attributes:
+        cost: `None` where the model's price is not configured.
+    """
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
     requests: int = Field(default=0, ge=0, le=_MANY)
     input_tokens: int = Field(default=0, ge=0, le=_MANY)
     output_tokens: int = Field(default=0, ge=0, le=_MANY)
-    cost: str | None = Field(default=None, pattern=cost.PATTERN)
-    """As in `coding_agent_core.cost`; `None` where the model's price is not configured."""
+    cost: Cost | None = None
 
     def plus(self, other: Usage) -> Usage:
         """The sum of both."""
@@ -43,7 +49,7 @@ class Usage(_Report):
             requests=self.requests + other.requests,
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
-            cost=cost.sum_of(self.cost, other.cost),
+            cost=sum_of(self.cost, other.cost),
         )
 
 

@@ -23,3 +23,12 @@ class Phase(StrEnum):
 
 
 _TERMINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})
+
+
+def terminal_phase(status: str | None, reason: str | None) -> Phase | None:
+    """How a task ended, by its `Succeeded` condition; `None` while it has not ended."""
+    if status == "True":
+        return Phase.SUCCEEDED
+    if status == "False":
+        return Phase.CANCELLED if reason == Phase.CANCELLED else Phase.FAILED
+    return None

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from coding_agent_core.agenttask import AttemptStatus, Condition, Event, OutcomeType, Status
+from coding_agent_core.agenttask import (
+    AttemptStatus,
+    Condition,
+    Event,
+    OutcomeType,
+    Status,
+    duration,
+    item_mark,
+)
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import REASONS
 
@@ -16,6 +24,8 @@ from coding_agent_operator.outcome_of import PodProblem, sentence
 from coding_agent_operator.settings import Policy
 from coding_agent_operator.task_state import Stage, TaskState, task_state
 
+_CONDITIONS = ("Succeeded", "Running", "Finished")
+"""Types of the operator's conditions."""
 DELETING_REQUEUE_S = 2.0
 """Seconds until a Job whose pods are ending is read again."""
 
@@ -122,7 +132,8 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
     """The status to be stored, conditions first; equal to the stored one when nothing has changed."""
     phase, reason, message = _summary(task, state, decision)
     succeeded: Literal["True", "False", "Unknown"] = "Unknown"
-    if state.stage is Stage.ENDED:
+    over = state.stage is Stage.ENDED
+    if over:
         succeeded = "True" if phase is Phase.SUCCEEDED else "False"
     running = state.stage is Stage.ACTIVE and state.waiting is None
     begins = state.problem is not None and not state.problem.at_end
@@ -144,17 +155,34 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
                 last_transition_time=now,
             ),
         ),
+        _since(
+            task,
+            Condition(
+                type="Finished",
+                status="True" if over else "False",
+                reason=phase.value if over else "NotFinished",
+                message=message if over else "The task has not ended yet.",
+                last_transition_time=now,
+            ),
+        ),
     ]
-    # Acknowledged is the reporter's.
-    conditions += [each for each in task.status.conditions if each.type not in ("Succeeded", "Running")]
+    # The others are the reporter's.
+    conditions += [each for each in task.status.conditions if each.type not in _CONDITIONS]
     counted = sum(1 for attempt in state.attempts if attempt.counted)
+    start = state.attempts[0].start_time if state.attempts else None
+    completion = (task.status.completion_time or now) if over else None
     return Status(
         conditions=tuple(conditions),
+        item=item_mark(task.spec.item),
         phase=phase,
         reason=reason,
+        start_time=start,
+        completion_time=completion,
+        duration=duration(start, completion) if start and completion else None,
         queue_position=decision.position if phase is Phase.QUEUED else None,
         attempts=state.attempts,
         attempt=f"{counted}/{task.spec.max_attempts}",
+        counted_attempts=counted,
         result=state.result,
         next_attempt_time=state.next_attempt_time if phase is Phase.BACKOFF else None,
         observed_generation=task.generation,

@@ -13,8 +13,8 @@ from coding_agent_core.agenttask import (
     LABEL_ACTIVE,
     LABEL_ATTEMPT,
     LABEL_TASK,
-    Result,
     Status,
+    TaskResult,
     labels_for,
 )
 from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
@@ -115,7 +115,7 @@ def attempt_input(task: Task, number: int) -> AttemptInput:
 
 def earlier_of(status: Status) -> EarlierAttempts:
     """What the attempts so far left behind, as their status tells it; the newest part of their recap."""
-    result = status.result or Result()
+    result = status.result or TaskResult()
     parts = [
         "\n".join(filter(None, (f"Attempt {each.number} ended: {each.message or each.reason}", each.tail)))
         for each in status.attempts
@@ -123,7 +123,7 @@ def earlier_of(status: Status) -> EarlierAttempts:
     ]
     return EarlierAttempts(
         branch=result.branch,
-        change_url=result.pull_request_url,
+        change_url=result.change_url,
         recap="\n\n".join(parts)[-_RECAP:],
         transcripts=tuple(each.transcript for each in status.attempts if each.transcript),
     )

@@ -20,9 +20,9 @@ from coding_agent_core.agenttask import (
     LABEL_REPOSITORY,
     AttemptStatus,
     Condition,
-    Result,
     Spec,
     Status,
+    TaskResult,
     labels_for,
     parse_spec,
 )
@@ -87,8 +87,7 @@ class Task:
     @property
     def ended(self) -> bool:
         """Its `Succeeded` condition is True or False: conditions are the truth, not the phase."""
-        condition = self.status.condition("Succeeded")
-        return condition is not None and condition.status != "Unknown"
+        return self.status.terminal_phase is not None
 
     @property
     def missing_labels(self) -> dict[str, str]:
@@ -236,7 +235,7 @@ def read_status(raw: Any) -> tuple[Status, bool]:
     fields = {key: value for key, value in raw.items() if key not in ("conditions", "attempts", "result")}
     conditions, conditions_ok = _readable(Condition, raw.get("conditions"))
     attempts, attempts_ok = _readable(AttemptStatus, raw.get("attempts"))
-    results, result_ok = _readable(Result, [raw["result"]] if raw.get("result") is not None else [])
+    results, result_ok = _readable(TaskResult, [raw["result"]] if raw.get("result") is not None else [])
     numbers = [attempt.number for attempt in attempts]
     unique = tuple({attempt.number: attempt for attempt in attempts}[n] for n in sorted(set(numbers)))
     intact = conditions_ok and attempts_ok and result_ok and [a.number for a in unique] == numbers

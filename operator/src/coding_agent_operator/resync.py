@@ -186,6 +186,8 @@ def expired(task: Task, now: datetime, keep: timedelta) -> bool:
 
     One whose end is not on its issue yet stays a day longer: the forge may be away, and nobody else knows.
     """
-    condition = task.status.condition("Succeeded")
+    status = task.status
+    succeeded = status.condition("Succeeded")
+    ended = status.completion_time or (succeeded.last_transition_time if succeeded else None)
     keep = keep if task.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED
-    return task.ended and condition is not None and condition.last_transition_time + keep <= now
+    return task.ended and ended is not None and ended + keep <= now

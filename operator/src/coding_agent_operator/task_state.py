@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from coding_agent_core.agenttask import AttemptStatus, OutcomeType, Result, UsageStatus
+from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
 from coding_agent_core.outcome import MAX_TAIL, Outcome, Usage, last_lines
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import PodReason
@@ -74,7 +74,7 @@ class TaskState:
     stop: tuple[Job, ...]
     next_number: int
     outcome: TaskOutcome | None = None
-    result: Result | None = None
+    result: TaskResult | None = None
     next_attempt_time: datetime | None = None
     problem: PodProblem | None = None
 
@@ -257,12 +257,10 @@ def _task_outcome(
 
 def _recorded_outcome(task: Task) -> TaskOutcome:
     """The outcome that the conditions of an ended task show."""
-    condition = task.status.condition("Succeeded")
-    if condition is not None and condition.status == "True":
-        return TaskOutcome(Phase.SUCCEEDED, condition.reason, condition.message)
-    reason = condition.reason if condition else "Failed"
-    phase = Phase.CANCELLED if reason == "Cancelled" else Phase.FAILED
-    return TaskOutcome(phase, reason, condition.message if condition else "")
+    condition, phase = task.status.condition("Succeeded"), task.status.terminal_phase
+    assert condition is not None  # noqa: S101 - the task has ended
+    assert phase is not None  # noqa: S101 - as above
+    return TaskOutcome(phase, condition.reason, condition.message)
 
 
 def started(job: Job, number: int) -> AttemptStatus:
@@ -280,7 +278,7 @@ def reported(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
     """The attempt with what its agent reports."""
     return attempt.model_copy(
         update={
-            "usage": UsageStatus.model_validate(report.usage.model_dump()),
+            "usage": report.usage,
             "transcript": report.transcript,
             "transcript_url": report.transcript_url,
             "tail": last_lines(report.tail, MAX_TAIL) or None,
@@ -313,15 +311,15 @@ def bounded(attempts: Sequence[AttemptStatus]) -> tuple[AttemptStatus, ...]:
 
 
 def result_of(
-    before: Result | None, reports: Sequence[Outcome], attempts: Sequence[AttemptStatus]
-) -> Result | None:
+    before: TaskResult | None, reports: Sequence[Outcome], attempts: Sequence[AttemptStatus]
+) -> TaskResult | None:
     """The task's result so far; its usage is the sum over all attempts, however they ended."""
-    known = before or Result()
+    known = before or TaskResult()
     for report in reports:
         known = known.model_copy(
             update={
                 "branch": (report.branch or known.branch or "")[:255] or None,
-                "pull_request_url": (report.change_url or known.pull_request_url or "")[:2048] or None,
+                "change_url": (report.change_url or known.change_url or "")[:2048] or None,
                 "summary": (report.summary or known.summary or "")[:4096] or None,
             }
         )
@@ -329,9 +327,9 @@ def result_of(
     if used:
         total = Usage()
         for each in used:
-            total = total.plus(Usage.model_validate(each.model_dump()))
-        known = known.model_copy(update={"usage": UsageStatus.model_validate(total.model_dump())})
-    return known if known != Result() else None
+            total = total.plus(each)
+        known = known.model_copy(update={"usage": total})
+    return known if known != TaskResult() else None
 
 
 def backoff(uid: str, attempts: Sequence[AttemptStatus], policy: Policy) -> float:

@@ -34,7 +34,7 @@ def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
             item_mark(task),
             phase(task),
             _text(task, "status", "attempt"),
-            _text(task, "status", "result", "pullRequestURL"),
+            _text(task, "status", "result", "changeURL"),
             age(_text(task, "metadata", "creationTimestamp"), now),
             _text(task, "status", "reason"),
         )
@@ -65,7 +65,7 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
         ("Cancel", "requested" if spec.get("cancel") else ""),
         ("Suspend", "yes" if spec.get("suspend") else ""),
         ("Branch", _text(task, "status", "result", "branch")),
-        ("Pull request", _text(task, "status", "result", "pullRequestURL")),
+        ("Pull request", _text(task, "status", "result", "changeURL")),
         ("Summary", _text(task, "status", "result", "summary")),
         ("Usage", _usage(usage) if isinstance(usage, Mapping) and usage.get("requests") else ""),
     ]
@@ -95,7 +95,7 @@ def attempt_rows(task: Body) -> list[tuple[str, ...]]:
             _text(each, "reason"),
             _text(each, "startTime"),
             _between(each.get("startTime"), each.get("completionTime")),
-            _text(each, "usage", "cost"),
+            _cost(each.get("usage")),
             _text(each, "message"),
         )
         for each in _list(task, "attempts")
@@ -181,9 +181,14 @@ def _between(start: object, end: object) -> str:
     return span((ended - begun).total_seconds()) if begun and ended else ""
 
 
+def _cost(usage: Any) -> str:
+    cost = usage.get("cost") if isinstance(usage, Mapping) else None
+    return plain(f"{cost.get('amount')} {cost.get('currency')}") if isinstance(cost, Mapping) else ""
+
+
 def _usage(usage: Mapping[str, Any]) -> str:
     tokens = f"{usage.get('requests', 0)} requests, {usage.get('inputTokens', 0)} tokens in, "
-    cost = f", {usage['cost']}" if usage.get("cost") else ""
+    cost = f", {_cost(usage)}" if _cost(usage) else ""
     return plain(f"{tokens}{usage.get('outputTokens', 0)} out{cost}")
 
 

@@ -39,6 +39,8 @@ FORM = (
     "{type, project_id, mr_iid}, as its type says"
 )
 ABSENT = object()
+SAMPLES = {r"^\d{1,12}(\.\d{1,6})?$": ("0", "999999999999.999999"), "^[A-Z]{3}$": ("AAA", "ZZZ")}
+"""Texts of patterns: a short one and a long one."""
 CHANGEABLE = {"cancel", "suspend", "priority"}
 
 Fields = dict[str, Any]
@@ -97,6 +99,8 @@ def sample(schema: Fields, *, largest: bool) -> Any:
         return schema["enum"][-1 if largest else 0]
     if schema.get("format") == "date-time":
         return NOW.isoformat()
+    if "pattern" in schema:
+        return SAMPLES[schema["pattern"]][largest]
     # Characters are counted, not bytes.
     return "ä" * (schema["maxLength"] if largest else schema.get("minLength", 0))
 

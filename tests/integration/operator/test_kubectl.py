@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,12 @@ def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[...,
         "7": reported(
             Reason.COMPLETED,
             change_url="https://github.com/octo/demo/pull/8",
-            usage={"requests": 3, "input_tokens": 100, "output_tokens": 9, "cost": "0.0213 USD"},
+            usage={
+                "requests": 3,
+                "input_tokens": 100,
+                "output_tokens": 9,
+                "cost": {"amount": "0.0213", "currency": "USD"},
+            },
         ),
         "9": reported(
             Reason.FORGE_REFUSED,
@@ -44,42 +50,49 @@ def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[...,
     kubectl = ["-n", world.namespace, "get", "agt"]
     rows = table(world.plane.kubectl(*kubectl))
     assert rows == [
-        ["NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE", "REASON"],
-        [waiting, "octo/demo", "6", "Queued", "0/3", "", "AGE", "Waiting"],
         [
-            done,
-            "octo/demo",
-            "7",
-            "Succeeded",
-            "1/3",
-            "https://github.com/octo/demo/pull/8",
-            "AGE",
-            "Completed",
+            *("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON", "DURATION", "AGE"),
         ],
-        [running, "octo/demo", "8", "Running", "1/3", "", "AGE", "Running"],
-        [bad, "octo/demo", "9", "Failed", "1/3", "", "AGE", "ForgeRefused"],
+        [waiting, "octo/demo", "#6", "Queued", "0/3", "", "Waiting", "", "TIME"],
+        [
+            *(done, "octo/demo", "#7", "Succeeded", "1/3", "https://github.com/octo/demo/pull/8"),
+            *("Completed", "TIME", "TIME"),
+        ],
+        [running, "octo/demo", "#8", "Running", "1/3", "", "Running", "", "TIME"],
+        [bad, "octo/demo", "#9", "Failed", "1/3", "", "ForgeRefused", "TIME", "TIME"],
     ]
     wide = table(world.plane.kubectl(*kubectl, "-o", "wide"))
-    assert wide[0][7:] == ["REASON", "USER", "ORIGIN", "QUEUE", "COST"]
-    assert [row[7:] for row in wide[1:]] == [
+    assert wide[0][6:] == ["REASON", "USER", "ORIGIN", "QUEUE", "COST", "DURATION", "AGE"]
+    assert [row[6:11] for row in wide[1:]] == [
         ["Waiting", "alice", "webhook", "1", ""],
-        ["Completed", "alice", "webhook", "", "0.0213 USD"],
+        ["Completed", "alice", "webhook", "", "0.0213"],
         ["Running", "alice", "webhook", "", ""],
         ["ForgeRefused", "alice", "webhook", "", ""],
     ]
     assert done in world.plane.kubectl(*kubectl, "--field-selector", "status.phase=Succeeded")
-    assert "condition met" in world.plane.kubectl(
-        "-n", world.namespace, "wait", "--for=condition=Succeeded", f"agt/{done}", "--timeout=5s"
-    )
-    with pytest.raises(KubectlError, match="timed out"):
-        world.plane.kubectl(
-            "-n", world.namespace, "wait", "--for=condition=Succeeded", f"agt/{bad}", "--timeout=1s"
-        )
     described = world.plane.kubectl("-n", world.namespace, "describe", "agt", bad)
     assert re.search(r"Tail:\s+- called run_command", described)
     assert re.search(r"Transcript:\s+s3://agent-logs/9/attempt-1.jsonl", described)
     assert re.search(r"Transcript URL:\s+https://logs.example/9", described)
     assert re.search(r"Warning\s+Failed\s.*ForgeRefused: said by the agent", described)
+
+
+def test_wait_for_the_end_returns_on_failure_too(
+    world: World, pods: PodDriver, operator: Callable[..., OperatorProcess]
+) -> None:
+    pods.script = lambda _: reported(Reason.FORGE_REFUSED)
+    operator()
+    kubectl = ["-n", world.namespace, "wait", "--timeout=30s"]
+    name = world.create(9)
+    assert "condition met" in world.plane.kubectl(*kubectl, "--for=condition=Finished", f"agt/{name}")
+    waited = datetime.now(UTC)
+    status = world.status(name)
+    ended = datetime.fromisoformat(status["completionTime"])
+    assert (waited - ended).total_seconds() < 2, "times in the status are whole seconds"
+    finished = next(each for each in status["conditions"] if each["type"] == "Finished")
+    assert (finished["status"], finished["reason"]) == ("True", "Failed")
+    assert status["startTime"] <= status["completionTime"]
+    assert {each["observedGeneration"] for each in status["conditions"]} == {1}
 
 
 def test_explain_teaches(world: World) -> None:
@@ -100,11 +113,11 @@ def test_a_cancelled_task_cannot_be_brought_back_nor_changed(world: World) -> No
 
 
 def table(text: str) -> list[list[str]]:
-    """The cells of kubectl's table, by the places of its headings; ages are AGE."""
+    """The cells of kubectl's table, by the places of its headings; ages and durations are TIME."""
     lines = text.rstrip("\n").split("\n")
     starts = [match.start() for match in re.finditer(r"\S+", lines[0])]
     rows = [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
-    age = rows[0].index("AGE")
-    for row in rows[1:]:
-        row[age] = "AGE" if re.fullmatch(r"(\d+[dhms])+", row[age]) else row[age]
+    for column in (rows[0].index("DURATION"), rows[0].index("AGE")):
+        for row in rows[1:]:
+            row[column] = "TIME" if re.fullmatch(r"(\d+[dhms])+", row[column]) else row[column]
     return rows

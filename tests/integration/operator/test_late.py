@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core import agenttask
+from coding_agent_core.cost import Cost
 from coding_agent_core.outcome import Usage
 from coding_agent_core.reasons import Reason
 
@@ -99,7 +100,11 @@ def test_the_last_words_of_a_deleted_pod_are_kept(world: World, pods: PodDriver,
     pod = hold_pod(world, f"{name}-1")
     world.patch(name, cancel=True)
     world.until("the pod is being deleted", lambda: is_being_deleted(world, pod))
-    said = reported(Reason.CANCELLED, branch="coding-agent/issue-7", usage=Usage(requests=3, cost="0.10 USD"))
+    said = reported(
+        Reason.CANCELLED,
+        branch="coding-agent/issue-7",
+        usage=Usage(requests=3, cost=Cost(amount="0.10", currency="USD")),
+    )
     world.plane.core.patch_namespaced_pod_status(pod, world.namespace, {"status": ended(said)})
     let_pod_go(world, pod)
     status = world.until_phase(name, "Cancelled", timeout=60)

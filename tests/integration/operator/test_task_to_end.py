@@ -28,7 +28,7 @@ def test_a_task_becomes_a_job_and_succeeds(world: World, pods: PodDriver, operat
     assert [(a["number"], a["job"], a["outcome"]) for a in status["attempts"]] == [
         (1, f"{name}-1", "Succeeded")
     ]
-    assert status["result"]["pullRequestURL"] == "https://github.com/octo/demo/pull/8"
+    assert status["result"]["changeURL"] == "https://github.com/octo/demo/pull/8"
     assert status["result"]["usage"]["inputTokens"] == 100
     assert status["attempt"] == "1/3"
     world.until("retired", lambda: "coding-agent.dev/active" not in world.task(name)["metadata"]["labels"])

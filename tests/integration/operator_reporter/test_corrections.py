@@ -103,7 +103,7 @@ def test_the_label_is_put_on_again_after_the_end_and_no_webhook_told(world: Worl
     start(grace=GRACE, check_interval=0.3)
     number = world.issue(BOT)
     name = running(world, number)
-    world.stand(name, Phase.SUCCEEDED, result={"branch": "b", "pullRequestURL": "https://forge.example/1"})
+    world.stand(name, Phase.SUCCEEDED, result={"branch": "b", "changeURL": "https://forge.example/1"})
     world.shows(number, "Coding agent: done", {DONE})
     created = datetime.fromisoformat(world.read(name)["metadata"]["creationTimestamp"])
     # Forges tell whole seconds, and a label of the task's own second is not known to be newer.

@@ -45,9 +45,14 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
 
     result = {
         "branch": "coding-agent/issue-1",
-        "pullRequestURL": "https://forge.example/acme/pricing/pull/9",
+        "changeURL": "https://forge.example/acme/pricing/pull/9",
         "summary": "Fixed the discount.",
-        "usage": {"requests": 12, "inputTokens": 34567, "outputTokens": 890, "cost": "0.42 USD"},
+        "usage": {
+            "requests": 12,
+            "inputTokens": 34567,
+            "outputTokens": 890,
+            "cost": {"amount": "0.42", "currency": "USD"},
+        },
     }
     world.stand(name, Phase.SUCCEEDED, result=result, message="The task is done.")
     text = world.shows(number, "Coding agent: done", {DONE})

@@ -102,7 +102,12 @@ def test_what_is_left_when_the_pods_are_gone(place: Place, plugin: Plugin, task:
         "outcome": "Failed",
         "reason": "OOMKilled",
         "message": "It needed more memory.",
-        "usage": {"requests": 3, "inputTokens": 100, "outputTokens": 9, "cost": "0.0213 USD"},
+        "usage": {
+            "requests": 3,
+            "inputTokens": 100,
+            "outputTokens": 9,
+            "cost": {"amount": "0.0213", "currency": "USD"},
+        },
         "tail": "12:00:01 step 3: run_command: make\nKilled",
     }
     place.end(task, succeeded=False)
@@ -126,4 +131,4 @@ def test_what_is_left_when_the_pods_are_gone(place: Place, plugin: Plugin, task:
     assert f"its transcript is at {link}" in plugin("logs", task, status=1).err
     assert place_of_it in plugin("describe", task).out
     wide = place.plane.kubectl("-n", place.namespace, "get", "agt", task, "-o", "wide")
-    assert "0.0213 USD" in wide
+    assert "0.0213" in wide

@@ -48,7 +48,7 @@ class Stage:
         self._pid = self._zygote.fork(self._environment, self._log)
         try:
             self._until(lambda: self.world.condition(name, "Acknowledged").get("status") == "True")
-            result = {"branch": "coding-agent/issue-1", "pullRequestURL": "https://forge.example/pull/9"}
+            result = {"branch": "coding-agent/issue-1", "changeURL": "https://forge.example/pull/9"}
             self.world.stand(name, Phase.SUCCEEDED, result=result)
             self._until(lambda: self.world.is_reported(name))
         finally:

@@ -26,10 +26,10 @@ PAIRS: list[tuple[type[BaseModel], dict[str, Any]]] = [
     (agenttask.Status, SCHEMA["status"]),
     (agenttask.Condition, SCHEMA["status"]["properties"]["conditions"]["items"]),
     (agenttask.AttemptStatus, SCHEMA["status"]["properties"]["attempts"]["items"]),
-    (agenttask.Result, SCHEMA["status"]["properties"]["result"]),
-    (agenttask.UsageStatus, SCHEMA["status"]["properties"]["result"]["properties"]["usage"]),
+    (agenttask.TaskResult, SCHEMA["status"]["properties"]["result"]),
+    (agenttask.Usage, SCHEMA["status"]["properties"]["result"]["properties"]["usage"]),
     (
-        agenttask.UsageStatus,
+        agenttask.Usage,
         SCHEMA["status"]["properties"]["attempts"]["items"]["properties"]["usage"],
     ),
 ]

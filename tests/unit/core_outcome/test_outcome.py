@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from coding_agent_core.cost import Cost
 from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome, Usage, last_lines
 from coding_agent_core.reasons import Reason
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-USAGE = Usage(requests=3, input_tokens=1200, output_tokens=80, cost="0.0123 USD")
+USAGE = Usage(requests=3, input_tokens=1200, output_tokens=80, cost=Cost(amount="0.0123", currency="USD"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9_000)
 
 

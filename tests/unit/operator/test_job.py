@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType, Result
+from coding_agent_core.agenttask import OutcomeType, TaskResult
 from coding_agent_core.messages import AttemptInput
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_operator.job import build_job
@@ -41,7 +41,7 @@ def test_the_task_owns_its_job_and_is_told_to_the_agent() -> None:
 
 
 def test_a_further_attempt_is_told_what_the_earlier_ones_left() -> None:
-    result = Result(branch="coding-agent/issue-7", pull_request_url="https://github.com/octo/demo/pull/8")
+    result = TaskResult(branch="coding-agent/issue-7", change_url="https://github.com/octo/demo/pull/8")
     first = attempt(
         1, OutcomeType.FAILED, message="No memory.", tail="- called run_command", transcript="a.jsonl"
     )

@@ -66,7 +66,7 @@ def test_a_job_that_waits_is_queued_and_no_attempt_has_begun() -> None:
     assert plan.status is not None
     assert (plan.status.phase, plan.status.reason) == (Phase.QUEUED, "WaitingForKueue")
     assert (plan.status.attempts, plan.status.attempt) == ((), "0/3")
-    succeeded, running = plan.status.conditions
+    succeeded, running, _ = plan.status.conditions
     assert (succeeded.status, succeeded.message) == ("Unknown", "Kueue: no quota")
     assert (running.status, running.reason) == ("False", "JobSuspended")
     assert (plan.create, plan.delete, plan.requeue_at) == (None, (), None)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType, Result
+from coding_agent_core.agenttask import OutcomeType, TaskResult
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item
@@ -110,7 +110,7 @@ def test_the_next_attempt_is_told_what_the_last_one_left() -> None:
         tail="- called run_command",
         transcript="s3://b/1",
     )
-    known = status(first, attempt(2, OutcomeType.DISRUPTED), result=Result(branch="coding-agent/issue-7"))
+    known = status(first, attempt(2, OutcomeType.DISRUPTED), result=TaskResult(branch="coding-agent/issue-7"))
     earlier = attempt_input(task(known), 3).earlier
     assert earlier.branch == "coding-agent/issue-7"
     assert "Too much memory.\n- called run_command" in earlier.recap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Result, Status
+from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Status, TaskResult
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import comment
 from coding_agent_core.settings.forges import Labels
@@ -98,7 +98,7 @@ def test_the_cause_of_a_cancellation(given: dict[str, Any], expected: str) -> No
     assert cancellation_cause(given) == expected
 
 
-def comment_of(cause: str, message: str, result: Result | None = None) -> str:
+def comment_of(cause: str, message: str, result: TaskResult | None = None) -> str:
     succeeded = Condition(
         type="Succeeded", status="False", reason="Cancelled", message=message, last_transition_time=NOW
     )
@@ -127,11 +127,11 @@ def test_the_comment_names_the_cause(cause: str, message: str, shown: str) -> No
 @pytest.mark.parametrize("change", [None, "https://forge.example/pull/1"])
 def test_work_that_was_pushed_is_named(change: str | None) -> None:
     text = comment_of(
-        "", "The task was cancelled.", Result(branch="coding-agent/issue-7", pull_request_url=change)
+        "", "The task was cancelled.", TaskResult(branch="coding-agent/issue-7", change_url=change)
     )
     assert text.count("The work so far is on the branch `coding-agent/issue-7`.") == 1
     assert (change or "To try again") in text
 
 
 def test_no_branch_is_named_that_is_not_known() -> None:
-    assert "branch" not in comment_of("", "The task was cancelled.", Result())
+    assert "branch" not in comment_of("", "The task was cancelled.", TaskResult())

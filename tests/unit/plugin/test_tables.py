@@ -53,7 +53,10 @@ DONE = task(
             "outcome": "Failed",
             "reason": "OOMKilled",
             "message": "The agent ran out of memory.",
-            "usage": {"requests": 1, "cost": "0.01 USD"},
+            "usage": {
+                "requests": 1,
+                "cost": {"amount": "0.01", "currency": "USD"},
+            },
             "transcript": "s3://agent-logs/7/attempt-1.jsonl",
             "transcriptURL": "https://logs.example/7",
             "tail": "- called run_command\n  gave: Killed",
@@ -62,8 +65,13 @@ DONE = task(
     ],
     result={
         "branch": "coding-agent/7",
-        "pullRequestURL": "https://github.com/octo/demo/pull/8",
-        "usage": {"requests": 3, "inputTokens": 1000, "outputTokens": 20, "cost": "0.02 USD"},
+        "changeURL": "https://github.com/octo/demo/pull/8",
+        "usage": {
+            "requests": 3,
+            "inputTokens": 1000,
+            "outputTokens": 20,
+            "cost": {"amount": "0.02", "currency": "USD"},
+        },
     },
 )
 

@@ -14,7 +14,7 @@ from coding_agent_core.agenttask import (
     Spec,
     parse_spec,
 )
-from coding_agent_core.phases import Phase
+from coding_agent_core.phases import Phase, terminal_phase
 from coding_agent_core.tasks import Item, Trigger, parse_time
 
 _DELIVERIES = 20
@@ -46,7 +46,7 @@ def latest_of(runs: Iterable[Body]) -> LatestTask | None:
         name=meta["name"],
         run=spec.run,
         # What is being deleted will start nothing any more: its item can have its next run.
-        terminal=_condition(newest, "Succeeded") in ("True", "False") or bool(meta.get("deletionTimestamp")),
+        terminal=phase_of(newest) is not Phase.RUNNING or bool(meta.get("deletionTimestamp")),
         cancel_requested=spec.cancel,
         acknowledged=_condition(newest, "Acknowledged") == "True",
         created_at=parse_time(meta.get("creationTimestamp")) or _NEVER,
@@ -59,11 +59,7 @@ def phase_of(newest: Body) -> Phase:
     """How a run ended, by its conditions, which are the truth; Running while it has not."""
     conditions = (newest.get("status") or {}).get("conditions") or []
     end: Body = next((each for each in conditions if each.get("type") == "Succeeded"), {})
-    if end.get("status") == "True":
-        return Phase.SUCCEEDED
-    if end.get("status") == "False":
-        return Phase.CANCELLED if end.get("reason") == Phase.CANCELLED else Phase.FAILED
-    return Phase.RUNNING
+    return terminal_phase(end.get("status"), end.get("reason")) or Phase.RUNNING
 
 
 def note(

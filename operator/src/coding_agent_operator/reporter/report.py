@@ -52,12 +52,10 @@ _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
 def phase_of(task: Task) -> Phase:
     """The phase by the conditions, which are authoritative."""
-    recorded, succeeded = task.status.phase, task.status.condition("Succeeded")
-    if not task.ended or succeeded is None:
-        return recorded if recorded is not None and not recorded.terminal else Phase.QUEUED
-    if succeeded.status == "True":
-        return Phase.SUCCEEDED
-    return Phase.CANCELLED if succeeded.reason == "Cancelled" else Phase.FAILED
+    if (ended := task.status.terminal_phase) is not None:
+        return ended
+    recorded = task.status.phase
+    return recorded if recorded is not None and not recorded.terminal else Phase.QUEUED
 
 
 def newest_run(task: Task, latest: LatestTask, end_shown: datetime | None) -> NewestRun:
@@ -90,7 +88,7 @@ def report_of(task: Task, labels: Labels, earlier: Iterable[State] = (), cause: 
         cause: who or what cancelled it, from `cancellation_cause`.
     """
     phase, result, attempts = phase_of(task), task.status.result, task.status.attempts
-    branch, change = (result.branch, result.pull_request_url) if result else (None, None)
+    branch, change = (result.branch, result.change_url) if result else (None, None)
     before = next((state for state in earlier if state.branch), None)
     if before is not None and branch is None:
         branch, change = before.branch, change or before.change_url
@@ -116,7 +114,7 @@ def report_of(task: Task, labels: Labels, earlier: Iterable[State] = (), cause: 
         reason=condition.reason if condition and show_reason else None,
         message=_message(task, phase, cause),
         summary=(result.summary or "") if result and phase.terminal else "",
-        usage=Usage(**usage.model_dump()) if usage else Usage(),
+        usage=usage or Usage(),
         pushed=result is not None and result.branch is not None,
         began=bool(attempts),
         transcript=(last.transcript_url or last.transcript) if last else None,
@@ -137,7 +135,7 @@ def _message(task: Task, phase: Phase, cause: str) -> str:
         message = f"{message.removesuffix('.')}: {cause}."
     # Where there is no change yet, the comment names the branch on a line of its own.
     result = task.status.result
-    if result is not None and result.branch and result.pull_request_url:
+    if result is not None and result.branch and result.change_url:
         message += f" The work so far is on the branch `{result.branch}`."
     return message
 

@@ -169,7 +169,7 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
 
     parts = [_work(settings, connect_source(settings), stop)]
     if settings.webhook.commands.enabled and settings.backend is Backend.RABBITMQ:
-        from coding_agent_core.queues.rabbitmq.commands import RabbitMQCommands
+        from coding_agent_core.queues.rabbitmq import RabbitMQCommands
 
         parts.append(execute_commands(settings, RabbitMQCommands(settings.rabbitmq), stop))
     await _together(parts, stop)

@@ -109,7 +109,7 @@ async def _execute(command: IssueCommand, target: Target) -> tuple[CommandResult
         return CommandResult.REFUSED, f"{command.user} has no write access to the repository"
     try:
         if await forge.has_reacted(command.item, command.comment):
-            return CommandResult.DONE, "it was executed before"
+            return CommandResult.NOTHING, "it was executed before"
     except ForgeNotFoundError:
         return CommandResult.NOTHING, "its comment is gone"
     result = await _act(command, target)

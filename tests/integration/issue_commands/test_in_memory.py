@@ -98,7 +98,7 @@ def test_people_with_write_access_command_the_agent_by_comments(
 
     metrics = httpx.get(f"http://127.0.0.1:{program.port()}/metrics", headers={"accept": "text/plain"})
     for line in (
-        'command="cancel",platform="%s",result="refused"} 2.0',
+        'command="cancel",platform="%s",result="refused"} 4.0',
         'command="run",platform="%s",result="done"} 2.0',
     ):
         assert line % flavour in metrics.text

@@ -16,14 +16,12 @@ import pika
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
-from coding_agent_core.queues.rabbitmq.timing import Timing
+from coding_agent_core.queues.rabbitmq.messages import Timing
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures.rabbitmq import Broker
 
-QUICK = Timing(
-    connect=3, first_pause=0.05, longest_pause=0.3, claim_patience=1.0, reclaim_grace=0.5, elsewhere=1.0
-)
+QUICK = Timing(connect=3, first_pause=0.05, longest_pause=0.3, lock_patience=1.0, relock_grace=0.5)
 DEADLINE = 20.0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
-from coding_agent_core.queues.rabbitmq.timing import Timing
+from coding_agent_core.queues.rabbitmq.messages import Timing
 
 from tests.fixtures.rabbitmq import Broker
 from tests.integration.rabbitmq.steps import DEADLINE, QUICK, ConsumerProcess, Queue, claims, request, until
@@ -84,7 +84,7 @@ async def test_a_task_longer_than_the_consumer_timeout_runs_once(
         claim = await take()
         async with claim.item_lock() as held:
             assert held
-            await until(lambda: caplog.text.count("PRECONDITION_FAILED") >= 2)
+            await until(lambda: "PRECONDITION_FAILED" in caplog.text)
             assert not claim.lost.is_set()
         await sink.submit(request(2))
         await claim.done()
@@ -118,7 +118,6 @@ async def test_a_broker_restarted_in_mid_task_gets_one_acknowledgement(
         async with claim.item_lock() as held:
             assert held
             await asyncio.to_thread(rabbitmq.restart)
-            await until(lambda: queue.ready() == 0)  # it came again, to the consumer that works on it
             assert not claim.lost.is_set()
         await claim.done()
         await sink.submit(request(2))
@@ -149,13 +148,19 @@ async def test_another_task_is_not_hoarded_while_one_runs_across_a_reconnection(
     await sink.submit(request(1))
     async with claims(busy) as take:
         claim = await take()
-        await asyncio.to_thread(rabbitmq.restart)
-        await until(lambda: queue.ready() == 0)
-        await sink.submit(request(2))
-        async with claims(idle) as take_too:
-            other = await take_too()
-            assert other.task.request.item.number == 2
-            await other.done()
+        async with claim.item_lock() as held:
+            assert held
+            await asyncio.to_thread(rabbitmq.restart)
+            await sink.submit(request(2))
+            async with claims(idle) as take_too:
+                other = await take_too()
+                if other.task.uuid == claim.task.uuid:  # delivered again, to whoever is idle
+                    async with other.item_lock() as held_too:
+                        assert not held_too
+                    await other.retry(60)
+                    other = await take_too()
+                assert other.task.request.item.number == 2
+                await other.done()
         await claim.done()
 
 

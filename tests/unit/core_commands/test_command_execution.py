@@ -118,7 +118,7 @@ async def test_who_may_sees_by_a_reaction_that_it_was_done(
 async def test_what_bears_our_reaction_is_not_done_again() -> None:
     world = World()
     assert await world.give(RUN) is CommandResult.DONE
-    assert await world.give(RUN) is CommandResult.DONE
+    assert await world.give(RUN) is CommandResult.NOTHING
     assert len(world.asked) == 1
 
 

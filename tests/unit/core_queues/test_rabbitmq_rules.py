@@ -1,23 +1,20 @@
-"""The pure rules of the queue on RabbitMQ: what becomes of a delivery, names, waits."""
+"""The pure rules of the queue on RabbitMQ: which attempts are settled, names, waits."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.queues.rabbitmq import desk as desk_module
-from coding_agent_core.queues.rabbitmq.desk import Desk, Route
+from coding_agent_core.queues.rabbitmq import messages
 from coding_agent_core.queues.rabbitmq.messages import (
+    DeliveryTracker,
+    Timing,
     delay_arguments,
     delay_queue,
     delay_seconds,
     lock_queue,
 )
-from coding_agent_core.queues.rabbitmq.timing import Timing
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
-
-HERE, THERE = "this connection", "another connection"
 
 
 def task(uuid: str, attempt: int = 1) -> QueuedTask:
@@ -26,45 +23,20 @@ def task(uuid: str, attempt: int = 1) -> QueuedTask:
     return QueuedTask(request=TaskRequest(item=item, trigger=trigger), uuid=uuid, attempt=attempt)
 
 
-def given_back(desk: Desk) -> None:
-    desk.begin(task("a"), HERE)
-    desk.give_back(task("a"))
-
-
-def begun_and_settled(desk: Desk) -> None:
-    desk.begin(task("a"), HERE)
-    desk.settle(task("a"))
-
-
-CASES: dict[str, tuple[Callable[[Desk], None], Route]] = {
-    "nothing in hand": (lambda _: None, Route.TAKE),
-    "the same task in hand here": (lambda desk: desk.begin(task("a"), HERE), Route.ATTACH),
-    "the same task in hand there": (lambda desk: desk.begin(task("a"), THERE), Route.LATER),
-    "another attempt of it in hand here": (lambda desk: desk.begin(task("a", 2), HERE), Route.RETURN),
-    "another attempt of it in hand there": (lambda desk: desk.begin(task("a", 2), THERE), Route.LATER),
-    "another task in hand here": (lambda desk: desk.begin(task("b"), HERE), Route.RETURN),
-    "another task in hand there": (lambda desk: desk.begin(task("b"), THERE), Route.TAKE),
-    "settled": (lambda desk: desk.settle(task("a")), Route.DROP),
-    "an earlier attempt settled": (lambda desk: desk.settle(task("a", 2)), Route.TAKE),
-    "given back": (given_back, Route.TAKE),
-    "begun and settled": (begun_and_settled, Route.DROP),
-}
-
-
-@pytest.mark.parametrize(("history", "expected"), CASES.values(), ids=CASES.keys())
-def test_what_becomes_of_a_delivery(history: Callable[[Desk], None], expected: Route) -> None:
-    desk = Desk()
-    history(desk)
-    assert desk.route(task("a"), HERE) is expected
+def test_a_settled_attempt_is_known_when_it_is_delivered_again() -> None:
+    tracker = DeliveryTracker()
+    tracker.settle(task("a", 2))
+    assert tracker.is_settled(task("a", 2))
+    assert not tracker.is_settled(task("a", 3)), "a retry is another attempt"
+    assert not tracker.is_settled(task("b", 2))
 
 
 def test_the_memory_of_settled_attempts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk_module, "SETTLED_LIMIT", 2)
-    desk = Desk()
+    monkeypatch.setattr(messages, "SETTLED_LIMIT", 2)
+    tracker = DeliveryTracker()
     for uuid in "abc":
-        desk.settle(task(uuid))
-    routes = [desk.route(task(uuid), HERE) for uuid in "abc"]
-    assert routes == [Route.TAKE, Route.DROP, Route.DROP]
+        tracker.settle(task(uuid))
+    assert [tracker.is_settled(task(uuid)) for uuid in "abc"] == [False, True, True]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
-"""The queue on RabbitMQ, by pika (requirement S15; facts: practice of the field, *RabbitMQ*)."""
+"""The queue on RabbitMQ, with pika in a thread of its own (docs/decisions/0005).
 
-from coding_agent_core.queues.rabbitmq.sink import RabbitMQSink
-from coding_agent_core.queues.rabbitmq.source import RabbitMQSource
+`messages`: what is in which queue; `connection`: pika as coroutines; `publisher`: the sink; `consumer`: the
+source.
+"""
 
-__all__ = ["RabbitMQSink", "RabbitMQSource"]
+from coding_agent_core.queues.rabbitmq.consumer import RabbitMQCommands, RabbitMQSource
+from coding_agent_core.queues.rabbitmq.publisher import RabbitMQSink
+
+__all__ = ["RabbitMQCommands", "RabbitMQSink", "RabbitMQSource"]

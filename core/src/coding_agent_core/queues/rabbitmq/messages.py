@@ -1,10 +1,13 @@
-"""What lies in which queue: names and messages of this project on a broker. Pure."""
+"""What is in which queue: names and messages on a broker, and which attempts are settled. Pure."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,13 +18,30 @@ from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import Platform
 from coding_agent_core.tasks import Item, task_name
 
-PERSISTENT = 2
-"""AMQP's delivery mode of messages that survive a restart of the broker."""
 MAX_DELAY_SECONDS = 24 * 3600
+SETTLED_LIMIT = 10_000
+_REASON_LIMIT = 2000
+"""Characters of a reason in a header; a frame of headers must stay far below the broker's 128 KiB."""
+_REDELIVERED = "x-redelivered"
+"""Set on a copy of a message that was delivered before: the broker's own flag does not cross delay queues."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message to publish.
+
+    Attributes:
+        id: differs from that of every other message on its way at the same time.
+    """
+
+    queue: str
+    body: bytes
+    id: str
+    headers: Mapping[str, object] | None = None
 
 
 def dead_queue(queue: str) -> str:
-    """Where tasks lie that were given up, for a person to look at."""
+    """Where tasks are after the last attempt, for a person to look at."""
     return f"{queue}.dead"
 
 
@@ -31,7 +51,7 @@ def command_queue(queue: str) -> str:
 
 
 def delay_seconds(delay: float) -> int:
-    """Whole seconds of a delay, at least 1: one queue exists per length, and a handful are enough."""
+    """Whole seconds of a delay, at least 1: one queue exists for each length, and a handful are enough."""
     return min(max(1, math.ceil(delay)), MAX_DELAY_SECONDS)
 
 
@@ -41,7 +61,7 @@ def delay_queue(queue: str, seconds: int) -> str:
 
 
 def delay_arguments(queue: str, seconds: int) -> dict[str, Any]:
-    """A message that stayed its time goes to the main queue, by the default exchange."""
+    """An expired message goes to the main queue, by the default exchange."""
     return {
         "x-message-ttl": seconds * 1000,
         "x-dead-letter-exchange": "",
@@ -50,20 +70,50 @@ def delay_arguments(queue: str, seconds: int) -> dict[str, Any]:
 
 
 def lock_queue(queue: str, item: Item) -> str:
-    """The exclusive queue whose owner works on the item; its name has no run: all runs exclude each other."""
+    """The exclusive queue whose owner works on the item. The name has no run: all runs exclude each other."""
     return f"{queue}.lock.{task_name(item)}"
 
 
-def encode(task: QueuedTask) -> bytes:
-    """The message's body."""
-    return json.dumps(task.to_message(), ensure_ascii=False, separators=(",", ":")).encode()
+def task_message(queue: str, task: QueuedTask, *, redelivered: bool = False) -> Message:
+    """A task that is to be worked on.
+
+    Args:
+        redelivered: this very attempt was delivered before, and may have begun.
+    """
+    headers = {_REDELIVERED: True} if redelivered else None
+    return Message(queue, _encode(task), f"{task.uuid}.{task.attempt}", headers)
+
+
+def dead_message(queue: str, task: QueuedTask, reason: str) -> Message:
+    """A task after its last attempt."""
+    headers = {
+        "reason": reason[:_REASON_LIMIT],
+        "uuid": task.uuid,
+        "attempt": task.attempt,
+        "name": task.name,
+    }
+    return Message(dead_queue(queue), _encode(task), f"{task.uuid}.dead", headers)
+
+
+def malformed_message(queue: str, body: bytes, reason: str, tag: int) -> Message:
+    """A message that is not a task."""
+    return Message(dead_queue(queue), body, f"malformed.{tag}", {"reason": reason[:_REASON_LIMIT]})
+
+
+def command_message(queue: str, command: IssueCommand) -> Message:
+    return Message(command_queue(queue), command.model_dump_json().encode(), command.trigger_id)
+
+
+def is_marked_redelivered(headers: Mapping[str, object] | None) -> bool:
+    """Whether the message is a copy of one that was delivered before."""
+    return (headers or {}).get(_REDELIVERED) is True
 
 
 def decode_command(body: bytes) -> IssueCommand:
     """Read a message of the command queue.
 
     Raises:
-        ValueError: it is no command, with the reason.
+        ValueError: it is not a command, with the reason.
     """
     try:
         return IssueCommand.model_validate_json(body)
@@ -77,10 +127,64 @@ def decode(body: bytes, *, now: datetime, hosts: Mapping[Platform, str]) -> Queu
     """Read a message's body.
 
     Raises:
-        ValueError: it is no task, with the reason.
+        ValueError: it is not a task, with the reason.
     """
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
         raise ValueError(f"not a task: the message is not JSON: {error}") from error
     return QueuedTask.from_message(data, now=now, hosts=hosts)
+
+
+def _encode(task: QueuedTask) -> bytes:
+    return json.dumps(task.to_message(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class DeliveryTracker:
+    """The attempts that this process has settled, so that one delivered again is not worked on again.
+
+    A message comes again when its acknowledgement was lost with the channel. That happens within minutes, so
+    a bounded memory is enough.
+    """
+
+    def __init__(self) -> None:
+        self._settled: OrderedDict[tuple[str, int], None] = OrderedDict()
+
+    def settle(self, task: QueuedTask) -> None:
+        self._settled[(task.uuid, task.attempt)] = None
+        while len(self._settled) > SETTLED_LIMIT:
+            self._settled.popitem(last=False)
+
+    def is_settled(self, task: QueuedTask) -> bool:
+        return (task.uuid, task.attempt) in self._settled
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a consumer's connection waits for what, in seconds.
+
+    Attributes:
+        connect: for one attempt to connect.
+        first_pause: before the second attempt to connect; doubled for each further one.
+        longest_pause: cap of that; low, for a broker that is back should not wait for us.
+        lock_patience: how long a lock may stay taken before its item counts as held by another. The broker
+            may notice the end of a connection a moment after it delivers that connection's message again.
+        relock_grace: how long a task that was delivered before is left to its last holder, which may have
+            lost only its connection.
+        settle: for the confirmation of a retry or dead letter, reconnecting included.
+        random: from 0 to 1, spreads reconnections.
+    """
+
+    connect: float = 10.0
+    first_pause: float = 0.2
+    longest_pause: float = 10.0
+    lock_patience: float = 3.0
+    relock_grace: float = 3.0
+    settle: float = 60.0
+    random: Callable[[], float] = random.random
+
+    def pause(self, failures: int) -> float:
+        """Seconds before the next attempt to connect, after so many failures: half fixed, half random."""
+        full = min(self.longest_pause, self.first_pause * 2.0 ** min(failures, 20))
+        spread: float = self.random()
+        return full * (0.5 + 0.5 * spread)

@@ -1,0 +1,431 @@
+"""pika's callbacks as coroutines, in a thread of their own: connections, channels, confirmed publishing, locks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import pika
+from pika import exceptions
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.queues.rabbitmq.messages import Message
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings.queues import RabbitMQ
+
+_logger = logging.getLogger("coding_agent.queue")
+# pika logs each failed socket with a traceback; what matters is raised, and logged here as one line.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+RESOURCE_LOCKED = 405
+PRECONDITION_FAILED = 406
+_PERSISTENT = 2
+_LOCK_PAUSE = 0.1
+_T = TypeVar("_T")
+
+
+class BrokerError(QueueUnavailableError):
+    """The broker cannot be reached, refused something, or did not answer in time."""
+
+
+class ChannelRefusedError(BrokerError):
+    """The broker closed the channel.
+
+    Attributes:
+        code: AMQP reply code: 404 no such queue, 405 locked by another connection, 406 other arguments or
+            `consumer_timeout`.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class IoThread:
+    """An event loop in its own thread, so that heartbeats go on while a task blocks the program's loop.
+
+    The thread starts with the first `run`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.stopped = False
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run it there and wait for its end here; cancelling here cancels it there."""
+        if self.stopped:
+            work.close()
+            raise RuntimeError(f"the thread {self._name} was stopped")
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            # A daemon: a program that forgot to close its queue must still be able to end.
+            self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
+            self._thread.start()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def stop(self) -> None:
+        """Cancel what still runs there, then end the thread."""
+        self.stopped = True
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_cancel_others(), loop))
+        loop.call_soon_threadsafe(loop.stop)
+        await asyncio.to_thread(thread.join, 5)
+        if not thread.is_alive():
+            loop.close()
+        self._loop = self._thread = None
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class Connection:
+    """An open connection.
+
+    Attributes:
+        closed: done when the connection is gone, with the reason.
+        blocked: the broker takes no messages from us now (its memory or disk is short).
+    """
+
+    def __init__(self) -> None:
+        self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.blocked = False
+        self._raw: Any = None
+
+    @classmethod
+    async def open(cls, settings: RabbitMQ, secrets: Secrets, timeout: float) -> Connection:
+        """Connect and log in, within `timeout` seconds. While a password is rotated, each is tried.
+
+        Raises:
+            BrokerError: unreachable, refused, or too slow.
+        """
+        where = f"RabbitMQ at {settings.host}:{settings.port}"
+        try:
+            async with asyncio.timeout(timeout):
+                *others, last = secrets.current() or ["guest"]
+                for password in others:
+                    try:
+                        return await cls._open(settings, password, timeout)
+                    except (exceptions.AuthenticationError, exceptions.ProbableAuthenticationError):
+                        continue
+                return await cls._open(settings, last, timeout)
+        except TimeoutError as error:
+            raise BrokerError(f"{where} did not answer within {timeout:g} s") from error
+        except Exception as error:
+            raise BrokerError(f"{where} refused the connection: {_text(error)}") from error
+
+    @classmethod
+    async def _open(cls, settings: RabbitMQ, password: str, timeout: float) -> Connection:
+        connection = cls()
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = loop.create_future()
+
+        def on_error(_raw: object, error: BaseException) -> None:
+            if not opened.done():
+                opened.set_exception(_cause(error))
+
+        connection._raw = AsyncioConnection(
+            pika.ConnectionParameters(
+                host=settings.host,
+                port=settings.port,
+                credentials=pika.PlainCredentials(settings.user, password),
+                heartbeat=settings.heartbeat,
+                socket_timeout=timeout,
+                stack_timeout=timeout,
+                client_properties={"connection_name": "coding-agent"},
+            ),
+            on_open_callback=lambda _raw: _resolve(opened, None),
+            on_open_error_callback=on_error,
+            on_close_callback=lambda _raw, reason: _resolve(connection.closed, reason),
+            custom_ioloop=loop,
+        )
+        try:
+            await opened
+        except BaseException:
+            connection.drop()
+            raise
+        connection._raw.add_on_connection_blocked_callback(lambda *_: setattr(connection, "blocked", True))
+        connection._raw.add_on_connection_unblocked_callback(lambda *_: setattr(connection, "blocked", False))
+        return connection
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is known against it; a dead peer shows after two heartbeats only."""
+        return bool(self._raw.is_open)
+
+    async def channel(self) -> Channel:
+        return await Channel.open(self._raw)
+
+    async def confirming_channel(self) -> ConfirmingChannel:
+        """A channel for publishing."""
+        channel = await ConfirmingChannel.open(self._raw)
+        await channel.call(channel.raw.confirm_delivery, ack_nack_callback=channel.on_confirm)
+        channel.raw.add_on_return_callback(channel.on_return)
+        return channel
+
+    async def declare(self, queue: str, **arguments: Any) -> Any:
+        """Declare a queue on a channel of its own; the broker's answer.
+
+        Raises:
+            ChannelRefusedError: the broker refused.
+        """
+        channel = await self.channel()
+        frame = await channel.call(channel.raw.queue_declare, queue=queue, **arguments)
+        channel.close()
+        return frame
+
+    async def declare_durable(self, *queues: str) -> None:
+        """Durable queues without arguments, as the existing system declares its own.
+
+        One that exists with other arguments (a person's wish, e.g. a quorum queue) is used as it is.
+        """
+        for queue in queues:
+            try:
+                await self.declare(queue, durable=True)
+            except ChannelRefusedError as error:
+                if error.code != PRECONDITION_FAILED:
+                    raise
+                _logger.warning("The queue %s has its own arguments and is used as it is: %s", queue, error)
+
+    async def lock(self, name: str, patience: float) -> bool:
+        """Take a lock for this connection; `False` if another has it and keeps it for `patience` seconds.
+
+        The lock is an exclusive queue: any other connection that declares it is refused with 405, and it goes
+        with its connection, also when the process is killed (docs/decisions/0005).
+
+        Raises:
+            BrokerError: the connection is gone.
+        """
+        deadline = asyncio.get_running_loop().time() + patience
+        while True:
+            try:
+                await self.declare(name, exclusive=True)
+            except ChannelRefusedError as error:
+                if error.code != RESOURCE_LOCKED:
+                    raise
+            else:
+                return True
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(_LOCK_PAUSE)
+
+    async def unlock(self, name: str) -> None:
+        """Release a lock of this connection.
+
+        Raises:
+            BrokerError: the connection is gone, and the lock with it.
+        """
+        channel = await self.channel()
+        await channel.call(channel.raw.queue_delete, queue=name)
+        channel.close()
+
+    def drop(self) -> None:
+        """Start to close it."""
+        if not (self._raw.is_closing or self._raw.is_closed):
+            self._raw.close()
+
+    async def close(self) -> None:
+        """Close it; what is sent already still arrives. Stops waiting after 2 seconds."""
+        self.drop()
+        await asyncio.wait([self.closed], timeout=2)
+
+
+@dataclass(frozen=True)
+class UnackedDelivery:
+    """A message that the broker delivered and that is not acknowledged.
+
+    Once its channel is closed, the broker delivers the message again.
+    """
+
+    channel: Channel
+    tag: int
+    redelivered: bool
+    headers: dict[str, object] | None
+    body: bytes
+
+    def acknowledge(self) -> None:
+        if self.channel.is_open:
+            self.channel.raw.basic_ack(self.tag)
+
+    def requeue(self) -> None:
+        if self.channel.is_open:
+            self.channel.raw.basic_nack(self.tag, requeue=True)
+
+
+class Channel:
+    """An open channel.
+
+    Attributes:
+        raw: pika's channel, for calls without answer.
+        closed: done when the channel is gone, with the reason.
+    """
+
+    def __init__(self) -> None:
+        self.raw: Any = None
+        self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(cls, connection: Any) -> Self:
+        channel = cls()
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            channel.raw = connection.channel(on_open_callback=lambda _raw: _resolve(opened, None))
+        except exceptions.AMQPError as error:
+            raise BrokerError(f"RabbitMQ opened no channel: {_text(error)}") from error
+        channel.raw.add_on_close_callback(lambda _raw, reason: _resolve(channel.closed, reason))
+        await channel.wait(opened)
+        return channel
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.raw.is_open)
+
+    async def call(self, method: Callable[..., object], **arguments: Any) -> Any:
+        """Call a method of `raw` and wait for the broker's answer (a pika frame).
+
+        Raises:
+            ChannelRefusedError: the broker closed the channel instead.
+            BrokerError: the connection is gone.
+        """
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            method(callback=lambda frame: _resolve(answer, frame), **arguments)
+        except exceptions.AMQPError as error:
+            raise BrokerError(f"RabbitMQ's channel is closed: {_text(error)}") from error
+        return await self.wait(answer)
+
+    async def wait(self, future: asyncio.Future[_T]) -> _T:
+        """Wait for a future, no longer than the channel lives.
+
+        Raises:
+            BrokerError: the channel was closed.
+        """
+        try:
+            ends: list[asyncio.Future[Any]] = [future, self.closed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if future.done():
+                return future.result()
+        finally:
+            future.cancel()
+        raise closed_error(self.closed.result())
+
+    async def consume(self, queue: str, on_delivery: Callable[[UnackedDelivery], None]) -> None:
+        """Receive the queue's messages, one unacknowledged at a time.
+
+        When the queue is deleted, the channel is closed.
+        """
+
+        def deliver(_raw: object, method: Any, properties: Any, body: bytes) -> None:
+            on_delivery(
+                UnackedDelivery(self, method.delivery_tag, method.redelivered, properties.headers, body)
+            )
+
+        await self.call(self.raw.basic_qos, prefetch_count=1)
+        self.raw.add_on_cancel_callback(lambda _frame: self.close())
+        await self.call(self.raw.basic_consume, queue=queue, on_message_callback=deliver)
+
+    def close(self) -> None:
+        if self.is_open:
+            self.raw.close()
+
+
+class ConfirmingChannel(Channel):
+    """A channel on which the broker confirms each message. Several may be on their way at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sent = 0
+        self._unconfirmed: dict[int, asyncio.Future[None]] = {}
+        self._returnable: dict[str, int] = {}
+
+    async def publish(self, message: Message) -> None:
+        """Send a message and wait until the broker has it safely (on disk, for a durable queue).
+
+        Raises:
+            BrokerError: not confirmed; the message may be in the queue all the same.
+        """
+        self._sent += 1
+        number = self._sent
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unconfirmed[number] = confirmed
+        self._returnable[message.id] = number
+        properties = pika.BasicProperties(
+            delivery_mode=_PERSISTENT,
+            content_type="application/json",
+            message_id=message.id,
+            headers=dict(message.headers) if message.headers else None,
+        )
+        try:
+            self.raw.basic_publish("", message.queue, message.body, properties, mandatory=True)
+            await self.wait(confirmed)
+        except exceptions.AMQPError as error:
+            raise BrokerError(f"RabbitMQ's channel is closed: {_text(error)}") from error
+        finally:
+            self._unconfirmed.pop(number, None)
+            self._returnable.pop(message.id, None)
+
+    def on_confirm(self, frame: Any) -> None:
+        """Callback of `confirm_delivery`."""
+        tag: int = frame.method.delivery_tag
+        numbers = [n for n in self._unconfirmed if n <= tag] if frame.method.multiple else [tag]
+        for number in numbers:
+            confirmed = self._unconfirmed.get(number)
+            if confirmed is None or confirmed.done():
+                continue
+            if isinstance(frame.method, pika.spec.Basic.Ack):
+                confirmed.set_result(None)
+            else:
+                confirmed.set_exception(BrokerError("RabbitMQ refused the message; is the queue full?"))
+
+    def on_return(self, _raw: object, method: Any, properties: Any, _body: bytes) -> None:
+        """Callback for messages that no queue took; it comes before the message's confirmation."""
+        confirmed = self._unconfirmed.get(self._returnable.get(str(properties.message_id), 0))
+        if confirmed is not None and not confirmed.done():
+            confirmed.set_exception(BrokerError(f"RabbitMQ has no queue {method.routing_key!r} any more"))
+
+
+def closed_error(reason: BaseException) -> BrokerError:
+    """Our error for why a channel or connection is gone."""
+    if isinstance(reason, exceptions.ChannelClosedByBroker):
+        message = f"RabbitMQ closed the channel: {reason.reply_text}"
+        return ChannelRefusedError(message, int(reason.reply_code))
+    return BrokerError(f"The connection to RabbitMQ is gone: {_text(reason)}")
+
+
+def was_silent(connection: Connection) -> bool:
+    """Whether the connection ended because the peer sent no heartbeats: the broker may not know of it yet."""
+    return connection.closed.done() and isinstance(
+        connection.closed.result(), exceptions.AMQPHeartbeatTimeout
+    )
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The reason inside pika's wrappers: `AMQPConnectionError(AMQPConnectionWorkflowFailed([...]))`."""
+    for _ in range(5):
+        parts = (*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args)
+        inner = [part for part in parts if isinstance(part, BaseException)]
+        if not inner:
+            break
+        error = inner[-1]
+    return error
+
+
+def _resolve(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)

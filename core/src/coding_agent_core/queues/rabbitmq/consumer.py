@@ -1,0 +1,505 @@
+"""Takes tasks and commands from RabbitMQ."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from coding_agent_core.commands import IssueCommand
+from coding_agent_core.messages import QueuedTask
+from coding_agent_core.platforms import Platform
+from coding_agent_core.queues.protocol import Claim
+from coding_agent_core.queues.rabbitmq.connection import (
+    BrokerError,
+    Channel,
+    ConfirmingChannel,
+    Connection,
+    IoThread,
+    UnackedDelivery,
+    closed_error,
+    was_silent,
+)
+from coding_agent_core.queues.rabbitmq.messages import (
+    DeliveryTracker,
+    Message,
+    Timing,
+    command_queue,
+    dead_message,
+    dead_queue,
+    decode,
+    decode_command,
+    delay_arguments,
+    delay_queue,
+    delay_seconds,
+    is_marked_redelivered,
+    lock_queue,
+    malformed_message,
+    task_message,
+)
+from coding_agent_core.queues.waiting import first_of
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings.queues import RabbitMQ
+
+_logger = logging.getLogger("coding_agent.queue")
+
+_COMMAND_CONNECT_SECONDS = 10.0
+_COMMAND_RECONNECT_SECONDS = 2.0
+
+
+class RabbitMQClaim:
+    """See `Claim`. The events belong to the program's loop, all else to the connection's thread.
+
+    Attributes:
+        is_locked: its item's lock is ours, and is taken again after a reconnection.
+        is_refused: another consumer has the item, so this attempt never began.
+        is_lost: as `lost`.
+    """
+
+    def __init__(
+        self, task: QueuedTask, delivery: UnackedDelivery, redelivered: bool, connection: ConsumerConnection
+    ) -> None:
+        self.task = task
+        self.delivery = delivery
+        self.redelivered = redelivered
+        self.cancelled = asyncio.Event()
+        self.why_cancelled = ""
+        self.lost = asyncio.Event()
+        self.settled = asyncio.Event()
+        self.is_locked = self.is_refused = self.is_lost = False
+        self._connection = connection
+        self._io = connection.io
+
+    @asynccontextmanager
+    async def item_lock(self) -> AsyncIterator[bool]:
+        """Hold the item's lock among all consumers of the broker; see `Claim` and docs/decisions/0005.
+
+        Where another has it, settle with `retry`, never with `done`: that consumer may still die. Such a
+        retry does not count as an attempt.
+        """
+        held = not self._io.stopped and await self._io.run(self._connection.lock_item(self))
+        try:
+            yield held
+        finally:
+            if held and not self._io.stopped:
+                await self._io.run(self._connection.unlock_item(self))
+
+    def ending(self) -> None:
+        """Nothing to do: each application of the label is a message of its own."""
+
+    async def done(self) -> None:
+        """Acknowledge the message."""
+        await self._settle(self._connection.done(self))
+
+    async def retry(self, delay: float) -> None:
+        """Publish a copy for later, confirmed, then acknowledge: a crash in between leaves both, never none.
+
+        While the broker is away for longer than `Timing.settle`, the original is delivered again instead.
+        """
+        await self._settle(self._connection.retry(self, delay))
+
+    async def dead_letter(self, reason: str) -> None:
+        """Publish a copy to the dead-letter queue, confirmed, then acknowledge."""
+        await self._settle(self._connection.dead_letter(self, reason))
+
+    async def _settle(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._io.stopped:  # the source was closed, and the message is back in the queue
+            work.close()
+        else:
+            await self._io.run(work)
+        self.settled.set()
+
+
+class ConsumerConnection:
+    """A connection that consumes one task at a time, and reconnects. Its methods run in the `io` thread.
+
+    While a task is claimed nothing else is consumed, also after a reconnection: its own message may then be
+    delivered to another consumer, which the item's lock keeps from working on it.
+
+    Args:
+        loop: the program's, to set a claim's events in.
+    """
+
+    def __init__(
+        self,
+        settings: RabbitMQ,
+        hosts: Mapping[Platform, str],
+        tracker: DeliveryTracker,
+        timing: Timing,
+        *,
+        io: IoThread,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.io = io
+        self.claim: RabbitMQClaim | None = None
+        self._settings = settings
+        self._secrets = Secrets(settings.password)
+        self._hosts = hosts
+        self._tracker = tracker
+        self._timing = timing
+        self._loop = loop
+        self._claimed, self._idle, self._up = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._connection: Connection | None = None
+        self._publisher: ConfirmingChannel | None = None
+        self._rejecting: set[asyncio.Task[None]] = set()
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._serving = asyncio.create_task(self._serve())
+
+    async def next_claim(self) -> RabbitMQClaim:
+        """Wait for a task."""
+        await self._claimed.wait()
+        assert self.claim is not None  # noqa: S101 - set together
+        return self.claim
+
+    async def drained(self) -> None:
+        """Wait until the queue is empty and no task is claimed."""
+        while True:
+            await self._up.wait()
+            await asyncio.sleep(0.3)  # a delivery that is on its way is neither in the queue nor here
+            with suppress(BrokerError):
+                frame = await self._open_connection().declare(self._settings.queue, passive=True)
+                if frame.method.message_count == 0 and self.claim is None and not self._rejecting:
+                    return
+
+    async def close(self) -> None:
+        """Close the connection; a claimed task goes back to the queue."""
+        ending = [*self._rejecting, *([self._serving] if self._serving else [])]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        if self.claim is not None:
+            self._lose(self.claim)
+            self.claim = None
+
+    # Settling a claim
+
+    async def lock_item(self, claim: RabbitMQClaim) -> bool:
+        """Take the item's lock; while the connection is away, wait for it."""
+        held = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.settle):
+                if claim.redelivered:
+                    await asyncio.sleep(self._timing.relock_grace)
+                while self.claim is claim:
+                    await self._up.wait()
+                    try:
+                        held = await self._open_connection().lock(
+                            self._lock_name(claim), self._timing.lock_patience
+                        )
+                        break
+                    except BrokerError:
+                        await asyncio.sleep(self._timing.first_pause)
+        claim.is_locked, claim.is_refused = held, not held
+        return held
+
+    async def unlock_item(self, claim: RabbitMQClaim) -> None:
+        if claim.is_locked:
+            claim.is_locked = False
+            with suppress(BrokerError, TimeoutError):
+                async with asyncio.timeout(self._timing.connect):
+                    await self._open_connection().unlock(self._lock_name(claim))
+
+    async def done(self, claim: RabbitMQClaim) -> None:
+        if claim.is_lost:
+            await self.abandon(claim)
+        elif self.claim is claim:
+            self._acknowledge(claim)
+
+    async def retry(self, claim: RabbitMQClaim, delay: float) -> None:
+        seconds = delay_seconds(delay)
+        queue = delay_queue(self._settings.queue, seconds)
+        attempt = claim.task.attempt + (0 if claim.is_refused else 1)
+        copy = claim.task.model_copy(update={"attempt": attempt})
+        # The holder of the lock may be the one who has begun this very attempt.
+        redelivered = claim.is_refused and claim.redelivered
+        arguments = delay_arguments(self._settings.queue, seconds)
+        await self._replace(claim, task_message(queue, copy, redelivered=redelivered), arguments)
+
+    async def dead_letter(self, claim: RabbitMQClaim, reason: str) -> None:
+        await self._replace(claim, dead_message(self._settings.queue, claim.task, reason), None)
+
+    async def abandon(self, claim: RabbitMQClaim) -> None:
+        """Settle nothing: if the message is still ours, it goes back to the queue."""
+        if self.claim is claim:
+            claim.delivery.requeue()
+            self._end_claim()
+
+    async def _replace(self, claim: RabbitMQClaim, copy: Message, delay: dict[str, Any] | None) -> None:
+        if claim.is_lost:
+            await self.abandon(claim)
+        if self.claim is not claim:
+            return
+        try:
+            async with asyncio.timeout(self._timing.settle):
+                await self._publish_until_confirmed(copy, delay)
+        except TimeoutError:
+            _logger.warning("Task %s could not be moved; it will be delivered again", claim.task.name)
+            await self.abandon(claim)
+        else:
+            self._acknowledge(claim)
+
+    async def _publish_until_confirmed(self, message: Message, delay: dict[str, Any] | None) -> None:
+        while True:
+            await self._up.wait()
+            try:
+                if delay is not None:
+                    await self._open_connection().declare(message.queue, durable=True, arguments=delay)
+                return await self._publish(message)
+            except BrokerError as error:
+                _logger.warning("%s; trying again", error)
+                await asyncio.sleep(self._timing.first_pause)
+
+    async def _publish(self, message: Message) -> None:
+        """Publish, confirmed within the time of the settings.
+
+        Raises:
+            BrokerError: not confirmed.
+        """
+        if self._publisher is None or not self._publisher.is_open:
+            self._publisher = await self._open_connection().confirming_channel()
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout):
+                await self._publisher.publish(message)
+        except TimeoutError as error:
+            raise BrokerError("RabbitMQ did not confirm a message in time") from error
+
+    def _acknowledge(self, claim: RabbitMQClaim) -> None:
+        if not claim.is_refused:  # a refused attempt comes again
+            self._tracker.settle(claim.task)
+        claim.delivery.acknowledge()
+        self._end_claim()
+
+    def _end_claim(self) -> None:
+        self.claim = None
+        self._claimed.clear()
+        self._idle.set()
+
+    def _lose(self, claim: RabbitMQClaim) -> None:
+        claim.is_lost, claim.is_locked = True, False
+        with suppress(RuntimeError):  # the program's loop has ended
+            self._loop.call_soon_threadsafe(claim.lost.set)
+
+    def _lock_name(self, claim: RabbitMQClaim) -> str:
+        return lock_queue(self._settings.queue, claim.task.request.item)
+
+    def _open_connection(self) -> Connection:
+        if self._connection is None or not self._connection.is_open:
+            raise BrokerError("RabbitMQ is not connected")
+        return self._connection
+
+    # Consuming
+
+    async def _serve(self) -> None:
+        failures = 0
+        patience = self._timing.lock_patience
+        while True:
+            try:
+                connection = await Connection.open(self._settings, self._secrets, self._timing.connect)
+                self._connection = connection
+                try:
+                    await connection.declare_durable(self._settings.queue, dead_queue(self._settings.queue))
+                    await self._lock_again(connection, patience)
+                    failures = 0
+                    self._up.set()
+                    await self._consume(connection)
+                finally:
+                    self._up.clear()
+                    await connection.close()
+                    # A broker that does not know yet that the connection is dead keeps its locks.
+                    silence = 2.0 * self._settings.heartbeat if was_silent(connection) else 0.0
+                    patience = self._timing.lock_patience + silence
+            except BrokerError as error:
+                _logger.warning("%s; connecting again", error)
+            except Exception:
+                # A defect of ours must not end the consumer for good: the process would go on and do nothing.
+                _logger.exception("Unexpected error; connecting again")
+            await asyncio.sleep(self._timing.pause(failures))
+            failures += 1
+
+    async def _lock_again(self, connection: Connection, patience: float) -> None:
+        claim = self.claim
+        if (
+            claim is not None
+            and claim.is_locked
+            and not await connection.lock(self._lock_name(claim), patience)
+        ):
+            _logger.warning(
+                "Another consumer took task %s over while the connection was gone", claim.task.name
+            )
+            self._lose(claim)
+
+    async def _consume(self, connection: Connection) -> None:
+        """Consume while no task is claimed, until the connection ends.
+
+        The broker closes the channel of a consumer that does not acknowledge within its `consumer_timeout`.
+        The connection stays, and with it the item's lock.
+
+        Raises:
+            BrokerError: the connection ended, or the queue is gone.
+        """
+        while True:
+            idle = asyncio.ensure_future(self._idle.wait())
+            ends: list[asyncio.Future[Any]] = [idle, connection.closed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            idle.cancel()
+            if connection.closed.done():
+                raise closed_error(connection.closed.result())
+            channel = await connection.channel()
+            await channel.consume(self._settings.queue, self._receive)
+            await asyncio.wait([channel.closed])
+            error = closed_error(channel.closed.result())
+            if not connection.is_open:
+                raise error
+            _logger.warning("%s", error)
+            await asyncio.sleep(self._timing.pause(0))
+
+    def _receive(self, delivery: UnackedDelivery) -> None:
+        try:
+            task = decode(delivery.body, now=datetime.now(UTC), hosts=self._hosts)
+        except Exception as error:  # whatever it is, the next reading would end alike
+            rejecting = asyncio.ensure_future(self._reject(delivery, str(error)))
+            self._rejecting.add(rejecting)
+            rejecting.add_done_callback(self._rejecting.discard)
+            return
+        if self._tracker.is_settled(task):
+            delivery.acknowledge()
+            return
+        redelivered = delivery.redelivered or is_marked_redelivered(delivery.headers)
+        self.claim = RabbitMQClaim(task, delivery, redelivered, self)
+        self._idle.clear()
+        self._claimed.set()
+
+    async def _reject(self, delivery: UnackedDelivery, reason: str) -> None:
+        message = malformed_message(self._settings.queue, delivery.body, reason, delivery.tag)
+        _logger.warning("A message that is not a task goes to %s: %s", message.queue, reason)
+        try:
+            await self._publish(message)
+            delivery.acknowledge()
+        except BrokerError as error:
+            # Unacknowledged it stays in the queue; the channel that is opened next gets it again.
+            _logger.warning("A message could not be moved to %s: %s", message.queue, error)
+            delivery.channel.close()
+
+
+class RabbitMQSource:
+    """See `TaskSource`. Each iterator has a connection of its own, so that item locks exclude each other.
+
+    Args:
+        hosts: the configured host of each platform, for messages that do not name theirs.
+        drain: the iterators end when the queue is empty; tasks that wait for a retry stay in the broker.
+    """
+
+    def __init__(
+        self,
+        settings: RabbitMQ,
+        hosts: Mapping[Platform, str],
+        *,
+        drain: bool = False,
+        timing: Timing | None = None,
+    ) -> None:
+        self._settings = settings
+        self._hosts = hosts
+        self._drain = drain
+        self._timing = timing or Timing()
+        self._tracker = DeliveryTracker()
+        self._io = IoThread("rabbitmq-consumer")
+        self._connections: set[ConsumerConnection] = set()
+        self._closing = asyncio.Event()
+
+    async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
+        """One claim at a time; see `TaskSource`."""
+        loop = asyncio.get_running_loop()
+        connection = ConsumerConnection(
+            self._settings, self._hosts, self._tracker, self._timing, io=self._io, loop=loop
+        )
+        await self._io.run(connection.start())
+        self._connections.add(connection)
+        try:
+            while not (stop.is_set() or self._closing.is_set()):
+                waits = [stop.wait(), self._closing.wait(), self._io.run(connection.next_claim())]
+                if self._drain:
+                    waits.append(self._io.run(connection.drained()))
+                await first_of(*waits)
+                claim = connection.claim
+                if stop.is_set() or self._closing.is_set() or claim is None:
+                    break
+                yield claim
+                await first_of(claim.settled.wait(), claim.lost.wait(), stop.wait(), self._closing.wait())
+                if claim.lost.is_set() and not self._closing.is_set():
+                    await self._io.run(connection.abandon(claim))
+        finally:
+            await self._close(connection)
+
+    async def aclose(self) -> None:
+        """Close the connections; unsettled tasks go back to the queue."""
+        self._closing.set()
+        for connection in list(self._connections):
+            await self._close(connection)
+        await self._io.stop()
+
+    async def _close(self, connection: ConsumerConnection) -> None:
+        if connection in self._connections:
+            self._connections.discard(connection)
+            await self._io.run(connection.close())
+
+
+class RabbitMQCommands:
+    """See `CommandSource`. Consumers that run side by side share the commands among them."""
+
+    def __init__(self, settings: RabbitMQ) -> None:
+        self._settings = settings
+        self._queue = command_queue(settings.queue)
+        self._secrets = Secrets(settings.password)
+        self._io = IoThread("rabbitmq-commands")
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+        self._inbox: asyncio.Queue[UnackedDelivery] = asyncio.Queue()
+
+    async def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
+        """One at a time; see `CommandSource`. An unacknowledged one is delivered again."""
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            while not stop.is_set():
+                receiving = asyncio.ensure_future(self._io.run(self._receive()))
+                await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not receiving.done():
+                    receiving.cancel()
+                    break
+                try:
+                    delivery = receiving.result()
+                except (BrokerError, TimeoutError) as error:
+                    _logger.warning("Cannot receive commands now: %s", str(error) or "RabbitMQ is slow")
+                    await first_of(asyncio.sleep(_COMMAND_RECONNECT_SECONDS), stop.wait())
+                    continue
+                try:
+                    yield decode_command(delivery.body)
+                except ValueError as error:
+                    _logger.warning("Dropped a message that is not a command: %s", error)
+                await self._io.run(_acknowledge(delivery))
+        finally:
+            stopping.cancel()
+            if self._connection is not None:
+                await self._io.run(self._connection.close())
+            await self._io.stop()
+
+    async def _receive(self) -> UnackedDelivery:
+        if self._channel is None or not self._channel.is_open:
+            if self._connection is not None:
+                self._connection.drop()
+            self._connection = await Connection.open(self._settings, self._secrets, _COMMAND_CONNECT_SECONDS)
+            self._inbox = asyncio.Queue()
+            async with asyncio.timeout(_COMMAND_CONNECT_SECONDS):
+                await self._connection.declare_durable(self._queue)
+                self._channel = await self._connection.channel()
+                await self._channel.consume(self._queue, self._inbox.put_nowait)
+        return await self._channel.wait(asyncio.ensure_future(self._inbox.get()))
+
+
+async def _acknowledge(delivery: UnackedDelivery) -> None:
+    delivery.acknowledge()

@@ -20,6 +20,7 @@ from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.phases import Phase
 from coding_agent_core.queues.protocol import Claim, TaskSource
+from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting.render import State
 from coding_agent_core.settings import Settings
@@ -252,14 +253,8 @@ class TaskHandler:
             why[0] = claim.why_cancelled
 
         async def stop_when_any() -> None:
-            waits = [check_labels(), cancelled(), claim.lost.wait(), self.shutdown.wait()]
-            tasks = [asyncio.ensure_future(wait) for wait in waits]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                stop.set()
-            finally:
-                for each in tasks:
-                    each.cancel()
+            await first_of(check_labels(), cancelled(), claim.lost.wait(), self.shutdown.wait())
+            stop.set()
 
         watcher = asyncio.create_task(stop_when_any())
         try:

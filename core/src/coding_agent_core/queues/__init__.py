@@ -1,1 +1,1 @@
-"""Queues: where admitted tasks wait. `protocol` says what each of them can do."""
+"""Queues in which admitted tasks wait. `protocol` says what each of them can do."""

@@ -1,4 +1,4 @@
-"""The queue that the settings ask for."""
+"""The queue that the settings select."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> Ta
 
     Args:
         settings: `settings.backend` decides.
-        memory: the process's in-memory queue, to be shared with its source.
+        memory: the process's in-memory queue, shared with its source.
 
     Raises:
-        SettingsError: this backend cannot be had here.
+        SettingsError: this program cannot use the backend.
     """
     match settings.backend:
         case Backend.MEMORY:
@@ -46,10 +46,10 @@ def connect_source(
     Args:
         settings: `settings.backend` decides.
         memory: the process's in-memory queue, shared with its sink.
-        drain: end when no task is left instead of waiting for more.
+        drain: end when no task is left.
 
     Raises:
-        SettingsError: this backend cannot be had here.
+        SettingsError: this program cannot use the backend.
     """
     match settings.backend:
         case Backend.MEMORY:
@@ -72,7 +72,7 @@ def connect_source(
 def _shared(memory: MemoryQueue | None) -> MemoryQueue:
     if memory is None:
         raise SettingsError(
-            "queue.backend is `memory`, and an in-memory queue lives in one process only: run `main.py` "
-            "without `--mode` (or `--mode webhook`), or set use_rabbitmq: true to run the two apart."
+            "queue.backend is `memory`, and an in-memory queue exists in one process only: run `main.py` "
+            "without `--mode` (or `--mode webhook`), or set use_rabbitmq: true to run two processes."
         )
     return memory

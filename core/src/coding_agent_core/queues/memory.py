@@ -1,6 +1,6 @@
-"""The queue without services: one process, its memory, and `admit` (design, *Exactly one task*).
+"""The queue without services, in the memory of one process.
 
-Nothing survives the process; what was lost is found again by the poller's label scan.
+Nothing survives the process; the poller's label scan finds again what was lost.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +23,6 @@ from coding_agent_core.commands import (
 )
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.queues.memory_claim import MemoryClaim
 from coding_agent_core.queues.protocol import Claim, Submission
 from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
@@ -31,7 +30,7 @@ from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
 _logger = logging.getLogger("coding_agent.queue")
 
 KEEP_ENDED = timedelta(days=7)
-"""GitHub redelivers for 3 days; an ended task must be remembered longer, or its redelivery is a new task."""
+"""Longer than the 3 days in which GitHub redelivers, or a redelivery would create a new task."""
 
 
 @dataclass(eq=False)
@@ -39,9 +38,9 @@ class Entry:
     """A task that this queue knows.
 
     Attributes:
-        after: the item's previous run, which must end before this one is handed out.
+        after: the item's previous run, which must end before this one can be claimed.
         delayed: a retry waits for its delay.
-        ending: its end is being shown on the item; admission sees it as ended.
+        ending: its end is being reported on the item; admission sees it as ended.
     """
 
     task: QueuedTask
@@ -56,14 +55,14 @@ class Entry:
     ending: bool = False
     ended: bool = False
 
-    def facts(self) -> LatestTask:
-        """What admission asks."""
+    def latest(self) -> LatestTask:
+        """What admission must know."""
         return LatestTask(
             name=self.task.name,
             run=self.task.run,
             terminal=self.ended or self.ending,
             cancel_requested=self.cancel_requested,
-            # A task is settled after its label was swapped, and no reporter swaps it later.
+            # A task is settled after its labels were swapped.
             acknowledged=self.ended,
             created_at=self.created_at,
             labeled_at=self.labeled_at,
@@ -75,11 +74,10 @@ class MemoryQueue:
     """`TaskSink` and `TaskSource` in one: give the same object to both sides. For one event loop.
 
     Args:
-        clock: aware time now.
-        sleep: waits some seconds; for retries.
+        sleep: waits for the delay of a retry.
         keep_ended: how long an ended task is remembered for admission.
         ended_limit: how many are remembered at most; the oldest go first.
-        active_limit: tasks that wait or run; beyond it `submit` refuses, for memory is finite.
+        active_limit: how many tasks can wait or run; beyond it `submit` refuses.
     """
 
     def __init__(
@@ -98,7 +96,7 @@ class MemoryQueue:
         self._active_limit = active_limit
         self._latest: dict[str, Entry] = {}
         self._active: list[Entry] = []
-        # By item besides: a look at all that wait, for each webhook, took longer than the rest of it.
+        # By item too: scanning all waiting tasks for each webhook took longer than the rest of it.
         self._active_of: dict[str, list[Entry]] = {}
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()
@@ -115,7 +113,7 @@ class MemoryQueue:
         self._forget()
         identity = request.item.identity
         latest = self._latest.get(identity)
-        decision = admit(request.trigger, latest.facts() if latest else None)
+        decision = admit(request.trigger, latest.latest() if latest else None)
         if isinstance(decision, Duplicate):
             assert latest is not None  # noqa: S101 - `admit` finds duplicates of a task only
             latest.labeled_at = decision.labeled_at or latest.labeled_at
@@ -143,7 +141,7 @@ class MemoryQueue:
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
         """Cancel the item's task if admission says so; see `TaskSink`."""
         latest = self._latest.get(withdrawal.item.identity)
-        decision = withdraw(withdrawal.at, latest.facts() if latest else None)
+        decision = withdraw(withdrawal.at, latest.latest() if latest else None)
         match decision:
             case Keep(why):
                 _logger.info("Not cancelled: %s: %s", withdrawal.item.display, why)
@@ -185,14 +183,14 @@ class MemoryQueue:
         """The facts of the item's newest task, if it is remembered."""
         self._forget()
         entry = self._latest.get(item.identity)
-        return entry.facts() if entry else None
+        return entry.latest() if entry else None
 
     async def connected(self) -> bool:
         """Whether a task submitted now would be taken."""
         return not self._closed and len(self._active) < self._active_limit
 
     def drain(self) -> None:
-        """From now on the iterators end when no task waits or is in hand any more."""
+        """From now on the iterators end when no task waits or runs any more."""
         self._draining = True
         self._wake()
 
@@ -212,12 +210,12 @@ class MemoryQueue:
                     yield claim
                     await first_of(claim.settled.wait(), stop.wait())
                 finally:
-                    self._hand_back(entry, claim)
+                    self._release(entry, claim)
         finally:
             self._iterators.discard(wake)
 
     async def aclose(self) -> None:
-        """End the iterators; what still waits is gone."""
+        """End the iterators; what still waits is lost."""
         self._closed = True
         self._wake()
         for delay in list(self._delays):
@@ -225,11 +223,11 @@ class MemoryQueue:
         await asyncio.gather(*self._delays, return_exceptions=True)
 
     def settle(self, entry: Entry) -> None:
-        """For the claim: its task ended."""
+        """Called by the claim: its task ended."""
         self._end(entry)
 
-    def again(self, entry: Entry, delay: float) -> None:
-        """For the claim: its task is to be handed out again as the next attempt."""
+    def retry(self, entry: Entry, delay: float) -> None:
+        """Called by the claim: its task can be claimed again as its next attempt, after the delay."""
         if entry.cancel_requested or self._closed:
             self._end(entry)
             return
@@ -253,7 +251,7 @@ class MemoryQueue:
                 return entry
         return None
 
-    def _hand_back(self, entry: Entry, claim: MemoryClaim) -> None:
+    def _release(self, entry: Entry, claim: MemoryClaim) -> None:
         if entry.claim is not claim:
             return
         claim.lost.set()
@@ -293,3 +291,52 @@ class MemoryQueue:
 def _remember(entry: Entry, delivery_id: str | None) -> None:
     if delivery_id is not None and delivery_id not in entry.deliveries:
         entry.deliveries.append(delivery_id)
+
+
+class MemoryClaim:
+    """See `Claim`. Settling twice, or after another consumer claimed the task, does nothing."""
+
+    def __init__(self, task: QueuedTask, redelivered: bool, queue: MemoryQueue, entry: Entry) -> None:
+        self.task = task
+        self.redelivered = redelivered
+        self.cancelled = asyncio.Event()
+        self.why_cancelled = ""
+        self.lost = asyncio.Event()
+        self.settled = asyncio.Event()
+        self._queue = queue
+        self._entry = entry
+
+    @asynccontextmanager
+    async def item_lock(self) -> AsyncIterator[bool]:
+        """One task of an item can be claimed at a time, so whoever holds the claim holds the item."""
+        yield not self.lost.is_set()
+
+    def cancel(self, why: str) -> None:
+        """Called by the queue: the task must stop."""
+        self.why_cancelled = why
+        self.cancelled.set()
+
+    def ending(self) -> None:
+        """From now on a label starts the next run, which waits until this one is settled."""
+        self._entry.ending = True
+
+    async def done(self) -> None:
+        if self._open():
+            self._queue.settle(self._entry)
+
+    async def retry(self, delay: float) -> None:
+        """Start the next attempt later; a task that was cancelled meanwhile ends instead."""
+        if self._open():
+            self._queue.retry(self._entry, delay)
+
+    async def dead_letter(self, reason: str) -> None:
+        """Only the log keeps such tasks."""
+        if self._open():
+            _logger.error("Gave up on task %s, attempt %d: %s", self.task.name, self.task.attempt, reason)
+            self._queue.settle(self._entry)
+
+    def _open(self) -> bool:
+        if self.settled.is_set() or self.lost.is_set():
+            return False
+        self.settled.set()
+        return True

@@ -15,7 +15,7 @@ from coding_agent_core.tasks import TaskRequest, Withdrawal
 
 @dataclass(frozen=True)
 class Submission:
-    """What became of a request.
+    """The answer to a request.
 
     Attributes:
         task: name of the task that answers for the label application.
@@ -58,29 +58,26 @@ class TaskSink(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...
 
 
 class Claim(Protocol):
-    """A task in hand: nobody else gets it until it is settled by `done`, `retry` or `dead_letter`.
-
-    When this process dies unsettled, a durable queue hands the task out again.
+    """A consumer's claim of a task: no other consumer gets it until it is settled by `done`, `retry` or
+    `dead_letter`. When this process dies before that, a durable queue delivers the task again.
     """
 
     @property
-    def task(self) -> QueuedTask:
-        """The task."""
-        ...
+    def task(self) -> QueuedTask: ...
 
     @property
     def redelivered(self) -> bool:
-        """It was handed out before and not settled: someone may have begun it."""
+        """It was claimed before and not settled: it may have begun."""
         ...
 
     @property
     def cancelled(self) -> asyncio.Event:
-        """Set when the task is to stop because it was withdrawn (where the queue learns of that)."""
+        """Set when the task must stop because it was withdrawn (where the queue learns of that)."""
         ...
 
     @property
@@ -90,52 +87,50 @@ class Claim(Protocol):
 
     @property
     def lost(self) -> asyncio.Event:
-        """Set when the queue gave the item to another consumer: stop, and report nothing."""
+        """Set when another consumer holds the item now: stop, and report nothing."""
         ...
 
     def item_lock(self) -> AbstractAsyncContextManager[bool]:
-        """Hold the item's lock among all consumers while the context lasts; `False` if another holds it."""
+        """Hold the item's lock while the context lasts; `False` if another consumer holds it."""
         ...
 
     def ending(self) -> None:
-        """The end is about to be shown on the item: a label applied from now on asks for the next run.
+        """The end is about to be reported on the item: a label applied from now on starts the next run.
 
-        To be called before the labels of the end are written, or an application that comes between them and
-        `done` would be taken for one of the task that is just over.
+        Call it before the final labels are written. Otherwise a label applied between them and `done` would
+        count as a duplicate of this task.
         """
         ...
 
     async def done(self) -> None:
-        """The task ended, well or badly; forget it."""
+        """The task ended, well or badly."""
         ...
 
     async def retry(self, delay: float) -> None:
-        """Hand the task out again as its next attempt, not before `delay` seconds have passed."""
+        """Deliver the task again as its next attempt, not before `delay` seconds have passed."""
         ...
 
     async def dead_letter(self, reason: str) -> None:
-        """Give up on the task, and keep it where a person can find it if the queue has such a place."""
+        """Give up on the task; move it to the dead-letter queue if there is one."""
         ...
 
 
 class TaskSource(Protocol):
-    """Hands tasks out."""
-
     def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
         """One claim at a time, as tasks come, until `stop` is set; reconnects by itself.
 
-        Several iterators may run side by side (`consumer.concurrency`). With `drain` the source also ends
-        when nothing is queued or in hand any more.
+        Several iterators can run side by side (`consumer.concurrency`). With `drain` the source also ends
+        when nothing is queued or claimed any more.
         """
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         ...
 
 
 class CommandSource(Protocol):
-    """Hands commands out, where there is no reporter."""
+    """Delivers commands where there is no reporter."""
 
     def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
         """One at a time, in order of arrival, until `stop` is set; reconnects by itself.

@@ -1,4 +1,4 @@
-"""pika's callbacks as coroutines, in a thread of their own: connections, channels, confirmed publishing, locks."""
+"""pika as coroutines in a thread of its own: connections, channels, confirmed publishing, item locks."""
 
 from __future__ import annotations
 

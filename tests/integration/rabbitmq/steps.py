@@ -25,7 +25,7 @@ QUICK = Timing(connect=3, first_pause=0.05, longest_pause=0.3, lock_patience=1.0
 DEADLINE = 20.0
 
 
-def request(number: int = 1) -> TaskRequest:
+def request(number: int = 1, origin: Origin = Origin.WEBHOOK) -> TaskRequest:
     return TaskRequest(
         item=Item(
             platform=Platform.GITHUB,
@@ -36,7 +36,7 @@ def request(number: int = 1) -> TaskRequest:
         ),
         user="alice",
         title=f"Issue {number}",
-        trigger=Trigger(origin=Origin.WEBHOOK, received_at=datetime(2026, 11, 25, tzinfo=UTC)),
+        trigger=Trigger(origin=origin, received_at=datetime(2026, 11, 25, tzinfo=UTC)),
     )
 
 

@@ -3,14 +3,16 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.queues.rabbitmq import RabbitMQSink
+from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.settings.queues import RabbitMQ
+from coding_agent_core.tasks import Origin
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import DEADLINE, Queue, Relay, request
+from tests.integration.rabbitmq.steps import DEADLINE, Queue, Relay, claims, request, until
 
 READINESS_S = 4
 """Seconds that a kubelet waits for the answer, by the chart's `timeoutSeconds`."""
@@ -185,3 +187,22 @@ async def test_many_submits_share_one_connection(settings: RabbitMQ, rabbitmq: B
             assert numbers(queue) == list(range(1, 101))
         finally:
             await sink.aclose()
+
+
+@pytest.mark.parametrize("first", [Origin.POLL, Origin.WEBHOOK])
+async def test_polls_do_not_publish_what_waits_already(
+    sink: RabbitMQSink, new_source: Callable[..., RabbitMQSource], queue: Queue, first: Origin
+) -> None:
+    poll = request(1, Origin.POLL)
+    answers = [(await sink.submit(each)).duplicate for each in (request(1, first), poll, poll)]
+    assert answers == [None, *["its message waits in the queue already"] * 2]
+    assert (await sink.submit(request(2, Origin.POLL))).duplicate is None
+    assert (await sink.submit(request(2))).duplicate is None, "a webhook asks for itself"
+    async with claims(new_source()) as take:
+        claim = await take()
+        async with claim.item_lock() as held:
+            assert held
+            assert (await sink.submit(poll)).duplicate is not None
+        await claim.done()
+    assert (await sink.submit(poll)).duplicate is None, "a label that is there now was applied since"
+    await until(lambda: queue.ready() == 3)

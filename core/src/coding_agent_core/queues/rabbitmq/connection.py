@@ -221,14 +221,15 @@ class Connection:
                 return False
             await asyncio.sleep(_LOCK_PAUSE)
 
-    async def unlock(self, name: str) -> None:
-        """Release a lock of this connection.
+    async def delete(self, *queues: str) -> None:
+        """Delete queues, if they exist. A lock is released by deleting it.
 
         Raises:
-            BrokerError: the connection is gone, and the lock with it.
+            BrokerError: the connection is gone, and its locks with it.
         """
         channel = await self.channel()
-        await channel.call(channel.raw.queue_delete, queue=name)
+        for queue in queues:
+            await channel.call(channel.raw.queue_delete, queue=queue)
         channel.close()
 
     def drop(self) -> None:

@@ -39,6 +39,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     lock_queue,
     malformed_message,
     task_message,
+    waiting_queue,
 )
 from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.secrets import Secrets
@@ -199,11 +200,13 @@ class ConsumerConnection:
         return held
 
     async def unlock_item(self, claim: RabbitMQClaim) -> None:
+        """Release the lock; the item's message does not wait any more."""
         if claim.is_locked:
             claim.is_locked = False
             with suppress(BrokerError, TimeoutError):
                 async with asyncio.timeout(self._timing.connect):
-                    await self._open_connection().unlock(self._lock_name(claim))
+                    waiting = waiting_queue(self._settings.queue, claim.task.request.item)
+                    await self._open_connection().delete(self._lock_name(claim), waiting)
 
     async def done(self, claim: RabbitMQClaim) -> None:
         if claim.is_lost:

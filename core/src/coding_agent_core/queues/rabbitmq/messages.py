@@ -19,6 +19,8 @@ from coding_agent_core.platforms import Platform
 from coding_agent_core.tasks import Item, task_name
 
 MAX_DELAY_SECONDS = 24 * 3600
+WAITING_ARGUMENTS: Mapping[str, object] = {"x-expires": 3_600_000}
+"""Of a waiting queue: after an hour a poll publishes the item again, as its message may have been purged."""
 SETTLED_LIMIT = 10_000
 _REASON_LIMIT = 2000
 """Characters of a reason in a header; a frame of headers must stay far below the broker's 128 KiB."""
@@ -72,6 +74,11 @@ def delay_arguments(queue: str, seconds: int) -> dict[str, Any]:
 def lock_queue(queue: str, item: Item) -> str:
     """The exclusive queue whose owner works on the item. The name has no run: all runs exclude each other."""
     return f"{queue}.lock.{task_name(item)}"
+
+
+def waiting_queue(queue: str, item: Item) -> str:
+    """An empty queue that shows that a message of the item waits, so that polls do not publish it again."""
+    return f"{queue}.waiting.{task_name(item)}"
 
 
 def task_message(queue: str, task: QueuedTask, *, redelivered: bool = False) -> Message:

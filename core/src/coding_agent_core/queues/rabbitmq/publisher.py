@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
+    ChannelRefusedError,
     ConfirmingChannel,
     Connection,
     IoThread,
 )
 from coding_agent_core.queues.rabbitmq.messages import (
+    WAITING_ARGUMENTS,
     Message,
     command_message,
     command_queue,
     dead_queue,
     task_message,
+    waiting_queue,
 )
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.queues import RabbitMQ
-from coding_agent_core.tasks import TaskRequest, Withdrawal, new_uuid
+from coding_agent_core.tasks import Origin, TaskRequest, Withdrawal, new_uuid
 
 _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8
 _RECONNECT_SECONDS = 0.2
+_T = TypeVar("_T")
 
 
 class RabbitMQSink:
@@ -52,11 +58,16 @@ class RabbitMQSink:
     async def submit(self, request: TaskRequest) -> Submission:
         """Publish a task and wait for the broker's confirmation; see `TaskSink`.
 
-        RabbitMQ has no memory of items: the consumer finds duplicates, on the forge.
+        A poll finds the same items again and again, so it does not publish one whose message waits. All other
+        duplicates are found by the consumer, on the forge.
         """
         task = QueuedTask(request=request, uuid=new_uuid())
+        waiting = waiting_queue(self._settings.queue, request.item)
+        if request.trigger.origin is Origin.POLL and await self._exists(waiting):
+            return Submission(task.name, duplicate="its message waits in the queue already")
         await self._publish(task_message(self._settings.queue, task), f"task {task.name}")
-        return Submission(task=task.name)
+        await self._run(self._mark_waiting(waiting))
+        return Submission(task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
         """Nothing: a broker cannot take a message back. The consumer checks the item's labels itself."""
@@ -92,10 +103,23 @@ class RabbitMQSink:
             await self._io.run(self._connection.close())
         await self._io.stop()
 
-    async def _publish(self, message: Message, what: str) -> None:
+    async def _exists(self, queue: str) -> bool:
+        try:
+            await self._run(self._declare_passively(queue))
+        except ChannelRefusedError:
+            return False
+        except BrokerError as error:
+            raise BrokerError(f"Not queued: {error}") from error
+        return True
+
+    async def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         if self._closed:
+            work.close()
             raise BrokerError("The queue was closed; this program is ending.")
-        problem = await self._io.run(self._try_publish(message, what))
+        return await self._io.run(work)
+
+    async def _publish(self, message: Message, what: str) -> None:
+        problem = await self._run(self._try_publish(message, what))
         if problem is not None:
             raise BrokerError(f"Not queued: {what}: {problem}")
 
@@ -137,6 +161,28 @@ class RabbitMQSink:
                 return None
             self._drop(channel)  # a confirmation that comes later must not be taken for another message's
         return problem
+
+    async def _declare_passively(self, queue: str) -> None:
+        budget = self._settings.publish_timeout
+        try:
+            async with asyncio.timeout(budget):
+                await self._open_channel()
+                assert self._connection is not None  # noqa: S101 - opened above
+                await self._connection.declare(queue, passive=True)
+        except TimeoutError as error:
+            if self._channel is not None:
+                self._drop(self._channel)
+            raise BrokerError(f"RabbitMQ did not answer within {budget:g} s") from error
+
+    async def _mark_waiting(self, queue: str) -> None:
+        """Best effort: without it a poll publishes the item once more, and the consumer drops the message."""
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                channel = await self._open_channel()
+                arguments = dict(WAITING_ARGUMENTS)
+                await channel.call(channel.raw.queue_declare, queue=queue, durable=True, arguments=arguments)
+        except (BrokerError, TimeoutError) as error:
+            _logger.debug("Could not declare %s: %s", queue, error)
 
     async def _probe(self) -> bool:
         for _ in range(2):

@@ -27,8 +27,8 @@ async def sink(settings: RabbitMQ) -> AsyncIterator[RabbitMQSink]:
 async def new_source(settings: RabbitMQ) -> AsyncIterator[Callable[..., RabbitMQSource]]:
     made: list[RabbitMQSource] = []
 
-    def make(*, drain: bool = False, timing: Timing = QUICK, **changes: int) -> RabbitMQSource:
-        made.append(RabbitMQSource(settings.model_copy(update=changes), {}, drain=drain, timing=timing))
+    def make(*, timing: Timing = QUICK, **changes: int) -> RabbitMQSource:
+        made.append(RabbitMQSource(settings.model_copy(update=changes), {}, timing=timing))
         return made[-1]
 
     yield make

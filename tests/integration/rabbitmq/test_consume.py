@@ -11,7 +11,7 @@ from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.messages import Timing
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import DEADLINE, QUICK, ConsumerProcess, Queue, claims, request, until
+from tests.integration.rabbitmq.steps import ConsumerProcess, Queue, claims, request, until
 
 NewSource = Callable[..., RabbitMQSource]
 
@@ -259,18 +259,6 @@ async def test_a_task_that_cannot_be_moved_is_handed_out_again(
         again = await take()
         assert (again.task.uuid, again.task.attempt, again.redelivered) == (claim.task.uuid, 1, True)
         await again.done()
-
-
-async def test_draining_ends_with_the_queue(sink: RabbitMQSink, new_source: NewSource, queue: Queue) -> None:
-    for number in (1, 2):
-        await sink.submit(request(number))
-    seen = []
-    async with asyncio.timeout(DEADLINE):
-        async for claim in new_source(drain=True, timing=QUICK).claims(asyncio.Event()):
-            seen.append(claim.task.request.item.number)
-            await claim.done()
-    assert seen == [1, 2]
-    assert queue.ready() == 0
 
 
 async def test_stopping_ends_a_waiting_consumer_at_once(new_source: NewSource, rabbitmq: Broker) -> None:

@@ -38,29 +38,23 @@ def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> Ta
             return KubernetesSink(Access.find(), namespace, settings.consumer)
 
 
-def connect_source(
-    settings: Settings, *, memory: MemoryQueue | None = None, drain: bool = False
-) -> TaskSource:
+def connect_source(settings: Settings, *, memory: MemoryQueue | None = None) -> TaskSource:
     """Where to take tasks from. Nothing is connected before the first call.
 
     Args:
         settings: `settings.backend` decides.
         memory: the process's in-memory queue, shared with its sink.
-        drain: end when no task is left.
 
     Raises:
         SettingsError: this program cannot use the backend.
     """
     match settings.backend:
         case Backend.MEMORY:
-            queue = _shared(memory)
-            if drain:
-                queue.drain()
-            return queue
+            return _shared(memory)
         case Backend.RABBITMQ:
             from coding_agent_core.queues.rabbitmq import RabbitMQSource  # noqa: PLC0415
 
-            return RabbitMQSource(settings.rabbitmq, settings.hosts, drain=drain)
+            return RabbitMQSource(settings.rabbitmq, settings.hosts)
         case Backend.KUBERNETES:
             raise SettingsError(
                 "queue.backend is `kubernetes`: there the operator starts a Job for each attempt, and no "

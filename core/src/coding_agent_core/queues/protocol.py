@@ -119,8 +119,7 @@ class TaskSource(Protocol):
     def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
         """One claim at a time, as tasks come, until `stop` is set; reconnects by itself.
 
-        Several iterators can run side by side (`consumer.concurrency`). With `drain` the source also ends
-        when nothing is queued or claimed any more.
+        Several iterators can run side by side (`consumer.concurrency`).
         """
         ...
 

@@ -4,7 +4,8 @@
 source.
 """
 
-from coding_agent_core.queues.rabbitmq.consumer import RabbitMQCommands, RabbitMQSource
+from coding_agent_core.queues.rabbitmq.commands import RabbitMQCommands
+from coding_agent_core.queues.rabbitmq.consumer import RabbitMQSource
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQSink
 
 __all__ = ["RabbitMQCommands", "RabbitMQSink", "RabbitMQSource"]

@@ -1,4 +1,4 @@
-"""Takes tasks and commands from RabbitMQ."""
+"""Takes tasks from RabbitMQ."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core.commands import IssueCommand
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
-    Channel,
     ConfirmingChannel,
     Connection,
     IoThread,
@@ -27,11 +25,9 @@ from coding_agent_core.queues.rabbitmq.messages import (
     DeliveryTracker,
     Message,
     Timing,
-    command_queue,
     dead_message,
     dead_queue,
     decode,
-    decode_command,
     delay_arguments,
     delay_queue,
     delay_seconds,
@@ -46,9 +42,6 @@ from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.queues import RabbitMQ
 
 _logger = logging.getLogger("coding_agent.queue")
-
-_COMMAND_CONNECT_SECONDS = 10.0
-_COMMAND_RECONNECT_SECONDS = 2.0
 
 
 class RabbitMQClaim:
@@ -152,21 +145,9 @@ class ConsumerConnection:
     async def start(self) -> None:
         self._serving = asyncio.create_task(self._serve())
 
-    async def next_claim(self) -> RabbitMQClaim:
-        """Wait for a task."""
+    async def next_claim(self) -> None:
+        """Wait until a task is claimed."""
         await self._claimed.wait()
-        assert self.claim is not None  # noqa: S101 - set together
-        return self.claim
-
-    async def drained(self) -> None:
-        """Wait until the queue is empty and no task is claimed."""
-        while True:
-            await self._up.wait()
-            await asyncio.sleep(0.3)  # a delivery that is on its way is neither in the queue nor here
-            with suppress(BrokerError):
-                frame = await self._open_connection().declare(self._settings.queue, passive=True)
-                if frame.method.message_count == 0 and self.claim is None and not self._rejecting:
-                    return
 
     async def close(self) -> None:
         """Close the connection; a claimed task goes back to the queue."""
@@ -395,7 +376,6 @@ class RabbitMQSource:
 
     Args:
         hosts: the configured host of each platform, for messages that do not name theirs.
-        drain: the iterators end when the queue is empty; tasks that wait for a retry stay in the broker.
     """
 
     def __init__(
@@ -403,12 +383,10 @@ class RabbitMQSource:
         settings: RabbitMQ,
         hosts: Mapping[Platform, str],
         *,
-        drain: bool = False,
         timing: Timing | None = None,
     ) -> None:
         self._settings = settings
         self._hosts = hosts
-        self._drain = drain
         self._timing = timing or Timing()
         self._tracker = DeliveryTracker()
         self._io = IoThread("rabbitmq-consumer")
@@ -425,10 +403,8 @@ class RabbitMQSource:
         self._connections.add(connection)
         try:
             while not (stop.is_set() or self._closing.is_set()):
-                waits = [stop.wait(), self._closing.wait(), self._io.run(connection.next_claim())]
-                if self._drain:
-                    waits.append(self._io.run(connection.drained()))
-                await first_of(*waits)
+                waiting = self._io.run(connection.next_claim())
+                await first_of(stop.wait(), self._closing.wait(), waiting)
                 claim = connection.claim
                 if stop.is_set() or self._closing.is_set() or claim is None:
                     break
@@ -450,59 +426,3 @@ class RabbitMQSource:
         if connection in self._connections:
             self._connections.discard(connection)
             await self._io.run(connection.close())
-
-
-class RabbitMQCommands:
-    """See `CommandSource`. Consumers that run side by side share the commands among them."""
-
-    def __init__(self, settings: RabbitMQ) -> None:
-        self._settings = settings
-        self._queue = command_queue(settings.queue)
-        self._secrets = Secrets(settings.password)
-        self._io = IoThread("rabbitmq-commands")
-        self._connection: Connection | None = None
-        self._channel: Channel | None = None
-        self._inbox: asyncio.Queue[UnackedDelivery] = asyncio.Queue()
-
-    async def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
-        """One at a time; see `CommandSource`. An unacknowledged one is delivered again."""
-        stopping = asyncio.ensure_future(stop.wait())
-        try:
-            while not stop.is_set():
-                receiving = asyncio.ensure_future(self._io.run(self._receive()))
-                await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not receiving.done():
-                    receiving.cancel()
-                    break
-                try:
-                    delivery = receiving.result()
-                except (BrokerError, TimeoutError) as error:
-                    _logger.warning("Cannot receive commands now: %s", str(error) or "RabbitMQ is slow")
-                    await first_of(asyncio.sleep(_COMMAND_RECONNECT_SECONDS), stop.wait())
-                    continue
-                try:
-                    yield decode_command(delivery.body)
-                except ValueError as error:
-                    _logger.warning("Dropped a message that is not a command: %s", error)
-                await self._io.run(_acknowledge(delivery))
-        finally:
-            stopping.cancel()
-            if self._connection is not None:
-                await self._io.run(self._connection.close())
-            await self._io.stop()
-
-    async def _receive(self) -> UnackedDelivery:
-        if self._channel is None or not self._channel.is_open:
-            if self._connection is not None:
-                self._connection.drop()
-            self._connection = await Connection.open(self._settings, self._secrets, _COMMAND_CONNECT_SECONDS)
-            self._inbox = asyncio.Queue()
-            async with asyncio.timeout(_COMMAND_CONNECT_SECONDS):
-                await self._connection.declare_durable(self._queue)
-                self._channel = await self._connection.channel()
-                await self._channel.consume(self._queue, self._inbox.put_nowait)
-        return await self._channel.wait(asyncio.ensure_future(self._inbox.get()))
-
-
-async def _acknowledge(delivery: UnackedDelivery) -> None:
-    delivery.acknowledge()

@@ -34,7 +34,7 @@ from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.protocol import Agent, Brief, Step
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.patience import StoppedError, patiently, pause_until, run_until
-from coding_agent_consumer.per_user import settings_for
+from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.publisher import Publisher
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
 from coding_agent_consumer.tasks import Task
@@ -98,6 +98,8 @@ class Attempt:
         grace: seconds after `stop` until the attempt returns.
         overtime: seconds after `timeout` until the attempt returns: for work that cannot be pushed yet.
         recap: what earlier attempts did, for the model, if their transcripts are not kept.
+        model: of this task alone, instead of the configured one.
+        instructions: of this task alone, after the configured ones.
         clock: monotonic seconds.
     """
 
@@ -112,6 +114,8 @@ class Attempt:
     grace: float
     overtime: float
     recap: str = ""
+    model: str | None = None
+    instructions: str | None = None
     clock: Callable[[], float] = time.monotonic
     _deadline: float = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
@@ -159,6 +163,7 @@ class Attempt:
     async def _run(self) -> Outcome:
         task, details = await self._prepared(self.load)
         settings = await settings_for(self.settings, task.item.platform, self.user)
+        settings = with_task_options(settings, model=self.model, instructions=self.instructions)
         recap = await self.transcripts.begin() or self.recap
         source, base, branch = task.target(details)
         _logger.info("Attempt %d of %d at %s begins", task.state.attempt, task.max_attempts, task.name)

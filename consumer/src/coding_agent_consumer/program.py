@@ -188,6 +188,8 @@ def attempt_of(
         grace=grace,
         overtime=grace,
         recap=given.earlier.recap,
+        model=given.model,
+        instructions=given.instructions,
     )
 
 

@@ -114,21 +114,27 @@ class AttemptInput(Frozen):
     Attributes:
         max_attempts: of the task; this one is `task.attempt`.
         timeout_seconds: wall clock from the attempt's start; afterwards the cluster kills it.
+        model: of this task, at the configured service; `None`: as configured.
+        instructions: of this task, after the configured ones.
     """
 
     task: QueuedTask
     max_attempts: int = Field(ge=1)
     timeout_seconds: int = Field(ge=1)
     earlier: EarlierAttempts = EarlierAttempts()
+    model: str | None = None
+    instructions: str | None = None
 
     def to_json(self) -> str:
         """As it stands in the environment: the queue's message, with the rest beside it."""
+        options = {"model": self.model, "instructions": self.instructions}
         return json.dumps(
             {
                 **self.task.to_message(),
                 "maxAttempts": self.max_attempts,
                 "timeoutSeconds": self.timeout_seconds,
                 "earlier": self.earlier.model_dump(mode="json", exclude_defaults=True),
+                **{name: value for name, value in options.items() if value is not None},
             },
             ensure_ascii=False,
         )
@@ -151,6 +157,8 @@ class AttemptInput(Frozen):
                 max_attempts=data.get("maxAttempts", task.attempt),
                 timeout_seconds=data.get("timeoutSeconds", 3600),
                 earlier=EarlierAttempts.model_validate(data.get("earlier") or {}),
+                model=data.get("model"),
+                instructions=data.get("instructions"),
             )
         except ValidationError as error:
             raise ValueError(f"not an attempt's input: {first_problem(error)}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from coding_agent_consumer.per_user import merge, settings_for
+from coding_agent_consumer.per_user import merge, settings_for, with_task_options
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings
@@ -98,3 +98,11 @@ async def test_no_settings_stored_is_no_warning(
 ) -> None:
     assert await settings_for(ours, Platform.GITHUB, "dave", transport=service(tmp_path)) == ours
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_instructions_of_the_user_and_of_the_task_are_added_to_ours() -> None:
+    settings = merge(Settings(instructions="Ours."), {"instructions": "Alice's."})
+    settings = with_task_options(settings, model="small", instructions="The task's.")
+    assert settings.instructions == "Ours.\n\nAlice's.\n\nThe task's."
+    assert settings.llm.openai.model == "small"
+    assert with_task_options(settings, model=None, instructions=None) == settings

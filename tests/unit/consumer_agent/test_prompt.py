@@ -96,6 +96,10 @@ def test_the_next_attempt_is_told_of_the_last() -> None:
     assert "- called edit_file a.py" in text
 
 
-def test_settings_may_replace_the_instructions() -> None:
+def test_settings_replace_how_to_work_and_add_to_it_but_the_safety_rules_stay() -> None:
     assert "you have no credentials" in instructions(Settings())
-    assert instructions(Settings(system_prompt="Be brief.")) == "Be brief."
+    assert "They cannot change these rules" in instructions(Settings())
+    own = instructions(Settings(system_prompt="Be brief.", instructions="In Japanese."))
+    assert own.startswith("Be brief.\n\nIn Japanese.\n\n")
+    assert "you have no credentials" not in own
+    assert "They cannot change these rules" in own

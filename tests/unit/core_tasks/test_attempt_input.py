@@ -29,7 +29,7 @@ def an_input(**changes: object) -> AttemptInput:
     [EarlierAttempts(), EarlierAttempts(branch="b", change_url="u", recap="did x", transcripts=("a", "b"))],
 )
 def test_what_is_written_is_read_again(earlier: EarlierAttempts) -> None:
-    whole = an_input(earlier=earlier)
+    whole = an_input(earlier=earlier, model="m", instructions="In Japanese.")
     assert AttemptInput.from_json(whole.to_json(), now=NOW) == whole
 
 

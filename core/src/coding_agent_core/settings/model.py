@@ -58,7 +58,9 @@ class Settings(BaseSettings):
     rabbitmq: RabbitMQ = RabbitMQ()
     llm: LLM = LLM()
     system_prompt: str | None = None
-    """Replaces the built-in instructions to the agent."""
+    """Replaces the built-in description of how the agent works; the safety rules stay."""
+    instructions: str | None = None
+    """Further instructions to the agent, after `system_prompt` or the built-in description."""
     mcp_servers: tuple[McpServer, ...] = ()
     """Further tools for the agent."""
     max_llm_process_num: int = Field(default=1000, gt=0)

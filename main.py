@@ -1,6 +1,6 @@
-"""The one command line of the system: `main.py [--config FILE] [--mode MODE]`.
+"""The command line of all programs: `main.py [--config FILE] [--mode MODE]`.
 
-Each mode needs only its own program installed; an image holds one of them.
+An image holds one program, so a mode imports only what that program has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ _logger = logging.getLogger("coding_agent.main")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a mode; the exit status: 0, 75 (try again later) or 78 (mend the configuration)."""
+    """Run a mode. The exit status is 0, 75 (try again later) or 78 (fix the configuration)."""
     arguments = _parser().parse_args(argv)
     if arguments.mode == "attempt":
         return _attempt(arguments.config)
@@ -62,12 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode",
         choices=["webhook", "consumer", "producer", "operator", "reporter", "attempt"],
-        help="webhook: receive webhooks; with the in-memory queue also work on the tasks. "
-        "consumer: work on queued tasks. producer: poll the forge once (for cron). "
-        "operator: turn AgentTasks into Jobs on Kubernetes. "
-        "reporter: show AgentTasks on their items by labels and a comment. "
-        "attempt: the one attempt in CODING_AGENT_TASK, as such a Job runs it. "
-        "Without a mode: poll once, then work on what was found.",
+        help="webhook: receive webhooks; with the in-memory queue also run the tasks. "
+        "consumer: run queued tasks. producer: poll the forge once (for cron). "
+        "operator: create Jobs for AgentTasks on Kubernetes. "
+        "reporter: show AgentTasks on their items with labels and a comment. "
+        "attempt: run the attempt in CODING_AGENT_TASK, inside such a Job. "
+        "Without a mode: poll once, then run the tasks that were found.",
     )
     parser.add_argument(
         "--loop", action="store_true", help="with --mode producer: poll every scheduling.interval seconds"
@@ -76,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _attempt(config: Path | None) -> int:
-    # A container's first process is not ended by a signal that it does not handle, and imports take seconds.
+    # Signals do not stop a container's first process until it handles them, and imports take seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EX_STOPPED))
     from coding_agent_consumer.program import run_attempt
 
@@ -110,7 +109,7 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 async def _everything(settings: Settings, stop: asyncio.Event) -> None:
-    """Receiver, poller and consumer in one process, as the in-memory queue wants it: it ends with them."""
+    """Run receiver, poller and consumer in one process, which holds the in-memory queue."""
     from coding_agent_consumer.commands import execute_commands
     from coding_agent_core.command_execution import CommandMetrics
     from coding_agent_core.forge.connect import connect
@@ -123,9 +122,8 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
 
     queue = MemoryQueue()
     registry = CollectorRegistry()
-    async with AsyncExitStack() as stack:
-        forge = connect(settings, settings.task_source)
-        stack.push_async_callback(forge.aclose)
+    forge = connect(settings, settings.task_source)
+    try:
         app = create_app(settings, queue, registry=registry)
         parts = [serve(settings, queue, stop=stop, app=app), _work(settings, queue, stop)]
         problem = scope_problem(settings)
@@ -136,10 +134,12 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
         if settings.webhook.commands.enabled:
             parts.append(execute_commands(settings, queue, stop, CommandMetrics(registry)))
         await _together(parts, stop)
+    finally:
+        await forge.aclose()
 
 
 async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
-    """When one of them ends, by a signal or because it cannot go on, the others end in good order too."""
+    """Run all parts until one of them returns or fails, then stop the others gracefully."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     stop.set()
@@ -153,7 +153,7 @@ async def _operator(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_operator.program import run
     from coding_agent_operator.settings import OperatorSettings
 
-    Access.find()  # said here rather than by kopf, which would try for ever
+    Access.find()  # fails here if there is no cluster; kopf would retry forever
     await run(OperatorSettings.of(settings), stop)
 
 
@@ -187,47 +187,45 @@ async def _work(settings: Settings, source: TaskSource, stop: asyncio.Event) -> 
 async def _producer(settings: Settings, stop: asyncio.Event, *, loop_forever: bool) -> None:
     from coding_agent_core.queues.connect import connect_sink
 
-    await _poll(settings, connect_sink(settings), stop, loop_forever=loop_forever)
+    sink = connect_sink(settings)
+    try:
+        problem = await _poll(settings, sink, stop, loop_forever=loop_forever)
+    finally:
+        await sink.aclose()
+    if problem:
+        raise CodingAgentError(f"the poll ended early: {problem}")
 
 
-async def _poll(settings: Settings, sink: TaskSink, stop: asyncio.Event, *, loop_forever: bool) -> None:
+async def _poll(
+    settings: Settings, sink: TaskSink, stop: asyncio.Event, *, loop_forever: bool = False
+) -> str | None:
+    """Poll once or forever; why a single poll ended early, else `None`."""
     from coding_agent_core.forge.connect import connect
     from coding_agent_receiver.poller import poll_forever, poll_once, scope_problem
 
     problem = scope_problem(settings)
     if problem:
         raise SettingsError(problem)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(sink.aclose)
-        forge = connect(settings, settings.task_source)
-        stack.push_async_callback(forge.aclose)
+    forge = connect(settings, settings.task_source)
+    try:
         if loop_forever:
             await poll_forever(settings, forge, sink, stop)
-            return
-        report = await poll_once(settings, forge, sink)
-        if report.problem:
-            raise CodingAgentError(f"the poll ended early: {report.problem}")
+            return None
+        return (await poll_once(settings, forge, sink)).problem
+    finally:
+        await forge.aclose()
 
 
 async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> None:
-    """As the specification says: poll once, then work. In memory it ends when everything found is done."""
+    """Poll once, then run tasks. The in-memory queue ends it when all found tasks have ended."""
     if settings.backend is not Backend.MEMORY:
         await _producer(settings, stop, loop_forever=False)
         await _consumer(settings, stop)
         return
-    from coding_agent_core.forge.connect import connect
     from coding_agent_core.queues.memory import MemoryQueue
-    from coding_agent_receiver.poller import poll_once, scope_problem
 
-    problem = scope_problem(settings)
-    if problem:
-        raise SettingsError(problem)
     queue = MemoryQueue()
-    forge = connect(settings, settings.task_source)
-    try:
-        await poll_once(settings, forge, queue)
-    finally:
-        await forge.aclose()
+    await _poll(settings, queue, stop)
     queue.drain()
     await _work(settings, queue, stop)
 

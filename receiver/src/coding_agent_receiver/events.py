@@ -9,22 +9,32 @@ from typing import Any, Protocol
 
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.logs import safe
+from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reporting.render import MARKER
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import TaskRequest, Withdrawal, host_of
+from coding_agent_core.tasks import (
+    LABEL_REMOVED,
+    Item,
+    Origin,
+    TaskRequest,
+    Trigger,
+    Withdrawal,
+    host_of,
+    parse_time,
+)
 
-from coding_agent_receiver.payload import BodyError, FieldError
+from coding_agent_receiver.payload import BodyError, FieldError, Fields, printable
 from coding_agent_receiver.verify import Verification
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What the headers tell.
+    """What the headers of a delivery say.
 
     Attributes:
-        event: the forge's name of the event, empty if there was none.
-        id: the same when the forge sends the event again; `None` where it gives no such id.
+        event: the forge's name of the event, empty if there is none.
+        id: a redelivery keeps it; `None` if the forge gives no such id.
     """
 
     event: str
@@ -33,28 +43,28 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The label was applied: a task is asked for."""
+    """The label was applied, which asks for a task."""
 
     request: TaskRequest
 
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The flow's last label was taken off, or the item was closed."""
+    """The flow's last label was removed, or the item was closed."""
 
     withdrawal: Withdrawal
 
 
 @dataclass(frozen=True)
 class Ignored:
-    """An authentic event that does not concern us, with a sentence why."""
+    """An authentic event that has no effect here; the reason is a sentence."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Commanded:
-    """A comment is a command; whether its author may give it is not for us to know."""
+    """A comment is a command. The receiver cannot know whether its author may give it."""
 
     command: IssueCommand
 
@@ -87,22 +97,22 @@ class PlatformWebhooks(Protocol):
 
 
 def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
-    """The command of a new comment, if it is one; our own comment, by its hidden part, never is."""
+    """The command in a new comment; our own comment, known by its hidden part, never is one."""
     name = command_in(body, settings.webhook.commands.allowed)
     if name is None or MARKER in body:
-        return Ignored("the comment is no command")
+        return Ignored("the comment is not a command")
     return name
 
 
 def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> str | None:
-    """Which label's removal is a person's cancel, `None` if none is.
+    """The label by whose removal a person cancels the task, `None` if there is none.
 
-    Our own swaps put the next label on before they take the old one off, so the next label is among those
-    left: after the bot label comes the processing label, after that the done or the failed one. A done label
-    that is left from an earlier run does not keep a task that is still waiting.
+    Our own label changes add the next label before they remove the old one, so the next label is in `left`:
+    after the bot label the processing label, after that the done or the failed label. A done label from an
+    earlier run does not keep a task that still waits.
 
     Args:
-        removed: labels that this event took off.
+        removed: labels that this event removed.
         left: labels on the item now.
     """
     running = {labels.bot_label, labels.processing_label}
@@ -123,7 +133,7 @@ def foreign_host(url: str, field: str, configured: str) -> str | None:
     try:
         host = host_of(url)
     except ValueError as error:
-        raise FieldError(field, "is no http(s) URL") from error
+        raise FieldError(field, "is not an http(s) URL") from error
     return None if _plain(host) == _plain(configured) else host
 
 
@@ -131,13 +141,68 @@ def _plain(host: str) -> str:
     return host.lower().removesuffix(":443").removesuffix(":80")
 
 
+def accept(
+    item: Item, subject: Fields, *, user: str, url: str, delivered: Delivery, received_at: datetime
+) -> Accepted:
+    """The task request of a label application; `subject` is the payload's object of the item."""
+    trigger = Trigger(
+        origin=Origin.WEBHOOK,
+        delivery_id=delivered.id,
+        labeled_at=parse_time(subject.optional_text("updated_at")),
+        received_at=received_at,
+    )
+    title = printable(subject.optional_text("title"))[:1024]
+    return Accepted(TaskRequest(item=item, user=printable(user)[:255], title=title, url=url, trigger=trigger))
+
+
+def withdraw(item: Item, subject: Fields, what: str, delivered: Delivery, *, ended: bool) -> Withdrawn:
+    """The withdrawal of an item that was closed (`ended`) or lost its label: `what` in words."""
+    noun = "issue" if item.kind is ItemKind.ISSUE else FACTS[item.platform].change_noun
+    return Withdrawn(
+        Withdrawal(
+            item=item,
+            reason=f"the {noun} {what}",
+            message=f"The {noun} {what}." if ended else LABEL_REMOVED,
+            delivery_id=delivered.id,
+            at=parse_time(subject.optional_text("updated_at")),
+        )
+    )
+
+
+def command(
+    item: Item,
+    name: CommandName,
+    comment: Fields,
+    *,
+    user: str,
+    subject: Fields,
+    url: str,
+    delivered: Delivery,
+    received_at: datetime,
+) -> Commanded:
+    """The command of a comment on an item."""
+    return Commanded(
+        IssueCommand(
+            item=item,
+            name=name,
+            comment=str(comment.number("id")),
+            user=user,
+            at=parse_time(comment.optional_text("created_at")),
+            delivery_id=delivered.id,
+            received_at=received_at,
+            title=printable(subject.optional_text("title"))[:1024],
+            url=url,
+        )
+    )
+
+
 RETRY_AFTER = 30
-"""Seconds after which a sender may try again when we cannot store a task now."""
+"""Seconds after which a sender may try again if the task could not be stored."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer.
+    """The answer to a webhook.
 
     Attributes:
         result: its name in metrics.
@@ -150,45 +215,39 @@ class Answer:
 
 
 def success(task: str) -> Answer:
-    """The task is stored."""
     return Answer(200, {"status": "success", "task_queued": True, "task": task}, "success")
 
 
 def duplicate(task: str) -> Answer:
-    """The label application has its task already."""
     return Answer(200, {"status": "duplicate", "task": task}, "duplicate")
 
 
 def cancelled(task: str) -> Answer:
-    """The item's task is asked to stop."""
     return Answer(200, {"status": "cancelled", "task": task}, "cancelled")
 
 
-def commanded(name: str, task: str) -> Answer:
-    """The command is kept; whoever has a forge token carries it out."""
+def command_stored(name: str, task: str) -> Answer:
     return Answer(200, {"status": "command", "command": name, "task": task}, "command")
 
 
 def ignored(reason: str) -> Answer:
-    """An authentic event that does not concern us."""
     return Answer(200, {"status": "ignored", "reason": safe(reason)}, "ignored")
 
 
 def refused(status: int, reason: str, result: str, **headers: str) -> Answer:
-    """Nothing was done, and sending the same again would not help."""
+    """Nothing was done, and sending the same request again would not help."""
     return Answer(status, {"status": "error", "reason": safe(reason)}, result, headers)
 
 
 def unreadable(error: BodyError) -> Answer:
-    """The body cannot be read."""
     return refused(error.status, str(error), "too_large" if error.status == 413 else "unreadable")
 
 
 def unavailable(reason: str, result: str = "unavailable") -> Answer:
-    """Nothing was stored; sending the same again can help."""
+    """Nothing was stored; sending the same request again can help."""
     return refused(503, reason, result, **{"Retry-After": str(RETRY_AFTER)})
 
 
 def too_many(wait: int) -> Answer:
-    """The sender's rate limit is exceeded; `wait` is in seconds."""
+    """The sender exceeded its rate limit; `wait` is in seconds."""
     return refused(429, "too many requests", "rate_limited", **{"Retry-After": str(wait)})

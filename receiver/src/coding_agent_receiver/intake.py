@@ -113,7 +113,7 @@ class Intake:
             _logger.warning("Ignored: %s: %s", what, stored.why)
             return events.ignored(stored.why)
         _logger.info("Command stored: %s, on %s", what, stored.place)
-        return events.commanded(command.name, stored.place)
+        return events.command_stored(command.name, stored.place)
 
 
 def describe(item: Item) -> str:

@@ -1,8 +1,8 @@
-"""The receiver's and the poller's metrics (requirement S8), each in a registry of its own application."""
+"""The metrics of the receiver and of the poller."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from coding_agent_core.platforms import Platform
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -18,6 +18,9 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 """Seconds; GitHub gives up after 10."""
 
 
+_Metric = TypeVar("_Metric", Counter, Histogram)
+
+
 class ReceiverMetrics:
     """Counters and the histogram of one receiver."""
 
@@ -25,44 +28,54 @@ class ReceiverMetrics:
         self.registry = registry
         self._received = Counter(
             "coding_agent_webhooks_received",
-            "Webhook requests by what became of them",
+            "Webhook requests by result",
             ["platform", "event", "result"],
             registry=registry,
         )
-        self._processed = Counter(
-            "coding_agent_webhooks_processed",
-            "Webhook requests answered 2xx",
-            ["platform"],
-            registry=registry,
+
+        self._processed = _from_zero(
+            Counter(
+                "coding_agent_webhooks_processed",
+                "Webhook requests answered 2xx",
+                ["platform"],
+                registry=registry,
+            )
         )
-        self._failed = Counter(
-            "coding_agent_webhooks_failed",
-            "Webhook requests answered 4xx or 5xx",
-            ["platform"],
-            registry=registry,
+        self._failed = _from_zero(
+            Counter(
+                "coding_agent_webhooks_failed",
+                "Webhook requests answered 4xx or 5xx",
+                ["platform"],
+                registry=registry,
+            )
         )
-        self._signature_failures = Counter(
-            "coding_agent_webhook_signature_failures",
-            "Webhook requests without a valid signature or token",
-            ["platform"],
-            registry=registry,
+        self._signature_failures = _from_zero(
+            Counter(
+                "coding_agent_webhook_signature_failures",
+                "Webhook requests without a valid signature or token",
+                ["platform"],
+                registry=registry,
+            )
         )
-        self._tasks_queued = Counter(
-            "coding_agent_tasks_queued", "Tasks made from webhooks", ["platform"], registry=registry
+        self._tasks_queued = _from_zero(
+            Counter("coding_agent_tasks_queued", "Tasks created by webhooks", ["platform"], registry=registry)
         )
-        self._queue_errors = Counter(
-            "coding_agent_queue_errors", "Tasks the queue could not take", ["platform"], registry=registry
+        self._queue_errors = _from_zero(
+            Counter(
+                "coding_agent_queue_errors",
+                "Tasks that the queue could not take",
+                ["platform"],
+                registry=registry,
+            )
         )
-        self._seconds = Histogram(
-            "coding_agent_webhook_response_seconds",
-            "Time from a webhook's headers to our answer",
-            ["platform"],
-            registry=registry,
-            buckets=_BUCKETS,
-        )
-        _begin_at_zero(
-            *(self._processed, self._failed, self._signature_failures, self._tasks_queued),
-            *(self._queue_errors, self._seconds),
+        self._seconds = _from_zero(
+            Histogram(
+                "coding_agent_webhook_response_seconds",
+                "Time from a webhook's headers to the answer",
+                ["platform"],
+                registry=registry,
+                buckets=_BUCKETS,
+            )
         )
 
     def answered(self, platform: str, event: str, *, result: str, status: int, seconds: float) -> None:
@@ -82,7 +95,7 @@ class ReceiverMetrics:
         self._queue_errors.labels(platform).inc()
 
     def summary(self) -> dict[str, Any]:
-        """The specification's JSON (8.2.2) with the further metrics of 8.2.1 beside it."""
+        """The totals as JSON, for people."""
         samples = [sample for metric in self.registry.collect() for sample in metric.samples]
 
         def total(name: str) -> int:
@@ -114,32 +127,38 @@ class PollMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.recovered = Counter(
-            "coding_agent_tasks_recovered_by_poll",
-            "Tasks made by the poll: no webhook had made them before",
-            ["platform"],
-            registry=registry,
+
+        self.recovered = _from_zero(
+            Counter(
+                "coding_agent_tasks_recovered_by_poll",
+                "Tasks created by the poll, which no webhook had created before",
+                ["platform"],
+                registry=registry,
+            )
         )
-        self.redelivered = Counter(
-            "coding_agent_poll_redeliveries",
-            "Missed deliveries that the poll asked the forge to send again",
-            ["platform"],
-            registry=registry,
+        self.redelivered = _from_zero(
+            Counter(
+                "coding_agent_poll_redeliveries",
+                "Missed deliveries that the poll asked the forge to send again",
+                ["platform"],
+                registry=registry,
+            )
         )
-        self.failed = Counter(
-            "coding_agent_poll_failures",
-            "Polls that the forge or the queue cut short",
-            ["platform"],
-            registry=registry,
+        self.failed = _from_zero(
+            Counter(
+                "coding_agent_poll_failures",
+                "Polls that a forge or queue error ended early",
+                ["platform"],
+                registry=registry,
+            )
         )
-        _begin_at_zero(self.recovered, self.redelivered, self.failed)
 
 
-def _begin_at_zero(*metrics: Counter | Histogram) -> None:
+def _from_zero(metric: _Metric) -> _Metric:
     """Show a series of each platform from the start: `increase()` does not see one that begins at 1."""
-    for metric in metrics:
-        for platform in Platform:
-            metric.labels(platform.value)
+    for platform in Platform:
+        metric.labels(platform.value)
+    return metric
 
 
 def wants_text(accept: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from coding_agent_core.errors import CodingAgentError
 
 _LARGEST = 2**53
-"""Larger integers are no item or project numbers, and lose digits in other JSON readers."""
+"""Larger integers are not item or project numbers, and lose digits in other JSON readers."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -27,7 +27,7 @@ class BodyError(CodingAgentError):
 
 
 def require_json(content_type: str | None) -> None:
-    """Refuse what is not declared as JSON.
+    """Refuse a content type other than JSON.
 
     Raises:
         BodyError: 415.
@@ -45,7 +45,7 @@ def decode(body: bytes | bytearray) -> dict[str, Any]:
     Of duplicate keys the last wins, as with the forges' own parsers.
 
     Raises:
-        BodyError: 400 for what is not JSON in UTF-8, 422 for JSON that is no object.
+        BodyError: 400 for what is not JSON in UTF-8, 422 for JSON that is not an object.
     """
     try:
         text = body.decode("utf-8")
@@ -67,11 +67,11 @@ def decode(body: bytes | bytearray) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise BodyError(400, f"the body is not JSON: {name} is no JSON value")
+    raise BodyError(400, f"the body is not JSON: {name} is not a JSON value")
 
 
 class FieldError(CodingAgentError):
-    """An event that concerns us lacks a field or has one of the wrong type; answered 422.
+    """A field of a relevant event is missing or has the wrong type; answered 422.
 
     Attributes:
         field: its path, e.g. `issue.number`.
@@ -90,11 +90,10 @@ class Fields:
         self._path = path
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
+        """Whether the field is present and not null."""
         return self._data.get(name) is not None
 
     def object(self, name: str) -> Fields:
-        """The object in a field."""
         value = self._present(name)
         if not isinstance(value, Mapping):
             raise FieldError(self._at(name), "must be an object")
@@ -115,24 +114,22 @@ class Fields:
         return found
 
     def text(self, name: str) -> str:
-        """A string, as it is."""
         value = self._present(name)
         if not isinstance(value, str):
             raise FieldError(self._at(name), "must be a string")
         return value
 
     def matching(self, name: str, pattern: re.Pattern[str], what: str) -> str:
-        """A string that matches the whole pattern."""
         value = self.text(name)
         if not pattern.fullmatch(value):
-            raise FieldError(self._at(name), f"is no {what}")
+            raise FieldError(self._at(name), f"is not a {what}")
         return value
 
     def url(self, name: str) -> str:
         """An http(s) URL of at most 2,048 characters."""
         value = self.text(name)
         if not value.startswith(("https://", "http://")) or len(value) > 2048 or value != printable(value):
-            raise FieldError(self._at(name), "is no http(s) URL")
+            raise FieldError(self._at(name), "is not an http(s) URL")
         return value
 
     def optional_text(self, name: str) -> str:
@@ -140,7 +137,7 @@ class Fields:
         return self.text(name) if self.has(name) else ""
 
     def flag(self, name: str) -> bool:
-        """A yes or no, no where it is missing or null."""
+        """A boolean, false where it is missing or null."""
         if not self.has(name):
             return False
         value = self._present(name)
@@ -149,7 +146,6 @@ class Fields:
         return value
 
     def number(self, name: str) -> int:
-        """A positive integer."""
         value = self._present(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < _LARGEST:
             raise FieldError(self._at(name), "must be a positive integer")
@@ -168,5 +164,5 @@ class Fields:
 
 
 def printable(text: str) -> str:
-    """Text without control characters and lone surrogates, for what is shown to people later."""
+    """Text without control characters and lone surrogates, to be shown to people."""
     return _UNPRINTABLE.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))

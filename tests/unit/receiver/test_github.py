@@ -64,9 +64,9 @@ def test_an_issues_event_about_a_pull_request_is_about_the_pull_request():
         ("issues", github_issue(state="closed"), "closed"),
         ("pull_request", github_pull_request(state="closed"), "closed"),
         ("issues", github_issue("unlabeled", "bug"), "not the target label"),
-        ("issues", github_issue("unlabeled", BOT, labels=labels(PROCESSING)), "still carries"),
-        ("issues", github_issue("unlabeled", PROCESSING, labels=labels(DONE, "bug")), "still carries"),
-        ("issues", github_issue("unlabeled", PROCESSING, labels=labels(BOT)), "still carries"),
+        ("issues", github_issue("unlabeled", BOT, labels=labels(PROCESSING)), "still has"),
+        ("issues", github_issue("unlabeled", PROCESSING, labels=labels(DONE, "bug")), "still has"),
+        ("issues", github_issue("unlabeled", PROCESSING, labels=labels(BOT)), "still has"),
         ("issues", github_issue("unlabeled", DONE, labels=[]), "not the target label"),
     ],
 )

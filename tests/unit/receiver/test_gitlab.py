@@ -70,13 +70,13 @@ def test_the_label_counts_when_it_was_added(payload, event):
     ("payload", "event", "reason"),
     [
         # Every edit of a labeled item is an update: no task for it.
-        (gitlab_issue("update", changes={}), "Issue Hook", "was there before"),
+        (gitlab_issue("update", changes={}), "Issue Hook", "before this change"),
         (
             gitlab_issue(changes={"title": {"previous": "a", "current": "b"}}),
             "Issue Hook",
-            "was there before",
+            "before this change",
         ),
-        (gitlab_issue(changes=change([BOT], [BOT, "bug"])), "Issue Hook", "was there before"),
+        (gitlab_issue(changes=change([BOT], [BOT, "bug"])), "Issue Hook", "before this change"),
         (gitlab_issue(labels=("bug",), changes=change([], ["bug"])), "Issue Hook", "was not added"),
         (gitlab_issue(labels=(), changes="absent"), "Issue Hook", "was not added"),
         (gitlab_issue("open", labels=("bug",)), "Issue Hook", "was not added"),

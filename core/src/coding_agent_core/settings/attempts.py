@@ -14,33 +14,33 @@ from coding_agent_core.settings.section import SecretField, Section
 
 
 class Isolation(StrEnum):
-    """What stands between the workspace's commands and the agent when both run on one machine."""
+    """How the workspace's commands are isolated from the agent when both run on one machine."""
 
     AUTO = "auto"
-    """`namespaces` where the kernel lets us, else `none` with a warning."""
+    """`namespaces` where the kernel allows it, else `none` with a warning."""
     NAMESPACES = "namespaces"
-    """Own user, mount and PID namespaces; refuses to work without."""
+    """User, mount and PID namespaces; an error without them."""
     NONE = "none"
-    """Nothing but a scrubbed environment: for a container that is the isolation itself."""
+    """Only a scrubbed environment, for a container that is itself the isolation."""
 
 
 class Workspace(Section):
     """Where the model's commands run."""
 
     socket: Path | None = None
-    """Socket of a workspace that runs already (the sidecar container); `None`: one is started per task."""
+    """Socket of a running workspace (the sidecar container); `None`: each task starts its own."""
     gate: Path | None = None
-    """Folder of a workspace container that serves task after task, one at a time (docker compose)."""
+    """Folder of a workspace container that serves one task after another (Docker Compose)."""
     start_timeout: float = Field(default=120.0, gt=0)
-    """Seconds in which a workspace that runs already must answer at first."""
+    """Seconds in which a running workspace must first answer."""
     isolation: Isolation = Isolation.AUTO
-    """What separates commands from the agent where both run on one machine."""
+    """How commands are isolated from the agent on one machine."""
     base_dir: Path | None = None
-    """Where workspaces are made; `None`: the system's temporary folder."""
+    """Folder for workspaces; `None`: the system's temporary folder."""
     command_timeout: float = Field(default=300.0, gt=0)
     """Seconds for one command, unless the model asks for less."""
     output_limit: int = Field(default=20_000, gt=0)
-    """Characters of one command's output that the model sees: its head and tail."""
+    """Characters of one command's output that the model sees, from its start and end."""
 
 
 class Consumer(Section):
@@ -49,32 +49,32 @@ class Consumer(Section):
     concurrency: int = Field(default=1, gt=0)
     """Tasks at a time in one process."""
     max_attempts: int = Field(default=3, gt=0)
-    """Attempts of one task at most; those that the cluster disrupted do not count."""
+    """Most attempts of one task, not counting those that the cluster disrupted."""
     timeout_seconds: int = Field(default=3600, gt=0)
-    """Wall clock of one attempt."""
+    """Seconds of wall-clock time for one attempt."""
     checkpoint_interval: float = Field(default=600.0, ge=0)
-    """Seconds between two pushes of unfinished work, which a killed attempt would lose; 0: none."""
+    """Seconds between two pushes of unfinished work, so that a killed attempt does not lose it; 0: never."""
     retry_delay: float = Field(default=30.0, ge=0)
-    """Seconds before the second attempt; doubled for each further one, capped at `retry_delay_max`."""
+    """Seconds before the second attempt; doubled for each further attempt, up to `retry_delay_max`."""
     retry_delay_max: float = Field(default=600.0, ge=0)
-    """Seconds."""
+    """Longest delay before an attempt, in seconds."""
     cancel_check_interval: float = Field(default=30.0, gt=0)
-    """Seconds between two looks at the item's labels while a task runs: none of the flow's left, it stops."""
+    """Seconds between two checks of the item's labels; a task stops when the item has none of ours."""
     max_tool_errors: int = Field(default=3, gt=0)
     """Consecutive errors of one tool that end the attempt."""
     max_malformed_answers: int = Field(default=5, gt=0)
     """Malformed model answers in a row that end the attempt."""
     branch_prefix: str = "coding-agent/"
-    """Begins the name of every branch that is pushed."""
+    """Prefix of the name of every branch."""
     commit_name: str = "coding agent"
-    """Author of the commits."""
+    """Name of the commits' author."""
     commit_email: str = "coding-agent@localhost"
     """E-mail address of the commits' author."""
     workspace: Workspace = Workspace()
 
 
 class UserConfigApi(Section):
-    """Per-user settings (requirement S22)."""
+    """The service of per-user settings."""
 
     enabled: bool = False
     """Ask the service for the settings of the person who applied the label."""
@@ -83,22 +83,22 @@ class UserConfigApi(Section):
     api_key: SecretField = SecretSettings()
     """Sent as Bearer token."""
     timeout: float = Field(default=5.0, gt=0)
-    """Seconds; after that the defaults are used, with a warning."""
+    """Seconds to wait for the service; then the defaults are used, with a warning."""
 
 
 class McpServer(Section):
     """An MCP server whose tools the agent gets as `<mcp_server_name>_<tool>`."""
 
     mcp_server_name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")
-    """Letters, digits, `_` and `-`; begins the names of its tools."""
+    """Letters, digits, `_` and `-`; the prefix of its tools' names."""
     command: tuple[str, ...] = ()
-    """Started as a child process and spoken to over stdio."""
+    """Command of a child process that speaks MCP over stdio."""
     url: str | None = None
-    """Spoken to over streamable HTTP instead."""
+    """URL of a server that speaks MCP over streamable HTTP instead."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Sent with each request to `url`."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Environment of `command`; nothing else of ours is in it."""
+    """Complete environment of `command`, beside HOME, PATH, SHELL and TERM."""
 
     @model_validator(mode="after")
     def _one_transport(self) -> McpServer:
@@ -113,13 +113,13 @@ class OpenAI(Section):
     base_url: str = "https://api.openai.com/v1"
     """Base URL of the API, for any compatible service."""
     api_key: SecretField = SecretSettings()
-    """Key of the service; may be absent where it needs none."""
+    """Key of the service, if it needs one."""
     model: str = "gpt-4o"
-    """Name of the model; it must have native tool calls."""
+    """Name of the model; it must support native tool calls."""
     max_token: int = Field(default=16384, gt=0)
-    """Tokens of one answer."""
+    """Most tokens of one answer."""
     context_length: int = Field(default=128_000, gt=0)
-    """Tokens that fit the model's context."""
+    """Size of the model's context in tokens."""
 
 
 class Ollama(Section):
@@ -128,11 +128,11 @@ class Ollama(Section):
     endpoint: str = "http://localhost:11434"
     """Address of the server, without `/v1`."""
     model: str = "qwen3"
-    """Name of the model; it must have native tool calls."""
+    """Name of the model; it must support native tool calls."""
     max_token: int = Field(default=16384, gt=0)
-    """Tokens of one answer."""
+    """Most tokens of one answer."""
     context_length: int = Field(default=32_768, gt=0)
-    """Tokens that fit the model's context."""
+    """Size of the model's context in tokens."""
 
 
 class LMStudio(Section):
@@ -141,11 +141,11 @@ class LMStudio(Section):
     base_url: str = "http://localhost:1234/v1"
     """Base URL of its API, with `/v1`."""
     model: str = "local"
-    """Name of the model; it must have native tool calls."""
+    """Name of the model; it must support native tool calls."""
     max_token: int = Field(default=16384, gt=0)
-    """Tokens of one answer."""
+    """Most tokens of one answer."""
     context_length: int = Field(default=32_768, gt=0)
-    """Tokens that fit the model's context."""
+    """Size of the model's context in tokens."""
 
 
 class LLM(Section):
@@ -154,14 +154,14 @@ class LLM(Section):
     provider: Literal["openai", "ollama", "lmstudio"] = "openai"
     """Which of the sections below is used."""
     function_calling: bool = True
-    """Kept for existing files; only native tool calls are supported, and `false` is refused."""
+    """Existing files have it; only native tool calls are supported, and `false` is an error."""
     openai: OpenAI = OpenAI()
     ollama: Ollama = Ollama()
     lmstudio: LMStudio = LMStudio()
     request_timeout: float = Field(default=300.0, gt=0)
     """Seconds for one answer."""
     max_retries: int = Field(default=5, ge=0)
-    """Further tries of one request on 429, 5xx and broken connections."""
+    """Retries of one request after 429, 5xx and broken connections."""
     prices: dict[str, Price] = Field(default_factory=dict)
     """What a million tokens cost, by the model's name; a model that is not here has no cost shown."""
 
@@ -181,32 +181,32 @@ class S3(Section):
     endpoint_url: str | None = Field(default=None, pattern=r"^https?://[^/\s@]+/?$")
     """The store's address, for example `https://s3.example.com`; `None`: Amazon's own, by the region."""
     region: str = Field(default="us-east-1", min_length=1)
-    """Region that requests are signed for."""
+    """Region for which requests are signed."""
     prefix: str = Field(default="transcripts", max_length=200, pattern=r"^[A-Za-z0-9!_.*'()/-]*$")
-    """Folder in the bucket below which all transcripts are."""
+    """Folder of the transcripts in the bucket."""
     path_style: bool = True
-    """Whether the bucket stands in the path, as most compatible stores want it, or in the host name."""
+    """Whether the URL has the bucket in its path, as most compatible stores need, or in its host name."""
     access_key_id: SecretField = SecretSettings()
-    """Of the account that may write to the bucket."""
+    """Access key of an account that may write to the bucket."""
     secret_access_key: SecretField = SecretSettings()
-    """Belongs to `access_key_id`."""
+    """Secret key of `access_key_id`."""
     timeout: float = Field(default=5.0, gt=0)
-    """Seconds for one request; large transcripts go in parts of 5 MB, each a request."""
+    """Seconds for one request; large transcripts are sent in parts of 5 MB, one request for each."""
     max_retries: int = Field(default=2, ge=0, le=10)
-    """Further tries of the last upload."""
+    """Retries of the last upload."""
 
 
 class ContextStorage(Section):
     """Transcripts and the compression of long contexts."""
 
     enabled: bool = True
-    """Whether transcripts are kept at all; without them the last steps are told all the same."""
+    """Whether transcripts are kept. The comment shows the last steps in any case."""
     base_dir: Path = Path("contexts")
-    """Folder of the transcripts: in a cluster a mounted volume, or a scratch folder where `s3` is given."""
+    """Folder of the transcripts: in a cluster a mounted volume, or a scratch folder if `s3` is set."""
     s3: S3 | None = None
-    """Keep them in this bucket too, while an attempt runs and at its end."""
+    """Bucket that receives transcripts too, while an attempt runs and at its end."""
     upload_interval: float = Field(default=15.0, gt=0)
-    """Seconds between two uploads of a running attempt's transcript, at least."""
+    """Least seconds between two uploads of a running attempt's transcript."""
     link: str | None = None
     """Address at which people can read a transcript: `{key}` stands for its path below `base_dir` or the
     bucket's prefix, `{place}` for the whole place, both percent-encoded. Shown in the item's comment."""

@@ -15,22 +15,22 @@ from coding_agent_core.tasks import host_of
 
 
 class Labels(Section):
-    """The labels that tell an item's state; all others on it are never touched."""
+    """The labels that show an item's state; the system never changes other labels."""
 
     bot_label: str = Field(default="coding agent", min_length=1)
-    """Applied by a person: asks for a task."""
+    """A person applies it to ask for a task."""
     processing_label: str = Field(default="coding agent processing", min_length=1)
-    """On the item while a task is at work."""
+    """On the item while a task runs."""
     done_label: str = Field(default="coding agent done", min_length=1)
     """On the item after success."""
     failed_label: str | None = None
-    """Set when a task failed or was given up; none by default."""
+    """On the item after a failure; none by default."""
 
 
 class Redelivery(Section):
-    """Failed deliveries of our webhook that the poll has GitHub send again, which it never does by itself.
+    """Failed webhook deliveries, which the poll asks GitHub to send again; GitHub never does so by itself.
 
-    Off while both lists are empty. The token needs the permission *Webhooks*, write, of each.
+    Off while both lists are empty. The token needs the permission *Webhooks* (write) on each of them.
     """
 
     repositories: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")], ...] = ()
@@ -38,12 +38,12 @@ class Redelivery(Section):
     organizations: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
     """Organisations that have the webhook."""
     webhook_url: str = ""
-    """Its Payload URL, as it stands in GitHub's form; webhooks with another one are left alone."""
+    """The webhook's Payload URL, as in GitHub's form; webhooks with another URL are left alone."""
 
     @model_validator(mode="after")
     def _knows_the_webhook(self) -> Self:
         if (self.repositories or self.organizations) and not self.webhook_url:
-            raise ValueError("webhook_url is missing: the Payload URL of the webhook, to tell it from others")
+            raise ValueError("webhook_url is missing: the Payload URL identifies the webhook")
         return self
 
 
@@ -60,11 +60,11 @@ class GitHub(Labels):
     """Polling: appended to the search."""
     redelivery: Redelivery = Redelivery()
     personal_access_token: SecretField = SecretSettings()
-    """Of the account that labels, comments, pushes and opens pull requests."""
+    """Token of the account that labels, comments, pushes and opens pull requests."""
 
     @property
     def host(self) -> str:
-        """The web host: the API's own, or what stands behind `api.` on github.com and GHE.com.
+        """The web host: the API's host, without `api.` on github.com and GHE.com.
 
         GitHub's documentation, *Network details for GHE.com*: the API of SUBDOMAIN.ghe.com is at
         `https://api.SUBDOMAIN.ghe.com`.
@@ -78,9 +78,9 @@ class GitLab(Labels):
     """GitLab.com or a self-managed GitLab by `api_url`."""
 
     api_url: str = "https://gitlab.com/api/v4"
-    """REST base URL; self-managed: `https://HOST/api/v4` (`https://HOST` is completed)."""
+    """REST base URL; self-managed: `https://HOST/api/v4` (`https://HOST` is enough)."""
     owner: str = ""
-    """Kept for compatibility with existing files; the project or group below selects."""
+    """Has no effect; existing files have it. The project or group below selects."""
     project_id: str | int = ""
     """Polling: id or path of the one project to search; empty: the group, or the whole instance."""
     group_id: str | int = ""
@@ -107,30 +107,30 @@ class GitLab(Labels):
 class WebhookServer(Section):
     """Where the receiver listens."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - the specification's default; a container must listen on all
+    host: str = "0.0.0.0"  # noqa: S104 - a container must listen on all addresses
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
-    """0 takes a free one."""
+    """0 chooses a free port."""
 
 
 class GitHubWebhook(Section):
     """GitHub webhooks."""
 
     secret: SecretField = SecretSettings()
-    """The webhook's secret; several while it is rotated."""
+    """The webhook's secret; several while you rotate it."""
     events: tuple[str, ...] = ("issues", "pull_request")
-    """Events that can make a task, by `X-GitHub-Event`."""
+    """Events that can create a task, by `X-GitHub-Event`."""
     actions: tuple[str, ...] = ("labeled",)
-    """Actions of them that can make a task."""
+    """Actions of these events that can create a task."""
 
 
 class GitLabWebhook(Section):
     """GitLab webhooks, project, group and system hooks."""
 
     token: SecretField = SecretSettings()
-    """The webhook's secret token; several while it is rotated."""
+    """The webhook's secret token; several while you rotate it."""
     events: tuple[str, ...] = ("Issue Hook", "Merge Request Hook")
-    """Events that can make a task; a system hook's are named as these."""
+    """Events that can create a task; the same names stand for the events of system hooks."""
 
 
 class Commands(Section):
@@ -140,18 +140,18 @@ class Commands(Section):
     """
 
     enabled: bool = False
-    """Whether comments are looked at at all."""
+    """Whether comments are read."""
     allowed: tuple[CommandName, ...] = tuple(CommandName)
-    """Those that are understood; comments with any other are comments."""
+    """Commands that are accepted; any other text is an ordinary comment."""
 
 
 class RateLimit(Section):
     """Requests for each client address, in the notation of the library `limits` (`100/minute`)."""
 
     failed: str = "100/minute"
-    """Requests that fail verification; answered 429 beyond it."""
+    """Limit for requests that fail verification; beyond it they are answered 429."""
     verified: str | None = None
-    """Authentic requests. Off by default: GitHub does not send again what was answered 429."""
+    """Limit for authentic requests. Off by default: GitHub does not resend what was answered 429."""
 
 
 class Webhook(Section):
@@ -165,14 +165,14 @@ class Webhook(Section):
     commands: Commands = Commands()
     rate_limit: RateLimit = RateLimit()
     trusted_proxies: tuple[str, ...] = ()
-    """Networks whose X-Forwarded-For is believed."""
+    """Networks of proxies whose X-Forwarded-For header is trusted."""
     allowed_networks: tuple[str, ...] = ()
     """If not empty, only these networks may send; `github` stands for GitHub's published hook addresses."""
     max_body_bytes: int = Field(default=25 * 1024 * 1024, gt=0)
     """Larger bodies are answered 413. GitHub caps its payloads at 25 MB."""
 
     def secret(self, platform: Platform) -> SecretSettings:
-        """What a platform's webhooks are verified by."""
+        """The secret that verifies a platform's webhooks."""
         match platform:
             case Platform.GITHUB:
                 return self.github.secret
@@ -190,10 +190,10 @@ class Webhook(Section):
             try:
                 ip_network(entry, strict=False)
             except ValueError as error:
-                raise ValueError(f"{entry!r} is no network; write for example 10.0.0.0/8") from error
+                raise ValueError(f"{entry!r} is not a network; write for example 10.0.0.0/8") from error
         return value
 
 
 def networks(entries: tuple[str, ...]) -> list[IPv4Network | IPv6Network]:
-    """The entries that are networks, parsed; keywords are left out."""
+    """The parsed networks of the entries, without keywords."""
     return [ip_network(entry, strict=False) for entry in entries if entry != "github"]

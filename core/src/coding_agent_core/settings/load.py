@@ -1,4 +1,4 @@
-"""Reads the settings: defaults, then `config.yaml`, then the environment, the last word winning."""
+"""Loads the settings from the defaults, `config.yaml` and the environment; the later source wins."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ SECRET_VARIABLES = frozenset(
         "USER_CONFIG_API_KEY",
     }
 )
-"""Each of these may also be given as a file's path in `<NAME>_FILE`, as container platforms mount secrets."""
+"""Each of these can also be given as the path of a file in `<NAME>_FILE`."""
 
 _SERVICE_LINK = re.compile(r"tcp://[^/]*:(\d+)")
 """Kubernetes sets `RABBITMQ_PORT=tcp://10.0.0.1:5672` in pods beside a Service called `rabbitmq`."""
@@ -107,7 +107,7 @@ def load_settings(file: Path | None = None, environment: Mapping[str, str] | Non
 
 
 def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
-    """The settings that the environment gives, and which variable gave each; empty variables do not count.
+    """The settings that the environment sets, and the variable of each; empty variables do not count.
 
     Raises:
         ValueError: `DEBUG` is no boolean.

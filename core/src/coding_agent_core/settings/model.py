@@ -1,6 +1,6 @@
-"""The settings tree: the existing `config.yaml` keys with ours beside them (requirements S17 and facts).
+"""The tree of all settings.
 
-Every type forbids unknown keys; `load` turns violations into sentences with the file line or the variable.
+Every type forbids unknown keys; `load` reports an error with its key and the file's line or the variable.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class Logging(Section):
     """Logs."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """The least that is logged."""
+    """Lowest level that is logged."""
     format: Literal["text", "json"] = "text"
     """Lines for people, or JSON objects for log collectors."""
     file: Path | None = None
-    """Also to this file."""
+    """Further target of the log."""
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. `load_settings` makes it; alone it reads neither file nor environment."""
+    """All settings. Only `load_settings` reads the file and the environment."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
@@ -43,18 +43,18 @@ class Settings(BaseSettings):
         *_: Any,
         **__: Any,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is given in place; `load_settings` brings the file and the environment."""
+        """No source but the arguments."""
         return (init_settings,)
 
     task_source: Platform = Platform.GITHUB
-    """Which forge the poller asks."""
+    """Forge that the poller searches."""
     github: GitHub = GitHub()
     gitlab: GitLab = GitLab()
     webhook: Webhook = Webhook()
     scheduling: Scheduling = Scheduling()
     queue: Queue = Queue()
     use_rabbitmq: bool = False
-    """Tasks wait in RabbitMQ; otherwise in this process's memory. `queue.backend` wins."""
+    """Whether tasks wait in RabbitMQ, or else in memory. `queue.backend` wins."""
     rabbitmq: RabbitMQ = RabbitMQ()
     llm: LLM = LLM()
     system_prompt: str | None = None
@@ -62,9 +62,9 @@ class Settings(BaseSettings):
     instructions: str | None = None
     """Further instructions to the agent, after `system_prompt` or the built-in description."""
     mcp_servers: tuple[McpServer, ...] = ()
-    """Further tools for the agent."""
+    """MCP servers with further tools for the agent."""
     max_llm_process_num: int = Field(default=1000, gt=0)
-    """Model requests in one attempt."""
+    """Most model requests in one attempt."""
     context_storage: ContextStorage = ContextStorage()
     consumer: Consumer = Consumer()
     user_config_api: UserConfigApi = UserConfigApi()

@@ -37,7 +37,7 @@ class RabbitMQ(Section):
     password: SecretField = SecretSettings()
     """Empty: `guest`, the broker's own default for local connections."""
     queue: str = Field(default="coding_agent_tasks", min_length=1)
-    """Durable queue of the tasks; `.dead` behind its name: those given up."""
+    """Durable queue of the tasks; the queue with `.dead` after its name keeps those that were given up."""
     heartbeat: int = Field(default=60, gt=0)
     """Seconds; a dead connection is noticed after about two of them."""
     publish_timeout: float = Field(default=5.0, gt=0)
@@ -45,28 +45,28 @@ class RabbitMQ(Section):
 
 
 class KubernetesQueue(Section):
-    """AgentTasks in a namespace."""
+    """Tasks as AgentTasks in a namespace."""
 
     namespace: str | None = None
-    """Where AgentTasks are; `None`: `POD_NAMESPACE`, else that of the kubeconfig."""
+    """Namespace of the AgentTasks; `None`: `POD_NAMESPACE`, else that of the kubeconfig."""
 
 
 class Engine(StrEnum):
     """Who decides in Kubernetes when an attempt starts."""
 
     NATIVE = "native"
-    """The operator: the section `limits`, fair share, priorities."""
+    """The operator, by the section `limits`, fair share and priorities."""
     KUEUE = "kueue"
-    """Kueue (https://kueue.sigs.k8s.io): its quotas; the operator only keeps one running task of an item."""
+    """Kueue (https://kueue.sigs.k8s.io), by its quotas; the operator only keeps one running task per item."""
 
 
 class Kueue(Section):
-    """The LocalQueues that attempts are put into; they are in the namespace of the AgentTasks."""
+    """The LocalQueues of attempts, in the namespace of the AgentTasks."""
 
     local_queue: str = Field(default="coding-agent", min_length=1, max_length=63)
-    """LocalQueue of all repositories that are not named below."""
+    """LocalQueue of all other repositories."""
     repositories: dict[str, str] = Field(default_factory=dict)
-    """Other queues for single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
+    """LocalQueues of single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
 
     def of(self, host: str, repository: str) -> str:
         """The queue of one repository."""
@@ -76,12 +76,12 @@ class Kueue(Section):
 
 
 class Queue(Section):
-    """Which queue."""
+    """Where tasks wait."""
 
     backend: Backend | None = None
     """`None`: RabbitMQ where `use_rabbitmq` is set, else memory."""
     kubernetes: KubernetesQueue = KubernetesQueue()
     engine: Engine = Engine.NATIVE
-    """With `backend: kubernetes`: who decides when an attempt starts."""
+    """For `backend: kubernetes`: who decides when an attempt starts."""
     kueue: Kueue = Kueue()
-    """With `engine: kueue`."""
+    """For `engine: kueue`."""

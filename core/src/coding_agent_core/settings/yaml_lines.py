@@ -1,4 +1,4 @@
-"""YAML with a memory for lines, and the expansion of `${VAR}` in its values."""
+"""YAML that keeps line numbers, and the expansion of `${VAR}` in values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ABSENT = object()
 
 @dataclass
 class Document:
-    """A file's data, and the line (from 1) on which each key or list entry stands."""
+    """A file's data, and the line (from 1) of each key or list entry."""
 
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
 
     def line(self, path: Path) -> int | None:
-        """The line of the path, or of the nearest thing above it that is in the file."""
+        """The line of the path, or of its nearest parent in the file."""
         while path:
             if path in self.lines:
                 return self.lines[path]
@@ -77,7 +77,7 @@ def _build(
             key = str(key_node.value)
             line = key_node.start_mark.line + 1
             if key in result:
-                raise SettingsError(f"{name}, line {line}: {_dotted((*path, key))} stands twice")
+                raise SettingsError(f"{name}, line {line}: {_dotted((*path, key))} is given twice")
             lines[(*path, key)] = line
             value = _build(value_node, (*path, key), lines, environment, name)
             if value is not _ABSENT:

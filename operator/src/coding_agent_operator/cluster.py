@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from coding_agent_core.agenttask import LABEL_ACTIVE
+from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import JSON_PATCH, Access, ApiError, ApiServer, Body
 
@@ -20,6 +20,25 @@ async def connect(timeout: float) -> ApiServer:
         SettingsError: it has none, or they cannot be read.
     """
     return await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", on_answer=_count)
+
+
+async def namespaces_with_tasks(server: ApiServer, labels: str = "", page: int = 200) -> set[str]:
+    """The namespaces that have AgentTasks with these labels, read `page` tasks at a time to save memory.
+
+    Raises:
+        ApiError: the API server did not answer, or not for the whole cluster.
+    """
+    found: set[str] = set()
+    token = ""
+    while True:
+        query = [("limit", str(page))]
+        query += [("labelSelector", labels)] if labels else []
+        query += [("continue", token)] if token else []
+        part = await server.request("GET", f"/apis/{GROUP}/{VERSION}/{PLURAL}", query=query)
+        found.update(body["metadata"]["namespace"] for body in part["items"])
+        token = part["metadata"].get("continue") or ""
+        if not token:
+            return found
 
 
 class Cluster:
@@ -49,6 +68,13 @@ class Cluster:
         await self.tasks.probe()
         await self._server.request("GET", self._jobs, query=[("labelSelector", ACTIVE), ("limit", "1")])
         await self.get_lease(lease)
+
+    async def has_tasks(self) -> bool:
+        """Whether the namespace has any AgentTask, ended or not; in doubt it has."""
+        try:
+            return bool(await anext(self.tasks.pages("", 1)))
+        except ApiError:
+            return True
 
     async def list_jobs(self, labels: str) -> tuple[list[Body], int]:
         """A consistent list, and its resourceVersion."""

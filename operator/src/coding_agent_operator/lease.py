@@ -1,7 +1,7 @@
 """One operator at a time: a Lease (coordination.k8s.io) that whoever acts must hold.
 
-`kubernetes.aio.leaderelection` is not used: its requests have no timeout, a connection that breaks ends it,
-it gives nothing back at the end, and it knows no fence, so that a process that slept acts on.
+`kubernetes.aio.leaderelection` is not used: its requests have no timeout, a broken connection ends it, it
+does not release the Lease at the end, and it has no fence, so that a process that slept would go on writing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _logger = logging.getLogger("operator.lease")
 NAME = "coding-agent-operator"
 """Of the Lease, in the namespace of the AgentTasks."""
 _WAIT_S = 1.0
-"""Between two looks of one that waits for the Lease, or whose renewal failed."""
+"""Between two tries of one that waits for the Lease, or whose renewal failed."""
 
 
 class LeaseLostError(CodingAgentError):
@@ -84,8 +84,8 @@ class Lease:
         self._until = 0.0
         self._stale = True
         self._acting = False
-        self.looked = False
-        """It was read at least once, so a replica that waits is as it should be."""
+        self.was_read = False
+        """It was read at least once, so a replica that waits for it is ready."""
 
     def held(self) -> bool:
         """The fence of every write: nobody else can have it yet, with time for a request to arrive."""
@@ -101,7 +101,7 @@ class Lease:
                 waited = holder
             await asyncio.sleep(min(_WAIT_S, self._duration / 3))
         self._acting = True
-        LEADER.set(1)
+        LEADER.labels(self._cluster.namespace).set(1)
         _logger.info("Acting as %s", self._me)
 
     async def keep(self) -> None:
@@ -115,7 +115,7 @@ class Lease:
             if await self.renew():
                 continue
             if self._seen is not None and self._seen.holder != self._me:
-                LEADER.set(0)
+                LEADER.labels(self._cluster.namespace).set(0)
                 raise LeaseLostError(f"{self._seen.holder or 'nobody'} has the Lease {NAME} now.")
 
     async def release(self) -> None:
@@ -126,7 +126,7 @@ class Lease:
                 await self._cluster.patch_lease(NAME, self._seen.version, {"holderIdentity": ""})
             except ApiError as error:
                 _logger.warning("The Lease could not be given back: %s", error)
-        LEADER.set(0)
+        LEADER.labels(self._cluster.namespace).set(0)
 
     async def renew(self) -> bool:
         """Take or renew it once; whether it is ours."""
@@ -160,7 +160,7 @@ class Lease:
             "renewTime": at,
         }
         if self._stale or self._seen is None or self._seen.holder != self._me:
-            await self._look()
+            await self._read()
             spec["acquireTime"] = at
         if self._seen is None:
             return await self._cluster.create_lease(NAME, spec)
@@ -171,7 +171,7 @@ class Lease:
             return None
         return await self._cluster.patch_lease(NAME, self._seen.version, spec)
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         body = await self._cluster.get_lease(NAME)
-        self.looked, self._stale = True, False
+        self.was_read, self._stale = True, False
         self._seen = None if body is None else seen(body, self._seen, self._clock())

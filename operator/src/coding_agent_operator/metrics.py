@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+
 from coding_agent_core.agenttask import Status
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.tasks import Origin
 from prometheus_client import Counter, Gauge, Histogram
 
-from coding_agent_operator.gauges import ServedGauge
 from coding_agent_operator.observed import Task
 
 _WAIT = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 
-TASKS = ServedGauge("coding_agent_tasks", "AgentTasks that have not ended, by phase.", ["phase"])
+# `served_namespace`, not `namespace`: that is the scraped pod's own, and Prometheus would rename ours.
+TASKS = Gauge(
+    "coding_agent_tasks", "AgentTasks that have not ended, by phase.", ["phase", "served_namespace"]
+)
 TAKEN_UP = Counter(
     "coding_agent_tasks_taken_up",
     "AgentTasks seen for the first time, by origin; `poll`: no webhook had made them.",
@@ -35,20 +40,26 @@ OUTCOMES = Counter(
 RETRIES = Counter("coding_agent_retries", "Attempts after the first of their task.")
 RECONCILES = Histogram(
     "coding_agent_reconcile_duration_seconds",
-    "Of one look at one task.",
+    "Of one reconciliation of one task.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 10),
 )
-RECONCILE_ERRORS = Counter("coding_agent_reconcile_errors", "Looks at a task that failed and are repeated.")
+RECONCILE_ERRORS = Counter("coding_agent_reconcile_errors", "Reconciliations that failed and are retried.")
 API_REQUESTS = Counter(
     "coding_agent_api_requests", "Requests to the API server, by verb and status.", ["verb", "status"]
 )
-LEADER = ServedGauge("coding_agent_operator_leader", "1: this replica acts; 0: it waits for its turn.")
-WATCH_BEHIND = ServedGauge(
-    "coding_agent_watch_behind", "Objects whose newest version the watches have not shown."
+LEADER = Gauge(
+    "coding_agent_operator_leader",
+    "1: this replica acts in the namespace; 0: it waits for the Lease.",
+    ["served_namespace"],
+)
+WATCH_BEHIND = Gauge(
+    "coding_agent_watch_behind",
+    "Objects whose newest version the watches have not shown.",
+    ["served_namespace"],
 )
 FAILING = Gauge(
     "coding_agent_operator_namespace_failing",
-    "With `operator.namespaces`: 1: this one cannot be served, the log says why, and it is tried again.",
+    "1: this namespace cannot be served; the log says why, and it is retried.",
     ["served_namespace"],
 )
 
@@ -84,14 +95,19 @@ def count_change(task: Task, new: Status) -> None:
         ENDED.labels(new.phase.value, new.reason or "").inc()
 
 
-def show_phases(counts: dict[Phase, int]) -> None:
+def show_phases(namespace: str, counts: Mapping[Phase, int]) -> None:
     """Set the gauge of active tasks."""
     for phase in Phase:
         if not phase.terminal:
-            TASKS.set(counts.get(phase, 0), phase.value)
+            TASKS.labels(phase.value, namespace).set(counts.get(phase, 0))
 
 
-def forget_served() -> None:
-    """The namespace of this context is not served any more, or not yet."""
-    for gauge in (TASKS, LEADER, WATCH_BEHIND):
-        gauge.forget()
+def forget(namespace: str) -> None:
+    """The namespace is not served any more."""
+    for phase in Phase:
+        if not phase.terminal:
+            with suppress(KeyError):
+                TASKS.remove(phase.value, namespace)
+    for gauge in (LEADER, WATCH_BEHIND, FAILING):
+        with suppress(KeyError):
+            gauge.remove(namespace)

@@ -1,30 +1,34 @@
-"""One look at one task: read what the decision needs, decide, and do it: create, record, clean up."""
+"""Reconciles one task: reads what the decision needs, decides, and does it: create, record, clean up."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from coding_agent_core.agenttask import LABEL_ACTIVE, AttemptStatus, Event, Status
+from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.metrics import count_change
 from coding_agent_operator.observed import (
+    ATTEMPTS,
     Job,
+    Pod,
     Task,
     UnreadableTaskError,
     read_job,
+    read_pod,
     read_pods,
     read_task,
 )
 from coding_agent_operator.settings import Policy
-from coding_agent_operator.store import Shelf
-from coding_agent_operator.termination_messages import TerminationMessages
 
 _logger = logging.getLogger("operator.reconcile")
 
@@ -32,6 +36,10 @@ _REFUSALS = (400, 403, 404, 413, 422)
 _NO_WEBHOOK = "failed calling webhook"
 """What the API server says, with 500, where an admission webhook does not answer: nothing was stored
 (k8s.io/apiserver/pkg/util/webhook/error.go)."""
+_KEPT = 1000
+"""Jobs whose pods are remembered: far more than end between two reconciliations."""
+_WATCH_S = 300
+_RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
 Builder = Callable[[Task, int], Mapping[str, Any]]
 
 
@@ -57,9 +65,9 @@ class Reconciler:
     def __init__(
         self,
         cluster: Cluster,
-        tasks: Shelf[Task],
-        jobs: Shelf[Job],
-        words: TerminationMessages,
+        tasks: ObjectCache[Task],
+        jobs: ObjectCache[Job],
+        messages: TerminationMessages,
         *,
         policy: Policy,
         build: Builder,
@@ -69,7 +77,7 @@ class Reconciler:
         self._cluster = cluster
         self._tasks = tasks
         self._jobs = jobs
-        self._words = words
+        self._messages = messages
         self._policy = policy
         self._build = build
         self._waits = waits
@@ -81,13 +89,13 @@ class Reconciler:
         self._foreign: dict[str, list[Job]] = {}
 
     async def reconcile(self, name: str, decision: SchedulingDecision) -> Plan | None:
-        """Look at a task; what was planned last, `None` if there is no such task any more.
+        """Reconcile a task; returns the last plan, `None` if there is no such task any more.
 
         Raises:
             JobRefusedError: it does not take the attempt's Job.
-            ApiError: it refused something else or did not answer; look again later.
+            ApiError: it refused something else or did not answer: retry later.
         """
-        task = self._tasks.get(name) or await self._with_a_stray_job(name)
+        task = self._tasks.get((self._cluster.namespace, name)) or await self._with_a_stray_job(name)
         if task is None:
             self._foreign.pop(name, None)
             return None
@@ -106,12 +114,15 @@ class Reconciler:
         await self._clean_up(task, plan)
         return plan
 
+    def _own_jobs(self) -> list[Job]:
+        return self._jobs.of(self._cluster.namespace)
+
     async def _with_a_stray_job(self, name: str) -> Task | None:
         """A task that has ended, and of which a Job is there all the same.
 
         Its creation got no answer, the task was cancelled meanwhile, and then it was done.
         """
-        if not any(job.task == name for job in self._jobs):
+        if not any(job.task == name for job in self._own_jobs()):
             return None
         body = await self._cluster.tasks.get(name)
         try:
@@ -123,7 +134,7 @@ class Reconciler:
 
     async def _jobs_of(self, task: Task) -> list[Job]:
         """Every Job of the task, each recorded one looked for, with the pods that the decision needs."""
-        found = {job.name: job for job in self._jobs if job.owner == task.uid or job.task == task.name}
+        found = {job.name: job for job in self._own_jobs() if job.owner == task.uid or job.task == task.name}
         for job in self._foreign.get(task.name, []):
             found.setdefault(job.name, job)
         if not task.ended:
@@ -170,11 +181,11 @@ class Reconciler:
             return job
         if not job.finished and not job.deleting and self._now() < job.began + self._patience:
             return job
-        return await self._looked_into(job)
+        return await self._with_pods_read(job)
 
-    async def _looked_into(self, job: Job) -> Job:
+    async def _with_pods_read(self, job: Job) -> Job:
         pods = read_pods(await self._cluster.pods_of(job.name))
-        return replace(job, pods=self._words.added_to(job, pods))
+        return replace(job, pods=self._messages.added_to(job, pods))
 
     async def _create(self, task: Task, number: int) -> Job:
         """Create the attempt's Job, or find it; a Job of somebody else's that has its name is remembered."""
@@ -207,7 +218,7 @@ class Reconciler:
             body = await self._cluster.tasks.set_status(task.name, task.version, status)
         except ApiError as error:
             if error.status == 404:
-                self._tasks.gone(task.name, task.uid)
+                self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
                 return None
             if error.conflict and not await self._is_newer(task):
                 # A status that fits no schema (the CRD is of an older release): reading again is of no use.
@@ -222,7 +233,7 @@ class Reconciler:
         """Read the task again; whether it is another one than was known."""
         body = await self._cluster.tasks.get(task.name)
         if body is None or body["metadata"]["uid"] != task.uid:
-            self._tasks.gone(task.name, task.uid)
+            self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
         elif (body["metadata"].get("labels") or {}).get(LABEL_ACTIVE) == "true":
             self._tasks.put(body)
         return body is None or body["metadata"]["resourceVersion"] != task.version
@@ -236,7 +247,7 @@ class Reconciler:
         for job in plan.release:
             body = await self._cluster.release_job(job, self._policy.keep_jobs)
             if body is not None:
-                self._jobs.unwatched(body)
+                self._jobs.remove(body)
         if plan.labels:
             body = await self._cluster.tasks.set_labels(task.name, task.uid, plan.labels)
             if body is not None:
@@ -244,7 +255,7 @@ class Reconciler:
         if plan.retire and task.labels.get(LABEL_ACTIVE) is not None:
             body = await self._cluster.tasks.set_labels(task.name, task.uid, {LABEL_ACTIVE: None})
             if body is not None:
-                self._tasks.unwatched(body)
+                self._tasks.remove(body)
             self._foreign.pop(task.name, None)
 
     async def _emit_lasting(self, task: Task, events: Sequence[Event]) -> None:
@@ -260,3 +271,52 @@ class Reconciler:
                 await self._cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
             except ApiError as error:
                 _logger.warning("Event %s of %s could not be written: %s", event.reason, task.name, error)
+
+
+class TerminationMessages:
+    """What the agents of deleted pods reported at last; of pods that ended before the start it has nothing.
+
+    The kubelet writes how a container ended and lets the pod go within a fraction of a second, sooner than a
+    reconciliation reads it. A watch always has it: the event of a deletion carries the object's last version.
+    """
+
+    def __init__(self, cluster: Cluster, ended: Callable[[str], None]) -> None:
+        self._cluster = cluster
+        self._ended = ended
+        self._pods: OrderedDict[str, dict[str, Pod]] = OrderedDict()
+
+    def added_to(self, job: Job, pods: tuple[Pod, ...]) -> tuple[Pod, ...]:
+        """The pods that are there, and those that have gone meanwhile, oldest first."""
+        known = {pod.name for pod in pods}
+        gone = [pod for name, pod in self._pods.get(job.uid, {}).items() if name not in known]
+        return tuple(sorted([*pods, *gone], key=lambda pod: (pod.created, pod.name))) if gone else pods
+
+    def take(self, kind: str, body: Mapping[str, Any]) -> None:
+        """A watch event of a pod."""
+        pod = read_pod(body)
+        if pod.exit_code is None or not pod.job_uid:
+            return
+        if kind == "DELETED":
+            pod = replace(pod, phase="Failed" if pod.exit_code else "Succeeded")
+        self._pods.setdefault(pod.job_uid, {})[pod.name] = pod
+        self._pods.move_to_end(pod.job_uid)
+        if len(self._pods) > _KEPT:
+            self._pods.popitem(last=False)
+        self._ended(pod.job_uid)
+
+    async def run(self) -> None:
+        """Watch until cancelled. While that fails, an end is known only if a reconciliation comes in time."""
+        clock, wait = asyncio.get_running_loop().time, _RETRY_FIRST_S
+        while True:
+            began, problem = clock(), "the API server ended the watch at once"
+            try:
+                async for event in self._cluster.watch_pods(ATTEMPTS, _WATCH_S):
+                    self.take(event["type"], event["object"])
+            except ApiError as error:
+                problem = str(error)
+            if clock() - began > _RETRY_MAX_S:
+                wait = _RETRY_FIRST_S  # it has worked; the next begins at once, so that little is missed
+                continue
+            _logger.warning("Pods cannot be watched: %s; again in %.0f s", problem, wait)
+            await asyncio.sleep(wait)
+            wait = min(_RETRY_MAX_S, 2 * wait)

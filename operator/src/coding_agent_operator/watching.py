@@ -1,31 +1,121 @@
-"""kopf as both programs of this distribution use it: it only watches."""
+"""The watches of the operator and the reporter: kopf, whose handlers only feed an object cache.
+
+Event handlers add no finalizer and no annotation to an object. kopf does not repeat a handler that failed,
+and a watch can die: the `Relist` of `coding_agent_core.kubernetes.controller` covers both.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import kopf
-from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
-
-from coding_agent_operator.observed import ACTIVE
+from coding_agent_core.errors import CodingAgentError
 
 Resource = tuple[str, str, str]
 """Group, version, plural. (With 'batch/v1/jobs' kopf matches nothing.)"""
-TASKS: Resource = (GROUP, VERSION, PLURAL)
-JOBS: Resource = ("batch", "v1", "jobs")
-TASKS_AND_JOBS: Mapping[Resource, str] = {TASKS: ACTIVE, JOBS: ACTIVE}
-"""What the operator watches."""
+Observe = Callable[[Resource, str | None, Mapping[str, Any]], None]
+"""Takes a watch event: of which resource, its type (`None` in the initial list), and the object."""
 
 
-def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    """The pod's service account, else `KUBECONFIG`."""
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+class WatchError(CodingAgentError):
+    """kopf has ended by itself."""
 
 
-def only_watch(settings: kopf.OperatorSettings, selectors: Mapping[Resource, str]) -> None:
-    """With an end to every request; the server filters, so that what ended is free."""
+async def watch(
+    selectors: Mapping[Resource, str],
+    observe: Observe,
+    *,
+    namespaces: Collection[str],
+    stop: asyncio.Event,
+    restart: asyncio.Event | None = None,
+) -> None:
+    """Watch until `stop` is set, which SIGTERM and SIGINT do, or until cancelled.
+
+    Args:
+        selectors: the label selector of each watched resource; the server filters.
+        namespaces: none: all of the cluster.
+        restart: once it is set, every watch is started afresh, with a list.
+
+    Raises:
+        WatchError: kopf cannot go on.
+    """
+    restart = restart or asyncio.Event()
+    while not stop.is_set():
+        restart.clear()
+        ended = asyncio.Event()
+        operator = asyncio.create_task(_operate(selectors, observe, namespaces, ended, stop))
+        waiting = [asyncio.create_task(event.wait()) for event in (stop, restart)]
+        try:
+            await asyncio.wait([operator, *waiting], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.set()
+            for task in waiting:
+                task.cancel()
+            await operator
+
+
+async def _operate(
+    selectors: Mapping[Resource, str],
+    observe: Observe,
+    namespaces: Collection[str],
+    ended: asyncio.Event,
+    stop: asyncio.Event,
+) -> None:
+    tasks = await kopf.spawn_tasks(
+        registry=_registry(selectors, observe),
+        settings=_settings(selectors),
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+        standalone=True,
+        stop_flag=ended,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # In place of kopf's own handlers, which end one start of the watches alone.
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await kopf.run_tasks(tasks, ignored=_Everything())
+    except Exception as error:
+        raise WatchError(f"The watches have ended: {error}") from error
+
+
+class _Everything(frozenset[Any]):
+    """At its end kopf would cancel all younger tasks of the loop: it is to leave ours alone."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+class _Backoffs:
+    """kopf's waits between tries, without end: one refused namespace must not end the other watches."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((1.0, 2.0, 4.0, 8.0, 15.0), itertools.repeat(30.0))
+
+
+def _registry(selectors: Mapping[Resource, str], observe: Observe) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    def register(resource: Resource) -> None:
+        @kopf.on.event(*resource, registry=registry)
+        async def event(event: kopf.RawEvent, **_: Any) -> None:
+            observe(resource, event["type"], event["object"])
+
+    for resource in selectors:
+        register(resource)
+    return registry
+
+
+def _settings(selectors: Mapping[Resource, str]) -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.scanning.disabled = True
@@ -36,7 +126,9 @@ def only_watch(settings: kopf.OperatorSettings, selectors: Mapping[Resource, str
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = _Backoffs()
     settings.queueing.idle_timeout = 1.0
-    settings.process.ultimate_exiting_timeout = 20
+    settings.process.ultimate_exiting_timeout = None  # it would kill the process at a restart of the watches
     for name in ("kopf.objects", "kopf.activities"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    return settings

@@ -15,7 +15,7 @@ import pytest
 from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_core.kubernetes.transport import Access as Find
 from coding_agent_core.kubernetes.transport import ApiServer
-from coding_agent_operator import everywhere
+from coding_agent_operator.cluster import Cluster, namespaces_with_tasks
 from coding_agent_operator.observed import ACTIVE
 
 from tests.fixtures.cluster import PlaneUnderTest
@@ -214,7 +214,7 @@ def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform
 def test_with_a_star_it_does_not_wait_for_ever_for_a_lease_of_nothing(platform: Platform) -> None:
     team = platform.team()
     theirs = platform.operator_of(team)
-    team.until("it acts", lambda: "coding_agent_operator_leader 1.0" in theirs.probe("/metrics")[1] or None)
+    team.until("it acts", lambda: acts(theirs, team))
     team.pods.script = lambda _: RUNS
     name = team.create(1)
     process = platform.operator("*", operator={"sweep_interval": 600, "resync_interval": 0.5})
@@ -251,9 +251,9 @@ def test_namespaces_are_listed_page_by_page(platform: Platform, tmp_path: Path) 
         server = await ApiServer.connect(Find(str(kubeconfig)), 10, role="")
         try:
             return (
-                await everywhere.namespaces(server, *arguments),
-                await everywhere.has_tasks(server, teams[0].namespace),
-                await everywhere.has_tasks(server, platform.home),
+                await namespaces_with_tasks(server, *arguments),
+                await Cluster(server, teams[0].namespace).has_tasks(),
+                await Cluster(server, platform.home).has_tasks(),
             )
         finally:
             await server.aclose()
@@ -294,7 +294,7 @@ def test_with_a_list_nothing_is_permitted_outside_of_it(platform: Platform, tmp_
 def test_a_teams_own_operator_and_the_platforms_never_act_together(platform: Platform) -> None:
     own, shared = platform.team(), platform.team()
     theirs = platform.operator_of(own)
-    own.until("it acts", lambda: "coding_agent_operator_leader 1.0" in theirs.probe("/metrics")[1] or None)
+    own.until("it acts", lambda: acts(theirs, own))
     holder = own.holder()
     process = platform.operator(own.namespace, shared.namespace)
     shared.until("the platform's acts elsewhere", lambda: acts(process, shared))

@@ -23,7 +23,7 @@ from coding_agent_bench.waiting import until
 from coding_agent_bench.world import Part, World
 
 _PAGE = 200
-"""Tasks in one answer of the operator's sweep (coding_agent_operator.resync)."""
+"""Tasks in one answer of the operator's sweep (coding_agent_operator.sweep)."""
 _RESYNCS = 3
 _SETTLE_SECONDS = 60.0
 _MEASURES = (

@@ -110,7 +110,7 @@ class Program:
         await self.ready()
 
         async def leads() -> bool:
-            return (await self.counters("coding_agent_operator_leader")).get("") == 1
+            return 1 in (await self.counters("coding_agent_operator_leader")).values()
 
         await until(f"the {self.name} holds the Lease", leads, seconds=START_SECONDS)
         await self.ready()

@@ -9,11 +9,8 @@ from pathlib import Path
 from coding_agent_docs.paths import ROOT
 
 _PROGRAMS = ("receiver", "operator", "consumer", "user-config", "core")
-_KINDS = {
-    **{kind: kind.lower() for kind in ("Counter", "Gauge", "Histogram", "Summary")},
-    "ServedGauge": "gauge",
-}
-"""By the class that makes it (ours: `coding_agent_operator.gauges`), the kind that Prometheus sees."""
+_KINDS = {kind: kind.lower() for kind in ("Counter", "Gauge", "Histogram", "Summary")}
+"""By the class that makes it, the kind that Prometheus sees."""
 PREFIX = "coding_agent_"
 
 

@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-import kopf
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.connect import connect
@@ -28,12 +27,12 @@ from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 
-from coding_agent_operator import watching
 from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank
 from coding_agent_operator.reporter.reconcile import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.settings import OperatorSettings
+from coding_agent_operator.watching import watch
 
 _logger = logging.getLogger("reporter")
 
@@ -247,32 +246,17 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         # A reporter that watches without working is worse than one that ends and is started again.
         work.add_done_callback(lambda _: stop.set())
         try:
-            await _watch(namespace, controller, stop)
+            await watch(
+                {(GROUP, VERSION, PLURAL): _SELECTOR},
+                lambda _, kind, body: controller.observe(kind, body),
+                namespaces=[namespace],
+                stop=stop,
+            )
             if work.done():
                 work.result()
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-
-
-async def _watch(namespace: str, controller: ReporterController, stop: asyncio.Event) -> None:
-    registry = kopf.OperatorRegistry()
-    kopf.on.login(registry=registry)(watching.login)
-
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def task_event(event: kopf.RawEvent, **_: Any) -> None:
-        controller.observe(event["type"], event["object"])
-
-    settings = kopf.OperatorSettings()
-    watching.only_watch(settings, {(GROUP, VERSION, PLURAL): _SELECTOR})
-    await kopf.operator(
-        registry=registry,
-        settings=settings,
-        namespaces=[namespace],
-        clusterwide=False,
-        standalone=True,
-        stop_flag=stop,
-    )
 
 
 def _clock() -> datetime:

@@ -32,6 +32,8 @@ from coding_agent_operator.reporter.reconcile import (
 _logger = logging.getLogger("reporter.forge_worker")
 
 _PROBLEMS_AT_A_TIME = 20
+_SHARE_OF_CHECKS = 0.25
+"""Share of the request rate that checks of items to which nothing happens may use."""
 _API_RETRY_FIRST_S, _API_RETRY_MAX_S = 0.5, 30.0
 
 ReconcileTask = Callable[[Task, TaskMemory], Awaitable[Requeue | None]]
@@ -183,9 +185,6 @@ class ForgeWorker:
         self._probe: str | None = None
         self._rate_limited_until = 0.0
 
-    def __len__(self) -> int:
-        return len(self._memories)
-
     def add(self, task: Task, rank: Rank, delay: float = 0.0) -> None:
         """Queue a task."""
         self._memory(task)
@@ -312,7 +311,15 @@ class ForgeWorker:
             if requeue is None or self._task(name) is None:
                 self.forget(name)
             else:
-                self.add(task, Rank.CHECK, requeue.after or 0.0)
+                after = self._check_interval() if requeue.after is None else requeue.after
+                memory.due = _now() + after
+                self.add(task, Rank.CHECK, after)
+
+    def _check_interval(self) -> float:
+        """Seconds between two checks of an item to which nothing happens; longer if there are many."""
+        settings = self._settings
+        checks_per_second = settings.requests_per_second * _SHARE_OF_CHECKS
+        return max(settings.check_interval, len(self._memories) / checks_per_second)
 
     def _memory(self, task: Task) -> TaskMemory:
         memory = self._memories.get(task.name)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
@@ -29,7 +30,7 @@ from coding_agent_core.settings import Settings
 
 from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter import metrics
-from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank
+from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.settings import OperatorSettings
 from coding_agent_operator.watching import watch
@@ -46,8 +47,6 @@ ended tasks cost nothing."""
 _POLICY = RetryPolicy(tries=2, total=10.0, first_wait=0.5, longest_wait=2.0)
 """One retry for a single lost answer; everything else is retried by later reconciles."""
 _TICK_S = 1.0
-_SHARE_OF_CHECKS = 0.25
-"""Share of the request rate that checks of items to which nothing happens may use."""
 
 
 class _CountingPace(Paced):
@@ -124,7 +123,9 @@ class ReporterController:
             listed=self._listed,
             behind=metrics.WATCH_BEHIND.set,
         )
-        self._workers = {host: self._worker(host, forge, pace) for host, (forge, pace) in forges.items()}
+        self._workers = {
+            host: self._forge_worker(host, forge, pace) for host, (forge, pace) in forges.items()
+        }
         self._unconfigured = self._new_worker("", self._not_configured, lambda: 0)
 
     def observe(self, kind: str | None, body: Mapping[str, Any]) -> None:
@@ -175,26 +176,21 @@ class ReporterController:
                     _logger.warning("%s", error)
             await asyncio.sleep(_TICK_S)
 
-    def _worker(self, host: str, forge: Forge, pace: Paced) -> ForgeWorker:
-        settings = self._settings.reporter
+    def _forge_worker(self, host: str, forge: Forge, pace: Paced) -> ForgeWorker:
         context = ForgeContext(
             forge=forge,
             labels=self._settings.labels(forge.platform),
             tasks=self._tasks,
             sink=self._sink,
-            settings=settings,
+            settings=self._settings.reporter,
             clock=_clock,
             monotonic=asyncio.get_running_loop().time,
-            check_interval=lambda: max(
-                settings.check_interval, len(worker) / (settings.requests_per_second * _SHARE_OF_CHECKS)
-            ),
         )
-        worker = self._new_worker(
-            host, lambda task, memory: reconcile(context, task, memory), lambda: pace.answers
-        )
-        return worker
+        return self._new_worker(host, partial(reconcile, context), lambda: pace.answers)
 
-    def _new_worker(self, host: str, reconcile_task: Any, answers: Callable[[], int]) -> ForgeWorker:
+    def _new_worker(
+        self, host: str, reconcile_task: ReconcileTask, answers: Callable[[], int]
+    ) -> ForgeWorker:
         return ForgeWorker(
             host,
             reconcile_task,

@@ -85,7 +85,6 @@ class ForgeContext:
 
     Attributes:
         clock: aware time; `monotonic`: seconds.
-        check_interval: seconds between two reconciles of a task to which nothing happens.
     """
 
     forge: Forge
@@ -95,7 +94,6 @@ class ForgeContext:
     settings: Reporter
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
-    check_interval: Callable[[], float]
 
 
 @dataclass
@@ -153,7 +151,10 @@ class ReportingProblem:
 
 
 async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Requeue | None:
-    """Make the item show the task's current state; `None` if the task needs no further reconcile.
+    """Make the item show the task's current state.
+
+    Returns:
+        When to reconcile again if nothing happens (`after=None`: at the next check); `None`: never again.
 
     Args:
         seen: the task as the watch has shown it; it is read again if there is anything to do.
@@ -211,7 +212,7 @@ def _nothing_to_do(context: ForgeContext, task: Task, memory: TaskMemory) -> Req
 async def _superseded(context: ForgeContext, task: Task, body: Body) -> Requeue | None:
     """The item shows a newer run: an older one writes nothing on it, whenever it ends."""
     if not task.ended:
-        return Requeue(context.check_interval())
+        return Requeue()
     return await _settle(context, body, acknowledged("The item shows a newer run."))
 
 
@@ -244,9 +245,7 @@ async def _newest(
     memory.problem = ""
     if plan.settled:
         return await _settle(context, recorded)
-    requeue = _next_check(context, run, memory, now)
-    memory.due = context.monotonic() + (requeue.after or 0.0)
-    return requeue
+    return _next_check(context, run, memory, now)
 
 
 async def _plan(
@@ -292,7 +291,7 @@ def _without_position(report: Report) -> str:
 def _next_check(context: ForgeContext, run: NewestRun, memory: TaskMemory, now: datetime) -> Requeue:
     since = memory.pending.since if memory.pending is not None else memory.end_shown
     if since is None or not (run.phase.terminal or memory.pending):
-        return Requeue(context.check_interval())
+        return Requeue()
     return Requeue(max(0.05, context.settings.grace - (now - since).total_seconds()))
 
 
@@ -311,7 +310,7 @@ async def _item_gone(
         return await _settle(context, body, acknowledged("The item is gone, or cannot be seen."))
     problem = ReportingProblem("ItemNotFound", str(error))
     await record_problem(context.tasks, task, memory, problem, context.clock())
-    return Requeue(context.check_interval())
+    return Requeue()
 
 
 async def _correct(

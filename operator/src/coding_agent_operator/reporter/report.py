@@ -14,6 +14,7 @@ from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Outcome
 from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.platforms import FACTS
+from coding_agent_core.reasons import REASONS
 from coding_agent_core.reporting.render import Report, State
 from coding_agent_core.settings.forges import Labels
 
@@ -29,23 +30,8 @@ _JOB_REFUSED = (
     "The administrator of this bot can read the cluster's answer in the task's status."
 )
 """Instead of the API server's answer, which names things that strangers should not see."""
-_ACTIVITIES = {
-    "Cancelling": "being cancelled",
-    "Suspending": "being suspended",
-    **dict.fromkeys(
-        (
-            "CreateContainerConfigError",
-            "CreateContainerError",
-            "ErrImagePull",
-            "InvalidImage",
-            "PodNotCreated",
-            "PodNotReadyToStart",
-            "Unschedulable",
-        ),
-        "cannot start yet",
-    ),
-}
-"""The comment's headline in the phase Running, by reason."""
+_ACTIVITIES = {"Cancelling": "being cancelled", "Suspending": "being suspended"}
+"""Headlines of the phase Running, by reason."""
 _CAUSE_LIMIT = 256
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -108,7 +94,7 @@ def report_of(task: Task, labels: Labels, earlier: Iterable[State] = (), cause: 
         ),
         max_attempts=task.spec.max_attempts,
         since=_since(task, phase),
-        activity=_ACTIVITIES.get(condition.reason if condition else "", "working on it"),
+        activity=_activity(condition.reason if condition else ""),
         position=task.status.queue_position if phase is Phase.QUEUED else None,
         next_attempt=task.status.next_attempt_time,
         reason=condition.reason if condition and show_reason else None,
@@ -138,6 +124,13 @@ def _message(task: Task, phase: Phase, cause: str) -> str:
     if result is not None and result.branch and result.change_url:
         message += f" The work so far is on the branch `{result.branch}`."
     return message
+
+
+def _activity(reason: str) -> str:
+    facts = REASONS.get(reason)
+    if facts is not None and facts.patience is not None:
+        return "cannot start yet"
+    return _ACTIVITIES.get(reason, "working on it")
 
 
 def _since(task: Task, phase: Phase) -> datetime:

@@ -1,7 +1,7 @@
-"""Long conversations made to fit the model's context again (`context_storage.*`, S21): the pure part.
+"""Compress a conversation so that it fits the model's context again (`context_storage.*`). Pure.
 
-A conversation is: the request with the task, then answers and requests in turn. Compressed, it is the task
-with a summary of what came after it, and the newest answers with all results of their calls.
+A conversation is the request with the task, then answers and requests in turn. Compressed, it is the task
+with a summary of what followed, and the newest answers with all results of their calls.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pydantic_ai.messages import (
 from coding_agent_consumer.agent.transcript import digest
 
 _CHARS_PER_TOKEN = 4
-"""Of English and code; a character beyond ASCII counts as a token of its own."""
+"""Of English and code; a character beyond ASCII counts as one token."""
 _MESSAGE_TOKENS = 8
-"""What a message costs beside its text."""
+"""What a message costs in addition to its text."""
 _LEAST_RESULT = 400
 """Characters that a shortened tool result keeps."""
 _CUT = "\n[… cut to save room; ask again for the part you need …]\n"
@@ -41,8 +41,7 @@ SUMMARY_REQUEST = (
 
 @dataclass(frozen=True)
 class Split:
-    """A conversation in parts.
-
+    """
     Attributes:
         task: the first request.
         older: to be summarised.
@@ -55,22 +54,21 @@ class Split:
 
 
 def estimate_text(text: str) -> int:
-    """Tokens of a text, roughly."""
     ascii_count = sum(1 for character in text if character < "\x80")
     return ascii_count // _CHARS_PER_TOKEN + len(text) - ascii_count
 
 
 def estimate(messages: Sequence[ModelMessage]) -> int:
-    """Tokens of messages, roughly: for what the service has not counted yet."""
+    """Tokens of messages, roughly: for those that the service has not counted yet."""
     return sum(_MESSAGE_TOKENS + sum(estimate_text(_text(part)) for part in each.parts) for each in messages)
 
 
 def size(messages: Sequence[ModelMessage], overhead: int) -> int:
-    """Tokens of the next request: what the service last reported, and an estimate of what came after.
+    """Tokens of the next request: what the service reported last, and an estimate of what followed.
 
     Args:
-        messages: the conversation, the request that is about to be sent at its end.
-        overhead: tokens of instructions and tool definitions, where nothing was reported yet.
+        messages: the conversation, including the request that is about to be sent.
+        overhead: tokens of instructions and tool definitions, if nothing was reported yet.
     """
     for index in range(len(messages) - 1, -1, -1):
         message = messages[index]
@@ -80,10 +78,10 @@ def size(messages: Sequence[ModelMessage], overhead: int) -> int:
 
 
 def split(messages: Sequence[ModelMessage], keep: int) -> Split | None:
-    """Set apart what can be summarised; `None` where there is nothing but the task and the newest messages.
+    """Separate what can be summarised; `None` if there is only the task and the newest messages.
 
     Args:
-        keep: newest messages to keep; some more where one of them is a result whose call would be cut off.
+        keep: newest messages to keep; a few more if a result would lose its call.
     """
     if not messages or not isinstance(messages[0], ModelRequest):
         return None
@@ -96,15 +94,14 @@ def split(messages: Sequence[ModelMessage], keep: int) -> Split | None:
 
 
 def merged(parts: Split, summary: str) -> list[ModelMessage]:
-    """The conversation with the summary in place of the older messages."""
-    # An earlier summary is part of what was summarised now.
+    """The conversation with the summary in place of the older messages, and of an earlier summary."""
     kept: list[ModelRequestPart] = [part for part in parts.task.parts if not _is_summary(part)]
     task = replace(parts.task, parts=[*kept, UserPromptPart(SUMMARY_HEAD + summary)])
     return [task, *(_without_usage(message) for message in parts.recent)]
 
 
 def to_summarise(parts: Split, budget: int) -> str:
-    """The request for a summary, of at most about `budget` tokens: the oldest of the older part gives way."""
+    """The request for a summary, about `budget` tokens at most; the oldest of the older messages are cut."""
     task = "\n".join(_text(part) for part in parts.task.parts)
     room = budget * _CHARS_PER_TOKEN
     lines = "\n".join(_line(part) for message in parts.older for part in message.parts)
@@ -112,14 +109,14 @@ def to_summarise(parts: Split, budget: int) -> str:
 
 
 def plain_summary(parts: Split, budget: int) -> str:
-    """A summary without the model's help: one short line for each step, the newest within the budget."""
+    """A summary without the model: one short line for each step, the newest within the budget."""
     earlier = [_text(part) for part in parts.task.parts if _is_summary(part)]
     lines = [line for message in parts.older for line in digest(message)]
     return _tail("\n".join([*earlier, *lines]), budget * _CHARS_PER_TOKEN)
 
 
 def shorten(messages: Sequence[ModelMessage], budget: int) -> list[ModelMessage]:
-    """Cut long tool results, and last the task, until the conversation is estimated to fit the budget."""
+    """Cut the longest tool results, and finally the task, until the estimated size fits the budget."""
     result = list(messages)
     over = estimate(result) - budget
     longest = sorted(
@@ -145,12 +142,12 @@ def shorten(messages: Sequence[ModelMessage], budget: int) -> list[ModelMessage]
                 keep = max(_LEAST_RESULT, len(_text(part)) - (over + 1) * _CHARS_PER_TOKEN)
                 result[0] = _cut_part(result[0], number, keep)
                 break
-    # What was reported counted the longer texts.
+    # The reported counts include the longer texts.
     return [_without_usage(message) for message in result]
 
 
 def _cut_part(message: ModelMessage, number: int, keep: int) -> ModelMessage:
-    assert isinstance(message, ModelRequest)  # noqa: S101 - callers pass requests alone
+    assert isinstance(message, ModelRequest)  # noqa: S101 - callers pass only requests
     parts = list(message.parts)
     part = parts[number]
     if isinstance(part, ToolReturnPart):

@@ -1,4 +1,4 @@
-"""Takes the secrets that this process knows out of texts that leave it."""
+"""Removes the secrets that this process knows from texts that leave it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SECRET_NAME = re.compile(r"token|key|secret|passw|auth|credential|cookie", re.I
 class Scrub:
     """Replaces secrets by `***`; shows none of them in its repr.
 
-    Of those in files, the values of today and all that were seen before: a token may be replaced while an
-    attempt works, and the old one is still in what it said.
+    For secrets in files: the present value and all earlier ones. A token may be replaced while an attempt
+    works, and the old one is still in what the attempt wrote.
     """
 
     def __init__(self, secrets: Iterable[str], files: Iterable[Secrets] = ()) -> None:
@@ -31,7 +31,6 @@ class Scrub:
         self._read_files()
 
     def __call__(self, text: str) -> str:
-        """The text without them."""
         self._read_files()
         for form in self._forms:
             text = text.replace(form, "***")
@@ -60,7 +59,7 @@ class Scrub:
 
 
 def scrub_for(settings: Settings) -> Scrub:
-    """All that this process could show: keys, tokens, and what MCP servers are given under such names."""
+    """All secrets that this process could show: keys, tokens, and what MCP servers get under such names."""
     fields: tuple[SecretSettings, ...] = (
         settings.llm.openai.api_key,
         settings.github.personal_access_token,
@@ -81,21 +80,20 @@ def scrub_for(settings: Settings) -> Scrub:
 
 
 class _Scrubbed(logging.Formatter):
-    """Another formatter's lines without secrets, tracebacks included."""
+    """Another formatter's lines without secrets, including tracebacks."""
 
     def __init__(self, inner: logging.Formatter, scrub: Scrub) -> None:
         super().__init__()
         self._inner, self._scrub = inner, scrub
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
         return self._scrub(self._inner.format(record))
 
 
 def scrub_logs(scrub: Scrub) -> None:
-    """Take secrets out of every line that the root logger's handlers write from now on.
+    """Remove secrets from every line that the root logger's handlers write from now on.
 
-    In a pod the log's last lines go into the task's status when the agent is killed: they are for everybody.
+    If the agent is killed in its pod, the log's last lines go into the task's status, which many can read.
     """
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Scrubbed(handler.formatter or logging.Formatter(), scrub))

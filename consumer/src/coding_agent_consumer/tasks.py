@@ -14,23 +14,11 @@ from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
-from coding_agent_core.reasons import ReasonClass
+from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting.publish import publish
 from coding_agent_core.reporting.render import MARKER, Report, State, read_state
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import LABEL_REMOVED, Item, task_name
-
-_PHASES = {
-    ReasonClass.SUCCEEDED: Phase.SUCCEEDED,
-    ReasonClass.CANCELLED: Phase.CANCELLED,
-    ReasonClass.TRANSIENT: Phase.FAILED,
-    ReasonClass.PERMANENT: Phase.FAILED,
-    ReasonClass.OUT_OF_BUDGET: Phase.FAILED,
-}
-
-
-def end_phase(outcome: Outcome) -> Phase:
-    return _PHASES[outcome.outcome_class]
 
 
 @dataclass
@@ -109,8 +97,8 @@ class Task:
         await publish(self.forge, self.item, self.labels, report)
 
     async def finish(self, outcome: Outcome) -> None:
-        """Show the end; `done` only where the task was done."""
-        await self.comment(end_phase(outcome), outcome=outcome)
+        ended = Phase.CANCELLED if outcome.reason is Reason.CANCELLED else Phase.FAILED
+        await self.comment(Phase.SUCCEEDED if outcome.succeeded else ended, outcome=outcome)
 
     def target(self, details: ItemDetails) -> tuple[str, str, str]:
         """Repository to clone, branch to start from, branch to push to."""

@@ -129,12 +129,8 @@ def _discussion(comments: Sequence[Comment], mark: str) -> str:
         room -= len(text)
         shown.append(text)
     left_out = len(comments) - len(shown)
-    head = (
-        f"# Comments, oldest first\n({left_out} older comments left out)"
-        if left_out
-        else "# Comments, oldest first"
-    )
-    return "\n\n".join([head, *reversed(shown)])
+    note = f"\n({left_out} older comments left out)" if left_out else ""
+    return "\n\n".join([f"# Comments, oldest first{note}", *reversed(shown)])
 
 
 def _fenced(mark: str, title: str, text: str) -> str:

@@ -59,23 +59,23 @@ class Contents:
 AGENT = "pydantic_ai,openai,coding_agent_consumer"
 IMAGES = {
     "receiver": Contents(
-        "coding_agent_core,coding_agent_receiver,fastapi,githubkit,kubernetes.aio,pika",
+        "coding_agent_core,coding_agent_receiver,fastapi,httpx,kubernetes.aio,pika",
         f"kopf,jinja2,coding_agent_operator,coding_agent_user_config,{AGENT}",
         megabytes=52,
     ),
     "operator": Contents(
-        "coding_agent_core,coding_agent_operator.reporter,kopf,kubectl_agenttask,githubkit",
+        "coding_agent_core,coding_agent_operator.reporter,kopf,kubectl_agenttask,httpx",
         f"fastapi,limits,pika,jinja2,coding_agent_receiver,coding_agent_user_config,{AGENT}",
         megabytes=48,
     ),
     "consumer": Contents(
-        "coding_agent_core,coding_agent_consumer,pydantic_ai,githubkit",
+        "coding_agent_core,coding_agent_consumer,pydantic_ai,httpx",
         "kopf,kubernetes,limits,jinja2,coding_agent_receiver,coding_agent_operator",
         megabytes=70,
     ),
     "user-config": Contents(
         "coding_agent_user_config,fastapi",
-        f"kopf,kubernetes,githubkit,pika,coding_agent_core,coding_agent_receiver,{AGENT}",
+        f"kopf,kubernetes,pika,coding_agent_core,coding_agent_receiver,{AGENT}",
         megabytes=17,
     ),
     "sandbox": Contents(
@@ -84,7 +84,7 @@ IMAGES = {
         megabytes=19,
     ),
 }
-"""The receiver's has githubkit and pika for the poller and for RabbitMQ, which run from it."""
+"""The receiver's has pika for RabbitMQ, which it publishes to."""
 
 
 def run_job(cluster: ClusterUnderTest, namespace: str, name: str, main: dict[str, object]) -> str:

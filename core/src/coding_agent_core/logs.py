@@ -33,8 +33,6 @@ _CHATTY = (
     "httpcore",
     "httpcore2",
     "pika",
-    "githubkit",
-    "hishel",
     "mcp",
     "openai",
     "asyncio",

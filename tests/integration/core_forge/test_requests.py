@@ -72,7 +72,7 @@ async def test_requests_to_github_fit_its_openapi_description(world: World) -> N
 
 
 async def test_no_secret_in_logs_or_errors(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    loud = ("httpx", "httpcore", "githubkit", "hishel", "coding_agent", "asyncio")
+    loud = ("httpx", "httpcore", "coding_agent", "asyncio")
     for name in ("", *loud):
         caplog.set_level(logging.DEBUG, logger=name or None)
     await everything(world)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.forge.addresses import clone_url, web_base
-from coding_agent_core.forge.calls import path
-from coding_agent_core.forge.github_search import repository_of, search_query
-from coding_agent_core.forge.gitlab_paths import list_params, list_path, project_of
+from coding_agent_core.forge.client import path
+from coding_agent_core.forge.github_api import repository_of, search_query
+from coding_agent_core.forge.gitlab_api import list_params, list_path
+from coding_agent_core.forge.gitlab_api import repository_of as gitlab_repository_of
+from coding_agent_core.forge.protocol import clone_url, web_base
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.forges import GitHub, GitLab
 
@@ -114,5 +115,5 @@ def test_list_params_ask_for_what_everybody_wrote() -> None:
     ("reference", "project"),
     [("group/sub/project#7", "group/sub/project"), ("group/project!12", "group/project"), ("odd", "")],
 )
-def test_project_of(reference: str, project: str) -> None:
-    assert project_of(reference) == project
+def test_gitlab_repository_of(reference: str, project: str) -> None:
+    assert gitlab_repository_of(reference) == project

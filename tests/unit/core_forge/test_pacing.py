@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.pacing import Bucket, NotYetError, Paced, Rate, asked_pause
-from coding_agent_core.forge.retrying import Clock
+from coding_agent_core.retry import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 

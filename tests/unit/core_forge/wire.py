@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.forge.retrying import Clock
 from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.retry import Clock
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import assert_never
 
 import httpx
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.calls import Calls, Sender
+from coding_agent_core.forge.client import ForgeClient, Token
+from coding_agent_core.forge.github import GitHubForge
+from coding_agent_core.forge.gitlab import GitLabForge
 from coding_agent_core.forge.pacing import Pace, Unpaced
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.forge.retrying import Clock, RetryPolicy
-from coding_agent_core.forge.token import Token
 from coding_agent_core.platforms import FACTS, Platform
-from coding_agent_core.secrets import Secrets, SecretSettings
+from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 
@@ -30,8 +32,6 @@ def connect(
     """The client of one platform's configured installation; opens no connection yet.
 
     Args:
-        settings: where it is, and its token.
-        platform: which.
         policy: limits of repeated requests.
         clock: time and chance, for tests.
         transport: instead of the network, for tests.
@@ -40,22 +40,20 @@ def connect(
     Raises:
         SettingsError: no token is configured; the message names the setting and the variable.
     """
-    if platform is Platform.GITHUB:
-        # Each platform's client is imported where it is used: githubkit costs 0.4 s of start and 15 MB.
-        from coding_agent_core.forge.github import GitHubForge  # noqa: PLC0415
-        from coding_agent_core.forge.github_transport import GitHubSender  # noqa: PLC0415
+    section = settings.forge(platform)
+    token = Token(platform, Secrets(section.personal_access_token))
+    token.current()
 
-        token = _token(settings, platform)
-        sender: Sender = GitHubSender(settings.github.api_url, token, now=clock.now, transport=transport)
-        calls = Calls(sender, settings.github.host, settings.github.api_url, policy, clock, pace)
-        return GitHubForge(settings.github, token, calls)
-    from coding_agent_core.forge.gitlab import GitLabForge  # noqa: PLC0415
-    from coding_agent_core.forge.gitlab_transport import GitLabSender  # noqa: PLC0415
+    def client(headers: Mapping[str, str]) -> ForgeClient:
+        return ForgeClient(section.host, section.api_url, token, headers, policy, clock, pace, transport)
 
-    token = _token(settings, platform)
-    sender = GitLabSender(settings.gitlab.api_url, token, transport=transport)
-    calls = Calls(sender, settings.gitlab.host, settings.gitlab.api_url, policy, clock, pace)
-    return GitLabForge(settings.gitlab, token, calls)
+    match platform:
+        case Platform.GITHUB:
+            return GitHubForge(settings.github, token, client(GitHubForge.HEADERS))
+        case Platform.GITLAB:
+            return GitLabForge(settings.gitlab, token, client(GitLabForge.HEADERS))
+        case _:
+            assert_never(platform)
 
 
 def connect_all(settings: Settings) -> dict[str, Forge]:
@@ -66,13 +64,13 @@ def connect_all(settings: Settings) -> dict[str, Forge]:
     """
     found: dict[str, Forge] = {}
     for platform in Platform:
-        if not _secret(settings, platform).configured:
+        if not settings.forge(platform).personal_access_token.configured:
             continue
         forge = connect(settings, platform)
         if forge.host in found:
             raise SettingsError(
-                f"`github.api_url` and `gitlab.api_url` name the same host {forge.host}; "
-                "an item could not be told from its host: correct one of them"
+                f"`{found[forge.host].platform}.api_url` and `{platform}.api_url` name the same host "
+                f"{forge.host}; correct one of them"
             )
         found[forge.host] = forge
     if not found:
@@ -100,14 +98,3 @@ def forge_of(forges: Mapping[str, Forge], item: Item) -> Forge:
 
 def _setting(platform: Platform) -> str:
     return f"`{platform}.personal_access_token` ({FACTS[platform].credential_variable})"
-
-
-def _secret(settings: Settings, platform: Platform) -> SecretSettings:
-    section = settings.forge(platform)
-    return section.personal_access_token
-
-
-def _token(settings: Settings, platform: Platform) -> Token:
-    token = Token(platform, Secrets(_secret(settings, platform)))
-    token.current()
-    return token

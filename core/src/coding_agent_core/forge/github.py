@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge import github_answers as answers
-from coding_agent_core.forge.addresses import clone_url
-from coding_agent_core.forge.calls import PAGE_SIZE, Call, Calls, last_page, path
+from coding_agent_core.forge import github_api as api
+from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat, Token, last_page
 from coding_agent_core.forge.comments import upsert
+from coding_agent_core.forge.github_api import issue_path, repo_path
 from coding_agent_core.forge.github_hooks import GitHubHooks
-from coding_agent_core.forge.github_labeled import LabelSearch
-from coding_agent_core.forge.protocol import Applied, Change, CloneSource, Comment, Glance, ItemDetails
-from coding_agent_core.forge.retrying import Repeat
-from coding_agent_core.forge.token import Token
+from coding_agent_core.forge.protocol import (
+    Applied,
+    Change,
+    CloneSource,
+    Comment,
+    Glance,
+    ItemDetails,
+    clone_url,
+)
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub
 from coding_agent_core.tasks import Item, TaskRequest
@@ -35,12 +41,15 @@ _BODY_LIMIT = 65_536
 class GitHubForge:
     """One GitHub with one token."""
 
+    HEADERS: ClassVar = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
+    """The REST API version that github.com and every supported GitHub Enterprise Server answer."""
+
     settings: GitHub
     token: Token
-    calls: Calls
+    client: ForgeClient
 
     def __post_init__(self) -> None:
-        self._own: tuple[str, answers.User] | None = None
+        self._own: tuple[str, api.User] | None = None
 
     @property
     def platform(self) -> Platform:
@@ -58,7 +67,7 @@ class GitHubForge:
 
     def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
         """Open issues, then pull requests, that carry the label now."""
-        return LabelSearch(self.settings, self.calls).find(label)
+        return api.LabelSearch(self.settings, self.client).find(label)
 
     async def locate(self, item: Item) -> Item:
         """The item with its repository, which on GitHub the key tells."""
@@ -66,55 +75,55 @@ class GitHubForge:
 
     async def read(self, item: Item) -> ItemDetails:
         """The item as it is now."""
-        call = Call("GET", _issue_path(item), f"reading {item.display}")
+        call = Call("GET", issue_path(item), f"reading {item.display}")
         if item.kind is ItemKind.CHANGE:
-            call = replace(call, path=_repo_path(item, "pulls", item.number))
-            pull = await self.calls.get(answers.PullRequest, call)
+            call = replace(call, path=repo_path(item, "pulls", item.number))
+            pull = await self.client.get(api.PullRequest, call)
             return replace(
                 self._details(item, pull, base=pull.base.ref),
                 head_branch=pull.head.ref,
                 head_sha=pull.head.sha,
                 head_repository=pull.head.repo.full_name if pull.head.repo else None,
             )
-        issue = await self.calls.get(answers.Issue, call)
-        repository = await self.calls.get(
-            answers.Repository, Call("GET", _repo_path(item), f"reading the repository of {item.display}")
+        issue = await self.client.get(api.Issue, call)
+        repository = await self.client.get(
+            api.Repository, Call("GET", repo_path(item), f"reading the repository of {item.display}")
         )
         return self._details(item, issue, base=repository.default_branch)
 
     async def glance(self, item: Item) -> Glance:
         """The item's labels and whether it is open."""
-        call = Call("GET", _issue_path(item), f"reading {item.display}")
-        issue = await self.calls.get(answers.Issue, call)
+        call = Call("GET", issue_path(item), f"reading {item.display}")
+        issue = await self.client.get(api.Issue, call)
         return Glance(self._labels(issue), issue.state == "open")
 
     async def applied(self, item: Item, label: str) -> Applied | None:
         """When the label was last put on, from the item's events."""
-        event = await LabelSearch(self.settings, self.calls).labeled(item, label)
+        event = await api.LabelSearch(self.settings, self.client).labeled(item, label)
         return Applied(event.created_at, event.actor.login if event.actor else "") if event else None
 
     async def comments(self, item: Item) -> list[Comment]:
         """The newest 1,000 comments, oldest first."""
-        call = Call("GET", _issue_path(item, "comments"), f"reading the comments of {item.display}")
-        found: list[answers.Comment] = []
-        async for page, response in self.calls.pages(list[answers.Comment], call, limit=1):
+        call = Call("GET", issue_path(item, "comments"), f"reading the comments of {item.display}")
+        found: list[api.Comment] = []
+        async for page, response in self.client.pages(list[api.Comment], call, limit=1):
             found = page
             # GitHub sorts them oldest first and knows no other order: skip to where the newest begin. One
             # page more than the limit has, since the last one is seldom full.
             start = max(2, last_page(response) - _COMMENT_LIMIT // PAGE_SIZE)
             if "next" in response.links:
-                async for more, _ in self.calls.pages(
-                    list[answers.Comment], call, limit=_SCAN_PAGES, first=start
+                async for more, _ in self.client.pages(
+                    list[api.Comment], call, limit=_SCAN_PAGES, first=start
                 ):
                     found = found + more
         return [_comment(each) for each in found[-_COMMENT_LIMIT:]]
 
     async def add_label(self, item: Item, label: str) -> None:
         """Put one label on. GitHub creates a label that the repository does not have."""
-        await self.calls.send(
+        await self.client.send(
             Call(
                 "POST",
-                _issue_path(item, "labels"),
+                issue_path(item, "labels"),
                 f"adding the label {label!r} to {item.display}",
                 json={"labels": [label]},
             )
@@ -128,20 +137,18 @@ class GitHubForge:
         """
         call = Call(
             "DELETE",
-            _issue_path(item, "labels", label),
+            issue_path(item, "labels", label),
             f"removing the label {label!r} from {item.display}",
             repeat=Repeat.UNLESS_PROCESSED,
         )
         try:
-            await self.calls.send(call)
+            await self.client.send(call)
         except ForgeNotFoundError as error:
             if "label does not exist" in str(error).lower():
                 return False
             # Not in GitHub's words: either the item is gone, which reading it tells, or just the label.
-            issue = await self.calls.get(
-                answers.Issue, Call("GET", _issue_path(item), f"reading {item.display}")
-            )
-            if answers.has(issue.labels, label):
+            issue = await self.client.get(api.Issue, Call("GET", issue_path(item), f"reading {item.display}"))
+            if api.has(issue.labels, label):
                 raise
             return False
         return True
@@ -149,8 +156,8 @@ class GitHubForge:
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
         """The oldest comment of our own with the marker."""
         own = await self._identity()
-        call = Call("GET", _issue_path(item, "comments"), f"reading the comments of {item.display}")
-        async for page, _ in self.calls.pages(list[answers.Comment], call, limit=_SCAN_PAGES):
+        call = Call("GET", issue_path(item, "comments"), f"reading the comments of {item.display}")
+        async for page, _ in self.client.pages(list[api.Comment], call, limit=_SCAN_PAGES):
             for each in page:
                 if each.user.id == own.id and marker in each.body:
                     return _comment(each)
@@ -164,21 +171,21 @@ class GitHubForge:
         async def create() -> Comment:
             call = Call(
                 "POST",
-                _issue_path(item, "comments"),
+                issue_path(item, "comments"),
                 f"commenting on {item.display}",
                 json={"body": body},
                 repeat=Repeat.UNLESS_PROCESSED,
             )
-            return _comment(await self.calls.get(answers.Comment, call))
+            return _comment(await self.client.get(api.Comment, call))
 
         async def edit(found: Comment) -> Comment:
             call = Call(
                 "PATCH",
-                _repo_path(item, "issues", "comments", found.id),
+                repo_path(item, "issues", "comments", found.id),
                 f"editing our comment on {item.display}",
                 json={"body": body},
             )
-            return _comment(await self.calls.get(answers.Comment, call))
+            return _comment(await self.client.get(api.Comment, call))
 
         return await upsert(
             find=lambda: self.find_comment(item, marker),
@@ -194,12 +201,12 @@ class GitHubForge:
         owner = item.repository.split("/")[0]
         call = Call(
             "GET",
-            _repo_path(item, "pulls"),
+            repo_path(item, "pulls"),
             f"looking for the pull request of {item.display}",
             {"head": f"{owner}:{branch}", "state": "open"},
         )
         # GitHub ignores a `head` that it cannot read, and then lists every pull request.
-        async for page, _ in self.calls.pages(list[answers.PullRequest], call, limit=1):
+        async for page, _ in self.client.pages(list[api.PullRequest], call, limit=1):
             for pull in page:
                 here = pull.head.repo and pull.base.repo and pull.head.repo.id == pull.base.repo.id
                 if pull.head.ref == branch and here:
@@ -213,13 +220,13 @@ class GitHubForge:
             return found
         call = Call(
             "POST",
-            _repo_path(item, "pulls"),
+            repo_path(item, "pulls"),
             f"opening a pull request for {item.display}",
             json={"title": title[:_TITLE_LIMIT], "body": body[:_BODY_LIMIT], "head": branch, "base": base},
             repeat=Repeat.UNLESS_PROCESSED,
         )
         try:
-            pull = await self.calls.get(answers.PullRequest, call)
+            pull = await self.client.get(api.PullRequest, call)
         except ForgeError as error:
             # Another consumer opened it, or ours was opened and its answer lost.
             if error.status == 422 or isinstance(error, ForgeUnavailableError):
@@ -233,11 +240,11 @@ class GitHubForge:
         """Whether the person may push. Unknown people, and repositories that we do not see, are `False`."""
         call = Call(
             "GET",
-            _repo_path(item, "collaborators", user, "permission"),
+            repo_path(item, "collaborators", user, "permission"),
             f"reading what {user} may do in the repository of {item.display}",
         )
         try:
-            answer = await self.calls.get(answers.Permission, call)
+            answer = await self.client.get(api.Permission, call)
         except ForgeNotFoundError:
             return False
         return answer.permission in ("admin", "write")
@@ -247,21 +254,21 @@ class GitHubForge:
         own = await self._identity()
         call = Call(
             "GET",
-            _repo_path(item, "issues", "comments", comment, "reactions"),
+            repo_path(item, "issues", "comments", comment, "reactions"),
             f"reading the reactions to a comment on {item.display}",
             {"content": _REACTION},
         )
-        async for page, _ in self.calls.pages(list[answers.Reaction], call, limit=_SCAN_PAGES):
+        async for page, _ in self.client.pages(list[api.Reaction], call, limit=_SCAN_PAGES):
             if any(each.user is not None and each.user.id == own.id for each in page):
                 return True
         return False
 
     async def react(self, item: Item, comment: str) -> None:
         """Put our reaction on the comment; GitHub answers a second one with the first."""
-        await self.calls.send(
+        await self.client.send(
             Call(
                 "POST",
-                _repo_path(item, "issues", "comments", comment, "reactions"),
+                repo_path(item, "issues", "comments", comment, "reactions"),
                 f"reacting to a comment on {item.display}",
                 json={"content": _REACTION},
             )
@@ -277,20 +284,20 @@ class GitHubForge:
 
     def hooks(self) -> GitHubHooks:
         """What its webhooks sent."""
-        return GitHubHooks(self.calls)
+        return GitHubHooks(self.client)
 
     async def aclose(self) -> None:
         """Close connections."""
-        await self.calls.aclose()
+        await self.client.aclose()
 
-    async def _identity(self) -> answers.User:
+    async def _identity(self) -> api.User:
         token = self.token.fingerprint()
         if self._own is None or self._own[0] != token:
             call = Call("GET", "/user", "asking who our token belongs to")
-            self._own = (token, await self.calls.get(answers.User, call))
+            self._own = (token, await self.client.get(api.User, call))
         return self._own[1]
 
-    def _details(self, item: Item, found: answers.Issue | answers.PullRequest, *, base: str) -> ItemDetails:
+    def _details(self, item: Item, found: api.Issue | api.PullRequest, *, base: str) -> ItemDetails:
         return ItemDetails(
             item=item,
             title=found.title,
@@ -302,7 +309,7 @@ class GitHubForge:
             base_branch=base,
         )
 
-    def _labels(self, found: answers.Issue | answers.PullRequest) -> frozenset[str]:
+    def _labels(self, found: api.Issue | api.PullRequest) -> frozenset[str]:
         return frozenset(self._as_configured(label.name) for label in found.labels)
 
     def _as_configured(self, label: str) -> str:
@@ -316,7 +323,7 @@ class GitHubForge:
         return next((each for each in ours if each.casefold() == label.casefold()), label)
 
 
-def _comment(found: answers.Comment) -> Comment:
+def _comment(found: api.Comment) -> Comment:
     return Comment(
         id=str(found.id),
         author=found.user.login,
@@ -324,11 +331,3 @@ def _comment(found: answers.Comment) -> Comment:
         created_at=found.created_at,
         url=found.html_url,
     )
-
-
-def _repo_path(item: Item, *rest: str | int) -> str:
-    return path("repos", *item.repository.split("/", 1), *rest)
-
-
-def _issue_path(item: Item, *rest: str | int) -> str:
-    return _repo_path(item, "issues", item.number, *rest)

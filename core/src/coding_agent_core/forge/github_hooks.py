@@ -11,21 +11,55 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.forge import github_answers as answers
-from coding_agent_core.forge.calls import PAGE_SIZE, Call, Calls, path
+from coding_agent_core.forge.client import PAGE_SIZE, Answered, Call, ForgeClient, Repeat, path
 from coding_agent_core.forge.protocol import Hook, HookDelivery
-from coding_agent_core.forge.retrying import Repeat
 
 _HOOK_PAGES = 10
 _LOG_PAGES = 30
 """Pages of a webhook's log that are read: the newest 3,000 deliveries."""
 
 
+class _HookConfig(Answered):
+    """Where a webhook sends to."""
+
+    url: str = ""
+
+
+class _Hook(Answered):
+    """A webhook of a repository or an organisation."""
+
+    id: int
+    active: bool
+    config: _HookConfig
+
+
+class _HookDelivery(Answered):
+    """One delivery of an event to a webhook. The same event, sent again, has the same `guid`."""
+
+    id: int
+    guid: str
+    delivered_at: datetime
+    status_code: int
+    event: str
+
+
+class _HookRequest(Answered):
+    """What was sent."""
+
+    payload: dict[str, Any] | None = None
+
+
+class _HookDeliveryDetail(Answered):
+    """A delivery with what was sent."""
+
+    request: _HookRequest
+
+
 @dataclass(frozen=True)
 class GitHubHooks:
     """The webhooks that one token may see."""
 
-    calls: Calls
+    client: ForgeClient
 
     async def of_repository(self, repository: str) -> list[Hook]:
         """The active webhooks of `OWNER/NAME`."""
@@ -47,8 +81,8 @@ class GitHubHooks:
             params["status"] = "failure"
         call = Call("GET", f"{hook.path}/deliveries", f"reading the deliveries of {hook.name}", params)
         for _ in range(_LOG_PAGES):
-            response = await self.calls.send(call)
-            for each in self.calls.parse(list[answers.HookDelivery], response, call):
+            response = await self.client.send(call)
+            for each in self.client.parse(list[_HookDelivery], response, call):
                 if each.delivered_at < since:
                     return
                 delivery = HookDelivery(
@@ -70,11 +104,11 @@ class GitHubHooks:
         call = Call(
             "GET", f"{hook.path}/deliveries/{delivery.id}", f"reading delivery {delivery.guid} of {hook.name}"
         )
-        return (await self.calls.get(answers.HookDeliveryDetail, call)).request.payload or {}
+        return (await self.client.get(_HookDeliveryDetail, call)).request.payload or {}
 
     async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
         """Ask for it again, with the same `X-GitHub-Delivery`; GitHub sends it after having answered."""
-        await self.calls.send(
+        await self.client.send(
             Call(
                 "POST",
                 f"{hook.path}/deliveries/{delivery.id}/attempts",
@@ -86,7 +120,7 @@ class GitHubHooks:
     async def _hooks(self, where: str, owner: str) -> list[Hook]:
         found: list[Hook] = []
         call = Call("GET", where, f"reading the webhooks of {owner}")
-        async for page, _ in self.calls.pages(list[answers.Hook], call, limit=_HOOK_PAGES):
+        async for page, _ in self.client.pages(list[_Hook], call, limit=_HOOK_PAGES):
             found += [
                 Hook(path=f"{where}/{each.id}", url=each.config.url, name=f"the webhook {each.id} of {owner}")
                 for each in page

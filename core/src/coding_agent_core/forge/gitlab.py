@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge import gitlab_answers as answers
-from coding_agent_core.forge.addresses import clone_url
-from coding_agent_core.forge.calls import Call, Calls, path
+from coding_agent_core.forge import gitlab_api as api
+from coding_agent_core.forge.client import Call, ForgeClient, Repeat, Token, path
 from coding_agent_core.forge.comments import upsert
-from coding_agent_core.forge.gitlab_labeled import LabelSearch
-from coding_agent_core.forge.gitlab_paths import item_path
-from coding_agent_core.forge.gitlab_paths import project as project_of
-from coding_agent_core.forge.protocol import Applied, Change, CloneSource, Comment, Glance, ItemDetails
-from coding_agent_core.forge.retrying import Repeat
-from coding_agent_core.forge.token import Token
+from coding_agent_core.forge.gitlab_api import item_path, project_of
+from coding_agent_core.forge.protocol import (
+    Applied,
+    Change,
+    CloneSource,
+    Comment,
+    Glance,
+    ItemDetails,
+    clone_url,
+)
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitLab
 from coding_agent_core.tasks import Item, TaskRequest
@@ -33,12 +37,14 @@ _BODY_LIMIT = 1_048_576
 class GitLabForge:
     """One GitLab with one token."""
 
+    HEADERS: ClassVar = {"Accept": "application/json"}
+
     settings: GitLab
     token: Token
-    calls: Calls
+    client: ForgeClient
 
     def __post_init__(self) -> None:
-        self._own: tuple[str, answers.User] | None = None
+        self._own: tuple[str, api.User] | None = None
 
     @property
     def platform(self) -> Platform:
@@ -56,7 +62,7 @@ class GitLabForge:
 
     def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
         """Open issues, then merge requests, of the configured project, group or instance."""
-        return LabelSearch(self.settings, self.calls).find(label)
+        return api.LabelSearch(self.settings, self.client).find(label)
 
     async def locate(self, item: Item) -> Item:
         """The item with its project's path."""
@@ -70,10 +76,10 @@ class GitLabForge:
         call = Call("GET", item_path(item), f"reading {item.display}")
         item = await self.locate(item)
         if item.kind is ItemKind.ISSUE:
-            issue = await self.calls.get(answers.Issue, call)
+            issue = await self.client.get(api.Issue, call)
             project = await self._project(issue.project_id, f"reading the project of {item.display}")
             return _details(item, issue, base=project.default_branch or "main")
-        merge_request = await self.calls.get(answers.MergeRequest, call)
+        merge_request = await self.client.get(api.MergeRequest, call)
         return replace(
             _details(item, merge_request, base=merge_request.target_branch),
             head_branch=merge_request.source_branch,
@@ -83,19 +89,19 @@ class GitLabForge:
 
     async def glance(self, item: Item) -> Glance:
         """The item's labels and whether it is open."""
-        found = await self.calls.get(answers.Labeled, Call("GET", item_path(item), f"reading {item.display}"))
+        found = await self.client.get(api.Labeled, Call("GET", item_path(item), f"reading {item.display}"))
         return Glance(frozenset(found.labels), found.state == "opened")
 
     async def applied(self, item: Item, label: str) -> Applied | None:
         """When the label was last put on, from the item's label events."""
-        event = await LabelSearch(self.settings, self.calls).labeled(item, label)
+        event = await api.LabelSearch(self.settings, self.client).labeled(item, label)
         return Applied(event.created_at, event.user.username if event.user else "") if event else None
 
     async def comments(self, item: Item) -> list[Comment]:
         """The newest 1,000 comments, oldest first, without what GitLab writes itself."""
         call = self._notes(item, sort="desc")
-        newest: list[answers.Note] = []
-        async for page, _ in self.calls.pages(list[answers.Note], call, limit=_SCAN_PAGES):
+        newest: list[api.Note] = []
+        async for page, _ in self.client.pages(list[api.Note], call, limit=_SCAN_PAGES):
             newest += [note for note in page if not note.system]
             if len(newest) >= _COMMENT_LIMIT:
                 break
@@ -112,7 +118,7 @@ class GitLabForge:
         `True`. Whoever needs a claim on GitLab takes it elsewhere (the queue's lock of the item).
         """
         what = f"removing the label {label!r} from {item.display}"
-        before = await self.calls.get(answers.Labeled, Call("GET", item_path(item), what))
+        before = await self.client.get(api.Labeled, Call("GET", item_path(item), what))
         if label not in before.labels:
             return False
         await self._change_labels(item, "remove_labels", label, what)
@@ -122,7 +128,7 @@ class GitLabForge:
         """The oldest comment of our own with the marker."""
         own = await self._identity()
         call = self._notes(item, sort="asc")
-        async for page, _ in self.calls.pages(list[answers.Note], call, limit=_SCAN_PAGES):
+        async for page, _ in self.client.pages(list[api.Note], call, limit=_SCAN_PAGES):
             for note in page:
                 if note.author.id == own.id and not note.system and marker in note.body:
                     return _comment(note)
@@ -141,7 +147,7 @@ class GitLabForge:
                 json={"body": body},
                 repeat=Repeat.UNLESS_PROCESSED,
             )
-            return _comment(await self.calls.get(answers.Note, call))
+            return _comment(await self.client.get(api.Note, call))
 
         async def edit(found: Comment) -> Comment:
             call = Call(
@@ -150,7 +156,7 @@ class GitLabForge:
                 f"editing our comment on {item.display}",
                 json={"body": body},
             )
-            return _comment(await self.calls.get(answers.Note, call))
+            return _comment(await self.client.get(api.Note, call))
 
         return await upsert(
             find=lambda: self.find_comment(item, marker),
@@ -169,7 +175,7 @@ class GitLabForge:
             f"looking for the merge request of {item.display}",
             {"source_branch": branch, "state": "opened", "scope": "all"},
         )
-        async for page, _ in self.calls.pages(list[answers.MergeRequest], call, limit=1):
+        async for page, _ in self.client.pages(list[api.MergeRequest], call, limit=1):
             for found in page:
                 # Forks have branches of the same name.
                 if found.source_branch == branch and found.source_project_id == found.project_id:
@@ -194,7 +200,7 @@ class GitLabForge:
             repeat=Repeat.UNLESS_PROCESSED,
         )
         try:
-            opened = await self.calls.get(answers.MergeRequest, call)
+            opened = await self.client.get(api.MergeRequest, call)
         except ForgeError as error:
             # Another consumer opened it, or ours was opened and its answer lost.
             if error.status in (409, 422) or isinstance(error, ForgeUnavailableError):
@@ -207,22 +213,22 @@ class GitLabForge:
     async def can_write(self, item: Item, user: str) -> bool:
         """Whether the person is at least a Developer of the project, by itself or through a group."""
         what = f"reading what {user} may do in the project of {item.display}"
-        users = await self.calls.get(list[answers.User], Call("GET", "/users", what, {"username": user}))
+        users = await self.client.get(list[api.User], Call("GET", "/users", what, {"username": user}))
         known = next((each for each in users if each.username.lower() == user.lower()), None)
         if known is None:
             return False
         call = Call("GET", path("projects", project_of(item), "members", "all", known.id), what)
         try:
-            member = await self.calls.get(answers.Member, call)
+            member = await self.client.get(api.Member, call)
         except ForgeNotFoundError:
             return False
-        return member.state == "active" and member.access_level >= answers.DEVELOPER
+        return member.state == "active" and member.access_level >= api.DEVELOPER
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
         """Whether our own reaction is on the note."""
         own = await self._identity()
-        async for page, _ in self.calls.pages(
-            list[answers.Reaction], self._reactions(item, comment), limit=_SCAN_PAGES
+        async for page, _ in self.client.pages(
+            list[api.Reaction], self._reactions(item, comment), limit=_SCAN_PAGES
         ):
             if any(each.user.id == own.id and each.name == _REACTION for each in page):
                 return True
@@ -231,7 +237,7 @@ class GitLabForge:
     async def react(self, item: Item, comment: str) -> None:
         """Put our reaction on the note; GitLab answers a second one with 404, as if there were no note."""
         try:
-            await self.calls.send(
+            await self.client.send(
                 replace(self._reactions(item, comment), method="POST", json={"name": _REACTION})
             )
         except ForgeNotFoundError:
@@ -250,7 +256,7 @@ class GitLabForge:
 
     async def aclose(self) -> None:
         """Close connections."""
-        await self.calls.aclose()
+        await self.client.aclose()
 
     def _reactions(self, item: Item, comment: str) -> Call:
         return Call(
@@ -259,17 +265,17 @@ class GitLabForge:
             f"reading or adding a reaction to a note on {item.display}",
         )
 
-    async def _identity(self) -> answers.User:
+    async def _identity(self) -> api.User:
         token = self.token.fingerprint()
         if self._own is None or self._own[0] != token:
             call = Call("GET", "/user", "asking who our token belongs to")
-            self._own = (token, await self.calls.get(answers.User, call))
+            self._own = (token, await self.client.get(api.User, call))
         return self._own[1]
 
-    async def _project(self, number: int | str, what: str) -> answers.Project:
-        return await self.calls.get(answers.Project, Call("GET", path("projects", number), what))
+    async def _project(self, project: int | str, what: str) -> api.Project:
+        return await self.client.get(api.Project, Call("GET", path("projects", project), what))
 
-    async def _source_of(self, item: Item, found: answers.MergeRequest) -> str | None:
+    async def _source_of(self, item: Item, found: api.MergeRequest) -> str | None:
         """The project that holds the branch; `None` when it was deleted, or we may not see it."""
         if found.source_project_id is None:
             return None
@@ -292,10 +298,10 @@ class GitLabForge:
         )
 
     async def _change_labels(self, item: Item, change: str, label: str, what: str) -> None:
-        await self.calls.send(Call("PUT", item_path(item), what, json={change: label}))
+        await self.client.send(Call("PUT", item_path(item), what, json={change: label}))
 
 
-def _details(item: Item, found: answers.Labeled, *, base: str) -> ItemDetails:
+def _details(item: Item, found: api.Labeled, *, base: str) -> ItemDetails:
     return ItemDetails(
         item=item,
         title=found.title,
@@ -308,5 +314,5 @@ def _details(item: Item, found: answers.Labeled, *, base: str) -> ItemDetails:
     )
 
 
-def _comment(note: answers.Note) -> Comment:
+def _comment(note: api.Note) -> Comment:
     return Comment(id=str(note.id), author=note.author.username, body=note.body, created_at=note.created_at)

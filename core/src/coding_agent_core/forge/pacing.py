@@ -13,7 +13,7 @@ from typing import Protocol
 
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.errors import message_of, rate_limited, retry_after
-from coding_agent_core.forge.retrying import Clock
+from coding_agent_core.retry import Clock
 
 _READS = ("GET", "HEAD", "OPTIONS")
 _LIMITED_WAIT = 60.0

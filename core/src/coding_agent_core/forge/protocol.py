@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
 
 from coding_agent_core.platforms import Platform
 from coding_agent_core.tasks import Item, TaskRequest
@@ -91,6 +92,25 @@ class CloneSource:
     url: str
     username: str
     token: str = field(repr=False)
+
+
+def web_base(api_url: str) -> str:
+    """Where people and git find the forge whose REST API is at `api_url`, without a trailing slash.
+
+    `https://api.github.com` -> `https://github.com`; `https://HOST/api/v3` and `https://HOST/path/api/v4` ->
+    what stands before `/api/`; `https://api.TENANT.ghe.com` -> `https://TENANT.ghe.com`.
+    """
+    parts = urlsplit(api_url)
+    # Whatever stands before an `@` are credentials, which belong into no URL of ours.
+    location = parts.netloc.rpartition("@")[2]
+    if "/api/" in f"{parts.path}/":
+        return f"{parts.scheme}://{location}{parts.path.split('/api/')[0]}"
+    return f"{parts.scheme}://{location.removeprefix('api.')}"
+
+
+def clone_url(api_url: str, repository: str) -> str:
+    """The http(s) URL of a repository by its full path."""
+    return f"{web_base(api_url)}/{quote(repository.strip('/'))}.git"
 
 
 @dataclass(frozen=True)

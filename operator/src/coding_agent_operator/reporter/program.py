@@ -18,7 +18,6 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.forge.pacing import Paced, Rate
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.forge.retrying import Clock, RetryPolicy
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Key, ObjectCache, Relist, serve_probes
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
@@ -26,6 +25,7 @@ from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, 
 from coding_agent_core.logs import configure
 from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.protocol import TaskSink
+from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_core.settings import Settings
 
 from coding_agent_operator.observed import Task, read_task

@@ -1,4 +1,4 @@
-"""Requests through both clients: what is sent again, where it goes, and what a strange answer becomes."""
+"""Requests to both forges: what is sent again, where it goes, and what a strange answer becomes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.forge import calls
+from coding_agent_core.forge import client
 from coding_agent_core.platforms import Platform
 
 from tests.unit.core_forge.wire import ITEMS, TOKEN, USER, Answer, Wire, answer
@@ -89,7 +89,7 @@ async def test_a_refusal_is_not_asked_again(
         pytest.param(
             answer(429, None, retry_after="Wed, 25 Nov 2026 12:05:00 GMT"),
             300,
-            id="by a date, which githubkit alone cannot read",
+            id="by a date",
         ),
         pytest.param(answer(403, SECONDARY), 60, id="GitHub's secondary limit"),
         pytest.param(
@@ -196,8 +196,8 @@ async def test_removing_a_label_on_github_tells_gone_from_not_there(
         pytest.param(httpx.Response(200, html="<p>sign in</p>"), "JSON", id="a sign-in page"),
         pytest.param(answer(200, {"login": "bot", "username": "bot"}), "id", id="a field is missing"),
         pytest.param(answer(200, {"id": [], "login": 1, "username": 1}), "id", id="wrong types"),
-        pytest.param(answer(200, []), "body", id="a list"),
-        pytest.param(httpx.Response(200), "body", id="nothing"),
+        pytest.param(answer(200, []), "unknown shape", id="a list"),
+        pytest.param(httpx.Response(200), "unknown shape", id="nothing"),
     ],
 )
 async def test_an_answer_of_another_shape_names_the_field(
@@ -268,7 +268,7 @@ async def test_a_body_without_the_marker_is_refused(platform: Platform) -> None:
 async def test_an_answer_that_never_ends_is_given_up(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "TOTAL_TIMEOUT", 0.02)
+    monkeypatch.setattr(client, "TOTAL_TIMEOUT", 0.02)
 
     class Endless(Wire):
         async def handle(self, request: httpx.Request) -> httpx.Response:

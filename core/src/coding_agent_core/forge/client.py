@@ -1,24 +1,30 @@
-"""One request to a forge, with everything that both forges have in common around it.
+"""How a forge is asked: one HTTP client for all of them.
 
-Retries within the policy, no redirect to another host, errors translated, answers validated field by field.
+Authentication, pace, retries within the policy, no redirect to another host, errors translated, answers
+validated field by field.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from enum import Enum
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from coding_agent_core.errors import ForgeError, ForgeUnavailableError
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError
 from coding_agent_core.forge.errors import message_of, rate_limited, translate
-from coding_agent_core.forge.pacing import Pace, Unpaced
-from coding_agent_core.forge.retrying import Clock, Failure, Repeat, RetryPolicy, next_wait
+from coding_agent_core.forge.pacing import Pace
+from coding_agent_core.platforms import FACTS, Platform
+from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.text import first_problem
 
 _logger = logging.getLogger("coding_agent.forge")
 _T = TypeVar("_T")
@@ -39,6 +45,15 @@ class Answered(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class Repeat(Enum):
+    """What repeating a request does."""
+
+    SAFE = "safe"
+    """Its effect and its answer are the same however often it is sent."""
+    UNLESS_PROCESSED = "unless processed"
+    """Only after a failure in which the forge certainly did nothing: no connection, or rate-limited."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A request.
@@ -56,45 +71,64 @@ class Call:
     repeat: Repeat = Repeat.SAFE
 
 
-class Sender(Protocol):
-    """Puts a call on the wire once, with the credentials. Raises httpx's errors; any status is an answer."""
-
-    async def send(self, call: Call) -> httpx.Response:
-        """Send it."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close connections."""
-        ...
-
-
-def segment(value: str | int) -> str:
-    """A value as one segment of a path: slashes, spaces and the dots of `.` and `..` are encoded."""
-    text = quote(str(value), safe="")
-    return text.replace(".", "%2E") if text in (".", "..") else text
-
-
 def path(*values: str | int) -> str:
-    """A path of quoted segments."""
-    return "/" + "/".join(segment(value) for value in values)
+    """A path of quoted segments: slashes, spaces and the dots of `.` and `..` are encoded."""
+    texts = [quote(str(value), safe="") for value in values]
+    return "/" + "/".join(text.replace(".", "%2E") if text in (".", "..") else text for text in texts)
 
 
 @dataclass
-class Calls:
+class Token:
+    """The token of one platform's configured installation, read again when its file changes."""
+
+    platform: Platform
+    secrets: Secrets = field(repr=False)
+
+    def current(self) -> str:
+        """The value to send now.
+
+        Raises:
+            SettingsError: none is configured, or its file is absent or empty.
+        """
+        value = self.secrets.first()
+        if value is None:
+            facts = FACTS[self.platform]
+            files = ", ".join(str(file) for file in self.secrets.settings.files)
+            unreadable = f" ({files} cannot be read or is empty)" if files else ""
+            raise SettingsError(
+                f"No token for {facts.title}{unreadable}: set `{self.platform}.personal_access_token` in the "
+                f"configuration file or the variable {facts.credential_variable}."
+            )
+        return value
+
+    def fingerprint(self) -> str:
+        """Tells whether the token is still the same one, without keeping it."""
+        return hashlib.sha256(self.current().encode()).hexdigest()
+
+
+@dataclass
+class ForgeClient:
     """Sends calls to one forge.
 
     Attributes:
         host: for error sentences.
         api_url: the API's base URL.
+        headers: of every request.
         pace: when each request may be sent, repeated and redirected ones included.
+        transport: instead of the network, for tests.
     """
 
-    sender: Sender
     host: str
     api_url: str
+    token: Token
+    headers: Mapping[str, str]
     policy: RetryPolicy
     clock: Clock
-    pace: Pace = field(default_factory=Unpaced)
+    pace: Pace
+    transport: httpx.AsyncBaseTransport | None = None
+
+    def __post_init__(self) -> None:
+        self._pool: httpx.AsyncClient | None = None
 
     async def get(self, type_: type[_T], call: Call) -> _T:
         """Send it and read the answer as `type_`.
@@ -118,18 +152,14 @@ class Calls:
             outcome = await self._try(call)
             if isinstance(outcome, httpx.Response):
                 return outcome
-            error, failure = outcome
-            if failure is None:
-                raise error
-            wait = next_wait(
-                self.policy,
-                call.repeat,
-                failure,
+            error, repeatable = outcome
+            wait = self.policy.next_wait(
                 tried=tried,
                 elapsed=self.clock.monotonic() - began,
                 chance=self.clock.chance(),
+                retry_after=error.retry_after,
             )
-            if wait is None:
+            if not repeatable or wait is None:
                 raise error
             _logger.info("%s; trying again in %.1f s (%d of %d)", error, wait, tried + 1, self.policy.tries)
             await self.clock.sleep(wait)
@@ -166,28 +196,29 @@ class Calls:
         try:
             return TypeAdapter(type_).validate_json(response.content)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the body"
             raise ForgeUnavailableError(
-                f"{self.host} gave an answer of an unknown shape while {call.what}: {where}: {first['msg']}",
+                f"{self.host} gave an answer of an unknown shape while {call.what}: {first_problem(error)}",
                 status=response.status_code,
             ) from None  # the validation error quotes the answer
 
     async def aclose(self) -> None:
         """Close connections."""
-        await self.sender.aclose()
+        if self._pool is not None:
+            await self._pool.aclose()
+            self._pool = None
 
-    async def _try(self, call: Call) -> httpx.Response | tuple[ForgeError, Failure | None]:
-        """One try: the answer, or the error, with its failure where trying again may help."""
+    async def _try(self, call: Call) -> httpx.Response | tuple[ForgeError, bool]:
+        """One try: the answer, or the error and whether another try is safe and may help."""
+        safe = call.repeat is Repeat.SAFE
         try:
             response = await self._following(call)
         except ForgeUnavailableError as error:  # our own pace: it says itself when to come back
-            return error, None
+            return error, False
         except TimeoutError:
-            return self._unreachable(call, f"no whole answer within {TOTAL_TIMEOUT:.0f} s"), Failure(True)
+            return self._unreachable(call, f"no whole answer within {TOTAL_TIMEOUT:.0f} s"), safe
         except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            return self._unreachable(call, reason), Failure(not isinstance(error, _NOT_SENT))
+            problem = self._unreachable(call, str(error) or type(error).__name__)
+            return problem, safe or isinstance(error, _NOT_SENT)
         if response.is_success:
             return response
         translated = translate(
@@ -198,10 +229,8 @@ class Calls:
             host=self.host,
             now=self.clock.now(),
         )
-        if not isinstance(translated, ForgeUnavailableError):
-            return translated, None
         limited = rate_limited(response.status_code, response.headers, message_of(response.content))
-        return translated, Failure(processed=not limited, retry_after=translated.retry_after)
+        return translated, isinstance(translated, ForgeUnavailableError) and (safe or limited)
 
     async def _following(self, call: Call) -> httpx.Response:
         """Send it, following redirects on the same host: a renamed repository answers with one.
@@ -219,23 +248,40 @@ class Calls:
         return response
 
     async def _sent(self, call: Call) -> httpx.Response:
-        """One request on the wire, when its turn has come."""
+        """One request on the wire, when its turn has come. Any status is an answer."""
+        # `Bearer` takes tokens of all kinds on both forges, and is a header that HTTP libraries keep secret.
+        headers = {**self.headers, "Authorization": f"Bearer {self.token.current()}"}
         await self.pace.turn(call.method)
         try:
             async with asyncio.timeout(TOTAL_TIMEOUT):
-                response = await self.sender.send(call)
+                response = await self._client().request(
+                    call.method, call.path, params=call.params or None, json=call.json, headers=headers
+                )
         except (TimeoutError, httpx.HTTPError):
             self.pace.answered(call.method, None, {}, b"")
             raise
         self.pace.answered(call.method, response.status_code, response.headers, response.content)
         return response
 
+    def _client(self) -> httpx.AsyncClient:
+        """One pool of connections, opened at the first request; `SSL_CERT_FILE` names other authorities."""
+        if self._pool is None:
+            self._pool = httpx.AsyncClient(
+                base_url=self.api_url.rstrip("/"),
+                headers={"User-Agent": "coding-agent"},
+                timeout=TIMEOUT,
+                follow_redirects=False,
+                verify=True,
+                transport=self.transport,
+            )
+        return self._pool
+
     def _unreachable(self, call: Call, reason: str) -> ForgeUnavailableError:
         return ForgeUnavailableError(f"{self.host} cannot be reached while {call.what}: {reason[:200]}")
 
 
 def last_page(response: httpx.Response) -> int:
-    """The number of a list's last page, from the `Link` header; 1 where it does not tell."""
+    """The number of a list's last page, from the `Link` header; 1 where there is none."""
     url = response.links.get("last", {}).get("url", "")
     numbers = parse_qs(urlsplit(url).query).get("page", [])
     return int(numbers[0]) if numbers and numbers[0].isdigit() else 1

@@ -30,7 +30,7 @@ def metrics(root: Path = ROOT) -> list[Metric]:
     found = []
     for program in _PROGRAMS:
         for file in sorted((root / program / "src").rglob("*.py")):
-            place = "reporter" if "reporter" in file.parts else program
+            place = "reporter" if "reporter" in file.relative_to(root).parts else program
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and (metric := _metric(node, place)):
                     found.append(metric)

@@ -29,11 +29,12 @@ from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.settings import Settings
+from coding_agent_core.waiting import StoppedError, pause_until, run_until
 
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.protocol import Agent, Brief, Step
 from coding_agent_consumer.git import RemoteMovedError
-from coding_agent_consumer.patience import StoppedError, patiently, pause_until, run_until
+from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.publisher import Publisher
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository

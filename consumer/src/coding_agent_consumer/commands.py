@@ -16,10 +16,10 @@ from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.phases import Phase
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.protocol import CommandSource, Submission
-from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, task_name
+from coding_agent_core.waiting import first_of
 
 from coding_agent_consumer.tasks import remembered
 

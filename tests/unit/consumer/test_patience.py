@@ -1,14 +1,12 @@
-"""Waiting for a forge that is down ends with the stop, at once or after a grace time."""
+"""A forge that is down is waited for, within limits."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
-from contextlib import suppress
 
 import pytest
-from coding_agent_consumer.patience import StoppedError, patiently, pause_until, run_until
+from coding_agent_consumer.patience import patiently
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 
 LOGGER = logging.getLogger("test")
@@ -62,87 +60,3 @@ async def test_what_waiting_cannot_help_is_raised_at_once(error: Exception, with
     with pytest.raises(type(error)):
         await waited(forge, within=within)
     assert forge.calls == 1
-
-
-class Endless:
-    """An action that ends when it is cancelled, or released."""
-
-    def __init__(self) -> None:
-        self.begun, self.release, self.cancelled = asyncio.Event(), asyncio.Event(), False
-
-    async def __call__(self) -> str:
-        self.begun.set()
-        try:
-            await self.release.wait()
-        except asyncio.CancelledError:
-            self.cancelled = True
-            raise
-        return "done"
-
-
-async def test_a_stop_cancels_it_at_once() -> None:
-    action, stop = Endless(), asyncio.Event()
-    waiting = asyncio.create_task(run_until(action, stop))
-    await action.begun.wait()
-    stop.set()
-    with pytest.raises(StoppedError):
-        await waiting
-    assert action.cancelled
-
-
-async def test_within_the_grace_time_it_may_end() -> None:
-    action, stop = Endless(), asyncio.Event()
-    stop.set()
-    waiting = asyncio.create_task(run_until(action, stop, grace=600))
-    await action.begun.wait()
-    action.release.set()
-    assert await waiting == "done"
-
-
-async def test_after_the_grace_time_it_is_cancelled() -> None:
-    action, stop = Endless(), asyncio.Event()
-    stop.set()
-    with pytest.raises(StoppedError):
-        await run_until(action, stop, grace=0.01)
-    assert action.cancelled
-
-
-async def test_after_the_timeout_it_is_cancelled() -> None:
-    action = Endless()
-    with pytest.raises(TimeoutError):
-        await run_until(action, asyncio.Event(), timeout=0.01)
-    assert action.cancelled
-
-
-async def test_work_that_ignores_its_cancellation_is_left_behind() -> None:
-    release, stop = asyncio.Event(), asyncio.Event()
-
-    async def stubborn() -> None:
-        while not release.is_set():
-            with suppress(asyncio.CancelledError):
-                await release.wait()
-
-    stop.set()
-    with pytest.raises(StoppedError):
-        await run_until(stubborn, stop, cleanup=0.01)
-    release.set()
-
-
-async def test_who_is_cancelled_leaves_nothing_running() -> None:
-    action, stop = Endless(), asyncio.Event()
-    waiting = asyncio.create_task(run_until(action, stop))
-    await action.begun.wait()
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert action.cancelled
-
-
-async def test_a_stop_ends_a_pause() -> None:
-    stop = asyncio.Event()
-    pause = asyncio.create_task(pause_until(stop, 600))
-    await asyncio.sleep(0)  # it begins
-    assert not pause.done()
-    stop.set()
-    async with asyncio.timeout(60):
-        await pause

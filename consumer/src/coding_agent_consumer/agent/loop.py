@@ -17,6 +17,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
+from coding_agent_core.waiting import StoppedError, run_until
 from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, RunContext
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, OutputTokenLimitExceeded, UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
@@ -41,7 +42,6 @@ from coding_agent_consumer.agent.tools import (
     workspace_tools,
 )
 from coding_agent_consumer.agent.transcript import Transcript, step_of_answer, steps_of_results
-from coding_agent_consumer.patience import StoppedError, run_until
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.agent")

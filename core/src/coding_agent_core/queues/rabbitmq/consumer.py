@@ -37,9 +37,9 @@ from coding_agent_core.queues.rabbitmq.messages import (
     task_message,
     waiting_queue,
 )
-from coding_agent_core.queues.waiting import first_of
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.queues import RabbitMQ
+from coding_agent_core.waiting import first_of
 
 _logger = logging.getLogger("coding_agent.queue")
 

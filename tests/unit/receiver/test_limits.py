@@ -1,11 +1,16 @@
 """S11: the allowlist, and GitHub's hook addresses in it."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from ipaddress import ip_address
 
 import httpx
 import pytest
 from coding_agent_core.settings import Settings
-from coding_agent_receiver.limits import Admission, Allowlist
+from coding_agent_receiver import limits
+from coding_agent_receiver.limits import SMALL_BODY, Admission, Allowlist, BodyRoom, NoRoomError
+
+SIZE = SMALL_BODY + 1
 
 
 def allowlist(*entries, answers=()):
@@ -71,3 +76,45 @@ async def test_addresses_that_were_never_learnt_are_asked_for_again():
     listed = allowlist("github", answers=[httpx.ConnectError("refused"), hooks("192.30.252.0/22")])
     await listed.follow_github(rounds=2, retry=0)
     assert listed.admits(ip_address("192.30.252.1")) is Admission.ALLOWED
+
+
+async def test_a_larger_body_waits_for_room_and_one_client_gets_half_of_it(monkeypatch):
+    monkeypatch.setattr(limits, "LARGE_BODIES", 4 * SIZE)
+    monkeypatch.setattr(limits, "LARGE_WAIT", 0.05)
+    room = BodyRoom(largest=SIZE)
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(room.reserve("a", SIZE))
+        with pytest.raises(NoRoomError):
+            await stack.enter_async_context(room.reserve("a", SIZE))
+        for _ in range(2):
+            await stack.enter_async_context(room.reserve("b", SIZE))
+        with pytest.raises(NoRoomError):
+            await stack.enter_async_context(room.reserve("c", SIZE))
+        waiting = asyncio.create_task(enter(room, "c", SIZE))
+        await asyncio.sleep(0)
+        await stack.aclose()
+        await waiting
+    async with AsyncExitStack() as stack:
+        for client in "aabb":
+            await stack.enter_async_context(room.reserve(client, SIZE))
+
+
+async def test_small_bodies_count_as_they_arrive_and_do_not_wait_for_larger_ones(monkeypatch):
+    monkeypatch.setattr(limits, "SMALL_BODIES", 100)
+    monkeypatch.setattr(limits, "LARGE_BODIES", SIZE)
+    room = BodyRoom(largest=SIZE)
+    async with room.reserve("a", SIZE), room.reserve("a", 90) as first, room.reserve("b", 90) as second:
+        first(50)
+        with pytest.raises(NoRoomError):
+            first(1)
+        second(50)
+        with pytest.raises(NoRoomError):
+            second(1)
+    async with room.reserve("a", 90) as again:
+        again(50)
+
+
+async def enter(room: BodyRoom, client: str, size: int) -> None:
+    async with room.reserve(client, size):
+        pass

@@ -112,14 +112,14 @@ def test_people_with_write_access_command_the_agent_by_comments(
 
     # The forge does not say at first who alice is, and then the reporter is killed.
     reporter = start()
-    team.stand(name, Phase.RUNNING)
+    team.set_phase(name, Phase.RUNNING)
     team.shows(number, "working on it", {PROCESSING})
     path = "collaborators/alice/permission" if team.flavour == "github" else "/users$"
     team.fault(path=path, times=100, status=503)
     cancel = team.say(number, "/cancel")
     until("it waits", lambda: team.waits(name, cancel))
     reporter.stop(signal.SIGKILL)
-    team.mend()
+    team.clear_faults()
 
     # Nobody without write access, and never the bot itself.
     strangers = [team.say(number, "/cancel", by=who) for who in ("reader", "coding-agent-bot")]
@@ -131,7 +131,7 @@ def test_people_with_write_access_command_the_agent_by_comments(
     labels = f'command="cancel",platform="{team.flavour}",result="refused"'
     assert f"coding_agent_commands_total{{{labels}}} 2.0" in reporter.probe("/metrics")[1]
     assert team.read(name)["spec"].get("cancel") is True
-    team.stand(name, Phase.CANCELLED)
+    team.set_phase(name, Phase.CANCELLED)
     assert "alice cancelled it by a comment." in team.shows(number, "cancelled", set())
     until("it is over and no longer watched", lambda: team.is_reported(name))
 
@@ -141,7 +141,7 @@ def test_people_with_write_access_command_the_agent_by_comments(
     assert seen(retried) == [("coding-agent-bot", "eyes")]
     second = team.read(f"{name}-r2")["spec"]
     assert (second["user"], second["trigger"]["origin"]) == ("alice", "manual")
-    team.stand(f"{name}-r2", Phase.RUNNING)
+    team.set_phase(f"{name}-r2", Phase.RUNNING)
     team.shows(number, f"task `{name}-r2`", {PROCESSING})
 
     team.redeliver_everything()

@@ -1,6 +1,6 @@
-"""Stands between the reporter and a forge: kills the reporter after a request, or refuses connections.
+"""A proxy between the reporter and a forge: kills the reporter after a request, or refuses connections.
 
-Its port is its own from the beginning to the end, also while it refuses.
+It keeps its port while it refuses.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class ForgeProxy:
         )
         self._fatal = 0
         self._pid: Callable[[], int] = lambda: 0
-        # Bound as long as it lives and never listening: the port is nobody else's while it refuses.
+        # Bound for the proxy's whole life and never listening, so that nobody else gets the port while it
+        # refuses.
         self._held = socket.socket()
         self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._held.bind(("127.0.0.1", 0))
@@ -58,7 +59,7 @@ class ForgeProxy:
         self._held.close()
 
     def arm(self, fatal: int, pid: Callable[[], int]) -> None:
-        """SIGKILL the process after its request number `fatal` was done; 0: never."""
+        """SIGKILL the process after the forge has answered request number `fatal`; 0: never."""
         self.requests = []
         self.killed.clear()
         self._fatal, self._pid = fatal, pid

@@ -91,7 +91,7 @@ class Reporter:
         return int(found[-1]) if found else 0
 
     def metric(self, name: str) -> float:
-        """The value of a metric, named with its labels as Prometheus is told it."""
+        """The value of a metric, named with its labels as Prometheus reads it."""
         _, text = self.probe("/metrics")
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         assert found, f"{name} is missing"

@@ -1,4 +1,4 @@
-"""The comment of a cancelled task says who or what cancelled it, as far as the AgentTask tells."""
+"""The comment of a cancelled task says who or what cancelled it, as far as the AgentTask shows it."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ async def test_who_cancelled_it(
     start(check_interval=3600)
     number = world.issue(BOT)
     name = world.task(number)
-    world.stand(name, Phase.RUNNING)
+    world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
     await cancel(world, number, name)  # type: ignore[misc]
-    world.stand(name, Phase.CANCELLED, message="The task was cancelled.", result={"branch": BRANCH})
+    world.set_phase(name, Phase.CANCELLED, message="The task was cancelled.", result={"branch": BRANCH})
     text = world.shows(number, "Coding agent: cancelled", set())
     assert f"\n{said}\n" in text
     assert f"The work so far is on the branch `{BRANCH}`." in text

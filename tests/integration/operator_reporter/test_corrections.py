@@ -1,4 +1,4 @@
-"""Labels that say otherwise than the task for longer than the grace time correct the task, not the person."""
+"""Labels that contradict the task for longer than the grace time correct the task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRACE = 1.0
 def running(world: World, number: int, labeled_before: float = 60.0) -> str:
     """A task that runs, as its item shows."""
     name = world.task(number, labeled_before=labeled_before)
-    world.stand(name, Phase.RUNNING)
+    world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
     until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
     return name
@@ -30,26 +30,26 @@ def is_cancelled(world: World, name: str) -> bool:
     return bool(world.read(name)["spec"]["cancel"])
 
 
-def test_the_label_was_taken_off_and_no_webhook_told(world: World, start: Start) -> None:
+def test_a_removed_label_cancels_without_a_webhook(world: World, start: Start) -> None:
     start(grace=GRACE, check_interval=0.3)
     number = world.issue(BOT)
     name = running(world, number)
-    world.take(number, PROCESSING)
+    world.remove_label(number, PROCESSING)
     until("cancelled", lambda: is_cancelled(world, name))
     assert ("labeled", PROCESSING) not in world.history(number)[3:], "the label did not come back"
-    until("an Event tells", lambda: "LabelRemoved" in [reason for reason, _ in world.events(name)])
-    world.stand(name, Phase.CANCELLED, message="The task was cancelled.")
+    until("an Event", lambda: "LabelRemoved" in [reason for reason, _ in world.events(name)])
+    world.set_phase(name, Phase.CANCELLED, message="The task was cancelled.")
     text = world.shows(number, "Coding agent: cancelled", set())
     assert "The task was cancelled: the item has none of the bot's labels any more." in text
 
 
-def test_a_waiting_task_whose_label_was_taken_off(world: World, start: Start) -> None:
+def test_a_removed_label_cancels_a_waiting_task(world: World, start: Start) -> None:
     start(grace=GRACE, check_interval=0.3)
     number = world.issue(BOT)
     name = world.task(number)
-    world.stand(name, Phase.QUEUED, queuePosition=1)
+    world.set_phase(name, Phase.QUEUED, queuePosition=1)
     world.shows(number, "waiting", {BOT})
-    world.take(number, BOT)
+    world.remove_label(number, BOT)
     until("cancelled", lambda: is_cancelled(world, name))
 
 
@@ -60,14 +60,14 @@ def test_a_label_that_comes_back_within_the_grace_time_cancels_nothing(world: Wo
     number = world.issue(BOT)
     name = running(world, number)
     taken = time.monotonic()
-    world.take(number, PROCESSING)
+    world.remove_label(number, PROCESSING)
     asked = len(world.requests())
     until("it was seen", lambda: len(world.requests()) > asked)
-    world.put(number, BOT)
+    world.add_label(number, BOT)
     world.shows(number, "working on it", {PROCESSING})
     until("the time is over", lambda: time.monotonic() > taken + grace)
     asked = len(world.requests())
-    until("some looks later", lambda: len(world.requests()) > asked + 5)
+    until("some reconciles later", lambda: len(world.requests()) > asked + 5)
     assert not is_cancelled(world, name)
 
 
@@ -78,46 +78,46 @@ def test_a_closed_item_cancels(world: World, start: Start) -> None:
     name = running(world, number)
     world.close(number)
     until("cancelled", lambda: is_cancelled(world, name))
-    until("an Event tells", lambda: "ItemClosed" in [reason for reason, _ in world.events(name)])
-    world.stand(name, Phase.CANCELLED, message="The task was cancelled.")
+    until("an Event", lambda: "ItemClosed" in [reason for reason, _ in world.events(name)])
+    world.set_phase(name, Phase.CANCELLED, message="The task was cancelled.")
     assert "The task was cancelled: the item was closed." in world.shows(number, "cancelled", set())
 
 
 @pytest.mark.parametrize("flavour", ["github"])
-def test_a_task_begun_by_hand_never_had_the_label(world: World, start: Start) -> None:
+def test_a_task_created_by_hand_never_had_the_label(world: World, start: Start) -> None:
     start(grace=0.2, check_interval=0.1)
     number = world.issue()
     name = world.task(number, origin=Origin.MANUAL)
-    world.stand(name, Phase.QUEUED, queuePosition=1)
+    world.set_phase(name, Phase.QUEUED, queuePosition=1)
     world.shows(number, "waiting", set())
     asked = len(world.requests())
-    until("some looks later", lambda: len(world.requests()) > asked + 10)
+    until("some reconciles later", lambda: len(world.requests()) > asked + 10)
     assert not is_cancelled(world, name)
-    world.stand(name, Phase.RUNNING)
+    world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
-    world.take(number, PROCESSING)
-    until("then it has one, and it counts", lambda: is_cancelled(world, name))
+    world.remove_label(number, PROCESSING)
+    until("then it has a label, which counts", lambda: is_cancelled(world, name))
 
 
-def test_the_label_is_put_on_again_after_the_end_and_no_webhook_told(world: World, start: Start) -> None:
+def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(world: World, start: Start) -> None:
     start(grace=GRACE, check_interval=0.3)
     number = world.issue(BOT)
     name = running(world, number)
-    world.stand(name, Phase.SUCCEEDED, result={"branch": "b", "changeURL": "https://forge.example/1"})
+    world.set_phase(name, Phase.SUCCEEDED, result={"branch": "b", "changeURL": "https://forge.example/1"})
     world.shows(number, "Coding agent: done", {DONE})
     created = datetime.fromisoformat(world.read(name)["metadata"]["creationTimestamp"])
-    # Forges tell whole seconds, and a label of the task's own second is not known to be newer.
+    # Forges give whole seconds, and a label of the same second as the task is not known to be newer.
     until("the next second", lambda: datetime.now(UTC) >= created + timedelta(seconds=1))
-    world.put(number, BOT)
+    world.add_label(number, BOT)
     second = f"{name}-r2"
     made = until("a new run", lambda: world.tasks().get(second))
     assert made["spec"]["trigger"]["origin"] == "poll"
-    assert made["spec"]["user"] == "alice", "who put the label on"
+    assert made["spec"]["user"] == "alice", "who added the label"
     assert made["spec"]["trigger"]["labeledAt"]
-    world.stand(second, Phase.RUNNING)
+    world.set_phase(second, Phase.RUNNING)
     text = world.shows(number, "working on it", {PROCESSING})
     assert "https://forge.example/1" in text, "the run goes on with the change of the last one"
-    until("the first is shown for good", lambda: world.is_reported(name))
+    until("the first is settled", lambda: world.is_reported(name))
     assert len(world.comments(number)) == 1
     assert sorted(world.tasks()) == [name, second]
 
@@ -127,21 +127,23 @@ def test_a_label_between_the_end_of_the_work_and_the_written_end(world: World, s
     start(grace=GRACE, check_interval=3600)
     number = world.issue(BOT)
     name = running(world, number)
-    world.take(number, PROCESSING)  # whatever the order of labels is: what counts is the time of the new one
-    world.put(number, PROCESSING)
+    world.remove_label(
+        number, PROCESSING
+    )  # the order of labels does not matter, only the time of the new one
+    world.add_label(number, PROCESSING)
     labeled_at = _put_later(world, number)
     world.patch(name, {"metadata": {"annotations": {"coding-agent.dev/labeled-at": labeled_at}}})
-    world.stand(name, Phase.SUCCEEDED, attempts=[_ended_before(labeled_at)])
+    world.set_phase(name, Phase.SUCCEEDED, attempts=[_ended_before(labeled_at)])
     world.shows(number, "Coding agent: done", {BOT, DONE})
     until("a new run", lambda: world.tasks().get(f"{name}-r2"))
-    until("the first is shown for good", lambda: world.is_reported(name))
+    until("the first is settled", lambda: world.is_reported(name))
 
 
-def test_a_label_that_was_never_swapped_asks_for_nothing(world: World, start: Start) -> None:
-    """The reporter was away during the whole task: the label on the item is the one it answers for."""
+def test_a_label_that_was_never_swapped_starts_no_run(world: World, start: Start) -> None:
+    """The reporter was down during the whole task: the label on the item is the one that made the task."""
     number = world.issue(BOT)
     name = world.task(number)
-    world.stand(name, Phase.FAILED, attempts=[_ended_before("2999-01-01T00:00:00+00:00")])
+    world.set_phase(name, Phase.FAILED, attempts=[_ended_before("2999-01-01T00:00:00+00:00")])
     start(grace=0.3)
     world.shows(number, "Coding agent: failed", {"coding agent failed"})
     until("reported", lambda: world.is_reported(name))
@@ -154,25 +156,25 @@ def test_an_older_run_that_ends_late_writes_nothing(world: World, start: Start) 
     number = world.issue(BOT)
     first = running(world, number)
     world.patch(first, {"spec": {"cancel": True}})
-    world.put(number, BOT)
+    world.add_label(number, BOT)
     second = world.task(number, run=2)
-    world.stand(
+    world.set_phase(
         second, Phase.QUEUED, reason="WaitingForRun", message=f"The item's run {first} has not ended."
     )
     text = world.shows(number, "waiting", {BOT, PROCESSING})
     assert f"`{second}`" in text
-    world.stand(first, Phase.CANCELLED)
-    until("the first is shown for good", lambda: world.is_reported(first))
+    world.set_phase(first, Phase.CANCELLED)
+    until("the first is settled", lambda: world.is_reported(first))
     assert world.condition(first, "Acknowledged")["status"] == "True"
     assert f"`{second}`" in world.comment(number)
-    world.stand(second, Phase.RUNNING)
+    world.set_phase(second, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
     assert len(world.comments(number)) == 1
 
 
 def _put_later(world: World, number: int) -> str:
-    """A person puts the bot label on; when, by the forge's clock."""
-    world.put(number, BOT)
+    """A person adds the bot label; when, by the forge's clock."""
+    world.add_label(number, BOT)
     item = world.forge.item("acme/pricing", number)
     times = world.forge.run(lambda: [e.created_at for e in item.events if e.label and e.label.name == BOT])
     return times[-1].isoformat()

@@ -1,4 +1,4 @@
-"""The forge is away in the middle (503, refused, rate-limited): nothing fails, all is true afterwards."""
+"""The forge is unavailable for a while: no task fails, and afterwards every item is up to date."""
 
 from __future__ import annotations
 
@@ -36,53 +36,53 @@ def test_an_outage_in_the_middle(world: World, proxy: ForgeProxy, start: Start, 
     reporter, host = start(), world.host
     tasks = {number: world.task(number) for number in (world.issue(BOT) for _ in range(3))}
     for name in tasks.values():
-        world.stand(name, Phase.RUNNING)
+        world.set_phase(name, Phase.RUNNING)
     for number in tasks:
         world.shows(number, "working on it", {PROCESSING})
 
     _break(world, proxy, kind)
     ended, *others = tasks.items()
-    world.stand(ended[1], Phase.SUCCEEDED)
-    told = until("told on the task", lambda: _told(world, ended[1]))
-    assert told["reason"] == "ForgeUnavailable"
-    assert "has not answered since" in told["message"]
+    world.set_phase(ended[1], Phase.SUCCEEDED)
+    problem = until("the task shows it", lambda: _problem(world, ended[1]))
+    assert problem["reason"] == "ForgeUnavailable"
+    assert "has not answered since" in problem["message"]
     until("an Event", lambda: "ForgeUnavailable" in [reason for reason, _ in world.events(ended[1])])
     assert world.read(ended[1])["status"]["phase"] == "Succeeded", "no task fails for it"
-    # The reporter dies in the outage; the next one knows nothing of it.
+    # The reporter ends during the outage; the next one knows nothing of it.
     assert reporter.metric(f'coding_agent_reporter_forge_unavailable_seconds{{host="{host}"}}') > 0
     reporter.stop()
     reporter = start()
     for _, name in others:
-        world.stand(name, Phase.SUCCEEDED)
+        world.set_phase(name, Phase.SUCCEEDED)
 
-    _mend(world, proxy, kind)
+    _restore(world, proxy, kind)
     for number, name in tasks.items():
         world.shows(number, "Coding agent: done", {DONE})
         assert len(world.comments(number)) == 1
-        until("it is told no longer", lambda name=name: not _told(world, name))  # type: ignore[misc]
+        until("the problem is over", lambda name=name: not _problem(world, name))  # type: ignore[misc]
         until("reported", lambda name=name: world.is_reported(name))  # type: ignore[misc]
     for gauge in ("forge_unavailable_seconds", "pending"):
         is_zero(reporter, f'coding_agent_reporter_{gauge}{{host="{host}"}}')
     assert world.condition(ended[1], "Reported")["status"] == "True"
-    until("nobody is told of it any more", lambda: not any(map(partial(_told, world), tasks.values())))
+    until("no task shows a problem any more", lambda: not any(map(partial(_problem, world), tasks.values())))
 
 
 @pytest.mark.parametrize("flavour", ["github"])
-def test_a_task_that_runs_on_through_an_outage(world: World, proxy: ForgeProxy, start: Start) -> None:
-    """One process sees the whole of it, twice: what it thought of the forge is over with the outage."""
+def test_a_task_that_runs_through_an_outage(world: World, proxy: ForgeProxy, start: Start) -> None:
+    """One process sees two whole outages; nothing is left of the first one."""
     reporter = start(check_interval=3600)
     number = world.issue(BOT)
     name = world.task(number)
-    world.stand(name, Phase.RUNNING)
+    world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
     until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
     away = f'coding_agent_reporter_forge_unavailable_seconds{{host="{world.host}"}}'
     for counted in (1, 2):
         proxy.refuse()
         phase = Phase.BACKOFF if counted == 1 else Phase.RUNNING
-        world.stand(name, phase, reason=f"Outage{counted}", message=f"Outage {counted}.")
-        until("told on the task", lambda: _told(world, name))
-        until("the gauge tells", lambda: reporter.metric(away) > 0)
+        world.set_phase(name, phase, reason=f"Outage{counted}", message=f"Outage {counted}.")
+        until("the task shows it", lambda: _problem(world, name))
+        until("the gauge shows it", lambda: reporter.metric(away) > 0)
         proxy.accept()
         world.shows(number, f"Outage {counted}.", {PROCESSING})
         until("true again", lambda: world.condition(name, "Reported")["status"] == "True")
@@ -91,20 +91,20 @@ def test_a_task_that_runs_on_through_an_outage(world: World, proxy: ForgeProxy, 
 
 
 @pytest.mark.parametrize("flavour", ["github"])
-def test_what_the_forge_asks_for_is_obeyed(world: World, start: Start) -> None:
+def test_the_pause_that_the_forge_asks_for_is_kept(world: World, start: Start) -> None:
     """A secondary limit with Retry-After: not a single request before that time."""
     start()
     number = world.issue(BOT)
     name = world.task(number)
     world.fault(path="/api/", secondary_rate_limit=True, retry_after=3)
-    world.stand(name, Phase.RUNNING)
+    world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
     times = [each["at"] for each in world.requests()]
     assert times[1] - times[0] >= 3.0, "the one after the limited one"
 
 
 def is_zero(reporter: Reporter, gauge: str) -> None:
-    """The gauge tells that nothing is left of an outage; it is set once a second."""
+    """The gauge shows that the outage is over; it is set once a second."""
     until(f"{gauge} is 0", lambda: reporter.metric(gauge) == 0)
 
 
@@ -120,13 +120,13 @@ def _break(world: World, proxy: ForgeProxy, kind: str) -> None:
             world.fault(path="/api/", close="after", times=10_000)
 
 
-def _mend(world: World, proxy: ForgeProxy, kind: str) -> None:
+def _restore(world: World, proxy: ForgeProxy, kind: str) -> None:
     if kind == "refused":
         proxy.accept()
     else:
-        world.mend()
+        world.clear_faults()
 
 
-def _told(world: World, name: str) -> dict[str, str]:
+def _problem(world: World, name: str) -> dict[str, str]:
     condition = world.condition(name, "Reported")
     return condition if condition.get("status") == "False" else {}

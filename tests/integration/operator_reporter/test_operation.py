@@ -1,4 +1,4 @@
-"""The reporter as its operators see it: probes, metrics, what it tells of what it cannot do."""
+"""The reporter as its administrators see it: probes, metrics, and the problems that it records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Start = Callable[..., Reporter]
 pytestmark = pytest.mark.parametrize("flavour", ["github"])
 
 
-def test_the_program_runs_and_ends_in_good_order(world: World, tmp_path: Path) -> None:
+def test_the_program_runs_and_stops(world: World, tmp_path: Path) -> None:
     environment = {
         "PATH": "",
         "KUBECONFIG": str(account(world.plane, world.namespace, tmp_path)),
@@ -30,7 +30,7 @@ def test_the_program_runs_and_ends_in_good_order(world: World, tmp_path: Path) -
     )
     try:
         number = world.issue(BOT)
-        world.stand(world.task(number), Phase.RUNNING)
+        world.set_phase(world.task(number), Phase.RUNNING)
         world.shows(number, "working on it", {PROCESSING})
         process.terminate()
         assert process.wait(60) == 0
@@ -39,7 +39,7 @@ def test_the_program_runs_and_ends_in_good_order(world: World, tmp_path: Path) -
         process.wait(60)
 
 
-def test_a_wrong_configuration_is_a_sentence(world: World, tmp_path: Path) -> None:
+def test_a_wrong_configuration_is_explained(world: World, tmp_path: Path) -> None:
     config = tmp_path / "none.yaml"
     config.write_text("{}")
     done = subprocess.run(
@@ -65,7 +65,7 @@ def test_metrics(world: World, start: Start) -> None:
     process = start()
     number = world.issue(BOT)
     name = world.task(number)
-    world.stand(name, Phase.SUCCEEDED)
+    world.set_phase(name, Phase.SUCCEEDED)
     until("reported", lambda: world.is_reported(name))
     host, value = world.host, process.metric
     requests = "coding_agent_reporter_forge_requests_total"
@@ -78,9 +78,7 @@ def test_metrics(world: World, start: Start) -> None:
     assert process.probe("/livez") == (200, "ok")
 
 
-def test_a_dead_watch_is_noticed_and_work_goes_on_all_the_same(
-    world: World, zygote: Zygote, tmp_path: Path
-) -> None:
+def test_a_dead_watch_is_noticed_and_the_work_continues(world: World, zygote: Zygote, tmp_path: Path) -> None:
     kubeconfig = account(world.plane, world.namespace, tmp_path)
     with proxy_of(world.plane.kubeconfig) as proxy:
         text = kubeconfig.read_text()
@@ -92,32 +90,34 @@ def test_a_dead_watch_is_noticed_and_work_goes_on_all_the_same(
         try:
             number = world.issue(BOT)
             name = world.task(number)
-            world.stand(name, Phase.RUNNING)
+            world.set_phase(name, Phase.RUNNING)
             world.shows(number, "working on it", {PROCESSING})
             assert process.probe("/livez") == (200, "ok")
             proxy.deaf = True
-            world.stand(name, Phase.SUCCEEDED)
+            world.set_phase(name, Phase.SUCCEEDED)
             world.shows(number, "Coding agent: done", {DONE})
             until("liveness", lambda: process.probe("/livez") == (503, "the watch is dead"))
         finally:
             process.stop()
 
 
-def test_a_forge_that_is_not_configured_is_told_and_stops_nobody(world: World, start: Start) -> None:
+def test_a_forge_that_is_not_configured_is_recorded_and_stops_nothing_else(
+    world: World, start: Start
+) -> None:
     start()
     number = world.issue(BOT)
     elsewhere = world.task(7, item=world.item(7).model_copy(update={"host": "forge.example"}))
     here = world.task(number)
-    world.stand(elsewhere, Phase.RUNNING)
-    world.stand(here, Phase.RUNNING)
+    world.set_phase(elsewhere, Phase.RUNNING)
+    world.set_phase(here, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
-    told = until("told", lambda: world.condition(elsewhere, "Reported"))
-    assert (told["status"], told["reason"]) == ("False", "ForgeNotConfigured")
-    assert "forge.example" in told["message"]
+    problem = until("recorded", lambda: world.condition(elsewhere, "Reported"))
+    assert (problem["status"], problem["reason"]) == ("False", "ForgeNotConfigured")
+    assert "forge.example" in problem["message"]
     until("an Event", lambda: "ForgeNotConfigured" in [reason for reason, _ in world.events(elsewhere)])
 
 
-def test_a_refusal_is_told_and_one_item_stops_nobody(world: World, start: Start) -> None:
+def test_a_refusal_is_recorded_and_stops_nothing_else(world: World, start: Start) -> None:
     start()
     refused, other = world.issue(BOT), world.issue(BOT)
     name = world.task(refused)
@@ -125,25 +125,25 @@ def test_a_refusal_is_told_and_one_item_stops_nobody(world: World, start: Start)
     world.fault(
         method="POST", path=labels, status=403, body={"message": "Resource not accessible"}, times=100
     )
-    world.stand(name, Phase.RUNNING)
-    world.stand(world.task(other), Phase.RUNNING)
+    world.set_phase(name, Phase.RUNNING)
+    world.set_phase(world.task(other), Phase.RUNNING)
     world.shows(other, "working on it", {PROCESSING})
-    told = until("told", lambda: world.condition(name, "Reported"))
-    assert (told["status"], told["reason"]) == ("False", "ForgeRefused")
-    assert "Check the token and its rights" in told["message"]
+    problem = until("recorded", lambda: world.condition(name, "Reported"))
+    assert (problem["status"], problem["reason"]) == ("False", "ForgeRefused")
+    assert "Check the token and its rights" in problem["message"]
     assert not world.condition(name, "Acknowledged")
-    world.mend()
+    world.clear_faults()
     world.shows(refused, "working on it", {PROCESSING})
-    until("told no longer", lambda: world.condition(name, "Reported")["status"] == "True")
+    until("the problem is over", lambda: world.condition(name, "Reported")["status"] == "True")
     assert [reason for reason, _ in world.events(name)].count("ForgeRefused") == 1
 
 
 def test_an_item_that_is_gone(world: World, start: Start) -> None:
-    """It was deleted, or moved: nothing can be shown, nothing hangs, and nothing is asked for ever."""
+    """It was deleted or moved: nothing can be shown, nothing hangs, and the requests end."""
     start()
     name = world.task(4711)
-    world.stand(name, Phase.RUNNING)
-    until("told", lambda: world.condition(name, "Reported").get("reason") == "ItemNotFound")
-    world.stand(name, Phase.FAILED, reason="ItemGone")
+    world.set_phase(name, Phase.RUNNING)
+    until("recorded", lambda: world.condition(name, "Reported").get("reason") == "ItemNotFound")
+    world.set_phase(name, Phase.FAILED, reason="ItemGone")
     until("left alone", lambda: world.is_reported(name))
     assert world.condition(name, "Acknowledged")["status"] == "True"

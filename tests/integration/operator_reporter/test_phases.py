@@ -1,4 +1,4 @@
-"""S19, S23: what a person sees on the item while its task goes from waiting to its end."""
+"""What a person sees on the item while its task goes from waiting to its end."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
     start()
     number = world.issue("bug", BOT)
     name = world.task(number)
-    world.stand(name, Phase.QUEUED, queuePosition=3)
+    world.set_phase(name, Phase.QUEUED, queuePosition=3)
     world.shows(number, "waiting, number 3 in the queue", {BOT})
 
-    world.stand(name, Phase.RUNNING)
+    world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
     until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
 
     failed = [attempt(1, datetime.now(UTC), ended=True)]
-    world.stand(
+    world.set_phase(
         name,
         Phase.BACKOFF,
         attempts=failed,
@@ -40,7 +40,7 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
     assert "The model did not answer" in text
     assert "reason ModelUnavailable" in text
 
-    world.stand(name, Phase.RUNNING, attempts=[*failed, attempt(2, datetime.now(UTC), ended=False)])
+    world.set_phase(name, Phase.RUNNING, attempts=[*failed, attempt(2, datetime.now(UTC), ended=False)])
     assert "attempt 2 of 3" in world.shows(number, "working on it", {PROCESSING})
 
     result = {
@@ -54,7 +54,7 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
             "cost": {"amount": "0.42", "currency": "USD"},
         },
     }
-    world.stand(name, Phase.SUCCEEDED, result=result, message="The task is done.")
+    world.set_phase(name, Phase.SUCCEEDED, result=result, message="The task is done.")
     text = world.shows(number, "Coding agent: done", {DONE})
     for expected in (
         "https://forge.example/acme/pricing/pull/9",
@@ -81,7 +81,7 @@ def test_a_failure_says_why_and_what_to_do(world: World, start: Start) -> None:
     start()
     number = world.issue(BOT)
     name = world.task(number)
-    world.stand(
+    world.set_phase(
         name,
         Phase.FAILED,
         reason="ForgeRefused",
@@ -104,13 +104,13 @@ def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start)
     first = start(check_interval=3600)
     number = world.issue(BOT)
     name = world.task(number)
-    world.stand(name, Phase.RUNNING)
+    world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
     until("acknowledged", lambda: world.condition(name, "Acknowledged").get("status") == "True")
     asked = len(world.requests())
     world.patch(name, {"metadata": {"annotations": {"a": "b"}}})
     other = world.task(world.issue(BOT))
-    world.stand(other, Phase.RUNNING)
+    world.set_phase(other, Phase.RUNNING)
     until("the other one", lambda: world.condition(other, "Acknowledged"))
     ours = {str(number), *(str(comment.id) for comment in world.comments(number))}
     mine = [each for each in world.requests()[asked:] if ours & set(each["path"].split("/"))]
@@ -127,10 +127,10 @@ def test_positions_alone_are_shown_rarely(world: World, start: Start) -> None:
     start(position_interval=interval, check_interval=3600)
     number = world.issue(BOT)
     name = world.task(number)
-    world.stand(name, Phase.QUEUED, queuePosition=9)
+    world.set_phase(name, Phase.QUEUED, queuePosition=9)
     world.shows(number, "number 9", {BOT})
     for position in range(8, 0, -1):
-        world.stand(name, Phase.QUEUED, queuePosition=position)
+        world.set_phase(name, Phase.QUEUED, queuePosition=position)
     world.shows(number, "number 1 in", {BOT})
     edits = [each["at"] for each in world.requests() if each["method"] in ("PATCH", "PUT")]
     written = next(each["at"] for each in world.requests() if each["method"] == "POST")
@@ -144,10 +144,10 @@ def test_a_position_waits_for_its_time_and_a_phase_does_not(world: World, start:
     name = world.task(number)
     world.shows(number, "waiting", {BOT})
     for position in range(9, 0, -1):
-        world.stand(name, Phase.QUEUED, queuePosition=position)
+        world.set_phase(name, Phase.QUEUED, queuePosition=position)
     world.task(other)
     world.shows(other, "waiting", {BOT})
     assert "in the queue" not in world.comment(number)
-    world.stand(name, Phase.RUNNING)
+    world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
     assert [each["method"] for each in world.requests()].count("PATCH") == 1

@@ -27,9 +27,9 @@ def test_a_burst_of_ends(world: World, start: Callable[..., Reporter]) -> None:
         names = list(pool.map(world.task, numbers))
         start(check_interval=3600, requests_per_second=RATE, burst=BURST, writes_per_minute=WRITES_PER_MINUTE)
         # Each task changes twice while the reporter cannot possibly keep up; the last state counts.
-        list(pool.map(lambda name: world.stand(name, Phase.RUNNING), names))
+        list(pool.map(lambda name: world.set_phase(name, Phase.RUNNING), names))
         ends = [Phase.SUCCEEDED if index % 2 else Phase.FAILED for index in range(TASKS)]
-        list(pool.map(lambda name, end: world.stand(name, end, reason="Said"), names, ends))
+        list(pool.map(lambda name, end: world.set_phase(name, end, reason="Said"), names, ends))
 
     wanted = {Phase.SUCCEEDED: ({DONE}, "done"), Phase.FAILED: ({FAILED}, "failed")}
 

@@ -1,4 +1,4 @@
-"""A sandbox forge, and AgentTasks whose status the test writes as the operator does."""
+"""A sandbox forge, and AgentTasks whose status the test writes in place of the operator."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ QUICK: dict[str, Any] = {
     "position_interval": 1.0,
     "check_interval": 0.5,
 }
-"""Waits short enough for a test; limits that only the tests of limits meet."""
+"""Delays short enough for a test, and limits that only the tests of limits reach."""
 SEED = {
     "users": [
         {"login": "alice", "token": "alice-token", "admin": True},
@@ -69,7 +69,7 @@ class World:
     """A namespace and a forge.
 
     Attributes:
-        api_url: where the reporter asks the forge, if not directly.
+        api_url: the forge as the reporter reaches it, if not directly.
     """
 
     plane: PlaneUnderTest
@@ -93,18 +93,18 @@ class World:
     # People.
 
     def issue(self, *labels: str) -> int:
-        """A person opens an issue and puts labels on; its number."""
+        """A person opens an issue with labels; its number."""
         number = self.forge.open_issue(REPOSITORY, "A bug", "It is there.")
         for label in labels:
             self.forge.add_label(REPOSITORY, number, label)
         return number
 
-    def put(self, number: int, label: str) -> None:
-        """A person puts a label on."""
+    def add_label(self, number: int, label: str) -> None:
+        """A person adds a label."""
         self.forge.add_label(REPOSITORY, number, label)
 
-    def take(self, number: int, label: str) -> None:
-        """A person takes a label off."""
+    def remove_label(self, number: int, label: str) -> None:
+        """A person removes a label."""
         self.forge.remove_label(REPOSITORY, number, label)
 
     def close(self, number: int) -> None:
@@ -142,7 +142,7 @@ class World:
         )
 
     def shows(self, number: int, headline: str, labels: set[str], timeout: float = DEADLINE) -> str:
-        """Wait until the issue shows it: the comment's text and exactly these labels of the flow."""
+        """Wait until the comment has this headline and the issue exactly these labels; the comment."""
 
         def there() -> str:
             text = self.comment(number)
@@ -154,16 +154,16 @@ class World:
             raise AssertionError(f"{error}; it shows {self.labels(number)} {self.comment(number)}") from None
 
     def requests(self) -> list[dict[str, Any]]:
-        """The API requests that the forge got."""
+        """The API requests that the forge received."""
         answer = httpx.get(f"{self.forge.base_url}/_sandbox/requests", timeout=20, trust_env=False)
         return list(answer.json())
 
     def fault(self, **fault: Any) -> None:
-        """Plant a fault in the forge."""
+        """Let the forge fail."""
         httpx.post(f"{self.forge.base_url}/_sandbox/faults", json=fault, timeout=10).raise_for_status()
 
-    def mend(self) -> None:
-        """Take all faults back."""
+    def clear_faults(self) -> None:
+        """Let the forge work again."""
         httpx.delete(f"{self.forge.base_url}/_sandbox/faults", timeout=10).raise_for_status()
 
     # Tasks.
@@ -197,7 +197,7 @@ class World:
         item: Item | None = None,
         labeled_before: float = 0.0,
     ) -> str:
-        """The AgentTask as the receiver makes it, for a label put on so many seconds ago; its name."""
+        """Create the AgentTask as the receiver does, for a label added so many seconds ago; its name."""
         now = datetime.now(UTC)
         request = TaskRequest(
             item=item or self.item(number),
@@ -234,7 +234,7 @@ class World:
         return next((each for each in conditions if each["type"] == kind), {})
 
     def is_reported(self, name: str) -> bool:
-        """Its end is shown for good."""
+        """The reporter no longer watches it."""
         labels: dict[str, str] = self.read(name)["metadata"]["labels"]
         return labels.get(agenttask.LABEL_REPORTED) == "true"
 
@@ -246,8 +246,8 @@ class World:
         ordered = sorted(found.items, key=lambda e: int(e.metadata.resource_version))
         return [(event.reason, event.message) for event in ordered]
 
-    def stand(self, name: str, phase: Phase, **more: Any) -> None:
-        """The operator writes where the task stands: the whole status, if nothing has changed meanwhile."""
+    def set_phase(self, name: str, phase: Phase, **more: Any) -> None:
+        """Write the whole status as the operator does, on the version that was read."""
         while True:
             body = self.read(name)
             status = dict.fromkeys(body.get("status") or {}) | operators_status(body, phase, dict(more))

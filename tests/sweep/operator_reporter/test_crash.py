@@ -42,14 +42,14 @@ class Stage:
         """Label to end, the reporter dying after its request `fatal`; the end, and whether it died."""
         number = self.world.issue("bug", BOT)
         name = self.world.task(number)
-        self.world.stand(name, Phase.RUNNING)
+        self.world.set_phase(name, Phase.RUNNING)
         self.proxy.arm(fatal, lambda: self._pid)
         self._restarted = False
         self._pid = self._zygote.fork(self._environment, self._log)
         try:
             self._until(lambda: self.world.condition(name, "Acknowledged").get("status") == "True")
             result = {"branch": "coding-agent/issue-1", "changeURL": "https://forge.example/pull/9"}
-            self.world.stand(name, Phase.SUCCEEDED, result=result)
+            self.world.set_phase(name, Phase.SUCCEEDED, result=result)
             self._until(lambda: self.world.is_reported(name))
         finally:
             _kill(self._pid)

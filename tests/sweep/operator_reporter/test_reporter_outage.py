@@ -1,4 +1,4 @@
-"""Forges are away for a whole minute, with the reporter's waits as shipped.
+"""Forges are unavailable for a whole minute, with the shipped delays of the reporter.
 
 In three ways side by side, and, on both kinds of forge, in one after the other: 503, then connection refused,
 then rate-limited with Retry-After.
@@ -49,34 +49,34 @@ def _outage(world: World, proxy: ForgeProxy, reporter: Reporter, kinds: tuple[st
     ended, spared = world.issue(BOT), world.issue(BOT)
     names = {number: world.task(number) for number in (ended, spared)}
     for number, name in names.items():
-        world.stand(name, Phase.RUNNING)
+        world.set_phase(name, Phase.RUNNING)
         world.shows(number, "working on it", {PROCESSING})
 
     began = time.monotonic()
     for turn, kind in enumerate(kinds):
         _break(world, proxy, kind)
         if turn:
-            _mend(world, proxy, kinds[turn - 1])  # in this order: it never answers in between
+            _restore(world, proxy, kinds[turn - 1])  # in this order: it never answers in between
         else:
-            world.stand(names[ended], Phase.SUCCEEDED)
+            world.set_phase(names[ended], Phase.SUCCEEDED)
         until(f"{kind}: a request meets it", lambda kind=kind: _counted(reporter, kind))  # type: ignore[misc]
         over = began + OUTAGE_S * (turn + 1) / len(kinds)
         until(f"{kind}: its time is over", lambda over=over: time.monotonic() >= over)  # type: ignore[misc]
     until(
-        f"{kinds}: told",
+        f"{kinds}: recorded",
         lambda: world.condition(names[ended], "Reported").get("reason") == "ForgeUnavailable",
     )
     assert {world.read(name)["status"]["phase"] for name in names.values()} == {"Succeeded", "Running"}
     assert reporter.probe("/livez")[0] == 200, "nothing is restarted for it"
     away = f'coding_agent_reporter_forge_unavailable_seconds{{host="{world.host}"}}'
     assert reporter.metric(away) > OUTAGE_S / 2
-    _mend(world, proxy, kinds[-1])
+    _restore(world, proxy, kinds[-1])
 
     # The longest wait after a minute is the next doubling: 64 s.
     world.shows(ended, "Coding agent: done", {DONE}, timeout=200)
     until("it is no longer away", lambda: reporter.metric(away) == 0)
     until("true again", lambda: world.condition(names[ended], "Reported").get("status") == "True")
-    world.stand(names[spared], Phase.SUCCEEDED)
+    world.set_phase(names[spared], Phase.SUCCEEDED)
     world.shows(spared, "Coding agent: done", {DONE})
     assert [len(world.comments(number)) for number in names] == [1, 1]
     for name in names.values():
@@ -100,8 +100,8 @@ def _break(world: World, proxy: ForgeProxy, kind: str) -> None:
             world.fault(path="/api/", status=429, retry_after=20, times=10_000)
 
 
-def _mend(world: World, proxy: ForgeProxy, kind: str) -> None:
-    proxy.accept() if kind == "refused" else world.mend()
+def _restore(world: World, proxy: ForgeProxy, kind: str) -> None:
+    proxy.accept() if kind == "refused" else world.clear_faults()
 
 
 def _counted(reporter: Reporter, kind: str) -> bool:

@@ -65,7 +65,7 @@ CASES: list[tuple[str, NewestRun, set[str], bool, float | None, LabelContradicti
     ("runs, not swapped yet", newest_run(Phase.RUNNING, **NEW), {BOT}, True, None, None),
     ("runs", newest_run(Phase.RUNNING), {PROCESSING}, True, None, None),
     ("runs, its label gone", newest_run(Phase.RUNNING), {DONE}, True, None, LabelContradiction.LABEL_REMOVED),
-    ("runs, put on again", newest_run(Phase.RUNNING), {BOT}, True, 50, None),
+    ("runs, applied again", newest_run(Phase.RUNNING), {BOT}, True, 50, None),
     (
         "by hand, our label gone",
         newest_run(Phase.RUNNING, origin=Origin.MANUAL),
@@ -108,7 +108,7 @@ CASES: list[tuple[str, NewestRun, set[str], bool, float | None, LabelContradicti
         None,
     ),
     (
-        "never swapped, put on again",
+        "never swapped, applied again",
         newest_run(Phase.FAILED, **NEW),
         {BOT},
         True,
@@ -117,7 +117,7 @@ CASES: list[tuple[str, NewestRun, set[str], bool, float | None, LabelContradicti
     ),
     ("cancelled, never swapped", newest_run(Phase.CANCELLED, **NEW), {BOT}, True, 1, None),
     (
-        "cancelled, put on again before its end",
+        "cancelled, applied again before its end",
         newest_run(Phase.CANCELLED),
         {BOT},
         True,

@@ -28,13 +28,13 @@ from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
+from coding_agent_core.retry import while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.waiting import StoppedError, pause_until, run_until
 
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.protocol import Agent, Brief, Step
 from coding_agent_consumer.git import RemoteMovedError
-from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.publisher import Publisher
 from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
@@ -255,7 +255,7 @@ class Attempt:
     async def _prepared(self, action: Callable[[], Awaitable[_T]]) -> _T:
         """Before the work: wait for a forge that is down, but give up at once when stopped."""
         within = self._deadline - self.clock()
-        return await run_until(lambda: patiently(action, within=within, logger=_logger), self.stop)
+        return await run_until(lambda: while_unavailable(action, within=within, logger=_logger), self.stop)
 
     async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:
         """After the work: wait for a forge that is down until the end, for the work exists nowhere else yet.
@@ -263,10 +263,10 @@ class Attempt:
         Both actions can be repeated: a push of the same commit changes nothing, and `open_change`
         returns the change that is open already.
         """
-        return await patiently(
+        return await while_unavailable(
             action,
             within=self._deadline + self.overtime - self.clock(),
             logger=_logger,
             pause=lambda seconds: pause_until(self.stop, seconds),
-            cap=_LONGEST_PAUSE,
+            longest_wait=_LONGEST_PAUSE,
         )

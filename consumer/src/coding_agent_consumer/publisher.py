@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent.protocol import OnStep, Step
-from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.repository import Author, Repository
 from coding_agent_consumer.workspace.protocol import Workspace
 
@@ -92,7 +92,7 @@ class Publisher:
         try:
             async with asyncio.timeout(_CHECKPOINT_SECONDS):
                 await self.commit(self.unfinished)
-                await patiently(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
+                await while_unavailable(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
         except (CodingAgentError, TimeoutError) as error:
             _logger.warning("Could not push the work so far; the next checkpoint retries: %s", error)
 

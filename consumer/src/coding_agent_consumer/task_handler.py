@@ -22,15 +22,14 @@ from coding_agent_core.phases import Phase
 from coding_agent_core.queues.protocol import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting.render import State
+from coding_agent_core.retry import RetryPolicy, while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 from coding_agent_core.waiting import first_of
 
 from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace
-from coding_agent_consumer.backoff import delay
 from coding_agent_consumer.decide import Drop, Finish, Start, decide
-from coding_agent_consumer.patience import patiently
 from coding_agent_consumer.tasks import Task, branch_for, remembered, task_for
 from coding_agent_consumer.transcripts.keeping import Transcripts
 
@@ -106,7 +105,7 @@ class TaskHandler:
         label = self.settings.labels(item.platform).bot_label
         deadline = asyncio.get_running_loop().time() + _OTHER_CONSUMER_PATIENCE
         while asyncio.get_running_loop().time() < deadline:
-            details = await self._patiently(claim, lambda: forge.read(item))
+            details = await self._retrying(claim, lambda: forge.read(item))
             if label not in details.labels:
                 break
             await self._pause(claim, _OTHER_CONSUMER_POLL)
@@ -125,10 +124,10 @@ class TaskHandler:
     async def _with_item(self, claim: Claim, forge: Forge) -> None:
         queued = claim.task
         limit = self.settings.consumer.max_attempts
-        item = await self._patiently(claim, lambda: forge.locate(queued.request.item))
+        item = await self._retrying(claim, lambda: forge.locate(queued.request.item))
         labels = self.settings.labels(item.platform)
-        details = await self._patiently(claim, lambda: forge.read(item))
-        state = await self._patiently(claim, lambda: remembered(forge, item))
+        details = await self._retrying(claim, lambda: forge.read(item))
+        state = await self._retrying(claim, lambda: remembered(forge, item))
         decision = decide(queued, details, state, labels, limit)
         match decision:
             case Drop(why):
@@ -138,11 +137,11 @@ class TaskHandler:
                 task = task_for(forge, item, labels, ended, max_attempts=limit, clock=self.clock)
                 outcome = Outcome(reason=reason, message=message)
                 claim.ending()
-                await self._patiently(claim, lambda: task.finish(outcome))
+                await self._retrying(claim, lambda: task.finish(outcome))
                 await self._settle_end(claim, outcome)
             case Start():
                 start = decision
-                branch = await self._patiently(
+                branch = await self._retrying(
                     claim,
                     lambda: branch_for(
                         forge,
@@ -165,7 +164,7 @@ class TaskHandler:
                 await self._attempt(claim, task, details)
 
     async def _attempt(self, claim: Claim, task: Task, details: ItemDetails) -> None:
-        await self._patiently(claim, task.prepare)
+        await self._retrying(claim, task.prepare)
         consumer, storage = self.settings.consumer, self.settings.context_storage
 
         async def load() -> tuple[Task, ItemDetails]:
@@ -214,7 +213,7 @@ class TaskHandler:
                 _logger.warning("Could not show on %s that it is tried again: %s", task.item.display, error)
             return
         claim.ending()
-        await self._patiently(claim, lambda: task.finish(outcome))
+        await self._retrying(claim, lambda: task.finish(outcome))
         await self._settle_end(claim, outcome)
 
     async def _settle_end(self, claim: Claim, outcome: Outcome) -> None:
@@ -262,19 +261,19 @@ class TaskHandler:
         finally:
             watcher.cancel()
 
-    async def _patiently(self, claim: Claim, action: Callable[[], Awaitable[_T]]) -> _T:
+    async def _retrying(self, claim: Claim, action: Callable[[], Awaitable[_T]]) -> _T:
         """Do it, waiting while the forge is down: a task does not fail for that.
 
         Raises:
             ForgeError: the forge refused, or was down for longer than `patience`.
             _LetGoError: the consumer is to end, or the claim was lost, while waiting.
         """
-        return await patiently(
+        return await while_unavailable(
             action,
             within=self.patience,
             logger=_logger,
             pause=lambda seconds: self._pause(claim, seconds),
-            chance=self.chance,
+            chance=self.chance.random,
         )
 
     async def _pause(self, claim: Claim, seconds: float) -> None:
@@ -289,8 +288,8 @@ class TaskHandler:
 
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer
-        own = delay(attempt, first=consumer.retry_delay, cap=consumer.retry_delay_max, chance=self.chance)
-        return max(own, asked or 0.0)
+        policy = RetryPolicy(first_wait=consumer.retry_delay, longest_wait=consumer.retry_delay_max)
+        return max(policy.backoff(attempt, self.chance.random()), asked or 0.0)
 
 
 async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int) -> None:

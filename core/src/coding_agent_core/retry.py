@@ -1,13 +1,19 @@
-"""When a failed request is sent again, and how long to wait before: the one policy of all programs. Pure."""
+"""When a failed request is sent again, and how long to wait before: the one policy of all programs."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
+
+from coding_agent_core.errors import ForgeUnavailableError
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -66,3 +72,39 @@ class RetryPolicy:
         # Never earlier than asked; a little later, by chance.
         wait = self.backoff(tried, chance) if retry_after is None else retry_after + chance
         return wait if elapsed + wait <= self.total else None
+
+
+async def while_unavailable(
+    action: Callable[[], Awaitable[_T]],
+    *,
+    within: float,
+    logger: logging.Logger,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    chance: Callable[[], float] = random.random,
+    longest_wait: float = 60.0,
+) -> _T:
+    """Do it, and retry while the forge is not available: for work that must not fail because of that.
+
+    Args:
+        within: seconds after which the last error is raised.
+        logger: logs each wait.
+        pause: waits a number of seconds; raises if waiting any longer makes no sense.
+        chance: a random number in [0, 1).
+        longest_wait: seconds of one wait, unless the forge asks for more.
+
+    Raises:
+        ForgeError: the forge refused, or was down for longer than `within`.
+    """
+    policy = RetryPolicy(first_wait=1.0, longest_wait=longest_wait)
+    deadline = time.monotonic() + within
+    tried = 0
+    while True:
+        try:
+            return await action()
+        except ForgeUnavailableError as error:
+            tried += 1
+            wait = max(error.retry_after or 0.0, policy.backoff(tried, chance()))
+            if time.monotonic() + wait > deadline:
+                raise
+            logger.warning("The forge is not available, retrying in %.0f s: %s", wait, error)
+            await pause(wait)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coding_agent_consumer.agent.failures import RetryPolicy
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.protocol import Brief, Step
 from coding_agent_core.outcome import Outcome
+from coding_agent_core.retry import Clock
 from coding_agent_core.settings import Settings
 
 from tests.fixtures.workspace import FolderWorkspace
@@ -46,7 +45,6 @@ class Running:
         async def sleep(seconds: float) -> None:
             self.waits.append(seconds)
 
-        retry = RetryPolicy(settings.llm.max_retries, sleep=sleep, chance=random.Random(1))
-        agent = ModelAgent(settings, retry=retry)
+        agent = ModelAgent(settings, clock=Clock(sleep=sleep, chance=lambda: 0.0))
         brief = Brief(instructions="You fix bugs.", prompt=prompt, transcript=self.transcript)
         return await agent.work(brief, self.workspace, stop=self.stop, timeout=timeout, on_step=on_step)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.failures import RetryPolicy, failure_of, too_long
+from coding_agent_consumer.agent.failures import failure_of, retry_policy, too_long, transient
 from coding_agent_consumer.agent.models import model_spec, open_model
 from coding_agent_consumer.agent.scrub import Scrub
 from coding_agent_core.errors import SettingsError
@@ -101,23 +100,17 @@ def test_the_key_is_not_shown() -> None:
     ],
 )
 def test_what_is_tried_again(error: ModelAPIError, again: bool) -> None:
-    assert (RetryPolicy(3, chance=random.Random(1)).wait(1, error) is not None) is again
+    assert transient(error) is again
 
 
-def test_waits_double_to_a_cap_and_end() -> None:
-    policy = RetryPolicy(20, chance=random.Random(1))
-    waits = [policy.wait(number, http(500, ModelServerError)) for number in range(1, 21)]
-    for number, wait in enumerate(waits):
-        step = min(60, 2**number)
-        assert wait is not None
-        assert step / 2 <= wait <= step
-    assert policy.wait(21, http(500, ModelServerError)) is None
+@pytest.mark.parametrize(("asked", "wait"), [(None, 0.5), (0, 0), (33, 33), (120, 120), (121, None)])
+def test_what_the_service_asks_for_is_honoured_within_bounds(asked: float | None, wait: float | None) -> None:
+    assert retry_policy(3).next_wait(tried=1, elapsed=0.0, chance=0.0, retry_after=asked) == wait
 
 
-@pytest.mark.parametrize(("asked", "wait"), [(0, 0), (33, 33), (120, 120), (121, None)])
-def test_what_the_service_asks_for_is_honoured_within_bounds(asked: float, wait: float | None) -> None:
-    error = http(429, ModelRateLimitError, retry_after=asked)
-    assert RetryPolicy(3, chance=random.Random(1)).wait(1, error) == wait
+def test_retries_end() -> None:
+    assert retry_policy(3).next_wait(tried=3, elapsed=0.0, chance=0.0) == 2
+    assert retry_policy(3).next_wait(tried=4, elapsed=0.0, chance=0.0) is None
 
 
 @pytest.mark.parametrize(

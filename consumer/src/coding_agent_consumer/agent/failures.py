@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
+import math
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
+from coding_agent_core.retry import Clock, RetryPolicy
 from pydantic_ai.exceptions import (
     ContentFilterError,
     ModelAPIError,
@@ -35,18 +33,12 @@ from pydantic_ai.settings import ModelSettings
 from coding_agent_consumer.agent.limits import LimitReachedError
 from coding_agent_consumer.agent.models import ModelSpec
 from coding_agent_consumer.agent.scrub import Scrub
-from coding_agent_consumer.backoff import delay
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
 _logger = logging.getLogger("coding_agent.model")
 
-Sleep = Callable[[float], Awaitable[None]]
-
-FIRST_DELAY = 1.0
-"""Seconds before the second try of a request, doubled for each further one."""
-LONGEST_DELAY = 60.0
-LONGEST_RETRY_AFTER = 120.0
-"""Seconds that the service may ask for within an attempt; a longer wait is left to the next attempt."""
+LONGEST_WAIT = 120.0
+"""Seconds between two tries of a request. If the service asks for more, that is left to the next attempt."""
 _RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 _NO_TOOLS = re.compile(
     r"(?:not|n't) support[^.]{0,20} (?:tools?|functions?)\b"
@@ -64,35 +56,17 @@ _TOO_LONG = re.compile(
 _DETAIL_LENGTH = 300
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often a request is retried, and how long to wait.
-
-    Attributes:
-        max_retries: further tries of one request.
-        sleep: waits that many seconds.
-    """
-
-    max_retries: int
-    sleep: Sleep = asyncio.sleep
-    chance: random.Random = field(default_factory=random.Random)
-
-    def wait(self, failed: int, error: ModelAPIError) -> float | None:
-        """Seconds to wait after the try of this number (from 1) failed; `None` to give up."""
-        if failed > self.max_retries or not transient(error):
-            return None
-        own = delay(failed, first=FIRST_DELAY, cap=LONGEST_DELAY, chance=self.chance)
-        if error.retry_after is None:
-            return own
-        return None if error.retry_after > LONGEST_RETRY_AFTER else max(error.retry_after, 0.0)
+def retry_policy(max_retries: int) -> RetryPolicy:
+    return RetryPolicy(tries=max_retries + 1, total=math.inf, first_wait=1.0, longest_wait=LONGEST_WAIT)
 
 
 class RetryingModel(WrapperModel):
     """The one place where model requests are retried: 429, 5xx, broken connections, cut-off answers."""
 
-    def __init__(self, wrapped: Model, policy: RetryPolicy) -> None:
+    def __init__(self, wrapped: Model, max_retries: int, clock: Clock) -> None:
         super().__init__(wrapped)
-        self._policy = policy
+        self._policy = retry_policy(max_retries)
+        self._clock = clock
 
     async def request(
         self,
@@ -100,23 +74,25 @@ class RetryingModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        tries = 0
+        tried = 0
         while True:
-            tries += 1
+            tried += 1
             try:
                 return await self.wrapped.request(messages, model_settings, model_request_parameters)
             except ModelAPIError as error:
-                wait = self._policy.wait(tries, error)
-                if wait is None:
+                wait = self._policy.next_wait(
+                    tried=tried, elapsed=0.0, chance=self._clock.chance(), retry_after=error.retry_after
+                )
+                if wait is None or not transient(error):
                     raise
                 _logger.warning(
                     "Model request failed (%s), retrying in %.1f s (%d of %d)",
                     _short_name(error),
                     wait,
-                    tries,
-                    self._policy.max_retries,
+                    tried,
+                    self._policy.tries - 1,
                 )
-            await self._policy.sleep(wait)
+            await self._clock.sleep(wait)
 
 
 def transient(error: ModelAPIError) -> bool:

@@ -16,6 +16,7 @@ from coding_agent_core.cost import cost_of
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.reasons import Reason
+from coding_agent_core.retry import Clock
 from coding_agent_core.settings import Settings
 from coding_agent_core.waiting import StoppedError, run_until
 from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, RunContext
@@ -28,7 +29,7 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_graph import End
 
 from coding_agent_consumer.agent import context
-from coding_agent_consumer.agent.failures import RetryingModel, RetryPolicy, failure_of, too_long
+from coding_agent_consumer.agent.failures import RetryingModel, failure_of, too_long
 from coding_agent_consumer.agent.limits import LimitReachedError, LoopLimits, Round, reached, round_of
 from coding_agent_consumer.agent.models import ModelSpec, model_spec, open_model
 from coding_agent_consumer.agent.protocol import Brief, OnStep, Step
@@ -66,16 +67,16 @@ class ModelAgent:
     """Works with the model and the MCP servers of the settings; implements `Agent`."""
 
     def __init__(
-        self, settings: Settings, *, retry: RetryPolicy | None = None, open_model: OpenModel = open_model
+        self, settings: Settings, *, clock: Clock | None = None, open_model: OpenModel = open_model
     ) -> None:
         """Prepare; nothing is opened yet.
 
         Args:
-            retry: how requests are retried; by default as `llm.max_retries` says.
+            clock: for waits between tries of a request.
             open_model: makes the model; tests give their own.
         """
         self._settings = settings
-        self._retry = retry or RetryPolicy(settings.llm.max_retries)
+        self._clock = clock or Clock()
         self._open_model = open_model
 
     async def work(
@@ -110,7 +111,7 @@ class ModelAgent:
                 conversation = _Conversation(
                     settings=self._settings,
                     spec=spec,
-                    model=RetryingModel(model, self._retry),
+                    model=RetryingModel(model, self._settings.llm.max_retries, self._clock),
                     instructions=brief.instructions + note,
                     toolsets=[workspace_tools(workspace), *servers],
                     transcript=Transcript(brief.transcript, scrub, brief.last_lines),

@@ -6,8 +6,8 @@ import logging
 import random
 
 import pytest
-from coding_agent_consumer.patience import patiently
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
+from coding_agent_core.retry import while_unavailable
 
 LOGGER = logging.getLogger("test")
 
@@ -32,7 +32,9 @@ async def waited(forge: Forge, within: float) -> list[float]:
     async def pause(seconds: float) -> None:
         waits.append(seconds)
 
-    await patiently(forge.call, within=within, logger=LOGGER, pause=pause, chance=random.Random(1))
+    await while_unavailable(
+        forge.call, within=within, logger=LOGGER, pause=pause, chance=random.Random(1).random
+    )
     return waits
 
 

@@ -21,7 +21,7 @@ from tests.fixtures.deliveries import SECRET, TOKEN
 from tests.fixtures.system import Program
 from tests.integration.core_kubernetes.place import Place, install
 from tests.integration.issue_commands.steps import next_second, seen
-from tests.integration.operator_reporter.process import Reporter, Zygote, until
+from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, PROCESSING, REPOSITORY, SEED, World
 
 
@@ -62,14 +62,6 @@ def plane(control_plane: PlaneUnderTest) -> PlaneUnderTest:
     return control_plane
 
 
-@pytest.fixture(scope="session")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    """Where reporters come from."""
-    made = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield made
-    made.close()
-
-
 @pytest.fixture(params=["github", "gitlab"])
 def team(
     request: pytest.FixtureRequest, plane: PlaneUnderTest, namespace: str, tmp_path: Path
@@ -86,12 +78,12 @@ def team(
 
 
 @pytest.fixture
-def start(team: Team, zygote: Zygote) -> Iterator[Callable[[], Reporter]]:
+def start(team: Team) -> Iterator[Callable[[], Reporter]]:
     """Start a reporter; it ends with the test."""
     with ExitStack() as stack:
 
         def begin() -> Reporter:
-            process = team.reporter(zygote).start()
+            process = team.reporter().start()
             stack.callback(lambda: print(process.log()[-6000:]))
             stack.callback(process.stop)
             return process.ready()

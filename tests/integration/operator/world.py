@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.preloaded import Process, start_module
 
 _T = TypeVar("_T")
 ROOT = Path(__file__).parents[3]
@@ -61,8 +61,9 @@ class OperatorProcess:
             # As in a pod: a container that was killed is the same operator when it starts again.
             "POD_NAME": f"operator-{os.urandom(3).hex()}",
         }
-        self.command = [sys.executable, "-m", "coding_agent_operator"]
-        self._process: subprocess.Popen[bytes] | None = None
+        self.command: list[str] = []
+        """Of another program than our own."""
+        self._process: Process | None = None
 
     @property
     def port(self) -> int:
@@ -81,13 +82,15 @@ class OperatorProcess:
         return answer.status_code, answer.text
 
     def start(self) -> OperatorProcess:
+        folder = self._config.parent
+        if not self.command:
+            self._process = start_module(
+                "coding_agent_operator", env=self._environment, cwd=folder, log=self._log
+            )
+            return self
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command,
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-                cwd=self._config.parent,
+                self.command, env=self._environment, stdout=log, stderr=log, cwd=folder
             )
         return self
 

@@ -12,7 +12,7 @@ from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.world import install
-from tests.integration.operator_reporter.process import Reporter, Zygote
+from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.world import SEED, World
 
 
@@ -36,21 +36,13 @@ def world(plane: PlaneUnderTest, namespace: str, flavour: str, tmp_path: Path) -
         yield World(plane, namespace, forge, tmp_path)
 
 
-@pytest.fixture(scope="session")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    """Where reporters come from."""
-    made = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield made
-    made.close()
-
-
 @pytest.fixture
-def start(world: World, zygote: Zygote) -> Iterator[Callable[..., Reporter]]:
+def start(world: World) -> Iterator[Callable[..., Reporter]]:
     """Start a reporter with settings of its section; it ends with the test, and its log is shown."""
     with ExitStack() as stack:
 
         def begin(**reporter: Any) -> Reporter:
-            process = world.reporter(zygote, **reporter).start()
+            process = world.reporter(**reporter).start()
             stack.callback(lambda: print(process.log()[-6000:]))
             stack.callback(process.stop)
             return process.ready()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +14,7 @@ import httpx
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.preloaded import Forked, start_module
 
 ROOT = Path(__file__).parents[3]
 DEADLINE = 90.0
@@ -38,50 +35,29 @@ def account(plane: PlaneUnderTest, namespace: str, folder: Path) -> Path:
     return accounts.account(plane, "operator/deploy/reporter-role.yaml", namespace, folder)
 
 
-class Zygote:
-    """Forks reporters from a process that has imported everything: a start costs no second."""
-
-    def __init__(self, folder: Path) -> None:
-        self._lock = threading.Lock()
-        with (folder / "zygote.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                cwd=folder,
-            )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-
-    def fork(self, environment: dict[str, str], log: Path) -> int:
-        """Start a reporter; its pid."""
-        with self._lock:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps({"environment": environment, "log": str(log)}) + "\n")
-            self._process.stdin.flush()
-            return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """No more are needed."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+def start_reporter(kubeconfig: Path, config: Path, log: Path) -> Forked:
+    """Start a reporter."""
+    environment = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")}
+    environment |= {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
+    return start_module("coding_agent_operator.reporter", env=environment, cwd=config.parent, log=log)
 
 
 class Reporter:
     """The reporter as a process."""
 
-    def __init__(self, zygote: Zygote, kubeconfig: Path, config: Path) -> None:
-        self.environment = {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
-        self.pid = 0
-        self._zygote = zygote
+    def __init__(self, kubeconfig: Path, config: Path) -> None:
+        self._kubeconfig, self._config = kubeconfig, config
         self._log = config.with_suffix(".log")
+        self._process: Forked | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> Reporter:
-        self.pid = self._zygote.fork(self.environment, self._log)
+        self._process = start_reporter(self._kubeconfig, self._config, self._log)
         return self
 
     @property
@@ -115,16 +91,10 @@ class Reporter:
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it."""
-        if self._alive(how):
-            until("the reporter ends", lambda: not self._alive())
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(DEADLINE)
 
     def log(self) -> str:
         """What it has logged."""
         return self._log.read_text() if self._log.exists() else ""
-
-    def _alive(self, how: int = 0) -> bool:
-        try:
-            os.kill(self.pid, how)
-        except ProcessLookupError:
-            return False
-        return True

@@ -12,7 +12,7 @@ import pytest
 from coding_agent_core.phases import Phase
 
 from tests.integration.operator.crash_proxy import proxy_of
-from tests.integration.operator_reporter.process import Reporter, Zygote, account, until
+from tests.integration.operator_reporter.process import Reporter, account, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 
 Start = Callable[..., Reporter]
@@ -78,7 +78,7 @@ def test_metrics(world: World, start: Start) -> None:
     assert process.probe("/livez") == (200, "ok")
 
 
-def test_a_dead_watch_is_noticed_and_the_work_continues(world: World, zygote: Zygote, tmp_path: Path) -> None:
+def test_a_dead_watch_is_noticed_and_the_work_continues(world: World, tmp_path: Path) -> None:
     kubeconfig = account(world.plane, world.namespace, tmp_path)
     with proxy_of(world.plane.kubeconfig) as proxy:
         text = kubeconfig.read_text()
@@ -86,7 +86,7 @@ def test_a_dead_watch_is_noticed_and_the_work_continues(world: World, zygote: Zy
         assert server
         kubeconfig.write_text(text.replace(server[1], proxy.url))
         world.kubeconfig = kubeconfig
-        process = world.reporter(zygote, resync_interval=0.5).start().ready()
+        process = world.reporter(resync_interval=0.5).start().ready()
         try:
             number = world.issue(BOT)
             name = world.task(number)

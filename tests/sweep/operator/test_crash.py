@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from coding_agent_core.reasons import Reason
 
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.preloaded import start_module
 from tests.integration.operator.crash_proxy import kind_of, proxy_of
 from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, reported
@@ -32,57 +29,20 @@ Where it comes, it is killed after it. Elsewhere nothing is lost: a read changes
 """
 
 
-class Zygote:
-    """Forks operators from a process that has imported everything."""
-
-    def __init__(self, folder: Path) -> None:
-        self._lock = threading.Lock()
-        with (folder / "operators.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                cwd=folder,
-            )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-
-    def fork(self, environment: dict[str, str]) -> int:
-        with self._lock:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(environment) + "\n")
-            self._process.stdin.flush()
-            return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    made = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield made
-    made.close()
-
-
 class Stage:
     """A namespace with an operator behind a proxy; plays the scenario again and again."""
 
-    def __init__(self, plane: PlaneUnderTest, namespace: str, folder: Path, zygote: Zygote) -> None:
+    def __init__(self, plane: PlaneUnderTest, namespace: str, folder: Path) -> None:
         self.world = World(plane, namespace)
-        self._zygote = zygote
         self._numbers = itertools.count(1)
         self.proxy = proxy_of(plane.kubeconfig)
         self.proxy.__enter__()
         kubeconfig = account(plane, namespace, folder, self.proxy.url)
         config = folder / f"{namespace}.yaml"
         config.write_text(yaml.safe_dump({"operator": {**QUICK, "namespace": namespace}}))
+        self._folder = folder
         self._environment = {
+            **{key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")},
             "KUBECONFIG": str(kubeconfig),
             "CONFIG_FILE": str(config),
             "POD_NAME": "operator",
@@ -92,6 +52,10 @@ class Stage:
         self._count = JobCount(self.world)
         self._count.__enter__()
         self._pid = 0
+
+    def _start(self) -> int:
+        log = self._folder / f"{self.world.namespace}.log"
+        return start_module("coding_agent_operator", env=self._environment, cwd=self._folder, log=log).pid
 
     def close(self) -> None:
         self._count.__exit__(None, None, None)
@@ -112,7 +76,7 @@ class Stage:
         retried = self.world.create(number + 1)
         cancelled = self.world.create(number + 2)
         self.proxy.arm(fatal, lambda: self._pid)
-        self._pid = self._zygote.fork(self._environment)
+        self._pid = self._start()
         try:
             self._until_over(retried, cancelled)
             died = self.proxy.died_after if self.proxy.killed.is_set() else ""
@@ -130,7 +94,7 @@ class Stage:
             if self.proxy.killed.is_set() and not restarted:
                 restarted = True
                 self.proxy.disarm()
-                self._pid = self._zygote.fork(self._environment)
+                self._pid = self._start()
             statuses = [self.world.task(name) for name in (retried, cancelled)]
             if not asked and f"{cancelled}-1" in self.world.jobs():
                 self.world.patch(cancelled, cancel=True)
@@ -203,9 +167,9 @@ EXPECTED = {
 
 
 def test_killed_after_every_request_it_makes(
-    plane: PlaneUnderTest, new_namespace: Callable[[str], str], tmp_path: Path, zygote: Zygote
+    plane: PlaneUnderTest, new_namespace: Callable[[str], str], tmp_path: Path
 ) -> None:
-    stages = [Stage(plane, new_namespace("restricted"), tmp_path, zygote) for _ in range(SIDE_BY_SIDE)]
+    stages = [Stage(plane, new_namespace("restricted"), tmp_path) for _ in range(SIDE_BY_SIDE)]
     try:
         end, died = stages[0].play(0)
         assert (end, died) == (EXPECTED, "")

@@ -1,5 +1,5 @@
 """The reporter's world is that of its integration tests."""
 
-from tests.integration.operator_reporter.conftest import flavour, plane, start, world, zygote
+from tests.integration.operator_reporter.conftest import flavour, plane, start, world
 
-__all__ = ["flavour", "plane", "start", "world", "zygote"]
+__all__ = ["flavour", "plane", "start", "world"]

@@ -17,7 +17,7 @@ from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator_reporter.forge_proxy import ForgeProxy
-from tests.integration.operator_reporter.process import Zygote, account, until
+from tests.integration.operator_reporter.process import account, start_reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, SEED, World
 
 pytestmark = pytest.mark.timeout(600)
@@ -28,12 +28,11 @@ SETTINGS = {"grace": 0.2, "check_interval": 3600.0, "workers": 1}
 class Stage:
     """A namespace and a forge behind a proxy; plays the scenario again and again."""
 
-    def __init__(self, world: World, proxy: ForgeProxy, zygote: Zygote) -> None:
-        self.world, self.proxy, self._zygote = world, proxy, zygote
+    def __init__(self, world: World, proxy: ForgeProxy) -> None:
+        self.world, self.proxy = world, proxy
         world.api_url = world.forge.api_url.replace(world.forge.base_url, proxy.url)
-        kubeconfig = account(world.plane, world.namespace, world.folder)
-        config = world.config(**SETTINGS)
-        self._environment = {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
+        self._kubeconfig = account(world.plane, world.namespace, world.folder)
+        self._config = world.config(**SETTINGS)
         self._log = world.folder / "reporters.log"
         self._pid = 0
         self._restarted = False
@@ -45,7 +44,7 @@ class Stage:
         self.world.set_phase(name, Phase.RUNNING)
         self.proxy.arm(fatal, lambda: self._pid)
         self._restarted = False
-        self._pid = self._zygote.fork(self._environment, self._log)
+        self._pid = start_reporter(self._kubeconfig, self._config, self._log).pid
         try:
             self._until(lambda: self.world.condition(name, "Acknowledged").get("status") == "True")
             result = {"branch": "coding-agent/issue-1", "changeURL": "https://forge.example/pull/9"}
@@ -65,7 +64,7 @@ class Stage:
             if self.proxy.killed.is_set() and not self._restarted:
                 self._restarted = True
                 self.proxy.disarm()
-                self._pid = self._zygote.fork(self._environment, self._log)
+                self._pid = start_reporter(self._kubeconfig, self._config, self._log).pid
             return condition()
 
         try:
@@ -92,7 +91,6 @@ def test_killed_after_every_request_to_the_forge(
     new_namespace: Callable[[str], str],
     flavour: str,
     tmp_path: Path,
-    zygote: Zygote,
 ) -> None:
     with ExitStack() as stack:
         stages = []
@@ -101,7 +99,7 @@ def test_killed_after_every_request_to_the_forge(
             folder.mkdir()
             forge = stack.enter_context(ForgeServer(flavour, SEED, folder / "forge"))
             proxy = stack.enter_context(ForgeProxy(forge.base_url))
-            stages.append(Stage(World(plane, new_namespace("restricted"), forge, folder), proxy, zygote))
+            stages.append(Stage(World(plane, new_namespace("restricted"), forge, folder), proxy))
         end, died = stages[0].play(0)
         assert (end, died) == (EXPECTED, False)
         total = len(stages[0].proxy.requests)

@@ -21,7 +21,7 @@ from coding_agent_forge import ForgeServer
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.world import install
 from tests.integration.operator_reporter.forge_proxy import ForgeProxy
-from tests.integration.operator_reporter.process import Reporter, Zygote, until
+from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, SEED, World
 
 pytestmark = pytest.mark.timeout(900)
@@ -114,8 +114,6 @@ def test_a_minute_without_a_forge(
 ) -> None:
     install(control_plane)
     with ExitStack() as stack:
-        zygote = Zygote(tmp_path)
-        stack.callback(zygote.close)
         one_by_one = ("503", "refused", "limited")
         plays = [
             ("github", ("503",)),
@@ -134,7 +132,7 @@ def test_a_minute_without_a_forge(
             world = World(control_plane, new_namespace("restricted"), forge, folder)
             world.api_url = forge.api_url.replace(forge.base_url, proxy.url)
             waits = WAITS | BY_TURNS if len(kinds) > 1 else WAITS
-            reporter = world.reporter(zygote, **waits).start()
+            reporter = world.reporter(**waits).start()
             stack.callback(reporter.stop)
             outages.append(pool.submit(_outage, world, proxy, reporter.ready(), kinds))
         for each in outages:

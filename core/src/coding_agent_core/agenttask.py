@@ -8,17 +8,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from coding_agent_core.item_url import item_of
 from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase, terminal_phase
-from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, task_name
+from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
 
 GROUP, VERSION, PLURAL, KIND = "coding-agent.dev", "v1alpha1", "agenttasks", "AgentTask"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -50,6 +51,7 @@ ANNOTATION_TRANSCRIPT_URL = f"{GROUP}/transcript-url"
 _ALIASES = {
     "delivery_id": "deliveryID",
     "change_url": "changeURL",
+    "project_id": "projectID",
     "transcript_url": "transcriptURL",
 }
 
@@ -75,38 +77,46 @@ class Source(_Wire):
     repository: str = Field(min_length=1, max_length=512)
     kind: ItemKind
     number: int = Field(ge=1)
+    project_id: int | None = Field(default=None, ge=1)
 
-
-class TriggerSpec(_Wire):
-    """What made the task."""
-
-    origin: Origin
-    delivery_id: str | None = Field(default=None, max_length=128)
-    labeled_at: datetime | None = None
-    received_at: datetime
+    @staticmethod
+    def of(item: Item) -> Source:
+        """The source that names an item."""
+        return Source(**item.model_dump())
 
 
 class Spec(_Wire):
-    """What is to be done. Immutable but for `cancel`, `suspend` and `priority`."""
+    """What is to be done. Immutable but for `cancel`, `suspend` and `priority`.
+
+    A person may leave out everything but `source` or `url`; the operator fills in the rest (`completion`).
+    """
 
     source: Source
-    task_key: dict[str, Any]
-    uuid: str = Field(min_length=1, max_length=64)
     user: str = Field(default="", max_length=256)
     title: str = Field(default="", max_length=1024)
-    url: str = Field(default="", max_length=2048)
-    trigger: TriggerSpec
+    url: str = Field(default="", max_length=2048, pattern=r"^(https?://.+)?$")
+    trigger: Trigger = Trigger(origin=Origin.MANUAL, cause=None, received_at=datetime(1970, 1, 1, tzinfo=UTC))
     run: int = Field(default=1, ge=1)
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    instructions: str | None = Field(default=None, min_length=1, max_length=8192)
     timeout_seconds: int = Field(default=3600, ge=1, le=604_800)
     max_attempts: int = Field(default=3, ge=1, le=20)
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=31_536_000)
     cancel: bool = False
     suspend: bool = False
     priority: int = Field(default=0, ge=-1000, le=1000)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _source_from_url(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data.get("source") and data.get("url"):
+            return {**data, "source": Source.of(item_of(str(data["url"])))}
+        return data
+
     @property
     def item(self) -> Item:
         """The item."""
-        return Item.from_key(self.task_key, host=self.source.host, repository=self.source.repository)
+        return Item(**self.source.model_dump())
 
 
 class Condition(_Wire):
@@ -189,7 +199,7 @@ class Status(_Wire):
 
 def item_mark(item: Item) -> str:
     """The item as people write it: `#7`, `!7`."""
-    mark = "!" if item.platform is Platform.GITLAB and item.kind is ItemKind.CHANGE else "#"
+    mark = FACTS[item.platform].change_mark if item.kind is ItemKind.CHANGE else "#"
     return f"{mark}{item.number}"
 
 
@@ -224,28 +234,33 @@ def labels_for(item: Item) -> dict[str, str]:
 
 
 def manifest(
-    request: TaskRequest, *, run: int, uuid: str, timeout_seconds: int, max_attempts: int
+    request: TaskRequest,
+    *,
+    run: int,
+    timeout_seconds: int | None = None,
+    max_attempts: int | None = None,
+    model: str | None = None,
+    instructions: str | None = None,
 ) -> dict[str, Any]:
-    """The AgentTask to create for a request; its name is the same for the same item and run."""
+    """The AgentTask to create for a request; its name is the same for the same item and run.
+
+    Args:
+        timeout_seconds: `None`: the operator's default; `max_attempts` alike.
+    """
     item, trigger = request.item, request.trigger
-    spec = Spec(
-        source=Source(
-            platform=item.platform,
-            host=item.host,
-            repository=item.repository,
-            kind=item.kind,
-            number=item.number,
-        ),
-        task_key=item.key,
-        uuid=uuid,
-        user=request.user,
-        title=request.title,
-        url=request.url,
-        trigger=TriggerSpec.model_validate(trigger.model_dump()),
-        run=run,
-        timeout_seconds=timeout_seconds,
-        max_attempts=max_attempts,
-    )
+    options = {
+        "timeoutSeconds": timeout_seconds,
+        "maxAttempts": max_attempts,
+        "model": model,
+        "instructions": instructions,
+    }
+    spec = {
+        "source": Source.of(item).to_wire(),
+        **request.model_dump(include={"user", "title", "url"}),
+        "trigger": trigger.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "run": run,
+        **{name: value for name, value in options.items() if value is not None},
+    }
     annotations = (
         {ANNOTATION_LABELED_AT: trigger.labeled_at.isoformat()} if trigger.labeled_at is not None else {}
     )
@@ -257,15 +272,43 @@ def manifest(
             "labels": labels_for(item),
             **({"annotations": annotations} if annotations else {}),
         },
-        "spec": spec.to_wire(),
+        "spec": spec,
     }
+
+
+def completion(
+    body: Mapping[str, Any], *, run: int, timeout_seconds: int, max_attempts: int
+) -> dict[str, Any] | None:
+    """The merge patch that fills in what the author of a task left out; `None` if nothing is missing.
+
+    Args:
+        run: number of the item's next run.
+
+    Raises:
+        ValueError: the spec does not name an item, or does not fit the schema.
+    """
+    given, spec = body.get("spec") or {}, parse_spec(body)
+    created = body["metadata"]["creationTimestamp"]
+    filled = {
+        "source": spec.source.to_wire(),
+        "trigger": {"origin": Origin.MANUAL.value, "receivedAt": created},
+        "run": run,
+        "timeoutSeconds": timeout_seconds,
+        "maxAttempts": max_attempts,
+    }
+    labels = body["metadata"].get("labels") or {}
+    missing_labels = {k: v for k, v in labels_for(spec.item).items() if labels.get(k) != v}
+    missing = {name: value for name, value in filled.items() if name not in given}
+    if not missing_labels and not missing:
+        return None
+    return {"metadata": {"labels": missing_labels}, "spec": missing}
 
 
 def parse_spec(body: Mapping[str, Any]) -> Spec:
     """The spec of an AgentTask as read from the API server.
 
     Raises:
-        pydantic.ValidationError: it does not fit the schema (it was stored by another release).
+        ValueError: it does not fit the schema (it was stored by another release).
     """
     return Spec.model_validate(body.get("spec") or {})
 

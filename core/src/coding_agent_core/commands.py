@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, Spec
 from coding_agent_core.phases import Phase
-from coding_agent_core.tasks import Frozen, Item, Origin, TaskRequest, Trigger, Withdrawal
+from coding_agent_core.tasks import Cause, Frozen, Item, Origin, TaskRequest, Trigger, Withdrawal
 
 ANNOTATION_COMMANDS = f"{GROUP}/commands"
 """JSON list of the commands that wait on an AgentTask."""
@@ -78,6 +78,7 @@ class IssueCommand(Frozen):
             url=self.url,
             trigger=Trigger(
                 origin=Origin.MANUAL,
+                cause=Cause.COMMAND,
                 delivery_id=self.trigger_id,
                 labeled_at=self.at,
                 received_at=self.received_at,

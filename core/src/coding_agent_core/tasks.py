@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
 
 from coding_agent_core.platforms import FACTS, KEY_TYPES, ItemKind, Platform
 from coding_agent_core.text import first_problem
@@ -151,16 +152,32 @@ def task_name(item: Item, run: int = 1) -> str:
     return name if run == 1 else f"{name}-r{run}"
 
 
+class Cause(StrEnum):
+    """What a person did to ask for a task."""
+
+    LABEL = "label"
+    COMMAND = "command"
+
+
 class Trigger(Frozen):
     """What made a task.
 
     Attributes:
+        cause: `None` for a task that was written by hand.
         delivery_id: the forge's id of the webhook delivery, the same when it is redelivered.
         labeled_at: when the label was put on, by the forge's clock, where the event tells it.
         received_at: when we learned of it, by our clock.
     """
 
+    # A newer release's fields must not stop an older program.
+    model_config = ConfigDict(
+        extra="ignore",
+        populate_by_name=True,
+        alias_generator=lambda name: "deliveryID" if name == "delivery_id" else to_camel(name),
+    )
+
     origin: Origin
+    cause: Cause | None = Cause.LABEL
     delivery_id: str | None = Field(default=None, max_length=128)
     labeled_at: datetime | None = None
     received_at: datetime

@@ -21,7 +21,7 @@ from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
 from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
-from coding_agent_core.tasks import TaskRequest, Trigger
+from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.transcripts import key_of, place_of, url_of
 
 from coding_agent_operator.observed import AGENT_CONTAINER, ATTEMPT, MANAGER, Task, job_name, label_value
@@ -103,12 +103,14 @@ def attempt_input(task: Task, number: int) -> AttemptInput:
         user=spec.user,
         title=spec.title,
         url=spec.url,
-        trigger=Trigger.model_validate(spec.trigger.model_dump()),
+        trigger=spec.trigger,
     )
     return AttemptInput(
-        task=QueuedTask(request=request, uuid=spec.uuid, run=spec.run, attempt=number),
+        task=QueuedTask(request=request, uuid=task.uid, run=spec.run, attempt=number),
         max_attempts=spec.max_attempts,
         timeout_seconds=spec.timeout_seconds,
+        model=spec.model,
+        instructions=spec.instructions,
         earlier=earlier_of(task.status),
     )
 
@@ -133,7 +135,7 @@ def with_transcript_annotations(
     manifest: Mapping[str, Any], task: Task, number: int, storage: ContextStorage
 ) -> dict[str, Any]:
     """The manifest of attempt `number` with the place of its transcript, if it is kept anywhere."""
-    key = key_of(task.spec.item, task.spec.run, task.spec.uuid, number)
+    key = key_of(task.spec.item, task.spec.run, task.uid, number)
     places = {ANNOTATION_TRANSCRIPT: place_of(storage, key), ANNOTATION_TRANSCRIPT_URL: url_of(storage, key)}
     notes = {name: place for name, place in places.items() if place is not None}
     if not notes:

@@ -22,6 +22,7 @@ from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 from coding_agent_core.phases import Phase
 
 from coding_agent_operator import lease, metrics
+from coding_agent_operator.adoption import Adoption
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import SchedulingDecision
 from coding_agent_operator.job import build_job, with_transcript_annotations
@@ -109,6 +110,7 @@ class NamespaceController:
             interval=operator.sweep_interval,
             now=self._now,
         )
+        self._adoption = Adoption(self._cluster.tasks, settings.consumer, operator.sweep_interval)
         self._messages = TerminationMessages(self._cluster, self._pod_ended)
         self._kueue_messages: dict[str, str] = {}
         """By a Job's uid, what Kueue says it waits for."""
@@ -167,6 +169,7 @@ class NamespaceController:
                 group.create_task(self.lease.keep())
                 group.create_task(self.relist.run())
                 group.create_task(self._sweep.run())
+                group.create_task(self._adoption.run())
                 group.create_task(self._messages.run())
                 group.create_task(self._schedule_passes())
                 group.create_task(self._show_positions())

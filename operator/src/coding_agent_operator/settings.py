@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from coding_agent_core.settings import Settings, load_settings
-from coding_agent_core.settings.attempts import ContextStorage
+from coding_agent_core.settings.attempts import Consumer, ContextStorage
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.operator import Limits, Operator, Policy
 from coding_agent_core.settings.queues import Engine, Queue
@@ -22,6 +22,8 @@ class OperatorSettings(Section):
     operator: Operator = Operator()
     queue: Queue = Queue()
     context_storage: ContextStorage = ContextStorage()
+    consumer: Consumer = Consumer()
+    """Limits of tasks that name none."""
 
     @property
     def kueue(self) -> bool:
@@ -41,6 +43,7 @@ class OperatorSettings(Section):
             operator=settings.operator,
             queue=settings.queue,
             context_storage=settings.context_storage,
+            consumer=settings.consumer,
         )
 
 

@@ -1,4 +1,4 @@
-"""Tasks that are not active: adopts those that lost their label, deletes those that ended long ago."""
+"""Deletes tasks that ended long ago."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from coding_agent_operator.observed import Task, UnreadableTaskError, read_task
 _logger = logging.getLogger("operator.sweep")
 
 _INACTIVE = f"{LABEL_ACTIVE}!=true"
-_NOT_ENDED = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled"
 _PAGE = 200
 _UNREPORTED = timedelta(days=1)
 
 
 class Sweep:
-    """Lists what is not active, rarely: adopts tasks without the label, deletes those that ended long ago.
+    """Lists what is not active, rarely, and deletes what ended long ago.
 
     The server reads every task that ever ran for it (10,000: about two seconds).
     """
@@ -39,31 +38,12 @@ class Sweep:
         """Sweep at every interval, until cancelled."""
         while True:
             try:
-                await self.adopt()
                 deleted = await self.delete_expired()
                 if deleted:
                     _logger.info("Deleted %d tasks that ended more than %s ago", deleted, self._keep)
             except ApiError as error:
                 _logger.warning("Ended tasks could not be swept: %s", error)
             await asyncio.sleep(self._interval)
-
-    async def adopt(self) -> None:
-        """Label tasks that have not ended and lack the label: made by hand, or edited by hand.
-
-        Raises:
-            ApiError: the API server did not answer.
-        """
-        bodies, _ = await self._cluster.tasks.list(_INACTIVE, _NOT_ENDED)
-        for body in bodies:
-            try:
-                task = read_task(body)
-            except UnreadableTaskError as error:
-                _logger.warning("%s", error)
-                continue
-            # One whose conditions say that it has ended is adopted too: its phase is wrong, and is corrected.
-            labelled = await self._cluster.tasks.set_labels(task.name, task.uid, task.missing_labels)
-            if labelled is not None:
-                _logger.info("Adopted task %s, which lacked the label %s", task.name, LABEL_ACTIVE)
 
     async def delete_expired(self) -> int:
         """Delete what expired; returns how many.
@@ -89,7 +69,8 @@ def expired(task: Task, now: datetime, keep: timedelta) -> bool:
 
     One whose end is not shown on its item yet stays a day longer: the forge may not answer.
     """
-    status = task.status
+    status, own = task.status, task.spec.ttl_seconds_after_finished
+    keep = keep if own is None else timedelta(seconds=own)
     succeeded = status.condition("Succeeded")
     ended = status.completion_time or (succeeded.last_transition_time if succeeded else None)
     keep = keep if task.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED

@@ -10,15 +10,16 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from coding_agent_core.agenttask import Spec, manifest, parse_spec
+from coding_agent_core.item_url import item_of
 from coding_agent_core.kubernetes.runs import latest_of, runs_of
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
+from coding_agent_core.platforms import FACTS
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from rich.console import Console
 
 from kubectl_agenttask import tables
 from kubectl_agenttask.attempts import attempt_of, choose, started, waiting_for
 from kubectl_agenttask.cluster import Body, Cluster
-from kubectl_agenttask.errors import DeniedError, PluginError
-from kubectl_agenttask.item_url import item_of
+from kubectl_agenttask.errors import DeniedError, PluginError, UsageError
 from kubectl_agenttask.show import show_facts, show_table
 
 _POLL = 1.0
@@ -182,41 +183,57 @@ def retry(session: Session, arguments: Namespace) -> None:
     request = TaskRequest(
         item=spec.item, user=spec.user, title=spec.title, url=spec.url, trigger=_by_hand(session)
     )
-    _start(
+    task = _next_task(
         session,
         request,
         timeout_seconds=spec.timeout_seconds,
         max_attempts=spec.max_attempts,
-        priority=spec.priority if arguments.priority is None else arguments.priority,
+        model=spec.model,
+        instructions=spec.instructions,
     )
+    if spec.ttl_seconds_after_finished is not None:
+        task["spec"]["ttlSecondsAfterFinished"] = spec.ttl_seconds_after_finished
+    _create(session, task, spec.priority if arguments.priority is None else arguments.priority)
 
 
 def run(session: Session, arguments: Namespace) -> None:
     """`run`: a task for an issue, pull request or merge request, without a label."""
+    try:
+        item = item_of(arguments.url, arguments.project_id)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if FACTS[item.platform].by_project_id and item.project_id is None:
+        session.notes.print(
+            "Without --project-id this task does not count as a run of the item that a label starts: both "
+            "can run at a time. GitLab shows the id in the project's menu (Copy project ID)."
+        )
     request = TaskRequest(
-        item=item_of(arguments.url, arguments.project_id),
-        user=arguments.user,
-        url=arguments.url,
-        trigger=_by_hand(session),
+        item=item, user=arguments.user, url=arguments.url.strip(), trigger=_by_hand(session)
     )
-    _start(
+    task = _next_task(
         session,
         request,
         timeout_seconds=arguments.timeout_seconds,
         max_attempts=arguments.max_attempts,
-        priority=arguments.priority or 0,
+        model=arguments.model,
+        instructions=arguments.instructions,
     )
+    _create(session, task, arguments.priority or 0)
 
 
-def _start(session: Session, request: TaskRequest, *, priority: int, **limits: int) -> None:
+def _next_task(session: Session, request: TaskRequest, **options: Any) -> dict[str, Any]:
+    """The manifest of the item's next run; limits that are `None` are the operator's defaults."""
     run_number, waits_for = _next_run(request.item, session.cluster.runs(request.item))
-    task: dict[str, Any] = manifest(request, run=run_number, uuid=new_uuid(), **limits)
+    if waits_for:
+        session.notes.print(f"The new task starts when {waits_for}, which is being cancelled, has ended.")
+    return manifest(request, run=run_number, **options)
+
+
+def _create(session: Session, task: dict[str, Any], priority: int) -> None:
     if priority:
         task["spec"]["priority"] = priority
     session.cluster.create(task)
     session.out.print(f"agenttask {task['metadata']['name']} created")
-    if waits_for:
-        session.notes.print(f"It begins when {waits_for}, which is being cancelled, has ended.")
 
 
 def _next_run(item: Item, listed: list[Body]) -> tuple[int, str | None]:
@@ -229,13 +246,13 @@ def _next_run(item: Item, listed: list[Body]) -> tuple[int, str | None]:
     if latest.cancel_requested:
         return latest.run + 1, latest.name
     raise PluginError(
-        f"{latest.name} is at work on {item.display}: follow it with "
+        f"{latest.name} is working on {item.display}: follow it with "
         f"`kubectl agenttask logs -f {latest.name}`, or `kubectl agenttask cancel {latest.name}` first."
     )
 
 
 def _by_hand(session: Session) -> Trigger:
-    return Trigger(origin=Origin.MANUAL, received_at=session.clock())
+    return Trigger(origin=Origin.MANUAL, cause=None, received_at=session.clock())
 
 
 def _not_ended(session: Session, name: str, hint: str) -> Body:

@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("describe", commands.describe, "show a task with its conditions, attempts and events")
     log = add("logs", commands.logs, "show the log of an attempt")
-    log.add_argument("-f", "--follow", action="store_true", help="wait for it, and go on until it ends")
+    log.add_argument("-f", "--follow", action="store_true", help="wait for the log, and follow it")
     log.add_argument("--attempt", type=_positive, metavar="N", help="which attempt (default: the last)")
     log.add_argument(
         "--container",
@@ -84,11 +84,11 @@ def parser() -> argparse.ArgumentParser:
         help="whose log (default: %(default)s)",
     )
     add("cancel", commands.cancel, "stop a task; what it has done so far is pushed")
-    again = add("retry", commands.retry, "begin the next run of a task that has ended")
+    again = add("retry", commands.retry, "start the next run of a task that has ended")
     again.add_argument("--priority", type=_priority, help="higher goes first (default: as before)")
-    add("suspend", commands.suspend, "let a task rest until it is resumed")
-    add("resume", commands.resume, "let a suspended task go on")
-    _add_run(add("run", commands.run, "begin a task for an item, without a label", named=False))
+    add("suspend", commands.suspend, "suspend a task until it is resumed")
+    add("resume", commands.resume, "resume a suspended task")
+    _add_run(add("run", commands.run, "start a task for an item, without a label", named=False))
     return top
 
 
@@ -106,11 +106,19 @@ def _add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("--project-id", type=_positive, metavar="ID", help="GitLab: numeric id of the project")
     one.add_argument("--user", default="", metavar="LOGIN", help="whose settings apply (default: nobody's)")
     one.add_argument("--priority", type=_priority, help="-1000 to 1000, higher goes first (default: 0)")
+    one.add_argument("--model", metavar="MODEL", help="name of the model (default: as configured)")
+    one.add_argument("--instructions", metavar="TEXT", help="for the agent, beside the text of the item")
     one.add_argument(
-        "--timeout-seconds", type=_between(1, 604_800), default=3600, metavar="S", help="for one attempt"
+        "--timeout-seconds",
+        type=_between(1, 604_800),
+        metavar="S",
+        help="for one attempt (default: as the operator is configured)",
     )
     one.add_argument(
-        "--max-attempts", type=_between(1, 20), default=3, metavar="N", help="1 to 20 (default: %(default)s)"
+        "--max-attempts",
+        type=_between(1, 20),
+        metavar="N",
+        help="1 to 20 (default: as the operator is configured)",
     )
 
 
@@ -121,7 +129,7 @@ def _between(least: int, most: int) -> Callable[[str], int]:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
         return value
@@ -131,7 +139,7 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 
 def _repository(text: str) -> str:
     if "/" not in text.strip("/"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no repository: give OWNER/REPO, as `list` shows it")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a repository: give OWNER/REPO, as `list` shows it")
     return text
 
 

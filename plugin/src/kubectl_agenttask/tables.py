@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.tasks import parse_time
 
 Body = Mapping[str, Any]
 
-COLUMNS = ("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE", "REASON")
+COLUMNS = ("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON", "DURATION", "AGE")
 CONDITIONS = ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE")
 ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "COST", "MESSAGE")
 TRANSCRIPTS = ("ATTEMPT", "PLACE", "LINK")
@@ -35,8 +36,9 @@ def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
             phase(task),
             _text(task, "status", "attempt"),
             _text(task, "status", "result", "changeURL"),
-            age(_text(task, "metadata", "creationTimestamp"), now),
             _text(task, "status", "reason"),
+            _text(task, "status", "duration"),
+            age(_text(task, "metadata", "creationTimestamp"), now),
         )
         for task in ordered
     ]
@@ -65,7 +67,7 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
         ("Cancel", "requested" if spec.get("cancel") else ""),
         ("Suspend", "yes" if spec.get("suspend") else ""),
         ("Branch", _text(task, "status", "result", "branch")),
-        ("Pull request", _text(task, "status", "result", "changeURL")),
+        ("Change", _text(task, "status", "result", "changeURL")),
         ("Summary", _text(task, "status", "result", "summary")),
         ("Usage", _usage(usage) if isinstance(usage, Mapping) and usage.get("requests") else ""),
     ]
@@ -151,8 +153,9 @@ def nobody_looks(task: Body, now: datetime) -> str:
 
 def item_mark(task: Body) -> str:
     """`#7`, or `!7` for a merge request."""
-    mark = "!" if _text(task, "spec", "taskKey", "type") == "gitlab_merge_request" else "#"
-    return f"{mark}{_text(task, 'spec', 'source', 'number')}"
+    platform, number = _text(task, "spec", "source", "platform"), _text(task, "spec", "source", "number")
+    is_change = _text(task, "spec", "source", "kind") == ItemKind.CHANGE and platform in list(Platform)
+    return f"{FACTS[Platform(platform)].change_mark if is_change else '#'}{number}"
 
 
 def age(moment: str, now: datetime) -> str:

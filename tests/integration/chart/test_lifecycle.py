@@ -31,8 +31,6 @@ TASK = {
             "kind": "issue",
             "number": 1,
         },
-        "taskKey": {"type": "github_issue", "owner": "acme", "repo": "pricing", "number": 1},
-        "uuid": "5f0e2c5e-6a44-4c0a-9b3d-1f6a7e8a9b0c",
         "trigger": {"origin": "manual", "receivedAt": "2026-01-02T03:04:05Z"},
     },
 }

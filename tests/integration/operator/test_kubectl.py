@@ -95,6 +95,32 @@ def test_wait_for_the_end_returns_on_failure_too(
     assert {each["observedGeneration"] for each in status["conditions"]} == {1}
 
 
+HAND_WRITTEN = """\
+apiVersion: coding-agent.dev/v1alpha1
+kind: AgentTask
+metadata:
+  name: fix-it
+spec:
+  url: https://github.com/octo/demo/issues/7
+"""
+
+
+def test_a_task_of_six_lines_runs(
+    world: World, pods: PodDriver, operator: Callable[..., OperatorProcess], tmp_path: Path
+) -> None:
+    pods.script = lambda _: reported(Reason.COMPLETED)
+    operator()
+    file = tmp_path / "task.yaml"
+    for name in ("fix-it", "fix-it-again"):
+        file.write_text(HAND_WRITTEN.replace("fix-it", name))
+        world.plane.kubectl("-n", world.namespace, "apply", "-f", str(file))
+        world.until_phase(name, "Succeeded", timeout=30)
+    specs = [world.task(name)["spec"] for name in ("fix-it", "fix-it-again")]
+    assert specs[0]["source"]["repository"] == "octo/demo"
+    assert (specs[0]["trigger"]["origin"], specs[0]["maxAttempts"]) == ("manual", 3)
+    assert [spec["run"] for spec in specs] == [1, 2]
+
+
 def test_explain_teaches(world: World) -> None:
     for part in ("spec", "status"):
         text = world.plane.kubectl("explain", f"agenttask.{part}", "--recursive")

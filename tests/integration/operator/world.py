@@ -127,7 +127,7 @@ def task_body(number: int, *, repository: str = "octo/demo", run: int = 1) -> di
     )
     now = datetime.now(UTC)
     request = TaskRequest(item=item, user="alice", trigger=Trigger(origin=Origin.WEBHOOK, received_at=now))
-    return agenttask.manifest(request, run=run, uuid="u", timeout_seconds=600, max_attempts=3)
+    return agenttask.manifest(request, run=run, timeout_seconds=600, max_attempts=3)
 
 
 class World:

@@ -14,7 +14,7 @@ from coding_agent_core import agenttask
 from coding_agent_core.phases import Phase
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reporting.render import MARKER
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, host_of, new_uuid
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, host_of
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Comment
 from kubernetes.client.exceptions import ApiException
@@ -208,7 +208,7 @@ class World:
                 labeled_at=None if origin is Origin.MANUAL else now - timedelta(seconds=labeled_before),
             ),
         )
-        body = agenttask.manifest(request, run=run, uuid=new_uuid(), timeout_seconds=600, max_attempts=3)
+        body = agenttask.manifest(request, run=run, timeout_seconds=600, max_attempts=3)
         self.plane.custom.create_namespaced_custom_object(*self._place, body, _request_timeout=10)
         return str(body["metadata"]["name"])
 

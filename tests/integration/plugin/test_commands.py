@@ -32,18 +32,26 @@ def test_run_makes_the_task_that_a_label_would(place: Place, task: str) -> None:
     assert (spec["url"], spec["run"]) == (ISSUE, 1)
 
 
-def test_run_for_gitlab_wants_the_projects_id(place: Place, plugin: Plugin) -> None:
+def test_run_for_gitlab_says_what_the_projects_id_is_for(place: Place, plugin: Plugin) -> None:
     url = "https://gitlab.com/group/project/-/merge_requests/7"
-    assert "--project-id" in plugin("run", url, status=2).err
+    without = plugin("run", url)
+    assert "--project-id" in without.err
+    assert "projectID" not in place.task(without.out.split()[1])["spec"]["source"]
     name = plugin("run", url, "--project-id", "4242").out.split()[1]
-    key = {"type": "gitlab_merge_request", "project_id": 4242, "mr_iid": 7}
-    assert place.task(name)["spec"]["taskKey"] == key
+    assert place.task(name)["spec"]["source"]["projectID"] == 4242
+
+
+def test_limits_that_are_not_given_are_left_to_the_operator(place: Place, plugin: Plugin) -> None:
+    name = plugin("run", ISSUE, "--model", "small", "--instructions", "Be quick.").out.split()[1]
+    spec = place.task(name)["spec"]
+    assert (spec["model"], spec["instructions"]) == ("small", "Be quick.")
+    assert not {"timeoutSeconds", "maxAttempts"} & set(spec)
 
 
 def test_one_run_of_an_item_at_a_time(place: Place, plugin: Plugin, task: str) -> None:
     for command in (["run", ISSUE], ["retry", task]):
         refusal = plugin(*command, status=1).err
-        assert f"{task} is at work on octo/demo#7" in refusal
+        assert f"{task} is working on octo/demo#7" in refusal
         assert f"kubectl agenttask cancel {task}" in refusal
     assert list(place.tasks()) == [task]
 
@@ -52,12 +60,11 @@ def test_retry_is_the_next_run_with_the_same_limits(place: Place, plugin: Plugin
     place.end(task, succeeded=False)
     assert plugin("retry", task).out == f"agenttask {task}-r2 created\n"
     first, second = place.task(task)["spec"], place.task(f"{task}-r2")["spec"]
-    same = ("source", "taskKey", "user", "url", "timeoutSeconds", "maxAttempts", "priority")
+    same = ("source", "user", "url", "timeoutSeconds", "maxAttempts", "priority")
     assert {key: second[key] for key in same} == {key: first[key] for key in same}
     assert (second["run"], second["trigger"]["origin"]) == (2, "manual")
-    assert second["uuid"] != first["uuid"]
     # Of whichever run one asks: the item has one run at a time.
-    assert f"{task}-r2 is at work" in plugin("retry", task, status=1).err
+    assert f"{task}-r2 is working" in plugin("retry", task, status=1).err
 
 
 def test_cancel_then_retry_waits_for_the_end(place: Place, plugin: Plugin, task: str) -> None:
@@ -65,7 +72,7 @@ def test_cancel_then_retry_waits_for_the_end(place: Place, plugin: Plugin, task:
     assert place.task(task)["spec"]["cancel"] is True
     assert "already" in plugin("cancel", task).err
     said = plugin("retry", task)
-    assert f"It begins when {task}, which is being cancelled, has ended." in said.err
+    assert f"The new task starts when {task}, which is being cancelled, has ended." in said.err
     assert f"{task}-r2" in place.tasks()
 
 
@@ -92,7 +99,7 @@ def test_list_selects_and_shows_a_line_each(place: Place, plugin: Plugin, task: 
 
     def names(*arguments: str, **options: bool) -> set[str]:
         header, *rows = plugin("list", *arguments, **options).out.splitlines()
-        assert header.split()[-7:] == ["REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "PR", "AGE", "REASON"]
+        assert header.split()[-7:] == ["ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON", "DURATION", "AGE"]
         return {row.split()[1 if "-A" in arguments else 0] for row in rows}
 
     assert names() == {task, other}

@@ -45,7 +45,7 @@ def task(
     **conditions: str,
 ) -> dict[str, Any]:
     request = TaskRequest(item=of or item(), trigger=by or trigger())
-    body = manifest(request, run=run, uuid=f"u{run}", timeout_seconds=60, max_attempts=3)
+    body = manifest(request, run=run, timeout_seconds=60, max_attempts=3)
     body["metadata"] |= {"creationTimestamp": "2026-11-25T12:00:00Z", "resourceVersion": f"{run}0"}
     body["metadata"].setdefault("annotations", {}).update(annotations or {})
     if deleting:
@@ -131,9 +131,9 @@ def test_a_newer_run_does_not_make_the_clock_go_back() -> None:
 
 def test_others_with_the_same_hash_and_what_cannot_be_read_are_not_the_items() -> None:
     unreadable = {**task(3), "spec": {"source": "of another release"}}
-    wrong_key = task(4)
-    wrong_key["spec"]["taskKey"] = {"type": "gitea_issue"}
-    runs = runs_of(item(), [task(2), task(1, of=item(8)), unreadable, wrong_key, task(1)])
+    unknown = task(4)
+    unknown["spec"]["source"]["platform"] = "gerrit"
+    runs = runs_of(item(), [task(2), task(1, of=item(8)), unreadable, unknown, task(1)])
     assert [each["spec"]["run"] for each in runs] == [1, 2]
 
 

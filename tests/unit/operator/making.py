@@ -29,7 +29,7 @@ def task_body(
         platform=Platform.GITHUB, host="github.com", repository=repository, kind=ItemKind.ISSUE, number=number
     )
     request = TaskRequest(item=item, trigger=Trigger(origin=Origin.WEBHOOK, received_at=NOW))
-    body = agenttask.manifest(request, run=run, uuid="u", timeout_seconds=600, max_attempts=3)
+    body = agenttask.manifest(request, run=run, timeout_seconds=600, max_attempts=3)
     body["spec"].update(spec)
     body["metadata"] |= {
         "uid": uid,

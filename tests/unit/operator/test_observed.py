@@ -48,7 +48,7 @@ def test_what_can_be_read_is_kept() -> None:
 
 def test_a_task_of_another_release_is_named() -> None:
     body = task_body()
-    body["spec"]["taskKey"] = {"type": "gerrit_change"}
+    body["spec"]["source"]["platform"] = "gerrit"
     with pytest.raises(UnreadableTaskError, match=body["metadata"]["name"]):
         read_task(body)
 

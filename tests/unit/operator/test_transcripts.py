@@ -18,7 +18,7 @@ from coding_agent_operator.settings import JobTemplate
 from tests.unit.operator.making import attempt, status, task
 
 S3 = {"bucket": "agent-logs", "prefix": "/team/transcripts/"}
-KEY = "github/github.com/octo/demo/issue-7/run-1-u/attempt-2.jsonl"
+KEY = "github/github.com/octo/demo/issue-7/run-1-uid-1/attempt-2.jsonl"
 
 PLACES: list[tuple[str, dict[str, object], str | None, str | None]] = [
     ("default: a folder that goes with the pod", {}, None, None),

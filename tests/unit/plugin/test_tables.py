@@ -18,7 +18,6 @@ def task(name: str, created: str, number: int = 7, **status: Any) -> dict[str, A
         "metadata": {"name": name, "namespace": "team", "creationTimestamp": created},
         "spec": {
             "source": {"repository": "octo/demo", "number": number},
-            "taskKey": {"type": "github_issue"},
             "title": "It is broken",
             "url": "https://github.com/octo/demo/issues/7",
             "user": "alice",
@@ -33,6 +32,7 @@ def task(name: str, created: str, number: int = 7, **status: Any) -> dict[str, A
 DONE = task(
     "demo-issue-7-1a2b3c4d",
     "2026-11-25T12:00:00Z",
+    duration="30m",
     phase="Succeeded",
     reason="Completed",
     attempt="2/3",
@@ -84,13 +84,13 @@ def text(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def test_list_is_a_line_for_each_task_oldest_first() -> None:
     merge_request = task("gitlab-9-mr-3-5e6f7a8b", "2026-11-25T13:59:48Z", 3)
-    merge_request["spec"] |= {"taskKey": {"type": "gitlab_merge_request"}}
+    merge_request["spec"]["source"] |= {"platform": "gitlab", "kind": "change"}
     merge_request["spec"]["source"]["repository"] = "group/sub/project"
     rows = tables.task_rows([merge_request, DONE], NOW)
     golden = """
-NAME                     REPOSITORY          ITEM   PHASE       ATTEMPT   PR                                    AGE    REASON
-demo-issue-7-1a2b3c4d    octo/demo           #7     Succeeded   2/3       https://github.com/octo/demo/pull/8   120m   Completed
-gitlab-9-mr-3-5e6f7a8b   group/sub/project   !3     New                                                         12s
+NAME                     REPOSITORY          ITEM   PHASE       ATTEMPT   CHANGE                                REASON      DURATION   AGE
+demo-issue-7-1a2b3c4d    octo/demo           #7     Succeeded   2/3       https://github.com/octo/demo/pull/8   Completed   30m        120m
+gitlab-9-mr-3-5e6f7a8b   group/sub/project   !3     New                                                                                12s
 """  # noqa: E501
     assert text(tables.COLUMNS, rows).strip() == golden.strip()
 
@@ -99,21 +99,21 @@ def test_describe_tells_everything() -> None:
     out = io.StringIO()
     show_facts(console(out), tables.facts(DONE, NOW))
     assert [line.rstrip() for line in out.getvalue().splitlines()] == [
-        "Name:           demo-issue-7-1a2b3c4d",
-        "Namespace:      team",
-        "Item:           octo/demo#7",
-        "Title:          It is broken",
-        "URL:            https://github.com/octo/demo/issues/7",
-        "Phase:          Succeeded (Completed)",
-        "Run:            1",
-        "Attempt:        2/3",
-        "User:           alice",
-        "Origin:         webhook, labeled at 2026-11-25T12:00:00Z",
-        "Created:        2026-11-25T12:00:00Z (120m ago)",
-        "Priority:       5",
-        "Branch:         coding-agent/7",
-        "Pull request:   https://github.com/octo/demo/pull/8",
-        "Usage:          3 requests, 1000 tokens in, 20 out, 0.02 USD",
+        "Name:        demo-issue-7-1a2b3c4d",
+        "Namespace:   team",
+        "Item:        octo/demo#7",
+        "Title:       It is broken",
+        "URL:         https://github.com/octo/demo/issues/7",
+        "Phase:       Succeeded (Completed)",
+        "Run:         1",
+        "Attempt:     2/3",
+        "User:        alice",
+        "Origin:      webhook, labeled at 2026-11-25T12:00:00Z",
+        "Created:     2026-11-25T12:00:00Z (120m ago)",
+        "Priority:    5",
+        "Branch:      coding-agent/7",
+        "Change:      https://github.com/octo/demo/pull/8",
+        "Usage:       3 requests, 1000 tokens in, 20 out, 0.02 USD",
     ]
     assert tables.condition_rows(DONE, NOW) == [
         ("Succeeded", "True", "Completed", "90m", "The pull request is open.")

@@ -63,6 +63,12 @@ class AgentTasks:
             if not token:
                 return
 
+    async def watch(self, labels: str, fields: str, version: int, seconds: int) -> AsyncIterator[Body]:
+        """The watch events after `version`, for so many seconds."""
+        query = [("labelSelector", labels), ("fieldSelector", fields), ("resourceVersion", str(version))]
+        async for change in self._server.watch(self._path, query, seconds):
+            yield change
+
     async def runs(self, item: str) -> Sequence[Body]:
         """Every run of an item, and of other items whose hash is the same.
 

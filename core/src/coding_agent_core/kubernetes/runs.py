@@ -91,9 +91,10 @@ def cancellation(why: str) -> dict[str, Any]:
     return {"metadata": {"annotations": {ANNOTATION_CANCELLED: why}}, "spec": {"cancel": True}}
 
 
-def uuid_of(body: Body) -> str:
-    """The random id that its creator gave to a task."""
-    return str((body.get("spec") or {}).get("uuid", ""))
+def trigger_of(body: Body) -> Trigger | None:
+    """What made a task; `None` if it cannot be read."""
+    spec = _spec(body)
+    return spec.trigger if spec else None
 
 
 def _of(item: Item, objects: Iterable[Body]) -> list[tuple[Spec, Body]]:

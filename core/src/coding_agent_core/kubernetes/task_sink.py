@@ -18,12 +18,12 @@ from coding_agent_core.kubernetes.runs import (
     latest_of,
     note,
     runs_of,
-    uuid_of,
+    trigger_of,
 )
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
+from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
 
 _logger = logging.getLogger("coding_agent.queue")
 _T = TypeVar("_T")
@@ -71,8 +71,7 @@ class KubernetesSink:
 
     async def submit(self, request: TaskRequest) -> Submission:
         """Admit and store a task; see `TaskSink`."""
-        uuid = new_uuid()
-        return await self._bounded(lambda tasks: self._submit(tasks, request, uuid))
+        return await self._bounded(lambda tasks: self._submit(tasks, request))
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
         """Cancel the item's task if admission says so; see `TaskSink`."""
@@ -102,12 +101,12 @@ class KubernetesSink:
         if self._tasks is not None:
             await self._tasks.aclose()
 
-    async def _submit(self, tasks: AgentTasks, request: TaskRequest, uuid: str) -> Submission:
+    async def _submit(self, tasks: AgentTasks, request: TaskRequest) -> Submission:
         conflicting: Body | None = None
         for _ in range(_RACES):
             runs = await _runs(tasks, request.item, conflicting)
             latest = latest_of(runs)
-            if latest is not None and uuid_of(runs[-1]) == uuid:
+            if latest is not None and trigger_of(runs[-1]) == request.trigger:
                 return Submission(task=latest.name)  # our own: the answer to its creation was lost
             decision = admit(request.trigger, latest)
             if isinstance(decision, Duplicate):
@@ -120,7 +119,6 @@ class KubernetesSink:
             task = manifest(
                 request,
                 run=decision.run,
-                uuid=uuid,
                 timeout_seconds=self._limits.timeout_seconds,
                 max_attempts=self._limits.max_attempts,
             )

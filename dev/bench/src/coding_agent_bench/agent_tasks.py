@@ -27,7 +27,7 @@ def task_body(number: int, repository: str, host: str = "github.com") -> dict[st
         user="alice",
         trigger=Trigger(origin=Origin.WEBHOOK, received_at=now, labeled_at=now),
     )
-    return agenttask.manifest(request, run=1, uuid=new_uuid(), timeout_seconds=600, max_attempts=3)
+    return agenttask.manifest(request, run=1, timeout_seconds=600, max_attempts=3)
 
 
 async def create(server: ApiServer, namespace: str, body: dict[str, Any]) -> str:

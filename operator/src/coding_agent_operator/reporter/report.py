@@ -85,7 +85,7 @@ def report_of(task: Task, labels: Labels, earlier: Iterable[State] = (), cause: 
     return Report(
         task=task.name,
         state=State(
-            uuid=task.spec.uuid,
+            uuid=task.uid,
             run=task.spec.run,
             attempt=max(1, sum(attempt.counted for attempt in attempts)),
             phase=phase,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from kubectl_agenttask.errors import UsageError
-from kubectl_agenttask.item_url import item_of
+from coding_agent_core.item_url import item_of
 
 
 @pytest.mark.parametrize(
@@ -69,16 +68,20 @@ def test_items(url: str, project_id: int | None, host: str, repository: str, key
 @pytest.mark.parametrize(
     ("url", "project_id", "sentence"),
     [
-        ("octo/demo#7", None, "no address"),
-        ("https://github.com/octo/demo", None, "no address"),
-        ("https://github.com/octo/demo/issues/0", None, "no address"),
-        ("https://github.com/octo/demo/issues/seven", None, "no address"),
-        ("ftp://github.com/octo/demo/issues/7", None, "no address"),
-        ("https:///octo/demo/issues/7", None, "no address"),
-        ("https://gitlab.com/group/project/-/issues/7", None, "projects/group%2Fproject"),
+        ("octo/demo#7", None, "not the address"),
+        ("https://github.com/octo/demo", None, "not the address"),
+        ("https://github.com/octo/demo/issues/0", None, "not the address"),
+        ("https://github.com/octo/demo/issues/seven", None, "not the address"),
+        ("ftp://github.com/octo/demo/issues/7", None, "not the address"),
+        ("https:///octo/demo/issues/7", None, "not the address"),
         ("https://github.com/octo/demo/issues/7", 4242, "for GitLab"),
     ],
 )
 def test_what_is_none_is_said_with_the_remedy(url: str, project_id: int | None, sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence):
+    with pytest.raises(ValueError, match=sentence):
         item_of(url, project_id)
+
+
+def test_gitlab_without_the_id_is_known_by_its_path() -> None:
+    item = item_of("https://gitlab.com/Group/Project/-/issues/7")
+    assert item.identity == "gitlab|gitlab.com|group/project|issue|7"

@@ -22,7 +22,7 @@ from coding_agent_core.phases import Phase
 from coding_agent_core.queues.protocol import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting.render import State
-from coding_agent_core.retry import RetryPolicy, while_unavailable
+from coding_agent_core.retry import backoff, while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 from coding_agent_core.waiting import first_of
@@ -288,8 +288,8 @@ class TaskHandler:
 
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer
-        policy = RetryPolicy(first_wait=consumer.retry_delay, longest_wait=consumer.retry_delay_max)
-        return max(policy.backoff(attempt, self.chance.random()), asked or 0.0)
+        own = backoff(attempt, consumer.retry_delay, consumer.retry_delay_max, self.chance.random())
+        return max(own, asked or 0.0)
 
 
 async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int) -> None:

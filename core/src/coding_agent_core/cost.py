@@ -25,6 +25,13 @@ class Cost(BaseModel):
     amount: str = Field(max_length=20, pattern=r"^\d{1,12}(\.\d{1,6})?$")
     currency: str = Field(max_length=3, pattern=r"^[A-Z]{3}$")
 
+    @staticmethod
+    def of(amount: Decimal, currency: str) -> Cost:
+        """Rounded to at least cents, at most six places, no zeros at the end beyond the cents."""
+        largest = Decimal(10**12) - _SMALLEST
+        whole, _, fraction = f"{min(amount, largest).quantize(_SMALLEST, ROUND_HALF_UP):f}".partition(".")
+        return Cost(amount=f"{whole}.{fraction.rstrip('0').ljust(_CENTS, '0')}", currency=currency)
+
     def __str__(self) -> str:
         return f"{self.amount} {self.currency}"
 
@@ -54,7 +61,7 @@ def cost_of(price: Price, *, input_tokens: int, output_tokens: int, cached_token
     cached = min(max(cached_tokens, 0), input_tokens)
     rate = price.input if price.cached_input is None else price.cached_input
     amount = (input_tokens - cached) * price.input + cached * rate + output_tokens * price.output
-    return _cost(amount / _MILLION, price.currency)
+    return Cost.of(amount / _MILLION, price.currency)
 
 
 def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
@@ -66,11 +73,4 @@ def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
         return second or first
     if first.currency != second.currency:
         return second
-    return _cost(Decimal(first.amount) + Decimal(second.amount), second.currency)
-
-
-def _cost(amount: Decimal, currency: str) -> Cost:
-    """At least cents, at most six places, no zeros at the end beyond the cents."""
-    largest = Decimal(10**12) - _SMALLEST
-    whole, _, fraction = f"{min(amount, largest).quantize(_SMALLEST, ROUND_HALF_UP):f}".partition(".")
-    return Cost(amount=f"{whole}.{fraction.rstrip('0').ljust(_CENTS, '0')}", currency=currency)
+    return Cost.of(Decimal(first.amount) + Decimal(second.amount), second.currency)

@@ -1,4 +1,8 @@
-"""When a failed request is sent again, and how long to wait before: the one policy of all programs."""
+"""When what failed is tried again, and how long to wait before: the one policy of all programs.
+
+Everything that waits between tries takes its seconds from `backoff`; what also counts its tries has a
+`RetryPolicy`.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +37,23 @@ class Clock:
     chance: Callable[[], float] = random.random
 
 
+def backoff(failures: int, first: float, longest: float, chance: float | None = None) -> float:
+    """Seconds to wait after so many failures in a row: doubled each time, less up to a half by chance.
+
+    Args:
+        failures: from 1.
+        first: seconds after the first failure, at most.
+        longest: seconds of one wait, at most.
+        chance: a number in [0, 1), so that many clients do not come back at once; random by default.
+    """
+    # The exponent is bounded: a program that has tried for weeks must not compute 2 ** 100000.
+    wait = min(longest, first * 2.0 ** min(failures - 1, 63))
+    return wait * (0.5 + (random.random() if chance is None else chance) / 2)
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Limits of repetition. Waits are doubled from try to try and shortened by chance, by a half at most.
+    """Limits of repetition.
 
     Attributes:
         tries: requests in all, the first one included.
@@ -50,12 +68,6 @@ class RetryPolicy:
     first_wait: float = 0.5
     longest_wait: float = 20.0
 
-    def backoff(self, tried: int, chance: float) -> float:
-        """Seconds to wait after so many tries that failed in a row, from 1, where nobody asks for a time."""
-        # The exponent is bounded: a program that has tried for weeks must not compute 2 ** 100000.
-        longest = min(self.first_wait * 2.0 ** min(tried - 1, 63), self.longest_wait)
-        return longest * (0.5 + chance / 2)
-
     def next_wait(
         self, *, tried: int, elapsed: float, chance: float, retry_after: float | None = None
     ) -> float | None:
@@ -69,8 +81,10 @@ class RetryPolicy:
         """
         if tried >= self.tries or (retry_after or 0.0) > self.longest_wait:
             return None
-        # Never earlier than asked; a little later, by chance.
-        wait = self.backoff(tried, chance) if retry_after is None else retry_after + chance
+        if retry_after is None:
+            wait = backoff(tried, self.first_wait, self.longest_wait, chance)
+        else:
+            wait = retry_after + chance  # never earlier than asked
         return wait if elapsed + wait <= self.total else None
 
 
@@ -95,7 +109,6 @@ async def while_unavailable(
     Raises:
         ForgeError: the forge refused, or was down for longer than `within`.
     """
-    policy = RetryPolicy(first_wait=1.0, longest_wait=longest_wait)
     deadline = time.monotonic() + within
     tried = 0
     while True:
@@ -103,7 +116,7 @@ async def while_unavailable(
             return await action()
         except ForgeUnavailableError as error:
             tried += 1
-            wait = max(error.retry_after or 0.0, policy.backoff(tried, chance()))
+            wait = max(error.retry_after or 0.0, backoff(tried, 1.0, longest_wait, chance()))
             if time.monotonic() + wait > deadline:
                 raise
             logger.warning("The forge is not available, retrying in %.0f s: %s", wait, error)

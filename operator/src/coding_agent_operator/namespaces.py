@@ -13,9 +13,10 @@ from typing import Any
 
 from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue, backoff, key_of
+from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue, key_of
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 from coding_agent_core.logs import bound
+from coding_agent_core.retry import backoff
 
 from coding_agent_operator import metrics
 from coding_agent_operator.cluster import namespaces_with_tasks

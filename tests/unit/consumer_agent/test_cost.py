@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import ModelSpec
+from coding_agent_consumer.agent.prices import cost_of
 from coding_agent_consumer.agent.protocol import Brief, Step
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
@@ -19,7 +20,7 @@ from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel
-from pydantic_ai.usage import RequestUsage
+from pydantic_ai.usage import RequestUsage, RunUsage
 
 from tests.fixtures.workspace import FolderWorkspace
 
@@ -89,3 +90,18 @@ async def test_a_stopped_attempt_costs_too(tmp_path: Path) -> None:
     outcome = await work(tmp_path, "cheap", stop_first=True)
     assert outcome.reason is Reason.CANCELLED
     assert str(outcome.usage.cost) == "0.00021 USD"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "model", "known"),
+    [
+        ("https://api.openai.com/v1", "gpt-4o", True),
+        ("https://api.openai.com/v1", "of-tomorrow", False),
+        ("http://gateway.example.com/v1", "gpt-4o", False),
+    ],
+)
+def test_the_list_price_of_a_public_provider_stands_in(base_url: str, model: str, known: bool) -> None:
+    llm = Settings.model_validate({"llm": {"openai": {"model": model, "base_url": base_url}}}).llm
+    cost = cost_of(llm, RunUsage(input_tokens=1_000_000, output_tokens=1_000))
+    assert (cost is not None) is known
+    assert cost is None or (cost.currency == "USD" and float(cost.amount) > 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.retry import RetryPolicy
+from coding_agent_core.retry import RetryPolicy, backoff
 
 POLICY = RetryPolicy(tries=4, total=45, first_wait=1, longest_wait=20)
 
@@ -29,6 +29,12 @@ def test_next_wait(
     assert POLICY.next_wait(tried=tried, elapsed=elapsed, chance=chance, retry_after=retry_after) == wait
 
 
+def test_the_distance_of_retries_grows_with_jitter() -> None:
+    assert 0.25 <= backoff(1, 0.5, 60) <= 0.5
+    assert 1.0 <= backoff(3, 0.5, 60) <= 2.0
+    assert 30 <= backoff(100, 0.5, 60) <= 60
+
+
 @pytest.mark.parametrize("tried", [30, 100_000])
 def test_a_long_backoff_is_capped(tried: int) -> None:
-    assert POLICY.backoff(tried, chance=1.0) == 20
+    assert backoff(tried, 1, 20, chance=1.0) == 20

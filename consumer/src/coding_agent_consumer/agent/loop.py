@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coding_agent_core.cost import cost_of
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.reasons import Reason
@@ -32,6 +31,7 @@ from coding_agent_consumer.agent import context
 from coding_agent_consumer.agent.failures import RetryingModel, failure_of, too_long
 from coding_agent_consumer.agent.limits import LimitReachedError, LoopLimits, Round, reached, round_of
 from coding_agent_consumer.agent.models import ModelSpec, model_spec, open_model
+from coding_agent_consumer.agent.prices import cost_of
 from coding_agent_consumer.agent.protocol import Brief, OnStep, Step
 from coding_agent_consumer.agent.scrub import Scrub, scrub_for
 from coding_agent_consumer.agent.tools import (
@@ -148,22 +148,12 @@ class ModelAgent:
         return connected.toolsets, f"\nThe tools of these servers are not available now: {names}.\n"
 
     def _counted(self, usage: RunUsage) -> Usage:
-        """What was used, with its cost if the model's price is configured."""
-        llm = self._settings.llm
-        price = llm.prices.get(getattr(llm, llm.provider).model)
-        cost = None
-        if price is not None:
-            cost = cost_of(
-                price,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                cached_tokens=usage.cache_read_tokens,
-            )
+        """What was used, with its cost if the model's price is known."""
         return Usage(
             requests=usage.requests,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
-            cost=cost,
+            cost=cost_of(self._settings.llm, usage),
         )
 
 

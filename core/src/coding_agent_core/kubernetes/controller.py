@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-import random
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.logs import bound
+from coding_agent_core.retry import backoff
 
 _logger = logging.getLogger("controller")
 _T = TypeVar("_T")
@@ -334,7 +334,7 @@ class Controller:
 
     async def _failed(self, key: Key, error: Exception) -> None:
         self._failures[key] += 1
-        delay = backoff(self._failures[key])
+        delay = backoff(self._failures[key], _BACKOFF_FIRST_S, _BACKOFF_MAX_S)
         if not isinstance(error, ApiError):
             _logger.error("%s: %r; next try in %.1f s", key, error, delay, exc_info=error)
         elif error.conflict:
@@ -347,11 +347,6 @@ class Controller:
         if self._on_error is not None:
             await self._on_error(key, error)
         self.queue.add_later(key, delay)
-
-
-def backoff(failures: int, first: float = _BACKOFF_FIRST_S, most: float = _BACKOFF_MAX_S) -> float:
-    """Seconds until the next try after so many failures in a row: exponential, with jitter."""
-    return min(most, first * 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
 
 
 Lists = Callable[[], Awaitable[tuple[list[Body], int]]]

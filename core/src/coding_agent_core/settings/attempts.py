@@ -163,7 +163,7 @@ class LLM(Section):
     max_retries: int = Field(default=5, ge=0)
     """Retries of one request after 429, 5xx and broken connections."""
     prices: dict[str, Price] = Field(default_factory=dict)
-    """What a million tokens cost, by the model's name; a model that is not here has no cost shown."""
+    """What a million tokens cost, by the model's name; by default the public list price, if known."""
 
     @field_validator("function_calling")
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,6 +15,7 @@ from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.logs import bound
+from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Reporter
 
 from coding_agent_operator.observed import Task
@@ -301,7 +301,7 @@ class ForgeWorker:
             self.add(task, rank)
         except (ApiError, QueueUnavailableError) as error:
             _logger.warning("%s; requeued", error)
-            delay = min(_API_RETRY_MAX_S, _API_RETRY_FIRST_S * 2.0 ** min(memory.failures, 10))
+            delay = backoff(memory.failures + 1, _API_RETRY_FIRST_S, _API_RETRY_MAX_S)
             self._retry(name, memory, max(delay, getattr(error, "retry_after", None) or 0.0))
         except Exception:
             _logger.exception("A reconcile failed; requeued")
@@ -351,9 +351,7 @@ class ForgeWorker:
         self.backlog.retry(name, _now(), delay=delay)
 
     def _backoff(self, failures: int) -> float:
-        settings = self._settings
-        wait = min(settings.retry_max, settings.retry_first * 2.0 ** min(failures, 10))
-        return wait * random.uniform(0.5, 1.0)
+        return backoff(failures + 1, self._settings.retry_first, self._settings.retry_max)
 
 
 def _now() -> float:

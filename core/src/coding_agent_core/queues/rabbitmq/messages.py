@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from coding_agent_core.commands import IssueCommand
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import Platform
+from coding_agent_core.retry import backoff
 from coding_agent_core.tasks import Item, task_name
 
 MAX_DELAY_SECONDS = 24 * 3600
@@ -192,6 +193,4 @@ class Timing:
 
     def pause(self, failures: int) -> float:
         """Seconds before the next attempt to connect, after so many failures: half fixed, half random."""
-        full = min(self.longest_pause, self.first_pause * 2.0 ** min(failures, 20))
-        spread: float = self.random()
-        return full * (0.5 + 0.5 * spread)
+        return backoff(failures + 1, self.first_pause, self.longest_pause, self.random())

@@ -23,9 +23,9 @@ _GITHUB_SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")
 
 
 def scope_problem(settings: Settings) -> str | None:
-    """Why polling `task_source` would reach too far, with the settings that narrow it; `None` if it is fine.
+    """Why polling `task_source` needs a narrower scope, with the settings that set it; `None` if it does not.
 
-    On GitHub Enterprise and a self-managed GitLab the whole instance is a scope of its own.
+    On GitHub Enterprise and a self-managed GitLab the whole instance is scope enough.
     """
     match settings.task_source:
         case Platform.GITHUB:
@@ -49,13 +49,13 @@ def scope_problem(settings: Settings) -> str | None:
 
 @dataclass(frozen=True)
 class PollReport:
-    """What one poll found.
+    """The result of one poll.
 
     Attributes:
         found: labeled items.
-        created: names of the tasks that were made.
-        duplicates: items that have their task already.
-        problem: why the poll ended early, `None` if it saw everything.
+        created: names of the tasks that were created.
+        duplicates: items that already had a task.
+        problem: why the poll ended early; `None` if it is complete.
     """
 
     found: int
@@ -67,7 +67,7 @@ class PollReport:
 async def poll_once(
     settings: Settings, forge: Forge, sink: TaskSink, *, metrics: PollMetrics | None = None
 ) -> PollReport:
-    """Submit every labeled item once; raises nothing that the next poll may not meet: see `problem`."""
+    """Submit every labeled item once. Errors of forge and queue are in the report; the next poll retries."""
     found, duplicates, created = 0, 0, list[str]()
     problem: str | None = None
     try:
@@ -77,7 +77,7 @@ async def poll_once(
                 submission = await sink.submit(request)
                 if submission.duplicate is not None:
                     duplicates += 1
-                    _logger.debug("No new task, %s is its task: %s", submission.task, submission.duplicate)
+                    _logger.debug("Duplicate of task %s: %s", submission.task, submission.duplicate)
                     continue
                 created.append(submission.task)
                 _logger.info("Task queued, recovered by poll: %s", submission.task)
@@ -86,7 +86,7 @@ async def poll_once(
         await redeliver_missed(settings, forge, metrics)
     except (ForgeError, QueueUnavailableError) as error:
         problem = str(error)
-        _logger.warning("The poll of %s ended early; the next one tries again: %s", forge.host, problem)
+        _logger.warning("The poll of %s ended early; the next poll retries: %s", forge.host, problem)
         if metrics is not None:
             metrics.failed.labels(forge.platform).inc()
     _logger.info(
@@ -108,8 +108,8 @@ async def poll_forever(
         try:
             await poll_once(settings, forge, sink, metrics=metrics)
         except Exception:
-            # A defect in one round must not end polling: it is the net under the webhooks.
-            _logger.exception("Unexpected error in a poll; the next one tries again")
+            # A defect in one poll must not end polling, which recovers missed webhooks.
+            _logger.exception("Unexpected error in a poll; the next poll retries")
         try:
             async with asyncio.timeout(settings.scheduling.interval):
                 await stop.wait()

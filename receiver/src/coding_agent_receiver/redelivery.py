@@ -25,11 +25,11 @@ from coding_agent_receiver.payload import FieldError
 _logger = logging.getLogger("webhook.redelivery")
 
 KEPT = timedelta(days=3)
-"""How long GitHub keeps a delivery (its documentation, *Redelivering webhooks*)."""
+"""How long GitHub keeps a delivery (GitHub's documentation, *Redelivering webhooks*)."""
 LIMIT = 50
-"""Missed events of one webhook that are looked at in one poll."""
+"""Missed events of one webhook that one poll examines."""
 _IN_VAIN = 5
-"""Failed deliveries of an event since the receiver took others again: it is not tried any further."""
+"""Failed deliveries of an event while the receiver accepted others; then it is not retried."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Missed:
     """The last delivery of each missed event.
 
     Attributes:
-        again: the receiver has taken something since they failed, or in the same second: send them all again,
-            in this order, that of the events.
-        probes: it has not: send one of them, to find out. The least tried first.
+        again: deliveries after which, or in the same second, the receiver accepted another one. All are sent
+            again, in the order of the events.
+        probes: deliveries since which the receiver accepted nothing. One is sent again, as a probe; the
+            least retried comes first.
     """
 
     again: tuple[HookDelivery, ...] = ()
@@ -47,41 +48,42 @@ class Missed:
 
 
 def wanted(settings: Settings) -> bool:
-    """Whether the poll is to look for missed deliveries."""
+    """Whether the poll searches for missed deliveries."""
     of = settings.github.redelivery
     return settings.task_source is Platform.GITHUB and bool(of.repositories or of.organizations)
 
 
 def ours(hooks: Iterable[Hook], url: str) -> list[Hook]:
-    """The webhooks that send to us."""
+    """The webhooks with our URL."""
     return [hook for hook in hooks if hook.url.rstrip("/") == url.rstrip("/")]
 
 
 def events(settings: Settings) -> frozenset[str]:
-    """Names of the events that can mean something to us."""
+    """Names of the events that can have an effect here."""
     commands = {github.COMMENT_EVENT} if settings.webhook.commands.enabled else set()
     return frozenset(settings.webhook.github.events) | commands
 
 
 def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
-    """What was missed.
+    """The missed events in a webhook's log.
 
     Args:
-        log: the deliveries of one webhook, all of them since the oldest event in question.
-        of: names of the events that matter.
+        log: all deliveries of the webhook since the oldest failed one.
+        of: names of the relevant events.
     """
-    deliveries = sorted(log, key=lambda each: (each.at, each.id))
-    taken = [each.at for each in deliveries if each.succeeded]
+    deliveries = sorted(log, key=lambda delivery: (delivery.at, delivery.id))
+    accepted = [delivery.at for delivery in deliveries if delivery.succeeded]
     by_event: dict[str, list[HookDelivery]] = {}
-    for each in deliveries:
-        by_event.setdefault(each.guid, []).append(each)
+    for delivery in deliveries:
+        by_event.setdefault(delivery.guid, []).append(delivery)
     again: list[list[HookDelivery]] = []
     probes: list[list[HookDelivery]] = []
     for tries in by_event.values():
-        if tries[0].event in of and not any(each.succeeded for each in tries) and not _in_vain(tries, taken):
-            # GitHub tells whole seconds. Of two in one second the success counts: sent in vain, once, is the
-            # lesser evil; else one event per poll would be sent again.
-            up = bool(taken) and taken[-1] >= tries[-1].at
+        succeeded = any(delivery.succeeded for delivery in tries)
+        if tries[0].event in of and not succeeded and not _in_vain(tries, accepted):
+            # GitHub gives whole seconds. A success in the same second counts as later: better one
+            # redelivery too many than only one in each poll.
+            up = bool(accepted) and accepted[-1] >= tries[-1].at
             (again if up else probes).append(tries)
     return Missed(
         again=tuple(tries[-1] for tries in again),
@@ -90,25 +92,24 @@ def missed(log: Iterable[HookDelivery], of: Collection[str]) -> Missed:
 
 
 def turns(deliveries: Sequence[HookDelivery], chance: Random) -> tuple[HookDelivery, ...]:
-    """Those that are looked at in this poll, in their order: all, or `LIMIT` of them by chance.
+    """The deliveries that this poll examines, in their order: all, or a random `LIMIT` of them.
 
-    By chance, so that many that lead to nothing (their label is gone) hold nobody up.
+    The choice is random so that many deliveries without effect (their label is gone) do not block the others.
     """
     if len(deliveries) <= LIMIT:
         return tuple(deliveries)
-    return tuple(deliveries[each] for each in sorted(chance.sample(range(len(deliveries)), LIMIT)))
+    return tuple(deliveries[index] for index in sorted(chance.sample(range(len(deliveries)), LIMIT)))
 
 
-def _in_vain(tries: list[HookDelivery], taken: list[datetime]) -> bool:
-    up_since = next((at for at in taken if at > tries[0].at), None)
-    return up_since is not None and sum(each.at > up_since for each in tries) >= _IN_VAIN
+def _in_vain(tries: list[HookDelivery], accepted: list[datetime]) -> bool:
+    up_since = next((at for at in accepted if at > tries[0].at), None)
+    return up_since is not None and sum(delivery.at > up_since for delivery in tries) >= _IN_VAIN
 
 
 async def redeliver_missed(settings: Settings, forge: Forge, metrics: PollMetrics | None = None) -> None:
-    """Ask for what our webhooks sent in vain.
+    """Ask the forge to send missed deliveries again.
 
-    A webhook that cannot be read is a warning, and the next one is looked at: the search for labels is the
-    wider net.
+    A webhook that cannot be read causes a warning only, because the label search finds missed items too.
     """
     hooks = forge.hooks() if wanted(settings) else None
     if hooks is not None:
@@ -129,36 +130,38 @@ class _Round:
                 await self._of(owner)
             except (ForgeRefusedError, ForgeNotFoundError) as error:
                 _logger.warning(
-                    "Missed deliveries of %s are not sent again; the token needs the permission Webhooks, "
-                    "read and write: %s",
+                    "Cannot redeliver missed events of %s; the token needs the permission Webhooks (read and "
+                    "write): %s",
                     owner,
                     error,
                 )
             except ForgeError as error:
-                _logger.warning("Missed deliveries of %s wait for the next poll: %s", owner, error)
+                _logger.warning("The next poll retries missed deliveries of %s: %s", owner, error)
 
     async def _of(self, owner: str) -> None:
         url = self.settings.github.redelivery.webhook_url
         find = self.hooks.of_repository if "/" in owner else self.hooks.of_organization
         found = ours(await find(owner), url)
         if not found:
-            _logger.warning("%s has no active webhook to %s: see github.redelivery.webhook_url", owner, url)
+            _logger.warning(
+                "%s has no active webhook with the URL %s; check github.redelivery.webhook_url", owner, url
+            )
         for hook in found:
             await self._of_hook(hook)
 
     async def _of_hook(self, hook: Hook) -> None:
-        matter = events(self.settings)
+        relevant = events(self.settings)
         oldest = datetime.now(UTC) - KEPT
         failed = [
-            each.at
-            async for each in self.hooks.deliveries(hook, oldest, failed_alone=True)
-            if each.event in matter
+            delivery.at
+            async for delivery in self.hooks.deliveries(hook, oldest, failed_alone=True)
+            if delivery.event in relevant
         ]
         if not failed:
             return
-        log = [each async for each in self.hooks.deliveries(hook, min(failed))]
-        open_ = missed(log, matter)
-        again = [each async for each in self._current(hook, open_.again)]
+        log = [delivery async for delivery in self.hooks.deliveries(hook, min(failed))]
+        open_ = missed(log, relevant)
+        again = [delivery async for delivery in self._current(hook, open_.again)]
         for delivery in again:
             await self._again(hook, delivery)
         if not again:
@@ -167,9 +170,9 @@ class _Round:
                 break
 
     async def _current(self, hook: Hook, deliveries: tuple[HookDelivery, ...]) -> AsyncIterator[HookDelivery]:
-        """Those but for label applications that their items do not show any more.
+        """The deliveries without label applications that are no longer on their items.
 
-        The event of taking the label off may have been taken, and then nothing would end the task.
+        The receiver may have accepted the event that removed the label; nothing would cancel the task then.
         """
         for delivery in turns(deliveries, Random()):
             payload = await self.hooks.payload(hook, delivery)
@@ -178,7 +181,7 @@ class _Round:
                     Delivery(delivery.event, delivery.guid), payload, self.settings, datetime.now(UTC)
                 )
             except FieldError:
-                meaning = None  # for the receiver to say, in its log
+                meaning = None  # the receiver will report it
             if isinstance(meaning, Accepted):
                 try:
                     item = await self.forge.glance(meaning.request.item)
@@ -191,7 +194,7 @@ class _Round:
     async def _again(self, hook: Hook, delivery: HookDelivery) -> None:
         await self.hooks.redeliver(hook, delivery)
         _logger.info(
-            "Asked for a missed delivery again: %s, %s, %s", delivery.event, delivery.guid, hook.name
+            "Asked for the redelivery of a missed event: %s, %s, %s", delivery.event, delivery.guid, hook.name
         )
         if self.metrics is not None:
             self.metrics.redelivered.labels(self.forge.platform).inc()

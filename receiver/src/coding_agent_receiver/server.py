@@ -25,16 +25,16 @@ _logger = logging.getLogger("webhook.server")
 GRACE = 25
 """Seconds for requests in flight after SIGTERM; Kubernetes kills after 30."""
 KEEP_ALIVE = 75
-"""Seconds; longer than the idle time of usual load balancers (60), which would meet closed connections."""
+"""Seconds; longer than the idle timeout of usual load balancers (60 s)."""
 
 _BACKLOG = 2048
 
 
 def run(settings: Settings, sink: TaskSink) -> None:
-    """Serve until SIGTERM or SIGINT; requests in flight are finished and the sink is closed.
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight and close the sink.
 
     Raises:
-        SettingsError: webhooks are disabled, no secret is set, or the address cannot be listened on.
+        SettingsError: webhooks are disabled, no secret is set, or the address is not available.
     """
 
     async def main() -> None:
@@ -46,7 +46,7 @@ def run(settings: Settings, sink: TaskSink) -> None:
         finally:
             await sink.aclose()
 
-    # uvloop where it is installed; without its own logging, which would not be in our form.
+    # uvloop if it is installed; uvicorn must not configure logging.
     loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
@@ -60,14 +60,14 @@ async def serve(
     started: Callable[[int], None] | None = None,
     app: FastAPI | None = None,
 ) -> None:
-    """Serve until `stop` is set, then finish the requests in flight; signals and the sink are the caller's.
+    """Serve until `stop` is set, then finish the requests in flight. The caller handles signals and the sink.
 
     Args:
-        started: called with the port once requests are taken (`webhook.server.port` may be 0).
-        app: in place of `create_app(settings, sink)`.
+        started: called with the port when the server listens (`webhook.server.port` may be 0).
+        app: replaces `create_app(settings, sink)`.
 
     Raises:
-        SettingsError: webhooks are disabled, no secret is set, or the address cannot be listened on.
+        SettingsError: webhooks are disabled, no secret is set, or the address is not available.
     """
     if not settings.webhook.enabled:
         raise SettingsError(
@@ -77,7 +77,7 @@ async def serve(
     listener = _listen(settings.webhook.server)
     host, port = listener.getsockname()[:2]
 
-    def tell_started() -> None:
+    def on_started() -> None:
         _logger.info("Webhook server listening on %s:%d", host, port)
         if started is not None:
             started(port)
@@ -88,13 +88,13 @@ async def serve(
             http=WholeAnswers,
             log_config=None,
             access_log=False,
-            # X-Forwarded-For is ours to judge (`webhook.trusted_proxies`).
+            # The app itself interprets X-Forwarded-For (`webhook.trusted_proxies`).
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACE,
         ),
-        tell_started,
+        on_started,
     )
     stopping = asyncio.create_task(_stop(server, stop))
     try:
@@ -106,19 +106,20 @@ async def serve(
 
 
 class WholeAnswers(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # which one is chosen when it is imported
-    """uvicorn's HTTP protocol, which writes head and body one after the other.
+    """uvicorn's HTTP protocol, but head and body of an answer leave in one write.
 
-    A receiver that is killed between the two has told the proxy in front that an answer comes: the proxy has
-    begun to pass it on, and cannot ask another replica any more.
+    If a receiver is killed between two writes, the proxy in front has already passed the head on and cannot
+    retry with another replica.
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Put the pieces together before they reach the transport."""
-        super().connection_made(cast("asyncio.Transport", _Together(cast("asyncio.Transport", transport))))
+        super().connection_made(
+            cast("asyncio.Transport", _JoinedWrites(cast("asyncio.Transport", transport)))
+        )
 
 
-class _Together:
-    """A transport that writes what it is given in one step of the event loop at once."""
+class _JoinedWrites:
+    """A transport that joins all writes of one step of the event loop."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -143,17 +144,16 @@ class _Together:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the caller: uvicorn raises them again, which would skip closing the sink."""
+    """Leaves signals to the caller; uvicorn would raise them again, and the sink would not be closed."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._tell_started = started
+        self._on_started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell."""
         await super().startup(sockets=sockets)
         if self.started:
-            self._tell_started()
+            self._on_started()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -168,7 +168,7 @@ async def _stop(server: uvicorn.Server, stop: asyncio.Event) -> None:
 
 def _listen(where: WebhookServer) -> socket.socket:
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only on sockets that name their protocol; it costs 40 ms a request.
+    # asyncio disables Nagle's algorithm (40 ms a request) only on sockets that name their protocol.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -129,7 +129,7 @@ def test_a_missed_label_becomes_one_task_whoever_recovers_it(outage: Outage) -> 
     program = outage.poll()
     outage.ended(2)
     assert [each.status for each in outage.log] == ["failed to connect to host", "OK"]
-    assert "Asked for a missed delivery again: issues" in program.text()
+    assert "Asked for the redelivery of a missed event: issues" in program.text()
     assert len(outage.place.tasks()) == 1
     outage.poll()
     assert len(outage.log) == 2, "what was taken is not asked for again"
@@ -208,5 +208,8 @@ def test_a_webhook_with_another_address_is_left_alone(outage: Outage) -> None:
     outage.ended(1)
     outage.url = "https://hooks.example.com/webhook/github"
     program = outage.poll(**ELSEWHERE)
-    assert "acme/pricing has no active webhook to https://hooks.example.com/webhook/github" in program.text()
+    assert (
+        "acme/pricing has no active webhook with the URL https://hooks.example.com/webhook/github"
+        in program.text()
+    )
     assert len(outage.log) == 1

@@ -14,7 +14,6 @@ from pika import exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.queues.rabbitmq.messages import Message
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.queues import RabbitMQ
 
@@ -24,7 +23,6 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 RESOURCE_LOCKED = 405
 PRECONDITION_FAILED = 406
-_PERSISTENT = 2
 _LOCK_PAUSE = 0.1
 _T = TypeVar("_T")
 
@@ -97,12 +95,13 @@ class Connection:
     Attributes:
         closed: done when the connection is gone, with the reason.
         blocked: the broker takes no messages from us now (its memory or disk is short).
+        raw: pika's connection.
     """
 
     def __init__(self) -> None:
         self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.blocked = False
-        self._raw: Any = None
+        self.raw: Any = None
 
     @classmethod
     async def open(cls, settings: RabbitMQ, secrets: Secrets, timeout: float) -> Connection:
@@ -124,7 +123,7 @@ class Connection:
         except TimeoutError as error:
             raise BrokerError(f"{where} did not answer within {timeout:g} s") from error
         except Exception as error:
-            raise BrokerError(f"{where} refused the connection: {_text(error)}") from error
+            raise BrokerError(f"{where} refused the connection: {text(error)}") from error
 
     @classmethod
     async def _open(cls, settings: RabbitMQ, password: str, timeout: float) -> Connection:
@@ -136,7 +135,7 @@ class Connection:
             if not opened.done():
                 opened.set_exception(_cause(error))
 
-        connection._raw = AsyncioConnection(
+        connection.raw = AsyncioConnection(
             pika.ConnectionParameters(
                 host=settings.host,
                 port=settings.port,
@@ -156,24 +155,17 @@ class Connection:
         except BaseException:
             connection.drop()
             raise
-        connection._raw.add_on_connection_blocked_callback(lambda *_: setattr(connection, "blocked", True))
-        connection._raw.add_on_connection_unblocked_callback(lambda *_: setattr(connection, "blocked", False))
+        connection.raw.add_on_connection_blocked_callback(lambda *_: setattr(connection, "blocked", True))
+        connection.raw.add_on_connection_unblocked_callback(lambda *_: setattr(connection, "blocked", False))
         return connection
 
     @property
     def is_open(self) -> bool:
         """Whether nothing is known against it; a dead peer shows after two heartbeats only."""
-        return bool(self._raw.is_open)
+        return bool(self.raw.is_open)
 
     async def channel(self) -> Channel:
-        return await Channel.open(self._raw)
-
-    async def confirming_channel(self) -> ConfirmingChannel:
-        """A channel for publishing."""
-        channel = await ConfirmingChannel.open(self._raw)
-        await channel.call(channel.raw.confirm_delivery, ack_nack_callback=channel.on_confirm)
-        channel.raw.add_on_return_callback(channel.on_return)
-        return channel
+        return await Channel.open(self)
 
     async def declare(self, queue: str, **arguments: Any) -> Any:
         """Declare a queue on a channel of its own; the broker's answer.
@@ -234,8 +226,8 @@ class Connection:
 
     def drop(self) -> None:
         """Start to close it."""
-        if not (self._raw.is_closing or self._raw.is_closed):
-            self._raw.close()
+        if not (self.raw.is_closing or self.raw.is_closed):
+            self.raw.close()
 
     async def close(self) -> None:
         """Close it; what is sent already still arrives. Stops waiting after 2 seconds."""
@@ -278,13 +270,13 @@ class Channel:
         self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def open(cls, connection: Any) -> Self:
+    async def open(cls, connection: Connection) -> Self:
         channel = cls()
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            channel.raw = connection.channel(on_open_callback=lambda _raw: _resolve(opened, None))
+            channel.raw = connection.raw.channel(on_open_callback=lambda _raw: _resolve(opened, None))
         except exceptions.AMQPError as error:
-            raise BrokerError(f"RabbitMQ opened no channel: {_text(error)}") from error
+            raise BrokerError(f"RabbitMQ opened no channel: {text(error)}") from error
         channel.raw.add_on_close_callback(lambda _raw, reason: _resolve(channel.closed, reason))
         await channel.wait(opened)
         return channel
@@ -304,7 +296,7 @@ class Channel:
         try:
             method(callback=lambda frame: _resolve(answer, frame), **arguments)
         except exceptions.AMQPError as error:
-            raise BrokerError(f"RabbitMQ's channel is closed: {_text(error)}") from error
+            raise BrokerError(f"RabbitMQ's channel is closed: {text(error)}") from error
         return await self.wait(answer)
 
     async def wait(self, future: asyncio.Future[_T]) -> _T:
@@ -342,67 +334,12 @@ class Channel:
             self.raw.close()
 
 
-class ConfirmingChannel(Channel):
-    """A channel on which the broker confirms each message. Several may be on their way at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._sent = 0
-        self._unconfirmed: dict[int, asyncio.Future[None]] = {}
-        self._returnable: dict[str, int] = {}
-
-    async def publish(self, message: Message) -> None:
-        """Send a message and wait until the broker has it safely (on disk, for a durable queue).
-
-        Raises:
-            BrokerError: not confirmed; the message may be in the queue all the same.
-        """
-        self._sent += 1
-        number = self._sent
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unconfirmed[number] = confirmed
-        self._returnable[message.id] = number
-        properties = pika.BasicProperties(
-            delivery_mode=_PERSISTENT,
-            content_type="application/json",
-            message_id=message.id,
-            headers=dict(message.headers) if message.headers else None,
-        )
-        try:
-            self.raw.basic_publish("", message.queue, message.body, properties, mandatory=True)
-            await self.wait(confirmed)
-        except exceptions.AMQPError as error:
-            raise BrokerError(f"RabbitMQ's channel is closed: {_text(error)}") from error
-        finally:
-            self._unconfirmed.pop(number, None)
-            self._returnable.pop(message.id, None)
-
-    def on_confirm(self, frame: Any) -> None:
-        """Callback of `confirm_delivery`."""
-        tag: int = frame.method.delivery_tag
-        numbers = [n for n in self._unconfirmed if n <= tag] if frame.method.multiple else [tag]
-        for number in numbers:
-            confirmed = self._unconfirmed.get(number)
-            if confirmed is None or confirmed.done():
-                continue
-            if isinstance(frame.method, pika.spec.Basic.Ack):
-                confirmed.set_result(None)
-            else:
-                confirmed.set_exception(BrokerError("RabbitMQ refused the message; is the queue full?"))
-
-    def on_return(self, _raw: object, method: Any, properties: Any, _body: bytes) -> None:
-        """Callback for messages that no queue took; it comes before the message's confirmation."""
-        confirmed = self._unconfirmed.get(self._returnable.get(str(properties.message_id), 0))
-        if confirmed is not None and not confirmed.done():
-            confirmed.set_exception(BrokerError(f"RabbitMQ has no queue {method.routing_key!r} any more"))
-
-
 def closed_error(reason: BaseException) -> BrokerError:
     """Our error for why a channel or connection is gone."""
     if isinstance(reason, exceptions.ChannelClosedByBroker):
         message = f"RabbitMQ closed the channel: {reason.reply_text}"
         return ChannelRefusedError(message, int(reason.reply_code))
-    return BrokerError(f"The connection to RabbitMQ is gone: {_text(reason)}")
+    return BrokerError(f"The connection to RabbitMQ is gone: {text(reason)}")
 
 
 def was_silent(connection: Connection) -> bool:
@@ -412,7 +349,7 @@ def was_silent(connection: Connection) -> bool:
     )
 
 
-def _text(error: BaseException) -> str:
+def text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 

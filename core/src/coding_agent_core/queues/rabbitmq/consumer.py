@@ -14,7 +14,6 @@ from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
-    ConfirmingChannel,
     Connection,
     IoThread,
     UnackedDelivery,
@@ -37,6 +36,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     task_message,
     waiting_queue,
 )
+from coding_agent_core.queues.rabbitmq.publisher import ConfirmingChannel
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.queues import RabbitMQ
 from coding_agent_core.waiting import first_of
@@ -246,7 +246,7 @@ class ConsumerConnection:
             BrokerError: not confirmed.
         """
         if self._publisher is None or not self._publisher.is_open:
-            self._publisher = await self._open_connection().confirming_channel()
+            self._publisher = await ConfirmingChannel.open(self._open_connection())
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
                 await self._publisher.publish(message)

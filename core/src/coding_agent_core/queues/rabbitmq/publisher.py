@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+
+import pika
+from pika import exceptions
 
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
+    Channel,
     ChannelRefusedError,
-    ConfirmingChannel,
     Connection,
     IoThread,
+    text,
 )
 from coding_agent_core.queues.rabbitmq.messages import (
     WAITING_ARGUMENTS,
@@ -33,7 +37,70 @@ from coding_agent_core.tasks import Origin, TaskRequest, Withdrawal, new_uuid
 _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8
 _RECONNECT_SECONDS = 0.2
+_PERSISTENT = 2
 _T = TypeVar("_T")
+
+
+class ConfirmingChannel(Channel):
+    """A channel on which the broker confirms each message. Several may be on their way at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sent = 0
+        self._unconfirmed: dict[int, asyncio.Future[None]] = {}
+        self._returnable: dict[str, int] = {}
+
+    @classmethod
+    async def open(cls, connection: Connection) -> Self:
+        channel = await super().open(connection)
+        await channel.call(channel.raw.confirm_delivery, ack_nack_callback=channel._on_confirm)
+        channel.raw.add_on_return_callback(channel._on_return)
+        return channel
+
+    async def publish(self, message: Message) -> None:
+        """Send a message and wait until the broker has it safely (on disk, for a durable queue).
+
+        Raises:
+            BrokerError: not confirmed; the message may be in the queue all the same.
+        """
+        self._sent += 1
+        number = self._sent
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unconfirmed[number] = confirmed
+        self._returnable[message.id] = number
+        properties = pika.BasicProperties(
+            delivery_mode=_PERSISTENT,
+            content_type="application/json",
+            message_id=message.id,
+            headers=dict(message.headers) if message.headers else None,
+        )
+        try:
+            self.raw.basic_publish("", message.queue, message.body, properties, mandatory=True)
+            await self.wait(confirmed)
+        except exceptions.AMQPError as error:
+            raise BrokerError(f"RabbitMQ's channel is closed: {text(error)}") from error
+        finally:
+            self._unconfirmed.pop(number, None)
+            self._returnable.pop(message.id, None)
+
+    def _on_confirm(self, frame: Any) -> None:
+        """Callback of `confirm_delivery`."""
+        tag: int = frame.method.delivery_tag
+        numbers = [n for n in self._unconfirmed if n <= tag] if frame.method.multiple else [tag]
+        for number in numbers:
+            confirmed = self._unconfirmed.get(number)
+            if confirmed is None or confirmed.done():
+                continue
+            if isinstance(frame.method, pika.spec.Basic.Ack):
+                confirmed.set_result(None)
+            else:
+                confirmed.set_exception(BrokerError("RabbitMQ refused the message; is the queue full?"))
+
+    def _on_return(self, _raw: object, method: Any, properties: Any, _body: bytes) -> None:
+        """Callback for messages that no queue took; it comes before the message's confirmation."""
+        confirmed = self._unconfirmed.get(self._returnable.get(str(properties.message_id), 0))
+        if confirmed is not None and not confirmed.done():
+            confirmed.set_exception(BrokerError(f"RabbitMQ has no queue {method.routing_key!r} any more"))
 
 
 class RabbitMQSink:
@@ -220,7 +287,7 @@ class RabbitMQSink:
                 )
                 try:
                     await connection.declare_durable(*self._queues)
-                    self._channel = await connection.confirming_channel()
+                    self._channel = await ConfirmingChannel.open(connection)
                 except BaseException:
                     connection.drop()
                     raise

@@ -86,6 +86,6 @@ def _own(
             state,
             Reason.INTERNAL,
             f"The agent's process died in attempt {state.attempt} of {max_attempts}; "
-            "it is not tried again. See the consumer's log around that time.",
+            "it is not retried. See the consumer's log around that time.",
         )
     return Start(run=state.run, attempt=attempt, previous=state, continues=True)

@@ -48,7 +48,7 @@ _OVERTIME = 600.0
 """Seconds after an attempt's time in which its finished work can still be pushed."""
 
 
-class _LetGoError(Exception):
+class _StoppedError(Exception):
     """The consumer is shutting down, or the queue gave the task to another consumer: report nothing more."""
 
 
@@ -86,22 +86,26 @@ class TaskHandler:
             async with AsyncExitStack() as stack:
                 while not await stack.enter_async_context(claim.item_lock()):
                     await stack.aclose()
-                    if await self._answered_elsewhere(claim, forge, item):
+                    if await self._settle_locked_out(claim, forge, item):
                         return
                 await self._with_item(claim, forge)
-        except _LetGoError:
-            _logger.info("Let go of %s: %s", item.display, "lost" if claim.lost.is_set() else "shutting down")
+        except _StoppedError:
+            _logger.info(
+                "Stopped work on %s: %s",
+                item.display,
+                "claim lost" if claim.lost.is_set() else "shutting down",
+            )
         except ForgeNotFoundError as error:
             await claim.dead_letter(str(error))
         except ForgeError as error:
-            _logger.warning("Giving %s back to the queue: %s", item.display, error)
+            _logger.warning("Returning %s to the queue: %s", item.display, error)
             if claim.task.attempt < self.settings.consumer.max_attempts:
                 await claim.retry(self._delay(claim.task.attempt, None))
             else:
                 await claim.dead_letter(str(error))
 
-    async def _answered_elsewhere(self, claim: Claim, forge: Forge, item: Item) -> bool:
-        """Another consumer holds the item. Whether this message is settled thereby; `False`: try again."""
+    async def _settle_locked_out(self, claim: Claim, forge: Forge, item: Item) -> bool:
+        """Another consumer holds the item: settle this message; `False`: the item is free now."""
         label = self.settings.labels(item.platform).bot_label
         deadline = asyncio.get_running_loop().time() + _OTHER_CONSUMER_PATIENCE
         while asyncio.get_running_loop().time() < deadline:
@@ -116,8 +120,8 @@ class TaskHandler:
             _logger.info("Dropped a message for %s: another consumer works on it", item.display)
             await claim.done()
         else:
-            # It may be the very message that the other consumer holds, delivered again because its connection
-            # broke: it must not be forgotten while nobody can know whether the other one will end.
+            # It may be the message of the other consumer's own task, delivered again because its connection
+            # broke: it must stay in the queue until that task has ended.
             await claim.retry(_OTHER_CONSUMER_PATIENCE)
         return True
 
@@ -191,14 +195,14 @@ class TaskHandler:
                 overtime=_OVERTIME,
             ).run()
         if claim.lost.is_set():
-            raise _LetGoError
+            raise _StoppedError
         if outcome.reason is Reason.CANCELLED:
             if why and why[0]:
                 saved = " What was done so far is pushed." if outcome.branch else ""
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped.{saved}"})
             else:  # the consumer is ending, the person still wants it: another consumer goes on
                 await self._interrupted(task, outcome)
-                raise _LetGoError
+                raise _StoppedError
         await self._settle(claim, task, outcome)
 
     async def _settle(self, claim: Claim, task: Task, outcome: Outcome) -> None:
@@ -210,7 +214,7 @@ class TaskHandler:
             try:
                 await task.comment(Phase.BACKOFF, outcome=outcome, next_attempt=at)
             except ForgeError as error:  # the next attempt shows the truth anyway
-                _logger.warning("Could not show on %s that it is tried again: %s", task.item.display, error)
+                _logger.warning("Could not report on %s that it is retried: %s", task.item.display, error)
             return
         claim.ending()
         await self._retrying(claim, lambda: task.finish(outcome))
@@ -226,7 +230,7 @@ class TaskHandler:
         try:
             await task.comment(Phase.QUEUED, outcome=outcome)
         except ForgeError as error:
-            _logger.warning("Could not show on %s that it waits again: %s", task.item.display, error)
+            _logger.warning("Could not report on %s that it waits again: %s", task.item.display, error)
 
     @asynccontextmanager
     async def _watch(self, claim: Claim, task: Task) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
@@ -266,7 +270,7 @@ class TaskHandler:
 
         Raises:
             ForgeError: the forge refused, or was down for longer than `patience`.
-            _LetGoError: the consumer is to end, or the claim was lost, while waiting.
+            _StoppedError: the consumer is to end, or the claim was lost, while waiting.
         """
         return await while_unavailable(
             action,
@@ -284,7 +288,7 @@ class TaskHandler:
             for each in ends:
                 each.cancel()
         if done:
-            raise _LetGoError
+            raise _StoppedError
 
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer
@@ -295,7 +299,7 @@ class TaskHandler:
 async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int) -> None:
     """Work on tasks, `concurrency` at a time, until the handler's `shutdown` is set or the source ends.
 
-    A task whose handling fails unexpectedly is logged and handed out again, at most `max_attempts` times.
+    A task whose handling fails unexpectedly is logged and retried, at most `max_attempts` times.
     """
 
     async def work() -> None:
@@ -308,7 +312,7 @@ async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int)
                 if claim.task.attempt < consumer.max_attempts:
                     await claim.retry(consumer.retry_delay)
                 else:
-                    await claim.dead_letter("handling it failed unexpectedly; the consumer's log tells more")
+                    await claim.dead_letter("handling it failed unexpectedly; see the consumer's log")
 
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):

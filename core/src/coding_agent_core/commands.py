@@ -1,7 +1,7 @@
 """Commands that people write as comments on an item, and how an AgentTask stores them. Pure.
 
-The receiver has no forge token, so it cannot ask who may give a command: it stores the command on the item's
-newest AgentTask, and the reporter executes it (`command_execution`). See docs/decisions/0015.
+The receiver has no forge token, so it cannot check who may give a command: it stores the command on the
+item's newest AgentTask, and the reporter executes it (`command_execution`). See docs/decisions/0015.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class TaskSink(Protocol):
         """Admit and store a task.
 
         Raises:
-            QueueUnavailableError: nothing was stored; the sender is to try again.
+            QueueUnavailableError: nothing was stored; the sender should retry.
         """
         ...
 
@@ -49,7 +49,7 @@ class TaskSink(Protocol):
         """Store a command, as safely as a task; nobody has checked yet whether its author may give it.
 
         Raises:
-            QueueUnavailableError: it is not stored; the sender is to try again.
+            QueueUnavailableError: it is not stored; the sender should retry.
         """
         ...
 

@@ -161,7 +161,7 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing is known against it; a dead peer shows after two heartbeats only."""
+        """Whether it is open as far as known; a dead peer is noticed after two heartbeats only."""
         return bool(self.raw.is_open)
 
     async def channel(self) -> Channel:

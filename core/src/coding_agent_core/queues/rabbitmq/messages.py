@@ -44,7 +44,7 @@ class Message:
 
 
 def dead_queue(queue: str) -> str:
-    """Where tasks are after the last attempt, for a person to look at."""
+    """Where tasks are after their last attempt, for a person to inspect."""
     return f"{queue}.dead"
 
 

@@ -39,7 +39,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Finish:
+class Abandon:
     """The task has begun before and does not go on: report this end."""
 
     state: State
@@ -49,7 +49,7 @@ class Finish:
 
 def decide(
     task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
-) -> Start | Drop | Finish:
+) -> Start | Drop | Abandon:
     """Decide what becomes of a message."""
     flow = {labels.bot_label, labels.processing_label} & details.labels
     if state is not None and state.uuid == task.uuid:
@@ -64,14 +64,14 @@ def decide(
 
 def _own(
     task: QueuedTask, details: ItemDetails, state: State, flow: set[str], max_attempts: int
-) -> Start | Drop | Finish:
+) -> Start | Drop | Abandon:
     """The message was begun before: by a consumer that died, or as an earlier attempt."""
     if state.phase.terminal:
         return Drop("the task has ended already")
     if not details.open:
-        return Finish(state, Reason.CANCELLED, "The item was closed while its task was waiting to go on.")
+        return Abandon(state, Reason.CANCELLED, "The item was closed while its task was waiting to go on.")
     if not flow and task.request.trigger.origin is not Origin.MANUAL:
-        return Finish(state, Reason.CANCELLED, "The label was removed while the task was waiting to go on.")
+        return Abandon(state, Reason.CANCELLED, "The label was removed while the task was waiting to go on.")
     match state.phase:
         case Phase.QUEUED:  # stopped in good order, e.g. by a restart of the consumer: costs no attempt
             attempt = max(task.attempt, state.attempt)
@@ -82,7 +82,7 @@ def _own(
         case _:  # its consumer died
             attempt = max(task.attempt, state.attempt + 1)
     if attempt > max_attempts:
-        return Finish(
+        return Abandon(
             state,
             Reason.INTERNAL,
             f"The agent's process died in attempt {state.attempt} of {max_attempts}; "

@@ -29,7 +29,7 @@ from coding_agent_core.waiting import first_of
 
 from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace
-from coding_agent_consumer.decide import Drop, Finish, Start, decide
+from coding_agent_consumer.decide import Abandon, Drop, Start, decide
 from coding_agent_consumer.tasks import Task, branch_for, remembered, task_for
 from coding_agent_consumer.transcripts.keeping import Transcripts
 
@@ -137,7 +137,7 @@ class TaskHandler:
             case Drop(why):
                 _logger.info("Dropped a message for %s: %s", item.display, why)
                 await claim.done()
-            case Finish(ended, reason, message):
+            case Abandon(ended, reason, message):
                 task = task_for(forge, item, labels, ended, max_attempts=limit, clock=self.clock)
                 outcome = Outcome(reason=reason, message=message)
                 claim.ending()

@@ -23,7 +23,7 @@ from coding_agent_core.tasks import TaskRequest, Withdrawal
 _logger = logging.getLogger("coding_agent.commands")
 
 
-class CommandResult(StrEnum):
+class ExecutionResult(StrEnum):
     DONE = "done"
     NOTHING = "nothing"
     """There was nothing to do."""
@@ -67,13 +67,13 @@ class CommandMetrics:
             registry=registry,
         )
 
-    def count(self, command: IssueCommand, result: CommandResult) -> None:
+    def count(self, command: IssueCommand, result: ExecutionResult) -> None:
         self._commands.labels(command.item.platform, command.name, result).inc()
 
 
 async def execute(
     command: IssueCommand, target: Target, metrics: CommandMetrics | None = None
-) -> CommandResult:
+) -> ExecutionResult:
     """Check that the author may give the command, and do what it says.
 
     Raises:
@@ -84,9 +84,9 @@ async def execute(
     except ForgeUnavailableError:
         raise
     except ForgeError as error:
-        result, text = CommandResult.FAILED, str(error)
+        result, text = ExecutionResult.FAILED, str(error)
     # People without the right get no answer on the item: only the log shows it.
-    warn = result in (CommandResult.REFUSED, CommandResult.FAILED)
+    warn = result in (ExecutionResult.REFUSED, ExecutionResult.FAILED)
     _logger.log(
         logging.WARNING if warn else logging.INFO,
         "/%s by %s on %s: %s: %s",
@@ -101,17 +101,17 @@ async def execute(
     return result
 
 
-async def _execute(command: IssueCommand, target: Target) -> tuple[CommandResult, str]:
+async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResult, str]:
     forge = target.forge
     if command.user.casefold() == (await forge.whoami()).casefold():
-        return CommandResult.REFUSED, "our own account gives no commands"
+        return ExecutionResult.REFUSED, "our own account gives no commands"
     if not await forge.can_write(command.item, command.user):
-        return CommandResult.REFUSED, f"{command.user} has no write access to the repository"
+        return ExecutionResult.REFUSED, f"{command.user} has no write access to the repository"
     try:
         if await forge.has_reacted(command.item, command.comment):
-            return CommandResult.NOTHING, "it was executed before"
+            return ExecutionResult.NOTHING, "it was executed before"
     except ForgeNotFoundError:
-        return CommandResult.NOTHING, "its comment is gone"
+        return ExecutionResult.NOTHING, "its comment is gone"
     result = await _act(command, target)
     try:
         await forge.react(command.item, command.comment)
@@ -122,18 +122,18 @@ async def _execute(command: IssueCommand, target: Target) -> tuple[CommandResult
     return result
 
 
-async def _act(command: IssueCommand, target: Target) -> tuple[CommandResult, str]:
+async def _act(command: IssueCommand, target: Target) -> tuple[ExecutionResult, str]:
     if command.name is CommandName.CANCEL:
         task = await target.tasks.withdraw(command.withdrawal())
         if task is None:
-            return CommandResult.NOTHING, "there is no task to cancel"
-        return CommandResult.DONE, f"cancelled {task}"
+            return ExecutionResult.NOTHING, "there is no task to cancel"
+        return ExecutionResult.DONE, f"cancelled {task}"
     if not (await target.forge.read(command.item)).open:
-        return CommandResult.NOTHING, "the item is closed"
+        return ExecutionResult.NOTHING, "the item is closed"
     why = reason_not_to_run(command.name, await target.phase())
     if why is not None:
-        return CommandResult.NOTHING, why
+        return ExecutionResult.NOTHING, why
     submission = await target.tasks.submit(command.request())
     if submission.duplicate is not None:
-        return CommandResult.NOTHING, submission.duplicate
-    return CommandResult.DONE, f"requested {submission.task}"
+        return ExecutionResult.NOTHING, submission.duplicate
+    return ExecutionResult.DONE, f"requested {submission.task}"

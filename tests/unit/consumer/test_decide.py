@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_consumer.decide import Drop, Finish, Start, decide
+from coding_agent_consumer.decide import Abandon, Drop, Start, decide
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.phases import Phase
@@ -47,7 +47,7 @@ def state(uuid: str, phase: Phase, *, attempt: int = 1, run: int = 1) -> State:
     return State(uuid=uuid, phase=phase, attempt=attempt, run=run)
 
 
-START, DROP, END = Start, Drop, Finish
+START, DROP, END = Start, Drop, Abandon
 
 CASES = [
     # what, message, item, remembered state, expected (run, attempt)
@@ -162,6 +162,6 @@ def test_claim(queued: QueuedTask, details: ItemDetails, remembered: State | Non
             assert (run, attempt) == expected
         case Drop():
             assert expected is DROP
-        case Finish(_, reason, sentence):
+        case Abandon(_, reason, sentence):
             assert (END, reason) == expected
             assert sentence.endswith(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from coding_agent_core.command_execution import CommandMetrics, CommandResult, Target, execute
+from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, Target, execute
 from coding_agent_core.commands import CommandName
 from coding_agent_core.errors import (
     ForgeError,
@@ -76,7 +76,7 @@ class World:
         self.withdrawn.append(withdrawal)
         return "task" if self.phase is Phase.RUNNING else None
 
-    async def give(self, name: CommandName, user: str = "alice", **more: object) -> CommandResult:
+    async def give(self, name: CommandName, user: str = "alice", **more: object) -> ExecutionResult:
         async def phase() -> Phase | None:
             return self.phase
 
@@ -92,22 +92,22 @@ class World:
 @pytest.mark.parametrize("user", ["reader", "coding-agent-bot", "CODING-agent-bot"])
 async def test_who_may_not_command_gets_nothing_at_all(name: CommandName, user: str) -> None:
     world = World()
-    assert await world.give(name, user) is CommandResult.REFUSED
+    assert await world.give(name, user) is ExecutionResult.REFUSED
     assert world.untouched
 
 
 @pytest.mark.parametrize(
     ("name", "phase", "result", "asked", "withdrawn"),
     [
-        (RUN, None, CommandResult.DONE, 1, 0),
-        (RETRY, Phase.FAILED, CommandResult.DONE, 1, 0),
-        (RETRY, Phase.SUCCEEDED, CommandResult.NOTHING, 0, 0),
-        (CANCEL, Phase.RUNNING, CommandResult.DONE, 0, 1),
-        (CANCEL, Phase.FAILED, CommandResult.NOTHING, 0, 1),
+        (RUN, None, ExecutionResult.DONE, 1, 0),
+        (RETRY, Phase.FAILED, ExecutionResult.DONE, 1, 0),
+        (RETRY, Phase.SUCCEEDED, ExecutionResult.NOTHING, 0, 0),
+        (CANCEL, Phase.RUNNING, ExecutionResult.DONE, 0, 1),
+        (CANCEL, Phase.FAILED, ExecutionResult.NOTHING, 0, 1),
     ],
 )
 async def test_who_may_sees_by_a_reaction_that_it_was_done(
-    name: CommandName, phase: Phase | None, result: CommandResult, asked: int, withdrawn: int
+    name: CommandName, phase: Phase | None, result: ExecutionResult, asked: int, withdrawn: int
 ) -> None:
     world = World(phase=phase)
     assert await world.give(name) is result
@@ -117,20 +117,20 @@ async def test_who_may_sees_by_a_reaction_that_it_was_done(
 
 async def test_what_bears_our_reaction_is_not_done_again() -> None:
     world = World()
-    assert await world.give(RUN) is CommandResult.DONE
-    assert await world.give(RUN) is CommandResult.NOTHING
+    assert await world.give(RUN) is ExecutionResult.DONE
+    assert await world.give(RUN) is ExecutionResult.NOTHING
     assert len(world.asked) == 1
 
 
 async def test_nothing_is_started_on_a_closed_item() -> None:
     world = World(open=False)
-    assert await world.give(RUN) is CommandResult.NOTHING
+    assert await world.give(RUN) is ExecutionResult.NOTHING
     assert not world.asked
 
 
 async def test_a_comment_that_was_deleted_commands_nothing() -> None:
     world = World(fails={"has_reacted": ForgeNotFoundError("gone")})
-    assert await world.give(RUN) is CommandResult.NOTHING
+    assert await world.give(RUN) is ExecutionResult.NOTHING
     assert world.untouched
 
 
@@ -143,7 +143,7 @@ async def test_whatever_is_away_the_command_is_repeated_until_it_is_done(where: 
     with pytest.raises((ForgeUnavailableError, QueueUnavailableError)):
         await world.give(RUN)
     assert not world.reacted
-    assert await world.give(RUN) is CommandResult.DONE
+    assert await world.give(RUN) is ExecutionResult.DONE
     # The second request bears the same id, by which admission knows it.
     assert len({request.trigger.delivery_id for request in world.asked}) == 1
     assert world.reacted
@@ -152,18 +152,18 @@ async def test_whatever_is_away_the_command_is_repeated_until_it_is_done(where: 
 @pytest.mark.parametrize("error", [ForgeRefusedError("403"), ForgeError("418")])
 async def test_a_forge_that_would_refuse_for_ever_ends_it(error: ForgeError) -> None:
     world = World(fails={"can_write": error})
-    assert await world.give(RUN) is CommandResult.FAILED
+    assert await world.give(RUN) is ExecutionResult.FAILED
     assert world.untouched
 
 
 async def test_that_no_reaction_may_be_put_on_undoes_nothing() -> None:
     world = World(fails={"react": ForgeRefusedError("403")})
-    assert await world.give(RUN) is CommandResult.DONE
+    assert await world.give(RUN) is ExecutionResult.DONE
     assert len(world.asked) == 1
 
 
 async def test_what_admission_calls_a_duplicate_is_nothing_to_do() -> None:
-    assert await World(duplicate="the item's task has not ended").give(RUN) is CommandResult.NOTHING
+    assert await World(duplicate="the item's task has not ended").give(RUN) is ExecutionResult.NOTHING
 
 
 async def test_each_is_counted() -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from coding_agent_core.agenttask import parse_spec
-from coding_agent_core.command_execution import CommandMetrics, CommandResult, Target, TaskRequests, execute
+from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, Target, TaskRequests, execute
 from coding_agent_core.commands import LABEL_COMMANDS, PENDING, CommandName, executed, next_command
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
@@ -39,7 +39,7 @@ async def execute_next(body: Body, forge: Forge, requests: TaskRequests, tasks: 
         command = stored.issue_command(parse_spec(body))
     except ValueError as error:
         _logger.warning("A command on %s cannot be read: %s", body["metadata"]["name"], error)
-        result = CommandResult.FAILED
+        result = ExecutionResult.FAILED
     else:
 
         async def phase() -> Phase | None:
@@ -50,7 +50,10 @@ async def execute_next(body: Body, forge: Forge, requests: TaskRequests, tasks: 
             return Phase.CANCELLED if latest.cancel_requested else phase_of(runs[-1])
 
         result = await execute(command, Target(forge, requests, phase), _METRICS)
-    stopped = stored.command is CommandName.CANCEL and result in (CommandResult.DONE, CommandResult.NOTHING)
+    stopped = stored.command is CommandName.CANCEL and result in (
+        ExecutionResult.DONE,
+        ExecutionResult.NOTHING,
+    )
     # If the task has changed meanwhile the command is executed again, which does nothing twice.
     await tasks.patch(body, executed(body, stored, stopped=stopped))
     return True

@@ -80,7 +80,7 @@ async def test_a_forge_that_breaks_down_ends_the_round_and_what_was_found_is_kep
     report = await poll_once(Settings(), forge, sink)
     assert len(sink.submitted) == 2
     assert report.problem == "github.com does not answer"
-    assert "the next one tries again" in caplog.text
+    assert "the next poll retries" in caplog.text
 
 
 async def test_a_queue_that_is_down_ends_the_round():

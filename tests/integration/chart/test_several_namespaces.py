@@ -65,7 +65,8 @@ def test_both_releases_share_no_object_and_the_rights_are_one_source() -> None:
     assert all(role["rules"] == given for role in roles.values())
     cluster = render(EVERYWHERE, namespace="platform")
     assert one(cluster, "ClusterRole", "coding-agent-operator-platform")["rules"] == given
-    assert {o["kind"] for o in platform if "namespace" not in o["metadata"]} == {"CustomResourceDefinition"}
+    cluster_wide = {o["kind"] for o in platform if "namespace" not in o["metadata"]}
+    assert cluster_wide == {"CustomResourceDefinition", "ClusterRole"}
 
 
 class Teams:

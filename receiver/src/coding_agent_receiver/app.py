@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +29,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coding_agent_receiver import events, github, gitlab, verify
-from coding_agent_receiver.events import Answer, Delivery, PlatformWebhooks
+from coding_agent_receiver.events import Answer, Delivery, PlatformWebhooks, Webhooks
 from coding_agent_receiver.intake import Intake
 from coding_agent_receiver.limits import Admission, Allowlist, BodyRoom, NoRoomError, RateLimits
 from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
@@ -51,19 +50,6 @@ Headers = Mapping[str, str]
 
 
 WEBHOOKS: Mapping[Platform, PlatformWebhooks] = {Platform.GITHUB: github, Platform.GITLAB: gitlab}
-
-
-@dataclass(frozen=True)
-class Webhooks:
-    """The webhooks of one platform, with their secrets."""
-
-    platform: Platform
-    module: PlatformWebhooks
-    secrets: Secrets
-
-    @property
-    def title(self) -> str:
-        return FACTS[self.platform].title
 
 
 class _DisconnectedError(Exception):

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.logs import safe
-from coding_agent_core.platforms import FACTS, ItemKind
+from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reporting.render import MARKER
+from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import (
@@ -94,6 +95,19 @@ class PlatformWebhooks(Protocol):
     def interpret(
         self, delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
     ) -> Meaning: ...
+
+
+@dataclass(frozen=True)
+class Webhooks:
+    """The webhooks of one platform, with their secrets."""
+
+    platform: Platform
+    module: PlatformWebhooks
+    secrets: Secrets
+
+    @property
+    def title(self) -> str:
+        return FACTS[self.platform].title
 
 
 def comment_command(body: str, settings: Settings) -> CommandName | Ignored:

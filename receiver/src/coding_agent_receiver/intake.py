@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coding_agent_core.commands import CommandIgnored, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
@@ -18,12 +18,9 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
 
 from coding_agent_receiver import events
-from coding_agent_receiver.events import Accepted, Answer, Commanded, Delivery, Ignored, Meaning
+from coding_agent_receiver.events import Accepted, Answer, Commanded, Delivery, Ignored, Meaning, Webhooks
 from coding_agent_receiver.metrics import ReceiverMetrics
 from coding_agent_receiver.payload import FieldError
-
-if TYPE_CHECKING:
-    from coding_agent_receiver.app import Webhooks
 
 _logger = logging.getLogger("webhook.server")
 

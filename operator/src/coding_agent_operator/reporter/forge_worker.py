@@ -51,7 +51,7 @@ class Rank(IntEnum):
 
 
 @dataclass(frozen=True)
-class QueuedTask:
+class BacklogEntry:
     """A task in the backlog; times are monotonic seconds.
 
     Attributes:
@@ -73,19 +73,19 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, QueuedTask] = {}
-        self._busy: dict[str, QueuedTask] = {}
+        self._waiting: dict[str, BacklogEntry] = {}
+        self._busy: dict[str, BacklogEntry] = {}
 
     def add(self, name: str, rank: Rank, now: float, *, item: str, delay: float = 0.0) -> None:
         """Queue a task for a time; the earliest time wins, then the best rank."""
         due = now + max(0.0, delay)
         known = self._waiting.get(name)
         if known is None:
-            self._waiting[name] = QueuedTask(rank, due, due, item)
+            self._waiting[name] = BacklogEntry(rank, due, due, item)
         elif due < known.due:
             # The earlier reconcile also covers what was due later.
             best = rank if known.due > now else min(rank, known.rank)
-            self._waiting[name] = QueuedTask(best, due, min(due, known.since), item)
+            self._waiting[name] = BacklogEntry(best, due, min(due, known.since), item)
         elif due <= now or due == known.due:
             self._waiting[name] = replace(known, rank=min(rank, known.rank))
 

@@ -11,6 +11,7 @@ import httpx
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
+from coding_agent_core.text import first_problem
 from pydantic import ValidationError
 
 _logger = logging.getLogger("coding_agent.per_user")
@@ -74,9 +75,7 @@ async def settings_for(
             return settings
         return merge(settings, body["data"])
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        _logger.warning("Per-user settings of %s: %s: %s; using the defaults", user, where, first["msg"])
+        _logger.warning("Per-user settings of %s: %s; using the defaults", user, first_problem(error))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         _logger.warning(
             "Per-user settings of %s cannot be read (%s); using the defaults", user, type(error).__name__

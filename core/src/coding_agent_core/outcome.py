@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -11,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from coding_agent_core.cost import Cost, sum_of
 from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.tasks import Frozen
+from coding_agent_core.text import beginning, last_lines
 
 MAX_MESSAGE_BYTES = 4096
 """Kubernetes keeps at most 4,096 bytes of a container's termination message."""
@@ -18,7 +18,6 @@ MAX_PLACE = 1024
 """Characters that name a transcript's place, or its web address."""
 MAX_TAIL = 2048
 """Characters of an attempt's last steps that are kept beside its outcome."""
-_OTHER_SPACES = re.compile(r"[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _MANY = 2**53
 """More tokens than any attempt uses: what is beyond it is no count."""
 
@@ -117,7 +116,7 @@ class Outcome(_Report):
             for length in lengths:
                 if outcome._fits:
                     return outcome.model_dump_json()
-                cut = last_lines(whole, length) if name == "tail" else _beginning(whole, length)
+                cut = last_lines(whole, length) if name == "tail" else beginning(whole, length)
                 outcome = outcome.model_copy(update={name: cut})
         outcome = outcome if outcome._fits else outcome.model_copy(update=dict.fromkeys(_DISPENSABLE))
         if not outcome._fits:
@@ -138,23 +137,3 @@ class Outcome(_Report):
 
 
 _DISPENSABLE = ("transcript", "transcript_url")
-
-
-def printable(text: str) -> str:
-    """Without control characters but the ends of lines: what a terminal shows must not steer it."""
-    spaced = _OTHER_SPACES.sub(" ", text)
-    return "".join(each for each in spaced if each == "\n" or each.isprintable()).strip()
-
-
-def last_lines(text: str, length: int) -> str:
-    """The printable end of a text, at most `length` characters, from the beginning of a line if near."""
-    plain = printable(text)
-    if len(plain) <= length:
-        return plain
-    end = plain[len(plain) - length + 1 :]
-    first, found, rest = end.partition("\n")
-    return f"…{rest if found and len(first) < length // 2 else end}"
-
-
-def _beginning(text: str, length: int) -> str:
-    return text if len(text) <= length else text[:length] + ("…" if length else "")

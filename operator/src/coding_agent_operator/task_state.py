@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
-from coding_agent_core.outcome import MAX_TAIL, Outcome, Usage, last_lines
+from coding_agent_core.outcome import MAX_TAIL, Outcome, Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import PodReason
+from coding_agent_core.text import last_lines
 
 from coding_agent_operator.observed import Job, Task, attempt_number
 from coding_agent_operator.outcome_of import (

@@ -6,8 +6,9 @@ import json
 
 import pytest
 from coding_agent_core.cost import Cost
-from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome, Usage, last_lines
+from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome, Usage
 from coding_agent_core.reasons import Reason
+from coding_agent_core.text import last_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

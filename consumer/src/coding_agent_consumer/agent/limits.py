@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
+from coding_agent_core.text import one_line
 from pydantic_ai.messages import (
     ModelRequest,
     ModelResponse,
@@ -129,7 +130,7 @@ def _tool_failing(rounds: Sequence[Round], limit: int) -> Outcome | None:
             return Outcome(
                 reason=Reason.TOOL_FAILING,
                 message=f"The agent's tool `{tool}` failed {count} times in a row; the last error was:"
-                f" {_short(last[tool])}",
+                f" {one_line(last[tool], _ERROR_LENGTH)}",
             )
     return None
 
@@ -173,8 +174,3 @@ def _looping(rounds: Sequence[Round], repeats: int, longest: int) -> Outcome | N
 
 def _fingerprint(each: Round) -> tuple[tuple[str, str, str], ...]:
     return tuple((call.tool, call.arguments, _VOLATILE.sub("", call.text)) for call in each.calls)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _ERROR_LENGTH else f"{line[:_ERROR_LENGTH]}…"

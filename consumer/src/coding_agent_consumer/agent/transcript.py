@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from coding_agent_core.text import one_line
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.messages import (
     ModelMessage,
@@ -114,9 +115,9 @@ def digest(message: ModelMessage) -> list[str]:
     lines = []
     for part in message.parts:
         if isinstance(part, TextPart) and part.content.strip():
-            lines.append(f"- said: {_one_line(part.content, _SAID_LENGTH)}")
+            lines.append(f"- said: {one_line(part.content, _SAID_LENGTH)}")
         elif isinstance(part, ToolCallPart):
-            lines.append(f"- called {part.tool_name} {_one_line(part.args_as_json_str(), _CALL_LENGTH)}")
+            lines.append(f"- called {part.tool_name} {one_line(part.args_as_json_str(), _CALL_LENGTH)}")
         elif isinstance(part, ToolReturnPart) and not isinstance(message, ModelResponse):
             text = " ".join(part.model_response_str(wrap_if_error=False).split())
             if len(text) > _CALL_LENGTH:  # both ends: the end of a command's output says how it went
@@ -130,7 +131,7 @@ def step_of_answer(response: ModelResponse, scrub: Scrub) -> tuple[str, str]:
     said = " ".join(part.content for part in response.parts if isinstance(part, TextPart)).strip()
     calls = [_call_title(part) for part in response.parts if isinstance(part, ToolCallPart)]
     title = said or ", ".join(calls) or "an empty answer"
-    return _one_line(scrub(title), _TITLE_LENGTH), _one_line(scrub("; ".join(calls)), _DETAIL_LENGTH)
+    return one_line(scrub(title), _TITLE_LENGTH), one_line(scrub("; ".join(calls)), _DETAIL_LENGTH)
 
 
 def steps_of_results(
@@ -147,7 +148,7 @@ def steps_of_results(
             text = scrub(part.model_response_str(wrap_if_error=False)).strip()
             # The end: that of a command's output says how it went.
             detail = text if len(text) <= _DETAIL_LENGTH else f"…{text[-_DETAIL_LENGTH:]}"
-            yield _one_line(scrub(title), _TITLE_LENGTH), detail
+            yield one_line(scrub(title), _TITLE_LENGTH), detail
 
 
 def _call_title(call: ToolCallPart) -> str:
@@ -161,8 +162,3 @@ def _call_title(call: ToolCallPart) -> str:
             if isinstance(arguments.get(name), str):
                 return f"{call.tool_name}: {arguments[name]}"
     return call.tool_name
-
-
-def _one_line(text: str, length: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[:length]}…"

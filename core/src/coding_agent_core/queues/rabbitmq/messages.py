@@ -18,6 +18,7 @@ from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import Platform
 from coding_agent_core.retry import backoff
 from coding_agent_core.tasks import Item, task_name
+from coding_agent_core.text import first_problem
 
 MAX_DELAY_SECONDS = 24 * 3600
 WAITING_ARGUMENTS: Mapping[str, object] = {"x-expires": 3_600_000}
@@ -126,9 +127,7 @@ def decode_command(body: bytes) -> IssueCommand:
     try:
         return IssueCommand.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"not a command: {where}: {first['msg']}") from None
+        raise ValueError(f"not a command: {first_problem(error)}") from None
 
 
 def decode(body: bytes, *, now: datetime, hosts: Mapping[Platform, str]) -> QueuedTask:

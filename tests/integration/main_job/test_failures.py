@@ -83,7 +83,7 @@ def test_failures_are_told(
     until(lambda: not system.labels(1) & FLOW, "the labels of the flow are gone")
     assert any(f"reason {reason}" in text for reason in reasons.split("|")), text
     assert attempts in text
-    assert "To try again, put the label" in text
+    assert "To try again, add the label" in text
     assert len(system.comments(1)) == 1
     assert system.changes() == []
     assert ("labeled", DONE) not in system.label_history(1), "failed never gets `done`"

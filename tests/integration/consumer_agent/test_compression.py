@@ -1,4 +1,4 @@
-"""Long conversations are compressed, and go on (requirement S21, `context_storage.*`)."""
+"""Long conversations are compressed, and go on."""
 
 from __future__ import annotations
 

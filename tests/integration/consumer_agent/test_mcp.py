@@ -1,4 +1,4 @@
-"""Tools of real MCP servers, over stdio and streamable HTTP; servers that are dead (requirement S20)."""
+"""Tools of real MCP servers, over stdio and streamable HTTP; servers that are dead."""
 
 from __future__ import annotations
 

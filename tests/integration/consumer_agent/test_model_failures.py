@@ -1,4 +1,4 @@
-"""Each failure of the model ends in the right outcome with a plain sentence (issue 3, *Model failures*)."""
+"""Each failure of the model ends in the right outcome with a plain sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent does its work with a model over real HTTP (requirement S20)."""
+"""The agent does its work with a model over real HTTP."""
 
 from __future__ import annotations
 

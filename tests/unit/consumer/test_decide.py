@@ -1,4 +1,4 @@
-"""The consumer's claim: what becomes of a message, from what the item shows (design, *Exactly one task*)."""
+"""The consumer's claim: what becomes of a message, from what the item shows."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ from coding_agent_consumer.agent.protocol import Agent, Brief, Step
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.publisher import Publisher
-from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
-from coding_agent_consumer.tasks import Task
+from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError
+from coding_agent_consumer.tasks import ForgeTask
 from coding_agent_consumer.transcripts.keeping import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
@@ -47,7 +47,7 @@ _logger = logging.getLogger("coding_agent.attempt")
 _T = TypeVar("_T")
 OpenWorkspace = Callable[[], AbstractAsyncContextManager[Workspace]]
 """Starts a workspace, or connects to one that runs, for the time of the context."""
-Load = Callable[[], Awaitable[tuple[Task, ItemDetails]]]
+Load = Callable[[], Awaitable[tuple[ForgeTask, ItemDetails]]]
 """Reads what the attempt works on; called again while the forge is not available.
 
 Raises:
@@ -170,7 +170,7 @@ class Attempt:
         _logger.info("Attempt %d of %d at %s begins", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
             repository = await self._prepared(
-                lambda: Repository.clone(
+                lambda: BareClone.clone(
                     lambda: task.forge.clone_source(source),
                     Path(folder) / "clone.git",
                     base=base,
@@ -206,7 +206,7 @@ class Attempt:
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
 
-    async def _brief(self, settings: Settings, task: Task, details: ItemDetails, recap: str) -> Brief:
+    async def _brief(self, settings: Settings, task: ForgeTask, details: ItemDetails, recap: str) -> Brief:
         own_login = await task.forge.whoami()
         comments = await task.forge.comments(task.item)
         return Brief(
@@ -228,7 +228,7 @@ class Attempt:
         await self._delivered(publisher.push)
 
     async def _conclude(
-        self, task: Task, details: ItemDetails, worked: Outcome, base: str, branch: str | None
+        self, task: ForgeTask, details: ItemDetails, worked: Outcome, base: str, branch: str | None
     ) -> Outcome:
         outcome = worked.model_copy(update={"branch": branch})
         if outcome.reason is Reason.CANCELLED and branch:

@@ -29,7 +29,7 @@ from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.agent.scrub import scrub_for, scrub_logs
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace, outcome_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
-from coding_agent_consumer.tasks import Task, branch_for, remembered, task_for
+from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
 from coding_agent_consumer.transcripts.keeping import Transcripts
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 
@@ -138,7 +138,7 @@ def attempt_of(
     """
     queued = given.task
 
-    async def load() -> tuple[Task, ItemDetails]:
+    async def load() -> tuple[ForgeTask, ItemDetails]:
         item = await forge.locate(queued.request.item)
         details = await forge.read(item)
         if not details.open:

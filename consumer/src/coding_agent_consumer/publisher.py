@@ -12,7 +12,7 @@ from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent.protocol import OnStep, Step
-from coding_agent_consumer.repository import Author, Repository
+from coding_agent_consumer.repository import Author, BareClone
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.publisher")
@@ -31,7 +31,7 @@ class Publisher:
         clock: monotonic seconds.
     """
 
-    repository: Repository
+    repository: BareClone
     workspace: Workspace
     author: Author
     title: str
@@ -61,7 +61,7 @@ class Publisher:
         """Push what was committed and is not on the forge yet.
 
         Raises:
-            ForgeError: as `Repository.push`.
+            ForgeError: as `BareClone.push`.
         """
         async with self._one_at_a_time:
             if self.repository.pushed == self.repository.tip:

@@ -42,7 +42,7 @@ class TreeChange:
     path: str
 
 
-class Repository:
+class BareClone:
     """A bare clone with the work branch; made by `clone`.
 
     Attributes:
@@ -69,7 +69,7 @@ class Repository:
         base: str,
         branch: str,
         timeout: float = 600.0,
-    ) -> Repository:
+    ) -> BareClone:
         """Clone the base branch and, if the forge has it, the work branch. Can be called again if it failed.
 
         Args:
@@ -103,7 +103,7 @@ class Repository:
         start = f"refs/remotes/origin/{branch if resumed else base}"
         commit = (await git.local("rev-parse", "--verify", f"{start}^{{commit}}")).out.decode("ascii").strip()
         await git.local("update-ref", f"refs/heads/{branch}", commit)
-        return Repository(git, branch, commit, resumed)
+        return BareClone(git, branch, commit, resumed)
 
     async def bundle(self) -> Path:
         """A bundle of the work branch at its start point, for `Workspace.seed`; in the clone's own folder."""

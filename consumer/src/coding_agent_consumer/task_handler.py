@@ -30,7 +30,7 @@ from coding_agent_core.waiting import first_of
 from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace
 from coding_agent_consumer.decide import Abandon, Drop, Start, decide
-from coding_agent_consumer.tasks import Task, branch_for, remembered, task_for
+from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
 from coding_agent_consumer.transcripts.keeping import Transcripts
 
 _logger = logging.getLogger("coding_agent.task_handler")
@@ -167,11 +167,11 @@ class TaskHandler:
                 task = task_for(forge, item, labels, begun, max_attempts=limit, clock=self.clock)
                 await self._attempt(claim, task, details)
 
-    async def _attempt(self, claim: Claim, task: Task, details: ItemDetails) -> None:
+    async def _attempt(self, claim: Claim, task: ForgeTask, details: ItemDetails) -> None:
         await self._retrying(claim, task.prepare)
         consumer, storage = self.settings.consumer, self.settings.context_storage
 
-        async def load() -> tuple[Task, ItemDetails]:
+        async def load() -> tuple[ForgeTask, ItemDetails]:
             return task, details
 
         async with self._watch(claim, task) as (stop, why):
@@ -205,7 +205,7 @@ class TaskHandler:
                 raise _StoppedError
         await self._settle(claim, task, outcome)
 
-    async def _settle(self, claim: Claim, task: Task, outcome: Outcome) -> None:
+    async def _settle(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         attempt = task.state.attempt
         if outcome.retryable and attempt < task.max_attempts:
             wait = self._delay(attempt, outcome.retry_after)
@@ -226,14 +226,14 @@ class TaskHandler:
         else:
             await claim.dead_letter(f"{outcome.reason}: {outcome.message}")
 
-    async def _interrupted(self, task: Task, outcome: Outcome) -> None:
+    async def _interrupted(self, task: ForgeTask, outcome: Outcome) -> None:
         try:
             await task.comment(Phase.QUEUED, outcome=outcome)
         except ForgeError as error:
             _logger.warning("Could not report on %s that it waits again: %s", task.item.display, error)
 
     @asynccontextmanager
-    async def _watch(self, claim: Claim, task: Task) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
+    async def _watch(self, claim: Claim, task: ForgeTask) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
         """An event that is set when the attempt must stop, and why if a person wants that."""
         stop, why = asyncio.Event(), [""]
 

@@ -22,7 +22,7 @@ from coding_agent_core.tasks import LABEL_REMOVED, Item, task_name
 
 
 @dataclass
-class Task:
+class ForgeTask:
     """An item's task while it is worked on.
 
     Attributes:
@@ -110,12 +110,12 @@ class Task:
         return self.state.branch
 
 
-class _IssueTask(Task):
+class _IssueTask(ForgeTask):
     def target(self, details: ItemDetails) -> tuple[str, str, str]:
         return self.item.repository, details.base_branch, self._issue_branch
 
 
-class _ChangeTask(Task):
+class _ChangeTask(ForgeTask):
     def target(self, details: ItemDetails) -> tuple[str, str, str]:
         """The change's own branch, in the repository that holds it: the change is updated, none is opened."""
         head = details.head_branch or self._issue_branch
@@ -138,7 +138,7 @@ class TaskGitLabMergeRequest(_ChangeTask):
     """Updates the merge request's own branch."""
 
 
-_KINDS: dict[tuple[Platform, ItemKind], type[Task]] = {
+_KINDS: dict[tuple[Platform, ItemKind], type[ForgeTask]] = {
     (Platform.GITHUB, ItemKind.ISSUE): TaskGitHubIssue,
     (Platform.GITHUB, ItemKind.CHANGE): TaskGitHubPullRequest,
     (Platform.GITLAB, ItemKind.ISSUE): TaskGitLabIssue,
@@ -154,7 +154,7 @@ def task_for(
     *,
     max_attempts: int,
     clock: Callable[[], datetime],
-) -> Task:
+) -> ForgeTask:
     """The task of the item's kind."""
     return _KINDS[item.platform, item.kind](forge, item, labels, state, max_attempts, clock)
 

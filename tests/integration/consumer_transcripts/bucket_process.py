@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from coding_agent_consumer.transcripts.bucket import Bucket
+from coding_agent_consumer.transcripts.bucket import S3Bucket
 from coding_agent_core.settings.attempts import S3
 
 
 async def main(settings: str) -> int:
-    bucket = Bucket(S3.model_validate_json(settings))
+    bucket = S3Bucket(S3.model_validate_json(settings))
     for number in range(50):
         await bucket.put(f"{number}.jsonl", b"x")
     assert len(await bucket.keys("")) == 50

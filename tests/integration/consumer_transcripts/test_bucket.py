@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.transcripts import StoreError
-from coding_agent_consumer.transcripts.bucket import Bucket
+from coding_agent_consumer.transcripts.bucket import S3Bucket
 
 from tests.fixtures.s3 import KEY_ID, SECRET, S3Server
 
@@ -22,7 +22,7 @@ NOW = datetime.now(UTC)
 
 
 async def test_what_is_put_is_there_for_everybody(s3: S3Server) -> None:
-    bucket = Bucket(s3.section())
+    bucket = S3Bucket(s3.section())
     await bucket.put("a/run-1/attempt-1.jsonl", b"one\n")
     await bucket.put("a/run-1/attempt-1.jsonl", b"one\ntwo\n")
     assert s3.read("a/run-1/attempt-1.jsonl") == b"one\ntwo\n"
@@ -32,14 +32,14 @@ async def test_what_is_put_is_there_for_everybody(s3: S3Server) -> None:
 
 
 async def test_a_long_transcript(s3: S3Server) -> None:
-    bucket = Bucket(s3.section(timeout=20))
+    bucket = S3Bucket(s3.section(timeout=20))
     long = b"x" * 12_000_000
     await bucket.put("long.jsonl", long)
     assert await bucket.get("long.jsonl") == long
 
 
 async def test_a_folder_is_listed_without_its_neighbours(s3: S3Server) -> None:
-    bucket = Bucket(s3.section())
+    bucket = S3Bucket(s3.section())
     for key in ("a/run-1/attempt-1.jsonl", "a/run-1/attempt-2.jsonl", "a/run-11/attempt-1.jsonl"):
         await bucket.put(key, b"x\n")
     assert sorted(await bucket.keys("a/run-1")) == ["a/run-1/attempt-1.jsonl", "a/run-1/attempt-2.jsonl"]
@@ -47,7 +47,7 @@ async def test_a_folder_is_listed_without_its_neighbours(s3: S3Server) -> None:
 
 
 async def test_old_transcripts_are_removed_and_nothing_else(s3: S3Server) -> None:
-    bucket = Bucket(s3.section())
+    bucket = S3Bucket(s3.section())
     for number in range(3):
         await bucket.put(f"a/run-{number}/attempt-1.jsonl", b"x\n")
     await bucket.put("notes.txt", b"not ours")
@@ -59,7 +59,7 @@ async def test_old_transcripts_are_removed_and_nothing_else(s3: S3Server) -> Non
 
 
 async def test_a_store_that_is_down_is_told_in_a_sentence(s3: S3Server) -> None:
-    bucket = Bucket(s3.section())
+    bucket = S3Bucket(s3.section())
     s3.kill()
     with pytest.raises(StoreError, match="the bucket agent-logs cannot be reached"):
         await bucket.put("a.jsonl", b"x")
@@ -71,7 +71,7 @@ async def test_a_store_that_is_down_is_told_in_a_sentence(s3: S3Server) -> None:
 
 
 async def test_a_store_that_does_not_answer_is_given_up_in_time(s3: S3Server) -> None:
-    bucket = Bucket(s3.section(timeout=60), timeout=0.5)
+    bucket = S3Bucket(s3.section(timeout=60), timeout=0.5)
     s3.freeze()
     began = time.monotonic()
     with pytest.raises(StoreError):
@@ -81,12 +81,12 @@ async def test_a_store_that_does_not_answer_is_given_up_in_time(s3: S3Server) ->
 
 async def test_a_bucket_that_is_not_there(s3: S3Server) -> None:
     with pytest.raises(StoreError, match="no-such-bucket does not exist"):
-        await Bucket(s3.section(bucket="no-such-bucket")).put("a.jsonl", b"x")
+        await S3Bucket(s3.section(bucket="no-such-bucket")).put("a.jsonl", b"x")
 
 
 async def test_refused_keys_are_told_without_them(s3: S3Server, refusing_s3: str) -> None:
     section = s3.section(endpoint_url=refusing_s3)
-    bucket = Bucket(section)
+    bucket = S3Bucket(section)
     actions: list[Callable[[], Awaitable[object]]] = [
         lambda: bucket.put("a", b"x"),
         lambda: bucket.get("a"),
@@ -107,7 +107,7 @@ async def test_the_environment_does_not_redirect_what_is_configured(
     for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.setenv(name, refusing_s3)
     monkeypatch.setenv("AWS_BUCKET", "another")
-    await Bucket(s3.section()).put("a.jsonl", b"x")
+    await S3Bucket(s3.section()).put("a.jsonl", b"x")
     assert s3.read("a.jsonl") == b"x"
 
 

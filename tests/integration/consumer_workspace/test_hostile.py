@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
+from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_core.settings.attempts import Isolation, Workspace
 
@@ -145,7 +145,7 @@ async def test_a_hostile_machine_configuration_is_not_listened_to(
     for name in ("GIT_SSH_COMMAND", "GIT_EXTERNAL_DIFF", "GIT_ASKPASS", "GIT_PROXY_COMMAND", "GIT_EDITOR"):
         monkeypatch.setenv(name, str(trap.program))
     monkeypatch.setenv("GIT_TEMPLATE_DIR", str(tmp_path / "trap" / "template"))
-    repository = await Repository.clone(
+    repository = await BareClone.clone(
         git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH
     )
     for name in HOOKS.split():  # as if a template had put them there
@@ -174,7 +174,7 @@ async def test_a_hostile_repository_is_worked_on_and_gets_nothing(
 ) -> None:
     bare = git_server.make("evil.git", hostile_files(trap))
     agent = tmp_path / "agent"
-    repository = await Repository.clone(git_server.credentials("evil.git"), agent, base="main", branch=BRANCH)
+    repository = await BareClone.clone(git_server.credentials("evil.git"), agent, base="main", branch=BRANCH)
     async with launch_workspace(
         Workspace(base_dir=base_dir, isolation=NAMESPACES), hidden=[agent]
     ) as workspace:
@@ -214,7 +214,7 @@ async def test_a_workspace_that_lies_about_its_patch_gets_nothing(
     git_server: GitServer, trap: Trap, tmp_path: Path
 ) -> None:
     """The other end of the socket may send anything at all."""
-    repository = await Repository.clone(
+    repository = await BareClone.clone(
         git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH
     )
     target = tmp_path / "agent" / "repository.git" / "config"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.git import Credentials, RemoteMovedError
-from coding_agent_consumer.repository import Author, PatchRefusedError, Repository
+from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.protocol import CloneSource
 
@@ -18,8 +18,8 @@ AUTHOR = Author("coding agent", "agent@example.com")
 BRANCH = "coding-agent/issue-7"
 
 
-async def clone(server: GitServer, directory: Path, base: str = "main", **source: str) -> Repository:
-    return await Repository.clone(server.credentials(**source), directory, base=base, branch=BRANCH)
+async def clone(server: GitServer, directory: Path, base: str = "main", **source: str) -> BareClone:
+    return await BareClone.clone(server.credentials(**source), directory, base=base, branch=BRANCH)
 
 
 def patch_of(server: GitServer, changes: dict[str, str], start: str = "main") -> bytes:
@@ -260,7 +260,7 @@ async def test_a_token_that_was_replaced_while_git_ran_is_tried(
     git_server: GitServer, tmp_path: Path
 ) -> None:
     credentials = in_turn(git_server, "token-of-the-last-hour", TOKEN)
-    repository = await Repository.clone(credentials, tmp_path / "agent", base="main", branch=BRANCH)
+    repository = await BareClone.clone(credentials, tmp_path / "agent", base="main", branch=BRANCH)
     assert not repository.resumed
     sent = [authorization for _, authorization in git_server.seen]
     assert sent[0] != sent[1]
@@ -274,7 +274,7 @@ async def test_neither_the_old_nor_the_new_token_is_repeated(git_server: GitServ
     hook.chmod(0o755)
     # Two runs of git clone, one pushes; then it is asked for what is new, and whether to try that.
     credentials = in_turn(git_server, TOKEN, TOKEN, TOKEN, new, TOKEN)
-    repository = await Repository.clone(credentials, tmp_path / "agent", base="main", branch=BRANCH)
+    repository = await BareClone.clone(credentials, tmp_path / "agent", base="main", branch=BRANCH)
     await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
     with pytest.raises(ForgeRefusedError, match=r"old \[secret\] new \[secret\]"):
         await repository.push()

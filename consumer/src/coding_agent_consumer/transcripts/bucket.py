@@ -33,7 +33,7 @@ _CHUNK = 1000
 """Objects in one answer of a listing; S3's own maximum."""
 
 
-class Bucket:
+class S3Bucket:
     """A bucket. Keys are below its configured prefix."""
 
     def __init__(self, settings: S3, *, timeout: float | None = None) -> None:

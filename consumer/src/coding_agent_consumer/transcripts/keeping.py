@@ -27,7 +27,7 @@ from coding_agent_consumer.agent.transcript import LastLines, recap
 from coding_agent_consumer.transcripts import StoreError
 
 if TYPE_CHECKING:
-    from coding_agent_consumer.transcripts.bucket import Bucket
+    from coding_agent_consumer.transcripts.bucket import S3Bucket
 
 _logger = logging.getLogger("coding_agent.transcript")
 
@@ -124,13 +124,13 @@ class Transcripts:
             }
         )
 
-    def _bucket(self, timeout: float | None) -> Bucket | None:
+    def _bucket(self, timeout: float | None) -> S3Bucket | None:
         if self.storage.s3 is None:
             return None
         from coding_agent_consumer.transcripts import bucket  # noqa: PLC0415 - 15 MB, used by few
 
         try:
-            return bucket.Bucket(self.storage.s3, timeout=timeout)
+            return bucket.S3Bucket(self.storage.s3, timeout=timeout)
         except StoreError as error:
             self._failed(error)
             return None
@@ -144,7 +144,7 @@ class Transcripts:
             if number is not None and number <= self.attempt
         }
 
-    async def _fetch(self, bucket: Bucket, recaps: dict[int, str]) -> None:
+    async def _fetch(self, bucket: S3Bucket, recaps: dict[int, str]) -> None:
         """Fetch earlier transcripts from the bucket, and what another pod of this attempt left there.
 
         Raises:
@@ -164,7 +164,7 @@ class Transcripts:
             await asyncio.to_thread(write_private, path, data)
             recaps[number] = await asyncio.to_thread(recap, path)
 
-    async def _keep(self, bucket: Bucket | None) -> None:
+    async def _keep(self, bucket: S3Bucket | None) -> None:
         """Remove old transcripts once, and upload new lines from time to time."""
         await self._remove_old(bucket)
         failures = 0
@@ -177,7 +177,7 @@ class Transcripts:
                 failures += 1
                 self._failed(error)
 
-    async def _upload(self, bucket: Bucket) -> None:
+    async def _upload(self, bucket: S3Bucket) -> None:
         assert self.path is not None  # noqa: S101 - nothing is uploaded if nothing is kept
         if not self.path.exists() or self.path.stat().st_size == self._uploaded:
             return
@@ -212,7 +212,7 @@ class Transcripts:
                 return self._uploaded >= 0
         return False
 
-    async def _remove_old(self, bucket: Bucket | None) -> None:
+    async def _remove_old(self, bucket: S3Bucket | None) -> None:
         days = self.storage.cleanup_days
         now = datetime.now(UTC)
         if days <= 0:

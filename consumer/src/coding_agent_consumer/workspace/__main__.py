@@ -22,7 +22,7 @@ from pathlib import Path
 from coding_agent_consumer.workspace import linux, sandbox
 from coding_agent_consumer.workspace.folders import WorkspaceFolders, remove
 from coding_agent_consumer.workspace.processes import end_descendants
-from coding_agent_consumer.workspace.server import Limits, Server, listen
+from coding_agent_consumer.workspace.server import CommandLimits, Server, listen
 
 _START_SECONDS = 20
 
@@ -180,7 +180,7 @@ def _serve(options: ServerOptions, folders: WorkspaceFolders, report: int) -> No
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
-    limits = Limits(options.command_timeout, options.output_limit)
+    limits = CommandLimits(options.command_timeout, options.output_limit)
     server = Server(folders, limits, list(options.search_path), options.keep, options.git)
     os.write(report, b"ready\n")
     os.close(report)

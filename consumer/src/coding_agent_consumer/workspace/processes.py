@@ -143,7 +143,7 @@ class Finished:
         return self.exit_code is None
 
 
-class Commands:
+class CommandRunner:
     """Runs one command at a time; needs the main thread, because it handles SIGCHLD."""
 
     def __init__(self) -> None:

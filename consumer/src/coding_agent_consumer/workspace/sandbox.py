@@ -126,7 +126,7 @@ def _limit_processes() -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
 
 
-def _apply(step: Step, new: Path) -> None:
+def _apply(step: MountStep, new: Path) -> None:
     target = new / step.path.relative_to("/")
     if step.action is Action.LINK:
         target.symlink_to(os.readlink(step.path))
@@ -225,7 +225,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True)
-class Step:
+class MountStep:
     """`path` is absolute, and the same on the machine and in the new root."""
 
     action: Action
@@ -247,7 +247,7 @@ class Machine:
     real: Callable[[Path], Path]
 
 
-def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: Machine) -> list[Step]:
+def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: Machine) -> list[MountStep]:
     """The steps that build the view, parents before children.
 
     Args:
@@ -274,16 +274,16 @@ def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: Machine
         real = machine.real(path)
         if machine.exists(real) and real != root:
             steps[real] = Action.MASK
-    return _without_redundant(sorted((Step(action, path) for path, action in steps.items()), key=_depth))
+    return _without_redundant(sorted((MountStep(action, path) for path, action in steps.items()), key=_depth))
 
 
-def _depth(step: Step) -> tuple[int, Path]:
+def _depth(step: MountStep) -> tuple[int, Path]:
     return len(step.path.parts), step.path
 
 
-def _without_redundant(steps: list[Step]) -> list[Step]:
+def _without_redundant(steps: list[MountStep]) -> list[MountStep]:
     """Drop steps that the nearest planned parent covers: a bind below a bind, a mask below nothing."""
-    kept: list[Step] = []
+    kept: list[MountStep] = []
     for step in steps:
         above = [other for other in kept if other.path in step.path.parents]
         shown = bool(above) and above[-1].action is Action.BIND

@@ -16,16 +16,16 @@ from typing import Any
 from coding_agent_consumer.workspace import files, wire
 from coding_agent_consumer.workspace.folders import WorkspaceFolders, command_environment, usable_path
 from coding_agent_consumer.workspace.output import BoundedOutput
-from coding_agent_consumer.workspace.processes import AbandonedError, Commands
+from coding_agent_consumer.workspace.processes import AbandonedError, CommandRunner
 from coding_agent_consumer.workspace.tree import Tree
-from coding_agent_consumer.workspace.wire import RefusedError
+from coding_agent_consumer.workspace.wire import RefusalError
 
 _TRANSFER_SECONDS = 120.0
 """For a client that stops sending in the middle of a frame."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class CommandLimits:
     command_timeout: float
     """Seconds for one command."""
     output_limit: int
@@ -52,14 +52,14 @@ class Server:
     def __init__(
         self,
         folders: WorkspaceFolders,
-        limits: Limits,
+        limits: CommandLimits,
         search_path: list[str],
         keep: tuple[str, ...] = (),
         git: str = "git",
     ) -> None:
         self._folders = folders
         self._limits = limits
-        self._commands = Commands()
+        self._commands = CommandRunner()
         self._env = command_environment(folders, usable_path(search_path), dict(os.environ), keep)
         self._tree = Tree(folders, self._commands, self._env, git)
         instance = os.urandom(8).hex()
@@ -99,7 +99,7 @@ class Server:
                 answer = self._operations[operation](header, _receive(connection, length), connection)
             fields: dict[str, Any] = {"ok": True, **answer.fields}
             body = answer.body
-        except RefusedError as error:
+        except RefusalError as error:
             fields, body = {"ok": False}, str(error)[:4000].encode("utf-8", "replace")
         except (OSError, ValueError) as error:  # e.g. the disk is full, a path that cannot be encoded
             fields, body = (
@@ -133,7 +133,7 @@ class Server:
         timeout = min(float(asked), most) if isinstance(asked, int | float) and asked > 0 else most
         output = BoundedOutput(self._output_limit(header))
         if b"\0" in body:
-            raise RefusedError("A command cannot contain a NUL character.")
+            raise RefusalError("A command cannot contain a NUL character.")
         try:
             self._folders.make()  # a command can remove the tree itself
             finished = self._commands.run(
@@ -145,7 +145,7 @@ class Server:
                 client=connection,
             )
         except OSError as error:
-            raise RefusedError(f"The command cannot be started: {error.strerror}.") from error
+            raise RefusalError(f"The command cannot be started: {error.strerror}.") from error
         text, truncated = output.text()
         fields = {
             "exit_code": finished.exit_code,
@@ -178,7 +178,7 @@ class Server:
     def _search(self, header: dict[str, Any], body: bytes, _connection: socket.socket) -> _Answer:
         pattern = body.decode("utf-8", "surrogateescape")
         if not pattern or "\0" in pattern:
-            raise RefusedError("Give a regular expression to search for.")
+            raise RefusalError("Give a regular expression to search for.")
         return _text(self._tree.search(pattern, _string(header, "path"), self._output_limit(header)))
 
     def _output_limit(self, header: dict[str, Any]) -> int:
@@ -201,14 +201,14 @@ def _text(text: str) -> _Answer:
 def _string(header: dict[str, Any], name: str) -> str:
     value = header.get(name)
     if not isinstance(value, str):
-        raise RefusedError(f"{name} is missing.")
+        raise RefusalError(f"{name} is missing.")
     return value
 
 
 def _number(header: dict[str, Any], name: str) -> int:
     value = header.get(name)
     if type(value) is not int or value < 0:
-        raise RefusedError(f"{name} is not a number.")
+        raise RefusalError(f"{name} is not a number.")
     return value
 
 

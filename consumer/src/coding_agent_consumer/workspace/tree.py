@@ -16,8 +16,8 @@ from pathlib import Path
 from coding_agent_consumer.workspace.files import resolve
 from coding_agent_consumer.workspace.folders import WorkspaceFolders
 from coding_agent_consumer.workspace.output import cut_end
-from coding_agent_consumer.workspace.processes import Commands
-from coding_agent_consumer.workspace.wire import MAX_PATCH, RefusedError
+from coding_agent_consumer.workspace.processes import CommandRunner
+from coding_agent_consumer.workspace.wire import MAX_PATCH, RefusalError
 
 _GIT_TIMEOUT = 300.0
 _SEARCH_TIMEOUT = 30.0
@@ -49,7 +49,7 @@ _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", 
 
 class Tree:
     def __init__(
-        self, folders: WorkspaceFolders, commands: Commands, env: Mapping[str, str], program: str = "git"
+        self, folders: WorkspaceFolders, commands: CommandRunner, env: Mapping[str, str], program: str = "git"
     ) -> None:
         self._folders = folders
         self._commands = commands
@@ -68,11 +68,11 @@ class Tree:
         """Fetch a bundle's branch and check it out.
 
         Raises:
-            RefusedError: the workspace is seeded already, or the bundle is not valid.
+            RefusalError: the workspace is seeded already, or the bundle is not valid.
         """
         folders = self._folders
         if folders.git.exists():
-            raise RefusedError("The workspace has been seeded already.")
+            raise RefusalError("The workspace has been seeded already.")
         try:
             self._git("init", "--quiet", "--bare", str(folders.git), bare=False)
             reference = f"refs/heads/{branch}"
@@ -100,7 +100,7 @@ class Tree:
             _write_exclude(folders.tree / ".git")
             self._git(*own, "reset", "--quiet", bare=False)
             folders.seeded.write_bytes(self._config)
-        except RefusedError:
+        except RefusalError:
             shutil.rmtree(folders.git, ignore_errors=True)
             raise
 
@@ -108,7 +108,7 @@ class Tree:
         """All changes since the seed as a binary patch, without repositories created inside the tree.
 
         Raises:
-            RefusedError: the workspace is not seeded, or the patch is too large.
+            RefusalError: the workspace is not seeded, or the patch is too large.
         """
         self._require_seed()
         # No other git runs now, so a lock was left by one that was killed.
@@ -168,7 +168,7 @@ class Tree:
                     tolerate=(0, 1),
                     timeout=_SEARCH_TIMEOUT,
                 )
-            except RefusedError as error:
+            except RefusalError as error:
                 if engine == "--perl-regexp" and "compiled" in str(error):  # a git without PCRE
                     continue
                 raise
@@ -178,12 +178,12 @@ class Tree:
     def _relative(self, path: str) -> str:
         real = resolve(self._folders.tree, path)
         if not real.exists():
-            raise RefusedError(f"There is no {cut_end(path, 200)}.")
+            raise RefusalError(f"There is no {cut_end(path, 200)}.")
         return os.path.relpath(real, os.path.realpath(self._folders.tree))
 
     def _require_seed(self) -> None:
         if not self._folders.git.exists():
-            raise RefusedError("The workspace holds no repository yet.")
+            raise RefusalError("The workspace holds no repository yet.")
         # Commands can change these files. They gain nothing by it, but their work could be lost.
         (self._folders.git / "config").write_bytes(self._config)
         for name in ("attributes", "sparse-checkout"):
@@ -216,7 +216,7 @@ class Tree:
 
         self._run(arguments, take, bare=bare, tolerate=(0, *tolerate), timeout=_GIT_TIMEOUT)
         if len(output) > limit:
-            raise RefusedError(too_much)
+            raise RefusalError(too_much)
         return bytes(output)
 
     def _run(
@@ -240,13 +240,13 @@ class Tree:
                     stderr=errors.fileno(),
                 )
             except OSError as error:
-                raise RefusedError(f"git cannot be started in the workspace: {error.strerror}.") from error
+                raise RefusalError(f"git cannot be started in the workspace: {error.strerror}.") from error
             errors.seek(0)
             said = errors.read(2000).decode("utf-8", "replace").strip()
         if finished.timed_out:
-            raise RefusedError(f"git took more than {timeout:.0f} s.")
+            raise RefusalError(f"git took more than {timeout:.0f} s.")
         if finished.exit_code not in tolerate:
-            raise RefusedError(f"git: {said or f'exit status {finished.exit_code}'}")
+            raise RefusalError(f"git: {said or f'exit status {finished.exit_code}'}")
 
 
 def _bounded(lines: list[str], most: int, what: str, limit: int) -> str:

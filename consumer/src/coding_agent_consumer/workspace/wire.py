@@ -95,5 +95,5 @@ def decode_header(text: bytes, limit: int | None = None) -> tuple[dict[str, Any]
     return header, body
 
 
-class RefusedError(Exception):
+class RefusalError(Exception):
     """The request cannot be done; the message is a sentence for the model."""

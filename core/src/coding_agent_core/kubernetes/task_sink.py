@@ -71,7 +71,8 @@ class KubernetesSink:
 
     async def submit(self, request: TaskRequest) -> Submission:
         """Admit and store a task; see `TaskSink`."""
-        return await self._bounded(lambda tasks: self._submit(tasks, request))
+        sent: set[str] = set()
+        return await self._bounded(lambda tasks: self._submit(tasks, request, sent))
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
         """Cancel the item's task if admission says so; see `TaskSink`."""
@@ -101,12 +102,12 @@ class KubernetesSink:
         if self._tasks is not None:
             await self._tasks.aclose()
 
-    async def _submit(self, tasks: AgentTasks, request: TaskRequest) -> Submission:
+    async def _submit(self, tasks: AgentTasks, request: TaskRequest, sent: set[str]) -> Submission:
         conflicting: Body | None = None
         for _ in range(_RACES):
             runs = await _runs(tasks, request.item, conflicting)
             latest = latest_of(runs)
-            if latest is not None and trigger_of(runs[-1]) == request.trigger:
+            if latest is not None and latest.name in sent and trigger_of(runs[-1]) == request.trigger:
                 return Submission(task=latest.name)  # our own: the answer to its creation was lost
             decision = admit(request.trigger, latest)
             if isinstance(decision, Duplicate):
@@ -123,6 +124,7 @@ class KubernetesSink:
                 max_attempts=self._limits.max_attempts,
             )
             name = task["metadata"]["name"]
+            sent.add(name)
             if await tasks.create(task):
                 return Submission(task=name)
             conflicting = await tasks.get(name)

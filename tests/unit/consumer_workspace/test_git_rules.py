@@ -163,5 +163,5 @@ def test_branch_names(name: str) -> None:
     ],
 )
 def test_what_is_no_branch_name(name: str) -> None:
-    with pytest.raises(ValueError, match="no name of a branch"):
+    with pytest.raises(ValueError, match="not a branch name"):
         require_branch_name(name)

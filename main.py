@@ -151,10 +151,9 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
 async def _operator(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_core.kubernetes.transport import Access
     from coding_agent_operator.program import run
-    from coding_agent_operator.settings import OperatorSettings
 
     Access.find()  # fails here if there is no cluster; kopf would retry forever
-    await run(OperatorSettings.of(settings), stop)
+    await run(settings, stop)
 
 
 async def _reporter(settings: Settings, stop: asyncio.Event) -> None:

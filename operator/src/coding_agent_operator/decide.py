@@ -18,10 +18,10 @@ from coding_agent_core.agenttask import (
 )
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import REASONS
+from coding_agent_core.settings.operator import Policy
 
 from coding_agent_operator.observed import Job, Task, attempt_number
 from coding_agent_operator.outcome_of import PodProblem, sentence
-from coding_agent_operator.settings import Policy
 from coding_agent_operator.task_state import Stage, TaskState, task_state
 
 _CONDITIONS = ("Succeeded", "Running", "Finished")

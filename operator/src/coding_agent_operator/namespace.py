@@ -1,8 +1,4 @@
-"""The controller of one namespace: its Lease, its limits, and what each task needs next.
-
-Starts are exact: nothing starts before tasks and Jobs were listed consistently, and a task that was granted a
-start counts as running until its Job is seen or is known not to exist.
-"""
+"""The controller of one namespace: its Lease, the reconciliation of its tasks, its relist and its sweep."""
 
 from __future__ import annotations
 
@@ -10,49 +6,37 @@ import asyncio
 import itertools
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY, Event
+from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_REPORTED, Event
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Relist, Requeue
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer
-from coding_agent_core.phases import Phase
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.queues import Engine
 
 from coding_agent_operator import lease, metrics
 from coding_agent_operator.adoption import Adoption
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.decide import SchedulingDecision
 from coding_agent_operator.job import build_job, with_transcript_annotations
-from coding_agent_operator.observed import ACTIVE, Job, Task
+from coding_agent_operator.observed import ACTIVE, Job, Task, UnreadableTaskError, read_task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError, TerminationMessages
-from coding_agent_operator.schedule import (
-    NOT_INSTALLED,
-    UNLIMITED,
-    Candidate,
-    Schedule,
-    coarse,
-    job_uid,
-    schedule,
-    waits_for,
-    with_kueue_labels,
-)
-from coding_agent_operator.settings import OperatorSettings
-from coding_agent_operator.sweep import Sweep
-from coding_agent_operator.task_state import Stage, stage_of
+from coding_agent_operator.schedule import NOT_INSTALLED, job_uid, waits_for, with_kueue_labels
+from coding_agent_operator.scheduler import Scheduler
+from coding_agent_operator.task_state import Stage
 
 _logger = logging.getLogger("operator.namespace")
 
-_PASS_GAP_S, _PASS_SHARE = 0.01, 0.1
-"""Scheduling passes take no more than this share of the time: under load, changes are taken together."""
-_POSITIONS_AT_A_TIME = 100
 _KUEUE_MESSAGES_AT_A_TIME = 100
 """So many tasks get a new message from Kueue at each relist: a long queue causes no storm of writes."""
 _PROBE_EVERY = 3
 """So many relist intervals are between two checks of the rights."""
 _DRAIN_S = 5.0
+_INACTIVE = f"{LABEL_ACTIVE}!=true"
+_PAGE = 200
+_UNREPORTED = timedelta(days=1)
 
 
 class NamespaceError(CodingAgentError):
@@ -72,7 +56,7 @@ class NamespaceController:
         self,
         server: ApiServer,
         namespace: str,
-        settings: OperatorSettings,
+        settings: Settings,
         *,
         tasks: ObjectCache[Task],
         jobs: ObjectCache[Job],
@@ -83,13 +67,14 @@ class NamespaceController:
         operator = settings.operator
         self.namespace = namespace
         self._settings = settings
+        self._kueue = settings.queue.engine is Engine.KUEUE
         self._tasks = tasks
         self._jobs = jobs
         self._controller = controller
         self._now = now or (lambda: datetime.now(UTC))
         self._cluster = Cluster(server, namespace)
         # Names of pods are unique in their namespace alone.
-        me = f"{settings.namespace}/{lease.identity(os.environ)}"
+        me = f"{operator.own_namespace}/{lease.identity(os.environ)}"
         self.lease = lease.Lease(self._cluster, me, operator.lease_duration)
         self._cluster.may_write = self.lease.held
         self.acting = False
@@ -124,14 +109,13 @@ class NamespaceController:
             waits=self._kueue_messages,
             now=self._now,
         )
-        self._changed = asyncio.Event()
-        self._schedule = Schedule()
-        self._granted: set[str] = set()
+        self._scheduler = Scheduler(
+            namespace, settings, tasks=tasks, jobs=jobs, controller=controller, now=self._now
+        )
         self._refused: dict[str, str] = {}
         """By task, why the API server refused its Job, until it has taken one."""
         self._reported: set[str] = set()
         """Tasks with an Event about a refusal, until something has worked."""
-        self._positions_due: set[str] = set()
         self._orphans: set[str] = set()
 
     @property
@@ -171,8 +155,7 @@ class NamespaceController:
                 group.create_task(self._sweep.run())
                 group.create_task(self._adoption.run())
                 group.create_task(self._messages.run())
-                group.create_task(self._schedule_passes())
-                group.create_task(self._show_positions())
+                group.create_task(self._scheduler.run(self.relist.synced))
         except asyncio.CancelledError:
             cancelled = True
             raise
@@ -212,7 +195,7 @@ class NamespaceController:
 
     def changed(self) -> None:
         """Something happened that may let a task start."""
-        self._changed.set()
+        self._scheduler.changed()
 
     def _queue(self, name: str, *, urgent: bool = False) -> None:
         self._controller.queue.add(Key(self.namespace, name), urgent=urgent)
@@ -224,108 +207,13 @@ class NamespaceController:
         settings = self._settings
         manifest = build_job(task, number, settings.operator.job)
         manifest = with_transcript_annotations(manifest, task, number, settings.context_storage)
-        return with_kueue_labels(manifest, task, settings.queue.kueue) if settings.kueue else manifest
+        return with_kueue_labels(manifest, task, settings.queue.kueue) if self._kueue else manifest
 
     def _pod_ended(self, uid: str) -> None:
         job = next((job for job in self._jobs.of(self.namespace) if job.uid == uid), None)
         if job is not None and job.task is not None:
             self._queue(job.task, urgent=job.deleting)
-            self._changed.set()
-
-    # Scheduling
-
-    async def _schedule_passes(self) -> None:
-        await self.relist.synced.wait()
-        clock = asyncio.get_running_loop().time
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            began = clock()
-            self._pass()
-            await asyncio.sleep(max(_PASS_GAP_S, (clock() - began) / _PASS_SHARE))
-
-    def _pass(self) -> None:
-        """Decide who starts, and queue the tasks for which something has changed."""
-        before, settings = self._schedule, self._settings
-        limit = UNLIMITED if settings.kueue else settings.limits.global_
-        self._schedule = schedule(
-            self._candidates(), limit, self._now(), aging=settings.operator.policy.aging
-        )
-        self._granted.update(self._schedule.start)
-        for name in self._schedule.start:
-            self._queue(name)
-        for name in self._schedule.positions:
-            task = self._task(name)
-            moved = before.after.get(name) != self._schedule.after.get(name)
-            if task is not None and (task.status.phase is None or moved):
-                self._queue(name)
-
-    def _candidates(self) -> list[Candidate]:
-        now = self._now()
-        jobs: dict[str, list[Job]] = {}
-        for job in self._jobs.of(self.namespace):
-            jobs.setdefault(job.owner or "", []).append(job)
-        self._granted = {name for name in self._granted if self._task(name) is not None}
-        found = []
-        for task in self._tasks.of(self.namespace):
-            stage = stage_of(task, jobs.pop(task.uid, ()), now, self._settings.operator.policy)
-            if task.name in self._granted:
-                stage = Stage.ACTIVE
-            elif stage is Stage.READY and self._controller.retries_later(Key(self.namespace, task.name)):
-                stage = Stage.BACKOFF  # it was refused: another task may start meanwhile
-            if stage is Stage.ENDED:
-                continue
-            found.append(
-                Candidate(
-                    name=task.name,
-                    item=task.item,
-                    repository=task.repository,
-                    created=task.created,
-                    stage=stage,
-                    limit=self._limit_of(task),
-                    run=task.spec.run,
-                    priority=task.spec.priority,
-                )
-            )
-        # A Job that runs without a task (deleted by hand, its end not recorded) counts all the same.
-        for orphans in jobs.values():
-            found += [_orphan(job) for job in orphans if not job.finished]
-        return found
-
-    def _limit_of(self, task: Task) -> int:
-        source = task.spec.source
-        return UNLIMITED if self._settings.kueue else self._settings.limits.of(source.host, source.repository)
-
-    async def _show_positions(self) -> None:
-        """Show how the queue moves, of a few tasks at a time, the foremost first."""
-        await self.relist.synced.wait()
-        while True:
-            await asyncio.sleep(self._settings.operator.position_interval)
-            phases = Counter(task.status.phase or Phase.QUEUED for task in self._tasks.of(self.namespace))
-            metrics.show_phases(self.namespace, phases)
-            moved = []
-            for name, position in self._schedule.positions.items():
-                task = self._task(name)
-                if task is not None and task.status.queue_position != coarse(position):
-                    moved.append((position, name))
-            for _, name in sorted(moved)[:_POSITIONS_AT_A_TIME]:
-                self._positions_due.add(name)
-                self._queue(name)
-
-    def _decision(self, name: str) -> SchedulingDecision:
-        task, position = self._task(name), self._schedule.positions.get(name)
-        shown = coarse(position) if position is not None else None
-        if task is not None and task.status.phase is Phase.QUEUED and name not in self._positions_due:
-            # A position that has only moved is not worth a request of its own.
-            shown = task.status.queue_position if shown is not None else None
-        return SchedulingDecision(
-            start=name in self._granted,
-            position=shown,
-            after=self._schedule.after.get(name),
-            refused=self._refused.get(name),
-        )
-
-    # Reconciling
+            self._scheduler.changed()
 
     async def reconcile(self, name: str) -> Requeue:
         """Bring one task nearer to its end.
@@ -335,10 +223,10 @@ class NamespaceController:
         """
         if not (self.acting and self.relist.synced.is_set()):
             return Requeue()  # the first relist queues every task
-        if self._awaits_first_decision(name):
-            self._changed.set()
+        if name not in self._refused and self._scheduler.awaits_first_decision(name):
+            self._scheduler.changed()  # the next pass queues it with its position
             return Requeue()
-        decision = self._decision(name)
+        decision = self._scheduler.decision(name, self._refused.get(name))
         with metrics.RECONCILES.time():
             plan = await self._reconciler.reconcile(name, decision)
         if decision.start or plan is None or plan.stage is Stage.ENDED:
@@ -347,27 +235,14 @@ class NamespaceController:
         recovered = name not in self._refused
         if recovered:
             self._reported.discard(name)
-        self._positions_due.discard(name)
-        if decision.start:
-            self._granted.discard(name)
-            self._changed.set()
+        self._scheduler.reconciled(name, started=decision.start)
         if plan is None:
             self._controller.queue.forget(Key(self.namespace, name))
             return Requeue()
-        if plan.stage is not Stage.READY or name not in self._schedule.positions:
-            self._changed.set()
+        if plan.stage is not Stage.READY or not self._scheduler.waits(name):
+            self._scheduler.changed()
         after = (plan.requeue_at - self._now()).total_seconds() if plan.requeue_at else None
         return Requeue(after, recovered)
-
-    def _awaits_first_decision(self, name: str) -> bool:
-        """A new task that no scheduling pass has seen yet: the next pass queues it with its position."""
-        task = self._task(name)
-        if task is None or task.status.phase is not None or task.spec.suspend:
-            return False
-        if name in self._granted or name in self._schedule.positions or name in self._refused:
-            return False
-        own = [job for job in self._jobs.of(self.namespace) if job.owner == task.uid]
-        return stage_of(task, own, self._now(), self._settings.operator.policy) is Stage.READY
 
     async def failed(self, name: str, error: Exception) -> None:
         """A reconciliation failed, and is retried later."""
@@ -377,8 +252,8 @@ class NamespaceController:
         if isinstance(error, JobRefusedError):
             self._refused[name] = str(error)
         if _certain(error):
-            self._granted.discard(name)
-        self._changed.set()
+            self._scheduler.revoke(name)
+        self._scheduler.changed()
 
     async def _report_refusal(self, name: str, error: ApiError) -> None:
         """Emit one Event about a refusal that repeats: a quota, an admission webhook, a missing right."""
@@ -392,14 +267,12 @@ class NamespaceController:
         except ApiError as second:
             _logger.warning("The Event could not be written either: %s", second)
 
-    # The relist
-
     async def _listed(self, _: set[Key]) -> None:
-        if self._settings.kueue:
+        if self._kueue:
             await self._read_kueue()
         for task in self._tasks.of(self.namespace):
             self._queue(task.name)
-        self._changed.set()
+        self._scheduler.changed()
         await self._report_orphans()
 
     async def _read_kueue(self) -> None:
@@ -448,11 +321,58 @@ def _certain(error: Exception) -> bool:
     return isinstance(error, ApiError) and error.status is not None and error.status < 500
 
 
-def _orphan(job: Job) -> Candidate:
-    return Candidate(
-        name=f"job/{job.name}",
-        item=job.labels.get(LABEL_ITEM, job.name),
-        repository=job.labels.get(LABEL_REPOSITORY, ""),
-        created=job.created,
-        stage=Stage.ACTIVE,
-    )
+class Sweep:
+    """Lists what is not active, rarely, and deletes what ended long ago.
+
+    The server reads every task that ever ran for it (10,000: about two seconds).
+    """
+
+    def __init__(
+        self, cluster: Cluster, *, keep: float, interval: float, now: Callable[[], datetime]
+    ) -> None:
+        self._cluster = cluster
+        self._keep = timedelta(seconds=keep)
+        self._interval = interval
+        self._now = now
+
+    async def run(self) -> None:
+        """Sweep at every interval, until cancelled."""
+        while True:
+            try:
+                deleted = await self.delete_expired()
+                if deleted:
+                    _logger.info("Deleted %d tasks that ended more than %s ago", deleted, self._keep)
+            except ApiError as error:
+                _logger.warning("Ended tasks could not be swept: %s", error)
+            await asyncio.sleep(self._interval)
+
+    async def delete_expired(self) -> int:
+        """Delete what expired; returns how many.
+
+        Raises:
+            ApiError: the API server did not answer.
+        """
+        deleted = 0
+        async for page in self._cluster.tasks.pages(_INACTIVE, _PAGE):
+            for body in page:
+                try:
+                    task = read_task(body)
+                except UnreadableTaskError:
+                    continue
+                if expired(task, self._now(), self._keep):
+                    await self._cluster.tasks.delete(task.name, task.uid, task.version)
+                    deleted += 1
+        return deleted
+
+
+def expired(task: Task, now: datetime, keep: timedelta) -> bool:
+    """The task ended long enough ago.
+
+    One whose end is not shown on its item yet stays a day longer: the forge may not answer.
+    """
+    status, own = task.status, task.spec.ttl_seconds_after_finished
+    keep = keep if own is None else timedelta(seconds=own)
+    succeeded = status.condition("Succeeded")
+    ended = status.completion_time or (succeeded.last_transition_time if succeeded else None)
+    keep = keep if task.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED
+    return task.ended and ended is not None and ended + keep <= now

@@ -14,10 +14,10 @@ from math import inf
 from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.outcome import MAX_TAIL, Outcome
 from coding_agent_core.reasons import REASONS, ExitCode, Patience, PodReason, Reason, ReasonClass
+from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import last_lines, printable
 
 from coding_agent_operator.observed import NOT_READY_TO_START, Job, Pod
-from coding_agent_operator.settings import Policy
 
 _DEADLINE = "DeadlineExceeded"
 

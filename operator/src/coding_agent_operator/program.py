@@ -1,20 +1,48 @@
-"""The operator as a program: `main.py --mode operator` calls `run`."""
+"""The operator as a program, which `main.py --mode operator` runs, and the namespaces that it serves.
+
+Each namespace is served by itself: one that is broken or forbidden stops no other. Caches, work queue and
+watches are shared. Each has its own Lease and limits, as it would with an operator of its own, so that such
+an operator and this one never act together.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from coding_agent_core.kubernetes.controller import serve_probes
-from coding_agent_core.logs import configure
-from coding_agent_core.settings.model import Logging
+from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.kubernetes.controller import (
+    Controller,
+    Key,
+    ObjectCache,
+    Requeue,
+    key_of,
+    serve_probes,
+)
+from coding_agent_core.kubernetes.transport import ApiError, ApiServer
+from coding_agent_core.logs import bound
+from coding_agent_core.retry import backoff
+from coding_agent_core.settings import Settings
 
-from coding_agent_operator.cluster import connect
-from coding_agent_operator.namespaces import WATCHED, Namespaces, cancelled
-from coding_agent_operator.settings import OperatorSettings
-from coding_agent_operator.watching import watch
+from coding_agent_operator import metrics
+from coding_agent_operator.cluster import connect, namespaces_with_tasks
+from coding_agent_operator.namespace import NamespaceController
+from coding_agent_operator.observed import ACTIVE, Job, Task, read_job, read_task
+from coding_agent_operator.watching import Resource, watch
+
+_logger = logging.getLogger("operator.namespaces")
+
+TASKS: Resource = (GROUP, VERSION, PLURAL)
+JOBS: Resource = ("batch", "v1", "jobs")
+WATCHED: Mapping[Resource, str] = {TASKS: ACTIVE, JOBS: ACTIVE}
+_RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
+_RESTART_MAX_S = 600.0
 
 
-async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> None:
+async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """Run until `stop` is set, which SIGTERM and SIGINT do.
 
     Raises:
@@ -45,7 +73,204 @@ async def run(settings: OperatorSettings, stop: asyncio.Event | None = None) -> 
         await server.aclose()
 
 
-def main(settings: OperatorSettings, logging: Logging | None = None) -> None:
-    """Run in a loop of its own."""
-    configure(logging or Logging())
-    asyncio.run(run(settings))
+class Namespaces:
+    """Serves the configured namespaces, or (`operator.namespaces: ["*"]`) all that have tasks."""
+
+    def __init__(self, server: ApiServer, settings: Settings) -> None:
+        self._server = server
+        self._settings = settings
+        self._everywhere = settings.operator.everywhere
+        self.names = (
+            []
+            if self._everywhere
+            else list(settings.operator.namespaces or (settings.operator.own_namespace,))
+        )
+        """The configured ones; empty: all."""
+        self._tasks: ObjectCache[Task] = ObjectCache(read_task)
+        self._jobs: ObjectCache[Job] = ObjectCache(read_job)
+        self._controller = Controller(
+            self._reconcile, workers=settings.operator.workers, on_error=self._failed
+        )
+        self._controllers: dict[str, NamespaceController] = {}
+        self._serving: dict[str, asyncio.Task[None]] = {}
+        self._failing: set[str] = set()
+        self._settled: set[str] = set()
+        """Those that were tried once, with success or without."""
+        self._discovered = False
+        self._stopping = False
+        self.restart_watches = asyncio.Event()
+        self._restart_due = 0.0
+        self._restarts = 0
+
+    def alive(self) -> str | None:
+        """Only a restart helps where no watch shows anything, even after it was started afresh."""
+        acting = [controller for controller in self._controllers.values() if controller.acting]
+        dead = [controller for controller in acting if controller.relist.watch_dead]
+        return "a watch is dead" if dead and len(dead) == len(acting) else None
+
+    def ready(self) -> str | None:
+        """Why it is not known yet what is to be served."""
+        if self._everywhere:
+            return None if self._discovered else "the cluster was not listed yet"
+        self._settled.update(name for name, controller in self._controllers.items() if controller.ready)
+        waiting = sorted(set(self.names) - self._settled)
+        if waiting:
+            return f"not read yet: {', '.join(waiting[:10])}"
+        return "no namespace can be served" if self._failing.issuperset(self.names) else None
+
+    def observe(self, resource: Resource, kind: str | None, body: Mapping[str, Any]) -> None:
+        """Take a watch event; with `"*"` the first one of a namespace starts to serve it."""
+        key = key_of(body)
+        if self._everywhere and kind != "DELETED":
+            self._open(key.namespace)
+        urgent = False
+        if resource == TASKS:
+            if not self._tasks.observe(kind, body):
+                return
+            task = self._tasks.get(key)
+            urgent = task is not None and (task.spec.cancel or task.spec.suspend)
+        else:
+            if not self._jobs.observe(kind, body):
+                return
+            job = self._jobs.get(key) or read_job(body)
+            key, urgent = Key(key.namespace, job.task or ""), job.deleting and kind != "DELETED"
+        if key.name:
+            self._controller.queue.add(key, urgent=urgent)
+        if (controller := self._controllers.get(key.namespace)) is not None:
+            controller.changed()
+
+    async def run(self) -> None:
+        """Serve until cancelled; then every Lease is released."""
+        workers = asyncio.create_task(self._controller.run())
+        discovery = asyncio.create_task(self._discover() if self._everywhere else asyncio.Event().wait())
+        try:
+            for namespace in self.names:
+                self._open(namespace)
+            done, _ = await asyncio.wait([workers, discovery], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._stopping = True
+            await cancelled([discovery, *self._serving.values()])  # each waits for its requests under way
+            await cancelled([workers])
+
+    async def _reconcile(self, key: Key) -> Requeue:
+        controller = self._controllers.get(key.namespace)
+        return Requeue() if controller is None else await controller.reconcile(key.name)
+
+    async def _failed(self, key: Key, error: Exception) -> None:
+        if (controller := self._controllers.get(key.namespace)) is not None:
+            await controller.failed(key.name, error)
+
+    def _open(self, namespace: str) -> None:
+        """Serve a namespace; one that is being closed is opened again after that."""
+        if namespace not in self._serving:
+            task = self._serving[namespace] = asyncio.create_task(self._serve(namespace))
+            task.add_done_callback(lambda _: self._closed(namespace))
+
+    def _closed(self, namespace: str) -> None:
+        del self._serving[namespace]
+        self._settled.discard(namespace)
+        if not self._stopping and (self._tasks.of(namespace) or self._jobs.of(namespace)):
+            self._open(namespace)
+
+    async def _serve(self, namespace: str) -> None:
+        """Serve a namespace, with retries, until cancelled or (with `"*"`) it has no task any more."""
+        loop, failures = asyncio.get_running_loop(), 0
+
+        def probed() -> None:
+            self._failing.discard(namespace)
+            metrics.FAILING.labels(namespace).set(0)
+
+        with bound(namespace=namespace):
+            try:
+                while True:
+                    began = loop.time()
+                    metrics.LEADER.labels(namespace).set(0)
+                    metrics.WATCH_BEHIND.labels(namespace).set(0)
+                    metrics.FAILING.labels(namespace).set(namespace in self._failing)
+                    controller = self._controllers[namespace] = self._new(namespace)
+                    try:
+                        await controller.run(probed)
+                    except Exception as error:
+                        failures = 1 if loop.time() - began > _RETRY_MAX_S else failures + 1
+                        delay = _delay(error, failures)
+                        _log(error, delay)
+                    self._settled.add(namespace)
+                    self._failing.add(namespace)
+                    metrics.FAILING.labels(namespace).set(1)
+                    await asyncio.sleep(delay)
+                    if self._everywhere and not await controller.has_tasks():
+                        return
+            finally:
+                self._controllers.pop(namespace, None)
+                self._failing.discard(namespace)
+                metrics.forget(namespace)
+
+    def _new(self, namespace: str) -> NamespaceController:
+        return NamespaceController(
+            self._server,
+            namespace,
+            self._settings,
+            tasks=self._tasks,
+            jobs=self._jobs,
+            controller=self._controller,
+            behind=lambda behind: self._behind(namespace, behind),
+        )
+
+    def _behind(self, namespace: str, behind: int) -> None:
+        """Start dead watches afresh; less and less often where that does not help."""
+        metrics.WATCH_BEHIND.labels(namespace).set(behind)
+        now = asyncio.get_running_loop().time()
+        if behind and now >= self._restart_due:
+            self.restart_watches.set()
+            wait = self._settings.operator.resync_interval * 2.0 ** min(self._restarts, 10)
+            self._restart_due = now + min(wait, _RESTART_MAX_S)
+            self._restarts += 1
+        elif not any(controller.relist.watch_dead for controller in self._controllers.values()):
+            self._restarts = 0
+
+    async def _discover(self) -> None:
+        """Find namespaces with tasks that no watch has shown; close those that have none any more."""
+        operator, clock = self._settings.operator, asyncio.get_running_loop().time
+        sweep_due = 0.0
+        while True:
+            # Those with ended tasks alone are served too, to delete the tasks later.
+            ended_too = clock() >= sweep_due
+            try:
+                for namespace in await namespaces_with_tasks(self._server, "" if ended_too else ACTIVE):
+                    self._open(namespace)
+            except ApiError as error:
+                _logger.warning("The cluster cannot be listed: %s", error)
+            else:
+                self._discovered = True
+                sweep_due = clock() + operator.sweep_interval if ended_too else sweep_due
+                for namespace, controller in list(self._controllers.items()):
+                    if controller.empty and not await controller.has_tasks() and controller.empty:
+                        self._serving[namespace].cancel()
+            await asyncio.sleep(operator.resync_interval)
+
+
+async def cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks and wait for their ends, whatever these are."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _delay(error: Exception, failures: int) -> float:
+    """Seconds until the next try."""
+    if isinstance(error, ApiError) and error.status is None:
+        return _RETRY_FIRST_S  # the API server does not answer anyone
+    return backoff(failures, _RETRY_FIRST_S, _RETRY_MAX_S)
+
+
+def _log(error: Exception, delay: float) -> None:
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, CodingAgentError):
+        _logger.warning("Cannot be served: %s; next try in %.0f s", cause, delay)
+    else:
+        _logger.error("Cannot be served: %r; next try in %.0f s", cause, delay, exc_info=error)

@@ -13,6 +13,7 @@ from typing import Any
 from coding_agent_core.agenttask import LABEL_ACTIVE, AttemptStatus, Event, Status
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.settings.operator import Policy
 
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, SchedulingDecision, decide
@@ -28,7 +29,6 @@ from coding_agent_operator.observed import (
     read_pods,
     read_task,
 )
-from coding_agent_operator.settings import Policy
 
 _logger = logging.getLogger("operator.reconcile")
 

@@ -15,6 +15,7 @@ from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
 from coding_agent_core.outcome import MAX_TAIL, Outcome, Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import PodReason
+from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import last_lines
 
 from coding_agent_operator.observed import Job, Task, attempt_number
@@ -27,7 +28,6 @@ from coding_agent_operator.outcome_of import (
     stopped,
     stuck,
 )
-from coding_agent_operator.settings import Policy
 
 MAX_RECORDED = 60
 """Attempts that a status can hold (`maxItems` 64 in the CRD), with some room."""

@@ -21,11 +21,12 @@ from coding_agent_core.agenttask import OutcomeType, Status
 from coding_agent_core.messages import ENVIRONMENT_VARIABLE
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
+from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_model.script import Failure, Script, Turn
 from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
 from coding_agent_operator.observed import Task, job_name, read_job, read_pod, read_task
-from coding_agent_operator.settings import JobTemplate, Policy
 from coding_agent_operator.task_state import TaskState, task_state
 
 from tests.fixtures.s3 import SECRET, S3Server

@@ -15,6 +15,7 @@ from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator_reporter.process import Reporter, account, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 
+ROOT = Path(__file__).parents[3]
 Start = Callable[..., Reporter]
 pytestmark = pytest.mark.parametrize("flavour", ["github"])
 
@@ -26,7 +27,7 @@ def test_the_program_runs_and_stops(world: World, tmp_path: Path) -> None:
         "CONFIG_FILE": str(world.config()),
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "coding_agent_operator.reporter"], env=environment, cwd=tmp_path
+        [sys.executable, str(ROOT / "main.py"), "--mode", "reporter"], env=environment, cwd=tmp_path
     )
     try:
         number = world.issue(BOT)
@@ -43,7 +44,7 @@ def test_a_wrong_configuration_is_explained(world: World, tmp_path: Path) -> Non
     config = tmp_path / "none.yaml"
     config.write_text("{}")
     done = subprocess.run(
-        [sys.executable, "-m", "coding_agent_operator.reporter"],
+        [sys.executable, str(ROOT / "main.py"), "--mode", "reporter"],
         env={"PATH": "", "KUBECONFIG": str(world.plane.kubeconfig), "CONFIG_FILE": str(config)},
         cwd=tmp_path,
         capture_output=True,

@@ -10,9 +10,9 @@ from coding_agent_core.agenttask import AttemptStatus, Condition, OutcomeType, S
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason
+from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_operator.observed import Job, Pod, Task, job_name, read_task
-from coding_agent_operator.settings import Policy
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 POLICY = Policy()

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from coding_agent_core.agenttask import Status
+from coding_agent_core.settings.operator import Limits, Policy
 from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import Job, Pod, Task, job_name, read_task
 from coding_agent_operator.schedule import UNLIMITED, Candidate, coarse, schedule
-from coding_agent_operator.settings import Limits, Policy
 from coding_agent_operator.task_state import Stage, stage_of
 
 from tests.unit.operator.making import NOW, pod, task_body

@@ -10,9 +10,9 @@ from coding_agent_core.agenttask import OutcomeType, Status
 from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import Reason
+from coding_agent_core.settings.operator import Policy
 from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.observed import Job, Task
-from coding_agent_operator.settings import Policy
 from coding_agent_operator.task_state import Stage, backoff, stage_of
 
 from tests.unit.operator.making import (

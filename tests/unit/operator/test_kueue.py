@@ -8,12 +8,12 @@ import pytest
 from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.phases import Phase
 from coding_agent_core.settings import load_settings
-from coding_agent_core.settings.queues import Engine, Kueue
+from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.queues import Engine, Kueue, Queue
 from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.job import build_job
 from coding_agent_operator.observed import read_job
 from coding_agent_operator.schedule import UNLIMITED, Candidate, schedule, waits_for, with_kueue_labels
-from coding_agent_operator.settings import JobTemplate, OperatorSettings
 from coding_agent_operator.task_state import Stage
 
 from tests.unit.operator.making import NOW, POLICY, ago, attempt, job, pod, status, task
@@ -44,10 +44,10 @@ def test_the_queue_of_a_repository() -> None:
 def test_it_is_chosen_in_config_yaml(tmp_path: Any) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("queue: {backend: kubernetes, engine: kueue, kueue: {local_queue: agents}}\n")
-    settings = OperatorSettings.of(load_settings(file, {}))
-    assert settings.kueue
+    settings = load_settings(file, {})
+    assert settings.queue.engine is Engine.KUEUE
     assert settings.queue.kueue.local_queue == "agents"
-    assert OperatorSettings().queue.engine is Engine.NATIVE
+    assert Queue().engine is Engine.NATIVE
 
 
 def test_only_one_task_of_an_item_is_kept_from_starting() -> None:

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from coding_agent_core.settings.operator import Limits
 from coding_agent_operator.schedule import Candidate, coarse, schedule
-from coding_agent_operator.settings import Limits
 from coding_agent_operator.task_state import Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st

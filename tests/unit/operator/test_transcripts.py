@@ -9,11 +9,11 @@ import pytest
 from coding_agent_core.agenttask import OutcomeType, TaskResult
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
+from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import Item
 from coding_agent_core.transcripts import attempt_of, key_of, place_of, url_of
 from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
 from coding_agent_operator.observed import read_job
-from coding_agent_operator.settings import JobTemplate
 
 from tests.unit.operator.making import attempt, status, task
 

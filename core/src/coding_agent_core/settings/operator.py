@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from pydantic import AliasChoices, Field, field_validator
@@ -97,6 +98,11 @@ class Operator(Section):
                 f"each namespace can be named only once; more than once here: {', '.join(twice)}"
             )
         return given
+
+    @property
+    def own_namespace(self) -> str:
+        """The namespace in force: the setting, else this pod's, else `default`."""
+        return self.namespace or os.environ.get("POD_NAMESPACE") or "default"
 
     @property
     def everywhere(self) -> bool:

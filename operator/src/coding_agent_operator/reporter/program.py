@@ -1,6 +1,6 @@
 """The reporter as a program: a watch and a regular list of AgentTasks feed one worker for each forge.
 
-`main.py --mode reporter` calls `run`; `python -m coding_agent_operator.reporter` calls `main`.
+`main.py --mode reporter` calls `run`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile import ForgeContext, NotConfiguredError, reconcile
-from coding_agent_operator.settings import OperatorSettings
 from coding_agent_operator.watching import watch
 
 _logger = logging.getLogger("reporter")
@@ -216,7 +215,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     Raises:
         SettingsError: no cluster or no forge is configured.
     """
-    reporter, namespace = settings.reporter, OperatorSettings.of(settings).namespace
+    reporter, namespace = settings.reporter, settings.operator.own_namespace
     stop = stop or asyncio.Event()
     forges = connect_forges(settings)
     async with AsyncExitStack() as stack:

@@ -1,0 +1,191 @@
+"""Scheduling in one namespace: runs `schedule` when something has changed, and remembers what it granted.
+
+Starts are exact: nothing starts before tasks and Jobs were listed consistently, and a task that was granted a
+start counts as running until its Job is seen or is known not to exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+
+from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
+from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache
+from coding_agent_core.phases import Phase
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.queues import Engine
+
+from coding_agent_operator import metrics
+from coding_agent_operator.decide import SchedulingDecision
+from coding_agent_operator.observed import Job, Task
+from coding_agent_operator.schedule import UNLIMITED, Candidate, Schedule, coarse, schedule
+from coding_agent_operator.task_state import Stage, stage_of
+
+_PASS_GAP_S, _PASS_SHARE = 0.01, 0.1
+"""Passes take no more than this share of the time: under load, changes are taken together."""
+_POSITIONS_AT_A_TIME = 100
+
+
+class Scheduler:
+    """Decides who may start in a namespace, and queues the tasks for which something has changed."""
+
+    def __init__(
+        self,
+        namespace: str,
+        settings: Settings,
+        *,
+        tasks: ObjectCache[Task],
+        jobs: ObjectCache[Job],
+        controller: Controller,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._namespace = namespace
+        self._limits = None if settings.queue.engine is Engine.KUEUE else settings.limits
+        self._policy = settings.operator.policy
+        self._position_interval = settings.operator.position_interval
+        self._tasks = tasks
+        self._jobs = jobs
+        self._controller = controller
+        self._now = now
+        self._changed = asyncio.Event()
+        self._schedule = Schedule()
+        self._granted: set[str] = set()
+        self._positions_due: set[str] = set()
+
+    def changed(self) -> None:
+        """Something happened that may let a task start."""
+        self._changed.set()
+
+    async def run(self, synced: asyncio.Event) -> None:
+        """Schedule until cancelled; nothing before everything was listed."""
+        await synced.wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._schedule_passes())
+            group.create_task(self._show_positions())
+
+    def decision(self, name: str, refused: str | None) -> SchedulingDecision:
+        """What was decided about a task whose Job the API server last refused as said in `refused`."""
+        task, position = self._task(name), self._schedule.positions.get(name)
+        shown = coarse(position) if position is not None else None
+        if task is not None and task.status.phase is Phase.QUEUED and name not in self._positions_due:
+            # A position that has only moved is not worth a request of its own.
+            shown = task.status.queue_position if shown is not None else None
+        return SchedulingDecision(
+            start=name in self._granted,
+            position=shown,
+            after=self._schedule.after.get(name),
+            refused=refused,
+        )
+
+    def awaits_first_decision(self, name: str) -> bool:
+        """A new task that no pass has seen yet."""
+        task = self._task(name)
+        if task is None or task.status.phase is not None or task.spec.suspend:
+            return False
+        if name in self._granted or self.waits(name):
+            return False
+        own = [job for job in self._jobs.of(self._namespace) if job.owner == task.uid]
+        return stage_of(task, own, self._now(), self._policy) is Stage.READY
+
+    def waits(self, name: str) -> bool:
+        """The last pass gave the task a position in the queue."""
+        return name in self._schedule.positions
+
+    def reconciled(self, name: str, *, started: bool) -> None:
+        """The decision about a task was carried out."""
+        self._positions_due.discard(name)
+        if started:
+            self.revoke(name)
+            self.changed()
+
+    def revoke(self, name: str) -> None:
+        """The task does not count as running because of its grant any more."""
+        self._granted.discard(name)
+
+    def _task(self, name: str) -> Task | None:
+        return self._tasks.get((self._namespace, name))
+
+    def _queue(self, name: str) -> None:
+        self._controller.queue.add(Key(self._namespace, name))
+
+    async def _schedule_passes(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            began = clock()
+            self._pass()
+            await asyncio.sleep(max(_PASS_GAP_S, (clock() - began) / _PASS_SHARE))
+
+    def _pass(self) -> None:
+        before = self._schedule
+        limit = UNLIMITED if self._limits is None else self._limits.global_
+        self._schedule = schedule(self._candidates(), limit, self._now(), aging=self._policy.aging)
+        self._granted.update(self._schedule.start)
+        for name in self._schedule.start:
+            self._queue(name)
+        for name in self._schedule.positions:
+            task = self._task(name)
+            moved = before.after.get(name) != self._schedule.after.get(name)
+            if task is not None and (task.status.phase is None or moved):
+                self._queue(name)
+
+    def _candidates(self) -> list[Candidate]:
+        now = self._now()
+        jobs: dict[str, list[Job]] = {}
+        for job in self._jobs.of(self._namespace):
+            jobs.setdefault(job.owner or "", []).append(job)
+        self._granted = {name for name in self._granted if self._task(name) is not None}
+        found = []
+        for task in self._tasks.of(self._namespace):
+            stage = stage_of(task, jobs.pop(task.uid, ()), now, self._policy)
+            if task.name in self._granted:
+                stage = Stage.ACTIVE
+            elif stage is Stage.READY and self._controller.retries_later(Key(self._namespace, task.name)):
+                stage = Stage.BACKOFF  # it was refused: another task may start meanwhile
+            if stage is Stage.ENDED:
+                continue
+            source = task.spec.source
+            found.append(
+                Candidate(
+                    name=task.name,
+                    item=task.item,
+                    repository=task.repository,
+                    created=task.created,
+                    stage=stage,
+                    limit=self._limits.of(source.host, source.repository) if self._limits else UNLIMITED,
+                    run=task.spec.run,
+                    priority=task.spec.priority,
+                )
+            )
+        # A Job that runs without a task (deleted by hand, its end not recorded) counts all the same.
+        for orphans in jobs.values():
+            found += [_orphan(job) for job in orphans if not job.finished]
+        return found
+
+    async def _show_positions(self) -> None:
+        """Show how the queue moves, for a few tasks at a time, the foremost first."""
+        while True:
+            await asyncio.sleep(self._position_interval)
+            phases = Counter(task.status.phase or Phase.QUEUED for task in self._tasks.of(self._namespace))
+            metrics.show_phases(self._namespace, phases)
+            moved = []
+            for name, position in self._schedule.positions.items():
+                task = self._task(name)
+                if task is not None and task.status.queue_position != coarse(position):
+                    moved.append((position, name))
+            for _, name in sorted(moved)[:_POSITIONS_AT_A_TIME]:
+                self._positions_due.add(name)
+                self._queue(name)
+
+
+def _orphan(job: Job) -> Candidate:
+    return Candidate(
+        name=f"job/{job.name}",
+        item=job.labels.get(LABEL_ITEM, job.name),
+        repository=job.labels.get(LABEL_REPOSITORY, ""),
+        created=job.created,
+        stage=Stage.ACTIVE,
+    )

@@ -20,7 +20,7 @@ from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.fixtures.preloaded import Process, start_module
+from tests.fixtures.preloaded import Process, start_main
 
 _T = TypeVar("_T")
 ROOT = Path(__file__).parents[3]
@@ -84,8 +84,8 @@ class OperatorProcess:
     def start(self) -> OperatorProcess:
         folder = self._config.parent
         if not self.command:
-            self._process = start_module(
-                "coding_agent_operator", env=self._environment, cwd=folder, log=self._log
+            self._process = start_main(
+                ["--mode", "operator"], env=self._environment, cwd=folder, log=self._log
             )
             return self
         with self._log.open("ab") as log:

@@ -14,7 +14,7 @@ import httpx
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.fixtures.preloaded import Forked, start_module
+from tests.fixtures.preloaded import Forked, start_main
 
 ROOT = Path(__file__).parents[3]
 DEADLINE = 90.0
@@ -39,7 +39,7 @@ def start_reporter(kubeconfig: Path, config: Path, log: Path) -> Forked:
     """Start a reporter."""
     environment = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")}
     environment |= {"KUBECONFIG": str(kubeconfig), "CONFIG_FILE": str(config)}
-    return start_module("coding_agent_operator.reporter", env=environment, cwd=config.parent, log=log)
+    return start_main(["--mode", "reporter"], env=environment, cwd=config.parent, log=log)
 
 
 class Reporter:

@@ -15,7 +15,7 @@ import yaml
 from coding_agent_core.reasons import Reason
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.fixtures.preloaded import start_module
+from tests.fixtures.preloaded import start_main
 from tests.integration.operator.crash_proxy import kind_of, proxy_of
 from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, reported
@@ -55,7 +55,7 @@ class Stage:
 
     def _start(self) -> int:
         log = self._folder / f"{self.world.namespace}.log"
-        return start_module("coding_agent_operator", env=self._environment, cwd=self._folder, log=log).pid
+        return start_main(["--mode", "operator"], env=self._environment, cwd=self._folder, log=log).pid
 
     def close(self) -> None:
         self._count.__exit__(None, None, None)

@@ -26,7 +26,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from coding_agent_receiver import events, github, gitlab, verify
 from coding_agent_receiver.events import Answer, Delivery, PlatformWebhooks, Webhooks
@@ -57,10 +57,10 @@ class _DisconnectedError(Exception):
 
 
 class WebhookEndpoint:
-    """Answers `POST /webhook/github` and `/webhook/gitlab`; other requests go on to `app`."""
+    """Answers `POST /webhook/github` and `/webhook/gitlab`."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, intake: Intake, allowlist: Allowlist) -> None:
-        self._app, self._intake, self._allowlist = app, intake, allowlist
+    def __init__(self, settings: Settings, intake: Intake, allowlist: Allowlist) -> None:
+        self._intake, self._allowlist = intake, allowlist
         self._metrics = intake.metrics
         self._limits = RateLimits(settings.webhook.rate_limit)
         self._largest = settings.webhook.max_body_bytes
@@ -71,15 +71,15 @@ class WebhookEndpoint:
             for platform, module in WEBHOOKS.items()
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer a request for a webhook's path; `False` for any other."""
         # A forge does not follow the redirect that would remove a slash at the end.
         webhooks = self._paths.get(scope["path"].removesuffix("/")) if scope["type"] == "http" else None
         if webhooks is None:
-            await self._app(scope, receive, send)
-            return
+            return False
         if scope["method"] != "POST":
             await _send(send, events.refused(405, "Method Not Allowed", "refused", Allow="POST"))
-            return
+            return True
         start = time.perf_counter()
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
@@ -95,6 +95,7 @@ class WebhookEndpoint:
             seconds=time.perf_counter() - start,
         )
         await _send(send, answer)
+        return True
 
     async def _answer(
         self, webhooks: Webhooks, delivery: Delivery, headers: Headers, scope: Scope, receive: Receive
@@ -235,6 +236,16 @@ async def _send(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+class _App(FastAPI):
+    """FastAPI with the webhook endpoint in front of its middleware."""
+
+    endpoint: WebhookEndpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not await self.endpoint.handle(scope, receive, send):
+            await super().__call__(scope, receive, send)
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -268,7 +279,7 @@ def create_app(
         if follower is not None:
             follower.cancel()
 
-    app = FastAPI(
+    app = _App(
         title="coding agent receiver",
         docs_url=None,
         redoc_url=None,
@@ -276,10 +287,9 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.add_middleware(WebhookEndpoint, settings=settings, intake=intake, allowlist=allowlist)
+    app.endpoint = WebhookEndpoint(settings, intake, allowlist)
     _add_operation(app, intake)
     _add_errors(app)
-    app.middleware_stack = app.build_middleware_stack()  # now, so that an invalid rate limit is an error here
     return app
 
 

@@ -197,7 +197,7 @@ def test_without_the_right_there_is_a_warning_and_the_search_finds_the_item(outa
     outage.system.put_label(1)
     outage.ended(1)
     program = outage.poll(BOT_TOKEN)
-    assert "the token needs the permission Webhooks, read and write" in program.text()
+    assert "the token needs the permission Webhooks (read and write)" in program.text()
     assert len(outage.log) == 1
     [task] = outage.place.tasks().values()
     assert task["spec"]["trigger"]["origin"] == "poll"

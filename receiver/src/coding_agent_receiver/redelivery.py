@@ -154,7 +154,7 @@ class _Round:
         oldest = datetime.now(UTC) - KEPT
         failed = [
             delivery.at
-            async for delivery in self.hooks.deliveries(hook, oldest, failed_alone=True)
+            async for delivery in self.hooks.deliveries(hook, oldest, failed_only=True)
             if delivery.event in relevant
         ]
         if not failed:
@@ -184,7 +184,7 @@ class _Round:
                 meaning = None  # the receiver will report it
             if isinstance(meaning, Accepted):
                 try:
-                    item = await self.forge.glance(meaning.request.item)
+                    item = await self.forge.read_state(meaning.request.item)
                 except ForgeNotFoundError:
                     continue
                 if not item.open or self.settings.github.bot_label not in item.labels:

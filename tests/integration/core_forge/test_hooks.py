@@ -65,7 +65,7 @@ async def test_a_failed_delivery_is_found_read_and_sent_again(
 
     [hook] = await hooks.of_repository(REPOSITORY)
     assert hook.url == hook_receiver.url
-    [failed] = await every(hooks.deliveries(hook, LONG_AGO, failed_alone=True))
+    [failed] = await every(hooks.deliveries(hook, LONG_AGO, failed_only=True))
     assert (failed.status, failed.event, failed.succeeded) == (503, "issues", False)
     assert (await hooks.payload(hook, failed))["label"]["name"] == "coding agent"
     await hooks.redeliver(hook, failed)
@@ -74,7 +74,7 @@ async def test_a_failed_delivery_is_found_read_and_sent_again(
     again, first = await every(hooks.deliveries(hook, LONG_AGO))
     assert (first.id, again.guid, again.succeeded) == (failed.id, failed.guid, True)
     assert len({each.headers["x-github-delivery"] for each in hook_receiver.deliveries}) == 1
-    assert await every(hooks.deliveries(hook, LONG_AGO, failed_alone=True)) == [failed]
+    assert await every(hooks.deliveries(hook, LONG_AGO, failed_only=True)) == [failed]
     fits_the_description(github_forge)
 
 
@@ -86,7 +86,7 @@ async def test_an_organisations_webhooks_are_asked_for_as_described(
     delivery = HookDelivery(7, "a-guid", LONG_AGO, 502, "issues")
     asked = (
         hooks.of_organization("acme"),
-        every(hooks.deliveries(hook, LONG_AGO, failed_alone=True)),
+        every(hooks.deliveries(hook, LONG_AGO, failed_only=True)),
         hooks.payload(hook, delivery),
         hooks.redeliver(hook, delivery),
     )

@@ -40,7 +40,7 @@ async def everything(world: World) -> set[str]:
         await call("add_label")(item, "area/api ü")
         [_ async for _ in call("find_labeled")(LABEL)]
         await call("read")(item)
-        await call("glance")(item)
+        await call("read_state")(item)
         await call("applied")(item, LABEL)
         await call("remove_label")(item, "area/api ü")
         await call("remove_label")(item, "not there")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.protocol import Glance
+from coding_agent_core.forge.protocol import ItemState
 from coding_agent_core.phases import Phase
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Origin
@@ -46,7 +46,7 @@ def newest_run(phase: Phase, **more: Any) -> NewestRun:
 def plan(task: NewestRun, present: set[str], *, now: float = 200, **more: Any) -> ItemPlan:
     known: dict[str, Any] = {"applied": None, "pending": None, **more}
     opened = known.pop("open", True)
-    item = Glance(frozenset(present), opened)
+    item = ItemState(frozenset(present), opened)
     return decide(task, item, LABELS, now=at(now), grace=GRACE, **known)
 
 

@@ -202,7 +202,6 @@ class ForgeClient:
             ) from None  # the validation error quotes the answer
 
     async def aclose(self) -> None:
-        """Close connections."""
         if self._pool is not None:
             await self._pool.aclose()
             self._pool = None

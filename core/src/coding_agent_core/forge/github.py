@@ -16,12 +16,12 @@ from coding_agent_core.forge.comments import upsert
 from coding_agent_core.forge.github_api import issue_path, repo_path
 from coding_agent_core.forge.github_hooks import GitHubHooks
 from coding_agent_core.forge.protocol import (
-    Applied,
     Change,
     CloneSource,
     Comment,
-    Glance,
     ItemDetails,
+    ItemState,
+    LabelApplication,
     clone_url,
 )
 from coding_agent_core.platforms import ItemKind, Platform
@@ -53,16 +53,13 @@ class GitHubForge:
 
     @property
     def platform(self) -> Platform:
-        """GitHub."""
         return Platform.GITHUB
 
     @property
     def host(self) -> str:
-        """Its web host."""
         return self.settings.host
 
     async def whoami(self) -> str:
-        """Login of our own identity."""
         return (await self._identity()).login
 
     def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
@@ -70,11 +67,9 @@ class GitHubForge:
         return api.LabelSearch(self.settings, self.client).find(label)
 
     async def locate(self, item: Item) -> Item:
-        """The item with its repository, which on GitHub the key tells."""
         return item
 
     async def read(self, item: Item) -> ItemDetails:
-        """The item as it is now."""
         call = Call("GET", issue_path(item), f"reading {item.display}")
         if item.kind is ItemKind.CHANGE:
             call = replace(call, path=repo_path(item, "pulls", item.number))
@@ -91,16 +86,15 @@ class GitHubForge:
         )
         return self._details(item, issue, base=repository.default_branch)
 
-    async def glance(self, item: Item) -> Glance:
-        """The item's labels and whether it is open."""
+    async def read_state(self, item: Item) -> ItemState:
         call = Call("GET", issue_path(item), f"reading {item.display}")
         issue = await self.client.get(api.Issue, call)
-        return Glance(self._labels(issue), issue.state == "open")
+        return ItemState(self._labels(issue), issue.state == "open")
 
-    async def applied(self, item: Item, label: str) -> Applied | None:
+    async def label_application(self, item: Item, label: str) -> LabelApplication | None:
         """When the label was last put on, from the item's events."""
         event = await api.LabelSearch(self.settings, self.client).labeled(item, label)
-        return Applied(event.created_at, event.actor.login if event.actor else "") if event else None
+        return LabelApplication(event.created_at, event.actor.login if event.actor else "") if event else None
 
     async def comments(self, item: Item) -> list[Comment]:
         """The newest 1,000 comments, oldest first."""
@@ -154,7 +148,6 @@ class GitHubForge:
         return True
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
-        """The oldest comment of our own with the marker."""
         own = await self._identity()
         call = Call("GET", issue_path(item, "comments"), f"reading the comments of {item.display}")
         async for page, _ in self.client.pages(list[api.Comment], call, limit=_SCAN_PAGES):
@@ -166,8 +159,6 @@ class GitHubForge:
     async def upsert_comment(
         self, item: Item, marker: str, body: str, *, known: Comment | None = None
     ) -> Comment:
-        """Write our one comment."""
-
         async def create() -> Comment:
             call = Call(
                 "POST",
@@ -214,7 +205,6 @@ class GitHubForge:
         return None
 
     async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
-        """Find the open pull request of the branch, or open one."""
         found = await self.find_change(item, branch=branch)
         if found is not None:
             return found
@@ -250,7 +240,6 @@ class GitHubForge:
         return answer.permission in ("admin", "write")
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
-        """Whether our own reaction is on the comment."""
         own = await self._identity()
         call = Call(
             "GET",
@@ -283,11 +272,9 @@ class GitHubForge:
         )
 
     def hooks(self) -> GitHubHooks:
-        """What its webhooks sent."""
         return GitHubHooks(self.client)
 
     async def aclose(self) -> None:
-        """Close connections."""
         await self.client.aclose()
 
     async def _identity(self) -> api.User:

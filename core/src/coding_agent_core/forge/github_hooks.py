@@ -70,14 +70,14 @@ class GitHubHooks:
         return await self._hooks(path("orgs", organization, "hooks"), organization)
 
     async def deliveries(
-        self, hook: Hook, since: datetime, *, failed_alone: bool = False
+        self, hook: Hook, since: datetime, *, failed_only: bool = False
     ) -> AsyncIterator[HookDelivery]:
         """What the hook has sent since a time, newest first, but for what is on its way.
 
-        With `failed_alone` only what was not answered 2xx.
+        With `failed_only` only what was not answered 2xx.
         """
         params: dict[str, str | int] = {"per_page": PAGE_SIZE}
-        if failed_alone:
+        if failed_only:
             params["status"] = "failure"
         call = Call("GET", f"{hook.path}/deliveries", f"reading the deliveries of {hook.name}", params)
         for _ in range(_LOG_PAGES):
@@ -92,7 +92,7 @@ class GitHubHooks:
                     status=each.status_code,
                     event=each.event,
                 )
-                if not (failed_alone and delivery.succeeded):  # an older Enterprise may not know `status`
+                if not (failed_only and delivery.succeeded):  # an older Enterprise may not know `status`
                     yield delivery
             following = response.links.get("next", {}).get("url")
             if following is None:

@@ -12,12 +12,12 @@ from coding_agent_core.forge.client import Call, ForgeClient, Repeat, Token, pat
 from coding_agent_core.forge.comments import upsert
 from coding_agent_core.forge.gitlab_api import item_path, project_of
 from coding_agent_core.forge.protocol import (
-    Applied,
     Change,
     CloneSource,
     Comment,
-    Glance,
     ItemDetails,
+    ItemState,
+    LabelApplication,
     clone_url,
 )
 from coding_agent_core.platforms import ItemKind, Platform
@@ -48,16 +48,13 @@ class GitLabForge:
 
     @property
     def platform(self) -> Platform:
-        """GitLab."""
         return Platform.GITLAB
 
     @property
     def host(self) -> str:
-        """Its web host."""
         return self.settings.host
 
     async def whoami(self) -> str:
-        """User name of our own identity."""
         return (await self._identity()).username
 
     def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
@@ -65,7 +62,6 @@ class GitLabForge:
         return api.LabelSearch(self.settings, self.client).find(label)
 
     async def locate(self, item: Item) -> Item:
-        """The item with its project's path."""
         if item.repository:
             return item
         project = await self._project(project_of(item), f"reading the project of {item.display}")
@@ -87,15 +83,17 @@ class GitLabForge:
             head_repository=await self._source_of(item, merge_request),
         )
 
-    async def glance(self, item: Item) -> Glance:
-        """The item's labels and whether it is open."""
-        found = await self.client.get(api.Labeled, Call("GET", item_path(item), f"reading {item.display}"))
-        return Glance(frozenset(found.labels), found.state == "opened")
+    async def read_state(self, item: Item) -> ItemState:
+        call = Call("GET", item_path(item), f"reading {item.display}")
+        found = await self.client.get(api.Labeled, call)
+        return ItemState(frozenset(found.labels), found.state == "opened")
 
-    async def applied(self, item: Item, label: str) -> Applied | None:
+    async def label_application(self, item: Item, label: str) -> LabelApplication | None:
         """When the label was last put on, from the item's label events."""
         event = await api.LabelSearch(self.settings, self.client).labeled(item, label)
-        return Applied(event.created_at, event.user.username if event.user else "") if event else None
+        return (
+            LabelApplication(event.created_at, event.user.username if event.user else "") if event else None
+        )
 
     async def comments(self, item: Item) -> list[Comment]:
         """The newest 1,000 comments, oldest first, without what GitLab writes itself."""
@@ -114,7 +112,7 @@ class GitLabForge:
     async def remove_label(self, item: Item, label: str) -> bool:
         """Take one label off; whether it was there just before.
 
-        GitLab does not tell, so the labels are read first: two callers at the same moment may both be told
+        GitLab does not say, so the labels are read first: two callers at the same moment may both get
         `True`. Whoever needs a claim on GitLab takes it elsewhere (the queue's lock of the item).
         """
         what = f"removing the label {label!r} from {item.display}"
@@ -125,7 +123,6 @@ class GitLabForge:
         return True
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
-        """The oldest comment of our own with the marker."""
         own = await self._identity()
         call = self._notes(item, sort="asc")
         async for page, _ in self.client.pages(list[api.Note], call, limit=_SCAN_PAGES):
@@ -137,8 +134,6 @@ class GitLabForge:
     async def upsert_comment(
         self, item: Item, marker: str, body: str, *, known: Comment | None = None
     ) -> Comment:
-        """Write our one comment."""
-
         async def create() -> Comment:
             call = Call(
                 "POST",
@@ -183,7 +178,6 @@ class GitLabForge:
         return None
 
     async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
-        """Find the open merge request of the branch, or open one."""
         found = await self.find_change(item, branch=branch)
         if found is not None:
             return found
@@ -225,7 +219,6 @@ class GitLabForge:
         return member.state == "active" and member.access_level >= api.DEVELOPER
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
-        """Whether our own reaction is on the note."""
         own = await self._identity()
         async for page, _ in self.client.pages(
             list[api.Reaction], self._reactions(item, comment), limit=_SCAN_PAGES
@@ -251,11 +244,10 @@ class GitLabForge:
         )
 
     def hooks(self) -> None:
-        """None: what a hook of a whole instance sent, its API does not tell."""
+        """None: the API does not list what a hook of a whole instance sent."""
         return None
 
     async def aclose(self) -> None:
-        """Close connections."""
         await self.client.aclose()
 
     def _reactions(self, item: Item, comment: str) -> Call:

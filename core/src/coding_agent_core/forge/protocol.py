@@ -44,15 +44,15 @@ class ItemDetails:
 
 
 @dataclass(frozen=True)
-class Glance:
-    """What one request tells of an item: the names of all labels on it, and whether it can be worked on."""
+class ItemState:
+    """What one request shows of an item: the names of all labels on it, and whether it can be worked on."""
 
     labels: frozenset[str]
     open: bool
 
 
 @dataclass(frozen=True)
-class Applied:
+class LabelApplication:
     """When a label was last put on an item, by the forge's clock, and by whom (empty: unknown)."""
 
     at: datetime
@@ -162,9 +162,9 @@ class Hooks(Protocol):
         ...
 
     def deliveries(
-        self, hook: Hook, since: datetime, *, failed_alone: bool = False
+        self, hook: Hook, since: datetime, *, failed_only: bool = False
     ) -> AsyncIterator[HookDelivery]:
-        """What the hook has sent since a time, newest first; with `failed_alone` only what was not taken."""
+        """What the hook has sent since a time, newest first; with `failed_only` only what was not taken."""
         ...
 
     async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]:
@@ -208,11 +208,11 @@ class Forge(Protocol):
         """The item as it is now."""
         ...
 
-    async def glance(self, item: Item) -> Glance:
+    async def read_state(self, item: Item) -> ItemState:
         """The item's labels and whether it is open, in one request."""
         ...
 
-    async def applied(self, item: Item, label: str) -> Applied | None:
+    async def label_application(self, item: Item, label: str) -> LabelApplication | None:
         """When the label was last put on the item; `None` where its history does not tell."""
         ...
 
@@ -263,7 +263,7 @@ class Forge(Protocol):
         ...
 
     async def react(self, item: Item, comment: str) -> None:
-        """Put the reaction `eyes` on a comment: it was seen and carried out. Twice is as good as once."""
+        """Put the reaction `eyes` on a comment that was executed. Doing it twice is harmless."""
         ...
 
     async def clone_source(self, repository: str) -> CloneSource:
@@ -271,7 +271,7 @@ class Forge(Protocol):
         ...
 
     def hooks(self) -> Hooks | None:
-        """What its webhooks sent; `None` where the forge keeps no log that we read (GitLab)."""
+        """The log of its webhook deliveries; `None` where the forge keeps none that we read (GitLab)."""
         ...
 
     async def aclose(self) -> None:

@@ -20,7 +20,7 @@ async def publish(forge: Forge, item: Item, labels: Labels, report: Report) -> N
         ForgeError: a request failed; repeat the call.
     """
     await forge.upsert_comment(item, MARKER, comment(report))
-    seen = await forge.glance(item)
+    seen = await forge.read_state(item)
     add, remove = label_changes(report.state.phase, labels, seen.labels)
     await swap_labels(forge, item, add, remove)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from coding_agent_core.forge.protocol import Glance
+from coding_agent_core.forge.protocol import ItemState
 from coding_agent_core.phases import Phase
 from coding_agent_core.reporting.render import label_changes
 from coding_agent_core.settings.forges import Labels
@@ -81,14 +81,14 @@ class ItemPlan:
     settled: bool = False
 
 
-def needs_label_time(run: NewestRun, item: Glance, labels: Labels) -> bool:
+def needs_label_time(run: NewestRun, item: ItemState, labels: Labels) -> bool:
     """Whether `decide` needs to know if the bot label was applied before or after the work ended."""
     return run.phase.terminal and item.open and labels.bot_label in item.labels
 
 
 def decide(
     run: NewestRun,
-    item: Glance,
+    item: ItemState,
     labels: Labels,
     *,
     applied: datetime | None,
@@ -123,7 +123,7 @@ def decide(
 
 
 def _contradiction(
-    run: NewestRun, item: Glance, labels: Labels, applied: datetime | None
+    run: NewestRun, item: ItemState, labels: Labels, applied: datetime | None
 ) -> LabelContradiction | None:
     if run.phase.terminal:
         again = needs_label_time(run, item, labels) and _applied_again(run, applied)
@@ -156,7 +156,7 @@ def _applied_again(run: NewestRun, applied: datetime | None) -> bool:
 
 
 def _label_changes(
-    run: NewestRun, item: Glance, labels: Labels, found: LabelContradiction | None
+    run: NewestRun, item: ItemState, labels: Labels, found: LabelContradiction | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if run.end_shown is not None:
         return (), ()  # an end is shown once; afterwards the labels belong to people

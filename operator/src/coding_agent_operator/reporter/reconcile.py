@@ -251,10 +251,10 @@ async def _newest(
 async def _plan(
     context: ForgeContext, task: Task, run: NewestRun, memory: TaskMemory, now: datetime
 ) -> ItemPlan:
-    item = await context.forge.glance(task.spec.item)
+    item = await context.forge.read_state(task.spec.item)
     applied = None
     if needs_label_time(run, item, context.labels):
-        applied = await context.forge.applied(task.spec.item, context.labels.bot_label)
+        applied = await context.forge.label_application(task.spec.item, context.labels.bot_label)
     return decide(
         run,
         item,
@@ -336,7 +336,7 @@ async def _correct(
 
 async def _start_new_run(context: ForgeContext, task: Task, body: Body, latest: LatestTask) -> None:
     now = context.clock()
-    applied = await context.forge.applied(task.spec.item, context.labels.bot_label)
+    applied = await context.forge.label_application(task.spec.item, context.labels.bot_label)
     # From here on a bot label on the item is a new application, whoever finds it.
     again = acknowledged("The label was applied again.")
     if await context.tasks.set_conditions(body, (again,), now) is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from coding_agent_core.agenttask import LABEL_ATTEMPT
 
-from kubectl_agenttask.errors import PluginError
+from kubectl_agenttask import PluginError
 
 Body = Mapping[str, Any]
 

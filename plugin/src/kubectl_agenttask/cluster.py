@@ -23,7 +23,7 @@ from coding_agent_core.tasks import Item
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from kubectl_agenttask.errors import DeniedError, PluginError, UnreachableError
+from kubectl_agenttask import DeniedError, PluginError, UnreachableError
 
 _TIMEOUT = 10
 """Seconds for one request."""

@@ -16,11 +16,10 @@ from coding_agent_core.platforms import FACTS
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from rich.console import Console
 
-from kubectl_agenttask import tables
+from kubectl_agenttask import DeniedError, PluginError, UsageError, tables
 from kubectl_agenttask.attempts import attempt_of, choose, started, waiting_for
 from kubectl_agenttask.cluster import Body, Cluster
-from kubectl_agenttask.errors import DeniedError, PluginError, UsageError
-from kubectl_agenttask.show import show_facts, show_table
+from kubectl_agenttask.tables import show_facts, show_table
 
 _POLL = 1.0
 """Seconds between two looks at a pod that has not begun."""

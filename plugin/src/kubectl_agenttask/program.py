@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from kubectl_agenttask import commands
+from kubectl_agenttask import PluginError, commands
 from kubectl_agenttask.cluster import Cluster
-from kubectl_agenttask.errors import PluginError
-from kubectl_agenttask.show import console
+from kubectl_agenttask.tables import console
 
 _EXAMPLES = """examples:
   kubectl agenttask list --active

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kubectl_agenttask import PluginError
 from kubectl_agenttask.attempts import choose, started, waiting_for
-from kubectl_agenttask.errors import PluginError
 
 
 def pod(name: str, attempt: str, created: str = "2026-11-25T12:00:00Z", **status: Any) -> dict[str, Any]:

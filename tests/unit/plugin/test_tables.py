@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kubectl_agenttask import tables
-from kubectl_agenttask.show import console, show_facts, show_table
+from kubectl_agenttask.tables import console, show_facts, show_table
 
 NOW = datetime(2026, 11, 25, 14, 0, tzinfo=UTC)
 

@@ -41,7 +41,7 @@ async def everything(world: World) -> set[str]:
         [_ async for _ in call("find_labeled")(LABEL)]
         await call("read")(item)
         await call("read_state")(item)
-        await call("applied")(item, LABEL)
+        await call("label_application")(item, LABEL)
         await call("remove_label")(item, "area/api ü")
         await call("remove_label")(item, "not there")
         await call("upsert_comment")(item, MARKER, f"{MARKER}1 -->")

@@ -9,7 +9,7 @@ PACKAGES := core receiver operator consumer user-config plugin dev/forge dev/mod
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
 # Tests wait more than they compute: two workers for each of two cores.
 JOBS ?= 4
-PYTEST := $(VENV)/bin/pytest
+PYTEST := $(VENV)/bin/pytest --durations=15 --durations-min=5
 
 include dev/make/venv.mk
 -include dev/cluster/cluster.mk

@@ -176,22 +176,19 @@ def resume(session: Session, arguments: Namespace) -> None:
     session.out.print(f"agenttask {arguments.name} resumed")
 
 
+_OPTIONS = ("timeoutSeconds", "maxAttempts", "model", "instructions", "ttlSecondsAfterFinished")
+
+
 def retry(session: Session, arguments: Namespace) -> None:
     """`retry`: the next run of a task's item, with the same limits."""
-    spec = _readable(session.cluster.task(arguments.name))
+    earlier = session.cluster.task(arguments.name)
+    spec = _readable(earlier)
     request = TaskRequest(
         item=spec.item, user=spec.user, title=spec.title, url=spec.url, trigger=_by_hand(session)
     )
-    task = _next_task(
-        session,
-        request,
-        timeout_seconds=spec.timeout_seconds,
-        max_attempts=spec.max_attempts,
-        model=spec.model,
-        instructions=spec.instructions,
-    )
-    if spec.ttl_seconds_after_finished is not None:
-        task["spec"]["ttlSecondsAfterFinished"] = spec.ttl_seconds_after_finished
+    task = _next_task(session, request)
+    given = earlier.get("spec") or {}
+    task["spec"] |= {name: given[name] for name in _OPTIONS if name in given}
     _create(session, task, spec.priority if arguments.priority is None else arguments.priority)
 
 

@@ -111,7 +111,7 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
 async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     """Run receiver, poller and consumer in one process, which holds the in-memory queue."""
     from coding_agent_consumer.commands import execute_commands
-    from coding_agent_core.command_execution import CommandMetrics
+    from coding_agent_core.commands import CommandMetrics
     from coding_agent_core.forge.connect import connect
     from coding_agent_core.queues.memory import MemoryQueue
     from coding_agent_receiver.app import create_app

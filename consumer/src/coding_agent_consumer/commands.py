@@ -8,17 +8,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from coding_agent_core.command_execution import CommandMetrics, Target, execute
-from coding_agent_core.commands import IssueCommand
+from coding_agent_core.commands import CommandMetrics, IssueCommand, Target, execute
 from coding_agent_core.errors import ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.phases import Phase
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.queues.protocol import CommandSource, Submission
+from coding_agent_core.queues.protocol import CommandSource
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, task_name
+from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, task_name
 from coding_agent_core.waiting import first_of
 
 from coding_agent_consumer.tasks import remembered

@@ -20,7 +20,7 @@ from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.phases import Phase
 from coding_agent_core.queues.protocol import TaskSource
-from coding_agent_core.reporting.render import State
+from coding_agent_core.reporting import State
 from coding_agent_core.settings import Settings, load_settings
 
 from coding_agent_consumer.agent.loop import ModelAgent

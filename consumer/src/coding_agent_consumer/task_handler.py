@@ -21,7 +21,7 @@ from coding_agent_core.outcome import Outcome
 from coding_agent_core.phases import Phase
 from coding_agent_core.queues.protocol import Claim, TaskSource
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting.render import State
+from coding_agent_core.reporting import State
 from coding_agent_core.retry import backoff, while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item

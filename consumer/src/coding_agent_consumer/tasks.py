@@ -15,8 +15,7 @@ from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting.publish import publish
-from coding_agent_core.reporting.render import MARKER, Report, State, read_state
+from coding_agent_core.reporting import MARKER, Report, State, publish, read_state
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import LABEL_REMOVED, Item, task_name
 

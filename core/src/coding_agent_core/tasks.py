@@ -6,6 +6,7 @@ import hashlib
 import re
 import uuid as uuid_module
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -195,6 +196,19 @@ class TaskRequest(Frozen):
     title: str = Field(default="", max_length=1024)
     url: str = Field(default="", max_length=2048)
     trigger: Trigger
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The answer to a request.
+
+    Attributes:
+        task: name of the task that answers for the label application.
+        duplicate: why no new task was made; `None` when one was.
+    """
+
+    task: str
+    duplicate: str | None = None
 
 
 LABEL_REMOVED = "The label was removed."

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.logs import safe
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
-from coding_agent_core.reporting.render import MARKER
+from coding_agent_core.reporting import MARKER
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels

@@ -13,7 +13,7 @@ from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting.render import Report, State, comment
+from coding_agent_core.reporting import Report, State, comment
 from coding_agent_forge.model import Item
 from coding_agent_model.script import Script
 

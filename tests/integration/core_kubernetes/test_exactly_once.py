@@ -12,9 +12,8 @@ from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, parse_time, task_name
+from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger, parse_time, task_name
 
 from tests.fixtures.system import BOT_TOKEN, Program, StartSystem
 from tests.integration.core_kubernetes.events import Labeling, now, results

@@ -11,7 +11,7 @@ from coding_agent_core.messages import QueuedTask
 from coding_agent_core.phases import Phase
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting.render import State
+from coding_agent_core.reporting import State
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 

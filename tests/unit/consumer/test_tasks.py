@@ -6,7 +6,7 @@ import pytest
 from coding_agent_consumer.tasks import work_branch
 from coding_agent_core.phases import Phase
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.reporting.render import State
+from coding_agent_core.reporting import State
 from coding_agent_core.tasks import Item
 
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)

@@ -8,7 +8,7 @@ import pytest
 from coding_agent_consumer.agent.prompt import COMMENTS_LIMIT, instructions, prompt
 from coding_agent_core.forge.protocol import Comment, ItemDetails
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.reporting.render import MARKER
+from coding_agent_core.reporting import MARKER
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, Target, execute
-from coding_agent_core.commands import CommandName
+from coding_agent_core.commands import CommandMetrics, CommandName, ExecutionResult, Target, execute
 from coding_agent_core.errors import (
     ForgeError,
     ForgeNotFoundError,
@@ -16,8 +15,7 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.phases import Phase
-from coding_agent_core.queues.protocol import Submission
-from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
+from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
 
 from tests.unit.core_commands.test_commands import command

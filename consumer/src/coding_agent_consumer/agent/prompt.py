@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from coding_agent_core.forge.protocol import Comment, ItemDetails
 from coding_agent_core.platforms import FACTS, ItemKind
-from coding_agent_core.reporting.render import MARKER
+from coding_agent_core.reporting import MARKER
 from coding_agent_core.settings import Settings
 
 BODY_LIMIT = 30_000

@@ -21,9 +21,8 @@ from coding_agent_core.kubernetes.runs import (
     trigger_of,
 )
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
-from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
+from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
 
 _logger = logging.getLogger("coding_agent.queue")
 _T = TypeVar("_T")

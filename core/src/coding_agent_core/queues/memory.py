@@ -23,8 +23,8 @@ from coding_agent_core.commands import (
 )
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.queues.protocol import Claim, Submission
-from coding_agent_core.tasks import Item, TaskRequest, Withdrawal, new_uuid
+from coding_agent_core.queues.protocol import Claim
+from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, new_uuid
 from coding_agent_core.waiting import first_of
 
 _logger = logging.getLogger("coding_agent.queue")

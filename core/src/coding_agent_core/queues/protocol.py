@@ -5,25 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.tasks import TaskRequest, Withdrawal
-
-
-@dataclass(frozen=True)
-class Submission:
-    """The answer to a request.
-
-    Attributes:
-        task: name of the task that answers for the label application.
-        duplicate: why no new task was made; `None` when one was.
-    """
-
-    task: str
-    duplicate: str | None = None
+from coding_agent_core.tasks import Submission, TaskRequest, Withdrawal
 
 
 class TaskSink(Protocol):

@@ -6,8 +6,18 @@ import logging
 from collections.abc import Mapping
 
 from coding_agent_core.agenttask import parse_spec
-from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, Target, TaskRequests, execute
-from coding_agent_core.commands import LABEL_COMMANDS, PENDING, CommandName, executed, next_command
+from coding_agent_core.commands import (
+    LABEL_COMMANDS,
+    PENDING,
+    CommandMetrics,
+    CommandName,
+    ExecutionResult,
+    Target,
+    TaskRequests,
+    execute,
+    executed,
+    next_command,
+)
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.runs import latest_of, phase_of, runs_of

@@ -21,8 +21,7 @@ from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.runs import cancellation, latest_of, runs_of
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.queues.protocol import TaskSink
-from coding_agent_core.reporting.publish import swap_labels, write_comment
-from coding_agent_core.reporting.render import MARKER, Report, State, comment, read_state
+from coding_agent_core.reporting import MARKER, Report, State, comment, read_state, swap_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Origin, TaskRequest, Trigger
@@ -277,7 +276,7 @@ async def _update_comment(context: ForgeContext, task: Task, earlier: list[Task]
     report = report_of(task, context.labels, memory.earlier, memory.cause)
     text = comment(report)
     if memory.comment is None or memory.comment.body != text:
-        written = await write_comment(context.forge, item, report, known=memory.comment)
+        written = await context.forge.upsert_comment(item, MARKER, text, known=memory.comment)
         # Keep the text as we wrote it: forges change line endings.
         memory.comment = replace(written, body=text)
         memory.written = context.monotonic()

@@ -15,7 +15,7 @@ from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.reasons import REASONS
-from coding_agent_core.reporting.render import Report, State
+from coding_agent_core.reporting import Report, State
 from coding_agent_core.settings.forges import Labels
 
 from coding_agent_operator.observed import Task

@@ -12,7 +12,6 @@ from pika import exceptions
 
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.queues.protocol import Submission
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
@@ -32,7 +31,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
 )
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.queues import RabbitMQ
-from coding_agent_core.tasks import Origin, TaskRequest, Withdrawal, new_uuid
+from coding_agent_core.tasks import Origin, Submission, TaskRequest, Withdrawal, new_uuid
 
 _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8

@@ -8,7 +8,7 @@ import pytest
 from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting.render import MARKER, Report, State, comment, label_changes, read_state
+from coding_agent_core.reporting import MARKER, Report, State, comment, label_changes, read_state
 from coding_agent_core.settings.forges import Labels
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The labels for a phase, and the text of the one comment. Pure.
+"""The labels for a phase and the text of the one comment, and writing both to the item.
 
 The comment also carries the task's state in a hidden HTML comment. With RabbitMQ, where nothing else
 remembers items, a consumer reads there after a crash whether a task was started before.
@@ -7,16 +7,18 @@ remembers items, a consumer reads there after a crash whether a task was started
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from pydantic import ValidationError
 
+from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.outcome import Usage
 from coding_agent_core.phases import Phase
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Frozen
+from coding_agent_core.tasks import Frozen, Item
 
 MARKER = "<!-- coding-agent:status "
 """Begins the hidden part of the comment, and identifies our comment."""
@@ -73,6 +75,36 @@ class Report:
     tail: str = ""
     bot_label: str = "coding agent"
     change_noun: str = "change"
+
+
+async def publish(forge: Forge, item: Item, labels: Labels, report: Report) -> None:
+    """Write the comment, then add labels, then remove those of other phases.
+
+    The comment comes first because a consumer reads it after a crash: if the labels changed without it,
+    nobody would remember the task.
+
+    Raises:
+        ForgeError: a request failed; repeat the call.
+    """
+    await forge.upsert_comment(item, MARKER, comment(report))
+    seen = await forge.read_state(item)
+    add, remove = label_changes(report.state.phase, labels, seen.labels)
+    await swap_labels(forge, item, add, remove)
+
+
+async def swap_labels(forge: Forge, item: Item, add: Iterable[str], remove: Iterable[str]) -> None:
+    """Add labels, then remove others.
+
+    In this order the forge's own `unlabeled` event still shows one of the bot's labels, so it does not look
+    like a person's cancellation.
+
+    Raises:
+        ForgeError: a request failed; read the item again and repeat.
+    """
+    for label in add:
+        await forge.add_label(item, label)
+    for label in remove:
+        await forge.remove_label(item, label)
 
 
 def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tuple[list[str], list[str]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.logs import configure
 from coding_agent_core.settings import Settings, load_settings
-from coding_agent_core.settings.queues import Backend
+from coding_agent_core.settings.model import Backend
 
 if TYPE_CHECKING:
     from coding_agent_core.queues.protocol import TaskSink, TaskSource

@@ -15,7 +15,7 @@ from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Relist, Requeue
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.queues import Engine
+from coding_agent_core.settings.model import Engine
 
 from coding_agent_operator import lease, metrics
 from coding_agent_operator.adoption import Adoption

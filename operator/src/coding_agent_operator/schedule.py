@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.settings.queues import Kueue
+from coding_agent_core.settings.model import Kueue
 
 from coding_agent_operator.observed import QUEUE_LABEL, Task
 from coding_agent_operator.task_state import Stage

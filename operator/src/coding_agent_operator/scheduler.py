@@ -15,7 +15,7 @@ from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache
 from coding_agent_core.phases import Phase
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.queues import Engine
+from coding_agent_core.settings.model import Engine
 
 from coding_agent_operator import metrics
 from coding_agent_operator.decide import SchedulingDecision

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.messages import Timing
-from coding_agent_core.settings.queues import RabbitMQ
+from coding_agent_core.settings.model import RabbitMQ
 
 from tests.fixtures.rabbitmq import Broker
 from tests.integration.rabbitmq.steps import QUICK, Queue

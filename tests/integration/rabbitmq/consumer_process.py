@@ -5,7 +5,7 @@ import json
 import sys
 
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
-from coding_agent_core.settings.queues import RabbitMQ
+from coding_agent_core.settings.model import RabbitMQ
 
 
 async def main(port: int, queue: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
-from coding_agent_core.settings.queues import RabbitMQ
+from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Origin
 
 from tests.fixtures.rabbitmq import Broker

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.forges import networks
-from coding_agent_core.settings.queues import Backend
+from coding_agent_core.settings.model import Backend
 
 from tests.sweep.compose.conftest import Render
 from tests.sweep.compose.project import FILE, ROOT, ComposeError, Project, compose

@@ -9,7 +9,7 @@ from coding_agent_core.queues.connect import connect_sink, connect_source
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.queues import Backend, Queue
+from coding_agent_core.settings.model import Backend, Queue
 
 
 def test_one_memory_serves_both_sides() -> None:

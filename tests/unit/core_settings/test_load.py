@@ -9,8 +9,8 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
+from coding_agent_core.settings.model import Backend
 from coding_agent_core.settings.operator import Operator
-from coding_agent_core.settings.queues import Backend
 
 ROOT = Path(__file__).parents[3]
 

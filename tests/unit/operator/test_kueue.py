@@ -9,7 +9,7 @@ from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.phases import Phase
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.job import JobTemplate
-from coding_agent_core.settings.queues import Engine, Kueue, Queue
+from coding_agent_core.settings.model import Engine, Kueue, Queue
 from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.job import build_job
 from coding_agent_operator.observed import read_job

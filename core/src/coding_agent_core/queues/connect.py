@@ -8,7 +8,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.protocol import TaskSink, TaskSource
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.queues import Backend
+from coding_agent_core.settings.model import Backend
 
 
 def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> TaskSink:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from coding_agent_core.platforms import Platform
-from coding_agent_core.settings.section import Section
+from coding_agent_core.settings.section import Section, for_repository
 
 RESERVED_VOLUMES = ("work", "workspace", "socket", "program", "config", "credentials")
 """Names of the pod's own volumes."""
@@ -69,9 +69,7 @@ class WorkspaceImage(Section):
 
     def image_of(self, host: str, repository: str) -> str | None:
         """The image for one repository; `None`: the agent's own."""
-        known = {name.lower(): image for name, image in self.images.items()}
-        path = repository.lower()
-        return known.get(f"{host.lower()}/{path}", known.get(path, self.image))
+        return for_repository(self.images, host, repository) or self.image
 
 
 class JobTemplate(Section):

@@ -7,15 +7,18 @@ import os
 import re
 import typing
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.yaml_lines import Document, read
+
+KeyPath = tuple[str | int, ...]
 
 VARIABLES: dict[str, tuple[str, ...]] = {
     "TASK_SOURCE": ("task_source",),
@@ -68,6 +71,8 @@ SECRET_VARIABLES = frozenset(
 _SERVICE_LINK = re.compile(r"tcp://[^/]*:(\d+)")
 """Kubernetes sets `RABBITMQ_PORT=tcp://10.0.0.1:5672` in pods beside a Service called `rabbitmq`."""
 
+_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_ABSENT = object()
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -85,21 +90,18 @@ def load_settings(file: Path | None = None, environment: Mapping[str, str] | Non
             message names each key with its line or variable.
     """
     environment = os.environ if environment is None else environment
-    path = file or (Path(environment["CONFIG_FILE"]) if environment.get("CONFIG_FILE") else None)
+    named = str(file or environment.get("CONFIG_FILE") or "")
     document = Document()
-    name = str(path or "config.yaml")
-    if path is not None or Path(name).exists():
+    name = named or "config.yaml"
+    if named or Path(name).exists():
         try:
             text = Path(name).read_text(encoding="utf-8")
         except OSError as error:
             raise SettingsError(f"{name}: cannot read the configuration file: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise SettingsError(f"{name}: the configuration file is not UTF-8") from error
-        document = read(text, environment, name=name)
-    try:
-        from_environment, names = _from_environment(environment)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
+        document = read_yaml(text, environment, name=name)
+    from_environment, names = _from_environment(environment)
     try:
         return _sources(document.data, from_environment)()
     except ValidationError as error:
@@ -110,7 +112,7 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
     """The settings that the environment sets, and the variable of each; empty variables do not count.
 
     Raises:
-        ValueError: `DEBUG` is no boolean.
+        SettingsError: `DEBUG` is not a boolean.
     """
     data: dict[str, Any] = {}
     names: dict[tuple[str, ...], str] = {}
@@ -123,28 +125,19 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
         if value == "":
             continue
         if name == "DEBUG":
-            value = _debug_level(value)
-            if value is None:
+            if value.lower() in _FALSE:
                 continue
+            if value.lower() not in _TRUE:
+                raise SettingsError(f"DEBUG: {value!r} is neither true nor false")
+            value = "DEBUG"
         if name.endswith("_PORT") and (link := _SERVICE_LINK.fullmatch(value)):
             value = link.group(1)
-        _put(data, path, value)
+        section = data
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+        section[path[-1]] = value
         names[path] = source
     return data, names
-
-
-def _debug_level(value: str) -> str | None:
-    if value.lower() in _TRUE:
-        return "DEBUG"
-    if value.lower() in _FALSE:
-        return None
-    raise ValueError(f"DEBUG: {value!r} is neither true nor false")
-
-
-def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    for part in path[:-1]:
-        data = data.setdefault(part, {})
-    data[path[-1]] = value
 
 
 def _sources(from_file: dict[str, Any], from_environment: dict[str, Any]) -> type[Settings]:
@@ -195,3 +188,95 @@ def _field_model(model: Any, part: str | int) -> Any:
     field = model.model_fields.get(part)
     candidates = [field.annotation, *typing.get_args(field.annotation)] if field else []
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+@dataclass
+class Document:
+    """A file's data, and the line (from 1) of each key or list entry."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+
+    def line(self, path: KeyPath) -> int | None:
+        """The line of the path, or of its nearest parent in the file."""
+        while path:
+            if path in self.lines:
+                return self.lines[path]
+            path = path[:-1]
+        return None
+
+
+def read_yaml(text: str, environment: Mapping[str, str], *, name: str) -> Document:
+    """Parse YAML and expand `${VAR}` and `${VAR:-default}`; `$$` is a dollar sign.
+
+    A value that is nothing but variables, all of them unset and without default, counts as not given, so
+    that the setting's own default holds.
+
+    Raises:
+        SettingsError: not YAML, a key twice in one mapping, or no mapping at the top; names the line.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise SettingsError(
+            f"{name}, line {line}: not valid YAML: {error.problem or error.context}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{name}: not valid YAML: {error}") from error
+    document = Document()
+    if node is None:
+        return document
+    if not isinstance(node, yaml.MappingNode):
+        raise SettingsError(f"{name}, line 1: the file must hold a mapping of sections")
+    document.data = _build(node, (), document.lines, environment, name)
+    return document
+
+
+def _build(
+    node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], environment: Mapping[str, str], name: str
+) -> Any:
+    if path:
+        lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if key in result:
+                raise SettingsError(f"{name}, line {line}: {_dotted((*path, key))} is given twice")
+            lines[(*path, key)] = line
+            value = _build(value_node, (*path, key), lines, environment, name)
+            if value is not _ABSENT:
+                result[key] = value
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        entries = (_build(n, (*path, i), lines, environment, name) for i, n in enumerate(node.value))
+        return [entry for entry in entries if entry is not _ABSENT]
+    if node.tag == "tag:yaml.org,2002:str":
+        return _expand(node.value, environment)
+    return yaml.safe_load(yaml.serialize(node))
+
+
+def _expand(text: str, environment: Mapping[str, str]) -> Any:
+    missing = found = False
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal missing, found
+        if match.group() == "$$":
+            found = True
+            return "$"
+        value = environment.get(match["name"]) or match["default"]
+        if value is None:
+            missing = True
+            return ""
+        found = True
+        return value
+
+    expanded = _VARIABLE.sub(replace, text)
+    return _ABSENT if missing and not found and not expanded else expanded
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)

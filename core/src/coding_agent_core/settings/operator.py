@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AliasChoices, Field, field_validator
 
 from coding_agent_core.settings.job import JobTemplate
-from coding_agent_core.settings.section import Section
+from coding_agent_core.settings.section import Section, for_repository
 
 EVERYWHERE = "*"
 """Instead of names: every namespace of the cluster."""
@@ -29,10 +29,8 @@ class Limits(Section):
     """Limits for single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
 
     def of(self, host: str, repository: str) -> int:
-        """The limit of one repository."""
-        known = {name.lower(): limit for name, limit in self.overrides.items()}
-        path = repository.lower()
-        return known.get(f"{host.lower()}/{path}", known.get(path, self.per_repository))
+        limit = for_repository(self.overrides, host, repository)
+        return self.per_repository if limit is None else limit
 
 
 class Policy(Section):

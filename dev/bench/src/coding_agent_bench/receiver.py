@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from coding_agent_core.settings.queues import Backend
+from coding_agent_core.settings.model import Backend
 
 from coding_agent_bench import load, webhooks
 from coding_agent_bench.benchmark import Benchmark

@@ -16,7 +16,7 @@ from coding_agent_core.queues.rabbitmq.connection import (
 )
 from coding_agent_core.queues.rabbitmq.messages import command_queue, decode_command
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.queues import RabbitMQ
+from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.waiting import first_of
 
 _logger = logging.getLogger("coding_agent.commands")

@@ -30,7 +30,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     waiting_queue,
 )
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.queues import RabbitMQ
+from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Origin, Submission, TaskRequest, Withdrawal, new_uuid
 
 _logger = logging.getLogger("coding_agent.queue")

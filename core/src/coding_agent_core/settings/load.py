@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import Settings
@@ -103,7 +102,7 @@ def load_settings(file: Path | None = None, environment: Mapping[str, str] | Non
         document = read_yaml(text, environment, name=name)
     from_environment, names = _from_environment(environment)
     try:
-        return _sources(document.data, from_environment)()
+        return Settings.model_validate(_merged(document.data, from_environment))
     except ValidationError as error:
         raise SettingsError("\n".join(_sentences(error, document, names, name))) from error
 
@@ -140,19 +139,12 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
     return data, names
 
 
-def _sources(from_file: dict[str, Any], from_environment: dict[str, Any]) -> type[Settings]:
-    class _Loaded(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (
-                InitSettingsSource(settings_cls, init_kwargs=from_environment),
-                InitSettingsSource(settings_cls, init_kwargs=from_file),
-            )
-
-    _Loaded.__name__ = "Settings"
-    return _Loaded
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
 
 
 def _sentences(

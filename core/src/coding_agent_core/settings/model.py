@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import SecretSettings
@@ -105,17 +104,8 @@ class Logging(Section):
     """Further target of the log."""
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """All settings. Only `load_settings` reads the file and the environment."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: Any, init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """No source but the arguments."""
-        return (init_settings,)
 
     task_source: Platform = Platform.GITHUB
     """Forge that the poller searches."""

@@ -28,9 +28,8 @@ from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
-from coding_agent_core.retry import while_unavailable
+from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
 from coding_agent_core.settings import Settings
-from coding_agent_core.waiting import StoppedError, pause_until, run_until
 
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.protocol import Agent, Brief, Step

@@ -12,13 +12,13 @@ from coding_agent_core.commands import CommandMetrics, IssueCommand, Target, exe
 from coding_agent_core.errors import ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.protocol import CommandSource
+from coding_agent_core.retry import first_of
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, task_name
-from coding_agent_core.waiting import first_of
 
 from coding_agent_consumer.tasks import remembered
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.settings.forges import Labels

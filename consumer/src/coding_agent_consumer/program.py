@@ -17,8 +17,7 @@ from coding_agent_core.forge.connect import connect, connect_all, forge_of
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.logs import configure
 from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
-from coding_agent_core.outcome import Outcome
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.reporting import State
 from coding_agent_core.settings import Settings, load_settings

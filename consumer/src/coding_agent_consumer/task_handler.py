@@ -17,15 +17,13 @@ from typing import TypeVar
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
-from coding_agent_core.outcome import Outcome
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
-from coding_agent_core.retry import backoff, while_unavailable
+from coding_agent_core.retry import backoff, first_of, while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
-from coding_agent_core.waiting import first_of
 
 from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace

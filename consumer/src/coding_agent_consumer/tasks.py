@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from coding_agent_core.forge.protocol import Forge, ItemDetails
-from coding_agent_core.outcome import Outcome, Usage
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Outcome, Phase, Usage
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import MARKER, Report, State, publish, read_state

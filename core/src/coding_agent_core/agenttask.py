@@ -15,11 +15,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from coding_agent_core.item_url import item_of
-from coding_agent_core.outcome import Usage
-from coding_agent_core.phases import Phase, terminal_phase
+from coding_agent_core.outcome import Phase, Usage, terminal_phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of, task_name
 
 GROUP, VERSION, PLURAL, KIND = "coding-agent.dev", "v1alpha1", "agenttasks", "AgentTask"
 API_VERSION = f"{GROUP}/{VERSION}"

@@ -1,13 +1,14 @@
-"""How an attempt ended: the one value that the consumer hands back, whatever started it."""
+"""How an attempt and a task end: phase, outcome, tokens used and what they cost."""
 
 from __future__ import annotations
 
+from decimal import ROUND_HALF_UP, Decimal
+from enum import StrEnum
 from typing import Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from coding_agent_core.cost import Cost, sum_of
 from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.tasks import Frozen
 from coding_agent_core.text import beginning, last_lines
@@ -19,13 +20,95 @@ MAX_PLACE = 1024
 MAX_TAIL = 2048
 """Characters of an attempt's last steps that are kept beside its outcome."""
 _MANY = 2**53
-"""More tokens than any attempt uses: what is beyond it is no count."""
+"""More tokens than any attempt uses."""
+_SMALLEST = Decimal("0.000001")
+"""A single request to a cheap model costs less than a hundredth of any currency's smallest coin."""
+_MILLION = Decimal(1_000_000)
+_CENTS = 2
+
+
+class Phase(StrEnum):
+    """A task's phase, by the same name in comments, columns, metrics and logs."""
+
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    BACKOFF = "Backoff"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
+
+
+def terminal_phase(status: str | None, reason: str | None) -> Phase | None:
+    """How a task ended, from its `Succeeded` condition; `None` while it has not ended."""
+    if status == "True":
+        return Phase.SUCCEEDED
+    if status == "False":
+        return Phase.CANCELLED if reason == Phase.CANCELLED else Phase.FAILED
+    return None
 
 
 class _Report(Frozen):
-    """Crosses from a pod to the operator: within a version, fields of a newer release are passed over."""
+    """Goes from a pod to the operator: fields of a newer release are ignored."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+class Cost(_Report):
+    """An amount of money.
+
+    Attributes:
+        amount: decimal number with at most six places, as text: JSON numbers are binary fractions.
+        currency: ISO 4217 code.
+    """
+
+    amount: str = Field(max_length=20, pattern=r"^\d{1,12}(\.\d{1,6})?$")
+    currency: str = Field(max_length=3, pattern=r"^[A-Z]{3}$")
+
+    @staticmethod
+    def of(amount: Decimal, currency: str) -> Cost:
+        """Round to at most six places, without trailing zeros beyond the cents."""
+        largest = Decimal(10**12) - _SMALLEST
+        whole, _, fraction = f"{min(amount, largest).quantize(_SMALLEST, ROUND_HALF_UP):f}".partition(".")
+        return Cost(amount=f"{whole}.{fraction.rstrip('0').ljust(_CENTS, '0')}", currency=currency)
+
+    def __str__(self) -> str:
+        return f"{self.amount} {self.currency}"
+
+
+class Price(BaseModel):
+    """What a model's provider asks for a million tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: Decimal = Field(ge=0, le=1_000_000)
+    """For a million tokens sent."""
+    output: Decimal = Field(ge=0, le=1_000_000)
+    """For a million tokens received."""
+    cached_input: Decimal | None = Field(default=None, ge=0, le=1_000_000)
+    """For a million tokens sent that the provider had in its cache; by default the same as `input`."""
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+    """ISO 4217 code, for example `USD` or `EUR`."""
+
+    def cost(self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Cost:
+        """The cost of requests; `input_tokens` includes those from the provider's cache."""
+        cached = min(max(cached_tokens, 0), input_tokens)
+        rate = self.input if self.cached_input is None else self.cached_input
+        amount = (input_tokens - cached) * self.input + cached * rate + output_tokens * self.output
+        return Cost.of(amount / _MILLION, self.currency)
+
+
+def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
+    """The sum, in the currency of the second; without an exchange rate, other amounts are left out."""
+    if first is None or second is None:
+        return second or first
+    if first.currency != second.currency:
+        return second
+    return Cost.of(Decimal(first.amount) + Decimal(second.amount), second.currency)
 
 
 class Usage(_Report):
@@ -43,7 +126,6 @@ class Usage(_Report):
     cost: Cost | None = None
 
     def plus(self, other: Usage) -> Usage:
-        """The sum of both."""
         return Usage(
             requests=self.requests + other.requests,
             input_tokens=self.input_tokens + other.input_tokens,
@@ -53,10 +135,10 @@ class Usage(_Report):
 
 
 class Outcome(_Report):
-    """The end of one attempt.
+    """How one attempt ended.
 
     Attributes:
-        version: of this form, for readers of another release.
+        version: of this format, for readers of another release.
         message: one plain sentence for the person who applied the label.
         branch: the branch that holds the work, if anything was pushed.
         change_url: the pull or merge request, if there is one.
@@ -85,7 +167,6 @@ class Outcome(_Report):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The process's exit status."""
         code = REASONS[self.reason].exit_code
         if code is None:
             raise ValueError(f"{self.reason} is not for attempts to report")
@@ -93,7 +174,6 @@ class Outcome(_Report):
 
     @property
     def succeeded(self) -> bool:
-        """The task was done."""
         return self.outcome_class is ReasonClass.SUCCEEDED
 
     @property
@@ -102,10 +182,7 @@ class Outcome(_Report):
         return self.outcome_class is ReasonClass.TRANSIENT
 
     def to_termination_message(self) -> str:
-        """JSON of at most 4 KiB; tail, summary and message are cut, in this order, to fit.
-
-        Of the tail the end is kept, of the others the beginning.
-        """
+        """JSON of at most 4 KiB: cuts the tail (from its start), then the summary and the message, to fit."""
         outcome = self
         for name, lengths in (
             ("tail", (1200, 600, 300, 0)),
@@ -118,14 +195,15 @@ class Outcome(_Report):
                     return outcome.model_dump_json()
                 cut = last_lines(whole, length) if name == "tail" else beginning(whole, length)
                 outcome = outcome.model_copy(update={name: cut})
-        outcome = outcome if outcome._fits else outcome.model_copy(update=dict.fromkeys(_DISPENSABLE))
+        if not outcome._fits:
+            outcome = outcome.model_copy(update={"transcript": None, "transcript_url": None})
         if not outcome._fits:
             raise ValueError("the outcome does not fit a termination message even without its texts")
         return outcome.model_dump_json()
 
     @staticmethod
     def from_termination_message(text: str) -> Outcome | None:
-        """The outcome that a container left; `None` for all else: another version, a log's last lines."""
+        """The outcome that a container left; `None` for other text, such as a log's last lines."""
         try:
             return Outcome.model_validate_json(text) if text else None
         except ValidationError:
@@ -134,6 +212,3 @@ class Outcome(_Report):
     @property
     def _fits(self) -> bool:
         return len(self.model_dump_json().encode()) <= MAX_MESSAGE_BYTES
-
-
-_DISPENSABLE = ("transcript", "transcript_url")

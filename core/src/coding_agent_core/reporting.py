@@ -14,8 +14,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.outcome import Usage
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen, Item

@@ -16,7 +16,7 @@ from coding_agent_core.agenttask import (
     duration,
     item_mark,
 )
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import REASONS
 from coding_agent_core.settings.operator import Policy
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from coding_agent_core.agenttask import Status
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.tasks import Origin
 from prometheus_client import Counter, Gauge, Histogram

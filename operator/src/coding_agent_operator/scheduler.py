@@ -13,7 +13,7 @@ from datetime import datetime
 
 from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.model import Engine
 

@@ -12,8 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
-from coding_agent_core.outcome import MAX_TAIL, Outcome, Usage
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import MAX_TAIL, Outcome, Phase, Usage
 from coding_agent_core.reasons import PodReason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import last_lines

@@ -10,10 +10,9 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from coding_agent_core.agenttask import Spec, manifest, parse_spec
-from coding_agent_core.item_url import item_of
 from coding_agent_core.kubernetes.runs import latest_of, runs_of
 from coding_agent_core.platforms import FACTS
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of
 from rich.console import Console
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, tables

@@ -10,8 +10,7 @@ import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.protocol import Brief
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.outcome import Outcome
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import Report, State, comment
 from coding_agent_forge.model import Item

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core import agenttask
-from coding_agent_core.cost import Cost
-from coding_agent_core.outcome import Usage
+from coding_agent_core.outcome import Cost, Usage
 from coding_agent_core.reasons import Reason
 
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Withdrawal
 

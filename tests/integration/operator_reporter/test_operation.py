@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 
 from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator_reporter.process import Reporter, account, until

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.settings.operator import Reporter as Shipped
 from coding_agent_forge import ForgeServer
 

@@ -8,7 +8,7 @@ import pytest
 from coding_agent_consumer.decide import Abandon, Drop, Start, decide
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State

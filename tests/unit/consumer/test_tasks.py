@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_consumer.tasks import work_branch
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reporting import State
 from coding_agent_core.tasks import Item

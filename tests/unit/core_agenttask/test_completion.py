@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import completion, labels_for, manifest, parse_spec
-from coding_agent_core.item_url import item_of
-from coding_agent_core.tasks import Origin, TaskRequest, Trigger, parse_time
+from coding_agent_core.tasks import Origin, TaskRequest, Trigger, item_of, parse_time
 
 CREATED = "2026-11-25T12:00:00Z"
 DEFAULTS = {"run": 2, "timeout_seconds": 60, "max_attempts": 4}

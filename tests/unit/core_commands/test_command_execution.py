@@ -14,7 +14,7 @@ from coding_agent_core.errors import (
     QueueUnavailableError,
 )
 from coding_agent_core.forge.protocol import ItemDetails
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
 

@@ -12,7 +12,7 @@ from coding_agent_core.commands import (
     command_in,
     reason_not_to_run,
 )
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.tasks import Item, Origin
 

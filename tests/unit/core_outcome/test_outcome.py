@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from coding_agent_core.cost import Cost
-from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome, Usage
+from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Cost, Outcome, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.text import last_lines
 from hypothesis import given, settings

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.outcome import Usage
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import MARKER, Report, State, comment, label_changes, read_state
 from coding_agent_core.settings.forges import Labels

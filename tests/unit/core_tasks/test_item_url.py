@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.item_url import item_of
+from coding_agent_core.tasks import item_of
 
 
 @pytest.mark.parametrize(

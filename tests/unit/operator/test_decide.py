@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType, Status
-from coding_agent_core.outcome import Usage
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_operator.decide import Plan, SchedulingDecision, decide

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.model import Engine, Kueue, Queue

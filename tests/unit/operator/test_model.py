@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from coding_agent_core.agenttask import OutcomeType
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import Reason
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import ExitCode, PodReason, Reason
 from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import Job

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
-from coding_agent_core.cost import Cost
-from coding_agent_core.outcome import MAX_TAIL, Usage
+from coding_agent_core.outcome import MAX_TAIL, Cost, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import Job, read_job

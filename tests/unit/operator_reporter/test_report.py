@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Status, TaskResult
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.reporting import comment
 from coding_agent_core.settings.forges import Labels
 from coding_agent_operator.observed import read_task

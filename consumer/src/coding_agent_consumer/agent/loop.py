@@ -15,9 +15,8 @@ from typing import Any
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import Clock
+from coding_agent_core.retry import Clock, StoppedError, run_until
 from coding_agent_core.settings import Settings
-from coding_agent_core.waiting import StoppedError, run_until
 from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, RunContext
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, OutputTokenLimitExceeded, UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart

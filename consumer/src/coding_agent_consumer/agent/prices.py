@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from coding_agent_core import cost
-from coding_agent_core.cost import Cost
+from coding_agent_core.outcome import Cost
 from coding_agent_core.settings.attempts import LLM
 from genai_prices import calc_price
 from pydantic_ai.usage import RunUsage
@@ -17,8 +16,7 @@ def cost_of(llm: LLM, usage: RunUsage) -> Cost | None:
     """
     model = getattr(llm, llm.provider).model
     if (price := llm.prices.get(model)) is not None:
-        return cost.cost_of(
-            price,
+        return price.cost(
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cache_read_tokens,

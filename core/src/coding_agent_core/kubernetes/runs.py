@@ -14,7 +14,7 @@ from coding_agent_core.agenttask import (
     Spec,
     parse_spec,
 )
-from coding_agent_core.phases import Phase, terminal_phase
+from coding_agent_core.outcome import Phase, terminal_phase
 from coding_agent_core.tasks import Item, Trigger, parse_time
 
 _DELIVERIES = 20

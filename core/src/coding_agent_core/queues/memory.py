@@ -24,8 +24,8 @@ from coding_agent_core.commands import (
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.queues.protocol import Claim
+from coding_agent_core.retry import first_of
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, new_uuid
-from coding_agent_core.waiting import first_of
 
 _logger = logging.getLogger("coding_agent.queue")
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from coding_agent_core.cost import Price
+from coding_agent_core.outcome import Price
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import SecretField, Section
 

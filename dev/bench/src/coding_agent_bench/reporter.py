@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import ApiServer
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.tasks import host_of
 from coding_agent_forge.server import ForgeServer
 

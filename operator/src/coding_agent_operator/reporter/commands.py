@@ -22,7 +22,7 @@ from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.runs import latest_of, phase_of, runs_of
 from coding_agent_core.kubernetes.transport import Body
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from prometheus_client import REGISTRY
 
 from coding_agent_operator.observed import read_task

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.forge.protocol import ItemState
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase
 from coding_agent_core.reporting import label_changes
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Origin

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from coding_agent_core.admission import LatestTask
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, OutcomeType
-from coding_agent_core.outcome import Usage
-from coding_agent_core.phases import Phase
+from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.reasons import REASONS
 from coding_agent_core.reporting import Report, State

@@ -37,9 +37,9 @@ from coding_agent_core.queues.rabbitmq.messages import (
     waiting_queue,
 )
 from coding_agent_core.queues.rabbitmq.publisher import ConfirmingChannel
+from coding_agent_core.retry import first_of
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.waiting import first_of
 
 _logger = logging.getLogger("coding_agent.queue")
 

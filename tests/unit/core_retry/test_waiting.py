@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from coding_agent_core.waiting import StoppedError, pause_until, run_until
+from coding_agent_core.retry import StoppedError, pause_until, run_until
 
 
 class Endless:

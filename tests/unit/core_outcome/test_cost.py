@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.cost import Cost, Price, cost_of, sum_of
+from coding_agent_core.outcome import Cost, Price, sum_of
 from coding_agent_core.settings import load_settings
 from pydantic import ValidationError
 
@@ -31,7 +31,7 @@ def money(text: str) -> Cost:
     ],
 )
 def test_tokens_at_a_price(price: Price, tokens: dict[str, int], expected: str) -> None:
-    assert str(cost_of(price, **tokens)) == expected
+    assert str(price.cost(**tokens)) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_prices_come_from_the_settings(tmp_path) -> None:  # type: ignore[no-unt
     file = tmp_path / "config.yaml"
     file.write_text("llm: {prices: {gpt-4o: {input: 2.5, output: 10}, tiny: {input: 0.1, output: 0.2}}}\n")
     prices = load_settings(file, {}).llm.prices
-    assert str(cost_of(prices["gpt-4o"], input_tokens=1_000, output_tokens=100)) == "0.0035 USD"
-    assert str(cost_of(prices["tiny"], input_tokens=3_000_000, output_tokens=0)) == "0.30 USD", (
+    assert str(prices["gpt-4o"].cost(input_tokens=1_000, output_tokens=100)) == "0.0035 USD"
+    assert str(prices["tiny"].cost(input_tokens=3_000_000, output_tokens=0)) == "0.30 USD", (
         "no 0.30000000000000004"
     )
 

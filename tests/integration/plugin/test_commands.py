@@ -141,9 +141,9 @@ def test_what_is_not_there_or_not_allowed_names_the_remedy(place: Place, plugin:
     [
         (["run", ISSUE, "--max-attempts", "21"], "21 is not between 1 and 20"),
         (["run", ISSUE, "--timeout-seconds", "0"], "0 is not between 1 and 604800"),
-        (["run", ISSUE, "--priority", "high"], "'high' is no whole number"),
+        (["run", ISSUE, "--priority", "high"], "'high' is not a whole number"),
         (["run", ISSUE, "--priority", "1001"], "1001 is not between -1000 and 1000"),
-        (["list", "--repo", "demo"], "'demo' is no repository: give OWNER/REPO"),
+        (["list", "--repo", "demo"], "'demo' is not a repository: give OWNER/REPO"),
         (["logs", "x", "--attempt", "0"], "0 is not between 1 and"),
     ],
 )

@@ -33,7 +33,7 @@ from coding_agent_operator.namespace import NamespaceController
 from coding_agent_operator.observed import ACTIVE, Job, Task, read_job, read_task
 from coding_agent_operator.watching import Resource, watch
 
-_logger = logging.getLogger("operator.namespaces")
+_logger = logging.getLogger("operator.program")
 
 TASKS: Resource = (GROUP, VERSION, PLURAL)
 JOBS: Resource = ("batch", "v1", "jobs")

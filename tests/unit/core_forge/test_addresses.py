@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_core.forge.client import path
-from coding_agent_core.forge.github_api import repository_of, search_query
-from coding_agent_core.forge.gitlab_api import list_params, list_path
-from coding_agent_core.forge.gitlab_api import repository_of as gitlab_repository_of
+from coding_agent_core.forge.github import repository_of, search_query
+from coding_agent_core.forge.gitlab import list_params, list_path
+from coding_agent_core.forge.gitlab import repository_of as gitlab_repository_of
 from coding_agent_core.forge.protocol import clone_url, web_base
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.forges import GitHub, GitLab

@@ -1,8 +1,4 @@
-"""How a forge is asked: one HTTP client for all of them.
-
-Authentication, pace, retries within the policy, no redirect to another host, errors translated, answers
-validated field by field.
-"""
+"""The HTTP client of all forges: authentication, rate, retries, redirects on one host, errors, validation."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import Enum
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
@@ -18,9 +15,14 @@ from urllib.parse import parse_qs, quote, urlsplit
 import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError
-from coding_agent_core.forge.errors import message_of, rate_limited, translate
-from coding_agent_core.forge.pacing import Pace
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+    SettingsError,
+)
+from coding_agent_core.forge.pacing import LIMITED_WAIT, Paced, message_of, rate_limited, retry_after
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_core.secrets import Secrets
@@ -39,17 +41,17 @@ _REDIRECTS = 3
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
-class Answered(BaseModel):
-    """Base of what is read from answers: the fields we use, whatever else the forge sends."""
+class Answer(BaseModel):
+    """The fields of an answer that we use; others are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Repeat(Enum):
-    """What repeating a request does."""
+    """When a request may be sent again."""
 
     SAFE = "safe"
-    """Its effect and its answer are the same however often it is sent."""
+    """After any failure: its effect and its answer are the same however often it is sent."""
     UNLESS_PROCESSED = "unless processed"
     """Only after a failure in which the forge certainly did nothing: no connection, or rate-limited."""
 
@@ -59,7 +61,7 @@ class Call:
     """A request.
 
     Attributes:
-        path: below the API's base URL, with segments quoted; or an absolute URL of the same host.
+        path: relative to the API's base URL, with quoted segments; or an absolute URL of the same host.
         what: for error sentences, e.g. `reading owner/repo#7`.
     """
 
@@ -85,7 +87,7 @@ class Token:
     secrets: Secrets = field(repr=False)
 
     def current(self) -> str:
-        """The value to send now.
+        """The token to send now.
 
         Raises:
             SettingsError: none is configured, or its file is absent or empty.
@@ -102,7 +104,7 @@ class Token:
         return value
 
     def fingerprint(self) -> str:
-        """Tells whether the token is still the same one, without keeping it."""
+        """A hash that shows whether the token has changed."""
         return hashlib.sha256(self.current().encode()).hexdigest()
 
 
@@ -112,10 +114,9 @@ class ForgeClient:
 
     Attributes:
         host: for error sentences.
-        api_url: the API's base URL.
         headers: of every request.
-        pace: when each request may be sent, repeated and redirected ones included.
-        transport: instead of the network, for tests.
+        pace: limits the rate of all requests, including repeated and redirected ones; `None`: no limit.
+        transport: replaces the network in tests.
     """
 
     host: str
@@ -124,26 +125,20 @@ class ForgeClient:
     headers: Mapping[str, str]
     policy: RetryPolicy
     clock: Clock
-    pace: Pace
+    pace: Paced | None = None
     transport: httpx.AsyncBaseTransport | None = None
 
     def __post_init__(self) -> None:
         self._pool: httpx.AsyncClient | None = None
 
     async def get(self, type_: type[_T], call: Call) -> _T:
-        """Send it and read the answer as `type_`.
-
-        Raises:
-            ForgeError: as translated from the answer; `ForgeUnavailableError` also for an answer of another
-                shape, with the field named.
-        """
         return self.parse(type_, await self.send(call), call)
 
     async def send(self, call: Call) -> httpx.Response:
-        """Send it, again where that is safe and can help.
+        """Send the request, and retry it if that is safe and can help.
 
         Raises:
-            ForgeError: what the last answer, or its absence, means.
+            ForgeError: the meaning of the last answer, or of its absence.
         """
         began = self.clock.monotonic()
         tried = 0
@@ -167,7 +162,7 @@ class ForgeClient:
     async def pages(
         self, type_: type[_T], call: Call, *, limit: int, first: int = 1
     ) -> AsyncIterator[tuple[_T, httpx.Response]]:
-        """The pages of a list from page `first` on, as long as there is a next, `limit` of them at most."""
+        """At most `limit` pages of a list, from page `first` on."""
         for number in range(first, first + limit):
             numbered = replace(call, params={**call.params, "per_page": PAGE_SIZE, "page": number})
             response = await self.send(numbered)
@@ -176,16 +171,16 @@ class ForgeClient:
                 return
 
     async def newest_first(self, type_: type[_T], call: Call, *, limit: int) -> AsyncIterator[_T]:
-        """Pages of a list that the forge sorts oldest first, from the last one backwards."""
-        first: _T | None = None
-        last = 1
-        async for page, response in self.pages(type_, call, limit=1):
-            first, last = page, last_page(response)
-        for number in range(last, max(1, last - limit), -1):
-            async for page, _ in self.pages(type_, call, limit=1, first=number):
-                yield page
-        if first is not None and last <= limit:
-            yield first
+        """At most `limit` pages of a list that the forge sorts oldest first, from the last one backwards."""
+        async for first, response in self.pages(type_, call, limit=1):
+            url = response.links.get("last", {}).get("url", "")
+            shown = parse_qs(urlsplit(url).query).get("page", ["1"])[0]
+            last = int(shown) if shown.isdigit() else 1
+            for number in range(last, max(1, last - limit), -1):
+                async for page, _ in self.pages(type_, call, limit=1, first=number):
+                    yield page
+            if last <= limit:
+                yield first
 
     def parse(self, type_: type[_T], response: httpx.Response, call: Call) -> _T:
         """Read an answer as `type_`.
@@ -207,34 +202,29 @@ class ForgeClient:
             self._pool = None
 
     async def _try(self, call: Call) -> httpx.Response | tuple[ForgeError, bool]:
-        """One try: the answer, or the error and whether another try is safe and may help."""
+        """One try: the answer, or the error and whether a retry is safe and can help."""
         safe = call.repeat is Repeat.SAFE
         try:
             response = await self._following(call)
-        except ForgeUnavailableError as error:  # our own pace: it says itself when to come back
+        except ForgeUnavailableError as error:  # our own rate limit
             return error, False
-        except TimeoutError:
-            return self._unreachable(call, f"no whole answer within {TOTAL_TIMEOUT:.0f} s"), safe
-        except httpx.HTTPError as error:
-            problem = self._unreachable(call, str(error) or type(error).__name__)
-            return problem, safe or isinstance(error, _NOT_SENT)
+        except (TimeoutError, httpx.HTTPError) as error:
+            reason = str(error) or type(error).__name__
+            if isinstance(error, TimeoutError):
+                reason = f"no whole answer within {TOTAL_TIMEOUT:.0f} s"
+            problem = f"{self.host} cannot be reached while {call.what}: {reason[:200]}"
+            return ForgeUnavailableError(problem), safe or isinstance(error, _NOT_SENT)
         if response.is_success:
             return response
-        translated = translate(
-            response.status_code,
-            response.headers,
-            response.content,
-            what=call.what,
-            host=self.host,
-            now=self.clock.now(),
-        )
-        limited = rate_limited(response.status_code, response.headers, message_of(response.content))
+        status, headers, content = response.status_code, response.headers, response.content
+        translated = translate(status, headers, content, what=call.what, host=self.host, now=self.clock.now())
+        limited = rate_limited(status, headers, message_of(content))
         return translated, isinstance(translated, ForgeUnavailableError) and (safe or limited)
 
     async def _following(self, call: Call) -> httpx.Response:
-        """Send it, following redirects on the same host: a renamed repository answers with one.
+        """Send it and follow redirects on the same host: a renamed repository answers with one.
 
-        A redirect elsewhere is an error as it stands: the token must not go there.
+        A redirect to another host becomes an error: the token must not go there.
         """
         response = await self._sent(call)
         for _ in range(_REDIRECTS):
@@ -247,19 +237,22 @@ class ForgeClient:
         return response
 
     async def _sent(self, call: Call) -> httpx.Response:
-        """One request on the wire, when its turn has come. Any status is an answer."""
+        """Send one request when the rate permits it. Any status is an answer."""
         # `Bearer` takes tokens of all kinds on both forges, and is a header that HTTP libraries keep secret.
         headers = {**self.headers, "Authorization": f"Bearer {self.token.current()}"}
-        await self.pace.turn(call.method)
+        if self.pace is not None:
+            await self.pace.turn(call.method)
         try:
             async with asyncio.timeout(TOTAL_TIMEOUT):
                 response = await self._client().request(
                     call.method, call.path, params=call.params or None, json=call.json, headers=headers
                 )
         except (TimeoutError, httpx.HTTPError):
-            self.pace.answered(call.method, None, {}, b"")
+            if self.pace is not None:
+                self.pace.answered(call.method, None, {}, b"")
             raise
-        self.pace.answered(call.method, response.status_code, response.headers, response.content)
+        if self.pace is not None:
+            self.pace.answered(call.method, response.status_code, response.headers, response.content)
         return response
 
     def _client(self) -> httpx.AsyncClient:
@@ -275,15 +268,43 @@ class ForgeClient:
             )
         return self._pool
 
-    def _unreachable(self, call: Call, reason: str) -> ForgeUnavailableError:
-        return ForgeUnavailableError(f"{self.host} cannot be reached while {call.what}: {reason[:200]}")
 
-
-def last_page(response: httpx.Response) -> int:
-    """The number of a list's last page, from the `Link` header; 1 where there is none."""
-    url = response.links.get("last", {}).get("url", "")
-    numbers = parse_qs(urlsplit(url).query).get("page", [])
-    return int(numbers[0]) if numbers and numbers[0].isdigit() else 1
+def translate(
+    status: int, headers: Mapping[str, str], content: bytes, *, what: str, host: str, now: datetime
+) -> ForgeError:
+    """The error for an answer with a status of 300 or more; names in `headers` are in lower case."""
+    message = message_of(content)
+    detail = f": {message}" if message else ""
+    if rate_limited(status, headers, message):
+        wait = retry_after(headers, now)
+        if wait is None and status == 403:
+            wait = LIMITED_WAIT
+        return ForgeUnavailableError(
+            f"{host} limits our rate of requests ({status}) while {what}{detail}",
+            status=status,
+            retry_after=wait,
+        )
+    if status in (401, 403):
+        return ForgeRefusedError(
+            f"{host} refused {what} ({status}){detail}. Check the token and its rights.", status=status
+        )
+    if status in (404, 410):
+        return ForgeNotFoundError(
+            f"{host} does not have it, or the token may not see it ({status}): {what}{detail}", status=status
+        )
+    if status in (408, 425) or status >= 500:
+        return ForgeUnavailableError(
+            f"{host} could not answer ({status}) while {what}{detail}",
+            status=status,
+            retry_after=retry_after(headers, now),
+        )
+    if status < 400:
+        return ForgeError(
+            f"{host} redirects elsewhere ({status}) while {what}. Our token is not sent there; "
+            "check the `api_url`.",
+            status=status,
+        )
+    return ForgeError(f"{host} did not accept {what} ({status}){detail}", status=status)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

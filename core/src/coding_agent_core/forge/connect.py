@@ -1,4 +1,4 @@
-"""Makes the forge clients from the settings."""
+"""Creates the forge clients from the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.client import ForgeClient, Token
 from coding_agent_core.forge.github import GitHubForge
 from coding_agent_core.forge.gitlab import GitLabForge
-from coding_agent_core.forge.pacing import Pace, Unpaced
+from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy
@@ -27,15 +27,12 @@ def connect(
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable
     clock: Clock = Clock(),  # noqa: B008 - immutable
     transport: httpx.AsyncBaseTransport | None = None,
-    pace: Pace = Unpaced(),  # noqa: B008 - holds nothing
+    pace: Paced | None = None,
 ) -> Forge:
     """The client of one platform's configured installation; opens no connection yet.
 
     Args:
-        policy: limits of repeated requests.
-        clock: time and chance, for tests.
-        transport: instead of the network, for tests.
-        pace: when requests may be sent; by default at any time.
+        transport: replaces the network in tests.
 
     Raises:
         SettingsError: no token is configured; the message names the setting and the variable.

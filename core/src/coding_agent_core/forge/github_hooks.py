@@ -1,4 +1,4 @@
-"""GitHub's log of webhook deliveries, kept for 3 days, and having one of them sent again.
+"""GitHub's log of webhook deliveries, kept for 3 days, and their redelivery.
 
 https://docs.github.com/rest/repos/webhooks and https://docs.github.com/rest/orgs/webhooks: the same below a
 repository and below an organisation. The token needs the permission *Webhooks*, write.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.forge.client import PAGE_SIZE, Answered, Call, ForgeClient, Repeat, path
+from coding_agent_core.forge.client import PAGE_SIZE, Answer, Call, ForgeClient, Repeat, path
 from coding_agent_core.forge.protocol import Hook, HookDelivery
 
 _HOOK_PAGES = 10
@@ -19,23 +19,17 @@ _LOG_PAGES = 30
 """Pages of a webhook's log that are read: the newest 3,000 deliveries."""
 
 
-class _HookConfig(Answered):
-    """Where a webhook sends to."""
-
+class _HookConfig(Answer):
     url: str = ""
 
 
-class _Hook(Answered):
-    """A webhook of a repository or an organisation."""
-
+class _Hook(Answer):
     id: int
     active: bool
     config: _HookConfig
 
 
-class _HookDelivery(Answered):
-    """One delivery of an event to a webhook. The same event, sent again, has the same `guid`."""
-
+class _HookDelivery(Answer):
     id: int
     guid: str
     delivered_at: datetime
@@ -43,15 +37,11 @@ class _HookDelivery(Answered):
     event: str
 
 
-class _HookRequest(Answered):
-    """What was sent."""
-
+class _HookRequest(Answer):
     payload: dict[str, Any] | None = None
 
 
-class _HookDeliveryDetail(Answered):
-    """A delivery with what was sent."""
-
+class _HookDeliveryDetail(Answer):
     request: _HookRequest
 
 
@@ -62,20 +52,14 @@ class GitHubHooks:
     client: ForgeClient
 
     async def of_repository(self, repository: str) -> list[Hook]:
-        """The active webhooks of `OWNER/NAME`."""
         return await self._hooks(path("repos", *repository.split("/", 1), "hooks"), repository)
 
     async def of_organization(self, organization: str) -> list[Hook]:
-        """The active webhooks of an organisation."""
         return await self._hooks(path("orgs", organization, "hooks"), organization)
 
     async def deliveries(
         self, hook: Hook, since: datetime, *, failed_only: bool = False
     ) -> AsyncIterator[HookDelivery]:
-        """What the hook has sent since a time, newest first, but for what is on its way.
-
-        With `failed_only` only what was not answered 2xx.
-        """
         params: dict[str, str | int] = {"per_page": PAGE_SIZE}
         if failed_only:
             params["status"] = "failure"
@@ -100,14 +84,13 @@ class GitHubHooks:
             call = Call("GET", following, call.what)
 
     async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]:
-        """The event that was sent."""
         call = Call(
             "GET", f"{hook.path}/deliveries/{delivery.id}", f"reading delivery {delivery.guid} of {hook.name}"
         )
         return (await self.client.get(_HookDeliveryDetail, call)).request.payload or {}
 
     async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
-        """Ask for it again, with the same `X-GitHub-Delivery`; GitHub sends it after having answered."""
+        """See `Hooks`. The redelivery has the same `X-GitHub-Delivery`."""
         await self.client.send(
             Call(
                 "POST",

@@ -1,38 +1,39 @@
-"""Keeps the requests to a forge inside a configured rate, and obeys what the forge itself asks for.
+"""Rate limits: keeps requests to a forge within the configured rate and the forge's own limits.
 
-A token bucket for each limit: a request is sent when every bucket has a token for it. Pure but for `turn`.
-Limits of GitHub: https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
+A request is sent when the token bucket of every limit has a token for it. GitHub's limits:
+https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.errors import message_of, rate_limited, retry_after
 from coding_agent_core.retry import Clock
 
 _READS = ("GET", "HEAD", "OPTIONS")
-_LIMITED_WAIT = 60.0
-"""Seconds to stay away after a limit without a time (GitHub: at least one minute)."""
+LIMITED_WAIT = 60.0
+"""Seconds to wait on a rate limit without Retry-After (GitHub, *Rate limits for the REST API*)."""
+_MESSAGE_LIMIT = 300
+_RATE_LIMIT_PHRASES = ("secondary rate limit", "rate limit exceeded", "abuse detection")
 
 
 class NotYetError(ForgeUnavailableError):
-    """A request was not sent: the limits that are kept do not permit one yet, for `retry_after` seconds.
+    """A request was not sent: the rate limits permit none for another `retry_after` seconds.
 
-    It says nothing of the forge, which was not asked. To whoever does not tell the two apart it is temporary,
-    as an outage is.
+    The forge may well be available. Callers that do not distinguish treat this as an outage: it is temporary.
     """
 
 
 @dataclass
 class Bucket:
-    """Holds at most `capacity` tokens and gains `rate` of them a second. Times are monotonic seconds.
+    """A token bucket: at most `capacity` tokens, `rate` new ones a second. Times are monotonic seconds.
 
-    Taking from an empty bucket goes into debt: whoever took waits until the debt is paid.
+    Taking from an empty bucket makes its level negative: the token may be used once the level is back at 0.
     """
 
     capacity: float
@@ -41,11 +42,10 @@ class Bucket:
     at: float | None = None
 
     def wait(self, now: float) -> float:
-        """Seconds after which a token that is taken now may be used."""
+        """Seconds until a token that is taken now may be used."""
         return max(0.0, (1.0 - self._level(now)) / self.rate)
 
     def take(self, now: float) -> None:
-        """Take a token."""
         self.level, self.at = self._level(now) - 1.0, now
 
     def _level(self, now: float) -> float:
@@ -54,39 +54,13 @@ class Bucket:
         return min(self.capacity, self.level + (now - self.at) * self.rate)
 
 
-class Pace(Protocol):
-    """Asked before each request, told after it."""
-
-    async def turn(self, method: str) -> None:
-        """Return when a request of this method may be sent.
-
-        Raises:
-            NotYetError: that would take too long; `retry_after` tells how long.
-        """
-        ...
-
-    def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
-        """A request was answered (`None`: it was not)."""
-        ...
-
-
-class Unpaced:
-    """No limit."""
-
-    async def turn(self, method: str) -> None:
-        """Now."""
-
-    def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
-        """Nothing follows."""
-
-
 @dataclass(frozen=True)
 class Rate:
     """Limits of one forge host.
 
     Attributes:
-        keep: requests of the forge's own allowance that are left to others with the same token.
-        patience: seconds that one request may wait for its turn.
+        keep: requests of the forge's limit that are left to other programs with the same token.
+        patience: seconds that one request waits at most.
     """
 
     per_second: float
@@ -98,11 +72,10 @@ class Rate:
 
 
 class Paced:
-    """A pace for one forge host.
+    """Limits the rate of requests to one forge host.
 
     Attributes:
-        answers: requests that the forge has answered since the start, whatever it said but that it cannot now
-            (5xx, a limit).
+        answers: requests that the forge has answered since the start, without 5xx and rate limits.
     """
 
     def __init__(self, host: str, rate: Rate, clock: Clock) -> None:
@@ -110,17 +83,21 @@ class Paced:
         self.answers = 0
         self._rate = rate
         self._clock = clock
-        # A full bucket and what flows in meanwhile must not exceed the hour's allowance.
+        # A full bucket and the tokens that it gains in an hour must not exceed the hour's limit.
         hour = Bucket(rate.per_hour / 2, rate.per_hour / 2 / 3600)
         self._all = [Bucket(rate.burst, rate.per_second), hour]
         self._writes = Bucket(min(rate.burst, rate.writes_per_minute / 2), rate.writes_per_minute / 2 / 60)
         self._until = 0.0
 
     async def turn(self, method: str) -> None:
-        """See `Pace`."""
+        """Return when a request of this method may be sent.
+
+        Raises:
+            NotYetError: that would take longer than `Rate.patience`; `retry_after` says how long.
+        """
         now = self._clock.monotonic()
         buckets = self._all if method in _READS else [*self._all, self._writes]
-        wait = max(self.paused(now), *(bucket.wait(now) for bucket in buckets))
+        wait = max(self._until - now, *(bucket.wait(now) for bucket in buckets))
         if wait > self._rate.patience:
             raise NotYetError(
                 f"The next request to {self.host} may be sent in {wait:.0f} s: that keeps the limits in "
@@ -132,21 +109,17 @@ class Paced:
         if wait > 0:
             await self._clock.sleep(wait)
 
-    def paused(self, now: float) -> float:
-        """Seconds for which the forge asked us to stay away."""
-        return max(0.0, self._until - now)
-
     def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
-        """Remember a limit that the answer tells of, or that it was answered."""
-        if status is not None and available(status, headers, content):
+        """Record an answer and the rate limit that it shows; status `None`: there was no answer."""
+        if status is not None and _available(status, headers, content):
             self.answers += 1
         wait = asked_pause(status, headers, content, keep=self._rate.keep, now=self._clock.now())
         if wait is not None:
             self._until = max(self._until, self._clock.monotonic() + wait)
 
 
-def available(status: int, headers: Mapping[str, str], content: bytes) -> bool:
-    """Whether an answer shows that the forge can be asked now, be it that it refuses what was asked."""
+def _available(status: int, headers: Mapping[str, str], content: bytes) -> bool:
+    """Whether an answer, be it a refusal, shows that the forge is available."""
     if status in (408, 425) or status >= 500:
         return False
     return not rate_limited(status, headers, message_of(content) if status == 403 else "")
@@ -155,16 +128,16 @@ def available(status: int, headers: Mapping[str, str], content: bytes) -> bool:
 def asked_pause(
     status: int | None, headers: Mapping[str, str], content: bytes, *, keep: int, now: datetime
 ) -> float | None:
-    """Seconds to send nothing, from what the forge answered; `None`: go on.
+    """Seconds to pause after an answer; `None`: do not pause.
 
     Args:
-        keep: stay away until the reset when no more than this many requests are left.
+        keep: pause until the limit's reset when no more than this many requests are left.
     """
     if status is None:
         return None
     if rate_limited(status, headers, message_of(content) if status in (403, 429) else ""):
-        told = retry_after(headers, now)
-        return _LIMITED_WAIT if told is None else told
+        wait = retry_after(headers, now)
+        return LIMITED_WAIT if wait is None else wait
     if status == 503 and "retry-after" in headers:
         return retry_after(headers, now)
     remaining = headers.get("x-ratelimit-remaining", headers.get("ratelimit-remaining", ""))
@@ -173,7 +146,78 @@ def asked_pause(
     if not (remaining.isdigit() and reset.isdigit()):
         return None
     if limit.isdigit():
-        keep = min(keep, int(limit) // 10)  # an installation may allow less than is kept for others
+        keep = min(keep, int(limit) // 10)  # an installation's limit may be below what is kept for others
     if int(remaining) > keep:
         return None
     return max(0.0, int(reset) - now.timestamp())
+
+
+def rate_limited(status: int, headers: Mapping[str, str], message: str) -> bool:
+    """Whether an answer means that we send too many requests, and that nothing was done.
+
+    GitHub answers 403 or 429 with one of: no requests remaining, Retry-After, or a phrase in the message
+    (documentation, *Rate limits for the REST API*); GitLab answers 429.
+    """
+    if status == 429:
+        return True
+    if status != 403:
+        return False
+    return (
+        headers.get("x-ratelimit-remaining") == "0"
+        or "retry-after" in headers
+        or any(phrase in message.lower() for phrase in _RATE_LIMIT_PHRASES)
+    )
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds to wait, from Retry-After (seconds or a date), else from the limit's reset."""
+    seconds = _seconds(headers.get("retry-after", ""), now)
+    if seconds is not None:
+        return seconds
+    if headers.get("x-ratelimit-remaining", headers.get("ratelimit-remaining")) != "0":
+        return None
+    reset = headers.get("x-ratelimit-reset", headers.get("ratelimit-reset", ""))
+    return max(0.0, int(reset) - now.timestamp()) if _is_number(reset) else None
+
+
+def message_of(content: bytes) -> str:
+    """The message in an error's body, at most 300 characters; empty if there is none.
+
+    GitHub: `message` and `errors[].message`; GitLab: `message` (text, list, or lists by field) or `error`.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(body, dict):
+        return ""
+    parts = _texts(body.get("message")) or _texts(body.get("error_description")) or _texts(body.get("error"))
+    if isinstance(body.get("errors"), list):
+        for each in body["errors"]:
+            parts += _texts(each.get("message") if isinstance(each, dict) else each)
+    return " ".join("; ".join(parts).split())[:_MESSAGE_LIMIT]
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [each for each in value if isinstance(each, str)]
+    if isinstance(value, dict):
+        return [f"{name} {text}" for name, texts in value.items() for text in _texts(texts)]
+    return []
+
+
+def _seconds(value: str, now: datetime) -> float | None:
+    value = value.strip()
+    if _is_number(value):
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
+
+
+def _is_number(value: str) -> bool:
+    return value.isascii() and value.isdigit() and len(value) < 12

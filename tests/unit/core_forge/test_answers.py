@@ -14,7 +14,8 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.forge.errors import message_of, retry_after, translate
+from coding_agent_core.forge.client import translate
+from coding_agent_core.forge.pacing import message_of, retry_after
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 RESET = str(int(NOW.timestamp()) + 90)

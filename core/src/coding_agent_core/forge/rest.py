@@ -1,0 +1,338 @@
+"""What the REST APIs of GitHub and GitLab have in common: labels, our comment, our change, reactions.
+
+One type reads the same answer of both forges; its fields list both forges' names.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, ClassVar
+
+from pydantic import AliasChoices, BeforeValidator, Field
+
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge.client import Answer, Call, ForgeClient, Repeat, Token
+from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.forge.protocol import (
+    Change,
+    CloneSource,
+    Comment,
+    ItemDetails,
+    ItemState,
+    LabelApplication,
+    clone_url,
+)
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.settings.forges import GitHub, GitLab
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+
+COMMENT_LIMIT = 1000
+SCAN_PAGES = 100
+"""Pages of comments, reactions or events that are read at most."""
+_REACTION = "eyes"
+
+
+class User(Answer):
+    id: int
+    login: str = Field(validation_alias=AliasChoices("login", "username"))
+
+
+_GHOST = User.model_validate({"login": "ghost", "id": 10137})
+"""GitHub's stand-in for a deleted account, whose user is null."""
+Author = Annotated[User, BeforeValidator(lambda value: _GHOST if value is None else value)]
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+
+
+class Label(Answer):
+    name: str
+
+
+class ItemAnswer(Answer):
+    """An issue, pull request or merge request."""
+
+    number: int = Field(validation_alias=AliasChoices("number", "iid"))
+    title: str
+    body: Text = Field(default="", validation_alias=AliasChoices("body", "description"))
+    url: str = Field(validation_alias=AliasChoices("html_url", "web_url"))
+    state: str
+    labels: list[Label | str]
+    # `author` first: GitLab's merge requests also have a `user`, with what we may do.
+    author: Author = Field(default=_GHOST, validation_alias=AliasChoices("author", "user"))
+
+    @property
+    def open(self) -> bool:
+        return self.state in ("open", "opened")
+
+    @property
+    def label_names(self) -> list[str]:
+        return [label if isinstance(label, str) else label.name for label in self.labels]
+
+
+class CommentAnswer(Answer):
+    """A comment, or what GitLab writes itself (`system`)."""
+
+    id: int
+    body: Text = ""
+    author: Author = Field(default=_GHOST, validation_alias=AliasChoices("author", "user"))
+    created_at: datetime
+    html_url: str = ""
+    system: bool = False
+
+    def comment(self) -> Comment:
+        return Comment(str(self.id), self.author.login, self.body, self.created_at, self.html_url)
+
+
+class _LabelEvent(Answer):
+    """An event of an item's history; the user or label is null when it was deleted since."""
+
+    action: str = Field(validation_alias=AliasChoices("event", "action"))
+    created_at: datetime
+    user: User | None = Field(default=None, validation_alias=AliasChoices("actor", "user"))
+    label: Label | None = None
+
+
+class _Reaction(Answer):
+    content: str = Field(validation_alias=AliasChoices("content", "name"))
+    user: User | None = None
+
+
+@dataclass
+class RestForge(ABC):
+    """One installation of a forge, with one token; see `Forge`.
+
+    The class variables are what differs between the APIs: path segments, parameters, a method, names.
+    """
+
+    PLATFORM: ClassVar[Platform]
+    HEADERS: ClassVar[dict[str, str]]
+    CLONE_USER: ClassVar[str]
+    COMMENTS: ClassVar[str]
+    OLDEST_FIRST: ClassVar[dict[str, str | int]]
+    EDIT_METHOD: ClassVar[str]
+    EVENTS: ClassVar[str]
+    LABELED: ClassVar[str]
+    """The event of a label that was put on."""
+    REACTIONS: ClassVar[str]
+    REACTION_FIELD: ClassVar[str]
+
+    settings: GitHub | GitLab
+    token: Token
+    client: ForgeClient
+
+    def __post_init__(self) -> None:
+        self._own: tuple[str, User] | None = None
+
+    @abstractmethod
+    def item_path(self, item: Item, *rest: str | int) -> str:
+        """The item, or what is below it."""
+
+    @abstractmethod
+    def comment_path(self, item: Item, comment: str) -> str: ...
+
+    @abstractmethod
+    def search(self, label: str, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+        """Items of the configured scope that carry the label; the forge may list others as well."""
+
+    @abstractmethod
+    async def find_change(self, item: Item, *, branch: str) -> Change | None: ...
+
+    @abstractmethod
+    async def create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change: ...
+
+    @property
+    def platform(self) -> Platform:
+        return self.PLATFORM
+
+    @property
+    def host(self) -> str:
+        return self.settings.host
+
+    async def whoami(self) -> str:
+        return (await self.identity()).login
+
+    async def identity(self) -> User:
+        token = self.token.fingerprint()
+        if self._own is None or self._own[0] != token:
+            call = Call("GET", "/user", "asking who our token belongs to")
+            self._own = (token, await self.client.get(User, call))
+        return self._own[1]
+
+    async def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
+        """Open issues, then changes, that carry the label now."""
+        for kind in ItemKind:
+            async for found, item in self.search(label, kind):
+                if not found.open or not self.has_label(found, label):
+                    continue
+                try:
+                    applied = await self.label_application(item, label)
+                except ForgeNotFoundError:  # gone since it was listed
+                    continue
+                yield TaskRequest(
+                    item=item,
+                    user=(applied.user if applied else "") or found.author.login,
+                    title=found.title[:1024],
+                    url=found.url[:2048],
+                    trigger=Trigger(
+                        origin=Origin.POLL,
+                        labeled_at=applied.at if applied else None,
+                        received_at=self.client.clock.now(),
+                    ),
+                )
+
+    async def label_application(self, item: Item, label: str) -> LabelApplication | None:
+        what = f"reading the label events of {item.display}"
+        call = Call("GET", self.item_path(item, self.EVENTS), what)
+        async for page in self.client.newest_first(list[_LabelEvent], call, limit=SCAN_PAGES):
+            for event in reversed(page):
+                if event.action == self.LABELED and event.label and self.same_label(event.label.name, label):
+                    return LabelApplication(event.created_at, event.user.login if event.user else "")
+        return None
+
+    def same_label(self, one: str, other: str) -> bool:
+        return one == other
+
+    def has_label(self, found: ItemAnswer, label: str) -> bool:
+        return any(self.same_label(name, label) for name in found.label_names)
+
+    def labels(self, found: ItemAnswer) -> frozenset[str]:
+        return frozenset(found.label_names)
+
+    async def locate(self, item: Item) -> Item:
+        return item
+
+    async def read_state(self, item: Item) -> ItemState:
+        call = Call("GET", self.item_path(item), f"reading {item.display}")
+        found = await self.client.get(ItemAnswer, call)
+        return ItemState(self.labels(found), found.open)
+
+    def details(self, item: Item, found: ItemAnswer, *, base: str) -> ItemDetails:
+        return ItemDetails(
+            item=item,
+            title=found.title,
+            body=found.body,
+            author=found.author.login,
+            url=found.url,
+            labels=self.labels(found),
+            open=found.open,
+            base_branch=base,
+        )
+
+    def comments_call(self, item: Item, params: Mapping[str, str | int]) -> Call:
+        path = self.item_path(item, self.COMMENTS)
+        return Call("GET", path, f"reading the comments of {item.display}", params)
+
+    async def find_comment(self, item: Item, marker: str) -> Comment | None:
+        own = await self.identity()
+        call = self.comments_call(item, self.OLDEST_FIRST)
+        async for page, _ in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
+            for found in page:
+                if found.author.id == own.id and not found.system and marker in found.body:
+                    return found.comment()
+        return None
+
+    async def upsert_comment(
+        self, item: Item, marker: str, body: str, *, known: Comment | None = None
+    ) -> Comment:
+        """See `Forge`.
+
+        Raises:
+            ValueError: the body has no marker, so it would never be found again.
+            ForgeError: the comment was not written, or it is unknown whether it was.
+        """
+        if marker not in body:
+            raise ValueError("the body of our comment must contain its marker")
+        if known is not None:
+            try:
+                return await self._edit_comment(item, known, body)
+            except ForgeNotFoundError:
+                pass  # somebody deleted it
+        found = await self.find_comment(item, marker)
+        if found is not None:
+            if _same(found.body, body):
+                return found
+            try:
+                return await self._edit_comment(item, found, body)
+            except ForgeNotFoundError:
+                pass  # somebody deleted it meanwhile; if the item is gone too, creating fails
+        call = Call(
+            "POST",
+            self.item_path(item, self.COMMENTS),
+            f"commenting on {item.display}",
+            json={"body": body},
+            repeat=Repeat.UNLESS_PROCESSED,
+        )
+        try:
+            return (await self.client.get(CommentAnswer, call)).comment()
+        except NotYetError:
+            raise  # it was not sent
+        except ForgeUnavailableError:
+            # The comment may exist although its answer was lost: check before the caller retries.
+            written = await self.find_comment(item, marker)
+            if written is not None and _same(written.body, body):
+                return written
+            raise
+
+    async def _edit_comment(self, item: Item, comment: Comment, body: str) -> Comment:
+        call = Call(
+            self.EDIT_METHOD,
+            self.comment_path(item, comment.id),
+            f"editing our comment on {item.display}",
+            json={"body": body},
+        )
+        return (await self.client.get(CommentAnswer, call)).comment()
+
+    async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+        found = await self.find_change(item, branch=branch)
+        if found is not None:
+            return found
+        try:
+            return await self.create_change(item, branch=branch, base=base, title=title, body=body)
+        except ForgeError as error:
+            # Another consumer opened it, or ours was opened and its answer lost.
+            if error.status in (409, 422) or isinstance(error, ForgeUnavailableError):
+                found = await self.find_change(item, branch=branch)
+                if found is not None:
+                    return found
+            raise
+
+    async def has_reacted(self, item: Item, comment: str) -> bool:
+        own = await self.identity()
+        call = Call(
+            "GET",
+            f"{self.comment_path(item, comment)}/{self.REACTIONS}",
+            f"reading the reactions to a comment on {item.display}",
+        )
+        async for page, _ in self.client.pages(list[_Reaction], call, limit=SCAN_PAGES):
+            if any(each.content == _REACTION and each.user and each.user.id == own.id for each in page):
+                return True
+        return False
+
+    async def react(self, item: Item, comment: str) -> None:
+        call = Call(
+            "POST",
+            f"{self.comment_path(item, comment)}/{self.REACTIONS}",
+            f"reacting to a comment on {item.display}",
+            json={self.REACTION_FIELD: _REACTION},
+        )
+        try:
+            await self.client.send(call)
+        except ForgeNotFoundError:
+            # GitLab answers a second reaction with 404, as if there were no comment.
+            if not await self.has_reacted(item, comment):
+                raise
+
+    async def clone_source(self, repository: str) -> CloneSource:
+        """See `Forge`. Both forges accept a token as the password of any user name."""
+        url = clone_url(self.settings.api_url, repository)
+        return CloneSource(url=url, username=self.CLONE_USER, token=self.token.current())
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two bodies are the same to a reader: forges change line ends and outer white space."""
+    return one.replace("\r\n", "\n").strip() == other.replace("\r\n", "\n").strip()

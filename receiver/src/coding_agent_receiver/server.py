@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import uvicorn
@@ -16,9 +16,10 @@ from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import WebhookServer
 from fastapi import FastAPI
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from coding_agent_receiver.app import create_app
+from coding_agent_receiver.verify import client_group, parse_address
 
 _logger = logging.getLogger("webhook.server")
 
@@ -26,6 +27,14 @@ GRACE = 25
 """Seconds for requests in flight after SIGTERM; Kubernetes kills after 30."""
 KEEP_ALIVE = 75
 """Seconds; longer than the idle timeout of usual load balancers (60 s)."""
+HEAD_SIZE = 64 * 1024
+"""Bytes of a request's line and headers. Forges send a few thousand."""
+HEAD_TIME = 10.0
+"""Seconds in which a request's head must arrive, counted from the connection or from its first bytes."""
+CONNECTIONS = 900
+"""Connections at a time, below the usual limit of 1,024 open files."""
+CONNECTIONS_OF_ADDRESS = 450
+"""Connections of one address at a time. All of an Ingress controller's come from one."""
 
 _BACKLOG = 2048
 
@@ -85,7 +94,8 @@ async def serve(
     server = _Server(
         uvicorn.Config(
             app,
-            http=WholeAnswers,
+            http=LimitedHttp,
+            ws="none",
             log_config=None,
             access_log=False,
             # The app itself interprets X-Forwarded-For (`webhook.trusted_proxies`).
@@ -105,17 +115,72 @@ async def serve(
     _logger.info("Webhook server stopped")
 
 
-class WholeAnswers(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # which one is chosen when it is imported
-    """uvicorn's HTTP protocol, but head and body of an answer leave in one write.
+class LimitedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with limits on request heads and connections.
 
-    If a receiver is killed between two writes, the proxy in front has already passed the head on and cannot
-    retry with another replica.
+    Beyond a limit of connections, the oldest one whose request is not complete is closed. The head and the
+    body of an answer leave in one write: if a receiver is killed between two writes, the proxy in front has
+    already passed the head on and cannot retry with another replica.
     """
+
+    _deadline: asyncio.TimerHandle | None = None
+    _in_head = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(
             cast("asyncio.Transport", _JoinedWrites(cast("asyncio.Transport", transport)))
         )
+        self._group = client_group(parse_address(self.client[0] if self.client else ""))
+        self._start_deadline()
+        connections = cast("set[LimitedHttp]", self.connections)
+        crowd = [other for other in connections if other._group == self._group]
+        if len(crowd) > CONNECTIONS_OF_ADDRESS:
+            self._close_oldest(crowd)
+        elif len(connections) > CONNECTIONS:
+            self._close_oldest(connections)
+
+    @staticmethod
+    def _close_oldest(crowd: Iterable[LimitedHttp]) -> None:
+        incomplete = [
+            one for one in crowd if not one.cycle or one.cycle.more_body or one.cycle.response_complete
+        ]
+        min(incomplete, key=lambda one: one._since).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deadline is None and (not self.cycle or self.cycle.response_complete):
+            self._start_deadline()
+        super().data_received(data)
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > HEAD_SIZE:
+                self._refuse("431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_size = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._end_deadline()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_deadline()
+        super().connection_lost(exc)
+
+    def _start_deadline(self) -> None:
+        self._since = self.loop.time()
+        self._deadline = self.loop.call_later(HEAD_TIME, self._refuse, "408 Request Timeout")
+
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, status: str) -> None:
+        head = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        self.transport.write(head.encode())
+        self.transport.close()
 
 
 class _JoinedWrites:

@@ -1,0 +1,90 @@
+"""Request heads are limited in size and time, and connections in number, but authentic webhooks pass."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from coding_agent_receiver import server
+
+from tests.fixtures.deliveries import RecordingSink, github_issue
+from tests.fixtures.receiver import Receiver
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+START = b"POST /webhook/github HTTP/1.1\r\nHost: x\r\n"
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connect(receiver: Receiver, sent: bytes = b"") -> Connection:
+    reader, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
+    writer.write(sent)
+    return reader, writer
+
+
+async def rest(connection: Connection) -> bytes:
+    """What the receiver still sends before it closes the connection."""
+    reader, writer = connection
+    try:
+        async with asyncio.timeout(10):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_an_endless_head_is_refused(receiver: Receiver) -> None:
+    connection = await connect(receiver, START + b"X-Endless: ")
+    sent = 0
+    try:
+        while sent < 16 * 1024 * 1024:
+            connection[1].write(b"a" * 16_384)
+            await connection[1].drain()
+            sent += 16_384
+            await asyncio.sleep(0)
+    except ConnectionError:
+        pass
+    assert (await rest(connection))[:12] in (b"HTTP/1.1 431", b"")
+    assert sent < 16 * 1024 * 1024
+
+
+async def test_a_head_just_too_large_is_answered_431(receiver: Receiver) -> None:
+    connection = await connect(receiver, START + b"X-Large: " + b"a" * server.HEAD_SIZE)
+    assert (await rest(connection)).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", START, START + b"X-Slow: "], ids=["nothing", "a line", "half a header"]
+)
+async def test_a_head_that_does_not_arrive_is_given_up(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(server, "HEAD_TIME", 0.2)
+    assert (await rest(await connect(receiver, sent))).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_second_head_on_a_connection_is_limited_too(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_TIME", 0.2)
+    connection = await connect(receiver, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await connection[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+    connection[1].write(START)
+    assert (await rest(connection)).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("limit", ["CONNECTIONS", "CONNECTIONS_OF_ADDRESS"])
+async def test_connections_without_a_request_make_room_for_authentic_webhooks(
+    receiver: Receiver, sink: RecordingSink, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(server, limit, 8)
+    async with AsyncExitStack() as stack:
+        held = [await connect(receiver, START) for _ in range(20)]
+        for _, writer in held:
+            stack.callback(writer.close)
+        assert await rest(held[0]) == b"", "the oldest one was not closed"
+        answer = await receiver.github(github_issue(number=77))
+        assert answer.status_code == 200
+        assert not held[-1][0].at_eof()

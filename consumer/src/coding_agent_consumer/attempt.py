@@ -11,12 +11,14 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import quote
 
+import httpx
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeNotFoundError,
@@ -26,19 +28,20 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Outcome
-from coding_agent_core.platforms import ItemKind
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
+from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
+from coding_agent_core.text import first_problem
+from pydantic import ValidationError
 
+from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.prompt import instructions, prompt
-from coding_agent_consumer.agent.protocol import Agent, Brief, Step
 from coding_agent_consumer.git import RemoteMovedError
-from coding_agent_consumer.per_user import settings_for, with_task_options
-from coding_agent_consumer.publisher import Publisher
-from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError
+from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError, Publisher
 from coding_agent_consumer.tasks import ForgeTask
-from coding_agent_consumer.transcripts.keeping import Transcripts
+from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.attempt")
@@ -59,6 +62,8 @@ _RESERVE = 10.0
 """Seconds at the end of the grace time for writing down how the attempt ended."""
 _LONGEST_PAUSE = 30.0
 """Seconds between two tries to push finished work."""
+_OVERRIDABLE = ("llm", "system_prompt", "max_llm_process_num", "instructions")
+"""The settings that people have of their own."""
 _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),
@@ -79,11 +84,8 @@ def outcome_of(error: Exception) -> Outcome:
             retry_after = getattr(error, "retry_after", None)
             return Outcome(reason=reason, message=str(error), retry_after=retry_after)
     _logger.error("The attempt failed unexpectedly", exc_info=error)
-    name = type(error).__name__
-    return Outcome(
-        reason=Reason.INTERNAL,
-        message=f"The attempt failed unexpectedly ({name}); see its log for details.",
-    )
+    message = f"The attempt failed unexpectedly ({type(error).__name__}); see its log for details."
+    return Outcome(reason=Reason.INTERNAL, message=message)
 
 
 @dataclass
@@ -92,7 +94,6 @@ class Attempt:
     Attributes:
         settings: before those of the user and of the task are applied.
         user: who applied the label.
-        load: reads what to work on.
         timeout: seconds after which the agent must have finished.
         stop: set to end the attempt early; what was done is still pushed.
         grace: seconds after `stop` until the attempt returns.
@@ -100,7 +101,6 @@ class Attempt:
         recap: what earlier attempts did, for the model, if their transcripts are not kept.
         model: of this task alone, instead of the configured one.
         instructions: of this task alone, after the configured ones.
-        clock: monotonic seconds.
     """
 
     settings: Settings
@@ -116,14 +116,13 @@ class Attempt:
     recap: str = ""
     model: str | None = None
     instructions: str | None = None
-    clock: Callable[[], float] = time.monotonic
     _deadline: float = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
     """The agent's own outcome, once it has one."""
 
     async def run(self) -> Outcome:
         """Run it to its end; raises only if cancelled from outside."""
-        self._deadline = self.clock() + self.timeout
+        self._deadline = time.monotonic() + self.timeout
         reserve = min(_RESERVE, self.grace / 3)
         try:
             outcome = await run_until(
@@ -144,7 +143,7 @@ class Attempt:
         if self._worked is not None and not outcome.usage.requests:
             # The work was paid for even if it could not be pushed.
             outcome = outcome.model_copy(update={"usage": self._worked.usage})
-        hurry = self.stop.is_set() or self.clock() > self._deadline
+        hurry = self.stop.is_set() or time.monotonic() > self._deadline
         return await self.transcripts.end(outcome, within=reserve / 3 if hurry else _LAST_UPLOAD)
 
     def _cut_off(self, reason: Reason, message: str) -> Outcome:
@@ -197,7 +196,7 @@ class Attempt:
                     brief,
                     workspace,
                     stop=self.stop,
-                    timeout=max(1.0, self._deadline - self.clock()),
+                    timeout=max(1.0, self._deadline - time.monotonic()),
                     on_step=publisher.with_checkpoints(log_step, settings.consumer.checkpoint_interval),
                 )
                 await self._publish(publisher, worked)
@@ -253,7 +252,7 @@ class Attempt:
 
     async def _prepared(self, action: Callable[[], Awaitable[_T]]) -> _T:
         """Before the work: wait for a forge that is down, but give up at once when stopped."""
-        within = self._deadline - self.clock()
+        within = self._deadline - time.monotonic()
         return await run_until(lambda: while_unavailable(action, within=within, logger=_logger), self.stop)
 
     async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:
@@ -264,8 +263,82 @@ class Attempt:
         """
         return await while_unavailable(
             action,
-            within=self._deadline + self.overtime - self.clock(),
+            within=self._deadline + self.overtime - time.monotonic(),
             logger=_logger,
             pause=lambda seconds: pause_until(self.stop, seconds),
             longest_wait=_LONGEST_PAUSE,
         )
+
+
+async def settings_for(
+    settings: Settings, platform: Platform, user: str, *, transport: httpx.AsyncBaseTransport | None = None
+) -> Settings:
+    """The settings for a person; ours, with a warning in the log, if theirs cannot be read."""
+    api = settings.user_config_api
+    if not api.enabled or not user:
+        return settings
+    key = Secrets(api.api_key).first()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        async with httpx.AsyncClient(timeout=api.timeout, transport=transport, trust_env=False) as client:
+            url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"
+            answer = await client.get(url, headers=headers)
+        if answer.status_code == 404:
+            return settings
+        answer.raise_for_status()
+        body = answer.json()
+        if isinstance(body, dict) and isinstance(body.get("data"), dict):
+            return merge(settings, body["data"])
+        problem = "the answer has no `data` object"
+    except ValidationError as error:
+        problem = first_problem(error)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        problem = f"they cannot be read ({type(error).__name__})"
+    _logger.warning("Per-user settings of %s: %s; using the defaults", user, problem)
+    return settings
+
+
+def merge(settings: Settings, data: Mapping[str, Any]) -> Settings:
+    """A copy of the settings with the person's own over it; their `instructions` are added to ours.
+
+    People can only set the model, the instructions and the number of requests. Who names another server must
+    bring a key for it: ours is never sent to an address that is not ours.
+
+    Raises:
+        pydantic.ValidationError: a value is wrong or unknown.
+    """
+    own = {key: data[key] for key in _OVERRIDABLE if data.get(key) is not None}
+    merged = _over(settings.model_dump(), own)
+    if isinstance(own.get("instructions"), str):
+        merged["instructions"] = _joined(settings.instructions, own["instructions"])
+    openai = own.get("llm", {}).get("openai", {}) if isinstance(own.get("llm"), Mapping) else {}
+    if isinstance(openai, Mapping) and "api_key" not in openai:
+        ours = settings.llm.openai.base_url.rstrip("/")
+        if str(openai.get("base_url", ours)).rstrip("/") != ours:
+            merged["llm"]["openai"]["api_key"] = {}
+    return Settings.model_validate(merged)
+
+
+def with_task_options(settings: Settings, *, model: str | None, instructions: str | None) -> Settings:
+    """A copy with a task's own model at the same service, and its instructions after the others."""
+    if model is not None:
+        provider = settings.llm.provider
+        section = getattr(settings.llm, provider).model_copy(update={"model": model})
+        settings = settings.model_copy(update={"llm": settings.llm.model_copy(update={provider: section})})
+    if instructions is not None:
+        joined = _joined(settings.instructions, instructions)
+        settings = settings.model_copy(update={"instructions": joined})
+    return settings
+
+
+def _joined(ours: str | None, more: str) -> str:
+    return f"{ours}\n\n{more}" if ours else more
+
+
+def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in own.items():
+        below = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        result[key] = _over(below, value) if both else value  # type: ignore[arg-type]
+    return result

@@ -14,8 +14,9 @@ import os
 import re
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coding_agent_core.errors import (
     CodingAgentError,
@@ -31,6 +32,8 @@ Credentials = Callable[[], Awaitable[CloneSource]]
 """Where the repository is, and the token that is valid now: asked before each run of git, because a token may
 be replaced while an attempt works."""
 
+_TIMEOUT = 600.0
+"""Seconds for one run."""
 _MAX_ERROR = 64 * 1024
 _PASSED_ON = (
     "PATH",
@@ -83,48 +86,37 @@ class GitFailedError(CodingAgentError):
 
 
 @dataclass(frozen=True)
-class GitResult:
-    out: bytes
-    code: int
-
-
-@dataclass(frozen=True)
 class Git:
     """Git on one bare repository.
 
     Attributes:
         directory: the bare repository; its parent is HOME of git, which holds no configuration.
         credentials: of the forge that it came from.
-        timeout: seconds for one run.
     """
 
     directory: Path
     credentials: Credentials
-    timeout: float = 600.0
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
-    async def local(
-        self,
-        *arguments: str,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        tolerate: tuple[int, ...] = (),
-    ) -> GitResult:
-        """Run git without the network and without the token.
+    async def local(self, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
+        """Run git without the network and without the token; return its output.
 
         Raises:
-            GitFailedError: exit status neither 0 nor tolerated, or out of time.
+            GitFailedError: the exit status is not 0, or it ran out of time.
         """
-        base = git_environment(self.environment, self.directory.parent, token=None)
+        base = git_environment(os.environ, self.directory.parent, token=None)
         try:
-            result, said = await self._run(arguments, stdin, {**base, **(env or {})})
+            code, out, said = await self._run(arguments, stdin, {**base, **(env or {})})
         except TimeoutError as error:
-            raise GitFailedError(f"git {arguments[0]} needed more than {self.timeout:.0f} s.") from error
-        if result.code != 0 and result.code not in tolerate:
+            raise GitFailedError(f"git {arguments[0]} needed more than {_TIMEOUT:.0f} s.") from error
+        if code != 0:
             raise GitFailedError(f"git {arguments[0]} failed: {_shorten(said)}")
-        return result
+        return out
 
-    async def remote(self, command: Sequence[str], *rest: str) -> GitResult:
+    async def local_id(self, *arguments: str, **options: Any) -> str:
+        """As `local`, for output that is the id of one object."""
+        return (await self.local(*arguments, **options)).decode("ascii").strip()
+
+    async def remote(self, command: Sequence[str], *rest: str) -> bytes:
         """Run git against the forge with the present token, and once more if it was replaced meanwhile.
 
         Args:
@@ -147,24 +139,25 @@ class Git:
                 raise
             return await self._remote(now, command, rest)
 
-    async def _remote(self, source: CloneSource, command: Sequence[str], rest: Sequence[str]) -> GitResult:
-        env = git_environment(self.environment, self.directory.parent, token=source)
+    async def _remote(self, source: CloneSource, command: Sequence[str], rest: Sequence[str]) -> bytes:
+        env = git_environment(os.environ, self.directory.parent, token=source)
         try:
-            result, said = await self._run((*command, source.url, *rest), b"", env)
+            code, out, said = await self._run((*command, source.url, *rest), b"", env)
         except TimeoutError as error:
             raise ForgeUnavailableError(
-                f"{source.url} did not finish git {command[0]} within {self.timeout:.0f} s."
+                f"{source.url} did not finish git {command[0]} within {_TIMEOUT:.0f} s."
             ) from error
-        if result.code != 0:
-            text = redact(said + "\n" + result.out[-_MAX_ERROR:].decode("utf-8", "replace"), source)
+        if code != 0:
+            text = redact(said + "\n" + out[-_MAX_ERROR:].decode("utf-8", "replace"), source)
             with contextlib.suppress(SettingsError):
                 text = redact(text, await self.credentials())
             raise classify(text, source.url)
-        return result
+        return out
 
     async def _run(
         self, arguments: tuple[str, ...], stdin: bytes, env: Mapping[str, str]
-    ) -> tuple[GitResult, str]:
+    ) -> tuple[int, bytes, str]:
+        """Exit status, output, and the end of the error output."""
         process = await asyncio.create_subprocess_exec(
             "git",
             "--git-dir",
@@ -178,7 +171,7 @@ class Git:
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(_TIMEOUT):
                 out, err = await process.communicate(stdin)
         finally:
             # Its helpers (git-remote-http) too, also when we are cancelled.
@@ -186,7 +179,7 @@ class Git:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         assert process.returncode is not None  # noqa: S101 - waited for
-        return GitResult(out, process.returncode), err[-_MAX_ERROR:].decode("utf-8", "replace")
+        return process.returncode, out, err[-_MAX_ERROR:].decode("utf-8", "replace")
 
 
 def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSource | None) -> dict[str, str]:

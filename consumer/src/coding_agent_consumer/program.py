@@ -22,14 +22,14 @@ from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.reporting import State
 from coding_agent_core.settings import Settings, load_settings
 
+from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import model_spec
-from coding_agent_consumer.agent.protocol import Agent
-from coding_agent_consumer.agent.scrub import scrub_for, scrub_logs
+from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace, outcome_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
-from coding_agent_consumer.transcripts.keeping import Transcripts
+from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 
 _logger = logging.getLogger("coding_agent.consumer")

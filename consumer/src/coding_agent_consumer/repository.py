@@ -1,26 +1,37 @@
-"""The agent's own clone: bare, so that nothing is ever checked out, and out of reach of the workspace.
+"""The agent's own clone, and how the workspace's work is committed and pushed from it.
 
-The workspace's work comes over as a patch that is applied to an index without a work tree: on the agent's
-side, none of it is ever written as a file, no link is followed, and no filter runs.
+The clone is bare, so that nothing is ever checked out, and out of reach of the workspace. The workspace's
+work comes over as a patch that is applied to an index without a work tree: on the agent's side, none of it is
+ever written as a file, no link is followed, and no filter runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.retry import while_unavailable
 
+from coding_agent_consumer.agent import OnStep, Step
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
+from coding_agent_consumer.workspace.protocol import Workspace
 
+_logger = logging.getLogger("coding_agent.publisher")
 MAX_PATCH = 64 * 1024 * 1024
 """Bytes."""
 _GITLINK = "160000"
 _SYMLINK = "120000"
+_CHECKPOINT_SECONDS = 60.0
+"""For pushing unfinished work: the model waits meanwhile."""
+_CHECKPOINT_PATIENCE = 10.0
+"""Seconds in which the push of a checkpoint is retried while the forge is not available."""
 
 
 class PatchRefusedError(CodingAgentError):
@@ -31,15 +42,6 @@ class PatchRefusedError(CodingAgentError):
 class Author:
     name: str
     email: str
-
-
-@dataclass(frozen=True)
-class TreeChange:
-    """One path that differs between two trees; modes as git writes them, `000000` where there is nothing."""
-
-    old_mode: str
-    new_mode: str
-    path: str
 
 
 class BareClone:
@@ -62,22 +64,13 @@ class BareClone:
         self.pushed = start_point
 
     @staticmethod
-    async def clone(
-        credentials: Credentials,
-        directory: Path,
-        *,
-        base: str,
-        branch: str,
-        timeout: float = 600.0,
-    ) -> BareClone:
+    async def clone(credentials: Credentials, directory: Path, *, base: str, branch: str) -> BareClone:
         """Clone the base branch and, if the forge has it, the work branch. Can be called again if it failed.
 
         Args:
-            credentials: where from.
             directory: a folder for it alone, which the workspace must not see.
             base: branch that the work starts from.
             branch: the work branch; may be the base itself.
-            timeout: seconds of one run of git.
 
         Raises:
             ForgeUnavailableError: unreachable.
@@ -89,11 +82,11 @@ class BareClone:
         for name in (base, branch):
             require_branch_name(name)
         await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
-        git = Git(directory / "repository.git", credentials, timeout)
+        git = Git(directory / "repository.git", credentials)
         await git.local("init", "--quiet", "--bare")
         names = [f"refs/heads/{name}" for name in dict.fromkeys((base, branch))]
 
-        tips = parse_tips((await git.remote(("ls-remote", "--heads"), *names)).out)
+        tips = parse_tips(await git.remote(("ls-remote", "--heads"), *names))
         if names[0] not in tips:
             raise ForgeNotFoundError(f"{(await credentials()).url} has no branch {base}.")
         wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
@@ -101,7 +94,7 @@ class BareClone:
         # What was fetched counts, not what was listed: the forge may have moved in between.
         resumed = f"refs/heads/{branch}" in tips
         start = f"refs/remotes/origin/{branch if resumed else base}"
-        commit = (await git.local("rev-parse", "--verify", f"{start}^{{commit}}")).out.decode("ascii").strip()
+        commit = await git.local_id("rev-parse", "--verify", f"{start}^{{commit}}")
         await git.local("update-ref", f"refs/heads/{branch}", commit)
         return BareClone(git, branch, commit, resumed)
 
@@ -114,18 +107,13 @@ class BareClone:
         return path
 
     async def commit(self, patch: bytes, message: str, author: Author) -> str | None:
-        """Commit everything that changed since the start point.
+        """Commit everything that changed since the start point; `None` if the branch's tip holds it already.
 
         May be called again with a later patch, also relative to the start point: its commit follows the last.
         Symbolic links are committed as what they are, wherever they point: here nothing follows them.
 
         Args:
             patch: what `Workspace.diff` gave.
-            message: of the commit.
-            author: its author and committer.
-
-        Returns:
-            the commit, or `None` where the tree is that of the branch's tip already.
 
         Raises:
             PatchRefusedError: too large, does not apply, or touches what it must not.
@@ -135,11 +123,9 @@ class BareClone:
         tree = await self._apply(patch) if patch.strip() else await self._tree_of(self.start_point)
         if tree == await self._tree_of(self.tip):
             return None
-        raw = (
-            await self._git.local("diff-tree", "-r", "-z", "--raw", "--no-renames", self.start_point, tree)
-        ).out
-        for change in parse_changes(raw):
-            reason = why_refused(change)
+        raw = await self._git.local("diff-tree", "-r", "-z", "--raw", "--no-renames", self.start_point, tree)
+        for path, mode in parse_changes(raw):
+            reason = why_refused(path, mode)
             if reason:
                 raise PatchRefusedError(f"The change cannot be committed: {reason}.")
         identity = {
@@ -148,8 +134,9 @@ class BareClone:
             for what, value in (("NAME", author.name), ("EMAIL", author.email))
         }
         text = message.replace("\0", "").encode("utf-8", "replace")
-        made = await self._git.local("commit-tree", tree, "-p", self.tip, "-F", "-", stdin=text, env=identity)
-        commit = made.out.decode("ascii").strip()
+        commit = await self._git.local_id(
+            "commit-tree", tree, "-p", self.tip, "-F", "-", stdin=text, env=identity
+        )
         await self._git.local("update-ref", f"refs/heads/{self.branch}", commit, self.tip)
         self.tip = commit
         return commit
@@ -169,7 +156,7 @@ class BareClone:
         self.pushed = tip
 
     async def _tree_of(self, commit: str) -> str:
-        return (await self._git.local("rev-parse", f"{commit}^{{tree}}")).out.decode("ascii").strip()
+        return await self._git.local_id("rev-parse", f"{commit}^{{tree}}")
 
     async def _apply(self, patch: bytes) -> str:
         with tempfile.TemporaryDirectory(dir=self._git.directory.parent) as folder:
@@ -177,23 +164,26 @@ class BareClone:
             await self._git.local("read-tree", self.start_point, env=env)
             try:
                 await self._git.local("apply", "--cached", "--binary", "-", stdin=patch, env=env)
-                tree = await self._git.local("write-tree", env=env)
+                return await self._git.local_id("write-tree", env=env)
             except GitFailedError as error:
                 raise PatchRefusedError(f"The workspace's change cannot be applied: {error}") from error
-        return tree.out.decode("ascii").strip()
 
 
-def why_refused(change: TreeChange) -> str | None:
-    """Why a change may not be committed, `None` if it may. Git refuses much of this itself: two locks."""
-    parts = change.path.split("/")
+def why_refused(path: str, mode: str) -> str | None:
+    """Why a change may not be committed, `None` if it may. Git refuses much of this itself: two locks.
+
+    Args:
+        mode: the new one, as git writes it; `000000` for what is removed.
+    """
+    parts = path.split("/")
     if any(_is_dot_git(part) for part in parts):
-        return f"{change.path!r} would be part of a .git folder"
+        return f"{path!r} would be part of a .git folder"
     if any(part in ("", ".", "..") for part in parts):
-        return f"{change.path!r} is not a path inside the repository"
-    if change.new_mode == _GITLINK:
-        return f"{change.path!r} is a submodule or another repository, which is not followed"
-    if change.new_mode == _SYMLINK and parts[-1].lower() in (".gitmodules", ".gitattributes", ".gitignore"):
-        return f"{change.path!r} must not be a symbolic link"
+        return f"{path!r} is not a path inside the repository"
+    if mode == _GITLINK:
+        return f"{path!r} is a submodule or another repository, which is not followed"
+    if mode == _SYMLINK and parts[-1].lower() in (".gitmodules", ".gitattributes", ".gitignore"):
+        return f"{path!r} must not be a symbolic link"
     return None
 
 
@@ -205,14 +195,13 @@ def _is_dot_git(part: str) -> bool:
     return plain in (".git", "git~1")
 
 
-def parse_changes(raw: bytes) -> list[TreeChange]:
-    """Read `git diff-tree -r -z --raw --no-renames`."""
+def parse_changes(raw: bytes) -> list[tuple[str, str]]:
+    """Path and new mode of each change, from `git diff-tree -r -z --raw --no-renames`."""
     fields = raw.split(b"\0")
-    changes = []
-    for head, path in zip(fields[::2], fields[1::2], strict=False):
-        old_mode, new_mode = head.decode("ascii").lstrip(":").split(" ")[:2]
-        changes.append(TreeChange(old_mode, new_mode, path.decode("utf-8", "surrogateescape")))
-    return changes
+    return [
+        (path.decode("utf-8", "surrogateescape"), head.decode("ascii").split(" ")[1])
+        for head, path in zip(fields[::2], fields[1::2], strict=False)
+    ]
 
 
 def parse_tips(listing: bytes) -> dict[str, str]:
@@ -230,3 +219,78 @@ def require_branch_name(name: str) -> None:
     bad = re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|//|@\{|\.lock(/|$)|(^|/)\.|[./]$", name)
     if bad or not name or name.startswith(("-", "/")) or name == "@" or len(name) > 240:
         raise ValueError(f"{name[:80]!r} is not a branch name.")
+
+
+@dataclass
+class Publisher:
+    """Publishes the workspace's work on the forge: at the end, and meanwhile in case the attempt is killed.
+
+    Attributes:
+        title: of the item.
+        footer: last line of each commit's message.
+    """
+
+    repository: BareClone
+    workspace: Workspace
+    author: Author
+    title: str
+    footer: str
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    @property
+    def has_work(self) -> bool:
+        """The branch is on the forge."""
+        return self.repository.resumed or self.repository.pushed != self.repository.start_point
+
+    async def commit(self, subject: str, body: str = "") -> None:
+        """Commit what the workspace holds, if it differs from what was committed.
+
+        Raises:
+            WorkspaceGoneError: the workspace does not answer.
+            WorkspaceRefusedError: it cannot tell what changed.
+            PatchRefusedError: the change must not be committed.
+        """
+        async with self._one_at_a_time:
+            patch = await self.workspace.diff()
+            message = "\n\n".join(filter(None, (subject, body, self.footer))) + "\n"
+            await self.repository.commit(patch, message, self.author)
+
+    async def push(self) -> None:
+        """Push what was committed and is not on the forge yet; raises as `BareClone.push`."""
+        async with self._one_at_a_time:
+            if self.repository.pushed == self.repository.tip:
+                return
+            await self.repository.push()
+            _logger.info("Pushed %s: %s", self.repository.tip[:12], self.footer)
+
+    def with_checkpoints(self, on_step: OnStep, interval: float) -> OnStep:
+        """Also push unfinished work after a step, at most once in `interval` seconds; 0: never.
+
+        An attempt that is killed (out of memory, its node lost) can no longer push.
+        """
+        if not interval:
+            return on_step
+        last = time.monotonic()
+
+        async def then_push(step: Step) -> None:
+            nonlocal last
+            await on_step(step)
+            if time.monotonic() - last >= interval:
+                # In a task of its own: an agent that is stopped does not stop a push half-way.
+                await asyncio.shield(asyncio.ensure_future(self._checkpoint()))
+                last = time.monotonic()
+
+        return then_push
+
+    async def _checkpoint(self) -> None:
+        try:
+            async with asyncio.timeout(_CHECKPOINT_SECONDS):
+                await self.commit(self.unfinished)
+                await while_unavailable(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
+        except (CodingAgentError, TimeoutError) as error:
+            _logger.warning("Could not push the work so far; the next checkpoint retries: %s", error)
+
+    @property
+    def unfinished(self) -> str:
+        """Subject of a commit that holds unfinished work."""
+        return f"Work so far on {self.title}"

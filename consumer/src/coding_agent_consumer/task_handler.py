@@ -25,11 +25,19 @@ from coding_agent_core.retry import backoff, first_of, while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 
-from coding_agent_consumer.agent.protocol import Agent
+from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace
-from coding_agent_consumer.decide import Abandon, Drop, Start, decide
-from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
-from coding_agent_consumer.transcripts.keeping import Transcripts
+from coding_agent_consumer.tasks import (
+    Abandon,
+    Drop,
+    ForgeTask,
+    Start,
+    branch_for,
+    decide,
+    remembered,
+    task_for,
+)
+from coding_agent_consumer.transcripts import Transcripts
 
 _logger = logging.getLogger("coding_agent.task_handler")
 _T = TypeVar("_T")

@@ -1,7 +1,7 @@
-"""The kinds of task: what differs between an issue and a change, and between forges.
+"""A task on its item: whether a claimed one may begin, which branch gets its work, and what the item shows.
 
-`prepare` shows on the item that work begins, `check` asks whether it is still wanted, `comment` updates the
-one comment, `finish` shows the end. All of them can be repeated.
+The decisions are pure. The consumer holds the item's lock from `decide` until the attempt ends: nobody else
+works on the item. What a `ForgeTask` shows can be shown again.
 """
 
 from __future__ import annotations
@@ -11,17 +11,132 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.outcome import Outcome, Phase, Usage
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import MARKER, Report, State, publish, read_state
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import LABEL_REMOVED, Item, task_name
+from coding_agent_core.tasks import LABEL_REMOVED, Item, Origin, task_name
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start this attempt.
+
+    Attributes:
+        previous: state of an earlier run or attempt in the comment.
+        continues: this is a further attempt of the same task.
+    """
+
+    run: int
+    attempt: int
+    previous: State | None
+    continues: bool
+
+
+@dataclass(frozen=True)
+class Drop:
+    """There is nothing to do; acknowledge the message."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """The task has begun before and does not go on: report this end."""
+
+    state: State
+    reason: Reason
+    message: str
+
+
+def decide(
+    task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
+) -> Start | Drop | Abandon:
+    """What becomes of a message, from the item's labels and the state in our comment."""
+    manual = task.request.trigger.origin is Origin.MANUAL
+    if state is None or state.uuid != task.uuid:
+        if not details.open:
+            return Drop("the item is closed")
+        if labels.bot_label not in details.labels and not manual:
+            return Drop(
+                "the item does not carry the label any more: it was removed, or another task answered it"
+            )
+        run = task.run if state is None else max(task.run, state.run + 1)
+        return Start(run=run, attempt=task.attempt, previous=state, continues=False)
+
+    # It was begun before: by a consumer that died, or as an earlier attempt.
+    if state.phase.terminal:
+        return Drop("the task has ended already")
+    if not details.open:
+        return Abandon(state, Reason.CANCELLED, "The item was closed while its task was waiting to go on.")
+    if not manual and not {labels.bot_label, labels.processing_label} & details.labels:
+        return Abandon(state, Reason.CANCELLED, "The label was removed while the task was waiting to go on.")
+    match state.phase:
+        case Phase.QUEUED:  # stopped in good order, e.g. by a restart of the consumer: costs no attempt
+            attempt = max(task.attempt, state.attempt)
+        case Phase.BACKOFF:
+            if task.attempt <= state.attempt:
+                return Drop("the next attempt is in the queue already")
+            attempt = task.attempt
+        case _:  # its consumer died
+            attempt = max(task.attempt, state.attempt + 1)
+    if attempt > max_attempts:
+        return Abandon(
+            state,
+            Reason.INTERNAL,
+            f"The agent's process died in attempt {state.attempt} of {max_attempts}; "
+            "it is not retried. See the consumer's log around that time.",
+        )
+    return Start(run=state.run, attempt=attempt, previous=state, continues=True)
+
+
+def work_branch(
+    prefix: str, item: Item, *, run: int, previous: State | None, continues: bool, previous_change_open: bool
+) -> str:
+    """The branch for the work of an issue.
+
+    One change for each issue, whatever happens: attempts share a branch, and a further run continues where
+    the last one stopped, unless its change was merged or closed: then a new branch begins.
+
+    Args:
+        previous: what our comment remembers of an earlier run or attempt.
+        continues: this is a further attempt of the same run.
+    """
+    first = f"{prefix}{'issue' if item.kind is ItemKind.ISSUE else 'change'}-{item.number}"
+    if previous is None or previous.branch is None:
+        return first
+    if not continues and previous.change_url is not None and not previous_change_open:
+        return f"{first}-r{run}"
+    return previous.branch
+
+
+async def branch_for(
+    forge: Forge, item: Item, prefix: str, *, run: int, previous: State | None, continues: bool
+) -> str:
+    """As `work_branch` decides.
+
+    Raises:
+        ForgeError: whether the change of an earlier run is still open is not known.
+    """
+    still_open = False
+    if previous is not None and previous.branch is not None and previous.change_url is not None:
+        still_open = await forge.find_change(item, branch=previous.branch) is not None
+    return work_branch(
+        prefix, item, run=run, previous=previous, continues=continues, previous_change_open=still_open
+    )
+
+
+async def remembered(forge: Forge, item: Item) -> State | None:
+    """What our comment on the item remembers."""
+    found = await forge.find_comment(item, MARKER)
+    return read_state(found.body) if found else None
 
 
 @dataclass
 class ForgeTask:
-    """An item's task while it is worked on.
+    """An item's task while it is worked on; its subclasses are the kinds of items.
 
     Attributes:
         state: what our comment remembers; changed by each report.
@@ -44,7 +159,7 @@ class ForgeTask:
         return task_name(self.item, self.state.run)
 
     async def prepare(self) -> None:
-        """Show that the attempt begins: comment, then label swap."""
+        """Show that the attempt begins."""
         await self.comment(Phase.RUNNING)
 
     async def check(self) -> str | None:
@@ -62,7 +177,7 @@ class ForgeTask:
     async def comment(
         self, phase: Phase, *, outcome: Outcome | None = None, next_attempt: datetime | None = None
     ) -> None:
-        """Show a phase: comment and labels.
+        """Show a phase: update our one comment, then swap the labels.
 
         Raises:
             ForgeError: not all of it could be shown.
@@ -95,6 +210,7 @@ class ForgeTask:
         await publish(self.forge, self.item, self.labels, report)
 
     async def finish(self, outcome: Outcome) -> None:
+        """Show the end."""
         ended = Phase.CANCELLED if outcome.reason is Reason.CANCELLED else Phase.FAILED
         await self.comment(Phase.SUCCEEDED if outcome.succeeded else ended, outcome=outcome)
 
@@ -109,34 +225,33 @@ class ForgeTask:
 
 
 class _IssueTask(ForgeTask):
+    """Ends in a new change."""
+
     def target(self, details: ItemDetails) -> tuple[str, str, str]:
         return self.item.repository, details.base_branch, self._issue_branch
 
 
 class _ChangeTask(ForgeTask):
+    """Updates the change's own branch, in the repository that holds it."""
+
     def target(self, details: ItemDetails) -> tuple[str, str, str]:
-        """The change's own branch, in the repository that holds it: the change is updated, none is opened."""
         head = details.head_branch or self._issue_branch
         return details.head_repository or self.item.repository, head, head
 
 
-class TaskGitHubIssue(_IssueTask):
-    """Ends in a pull request."""
+class TaskGitHubIssue(_IssueTask): ...
 
 
-class TaskGitHubPullRequest(_ChangeTask):
-    """Updates the pull request's own branch."""
+class TaskGitHubPullRequest(_ChangeTask): ...
 
 
-class TaskGitLabIssue(_IssueTask):
-    """Ends in a merge request."""
+class TaskGitLabIssue(_IssueTask): ...
 
 
-class TaskGitLabMergeRequest(_ChangeTask):
-    """Updates the merge request's own branch."""
+class TaskGitLabMergeRequest(_ChangeTask): ...
 
 
-_KINDS: dict[tuple[Platform, ItemKind], type[ForgeTask]] = {
+TASK_CLASSES: dict[tuple[Platform, ItemKind], type[ForgeTask]] = {
     (Platform.GITHUB, ItemKind.ISSUE): TaskGitHubIssue,
     (Platform.GITHUB, ItemKind.CHANGE): TaskGitHubPullRequest,
     (Platform.GITLAB, ItemKind.ISSUE): TaskGitLabIssue,
@@ -153,47 +268,4 @@ def task_for(
     max_attempts: int,
     clock: Callable[[], datetime],
 ) -> ForgeTask:
-    """The task of the item's kind."""
-    return _KINDS[item.platform, item.kind](forge, item, labels, state, max_attempts, clock)
-
-
-async def remembered(forge: Forge, item: Item) -> State | None:
-    """What our comment on the item remembers."""
-    found = await forge.find_comment(item, MARKER)
-    return read_state(found.body) if found else None
-
-
-async def branch_for(
-    forge: Forge, item: Item, prefix: str, *, run: int, previous: State | None, continues: bool
-) -> str:
-    """The branch for the work of an issue, as `work_branch` decides.
-
-    Raises:
-        ForgeError: whether the change of an earlier run is still open is not known.
-    """
-    still_open = False
-    if previous is not None and previous.branch is not None and previous.change_url is not None:
-        still_open = await forge.find_change(item, branch=previous.branch) is not None
-    return work_branch(
-        prefix, item, run=run, previous=previous, continues=continues, previous_change_open=still_open
-    )
-
-
-def work_branch(
-    prefix: str, item: Item, *, run: int, previous: State | None, continues: bool, previous_change_open: bool
-) -> str:
-    """The branch for the work of an issue.
-
-    One change for each issue, whatever happens: attempts share a branch, and a further run continues where
-    the last one stopped, unless its change was merged or closed: then a new branch begins.
-
-    Args:
-        previous: what our comment remembers of an earlier run or attempt.
-        continues: this is a further attempt of the same run.
-    """
-    first = f"{prefix}{'issue' if item.kind is ItemKind.ISSUE else 'change'}-{item.number}"
-    if previous is None or previous.branch is None:
-        return first
-    if not continues and previous.change_url is not None and not previous_change_open:
-        return f"{first}-r{run}"
-    return previous.branch
+    return TASK_CLASSES[item.platform, item.kind](forge, item, labels, state, max_attempts, clock)

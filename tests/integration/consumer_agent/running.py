@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coding_agent_consumer.agent import Brief, Step
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.agent.protocol import Brief, Step
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings import Settings

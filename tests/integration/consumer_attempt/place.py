@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.agent.protocol import Agent
 from coding_agent_consumer.program import attempt_of
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from coding_agent_consumer.agent import Brief
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.agent.protocol import Brief
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.reasons import Reason

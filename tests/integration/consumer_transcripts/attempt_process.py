@@ -6,9 +6,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from coding_agent_consumer.agent.scrub import Scrub
-from coding_agent_consumer.agent.transcript import Transcript
-from coding_agent_consumer.transcripts.keeping import Transcripts
+from coding_agent_consumer.agent.transcript import Scrub, Transcript
+from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item

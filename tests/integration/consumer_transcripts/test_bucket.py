@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.bucket import S3Bucket
 from coding_agent_consumer.transcripts import StoreError
-from coding_agent_consumer.transcripts.bucket import S3Bucket
 
 from tests.fixtures.s3 import KEY_ID, SECRET, S3Server
 

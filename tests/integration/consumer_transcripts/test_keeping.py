@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.scrub import Scrub
-from coding_agent_consumer.agent.transcript import Transcript, read
-from coding_agent_consumer.transcripts.keeping import Transcripts
+from coding_agent_consumer.agent.transcript import Scrub, Transcript, read
+from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_core.outcome import MAX_TAIL, Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.attempts import ContextStorage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_consumer.decide import Abandon, Drop, Start, decide
+from coding_agent_consumer.tasks import Abandon, Drop, Start, decide
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.outcome import Phase

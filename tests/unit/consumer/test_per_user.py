@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from coding_agent_consumer.per_user import merge, settings_for, with_task_options
+from coding_agent_consumer.attempt import merge, settings_for, with_task_options
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings

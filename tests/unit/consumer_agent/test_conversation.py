@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_consumer.agent import Brief, Step
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import ModelSpec
-from coding_agent_consumer.agent.protocol import Brief, Step
 from coding_agent_consumer.agent.tools import show
 from coding_agent_consumer.workspace.protocol import CommandResult
 from coding_agent_core.outcome import Outcome

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_consumer.agent import Brief, Step
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.agent.models import ModelSpec
-from coding_agent_consumer.agent.prices import cost_of
-from coding_agent_consumer.agent.protocol import Brief, Step
+from coding_agent_consumer.agent.models import ModelSpec, cost_of
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent.failures import failure_of, retry_policy, too_long, transient
 from coding_agent_consumer.agent.models import model_spec, open_model
-from coding_agent_consumer.agent.scrub import Scrub
+from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings

@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.agent.scrub import Scrub, scrub_for
-from coding_agent_consumer.agent.transcript import Transcript, read, recap
-from coding_agent_consumer.transcripts.keeping import cleanup
+from coding_agent_consumer.agent.transcript import Scrub, Transcript, read, recap, scrub_for
+from coding_agent_consumer.transcripts import cleanup
 from coding_agent_core.settings import Settings
 from pydantic_ai.messages import (
     ModelMessage,

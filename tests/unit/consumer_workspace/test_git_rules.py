@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.git import RemoteMovedError, classify, git_environment, redact
-from coding_agent_consumer.repository import (
-    TreeChange,
-    parse_changes,
-    parse_tips,
-    require_branch_name,
-    why_refused,
-)
+from coding_agent_consumer.repository import parse_changes, parse_tips, require_branch_name, why_refused
 from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.protocol import CloneSource
 
@@ -121,19 +115,16 @@ def test_git_trusts_the_authorities_that_the_program_trusts() -> None:
     ],
 )
 def test_what_a_patch_may_touch(path: str, mode: str, allowed: bool) -> None:
-    assert (why_refused(TreeChange("000000", mode, path)) is None) is allowed
+    assert (why_refused(path, mode) is None) is allowed
 
 
 def test_removing_a_submodule_is_allowed() -> None:
-    assert why_refused(TreeChange("160000", "000000", "sub")) is None
+    assert why_refused("sub", "000000") is None
 
 
 def test_listings_are_read() -> None:
     raw = b":100644 100755 aa bb M\0a b\0:000000 120000 00 cc A\0\xff\0"
-    assert parse_changes(raw) == [
-        TreeChange("100644", "100755", "a b"),
-        TreeChange("000000", "120000", "\udcff"),
-    ]
+    assert parse_changes(raw) == [("a b", "100755"), ("\udcff", "120000")]
     assert parse_changes(b"") == []
     assert parse_tips(b"aa\trefs/heads/main\nwarning\n") == {"refs/heads/main": "aa"}
 

@@ -1,7 +1,7 @@
 """A new member of `Platform` fails here and in mypy (`assert_never`) until each of these places knows it."""
 
 import pytest
-from coding_agent_consumer.tasks import _KINDS
+from coding_agent_consumer.tasks import TASK_CLASSES
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
@@ -25,4 +25,4 @@ def test_every_platform_has_settings_and_their_variables(platform: Platform) -> 
 @pytest.mark.parametrize("platform", Platform)
 @pytest.mark.parametrize("kind", ItemKind)
 def test_every_kind_of_item_has_its_task(platform: Platform, kind: ItemKind) -> None:
-    assert _KINDS[platform, kind].__name__ == FACTS[platform].keys[kind].task_class
+    assert TASK_CLASSES[platform, kind].__name__ == FACTS[platform].keys[kind].task_class

@@ -1,1 +1,61 @@
-"""The agent: the model, its tools, its limits and its memory."""
+"""The agent that does an attempt's work, and the border between the two."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from coding_agent_core.outcome import Outcome
+
+from coding_agent_consumer.agent.transcript import LastLines
+from coding_agent_consumer.workspace.protocol import Workspace
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What the agent is asked to do.
+
+    Attributes:
+        instructions: the system prompt.
+        prompt: the item with its comments, and what happened in earlier attempts.
+        transcript: JSON-lines file that the agent appends its messages to as they happen; `None` keeps none.
+        last_lines: receives what the agent says and does, in short lines, as it happens.
+    """
+
+    instructions: str
+    prompt: str
+    transcript: Path | None = None
+    last_lines: LastLines | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something the agent did, for progress displays and logs. The texts are short and hold no secrets."""
+
+    number: int
+    kind: str
+    """`model`, `tool` or `compress`."""
+    title: str
+    detail: str = ""
+
+
+OnStep = Callable[[Step], Awaitable[None]]
+
+
+class Agent(Protocol):
+    async def work(
+        self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
+    ) -> Outcome:
+        """Work until it is done, cannot go on, or is stopped; errors become part of the outcome.
+
+        The outcome has no branch and no change: the work itself is in the workspace.
+
+        Args:
+            stop: set to cancel; the agent returns within seconds with reason `Cancelled`.
+            timeout: seconds of wall clock after which it returns with `DeadlineExceeded`.
+            on_step: awaited after each step.
+        """
+        ...

@@ -26,13 +26,10 @@ from pydantic_ai.toolsets import AbstractToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_graph import End
 
-from coding_agent_consumer.agent import context
+from coding_agent_consumer.agent import Brief, OnStep, Step, context
 from coding_agent_consumer.agent.failures import RetryingModel, failure_of, too_long
 from coding_agent_consumer.agent.limits import LimitReachedError, LoopLimits, Round, reached, round_of
-from coding_agent_consumer.agent.models import ModelSpec, model_spec, open_model
-from coding_agent_consumer.agent.prices import cost_of
-from coding_agent_consumer.agent.protocol import Brief, OnStep, Step
-from coding_agent_consumer.agent.scrub import Scrub, scrub_for
+from coding_agent_consumer.agent.models import ModelSpec, cost_of, model_spec, open_model
 from coding_agent_consumer.agent.tools import (
     FINISH,
     FINISH_TOOL,
@@ -41,7 +38,13 @@ from coding_agent_consumer.agent.tools import (
     outcome_of_finish,
     workspace_tools,
 )
-from coding_agent_consumer.agent.transcript import Transcript, step_of_answer, steps_of_results
+from coding_agent_consumer.agent.transcript import (
+    Scrub,
+    Transcript,
+    scrub_for,
+    step_of_answer,
+    steps_of_results,
+)
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.agent")

@@ -22,7 +22,7 @@ from pydantic_ai import ModelRetry, RunContext, ToolFailed
 from pydantic_ai.mcp import CallToolFunc, MCPError, MCPToolset, ToolResult
 from pydantic_ai.toolsets import AbstractToolset
 
-from coding_agent_consumer.agent.scrub import Scrub
+from coding_agent_consumer.agent.transcript import Scrub
 
 _logger = logging.getLogger("coding_agent.mcp")
 

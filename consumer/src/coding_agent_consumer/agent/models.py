@@ -1,4 +1,4 @@
-"""The model in force: from the settings to a client of an OpenAI-compatible service."""
+"""The model in force: from the settings to a client of an OpenAI-compatible service, and what it costs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.outcome import Cost
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.attempts import LLM, LMStudio, Ollama, OpenAI
 from coding_agent_core.tasks import host_of
+from genai_prices import calc_price
 from openai import AsyncOpenAI
 from pydantic_ai.models import Model
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -18,6 +20,7 @@ from pydantic_ai.providers import Provider
 from pydantic_ai.providers.ollama import OllamaProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+from pydantic_ai.usage import RunUsage
 
 _OPENAI_HOST = "api.openai.com"
 _NO_KEY = "not-set"
@@ -118,3 +121,25 @@ async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
             # The SDK takes the ids of an OpenAI account from the environment; like the key, they stay there.
             client.organization = client.project = None
         yield build_model(spec, client)
+
+
+def cost_of(llm: LLM, usage: RunUsage) -> Cost | None:
+    """By the configured price, else by the public list price of the provider; `None` where neither is known.
+
+    The list (genai-prices) is part of the image and is not fetched. It knows public addresses alone: a model
+    behind a gateway or on a machine of one's own has no list price.
+    """
+    model = getattr(llm, llm.provider).model
+    if (price := llm.prices.get(model)) is not None:
+        return price.cost(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cache_read_tokens,
+        )
+    if llm.provider != "openai":
+        return None
+    try:
+        found = calc_price(usage, model, provider_api_url=llm.openai.base_url)
+    except LookupError:
+        return None
+    return Cost.of(found.total_price, "USD")

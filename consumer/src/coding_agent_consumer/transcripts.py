@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.outcome import MAX_TAIL, Outcome
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item
@@ -24,10 +25,9 @@ from coding_agent_core.text import last_lines
 from coding_agent_core.transcripts import attempt_of, folder_of, key_of, place_of, url_of
 
 from coding_agent_consumer.agent.transcript import LastLines, recap
-from coding_agent_consumer.transcripts import StoreError
 
 if TYPE_CHECKING:
-    from coding_agent_consumer.transcripts.bucket import S3Bucket
+    from coding_agent_consumer.bucket import S3Bucket
 
 _logger = logging.getLogger("coding_agent.transcript")
 
@@ -45,12 +45,15 @@ _TAIL = 1500
 """Characters of the last steps; with a summary beside them they still fit a termination message."""
 
 
+class StoreError(CodingAgentError):
+    """The bucket failed. The sentence holds neither a key nor the store's own words."""
+
+
 @dataclass
 class Transcripts:
     """The transcript of an attempt, and those of earlier attempts of its task.
 
     Attributes:
-        storage: where, as configured.
         base: folder in which the local files are.
         sleep: waits that many seconds between two uploads.
         lines: receives the last steps, which are shown even if no transcript is kept.
@@ -71,7 +74,6 @@ class Transcripts:
 
     @property
     def key(self) -> str:
-        """Of this attempt's transcript, below any store's root."""
         return key_of(self.item, self.run, self.uuid, self.attempt)
 
     @property
@@ -127,7 +129,7 @@ class Transcripts:
     def _bucket(self, timeout: float | None) -> S3Bucket | None:
         if self.storage.s3 is None:
             return None
-        from coding_agent_consumer.transcripts import bucket  # noqa: PLC0415 - 15 MB, used by few
+        from coding_agent_consumer import bucket  # noqa: PLC0415 - 15 MB, used by few
 
         try:
             return bucket.S3Bucket(self.storage.s3, timeout=timeout)
@@ -145,11 +147,7 @@ class Transcripts:
         }
 
     async def _fetch(self, bucket: S3Bucket, recaps: dict[int, str]) -> None:
-        """Fetch earlier transcripts from the bucket, and what another pod of this attempt left there.
-
-        Raises:
-            StoreError: the bucket cannot be read.
-        """
+        """Fetch earlier transcripts from the bucket, and what another pod of this attempt left there."""
         folder = folder_of(self.item, self.run, self.uuid)
         keys = {attempt_of(key): key for key in await bucket.keys(folder)}
         numbers = sorted(number for number in keys if number is not None and number <= self.attempt)
@@ -215,10 +213,8 @@ class Transcripts:
     async def _remove_old(self, bucket: S3Bucket | None) -> None:
         days = self.storage.cleanup_days
         now = datetime.now(UTC)
-        if days <= 0:
-            return
         await asyncio.to_thread(cleanup, self.base, days, now=now)
-        if bucket is None:
+        if bucket is None or days <= 0:
             return
         try:
             await bucket.remove_older(now - timedelta(days=days))
@@ -240,11 +236,7 @@ def _end_the_line(path: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that its owner alone can read.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write a file that its owner alone can read."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(file, "wb") as opened:
@@ -252,11 +244,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def cleanup(base_dir: Path, days: int, *, now: datetime) -> int:
-    """Remove transcripts that were last written more than `days` ago (0: none), and folders left empty.
-
-    Returns:
-        how many transcripts were removed.
-    """
+    """Remove transcripts last written over `days` ago (0: none), and folders left empty; return how many."""
     if days <= 0 or not base_dir.is_dir():
         return 0
     oldest = now.timestamp() - days * 86_400

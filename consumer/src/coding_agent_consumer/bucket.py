@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.attempts import S3
-from obstore.exceptions import (
-    BaseError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from coding_agent_consumer.transcripts import StoreError
@@ -34,7 +30,7 @@ _CHUNK = 1000
 
 
 class S3Bucket:
-    """A bucket. Keys are below its configured prefix."""
+    """A bucket. Keys are below its configured prefix; every method may raise `StoreError`."""
 
     def __init__(self, settings: S3, *, timeout: float | None = None) -> None:
         """Prepare; nothing is sent yet.
@@ -48,14 +44,24 @@ class S3Bucket:
         self._name = f"the bucket {settings.bucket}"
         limit = timedelta(seconds=min(settings.timeout, timeout or settings.timeout))
         client: ClientConfig = {"timeout": limit, "connect_timeout": limit}
-        endpoint = settings.endpoint_url
-        if endpoint is not None and endpoint.startswith("http://"):
-            client["allow_http"] = True
+        config: S3Config = {
+            "region": settings.region,
+            "virtual_hosted_style_request": not settings.path_style,
+        }
+        if (endpoint := settings.endpoint_url) is not None:
+            # The form that wins over AWS_ENDPOINT_URL_S3 of the environment.
+            config["aws_endpoint_url_s3"] = endpoint.rstrip("/")
+            client["allow_http"] = endpoint.startswith("http://")
+        key_id = Secrets(settings.access_key_id).first()
+        secret = Secrets(settings.secret_access_key).first()
+        if key_id is not None and secret is not None:
+            config["access_key_id"] = key_id
+            config["secret_access_key"] = secret
         try:
             self._store = S3Store(
                 settings.bucket,
                 prefix=settings.prefix.strip("/") or None,
-                config=_config(settings),
+                config=config,
                 client_options=client,
                 retry_config={"max_retries": 0, "retry_timeout": limit},
             )
@@ -63,19 +69,10 @@ class S3Bucket:
             raise StoreError(f"{self._name} cannot be used: {type(error).__name__}") from None
 
     async def put(self, key: str, data: bytes) -> None:
-        """Write an object, whole.
-
-        Raises:
-            StoreError: it is not written.
-        """
         await self._call(lambda: self._store.put(key, data))
 
     async def get(self, key: str, *, last: int | None = None) -> bytes | None:
-        """An object, or its last bytes; `None` if it does not exist.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
+        """An object, or its last bytes; `None` if it does not exist."""
 
         def read() -> bytes | None:
             try:
@@ -89,19 +86,10 @@ class S3Bucket:
         return await self._call(read)
 
     async def keys(self, folder: str) -> list[str]:
-        """The keys below a folder.
-
-        Raises:
-            StoreError: it cannot be listed.
-        """
         return await self._call(lambda: [str(each["path"]) for each in self._all(folder)])
 
     async def remove_older(self, moment: datetime) -> int:
-        """Remove transcripts that were last written before this moment; return how many.
-
-        Raises:
-            StoreError: not all of them could be removed.
-        """
+        """Remove transcripts that were last written before this moment; return how many."""
 
         def remove() -> int:
             old = [
@@ -136,19 +124,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) or code == "404":
         return "does not exist (context_storage.s3)"
     return f"answered HTTP {code}" if code else f"cannot be reached ({type(error).__name__})"
-
-
-def _config(settings: S3) -> S3Config:
-    config: S3Config = {
-        "region": settings.region,
-        "virtual_hosted_style_request": not settings.path_style,
-    }
-    if settings.endpoint_url is not None:
-        # The form that wins over AWS_ENDPOINT_URL_S3 of the environment.
-        config["aws_endpoint_url_s3"] = settings.endpoint_url.rstrip("/")
-    key_id = Secrets(settings.access_key_id).first()
-    secret = Secrets(settings.secret_access_key).first()
-    if key_id is not None and secret is not None:
-        config["access_key_id"] = key_id
-        config["secret_access_key"] = secret
-    return config

@@ -110,9 +110,9 @@ def test_a_secret_is_a_value_or_a_file(rendered: Render, tmp_path: Path) -> None
 
 
 def test_what_is_missing_is_said(docker_compose: Path, tmp_path: Path) -> None:
-    with pytest.raises(ComposeError, match=r"RABBITMQ_PASSWORD.*give the broker a password in \.env"):
+    with pytest.raises(ComposeError, match=r"RABBITMQ_PASSWORD.*set a password for the broker in \.env"):
         compose(docker_compose, tmp_path, "config", "--quiet", variables={"USER_CONFIG_API_KEY": "k"})
-    with pytest.raises(ComposeError, match=r"USER_CONFIG_API_KEY.*give user-config-api a key in \.env"):
+    with pytest.raises(ComposeError, match=r"set USER_CONFIG_API_KEY or USER_CONFIG_API_KEY_FILE in \.env"):
         compose(docker_compose, tmp_path, "config", "--quiet", variables={"RABBITMQ_PASSWORD": "p"})
     key = tmp_path / "key"
     key.write_text("k\n")

@@ -1,0 +1,40 @@
+"""ARCHITECTURE.md names files and functions; they exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+NAMED = re.compile(r"\]\((?P<path>[^)#]+\.py)\)\s+`(?P<name>\w+)`")
+NAMED_BEFORE = re.compile(r"`(?P<name>\w+)` in\s+\[[^]]+\]\((?P<path>[^)#]+\.py)\)")
+
+
+def defined(path: Path) -> set[str]:
+    """Names of a module's functions, classes and constants."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                found.add(node.name)
+            case ast.Assign():
+                found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name() as target):
+                found.add(target.id)
+    return found
+
+
+def test_each_named_function_is_in_its_file() -> None:
+    named = {
+        (match["path"], match["name"]) for each in (NAMED, NAMED_BEFORE) for match in each.finditer(TEXT)
+    }
+    assert len(named) > 20
+    missing = [(path, name) for path, name in sorted(named) if name not in defined(ROOT / path)]
+    assert missing == []
+
+
+def test_the_way_of_a_delivery_takes_at_most_twenty_files() -> None:
+    section = TEXT.split("## One delivery", 1)[1].split("\n## ", 1)[0]
+    assert len(set(re.findall(r"\]\(([^)]+\.py)\)", section))) <= 20

@@ -53,7 +53,7 @@ class GitHub(Labels):
     api_url: str = "https://api.github.com"
     """REST base URL; GitHub Enterprise: `https://HOST/api/v3`."""
     owner: str = ""
-    """Polling: only repositories of this user or organisation."""
+    """Polling: only repositories of this user or organization."""
     assignee: str = ""
     """Polling: only items assigned to this user."""
     query: str = "state:open archived:false sort:updated-desc"

@@ -20,8 +20,11 @@ class ForgeError(CodingAgentError):
 
     Attributes:
         status: HTTP status, `None` where there was no answer.
-        retry_after: seconds after which the forge asks to try again, if it told.
+        retry_after: seconds that the forge asks to wait before a retry, if it says so.
+        repeatable: the same request can be sent again safely, and may succeed.
     """
+
+    repeatable = False
 
     def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)

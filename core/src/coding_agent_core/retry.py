@@ -1,20 +1,20 @@
-"""When what failed is tried again, and how long to wait before: the one policy of all programs.
-
-Everything that waits between tries takes its seconds from `backoff`; what also counts its tries has a
-`RetryPolicy`.
-"""
+"""Retrying and waiting: backoff, the one retry policy of all programs, and waits that a stop ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from coding_agent_core.errors import ForgeUnavailableError
 
@@ -24,14 +24,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Clock:
-    """Time and chance as a client sees them, so that tests need not wait.
-
-    Attributes:
-        now: the time of day, timezone-aware.
-        monotonic: seconds since some fixed moment.
-        sleep: waits for a number of seconds.
-        chance: a random number in [0, 1).
-    """
+    """Time and chance, replaced in tests: an aware `now`, monotonic seconds, `chance` in [0, 1)."""
 
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
@@ -40,13 +33,13 @@ class Clock:
 
 
 def backoff(failures: int, first: float, longest: float, chance: float | None = None) -> float:
-    """Seconds to wait after so many failures in a row: doubled each time, less up to a half by chance.
+    """Seconds to wait after so many failures in a row: doubled each time, minus up to a half by chance.
 
     Args:
         failures: from 1.
-        first: seconds after the first failure, at most.
-        longest: seconds of one wait, at most.
-        chance: a number in [0, 1), so that many clients do not come back at once; random by default.
+        first: the longest wait after the first failure.
+        longest: the longest of all waits.
+        chance: in [0, 1), so that many clients do not return at once; random by default.
     """
     # The exponent is bounded: a program that has tried for weeks must not compute 2 ** 100000.
     wait = min(longest, first * 2.0 ** min(failures - 1, 63))
@@ -55,39 +48,83 @@ def backoff(failures: int, first: float, longest: float, chance: float | None = 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Limits of repetition.
+    """Limits of retries.
 
     Attributes:
-        tries: requests in all, the first one included.
+        tries: in all, the first one included.
         total: seconds in which the last try must begin, counted from the first.
         first_wait: seconds before the second try.
-        longest_wait: seconds of one wait. A server that asks for more is not waited for: the caller gets the
-            error, with the seconds, and decides.
+        longest_wait: seconds of one wait, unless the server asks for more.
+        longest_retry_after: seconds that a server may ask for. If it asks for more, the caller gets the error
+            with the seconds, and decides.
     """
 
     tries: int = 4
     total: float = 45.0
     first_wait: float = 0.5
     longest_wait: float = 20.0
+    longest_retry_after: float = 20.0
 
     def next_wait(
         self, *, tried: int, elapsed: float, chance: float, retry_after: float | None = None
     ) -> float | None:
-        """Seconds to wait before the next try, `None` to give up.
+        """Seconds to wait before the next try, never less than `retry_after`; `None` to give up.
 
         Args:
-            tried: requests sent so far, from 1.
-            elapsed: seconds since the first was begun.
-            chance: a random number in [0, 1), so that many clients do not come back at once.
-            retry_after: seconds that the server asks us to wait.
+            tried: tries so far, from 1.
+            elapsed: seconds since the first began.
         """
-        if tried >= self.tries or (retry_after or 0.0) > self.longest_wait:
+        if tried >= self.tries or (retry_after or 0.0) > self.longest_retry_after:
             return None
-        if retry_after is None:
-            wait = backoff(tried, self.first_wait, self.longest_wait, chance)
-        else:
-            wait = retry_after + chance  # never earlier than asked
+        wait = backoff(tried, self.first_wait, self.longest_wait, chance)
+        if retry_after is not None:
+            wait = max(wait, retry_after + chance)
         return wait if elapsed + wait <= self.total else None
+
+
+async def retry(
+    action: Callable[[], Awaitable[_T]],
+    policy: RetryPolicy,
+    clock: Clock,
+    *,
+    retryable: Callable[[BaseException], bool],
+    before_wait: Callable[[BaseException, float, int], None],
+) -> _T:
+    """Run it, and run it again after retryable errors as long as the policy permits; else raise the error.
+
+    An error's attribute `retry_after` says how many seconds the server asks to wait.
+
+    Args:
+        before_wait: called with the error, the seconds to wait, and the number of tries so far.
+    """
+    began = clock.monotonic()
+
+    async def attempt() -> _T:
+        return await action()
+
+    def failure(state: RetryCallState) -> BaseException:
+        error = state.outcome.exception() if state.outcome else None
+        assert error is not None  # noqa: S101 - tenacity waits after a failure only
+        return error
+
+    def wait(state: RetryCallState) -> float:
+        seconds = policy.next_wait(
+            tried=state.attempt_number,
+            elapsed=clock.monotonic() - began,
+            chance=clock.chance(),
+            retry_after=getattr(failure(state), "retry_after", None),
+        )
+        return math.inf if seconds is None else seconds
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(retryable),
+        wait=wait,
+        stop=lambda state: state.upcoming_sleep == math.inf,
+        sleep=clock.sleep,
+        before_sleep=lambda state: before_wait(failure(state), state.upcoming_sleep, state.attempt_number),
+        reraise=True,
+    )
+    return await retrying(attempt)
 
 
 async def while_unavailable(
@@ -99,30 +136,24 @@ async def while_unavailable(
     chance: Callable[[], float] = random.random,
     longest_wait: float = 60.0,
 ) -> _T:
-    """Do it, and retry while the forge is not available: for work that must not fail because of that.
+    """Run it, and retry while the forge is not available: for work that must not fail because of that.
 
     Args:
         within: seconds after which the last error is raised.
-        logger: logs each wait.
         pause: waits a number of seconds; raises if waiting any longer makes no sense.
-        chance: a random number in [0, 1).
-        longest_wait: seconds of one wait, unless the forge asks for more.
 
     Raises:
-        ForgeError: the forge refused, or was down for longer than `within`.
+        ForgeError: the forge refused, or was unavailable for longer than `within`.
     """
-    deadline = time.monotonic() + within
-    tried = 0
-    while True:
-        try:
-            return await action()
-        except ForgeUnavailableError as error:
-            tried += 1
-            wait = max(error.retry_after or 0.0, backoff(tried, 1.0, longest_wait, chance()))
-            if time.monotonic() + wait > deadline:
-                raise
-            logger.warning("The forge is not available, retrying in %.0f s: %s", wait, error)
-            await pause(wait)
+    return await retry(
+        action,
+        RetryPolicy(sys.maxsize, within, 1.0, longest_wait, longest_retry_after=math.inf),
+        Clock(sleep=pause, chance=chance),
+        retryable=lambda error: isinstance(error, ForgeUnavailableError),
+        before_wait=lambda error, seconds, _: logger.warning(
+            "The forge is not available, retrying in %.0f s: %s", seconds, error
+        ),
+    )
 
 
 class StoppedError(Exception):

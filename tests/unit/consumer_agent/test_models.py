@@ -103,7 +103,7 @@ def test_what_is_tried_again(error: ModelAPIError, again: bool) -> None:
     assert transient(error) is again
 
 
-@pytest.mark.parametrize(("asked", "wait"), [(None, 0.5), (0, 0), (33, 33), (120, 120), (121, None)])
+@pytest.mark.parametrize(("asked", "wait"), [(None, 0.5), (0, 0.5), (33, 33), (120, 120), (121, None)])
 def test_what_the_service_asks_for_is_honoured_within_bounds(asked: float | None, wait: float | None) -> None:
     assert retry_policy(3).next_wait(tried=1, elapsed=0.0, chance=0.0, retry_after=asked) == wait
 

@@ -1,28 +1,22 @@
-"""Which refusals of the API server are tried again, and when."""
+"""Which failures of the API server are retried."""
 
 import pytest
-from coding_agent_core.kubernetes.task_sink import TRIES, pause
+from coding_agent_core.kubernetes.task_sink import temporary
+from coding_agent_core.kubernetes.transport import ApiError
 
 
 @pytest.mark.parametrize(
-    ("tries", "status", "retry_after", "left", "wait"),
+    ("status", "retried"),
     [
-        (1, None, None, 4.5, 0.1),  # no answer
-        (2, None, None, 4.0, 0.2),
-        (6, 500, None, 4.0, 1.0),  # capped
-        (1, 503, None, 4.0, 0.1),
-        (1, 429, 1.0, 4.0, 1.0),  # as asked
-        (5, 429, 1.0, 4.0, 1.0),
-        (1, 429, 5.0, 4.0, None),  # too late for the sender
-        (1, 429, None, 0.05, None),
-        (TRIES, 500, None, 4.0, None),
-        (1, 400, None, 4.0, None),
-        (1, 403, None, 4.0, None),
-        (1, 404, None, 4.0, None),
-        (1, 422, None, 4.0, None),
+        (None, True),
+        (429, True),
+        (500, True),
+        (503, True),
+        (400, False),
+        (403, False),
+        (404, False),
+        (422, False),
     ],
 )
-def test_table(
-    tries: int, status: int | None, retry_after: float | None, left: float, wait: float | None
-) -> None:
-    assert pause(tries=tries, status=status, retry_after=retry_after, left=left) == wait
+def test_table(status: int | None, retried: bool) -> None:
+    assert temporary(ApiError("sentence", status)) is retried

@@ -18,7 +18,7 @@ POLICY = RetryPolicy(tries=4, total=45, first_wait=1, longest_wait=20)
         pytest.param(2, 43.5, 1.0, None, None, id="not past the total time"),
         pytest.param(1, 0, 0.0, 7, 7.0, id="as long as the server asks"),
         pytest.param(3, 0, 0.5, 7, 7.5, id="never shorter, a little longer"),
-        pytest.param(1, 0, 0.0, 0, 0.0, id="the server says at once"),
+        pytest.param(1, 0, 0.0, 0, 0.5, id="at once by the server, not by us"),
         pytest.param(1, 0, 0.0, 21, None, id="asks for longer than we wait"),
         pytest.param(2, 30, 0.0, 20, None, id="asked wait passes the total"),
     ],

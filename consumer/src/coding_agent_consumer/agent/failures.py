@@ -9,7 +9,7 @@ import re
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.retry import Clock, RetryPolicy, retry
 from pydantic_ai.exceptions import (
     ContentFilterError,
     ModelAPIError,
@@ -57,7 +57,7 @@ _DETAIL_LENGTH = 300
 
 
 def retry_policy(max_retries: int) -> RetryPolicy:
-    return RetryPolicy(tries=max_retries + 1, total=math.inf, first_wait=1.0, longest_wait=LONGEST_WAIT)
+    return RetryPolicy(max_retries + 1, math.inf, 1.0, LONGEST_WAIT, longest_retry_after=LONGEST_WAIT)
 
 
 class RetryingModel(WrapperModel):
@@ -74,25 +74,22 @@ class RetryingModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        tried = 0
-        while True:
-            tried += 1
-            try:
-                return await self.wrapped.request(messages, model_settings, model_request_parameters)
-            except ModelAPIError as error:
-                wait = self._policy.next_wait(
-                    tried=tried, elapsed=0.0, chance=self._clock.chance(), retry_after=error.retry_after
-                )
-                if wait is None or not transient(error):
-                    raise
-                _logger.warning(
-                    "Model request failed (%s), retrying in %.1f s (%d of %d)",
-                    _short_name(error),
-                    wait,
-                    tried,
-                    self._policy.tries - 1,
-                )
-            await self._clock.sleep(wait)
+        def log(error: BaseException, wait: float, tried: int) -> None:
+            _logger.warning(
+                "Model request failed (%s), retrying in %.1f s (%d of %d)",
+                _short_name(error),
+                wait,
+                tried,
+                self._policy.tries - 1,
+            )
+
+        return await retry(
+            lambda: self.wrapped.request(messages, model_settings, model_request_parameters),
+            self._policy,
+            self._clock,
+            retryable=lambda error: isinstance(error, ModelAPIError) and transient(error),
+            before_wait=log,
+        )
 
 
 def transient(error: ModelAPIError) -> bool:
@@ -202,7 +199,7 @@ def _failed(reason: Reason, message: str, retry_after: float | None = None) -> O
     )
 
 
-def _short_name(error: ModelAPIError) -> str:
+def _short_name(error: BaseException) -> str:
     """For logs and people; never the answer's body, which may repeat the key."""
     if isinstance(error, ModelHTTPError):
         return f"HTTP {error.status_code}"

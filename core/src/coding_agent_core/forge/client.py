@@ -24,7 +24,7 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.pacing import LIMITED_WAIT, Paced, message_of, rate_limited, retry_after
 from coding_agent_core.platforms import FACTS, Platform
-from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.text import first_problem
 
@@ -140,24 +140,17 @@ class ForgeClient:
         Raises:
             ForgeError: the meaning of the last answer, or of its absence.
         """
-        began = self.clock.monotonic()
-        tried = 0
-        while True:
-            tried += 1
-            outcome = await self._try(call)
-            if isinstance(outcome, httpx.Response):
-                return outcome
-            error, repeatable = outcome
-            wait = self.policy.next_wait(
-                tried=tried,
-                elapsed=self.clock.monotonic() - began,
-                chance=self.clock.chance(),
-                retry_after=error.retry_after,
-            )
-            if not repeatable or wait is None:
-                raise error
-            _logger.info("%s; trying again in %.1f s (%d of %d)", error, wait, tried + 1, self.policy.tries)
-            await self.clock.sleep(wait)
+
+        def log(error: BaseException, wait: float, tried: int) -> None:
+            _logger.info("%s; retrying in %.1f s (%d of %d)", error, wait, tried + 1, self.policy.tries)
+
+        return await retry(
+            lambda: self._try(call),
+            self.policy,
+            self.clock,
+            retryable=lambda error: isinstance(error, ForgeError) and error.repeatable,
+            before_wait=log,
+        )
 
     async def pages(
         self, type_: type[_T], call: Call, *, limit: int, first: int = 1
@@ -201,25 +194,26 @@ class ForgeClient:
             await self._pool.aclose()
             self._pool = None
 
-    async def _try(self, call: Call) -> httpx.Response | tuple[ForgeError, bool]:
-        """One try: the answer, or the error and whether a retry is safe and can help."""
+    async def _try(self, call: Call) -> httpx.Response:
         safe = call.repeat is Repeat.SAFE
         try:
             response = await self._following(call)
-        except ForgeUnavailableError as error:  # our own rate limit
-            return error, False
         except (TimeoutError, httpx.HTTPError) as error:
             reason = str(error) or type(error).__name__
             if isinstance(error, TimeoutError):
                 reason = f"no whole answer within {TOTAL_TIMEOUT:.0f} s"
-            problem = f"{self.host} cannot be reached while {call.what}: {reason[:200]}"
-            return ForgeUnavailableError(problem), safe or isinstance(error, _NOT_SENT)
+            unreachable = ForgeUnavailableError(
+                f"{self.host} cannot be reached while {call.what}: {reason[:200]}"
+            )
+            unreachable.repeatable = safe or isinstance(error, _NOT_SENT)
+            raise unreachable from None
         if response.is_success:
             return response
         status, headers, content = response.status_code, response.headers, response.content
-        translated = translate(status, headers, content, what=call.what, host=self.host, now=self.clock.now())
+        problem = translate(status, headers, content, what=call.what, host=self.host, now=self.clock.now())
         limited = rate_limited(status, headers, message_of(content))
-        return translated, isinstance(translated, ForgeUnavailableError) and (safe or limited)
+        problem.repeatable = isinstance(problem, ForgeUnavailableError) and (safe or limited)
+        raise problem
 
     async def _following(self, call: Call) -> httpx.Response:
         """Send it and follow redirects on the same host: a renamed repository answers with one.

@@ -21,6 +21,7 @@ from coding_agent_core.kubernetes.runs import (
     trigger_of,
 )
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
+from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
 
@@ -36,8 +37,6 @@ REQUEST_TIMEOUT = 2.0
 PROBE_TIMEOUT = 1.9
 TRIES = 8
 """Tries of one operation at most, however quickly they fail."""
-_FIRST = 0.1
-_LONGEST = 1.0
 _RACES = 10
 """Decisions of one operation at most: each further one means that someone else changed the item's tasks."""
 
@@ -63,6 +62,9 @@ class KubernetesSink:
         self._namespace = namespace
         self._limits = limits
         self._budget = budget
+        self._policy = RetryPolicy(
+            TRIES, budget, first_wait=0.1, longest_wait=1.0, longest_retry_after=budget
+        )
         self._jitter = jitter
         self._tasks: AgentTasks | None = None
         self._connecting = asyncio.Lock()
@@ -163,32 +165,32 @@ class KubernetesSink:
         )
 
     async def _bounded(self, operation: Callable[[AgentTasks], Awaitable[_T]]) -> _T:
-        """Do it, again from its first read where that can help, within the budget."""
-        clock = asyncio.get_running_loop().time
-        end, tries = clock() + self._budget, 0
-        problem: ApiError | None = None
-        try:
-            async with asyncio.timeout_at(end):
-                tasks = await self._connected()
-                while True:
-                    tries += 1
-                    try:
-                        return await operation(tasks)
-                    except ApiError as error:
-                        problem = error
-                    wait = await self._pause(problem, tries, end - clock())
-                    if wait is None:
-                        raise QueueUnavailableError(_sentence(problem)) from problem
-                    # Receivers that were refused together must not come back together.
-                    await asyncio.sleep(wait * (1 + self._jitter() / 4))
-        except TimeoutError as error:
-            raise QueueUnavailableError(_sentence(problem)) from error
+        """Run it from its first read, and retry it where that can help, within the budget."""
+        problem: BaseException | None = None
 
-    async def _pause(self, problem: ApiError, tries: int, left: float) -> float | None:
-        if problem.status == 401 and tries == 1:
-            await self._renew()
-            return 0.0
-        return pause(tries=tries, status=problem.status, retry_after=problem.retry_after, left=left)
+        def remember(error: BaseException, *_: float) -> None:
+            nonlocal problem
+            problem = error
+
+        async def attempt() -> _T:
+            tasks = await self._connected()
+            try:
+                return await operation(tasks)
+            except ApiError as error:
+                if error.status != 401:
+                    raise
+            await self._renew()  # the credentials have expired
+            return await operation(tasks)
+
+        try:
+            async with asyncio.timeout(self._budget):
+                clock = Clock(chance=self._jitter)
+                return await retry(attempt, self._policy, clock, retryable=temporary, before_wait=remember)
+        except (ApiError, TimeoutError) as error:
+            if isinstance(error, ApiError):
+                problem = error
+            sentence = str(problem or "the Kubernetes API server did not answer in time")
+            raise QueueUnavailableError(sentence) from error
 
     async def _connected(self) -> AgentTasks:
         async with self._connecting:
@@ -217,27 +219,10 @@ async def _runs(tasks: AgentTasks, item: Item, conflicting: Body | None) -> list
     return [dict(each) for each in runs_of(item, listed)]
 
 
-def _sentence(problem: ApiError | None) -> str:
-    return str(problem or "the Kubernetes API server did not answer in time")
-
-
-def pause(*, tries: int, status: int | None, retry_after: float | None, left: float) -> float | None:
-    """Seconds to wait before the next try; `None`: give up.
-
-    Args:
-        tries: tries so far, from 1.
-        status: what the API server answered; `None`: nothing.
-        retry_after: what it asked for. Priority and fairness answers 429 with at least one second
-            (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/).
-        left: seconds until the sender must have its answer.
+def temporary(error: BaseException) -> bool:
+    """No answer, 5xx, or 429, with which priority and fairness asks to wait for at least one second
+    (https://kubernetes.io/docs/concepts/cluster-administration/flow-control/).
     """
-    if tries >= TRIES or not _temporary(status):
-        return None
-    wait = min(_FIRST * 2 ** (tries - 1), _LONGEST)
-    if retry_after is not None:
-        wait = max(wait, retry_after)
-    return wait if wait < left else None
-
-
-def _temporary(status: int | None) -> bool:
-    return status is None or status == 429 or status >= 500
+    if not isinstance(error, ApiError):
+        return False
+    return error.status is None or error.status == 429 or error.status >= 500

@@ -43,7 +43,7 @@ _ROLE = "operator/deploy/reporter-role.yaml"
 _SELECTOR = f"{LABEL_REPORTED}!=true"
 """Active tasks, and ended tasks whose end is not shown yet: a restart finds all that is left to do, and other
 ended tasks cost nothing."""
-_POLICY = RetryPolicy(tries=2, total=10.0, first_wait=0.5, longest_wait=2.0)
+_POLICY = RetryPolicy(tries=2, total=10.0, first_wait=0.5, longest_wait=2.0, longest_retry_after=2.0)
 """One retry for a single lost answer; everything else is retried by later reconciles."""
 _TICK_S = 1.0
 

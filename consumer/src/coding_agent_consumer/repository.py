@@ -21,7 +21,7 @@ from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent import OnStep, Step
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
-from coding_agent_consumer.workspace.protocol import Workspace
+from coding_agent_consumer.workspace.client import Workspace
 
 _logger = logging.getLogger("coding_agent.publisher")
 MAX_PATCH = 64 * 1024 * 1024

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_consumer.workspace.output import BoundedOutput, cut_end, cut_middle
+from coding_agent_consumer.workspace.files import cut_end
+from coding_agent_consumer.workspace.processes import BoundedOutput, cut_middle
 from hypothesis import given
 from hypothesis import strategies as st
 

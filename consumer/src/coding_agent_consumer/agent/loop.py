@@ -45,7 +45,7 @@ from coding_agent_consumer.agent.transcript import (
     step_of_answer,
     steps_of_results,
 )
-from coding_agent_consumer.workspace.protocol import Workspace
+from coding_agent_consumer.workspace.client import Workspace
 
 _logger = logging.getLogger("coding_agent.agent")
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from pydantic_ai import FunctionToolset, ModelRetry, ToolFailed, ToolOutput
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 
-from coding_agent_consumer.workspace.protocol import CommandResult, Workspace, WorkspaceRefusedError
+from coding_agent_consumer.workspace.client import CommandResult, Workspace, WorkspaceRefusedError
 
 _T = TypeVar("_T")
 FINISH = "finish"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coding_agent_consumer.workspace import linux, sandbox
-from coding_agent_consumer.workspace.folders import WorkspaceFolders, remove
+from coding_agent_consumer.workspace.files import WorkspaceFolders, remove
 from coding_agent_consumer.workspace.processes import end_descendants
 from coding_agent_consumer.workspace.server import CommandLimits, Server, listen
 

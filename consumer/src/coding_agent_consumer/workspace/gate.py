@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coding_agent_consumer.workspace import linux
-from coding_agent_consumer.workspace.folders import remove
+from coding_agent_consumer.workspace.files import remove
 from coding_agent_consumer.workspace.processes import end_descendants, signals_deferred
 from coding_agent_consumer.workspace.server import listen
 

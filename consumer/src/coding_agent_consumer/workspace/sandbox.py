@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from coding_agent_consumer.workspace import linux
-from coding_agent_consumer.workspace.folders import WorkspaceFolders
+from coding_agent_consumer.workspace.files import WorkspaceFolders
 
 INSIDE = Path("/workspace")
 """The workspace's root inside its mount namespace."""

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from coding_agent_consumer.workspace import files, wire
-from coding_agent_consumer.workspace.folders import WorkspaceFolders, command_environment, usable_path
-from coding_agent_consumer.workspace.output import BoundedOutput
-from coding_agent_consumer.workspace.processes import AbandonedError, CommandRunner
+from coding_agent_consumer.workspace.files import WorkspaceFolders, command_environment, usable_path
+from coding_agent_consumer.workspace.processes import AbandonedError, BoundedOutput, CommandRunner
 from coding_agent_consumer.workspace.tree import Tree
 from coding_agent_consumer.workspace.wire import RefusalError
 

@@ -13,9 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from coding_agent_consumer.workspace.files import resolve
-from coding_agent_consumer.workspace.folders import WorkspaceFolders
-from coding_agent_consumer.workspace.output import cut_end
+from coding_agent_consumer.workspace.files import WorkspaceFolders, cut_end, resolve
 from coding_agent_consumer.workspace.processes import CommandRunner
 from coding_agent_consumer.workspace.wire import MAX_PATCH, RefusalError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import coding_agent_consumer
 import pytest
-from coding_agent_consumer.workspace.folders import WorkspaceFolders, command_environment, remove
+from coding_agent_consumer.workspace.files import WorkspaceFolders, command_environment, remove
 from coding_agent_consumer.workspace.launch import id_is_mapped
 from coding_agent_consumer.workspace.processes import descendants, parse_stat
 

@@ -15,7 +15,6 @@ def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> Ta
     """Where to put tasks. Nothing is connected before the first call.
 
     Args:
-        settings: `settings.backend` decides.
         memory: the process's in-memory queue, shared with its source.
 
     Raises:
@@ -39,11 +38,7 @@ def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> Ta
 
 
 def connect_source(settings: Settings, *, memory: MemoryQueue | None = None) -> TaskSource:
-    """Where to take tasks from. Nothing is connected before the first call.
-
-    Args:
-        settings: `settings.backend` decides.
-        memory: the process's in-memory queue, shared with its sink.
+    """Where to take tasks from; as `connect_sink`.
 
     Raises:
         SettingsError: this program cannot use the backend.

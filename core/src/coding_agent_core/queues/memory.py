@@ -55,8 +55,11 @@ class Entry:
     ending: bool = False
     ended: bool = False
 
+    def remember(self, delivery_id: str | None) -> None:
+        if delivery_id is not None and delivery_id not in self.deliveries:
+            self.deliveries.append(delivery_id)
+
     def latest(self) -> LatestTask:
-        """What admission must know."""
         return LatestTask(
             name=self.task.name,
             run=self.task.run,
@@ -107,7 +110,6 @@ class MemoryQueue:
         self._closed = False
 
     async def submit(self, request: TaskRequest) -> Submission:
-        """Admit and store a task; see `TaskSink`."""
         if self._closed:
             raise QueueUnavailableError("The queue was closed; this program is ending.")
         self._forget()
@@ -117,7 +119,7 @@ class MemoryQueue:
         if isinstance(decision, Duplicate):
             assert latest is not None  # noqa: S101 - `admit` finds duplicates of a task only
             latest.labeled_at = decision.labeled_at or latest.labeled_at
-            _remember(latest, request.trigger.delivery_id)
+            latest.remember(request.trigger.delivery_id)
             return Submission(task=decision.task, duplicate=decision.why)
         if len(self._active) >= self._active_limit:
             raise QueueUnavailableError(
@@ -130,7 +132,7 @@ class MemoryQueue:
             # Not the latest: that one may have been cancelled while an earlier run still ends.
             after=next(reversed(self._active_of.get(identity, ())), None),
         )
-        _remember(entry, request.trigger.delivery_id)
+        entry.remember(request.trigger.delivery_id)
         self._latest[identity] = entry
         self._ended.pop(identity, None)
         self._active.append(entry)
@@ -139,7 +141,6 @@ class MemoryQueue:
         return Submission(task=entry.task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
-        """Cancel the item's task if admission says so; see `TaskSink`."""
         latest = self._latest.get(withdrawal.item.identity)
         decision = withdraw(withdrawal.at, latest.latest() if latest else None)
         match decision:
@@ -150,13 +151,13 @@ class MemoryQueue:
                 assert latest is not None  # noqa: S101 - `withdraw` cancels an existing task only
                 latest.cancel_requested = True
                 if latest.claim is not None:
-                    latest.claim.cancel(withdrawal.message)
+                    latest.claim.why_cancelled = withdrawal.message
+                    latest.claim.cancelled.set()
                 else:
-                    self._end(latest)
+                    self.end(latest)
                 return task
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
-        """Store a command, one of each name for each author and item; see `TaskSink`."""
         if self._closed:
             raise QueueUnavailableError("The queue was closed; this program is ending.")
         key = (command.item.identity, command.name, command.user.casefold())
@@ -170,7 +171,6 @@ class MemoryQueue:
         return CommandStored("memory")
 
     async def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
-        """One at a time; see `CommandSource`."""
         while not stop.is_set():
             if not self._commands:
                 self._command_arrived.clear()
@@ -180,13 +180,11 @@ class MemoryQueue:
             yield command
 
     def latest(self, item: Item) -> LatestTask | None:
-        """The facts of the item's newest task, if it is remembered."""
         self._forget()
         entry = self._latest.get(item.identity)
         return entry.latest() if entry else None
 
     async def connected(self) -> bool:
-        """Whether a task submitted now would be taken."""
         return not self._closed and len(self._active) < self._active_limit
 
     def drain(self) -> None:
@@ -195,7 +193,6 @@ class MemoryQueue:
         self._wake()
 
     async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
-        """One claim at a time; see `TaskSource`."""
         wake = asyncio.Event()
         self._iterators.add(wake)
         try:
@@ -210,7 +207,11 @@ class MemoryQueue:
                     yield claim
                     await first_of(claim.settled.wait(), stop.wait())
                 finally:
-                    self._release(entry, claim)
+                    if entry.claim is claim:  # not settled: the task can be claimed again
+                        claim.lost.set()
+                        entry.claim = None
+                        entry.redelivered = True
+                        self._wake()
         finally:
             self._iterators.discard(wake)
 
@@ -222,27 +223,24 @@ class MemoryQueue:
             delay.cancel()
         await asyncio.gather(*self._delays, return_exceptions=True)
 
-    def settle(self, entry: Entry) -> None:
-        """Called by the claim: its task ended."""
-        self._end(entry)
-
     def retry(self, entry: Entry, delay: float) -> None:
         """Called by the claim: its task can be claimed again as its next attempt, after the delay."""
         if entry.cancel_requested or self._closed:
-            self._end(entry)
+            self.end(entry)
             return
         entry.task = entry.task.model_copy(update={"attempt": entry.task.attempt + 1})
         entry.claim = None
         entry.redelivered = False
         entry.delayed = True
-        waiting = asyncio.create_task(self._after(entry, delay))
+
+        async def wait() -> None:
+            await self._sleep(delay)
+            entry.delayed = False
+            self._wake()
+
+        waiting = asyncio.create_task(wait())
         self._delays.add(waiting)
         waiting.add_done_callback(self._delays.discard)
-
-    async def _after(self, entry: Entry, delay: float) -> None:
-        await self._sleep(delay)
-        entry.delayed = False
-        self._wake()
 
     def _next(self) -> Entry | None:
         for entry in self._active:
@@ -251,15 +249,8 @@ class MemoryQueue:
                 return entry
         return None
 
-    def _release(self, entry: Entry, claim: MemoryClaim) -> None:
-        if entry.claim is not claim:
-            return
-        claim.lost.set()
-        entry.claim = None
-        entry.redelivered = True
-        self._wake()
-
-    def _end(self, entry: Entry) -> None:
+    def end(self, entry: Entry) -> None:
+        """Called by the claim: its task has ended."""
         entry.ended = True
         entry.claim = None
         identity = entry.task.request.item.identity
@@ -288,11 +279,6 @@ class MemoryQueue:
             event.set()
 
 
-def _remember(entry: Entry, delivery_id: str | None) -> None:
-    if delivery_id is not None and delivery_id not in entry.deliveries:
-        entry.deliveries.append(delivery_id)
-
-
 class MemoryClaim:
     """See `Claim`. Settling twice, or after another consumer claimed the task, does nothing."""
 
@@ -311,18 +297,13 @@ class MemoryClaim:
         """One task of an item can be claimed at a time, so whoever holds the claim holds the item."""
         yield not self.lost.is_set()
 
-    def cancel(self, why: str) -> None:
-        """Called by the queue: the task must stop."""
-        self.why_cancelled = why
-        self.cancelled.set()
-
     def ending(self) -> None:
         """From now on a label starts the next run, which waits until this one is settled."""
         self._entry.ending = True
 
     async def done(self) -> None:
         if self._open():
-            self._queue.settle(self._entry)
+            self._queue.end(self._entry)
 
     async def retry(self, delay: float) -> None:
         """Start the next attempt later; a task that was cancelled meanwhile ends instead."""
@@ -333,7 +314,7 @@ class MemoryClaim:
         """Only the log keeps such tasks."""
         if self._open():
             _logger.error("Gave up on task %s, attempt %d: %s", self.task.name, self.task.attempt, reason)
-            self._queue.settle(self._entry)
+            self._queue.end(self._entry)
 
     def _open(self) -> bool:
         if self.settled.is_set() or self.lost.is_set():

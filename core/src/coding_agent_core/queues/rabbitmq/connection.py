@@ -90,12 +90,11 @@ async def _cancel_others() -> None:
 
 
 class Connection:
-    """An open connection.
+    """An open connection; `raw` is pika's.
 
     Attributes:
         closed: done when the connection is gone, with the reason.
         blocked: the broker takes no messages from us now (its memory or disk is short).
-        raw: pika's connection.
     """
 
     def __init__(self) -> None:
@@ -164,16 +163,13 @@ class Connection:
         """Whether it is open as far as known; a dead peer is noticed after two heartbeats only."""
         return bool(self.raw.is_open)
 
-    async def channel(self) -> Channel:
-        return await Channel.open(self)
-
     async def declare(self, queue: str, **arguments: Any) -> Any:
         """Declare a queue on a channel of its own; the broker's answer.
 
         Raises:
             ChannelRefusedError: the broker refused.
         """
-        channel = await self.channel()
+        channel = await Channel.open(self)
         frame = await channel.call(channel.raw.queue_declare, queue=queue, **arguments)
         channel.close()
         return frame
@@ -219,7 +215,7 @@ class Connection:
         Raises:
             BrokerError: the connection is gone, and its locks with it.
         """
-        channel = await self.channel()
+        channel = await Channel.open(self)
         for queue in queues:
             await channel.call(channel.raw.queue_delete, queue=queue)
         channel.close()
@@ -258,10 +254,9 @@ class UnackedDelivery:
 
 
 class Channel:
-    """An open channel.
+    """An open channel; `raw` is pika's.
 
     Attributes:
-        raw: pika's channel, for calls without answer.
         closed: done when the channel is gone, with the reason.
     """
 

@@ -14,6 +14,7 @@ from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
+    Channel,
     Connection,
     IoThread,
     UnackedDelivery,
@@ -21,6 +22,7 @@ from coding_agent_core.queues.rabbitmq.connection import (
     was_silent,
 )
 from coding_agent_core.queues.rabbitmq.messages import (
+    REDELIVERED,
     DeliveryTracker,
     Message,
     Timing,
@@ -30,7 +32,6 @@ from coding_agent_core.queues.rabbitmq.messages import (
     delay_arguments,
     delay_queue,
     delay_seconds,
-    is_marked_redelivered,
     lock_queue,
     malformed_message,
     task_message,
@@ -50,7 +51,6 @@ class RabbitMQClaim:
     Attributes:
         is_locked: its item's lock is ours, and is taken again after a reconnection.
         is_refused: another consumer has the item, so this attempt never began.
-        is_lost: as `lost`.
     """
 
     def __init__(
@@ -85,7 +85,6 @@ class RabbitMQClaim:
         """Nothing to do: each application of the label is a message of its own."""
 
     async def done(self) -> None:
-        """Acknowledge the message."""
         await self._settle(self._connection.done(self))
 
     async def retry(self, delay: float) -> None:
@@ -129,13 +128,14 @@ class ConsumerConnection:
     ) -> None:
         self.io = io
         self.claim: RabbitMQClaim | None = None
+        self.claimed = asyncio.Event()
         self._settings = settings
         self._secrets = Secrets(settings.password)
         self._hosts = hosts
         self._tracker = tracker
         self._timing = timing
         self._loop = loop
-        self._claimed, self._idle, self._up = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._idle, self._up = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._connection: Connection | None = None
         self._publisher: ConfirmingChannel | None = None
@@ -144,10 +144,6 @@ class ConsumerConnection:
 
     async def start(self) -> None:
         self._serving = asyncio.create_task(self._serve())
-
-    async def next_claim(self) -> None:
-        """Wait until a task is claimed."""
-        await self._claimed.wait()
 
     async def close(self) -> None:
         """Close the connection; a claimed task goes back to the queue."""
@@ -221,30 +217,24 @@ class ConsumerConnection:
             return
         try:
             async with asyncio.timeout(self._timing.settle):
-                await self._publish_until_confirmed(copy, delay)
+                while True:
+                    await self._up.wait()
+                    try:
+                        if delay is not None:
+                            await self._open_connection().declare(copy.queue, durable=True, arguments=delay)
+                        await self._publish(copy)
+                        break
+                    except BrokerError as error:
+                        _logger.warning("%s; trying again", error)
+                        await asyncio.sleep(self._timing.first_pause)
         except TimeoutError:
             _logger.warning("Task %s could not be moved; it will be delivered again", claim.task.name)
             await self.abandon(claim)
         else:
             self._acknowledge(claim)
 
-    async def _publish_until_confirmed(self, message: Message, delay: dict[str, Any] | None) -> None:
-        while True:
-            await self._up.wait()
-            try:
-                if delay is not None:
-                    await self._open_connection().declare(message.queue, durable=True, arguments=delay)
-                return await self._publish(message)
-            except BrokerError as error:
-                _logger.warning("%s; trying again", error)
-                await asyncio.sleep(self._timing.first_pause)
-
     async def _publish(self, message: Message) -> None:
-        """Publish, confirmed within the time of the settings.
-
-        Raises:
-            BrokerError: not confirmed.
-        """
+        """Raises BrokerError if it is not confirmed within the time of the settings."""
         if self._publisher is None or not self._publisher.is_open:
             self._publisher = await ConfirmingChannel.open(self._open_connection())
         try:
@@ -261,7 +251,7 @@ class ConsumerConnection:
 
     def _end_claim(self) -> None:
         self.claim = None
-        self._claimed.clear()
+        self.claimed.clear()
         self._idle.set()
 
     def _lose(self, claim: RabbitMQClaim) -> None:
@@ -334,7 +324,7 @@ class ConsumerConnection:
             idle.cancel()
             if connection.closed.done():
                 raise closed_error(connection.closed.result())
-            channel = await connection.channel()
+            channel = await Channel.open(connection)
             await channel.consume(self._settings.queue, self._receive)
             await asyncio.wait([channel.closed])
             error = closed_error(channel.closed.result())
@@ -354,10 +344,10 @@ class ConsumerConnection:
         if self._tracker.is_settled(task):
             delivery.acknowledge()
             return
-        redelivered = delivery.redelivered or is_marked_redelivered(delivery.headers)
+        redelivered = delivery.redelivered or (delivery.headers or {}).get(REDELIVERED) is True
         self.claim = RabbitMQClaim(task, delivery, redelivered, self)
         self._idle.clear()
-        self._claimed.set()
+        self.claimed.set()
 
     async def _reject(self, delivery: UnackedDelivery, reason: str) -> None:
         message = malformed_message(self._settings.queue, delivery.body, reason, delivery.tag)
@@ -379,11 +369,7 @@ class RabbitMQSource:
     """
 
     def __init__(
-        self,
-        settings: RabbitMQ,
-        hosts: Mapping[Platform, str],
-        *,
-        timing: Timing | None = None,
+        self, settings: RabbitMQ, hosts: Mapping[Platform, str], *, timing: Timing | None = None
     ) -> None:
         self._settings = settings
         self._hosts = hosts
@@ -394,7 +380,6 @@ class RabbitMQSource:
         self._closing = asyncio.Event()
 
     async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
-        """One claim at a time; see `TaskSource`."""
         loop = asyncio.get_running_loop()
         connection = ConsumerConnection(
             self._settings, self._hosts, self._tracker, self._timing, io=self._io, loop=loop
@@ -403,7 +388,7 @@ class RabbitMQSource:
         self._connections.add(connection)
         try:
             while not (stop.is_set() or self._closing.is_set()):
-                waiting = self._io.run(connection.next_claim())
+                waiting = self._io.run(connection.claimed.wait())
                 await first_of(stop.wait(), self._closing.wait(), waiting)
                 claim = connection.claim
                 if stop.is_set() or self._closing.is_set() or claim is None:

@@ -26,21 +26,16 @@ WAITING_ARGUMENTS: Mapping[str, object] = {"x-expires": 3_600_000}
 SETTLED_LIMIT = 10_000
 _REASON_LIMIT = 2000
 """Characters of a reason in a header; a frame of headers must stay far below the broker's 128 KiB."""
-_REDELIVERED = "x-redelivered"
+REDELIVERED = "x-redelivered"
 """Set on a copy of a message that was delivered before: the broker's own flag does not cross delay queues."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message to publish.
-
-    Attributes:
-        id: differs from that of every other message on its way at the same time.
-    """
-
     queue: str
     body: bytes
     id: str
+    """Differs from that of every other message on its way at the same time."""
     headers: Mapping[str, object] | None = None
 
 
@@ -84,17 +79,12 @@ def waiting_queue(queue: str, item: Item) -> str:
 
 
 def task_message(queue: str, task: QueuedTask, *, redelivered: bool = False) -> Message:
-    """A task that is to be worked on.
-
-    Args:
-        redelivered: this very attempt was delivered before, and may have begun.
-    """
-    headers = {_REDELIVERED: True} if redelivered else None
+    """A task to work on; `redelivered`: this very attempt was delivered before, and may have begun."""
+    headers = {REDELIVERED: True} if redelivered else None
     return Message(queue, _encode(task), f"{task.uuid}.{task.attempt}", headers)
 
 
 def dead_message(queue: str, task: QueuedTask, reason: str) -> Message:
-    """A task after its last attempt."""
     headers = {
         "reason": reason[:_REASON_LIMIT],
         "uuid": task.uuid,
@@ -105,7 +95,6 @@ def dead_message(queue: str, task: QueuedTask, reason: str) -> Message:
 
 
 def malformed_message(queue: str, body: bytes, reason: str, tag: int) -> Message:
-    """A message that is not a task."""
     return Message(dead_queue(queue), body, f"malformed.{tag}", {"reason": reason[:_REASON_LIMIT]})
 
 
@@ -113,17 +102,8 @@ def command_message(queue: str, command: IssueCommand) -> Message:
     return Message(command_queue(queue), command.model_dump_json().encode(), command.trigger_id)
 
 
-def is_marked_redelivered(headers: Mapping[str, object] | None) -> bool:
-    """Whether the message is a copy of one that was delivered before."""
-    return (headers or {}).get(_REDELIVERED) is True
-
-
 def decode_command(body: bytes) -> IssueCommand:
-    """Read a message of the command queue.
-
-    Raises:
-        ValueError: it is not a command, with the reason.
-    """
+    """Raises ValueError with the reason if the message is not a command."""
     try:
         return IssueCommand.model_validate_json(body)
     except ValidationError as error:
@@ -131,11 +111,7 @@ def decode_command(body: bytes) -> IssueCommand:
 
 
 def decode(body: bytes, *, now: datetime, hosts: Mapping[Platform, str]) -> QueuedTask:
-    """Read a message's body.
-
-    Raises:
-        ValueError: it is not a task, with the reason.
-    """
+    """Raises ValueError with the reason if the message is not a task."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too

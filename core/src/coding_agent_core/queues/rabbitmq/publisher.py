@@ -1,10 +1,13 @@
-"""Publishes tasks and commands to RabbitMQ: what `submit` returned for is confirmed by the broker."""
+"""Publishes tasks and commands to RabbitMQ, and takes the commands for whoever executes them.
+
+What `submit` returned for is confirmed by the broker.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Self, TypeVar
 
 import pika
@@ -18,6 +21,7 @@ from coding_agent_core.queues.rabbitmq.connection import (
     ChannelRefusedError,
     Connection,
     IoThread,
+    UnackedDelivery,
     text,
 )
 from coding_agent_core.queues.rabbitmq.messages import (
@@ -26,9 +30,11 @@ from coding_agent_core.queues.rabbitmq.messages import (
     command_message,
     command_queue,
     dead_queue,
+    decode_command,
     task_message,
     waiting_queue,
 )
+from coding_agent_core.retry import first_of
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Origin, Submission, TaskRequest, Withdrawal, new_uuid
@@ -36,6 +42,7 @@ from coding_agent_core.tasks import Origin, Submission, TaskRequest, Withdrawal,
 _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8
 _RECONNECT_SECONDS = 0.2
+_TAKE_CONNECT_SECONDS, _TAKE_RECONNECT_SECONDS = 10.0, 2.0
 _PERSISTENT = 2
 _T = TypeVar("_T")
 
@@ -83,7 +90,6 @@ class ConfirmingChannel(Channel):
             self._returnable.pop(message.id, None)
 
     def _on_confirm(self, frame: Any) -> None:
-        """Callback of `confirm_delivery`."""
         tag: int = frame.method.delivery_tag
         numbers = [n for n in self._unconfirmed if n <= tag] if frame.method.multiple else [tag]
         for number in numbers:
@@ -122,16 +128,16 @@ class RabbitMQSink:
         self._closed = False
 
     async def submit(self, request: TaskRequest) -> Submission:
-        """Publish a task and wait for the broker's confirmation; see `TaskSink`.
+        """Publish a task and wait for the broker's confirmation.
 
         A poll finds the same items again and again, so it does not publish one whose message waits. All other
         duplicates are found by the consumer, on the forge.
         """
         task = QueuedTask(request=request, uuid=new_uuid())
         waiting = waiting_queue(self._settings.queue, request.item)
-        if request.trigger.origin is Origin.POLL and await self._exists(waiting):
+        if request.trigger.origin is Origin.POLL and await self._run(self._exists(waiting)):
             return Submission(task.name, duplicate="its message waits in the queue already")
-        await self._publish(task_message(self._settings.queue, task), f"task {task.name}")
+        await self._run(self._publish(task_message(self._settings.queue, task), f"task {task.name}"))
         await self._run(self._mark_waiting(waiting))
         return Submission(task.name)
 
@@ -145,13 +151,11 @@ class RabbitMQSink:
         return None
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
-        """Publish a command to a queue of its own; see `TaskSink`."""
         message = command_message(self._settings.queue, command)
-        await self._publish(message, f"/{command.name} on {command.item.display}")
+        await self._run(self._publish(message, f"/{command.name} on {command.item.display}"))
         return CommandStored(message.queue)
 
     async def connected(self) -> bool:
-        """Ask the broker for the queue; see `TaskSink`."""
         if self._closed:
             return False
         try:
@@ -169,34 +173,23 @@ class RabbitMQSink:
             await self._io.run(self._connection.close())
         await self._io.stop()
 
-    async def _exists(self, queue: str) -> bool:
-        try:
-            await self._run(self._declare_passively(queue))
-        except ChannelRefusedError:
-            return False
-        except BrokerError as error:
-            raise BrokerError(f"Not queued: {error}") from error
-        return True
-
     async def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         if self._closed:
             work.close()
             raise BrokerError("The queue was closed; this program is ending.")
         return await self._io.run(work)
 
-    async def _publish(self, message: Message, what: str) -> None:
-        problem = await self._run(self._try_publish(message, what))
-        if problem is not None:
-            raise BrokerError(f"Not queued: {what}: {problem}")
-
     # From here on: in the connection's thread.
 
-    async def _try_publish(self, message: Message, what: str) -> Exception | None:
-        """Publish within the time that the settings allow; what went wrong, or `None`.
+    async def _publish(self, message: Message, what: str) -> None:
+        """Publish within the time that the settings allow.
 
         A connection that was idle may be dead without a sign of it: the first try on one gets half of the
         time, so that enough is left for a second try on a new one. That can leave the message in the queue
         twice, which the consumer makes harmless (a task's claim, a command's reaction); it never loses one.
+
+        Raises:
+            BrokerError: not confirmed.
         """
         loop = asyncio.get_running_loop()
         budget = self._settings.publish_timeout
@@ -224,11 +217,11 @@ class RabbitMQSink:
             except BrokerError as error:
                 problem = error
             else:
-                return None
+                return
             self._drop(channel)  # a confirmation that comes later must not be taken for another message's
-        return problem
+        raise BrokerError(f"Not queued: {what}: {problem}")
 
-    async def _declare_passively(self, queue: str) -> None:
+    async def _exists(self, queue: str) -> bool:
         budget = self._settings.publish_timeout
         try:
             async with asyncio.timeout(budget):
@@ -238,7 +231,12 @@ class RabbitMQSink:
         except TimeoutError as error:
             if self._channel is not None:
                 self._drop(self._channel)
-            raise BrokerError(f"RabbitMQ did not answer within {budget:g} s") from error
+            raise BrokerError(f"Not queued: RabbitMQ did not answer within {budget:g} s") from error
+        except ChannelRefusedError:
+            return False
+        except BrokerError as error:
+            raise BrokerError(f"Not queued: {error}") from error
+        return True
 
     async def _mark_waiting(self, queue: str) -> None:
         """Best effort: without it a poll publishes the item once more, and the consumer drops the message."""
@@ -298,3 +296,61 @@ class RabbitMQSink:
         if channel is self._channel and self._connection is not None:
             self._connection.drop()
             self._channel = None
+
+
+class RabbitMQCommands:
+    """See `CommandSource`. Consumers that run side by side share the commands among them.
+
+    An unacknowledged command is delivered again.
+    """
+
+    def __init__(self, settings: RabbitMQ) -> None:
+        self._settings = settings
+        self._queue = command_queue(settings.queue)
+        self._secrets = Secrets(settings.password)
+        self._io = IoThread("rabbitmq-commands")
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+        self._inbox: asyncio.Queue[UnackedDelivery] = asyncio.Queue()
+
+    async def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            while not stop.is_set():
+                receiving = asyncio.ensure_future(self._io.run(self._receive()))
+                await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not receiving.done():
+                    receiving.cancel()
+                    break
+                try:
+                    delivery = receiving.result()
+                except (BrokerError, TimeoutError) as error:
+                    _logger.warning("Cannot receive commands now: %s", str(error) or "RabbitMQ is slow")
+                    await first_of(asyncio.sleep(_TAKE_RECONNECT_SECONDS), stop.wait())
+                    continue
+                try:
+                    yield decode_command(delivery.body)
+                except ValueError as error:
+                    _logger.warning("Dropped a message that is not a command: %s", error)
+                await self._io.run(_acknowledge(delivery))
+        finally:
+            stopping.cancel()
+            if self._connection is not None:
+                await self._io.run(self._connection.close())
+            await self._io.stop()
+
+    async def _receive(self) -> UnackedDelivery:
+        if self._channel is None or not self._channel.is_open:
+            if self._connection is not None:
+                self._connection.drop()
+            self._connection = await Connection.open(self._settings, self._secrets, _TAKE_CONNECT_SECONDS)
+            self._inbox = asyncio.Queue()
+            async with asyncio.timeout(_TAKE_CONNECT_SECONDS):
+                await self._connection.declare_durable(self._queue)
+                self._channel = await Channel.open(self._connection)
+                await self._channel.consume(self._queue, self._inbox.put_nowait)
+        return await self._channel.wait(asyncio.ensure_future(self._inbox.get()))
+
+
+async def _acknowledge(delivery: UnackedDelivery) -> None:
+    delivery.acknowledge()

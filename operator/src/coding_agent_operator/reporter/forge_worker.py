@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
 
+from coding_agent_core.agenttask import Event
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
@@ -23,7 +24,6 @@ from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.reconcile import (
     NotConfiguredError,
     Outage,
-    ReportingProblem,
     TaskChangedError,
     TaskMemory,
     record_problem,
@@ -52,13 +52,7 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True)
 class BacklogEntry:
-    """A task in the backlog; times are monotonic seconds.
-
-    Attributes:
-        due: not before this time.
-        since: since when it waits.
-        item: runs of the same item write the same comment.
-    """
+    """A task in the backlog: not before `due`, waiting since `since`, both in monotonic seconds."""
 
     rank: Rank
     due: float
@@ -67,9 +61,9 @@ class BacklogEntry:
 
 
 class Backlog:
-    """Tasks to reconcile, by name: ends first, then who has waited longest.
+    """Tasks to reconcile, by name: ends first, then who has waited longest. It has no clock.
 
-    Each task is in it at most once, and runs of one item are never handed out together. It has no clock.
+    Each task is in it at most once. Runs of one item write the same comment: they are never taken together.
     """
 
     def __init__(self) -> None:
@@ -91,12 +85,7 @@ class Backlog:
 
     def take(self, now: float) -> tuple[str, Rank] | None:
         """The next task that is due, if there is one; call `done` afterwards."""
-        busy_items = {entry.item for entry in self._busy.values()}
-        due = [
-            (entry.rank, entry.since, name)
-            for name, entry in self._waiting.items()
-            if entry.due <= now and entry.item not in busy_items
-        ]
+        due = [(entry.rank, entry.since, name) for name, entry in self._free() if entry.due <= now]
         if not due:
             return None
         rank, _, name = min(due)
@@ -110,20 +99,19 @@ class Backlog:
         self._waiting[name] = replace(self._waiting[name], since=known.since)
 
     def done(self, name: str) -> None:
-        """The reconcile is over; the next run of the item may be taken."""
         self._busy.pop(name, None)
 
     def forget(self, name: str) -> None:
-        """Remove a task from the queue."""
         self._waiting.pop(name, None)
 
     def next_due(self, now: float) -> float | None:
         """Seconds until a task is due, `None` if none is queued."""
-        busy_items = {entry.item for entry in self._busy.values()}
-        soonest = min(
-            (entry.due for entry in self._waiting.values() if entry.item not in busy_items), default=None
-        )
+        soonest = min((entry.due for _, entry in self._free()), default=None)
         return None if soonest is None else max(0.0, soonest - now)
+
+    def _free(self) -> list[tuple[str, BacklogEntry]]:
+        busy_items = {entry.item for entry in self._busy.values()}
+        return [(name, entry) for name, entry in self._waiting.items() if entry.item not in busy_items]
 
     def pending(self, now: float) -> list[tuple[str, float]]:
         """The tasks with changes that are not shown yet, and for how many seconds each has waited."""
@@ -150,14 +138,11 @@ class CircuitBreaker(Outage):
 
 
 class ForgeWorker:
-    """Reconciles the tasks of one forge host.
+    """Reconciles the tasks of one forge host; `breaker` is `None` while the forge answers, as far as known.
 
     Args:
         task: the cached task of a name.
         answers: number of requests that the forge has answered so far.
-
-    Attributes:
-        breaker: `None` while the forge answers, as far as is known.
     """
 
     def __init__(
@@ -186,7 +171,6 @@ class ForgeWorker:
         self._rate_limited_until = 0.0
 
     def add(self, task: Task, rank: Rank, delay: float = 0.0) -> None:
-        """Queue a task."""
         self._memory(task)
         self.backlog.add(task.name, rank, _now(), item=task.item, delay=delay)
         self._wake.set()
@@ -223,14 +207,13 @@ class ForgeWorker:
             message = (
                 f"{self.host} has not answered since {outage.since:%Y-%m-%d %H:%M:%S} UTC: {outage.error}"
             )
-            problem = ReportingProblem("ForgeUnavailable", message)
+            problem = Event("Warning", "ForgeUnavailable", message)
             await record_problem(self._tasks, task, memory, problem, self._clock())
             recorded += 1
             if recorded == _PROBLEMS_AT_A_TIME:
                 return
 
     def update_metrics(self) -> None:
-        """Set the gauges."""
         pending = self.backlog.pending(_now())
         metrics.PENDING.labels(self.host).set(len(pending))
         metrics.OLDEST.labels(self.host).set(max((age for _, age in pending), default=0.0))
@@ -290,7 +273,7 @@ class ForgeWorker:
         except (ForgeError, NotConfiguredError) as error:
             memory.outage = None
             reason = "ForgeRefused" if isinstance(error, ForgeError) else "ForgeNotConfigured"
-            problem = ReportingProblem(reason, str(error))
+            problem = Event("Warning", reason, str(error))
             try:
                 await record_problem(self._tasks, task, memory, problem, self._clock())
             except ApiError as second:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -102,17 +102,12 @@ def connect_forges(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
 
 
 class ReporterController:
-    """Hands every AgentTask of a namespace to the worker of its forge.
-
-    Attributes:
-        relist: lists the tasks regularly, and notices a dead watch.
-    """
+    """Hands every AgentTask of a namespace to the worker of its forge."""
 
     def __init__(
         self, tasks: AgentTasks, sink: TaskSink, forges: Mapping[str, tuple[Forge, Paced]], settings: Settings
     ) -> None:
         self._tasks = tasks
-        self._sink = sink
         self._settings = settings
         self._cache: ObjectCache[Task] = ObjectCache(read_task)
         self.relist = Relist(
@@ -122,10 +117,19 @@ class ReporterController:
             listed=self._listed,
             behind=metrics.WATCH_BEHIND.set,
         )
-        self._workers = {
-            host: self._forge_worker(host, forge, pace) for host, (forge, pace) in forges.items()
-        }
-        self._unconfigured = self._new_worker("", self._not_configured, lambda: 0)
+        self._workers = {}
+        for host, (forge, pace) in forges.items():
+            context = ForgeContext(
+                forge=forge,
+                labels=settings.labels(forge.platform),
+                tasks=tasks,
+                sink=sink,
+                settings=settings.reporter,
+                clock=_clock,
+                monotonic=asyncio.get_running_loop().time,
+            )
+            self._workers[host] = self._new_worker(host, partial(reconcile, context), pace)
+        self._unconfigured = self._new_worker("", self._not_configured, None)
 
     def observe(self, kind: str | None, body: Mapping[str, Any]) -> None:
         """Take a watch event; `kind` is its type, `None` in the initial list."""
@@ -175,21 +179,7 @@ class ReporterController:
                     _logger.warning("%s", error)
             await asyncio.sleep(_TICK_S)
 
-    def _forge_worker(self, host: str, forge: Forge, pace: Paced) -> ForgeWorker:
-        context = ForgeContext(
-            forge=forge,
-            labels=self._settings.labels(forge.platform),
-            tasks=self._tasks,
-            sink=self._sink,
-            settings=self._settings.reporter,
-            clock=_clock,
-            monotonic=asyncio.get_running_loop().time,
-        )
-        return self._new_worker(host, partial(reconcile, context), lambda: pace.answers)
-
-    def _new_worker(
-        self, host: str, reconcile_task: ReconcileTask, answers: Callable[[], int]
-    ) -> ForgeWorker:
+    def _new_worker(self, host: str, reconcile_task: ReconcileTask, pace: Paced | None) -> ForgeWorker:
         return ForgeWorker(
             host,
             reconcile_task,
@@ -197,7 +187,7 @@ class ReporterController:
             tasks=self._tasks,
             settings=self._settings.reporter,
             clock=_clock,
-            answers=answers,
+            answers=lambda: pace.answers if pace else 0,
         )
 
     async def _not_configured(self, task: Task, _: object) -> None:
@@ -259,10 +249,6 @@ def _clock() -> datetime:
 
 
 def main(settings: Settings) -> None:
-    """Run in a loop of its own.
-
-    Raises:
-        SettingsError: no cluster or no forge is configured.
-    """
+    """Run in a loop of its own; raises as `run`."""
     configure(settings.logging)
     asyncio.run(run(settings))

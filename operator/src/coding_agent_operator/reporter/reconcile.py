@@ -1,5 +1,6 @@
-"""One reconcile of one task: read the task and its item, decide, then write the comment and the labels,
-acknowledge the label swap, and correct the task where people's labels contradict it.
+"""One reconcile of one task: read the task and its item, execute its commands (docs/decisions/0015), decide,
+then write the comment and the labels, acknowledge the label swap, and correct the task where people's labels
+contradict it.
 
 Every step can be repeated and nothing depends on memory: after kill -9 between any two requests, the next
 reconcile ends the same.
@@ -13,25 +14,36 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from coding_agent_core.admission import LatestTask
-from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event
+from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event, parse_spec
+from coding_agent_core.commands import (
+    LABEL_COMMANDS,
+    PENDING,
+    CommandMetrics,
+    CommandName,
+    ExecutionResult,
+    Target,
+    execute,
+    executed,
+    next_command,
+)
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Comment, Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
-from coding_agent_core.kubernetes.runs import cancellation, latest_of, runs_of
+from coding_agent_core.kubernetes.runs import cancellation, latest_of, phase_of, runs_of
 from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.outcome import Phase
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.reporting import MARKER, Report, State, comment, read_state, swap_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Origin, TaskRequest, Trigger
+from prometheus_client import REGISTRY
 
 from coding_agent_operator.observed import Task, read_task
-from coding_agent_operator.reporter import commands, metrics
+from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.decide import (
-    ItemPlan,
     LabelContradiction,
-    NewestRun,
     PendingCorrection,
     decide,
     needs_label_time,
@@ -46,6 +58,7 @@ from coding_agent_operator.reporter.report import (
 )
 
 _logger = logging.getLogger("reporter.reconcile")
+_COMMAND_METRICS = CommandMetrics(REGISTRY)
 
 NEVER = float("-inf")
 
@@ -80,11 +93,7 @@ class TaskChangedError(CodingAgentError):
 
 @dataclass(frozen=True)
 class ForgeContext:
-    """What a reconcile of the tasks of one forge works with.
-
-    Attributes:
-        clock: aware time; `monotonic`: seconds.
-    """
+    """What a reconcile of the tasks of one forge works with; `clock`: aware time, `monotonic`: seconds."""
 
     forge: Forge
     labels: Labels
@@ -141,14 +150,6 @@ class TaskMemory:
     cause: str = ""
 
 
-@dataclass(frozen=True)
-class ReportingProblem:
-    """Why an item does not show the state of its task: one CamelCase word, and a sentence."""
-
-    reason: str
-    message: str
-
-
 async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Requeue | None:
     """Make the item show the task's current state.
 
@@ -170,7 +171,7 @@ async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Re
             f"{source.host} is configured as {context.forge.platform}, not as {source.platform}."
         )
     # A task with a reporting problem is read again: the problem may be over.
-    must_read = commands.is_pending(seen.labels) or has_problem(seen)
+    must_read = seen.labels.get(LABEL_COMMANDS) == PENDING or has_problem(seen)
     if not must_read and (requeue := _nothing_to_do(context, seen, memory)) is not None:
         return requeue
     memory.due = NEVER
@@ -180,17 +181,25 @@ async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Re
     body = dict(listed) if listed is not None else await context.tasks.get(seen.name)
     if body is None or body["metadata"]["uid"] != seen.uid:
         return None
-    if await commands.execute_next(body, context.forge, context.sink, context.tasks):
+    if await _execute_command(context, body):
         raise TaskChangedError(f"{seen.name} was changed by a command")
     task, memory.cause = read_task(body), cancellation_cause(body)
     others = [read_task(run) for run in reversed(runs)]
     if others and others[0].spec.run > task.spec.run:
-        return await _superseded(context, task, body)
+        # The item shows a newer run: an older one writes nothing on it, whenever it ends.
+        if not task.ended:
+            return Requeue()
+        return await _settle(context, body, acknowledged("The item shows a newer run."))
     earlier = [other for other in others if other.spec.run < task.spec.run]
     try:
         return await _newest(context, task, body, earlier, memory)
     except ForgeNotFoundError as error:
-        return await _item_gone(context, task, body, memory, error)
+        # The item was deleted, or our token cannot see it: nothing can be shown on it any more.
+        if task.ended:
+            return await _settle(context, body, acknowledged("The item is gone, or cannot be seen."))
+        problem = Event("Warning", "ItemNotFound", str(error))
+        await record_problem(context.tasks, task, memory, problem, context.clock())
+        return Requeue()
 
 
 def _nothing_to_do(context: ForgeContext, task: Task, memory: TaskMemory) -> Requeue | None:
@@ -208,11 +217,31 @@ def _nothing_to_do(context: ForgeContext, task: Task, memory: TaskMemory) -> Req
     return None
 
 
-async def _superseded(context: ForgeContext, task: Task, body: Body) -> Requeue | None:
-    """The item shows a newer run: an older one writes nothing on it, whenever it ends."""
-    if not task.ended:
-        return Requeue()
-    return await _settle(context, body, acknowledged("The item shows a newer run."))
+async def _execute_command(context: ForgeContext, body: Body) -> bool:
+    """Execute one command that waits on the AgentTask, and remove it; `False`: none waits."""
+    stored = next_command(body)
+    if stored is None:
+        return False
+    try:
+        command = stored.issue_command(parse_spec(body))
+    except ValueError as error:
+        _logger.warning("A command on %s cannot be read: %s", body["metadata"]["name"], error)
+        result = ExecutionResult.FAILED
+    else:
+
+        async def phase() -> Phase | None:
+            runs = runs_of(command.item, await context.tasks.runs(read_task(body).item))
+            latest = latest_of(runs)
+            if latest is None:
+                return None
+            return Phase.CANCELLED if latest.cancel_requested else phase_of(runs[-1])
+
+        result = await execute(command, Target(context.forge, context.sink, phase), _COMMAND_METRICS)
+    done = result in (ExecutionResult.DONE, ExecutionResult.NOTHING)
+    patch = executed(body, stored, stopped=done and stored.command is CommandName.CANCEL)
+    # If the task has changed meanwhile the command is executed again, which does nothing twice.
+    await context.tasks.patch(body, patch)
+    return True
 
 
 async def _newest(
@@ -222,7 +251,18 @@ async def _newest(
     assert latest is not None  # noqa: S101 - its spec was read
     run = newest_run(task, latest, memory.end_shown)
     now = context.clock()
-    plan = await _plan(context, task, run, memory, now)
+    item, applied = await context.forge.read_state(task.spec.item), None
+    if needs_label_time(run, item, context.labels):
+        applied = await context.forge.label_application(task.spec.item, context.labels.bot_label)
+    plan = decide(
+        run,
+        item,
+        context.labels,
+        applied=applied.at if applied else None,
+        pending=memory.pending,
+        now=now,
+        grace=timedelta(seconds=context.settings.grace),
+    )
     await _update_comment(context, task, earlier, memory)
     await swap_labels(context.forge, task.spec.item, plan.add, plan.remove)
     if plan.add or plan.remove:
@@ -244,25 +284,10 @@ async def _newest(
     memory.problem = ""
     if plan.settled:
         return await _settle(context, recorded)
-    return _next_check(context, run, memory, now)
-
-
-async def _plan(
-    context: ForgeContext, task: Task, run: NewestRun, memory: TaskMemory, now: datetime
-) -> ItemPlan:
-    item = await context.forge.read_state(task.spec.item)
-    applied = None
-    if needs_label_time(run, item, context.labels):
-        applied = await context.forge.label_application(task.spec.item, context.labels.bot_label)
-    return decide(
-        run,
-        item,
-        context.labels,
-        applied=applied.at if applied else None,
-        pending=memory.pending,
-        now=now,
-        grace=timedelta(seconds=context.settings.grace),
-    )
+    since = memory.pending.since if memory.pending is not None else memory.end_shown
+    if since is None or not (run.phase.terminal or memory.pending):
+        return Requeue()
+    return Requeue(max(0.05, context.settings.grace - (now - since).total_seconds()))
 
 
 async def _update_comment(context: ForgeContext, task: Task, earlier: list[Task], memory: TaskMemory) -> None:
@@ -287,13 +312,6 @@ def _without_position(report: Report) -> str:
     return comment(replace(report, position=None))
 
 
-def _next_check(context: ForgeContext, run: NewestRun, memory: TaskMemory, now: datetime) -> Requeue:
-    since = memory.pending.since if memory.pending is not None else memory.end_shown
-    if since is None or not (run.phase.terminal or memory.pending):
-        return Requeue()
-    return Requeue(max(0.05, context.settings.grace - (now - since).total_seconds()))
-
-
 async def _settle(context: ForgeContext, body: Body | None, *wanted: Condition) -> Requeue | None:
     """Set conditions of a task that has ended, and stop watching it."""
     if body is not None and wanted:
@@ -301,24 +319,10 @@ async def _settle(context: ForgeContext, body: Body | None, *wanted: Condition) 
     return None if body is None or await context.tasks.patch(body, _REPORTED) else Requeue(0.0)
 
 
-async def _item_gone(
-    context: ForgeContext, task: Task, body: Body, memory: TaskMemory, error: ForgeNotFoundError
-) -> Requeue | None:
-    """The item was deleted, or our token cannot see it: nothing can be shown on it any more."""
-    if task.ended:
-        return await _settle(context, body, acknowledged("The item is gone, or cannot be seen."))
-    problem = ReportingProblem("ItemNotFound", str(error))
-    await record_problem(context.tasks, task, memory, problem, context.clock())
-    return Requeue()
-
-
 async def _correct(
     context: ForgeContext, task: Task, body: Body, latest: LatestTask, contradiction: LabelContradiction
 ) -> None:
-    """Cancel the task or start a new run, as the item's labels demand.
-
-    Args:
-        body: the task as it was decided on.
+    """Cancel the task or start a new run, as the item's labels demand; `body`: as it was decided on.
 
     Raises:
         TaskChangedError: it has changed since; nothing was corrected.
@@ -363,9 +367,9 @@ def has_problem(task: Task) -> bool:
 
 
 async def record_problem(
-    tasks: AgentTasks, task: Task, memory: TaskMemory, problem: ReportingProblem, now: datetime
+    tasks: AgentTasks, task: Task, memory: TaskMemory, problem: Event, now: datetime
 ) -> None:
-    """Record a reporting problem on the task as a condition and an Event, once for each reason.
+    """Record why the item does not show the task's state: a condition and an Event, once for each reason.
 
     Raises:
         ApiError: the API server refused.
@@ -378,7 +382,7 @@ async def record_problem(
     body = await tasks.get(task.name)
     if body is not None and body["metadata"]["uid"] == task.uid:
         await tasks.set_conditions(body, (unreported(problem.reason, problem.message),), now)
-        await _emit(tasks, task, Event("Warning", problem.reason, problem.message), now)
+        await _emit(tasks, task, problem, now)
     memory.problem = problem.reason
 
 

@@ -44,11 +44,7 @@ def phase_of(task: Task) -> Phase:
 
 
 def newest_run(task: Task, latest: LatestTask, end_shown: datetime | None) -> NewestRun:
-    """The state that `decide` needs.
-
-    Args:
-        latest: the same task as admission sees it.
-    """
+    """The state that `decide` needs; `latest` is the same task as admission sees it."""
     condition = task.status.condition("Succeeded")
     ended = condition.last_transition_time if condition else task.created
     completions = [a.completion_time for a in task.status.attempts if a.completion_time is not None]
@@ -168,12 +164,10 @@ def acknowledged(message: str) -> Condition:
 
 
 def reported() -> Condition:
-    """The item shows the current state of the task."""
     return _condition("Reported", "True", "Shown", "The item shows the current state of the task.")
 
 
 def unreported(reason: str, message: str) -> Condition:
-    """The item does not show the current state of the task."""
     return _condition("Reported", "False", reason, message)
 
 

@@ -22,35 +22,28 @@ from pathlib import Path
 from coding_agent_consumer.workspace import linux, sandbox
 from coding_agent_consumer.workspace.files import WorkspaceFolders, remove
 from coding_agent_consumer.workspace.processes import end_descendants
-from coding_agent_consumer.workspace.server import CommandLimits, Server, listen
+from coding_agent_consumer.workspace.server import Server, ServerOptions, listen
 
 _START_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class ServerOptions:
+class Options:
     folders: WorkspaceFolders
     listener: socket.socket
-    command_timeout: float
-    output_limit: int
     uid: int | None
     readable: tuple[Path, ...]
     hidden: tuple[Path, ...]
-    keep: tuple[str, ...]
-    search_path: tuple[str, ...]
-    git: str = "git"
+    server: ServerOptions
 
 
-def supervise(options: ServerOptions, isolation: str, *, lifeline: bool, report: Callable[..., None]) -> int:
-    """Start the server and wait until it or this process has to end.
+def supervise(options: Options, isolation: str, *, lifeline: bool, report: Callable[..., None]) -> int:
+    """Start the server and wait until it or this process has to end; returns the exit status.
 
     Args:
         isolation: `auto`, `namespaces` or `none`.
         lifeline: also end when standard input is closed.
         report: is called with `isolation` and `warning`, or with `failed`.
-
-    Returns:
-        the exit status.
     """
     wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -71,23 +64,19 @@ def supervise(options: ServerOptions, isolation: str, *, lifeline: bool, report:
             report(failed=warning if isolation == "namespaces" else failure)
             return 1
         options.listener.close()
-        _wait(pid, wake, lifeline, stopping)
+        watched = [wake, 0] if lifeline else [wake]
+        while not stopping:
+            ready, _, _ = select.select(watched, [], [])
+            if wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake, 512)
+                if _has_ended(pid):
+                    break
+            if 0 in ready and not os.read(0, 512):
+                break
     finally:
         end_descendants()
     return 0
-
-
-def _wait(pid: int, wake: int, lifeline: bool, stopping: list[int]) -> None:
-    watched = [wake, 0] if lifeline else [wake]
-    while not stopping:
-        ready, _, _ = select.select(watched, [], [])
-        if wake in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(wake, 512)
-            if _has_ended(pid):
-                return
-        if 0 in ready and not os.read(0, 512):
-            return
 
 
 def _has_ended(pid: int) -> bool:
@@ -102,7 +91,7 @@ def _has_ended(pid: int) -> bool:
             return True
 
 
-def _start(options: ServerOptions, isolation: str) -> tuple[int, str]:
+def _start(options: Options, isolation: str) -> tuple[int, str]:
     """Fork the server; returns its process id, and why it failed, or an empty string."""
     read, write = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
@@ -138,7 +127,7 @@ def _in_child(work: Callable[[], None], report: int) -> None:
         os._exit(1)
 
 
-def _run_server(options: ServerOptions, isolation: str, parent: int, report: int) -> None:
+def _run_server(options: Options, isolation: str, parent: int, report: int) -> None:
     if isolation == "none":
         sandbox.drop_rights(options.uid, capabilities=options.uid is not None)
         try:
@@ -167,7 +156,7 @@ def _run_server(options: ServerOptions, isolation: str, parent: int, report: int
     os.waitpid(pid, 0)
 
 
-def _first_process(options: ServerOptions, own_user: bool, report: int) -> None:
+def _first_process(options: Options, own_user: bool, report: int) -> None:
     """PID 1 of the new namespaces: when it ends, everything in them ends."""
     linux.die_with_parent()
     folders = sandbox.enter_view(options.folders, options.readable, options.hidden)
@@ -176,12 +165,11 @@ def _first_process(options: ServerOptions, own_user: bool, report: int) -> None:
     _serve(options, folders, report)
 
 
-def _serve(options: ServerOptions, folders: WorkspaceFolders, report: int) -> None:
+def _serve(options: Options, folders: WorkspaceFolders, report: int) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
-    limits = CommandLimits(options.command_timeout, options.output_limit)
-    server = Server(folders, limits, list(options.search_path), options.keep, options.git)
+    server = Server(folders, options.server)
     os.write(report, b"ready\n")
     os.close(report)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open for the life of the process
@@ -199,11 +187,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, required=True, help="folder for the tree, HOME and /tmp")
     parser.add_argument("--command-timeout", type=float, default=300.0, help="seconds for one command")
     parser.add_argument("--output-limit", type=int, default=20_000, help="characters of output in one answer")
+    isolations = ("auto", "namespaces", "none")
     parser.add_argument(
-        "--isolation",
-        choices=("auto", "namespaces", "none"),
-        default="none",
-        help="none: the container isolates",
+        "--isolation", choices=isolations, default="none", help="none: the container isolates"
     )
     parser.add_argument("--uid", type=int, help="user and group id to run as; needs root")
     parser.add_argument(
@@ -212,20 +198,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hide", type=Path, action="append", default=[], help="never visible")
     parser.add_argument("--keep-env", action="append", default=[], help="variable to pass to commands")
     parser.add_argument(
-        "--inherit-env",
-        action="store_true",
-        help="pass all variables to commands; none may be secret",
+        "--inherit-env", action="store_true", help="pass all variables to commands; none may be secret"
     )
+    parser.add_argument("--git", type=Path, help="git to use; its folder ends the commands' PATH")
     parser.add_argument(
-        "--git",
-        type=Path,
-        help="git to use; its folder ends the commands' PATH",
-    )
-    parser.add_argument(
-        "--path",
-        action="append",
-        default=[],
-        help="folder of the commands' PATH; default: our PATH",
+        "--path", action="append", default=[], help="folder of the commands' PATH; default: our PATH"
     )
     parser.add_argument("--lifeline", action="store_true", help="end when standard input is closed")
     parser.add_argument("--remove", type=Path, help="folder to remove before exit")
@@ -252,17 +229,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_line(failed=f"cannot prepare the workspace: {error}")
         return 1
     search_path = arguments.path or os.environ.get("PATH", os.defpath).split(":")
-    options = ServerOptions(
+    options = Options(
         folders=folders,
         listener=listener,
-        command_timeout=arguments.command_timeout,
-        output_limit=arguments.output_limit,
         uid=arguments.uid,
         readable=tuple(arguments.readable),
         hidden=tuple(arguments.hide),
-        keep=("*",) if arguments.inherit_env else tuple(arguments.keep_env),
-        search_path=(*search_path, *([str(arguments.git.parent)] if arguments.git else [])),
-        git=str(arguments.git or "git"),
+        server=ServerOptions(
+            command_timeout=arguments.command_timeout,
+            output_limit=arguments.output_limit,
+            search_path=(*search_path, *([str(arguments.git.parent)] if arguments.git else [])),
+            keep=("*",) if arguments.inherit_env else tuple(arguments.keep_env),
+            git=str(arguments.git or "git"),
+        ),
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then stops us
     try:

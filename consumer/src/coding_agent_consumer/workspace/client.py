@@ -93,7 +93,6 @@ class Workspace(Protocol):
         """Run a command with `bash -c` (else `sh -c`) in the tree's root.
 
         Args:
-            command: text for the shell.
             timeout: seconds, at most the workspace's own limit; then all that it started is killed.
         """
         ...
@@ -125,9 +124,6 @@ class WorkspaceClient:
     It runs one exchange at a time. Cancelling an exchange kills its command.
 
     Args:
-        socket: the socket of the workspace program.
-        command_timeout: seconds; the workspace's own limit for one command.
-        output_limit: most characters of output, listing or text in an answer.
         restart_patience: seconds to wait for a container that restarts; 0 if nothing restarts the program.
     """
 

@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,7 @@ _MAX_LINE = 2000
 
 @dataclass(frozen=True)
 class WorkspaceFolders:
-    """The folders of a workspace, as the workspace program sees them.
-
-    Attributes:
-        root: contains the others.
-        tmp: for temporary files.
-    """
+    """The folders of a workspace, as the workspace program sees them; `root` contains the others."""
 
     root: Path
     tmp: Path
@@ -69,8 +64,6 @@ def command_environment(
     """The environment of a command: fixed variables and those that the image's maker wants to keep.
 
     Args:
-        folders: of the workspace.
-        search_path: PATH.
         inherited: environment of the workspace program.
         keep: names to copy from it, e.g. `JAVA_HOME` in a toolchain image; `*`: all.
     """
@@ -95,7 +88,7 @@ def command_environment(
     return {**{name: inherited[name] for name in names}, **fixed}
 
 
-def usable_path(candidates: list[str]) -> str:
+def usable_path(candidates: Iterable[str]) -> str:
     """PATH from the folders that exist, without repetition, in their order."""
     seen: dict[str, None] = {}
     for folder in [*candidates, *STANDARD_PATH]:
@@ -184,8 +177,8 @@ def read_lines(tree: Path, path: str, start_line: int, line_count: int | None, l
     """Numbered lines of a text file, with a note if lines were omitted.
 
     Args:
-        start_line: the first line, from 1.
-        line_count: how many; `None`: all.
+        start_line: from 1.
+        line_count: `None`: all.
         limit: characters of the answer.
     """
     data = read_bytes(tree, path)

@@ -32,17 +32,11 @@ WORKSPACE = "workspace"
 
 @dataclass(frozen=True)
 class TaskFolders:
-    """Folders that are emptied after each task.
-
-    Attributes:
-        sockets: of the two sockets, shared with the consumer's container.
-        root: of the tree, HOME and temporary files.
-        others: other folders where commands can write, e.g. `/tmp` and `/dev/shm`.
-    """
+    """Folders that are emptied after each task; `sockets` is shared with the consumer's container."""
 
     sockets: Path
     root: Path
-    others: tuple[Path, ...] = ()
+    others: tuple[Path, ...]
 
     def empty(self) -> None:
         """Remove what is in the folders; the folders stay, because they are mounts."""

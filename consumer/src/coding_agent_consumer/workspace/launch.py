@@ -63,7 +63,6 @@ async def launch_workspace(
     The socket belongs to a sidecar of this attempt, the gate to a container that serves task after task.
 
     Args:
-        settings: `consumer.workspace`.
         hidden: the agent's files and folders (configuration, state), in addition to its home and working
             folder; commands never see them, even below `/etc` or `/opt`.
         readable: toolchains outside the system's folders that commands can read.
@@ -125,14 +124,9 @@ def _arguments(
     # -I -S: without PYTHON* variables and site-packages; the program needs only the standard library.
     arguments = [sys.executable, "-I", "-S", "-c", _START, source]
     arguments += ["--socket", str(instance / "socket"), "--root", str(instance / "root"), "--lifeline"]
-    arguments += ["--remove", str(instance)]
-    arguments += ["--isolation", settings.isolation.value]
-    arguments += [
-        "--command-timeout",
-        str(settings.command_timeout),
-        "--output-limit",
-        str(settings.output_limit),
-    ]
+    arguments += ["--remove", str(instance), "--isolation", settings.isolation.value]
+    arguments += ["--command-timeout", str(settings.command_timeout)]
+    arguments += ["--output-limit", str(settings.output_limit)]
     for path in [*python_installation(), *readable]:
         arguments += ["--readable", str(path)]
     for path in hidden:

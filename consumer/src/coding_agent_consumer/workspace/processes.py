@@ -67,8 +67,23 @@ def end_descendants(deadline: float = END_SECONDS) -> None:
 
     SIGTERM and SIGINT wait until it is done: a process that is stopped but not killed would never end.
     """
+    me = os.getpid()
+    give_up = time.monotonic() + deadline
     with signals_deferred():
-        _end_descendants(deadline)
+        while True:
+            if me == 1:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(-1, signal.SIGKILL)
+            else:
+                below = descendants(living_parents(), me)
+                for number in (signal.SIGSTOP, signal.SIGKILL):
+                    for pid in below:
+                        with contextlib.suppress(ProcessLookupError, PermissionError):
+                            os.kill(pid, number)
+            reap()
+            if childless() or time.monotonic() > give_up:
+                break
+            os.sched_yield()
 
 
 @contextlib.contextmanager
@@ -79,25 +94,6 @@ def signals_deferred() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_descendants(deadline: float) -> None:
-    me = os.getpid()
-    give_up = time.monotonic() + deadline
-    while True:
-        if me == 1:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)
-        else:
-            below = descendants(living_parents(), me)
-            for number in (signal.SIGSTOP, signal.SIGKILL):
-                for pid in below:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, number)
-        reap()
-        if childless() or time.monotonic() > give_up:
-            break
-        os.sched_yield()
 
 
 def childless() -> bool:
@@ -168,7 +164,6 @@ class CommandRunner:
             timeout: seconds.
             on_output: gets the output as it arrives; `False` stops the program.
             stderr: as in `subprocess`.
-            client: watched for a disconnect.
 
         Raises:
             OSError: the program cannot be started.
@@ -193,10 +188,11 @@ class CommandRunner:
         finally:
             end_descendants()
             process.returncode = 0  # already reaped: Popen must not wait for it
-        try:
-            self._drain(pipe, on_output)
-        finally:
-            process.stdout.close()
+        with process.stdout:
+            deadline = time.monotonic() + _DRAIN_SECONDS
+            while data := _read(pipe):
+                if on_output(data) is False or time.monotonic() > deadline:
+                    break
         if abandoned:
             raise AbandonedError
         return Finished(code, time.monotonic() - started)
@@ -229,13 +225,6 @@ class CommandRunner:
                         selector.unregister(pipe)
                     elif key.fd == pipe and data and on_output(data) is False:
                         return 0, False
-
-    @staticmethod
-    def _drain(pipe: int, on_output: Callable[[bytes], bool | None]) -> None:
-        deadline = time.monotonic() + _DRAIN_SECONDS
-        while data := _read(pipe):
-            if on_output(data) is False or time.monotonic() > deadline:
-                break
 
 
 def _read(descriptor: int) -> bytes | None:

@@ -28,10 +28,8 @@ _MAX_PROCESSES = 4096
 def enter_namespaces(*, own_user: bool) -> None:
     """Leave the machine's mount and IPC namespaces; children get their own PID namespace.
 
-    The network stays shared: tools install packages, and tests talk to localhost.
-
-    Args:
-        own_user: also enter a user namespace with the same ids; needed without CAP_SYS_ADMIN.
+    The network stays shared: tools install packages, and tests talk to localhost. With `own_user` it also
+    enters a user namespace with the same ids, which is needed without CAP_SYS_ADMIN.
 
     Raises:
         OSError: the kernel refuses.
@@ -52,8 +50,7 @@ def enter_view(
 ) -> WorkspaceFolders:
     """As PID 1 of the new namespaces, switch to a root with only what `plan_view` allows and the workspace.
 
-    Returns:
-        the workspace's folders as seen from inside.
+    It returns the workspace's folders as seen from inside.
 
     Raises:
         OSError: the kernel refuses.
@@ -111,10 +108,6 @@ def drop_rights(uid: int | None, *, capabilities: bool) -> None:
         linux.drop_capabilities()
     linux.forbid_new_privileges()
     linux.forbid_inspection()
-    _limit_processes()
-
-
-def _limit_processes() -> None:
     if os.geteuid() == 0:
         return  # the kernel does not limit root's processes
     # Without a user namespace, and before Linux 5.14 always, the user's other processes count too.
@@ -234,13 +227,7 @@ class MountStep:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the plan needs to know about the machine's files.
-
-    Attributes:
-        exists: whether a path exists.
-        is_link: whether it is a symbolic link.
-        real: the path with all links followed.
-    """
+    """What the plan needs to know about the machine's files; `real`: a path with all links followed."""
 
     exists: Callable[[Path], bool]
     is_link: Callable[[Path], bool]
@@ -254,7 +241,6 @@ def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: Machine
         readable: paths needed beside the system's folders, such as the Python installation and toolchains.
         hidden: files and folders of the agent that must stay invisible, even inside a visible folder. A
             readable path below a hidden one is visible; a hidden path below a readable one is not.
-        machine: the machine's files.
     """
     root = Path("/")
     steps: dict[Path, Action] = {}

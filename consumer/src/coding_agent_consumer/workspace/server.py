@@ -8,7 +8,6 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,22 @@ _TRANSFER_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class CommandLimits:
+class ServerOptions:
+    """What the command line says about the server.
+
+    Attributes:
+        command_timeout: seconds for one command.
+        output_limit: characters of output in one answer.
+        search_path: folders of the commands' PATH.
+        keep: variables that commands inherit, `*`: all.
+        git: the git to use.
+    """
+
     command_timeout: float
-    """Seconds for one command."""
     output_limit: int
-    """Characters of output in one answer."""
+    search_path: tuple[str, ...]
+    keep: tuple[str, ...]
+    git: str
 
 
 def listen(path: Path, *, group: bool = False) -> socket.socket:
@@ -48,33 +58,16 @@ def listen(path: Path, *, group: bool = False) -> socket.socket:
 class Server:
     """Answers requests one after the other, so no command runs beside another request."""
 
-    def __init__(
-        self,
-        folders: WorkspaceFolders,
-        limits: CommandLimits,
-        search_path: list[str],
-        keep: tuple[str, ...] = (),
-        git: str = "git",
-    ) -> None:
+    def __init__(self, folders: WorkspaceFolders, options: ServerOptions) -> None:
         self._folders = folders
-        self._limits = limits
+        self._options = options
         self._commands = CommandRunner()
-        self._env = command_environment(folders, usable_path(search_path), dict(os.environ), keep)
-        self._tree = Tree(folders, self._commands, self._env, git)
-        instance = os.urandom(8).hex()
+        self._env = command_environment(
+            folders, usable_path(options.search_path), dict(os.environ), options.keep
+        )
+        self._tree = Tree(folders, self._commands, self._env, options.git)
         self._shell = shutil.which("bash", path=self._env["PATH"]) or "/bin/sh"
-        self._operations: dict[str, Callable[[dict[str, Any], bytes, socket.socket], _Answer]] = {
-            "diff": lambda *_: _Answer({}, self._tree.diff()),
-            "run": self._run,
-            "read_file": self._read_file,
-            "write_file": self._write_file,
-            "edit_file": self._edit_file,
-            "list_files": lambda header, *_: _text(
-                self._tree.list_files(_string(header, "path"), self._output_limit(header))
-            ),
-            "search": self._search,
-            "ping": lambda *_: _Answer({"instance": instance}),
-        }
+        self._instance = os.urandom(8).hex()
 
     def serve(self, listener: socket.socket) -> None:
         listener.setblocking(True)
@@ -90,28 +83,57 @@ class Server:
     def _exchange(self, connection: socket.socket) -> None:
         prefix = _receive(connection, wire.PREFIX.size)
         header, length = wire.decode_header(_receive(connection, wire.header_length(prefix)))
-        operation = header["op"]
         try:
-            if operation == "seed":
-                answer = self._seed(header, length, connection)
-            else:
-                answer = self._operations[operation](header, _receive(connection, length), connection)
-            fields: dict[str, Any] = {"ok": True, **answer.fields}
-            body = answer.body
+            fields, body = self._answer(header, length, connection)
+            fields = {"ok": True, **fields}
         except RefusalError as error:
             fields, body = {"ok": False}, str(error)[:4000].encode("utf-8", "replace")
         except (OSError, ValueError) as error:  # e.g. the disk is full, a path that cannot be encoded
-            fields, body = (
-                {"ok": False},
-                f"The workspace cannot do that: {error}".encode("utf-8", "replace")[:4000],
-            )
+            reason = f"The workspace cannot do that: {error}"
+            fields, body = {"ok": False}, reason.encode("utf-8", "replace")[:4000]
         except MemoryError:
             fields, body = {"ok": False}, b"The workspace does not have enough memory for that."
         connection.settimeout(_TRANSFER_SECONDS)
         connection.sendall(wire.encode_header(fields, len(body)))
         connection.sendall(body)
 
-    def _seed(self, header: dict[str, Any], length: int, connection: socket.socket) -> _Answer:
+    def _answer(
+        self, header: dict[str, Any], length: int, connection: socket.socket
+    ) -> tuple[dict[str, Any], bytes]:
+        """Do what the request says; the fields and the body of its answer."""
+        tree, operation = self._folders.tree, header["op"]
+        if operation == "seed":
+            self._seed(_string(header, "branch"), length, connection)
+            return {}, b""
+        body = _receive(connection, length)
+        match operation:
+            case "ping":
+                return {"instance": self._instance}, b""
+            case "diff":
+                return {}, self._tree.diff()
+            case "run":
+                return self._run(header, body, connection)
+            case "write_file":
+                files.write(tree, _string(header, "path"), body)
+                return {}, b""
+            case "edit_file":
+                split = _number(header, "old_length")
+                files.edit(tree, _string(header, "path"), body[:split], body[split:])
+                return {}, b""
+        path, limit = _string(header, "path"), self._output_limit(header)
+        if operation == "read_file":
+            count = None if header.get("line_count") is None else _number(header, "line_count")
+            text = files.read_lines(tree, path, _number(header, "start_line"), count, limit)
+        elif operation == "list_files":
+            text = self._tree.list_files(path, limit)
+        else:
+            pattern = body.decode("utf-8", "surrogateescape")
+            if not pattern or "\0" in pattern:
+                raise RefusalError("Give a regular expression to search for.")
+            text = self._tree.search(pattern, path, limit)
+        return {}, text.encode("utf-8", "replace")
+
+    def _seed(self, branch: str, length: int, connection: socket.socket) -> None:
         descriptor, name = tempfile.mkstemp(prefix="seed-", dir=self._folders.root)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -121,14 +143,15 @@ class Server:
                         raise wire.WireError("the bundle was cut short")
                     length -= len(data)
                     file.write(data)
-            self._tree.seed(Path(name), _string(header, "branch"))
+            self._tree.seed(Path(name), branch)
         finally:
             os.unlink(name)
-        return _Answer({})
 
-    def _run(self, header: dict[str, Any], body: bytes, connection: socket.socket) -> _Answer:
+    def _run(
+        self, header: dict[str, Any], body: bytes, connection: socket.socket
+    ) -> tuple[dict[str, Any], bytes]:
         asked = header.get("timeout")
-        most = self._limits.command_timeout
+        most = self._options.command_timeout
         timeout = min(float(asked), most) if isinstance(asked, int | float) and asked > 0 else most
         output = BoundedOutput(self._output_limit(header))
         if b"\0" in body:
@@ -152,49 +175,13 @@ class Server:
             "timed_out": finished.timed_out,
             "seconds": round(finished.seconds, 3),
         }
-        return _Answer(fields, text.encode("utf-8", "replace"))
-
-    def _read_file(self, header: dict[str, Any], _body: bytes, _connection: socket.socket) -> _Answer:
-        count = header.get("line_count")
-        lines = files.read_lines(
-            self._folders.tree,
-            _string(header, "path"),
-            _number(header, "start_line"),
-            None if count is None else _number(header, "line_count"),
-            self._output_limit(header),
-        )
-        return _text(lines)
-
-    def _write_file(self, header: dict[str, Any], body: bytes, _connection: socket.socket) -> _Answer:
-        files.write(self._folders.tree, _string(header, "path"), body)
-        return _Answer({})
-
-    def _edit_file(self, header: dict[str, Any], body: bytes, _connection: socket.socket) -> _Answer:
-        split = _number(header, "old_length")
-        files.edit(self._folders.tree, _string(header, "path"), body[:split], body[split:])
-        return _Answer({})
-
-    def _search(self, header: dict[str, Any], body: bytes, _connection: socket.socket) -> _Answer:
-        pattern = body.decode("utf-8", "surrogateescape")
-        if not pattern or "\0" in pattern:
-            raise RefusalError("Give a regular expression to search for.")
-        return _text(self._tree.search(pattern, _string(header, "path"), self._output_limit(header)))
+        return fields, text.encode("utf-8", "replace")
 
     def _output_limit(self, header: dict[str, Any]) -> int:
         """Characters that the client wants in the answer, up to the workspace's limit."""
         asked = header.get("output_limit")
-        most = self._limits.output_limit
+        most = self._options.output_limit
         return min(asked, most) if type(asked) is int and asked > 0 else most
-
-
-@dataclass(frozen=True)
-class _Answer:
-    fields: dict[str, Any]
-    body: bytes = b""
-
-
-def _text(text: str) -> _Answer:
-    return _Answer({}, text.encode("utf-8", "replace"))
 
 
 def _string(header: dict[str, Any], name: str) -> str:

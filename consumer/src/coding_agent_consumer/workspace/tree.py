@@ -26,19 +26,8 @@ _MAX_LISTING = 8 * 1024 * 1024
 _SEED = "refs/workspace/seed"
 _GITLINK = "160000"
 _GENERATED_FILES = (
-    "__pycache__/",
-    "*.py[co]",
-    ".pytest_cache/",
-    ".mypy_cache/",
-    ".ruff_cache/",
-    ".hypothesis/",
-    ".tox/",
-    ".nox/",
-    ".venv/",
-    "*.egg-info/",
-    "node_modules/",
-    ".gradle/",
-    ".DS_Store",
+    *("__pycache__/", "*.py[co]", ".pytest_cache/", ".mypy_cache/", ".ruff_cache/", ".hypothesis/"),
+    *(".tox/", ".nox/", ".venv/", "*.egg-info/", "node_modules/", ".gradle/", ".DS_Store"),
 )
 """Files that test runs generate and nobody commits, for repositories whose `.gitignore` does not name them.
 Only untracked files are ignored: a tracked file counts whatever its name."""
@@ -81,16 +70,8 @@ class Tree:
             self._git("reset", "--quiet", "--hard", _SEED)
             copy = folders.root / "copy"
             # The commands get their own repository; objects are shared by hard links.
-            self._git(
-                "clone",
-                "--quiet",
-                "--no-checkout",
-                "--branch",
-                branch,
-                str(folders.git),
-                str(copy),
-                bare=False,
-            )
+            clone = ("clone", "--quiet", "--no-checkout", "--branch", branch)
+            self._git(*clone, str(folders.git), str(copy), bare=False)
             shutil.move(copy / ".git", folders.tree / ".git")
             copy.rmdir()
             own = ("--git-dir", str(folders.tree / ".git"), "--work-tree", str(folders.tree))
@@ -115,19 +96,8 @@ class Tree:
         self._git("add", "--all", "--ignore-errors", "--", ".", tolerate=(1,))
         self._drop_new_gitlinks()
         return self._git(
-            "diff",
-            "--cached",
-            "--binary",
-            "--full-index",
-            "--no-renames",
-            "--no-color",
-            "--no-ext-diff",
-            "--no-textconv",
-            "--src-prefix=a/",
-            "--dst-prefix=b/",
-            "--unified=3",
-            _SEED,
-            "--",
+            *("diff", "--cached", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff"),
+            *("--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3", _SEED, "--"),
             limit=MAX_PATCH,
             too_much=f"More than {MAX_PATCH // 2**20} MiB changed; remove files that do not belong to it.",
         )
@@ -160,12 +130,8 @@ class Tree:
         arguments = ("grep", "--untracked", "-I", "--line-number", "--no-color", "--null", "--full-name")
         for engine in ("--perl-regexp", "--extended-regexp"):
             try:
-                self._run(
-                    (*arguments, engine, "-e", pattern, "--", relative),
-                    take,
-                    tolerate=(0, 1),
-                    timeout=_SEARCH_TIMEOUT,
-                )
+                grep = (*arguments, engine, "-e", pattern, "--", relative)
+                self._run(grep, take, tolerate=(0, 1), timeout=_SEARCH_TIMEOUT)
             except RefusalError as error:
                 if engine == "--perl-regexp" and "compiled" in str(error):  # a git without PCRE
                     continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -125,8 +126,7 @@ def command_in(text: str, allowed: Collection[CommandName]) -> CommandName | Non
 def reason_not_to_run(name: CommandName, phase: Phase | None) -> str | None:
     """Why `/run` or `/retry` starts nothing on an open item; `None`: ask admission.
 
-    Args:
-        phase: of the item's newest task, `CANCELLED` also while it is being cancelled; `None`: there is none.
+    `phase` is that of the item's newest task, `CANCELLED` also while it is being cancelled.
     """
     if name is not CommandName.RETRY or phase in (Phase.FAILED, Phase.CANCELLED):
         return None
@@ -152,13 +152,10 @@ class CommandIgnored:
 
 
 class StoredCommand(Frozen):
-    """An entry of the annotation. Item, title and URL are those of the AgentTask.
-
-    Attributes:
-        id: of the webhook delivery.
-    """
+    """An entry of the annotation. Item, title and URL are those of the AgentTask."""
 
     id: str = ""
+    """Of the webhook delivery."""
     command: CommandName
     user: str
     at: datetime | None = None
@@ -167,7 +164,6 @@ class StoredCommand(Frozen):
 
     @property
     def time(self) -> datetime:
-        """When it was written, as far as known."""
         return self.at or self.received
 
     def issue_command(self, spec: Spec) -> IssueCommand:
@@ -199,7 +195,11 @@ def stored_commands(body: Body) -> list[StoredCommand]:
         entries = json.loads(text or "[]")
     except (ValueError, RecursionError):
         return []
-    return [each for entry in entries if (each := _read(entry))] if isinstance(entries, list) else []
+    found = []
+    for entry in entries if isinstance(entries, list) else []:
+        with suppress(ValidationError):
+            found.append(StoredCommand.model_validate(entry))
+    return found
 
 
 def next_command(body: Body) -> StoredCommand | None:
@@ -239,9 +239,8 @@ def store(body: Body, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
 def executed(body: Body, command: StoredCommand, *, stopped: bool) -> dict[str, Any]:
     """The merge patch that removes a command from exactly this version of an AgentTask.
 
-    Args:
-        stopped: it was a `/cancel` by someone who may give it: older requests for a run end with it, as they
-            would have if commands were executed in order.
+    With `stopped` it was a `/cancel` by someone who may give it: older requests for a run end with it, as if
+    commands were executed in order.
     """
     left = [each for each in stored_commands(body) if each.comment != command.comment]
     if stopped:
@@ -263,13 +262,6 @@ def _patch(body: Body, stored: Iterable[StoredCommand]) -> dict[str, Any]:
     }
 
 
-def _read(entry: object) -> StoredCommand | None:
-    try:
-        return StoredCommand.model_validate(entry)
-    except ValidationError:
-        return None
-
-
 class ExecutionResult(StrEnum):
     DONE = "done"
     NOTHING = "nothing"
@@ -283,22 +275,16 @@ class ExecutionResult(StrEnum):
 class TaskRequests(Protocol):
     """Where new runs are requested and tasks are cancelled: a `TaskSink`, or the item's labels."""
 
-    async def submit(self, request: TaskRequest) -> Submission:
-        """Request a run."""
-        ...
+    async def submit(self, request: TaskRequest) -> Submission: ...
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
-        """Cancel the item's task; its name, or `None`."""
+        """The name of the task that is cancelled, or `None`."""
         ...
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a command acts on.
-
-    Attributes:
-        phase: of the item's newest task, see `reason_not_to_run`.
-    """
+    """What a command acts on; `phase` is for `reason_not_to_run`."""
 
     forge: Forge
     tasks: TaskRequests
@@ -334,15 +320,8 @@ async def execute(
         result, text = ExecutionResult.FAILED, str(error)
     # People without the right get no answer on the item: only the log shows it.
     warn = result in (ExecutionResult.REFUSED, ExecutionResult.FAILED)
-    _logger.log(
-        logging.WARNING if warn else logging.INFO,
-        "/%s by %s on %s: %s: %s",
-        command.name,
-        command.user,
-        command.item.display,
-        result,
-        text,
-    )
+    what = f"/{command.name} by {command.user} on {command.item.display}"
+    _logger.log(logging.WARNING if warn else logging.INFO, "%s: %s: %s", what, result, text)
     if metrics is not None:
         metrics.count(command, result)
     return result

@@ -12,7 +12,7 @@ from coding_agent_consumer.attempt import merge, settings_for, with_task_options
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings
-from coding_agent_user_config.app import ApiKey, create_app
+from coding_agent_user_config.__main__ import ApiKey, create_app
 
 KEY = "service-key"
 

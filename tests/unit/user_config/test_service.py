@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from coding_agent_user_config.app import ApiKey, create_app
+from coding_agent_user_config.__main__ import ApiKey, create_app
 
 KEY = "k3y"
 

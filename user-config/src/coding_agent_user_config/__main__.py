@@ -1,24 +1,149 @@
-"""`python -m coding_agent_user_config --directory DIR [--host H] [--port P]`."""
+"""`python -m coding_agent_user_config --directory DIR`: per-user settings over HTTP, read from YAML files.
+
+`GET /config/{platform}/{username}` needs a Bearer key.
+
+A user's settings are `DIR/<platform>/<username>.yaml` merged over `DIR/default.yaml`. Settings and the file
+with the key are read on each request, so an edit takes effect at once.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hmac
+import logging
 import os
+import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import uvicorn
+import yaml
+from fastapi import FastAPI, Header
+from fastapi.responses import JSONResponse
 
-from coding_agent_user_config.app import ApiKey, create_app
-
+PLATFORMS = ("github", "gitlab")
 EX_CONFIG = 78
+
+_USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+"""GitHub and GitLab logins; no match can lead out of the folder."""
+_logger = logging.getLogger("coding_agent.user_config")
+
+
+class UnreadableError(Exception):
+    """A settings file is not a YAML mapping; the message names the file."""
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """The key that a client must send: the value or, during a rotation, also the file's content."""
+
+    value: str = field(default="", repr=False)
+    file: Path | None = None
+
+    def accepts(self, authorization: str | None) -> bool:
+        """Whether the header is `Bearer KEY` with a current key, compared in constant time.
+
+        Raises:
+            OSError: the file cannot be read.
+            UnicodeDecodeError: the file is not text.
+        """
+        given = (authorization or "").encode()
+        return any(hmac.compare_digest(given, f"Bearer {key}".encode()) for key in self.current())
+
+    def current(self) -> list[str]:
+        """The current keys; raises as `accepts`."""
+        stored = self.file.read_text(encoding="utf-8") if self.file is not None else ""
+        return [key for key in (self.value.strip(), stored.strip()) if key]
+
+
+def create_app(directory: Path, key: ApiKey) -> FastAPI:
+    """Serve the settings in a folder; every request except `/health` needs the key.
+
+    Raises:
+        ValueError: there is no key, so everybody would have access.
+        OSError: the key's file cannot be read.
+    """
+    if not key.current():
+        raise ValueError("no API key: set USER_CONFIG_API_KEY or USER_CONFIG_API_KEY_FILE")
+    app = FastAPI(title="coding agent user config", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/health")
+    def health() -> JSONResponse:
+        if not directory.is_dir():
+            return _answer(503, status="unhealthy", message=f"the folder {directory} does not exist")
+        return _answer(200, status="healthy")
+
+    @app.get("/config/{platform}/{username}")
+    def config(
+        platform: str, username: str, authorization: Annotated[str | None, Header()] = None
+    ) -> JSONResponse:
+        try:
+            accepted = key.accepts(authorization)
+        except (OSError, UnicodeDecodeError) as error:
+            _logger.error("Cannot read the API key's file: %s", type(error).__name__)  # noqa: TRY400
+            return _answer(503, status="error", message="the service cannot read its own API key")
+        if not accepted:
+            return _answer(401, status="error", message="the Bearer key is missing or wrong")
+        try:
+            settings = read_settings(directory, platform, username)
+        except UnreadableError as error:
+            _logger.error("Cannot serve the settings of %s/%s: %s", platform, username, error)  # noqa: TRY400
+            return _answer(500, status="error", message=f"the stored settings cannot be read: {error}")
+        if settings is None:
+            return _answer(404, status="error", message="no settings are stored for this user")
+        return _answer(200, status="success", data=settings)
+
+    return app
+
+
+def read_settings(directory: Path, platform: str, username: str) -> dict[str, Any] | None:
+    """The user's settings merged over the defaults; `None` if there are neither.
+
+    Raises:
+        UnreadableError: a file is not a YAML mapping.
+    """
+    if platform not in PLATFORMS or not _USERNAME.fullmatch(username):
+        return None
+    paths = (directory / "default.yaml", directory / platform / f"{username.lower()}.yaml")
+    found = [data for path in paths if (data := _read(path, directory)) is not None]
+    merged: dict[str, Any] = {}
+    for data in found:
+        merged = _merge(merged, data)
+    return merged if found else None
+
+
+def _read(path: Path, directory: Path) -> dict[str, Any] | None:
+    name = path.relative_to(directory)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UnreadableError(f"{name}: {type(error).__name__}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UnreadableError(f"{name}: not a mapping of settings")
+    return data
+
+
+def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in override.items():
+        below = result.get(key)
+        result[key] = _merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return result
+
+
+def _answer(code: int, **body: Any) -> JSONResponse:
+    return JSONResponse(body, status_code=code)
 
 
 def main() -> int:
-    """Run the service, with the key from the environment or from the file that it names.
-
-    Exit code 78: the configuration is wrong.
-    """
+    """Run the service; its key is in the environment or in the file that it names."""
     parser = argparse.ArgumentParser(
         prog="coding_agent_user_config", description="Serves per-user settings from YAML files"
     )

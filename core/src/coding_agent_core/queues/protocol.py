@@ -43,9 +43,7 @@ class TaskSink(Protocol):
         """Whether a task submitted now would be taken; answers within 2 seconds, never raises."""
         ...
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        ...
+    async def aclose(self) -> None: ...
 
 
 class Claim(Protocol):
@@ -88,9 +86,7 @@ class Claim(Protocol):
         """
         ...
 
-    async def done(self) -> None:
-        """The task ended, well or badly."""
-        ...
+    async def done(self) -> None: ...
 
     async def retry(self, delay: float) -> None:
         """Deliver the task again as its next attempt, not before `delay` seconds have passed."""
@@ -109,9 +105,7 @@ class TaskSource(Protocol):
         """
         ...
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        ...
+    async def aclose(self) -> None: ...
 
 
 class CommandSource(Protocol):

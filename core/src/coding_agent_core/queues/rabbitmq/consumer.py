@@ -110,10 +110,8 @@ class ConsumerConnection:
     """A connection that consumes one task at a time, and reconnects. Its methods run in the `io` thread.
 
     While a task is claimed nothing else is consumed, also after a reconnection: its own message may then be
-    delivered to another consumer, which the item's lock keeps from working on it.
-
-    Args:
-        loop: the program's, to set a claim's events in.
+    delivered to another consumer, which the item's lock keeps from working on it. `loop` is the program's, in
+    which a claim's events are set.
     """
 
     def __init__(
@@ -278,7 +276,13 @@ class ConsumerConnection:
                 self._connection = connection
                 try:
                     await connection.declare_durable(self._settings.queue, dead_queue(self._settings.queue))
-                    await self._lock_again(connection, patience)
+                    locked = self.claim if self.claim is not None and self.claim.is_locked else None
+                    if locked is not None and not await connection.lock(self._lock_name(locked), patience):
+                        _logger.warning(
+                            "Another consumer took task %s over while the connection was gone",
+                            locked.task.name,
+                        )
+                        self._lose(locked)
                     failures = 0
                     self._up.set()
                     await self._consume(connection)
@@ -295,18 +299,6 @@ class ConsumerConnection:
                 _logger.exception("Unexpected error; connecting again")
             await asyncio.sleep(self._timing.pause(failures))
             failures += 1
-
-    async def _lock_again(self, connection: Connection, patience: float) -> None:
-        claim = self.claim
-        if (
-            claim is not None
-            and claim.is_locked
-            and not await connection.lock(self._lock_name(claim), patience)
-        ):
-            _logger.warning(
-                "Another consumer took task %s over while the connection was gone", claim.task.name
-            )
-            self._lose(claim)
 
     async def _consume(self, connection: Connection) -> None:
         """Consume while no task is claimed, until the connection ends.
@@ -364,8 +356,7 @@ class ConsumerConnection:
 class RabbitMQSource:
     """See `TaskSource`. Each iterator has a connection of its own, so that item locks exclude each other.
 
-    Args:
-        hosts: the configured host of each platform, for messages that do not name theirs.
+    `hosts` is for messages that do not name theirs.
     """
 
     def __init__(

@@ -126,8 +126,8 @@ def _encode(task: QueuedTask) -> bytes:
 class DeliveryTracker:
     """The attempts that this process has settled, so that one delivered again is not worked on again.
 
-    A message comes again when its acknowledgement was lost with the channel. That happens within minutes, so
-    a bounded memory is enough.
+    A message whose acknowledgement was lost with the channel comes again within minutes: a bounded memory is
+    enough.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,6 @@ class Timing:
     """How long a consumer's connection waits for what, in seconds.
 
     Attributes:
-        connect: for one attempt to connect.
         first_pause: before the second attempt to connect; doubled for each further one.
         longest_pause: cap of that; low, for a broker that is back should not wait for us.
         lock_patience: how long a lock may stay taken before its item counts as held by another. The broker

@@ -1,18 +1,18 @@
-"""The errors that cross module borders. Each message is a sentence that can be shown to a person."""
+"""Errors that modules share. Each message is a sentence that can be shown to a person."""
 
 from __future__ import annotations
 
 
 class CodingAgentError(Exception):
-    """Base of all errors of this project."""
+    """Base of this project's errors."""
 
 
 class SettingsError(CodingAgentError):
-    """A setting is missing, unknown or wrong; the message names the key and the file line or variable."""
+    """A setting is missing, unknown or wrong; the message names the key, and the line or variable."""
 
 
 class QueueUnavailableError(CodingAgentError):
-    """The queue cannot take a task safely now; nothing was queued, the sender should try again."""
+    """The queue cannot store a task safely now; nothing was queued, and the sender should retry."""
 
 
 class ForgeError(CodingAgentError):
@@ -33,7 +33,7 @@ class ForgeError(CodingAgentError):
 
 
 class ForgeUnavailableError(ForgeError):
-    """Temporary: unreachable, 5xx, or rate-limited. Trying later can help."""
+    """Temporary: unreachable, 5xx, or rate-limited. A later retry can help."""
 
 
 class ForgeRefusedError(ForgeError):

@@ -1,7 +1,7 @@
-"""Logs of all programs (requirement S12): the specification's text lines, or JSON lines for clusters.
+"""Logs of all programs: text lines, or JSON lines for clusters.
 
-What belongs to a request or a task is bound once (`bound`) and then stands on every line written meanwhile.
-Messages are made safe here, in one place: a control character in foreign data can never start a line.
+`bound` adds fields of a request or a task to all lines that are logged meanwhile. Control characters in
+messages are escaped, so that foreign data cannot start a new line.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _CHATTY = (
     "openai",
     "asyncio",
 )
-"""Libraries whose INFO lines name every request or reconnect, or repeat what we log ourselves."""
+"""Libraries that log every request or reconnect, or what we log ourselves, at INFO."""
 
 
 @contextmanager
 def bound(**fields: str | None) -> Iterator[None]:
-    """Put fields, e.g. `delivery` or `task`, on every line that is logged inside; `None` adds nothing.
+    """Add fields, e.g. `delivery` or `task`, to every line that is logged inside; `None` adds nothing.
 
-    Values may come from outside: they are cut to 200 characters and cannot break a line.
+    Values are cut to 200 characters and escaped.
     """
     added = tuple((name, safe(value)) for name, value in fields.items() if value is not None)
     known = tuple(pair for pair in _CONTEXT.get() if pair[0] not in fields)
@@ -58,17 +58,16 @@ def bound(**fields: str | None) -> Iterator[None]:
 def safe(value: str, limit: int = _VALUE_LENGTH) -> str:
     """Foreign text for a log line or an answer: cut to `limit`, control characters and surrogates escaped."""
     shortened = value if len(value) <= limit else value[: limit - 1] + "…"
-    return shortened.encode("utf-8", "backslashreplace").decode("utf-8").translate(_CONTROL)
+    return _one_line(shortened)
 
 
 class TextFormatter(logging.Formatter):
-    """`2024-01-15 10:30:45 INFO [webhook.server] message delivery=…` (specification 8.1.2), local time."""
+    """`2024-01-15 10:30:45 INFO [webhook.server] message delivery=…` in local time."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s [%(name)s] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
-        """One line; the context stands behind the message."""
         record.message = _one_line(record.message)
         context = "".join(f" {name}={value}" for name, value in _CONTEXT.get())
         return super().formatMessage(record) + context
@@ -78,7 +77,6 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: `time` (UTC), `level`, `logger`, `message`, the context, `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
         entry: dict[str, str] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -92,7 +90,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class _OwnHandler:
-    """Marks the handlers that `configure` made, so that it can replace them and leave others alone."""
+    """Marks the handlers that `configure` created, so that it replaces only these."""
 
 
 class _StreamHandler(_OwnHandler, logging.StreamHandler[TextIO]):
@@ -104,10 +102,10 @@ class _FileHandler(_OwnHandler, logging.FileHandler):
 
 
 def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
-    """Set up the root logger; called once at a program's start, again it replaces its own handlers.
+    """Set up the root logger. A second call replaces the handlers of the first.
 
     Args:
-        stream: where the lines go beside `logging.file`; standard error by default.
+        stream: receives the lines in addition to `logging.file`; standard error by default.
 
     Raises:
         SettingsError: `logging.file` cannot be opened.

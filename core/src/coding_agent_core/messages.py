@@ -1,4 +1,4 @@
-"""What crosses from program to program: a task on the queue, and the input of an attempt."""
+"""Messages between programs: a task on the queue, and the input of an attempt."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
 
 
 class QueuedTask(Frozen):
-    """An admitted task as it crosses a queue.
+    """An admitted task in a queue.
 
-    On the wire (`to_message`) it is the item's key with `uuid` and `user` beside it, as existing consumers of
-    the queue expect it; everything else is under the one further name `task`.
+    The message (`to_message`) is the item's key with `uuid` and `user`, as existing consumers of the queue
+    expect it; everything else is in one more field, `task`.
 
     Attributes:
         attempt: number of the attempt that this message starts, from 1.
@@ -34,11 +34,9 @@ class QueuedTask(Frozen):
 
     @property
     def name(self) -> str:
-        """The task's name, as in logs, metrics and comments."""
         return task_name(self.request.item, self.run)
 
     def to_message(self) -> dict[str, Any]:
-        """The queue's message, JSON types only."""
         request = self.request
         return {
             **_key(request.item),
@@ -61,9 +59,8 @@ class QueuedTask(Frozen):
         """Read a message, ours or one of the existing producer (a key with `uuid` and `user`).
 
         Args:
-            data: the decoded JSON object.
-            now: stands in for the time of receipt where the message has none; timezone-aware.
-            hosts: the configured host of each platform, for messages that do not name theirs.
+            now: replaces a missing time of receipt; timezone-aware.
+            hosts: the configured host of each platform, for messages without a host.
 
         Raises:
             ValueError: the message is not a task; the sentence names the field.
@@ -96,10 +93,10 @@ class EarlierAttempts(Frozen):
     """What earlier attempts of the same task left.
 
     Attributes:
-        branch: pushed, to continue from.
+        branch: a pushed branch to continue from.
         change_url: the change that was opened from it.
-        recap: what they did and why they ended, plain text for the model; bounded by who writes it.
-        transcripts: where their whole transcripts are, oldest first.
+        recap: what they did and why they ended, as plain text for the model.
+        transcripts: locations of their transcripts, oldest first.
     """
 
     branch: str | None = None
@@ -112,10 +109,9 @@ class AttemptInput(Frozen):
     """The input of one attempt. It holds no secret.
 
     Attributes:
-        max_attempts: of the task; this one is `task.attempt`.
-        timeout_seconds: wall clock from the attempt's start; afterwards the cluster kills it.
-        model: of this task, at the configured service; `None`: as configured.
-        instructions: of this task, after the configured ones.
+        timeout_seconds: from the attempt's start; afterwards the cluster kills it.
+        model: of this task, at the configured service; `None`: the configured one.
+        instructions: of this task, added to the configured ones.
     """
 
     task: QueuedTask
@@ -126,7 +122,7 @@ class AttemptInput(Frozen):
     instructions: str | None = None
 
     def to_json(self) -> str:
-        """As it stands in the environment: the queue's message, with the rest beside it."""
+        """The queue's message with further fields."""
         options = {"model": self.model, "instructions": self.instructions}
         return json.dumps(
             {
@@ -144,7 +140,7 @@ class AttemptInput(Frozen):
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: it is not an attempt's input; the sentence names the field.
+            ValueError: not an attempt's input; the sentence names the field.
         """
         try:
             data: Any = json.loads(text)
@@ -165,7 +161,7 @@ class AttemptInput(Frozen):
 
 
 def _key(item: Item) -> dict[str, str | int]:
-    """The item's key; none for an item that a person wrote down without the id that keys need."""
+    """The item's key; empty if a person wrote the task without the project id that keys need."""
     try:
         return item.key
     except ValueError:
@@ -173,7 +169,7 @@ def _key(item: Item) -> dict[str, str | int]:
 
 
 def _item(data: Mapping[str, Any], extra: Mapping[str, Any], hosts: Mapping[Platform, str]) -> Item:
-    """The item, from `task.item` where the message has it, else from the key.
+    """The item, from `task.item` if the message has it, else from the key.
 
     Raises:
         ValueError: the message has neither, or they differ.

@@ -1,7 +1,6 @@
-"""The forges' products, and what differs between them outside their clients: one table, `FACTS`.
+"""The platforms, and what differs between them outside their clients: one table, `FACTS`.
 
-Code never decides by a platform's name or by `else`: it looks the fact up here, or matches on `Platform` and
-ends with `assert_never`.
+Code takes a difference from this table, or matches on `Platform` and ends with `assert_never`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from types import MappingProxyType
 
 
 class Platform(StrEnum):
-    """A forge's product; the host tells which installation of it."""
+    """The product; an installation of it is identified by its host."""
 
     GITHUB = "github"
     GITLAB = "gitlab"
@@ -28,12 +27,11 @@ class ItemKind(StrEnum):
 
 @dataclass(frozen=True)
 class KeyForm:
-    """The dictionary that stands for an item in queue messages.
+    """The dictionary that identifies an item in queue messages.
 
     Attributes:
-        type: its `type`.
-        number: the field that holds the item's number.
-        task_class: the name of the consumer's task class, as it stands in log lines.
+        number: the field with the item's number.
+        task_class: the consumer's task class in log lines.
     """
 
     type: str
@@ -43,19 +41,15 @@ class KeyForm:
 
 @dataclass(frozen=True)
 class PlatformFacts:
-    """What differs between the products.
+    """What differs between the platforms.
 
     Attributes:
-        title: the product's name, for people.
         web_host: of the public installation.
-        change_noun: what people call a change.
-        change_mark: stands before a change's number; an issue's mark is always `#`.
-        change_word: stands for a change in a task's name.
-        by_project_id: API and queue keys name a repository by a number that outlives renames.
-        keys: the queue's key for each kind of item.
-        credential_variable: of the token; its setting is `<platform>.personal_access_token`.
-        webhook_setting: the setting that verifies webhooks, below `webhook.<platform>`.
-        webhook_variable: environment variable of that setting.
+        change_mark: precedes a change's number; an issue's mark is always `#`.
+        change_word: means a change in a task's name.
+        by_project_id: API and queue keys identify a repository by a number that does not change.
+        credential_variable: of the setting `<platform>.personal_access_token`.
+        webhook_setting: verifies webhooks, in `webhook.<platform>`.
     """
 
     title: str
@@ -108,7 +102,6 @@ FACTS: Mapping[Platform, PlatformFacts] = MappingProxyType(
 KEY_FIELDS = frozenset({"type", "owner", "repo", "project_id"}) | {
     form.number for facts in FACTS.values() for form in facts.keys.values()
 }
-"""All fields that keys have."""
 KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = MappingProxyType(
     {form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()}
 )

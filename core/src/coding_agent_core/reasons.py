@@ -1,4 +1,4 @@
-"""Every reason for which an attempt or a task ends, and all that follows from it: one table, `REASONS`.
+"""The reasons why an attempt or a task ends, and their consequences: one table, `REASONS`.
 
 To add a reason, add a member and its row, and describe it in docs/troubleshooting.md; a test compares them.
 """
@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
 
 class ReasonClass(StrEnum):
-    """What follows from a reason."""
+    """The consequence of a reason."""
 
     SUCCEEDED = "succeeded"
     TRANSIENT = "transient"
@@ -31,7 +31,7 @@ class ReasonClass(StrEnum):
     PERMANENT = "permanent"
     OUT_OF_BUDGET = "out-of-budget"
     DISRUPTED = "disrupted"
-    """The cluster took the pod away: another attempt starts, and this one does not count."""
+    """The cluster removed the pod: another attempt starts, and this one does not count."""
     CANCELLED = "cancelled"
 
     @property
@@ -45,7 +45,7 @@ class ReasonClass(StrEnum):
 
 
 class Patience(StrEnum):
-    """The setting below `operator.policy` with the seconds after which such a pod is given up."""
+    """The setting in `operator.policy` with the seconds after which the operator gives up such a pod."""
 
     IMAGE = "image_after"
     CONFIG = "config_after"
@@ -53,7 +53,7 @@ class Patience(StrEnum):
 
 
 class Reason(StrEnum):
-    """What an attempt reports: one CamelCase word, as Kubernetes conditions have it."""
+    """What an attempt reports, in CamelCase like the reasons of Kubernetes conditions."""
 
     COMPLETED = "Completed"
     NOTHING_TO_CHANGE = "NothingToChange"
@@ -74,7 +74,7 @@ class Reason(StrEnum):
 
 
 class PodReason(StrEnum):
-    """What the operator concludes from a Job and its pods where the attempt reports nothing."""
+    """What the operator concludes from a Job and its pods if the attempt reports nothing."""
 
     TEMPORARY = "Temporary"
     STOPPED = "Stopped"
@@ -105,13 +105,13 @@ class PodReason(StrEnum):
 
 @dataclass(frozen=True)
 class ReasonFacts:
-    """What follows from a reason.
+    """The consequences of a reason.
 
     Attributes:
-        message: a sentence for the person who applied the label, where the attempt gives none of its own.
-        advice: a sentence on what a person can do about it, shown on the item of a task that failed.
-        exit_code: of an attempt that reports it; `None` for the operator's own conclusions.
-        patience: how long a pod may stay so; `None` where the operator does not wait.
+        message: for the person who applied the label, if the attempt reports none.
+        advice: what a person can do about it; shown on the item of a failed task.
+        exit_code: of an attempt that reports it; `None` for the operator's conclusions.
+        patience: how long the operator waits for such a pod; `None`: not at all.
         anchor: the section of docs/troubleshooting.md that describes it.
     """
 
@@ -345,6 +345,6 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
 
 
 def advice(reason: str | None) -> str:
-    """What a person can do about a failure; empty for a reason that is not in the table."""
+    """What a person can do about a failure; empty for an unknown reason."""
     facts = REASONS.get(reason or "")
     return facts.advice if facts else ""

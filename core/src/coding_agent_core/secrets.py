@@ -1,4 +1,4 @@
-"""Secrets as they are configured: values, or files that are read again when they change (requirement B1)."""
+"""Secrets from the configuration: values, or files that are read again when they change."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
 _logger = logging.getLogger("coding_agent.secrets")
 
 
 class SecretSettings(BaseModel):
-    """One or several valid values of a secret, given in place or as files.
-
-    While a secret is rotated both the old and the new value are valid: give both.
+    """One or several valid values of a secret; during a rotation both the old and the new one.
 
     Attributes:
-        values: in place, usually `${VARIABLE}`; empty ones do not count.
-        files: one value a file, surrounding white space ignored; read again on change, so that a mounted
-            Kubernetes Secret can be rotated without a restart.
+        values: usually `${VARIABLE}`; empty ones are ignored.
+        files: one value in each, without surrounding white space. They are read again on change, so that a
+            mounted Kubernetes Secret can be rotated without a restart.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     values: tuple[SecretStr, ...] = ()
-    files: tuple[Path, ...] = Field(default=())
+    files: tuple[Path, ...] = ()
 
     @field_validator("values")
     @classmethod
@@ -34,12 +32,11 @@ class SecretSettings(BaseModel):
 
     @property
     def configured(self) -> bool:
-        """Whether there is any value or file at all."""
         return bool(self.values or self.files)
 
 
 def as_secret_settings(value: object) -> object:
-    """Accept the short forms: one string, a list of strings, or the long form."""
+    """Convert the short forms, a string or a list of strings, to the long form."""
     if value is None:
         return {}
     if isinstance(value, str | SecretStr):
@@ -51,17 +48,17 @@ def as_secret_settings(value: object) -> object:
 
 @dataclass
 class Secrets:
-    """The current values of a `SecretSettings`; holds no secret longer than its file does."""
+    """The current values of a `SecretSettings`."""
 
     settings: SecretSettings
     _cache: dict[Path, tuple[tuple[int, int, int], str]] = field(default_factory=dict, repr=False)
     _missing: set[Path] = field(default_factory=set, repr=False)
 
     def current(self) -> list[str]:
-        """All values that are valid now, newest file contents included.
+        """All values that are valid now.
 
-        A file that cannot be read keeps its last value if it had one (a mounted Secret is swapped by a
-        symlink and may be missing for an instant), and is logged once until it can be read again.
+        A file that cannot be read keeps its last value (the kubelet swaps a mounted Secret by symlink, so it
+        may be missing for a moment); a warning is logged once until it can be read again.
         """
         found = [value.get_secret_value() for value in self.settings.values]
         for path in self.settings.files:
@@ -83,6 +80,6 @@ class Secrets:
         return found
 
     def first(self) -> str | None:
-        """The value to use where just one is sent, e.g. a token: the first."""
+        """The value to send where only one can be sent, e.g. a token."""
         values = self.current()
         return values[0] if values else None

@@ -1,4 +1,4 @@
-"""Items, label applications and requests: the nouns that every program of the system shares."""
+"""Items, label applications, and requests for a task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coding_agent_core.platforms import FACTS, KEY_TYPES, ItemKind, Platform
 from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52
-"""Characters of a task name without its run: with `-r<run>` and `-<attempt>` it stays under 63 (RFC 1123)."""
+"""Characters of a task name without `-r<run>` and `-<attempt>`, with which it has at most 63 (RFC 1123)."""
 _GITHUB = re.compile(r"/(?P<path>[^/]+/[^/]+)/(?P<kind>issues|pull)/(?P<number>[1-9]\d{0,9})(/.*)?")
 # GitLab shows issues as work items too; a group has at least one level.
 _GITLAB = re.compile(
@@ -28,7 +28,7 @@ _GITLAB = re.compile(
 
 
 class Origin(StrEnum):
-    """How a label application came to our knowledge."""
+    """How we learned of a label application."""
 
     WEBHOOK = "webhook"
     POLL = "poll"
@@ -47,10 +47,10 @@ class Item(Frozen):
 
     Attributes:
         host: the forge's web host with port if any, e.g. `github.com`, `gitlab.example.com:8443`.
-        repository: full path, e.g. `owner/repo` or `group/subgroup/project`; empty for an item that is known
-            by its project id alone, until the forge was asked.
-        number: the number that people see: `#7`, `!7`.
-        project_id: the repository's number where the platform has one (`PlatformFacts.by_project_id`).
+        repository: full path, e.g. `owner/repo` or `group/subgroup/project`; empty if only the project id is
+            known, until `Forge.locate`.
+        number: as people see it: `#7`, `!7`.
+        project_id: the repository's number if the platform uses one (`PlatformFacts.by_project_id`).
     """
 
     platform: Platform
@@ -62,12 +62,11 @@ class Item(Frozen):
 
     @staticmethod
     def from_key(key: Mapping[str, Any], *, host: str = "", repository: str = "") -> Item:
-        """The item that a queue message's key names.
+        """The item of a queue message's key, which has exactly the fields of the property `key`.
 
         Args:
-            key: one of the four dictionaries that `key` gives, with no further field.
             host: the public installation's by default.
-            repository: full path, for keys that have the project's id alone.
+            repository: full path, for keys with a project id.
 
         Raises:
             ValueError: the dictionary is not a key; the message names the field.
@@ -107,7 +106,7 @@ class Item(Frozen):
 
     @property
     def key(self) -> dict[str, str | int]:
-        """The item in queue messages: exactly the fields that consumers of the queue know.
+        """The item in queue messages, with exactly the fields that consumers of the queue know.
 
         Raises:
             ValueError: the platform's keys need the project's id, and it is not known.
@@ -128,9 +127,9 @@ class Item(Frozen):
 
     @property
     def identity(self) -> str:
-        """One string per item, whatever the letter case or the project's present path.
+        """A string that identifies the item, independent of letter case and of a project's current path.
 
-        Paths are case-insensitive on both forges; a project with an id keeps it when it is renamed.
+        Paths are case-insensitive on both forges; a renamed project keeps its id.
         """
         return f"{self.platform}|{self.host.lower()}|{self._place}|{self.kind}|{self.number}"
 
@@ -142,9 +141,9 @@ class Item(Frozen):
 
 
 def task_name(item: Item, run: int = 1) -> str:
-    """The task's name: readable slug, 8 hex of the identity's SHA-256, and `-r<n>` from the second run on.
+    """A slug, 8 hex digits of the identity's SHA-256, and `-r<n>` from the second run on.
 
-    It is a valid RFC 1123 label with room for `-<attempt>` behind it.
+    It is a valid RFC 1123 label with room for `-<attempt>`.
     """
     kind = FACTS[item.platform].change_word if item.kind is ItemKind.CHANGE else "issue"
     # The identity, not the path: a renamed GitLab project must keep the names of its tasks.
@@ -166,13 +165,13 @@ class Cause(StrEnum):
 
 
 class Trigger(Frozen):
-    """What made a task.
+    """What caused a task.
 
     Attributes:
-        cause: `None` for a task that was written by hand.
-        delivery_id: the forge's id of the webhook delivery, the same when it is redelivered.
-        labeled_at: when the label was put on, by the forge's clock, where the event tells it.
-        received_at: when we learned of it, by our clock.
+        cause: `None` for a task that a person wrote as an AgentTask.
+        delivery_id: the webhook delivery's id; a redelivery has the same.
+        labeled_at: when the label was put on, by the forge's clock, if known.
+        received_at: by our clock.
     """
 
     # A newer release's fields must not stop an older program.
@@ -193,7 +192,7 @@ class TaskRequest(Frozen):
     """A label application that asks for a task; `admit` decides whether it becomes one.
 
     Attributes:
-        user: login of the person whose per-user settings apply: who applied the label.
+        user: login of the person who applied the label; their per-user settings apply.
     """
 
     item: Item
@@ -220,12 +219,12 @@ LABEL_REMOVED = "The label was removed."
 
 
 class Withdrawal(Frozen):
-    """A person took the flow's last label off, closed the item, or commanded it: cancel its task.
+    """A person removed the label, closed the item or commanded to cancel its task.
 
     Attributes:
         reason: for logs.
-        message: one plain sentence for people on the item.
-        at: when, by the forge's clock; `None` where the event does not tell.
+        message: a sentence for people on the item.
+        at: by the forge's clock, if known.
     """
 
     item: Item
@@ -236,7 +235,6 @@ class Withdrawal(Frozen):
 
 
 def new_uuid() -> str:
-    """A random (version 4) UUID in its usual text form."""
     return str(uuid_module.uuid4())
 
 
@@ -254,11 +252,11 @@ def host_of(url: str) -> str:
 
 
 def item_of(url: str, project_id: int | None = None) -> Item:
-    """The issue, pull request or merge request that a browser shows at this address.
+    """The issue, pull request or merge request at a web address.
 
     Args:
-        project_id: GitLab's numeric id of the project, if it is known. Without it the item is another one
-            than in webhooks, because GitLab's addresses do not contain the id.
+        project_id: GitLab's id of the project. Its addresses do not contain the id; without it, the item's
+            identity differs from that of the item in webhooks.
 
     Raises:
         ValueError: it is not the address of an item, or the platform has no such id.
@@ -285,9 +283,9 @@ def item_of(url: str, project_id: int | None = None) -> Item:
 
 
 def parse_time(value: object) -> datetime | None:
-    """A forge's time stamp as an aware datetime, `None` where there is none or it cannot be read.
+    """A forge's time stamp as an aware datetime, `None` if it is missing or malformed.
 
-    Both forges write ISO 8601; GitLab's webhooks also `2024-01-15 10:30:45 UTC` (seen in its documentation).
+    Both forges write ISO 8601; GitLab's webhooks also `2024-01-15 10:30:45 UTC` (see its documentation).
     """
     if not isinstance(value, str):
         return None

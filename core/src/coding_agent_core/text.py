@@ -1,4 +1,4 @@
-"""Foreign text, made short and harmless, and the first problem of a validation as a sentence. Pure."""
+"""Shortening and cleaning foreign text, and a validation's first problem as a sentence. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _OTHER_SPACES = re.compile(r"[\t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first wrong field and what is wrong with it, without the value: `run: Field required`."""
+    """The first wrong field and its problem, without the value: `run: Field required`."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def printable(text: str) -> str:
-    """Without control characters but the ends of lines: what a terminal shows must not steer it."""
+    """Without control characters except line ends, because they could control a terminal."""
     spaced = _OTHER_SPACES.sub(" ", text)
     return "".join(each for each in spaced if each == "\n" or each.isprintable()).strip()
 
 
 def last_lines(text: str, length: int) -> str:
-    """The printable end of a text, at most `length` characters, from the beginning of a line if near."""
+    """The printable end of a text, at most `length` characters, from the start of a line if one is near."""
     plain = printable(text)
     if len(plain) <= length:
         return plain
@@ -33,10 +33,10 @@ def last_lines(text: str, length: int) -> str:
 
 
 def beginning(text: str, length: int) -> str:
-    """At most `length` characters, and `…` where there were more."""
+    """At most `length` characters, and `…` if there were more."""
     return text if len(text) <= length else text[:length] + ("…" if length else "")
 
 
 def one_line(text: str, length: int) -> str:
-    """White space is folded; at most `length` characters, and `…` where there were more."""
+    """The text on one line: at most `length` characters, and `…` if there were more."""
     return beginning(" ".join(text.split()), length)

@@ -1,4 +1,4 @@
-"""Where an attempt's transcript is kept, told from settings, task and attempt alone. Pure."""
+"""Where an attempt's transcript is stored, derived from settings, task and attempt. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from coding_agent_core.tasks import Item
 
 
 def folder_of(item: Item, run: int, uuid: str) -> str:
-    """A task's transcripts, below the store's root: `github/github.com/acme/shop/issue-7/run-1-UUID`.
+    """The folder of a task's transcripts in the store: `github/github.com/acme/shop/issue-7/run-1-UUID`.
 
-    Runs alone do not tell tasks apart: they are counted anew once the item's last task was removed, and its
-    transcripts are kept longer than that.
+    The run's number alone does not identify a task: counting restarts once the item's last task is deleted,
+    and transcripts are kept longer than tasks.
     """
     platform, host, place, kind, number = item.identity.split("|")
     plain = re.fullmatch(r"[A-Za-z0-9-]{1,64}", uuid)
@@ -25,18 +25,18 @@ def folder_of(item: Item, run: int, uuid: str) -> str:
 
 
 def key_of(item: Item, run: int, uuid: str, attempt: int) -> str:
-    """An attempt's transcript, below the store's root."""
+    """The key of an attempt's transcript in the store."""
     return f"{folder_of(item, run, uuid)}/attempt-{attempt}.jsonl"
 
 
 def attempt_of(key: str) -> int | None:
-    """The attempt whose transcript has this key; `None` if it is none."""
+    """The attempt whose transcript has this key; `None` if it is not a transcript's key."""
     found = re.search(r"(?:^|/)attempt-(\d{1,6})\.jsonl$", key)
     return int(found.group(1)) if found else None
 
 
 def place_of(storage: ContextStorage, key: str) -> str | None:
-    """The place that outlives the attempt; `None` where the folder is none but the process's own."""
+    """The transcript's location, if it outlives the attempt: a relative folder belongs to its process."""
     if not storage.enabled:
         return None
     if storage.s3 is not None:
@@ -50,7 +50,7 @@ def place_of(storage: ContextStorage, key: str) -> str | None:
 
 
 def url_of(storage: ContextStorage, key: str) -> str | None:
-    """The address for people, if `context_storage.link` is set and the transcript outlives the attempt."""
+    """The web address, if `context_storage.link` is set and the transcript outlives the attempt."""
     place = place_of(storage, key)
     if place is None or storage.link is None:
         return None

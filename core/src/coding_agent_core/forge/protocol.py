@@ -1,7 +1,7 @@
-"""What this project asks of a forge: one protocol for GitHub and GitLab, and the values that cross it.
+"""One protocol for GitHub and GitLab, and its values.
 
-All calls have a timeout, retry what is safe to retry within a limit, and raise the `ForgeError` family of
-`coding_agent_core.errors` with a sentence that names the item and never a secret.
+All calls have a timeout, retry what is safe to retry, and raise a `ForgeError` whose sentence names the item
+and never a secret.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ class ItemDetails:
 
     Attributes:
         body: Markdown, empty if none.
-        labels: names of all labels on it.
-        open: whether it can still be worked on (not closed, not merged).
-        base_branch: where a change is to be merged: the repository's default branch for an issue.
-        head_branch: the branch of a change; `None` for issues.
-        head_sha: the commit at the tip of a change's branch; `None` for issues.
-        head_repository: full path of the repository that holds a change's branch; `None` for issues.
+        open: not closed, not merged.
+        base_branch: the branch that a change is merged into; for an issue the repository's default branch.
+        head_branch: the branch of a change; `None` for issues, as the other two.
+        head_sha: the commit at the tip of a change's branch.
+        head_repository: full path of the repository that holds a change's branch.
     """
 
     item: Item
@@ -45,7 +44,7 @@ class ItemDetails:
 
 @dataclass(frozen=True)
 class ItemState:
-    """What one request shows of an item: the names of all labels on it, and whether it can be worked on."""
+    """What one request shows of an item; `open` is as in `ItemDetails`."""
 
     labels: frozenset[str]
     open: bool
@@ -61,7 +60,7 @@ class LabelApplication:
 
 @dataclass(frozen=True)
 class Comment:
-    """A comment on an item. `id` is the forge's own, as text."""
+    """A comment on an item. `id` is the forge's id as text."""
 
     id: str
     author: str
@@ -72,7 +71,7 @@ class Comment:
 
 @dataclass(frozen=True)
 class Change:
-    """A pull request or merge request. `created` tells whether this call opened it."""
+    """A pull request or merge request; `created`: this call opened it."""
 
     number: int
     url: str
@@ -81,13 +80,7 @@ class Change:
 
 @dataclass(frozen=True)
 class CloneSource:
-    """Where to clone from, and with what: the URL never holds the secret.
-
-    Attributes:
-        url: http(s) URL without credentials.
-        username: for HTTP basic authentication, e.g. `x-access-token` (GitHub), `oauth2` (GitLab).
-        token: the password; not shown by repr.
-    """
+    """An http(s) URL without credentials, and the user name and password for basic authentication."""
 
     url: str
     username: str
@@ -95,13 +88,13 @@ class CloneSource:
 
 
 def web_base(api_url: str) -> str:
-    """Where people and git find the forge whose REST API is at `api_url`, without a trailing slash.
+    """The web address, without a trailing slash, of the forge whose REST API is at `api_url`.
 
     `https://api.github.com` -> `https://github.com`; `https://HOST/api/v3` and `https://HOST/path/api/v4` ->
     what stands before `/api/`; `https://api.TENANT.ghe.com` -> `https://TENANT.ghe.com`.
     """
     parts = urlsplit(api_url)
-    # Whatever stands before an `@` are credentials, which belong into no URL of ours.
+    # What stands before an `@` are credentials, which must not be in a URL of ours.
     location = parts.netloc.rpartition("@")[2]
     if "/api/" in f"{parts.path}/":
         return f"{parts.scheme}://{location}{parts.path.split('/api/')[0]}"
@@ -109,18 +102,17 @@ def web_base(api_url: str) -> str:
 
 
 def clone_url(api_url: str, repository: str) -> str:
-    """The http(s) URL of a repository by its full path."""
     return f"{web_base(api_url)}/{quote(repository.strip('/'))}.git"
 
 
 @dataclass(frozen=True)
 class Hook:
-    """A webhook as the forge has it set up.
+    """A webhook.
 
     Attributes:
         path: of the hook in the forge's API.
-        url: where it sends to.
-        name: for sentences.
+        url: its payload URL.
+        name: for log lines and errors.
     """
 
     path: str
@@ -130,12 +122,12 @@ class Hook:
 
 @dataclass(frozen=True)
 class HookDelivery:
-    """One delivery of an event to a webhook; each further one of the same event has the same `guid`.
+    """One delivery of an event to a webhook; redeliveries of the event have the same `guid`.
 
     Attributes:
-        at: when, by the forge's clock.
-        status: the receiver's HTTP status, or the forge's own for a receiver that did not answer (GitHub: 502
-            no connection, 504 too late).
+        at: by the forge's clock.
+        status: the receiver's HTTP status, or the forge's own if there was no answer (GitHub: 502 no
+            connection, 504 too late).
     """
 
     id: int
@@ -146,33 +138,28 @@ class HookDelivery:
 
     @property
     def succeeded(self) -> bool:
-        """The receiver took it."""
         return 200 <= self.status < 300
 
 
 class Hooks(Protocol):
-    """A forge's log of what its webhooks sent. All methods raise the `ForgeError` family."""
+    """A forge's log of webhook deliveries. All methods raise `ForgeError`."""
 
     async def of_repository(self, repository: str) -> list[Hook]:
         """The active webhooks of a repository, by its full path."""
         ...
 
-    async def of_organization(self, organization: str) -> list[Hook]:
-        """The active webhooks of an organisation."""
-        ...
+    async def of_organization(self, organization: str) -> list[Hook]: ...
 
     def deliveries(
         self, hook: Hook, since: datetime, *, failed_only: bool = False
     ) -> AsyncIterator[HookDelivery]:
-        """What the hook has sent since a time, newest first; with `failed_only` only what was not taken."""
+        """The deliveries since a time, newest first; with `failed_only` only those without a 2xx answer."""
         ...
 
-    async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]:
-        """The event that was sent."""
-        ...
+    async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]: ...
 
     async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
-        """Have the forge send it again; it does so after this has returned."""
+        """Ask the forge for a redelivery, which it sends after this returns."""
         ...
 
 
@@ -180,40 +167,33 @@ class Forge(Protocol):
     """One installation of a forge, with one identity."""
 
     @property
-    def platform(self) -> Platform:
-        """Which product it is."""
-        ...
+    def platform(self) -> Platform: ...
 
     @property
     def host(self) -> str:
-        """Its web host, as in `Item.host`."""
+        """As in `Item.host`."""
         ...
 
     async def whoami(self) -> str:
-        """Login of our own identity; asked once and remembered."""
+        """The login of our token's account; cached."""
         ...
 
     def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
-        """Every open item in the configured scope that carries the label, as requests of origin `poll`.
-
-        `trigger.labeled_at` is when the label was last put on where the forge tells it, else `None`.
-        """
+        """Requests of origin `poll` for all open items in the configured scope that carry the label."""
         ...
 
     async def locate(self, item: Item) -> Item:
         """The item with its repository path filled in (a bare GitLab key has only the project id)."""
         ...
 
-    async def read(self, item: Item) -> ItemDetails:
-        """The item as it is now."""
-        ...
+    async def read(self, item: Item) -> ItemDetails: ...
 
     async def read_state(self, item: Item) -> ItemState:
-        """The item's labels and whether it is open, in one request."""
+        """The item's state, in one request."""
         ...
 
     async def label_application(self, item: Item, label: str) -> LabelApplication | None:
-        """When the label was last put on the item; `None` where its history does not tell."""
+        """When the label was last put on the item; `None` if its history does not show it."""
         ...
 
     async def comments(self, item: Item) -> list[Comment]:
@@ -221,24 +201,24 @@ class Forge(Protocol):
         ...
 
     async def add_label(self, item: Item, label: str) -> None:
-        """Put one label on, leaving every other alone; creates the label where the forge needs it."""
+        """Add one label without changing others. The forge creates a label that does not exist."""
         ...
 
     async def remove_label(self, item: Item, label: str) -> bool:
-        """Take one label off, leaving every other alone; whether it was there."""
+        """Remove one label without changing others; whether it was on the item."""
         ...
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
-        """The oldest comment by our own identity that contains `marker`."""
+        """The oldest comment by our own account that contains `marker`."""
         ...
 
     async def upsert_comment(
         self, item: Item, marker: str, body: str, *, known: Comment | None = None
     ) -> Comment:
-        """Write our one comment: edit the one that `find_comment` finds, or create it.
+        """Edit the comment that `find_comment` finds, unless its body is the same, or create it.
 
-        Does nothing when the body is the same already. `body` must contain `marker`. With `known`, as an
-        earlier call returned it, that one is edited without being looked for; if it is gone, it is.
+        `body` must contain `marker`. A `known` comment, from an earlier call, is edited without a search,
+        unless it is gone.
         """
         ...
 
@@ -247,7 +227,7 @@ class Forge(Protocol):
         ...
 
     async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
-        """Find the open change from `branch` in the item's repository, or open one."""
+        """Like `find_change`, but opens a change if there is none."""
         ...
 
     async def can_write(self, item: Item, user: str) -> bool:
@@ -255,7 +235,7 @@ class Forge(Protocol):
         ...
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
-        """Whether our own reaction is on the comment of this id.
+        """Whether the comment of this id has our reaction.
 
         Raises:
             ForgeNotFoundError: the comment is gone.
@@ -263,17 +243,15 @@ class Forge(Protocol):
         ...
 
     async def react(self, item: Item, comment: str) -> None:
-        """Put the reaction `eyes` on a comment that was executed. Doing it twice is harmless."""
+        """Put the reaction `eyes` on a comment that was executed. Idempotent."""
         ...
 
     async def clone_source(self, repository: str) -> CloneSource:
-        """Where to clone a repository of this forge from, with credentials for fetch and push."""
+        """The URL of a repository of this forge, with credentials for fetch and push."""
         ...
 
     def hooks(self) -> Hooks | None:
-        """The log of its webhook deliveries; `None` where the forge keeps none that we read (GitLab)."""
+        """The log of its webhook deliveries; `None` if we cannot read one (GitLab)."""
         ...
 
-    async def aclose(self) -> None:
-        """Close connections."""
-        ...
+    async def aclose(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Tasks as rows of text, and rows on a terminal: coloured there, whole lines in a pipe."""
+"""Tasks as rows of text, and rows on a terminal: colored there, whole lines in a pipe."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_no_call_is_parted_from_its_result(rounds: int, keep: int, calls: int) -
     assert isinstance(after[-1], ModelRequest)
 
 
-def test_a_short_conversation_has_nothing_to_summarise() -> None:
+def test_a_short_conversation_has_nothing_to_summarize() -> None:
     assert context.split(conversation(2), keep=5) is None
     assert context.split(conversation(0), keep=1) is None
 
@@ -64,7 +64,7 @@ def test_the_task_stays_word_by_word_and_a_second_summary_replaces_the_first() -
     once = context.merged(first, "summary one")
     second = context.split([*once, *conversation(3)[1:]], keep=2)
     assert second is not None
-    assert "summary one" in context.to_summarise(second, 10_000)
+    assert "summary one" in context.to_summarize(second, 10_000)
     assert "summary one" in context.plain_summary(second, 10_000)
     twice = context.merged(second, "summary two")
     text = [part.content for part in twice[0].parts if isinstance(part, UserPromptPart)]
@@ -102,4 +102,4 @@ def test_a_character_beyond_ascii_counts_as_a_token() -> None:
 def test_the_request_for_a_summary_is_bounded() -> None:
     parts = context.split(conversation(200, text="y" * 3000), keep=5)
     assert parts is not None
-    assert context.estimate_text(context.to_summarise(parts, 4000)) < 4500
+    assert context.estimate_text(context.to_summarize(parts, 4000)) < 4500

@@ -1,4 +1,4 @@
-"""The reference tells of a setting what its type says."""
+"""The reference says of a setting what its type says."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_groups() -> None:
         Key("`outer.inherited`", "integer > 0, ≤ 9", "`3`", "", "From the base."),
         Key("`outer.global`", "number", "`2`", "", "Half | half."),
         Key("`outer.token`", "[secret](#secrets)", "none", "", ""),
-        Key("`outer.place`", "path", "none", "", "Where; left out: here. Left out: truly."),
+        Key("`outer.place`", "path", "none", "", "Where; if not set: here. If not set: truly."),
         Key("`outer.many`", "list", "empty", "", ""),
         Key("`outer.by_name`", "mapping", "empty", "", ""),
     )

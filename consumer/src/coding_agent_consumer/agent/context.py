@@ -44,7 +44,7 @@ class Split:
     """
     Attributes:
         task: the first request.
-        older: to be summarised.
+        older: to be summarized.
         recent: kept as it is; begins with an answer, so that no result stands without its call.
     """
 
@@ -78,7 +78,7 @@ def size(messages: Sequence[ModelMessage], overhead: int) -> int:
 
 
 def split(messages: Sequence[ModelMessage], keep: int) -> Split | None:
-    """Separate what can be summarised; `None` if there is only the task and the newest messages.
+    """Separate what can be summarized; `None` if there is only the task and the newest messages.
 
     Args:
         keep: newest messages to keep; a few more if a result would lose its call.
@@ -100,7 +100,7 @@ def merged(parts: Split, summary: str) -> list[ModelMessage]:
     return [task, *(_without_usage(message) for message in parts.recent)]
 
 
-def to_summarise(parts: Split, budget: int) -> str:
+def to_summarize(parts: Split, budget: int) -> str:
     """The request for a summary, about `budget` tokens at most; the oldest of the older messages are cut."""
     task = "\n".join(_text(part) for part in parts.task.parts)
     room = budget * _CHARS_PER_TOKEN

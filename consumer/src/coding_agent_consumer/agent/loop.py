@@ -306,7 +306,7 @@ class _Conversation:
         self._record(ModelRequest(parts=[UserPromptPart(_TOO_LONG_ANSWER)]))
 
     async def _compress(self, budget: int) -> None:
-        """Summarise the older messages, then cut long results if that is not enough."""
+        """Summarize the older messages, then cut long results if that is not enough."""
         keep = max(1, self.settings.context_storage.keep_recent_messages >> self._rejections)
         parts = context.split(self.messages, keep)
         before = len(self.messages)
@@ -323,7 +323,7 @@ class _Conversation:
         writer = Agent(self.model, output_type=str, name="summary", retries=0)
         try:
             result = await writer.run(
-                context.to_summarise(parts, budget),
+                context.to_summarize(parts, budget),
                 usage=self.usage,
                 usage_limits=UsageLimits(request_limit=self.settings.max_llm_process_num),
                 model_settings=ModelSettings(max_tokens=min(2_000, self.spec.max_tokens)),
@@ -332,7 +332,7 @@ class _Conversation:
             raise
         except AgentRunError as error:
             _logger.warning(
-                "Summarising failed (%s); continuing with a list of the steps", type(error).__name__
+                "Summarizing failed (%s); continuing with a list of the steps", type(error).__name__
             )
             return context.plain_summary(parts, budget // 4)
         return self.scrub(result.output)[: budget * 2]

@@ -224,7 +224,7 @@ def search_query(label: str, kind: ItemKind, settings: GitHub) -> str:
     """The `q` of the issue search.
 
     GitHub requires `is:issue` or `is:pull-request` in each search, so issues and pull requests are searched
-    one after the other. `user:` names organisations as well.
+    one after the other. `user:` names organizations as well.
     """
     quoted = label.replace("\\", "\\\\").replace('"', '\\"')
     parts = [f'label:"{quoted}"', "is:issue" if kind is ItemKind.ISSUE else "is:pull-request"]

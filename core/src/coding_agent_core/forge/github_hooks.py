@@ -1,7 +1,7 @@
 """GitHub's log of webhook deliveries, kept for 3 days, and their redelivery.
 
 https://docs.github.com/rest/repos/webhooks and https://docs.github.com/rest/orgs/webhooks: the same below a
-repository and below an organisation. The token needs the permission *Webhooks*, write.
+repository and below an organization. The token needs the permission *Webhooks*, write.
 """
 
 from __future__ import annotations

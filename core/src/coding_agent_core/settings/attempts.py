@@ -211,9 +211,9 @@ class ContextStorage(Section):
     """Address at which people can read a transcript: `{key}` stands for its path below `base_dir` or the
     bucket's prefix, `{place}` for the whole place, both percent-encoded. Shown in the item's comment."""
     compression_threshold: float = Field(default=0.7, gt=0, le=1)
-    """Share of the context length at which the older part is summarised."""
+    """Share of the context length at which the older part is summarized."""
     keep_recent_messages: int = Field(default=5, ge=1)
-    """Messages at the end that are never summarised."""
+    """Messages at the end that are never summarized."""
     cleanup_days: int = Field(default=30, ge=0)
     """Transcripts older than this are removed; 0 keeps them."""
 

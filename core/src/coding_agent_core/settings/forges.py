@@ -36,7 +36,7 @@ class Redelivery(Section):
     repositories: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")], ...] = ()
     """Repositories that have the webhook, as `OWNER/NAME`."""
     organizations: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
-    """Organisations that have the webhook."""
+    """Organizations that have the webhook."""
     webhook_url: str = ""
     """The webhook's Payload URL, as in GitHub's form; webhooks with another URL are left alone."""
 

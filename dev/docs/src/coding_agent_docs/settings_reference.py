@@ -195,7 +195,7 @@ def _variable(path: str) -> str:
 
 def _for_readers(meaning: str) -> str:
     """YAML has no `None`."""
-    return re.sub(r"(^|\. )`None`:", r"\1Left out:", meaning).replace("`None`:", "left out:")
+    return re.sub(r"(^|\. )`None`:", r"\1If not set:", meaning).replace("`None`:", "if not set:")
 
 
 def _first(text: str) -> str:

@@ -14,28 +14,32 @@ from coding_agent_docs.settings_reference import Group, groups
 _CONFIGURATION = """\
 # Configuration reference
 
-<!-- Made from the settings types by `python -m coding_agent_docs reference`. Do not edit. -->
+<!-- Generated from the settings types by `python -m coding_agent_docs reference`. Do not edit. -->
 
-Settings come from three places, and the last word wins: the defaults below, the file (`--config FILE`, else
-`CONFIG_FILE`, else `config.yaml` in the current folder), the environment variables. With Helm the tree
-stands below `config:` in the values, less [what the chart sets itself](#what-the-chart-sets-itself). `${VAR}`
-in the file stands for an environment variable, `${VAR:-text}` for one with a default, `$$` for a dollar sign.
-An unknown key or a wrong value stops the program with status 78 and a sentence that names the key and its
-line.
+Settings come from three sources. Each source overrides the one before it:
+
+1. the defaults below
+2. the file: `--config FILE`, else `CONFIG_FILE`, else `config.yaml` in the current folder
+3. environment variables
+
+With Helm, write the settings below `config:` in the values, except
+[those that the chart sets itself](#what-the-chart-sets-itself). In the file, `${VAR}` is replaced by an
+environment variable, `${VAR:-text}` by a variable with a default, and `$$` by a dollar sign. If a key is
+unknown or a value is wrong, the program stops with exit status 78, and the error names the key and its line.
 
 ## Secrets
 
-A secret is one text (`"${GITHUB_WEBHOOK_SECRET}"`), a list of texts while it is rotated, or
-`{files: [PATH, …]}`. Files are read again when they change, so a mounted Kubernetes Secret can be rotated
-without a restart. The environment variable of a secret can also be given as a file's path, with `_FILE`
-behind its name.
+A secret is a text (`"${GITHUB_WEBHOOK_SECRET}"`), a list of texts while you rotate it, or
+`{files: [PATH, …]}`. The programs read files again when they change, so you can rotate a mounted Kubernetes
+Secret without a restart. Instead of the environment variable of a secret you can set the variable with `_FILE`
+after its name, to the path of a file.
 """
 
 _CHART = """\
 
 ## What the chart sets itself
 
-With Helm these are refused below `config:`. Where there is a value in their place, it is named.
+The chart refuses these keys below `config:`. The second column names the value to use instead, if there is one.
 
 | key | value of the chart |
 |---|---|
@@ -44,12 +48,11 @@ With Helm these are refused below `config:`. Where there is a value in their pla
 _METRICS = """\
 # Metrics
 
-<!-- Made from the programs by `python -m coding_agent_docs reference`. Do not edit. -->
+<!-- Generated from the programs by `python -m coding_agent_docs reference`. Do not edit. -->
 
-Every program but the attempt serves `GET /metrics` in Prometheus' text form: the receiver on port 8000,
-operator and reporter on port 8080. The receiver answers clients that do not ask for text with the
-specification's JSON. Python's and the process's own metrics (`process_resident_memory_bytes`, …) are there
-too.
+Every program except the attempt serves `GET /metrics` in the text format of Prometheus: the receiver on port
+8000, operator and reporter on port 8080. If a client does not ask for text, the receiver answers with a JSON
+summary. Python's and the process's own metrics (`process_resident_memory_bytes`, …) are included.
 """
 
 

@@ -18,14 +18,14 @@ include dev/make/venv.mk
 help: ## list these commands
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
 
-# What the machine lacks is installed, or named with the command that installs it.
+# Installs what the machine lacks, or prints the command that installs it.
 .NOTPARALLEL:
 .PHONY: setup-demo setup-test setup-e2e setup-sweep
 setup-demo setup-test setup-e2e setup-sweep:
 	@dev/setup.sh $(@:setup-%=%)
 
 .PHONY: demo
-demo: setup-demo $(VENV)/.demo ## label in, pull request out, on this machine (FORGE=gitlab, KEEP=1)
+demo: setup-demo $(VENV)/.demo ## from label to pull request, on this machine (FORGE=gitlab, KEEP=1)
 	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) $(if $(KEEP),--keep)
 
 .PHONY: unit
@@ -40,7 +40,7 @@ lint: $(VENV)/.dev ## style, types and layers
 	@$(VENV)/bin/lint-imports --no-logo
 
 .PHONY: test
-test: setup-test lint test-parts ## what guards behaviour: lint, unit and integration tests (a real RabbitMQ, git, API server)
+test: setup-test lint test-parts ## lint, unit and integration tests (with a real RabbitMQ, git and API server)
 	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/unit tests/integration
 
 .PHONY: e2e
@@ -61,12 +61,12 @@ bench: $(VENV)/.dev ## what the parts cost, as ratios of one run (NAMES="receive
 	@$(PY) -m coding_agent_bench $(NAMES) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick)
 
 .PHONY: format
-format: $(VENV)/.dev ## format the code and mend what can be mended
+format: $(VENV)/.dev ## format the code and fix what can be fixed
 	@$(VENV)/bin/ruff check --fix -q . || true
 	@$(VENV)/bin/ruff format -q .
 
 .PHONY: locks
-locks: ## write the hash-pinned locks in requirements/ anew
+locks: ## rewrite the hash-pinned locks in requirements/
 	@requirements/make-locks.sh
 
 .PHONY: clean

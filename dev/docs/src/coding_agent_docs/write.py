@@ -31,15 +31,16 @@ unknown or a value is wrong, the program stops with exit status 78, and the erro
 
 A secret is a text (`"${GITHUB_WEBHOOK_SECRET}"`), a list of texts while you rotate it, or
 `{files: [PATH, …]}`. The programs read files again when they change, so you can rotate a mounted Kubernetes
-Secret without a restart. Instead of the environment variable of a secret you can set the variable with `_FILE`
-after its name, to the path of a file.
+Secret without a restart. Instead of the environment variable of a secret you can set the variable with
+`_FILE` after its name, to the path of a file.
 """
 
 _CHART = """\
 
 ## What the chart sets itself
 
-The chart refuses these keys below `config:`. The second column names the value to use instead, if there is one.
+The chart refuses these keys below `config:`. The second column names the value to use instead, if there
+is one.
 
 | key | value of the chart |
 |---|---|

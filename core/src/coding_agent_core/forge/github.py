@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 from coding_agent_core.errors import ForgeNotFoundError
-from coding_agent_core.forge.client import PAGE_SIZE, Answer, Call, Repeat, path
-from coding_agent_core.forge.github_hooks import GitHubHooks
-from coding_agent_core.forge.protocol import Change, Comment, ItemDetails
+from coding_agent_core.forge.client import PAGE_SIZE, Answer, Call, ForgeClient, Repeat, path
+from coding_agent_core.forge.protocol import Change, Comment, Hook, HookDelivery, ItemDetails
 from coding_agent_core.forge.rest import COMMENT_LIMIT, CommentAnswer, ItemAnswer, RestForge
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub
@@ -21,6 +22,9 @@ from coding_agent_core.tasks import Item
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
 """GitHub's search gives the first 1,000 results at most."""
+_HOOK_PAGES = 10
+_LOG_PAGES = 30
+"""Pages of a webhook's log that are read: the newest 3,000 deliveries."""
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
 """Characters of a pull request's title and body that GitHub takes."""
@@ -58,6 +62,32 @@ class _Permission(Answer):
     """What somebody may do; GitHub shows `maintain` as `write` and `triage` as `read`."""
 
     permission: str = "none"
+
+
+class _HookConfig(Answer):
+    url: str = ""
+
+
+class _Hook(Answer):
+    id: int
+    active: bool
+    config: _HookConfig
+
+
+class _HookDelivery(Answer):
+    id: int
+    guid: str
+    delivered_at: datetime
+    status_code: int
+    event: str
+
+
+class _HookRequest(Answer):
+    payload: dict[str, Any] | None = None
+
+
+class _HookDeliveryDetail(Answer):
+    request: _HookRequest
 
 
 @dataclass
@@ -213,6 +243,77 @@ class GitHubForge(RestForge):
 
     def hooks(self) -> GitHubHooks:
         return GitHubHooks(self.client)
+
+
+@dataclass(frozen=True)
+class GitHubHooks:
+    """The log of webhook deliveries, which GitHub keeps for 3 days.
+
+    The token needs the permission *Webhooks*, write. The API is the same below a repository and below an
+    organization: https://docs.github.com/rest/repos/webhooks, https://docs.github.com/rest/orgs/webhooks
+    """
+
+    client: ForgeClient
+
+    async def of_repository(self, repository: str) -> list[Hook]:
+        return await self._hooks(path("repos", *repository.split("/", 1), "hooks"), repository)
+
+    async def of_organization(self, organization: str) -> list[Hook]:
+        return await self._hooks(path("orgs", organization, "hooks"), organization)
+
+    async def deliveries(
+        self, hook: Hook, since: datetime, *, failed_only: bool = False
+    ) -> AsyncIterator[HookDelivery]:
+        params: dict[str, str | int] = {"per_page": PAGE_SIZE}
+        if failed_only:
+            params["status"] = "failure"
+        call = Call("GET", f"{hook.path}/deliveries", f"reading the deliveries of {hook.name}", params)
+        for _ in range(_LOG_PAGES):
+            response = await self.client.send(call)
+            for each in self.client.parse(list[_HookDelivery], response, call):
+                if each.delivered_at < since:
+                    return
+                delivery = HookDelivery(
+                    id=each.id,
+                    guid=each.guid,
+                    at=each.delivered_at,
+                    status=each.status_code,
+                    event=each.event,
+                )
+                if not (failed_only and delivery.succeeded):  # an older Enterprise may not know `status`
+                    yield delivery
+            following = response.links.get("next", {}).get("url")
+            if following is None:
+                return
+            call = Call("GET", following, call.what)
+
+    async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]:
+        call = Call(
+            "GET", f"{hook.path}/deliveries/{delivery.id}", f"reading delivery {delivery.guid} of {hook.name}"
+        )
+        return (await self.client.get(_HookDeliveryDetail, call)).request.payload or {}
+
+    async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
+        """See `Hooks`. The redelivery has the same `X-GitHub-Delivery`."""
+        await self.client.send(
+            Call(
+                "POST",
+                f"{hook.path}/deliveries/{delivery.id}/attempts",
+                f"having delivery {delivery.guid} of {hook.name} sent again",
+                repeat=Repeat.UNLESS_PROCESSED,
+            )
+        )
+
+    async def _hooks(self, where: str, owner: str) -> list[Hook]:
+        found: list[Hook] = []
+        call = Call("GET", where, f"reading the webhooks of {owner}")
+        async for page, _ in self.client.pages(list[_Hook], call, limit=_HOOK_PAGES):
+            found += [
+                Hook(path=f"{where}/{each.id}", url=each.config.url, name=f"the webhook {each.id} of {owner}")
+                for each in page
+                if each.active
+            ]
+        return found
 
 
 def _repo_path(item: Item, *rest: str | int) -> str:

@@ -17,8 +17,6 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import RateLimit, networks
 from limits import RateLimitItem, parse_many
-from limits.storage import Storage
-from limits.strategies import FixedWindowRateLimiter
 
 from coding_agent_receiver.verify import Address, Network, contains
 
@@ -112,66 +110,29 @@ class RateLimits:
     """
 
     def __init__(self, settings: RateLimit) -> None:
-        self._limiter = FixedWindowRateLimiter(_Windows())
         self._failed = _parse("failed", settings.failed)
         self._verified = _parse("verified", settings.verified) if settings.verified else []
+        self._windows: dict[tuple[RateLimitItem, str], tuple[float, int]] = {}
 
     def failed(self, client: str) -> int | None:
         """Count a request that failed verification; seconds to wait if there were too many, else `None`."""
         digest = hashlib.blake2b(client.encode(), digest_size=4).digest()
-        return self._count(self._failed, "failed", str(int.from_bytes(digest) % _BUCKETS))
+        return self._count(self._failed, f"failed/{int.from_bytes(digest) % _BUCKETS}")
 
     def verified(self, client: str) -> int | None:
         """Count an authentic request; seconds to wait if there were too many, else `None`."""
-        return self._count(self._verified, "verified", client)
+        return self._count(self._verified, f"verified/{client}")
 
-    def _count(self, limits: list[RateLimitItem], *key: str) -> int | None:
-        exceeded = [limit for limit in limits if not self._limiter.hit(limit, *key)]
-        if not exceeded:
-            return None
-        reset = max(self._limiter.get_window_stats(limit, *key).reset_time for limit in exceeded)
-        return max(1, round(reset - time.time()))
-
-
-class _Windows(Storage):
-    """Fixed windows in a dictionary.
-
-    The library's own memory storage walks through all counters, in a thread of its own, while it is used.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._windows: dict[str, tuple[float, int]] = {}
-
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        return ValueError
-
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        now = time.time()
-        end, count = self._windows.get(key, (0.0, 0))
-        if end <= now:
-            end, count = now + expiry, 0
-        self._windows[key] = (end, count + amount)
-        return count + amount
-
-    def get(self, key: str) -> int:
-        end, count = self._windows.get(key, (0.0, 0))
-        return count if end > time.time() else 0
-
-    def get_expiry(self, key: str) -> float:
-        return self._windows.get(key, (time.time(), 0))[0]
-
-    def check(self) -> bool:
-        return True
-
-    def reset(self) -> int | None:
-        cleared = len(self._windows)
-        self._windows.clear()
-        return cleared
-
-    def clear(self, key: str) -> None:
-        self._windows.pop(key, None)
+    def _count(self, limits: list[RateLimitItem], key: str) -> int | None:
+        now, wait = time.time(), 0.0
+        for limit in limits:
+            end, count = self._windows.get((limit, key), (0.0, 0))
+            if end <= now:
+                end, count = now + limit.get_expiry(), 0
+            self._windows[limit, key] = end, count + 1
+            if count >= limit.amount:
+                wait = max(wait, end - now)
+        return max(1, round(wait)) if wait else None
 
 
 def _parse(name: str, notation: str) -> list[RateLimitItem]:

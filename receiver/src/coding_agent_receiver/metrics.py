@@ -32,42 +32,13 @@ class ReceiverMetrics:
             ["platform", "event", "result"],
             registry=registry,
         )
-
-        self._processed = _from_zero(
-            Counter(
-                "coding_agent_webhooks_processed",
-                "Webhook requests answered 2xx",
-                ["platform"],
-                registry=registry,
-            )
+        self._processed = _counter(registry, "webhooks_processed", "Webhook requests answered 2xx")
+        self._failed = _counter(registry, "webhooks_failed", "Webhook requests answered 4xx or 5xx")
+        self._signature_failures = _counter(
+            registry, "webhook_signature_failures", "Webhook requests without a valid signature or token"
         )
-        self._failed = _from_zero(
-            Counter(
-                "coding_agent_webhooks_failed",
-                "Webhook requests answered 4xx or 5xx",
-                ["platform"],
-                registry=registry,
-            )
-        )
-        self._signature_failures = _from_zero(
-            Counter(
-                "coding_agent_webhook_signature_failures",
-                "Webhook requests without a valid signature or token",
-                ["platform"],
-                registry=registry,
-            )
-        )
-        self._tasks_queued = _from_zero(
-            Counter("coding_agent_tasks_queued", "Tasks created by webhooks", ["platform"], registry=registry)
-        )
-        self._queue_errors = _from_zero(
-            Counter(
-                "coding_agent_queue_errors",
-                "Tasks that the queue could not take",
-                ["platform"],
-                registry=registry,
-            )
-        )
+        self._tasks_queued = _counter(registry, "tasks_queued", "Tasks created by webhooks")
+        self._queue_errors = _counter(registry, "queue_errors", "Tasks that the queue could not take")
         self._seconds = _from_zero(
             Histogram(
                 "coding_agent_webhook_response_seconds",
@@ -79,7 +50,6 @@ class ReceiverMetrics:
         )
 
     def answered(self, platform: str, event: str, *, result: str, status: int, seconds: float) -> None:
-        """Count one answered request."""
         self._received.labels(platform, event if event in _EVENTS else "other", result).inc()
         (self._processed if status < 400 else self._failed).labels(platform).inc()
         self._seconds.labels(platform).observe(seconds)
@@ -87,7 +57,6 @@ class ReceiverMetrics:
             self._tasks_queued.labels(platform).inc()
 
     def signature_failed(self, platform: str) -> None:
-        """Count a request that is not from the forge."""
         self._signature_failures.labels(platform).inc()
 
     def queue_failed(self, platform: str) -> None:
@@ -96,28 +65,28 @@ class ReceiverMetrics:
 
     def summary(self) -> dict[str, Any]:
         """The totals as JSON, for people."""
-        samples = [sample for metric in self.registry.collect() for sample in metric.samples]
-
-        def total(name: str) -> int:
-            return int(sum(sample.value for sample in samples if sample.name == name))
-
+        totals: dict[str, float] = {}
         by_event: dict[str, int] = {}
-        for sample in samples:
+        for sample in (sample for metric in self.registry.collect() for sample in metric.samples):
+            totals[sample.name] = totals.get(sample.name, 0) + sample.value
             if sample.name == "coding_agent_webhooks_received_total":
                 event = f"{sample.labels['platform']}:{sample.labels['event']}"
                 by_event[event] = by_event.get(event, 0) + int(sample.value)
-        seconds = sum(s.value for s in samples if s.name == "coding_agent_webhook_response_seconds_sum")
+        counters = {
+            "webhooks_received": "webhooks_received",
+            "webhooks_processed": "webhooks_processed",
+            "webhooks_failed": "webhooks_failed",
+            "tasks_queued": "tasks_queued",
+            "signature_failures": "webhook_signature_failures",
+            "queue_errors": "queue_errors",
+        }
+        seconds = "coding_agent_webhook_response_seconds"
         return {
-            "webhooks_received": total("coding_agent_webhooks_received_total"),
-            "webhooks_processed": total("coding_agent_webhooks_processed_total"),
-            "webhooks_failed": total("coding_agent_webhooks_failed_total"),
-            "tasks_queued": total("coding_agent_tasks_queued_total"),
-            "signature_failures": total("coding_agent_webhook_signature_failures_total"),
-            "queue_errors": total("coding_agent_queue_errors_total"),
+            **{key: int(totals.get(f"coding_agent_{name}_total", 0)) for key, name in counters.items()},
             "webhooks_by_event": by_event,
             "response_seconds": {
-                "count": total("coding_agent_webhook_response_seconds_count"),
-                "sum": round(seconds, 6),
+                "count": int(totals[f"{seconds}_count"]),
+                "sum": round(totals[f"{seconds}_sum"], 6),
             },
         }
 
@@ -127,31 +96,21 @@ class PollMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self.recovered = _counter(
+            registry,
+            "tasks_recovered_by_poll",
+            "Tasks created by the poll, which no webhook had created before",
+        )
+        self.redelivered = _counter(
+            registry,
+            "poll_redeliveries",
+            "Missed deliveries that the poll asked the forge to send again",
+        )
+        self.failed = _counter(registry, "poll_failures", "Polls that a forge or queue error ended early")
 
-        self.recovered = _from_zero(
-            Counter(
-                "coding_agent_tasks_recovered_by_poll",
-                "Tasks created by the poll, which no webhook had created before",
-                ["platform"],
-                registry=registry,
-            )
-        )
-        self.redelivered = _from_zero(
-            Counter(
-                "coding_agent_poll_redeliveries",
-                "Missed deliveries that the poll asked the forge to send again",
-                ["platform"],
-                registry=registry,
-            )
-        )
-        self.failed = _from_zero(
-            Counter(
-                "coding_agent_poll_failures",
-                "Polls that a forge or queue error ended early",
-                ["platform"],
-                registry=registry,
-            )
-        )
+
+def _counter(registry: CollectorRegistry, name: str, help_: str) -> Counter:
+    return _from_zero(Counter(f"coding_agent_{name}", help_, ["platform"], registry=registry))
 
 
 def _from_zero(metric: _Metric) -> _Metric:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
 
-from coding_agent_core.agenttask import Spec, manifest, parse_spec
+from coding_agent_core.agenttask import LABEL_ATTEMPT, manifest, parse_spec
 from coding_agent_core.kubernetes.runs import latest_of, runs_of
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of
 from rich.console import Console
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, tables
-from kubectl_agenttask.attempts import attempt_of, choose, started, waiting_for
 from kubectl_agenttask.cluster import Body, Cluster
 from kubectl_agenttask.tables import show_facts, show_table
 
@@ -145,10 +144,69 @@ def _left(task: Body) -> str:
     return "; its pods are gone, read them in your log store"
 
 
+def attempt_of(pod: Mapping[str, Any]) -> int:
+    """The number of the attempt that a pod belongs to; 0 where nothing tells it."""
+    value = str((pod["metadata"].get("labels") or {}).get(LABEL_ATTEMPT, ""))
+    return int(value) if value.isdigit() else 0
+
+
+def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[str, Any] | None:
+    """The newest pod of the attempt, by default of the last one that has a pod.
+
+    Raises:
+        PluginError: that attempt has none, but others have.
+    """
+    numbers = sorted({attempt_of(pod) for pod in pods})
+    if not numbers:
+        return None
+    wanted = numbers[-1] if attempt is None else attempt
+    if wanted not in numbers:
+        there = ", ".join(str(number) for number in numbers)
+        raise PluginError(f"attempt {wanted} has no pod (any more). Attempts that have one: {there}.")
+    of_attempt = [pod for pod in pods if attempt_of(pod) == wanted]
+    return max(of_attempt, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
+
+
+def started(pod: Mapping[str, Any], container: str) -> bool:
+    """Whether the container has begun, so that it has a log.
+
+    Raises:
+        PluginError: the pod has no such container.
+    """
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    names = [each["name"] for key in ("containers", "initContainers") for each in spec.get(key) or ()]
+    if container not in names:
+        raise PluginError(
+            f"pod {pod['metadata']['name']} has no container {container}: choose --container "
+            f"{' or '.join(names)}."
+        )
+    states = [
+        each.get("state") or {}
+        for key in ("containerStatuses", "initContainerStatuses")
+        for each in status.get(key) or ()
+        if each["name"] == container
+    ]
+    return any("running" in state or "terminated" in state for state in states)
+
+
+def waiting_for(pod: Mapping[str, Any]) -> str:
+    """Why a pod has not begun, as the cluster says."""
+    status = pod.get("status") or {}
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for each in status.get(key) or ():
+            waiting = (each.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") not in (None, "PodInitializing"):
+                return str(waiting["reason"])
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("reason") or "not scheduled")
+    return str(status.get("phase") or "Pending")
+
+
 def cancel(session: Session, arguments: Namespace) -> None:
     """`cancel`: ask a task to stop."""
     task = _not_ended(session, arguments.name, "there is nothing to cancel")
-    if _asked(task, "cancel"):
+    if (task.get("spec") or {}).get("cancel"):
         session.notes.print(f"{arguments.name} is being cancelled already.")
         return
     session.cluster.patch_spec(arguments.name, cancel=True)
@@ -158,7 +216,7 @@ def cancel(session: Session, arguments: Namespace) -> None:
 def suspend(session: Session, arguments: Namespace) -> None:
     """`suspend`: let a task rest."""
     task = _not_ended(session, arguments.name, "there is nothing to suspend")
-    if _asked(task, "suspend"):
+    if (task.get("spec") or {}).get("suspend"):
         session.notes.print(f"{arguments.name} is suspended already.")
         return
     session.cluster.patch_spec(arguments.name, suspend=True)
@@ -168,7 +226,7 @@ def suspend(session: Session, arguments: Namespace) -> None:
 def resume(session: Session, arguments: Namespace) -> None:
     """`resume`: let it go on."""
     task = _not_ended(session, arguments.name, f"`kubectl agenttask retry {arguments.name}` begins a new run")
-    if not _asked(task, "suspend"):
+    if not (task.get("spec") or {}).get("suspend"):
         session.notes.print(f"{arguments.name} is not suspended.")
         return
     session.cluster.patch_spec(arguments.name, suspend=False)
@@ -181,7 +239,10 @@ _OPTIONS = ("timeoutSeconds", "maxAttempts", "model", "instructions", "ttlSecond
 def retry(session: Session, arguments: Namespace) -> None:
     """`retry`: the next run of a task's item, with the same limits."""
     earlier = session.cluster.task(arguments.name)
-    spec = _readable(earlier)
+    try:
+        spec = parse_spec(earlier)
+    except ValueError as error:
+        raise PluginError(f"{arguments.name} was stored by another release: {error}") from error
     request = TaskRequest(
         item=spec.item, user=spec.user, title=spec.title, url=spec.url, trigger=_by_hand(session)
     )
@@ -257,17 +318,6 @@ def _not_ended(session: Session, name: str, hint: str) -> Body:
     return task
 
 
-def _asked(task: Body, field: str) -> bool:
-    return bool((task.get("spec") or {}).get(field))
-
-
 def _ended(task: Body) -> bool:
     latest = latest_of([task])
     return latest is not None and latest.terminal
-
-
-def _readable(task: Body) -> Spec:
-    try:
-        return parse_spec(task)
-    except ValueError as error:
-        raise PluginError(f"{task['metadata']['name']} was stored by another release: {error}") from error

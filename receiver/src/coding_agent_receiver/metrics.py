@@ -32,13 +32,41 @@ class ReceiverMetrics:
             ["platform", "event", "result"],
             registry=registry,
         )
-        self._processed = _counter(registry, "webhooks_processed", "Webhook requests answered 2xx")
-        self._failed = _counter(registry, "webhooks_failed", "Webhook requests answered 4xx or 5xx")
-        self._signature_failures = _counter(
-            registry, "webhook_signature_failures", "Webhook requests without a valid signature or token"
+        self._processed = _from_zero(
+            Counter(
+                "coding_agent_webhooks_processed",
+                "Webhook requests answered 2xx",
+                ["platform"],
+                registry=registry,
+            )
         )
-        self._tasks_queued = _counter(registry, "tasks_queued", "Tasks created by webhooks")
-        self._queue_errors = _counter(registry, "queue_errors", "Tasks that the queue could not take")
+        self._failed = _from_zero(
+            Counter(
+                "coding_agent_webhooks_failed",
+                "Webhook requests answered 4xx or 5xx",
+                ["platform"],
+                registry=registry,
+            )
+        )
+        self._signature_failures = _from_zero(
+            Counter(
+                "coding_agent_webhook_signature_failures",
+                "Webhook requests without a valid signature or token",
+                ["platform"],
+                registry=registry,
+            )
+        )
+        self._tasks_queued = _from_zero(
+            Counter("coding_agent_tasks_queued", "Tasks created by webhooks", ["platform"], registry=registry)
+        )
+        self._queue_errors = _from_zero(
+            Counter(
+                "coding_agent_queue_errors",
+                "Tasks that the queue could not take",
+                ["platform"],
+                registry=registry,
+            )
+        )
         self._seconds = _from_zero(
             Histogram(
                 "coding_agent_webhook_response_seconds",
@@ -96,21 +124,30 @@ class PollMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.recovered = _counter(
-            registry,
-            "tasks_recovered_by_poll",
-            "Tasks created by the poll, which no webhook had created before",
+        self.recovered = _from_zero(
+            Counter(
+                "coding_agent_tasks_recovered_by_poll",
+                "Tasks created by the poll, which no webhook had created before",
+                ["platform"],
+                registry=registry,
+            )
         )
-        self.redelivered = _counter(
-            registry,
-            "poll_redeliveries",
-            "Missed deliveries that the poll asked the forge to send again",
+        self.redelivered = _from_zero(
+            Counter(
+                "coding_agent_poll_redeliveries",
+                "Missed deliveries that the poll asked the forge to send again",
+                ["platform"],
+                registry=registry,
+            )
         )
-        self.failed = _counter(registry, "poll_failures", "Polls that a forge or queue error ended early")
-
-
-def _counter(registry: CollectorRegistry, name: str, help_: str) -> Counter:
-    return _from_zero(Counter(f"coding_agent_{name}", help_, ["platform"], registry=registry))
+        self.failed = _from_zero(
+            Counter(
+                "coding_agent_poll_failures",
+                "Polls that a forge or queue error ended early",
+                ["platform"],
+                registry=registry,
+            )
+        )
 
 
 def _from_zero(metric: _Metric) -> _Metric:

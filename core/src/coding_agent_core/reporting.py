@@ -77,13 +77,10 @@ class Report:
 
 
 async def publish(forge: Forge, item: Item, labels: Labels, report: Report) -> None:
-    """Write the comment, then add labels, then remove those of other phases.
+    """Write the comment, then add labels, then remove those of other phases. It can be repeated.
 
     The comment comes first because a consumer reads it after a crash: if the labels changed without it,
     nobody would remember the task.
-
-    Raises:
-        ForgeError: a request failed; repeat the call.
     """
     await forge.upsert_comment(item, MARKER, comment(report))
     seen = await forge.read_state(item)
@@ -96,9 +93,6 @@ async def swap_labels(forge: Forge, item: Item, add: Iterable[str], remove: Iter
 
     In this order the forge's own `unlabeled` event still shows one of the bot's labels, so it does not look
     like a person's cancellation.
-
-    Raises:
-        ForgeError: a request failed; read the item again and repeat.
     """
     for label in add:
         await forge.add_label(item, label)

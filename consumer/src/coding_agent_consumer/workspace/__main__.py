@@ -138,9 +138,8 @@ def _run_server(options: Options, isolation: str, parent: int, report: int) -> N
             ) from error
         linux.adopt_orphans()
         linux.die_with_parent()
-        if os.getppid() != parent:
-            return
-        _serve(options, options.folders, report)
+        if os.getppid() == parent:
+            _serve(options, options.folders, report)
         return
     own_user = not linux.may_administer()
     sandbox.enter_namespaces(own_user=own_user)

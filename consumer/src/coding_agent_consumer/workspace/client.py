@@ -30,7 +30,6 @@ _RESTART_SECONDS = 360.0
 """For a container to restart. The kubelet's back-off grows to 300 s, it checks up to 15 s later, and the
 container needs time to start."""
 _MAX_REFUSAL = 4000
-_MAX_INSTANCE = 64
 _MAX_COMMAND_SECONDS = 1e6
 _KILLED = 137
 """Exit status of a killed command, as a shell reports it."""
@@ -160,7 +159,7 @@ class WorkspaceClient:
 
     async def ping(self) -> str:
         fields, _ = await self._ask({"op": "ping"}, timeout=_CONNECT_SECONDS)
-        return str(fields.get("instance", ""))[:_MAX_INSTANCE]
+        return str(fields.get("instance", ""))[:64]
 
     async def seed(self, bundle: Path, branch: str) -> None:
         size = (await asyncio.to_thread(bundle.stat)).st_size

@@ -197,17 +197,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     try:
         async with asyncio.timeout(_STOP_SECONDS):
             await process.wait()
-    except TimeoutError:
-        _kill(process)
-    except asyncio.CancelledError:
-        _kill(process)
-        raise
+    except (TimeoutError, asyncio.CancelledError) as error:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        if isinstance(error, asyncio.CancelledError):
+            raise
     await process.wait()
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
 from pathlib import Path
 
 LOADER, LIBRARIES, PYTHON, GIT = "ld.so", "lib", "bin/python3", "git/git"
@@ -34,7 +33,6 @@ class CannotCopyError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Copy into the folder named by the only argument; returns the exit status."""
     if len(arguments) != 1:
         print("usage: python -m coding_agent_consumer.workspace.portable FOLDER", file=sys.stderr)
         return 64
@@ -51,7 +49,6 @@ def copy_program(target: Path) -> None:
 
     Raises:
         CannotCopyError: git or the loader cannot be found.
-        OSError: the folder cannot be written.
     """
     os.umask(0o022)
     git = shutil.which("git")
@@ -63,10 +60,21 @@ def copy_program(target: Path) -> None:
     _copy(loader, target / LOADER)
     _copy(python, target / PYTHON)
     _copy(Path(os.path.realpath(git)), target / GIT)
-    for name, file in _libraries(loader, [python, Path(git), *modules]).items():
-        _copy(file, target / LIBRARIES / name)
-    _copy_standard_library(target, modules)
-    _copy_ourselves(target)
+    for program in (python, Path(git), *modules):
+        listing = subprocess.run(
+            [loader, "--list", program], capture_output=True, text=True, timeout=_TIMEOUT, check=True
+        )
+        for name, file in needed(listing.stdout).items():
+            _copy(file, target / LIBRARIES / name)
+    library = target / f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
+    shutil.copytree(
+        sysconfig.get_path("stdlib"), library, ignore=_NOT_COPIED, dirs_exist_ok=True, symlinks=False
+    )
+    for module in modules:
+        _copy(module, library / "lib-dynload" / module.name)
+    here = Path(__file__).parent
+    for source in (here.parent / "__init__.py", *here.glob("*.py")):
+        _copy(source, library / here.parent.name / source.relative_to(here.parent))
     _write_git(target)
 
 
@@ -83,17 +91,6 @@ def loaded_loader(maps: str) -> Path:
     raise CannotCopyError("the dynamic loader of this interpreter cannot be found")
 
 
-def _libraries(loader: Path, programs: Iterable[Path]) -> dict[str, Path]:
-    """Shared libraries of the programs and modules, by the name under which they are requested."""
-    found: dict[str, Path] = {}
-    for program in programs:
-        listing = subprocess.run(
-            [loader, "--list", program], capture_output=True, text=True, timeout=_TIMEOUT, check=True
-        )
-        found |= needed(listing.stdout)
-    return found
-
-
 def needed(listing: str) -> dict[str, Path]:
     """Libraries in the output of the loader's `--list`, by the requested name."""
     return {name: Path(file) for name, file in _NEEDED.findall(listing)}
@@ -105,27 +102,6 @@ def _extension_modules() -> list[Path]:
 
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     return sorted(Path(file) for file in files if file and ".so" in Path(file).name)
-
-
-def _copy_standard_library(target: Path, modules: Iterable[Path]) -> None:
-    library = target / _library()
-    shutil.copytree(
-        sysconfig.get_path("stdlib"), library, ignore=_NOT_COPIED, dirs_exist_ok=True, symlinks=False
-    )
-    for module in modules:
-        _copy(module, library / "lib-dynload" / module.name)
-
-
-def _copy_ourselves(target: Path) -> None:
-    here = Path(__file__).parent
-    package = target / _library() / here.parent.name
-    for file in (here.parent / "__init__.py", *here.glob("*.py")):
-        _copy(file, package / file.relative_to(here.parent))
-
-
-def _library() -> str:
-    """Path of the standard library, relative to the folder above the interpreter's."""
-    return f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def _write_git(target: Path) -> None:

@@ -77,7 +77,6 @@ class MemoryQueue:
     """`TaskSink` and `TaskSource` in one: give the same object to both sides. For one event loop.
 
     Args:
-        sleep: waits for the delay of a retry.
         keep_ended: how long an ended task is remembered for admission.
         ended_limit: how many are remembered at most; the oldest go first.
         active_limit: how many tasks can wait or run; beyond it `submit` refuses.

@@ -34,10 +34,9 @@ class LabelContradiction(StrEnum):
 
 @dataclass(frozen=True)
 class PendingCorrection:
-    """A contradiction, and when it was first seen, by our own clock."""
-
     contradiction: LabelContradiction
     since: datetime
+    """When it was first seen, by our own clock."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def decide(
 
     Args:
         applied: when the bot label was last applied, by the forge's clock; `None` if that is not known.
-        pending: the contradiction that an earlier reconcile found.
+        pending: what an earlier reconcile found.
     """
     found = _contradiction(run, item, labels, applied)
     if found is None:

@@ -127,7 +127,6 @@ class CircuitBreaker(Outage):
     """Open while the forge does not answer: one request at a time tests it, with growing waits.
 
     Attributes:
-        failures: in a row.
         retry_at: monotonic time before which no request is sent.
         answers: number of answers from the forge at its last failure; one more closes the breaker.
     """

@@ -1,7 +1,4 @@
-"""The reporter as a program: a watch and a regular list of AgentTasks feed one worker for each forge.
-
-`main.py --mode reporter` calls `run`.
-"""
+"""The reporter as a program: a watch and a regular list of AgentTasks feed one worker for each forge."""
 
 from __future__ import annotations
 
@@ -37,9 +34,7 @@ from coding_agent_operator.watching import watch
 _logger = logging.getLogger("reporter")
 
 _MANAGER = "coding-agent-reporter"
-"""Source of Events and field manager of writes."""
 _ROLE = "operator/deploy/reporter-role.yaml"
-"""The permissions that the reporter's account needs."""
 _SELECTOR = f"{LABEL_REPORTED}!=true"
 """Active tasks, and ended tasks whose end is not shown yet: a restart finds all that is left to do, and other
 ended tasks cost nothing."""

@@ -106,13 +106,7 @@ class ForgeContext:
 
 @dataclass
 class Outage:
-    """The forge does not answer.
-
-    Attributes:
-        since: aware; when the outage was noticed.
-        began: monotonic time of the same moment.
-        error: the last error.
-    """
+    """The forge does not answer since `since` (aware), which is `began` in monotonic time."""
 
     since: datetime
     began: float
@@ -124,7 +118,6 @@ class TaskMemory:
     """What the reporter remembers of a task between two reconciles; the next one can rebuild it.
 
     Attributes:
-        comment: our comment as it was last written or found.
         without_position: the comment's text without the position in the queue.
         earlier: the states of earlier runs; `None` until they were looked up.
         written: monotonic time of the last edit of the comment.

@@ -160,15 +160,11 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open as far as known; a dead peer is noticed after two heartbeats only."""
+        """As far as known: a dead peer is noticed after two heartbeats only."""
         return bool(self.raw.is_open)
 
     async def declare(self, queue: str, **arguments: Any) -> Any:
-        """Declare a queue on a channel of its own; the broker's answer.
-
-        Raises:
-            ChannelRefusedError: the broker refused.
-        """
+        """Declare a queue on a channel of its own; the broker's answer. Raises ChannelRefusedError."""
         channel = await Channel.open(self)
         frame = await channel.call(channel.raw.queue_declare, queue=queue, **arguments)
         channel.close()
@@ -281,12 +277,7 @@ class Channel:
         return bool(self.raw.is_open)
 
     async def call(self, method: Callable[..., object], **arguments: Any) -> Any:
-        """Call a method of `raw` and wait for the broker's answer (a pika frame).
-
-        Raises:
-            ChannelRefusedError: the broker closed the channel instead.
-            BrokerError: the connection is gone.
-        """
+        """Call a method of `raw` and wait for the broker's answer (a pika frame); raises as `wait`."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
             method(callback=lambda frame: _resolve(answer, frame), **arguments)
@@ -298,7 +289,8 @@ class Channel:
         """Wait for a future, no longer than the channel lives.
 
         Raises:
-            BrokerError: the channel was closed.
+            ChannelRefusedError: the broker closed the channel.
+            BrokerError: the connection is gone.
         """
         try:
             ends: list[asyncio.Future[Any]] = [future, self.closed]

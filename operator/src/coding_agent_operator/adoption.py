@@ -10,9 +10,9 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
+from coding_agent_core.admission import latest_of, runs_of
 from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ITEM, Event, completion, labels_for, parse_spec
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
-from coding_agent_core.kubernetes.runs import latest_of, runs_of
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.text import first_problem

@@ -1,16 +1,36 @@
-"""Every request that the operator makes itself."""
+"""Every request that the operator makes itself, and its Lease: one operator at a time acts in a namespace.
+
+`kubernetes.aio.leaderelection` is not used: its requests have no timeout, a broken connection ends it, it
+does not release the Lease at the end, and it has no fence, so that a process that slept would go on writing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION
+from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import JSON_PATCH, Access, ApiError, ApiServer, Body
 
-from coding_agent_operator.metrics import API_REQUESTS
+from coding_agent_operator.metrics import API_REQUESTS, LEADER
 from coding_agent_operator.observed import ACTIVE, MANAGER, Job
 from coding_agent_operator.schedule import WORKLOADS
+
+_logger = logging.getLogger("operator.cluster")
+
+LEASE = "coding-agent-operator"
+"""Of the Lease, in the namespace of the AgentTasks."""
+_WAIT_S = 1.0
+"""Between two tries of one that waits for the Lease, or whose renewal failed."""
 
 
 async def connect(timeout: float) -> ApiServer:
@@ -19,7 +39,11 @@ async def connect(timeout: float) -> ApiServer:
     Raises:
         SettingsError: it has none, or they cannot be read.
     """
-    return await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", on_answer=_count)
+
+    def count(method: str, status: str) -> None:
+        API_REQUESTS.labels(method, status).inc()
+
+    return await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", on_answer=count)
 
 
 async def namespaces_with_tasks(server: ApiServer, labels: str = "", page: int = 200) -> set[str]:
@@ -52,14 +76,14 @@ class Cluster:
         self._server = server
         self.namespace = namespace
         self.may_write: Callable[[], bool] = lambda: True
-        self.tasks = AgentTasks(server, namespace, MANAGER, fence=self._require_leave)
+        self.tasks = AgentTasks(server, namespace, MANAGER, fence=self._require_lease)
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._core = f"/api/v1/namespaces/{namespace}"
         group, version, plural = WORKLOADS
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._workloads = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
 
-    async def probe(self, lease: str) -> None:
+    async def probe(self) -> None:
         """Ask for a little of what is looked at regularly.
 
         Raises:
@@ -67,7 +91,7 @@ class Cluster:
         """
         await self.tasks.probe()
         await self._server.request("GET", self._jobs, query=[("labelSelector", ACTIVE), ("limit", "1")])
-        await self.get_lease(lease)
+        await self.get_lease()
 
     async def has_tasks(self) -> bool:
         """Whether the namespace has any AgentTask, ended or not; in doubt it has."""
@@ -117,7 +141,7 @@ class Cluster:
         Raises:
             ApiError: 409 if its name is taken; status `None` if nobody knows whether it was created.
         """
-        self._require_leave()
+        self._require_lease()
         return await self._server.request(
             "POST", self._jobs, body=manifest, query=[("fieldManager", MANAGER)]
         )
@@ -128,33 +152,40 @@ class Cluster:
         Returns:
             The Job as it is now, which is being deleted; `None` if it is gone.
         """
+        self._require_lease()
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": job.uid}}
-        answer = await self._delete(f"{self._jobs}/{job.name}", options)
-        return answer if answer is not None and answer.get("kind") == "Job" else None
+        try:
+            answer = await self._server.request("DELETE", f"{self._jobs}/{job.name}", body=options)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+            return None
+        return answer if answer.get("kind") == "Job" else None  # else a Status: it is gone
 
     async def release_job(self, job: Job, keep_seconds: int) -> Body | None:
         """No longer watch a Job that has ended; it goes after `keep_seconds`. `None`: it is gone."""
+        self._require_lease()
         patch = {
             "metadata": {"labels": {LABEL_ACTIVE: None}, "uid": job.uid},
             "spec": {"ttlSecondsAfterFinished": keep_seconds},
         }
-        return await self._merge(f"{self._jobs}/{job.name}", patch)
+        return await self._server.merge(f"{self._jobs}/{job.name}", patch)
 
-    async def get_lease(self, name: str) -> Body | None:
+    async def get_lease(self) -> Body | None:
         """The Lease, `None` if there is none."""
-        return await self._server.get(f"{self._leases}/{name}")
+        return await self._server.get(f"{self._leases}/{LEASE}")
 
-    async def create_lease(self, name: str, spec: Body) -> Body:
+    async def create_lease(self, spec: Body) -> Body:
         """Create the Lease.
 
         Raises:
             ApiError: `conflict` if there is one.
         """
         return await self._server.request(
-            "POST", self._leases, body={"metadata": {"name": name}, "spec": spec}
+            "POST", self._leases, body={"metadata": {"name": LEASE}, "spec": spec}
         )
 
-    async def patch_lease(self, name: str, version: str, spec: Body) -> Body:
+    async def patch_lease(self, version: str, spec: Body) -> Body:
         """Change fields of the Lease if nothing of it has changed since it was read.
 
         Raises:
@@ -164,27 +195,156 @@ class Cluster:
             {"op": "test", "path": "/metadata/resourceVersion", "value": version},
             *({"op": "add", "path": f"/spec/{field}", "value": value} for field, value in spec.items()),
         ]
-        return await self._server.request("PATCH", f"{self._leases}/{name}", body=patch, kind=JSON_PATCH)
+        return await self._server.request("PATCH", f"{self._leases}/{LEASE}", body=patch, kind=JSON_PATCH)
 
-    def _require_leave(self) -> None:
+    def _require_lease(self) -> None:
         if not self.may_write():
             # No status: as after a request without an answer, nothing is concluded from it.
             raise ApiError("The operator's Lease is not held; nothing is written.", None)
 
-    async def _merge(self, path: str, patch: Body) -> Body | None:
-        self._require_leave()
-        return await self._server.merge(path, patch)
 
-    async def _delete(self, path: str, options: Body) -> Body | None:
-        """The server's answer: the object, or a Status; `None` if the object was not there (any more)."""
-        self._require_leave()
+class LeaseLostError(CodingAgentError):
+    """Another operator has taken over."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The Lease as it was read.
+
+    Attributes:
+        holder: empty: it was given back.
+        duration: seconds for which it holds after it was renewed.
+        since: monotonic time at which this version of it was first seen; clocks of machines do not matter.
+    """
+
+    version: str
+    holder: str
+    duration: float
+    since: float
+
+
+def seen(body: Mapping[str, Any], before: Seen | None, now: float) -> Seen:
+    """What a Lease tells."""
+    spec, version = body.get("spec") or {}, str(body["metadata"]["resourceVersion"])
+    since = before.since if before is not None and before.version == version else now
+    return Seen(
+        version, spec.get("holderIdentity") or "", float(spec.get("leaseDurationSeconds") or 0), since
+    )
+
+
+def free(lease: Seen, me: str, now: float) -> bool:
+    """Whether it may be taken: nobody's, our own, or silent for its whole duration."""
+    return lease.holder in ("", me) or now >= lease.since + lease.duration
+
+
+def identity(environment: Mapping[str, str]) -> str:
+    """Who we are: the pod, so that a container that was killed and starts again goes on at once."""
+    host = environment.get("POD_NAME") or socket.gethostname()
+    return host if {"POD_NAME", "KUBERNETES_SERVICE_HOST"} & environment.keys() else f"{host}-{os.getpid()}"
+
+
+class Lease:
+    """The Lease of one namespace."""
+
+    def __init__(
+        self, cluster: Cluster, me: str, duration: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._cluster = cluster
+        self._me = me
+        self._duration = duration
+        self._clock = clock
+        self._seen: Seen | None = None
+        self._until = 0.0
+        self._stale = True
+        self._acting = False
+        self.was_read = False
+        """It was read at least once, so a replica that waits for it is ready."""
+
+    def held(self) -> bool:
+        """The fence of every write: nobody else can have it yet, with time for a request to arrive."""
+        return self._clock() < self._until
+
+    async def acquire(self) -> None:
+        """Wait until it is ours."""
+        waited = ""
+        while not await self.renew():
+            holder = self._seen.holder if self._seen else ""
+            if holder not in ("", waited):
+                _logger.info("Waiting: %s acts in this namespace", holder)
+                waited = holder
+            await asyncio.sleep(min(_WAIT_S, self._duration / 3))
+        self._acting = True
+        LEADER.labels(self._cluster.namespace).set(1)
+        _logger.info("Acting as %s", self._me)
+
+    async def keep(self) -> None:
+        """Renew it for ever. While that fails nothing is written; nobody's having taken it, work goes on.
+
+        Raises:
+            LeaseLostError: another has it.
+        """
+        while True:
+            await asyncio.sleep(self._duration / 3 if self.held() else min(_WAIT_S, self._duration / 3))
+            if await self.renew():
+                continue
+            if self._seen is not None and self._seen.holder != self._me:
+                LEADER.labels(self._cluster.namespace).set(0)
+                raise LeaseLostError(f"{self._seen.holder or 'nobody'} has the Lease {LEASE} now.")
+
+    async def release(self) -> None:
+        """Give it back, so that the next need not wait; only when no request is under way any more."""
+        if self.held() and self._seen is not None:
+            self._until = 0.0
+            try:
+                await self._cluster.patch_lease(self._seen.version, {"holderIdentity": ""})
+            except ApiError as error:
+                _logger.warning("The Lease could not be given back: %s", error)
+        LEADER.labels(self._cluster.namespace).set(0)
+
+    async def renew(self) -> bool:
+        """Take or renew it once; whether it is ours."""
+        asked = self._clock()
         try:
-            return await self._server.request("DELETE", path, body=options)
+            async with asyncio.timeout(self._duration / 3):
+                body = await self._taken()
+        except TimeoutError:
+            self._stale = True
+            _logger.warning("The Lease cannot be taken or renewed in time")
+            return False
         except ApiError as error:
-            if error.status not in (404, 409):
-                raise
+            if error.conflict or error.status == 404:
+                self._stale = True
+            else:
+                _logger.warning("The Lease cannot be taken or renewed: %s", error)
+            return False
+        if body is None:
+            return False
+        self._seen = seen(body, self._seen, self._clock())
+        # A third of it is left for requests that are under way when the fence closes.
+        self._until = asked + self._duration * 2 / 3
+        return True
+
+    async def _taken(self) -> Body | None:
+        """The Lease as we wrote it; `None` if another has it."""
+        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec: Body = {
+            "holderIdentity": self._me,
+            "leaseDurationSeconds": self._duration,
+            "renewTime": at,
+        }
+        if self._stale or self._seen is None or self._seen.holder != self._me:
+            await self._read()
+            spec["acquireTime"] = at
+        if self._seen is None:
+            return await self._cluster.create_lease(spec)
+        if not free(self._seen, self._me, self._clock()) or (
+            # What another did meanwhile is not known to one that acts.
+            self._acting and self._seen.holder != self._me
+        ):
             return None
+        return await self._cluster.patch_lease(self._seen.version, spec)
 
-
-def _count(method: str, status: str) -> None:
-    API_REQUESTS.labels(method, status).inc()
+    async def _read(self) -> None:
+        body = await self._cluster.get_lease()
+        self.was_read, self._stale = True, False
+        self._seen = None if body is None else seen(body, self._seen, self._clock())

@@ -17,9 +17,9 @@ from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.model import Engine
 
-from coding_agent_operator import lease, metrics
+from coding_agent_operator import metrics
 from coding_agent_operator.adoption import Adoption
-from coding_agent_operator.cluster import Cluster
+from coding_agent_operator.cluster import Cluster, Lease, identity
 from coding_agent_operator.job import build_job, with_transcript_annotations
 from coding_agent_operator.observed import ACTIVE, Job, Task, UnreadableTaskError, read_task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError, TerminationMessages
@@ -74,8 +74,8 @@ class NamespaceController:
         self._now = now or (lambda: datetime.now(UTC))
         self._cluster = Cluster(server, namespace)
         # Names of pods are unique in their namespace alone.
-        me = f"{operator.own_namespace}/{lease.identity(os.environ)}"
-        self.lease = lease.Lease(self._cluster, me, operator.lease_duration)
+        me = f"{operator.own_namespace}/{identity(os.environ)}"
+        self.lease = Lease(self._cluster, me, operator.lease_duration)
         self._cluster.may_write = self.lease.held
         self.acting = False
         """It holds the Lease and works."""
@@ -142,7 +142,7 @@ class NamespaceController:
             ApiError: a right is missing, or the API server does not answer.
             ExceptionGroup: the work failed; with `LeaseLostError` if another operator has taken over.
         """
-        await self._cluster.probe(lease.NAME)
+        await self._cluster.probe()
         probed()
         cancelled = False
         try:
@@ -185,7 +185,7 @@ class NamespaceController:
             if not doubtful and turn % _PROBE_EVERY:
                 continue
             try:
-                await self._cluster.probe(lease.NAME)
+                await self._cluster.probe()
             except ApiError as error:
                 if error.status in (401, 403, 404):
                     raise

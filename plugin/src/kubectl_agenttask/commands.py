@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
 
+from coding_agent_core.admission import latest_of, runs_of
 from coding_agent_core.agenttask import LABEL_ATTEMPT, manifest, parse_spec
-from coding_agent_core.kubernetes.runs import latest_of, runs_of
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of
 from rich.console import Console

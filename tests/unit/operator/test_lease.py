@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.lease import Lease, Seen, free, identity, seen
+from coding_agent_operator.cluster import Cluster, Lease, Seen, free, identity, seen
 
 
 def lease(holder: str = "other", since: float = 100.0) -> Seen:

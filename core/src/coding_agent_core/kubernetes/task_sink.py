@@ -8,18 +8,22 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from coding_agent_core.admission import Cancel, Duplicate, Keep, admit, withdraw
-from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest
-from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand, store
-from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
-from coding_agent_core.kubernetes.runs import (
+from coding_agent_core.admission import (
+    Cancel,
+    Duplicate,
+    Keep,
+    admit,
     cancellation,
     latest_of,
     note,
     runs_of,
     trigger_of,
+    withdraw,
 )
+from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest
+from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand, store
+from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.attempts import Consumer

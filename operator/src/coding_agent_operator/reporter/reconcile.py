@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from coding_agent_core.admission import LatestTask
+from coding_agent_core.admission import LatestTask, cancellation, latest_of, phase_of, runs_of
 from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event, parse_spec
 from coding_agent_core.commands import (
     LABEL_COMMANDS,
@@ -30,7 +30,6 @@ from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Comment, Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
-from coding_agent_core.kubernetes.runs import cancellation, latest_of, phase_of, runs_of
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.outcome import Phase
 from coding_agent_core.queues.protocol import TaskSink

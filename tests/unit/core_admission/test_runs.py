@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from coding_agent_core.admission import cancellation, latest_of, note, runs_of
 from coding_agent_core.agenttask import (
     ANNOTATION_CANCELLED,
     ANNOTATION_DELIVERIES,
     ANNOTATION_LABELED_AT,
     manifest,
 )
-from coding_agent_core.kubernetes.runs import cancellation, latest_of, note, runs_of
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 

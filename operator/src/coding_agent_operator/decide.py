@@ -106,7 +106,7 @@ def decide(
     return Plan(
         stage=state.stage,
         status=status if changed else None,
-        events=transitions(task.status, status, task.spec.max_attempts) if changed else (),
+        events=tuple(_transitions(task.status, status, task.spec.max_attempts)) if changed else (),
         lasting=tuple(_lasting(task, jobs, state.problem)),
         labels=None if over else (task.missing_labels or None),
         delete=state.stop,
@@ -138,33 +138,29 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
     running = state.stage is Stage.ACTIVE and state.waiting is None
     begins = state.problem is not None and not state.problem.at_end
     text = "The attempt's Job exists; its pod has not begun." if begins else "An attempt is running."
+
+    def condition(kind: str, value: Literal["True", "False", "Unknown"], why: str, text: str) -> Condition:
+        known = task.status.condition(kind)
+        since = known.last_transition_time if known is not None and known.status == value else now
+        return Condition(
+            type=kind,
+            status=value,
+            reason=why,
+            message=text,
+            last_transition_time=since,
+            observed_generation=task.generation,
+        )
+
     conditions = [
-        _since(
-            task,
-            Condition(
-                type="Succeeded", status=succeeded, reason=reason, message=message, last_transition_time=now
-            ),
+        condition("Succeeded", succeeded, reason, message),
+        condition("Running", "True", "JobExists", text)
+        if running
+        else condition(
+            "Running", "False", "JobSuspended" if state.waiting else "NoJob", "No attempt is running."
         ),
-        _since(
-            task,
-            Condition(
-                type="Running",
-                status="True" if running else "False",
-                reason="JobExists" if running else "JobSuspended" if state.waiting else "NoJob",
-                message=text if running else "No attempt is running.",
-                last_transition_time=now,
-            ),
-        ),
-        _since(
-            task,
-            Condition(
-                type="Finished",
-                status="True" if over else "False",
-                reason=phase.value if over else "NotFinished",
-                message=message if over else "The task has not ended yet.",
-                last_transition_time=now,
-            ),
-        ),
+        condition("Finished", "True", phase.value, message)
+        if over
+        else condition("Finished", "False", "NotFinished", "The task has not ended yet."),
     ]
     # The others are the reporter's.
     conditions += [each for each in task.status.conditions if each.type not in _CONDITIONS]
@@ -186,16 +182,6 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
         result=state.result,
         next_attempt_time=state.next_attempt_time if phase is Phase.BACKOFF else None,
         observed_generation=task.generation,
-    )
-
-
-def _since(task: Task, condition: Condition) -> Condition:
-    """The condition with the time since which it holds."""
-    known = task.status.condition(condition.type)
-    same = known is not None and known.status == condition.status
-    since = known.last_transition_time if known is not None and same else condition.last_transition_time
-    return condition.model_copy(
-        update={"last_transition_time": since, "observed_generation": task.generation}
     )
 
 
@@ -256,12 +242,8 @@ def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None
     return f"{begin}{rest} It is given up if that lasts for {problem.patience:.0f} s."
 
 
-def transitions(old: Status, new: Status, max_attempts: int) -> tuple[Event, ...]:
-    """The Events of a change of status, in the order in which things happened."""
-    return tuple(_transitions(old, new, max_attempts))
-
-
 def _transitions(old: Status, new: Status, max_attempts: int) -> Iterator[Event]:
+    """The Events of a change of status, in the order in which things happened."""
     before = {attempt.number: attempt for attempt in old.attempts}
     for attempt in new.attempts:
         known = before.get(attempt.number)

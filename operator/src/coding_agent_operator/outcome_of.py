@@ -47,14 +47,13 @@ class AttemptOutcome:
 def attempt_outcome(reason: Reason | PodReason, detail: str = "") -> AttemptOutcome:
     """What follows from a reason, by the table of reasons; `detail` is added to its sentence."""
     facts = REASONS[reason]
-    outcome = AttemptOutcome(
+    return AttemptOutcome(
         type=_TYPES[facts.outcome_class],
         reason=reason.value,
-        message=facts.message,
+        message=sentence(f"{facts.message} {detail}"[:1023]) if detail else facts.message,
         retried=facts.outcome_class.retried,
         counted=facts.outcome_class.counted,
     )
-    return _with_detail(outcome, detail)
 
 
 _TYPES = {
@@ -131,15 +130,17 @@ def outcome_of(job: Job) -> AttemptOutcome:
         if job.complete:
             return attempt_outcome(Reason.COMPLETED)
         return attempt_outcome(PodReason.POD_LOST, job.failure_detail)
-    report = _report(pod)
+    report = Outcome.from_termination_message(pod.message)
     if report is not None and pod.exit_code == report.exit_code and _its_own_end(job, pod, report):
-        return _reported(report)
+        # One that reports "cancelled" was stopped from outside: who cancels a task says so in its spec.
+        reason = PodReason.STOPPED if report.reason is Reason.CANCELLED else report.reason
+        return replace(attempt_outcome(reason), message=printable(report.message), report=report)
     if job.complete:
         outcome = attempt_outcome(Reason.COMPLETED)
     elif job.failure == _DEADLINE and pod.reason != _DEADLINE:
         outcome = attempt_outcome(PodReason.JOB_DEADLINE_EXCEEDED)
     else:
-        outcome = _cluster_did(pod) or _exit(pod) or _prepared_badly(pod)
+        outcome = _cluster_did(pod) or _exit(pod)
     # The kubelet took the end of the log where the agent wrote nothing (`FallbackToLogsOnError`).
     return replace(outcome, report=report, log="" if report else last_lines(pod.message, MAX_TAIL))
 
@@ -155,7 +156,7 @@ def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
 def report_of(job: Job) -> Outcome | None:
     """What the agent has said of its work, whether or not the Job has ended."""
     pod = _speaker(job)
-    return None if pod is None else _report(pod)
+    return None if pod is None else Outcome.from_termination_message(pod.message)
 
 
 @dataclass(frozen=True)
@@ -190,15 +191,15 @@ def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
     if not current:
         if job.pods or job.deleting:
             return _not_ending(going, now)
-        return _problem(PodReason.POD_NOT_CREATED, "", job.began, now, policy)
-    pod = current[-1]
-    since = pod.advanced or pod.created
-    if pod.unschedulable:
-        return _problem(PodReason.UNSCHEDULABLE, pod.waiting_detail, since, now, policy)
-    reason = _WAITING.get(pod.waiting)
-    if reason is None:
-        return None
-    return _problem(reason, pod.waiting_detail, since, now, policy)
+        reason, detail, since = PodReason.POD_NOT_CREATED, "", job.began
+    else:
+        pod = current[-1]
+        waiting = PodReason.UNSCHEDULABLE if pod.unschedulable else _WAITING.get(pod.waiting)
+        if waiting is None:
+            return None
+        reason, detail, since = waiting, pod.waiting_detail, pod.advanced or pod.created
+    patience: float = getattr(policy, REASONS[reason].patience or Patience.CONFIG)
+    return PodProblem(attempt_outcome(reason, detail), patience, (now - since).total_seconds() > patience)
 
 
 def _not_ending(pods: Sequence[Pod], now: datetime) -> PodProblem | None:
@@ -220,11 +221,6 @@ def stuck(job: Job, now: datetime, policy: Policy) -> AttemptOutcome | None:
     return found.outcome if found is not None and found.over else None
 
 
-def _problem(reason: PodReason, detail: str, since: datetime, now: datetime, policy: Policy) -> PodProblem:
-    patience: float = getattr(policy, REASONS[reason].patience or Patience.CONFIG)
-    return PodProblem(attempt_outcome(reason, detail), patience, (now - since).total_seconds() > patience)
-
-
 def stopped(reason: str | None, message: str | None = None) -> AttemptOutcome:
     """How an attempt ended whose Job was deleted, by the reason that was written down before."""
     if reason not in STOPS:
@@ -243,16 +239,6 @@ def _speaker(job: Job) -> Pod | None:
     return ended[-1] if ended else None
 
 
-def _report(pod: Pod) -> Outcome | None:
-    return Outcome.from_termination_message(pod.message)
-
-
-def _reported(report: Outcome) -> AttemptOutcome:
-    # An attempt that reports "cancelled" was stopped from outside: who cancels a task says so in its spec.
-    reason = PodReason.STOPPED if report.reason is Reason.CANCELLED else report.reason
-    return replace(attempt_outcome(reason), message=printable(report.message), report=report)
-
-
 def _cluster_did(pod: Pod) -> AttemptOutcome | None:
     if pod.disruption:
         return attempt_outcome(DISRUPTIONS.get(pod.disruption, PodReason.DISRUPTED))
@@ -269,25 +255,15 @@ def _cluster_did(pod: Pod) -> AttemptOutcome | None:
     return attempt_outcome(PodReason.DISRUPTED) if pod.reason.startswith(_REJECTED) else None
 
 
-def _exit(pod: Pod) -> AttemptOutcome | None:
+def _exit(pod: Pod) -> AttemptOutcome:
+    if pod.exit_code is None and pod.not_prepared:
+        return attempt_outcome(PodReason.INIT_FAILED, printable(pod.not_prepared))
     if pod.exit_code is None:
-        return None
+        return attempt_outcome(PodReason.POD_LOST)
     reason = EXITS.get(pod.exit_code)
     if reason is None or (reason is Reason.COMPLETED and pod.phase != "Succeeded"):
         return attempt_outcome(PodReason.CRASHED, f"Its exit code is {pod.exit_code}.")
     return attempt_outcome(reason)
-
-
-def _prepared_badly(pod: Pod) -> AttemptOutcome:
-    if pod.not_prepared:
-        return attempt_outcome(PodReason.INIT_FAILED, printable(pod.not_prepared))
-    return attempt_outcome(PodReason.POD_LOST)
-
-
-def _with_detail(outcome: AttemptOutcome, detail: str) -> AttemptOutcome:
-    if not detail:
-        return outcome
-    return replace(outcome, message=sentence(f"{outcome.message} {detail}"[:1023]))
 
 
 def sentence(text: str) -> str:

@@ -110,7 +110,10 @@ class Reconciler:
             if recorded is None:
                 return plan
             task = recorded
-        await self._emit_lasting(task, plan.lasting)
+        # Each of these Events is written once while this process runs.
+        lasting = [event for event in plan.lasting if (task.uid, event) not in self._emitted]
+        self._emitted.update((task.uid, event) for event in lasting)
+        await self._emit(task, lasting)
         await self._clean_up(task, plan)
         return plan
 
@@ -177,13 +180,9 @@ class Reconciler:
             return job
         if job.waiting:
             return replace(job, waits_for=self._waits.get(job.uid, ""))
-        if job.ready and not job.finished and not job.deleting:
+        going = not job.finished and not job.deleting
+        if going and (job.ready or self._now() < job.began + self._patience):
             return job
-        if not job.finished and not job.deleting and self._now() < job.began + self._patience:
-            return job
-        return await self._with_pods_read(job)
-
-    async def _with_pods_read(self, job: Job) -> Job:
         pods = read_pods(await self._cluster.pods_of(job.name))
         return replace(job, pods=self._messages.added_to(job, pods))
 
@@ -257,12 +256,6 @@ class Reconciler:
             if body is not None:
                 self._tasks.remove(body)
             self._foreign.pop(task.name, None)
-
-    async def _emit_lasting(self, task: Task, events: Sequence[Event]) -> None:
-        """Write each Event once while this process runs."""
-        new = [event for event in events if (task.uid, event) not in self._emitted]
-        self._emitted.update((task.uid, event) for event in new)
-        await self._emit(task, new)
 
     async def _emit(self, task: Task, events: Sequence[Event]) -> None:
         """Write Events; one that cannot be written is logged and not repeated."""

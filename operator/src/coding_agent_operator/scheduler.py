@@ -161,8 +161,18 @@ class Scheduler:
                 )
             )
         # A Job that runs without a task (deleted by hand, its end not recorded) counts all the same.
-        for orphans in jobs.values():
-            found += [_orphan(job) for job in orphans if not job.finished]
+        found += [
+            Candidate(
+                name=f"job/{job.name}",
+                item=job.labels.get(LABEL_ITEM, job.name),
+                repository=job.labels.get(LABEL_REPOSITORY, ""),
+                created=job.created,
+                stage=Stage.ACTIVE,
+            )
+            for orphans in jobs.values()
+            for job in orphans
+            if not job.finished
+        ]
         return found
 
     async def _show_positions(self) -> None:
@@ -179,13 +189,3 @@ class Scheduler:
             for _, name in sorted(moved)[:_POSITIONS_AT_A_TIME]:
                 self._positions_due.add(name)
                 self._queue(name)
-
-
-def _orphan(job: Job) -> Candidate:
-    return Candidate(
-        name=f"job/{job.name}",
-        item=job.labels.get(LABEL_ITEM, job.name),
-        repository=job.labels.get(LABEL_REPOSITORY, ""),
-        created=job.created,
-        stage=Stage.ACTIVE,
-    )

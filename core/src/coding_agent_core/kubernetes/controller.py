@@ -321,16 +321,13 @@ class Controller:
                     except Exception as error:
                         await self._failed(key, error)
                     else:
-                        self._succeeded(key, requeue)
+                        if requeue.recovered:
+                            self._failures.pop(key, None)
+                            self._retry_at.pop(key, None)
+                        if requeue.after is not None:
+                            self.queue.add_later(key, requeue.after)
             finally:
                 self.queue.done(key)
-
-    def _succeeded(self, key: Key, requeue: Requeue) -> None:
-        if requeue.recovered:
-            self._failures.pop(key, None)
-            self._retry_at.pop(key, None)
-        if requeue.after is not None:
-            self.queue.add_later(key, requeue.after)
 
     async def _failed(self, key: Key, error: Exception) -> None:
         self._failures[key] += 1

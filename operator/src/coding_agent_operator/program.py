@@ -137,7 +137,7 @@ class Namespaces:
         if key.name:
             self._controller.queue.add(key, urgent=urgent)
         if (controller := self._controllers.get(key.namespace)) is not None:
-            controller.changed()
+            controller.scheduler.changed()
 
     async def run(self) -> None:
         """Serve until cancelled; then every Lease is released."""
@@ -189,7 +189,15 @@ class Namespaces:
                     metrics.LEADER.labels(namespace).set(0)
                     metrics.WATCH_BEHIND.labels(namespace).set(0)
                     metrics.FAILING.labels(namespace).set(namespace in self._failing)
-                    controller = self._controllers[namespace] = self._new(namespace)
+                    controller = self._controllers[namespace] = NamespaceController(
+                        self._server,
+                        namespace,
+                        self._settings,
+                        tasks=self._tasks,
+                        jobs=self._jobs,
+                        controller=self._controller,
+                        behind=lambda behind: self._behind(namespace, behind),
+                    )
                     try:
                         await controller.run(probed)
                     except Exception as error:
@@ -200,23 +208,12 @@ class Namespaces:
                     self._failing.add(namespace)
                     metrics.FAILING.labels(namespace).set(1)
                     await asyncio.sleep(delay)
-                    if self._everywhere and not await controller.has_tasks():
+                    if self._everywhere and not await controller.cluster.has_tasks():
                         return
             finally:
                 self._controllers.pop(namespace, None)
                 self._failing.discard(namespace)
                 metrics.forget(namespace)
-
-    def _new(self, namespace: str) -> NamespaceController:
-        return NamespaceController(
-            self._server,
-            namespace,
-            self._settings,
-            tasks=self._tasks,
-            jobs=self._jobs,
-            controller=self._controller,
-            behind=lambda behind: self._behind(namespace, behind),
-        )
 
     def _behind(self, namespace: str, behind: int) -> None:
         """Start dead watches afresh; less and less often where that does not help."""
@@ -246,7 +243,7 @@ class Namespaces:
                 self._discovered = True
                 sweep_due = clock() + operator.sweep_interval if ended_too else sweep_due
                 for namespace, controller in list(self._controllers.items()):
-                    if controller.empty and not await controller.has_tasks() and controller.empty:
+                    if controller.empty and not await controller.cluster.has_tasks() and controller.empty:
                         self._serving[namespace].cancel()
             await asyncio.sleep(operator.resync_interval)
 

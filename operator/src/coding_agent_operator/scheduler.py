@@ -7,25 +7,41 @@ start counts as running until its Job is seen or is known not to exist.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
 from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.outcome import Phase
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.model import Engine
 
 from coding_agent_operator import metrics
+from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import SchedulingDecision
 from coding_agent_operator.observed import Job, Task
-from coding_agent_operator.schedule import UNLIMITED, Candidate, Schedule, coarse, schedule
+from coding_agent_operator.schedule import (
+    NOT_INSTALLED,
+    UNLIMITED,
+    Candidate,
+    Schedule,
+    coarse,
+    job_uid,
+    schedule,
+    waits_for,
+)
 from coding_agent_operator.task_state import Stage, stage_of
+
+_logger = logging.getLogger("operator.scheduler")
 
 _PASS_GAP_S, _PASS_SHARE = 0.01, 0.1
 """Passes take no more than this share of the time: under load, changes are taken together."""
 _POSITIONS_AT_A_TIME = 100
+_KUEUE_MESSAGES_AT_A_TIME = 100
+"""So many tasks get a new message from Kueue at each relist: a long queue causes no storm of writes."""
 
 
 class Scheduler:
@@ -33,7 +49,7 @@ class Scheduler:
 
     def __init__(
         self,
-        namespace: str,
+        cluster: Cluster,
         settings: Settings,
         *,
         tasks: ObjectCache[Task],
@@ -41,7 +57,8 @@ class Scheduler:
         controller: Controller,
         now: Callable[[], datetime],
     ) -> None:
-        self._namespace = namespace
+        self._cluster = cluster
+        self._namespace = cluster.namespace
         self._limits = None if settings.queue.engine is Engine.KUEUE else settings.limits
         self._policy = settings.operator.policy
         self._position_interval = settings.operator.position_interval
@@ -53,6 +70,8 @@ class Scheduler:
         self._schedule = Schedule()
         self._granted: set[str] = set()
         self._positions_due: set[str] = set()
+        self.kueue_messages: dict[str, str] = {}
+        """By a Job's uid, what Kueue says it waits for."""
 
     def changed(self) -> None:
         """Something happened that may let a task start."""
@@ -103,6 +122,26 @@ class Scheduler:
     def revoke(self, name: str) -> None:
         """The task does not count as running because of its grant any more."""
         self._granted.discard(name)
+
+    async def read_kueue(self) -> None:
+        """Read in one request what the Jobs that Kueue has not admitted wait for."""
+        waiting = {job.uid for job in self._jobs.of(self._namespace) if job.waiting and job.queue}
+        known = self.kueue_messages
+        for uid in known.keys() - waiting:
+            del known[uid]
+        if not waiting:
+            return
+        try:
+            workloads = await self._cluster.list_workloads()
+        except ApiError as error:
+            if error.status != 404:
+                _logger.warning("Kueue's workloads cannot be read: %s", error)
+                return
+            found = dict.fromkeys(waiting, NOT_INSTALLED)
+        else:
+            found = {job_uid(each): text for each in workloads if (text := waits_for(each)) is not None}
+        new = [(uid, text) for uid, text in found.items() if uid in waiting and known.get(uid) != text]
+        known.update(new[:_KUEUE_MESSAGES_AT_A_TIME])
 
     def _task(self, name: str) -> Task | None:
         return self._tasks.get((self._namespace, name))

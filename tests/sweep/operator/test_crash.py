@@ -24,7 +24,7 @@ from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, r
 from tests.integration.operator.world import QUICK, World, account
 
 SIDE_BY_SIDE = 6
-PARTS = 4
+PARTS = 6
 """Each takes a share of the requests and of their kinds, so that it ends within the time limit of a test."""
 BY_CHANCE = {"GET agenttasks/*"}
 """A task is read by itself only where a watch was late, which no run can be made to have.

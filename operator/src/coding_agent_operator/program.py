@@ -20,7 +20,6 @@ from coding_agent_core.kubernetes.controller import (
     ObjectCache,
     Requeue,
     key_of,
-    serve_probes,
 )
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 from coding_agent_core.logs import bound
@@ -31,7 +30,7 @@ from coding_agent_operator import metrics
 from coding_agent_operator.cluster import connect, namespaces_with_tasks
 from coding_agent_operator.namespace import NamespaceController
 from coding_agent_operator.observed import ACTIVE, Job, Task, read_job, read_task
-from coding_agent_operator.watching import Resource, watch
+from coding_agent_operator.watching import Resource, serve_probes, watch
 
 _logger = logging.getLogger("operator.program")
 

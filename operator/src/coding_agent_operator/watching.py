@@ -1,7 +1,8 @@
-"""The watches of the operator and the reporter: kopf, whose handlers only feed an object cache.
+"""What the operator and the reporter share as programs: their watches, and their probes and metrics.
 
-Event handlers add no finalizer and no annotation to an object. kopf does not repeat a handler that failed,
-and a watch can die: the `Relist` of `coding_agent_core.kubernetes.controller` covers both.
+kopf watches, and its handlers only feed an object cache. Event handlers add no finalizer and no annotation to
+an object. kopf does not repeat a handler that failed, and a watch can die: the `Relist` of
+`coding_agent_core.kubernetes.controller` covers both.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import kopf
+from aiohttp import web
 from coding_agent_core.errors import CodingAgentError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+_logger = logging.getLogger("operator.watching")
 
 Resource = tuple[str, str, str]
 """Group, version, plural. (With 'batch/v1/jobs' kopf matches nothing.)"""
@@ -132,3 +137,35 @@ def _settings(selectors: Mapping[Resource, str]) -> kopf.OperatorSettings:
     for name in ("kopf.objects", "kopf.activities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return settings
+
+
+async def serve_probes(
+    host: str, port: int, *, alive: Callable[[], str | None], ready: Callable[[], str | None]
+) -> web.AppRunner:
+    """Serve `/livez`, `/readyz` and `/metrics` until `cleanup` is called on what is returned.
+
+    Args:
+        alive: what is wrong so that only a restart helps; `None` if nothing is.
+        ready: why the program does not work yet; `None` if it does.
+    """
+    app = web.Application()
+
+    def probe(check: Callable[[], str | None]) -> Callable[[web.Request], object]:
+        async def answer(_: web.Request) -> web.Response:
+            problem = check()
+            return web.Response(text=problem or "ok", status=503 if problem else 200)
+
+        return answer
+
+    async def scrape(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app.router.add_get("/livez", probe(alive))  # type: ignore[arg-type]
+    app.router.add_get("/readyz", probe(ready))  # type: ignore[arg-type]
+    app.router.add_get("/metrics", scrape)
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    address = runner.addresses[0][:2]
+    _logger.info("Probes and metrics are at %s, port %d", *address)
+    return runner

@@ -16,9 +16,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.logs import bound
@@ -413,35 +410,3 @@ class Relist:
             _logger.info("Listed %d objects", sum(len(bodies) for bodies, _ in lists))
             self.synced.set()
         await self._listed(changed)
-
-
-async def serve_probes(
-    host: str, port: int, *, alive: Callable[[], str | None], ready: Callable[[], str | None]
-) -> web.AppRunner:
-    """Serve `/livez`, `/readyz` and `/metrics` until `cleanup` is called on what is returned.
-
-    Args:
-        alive: what is wrong so that only a restart helps; `None` if nothing is.
-        ready: why the program does not work yet; `None` if it does.
-    """
-    app = web.Application()
-
-    def probe(check: Callable[[], str | None]) -> Callable[[web.Request], object]:
-        async def answer(_: web.Request) -> web.Response:
-            problem = check()
-            return web.Response(text=problem or "ok", status=503 if problem else 200)
-
-        return answer
-
-    async def scrape(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app.router.add_get("/livez", probe(alive))  # type: ignore[arg-type]
-    app.router.add_get("/readyz", probe(ready))  # type: ignore[arg-type]
-    app.router.add_get("/metrics", scrape)
-    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, host, port).start()
-    address = runner.addresses[0][:2]
-    _logger.info("Probes and metrics are at %s, port %d", *address)
-    return runner

@@ -199,9 +199,7 @@ class KubernetesSink:
     async def _connected(self) -> AgentTasks:
         async with self._connecting:
             if self._tasks is None:
-                server = await ApiServer.connect(
-                    self._access, REQUEST_TIMEOUT, role="receiver/deploy/role.yaml"
-                )
+                server = await ApiServer.connect(self._access, REQUEST_TIMEOUT, role=ROLE)
                 self._tasks = AgentTasks(server, self._namespace or server.namespace or "default", MANAGER)
                 _logger.info("Tasks are AgentTasks in namespace %s", self._tasks.namespace)
             return self._tasks

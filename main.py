@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         settings = load_settings(arguments.config)
         configure(settings.logging)
         if arguments.mode == "webhook" and settings.backend is not Backend.MEMORY:
-            _receiver(settings)
+            from coding_agent_core.queues.connect import connect_sink
+            from coding_agent_receiver.server import run
+
+            run(settings, connect_sink(settings))
         else:
             asyncio.run(_run(arguments, settings))
     except SettingsError as error:
@@ -82,13 +85,6 @@ def _attempt(config: Path | None) -> int:
     return run_attempt(config)
 
 
-def _receiver(settings: Settings) -> None:
-    from coding_agent_core.queues.connect import connect_sink
-    from coding_agent_receiver.server import run
-
-    run(settings, connect_sink(settings))
-
-
 async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -101,9 +97,15 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
         case "producer":
             await _producer(settings, stop, loop_forever=arguments.loop)
         case "operator":
-            await _operator(settings, stop)
+            from coding_agent_core.kubernetes.transport import Access
+            from coding_agent_operator.program import run as run_operator
+
+            Access.find()  # fails here if there is no cluster; kopf would retry forever
+            await run_operator(settings, stop)
         case "reporter":
-            await _reporter(settings, stop)
+            from coding_agent_operator.reporter.program import run as run_reporter
+
+            await run_reporter(settings, stop)
         case None:
             await _producer_then_consumer(settings, stop)
 
@@ -146,20 +148,6 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
     await asyncio.wait(tasks)
     for task in tasks:
         task.result()
-
-
-async def _operator(settings: Settings, stop: asyncio.Event) -> None:
-    from coding_agent_core.kubernetes.transport import Access
-    from coding_agent_operator.program import run
-
-    Access.find()  # fails here if there is no cluster; kopf would retry forever
-    await run(settings, stop)
-
-
-async def _reporter(settings: Settings, stop: asyncio.Event) -> None:
-    from coding_agent_operator.reporter.program import run
-
-    await run(settings, stop)
 
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:

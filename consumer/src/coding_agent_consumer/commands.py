@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from coding_agent_core.commands import CommandMetrics, IssueCommand, Target, execute
 from coding_agent_core.errors import ForgeUnavailableError, QueueUnavailableError
@@ -55,20 +55,17 @@ async def execute_commands(
             target = Target(
                 forge=forge,
                 tasks=source if isinstance(source, MemoryQueue) else labels,
-                phase=_phase(forge, command.item, source),
+                phase=partial(_phase, forge, command.item, source),
             )
             await _until_executed(command, target, metrics, stop)
 
 
-def _phase(forge: Forge, item: Item, source: CommandSource) -> Callable[[], Awaitable[Phase | None]]:
-    async def phase() -> Phase | None:
-        latest = source.latest(item) if isinstance(source, MemoryQueue) else None
-        if latest is not None and latest.cancel_requested:
-            return Phase.CANCELLED
-        state = await remembered(forge, item)
-        return state.phase if state else None
-
-    return phase
+async def _phase(forge: Forge, item: Item, source: CommandSource) -> Phase | None:
+    latest = source.latest(item) if isinstance(source, MemoryQueue) else None
+    if latest is not None and latest.cancel_requested:
+        return Phase.CANCELLED
+    state = await remembered(forge, item)
+    return state.phase if state else None
 
 
 async def _until_executed(

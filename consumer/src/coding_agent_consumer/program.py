@@ -76,7 +76,7 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
         settings = load_settings(config, environment)
         configure(settings.logging)
         scrub_logs(scrub_for(settings))
-        outcome = asyncio.run(_attempt(settings, read_input(environment, ENVIRONMENT_VARIABLE)))
+        outcome = asyncio.run(_attempt(settings, _read_input(environment)))
     except Exception as error:
         outcome = outcome_of(error)
     log = _logger.info if outcome.succeeded else _logger.error
@@ -90,11 +90,8 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
     return outcome.exit_code.value
 
 
-def read_input(environment: Mapping[str, str], name: str) -> AttemptInput:
-    """
-    Raises:
-        SettingsError: there is no input, or it is wrong; the sentence says what.
-    """
+def _read_input(environment: Mapping[str, str]) -> AttemptInput:
+    name = ENVIRONMENT_VARIABLE
     text = environment.get(name, "")
     if not text:
         raise SettingsError(f"{name} is not set: it holds the task, and the operator puts it there")

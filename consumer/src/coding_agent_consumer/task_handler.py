@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -46,12 +45,16 @@ _OTHER_CONSUMER_POLL = 2.0
 """Seconds between checks while another consumer holds the item's lock but has not swapped the label yet."""
 _OTHER_CONSUMER_PATIENCE = 60.0
 """Seconds after which such a message goes back to the queue for a while."""
-
-
+_FORGE_PATIENCE = 3600.0
+"""Seconds that a forge may be down before a task goes back to the queue."""
 _GRACE = 60.0
 """Seconds after a stop in which the work so far can still be pushed."""
 _OVERTIME = 600.0
 """Seconds after an attempt's time in which its finished work can still be pushed."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class _StoppedError(Exception):
@@ -64,10 +67,7 @@ class TaskHandler:
 
     Attributes:
         forges: by host.
-        make_agent: an agent with a person's settings.
-        open_workspace: a workspace for one attempt.
         shutdown: set when the consumer is to end.
-        patience: seconds that a forge may be down before a task goes back to the queue.
     """
 
     settings: Settings
@@ -75,9 +75,6 @@ class TaskHandler:
     make_agent: Callable[[Settings], Agent]
     open_workspace: OpenWorkspace
     shutdown: asyncio.Event
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    chance: random.Random = field(default_factory=random.Random)
-    patience: float = 3600.0
 
     async def handle(self, claim: Claim) -> None:
         """Work on a task until it is settled; left unsettled only when shutting down or losing the claim."""
@@ -144,7 +141,7 @@ class TaskHandler:
                 _logger.info("Dropped a message for %s: %s", item.display, why)
                 await claim.done()
             case Abandon(ended, reason, message):
-                task = task_for(forge, item, labels, ended, max_attempts=limit, clock=self.clock)
+                task = task_for(forge, item, labels, ended, max_attempts=limit, clock=_now)
                 outcome = Outcome(reason=reason, message=message)
                 claim.ending()
                 await self._retrying(claim, lambda: task.finish(outcome))
@@ -170,7 +167,7 @@ class TaskHandler:
                     branch=branch,
                     change_url=state.change_url if state and state.branch == branch else None,
                 )
-                task = task_for(forge, item, labels, begun, max_attempts=limit, clock=self.clock)
+                task = task_for(forge, item, labels, begun, max_attempts=limit, clock=_now)
                 await self._attempt(claim, task, details)
 
     async def _attempt(self, claim: Claim, task: ForgeTask, details: ItemDetails) -> None:
@@ -207,7 +204,7 @@ class TaskHandler:
                 saved = " What was done so far is pushed." if outcome.branch else ""
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped.{saved}"})
             else:  # the consumer is ending, the person still wants it: another consumer goes on
-                await self._interrupted(task, outcome)
+                await self._comment(task, Phase.QUEUED, outcome, None)
                 raise _StoppedError
         await self._settle(claim, task, outcome)
 
@@ -216,11 +213,7 @@ class TaskHandler:
         if outcome.retryable and attempt < task.max_attempts:
             wait = self._delay(attempt, outcome.retry_after)
             await claim.retry(wait)
-            at = self.clock() + timedelta(seconds=wait)
-            try:
-                await task.comment(Phase.BACKOFF, outcome=outcome, next_attempt=at)
-            except ForgeError as error:  # the next attempt shows the truth anyway
-                _logger.warning("Could not report on %s that it is retried: %s", task.item.display, error)
+            await self._comment(task, Phase.BACKOFF, outcome, _now() + timedelta(seconds=wait))
             return
         claim.ending()
         await self._retrying(claim, lambda: task.finish(outcome))
@@ -232,11 +225,13 @@ class TaskHandler:
         else:
             await claim.dead_letter(f"{outcome.reason}: {outcome.message}")
 
-    async def _interrupted(self, task: ForgeTask, outcome: Outcome) -> None:
+    async def _comment(
+        self, task: ForgeTask, phase: Phase, outcome: Outcome, next_attempt: datetime | None
+    ) -> None:
         try:
-            await task.comment(Phase.QUEUED, outcome=outcome)
-        except ForgeError as error:
-            _logger.warning("Could not report on %s that it waits again: %s", task.item.display, error)
+            await task.comment(phase, outcome=outcome, next_attempt=next_attempt)
+        except ForgeError as error:  # the next attempt shows the truth anyway
+            _logger.warning("Could not report on %s that it is %s: %s", task.item.display, phase, error)
 
     @asynccontextmanager
     async def _watch(self, claim: Claim, task: ForgeTask) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
@@ -275,15 +270,14 @@ class TaskHandler:
         """Do it, waiting while the forge is down: a task does not fail for that.
 
         Raises:
-            ForgeError: the forge refused, or was down for longer than `patience`.
+            ForgeError: the forge refused, or was down for too long.
             _StoppedError: the consumer is to end, or the claim was lost, while waiting.
         """
         return await while_unavailable(
             action,
-            within=self.patience,
+            within=_FORGE_PATIENCE,
             logger=_logger,
             pause=lambda seconds: self._pause(claim, seconds),
-            chance=self.chance.random,
         )
 
     async def _pause(self, claim: Claim, seconds: float) -> None:
@@ -298,7 +292,7 @@ class TaskHandler:
 
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer
-        own = backoff(attempt, consumer.retry_delay, consumer.retry_delay_max, self.chance.random())
+        own = backoff(attempt, consumer.retry_delay, consumer.retry_delay_max)
         return max(own, asked or 0.0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_consumer.agent.limits import CallResult, CallStatus, LoopLimits, Round, reached
+from coding_agent_consumer.agent.failures import CallResult, CallStatus, LoopLimits, Round, reached
 from coding_agent_core.reasons import Reason
 
 LIMITS = LoopLimits(tool_errors=3, malformed_answers=5, setting="llm.openai")

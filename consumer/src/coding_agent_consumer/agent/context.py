@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from coding_agent_core.text import beginning
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -105,7 +106,8 @@ def to_summarize(parts: Split, budget: int) -> str:
     task = "\n".join(_text(part) for part in parts.task.parts)
     room = budget * _CHARS_PER_TOKEN
     lines = "\n".join(_line(part) for message in parts.older for part in message.parts)
-    return f"{SUMMARY_REQUEST}\n\n# Task\n{_head(task, room // 3)}\n\n# So far\n{_tail(lines, room * 2 // 3)}"
+    shown, newest = beginning(task, room // 3), _tail(lines, room * 2 // 3)
+    return f"{SUMMARY_REQUEST}\n\n# Task\n{shown}\n\n# So far\n{newest}"
 
 
 def plain_summary(parts: Split, budget: int) -> str:
@@ -194,10 +196,6 @@ def _line(part: object) -> str:
         case ThinkingPart():
             return ""
     return text
-
-
-def _head(text: str, length: int) -> str:
-    return text if len(text) <= length else text[:length] + "…"
 
 
 def _tail(text: str, length: int) -> str:

@@ -27,8 +27,16 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_graph import End
 
 from coding_agent_consumer.agent import Brief, OnStep, Step, context
-from coding_agent_consumer.agent.failures import RetryingModel, failure_of, too_long
-from coding_agent_consumer.agent.limits import LimitReachedError, LoopLimits, Round, reached, round_of
+from coding_agent_consumer.agent.failures import (
+    LimitReachedError,
+    LoopLimits,
+    RetryingModel,
+    Round,
+    failure_of,
+    reached,
+    round_of,
+    too_long,
+)
 from coding_agent_consumer.agent.models import ModelSpec, cost_of, model_spec, open_model
 from coding_agent_consumer.agent.tools import (
     FINISH,
@@ -71,8 +79,7 @@ class ModelAgent:
     def __init__(
         self, settings: Settings, *, clock: Clock | None = None, open_model: OpenModel = open_model
     ) -> None:
-        """Prepare; nothing is opened yet.
-
+        """
         Args:
             clock: for waits between tries of a request.
             open_model: makes the model; tests give their own.
@@ -99,7 +106,13 @@ class ModelAgent:
                 reason=Reason.DEADLINE_EXCEEDED,
                 message=f"The agent did not finish within {_duration(timeout)} (consumer.timeout_seconds).",
             )
-        return outcome.model_copy(update={"usage": self._counted(usage)})
+        counted = Usage(
+            requests=usage.requests,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost=cost_of(self._settings.llm, usage),
+        )
+        return outcome.model_copy(update={"usage": counted})
 
     async def _work(self, brief: Brief, workspace: Workspace, on_step: OnStep, usage: RunUsage) -> Outcome:
         scrub = scrub_for(self._settings)
@@ -141,22 +154,13 @@ class ModelAgent:
             return [], ""
         from coding_agent_consumer.agent import mcp  # noqa: PLC0415 - takes seconds, used by few
 
-        connected = await mcp.connect(self._settings.mcp_servers, stack, scrub)
-        for name, why in connected.failed.items():
+        toolsets, failed = await mcp.connect(self._settings.mcp_servers, stack, scrub)
+        for name, why in failed.items():
             await on_step(Step(0, "tool", f"MCP server {name} cannot be used", why))
-        if not connected.failed:
-            return connected.toolsets, ""
-        names = ", ".join(sorted(connected.failed))
-        return connected.toolsets, f"\nThe tools of these servers are not available now: {names}.\n"
-
-    def _counted(self, usage: RunUsage) -> Usage:
-        """What was used, with its cost if the model's price is known."""
-        return Usage(
-            requests=usage.requests,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cost=cost_of(self._settings.llm, usage),
-        )
+        if not failed:
+            return toolsets, ""
+        names = ", ".join(sorted(failed))
+        return toolsets, f"\nThe tools of these servers are not available now: {names}.\n"
 
 
 @asynccontextmanager
@@ -221,7 +225,12 @@ class _Conversation:
             except _ContextFullError:
                 await self._compress(self._threshold)
             except OutputTokenLimitExceeded:
-                self._ask_for_less()
+                # Nothing in the answer could be used: leave it out and say so.
+                self._check_limits(Round((), usable=False, cut=True))
+                if isinstance(self.messages[-1], ModelResponse):
+                    # Services refuse an empty answer in the history.
+                    self.messages[-1] = replace(self.messages[-1], parts=[TextPart("(cut off)")])
+                self._record(ModelRequest(parts=[UserPromptPart(_TOO_LONG_ANSWER)]))
             except ModelAPIError as error:
                 if not too_long(error) or self._rejections >= _MAX_REJECTIONS:
                     raise
@@ -260,25 +269,20 @@ class _Conversation:
         async with agent.iter(message_history=history, usage=self.usage, usage_limits=limits) as run:
             node = run.next_node
             while not isinstance(node, End):
-                if isinstance(node, ModelRequestNode):
-                    self._require_room()
+                too_large = context.size(self.messages, _OVERHEAD) > self._threshold
+                if isinstance(node, ModelRequestNode) and self._may_compress and too_large:
+                    raise _ContextFullError
                 following = await run.next(node)
                 if isinstance(following, CallToolsNode):
-                    await self._answered(following.model_response)
+                    response = following.model_response
+                    self._rejections = 0
+                    self._may_compress = True
+                    self._record(response)
+                    await self._step("model", *step_of_answer(response, self.scrub))
                 elif isinstance(node, CallToolsNode) and isinstance(following, ModelRequestNode):
                     await self._acted(node.model_response, following.request)
                 node = following
         return node.data.output
-
-    def _require_room(self) -> None:
-        if self._may_compress and context.size(self.messages, _OVERHEAD) > self._threshold:
-            raise _ContextFullError
-
-    async def _answered(self, response: ModelResponse) -> None:
-        self._rejections = 0
-        self._may_compress = True
-        self._record(response)
-        await self._step("model", *step_of_answer(response, self.scrub))
 
     async def _acted(self, response: ModelResponse, request: ModelRequest) -> None:
         self._record(request)
@@ -296,14 +300,6 @@ class _Conversation:
         if (outcome := reached(self._rounds, limits)) is not None:
             message = self.scrub(outcome.message)
             raise LimitReachedError(outcome.model_copy(update={"message": message}))
-
-    def _ask_for_less(self) -> None:
-        """After an answer that was cut off before anything in it could be used: leave it out and say so."""
-        self._check_limits(Round((), usable=False, cut=True))
-        if isinstance(self.messages[-1], ModelResponse):
-            # Services refuse an empty answer in the history.
-            self.messages[-1] = replace(self.messages[-1], parts=[TextPart("(cut off)")])
-        self._record(ModelRequest(parts=[UserPromptPart(_TOO_LONG_ANSWER)]))
 
     async def _compress(self, budget: int) -> None:
         """Summarize the older messages, then cut long results if that is not enough."""

@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pydantic_ai.mcp import CallToolFunc, MCPError, MCPToolset, ToolResult
 from pydantic_ai.toolsets import AbstractToolset
 
 from coding_agent_consumer.agent.transcript import Scrub
+from coding_agent_consumer.workspace.processes import cut_middle
 
 _logger = logging.getLogger("coding_agent.mcp")
 
@@ -33,29 +33,24 @@ RESULT_LIMIT = 40_000
 """Characters of one tool's result that the model sees: its head and tail."""
 
 
-@dataclass(frozen=True)
-class Connected:
-    toolsets: list[AbstractToolset[Any]]
-    """Of the servers that answer."""
-    failed: dict[str, str]
-    """Names of the servers that do not answer, with the reason."""
-
-
 async def connect(
-    servers: Sequence[McpServer], stack: AsyncExitStack, scrub: Scrub, *, start_timeout: float = START_TIMEOUT
-) -> Connected:
+    servers: Sequence[McpServer], stack: AsyncExitStack, scrub: Scrub
+) -> tuple[list[AbstractToolset[Any]], dict[str, str]]:
     """Start or reach each server; one that fails is left out and logged.
 
     Args:
         stack: closes them; a server that died raises there.
+
+    Returns:
+        the toolsets of the servers that answer, and the reasons of the others by name.
     """
     toolsets: list[AbstractToolset[Any]] = []
     failed: dict[str, str] = {}
     for server in servers:
-        toolset = _toolset(server, start_timeout)
+        toolset = _toolset(server)
         try:
             # One stack for each server: what a failed start left behind is closed at once.
-            async with AsyncExitStack() as own, asyncio.timeout(start_timeout):
+            async with AsyncExitStack() as own, asyncio.timeout(START_TIMEOUT):
                 await own.enter_async_context(toolset)
                 await toolset.list_tools()
                 stack.push_async_exit(own.pop_all())
@@ -64,7 +59,7 @@ async def connect(
                 raise
             failed[server.mcp_server_name] = "the connection was closed"
         except TimeoutError:
-            failed[server.mcp_server_name] = f"no answer within {start_timeout:g} s"
+            failed[server.mcp_server_name] = f"no answer within {START_TIMEOUT:g} s"
         except Exception as error:
             failed[server.mcp_server_name] = _cause(error, scrub)
         else:
@@ -75,10 +70,10 @@ async def connect(
             server.mcp_server_name,
             failed[server.mcp_server_name],
         )
-    return Connected(toolsets, failed)
+    return toolsets, failed
 
 
-def _toolset(server: McpServer, start_timeout: float) -> MCPToolset[Any]:
+def _toolset(server: McpServer) -> MCPToolset[Any]:
     target: str | StdioTransport
     if server.url is not None:
         target = server.url
@@ -95,7 +90,7 @@ def _toolset(server: McpServer, start_timeout: float) -> MCPToolset[Any]:
         target,
         id=server.mcp_server_name,
         headers=dict(server.headers) or None if server.url is not None else None,
-        init_timeout=start_timeout,
+        init_timeout=START_TIMEOUT,
         read_timeout=CALL_TIMEOUT,
         process_tool_call=call_safely,
     )
@@ -106,7 +101,7 @@ async def call_safely(
 ) -> ToolResult:
     """Every failure of a server is an answer to the model; repeated failures end the run by our own limit."""
     try:
-        return _bounded(await call_tool(name, tool_args))
+        result = await call_tool(name, tool_args)
     except (ModelRetry, ToolFailed) as error:
         raise ToolFailed(error.message) from error
     except MCPError as error:
@@ -114,15 +109,9 @@ async def call_safely(
     except Exception as error:
         _logger.warning("MCP tool %s failed: %s", name, type(error).__name__)
         raise ToolFailed(f"The server of this tool does not answer ({type(error).__name__}).") from error
-
-
-def _bounded(result: ToolResult) -> ToolResult:
-    """Cut to a size that the model can take: servers have no limit of their own."""
     text = result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False)
-    if len(text) <= RESULT_LIMIT:
-        return result
-    half = RESULT_LIMIT // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
+    shown, cut = cut_middle(text, RESULT_LIMIT)  # servers have no limit of their own
+    return shown if cut else result
 
 
 def _cause(error: BaseException, scrub: Scrub) -> str:

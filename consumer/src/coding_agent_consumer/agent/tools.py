@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
+from coding_agent_core.text import one_line
 from pydantic import BaseModel, Field
 from pydantic_ai import FunctionToolset, ModelRetry, ToolFailed, ToolOutput
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
@@ -143,7 +144,7 @@ def outcome_of_finish(output: Finish | str) -> Outcome:
         case "nothing_to_change":
             reason, message = Reason.NOTHING_TO_CHANGE, "The agent found nothing to change."
         case _:
-            reason, message = Reason.CANNOT_BE_DONE, f"The agent cannot do this: {_first_line(summary)}"
+            reason, message = Reason.CANNOT_BE_DONE, f"The agent cannot do this: {_excerpt(summary)}"
     return Outcome(reason=reason, message=message, summary=summary)
 
 
@@ -175,6 +176,6 @@ def _is_written_call(text: str, tool_names: Collection[str]) -> bool:
     return isinstance(data, dict) and data.get("name") in tool_names
 
 
-def _first_line(text: str) -> str:
-    line = next((line.strip(" #*-") for line in text.splitlines() if line.strip(" #*-")), "no reason given")
-    return line if len(line) <= _EXCERPT_LENGTH else f"{line[:_EXCERPT_LENGTH].rstrip()}…"
+def _excerpt(text: str) -> str:
+    lines = (line.strip(" #*-") for line in text.splitlines())
+    return one_line(next(filter(None, lines), "no reason given"), _EXCERPT_LENGTH)

@@ -79,7 +79,6 @@ class Source(_Wire):
 
     @staticmethod
     def of(item: Item) -> Source:
-        """The source that names an item."""
         return Source(**item.model_dump())
 
 
@@ -113,7 +112,6 @@ class Spec(_Wire):
 
     @property
     def item(self) -> Item:
-        """The item."""
         return Item(**self.source.model_dump())
 
 
@@ -185,7 +183,6 @@ class Status(_Wire):
     observed_generation: int | None = None
 
     def condition(self, name: str) -> Condition | None:
-        """The condition of a type."""
         return next((each for each in self.conditions if each.type == name), None)
 
     @property
@@ -222,7 +219,6 @@ class Event:
 
 
 def labels_for(item: Item) -> dict[str, str]:
-    """The labels of an item's tasks."""
     return {
         LABEL_PLATFORM: item.platform.value,
         LABEL_REPOSITORY: _hash("|".join(item.identity.split("|")[:3])),

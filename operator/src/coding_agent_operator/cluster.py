@@ -106,11 +106,9 @@ class Cluster:
         return list(found["items"]), int(found["metadata"]["resourceVersion"])
 
     async def get_job(self, name: str) -> Body | None:
-        """A Job, `None` if there is none of that name."""
         return await self._server.get(f"{self._jobs}/{name}")
 
     async def pods_of(self, job: str) -> list[Body]:
-        """The pods of a Job."""
         query = [("labelSelector", f"batch.kubernetes.io/job-name={job}"), ("limit", "100")]
         return list((await self._server.request("GET", f"{self._core}/pods", query=query))["items"])
 
@@ -172,7 +170,6 @@ class Cluster:
         return await self._server.merge(f"{self._jobs}/{job.name}", patch)
 
     async def get_lease(self) -> Body | None:
-        """The Lease, `None` if there is none."""
         return await self._server.get(f"{self._leases}/{LEASE}")
 
     async def create_lease(self, spec: Body) -> Body:
@@ -224,7 +221,6 @@ class Seen:
 
 
 def seen(body: Mapping[str, Any], before: Seen | None, now: float) -> Seen:
-    """What a Lease tells."""
     spec, version = body.get("spec") or {}, str(body["metadata"]["resourceVersion"])
     since = before.since if before is not None and before.version == version else now
     return Seen(
@@ -244,8 +240,6 @@ def identity(environment: Mapping[str, str]) -> str:
 
 
 class Lease:
-    """The Lease of one namespace."""
-
     def __init__(
         self, cluster: Cluster, me: str, duration: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:

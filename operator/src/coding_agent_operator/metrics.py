@@ -96,7 +96,6 @@ def count_change(task: Task, new: Status) -> None:
 
 
 def show_phases(namespace: str, counts: Mapping[Phase, int]) -> None:
-    """Set the gauge of active tasks."""
     for phase in Phase:
         if not phase.terminal:
             TASKS.labels(phase.value, namespace).set(counts.get(phase, 0))

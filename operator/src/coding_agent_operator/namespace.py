@@ -236,7 +236,6 @@ class NamespaceController:
         return Requeue(after, recovered)
 
     async def failed(self, name: str, error: Exception) -> None:
-        """A reconciliation failed, and is retried later."""
         metrics.RECONCILE_ERRORS.inc()
         # What was refused was not done. Without an answer, and after most 5xx, that is not known.
         refused = isinstance(error, RefusedError) or (

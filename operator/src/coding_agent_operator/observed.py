@@ -266,7 +266,6 @@ def _readable(model: type[_M], raw: Any) -> tuple[tuple[_M, ...], bool]:
 
 
 def read_job(body: Mapping[str, Any]) -> Job:
-    """A Job as the API server has it."""
     meta, status = body["metadata"], body.get("status") or {}
     owner: Mapping[str, Any] = next((o for o in meta.get("ownerReferences") or () if o.get("controller")), {})
     task = owner.get("name") if owner.get("kind") == "AgentTask" else None
@@ -304,7 +303,6 @@ def read_pods(bodies: Iterable[Mapping[str, Any]]) -> tuple[Pod, ...]:
 
 
 def read_pod(body: Mapping[str, Any]) -> Pod:
-    """A pod as the API server has it."""
     meta, status = body["metadata"], body.get("status") or {}
     conditions = {c.get("type"): c for c in status.get("conditions") or ()}
     disruption, scheduled = conditions.get("DisruptionTarget") or {}, conditions.get("PodScheduled") or {}

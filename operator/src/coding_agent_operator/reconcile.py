@@ -48,7 +48,6 @@ class RefusedError(ApiError):
 
     @property
     def conflict(self) -> bool:
-        """It is none."""
         return False
 
 
@@ -285,7 +284,6 @@ class TerminationMessages:
         return tuple(sorted([*pods, *gone], key=lambda pod: (pod.created, pod.name))) if gone else pods
 
     def take(self, kind: str, body: Mapping[str, Any]) -> None:
-        """A watch event of a pod."""
         pod = read_pod(body)
         if pod.exit_code is None or not pod.job_uid:
             return

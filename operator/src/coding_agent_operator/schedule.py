@@ -190,5 +190,4 @@ def waits_for(workload: Mapping[str, Any]) -> str | None:
 
 
 def job_uid(workload: Mapping[str, Any]) -> str:
-    """The uid of the Job that a workload stands for."""
     return str((workload["metadata"].get("labels") or {}).get(_WORKLOAD_JOB_LABEL, ""))

@@ -48,8 +48,6 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """How a task ends."""
-
     phase: Phase
     reason: str
     message: str
@@ -275,7 +273,6 @@ def started(job: Job, number: int) -> AttemptStatus:
 
 
 def reported(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
-    """The attempt with what its agent reports."""
     return attempt.model_copy(
         update={
             "usage": report.usage,

@@ -79,7 +79,6 @@ class AgentTasks:
         return found
 
     async def get(self, name: str) -> Body | None:
-        """A task, `None` if there is none of that name."""
         return await self._server.get(f"{self._path}/{name}")
 
     async def probe(self) -> None:
@@ -201,7 +200,6 @@ class AgentTasks:
         await self._server.renew()
 
     async def aclose(self) -> None:
-        """Close the connections."""
         await self._server.aclose()
 
     async def _merge(self, name: str, patch: Body) -> Body | None:

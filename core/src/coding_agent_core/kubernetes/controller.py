@@ -44,7 +44,6 @@ class Key(NamedTuple):
 
 
 def key_of(body: Mapping[str, Any]) -> Key:
-    """The key of an object as the API server sends it."""
     return Key(body["metadata"]["namespace"], body["metadata"]["name"])
 
 
@@ -76,12 +75,10 @@ class ObjectCache(Generic[_T]):
         return sum(len(objects) for objects in self._objects.values())
 
     def get(self, key: tuple[str, str]) -> _T | None:
-        """The object of that namespace and name."""
         found = self._objects.get(key[0], {}).get(key[1])
         return None if found is None else found.value
 
     def of(self, namespace: str) -> list[_T]:
-        """The objects of a namespace."""
         return [cached.value for cached in self._objects.get(namespace, {}).values()]
 
     def observe(self, kind: str | None, body: Mapping[str, Any]) -> bool:
@@ -211,7 +208,6 @@ class WorkQueue:
         self._wake.set()
 
     def forget(self, key: Key) -> None:
-        """Drop the delayed entry of a key."""
         self._due.pop(key, None)
 
     async def take(self) -> Key:
@@ -234,7 +230,6 @@ class WorkQueue:
                 continue
 
     def done(self, key: Key) -> None:
-        """The worker has finished with the key."""
         self._busy.discard(key)
         self._done.set()
         if key in self._again:
@@ -303,7 +298,6 @@ class Controller:
         return self._retry_at.get(key, 0.0) > asyncio.get_running_loop().time()
 
     async def run(self) -> None:
-        """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._workers):
                 group.create_task(self._work())

@@ -103,7 +103,6 @@ class KubernetesSink:
         return self._was_connected
 
     async def aclose(self) -> None:
-        """Let go of connections."""
         if self._tasks is not None:
             await self._tasks.aclose()
 

@@ -175,7 +175,6 @@ class ApiServer:
         await self._access.load(self._api.configuration)
 
     async def aclose(self) -> None:
-        """Close the connections."""
         await self._api.close()
         await self._watching.close()
 
@@ -207,7 +206,6 @@ class ApiServer:
         query: list[tuple[str, str]] | None = None,
         kind: str = "application/json",
     ) -> Body:
-        """Send a request and read the answer's object."""
         try:
             answer = await self._send(
                 self._api, method, path, query=query, seconds=self._timeout, body=body, kind=kind

@@ -57,7 +57,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class _StoppedError(Exception):
+class _TaskStoppedError(Exception):
     """The consumer is shutting down, or the queue gave the task to another consumer: report nothing more."""
 
 
@@ -92,7 +92,7 @@ class TaskHandler:
                     if await self._settle_locked_out(claim, forge, item):
                         return
                 await self._with_item(claim, forge)
-        except _StoppedError:
+        except _TaskStoppedError:
             _logger.info(
                 "Stopped work on %s: %s",
                 item.display,
@@ -198,14 +198,14 @@ class TaskHandler:
                 overtime=_OVERTIME,
             ).run()
         if claim.lost.is_set():
-            raise _StoppedError
+            raise _TaskStoppedError
         if outcome.reason is Reason.CANCELLED:
             if why and why[0]:
                 saved = " What was done so far is pushed." if outcome.branch else ""
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped.{saved}"})
             else:  # the consumer is ending, the person still wants it: another consumer goes on
                 await self._comment(task, Phase.QUEUED, outcome, None)
-                raise _StoppedError
+                raise _TaskStoppedError
         await self._settle(claim, task, outcome)
 
     async def _settle(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
@@ -271,7 +271,7 @@ class TaskHandler:
 
         Raises:
             ForgeError: the forge refused, or was down for too long.
-            _StoppedError: the consumer is to end, or the claim was lost, while waiting.
+            _TaskStoppedError: the consumer is to end, or the claim was lost, while waiting.
         """
         return await while_unavailable(
             action,
@@ -288,7 +288,7 @@ class TaskHandler:
             for each in ends:
                 each.cancel()
         if done:
-            raise _StoppedError
+            raise _TaskStoppedError
 
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer

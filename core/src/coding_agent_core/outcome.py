@@ -52,13 +52,13 @@ def terminal_phase(status: str | None, reason: str | None) -> Phase | None:
     return None
 
 
-class _Report(Frozen):
+class _ReportedModel(Frozen):
     """Goes from a pod to the operator: fields of a newer release are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class Cost(_Report):
+class Cost(_ReportedModel):
     """An amount of money.
 
     Attributes:
@@ -111,7 +111,7 @@ def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
     return Cost.of(Decimal(first.amount) + Decimal(second.amount), second.currency)
 
 
-class Usage(_Report):
+class Usage(_ReportedModel):
     """What an attempt used: requests to the model and tokens, as the provider counts them.
 
     Attributes:
@@ -134,7 +134,7 @@ class Usage(_Report):
         )
 
 
-class Outcome(_Report):
+class Outcome(_ReportedModel):
     """How one attempt ended.
 
     Attributes:

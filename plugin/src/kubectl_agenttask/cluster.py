@@ -35,7 +35,7 @@ _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 Body = dict[str, Any]
 
 
-class Cluster:
+class ClusterAccess:
     """AgentTasks, their pods and events. Methods raise `PluginError`."""
 
     def __init__(self, api_client: Any, namespace: str) -> None:
@@ -44,7 +44,7 @@ class Cluster:
         self._core: Any = client.CoreV1Api(api_client)
 
     @staticmethod
-    def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
+    def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> ClusterAccess:
         """As kubectl does: the flags, else `KUBECONFIG`, else ~/.kube/config, else the pod's account.
 
         Raises:
@@ -54,12 +54,12 @@ class Cluster:
         if not named and not Path("~/.kube/config").expanduser().exists() and _IN_CLUSTER.exists():
             settings = client.Configuration()
             config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-            return Cluster(client.ApiClient(settings), namespace or _IN_CLUSTER.read_text().strip())
+            return ClusterAccess(client.ApiClient(settings), namespace or _IN_CLUSTER.read_text().strip())
         try:
             api_client = config.new_client_from_config(  # type: ignore[no-untyped-call]
                 kubeconfig, context=context, persist_config=False
             )
-            return Cluster(api_client, namespace or _own_namespace(kubeconfig, context))
+            return ClusterAccess(api_client, namespace or _own_namespace(kubeconfig, context))
         except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
             why = str(error).rstrip(".")
             raise UnreachableError(

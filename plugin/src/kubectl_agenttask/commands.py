@@ -16,7 +16,7 @@ from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of
 from rich.console import Console
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, tables
-from kubectl_agenttask.cluster import Body, Cluster
+from kubectl_agenttask.cluster import Body, ClusterAccess
 from kubectl_agenttask.tables import show_facts, show_table
 
 _POLL = 1.0
@@ -35,7 +35,7 @@ class Session:
         raw: where logs go, byte for byte.
     """
 
-    cluster: Cluster
+    cluster: ClusterAccess
     out: Console
     notes: Console
     raw: BinaryIO

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from kubectl_agenttask import PluginError, commands
-from kubectl_agenttask.cluster import Cluster
+from kubectl_agenttask.cluster import ClusterAccess
 from kubectl_agenttask.tables import console
 
 _EXAMPLES = """examples:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     notes = console(sys.stderr)
     try:
-        cluster = Cluster.connect(arguments.kubeconfig, arguments.context, arguments.namespace)
+        cluster = ClusterAccess.connect(arguments.kubeconfig, arguments.context, arguments.namespace)
         session = commands.Session(
             cluster, console(sys.stdout), notes, sys.stdout.buffer, clock=lambda: datetime.now(UTC)
         )

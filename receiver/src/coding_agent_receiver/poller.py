@@ -218,11 +218,11 @@ async def redeliver_missed(settings: Settings, forge: Forge, metrics: PollMetric
     """
     hooks = forge.hooks() if wanted(settings) else None
     if hooks is not None:
-        await _Round(settings, forge, hooks, metrics).all()
+        await _RedeliveryRound(settings, forge, hooks, metrics).all()
 
 
 @dataclass(frozen=True)
-class _Round:
+class _RedeliveryRound:
     settings: Settings
     forge: Forge
     hooks: Hooks

@@ -17,7 +17,7 @@ import coding_agent_consumer.workspace as package
 import coding_agent_core as core
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
-from coding_agent_core.settings.attempts import Workspace
+from coding_agent_core.settings.attempts import WorkspaceSettings
 
 
 def become(uid: int, needed: list[str]) -> None:
@@ -47,7 +47,7 @@ def closed_ancestor(path: str) -> str | None:
 
 
 async def work(wish: dict[str, Any]) -> dict[str, Any]:
-    settings = Workspace(
+    settings = WorkspaceSettings(
         isolation=wish["isolation"], base_dir=Path(wish["base_dir"]), command_timeout=wish.get("timeout", 20)
     )
     outputs = []

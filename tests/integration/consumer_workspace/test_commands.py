@@ -13,7 +13,7 @@ import pytest
 from coding_agent_consumer.workspace.client import WorkspaceClient, WorkspaceGoneError
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.processes import END_SECONDS, living_parents
-from coding_agent_core.settings.attempts import Isolation, Workspace
+from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 
 LIMIT = 2000
 PATIENCE = END_SECONDS + 20
@@ -24,7 +24,9 @@ PATIENCE = END_SECONDS + 20
 async def workspace(
     request: pytest.FixtureRequest, base_dir: Path, bundle: Path
 ) -> AsyncIterator[WorkspaceClient]:
-    settings = Workspace(isolation=request.param, base_dir=base_dir, command_timeout=20, output_limit=LIMIT)
+    settings = WorkspaceSettings(
+        isolation=request.param, base_dir=base_dir, command_timeout=20, output_limit=LIMIT
+    )
     async with launch_workspace(settings) as client:
         await client.seed(bundle, "work")
         yield client
@@ -157,14 +159,14 @@ async def test_a_folder_too_long_for_a_socket_is_named_with_the_setting(tmp_path
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
     with pytest.raises(WorkspaceGoneError, match=r"too long.*consumer\.workspace\.base_dir"):
-        async with launch_workspace(Workspace(base_dir=deep)):
+        async with launch_workspace(WorkspaceSettings(base_dir=deep)):
             pass
     assert list(deep.iterdir()) == []
 
 
 async def test_the_end_of_the_workspace_ends_a_running_command(base_dir: Path) -> None:
     mark = f"98765.{os.getpid()}"
-    async with launch_workspace(Workspace(base_dir=base_dir)) as client:
+    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
         running = asyncio.create_task(client.run(f"sleep {mark}"))
         await runs(mark)
     with pytest.raises(WorkspaceGoneError):
@@ -173,7 +175,9 @@ async def test_the_end_of_the_workspace_ends_a_running_command(base_dir: Path) -
 
 
 async def test_in_namespaces_a_command_cannot_end_the_server(base_dir: Path) -> None:
-    async with launch_workspace(Workspace(base_dir=base_dir, isolation=Isolation.NAMESPACES)) as client:
+    async with launch_workspace(
+        WorkspaceSettings(base_dir=base_dir, isolation=Isolation.NAMESPACES)
+    ) as client:
         await client.run("kill -9 1; kill -9 -1; kill -STOP 1; kill -TERM 1")
         assert (await client.run("echo alive")).output == "alive\n"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.workspace.client import WorkspaceClient, WorkspaceRefusedError
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_core.settings.attempts import Workspace
+from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import git
 
 
 @pytest.fixture
 async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[WorkspaceClient]:
-    async with launch_workspace(Workspace(base_dir=base_dir)) as client:
+    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
         await client.seed(bundle, "work")
         yield client
 
@@ -163,7 +163,7 @@ async def test_a_huge_change_is_refused_in_words(workspace: WorkspaceClient) -> 
 
 async def test_it_is_seeded_once_and_with_a_bundle(base_dir: Path, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"junk")
-    async with launch_workspace(Workspace(base_dir=base_dir)) as client:
+    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
         with pytest.raises(WorkspaceRefusedError, match="no repository yet"):
             await client.diff()
         with pytest.raises(WorkspaceRefusedError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_core.settings.attempts import Isolation, Workspace
+from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
 
@@ -176,7 +176,7 @@ async def test_a_hostile_repository_is_worked_on_and_gets_nothing(
     agent = tmp_path / "agent"
     repository = await BareClone.clone(git_server.credentials("evil.git"), agent, base="main", branch=BRANCH)
     async with launch_workspace(
-        Workspace(base_dir=base_dir, isolation=NAMESPACES), hidden=[agent]
+        WorkspaceSettings(base_dir=base_dir, isolation=NAMESPACES), hidden=[agent]
     ) as workspace:
         await workspace.seed(await repository.bundle(), BRANCH)
         await workspace.write_file("planted.config", trap.config)

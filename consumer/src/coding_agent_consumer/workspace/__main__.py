@@ -22,7 +22,7 @@ from pathlib import Path
 from coding_agent_consumer.workspace import linux, sandbox
 from coding_agent_consumer.workspace.files import WorkspaceFolders, remove
 from coding_agent_consumer.workspace.processes import end_descendants
-from coding_agent_consumer.workspace.server import Server, ServerOptions, listen
+from coding_agent_consumer.workspace.server import ServerOptions, WorkspaceServer, listen
 
 _START_SECONDS = 20
 
@@ -168,7 +168,7 @@ def _serve(options: Options, folders: WorkspaceFolders, report: int) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
-    server = Server(folders, options.server)
+    server = WorkspaceServer(folders, options.server)
     os.write(report, b"ready\n")
     os.close(report)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open for the life of the process

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.settings.attempts import Workspace as WorkspaceSettings
+from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from coding_agent_consumer.workspace import wire
 from coding_agent_consumer.workspace.files import cut_end

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
-from coding_agent_core.settings.attempts import Workspace as WorkspaceSettings
+from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.client import (

@@ -55,7 +55,7 @@ def listen(path: Path, *, group: bool = False) -> socket.socket:
     return listener
 
 
-class Server:
+class WorkspaceServer:
     """Answers requests one after the other, so no command runs beside another request."""
 
     def __init__(self, folders: WorkspaceFolders, options: ServerOptions) -> None:

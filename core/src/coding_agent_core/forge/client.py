@@ -41,7 +41,7 @@ _REDIRECTS = 3
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """The fields of an answer that we use; others are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from coding_agent_core.errors import ForgeNotFoundError
-from coding_agent_core.forge.client import PAGE_SIZE, Answer, Call, ForgeClient, Repeat, path
+from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat, ResponseModel, path
 from coding_agent_core.forge.protocol import Change, Comment, Hook, HookDelivery, ItemDetails
 from coding_agent_core.forge.rest import COMMENT_LIMIT, CommentAnswer, ItemAnswer, RestForge
 from coding_agent_core.platforms import ItemKind, Platform
@@ -35,17 +35,17 @@ class _FoundItem(ItemAnswer):
     repository_url: str = ""
 
 
-class _SearchPage(Answer):
+class _SearchPage(ResponseModel):
     incomplete_results: bool = False
     items: list[_FoundItem]
 
 
-class _Repository(Answer):
+class _Repository(ResponseModel):
     full_name: str
     default_branch: str = "main"
 
 
-class _Tip(Answer):
+class _Tip(ResponseModel):
     """One side of a pull request; `repo` is null when the fork was deleted."""
 
     ref: str
@@ -58,23 +58,23 @@ class _PullRequest(ItemAnswer):
     base: _Tip
 
 
-class _Permission(Answer):
+class _Permission(ResponseModel):
     """What somebody may do; GitHub shows `maintain` as `write` and `triage` as `read`."""
 
     permission: str = "none"
 
 
-class _HookConfig(Answer):
+class _HookConfig(ResponseModel):
     url: str = ""
 
 
-class _Hook(Answer):
+class _HookResponse(ResponseModel):
     id: int
     active: bool
     config: _HookConfig
 
 
-class _HookDelivery(Answer):
+class _HookDeliveryResponse(ResponseModel):
     id: int
     guid: str
     delivered_at: datetime
@@ -82,11 +82,11 @@ class _HookDelivery(Answer):
     event: str
 
 
-class _HookRequest(Answer):
+class _HookRequest(ResponseModel):
     payload: dict[str, Any] | None = None
 
 
-class _HookDeliveryDetail(Answer):
+class _HookDeliveryDetail(ResponseModel):
     request: _HookRequest
 
 
@@ -270,7 +270,7 @@ class GitHubHooks:
         call = Call("GET", f"{hook.path}/deliveries", f"reading the deliveries of {hook.name}", params)
         for _ in range(_LOG_PAGES):
             response = await self.client.send(call)
-            for each in self.client.parse(list[_HookDelivery], response, call):
+            for each in self.client.parse(list[_HookDeliveryResponse], response, call):
                 if each.delivered_at < since:
                     return
                 delivery = HookDelivery(
@@ -307,7 +307,7 @@ class GitHubHooks:
     async def _hooks(self, where: str, owner: str) -> list[Hook]:
         found: list[Hook] = []
         call = Call("GET", where, f"reading the webhooks of {owner}")
-        async for page, _ in self.client.pages(list[_Hook], call, limit=_HOOK_PAGES):
+        async for page, _ in self.client.pages(list[_HookResponse], call, limit=_HOOK_PAGES):
             found += [
                 Hook(path=f"{where}/{each.id}", url=each.config.url, name=f"the webhook {each.id} of {owner}")
                 for each in page

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from coding_agent_core.errors import ForgeNotFoundError
-from coding_agent_core.forge.client import Answer, Call, Repeat, path
+from coding_agent_core.forge.client import Call, Repeat, ResponseModel, path
 from coding_agent_core.forge.protocol import Change, Comment, ItemDetails
 from coding_agent_core.forge.rest import (
     COMMENT_LIMIT,
@@ -29,7 +29,7 @@ _DEVELOPER = 30
 """The lowest access level that may push (documentation, *Members API*)."""
 
 
-class _References(Answer):
+class _References(ResponseModel):
     full: str
     """How other projects refer to the item: `group/project#7`."""
 
@@ -48,14 +48,14 @@ class _MergeRequest(_ProjectItem):
     sha: str | None = None
 
 
-class _Project(Answer):
+class _Project(ResponseModel):
     """A project; an empty one has no default branch."""
 
     path_with_namespace: str
     default_branch: str | None = None
 
 
-class _Member(Answer):
+class _Member(ResponseModel):
     access_level: int
     state: str = "active"
 

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.client import Answer, Call, ForgeClient, Repeat, Token
+from coding_agent_core.forge.client import Call, ForgeClient, Repeat, ResponseModel, Token
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.protocol import (
     Change,
@@ -35,7 +35,7 @@ SCAN_PAGES = 100
 _REACTION = "eyes"
 
 
-class User(Answer):
+class User(ResponseModel):
     id: int
     login: str = Field(validation_alias=AliasChoices("login", "username"))
 
@@ -46,11 +46,11 @@ Author = Annotated[User, BeforeValidator(lambda value: _GHOST if value is None e
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
-class Label(Answer):
+class Label(ResponseModel):
     name: str
 
 
-class ItemAnswer(Answer):
+class ItemAnswer(ResponseModel):
     """An issue, pull request or merge request."""
 
     number: int = Field(validation_alias=AliasChoices("number", "iid"))
@@ -71,7 +71,7 @@ class ItemAnswer(Answer):
         return [label if isinstance(label, str) else label.name for label in self.labels]
 
 
-class CommentAnswer(Answer):
+class CommentAnswer(ResponseModel):
     """A comment, or what GitLab writes itself (`system`)."""
 
     id: int
@@ -85,7 +85,7 @@ class CommentAnswer(Answer):
         return Comment(str(self.id), self.author.login, self.body, self.created_at, self.html_url)
 
 
-class _LabelEvent(Answer):
+class _LabelEvent(ResponseModel):
     """An event of an item's history; the user or label is null when it was deleted since."""
 
     action: str = Field(validation_alias=AliasChoices("event", "action"))
@@ -94,7 +94,7 @@ class _LabelEvent(Answer):
     label: Label | None = None
 
 
-class _Reaction(Answer):
+class _Reaction(ResponseModel):
     content: str = Field(validation_alias=AliasChoices("content", "name"))
     user: User | None = None
 

@@ -24,7 +24,7 @@ class Isolation(StrEnum):
     """Only a scrubbed environment, for a container that is itself the isolation."""
 
 
-class Workspace(Section):
+class WorkspaceSettings(Section):
     """Where the model's commands run."""
 
     socket: Path | None = None
@@ -70,7 +70,7 @@ class Consumer(Section):
     """Name of the commits' author."""
     commit_email: str = "coding-agent@localhost"
     """E-mail address of the commits' author."""
-    workspace: Workspace = Workspace()
+    workspace: WorkspaceSettings = WorkspaceSettings()
 
 
 class UserConfigApi(Section):

@@ -1,1 +1,1 @@
-"""The kopf operator: AgentTasks to Jobs. `decide` and `schedule` hold the rules, `engine` applies them."""
+"""The kopf operator: AgentTasks to Jobs. `decide` and `schedule` hold the rules, `reconcile` applies them."""

@@ -252,7 +252,7 @@ def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
     }
     mounts = [
         _mount("work", WORK),
-        # Connecting to a socket is no write to its file system.
+        # Connecting to a socket does not write to its file system.
         _mount("socket", SOCKET_FOLDER, read_only=True),
     ]
     if template.config_map:

@@ -107,7 +107,7 @@ class Pod:
         message: the container's termination message.
         waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
         waiting_detail: the kubelet's words for that, or the scheduler's for `unschedulable`.
-        not_prepared: which init container failed, and its last words, where the agent never began.
+        not_prepared: which init container failed, and its message, if the agent never started.
         advanced: when it last came a step nearer to its beginning: it was scheduled, set up, prepared; or was
             first found unschedulable.
         gone_by: when it was to be gone at the latest, once it is being deleted.
@@ -311,7 +311,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         (c for c in containers if c.get("name") == AGENT_CONTAINER), containers[0] if containers else {}
     )
     ended = (agent.get("state") or {}).get("terminated") or {}
-    # Once the agent runs, its sidecar may be started again: that is no reason to give the pod up.
+    # Once the agent runs, its sidecar may be started again: that does not mean that the pod is lost.
     began = "running" in (agent.get("state") or {}) or bool(ended)
     others = () if began else status.get("initContainerStatuses") or ()
     waits = [
@@ -361,7 +361,7 @@ def _is_step(name: Any, condition: Mapping[str, Any]) -> bool:
 
 
 def _not_prepared(statuses: Iterable[Mapping[str, Any]]) -> str:
-    """Why a pod failed before its agent began: the first init container that did, and its last words."""
+    """Why a pod failed before its agent started: the first init container that failed, and its message."""
     for each in statuses:
         ended = (each.get("state") or {}).get("terminated") or {}
         if ended.get("exitCode"):
@@ -380,7 +380,7 @@ def job_name(task: str, number: int) -> str:
 
 
 def attempt_number(task: str, job: str) -> int | None:
-    """The number in a Job's name, `None` if it is no Job name of this task."""
+    """The number in a Job's name, `None` if it is not the name of a Job of this task."""
     match = re.search(r"-(\d{1,6})$", job)
     if match is None:
         return None

@@ -304,9 +304,9 @@ def _parsed(data: bytes) -> Body:
     try:
         result = json.loads(data)
     except ValueError as error:
-        raise ApiError("the Kubernetes API server's answer is not JSON: is it one?", None) from error
+        raise ApiError("the answer is not JSON: check the API server's address", None) from error
     if not isinstance(result, dict):
-        raise ApiError("the Kubernetes API server's answer is no object: is it one?", None)
+        raise ApiError("the answer is not a JSON object: check the API server's address", None)
     return result
 
 

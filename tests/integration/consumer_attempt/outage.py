@@ -60,6 +60,7 @@ class Outage:
         with self._lock:
             self.begun.clear()
             if self._kind == "refused":
+                self._closing.join()  # else the port may still be in use
                 self._listen(self._port)
 
     def _away(self) -> None:
@@ -68,7 +69,8 @@ class Outage:
                 self.begun.set()
                 if self._kind == "refused":
                     # From a thread of its own: it waits for the server's loop, which may wait for this one.
-                    threading.Thread(target=self._close).start()
+                    self._closing = threading.Thread(target=self._close)
+                    self._closing.start()
 
     def _listen(self, port: int) -> None:
         handler = type("Handler", (_Handler,), {"outage": self})

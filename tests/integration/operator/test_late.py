@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_cluster.access import KubectlError
 from coding_agent_core import agenttask
 from coding_agent_core.outcome import Cost, Usage
 from coding_agent_core.reasons import Reason
+from kubernetes.client.exceptions import ApiException
 
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
 from tests.integration.operator.pod_driver import RUNS, PodDriver, ended, reported
@@ -46,14 +48,25 @@ def let_pod_go(world: World, name: str) -> None:
 
 
 def _finalizers(world: World, name: str, what: str) -> None:
-    known = world.plane.core.read_namespaced_pod(name, world.namespace, _request_timeout=10)
-    others = [each for each in known.metadata.finalizers or [] if each != FINALIZER]
-    wanted = [*others, FINALIZER] if what == "add" else others
-    body: dict[str, Any] = {
-        "metadata": {"finalizers": wanted, "resourceVersion": known.metadata.resource_version}
-    }
-    # A merge patch of the list as it was read: Kubernetes' own finalizer stays as it is.
-    world.plane.kubectl("-n", world.namespace, "patch", "pod", name, "--type=merge", "-p", json.dumps(body))
+    def patched() -> bool:
+        known = world.plane.core.read_namespaced_pod(name, world.namespace, _request_timeout=10)
+        others = [each for each in known.metadata.finalizers or [] if each != FINALIZER]
+        wanted = [*others, FINALIZER] if what == "add" else others
+        # A merge patch of the list as it was read: Kubernetes' own finalizer stays as it is.
+        body: dict[str, Any] = {
+            "metadata": {"finalizers": wanted, "resourceVersion": known.metadata.resource_version}
+        }
+        try:
+            world.plane.kubectl(
+                "-n", world.namespace, "patch", "pod", name, "--type=merge", "-p", json.dumps(body)
+            )
+        except KubectlError as error:
+            if "Conflict" in error.stderr:  # the Job controller wrote in between
+                return False
+            raise
+        return True
+
+    world.until("the finalizers are changed", patched)
 
 
 def is_being_deleted(world: World, pod: str) -> bool:
@@ -171,13 +184,22 @@ def test_a_status_that_is_refused_is_told_and_not_taken_for_a_conflict(
         },
     )
     try:
-        process = operator()
         probe = world.create(8, suspend=True)
 
         def in_force() -> bool:
-            return "Refused" in world.events(probe)
+            try:
+                world.plane.custom.patch_namespaced_custom_object_status(
+                    *(agenttask.GROUP, agenttask.VERSION, world.namespace, agenttask.PLURAL, probe),
+                    {"status": {"reason": "Probe"}},
+                    dry_run="All",
+                )
+            except ApiException as error:
+                return error.status == 422
+            return False
 
-        world.until("told", in_force, timeout=60)
+        # A new policy takes effect after a moment: before it the operator could write the status unhindered.
+        world.until("the policy is in force", in_force, timeout=60)
+        process = operator()
         name = world.create(7)
         world.until("told", lambda: "Refused" in world.events(name), timeout=60)
         assert "no such phase here" in process.log()

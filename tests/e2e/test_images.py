@@ -154,7 +154,7 @@ def test_the_same_sources_make_the_same_layers() -> None:
     [
         ("receiver", ["--help"], "--mode"),
         ("consumer", ["--help"], "--mode"),
-        ("operator", ["kubectl_agenttask", "--help"], "agenttask"),
+        ("operator", ["--help"], "--mode"),
         ("user-config", ["--help"], "--directory"),
         ("sandbox", ["coding_agent_model", "--help"], "--scripts"),
     ],

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from coding_agent_core.errors import StoreError
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.attempts import S3
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
-
-from coding_agent_consumer.transcripts import StoreError
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

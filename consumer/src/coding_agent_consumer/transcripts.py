@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.errors import StoreError
 from coding_agent_core.outcome import MAX_TAIL, Outcome
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item
@@ -43,10 +43,6 @@ _PAUSE = 1.0
 """Seconds between two tries of the last upload."""
 _TAIL = 1500
 """Characters of the last steps; with a summary beside them they still fit a termination message."""
-
-
-class StoreError(CodingAgentError):
-    """The bucket failed. The sentence holds neither a key nor the store's own words."""
 
 
 @dataclass

@@ -42,3 +42,7 @@ class ForgeRefusedError(ForgeError):
 
 class ForgeNotFoundError(ForgeError):
     """The item, repository or label does not exist, or the credentials may not see it (404, 410)."""
+
+
+class StoreError(CodingAgentError):
+    """The bucket failed. The sentence holds neither a key nor the store's own words."""

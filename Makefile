@@ -7,8 +7,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PACKAGES := core receiver operator consumer user-config plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
-# Tests wait more than they compute: two workers for each of two cores.
-JOBS ?= 4
+# Tests wait more than they compute: three workers for two cores.
+JOBS ?= 3
 PYTEST := $(VENV)/bin/pytest --durations=15 --durations-min=5
 
 include dev/make/venv.mk
@@ -47,9 +47,13 @@ test: setup-test lint test-parts ## lint, unit and integration tests (with a rea
 e2e: setup-e2e $(VENV)/.dev node-parts ## end to end through the chart, on a real Kubernetes node (Linux, root)
 	@$(PYTEST) tests/e2e
 
+# Load on a node, and how quickly a cluster starts: not beside other tests.
+ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test_cluster_lifecycle.py
+
 .PHONY: sweep
 sweep: setup-sweep $(VENV)/.dev sweep-parts ## everything exhaustive: crashes, volume, development tools, documents as programs, alert rules
-	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/sweep
+	@$(PYTEST) $(ALONE)
+	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/sweep $(addprefix --ignore=,$(ALONE))
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: read it in a browser)

@@ -229,7 +229,7 @@ class WebhookEndpoint:
 
 
 async def _send(send: Send, answer: Answer) -> None:
-    body = json.dumps(answer.body, ensure_ascii=False).encode()
+    body = json.dumps(answer.body, ensure_ascii=False, separators=(",", ":")).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

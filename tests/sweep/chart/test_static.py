@@ -116,10 +116,15 @@ def test_a_packaged_chart_carries_what_the_links_point_to(tmp_path: Path) -> Non
     assert crd["spec"] == yaml.safe_load((root / "crds" / "agenttask.yaml").read_text())["spec"]
 
 
-def test_nothing_but_the_schema_of_agenttask_belongs_to_the_whole_cluster() -> None:
+def test_nothing_but_the_schema_of_agenttask_and_its_roles_belongs_to_the_whole_cluster() -> None:
     objects = render(CHART / "ci" / "everything-values.yaml", namespace="elsewhere")
-    outside = {each["kind"] for each in objects if each["metadata"].get("namespace") != "elsewhere"}
-    assert outside == {"CustomResourceDefinition", "ConfigMap"}, "the ConfigMap is `extraObjects`'"
+    outside = [each for each in objects if each["metadata"].get("namespace") != "elsewhere"]
+    roles = {each["metadata"]["name"] for each in outside if each["kind"] == "ClusterRole"}
+    assert all(name.startswith("elsewhere-") for name in roles), "those of two releases do not meet"
+    kinds = {each["kind"] for each in outside}
+    assert kinds == {"ClusterRole", "CustomResourceDefinition", "ConfigMap"}, (
+        "the ConfigMap is `extraObjects`'"
+    )
 
 
 def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:

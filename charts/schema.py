@@ -64,13 +64,13 @@ def values_schema() -> dict[str, Any]:
 def _tidy(node: Any) -> Any:
     """Without what only readers of the types need; references point to where the definitions are here."""
     if isinstance(node, list):
-        return [_tidy(each) for each in node]
+        return [_tidy(entry) for entry in node]
     if not isinstance(node, dict):
         return node
     tidy = {}
     for key, value in node.items():
         if key == "properties":
-            tidy[key] = {name: _tidy(each) for name, each in value.items()}
+            tidy[key] = {name: _tidy(found) for name, found in value.items()}
         elif key == "$ref":
             tidy[key] = value.replace("#/$defs/", "#/$defs/Settings.")
         elif key not in ("title", "default", "format", "writeOnly", "description"):
@@ -89,7 +89,7 @@ def _remove(settings: dict[str, Any], definitions: dict[str, Any], path: list[st
 
 def _reference(node: dict[str, Any]) -> str:
     candidates = [node, *node.get("anyOf", []), *node.get("allOf", [])]
-    return str(next(each["$ref"] for each in candidates if "$ref" in each))
+    return str(next(candidate["$ref"] for candidate in candidates if "$ref" in candidate))
 
 
 def _accept_aliases(definitions: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ class Edge:
 def certificate(folder: Path, name: str = f"DNS:{HOST}") -> Path:
     """A certificate for `DNS:name` or `IP:address`, its own authority, with its key in the same folder."""
     extensions = [f"subjectAltName={name}", "keyUsage=critical,digitalSignature,keyCertSign"]
-    subject = ["-subj", "/CN=sandbox", *(part for each in extensions for part in ("-addext", each))]
+    subject = ["-subj", "/CN=sandbox", *(part for extension in extensions for part in ("-addext", extension))]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     files = ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
     run(["openssl", "req", "-x509", "-days", "2", *key, *subject, *files])

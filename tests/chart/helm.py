@@ -69,6 +69,8 @@ def render(
 
 def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     """The object of that kind and name."""
-    found = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
-    assert len(found) == 1, [(each["kind"], each["metadata"]["name"]) for each in objects]
+    found = [
+        object_ for object_ in objects if object_["kind"] == kind and object_["metadata"]["name"] == name
+    ]
+    assert len(found) == 1, [(entry["kind"], entry["metadata"]["name"]) for entry in objects]
     return found[0]

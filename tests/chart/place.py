@@ -61,16 +61,18 @@ class Place:
 
     def changes(self) -> list[Item]:
         """All pull or merge requests."""
-        return [each for each in self.forge.repository(REPOSITORY).items if each.kind is Kind.CHANGE]
+        return [item for item in self.forge.repository(REPOSITORY).items if item.kind is Kind.CHANGE]
 
     def comments(self, number: int = 1) -> list[str]:
         """The bodies of an issue's comments, without GitLab's system notes."""
-        return [each.body for each in self.forge.item(REPOSITORY, number).comments if not each.system]
+        return [
+            comment.body for comment in self.forge.item(REPOSITORY, number).comments if not comment.system
+        ]
 
     def reactions(self, number: int = 1) -> set[str]:
         """Those to an issue's comments."""
         comments = self.forge.item(REPOSITORY, number).comments
-        return {reaction.name for each in comments for reaction in each.reactions}
+        return {reaction.name for comment in comments for reaction in comment.reactions}
 
 
 def place(

@@ -31,7 +31,7 @@ def write(folder: Path) -> None:
     swagger = json.loads(
         (module_source(MODULES["kubernetes"]) / "api/openapi-spec/swagger.json").read_text(encoding="utf-8")
     )
-    definitions = {name: _strict(each) for name, each in swagger["definitions"].items()}
+    definitions = {name: _strict(entry) for name, entry in swagger["definitions"].items()}
     definitions["io.k8s.apimachinery.pkg.api.resource.Quantity"] = {"type": ["string", "number"]}
     for name, definition in swagger["definitions"].items():
         for kind in definition.get("x-kubernetes-group-version-kind", []):
@@ -75,7 +75,7 @@ def _file(kind: str, group: str, version: str) -> str:
 
 def _strict(node: Any) -> Any:
     if isinstance(node, list):
-        return [_strict(each) for each in node]
+        return [_strict(entry) for entry in node]
     if not isinstance(node, dict):
         return node
     if node.get("format") == "int-or-string" or node.get("x-kubernetes-int-or-string"):

@@ -18,7 +18,7 @@ def test_a_command_that_needs_too_much_memory_fails_and_the_agent_goes_on(start_
     system = start_pods("github", script(*greedy, write("after.md", "after\n"), finish()))
     system.put_label(1)
     task = system.wait_for_phase("Succeeded")
-    assert [each["outcome"] for each in task["status"]["attempts"]] == ["Succeeded"]
+    assert [attempt["outcome"] for attempt in task["status"]["attempts"]] == ["Succeeded"]
     for request in system.model.requests[1:4]:
         assert "[exit code 137]" in str(request["messages"][-1])
     assert system.file_at(BRANCH, "after.md") == "after\n"

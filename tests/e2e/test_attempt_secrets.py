@@ -115,6 +115,6 @@ def bare_image(cluster: Cluster) -> str:
     busybox = Path(str(apt.which("busybox")))
     name = "localhost/toolchain-without-anything:1"
     archive = paths.cache_root() / "images" / "toolchain-without-anything.tar"
-    oci.write(archive, name, {f"/bin/{each}": busybox for each in ("sh", "ls", "cat")}, ["/bin/sh"])
+    oci.write(archive, name, {f"/bin/{entry}": busybox for entry in ("sh", "ls", "cat")}, ["/bin/sh"])
     cluster.node.import_image(archive)
     return name

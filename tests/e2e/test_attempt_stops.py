@@ -131,7 +131,7 @@ def end_with_the_node(uid: str) -> int:
         pid
         for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
         if "containerd-shim" in (command := read(pid, "cmdline"))
-        and any(each in command for each in containers)
+        and any(container in command for container in containers)
     ]
     for pid in [*shims, *mine]:
         with suppress(ProcessLookupError):

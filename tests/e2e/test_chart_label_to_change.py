@@ -89,7 +89,7 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
     assert task["spec"]["trigger"]["origin"] == "webhook"
     row = release.kubectl("get", "agenttasks", "--no-headers")
     assert "Succeeded" in row
-    assert [each["outcome"] for each in task["status"]["attempts"]] == ["Succeeded"]
+    assert [attempt["outcome"] for attempt in task["status"]["attempts"]] == ["Succeeded"]
 
     # Commands: the receiver stores them, the reporter asks the forge who wrote them, and executes them.
     world.forge.comment(REPOSITORY, 1, "/retry", by="alice")
@@ -104,14 +104,14 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
 
     everything = release.kubectl("get", "configmaps,deployments,jobs,pods,agenttasks", "-o", "json")
     pods = release.get("pods", "-l", "batch.kubernetes.io/job-name")["items"]
-    logs = [release.kubectl("logs", each["metadata"]["name"], "--all-containers") for each in pods]
-    assert any("begins" in each for each in logs)
+    logs = [release.kubectl("logs", pod["metadata"]["name"], "--all-containers") for pod in pods]
+    assert any("begins" in log for log in logs)
     everything += "".join(logs)
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET):
         assert secret not in everything
 
     release.helm("uninstall", release.name, "--wait", "--timeout", "120s")
-    left = {each["metadata"]["name"] for each in release.tasks()}
+    left = {entry["metadata"]["name"] for entry in release.tasks()}
     assert task["metadata"]["name"] in left
     assert len(left) == 2, "tasks outlive the release"
 

@@ -122,7 +122,7 @@ def test_an_image_is_small_and_says_what_it_is(
     own_cluster: local.Cluster, project_images: dict[str, str]
 ) -> None:
     layers = {program: layers_of(name) for program, name in project_images.items()}
-    base = set.intersection(*(set(each) for each in layers.values()))
+    base = set.intersection(*(set(layer) for layer in layers.values()))
     assert base, "they stand on the same base"
     for program, own in layers.items():
         size = sum(size for digest, size in own.items() if digest not in base) / 1e6
@@ -196,7 +196,7 @@ def test_a_changed_source_is_on_the_node_by_small_layers_alone(
 
 def layers_of(name: str) -> dict[str, int]:
     """The digests of an image's layers, and their bytes as they go over the network."""
-    return {each["digest"]: each["size"] for each in manifest(name)["layers"]}
+    return {layer["digest"]: layer["size"] for layer in manifest(name)["layers"]}
 
 
 def manifest(name: str) -> Any:

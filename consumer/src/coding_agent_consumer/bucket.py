@@ -85,16 +85,16 @@ class S3Bucket:
         return await self._call(read)
 
     async def keys(self, folder: str) -> list[str]:
-        return await self._call(lambda: [str(each["path"]) for each in self._all(folder)])
+        return await self._call(lambda: [str(entry["path"]) for entry in self._all(folder)])
 
     async def remove_older(self, moment: datetime) -> int:
         """Remove transcripts that were last written before this moment; return how many."""
 
         def remove() -> int:
             old = [
-                str(each["path"])
-                for each in self._all(None)
-                if each["last_modified"] < moment and str(each["path"]).endswith(".jsonl")
+                str(entry["path"])
+                for entry in self._all(None)
+                if entry["last_modified"] < moment and str(entry["path"]).endswith(".jsonl")
             ]
             for start in range(0, len(old), _CHUNK):
                 self._store.delete(old[start : start + _CHUNK])

@@ -39,8 +39,8 @@ async def execute_commands(
     """
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)
-        for each in forges.values():
-            stack.push_async_callback(each.aclose)
+        for connected in forges.values():
+            stack.push_async_callback(connected.aclose)
         if not isinstance(source, MemoryQueue):
             _logger.warning(
                 "With RabbitMQ /run and /retry apply the label from our own account: its per-user settings "

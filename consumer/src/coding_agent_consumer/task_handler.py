@@ -285,8 +285,8 @@ class TaskHandler:
         try:
             done, _ = await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for each in ends:
-                each.cancel()
+            for end in ends:
+                end.cancel()
         if done:
             raise _TaskStoppedError
 

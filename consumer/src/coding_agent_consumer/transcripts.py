@@ -255,7 +255,7 @@ def cleanup(base_dir: Path, days: int, *, now: datetime) -> int:
         except OSError as error:
             _logger.warning("Cannot remove the old transcript %s: %s", path, error.strerror)
     folders = {folder for path in removed for folder in path.parents if base_dir in folder.parents}
-    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
+    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):  # it is not empty
             folder.rmdir()
     return len(removed)

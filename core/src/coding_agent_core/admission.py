@@ -150,8 +150,8 @@ def _not_after(moment: datetime | None, known: datetime | None) -> bool:
 
 def runs_of(item: Item, objects: Iterable[Body]) -> list[Body]:
     """The runs of exactly this item, oldest first: labels hold a hash, which other items may share."""
-    runs = [(spec.run, each) for spec, each in _of(item, objects)]
-    return [each for _, each in sorted(runs, key=lambda pair: pair[0])]
+    runs = [(spec.run, body) for spec, body in _of(item, objects)]
+    return [body for _, body in sorted(runs, key=lambda pair: pair[0])]
 
 
 def latest_of(runs: Iterable[Body]) -> LatestTask | None:
@@ -160,12 +160,12 @@ def latest_of(runs: Iterable[Body]) -> LatestTask | None:
     Its deliveries and its last `labeledAt` are those of all runs together: a delivery that an older run
     answers for asks for nothing new, and a newer run does not make the forge's clock go back.
     """
-    readable = [(spec, each) for each in runs if (spec := _spec(each)) is not None]
+    readable = [(spec, body) for body in runs if (spec := _spec(body)) is not None]
     if not readable:
         return None
     spec, newest = max(readable, key=lambda pair: pair[0].run)
     meta = newest["metadata"]
-    labeled = [time for spec_, each in readable if (time := _labeled_at(spec_, each)) is not None]
+    labeled = [time for spec_, body in readable if (time := _labeled_at(spec_, body)) is not None]
     return LatestTask(
         name=meta["name"],
         run=spec.run,
@@ -175,14 +175,14 @@ def latest_of(runs: Iterable[Body]) -> LatestTask | None:
         acknowledged=_condition(newest, "Acknowledged") == "True",
         created_at=parse_time(meta.get("creationTimestamp")) or _NEVER,
         labeled_at=max(labeled, default=None),
-        delivery_ids=frozenset().union(*(_deliveries(spec_, each) for spec_, each in readable)),
+        delivery_ids=frozenset().union(*(_deliveries(spec_, body) for spec_, body in readable)),
     )
 
 
 def phase_of(newest: Body) -> Phase:
     """How a run ended, by its conditions, which are the truth; Running while it has not."""
     conditions = (newest.get("status") or {}).get("conditions") or []
-    end: Body = next((each for each in conditions if each.get("type") == "Succeeded"), {})
+    end: Body = next((condition for condition in conditions if condition.get("type") == "Succeeded"), {})
     return terminal_phase(end.get("status"), end.get("reason")) or Phase.RUNNING
 
 
@@ -222,7 +222,7 @@ def trigger_of(body: Body) -> Trigger | None:
 
 
 def _of(item: Item, objects: Iterable[Body]) -> list[tuple[Spec, Body]]:
-    return [(spec, each) for each in objects if (spec := _spec(each)) and _identity(spec) == item.identity]
+    return [(spec, body) for body in objects if (spec := _spec(body)) and _identity(spec) == item.identity]
 
 
 def _spec(body: Body) -> Spec | None:
@@ -251,9 +251,9 @@ def _deliveries(spec: Spec, body: Body) -> set[str]:
 
 def _noted(body: Body) -> list[str]:
     noted = (body["metadata"].get("annotations") or {}).get(ANNOTATION_DELIVERIES, "")
-    return [each for each in noted.split(",") if each]
+    return [delivery for delivery in noted.split(",") if delivery]
 
 
 def _condition(body: Body, name: str) -> str | None:
     conditions = (body.get("status") or {}).get("conditions") or []
-    return next((each.get("status") for each in conditions if each.get("type") == name), None)
+    return next((condition.get("status") for condition in conditions if condition.get("type") == name), None)

@@ -183,7 +183,7 @@ class Status(_Wire):
     observed_generation: int | None = None
 
     def condition(self, name: str) -> Condition | None:
-        return next((each for each in self.conditions if each.type == name), None)
+        return next((condition for condition in self.conditions if condition.type == name), None)
 
     @property
     def terminal_phase(self) -> Phase | None:
@@ -318,19 +318,19 @@ def conditions_patch(
     status = body.get("status")
     stored: list[dict[str, Any]] = list((status or {}).get("conditions") or [])
     result, changed = list(stored), False
-    for each in wanted:
-        known = next((c for c in stored if c.get("type") == each.type), None)
-        if known is not None and _same(known, each):
+    for condition in wanted:
+        known = next((c for c in stored if c.get("type") == condition.type), None)
+        if known is not None and _same(known, condition):
             continue
         changed = True
         entry = {
-            **each.to_wire(),
+            **condition.to_wire(),
             "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "observedGeneration": body["metadata"].get("generation", 1),
         }
-        if known is not None and known.get("status") == each.status:
+        if known is not None and known.get("status") == condition.status:
             entry["lastTransitionTime"] = known["lastTransitionTime"]
-        result = [c for c in result if c.get("type") != each.type] + [entry]
+        result = [c for c in result if c.get("type") != condition.type] + [entry]
     if not changed:
         return None
     test = {"op": "test", "path": "/metadata/resourceVersion", "value": body["metadata"]["resourceVersion"]}

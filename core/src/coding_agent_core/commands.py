@@ -205,7 +205,7 @@ def stored_commands(body: Body) -> list[StoredCommand]:
 def next_command(body: Body) -> StoredCommand | None:
     """The command to execute next: `/cancel` before all others."""
     stored = stored_commands(body)
-    cancels = (each for each in stored if each.command is CommandName.CANCEL)
+    cancels = (entry for entry in stored if entry.command is CommandName.CANCEL)
     return next(cancels, stored[0] if stored else None)
 
 
@@ -216,8 +216,8 @@ def store(body: Body, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
     somebody else, and `/cancel` does not compete for room with the others.
     """
     stored = stored_commands(body)
-    same = [each for each in stored if each.command is command.name]
-    own = next((each for each in same if each.user.casefold() == command.user.casefold()), None)
+    same = [entry for entry in stored if entry.command is command.name]
+    own = next((entry for entry in same if entry.user.casefold() == command.user.casefold()), None)
     entry = StoredCommand(
         id=command.delivery_id or "",
         command=command.name,
@@ -230,7 +230,7 @@ def store(body: Body, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
         return CommandIgnored("it waits already, or a newer one by the same author")
     if own is None and len(same) >= LIMIT_PER_NAME:
         return CommandIgnored(f"{len(same)} commands /{command.name} wait already; is the reporter running?")
-    patch = _patch(body, [*(each for each in stored if each is not own), entry])
+    patch = _patch(body, [*(other for other in stored if other is not own), entry])
     # The reporter watches the tasks whose end it has not shown yet.
     patch["metadata"]["labels"][LABEL_REPORTED] = None
     return patch
@@ -242,14 +242,14 @@ def executed(body: Body, command: StoredCommand, *, stopped: bool) -> dict[str, 
     With `stopped` it was a `/cancel` by someone who may give it: older requests for a run end with it, as if
     commands were executed in order.
     """
-    left = [each for each in stored_commands(body) if each.comment != command.comment]
+    left = [entry for entry in stored_commands(body) if entry.comment != command.comment]
     if stopped:
-        left = [each for each in left if each.command is CommandName.CANCEL or each.time > command.time]
+        left = [entry for entry in left if entry.command is CommandName.CANCEL or entry.time > command.time]
     return _patch(body, left)
 
 
 def _patch(body: Body, stored: Iterable[StoredCommand]) -> dict[str, Any]:
-    entries = [each.model_dump(mode="json", exclude_none=True) for each in stored]
+    entries = [entry.model_dump(mode="json", exclude_none=True) for entry in stored]
     return {
         "metadata": {
             # A merge patch with a resourceVersion is refused with 409 if the object has another one by now.

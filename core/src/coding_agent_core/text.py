@@ -19,7 +19,7 @@ def first_problem(error: ValidationError) -> str:
 def printable(text: str) -> str:
     """Without control characters except line ends, because they could control a terminal."""
     spaced = _OTHER_SPACES.sub(" ", text)
-    return "".join(each for each in spaced if each == "\n" or each.isprintable()).strip()
+    return "".join(char for char in spaced if char == "\n" or char.isprintable()).strip()
 
 
 def last_lines(text: str, length: int) -> str:

@@ -163,7 +163,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
         else condition("Finished", "False", "NotFinished", "The task has not ended yet."),
     ]
     # The others are the reporter's.
-    conditions += [each for each in task.status.conditions if each.type not in _CONDITIONS]
+    conditions += [condition for condition in task.status.conditions if condition.type not in _CONDITIONS]
     counted = sum(1 for attempt in state.attempts if attempt.counted)
     start = state.attempts[0].start_time if state.attempts else None
     completion = (task.status.completion_time or now) if over else None

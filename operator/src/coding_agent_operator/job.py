@@ -154,15 +154,19 @@ def earlier_of(status: Status) -> EarlierAttempts:
     """What the attempts so far left behind, as their status tells it; the newest part of their recap."""
     result = status.result or TaskResult()
     parts = [
-        "\n".join(filter(None, (f"Attempt {each.number} ended: {each.message or each.reason}", each.tail)))
-        for each in status.attempts
-        if each.outcome is not None
+        "\n".join(
+            filter(
+                None, (f"Attempt {attempt.number} ended: {attempt.message or attempt.reason}", attempt.tail)
+            )
+        )
+        for attempt in status.attempts
+        if attempt.outcome is not None
     ]
     return EarlierAttempts(
         branch=result.branch,
         change_url=result.change_url,
         recap="\n\n".join(parts)[-_RECAP:],
-        transcripts=tuple(each.transcript for each in status.attempts if each.transcript),
+        transcripts=tuple(attempt.transcript for attempt in status.attempts if attempt.transcript),
     )
 
 
@@ -344,8 +348,13 @@ def _volumes(template: JobTemplate, item: Item, *, foreign: bool) -> list[dict[s
     credentials = credentials_for(template.credentials, item)
     if credentials:
         sources = [
-            {"secret": {"name": each.secret, "items": [{"key": each.key, "path": each.file}]}}
-            for each in credentials
+            {
+                "secret": {
+                    "name": credential.secret,
+                    "items": [{"key": credential.key, "path": credential.file}],
+                }
+            }
+            for credential in credentials
         ]
         volumes.append({"name": "credentials", "projected": {"defaultMode": 0o440, "sources": sources}})
     return volumes
@@ -373,11 +382,15 @@ def credentials_for(credentials: Iterable[Credential], item: Item) -> list[Crede
     """
     names = (item.platform, item.host.lower(), item.repository.lower())
     chosen: dict[str, tuple[list[bool], Credential]] = {}
-    for each in credentials:
-        scopes = (each.platform, each.host and each.host.lower(), each.repository and each.repository.lower())
+    for credential in credentials:
+        scopes = (
+            credential.platform,
+            credential.host and credential.host.lower(),
+            credential.repository and credential.repository.lower(),
+        )
         if any(scope not in (None, name) for scope, name in zip(scopes, names, strict=True)):
             continue
         specificity = [scope is not None for scope in reversed(scopes)]
-        if each.file not in chosen or specificity >= chosen[each.file][0]:
-            chosen[each.file] = specificity, each
+        if credential.file not in chosen or specificity >= chosen[credential.file][0]:
+            chosen[credential.file] = specificity, credential
     return [chosen[file][1] for file in sorted(chosen)]

@@ -257,9 +257,9 @@ def _readable(model: type[_M], raw: Any) -> tuple[tuple[_M, ...], bool]:
     if not isinstance(raw, list):
         return (), False
     found: list[_M] = []
-    for each in raw:
+    for entry in raw:
         try:
-            found.append(model.model_validate(each))
+            found.append(model.model_validate(entry))
         except ValidationError:
             continue
     return tuple(found), len(found) == len(raw)
@@ -362,11 +362,11 @@ def _is_step(name: Any, condition: Mapping[str, Any]) -> bool:
 
 def _not_prepared(statuses: Iterable[Mapping[str, Any]]) -> str:
     """Why a pod failed before its agent started: the first init container that failed, and its message."""
-    for each in statuses:
-        ended = (each.get("state") or {}).get("terminated") or {}
+    for status in statuses:
+        ended = (status.get("state") or {}).get("terminated") or {}
         if ended.get("exitCode"):
             words = (ended.get("message") or ended.get("reason") or "").strip()
-            return f"{each['name']}, exit code {ended['exitCode']}: {words}"
+            return f"{status['name']}, exit code {ended['exitCode']}: {words}"
     return ""
 
 

@@ -102,7 +102,7 @@ class Reconciler:
         plan = decide(task, jobs, decision, self._now(), self._policy)
         if plan.create is not None:
             job = await self._create(task, plan.create)
-            jobs = [each for each in jobs if each.name != job.name] + [job]
+            jobs = [other for other in jobs if other.name != job.name] + [job]
             plan = decide(task, jobs, SchedulingDecision(), self._now(), self._policy)
         if plan.status is not None:
             recorded = await self._record(task, plan, plan.status)

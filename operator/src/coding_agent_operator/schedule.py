@@ -77,21 +77,21 @@ def schedule(active: Sequence[Candidate], limit: int, now: datetime, *, aging: f
     """
     first = _first_of_items(active)
     running: dict[str, int] = defaultdict(int)
-    for each in active:
-        if each.stage is Stage.ACTIVE:
-            running[each.repository] += 1
-    waiting = [each for each in active if each.stage is Stage.READY]
-    free = [each for each in waiting if first[each.item] is each]
+    for task in active:
+        if task.stage is Stage.ACTIVE:
+            running[task.repository] += 1
+    waiting = [task for task in active if task.stage is Stage.READY]
+    free = [task for task in waiting if first[task.item] is task]
     capacity = max(0, limit - sum(running.values()))
-    start = [each.name for each in _fairly(free, running, now, aging, limited=True, most=capacity)]
+    start = [task.name for task in _fairly(free, running, now, aging, limited=True, most=capacity)]
     started = set(start)
-    left = [each for each in free if each.name not in started]
-    blocked = [each for each in waiting if first[each.item] is not each]
+    left = [task for task in free if task.name not in started]
+    blocked = [task for task in waiting if first[task.item] is not task]
     order = [*_fairly(left, running, now, aging), *_fairly(blocked, running, now, aging)]
     return Schedule(
         start=tuple(start),
-        positions={each.name: place for place, each in enumerate(order, start=1)},
-        after={each.name: first[each.item].name for each in blocked},
+        positions={task.name: place for place, task in enumerate(order, start=1)},
+        after={task.name: first[task.item].name for task in blocked},
     )
 
 
@@ -107,17 +107,17 @@ def coarse(position: int) -> int:
 def _first_of_items(active: Sequence[Candidate]) -> dict[str, Candidate]:
     """Of each item the task whose turn it is: the one that runs, else the oldest run that has not ended."""
     first: dict[str, Candidate] = {}
-    for each in active:
-        if each.stage is Stage.ENDED:
+    for task in active:
+        if task.stage is Stage.ENDED:
             continue
-        known = first.get(each.item)
-        if known is None or _precedence(each) < _precedence(known):
-            first[each.item] = each
+        known = first.get(task.item)
+        if known is None or _precedence(task) < _precedence(known):
+            first[task.item] = task
     return first
 
 
-def _precedence(each: Candidate) -> tuple[bool, int, datetime, str]:
-    return each.stage is not Stage.ACTIVE, each.run, each.created, each.name
+def _precedence(task: Candidate) -> tuple[bool, int, datetime, str]:
+    return task.stage is not Stage.ACTIVE, task.run, task.created, task.name
 
 
 def _fairly(
@@ -136,13 +136,13 @@ def _fairly(
         most: not more than this many.
     """
 
-    def rank(each: Candidate) -> tuple[float, datetime, str]:
-        waited = max(0.0, (now - each.created).total_seconds())
-        return -(each.priority + waited // aging), each.created, each.name
+    def rank(task: Candidate) -> tuple[float, datetime, str]:
+        waited = max(0.0, (now - task.created).total_seconds())
+        return -(task.priority + waited // aging), task.created, task.name
 
     queues: dict[str, list[tuple[tuple[float, datetime, str], int]]] = defaultdict(list)
-    for index, each in enumerate(tasks):
-        queues[each.repository].append((rank(each), index))
+    for index, task in enumerate(tasks):
+        queues[task.repository].append((rank(task), index))
     heap: list[tuple[int, tuple[float, datetime, str], int, str]] = []
 
     def offer(place: str) -> None:

@@ -139,7 +139,9 @@ class Scheduler:
                 return
             found = dict.fromkeys(waiting, NOT_INSTALLED)
         else:
-            found = {job_uid(each): text for each in workloads if (text := waits_for(each)) is not None}
+            found = {
+                job_uid(workload): text for workload in workloads if (text := waits_for(workload)) is not None
+            }
         new = [(uid, text) for uid, text in found.items() if uid in waiting and known.get(uid) != text]
         known.update(new[:_KUEUE_MESSAGES_AT_A_TIME])
 

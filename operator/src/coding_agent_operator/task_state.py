@@ -231,7 +231,7 @@ def _task_outcome(
     if task.spec.cancel:
         when = "" if attempts else " before it started"
         return TaskOutcome(Phase.CANCELLED, "Cancelled", f"The task was cancelled{when}.")
-    done = next((each for each in attempts if each.outcome is OutcomeType.SUCCEEDED), None)
+    done = next((attempt for attempt in attempts if attempt.outcome is OutcomeType.SUCCEEDED), None)
     if done is not None:
         return TaskOutcome(Phase.SUCCEEDED, done.reason or "Completed", done.message or "The task is done.")
     if not attempts:
@@ -240,10 +240,10 @@ def _task_outcome(
     reason, message = newest.reason or "Failed", newest.message or "The attempt failed."
     if last is not None and not last.retried:
         return TaskOutcome(Phase.FAILED, reason, message)
-    counted, maximum = sum(1 for each in attempts if each.counted), task.spec.max_attempts
+    counted, maximum = sum(1 for attempt in attempts if attempt.counted), task.spec.max_attempts
     if counted >= maximum:
         return TaskOutcome(Phase.FAILED, reason, f"{message} That was attempt {counted} of {maximum}.")
-    disrupted = sum(1 for each in attempts if not each.counted and each.reason != "Suspended")
+    disrupted = sum(1 for attempt in attempts if not attempt.counted and attempt.reason != "Suspended")
     if disrupted > policy.max_disruptions:
         many = f"{message} The cluster disrupted {disrupted} attempts; given up."
         return TaskOutcome(Phase.FAILED, reason, many)
@@ -300,10 +300,12 @@ def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> At
 
 def bounded(attempts: Sequence[AttemptStatus]) -> tuple[AttemptStatus, ...]:
     """The attempts, of which only the newest keep their last steps."""
-    keeping = [each.number for each in attempts if each.tail][-KEPT_TAILS:]
+    keeping = [attempt.number for attempt in attempts if attempt.tail][-KEPT_TAILS:]
     return tuple(
-        each if each.number in keeping or not each.tail else each.model_copy(update={"tail": None})
-        for each in attempts
+        attempt
+        if attempt.number in keeping or not attempt.tail
+        else attempt.model_copy(update={"tail": None})
+        for attempt in attempts
     )
 
 
@@ -320,11 +322,11 @@ def result_of(
                 "summary": (report.summary or known.summary or "")[:4096] or None,
             }
         )
-    used = [each.usage for each in attempts if each.usage is not None]
+    used = [attempt.usage for attempt in attempts if attempt.usage is not None]
     if used:
         total = Usage()
-        for each in used:
-            total = total.plus(each)
+        for usage in used:
+            total = total.plus(usage)
         known = known.model_copy(update={"usage": total})
     return known if known != TaskResult() else None
 

@@ -180,7 +180,7 @@ def _moment(event: Body) -> tuple[str, int]:
 
 def _own_namespace(kubeconfig: str | None, context: str | None) -> str:
     contexts, current = config.list_kube_config_contexts(kubeconfig)  # type: ignore[no-untyped-call]
-    chosen = next((each for each in contexts if each["name"] == context), current)
+    chosen = next((candidate for candidate in contexts if candidate["name"] == context), current)
     return str(chosen["context"].get("namespace") or "default")
 
 

@@ -174,17 +174,17 @@ def started(pod: Mapping[str, Any], container: str) -> bool:
         PluginError: the pod has no such container.
     """
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    names = [each["name"] for key in ("containers", "initContainers") for each in spec.get(key) or ()]
+    names = [known["name"] for key in ("containers", "initContainers") for known in spec.get(key) or ()]
     if container not in names:
         raise PluginError(
             f"pod {pod['metadata']['name']} has no container {container}: choose --container "
             f"{' or '.join(names)}."
         )
     states = [
-        each.get("state") or {}
+        known.get("state") or {}
         for key in ("containerStatuses", "initContainerStatuses")
-        for each in status.get(key) or ()
-        if each["name"] == container
+        for known in status.get(key) or ()
+        if known["name"] == container
     ]
     return any("running" in state or "terminated" in state for state in states)
 
@@ -193,8 +193,8 @@ def waiting_for(pod: Mapping[str, Any]) -> str:
     """Why a pod has not begun, as the cluster says."""
     status = pod.get("status") or {}
     for key in ("initContainerStatuses", "containerStatuses"):
-        for each in status.get(key) or ():
-            waiting = (each.get("state") or {}).get("waiting") or {}
+        for container in status.get(key) or ():
+            waiting = (container.get("state") or {}).get("waiting") or {}
             if waiting.get("reason") not in (None, "PodInitializing"):
                 return str(waiting["reason"])
     for condition in status.get("conditions") or ():

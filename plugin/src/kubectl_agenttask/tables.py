@@ -25,7 +25,7 @@ EVENTS = ("TYPE", "REASON", "AGE", "MESSAGE")
 
 def plain(text: object) -> str:
     """Text of strangers (titles, messages) on one line, without control characters that a terminal obeys."""
-    return "".join(each if each.isprintable() else " " for each in str(text))
+    return "".join(char if char.isprintable() else " " for char in str(text))
 
 
 def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
@@ -81,13 +81,13 @@ def condition_rows(task: Body, now: datetime) -> list[tuple[str, ...]]:
     """Rows of `CONDITIONS`."""
     return [
         (
-            _text(each, "type"),
-            _text(each, "status"),
-            _text(each, "reason"),
-            age(_text(each, "lastTransitionTime"), now),
-            _text(each, "message"),
+            _text(condition, "type"),
+            _text(condition, "status"),
+            _text(condition, "reason"),
+            age(_text(condition, "lastTransitionTime"), now),
+            _text(condition, "message"),
         )
-        for each in _list(task, "conditions")
+        for condition in _list(task, "conditions")
     ]
 
 
@@ -95,32 +95,32 @@ def attempt_rows(task: Body) -> list[tuple[str, ...]]:
     """Rows of `ATTEMPTS`."""
     return [
         (
-            _text(each, "number"),
-            _text(each, "outcome") or "running",
-            _text(each, "reason"),
-            _text(each, "startTime"),
-            _between(each.get("startTime"), each.get("completionTime")),
-            _cost(each.get("usage")),
-            _text(each, "message"),
+            _text(attempt, "number"),
+            _text(attempt, "outcome") or "running",
+            _text(attempt, "reason"),
+            _text(attempt, "startTime"),
+            _between(attempt.get("startTime"), attempt.get("completionTime")),
+            _cost(attempt.get("usage")),
+            _text(attempt, "message"),
         )
-        for each in _list(task, "attempts")
+        for attempt in _list(task, "attempts")
     ]
 
 
 def transcript_rows(task: Body) -> list[tuple[str, ...]]:
     """Rows of `TRANSCRIPTS`: the attempts whose whole transcript is kept."""
     return [
-        (_text(each, "number"), _text(each, "transcript"), _text(each, "transcriptURL"))
-        for each in _list(task, "attempts")
-        if each.get("transcript")
+        (_text(attempt, "number"), _text(attempt, "transcript"), _text(attempt, "transcriptURL"))
+        for attempt in _list(task, "attempts")
+        if attempt.get("transcript")
     ]
 
 
 def last_steps(task: Body) -> tuple[str, list[str]] | None:
     """The number of the newest attempt that left its last steps, and these, a line each."""
-    for each in reversed(_list(task, "attempts")):
-        if each.get("tail"):
-            return _text(each, "number"), [plain(line) for line in str(each["tail"]).split("\n")]
+    for attempt in reversed(_list(task, "attempts")):
+        if attempt.get("tail"):
+            return _text(attempt, "number"), [plain(line) for line in str(attempt["tail"]).split("\n")]
     return None
 
 
@@ -128,12 +128,12 @@ def event_rows(events: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
     """Rows of `EVENTS`."""
     return [
         (
-            _text(each, "type"),
-            _text(each, "reason"),
-            age(_text(each, "lastTimestamp") or _text(each, "eventTime"), now),
-            _text(each, "message"),
+            _text(event, "type"),
+            _text(event, "reason"),
+            age(_text(event, "lastTimestamp") or _text(event, "eventTime"), now),
+            _text(event, "message"),
         )
-        for each in events
+        for event in events
     ]
 
 
@@ -215,7 +215,7 @@ def _text(body: Body, *path: str) -> str:
 
 def _list(task: Body, name: str) -> list[Body]:
     found = _at(task, "status", name)
-    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 
 _PIPED_WIDTH = 1000

@@ -31,13 +31,13 @@ PORTS = {80, 32526}
 
 @pytest.mark.parametrize("file", VALUES_FILES, ids=lambda file: file.stem)
 def test_no_policy_lets_a_pod_reach_a_metadata_service(file: Path) -> None:
-    policies = [each for each in render(file) if each["kind"] == "NetworkPolicy"]
+    policies = [entry for entry in render(file) if entry["kind"] == "NetworkPolicy"]
     for policy in policies:
         name, allowed = policy["metadata"]["name"], []
         for rule in policy["spec"].get("egress", []):
             assert rule.get("to"), f"{name}: a rule without `to` means every address"
             # An attempt runs what strangers wrote: for it not even another port.
-            ports = {each["port"] for each in rule["ports"]}
+            ports = {port["port"] for port in rule["ports"]}
             if name.endswith("-attempt") or ports & PORTS:
                 allowed += [
                     address for address in METADATA if any(holds(peer, address) for peer in blocks(rule))
@@ -59,4 +59,4 @@ def holds(block: dict[str, Any], address: str) -> bool:
     def inside(cidr: str) -> bool:
         return ip_address(address) in ip_network(cidr)
 
-    return inside(block["cidr"]) and not any(inside(each) for each in block.get("except", []))
+    return inside(block["cidr"]) and not any(inside(entry) for entry in block.get("except", []))

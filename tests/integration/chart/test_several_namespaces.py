@@ -123,7 +123,7 @@ def installed(
 
 def test_installed_side_by_side_the_operator_makes_each_teams_jobs(installed: Teams) -> None:
     installed.operator()
-    worlds = [World(installed.plane, each.namespace) for each in [*installed.teams, installed.platform]]
+    worlds = [World(installed.plane, entry.namespace) for entry in [*installed.teams, installed.platform]]
     for world in worlds:
         name = world.create(7)
         job = world.until(
@@ -156,7 +156,7 @@ def test_the_rights_end_with_the_platforms_release(installed: Teams) -> None:
         except KubectlError:
             return False
 
-    assert [allowed(each) for each in (team.namespace, installed.platform.namespace, "default")] == [
+    assert [allowed(entry) for entry in (team.namespace, installed.platform.namespace, "default")] == [
         True,
         True,
         False,

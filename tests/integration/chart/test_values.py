@@ -80,10 +80,10 @@ def test_the_token_and_the_key_are_asked_for_at_once() -> None:
 def test_pods_start_anew_when_the_configuration_changes_and_not_when_a_secret_does() -> None:
     def checksums(values: dict[str, Any]) -> dict[str, str]:
         found = render(REQUIRED, values=values)
-        pods = {each["metadata"]["name"]: each for each in found if each["kind"] == "Deployment"}
+        pods = {entry["metadata"]["name"]: entry for entry in found if entry["kind"] == "Deployment"}
         return {
-            name: each["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
-            for name, each in pods.items()
+            name: pod["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+            for name, pod in pods.items()
         }
 
     before = checksums({})

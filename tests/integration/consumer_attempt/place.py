@@ -161,4 +161,4 @@ class AttemptPlace:
 
     def open_changes(self) -> Sequence[Any]:
         """Changes of the repository that are open."""
-        return [each for each in self.system.changes() if each.open]
+        return [change for change in self.system.changes() if change.open]

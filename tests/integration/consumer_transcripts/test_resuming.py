@@ -117,7 +117,7 @@ def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) ->
 
 def first_words(request: dict[str, Any]) -> str:
     """What the model is told first."""
-    return str(next(each["content"] for each in request["messages"] if each["role"] == "user"))
+    return str(next(message["content"] for message in request["messages"] if message["role"] == "user"))
 
 
 def test_the_next_attempt_goes_on_and_opens_the_one_change(start_system: StartSystem) -> None:

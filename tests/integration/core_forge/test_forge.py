@@ -66,12 +66,12 @@ async def test_a_project_that_is_known_by_its_id_alone_is_located(world: World) 
 async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: World, kind: ItemKind) -> None:
     item = await world.some(kind)
     began = datetime.now(UTC)
-    assert [each async for each in world.forge.find_labeled(LABEL)] == []
+    assert [candidate async for candidate in world.forge.find_labeled(LABEL)] == []
     world.server.add_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
     world.server.remove_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
     world.server.add_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="alice")
     world.server.add_label(REPOSITORY, item.number, "other", kind=kind.value, by="reader")
-    [found] = [each async for each in world.forge.find_labeled(LABEL)]
+    [found] = [entry async for entry in world.forge.find_labeled(LABEL)]
     assert found.item == item
     assert found.user == "alice"
     assert found.trigger.origin is Origin.POLL
@@ -86,7 +86,7 @@ async def test_more_items_than_fit_a_page_are_all_found(world: World) -> None:
         world.server.add_label(
             REPOSITORY, world.server.open_issue(REPOSITORY, f"Number {number}"), LABEL, by="alice"
         )
-    found = [each.item.number async for each in world.forge.find_labeled(LABEL)]
+    found = [entry.item.number async for entry in world.forge.find_labeled(LABEL)]
     assert len(found) == len(set(found)) == 105
 
 
@@ -110,7 +110,7 @@ async def test_the_configured_scope_selects(
     section["personal_access_token"] = "bot-token"
     forge = connect(Settings.model_validate({name: section}), world.platform)
     try:
-        assert len([each async for each in forge.find_labeled(LABEL)]) == count
+        assert len([entry async for entry in forge.find_labeled(LABEL)]) == count
     finally:
         await forge.aclose()
 
@@ -124,11 +124,11 @@ async def test_our_one_comment_is_written_once_and_then_edited(world: World, kin
     first = await forge.upsert_comment(item, MARKER, f"working\n{MARKER}1 -->")
     world.server.sandbox.requests.clear()
     assert await forge.upsert_comment(item, MARKER, f"working\n{MARKER}1 -->") == first
-    assert {each.method for each in world.server.sandbox.requests} == {"GET"}
+    assert {request.method for request in world.server.sandbox.requests} == {"GET"}
     second = await forge.upsert_comment(item, MARKER, f"done\n{MARKER}2 -->")
     assert second.id == first.id
     comments = await forge.comments(item)
-    assert [(each.author, each.body) for each in comments] == [
+    assert [(comment.author, comment.body) for comment in comments] == [
         ("alice", f"> {MARKER}x -->"),
         (await forge.whoami(), f"done\n{MARKER}2 -->"),
     ]
@@ -138,7 +138,7 @@ async def test_comments_of_all_pages_come_oldest_first_and_the_newest_thousand(w
     for number in range(1105):
         world.server.comment(REPOSITORY, 1, f"number {number}", by="alice")
     comments = await world.forge.comments(world.issue)
-    assert [each.body for each in comments] == [f"number {number}" for number in range(105, 1105)]
+    assert [comment.body for comment in comments] == [f"number {number}" for number in range(105, 1105)]
 
 
 async def test_a_comment_whose_answer_was_lost_is_not_written_twice(world: World) -> None:
@@ -167,8 +167,8 @@ async def test_two_who_open_it_at_once_get_the_same_change(world: World) -> None
             for _ in range(4)
         )
     )
-    assert len({each.number for each in opened}) == 1
-    assert sum(each.created for each in opened) == 1
+    assert len({entry.number for entry in opened}) == 1
+    assert sum(found.created for found in opened) == 1
 
 
 async def test_a_change_that_cannot_be_opened_says_why(world: World) -> None:
@@ -251,7 +251,7 @@ async def test_a_reaction_of_our_own_is_put_on_once_and_found_again(world: World
     await forge.react(item, str(comment))
     await forge.react(item, str(comment))
     assert await forge.has_reacted(item, str(comment))
-    assert [(each.user.login, each.name) for each in written.reactions] == [
+    assert [(reaction.user.login, reaction.name) for reaction in written.reactions] == [
         ("alice", "eyes"),
         ("coding-agent-bot", "eyes"),
     ]

@@ -37,19 +37,23 @@ async def hooks(github_forge: ForgeServer) -> AsyncIterator[Hooks]:
 async def ended(server: ForgeServer, count: int) -> None:
     """Wait until so many deliveries have ended."""
     log = server.sandbox.deliveries.log
-    await asyncio.to_thread(server.wait_for, lambda: sum(each.status != "pending" for each in log) == count)
+    await asyncio.to_thread(server.wait_for, lambda: sum(entry.status != "pending" for entry in log) == count)
 
 
 async def every(log: AsyncIterator[HookDelivery]) -> list[HookDelivery]:
-    return [each async for each in log]
+    return [entry async for entry in log]
 
 
 def fits_the_description(server: ForgeServer) -> None:
     """Every request that was sent is one that GitHub describes."""
-    for each in server.sandbox.requests:
+    for request in server.sandbox.requests:
         for product in (ENTERPRISE, CLOUD):
             validate_request(
-                each.method, each.path.removeprefix(PREFIX), each.query, each.body, product=product
+                request.method,
+                request.path.removeprefix(PREFIX),
+                request.query,
+                request.body,
+                product=product,
             )
 
 
@@ -73,7 +77,7 @@ async def test_a_failed_delivery_is_found_read_and_sent_again(
 
     again, first = await every(hooks.deliveries(hook, LONG_AGO))
     assert (first.id, again.guid, again.succeeded) == (failed.id, failed.guid, True)
-    assert len({each.headers["x-github-delivery"] for each in hook_receiver.deliveries}) == 1
+    assert len({delivery.headers["x-github-delivery"] for delivery in hook_receiver.deliveries}) == 1
     assert await every(hooks.deliveries(hook, LONG_AGO, failed_only=True)) == [failed]
     fits_the_description(github_forge)
 
@@ -90,9 +94,9 @@ async def test_an_organisations_webhooks_are_asked_for_as_described(
         hooks.payload(hook, delivery),
         hooks.redeliver(hook, delivery),
     )
-    for each in asked:
+    for entry in asked:
         with pytest.raises(ForgeError, match="acme"):
-            await each
+            await entry
     assert len(github_forge.sandbox.requests) == len(asked)
     fits_the_description(github_forge)
 
@@ -107,8 +111,8 @@ async def test_the_log_is_read_page_by_page_and_no_further_than_asked(
     await ended(github_forge, 150)
     [hook] = await hooks.of_repository(REPOSITORY)
     found = await every(hooks.deliveries(hook, LONG_AGO))
-    assert [each.id for each in found] == sorted((each.id for each in found), reverse=True)
-    assert len({each.id for each in found}) == 150
+    assert [entry.id for entry in found] == sorted((item.id for item in found), reverse=True)
+    assert len({candidate.id for candidate in found}) == 150
     assert await every(hooks.deliveries(hook, datetime.now(UTC) + timedelta(minutes=1))) == []
 
 
@@ -116,7 +120,7 @@ async def test_an_inactive_webhook_is_none_and_without_the_right_there_is_an_err
     hooks: Hooks, github_forge: ForgeServer
 ) -> None:
     hook_id = github_forge.add_hook(REPOSITORY, "http://127.0.0.1:1/", "a secret", ("issues",))
-    hook = next(each for each in github_forge.sandbox.store.hooks if each.id == hook_id)
+    hook = next(entry for entry in github_forge.sandbox.store.hooks if entry.id == hook_id)
     hook.active = False
     assert await hooks.of_repository(REPOSITORY) == []
     forge = connect(settings(github_forge, BOT_TOKEN), Platform.GITHUB)

@@ -60,14 +60,14 @@ async def test_requests_to_github_fit_its_openapi_description(world: World) -> N
     world.server.sandbox.requests.clear()
     assert await everything(world) == METHODS
     if world.platform is Platform.GITLAB:  # no description of GitLab's is published in this form
-        assert all(each.status < 500 for each in world.server.sandbox.requests)
+        assert all(entry.status < 500 for entry in world.server.sandbox.requests)
         return
     sent = list(world.server.sandbox.requests)
-    assert len({(each.method, each.path) for each in sent}) > 15
-    for each in sent:
+    assert len({(entry.method, entry.path) for entry in sent}) > 15
+    for entry in sent:
         for product in (ENTERPRISE, CLOUD):
             validate_request(
-                each.method, each.path.removeprefix(PREFIX), each.query, each.body, product=product
+                entry.method, entry.path.removeprefix(PREFIX), entry.query, entry.body, product=product
             )
 
 

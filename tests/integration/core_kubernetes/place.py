@@ -78,7 +78,7 @@ class Place:
     def tasks(self) -> dict[str, dict[str, Any]]:
         """The AgentTasks by name."""
         found = self.plane.custom.list_namespaced_custom_object(*self._where, _request_timeout=20)
-        return {each["metadata"]["name"]: each for each in found["items"]}
+        return {item["metadata"]["name"]: item for item in found["items"]}
 
     def task(self, name: str) -> dict[str, Any]:
         """One AgentTask."""

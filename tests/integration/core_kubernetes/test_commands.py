@@ -32,8 +32,8 @@ async def sinks(place: Place) -> AsyncIterator[list[KubernetesSink]]:
     access = Access(str(place.account()))
     made = [KubernetesSink(access, place.namespace, Consumer()) for _ in range(3)]
     yield made
-    for each in made:
-        await each.aclose()
+    for entry in made:
+        await entry.aclose()
 
 
 def command(name: CommandName, comment: int, of: Item, *, user: str = "alice") -> IssueCommand:
@@ -59,13 +59,13 @@ async def test_a_command_is_stored_on_the_newest_run(place: Place, sinks: list[K
     first = (await sinks[0].submit(labeled(item(1), "a"))).task
     place.end(first, succeeded=False)
     told = [command(CANCEL, 1, item(1)), command(RETRY, 2, item(1)), command(RUN, 3, item(1))]
-    answers = [await sinks[0].command(each) for each in told]
+    answers = [await sinks[0].command(entry) for entry in told]
     assert answers == [CommandStored(first)] * 3
     # Another delivery of the same comment, e.g. by the organization's webhook beside the repository's.
     again = await sinks[1].command(told[0].model_copy(update={"delivery_id": "other"}))
     assert isinstance(again, CommandIgnored)
     stored = stored_commands(place.task(first))
-    assert [(each.command, each.comment, each.id) for each in stored] == [
+    assert [(found.command, found.comment, found.id) for found in stored] == [
         (CANCEL, "1", "d-1"),
         (RETRY, "2", "d-2"),
         (RUN, "3", "d-3"),
@@ -77,10 +77,10 @@ async def test_commands_sent_to_three_receivers_at_once_are_each_stored_once(
 ) -> None:
     name = (await sinks[0].submit(labeled(item(1), "a"))).task
     told = [command(RUN, comment, item(1), user=f"u{comment}") for comment in range(1, 8)]
-    answers = await asyncio.gather(*(sink.command(each) for each in told for sink in sinks))
+    answers = await asyncio.gather(*(sink.command(candidate) for candidate in told for sink in sinks))
     assert answers.count(CommandStored(name)) == len(told)
-    assert sorted(each.comment for each in stored_commands(place.task(name))) == [
-        each.comment for each in told
+    assert sorted(found.comment for found in stored_commands(place.task(name))) == [
+        entry.comment for entry in told
     ]
 
 
@@ -110,5 +110,5 @@ async def test_ninety_comments_by_strangers_are_never_an_error_and_a_cancel_is_s
     for comment in range(2, 92):
         await sinks[0].command(command(RUN, comment, item(1), user=f"stranger-{comment}"))
     assert await sinks[0].command(command(CANCEL, 99, item(1))) == mine == CommandStored(name)
-    stored = [each.comment for each in stored_commands(place.task(name))]
+    stored = [entry.comment for entry in stored_commands(place.task(name))]
     assert (stored[0], stored[-1], len(stored)) == ("1", "99", LIMIT_PER_NAME + 1)

@@ -69,8 +69,8 @@ def changed(body: Fields, path: str, value: Any) -> Fields:
     body = copy.deepcopy(body)
     *parents, last = path.split(".")
     place: Any = body
-    for each in parents:
-        place = place[int(each) if each.isdigit() else each]
+    for parent in parents:
+        place = place[int(parent) if parent.isdigit() else parent]
     if value is ABSENT:
         del place[last]
     else:
@@ -92,7 +92,7 @@ def sample(schema: Fields, *, largest: bool) -> Any:
     """A value as large (or as small) as may be, with all that can be in it."""
     kind = schema["type"]
     if kind == "object":
-        return {name: sample(each, largest=largest) for name, each in schema["properties"].items()}
+        return {name: sample(property_, largest=largest) for name, property_ in schema["properties"].items()}
     if kind == "array":
         # By its key there can be no more conditions than types.
         keyed = "x-kubernetes-list-map-keys" in schema
@@ -133,8 +133,8 @@ def beyond(schema: Fields) -> Iterator[tuple[Any, str]]:
 
 def has(body: Fields, path: str) -> bool:
     *parents, last = path.split(".")
-    for each in parents:
-        body = body[each]
+    for parent in parents:
+        body = body[parent]
     return last in body
 
 
@@ -251,8 +251,8 @@ def test_every_field_but_three_stays_as_it_was_made(place: Place, form: str) -> 
 
 def another(body: Fields, path: str, schema: Fields) -> Any:
     """Another value that the field could have been made with."""
-    for each in path.split("."):
-        body = body[each]
+    for part in path.split("."):
+        body = body[part]
     if "enum" in schema:
         return next(value for value in schema["enum"] if value != body)
     if schema.get("format") == "date-time":
@@ -314,7 +314,11 @@ def test_what_is_required_must_be_there(create: Try, path: str) -> None:
 
 def test_what_is_left_out_has_its_default(place: Place) -> None:
     body = task("github_issue")
-    defaults = {n: each["default"] for n, each in SCHEMA["spec"]["properties"].items() if "default" in each}
+    defaults = {
+        n: property_["default"]
+        for n, property_ in SCHEMA["spec"]["properties"].items()
+        if "default" in property_
+    }
     for name in defaults:
         body["spec"].pop(name, None)
     kept = Kept(place, body)

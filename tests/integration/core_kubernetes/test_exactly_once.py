@@ -82,13 +82,13 @@ async def test_500_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
     told = results(answers)
     assert set(told) == {"success", "duplicate"}, told
     assert len(by_poll) == len(polled)
-    created_by_poll = sum(each.duplicate is None for each in by_poll)
+    created_by_poll = sum(entry.duplicate is None for entry in by_poll)
     assert created_by_poll > 0
     # One that was refused may have been stored, as one whose answer is lost: the next is a duplicate.
     assert 500 - refused <= told["success"] + created_by_poll <= 500
     names = sorted(place.tasks())
     assert names == sorted(task_name(item(number)) for number in range(1, 501))
-    assert {answer.json()["task"] for answer in answers} | {each.task for each in by_poll} == set(names)
+    assert {answer.json()["task"] for answer in answers} | {found.task for found in by_poll} == set(names)
 
 
 async def test_each_relabel_is_one_new_run_after_success_after_failure_and_during_cancel(

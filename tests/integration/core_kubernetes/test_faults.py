@@ -114,7 +114,7 @@ async def test_an_answer_that_is_lost_is_no_reason_for_a_second_task(
     assert results([await Labeling(7, "a", now()).send(http, port)]) == {"success": 1}
     api_proxy.rule = Answers([504], method="PATCH", after=True)
     assert results([await Labeling(7, "b", now(9), "unlabeled").send(http, port)]) == {"ignored": 1}
-    assert [each["spec"]["cancel"] for each in place.tasks().values()] == [True]
+    assert [task["spec"]["cancel"] for task in place.tasks().values()] == [True]
 
 
 async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_enough(

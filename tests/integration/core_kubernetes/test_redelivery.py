@@ -82,7 +82,7 @@ class Outage:
         """Wait until so many deliveries have ended."""
 
         def ended() -> list[str]:
-            return [each.status for each in self.log if each.status != "pending"]
+            return [entry.status for entry in self.log if entry.status != "pending"]
 
         until(lambda: len(ended()) == count, lambda: f"{count} deliveries, there are {ended()}")
 
@@ -128,7 +128,7 @@ def test_a_missed_label_becomes_one_task_whoever_recovers_it(outage: Outage) -> 
     outage.receiver()
     program = outage.poll()
     outage.ended(2)
-    assert [each.status for each in outage.log] == ["failed to connect to host", "OK"]
+    assert [entry.status for entry in outage.log] == ["failed to connect to host", "OK"]
     assert "Asked for the redelivery of a missed event: issues" in program.text()
     assert len(outage.place.tasks()) == 1
     outage.poll()
@@ -179,7 +179,7 @@ def test_a_label_that_was_taken_off_meanwhile_makes_no_task(outage: Outage) -> N
 
 
 def test_many_missed_events_come_back_in_the_second_poll(outage: Outage) -> None:
-    numbers = [1, *(outage.system.forge.open_issue(REPOSITORY, f"Issue {each}") for each in range(9))]
+    numbers = [1, *(outage.system.forge.open_issue(REPOSITORY, f"Issue {entry}") for entry in range(9))]
     for number in numbers:
         outage.system.put_label(number)
     missed = len(numbers) * 2 - 1  # opened and labeled
@@ -190,7 +190,7 @@ def test_many_missed_events_come_back_in_the_second_poll(outage: Outage) -> None
     outage.poll(**ELSEWHERE)
     outage.ended(2 * missed)
     assert len(outage.place.tasks()) == len(numbers)
-    assert len({each.guid for each in outage.log if each.status == "OK"}) == missed
+    assert len({found.guid for found in outage.log if found.status == "OK"}) == missed
 
 
 def test_without_the_right_there_is_a_warning_and_the_search_finds_the_item(outage: Outage) -> None:

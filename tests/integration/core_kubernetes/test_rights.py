@@ -38,8 +38,8 @@ def account(place: Place) -> Access:
 
 
 def test_every_other_verb_is_denied(place: Place, account: Access) -> None:
-    found = {each: allowed(account, each, namespace=place.namespace) for each in [*MAY, *NOTHING]}
-    assert {each: verbs for each, verbs in found.items() if verbs} == MAY
+    found = {entry: allowed(account, entry, namespace=place.namespace) for entry in [*MAY, *NOTHING]}
+    assert {item: verbs for item, verbs in found.items() if verbs} == MAY
 
 
 @pytest.mark.parametrize(

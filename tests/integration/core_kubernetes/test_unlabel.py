@@ -71,5 +71,5 @@ async def test_a_label_taken_off_deletes_the_job_within_two_seconds(
     first, *_ = until("the Job's deletion", lambda: deletions(world), timeout=60)
     assert (first - sent).total_seconds() < PROMISED_S
     status = world.until_phase(name, "Cancelled", timeout=60)
-    assert [each["outcome"] for each in status["attempts"]] == ["Cancelled"]
+    assert [attempt["outcome"] for attempt in status["attempts"]] == ["Cancelled"]
     assert world.jobs() == {}

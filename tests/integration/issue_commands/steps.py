@@ -30,7 +30,7 @@ def say(system: System, text: str, *, by: str = "alice", number: int = 1, kind: 
     if text in ("/cancel", "/retry"):
         next_second()
     identifier = system.forge.comment(REPOSITORY, number, text, kind=kind, by=by)
-    return next(each for each in system.item(number, kind).comments if each.id == identifier)
+    return next(comment for comment in system.item(number, kind).comments if comment.id == identifier)
 
 
 def next_second() -> None:
@@ -41,7 +41,7 @@ def next_second() -> None:
 
 def seen(comment: Comment) -> list[tuple[str, str]]:
     """The reactions to a comment."""
-    return [(each.user.login, each.name) for each in comment.reactions]
+    return [(reaction.user.login, reaction.name) for reaction in comment.reactions]
 
 
 def wait_until_seen(comment: Comment) -> None:
@@ -52,9 +52,9 @@ def wait_until_seen(comment: Comment) -> None:
 def bots(system: System, number: int = 1, kind: Kind = Kind.ISSUE) -> list[Comment]:
     """What the bot has written itself; the test lets it write commands too."""
     return [
-        each
-        for each in system.comments(number, kind)
-        if each.author.login == "coding-agent-bot" and not each.body.startswith("/")
+        comment
+        for comment in system.comments(number, kind)
+        if comment.author.login == "coding-agent-bot" and not comment.body.startswith("/")
     ]
 
 

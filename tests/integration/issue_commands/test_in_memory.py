@@ -23,9 +23,9 @@ def redeliver_everything(system: System) -> None:
     """The forge sends every event again, as a person can ask it to."""
     deliveries = system.forge.sandbox.deliveries
     told = system.forge.run(lambda: list(deliveries.log))
-    again = system.forge.run(lambda: [deliveries.resend(each) for each in told])
-    system.forge.wait_for(lambda: all(each.status != "pending" for each in again), 30)
-    assert {each.status_code for each in again} == {200}
+    again = system.forge.run(lambda: [deliveries.resend(found) for found in told])
+    system.forge.wait_for(lambda: all(item.status != "pending" for item in again), 30)
+    assert {entry.status_code for entry in again} == {200}
 
 
 def type_on_the_page(system: System, text: str) -> Comment:
@@ -57,7 +57,7 @@ def test_people_with_write_access_command_the_agent_by_comments(
         "both are refused in the log",
     )
     assert "reader has no write access" in program.text()
-    assert [seen(each) for each in strangers] == [[], []], "no answer: nobody can make the bot write"
+    assert [seen(stranger) for stranger in strangers] == [[], []], "no answer: nobody can make the bot write"
 
     wait_until_seen(type_on_the_page(system, "/run"))
     page = httpx.get(system.forge.sandbox.url_of(system.forge.repository(REPOSITORY), system.item(1)))

@@ -41,18 +41,18 @@ class Team(World):
         if text in ("/cancel", "/retry"):
             next_second()
         written = self.forge.comment(REPOSITORY, number, text, by=by)
-        return next(each for each in self.comments(number) if each.id == written)
+        return next(comment for comment in self.comments(number) if comment.id == written)
 
     def waits(self, name: str, comment: Comment) -> bool:
         """Whether the AgentTask stores the command."""
-        return str(comment.id) in {each.comment for each in stored_commands(self.read(name))}
+        return str(comment.id) in {command.comment for command in stored_commands(self.read(name))}
 
     def redeliver_everything(self) -> None:
         """The forge sends every event once more."""
         deliveries = self.forge.sandbox.deliveries
-        again = self.forge.run(lambda: [deliveries.resend(each) for each in list(deliveries.log)])
-        self.forge.wait_for(lambda: all(each.status != "pending" for each in again), 30)
-        assert {each.status_code for each in again} == {200}
+        again = self.forge.run(lambda: [deliveries.resend(found) for found in list(deliveries.log)])
+        self.forge.wait_for(lambda: all(item.status != "pending" for item in again), 30)
+        assert {entry.status_code for entry in again} == {200}
 
 
 @pytest.fixture(scope="session")
@@ -115,11 +115,13 @@ def test_people_with_write_access_command_the_agent_by_comments(
 
     # Nobody without write access, and never the bot itself.
     strangers = [team.say(number, "/cancel", by=who) for who in ("reader", "coding-agent-bot")]
-    for each in strangers:
-        until("it waits", lambda each=each: team.waits(name, each))  # type: ignore[misc]
+    for stranger in strangers:
+        until("it waits", lambda stranger=stranger: team.waits(name, stranger))  # type: ignore[misc]
     reporter = start()
-    until("all are executed", lambda: not any(team.waits(name, each) for each in (cancel, *strangers)))
-    assert [seen(each) for each in (cancel, *strangers)] == [[("coding-agent-bot", "eyes")], [], []]
+    until(
+        "all are executed", lambda: not any(team.waits(name, stranger) for stranger in (cancel, *strangers))
+    )
+    assert [seen(stranger) for stranger in (cancel, *strangers)] == [[("coding-agent-bot", "eyes")], [], []]
     labels = f'command="cancel",platform="{team.flavour}",result="refused"'
     assert f"coding_agent_commands_total{{{labels}}} 2.0" in reporter.probe("/metrics")[1]
     assert team.read(name)["spec"].get("cancel") is True
@@ -143,7 +145,7 @@ def test_people_with_write_access_command_the_agent_by_comments(
     assert set(team.tasks()) == {name, f"{name}-r2"}, "nothing that was delivered again was done again"
     assert team.read(f"{name}-r2")["spec"].get("cancel", False) is False
     team.shows(number, "working on it", {PROCESSING})
-    assert sum(each.author.login == "coding-agent-bot" for each in team.comments(number)) == 2, (
+    assert sum(stranger.author.login == "coding-agent-bot" for stranger in team.comments(number)) == 2, (
         "the one comment of ours, and the /cancel that this test wrote in the bot's name"
     )
 

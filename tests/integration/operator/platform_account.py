@@ -21,7 +21,7 @@ NAME = "platform-operator"
 def rules() -> list[dict[str, Any]]:
     """What `deploy/role.yaml` gives, and nothing else."""
     objects = yaml.safe_load_all((ROOT / "operator" / "deploy" / "role.yaml").read_text())
-    return next(list(each["rules"]) for each in objects if each["kind"] == "Role")
+    return next(list(object_["rules"]) for object_ in objects if object_["kind"] == "Role")
 
 
 def grant(plane: PlaneUnderTest, home: str, *namespaces: str) -> None:

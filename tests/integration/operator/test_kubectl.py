@@ -89,10 +89,10 @@ def test_wait_for_the_end_returns_on_failure_too(
     status = world.status(name)
     ended = datetime.fromisoformat(status["completionTime"])
     assert (waited - ended).total_seconds() < 2, "times in the status are whole seconds"
-    finished = next(each for each in status["conditions"] if each["type"] == "Finished")
+    finished = next(condition for condition in status["conditions"] if condition["type"] == "Finished")
     assert (finished["status"], finished["reason"]) == ("True", "Failed")
     assert status["startTime"] <= status["completionTime"]
-    assert {each["observedGeneration"] for each in status["conditions"]} == {1}
+    assert {entry["observedGeneration"] for entry in status["conditions"]} == {1}
 
 
 HAND_WRITTEN = """\

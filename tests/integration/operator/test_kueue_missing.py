@@ -18,7 +18,7 @@ def test_it_is_said_and_going_back_is_as_documented(world: World, pods: PodDrive
 
     def said() -> bool | None:
         conditions = world.status(name).get("conditions", [])
-        return any(each["message"] == NOT_INSTALLED for each in conditions) or None
+        return any(condition["message"] == NOT_INSTALLED for condition in conditions) or None
 
     world.until("the reason", said, timeout=30)
     status = world.status(name)

@@ -50,7 +50,7 @@ def let_pod_go(world: World, name: str) -> None:
 def _finalizers(world: World, name: str, what: str) -> None:
     def patched() -> bool:
         known = world.plane.core.read_namespaced_pod(name, world.namespace, _request_timeout=10)
-        others = [each for each in known.metadata.finalizers or [] if each != FINALIZER]
+        others = [finalizer for finalizer in known.metadata.finalizers or [] if finalizer != FINALIZER]
         wanted = [*others, FINALIZER] if what == "add" else others
         # A merge patch of the list as it was read: Kubernetes' own finalizer stays as it is.
         body: dict[str, Any] = {

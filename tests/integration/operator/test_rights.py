@@ -54,8 +54,8 @@ def operator(world: World, tmp_path: Path) -> Access:
 
 def test_what_it_may_and_nothing_else(world: World, operator: Access) -> None:
     asked = [*MAY, *NOTHING, *OF_THE_CLUSTER]
-    found = {each: allowed(operator, each, namespace=world.namespace) for each in asked}
-    assert {each: verbs for each, verbs in found.items() if verbs} == MAY
+    found = {entry: allowed(operator, entry, namespace=world.namespace) for entry in asked}
+    assert {item: verbs for item, verbs in found.items() if verbs} == MAY
 
 
 def test_its_own_lease_alone(world: World, operator: Access) -> None:
@@ -68,7 +68,9 @@ def test_its_own_lease_alone(world: World, operator: Access) -> None:
 
 def test_nothing_in_another_namespace_nor_in_all(operator: Access) -> None:
     for namespace in ("default", ""):
-        assert {each: verbs for each in MAY if (verbs := allowed(operator, each, namespace=namespace))} == {}
+        assert {
+            entry: verbs for entry in MAY if (verbs := allowed(operator, entry, namespace=namespace))
+        } == {}
 
 
 def test_a_denied_request_is_denied(world: World, operator: Access) -> None:

@@ -201,8 +201,8 @@ def test_a_task_made_by_hand_without_labels_is_adopted(
 def test_what_ended_is_deleted_after_its_time(world: World, pods: PodDriver, operator: Start) -> None:
     operator(operator={"sweep_interval": 0.3, "policy": {"keep_finished": 1}})
     unreported, name = world.create(8), world.create(7)
-    for each in (unreported, name):
-        world.until_phase(each, "Succeeded")
+    for entry in (unreported, name):
+        world.until_phase(entry, "Succeeded")
     world.plane.kubectl("-n", world.namespace, "label", "agt", name, "coding-agent.dev/reported=true")
     world.until("gone", lambda: name not in {t["metadata"]["name"] for t in world.tasks()} or None)
     world.until("its Jobs gone", lambda: set(world.jobs()) == {f"{unreported}-1"} or None)

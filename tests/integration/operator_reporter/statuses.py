@@ -30,7 +30,7 @@ def operators_status(body: dict[str, Any], phase: Phase, more: dict[str, Any]) -
             "message": message,
             "lastTransitionTime": at,
         },
-        *(each for each in known if each["type"] not in ("Succeeded", "Running")),
+        *(entry for entry in known if entry["type"] not in ("Succeeded", "Running")),
     ]
     attempts = more.pop("attempts", None)
     if attempts is None and phase not in (Phase.QUEUED, Phase.SUSPENDED):

@@ -99,7 +99,7 @@ def test_the_pause_that_the_forge_asks_for_is_kept(world: World, start: Start) -
     world.fault(path="/api/", secondary_rate_limit=True, retry_after=3)
     world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
-    times = [each["at"] for each in world.requests()]
+    times = [request["at"] for request in world.requests()]
     assert times[1] - times[0] >= 3.0, "the one after the limited one"
 
 

@@ -113,13 +113,13 @@ def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start)
     world.set_phase(other, Phase.RUNNING)
     until("the other one", lambda: world.condition(other, "Acknowledged"))
     ours = {str(number), *(str(comment.id) for comment in world.comments(number))}
-    mine = [each for each in world.requests()[asked:] if ours & set(each["path"].split("/"))]
+    mine = [request for request in world.requests()[asked:] if ours & set(request["path"].split("/"))]
     assert mine == [], "nothing at all was asked of the forge"
     first.stop()
     asked = len(world.requests())
     start(check_interval=0.2)
     until("the item is looked at", lambda: len(world.requests()) > asked + 8)
-    assert [each for each in world.requests()[asked:] if each["method"] != "GET"] == []
+    assert [entry for entry in world.requests()[asked:] if entry["method"] != "GET"] == []
 
 
 def test_positions_alone_are_shown_rarely(world: World, start: Start) -> None:
@@ -132,8 +132,8 @@ def test_positions_alone_are_shown_rarely(world: World, start: Start) -> None:
     for position in range(8, 0, -1):
         world.set_phase(name, Phase.QUEUED, queuePosition=position)
     world.shows(number, "number 1 in", {BOT})
-    edits = [each["at"] for each in world.requests() if each["method"] in ("PATCH", "PUT")]
-    written = next(each["at"] for each in world.requests() if each["method"] == "POST")
+    edits = [request["at"] for request in world.requests() if request["method"] in ("PATCH", "PUT")]
+    written = next(entry["at"] for entry in world.requests() if entry["method"] == "POST")
     assert all(after - before > interval - 0.1 for before, after in pairwise([written, *edits]))
 
 
@@ -150,4 +150,4 @@ def test_a_position_waits_for_its_time_and_a_phase_does_not(world: World, start:
     assert "in the queue" not in world.comment(number)
     world.set_phase(name, Phase.RUNNING)
     world.shows(number, "working on it", {PROCESSING})
-    assert [each["method"] for each in world.requests()].count("PATCH") == 1
+    assert [request["method"] for request in world.requests()].count("PATCH") == 1

@@ -39,13 +39,15 @@ def test_a_burst_of_ends(world: World, start: Callable[..., Reporter]) -> None:
 
     until("all ends are shown", lambda: all(map(is_shown, numbers, ends)))
     requests = world.requests()
-    created = [each for each in requests if each["method"] == "POST" and "comments" in each["path"]]
+    created = [
+        request for request in requests if request["method"] == "POST" and "comments" in request["path"]
+    ]
     assert len(created) == TASKS, "one comment for each item"
     for name in names:
         assert not world.condition(name, "Reported"), "our own limits are not an outage"
 
-    _assert_within([each["at"] for each in requests], RATE)
-    writes = [each["at"] for each in requests if each["method"] != "GET"]
+    _assert_within([found["at"] for found in requests], RATE)
+    writes = [entry["at"] for entry in requests if entry["method"] != "GET"]
     rate = WRITES_PER_MINUTE / 2 / 60  # the other half may be used in a burst
     _assert_within(writes, rate)
     assert max(writes) - min(writes) >= (len(writes) - BURST) / rate * 0.95, "the limit held them back"

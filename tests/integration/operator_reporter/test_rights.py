@@ -39,10 +39,12 @@ NOTHING = [
 def test_what_it_may_and_nothing_else(world: World) -> None:
     kubeconfig = account(world.plane, world.namespace, world.folder)
     reporter = Access(kubeconfig, world.plane.plane.binaries["kubectl"])
-    found = {each: allowed(reporter, each, namespace=world.namespace) for each in [*MAY, *NOTHING]}
-    assert {each: verbs for each, verbs in found.items() if verbs} == MAY
+    found = {entry: allowed(reporter, entry, namespace=world.namespace) for entry in [*MAY, *NOTHING]}
+    assert {item: verbs for item, verbs in found.items() if verbs} == MAY
     for other in ("default", ""):
-        assert not any(allowed(reporter, each, namespace=other) for each in MAY), "in its own namespace only"
+        assert not any(allowed(reporter, candidate, namespace=other) for candidate in MAY), (
+            "in its own namespace only"
+        )
 
     # And what is denied is denied.
     for denied in (reporter.core.list_namespaced_secret, reporter.batch.list_namespaced_job):

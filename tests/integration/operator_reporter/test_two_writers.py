@@ -25,7 +25,7 @@ WRITES = 25
 def number(body: dict[str, Any], kind: str) -> int:
     """The number in a condition's message, 0 if it is not there."""
     conditions = (body.get("status") or {}).get("conditions") or []
-    return next((int(each["message"]) for each in conditions if each["type"] == kind), 0)
+    return next((int(condition["message"]) for condition in conditions if condition["type"] == kind), 0)
 
 
 class Turns:
@@ -74,7 +74,7 @@ def status_of(body: dict[str, Any], count: int) -> Status:
         message=str(count),
         last_transition_time=datetime.now(UTC),
     )
-    kept = tuple(each for each in status.conditions if each.type != "Succeeded")
+    kept = tuple(condition for condition in status.conditions if condition.type != "Succeeded")
     return status.model_copy(update={"conditions": (mine, *kept)})
 
 
@@ -127,8 +127,8 @@ async def test_no_write_is_lost(world: World) -> None:
 
     async with AsyncExitStack() as stack:
         servers = []
-        for each in ("operator", "reporter"):
-            server = await ApiServer.connect(access, 10, role="a test", on_answer=seen_by(each))
+        for entry in ("operator", "reporter"):
+            server = await ApiServer.connect(access, 10, role="a test", on_answer=seen_by(entry))
             stack.push_async_callback(server.aclose)
             servers.append(server)
         async with asyncio.timeout(90), asyncio.TaskGroup() as both:

@@ -122,11 +122,11 @@ class World:
     def comments(self, number: int) -> list[Comment]:
         """Comments by people and the bot."""
         item = self.forge.item(REPOSITORY, number)
-        return self.forge.run(lambda: [each for each in item.comments if not each.system])
+        return self.forge.run(lambda: [comment for comment in item.comments if not comment.system])
 
     def comment(self, number: int) -> str:
         """The bot's one comment, empty if there is none yet."""
-        found = [each.body for each in self.comments(number) if MARKER in each.body]
+        found = [comment.body for comment in self.comments(number) if MARKER in comment.body]
         assert len(found) <= 1, f"{len(found)} comments of ours on {number}"
         return found[0] if found else ""
 
@@ -222,7 +222,7 @@ class World:
     def tasks(self) -> dict[str, dict[str, Any]]:
         """All AgentTasks by name."""
         found = self.plane.custom.list_namespaced_custom_object(*self._place, _request_timeout=20)
-        return {each["metadata"]["name"]: each for each in found["items"]}
+        return {item["metadata"]["name"]: item for item in found["items"]}
 
     def patch(self, name: str, body: dict[str, Any]) -> None:
         """A merge patch."""
@@ -231,7 +231,7 @@ class World:
     def condition(self, name: str, kind: str) -> dict[str, Any]:
         """A condition, empty if it is not there."""
         conditions = (self.read(name).get("status") or {}).get("conditions") or []
-        return next((each for each in conditions if each["type"] == kind), {})
+        return next((condition for condition in conditions if condition["type"] == kind), {})
 
     def is_reported(self, name: str) -> bool:
         """The reporter no longer watches it."""

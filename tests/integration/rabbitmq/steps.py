@@ -155,8 +155,8 @@ class Relay:
     def cut(self) -> None:
         """End all connections, and make none until `mend`."""
         self._cut = True
-        for each in list(self._open):
-            each.transport.abort()
+        for entry in list(self._open):
+            entry.transport.abort()
 
     def mend(self) -> None:
         """Let connections through again."""

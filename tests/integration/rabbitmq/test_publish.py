@@ -194,7 +194,7 @@ async def test_polls_do_not_publish_what_waits_already(
     sink: RabbitMQSink, new_source: Callable[..., RabbitMQSource], queue: Queue, first: Origin
 ) -> None:
     poll = request(1, Origin.POLL)
-    answers = [(await sink.submit(each)).duplicate for each in (request(1, first), poll, poll)]
+    answers = [(await sink.submit(entry)).duplicate for entry in (request(1, first), poll, poll)]
     assert answers == [None, *["its message waits in the queue already"] * 2]
     assert (await sink.submit(request(2, Origin.POLL))).duplicate is None
     assert (await sink.submit(request(2))).duplicate is None, "a webhook asks for itself"

@@ -81,8 +81,8 @@ CASES = [
     Case(
         "CodingAgentWebhooksSlow",
         {
-            f'coding_agent_webhook_response_seconds_bucket{{{AGENT}, le="{le}"}}': each
-            for le, each in (("0.1", "0x180"), ("5", "0x180"), ("10", "0+6x180"))
+            f'coding_agent_webhook_response_seconds_bucket{{{AGENT}, le="{le}"}}': item
+            for le, item in (("0.1", "0x180"), ("5", "0x180"), ("10", "0+6x180"))
         },
         30,
     ),
@@ -98,8 +98,8 @@ CASES = [
     Case(
         "CodingAgentQueueLong",
         {
-            f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="{le}"}}': each
-            for le, each in (("1800", "0x180"), ("3600", "0x180"), ("7200", "0+1x180"))
+            f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="{le}"}}': candidate
+            for le, candidate in (("1800", "0x180"), ("3600", "0x180"), ("7200", "0+1x180"))
         },
         60,
     ),
@@ -181,7 +181,7 @@ def evaluate(tool: Tool, folder: Path, rules: list[dict[str, Any]], case: Case) 
         "tests": [
             {
                 "interval": "1m",
-                "input_series": [{"series": name, "values": each} for name, each in series.items()],
+                "input_series": [{"series": name, "values": series_} for name, series_ in series.items()],
                 "alert_rule_test": [
                     {"eval_time": f"{case.minute}m", "alertname": case.alert, "exp_alerts": expected}
                 ],
@@ -196,7 +196,7 @@ def evaluate(tool: Tool, folder: Path, rules: list[dict[str, Any]], case: Case) 
 def test_every_expression_is_promql(tool: Tool, tmp_path: Path, rules: list[dict[str, Any]]) -> None:
     dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
     panels = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    drawn = [{"record": f"panel:{number}", "expr": each} for number, each in enumerate(panels)]
+    drawn = [{"record": f"panel:{number}", "expr": entry} for number, entry in enumerate(panels)]
     file = written(tmp_path, [*rules, *drawn])
     assert f"{len(rules) + len(drawn)} rules found" in tool("promtool", "check", "rules", str(file))
 

@@ -88,12 +88,12 @@ def test_one_operator_and_one_gateway_for_the_namespace_of_another_team(
         parent = {"namespace": ingress.GATEWAY_NAMESPACE, "name": ingress.GATEWAY}
         route = {"httpRoute": {"enabled": True, "hostnames": [HOST], "parentRefs": [parent]}}
         team.install(over(own, route), "--wait", "--timeout", "180s")
-        programs = {each["metadata"]["name"] for each in team.get("deployments")["items"]}
+        programs = {item["metadata"]["name"] for item in team.get("deployments")["items"]}
         assert programs == {"coding-agent-receiver", "coding-agent-reporter"}
 
         gateway.wait("/webhook/gitlab")
         [told] = team.get("httproute", team.name)["status"]["parents"]
-        assert {each["type"]: each["status"] for each in told["conditions"]} == {
+        assert {condition["type"]: condition["status"] for condition in told["conditions"]} == {
             "Accepted": "True",
             "ResolvedRefs": "True",
         }

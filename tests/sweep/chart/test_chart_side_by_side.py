@@ -42,7 +42,7 @@ def test_two_releases_in_two_namespaces_do_not_meet(
             assert account.kubectl(*question).strip() == "yes"
             with pytest.raises(KubectlError):  # kubectl's exit status says no
                 other.kubectl(*question)
-    secret = [each.get("secret", "coding-agent-webhook")["data"] for each in (first, second)]
+    secret = [entry.get("secret", "coding-agent-webhook")["data"] for entry in (first, second)]
     assert secret[0] != secret[1]
     second.helm("uninstall", second.name, "--wait", "--timeout", "120s")
     assert "Phase:          Succeeded" in first.helm("test", first.name, "--timeout", "180s")

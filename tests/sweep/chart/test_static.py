@@ -74,7 +74,7 @@ def test_kubeconform_is_strict(tool: Tool, kind_schemas: Path) -> None:
 
 @pytest.mark.parametrize("name", ["required", "everything", "gitlab"])
 def test_kube_score_has_no_critical_finding_that_is_not_accepted(tool: Tool, name: str) -> None:
-    ignored = [item for each in sorted(ACCEPTED) for item in ("--ignore-test", each)]
+    ignored = [item for entry in sorted(ACCEPTED) for item in ("--ignore-test", entry)]
     tool(
         *("kube-score", "score", "--kubernetes-version", "v1.31", "--output-format", "ci"),
         # A limit of CPU throttles pods on idle nodes; requests are what scheduling needs.
@@ -103,7 +103,9 @@ def test_a_packaged_chart_carries_what_the_links_point_to(tmp_path: Path) -> Non
     values = CHART / "ci" / "required-values.yaml"
     text = helm("template", "coding-agent", str(package), "--values", str(values))
     objects = [found for found in yaml.safe_load_all(text) if found]
-    rules = {each["metadata"]["name"]: each["rules"] for each in objects if each["kind"] == "Role"}
+    rules = {
+        object_["metadata"]["name"]: object_["rules"] for object_ in objects if object_["kind"] == "Role"
+    }
     root = CHART.parents[1]
     for program, source in {
         "receiver": "receiver/deploy/role.yaml",
@@ -118,10 +120,10 @@ def test_a_packaged_chart_carries_what_the_links_point_to(tmp_path: Path) -> Non
 
 def test_nothing_but_the_schema_of_agenttask_and_its_roles_belongs_to_the_whole_cluster() -> None:
     objects = render(CHART / "ci" / "everything-values.yaml", namespace="elsewhere")
-    outside = [each for each in objects if each["metadata"].get("namespace") != "elsewhere"]
-    roles = {each["metadata"]["name"] for each in outside if each["kind"] == "ClusterRole"}
+    outside = [object_ for object_ in objects if object_["metadata"].get("namespace") != "elsewhere"]
+    roles = {entry["metadata"]["name"] for entry in outside if entry["kind"] == "ClusterRole"}
     assert all(name.startswith("elsewhere-") for name in roles), "those of two releases do not meet"
-    kinds = {each["kind"] for each in outside}
+    kinds = {found["kind"] for found in outside}
     assert kinds == {"ClusterRole", "CustomResourceDefinition", "ConfigMap"}, (
         "the ConfigMap is `extraObjects`'"
     )
@@ -134,14 +136,14 @@ def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
 def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The spec of every pod that the manifests make, by the name of what makes it."""
     found = {}
-    for each in objects:
-        spec = each.get("spec", {})
-        if each["kind"] == "Pod":
-            found[each["metadata"]["name"]] = spec
-        elif each["kind"] == "CronJob":
-            found[each["metadata"]["name"]] = spec["jobTemplate"]["spec"]["template"]["spec"]
+    for object_ in objects:
+        spec = object_.get("spec", {})
+        if object_["kind"] == "Pod":
+            found[object_["metadata"]["name"]] = spec
+        elif object_["kind"] == "CronJob":
+            found[object_["metadata"]["name"]] = spec["jobTemplate"]["spec"]["template"]["spec"]
         elif "template" in spec:
-            found[each["metadata"]["name"]] = spec["template"]["spec"]
+            found[object_["metadata"]["name"]] = spec["template"]["spec"]
     return found
 
 

@@ -145,14 +145,14 @@ class Machine:
 
     def close(self) -> None:
         """End everything."""
-        for each in self.running:
-            if each.process.poll() is None:
-                each.process.terminate()
-        for each in self.running:
+        for entry in self.running:
+            if entry.process.poll() is None:
+                entry.process.terminate()
+        for entry in self.running:
             try:
-                each.process.wait(30)
+                entry.process.wait(30)
             except subprocess.TimeoutExpired:
-                each.kill()
+                entry.kill()
 
     def _word(self, service: str, word: str) -> str:
         if word == "python":

@@ -54,9 +54,9 @@ class Project:
     def mounts(self, service: str) -> dict[str, str]:
         """Paths in the container: a path of this machine (absolute), or the name of a volume."""
         given = self.services[service]
-        found = {each["target"]: each["source"] for each in given.get("volumes") or []}
-        for each in given.get("secrets") or []:
-            found[each["target"]] = self.data["secrets"][each["source"]]["file"]
+        found = {secret["target"]: secret["source"] for secret in given.get("volumes") or []}
+        for secret in given.get("secrets") or []:
+            found[secret["target"]] = self.data["secrets"][secret["source"]]["file"]
         return found
 
 

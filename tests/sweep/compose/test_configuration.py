@@ -65,7 +65,7 @@ def test_every_service_is_hardened(rendered: Render) -> None:
 def test_each_service_gets_its_own_secrets_only(rendered: Render) -> None:
     project = rendered(**PASSWORD)
     given = {
-        name: {each["source"] for each in service.get("secrets") or []}
+        name: {secret["source"] for secret in service.get("secrets") or []}
         for name, service in project.services.items()
     }
     assert given == SECRETS

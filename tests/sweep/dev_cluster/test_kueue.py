@@ -25,7 +25,7 @@ def test_webhooks_are_called_by_address_and_nothing_waits_for_a_pod() -> None:
         *(named(kind, "gone") for kind in ("Deployment", "Service", "APIService")),
     ]
     assert crds(manifest) == ["workloads", "topologies"]
-    found = {each["metadata"]["name"]: each for each in installed(manifest, 1, {"ca.crt": "x"})}
+    found = {entry["metadata"]["name"]: entry for entry in installed(manifest, 1, {"ca.crt": "x"})}
     assert list(found) == ["workloads", "topologies", "m", "kueue-webhook-server-cert", "another"]
     assert found["workloads"]["spec"]["conversion"]["webhook"]["clientConfig"] == HERE
     assert found["m"]["webhooks"] == [{"clientConfig": HERE}]

@@ -86,8 +86,8 @@ def request(error: Exception, **options: Any) -> str:
     answers = iter([error])
 
     def probe() -> str:
-        for each in answers:
-            raise each
+        for answer in answers:
+            raise answer
         return "here"
 
     return until("it", probe, timeout=5, pause=lambda _: None, **options)

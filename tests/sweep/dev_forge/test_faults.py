@@ -33,9 +33,9 @@ def test_the_next_requests_are_refused_and_then_no_more(
         refused = [api.get("/user"), api.get("/user")]
         fine = [api.get(f"/repos/{REPOSITORY}"), api.get("/user")]
 
-    assert [each.status_code for each in refused] == [status, status]
+    assert [entry.status_code for entry in refused] == [status, status]
     assert headers.items() <= dict(refused[0].headers).items()
-    assert [each.status_code for each in fine] == [200, 200]
+    assert [found.status_code for found in fine] == [200, 200]
 
 
 def test_the_connection_is_cut_before_the_work(github_forge: ForgeServer) -> None:

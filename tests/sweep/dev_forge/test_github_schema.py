@@ -67,8 +67,8 @@ def test_issues_with_labels_and_comments(ask: Checked) -> None:
     ask("DELETE", f"{REPO}/issues/1/labels/coding%20agent", 404)
     comment = ask("POST", f"{REPO}/issues/1/comments", 201, {"body": "At work"})
     ask("PATCH", f"{REPO}/issues/comments/{comment['id']}", 200, {"body": "Done"})
-    assert [each["body"] for each in ask("GET", f"{REPO}/issues/1/comments", 200)] == ["Done"]
-    assert [each["event"] for each in ask("GET", f"{REPO}/issues/1/events", 200)][-2:] == [
+    assert [entry["body"] for entry in ask("GET", f"{REPO}/issues/1/comments", 200)] == ["Done"]
+    assert [found["event"] for found in ask("GET", f"{REPO}/issues/1/events", 200)][-2:] == [
         "labeled",
         "unlabeled",
     ]

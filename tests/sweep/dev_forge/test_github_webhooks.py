@@ -66,9 +66,9 @@ def test_every_payload_fits_githubs_schemas(
 
     received = hook_receiver.wait_for_count(14)
 
-    for each in received:
-        validate_payload(each.headers["x-github-event"], each.payload)
-    told = {f"{each.headers['x-github-event']}.{each.payload.get('action', '')}" for each in received}
+    for entry in received:
+        validate_payload(entry.headers["x-github-event"], entry.payload)
+    told = {f"{entry.headers['x-github-event']}.{entry.payload.get('action', '')}" for entry in received}
     issue_actions = ("labeled", "unlabeled", "opened", "edited", "closed", "reopened")
     pull_actions = ("opened", "labeled", "unlabeled", "synchronize", "closed", "reopened")
     assert told == {

@@ -74,10 +74,10 @@ def test_every_payload_is_in_the_documented_shape(
 
     received = hook_receiver.wait_for_count(10)
 
-    for each in received:
-        validate_event(each.payload)
+    for entry in received:
+        validate_event(entry.payload)
     told = sorted(
-        (each.headers["x-gitlab-event"], each.payload["object_attributes"]["action"]) for each in received
+        (entry.headers["x-gitlab-event"], entry.payload["object_attributes"]["action"]) for entry in received
     )
     assert told == [
         ("Confidential Issue Hook", "open"),

@@ -14,7 +14,7 @@ def user(text: str) -> dict[str, Any]:
 
 
 def assistant(*ids: str) -> dict[str, Any]:
-    return {"role": "assistant", "tool_calls": [{"id": each} for each in ids]}
+    return {"role": "assistant", "tool_calls": [{"id": entry} for entry in ids]}
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,9 @@ def test_a_streamed_answer_is_the_same_in_pieces() -> None:
     assert "".join(delta.content or "" for delta in deltas) == "Hi there."
     arguments: dict[int, str] = {}
     for delta in deltas:
-        for each in delta.tool_calls or ():
-            assert each.function is not None
-            arguments[each.index] = arguments.get(each.index, "") + (each.function.arguments or "")
+        for entry in delta.tool_calls or ():
+            assert entry.function is not None
+            arguments[entry.index] = arguments.get(entry.index, "") + (entry.function.arguments or "")
     assert arguments == {0: '{"x": 1}', 1: "{}"}
     assert sum(1 for delta in deltas if delta.tool_calls) > 2, "arguments come in pieces"
     assert chunks[-1].usage is not None

@@ -77,7 +77,10 @@ class RunningPods:
         elif pod.spec.containers[0].name in ENDS:
             if pod.status.phase != "Succeeded":
                 core.patch_namespaced_pod_status(name, self._namespace, {"status": _ended(pod)}, **_LIMIT)
-        elif not any(each.type == "Ready" and each.status == "True" for each in pod.status.conditions or []):
+        elif not any(
+            condition.type == "Ready" and condition.status == "True"
+            for condition in pod.status.conditions or []
+        ):
             # Also again: the node's own controller finds that nobody speaks for it, and says so of its pods.
             core.patch_namespaced_pod_status(name, self._namespace, {"status": _ready(pod)}, **_LIMIT)
 
@@ -95,7 +98,7 @@ def _ended(pod: Any) -> dict[str, Any]:
 
 def _containers(pod: Any, state: dict[str, Any]) -> list[dict[str, Any]]:
     same = {"imageID": "", "ready": "running" in state, "restartCount": 0, "state": state}
-    return [{"name": each.name, "image": each.image, **same} for each in pod.spec.containers]
+    return [{"name": container.name, "image": container.image, **same} for container in pod.spec.containers]
 
 
 def _now() -> str:

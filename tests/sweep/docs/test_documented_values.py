@@ -135,7 +135,7 @@ def needs_a_namespace(command: Command) -> bool:
 
 def test_a_namespace_is_always_named() -> None:
     """Whoever copies a command at night is in the namespace `default`."""
-    lacking = [each for each in ALL if needs_a_namespace(each) and each.namespace is None]
+    lacking = [entry for entry in ALL if needs_a_namespace(entry) and entry.namespace is None]
     assert lacking == []
 
 
@@ -153,7 +153,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_what_commands_name_is_there(rendered: list[dict[str, Any]]) -> None:
-    there = {(each["kind"], each["metadata"]["name"]) for each in rendered}
+    there = {(entry["kind"], entry["metadata"]["name"]) for entry in rendered}
     # What people make before, by the same pages.
     made = set()
     for command in ALL:
@@ -171,7 +171,9 @@ def test_what_commands_name_is_there(rendered: list[dict[str, Any]]) -> None:
 
 
 def test_what_commands_select_is_there(rendered: list[dict[str, Any]]) -> None:
-    components = {each["metadata"].get("labels", {}).get("app.kubernetes.io/component") for each in rendered}
+    components = {
+        entry["metadata"].get("labels", {}).get("app.kubernetes.io/component") for entry in rendered
+    }
     wanted = {
         word.rpartition("=")[2]: command.where
         for command in ALL

@@ -76,7 +76,7 @@ def test_the_diagrams_are_drawn_without_the_internet(address: str, browser: Chro
         loaded = browser.execute_script(
             "return performance.getEntriesByType('resource').map(entry => entry.name)"
         )
-        assert [each for each in loaded if not each.startswith((address, "data:"))] == []
+        assert [entry for entry in loaded if not entry.startswith((address, "data:"))] == []
 
 
 @pytest.mark.xdist_group("docs-site")

@@ -20,12 +20,12 @@ from tests.integration.operator.pod_driver import PodDriver, Script, ended, repo
 from tests.integration.operator.world import World
 
 PAGE = Path(__file__).parents[3] / "docs" / "operations" / "kueue.md"
-DOCUMENTED = [each for each in blocks(PAGE) if each.language == "yaml"]
-SETTINGS: dict[str, Any] = yaml.safe_load(next(each.text for each in DOCUMENTED if each.word == "config"))
+DOCUMENTED = [block for block in blocks(PAGE) if block.language == "yaml"]
+SETTINGS: dict[str, Any] = yaml.safe_load(next(item.text for item in DOCUMENTED if item.word == "config"))
 URGENT = "acme/pricing"
 """The repository that the documentation puts into another queue."""
 QUEUES: list[dict[str, Any]] = [
-    body for each in DOCUMENTED if each.word != "config" for body in yaml.safe_load_all(each.text)
+    body for entry in DOCUMENTED if entry.word != "config" for body in yaml.safe_load_all(entry.text)
 ]
 PREEMPTED = reported(Reason.CANCELLED, "stopped by a signal")
 
@@ -87,7 +87,7 @@ class Place(World):
     def workloads(self) -> dict[str, dict[str, Any]]:
         """What Kueue has, by the name of the Job (or whatever else) that it stands for."""
         found = self.plane.get("-n", self.namespace, "workloads.kueue.x-k8s.io")["items"]
-        return {each["metadata"]["ownerReferences"][0]["name"]: each for each in found}
+        return {entry["metadata"]["ownerReferences"][0]["name"]: entry for entry in found}
 
     def waits(self, name: str, words: str) -> str | None:
         """The message of a task that waits with these words of Kueue's in it; else `None`."""
@@ -115,9 +115,9 @@ class Place(World):
         user = f"system:serviceaccount:{self.namespace}:{account}"
         entries = map(json.loads, self.plane.plane.folders.audit_log.read_text().splitlines())
         return [
-            f"{each['verb']} {each['requestURI']}"
-            for each in entries
-            if each["user"]["username"] == user and each.get("responseStatus", {}).get("code") == 403
+            f"{entry['verb']} {entry['requestURI']}"
+            for entry in entries
+            if entry["user"]["username"] == user and entry.get("responseStatus", {}).get("code") == 403
         ]
 
     def clear(self) -> None:

@@ -136,7 +136,12 @@ def test_what_keeps_every_attempt_out_is_said(place: Place, pods: Kubelet, opera
     (flavor,) = group["flavors"]
     cpu = {
         "coveredResources": ["cpu"],
-        "flavors": [{**flavor, "resources": [each for each in flavor["resources"] if each["name"] == "cpu"]}],
+        "flavors": [
+            {
+                **flavor,
+                "resources": [resource for resource in flavor["resources"] if resource["name"] == "cpu"],
+            }
+        ],
     }
     place.queues(stopPolicy="Hold", resourceGroups=[cpu])
     operator()

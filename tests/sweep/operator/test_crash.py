@@ -103,7 +103,7 @@ class Stage:
             if not asked and f"{cancelled}-1" in self.world.jobs():
                 self.world.patch(cancelled, cancel=True)
                 asked = True
-            return all("coding-agent.dev/active" not in each["metadata"]["labels"] for each in statuses)
+            return all("coding-agent.dev/active" not in status["metadata"]["labels"] for status in statuses)
 
         self.world.until("the end of both tasks", lambda: over() or None, timeout=90)
 
@@ -122,15 +122,15 @@ class Stage:
                     (a["number"], a["outcome"], a["reason"], a["counted"]) for a in status["attempts"]
                 ],
                 "requests": status.get("result", {}).get("usage", {}).get("requests"),
-                "jobs": sorted(each.removeprefix(name) for each in jobs if each.startswith(name)),
+                "jobs": sorted(job.removeprefix(name) for job in jobs if job.startswith(name)),
                 # By their uids, as a watch of the test's own has seen them: also those that are gone.
                 "made": sorted(
-                    each.removeprefix(name) for each in self._count.order if each.startswith(name)
+                    entry.removeprefix(name) for entry in self._count.order if entry.startswith(name)
                 ),
                 "released": all(
-                    jobs[each].spec.ttl_seconds_after_finished is not None
-                    for each in jobs
-                    if each.startswith(name)
+                    jobs[item].spec.ttl_seconds_after_finished is not None
+                    for item in jobs
+                    if item.startswith(name)
                 ),
             }
         return found
@@ -179,7 +179,7 @@ def test_killed_after_every_request_it_makes(
         end, died = stages[0].play(0)
         assert (end, died) == (EXPECTED, "")
         requests = stages[0].proxy.requests
-        kinds = {kind_of(each) for each in requests}
+        kinds = {kind_of(request) for request in requests}
         assert kinds >= {"POST jobs", "DELETE jobs/*", "PATCH jobs/*", "PATCH agenttasks/*/status"}
         own_kinds = {kind for kind in kinds if zlib.crc32(kind.encode()) % PARTS == part}
         runs = play(stages, range(1 + part, len(requests) + 1, PARTS))

@@ -49,7 +49,7 @@ class Moves(Watcher):
         name, status = found["metadata"]["name"], found.get("status") or {}
         before = self._status.get(name, {})
         self._status[name] = status
-        without = [{k: v for k, v in each.items() if k != "queuePosition"} for each in (before, status)]
+        without = [{k: v for k, v in entry.items() if k != "queuePosition"} for entry in (before, status)]
         if without[0] == without[1] and before.get("queuePosition") != status.get("queuePosition"):
             self.total += 1
 

@@ -54,8 +54,8 @@ class Stage:
             _kill(self._pid)
         died = self.proxy.killed.is_set()
         comments = [
-            "https://forge.example/pull/9" in each.body and "Coding agent: done" in each.body
-            for each in self.world.comments(number)
+            "https://forge.example/pull/9" in comment.body and "Coding agent: done" in comment.body
+            for comment in self.world.comments(number)
         ]
         return (self.world.forge.labels("acme/pricing", number), comments, self.world.history(number)), died
 
@@ -124,7 +124,7 @@ def test_killed_after_every_request_to_the_forge(
     assert [number for number, _, died, asked in runs if not died and len(asked) >= number] == []
     died_at = [asked[number - 1] for number, _, died, asked in runs if died]
     for writing in ("POST", "DELETE") if flavour == "github" else ("POST", "PUT"):
-        assert any(each.startswith(writing) for each in died_at), f"it was killed at a {writing}"
+        assert any(entry.startswith(writing) for entry in died_at), f"it was killed at a {writing}"
 
 
 def _kill(pid: int) -> None:

@@ -135,5 +135,5 @@ def test_a_minute_without_a_forge(
             reporter = world.reporter(**waits).start()
             stack.callback(reporter.stop)
             outages.append(pool.submit(_outage, world, proxy, reporter.ready(), kinds))
-        for each in outages:
-            each.result(600)
+        for outage in outages:
+            outage.result(600)

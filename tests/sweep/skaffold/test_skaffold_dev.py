@@ -65,11 +65,11 @@ def wait_for_the_webhook(person: httpx.Client) -> None:
 
     def arrived() -> bool:
         [hook] = person.get(f"{REPOSITORY}/hooks").json()
-        known = {each["id"] for each in deliveries(person)}
+        known = {delivery["id"] for delivery in deliveries(person)}
         person.post(f"{REPOSITORY}/hooks/{hook['id']}/pings").raise_for_status()
         ended = until(
             "the ping's end",
-            lambda: [each for each in deliveries(person) if each["id"] not in known],
+            lambda: [entry for entry in deliveries(person) if entry["id"] not in known],
             timeout=20,
         )
         if ended[0]["status"] != "OK":
@@ -97,7 +97,7 @@ def test_a_label_in_the_sandbox_becomes_a_pull_request(
         person.post(f"{ISSUE}/labels", json={"labels": ["coding agent"]}).raise_for_status()
 
         def labels() -> set[str]:
-            return {each["name"] for each in person.get(ISSUE).json()["labels"]}
+            return {label["name"] for label in person.get(ISSUE).json()["labels"]}
 
         def done() -> bool:
             return "coding agent done" in labels()
@@ -106,7 +106,9 @@ def test_a_label_in_the_sandbox_becomes_a_pull_request(
             until("the label `coding agent done`", done, timeout=180, interval=0.5)
         except Exception as error:
             tasks: Any = [task.get("status") for task in release.tasks()]
-            sent = [(each["event"], each["action"], each["status"]) for each in deliveries(person)]
+            sent = [
+                (delivery["event"], delivery["action"], delivery["status"]) for delivery in deliveries(person)
+            ]
             pytest.fail(f"{error}; labels {labels()}; sent {sent}; tasks {json.dumps(tasks)[:3000]}")
         [change] = person.get(f"{REPOSITORY}/pulls").json()
     assert change["head"]["ref"] == "coding-agent/issue-1"

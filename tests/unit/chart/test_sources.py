@@ -74,7 +74,7 @@ def test_alerts_and_dashboard_use_metrics_that_exist() -> None:
     dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
     expressions = [alert["expr"] for alert in alerts]
     expressions += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    used = set().union(*(used_metrics(each) for each in expressions))
+    used = set().union(*(used_metrics(expression) for expression in expressions))
     assert len(used) > 10
     assert used - OTHER_METRICS <= metric_names()
 

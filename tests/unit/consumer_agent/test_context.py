@@ -21,7 +21,7 @@ from pydantic_ai.usage import RequestUsage
 def conversation(rounds: int, *, text: str = "result", calls: int = 1) -> list[ModelMessage]:
     messages: list[ModelMessage] = [ModelRequest(parts=[UserPromptPart("The task.")])]
     for number in range(rounds):
-        ids = [f"call-{number}-{each}" for each in range(calls)]
+        ids = [f"call-{number}-{entry}" for entry in range(calls)]
         messages.append(
             ModelResponse(
                 parts=[TextPart(f"step {number}"), *(ToolCallPart("read_file", {"path": i}, i) for i in ids)]

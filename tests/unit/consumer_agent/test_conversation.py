@@ -35,8 +35,8 @@ async def work(
     async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
         yield model
 
-    async def step(each: Step) -> None:
-        on_step(each)
+    async def step(entry: Step) -> None:
+        on_step(entry)
 
     agent = ModelAgent(SETTINGS, open_model=open_model)
     return await agent.work(

@@ -38,7 +38,7 @@ async def work(folder: Path, model: str, *, fails: bool = False, stop_first: boo
     stop = asyncio.Event()
 
     def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        if not any(isinstance(each, ModelResponse) for each in messages):
+        if not any(isinstance(message, ModelResponse) for message in messages):
             call = ToolCallPart("run_command", {"command": "true"})
             return ModelResponse(parts=[call], usage=FIRST)
         if fails:

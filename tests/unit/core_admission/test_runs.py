@@ -134,7 +134,7 @@ def test_others_with_the_same_hash_and_what_cannot_be_read_are_not_the_items() -
     unknown = task(4)
     unknown["spec"]["source"]["platform"] = "gerrit"
     runs = runs_of(item(), [task(2), task(1, of=item(8)), unreadable, unknown, task(1)])
-    assert [each["spec"]["run"] for each in runs] == [1, 2]
+    assert [run["spec"]["run"] for run in runs] == [1, 2]
 
 
 def _note(body: dict[str, Any], event: Trigger, newer: datetime | None) -> dict[str, Any] | None:

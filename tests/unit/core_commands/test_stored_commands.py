@@ -48,8 +48,8 @@ def task(*commands: IssueCommand, annotation: str | None = None) -> dict[str, An
     body["metadata"] |= {"resourceVersion": "10"}
     if annotation is not None:
         body["metadata"]["annotations"] = {ANNOTATION_COMMANDS: annotation}
-    for each in commands:
-        patch = store(body, each)
+    for entry in commands:
+        patch = store(body, entry)
         assert not isinstance(patch, CommandIgnored), patch.why
         body = patched(body, patch)
     return body
@@ -69,7 +69,7 @@ def patched(body: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 
 def waiting(body: dict[str, Any]) -> list[str]:
-    return [each.comment for each in stored_commands(body)]
+    return [entry.comment for entry in stored_commands(body)]
 
 
 def run_next(body: dict[str, Any], *, stopped: bool = False) -> dict[str, Any]:

@@ -179,7 +179,7 @@ async def test_removing_a_label_on_github_tells_gone_from_not_there(
     answers: list[object], removed: bool | None
 ) -> None:
     issue = {"number": 7, "title": "t", "html_url": "u", "state": "open", "labels": []}
-    wire = Wire([answer(200, issue) if each == "issue without" else each for each in answers])  # type: ignore[misc]
+    wire = Wire([answer(200, issue) if entry == "issue without" else entry for entry in answers])  # type: ignore[misc]
     removal = wire.forge(Platform.GITHUB).remove_label(ITEMS[Platform.GITHUB], "area/api ü")
     if removed is None:
         with pytest.raises(ForgeNotFoundError):
@@ -248,7 +248,7 @@ async def test_redirects_in_a_circle_end(platform: Platform) -> None:
 async def test_a_redirected_write_keeps_its_method_or_is_not_made() -> None:
     wire = Wire([answer(307, None, location="/repositories/1/issues/7/labels"), answer(200, [])])
     await wire.forge(Platform.GITHUB).add_label(ITEMS[Platform.GITHUB], "x")
-    assert [each.method for each in wire.requests] == ["POST", "POST"]
+    assert [request.method for request in wire.requests] == ["POST", "POST"]
     assert wire.requests[1].content == wire.requests[0].content
     wire = Wire([answer(301, None, location="/repositories/1/issues/7/labels"), answer(200, [])])
     with pytest.raises(ForgeError):
@@ -314,7 +314,7 @@ async def test_the_newest_labeling_is_looked_for_from_the_last_page_back(
         return answer(200, events, link=link)
 
     wire = Wire([handle])
-    [found] = [each async for each in wire.forge(Platform.GITHUB).find_labeled("coding agent")]
+    [found] = [entry async for entry in wire.forge(Platform.GITHUB).find_labeled("coding agent")]
     assert pages == asked
     assert found.trigger.labeled_at == datetime(2026, 11, labeled_on, 0, 0, 2, tzinfo=UTC)
     assert found.user == "ghost"  # GitHub shows deleted accounts as null

@@ -86,7 +86,7 @@ async def test_a_rotated_token_is_used_at_once_and_its_owner_asked_again(
     assert [await forge.whoami(), await forge.whoami()] == ["bot", "bot"]
     file.write_text("second-token\n")
     assert await forge.whoami() == "new"
-    assert [each.headers["authorization"] for each in wire.requests] == [
+    assert [request.headers["authorization"] for request in wire.requests] == [
         "Bearer first",
         "Bearer second-token",
     ]

@@ -69,8 +69,8 @@ class Wire:
     def sent(self) -> list[tuple[str, str]]:
         """Method and path, as on the wire, of each request."""
         return [
-            (each.method, each.url.raw_path.decode().removeprefix("/api/v4").partition("?")[0])
-            for each in self.requests
+            (request.method, request.url.raw_path.decode().removeprefix("/api/v4").partition("?")[0])
+            for request in self.requests
         ]
 
 

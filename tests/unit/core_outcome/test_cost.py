@@ -46,7 +46,7 @@ def test_tokens_at_a_price(price: Price, tokens: dict[str, int], expected: str) 
     ],
 )
 def test_the_sum_over_attempts(first: str | None, second: str | None, total: str | None) -> None:
-    costs = [None if each is None else money(each) for each in (first, second, total)]
+    costs = [None if entry is None else money(entry) for entry in (first, second, total)]
     assert sum_of(costs[0], costs[1]) == costs[2]
 
 

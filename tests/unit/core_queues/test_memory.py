@@ -270,7 +270,7 @@ async def test_draining_ends_when_nothing_waits_or_is_in_hand(queue: MemoryQueue
             await asyncio.sleep(0)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert not any(each.done() for each in consumers), "retries still wait"
+        assert not any(entry.done() for entry in consumers), "retries still wait"
         await time.pass_by(seconds=5)
     assert sorted(seen) == [(1, 1), (1, 2), (2, 1), (2, 2)]
 

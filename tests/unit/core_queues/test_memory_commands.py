@@ -24,8 +24,8 @@ async def test_they_come_in_order_and_wake_who_waits() -> None:
     queue, stop, seen = MemoryQueue(), asyncio.Event(), list[str]()
 
     async def take() -> None:
-        async for each in queue.commands(stop):
-            seen.append(each.user)
+        async for entry in queue.commands(stop):
+            seen.append(entry.user)
             if len(seen) == 2:
                 stop.set()
 
@@ -46,8 +46,8 @@ async def test_many_by_one_author_are_one_and_many_authors_are_bounded() -> None
     assert isinstance(answer, CommandIgnored)
     assert await queue.command(by("alice", CommandName.CANCEL)) == CommandStored("memory")
     count = 0
-    async for each in queue.commands(stop):
+    async for entry in queue.commands(stop):
         count += 1
-        if each.user == "alice":
+        if entry.user == "alice":
             break
     assert count == LIMIT_PER_NAME + 1

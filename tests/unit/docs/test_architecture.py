@@ -28,7 +28,7 @@ def defined(path: Path) -> set[str]:
 
 def test_each_named_function_is_in_its_file() -> None:
     named = {
-        (match["path"], match["name"]) for each in (NAMED, NAMED_BEFORE) for match in each.finditer(TEXT)
+        (match["path"], match["name"]) for entry in (NAMED, NAMED_BEFORE) for match in entry.finditer(TEXT)
     }
     assert len(named) > 20
     missing = [(path, name) for path, name in sorted(named) if name not in defined(ROOT / path)]

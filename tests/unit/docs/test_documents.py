@@ -64,7 +64,9 @@ def commands(*names: str) -> list[Any]:
 
 @pytest.mark.parametrize("arguments", commands("python", "main.py"))
 def test_documented_command_lines_of_main(arguments: list[str]) -> None:
-    arguments = [each for each in arguments if not each.startswith(("|", ">", "&")) or each == "--help"]
+    arguments = [
+        argument for argument in arguments if not argument.startswith(("|", ">", "&")) or argument == "--help"
+    ]
     if "--help" not in arguments:
         main._parser().parse_args(arguments)
 
@@ -104,7 +106,7 @@ def test_documented_services_are_of_the_compose_file(arguments: list[str]) -> No
             assert next(words) in compose["services"]
             break
         elif word == "up":
-            assert {each for each in _until_next_command(words) if not each.startswith("-")} <= set(
+            assert {entry for entry in _until_next_command(words) if not entry.startswith("-")} <= set(
                 compose["services"]
             )
 
@@ -176,7 +178,7 @@ def test_what_is_to_be_looked_for_in_logs_is_logged() -> None:
         for pattern in re.findall(r"grep (?:-i )?'([A-Za-z ]+)'", line)
     }
     assert wanted
-    assert [each for each in sorted(wanted) if each.lower() not in source] == []
+    assert [entry for entry in sorted(wanted) if entry.lower() not in source] == []
 
 
 def test_pictures_are_light() -> None:

@@ -78,9 +78,9 @@ def test_everything_that_is_copied_is_in_the_build_context(file: Path) -> None:
         if step.startswith("COPY ") and "--from" not in step:
             source = step.split()[1]
             assert (ROOT / source).exists(), source
-            assert any(Path(source).match(each) or f"{source}/".startswith(f"{each}/") for each in allowed), (
-                step
-            )
+            assert any(
+                Path(source).match(entry) or f"{source}/".startswith(f"{entry}/") for entry in allowed
+            ), step
 
 
 def test_the_build_context_has_nothing_but_sources() -> None:

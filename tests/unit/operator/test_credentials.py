@@ -60,7 +60,7 @@ MODEL = credential("model", file="openai-api-key")
 def test_the_most_specific_credential_wins(
     configured: list[Credential], item: Item, given: list[str]
 ) -> None:
-    assert [each.secret for each in credentials_for(configured, item)] == given
-    assert [each.secret for each in credentials_for(reversed(configured), item)] == given, (
+    assert [entry.secret for entry in credentials_for(configured, item)] == given
+    assert [found.secret for found in credentials_for(reversed(configured), item)] == given, (
         "whatever the order"
     )

@@ -138,7 +138,7 @@ def test_a_job_is_deleted_only_after_the_reason_is_written_and_in_the_foreground
     assert plan.status is not None
     assert plan.status.attempts[0].reason == "Cancelled"
     assert plan.status.attempts[0].outcome is None, "it has not ended yet"
-    assert [each.name for each in plan.delete] == [job().name]
+    assert [entry.name for entry in plan.delete] == [job().name]
     ending = decide(task(plan.status, cancel=True), [job(deleting=True)], WAIT, NOW, POLICY)
     assert ending.delete == ()
     assert not ending.retire, "the item is not free before its pods are gone"
@@ -204,7 +204,7 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
     assert told is not None
     assert told.phase is Phase.RUNNING, "its place is taken"
     assert told.reason == reason
-    assert [each.message for each in told.conditions[:2]] == [
+    assert [condition.message for condition in told.conditions[:2]] == [
         message,
         "The attempt's Job exists; its pod has not begun.",
     ]
@@ -292,7 +292,7 @@ def test_backoff_is_exponential_jittered_capped_and_repeatable() -> None:
 
 def test_of_two_running_jobs_one_goes() -> None:
     plan = decide(task(status(attempt())), [job(), job(2)], WAIT, NOW, POLICY)
-    assert [each.number for each in plan.delete] == [2]
+    assert [entry.number for entry in plan.delete] == [2]
 
 
 STAGES = [

@@ -90,7 +90,7 @@ def test_names_fit_and_are_read_back() -> None:
 def given(job: dict) -> AttemptInput:  # type: ignore[type-arg]
     """What the agent reads, with the environment expanded as the kubelet does it."""
     environment = job["spec"]["template"]["spec"]["containers"][0]["env"]
-    value = next(each["value"] for each in environment if each["name"] == "CODING_AGENT_TASK")
+    value = next(entry["value"] for entry in environment if entry["name"] == "CODING_AGENT_TASK")
     return AttemptInput.from_json(expanded(value), now=NOW)
 
 

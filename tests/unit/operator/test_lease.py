@@ -64,7 +64,7 @@ class Server:
         version = self.lease["metadata"]["resourceVersion"]
         if body[0]["value"] != version:
             raise ApiError("it has changed", 422)
-        spec = self.lease["spec"] | {each["path"].split("/")[-1]: each["value"] for each in body[1:]}
+        spec = self.lease["spec"] | {entry["path"].split("/")[-1]: entry["value"] for entry in body[1:]}
         self.lease = {"metadata": {"resourceVersion": str(int(version) + 1)}, "spec": spec}
         return self.lease
 

@@ -19,17 +19,17 @@ def test_a_fresh_operator_shows_origins_and_ends_at_zero() -> None:
     # In a process of its own: the operator's metrics are the process's, and other tests count.
     command = [sys.executable, "-c", _FRESH]
     text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     origins = {
-        each.labels["origin"]: each.value
-        for each in samples
-        if each.name == "coding_agent_tasks_taken_up_total"
+        entry.labels["origin"]: entry.value
+        for entry in samples
+        if entry.name == "coding_agent_tasks_taken_up_total"
     }
     assert origins == {"webhook": 0, "poll": 0, "redelivery": 0, "manual": 0}
     ends = {
-        (each.labels["phase"], each.labels["reason"]): each.value
-        for each in samples
-        if each.name == "coding_agent_tasks_ended_total"
+        (found.labels["phase"], found.labels["reason"]): found.value
+        for found in samples
+        if found.name == "coding_agent_tasks_ended_total"
     }
     assert set(ends.values()) == {0}
     assert {reason for phase, reason in ends if phase == "Succeeded"} == {"Completed", "NothingToChange"}

@@ -35,7 +35,7 @@ def workspace(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def mounts(container: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {each["mountPath"]: each for each in container["volumeMounts"]}
+    return {mount["mountPath"]: mount for mount in container["volumeMounts"]}
 
 
 def test_every_container_passes_restricted_pod_security() -> None:
@@ -55,15 +55,15 @@ def test_every_container_passes_restricted_pod_security() -> None:
 
 def test_agent_and_workspace_are_two_users_of_no_common_group_of_their_own() -> None:
     spec = pod()
-    users = [each["securityContext"]["runAsUser"] for each in (agent(spec), workspace(spec))]
-    groups = [each["securityContext"]["runAsGroup"] for each in (agent(spec), workspace(spec))]
+    users = [entry["securityContext"]["runAsUser"] for entry in (agent(spec), workspace(spec))]
+    groups = [found["securityContext"]["runAsGroup"] for found in (agent(spec), workspace(spec))]
     assert len({*users, spec["securityContext"]["fsGroup"]}) == 3
     assert groups == users
 
 
 def test_credentials_and_configuration_are_files_of_the_agent_alone() -> None:
     spec = pod(config_map="settings", credentials=[TOKEN, OTHER, MODEL])
-    volume = next(each for each in spec["volumes"] if each["name"] == "credentials")
+    volume = next(entry for entry in spec["volumes"] if entry["name"] == "credentials")
     files = {
         source["secret"]["items"][0]["path"]: (source["secret"]["name"], source["secret"]["items"][0]["key"])
         for source in volume["projected"]["sources"]
@@ -72,7 +72,7 @@ def test_credentials_and_configuration_are_files_of_the_agent_alone() -> None:
     assert mounts(agent(spec))["/etc/coding-agent/credentials"]["name"] == "credentials"
     assert mounts(agent(spec))["/etc/coding-agent/config.yaml"]["subPath"] == "config.yaml"
     assert {"name": "CONFIG_FILE", "value": "/etc/coding-agent/config.yaml"} in agent(spec)["env"]
-    held = {each["name"] for each in workspace(spec)["volumeMounts"]}
+    held = {mount["name"] for mount in workspace(spec)["volumeMounts"]}
     assert held == {"socket", "workspace"}
     assert workspace(spec)["env"] == []
     assert "envFrom" not in workspace(spec)
@@ -85,9 +85,9 @@ def test_the_containers_share_a_socket_and_nothing_else() -> None:
     }
     assert common == {"socket"}
     assert mounts(agent(spec))["/run/coding-agent"]["readOnly"] is True
-    socket = next(each for each in spec["volumes"] if each["name"] == "socket")
+    socket = next(volume for volume in spec["volumes"] if volume["name"] == "socket")
     assert socket["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
-    tree = next(each for each in spec["volumes"] if each["name"] == "workspace")
+    tree = next(entry for entry in spec["volumes"] if entry["name"] == "workspace")
     assert tree["emptyDir"]["sizeLimit"] == "16Gi"
 
 

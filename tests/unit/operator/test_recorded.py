@@ -45,7 +45,7 @@ def test_the_costs_of_failed_cancelled_and_good_attempts_are_added_up() -> None:
     last = task_state(task(known), [third], NOW, POLICY)
     assert last.result is not None
     assert last.result.usage == Usage(requests=6, input_tokens=300, output_tokens=30, cost=dollars("1.12"))
-    assert [each.usage.cost if each.usage else None for each in last.attempts] == [
+    assert [entry.usage.cost if entry.usage else None for entry in last.attempts] == [
         dollars("0.10"),
         dollars("0.02"),
         dollars("1.00"),
@@ -140,7 +140,7 @@ def test_a_deadline_does_not_hide_what_the_agent_left() -> None:
 def test_only_the_newest_attempts_keep_their_steps() -> None:
     many = [attempt(n, OutcomeType.FAILED, tail="x" * MAX_TAIL) for n in range(1, 61)]
     kept = bounded(many)
-    assert [each.number for each in kept if each.tail] == list(range(61 - KEPT_TAILS, 61))
+    assert [entry.number for entry in kept if entry.tail] == list(range(61 - KEPT_TAILS, 61))
     assert bounded(kept) == kept
     whole = status(*kept).model_dump_json(by_alias=True)
     assert len(whole) < 64_000, "60 attempts stay far below what etcd takes"

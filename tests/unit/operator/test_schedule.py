@@ -136,8 +136,8 @@ def test_every_task_starts_in_bounded_time(
     gap = 2 - ours[1] + 1
     bound = gap + length * (len(crowd) + limit * gap + limit + 1)
     for minute in range(bound + 1):
-        going = {name: (each, until) for name, (each, until) in going.items() if until > minute}
-        active = [replace(each, stage=ACTIVE) for each, _ in going.values()]
+        going = {name: (entry, until) for name, (entry, until) in going.items() if until > minute}
+        active = [replace(found, stage=ACTIVE) for found, _ in going.values()]
         for name in schedule([*queue, *active], limit, NOW + timedelta(minutes=minute), aging=60).start:
             if name == "ours":
                 return

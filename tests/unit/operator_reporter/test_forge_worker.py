@@ -38,7 +38,7 @@ class RecordedProblems:
         return {"metadata": {"name": name, "uid": self.tasks[name].uid}}
 
     async def set_conditions(self, body: Any, wanted: tuple[Condition, ...], _: datetime) -> Any:
-        self.reasons += [(body["metadata"]["name"], each.reason) for each in wanted]
+        self.reasons += [(body["metadata"]["name"], entry.reason) for entry in wanted]
         return body
 
     async def emit(self, *_: object, **__: object) -> None:

@@ -24,7 +24,7 @@ def delivery(minute: int, guid: str, status: int = 502, event: str = "issues") -
 def chosen(*log: HookDelivery) -> tuple[list[int], list[int]]:
     """Ids of what is sent again, and of what is tried; the forge gives the log newest first."""
     found = missed(reversed(log), EVENTS)
-    return [each.id for each in found.again], [each.id for each in found.probes]
+    return [entry.id for entry in found.again], [probe.id for probe in found.probes]
 
 
 def test_nothing_failed_nothing_is_sent_again():
@@ -91,7 +91,7 @@ def test_of_too_many_each_has_its_turn_and_they_keep_their_order():
     assert turns(log[:LIMIT], Random(0)) == tuple(log[:LIMIT])
     seen: set[int] = set()
     for poll in range(40):
-        now = [each.id for each in turns(log, Random(poll))]
+        now = [turn.id for turn in turns(log, Random(poll))]
         assert len(now) == LIMIT
         assert now == sorted(now)
         seen.update(now)

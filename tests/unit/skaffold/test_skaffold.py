@@ -17,7 +17,7 @@ from tests.unit.skaffold.published import before_v4, schema
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "skaffold.yaml").read_text(encoding="utf-8"))
-PROFILES = {each["name"]: each for each in CONFIG["profiles"]}
+PROFILES = {entry["name"]: entry for entry in CONFIG["profiles"]}
 
 
 def with_profile(name: str | None) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def test_the_schema_refuses_a_slip_of_the_pen() -> None:
 @WITH
 def test_every_file_exists(profile: str | None) -> None:
     config = with_profile(profile)
-    files = [each["docker"]["dockerfile"] for each in config["build"]["artifacts"]]
+    files = [artifact["docker"]["dockerfile"] for artifact in config["build"]["artifacts"]]
     files += config["manifests"]["rawYaml"]
     for release in config["deploy"]["helm"]["releases"]:
         files += [f"{release['chartPath']}/Chart.yaml", *release["valuesFiles"]]
@@ -60,14 +60,14 @@ def test_every_file_exists(profile: str | None) -> None:
 @WITH
 def test_every_image_is_built_and_every_build_is_used(profile: str | None) -> None:
     config = with_profile(profile)
-    built = {each["image"] for each in config["build"]["artifacts"]}
+    built = {artifact["image"] for artifact in config["build"]["artifacts"]}
     [release] = config["deploy"]["helm"]["releases"]
     templates = " ".join(release["setValueTemplates"].values())
     used = {image for image in built if f"IMAGE_REPO_{image.replace('-', '_')}}}" in templates}
     for path in config["manifests"]["rawYaml"]:
         for document in documents(path):
             pod = document.get("spec", {}).get("template", {}).get("spec", {})
-            used |= {each["image"] for each in pod.get("containers", [])}
+            used |= {container["image"] for container in pod.get("containers", [])}
     assert used == built
     named = set(re.findall(r"IMAGE_(?:REPO|TAG)_([a-z_]+)\}\}", templates))
     assert named <= {image.replace("-", "_") for image in built}
@@ -96,7 +96,7 @@ def test_namespaces_and_names_agree() -> None:
     [namespace] = documents("dev/kubernetes/namespace.yaml")
     name = namespace["metadata"]["name"]
     assert release["namespace"] == CONFIG["deploy"]["kubectl"]["defaultNamespace"] == name
-    assert {each["namespace"] for each in CONFIG["portForward"]} == {name}
+    assert {entry["namespace"] for entry in CONFIG["portForward"]} == {name}
     # A release whose name is the chart's gives its objects no prefix: the seed's webhook names the Service.
     assert release["name"] == "coding-agent"
 
@@ -110,8 +110,8 @@ def test_forwarded_ports_are_those_of_the_services() -> None:
     }
     values = yaml.safe_load((ROOT / "charts/coding-agent/values.yaml").read_text(encoding="utf-8"))
     services["coding-agent-receiver"] = values["receiver"]["service"]["port"]
-    assert {each["resourceName"]: each["port"] for each in CONFIG["portForward"]} == services
-    local = [each["localPort"] for each in CONFIG["portForward"]]
+    assert {found["resourceName"]: found["port"] for found in CONFIG["portForward"]} == services
+    local = [entry["localPort"] for entry in CONFIG["portForward"]]
     assert len(set(local)) == len(local)
 
 
@@ -132,6 +132,6 @@ def test_the_sandbox_has_one_set_of_secrets() -> None:
 def test_the_github_profile_leaves_the_sandbox_out() -> None:
     config = with_profile("github")
     assert config["manifests"]["rawYaml"] == ["dev/kubernetes/namespace.yaml"]
-    assert [each["resourceName"] for each in config["portForward"]] == ["coding-agent-receiver"]
+    assert [entry["resourceName"] for entry in config["portForward"]] == ["coding-agent-receiver"]
     values = yaml.safe_load((ROOT / "dev/kubernetes/values-github.yaml").read_text(encoding="utf-8"))
-    assert all(set(each) == {"existingSecret"} for each in values["secrets"].values())
+    assert all(set(secret) == {"existingSecret"} for secret in values["secrets"].values())

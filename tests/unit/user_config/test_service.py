@@ -79,7 +79,7 @@ def test_which_keys_are_accepted(
     if lines is not None:
         file.write_text(lines)
     key = ApiKey(value, file if lines is not None else None)
-    assert all(key.accepts(f"Bearer {each}") for each in good)
-    assert not any(key.accepts(f"Bearer {each}") for each in bad)
+    assert all(key.accepts(f"Bearer {entry}") for entry in good)
+    assert not any(key.accepts(f"Bearer {found}") for found in bad)
     assert not key.accepts(None)
     assert "k3y" not in repr(key)

@@ -61,7 +61,9 @@ def estimate_text(text: str) -> int:
 
 def estimate(messages: Sequence[ModelMessage]) -> int:
     """Tokens of messages, roughly: for those that the service has not counted yet."""
-    return sum(_MESSAGE_TOKENS + sum(estimate_text(_text(part)) for part in each.parts) for each in messages)
+    return sum(
+        _MESSAGE_TOKENS + sum(estimate_text(_text(part)) for part in message.parts) for message in messages
+    )
 
 
 def size(messages: Sequence[ModelMessage], overhead: int) -> int:
@@ -180,7 +182,7 @@ def _text(part: object) -> str:
             return part.content
         case UserPromptPart():
             content = part.content
-            return content if isinstance(content, str) else "\n".join(str(each) for each in content)
+            return content if isinstance(content, str) else "\n".join(str(item) for item in content)
     return str(getattr(part, "content", ""))
 
 

@@ -165,8 +165,8 @@ def _status(part: ToolReturnPart) -> CallStatus:
 def _tool_failing(rounds: Sequence[Round], limit: int) -> Outcome | None:
     errors: dict[str, int] = {}
     last: dict[str, str] = {}
-    for each in rounds:
-        for call in each.calls:
+    for round_ in rounds:
+        for call in round_.calls:
             if call.status is CallStatus.FAILED:
                 errors[call.tool] = errors.get(call.tool, 0) + 1
                 last[call.tool] = call.text
@@ -183,11 +183,11 @@ def _tool_failing(rounds: Sequence[Round], limit: int) -> Outcome | None:
 
 
 def _malformed(rounds: Sequence[Round], limits: LoopLimits) -> Outcome | None:
-    unusable = list(takewhile(lambda each: not each.usable, reversed(rounds)))
+    unusable = list(takewhile(lambda round_: not round_.usable, reversed(rounds)))
     count = len(unusable)
     if count < limits.malformed_answers:
         return None
-    if all(each.cut for each in unusable):
+    if all(round_.cut for round_ in unusable):
         message = (
             f"The model's answers were cut off {count} times in a row; raise {limits.setting}.max_token."
         )
@@ -201,14 +201,14 @@ def _malformed(rounds: Sequence[Round], limits: LoopLimits) -> Outcome | None:
 
 def _looping(rounds: Sequence[Round]) -> Outcome | None:
     seen = [
-        tuple((call.tool, call.arguments, _VOLATILE.sub("", call.text)) for call in each.calls)
-        for each in rounds
+        tuple((call.tool, call.arguments, _VOLATILE.sub("", call.text)) for call in round_.calls)
+        for round_ in rounds
     ]
     for length in range(1, LONGEST_CYCLE + 1):
         tail = seen[-length * REPEATS :]
         if len(tail) == length * REPEATS and all(tail) and tail == tail[:length] * REPEATS:
             tools = ", ".join(
-                dict.fromkeys(f"`{call.tool}`" for each in rounds[-length:] for call in each.calls)
+                dict.fromkeys(f"`{call.tool}`" for round_ in rounds[-length:] for call in round_.calls)
             )
             return Outcome(
                 reason=Reason.BUDGET_EXHAUSTED,

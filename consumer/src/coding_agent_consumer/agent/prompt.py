@@ -76,7 +76,7 @@ def prompt(
         boundary: mark around the data; random by default, so that the data cannot close it.
     """
     mark = boundary or secrets.token_hex(6)
-    theirs = [each for each in comments if not (each.author == own_login and MARKER in each.body)]
+    theirs = [comment for comment in comments if not (comment.author == own_login and MARKER in comment.body)]
     kind = "issue" if details.item.kind is ItemKind.ISSUE else FACTS[details.item.platform].change_noun
     sections = [
         _task(details, kind),
@@ -113,9 +113,9 @@ def _task(details: ItemDetails, kind: str) -> str:
 def _discussion(comments: Sequence[Comment], mark: str) -> str:
     shown: list[str] = []
     room = COMMENTS_LIMIT
-    for each in reversed(comments):
-        title = f"comment by {each.author} at {each.created_at:%Y-%m-%d %H:%M} UTC"
-        text = _fenced(mark, title, _cut(each.body, COMMENT_LIMIT))
+    for comment in reversed(comments):
+        title = f"comment by {comment.author} at {comment.created_at:%Y-%m-%d %H:%M} UTC"
+        text = _fenced(mark, title, _cut(comment.body, COMMENT_LIMIT))
         if len(text) > room:
             break
         room -= len(text)

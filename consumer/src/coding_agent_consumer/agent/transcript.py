@@ -62,8 +62,8 @@ class Scrub:
             return  # a file that cannot be read is logged, and that line is scrubbed too
         self._reading = True
         try:
-            for each in self._files:
-                self._learn(each.current())
+            for file in self._files:
+                self._learn(file.current())
         finally:
             self._reading = False
 
@@ -97,7 +97,7 @@ def scrub_for(settings: Settings) -> Scrub:
         for name, value in (*server.env.items(), *server.headers.items()):
             if _SECRET_NAME.search(name):
                 values += [value, value.removeprefix("Bearer ")]
-    return Scrub(values, [Secrets(each) for each in fields])
+    return Scrub(values, [Secrets(field) for field in fields])
 
 
 class _Scrubbed(logging.Formatter):

@@ -270,15 +270,15 @@ class GitHubHooks:
         call = Call("GET", f"{hook.path}/deliveries", f"reading the deliveries of {hook.name}", params)
         for _ in range(_LOG_PAGES):
             response = await self.client.send(call)
-            for each in self.client.parse(list[_HookDeliveryResponse], response, call):
-                if each.delivered_at < since:
+            for entry in self.client.parse(list[_HookDeliveryResponse], response, call):
+                if entry.delivered_at < since:
                     return
                 delivery = HookDelivery(
-                    id=each.id,
-                    guid=each.guid,
-                    at=each.delivered_at,
-                    status=each.status_code,
-                    event=each.event,
+                    id=entry.id,
+                    guid=entry.guid,
+                    at=entry.delivered_at,
+                    status=entry.status_code,
+                    event=entry.event,
                 )
                 if not (failed_only and delivery.succeeded):  # an older Enterprise may not know `status`
                     yield delivery
@@ -309,9 +309,9 @@ class GitHubHooks:
         call = Call("GET", where, f"reading the webhooks of {owner}")
         async for page, _ in self.client.pages(list[_HookResponse], call, limit=_HOOK_PAGES):
             found += [
-                Hook(path=f"{where}/{each.id}", url=each.config.url, name=f"the webhook {each.id} of {owner}")
-                for each in page
-                if each.active
+                Hook(path=f"{where}/{hook.id}", url=hook.config.url, name=f"the webhook {hook.id} of {owner}")
+                for hook in page
+                if hook.active
             ]
         return found
 

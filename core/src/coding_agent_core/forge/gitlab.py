@@ -201,7 +201,7 @@ class GitLabForge(RestForge):
         """See `Forge`. Members of a group that has access to the project count as well."""
         what = f"reading what {user} may do in the project of {item.display}"
         users = await self.client.get(list[User], Call("GET", "/users", what, {"username": user}))
-        known = next((each for each in users if each.login.lower() == user.lower()), None)
+        known = next((found for found in users if found.login.lower() == user.lower()), None)
         if known is None:
             return False
         call = Call("GET", _project_path(item, "members", "all", known.id), what)

@@ -193,8 +193,8 @@ def message_of(content: bytes) -> str:
         return ""
     parts = _texts(body.get("message")) or _texts(body.get("error_description")) or _texts(body.get("error"))
     if isinstance(body.get("errors"), list):
-        for each in body["errors"]:
-            parts += _texts(each.get("message") if isinstance(each, dict) else each)
+        for error in body["errors"]:
+            parts += _texts(error.get("message") if isinstance(error, dict) else error)
     return " ".join("; ".join(parts).split())[:_MESSAGE_LIMIT]
 
 
@@ -202,7 +202,7 @@ def _texts(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list):
-        return [each for each in value if isinstance(each, str)]
+        return [text for text in value if isinstance(text, str)]
     if isinstance(value, dict):
         return [f"{name} {text}" for name, texts in value.items() for text in _texts(texts)]
     return []

@@ -306,7 +306,10 @@ class RestForge(ABC):
             f"reading the reactions to a comment on {item.display}",
         )
         async for page, _ in self.client.pages(list[_Reaction], call, limit=SCAN_PAGES):
-            if any(each.content == _REACTION and each.user and each.user.id == own.id for each in page):
+            if any(
+                reaction.content == _REACTION and reaction.user and reaction.user.id == own.id
+                for reaction in page
+            ):
                 return True
         return False
 

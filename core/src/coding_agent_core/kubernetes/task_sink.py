@@ -214,10 +214,10 @@ async def _runs(tasks: AgentTasks, item: Item, conflicting: Body | None) -> list
     The latter is in the list already, unless someone took its labels away.
     """
     listed = list(await tasks.runs(labels_for(item)[LABEL_ITEM]))
-    names = {each["metadata"]["name"] for each in listed}
+    names = {body["metadata"]["name"] for body in listed}
     if conflicting is not None and conflicting["metadata"]["name"] not in names:
         listed.append(conflicting)
-    return [dict(each) for each in runs_of(item, listed)]
+    return [dict(body) for body in runs_of(item, listed)]
 
 
 def temporary(error: BaseException) -> bool:

@@ -50,7 +50,7 @@ class Access:
             SettingsError: it has none.
         """
         if given := environment.get("KUBECONFIG"):
-            if not any(Path(each).expanduser().is_file() for each in given.split(os.pathsep)):
+            if not any(Path(file).expanduser().is_file() for file in given.split(os.pathsep)):
                 raise SettingsError(f"KUBECONFIG: there is no file {given}")
             return Access(given)
         if environment.get("KUBERNETES_SERVICE_HOST") and (account / "token").is_file():

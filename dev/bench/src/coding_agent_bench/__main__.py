@@ -28,7 +28,7 @@ from coding_agent_bench.world import World
 
 # The one that fills the control plane comes last.
 BENCHMARKS = {
-    each.BENCHMARK.name: each.BENCHMARK for each in (workspace, receiver, operator, reporter, ended_tasks)
+    entry.BENCHMARK.name: entry.BENCHMARK for entry in (workspace, receiver, operator, reporter, ended_tasks)
 }
 
 _WIDTH = 120
@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.names) - BENCHMARKS.keys()):
         parser.error(f"no benchmark is named {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
-    chosen = [each for name, each in BENCHMARKS.items() if not options.names or name in options.names]
+    chosen = [
+        benchmark for name, benchmark in BENCHMARKS.items() if not options.names or name in options.names
+    ]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="coding-agent-bench-") as folder:
         # Workspaces and their users may pass through.
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    names = "\n".join(f"  {each.name:<12} {each.title}" for each in BENCHMARKS.values())
+    names = "\n".join(f"  {benchmark.name:<12} {benchmark.title}" for benchmark in BENCHMARKS.values())
     parser = argparse.ArgumentParser(
         prog="coding_agent_bench",
         description=__doc__,
@@ -74,24 +76,24 @@ def _parser() -> argparse.ArgumentParser:
 async def _run(world: World, chosen: Sequence[Benchmark], file: Path | None) -> int:
     console, on = Console(), machine()
     console.width = max(console.width, _WIDTH)
-    await world.start(frozenset(part for each in chosen for part in each.needs))
+    await world.start(frozenset(part for item in chosen for part in item.needs))
     found: dict[str, dict[str, Any]] = {}
 
-    async def measure(each: Benchmark) -> None:
+    async def measure(entry: Benchmark) -> None:
         began = time.monotonic()
-        result = await _result(world, each)
+        result = await _result(world, entry)
         if result is not None:
-            show(console, each, result)
-            found[each.name] = as_json(each, result, time.monotonic() - began)
+            show(console, entry, result)
+            found[entry.name] = as_json(entry, result, time.monotonic() - began)
 
     if world.quick:
         # All at once: the figures mean nothing then, and are there in half the time.
-        await asyncio.gather(*(measure(each) for each in chosen))
+        await asyncio.gather(*(measure(item) for item in chosen))
     else:
-        for each in chosen:
-            await measure(each)
+        for item in chosen:
+            await measure(item)
     if file is not None:
-        ordered = {each.name: found[each.name] for each in chosen if each.name in found}
+        ordered = {item.name: found[item.name] for item in chosen if item.name in found}
         figures = {"quick": world.quick, "machine": on, "benchmarks": ordered}
         file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0 if len(found) == len(chosen) else 1

@@ -91,7 +91,7 @@ def status_in(phase: Phase, now: datetime, known: Any) -> dict[str, Any]:
         "message": f"It is {phase.value}.",
         "lastTransitionTime": at,
     }
-    others = [each for each in known if each["type"] not in ("Succeeded", "Running")]
+    others = [entry for entry in known if entry["type"] not in ("Succeeded", "Running")]
     attempt: dict[str, Any] = {"number": 1, "job": "job-1", "startTime": at, "counted": True}
     if phase.terminal:
         attempt |= {"completionTime": at, "outcome": "Succeeded", "reason": reason}

@@ -51,7 +51,7 @@ async def run(world: World) -> Result:
         for place, values in zip(places, found, strict=True):
             values.append(await _measure(world, place))
     names = ("no ended tasks", f"{count:,} ended tasks")
-    return Result(_MEASURES, tuple(median_case(*each) for each in zip(names, found, strict=True)))
+    return Result(_MEASURES, tuple(median_case(*name) for name in zip(names, found, strict=True)))
 
 
 def _fill(world: World, place: _Place) -> None:

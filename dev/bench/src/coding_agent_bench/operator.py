@@ -70,7 +70,7 @@ async def run(world: World) -> Result:
     finally:
         await server.aclose()
     names = ("nobody waits", f"{waiting:,} tasks wait")
-    return Result(_MEASURES, tuple(median_case(*each) for each in zip(names, found, strict=True)))
+    return Result(_MEASURES, tuple(median_case(*name) for name in zip(names, found, strict=True)))
 
 
 def _operator(world: World, namespace: str) -> Program:

@@ -55,12 +55,14 @@ class Plane(Access):
             role: path in the checkout, for example `operator/deploy/role.yaml`.
         """
         objects = list(yaml.safe_load_all((ROOT / role).read_text(encoding="utf-8")))
-        for each in objects:
-            each["metadata"]["namespace"] = namespace
-            for subject in each.get("subjects", []):
+        for object_ in objects:
+            object_["metadata"]["namespace"] = namespace
+            for subject in object_.get("subjects", []):
                 subject["namespace"] = namespace
         self.apply(*objects)
-        account = next(each for each in objects if each["kind"] == "ServiceAccount")["metadata"]["name"]
+        account = next(object_ for object_ in objects if object_["kind"] == "ServiceAccount")["metadata"][
+            "name"
+        ]
         token = self.kubectl("-n", namespace, "create", "token", account, "--duration=2h").strip()
         config = yaml.safe_load(self.kubeconfig.read_text(encoding="utf-8"))
         config["users"][0]["user"] = {"token": token}
@@ -78,7 +80,7 @@ class Plane(Access):
 def tasks_path(namespace: str, name: str = "", part: str = "") -> str:
     """The path of AgentTasks, of one of them, or of a part of it (`status`)."""
     path = f"/apis/{agenttask.GROUP}/{agenttask.VERSION}/namespaces/{namespace}/{agenttask.PLURAL}"
-    return "/".join(each for each in (path, name, part) if each)
+    return "/".join(entry for entry in (path, name, part) if entry)
 
 
 async def at_once(things: Iterable[T], work: Callable[[T], Awaitable[None]], most: int = _AT_A_TIME) -> None:

@@ -53,7 +53,7 @@ class Program:
         self.port = port
         config = folder / f"{name}.yaml"
         config.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
-        self._command = [sys.executable, *(each.format(config=config) for each in command)]
+        self._command = [sys.executable, *(entry.format(config=config) for entry in command)]
         self._folder = folder
         self._log = folder / f"{name}.log"
         self._environment = {

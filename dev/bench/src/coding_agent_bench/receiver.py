@@ -51,12 +51,12 @@ async def run(world: World) -> Result:
 
     with ExitStack() as stack:
         receivers = {backend: stack.enter_context(_receiver(world, backend)) for backend in Backend}
-        await asyncio.gather(*(each.ready() for each in receivers.values()))
-        for each in receivers.values():
-            await load_of(each, warm)
+        await asyncio.gather(*(entry.ready() for entry in receivers.values()))
+        for entry in receivers.values():
+            await load_of(entry, warm)
         for _ in range(rounds):
-            for backend, each in receivers.items():
-                found[backend].append(await load_of(each, count))
+            for backend, entry in receivers.items():
+                found[backend].append(await load_of(entry, count))
     return Result(_MEASURES, tuple(median_case(backend.value, found[backend]) for backend in Backend))
 
 

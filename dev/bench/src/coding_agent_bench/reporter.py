@@ -127,7 +127,7 @@ async def _one(rig: _Rig) -> None:
     item = rig.forge.item(_REPOSITORY, number)
 
     async def commented() -> bool:
-        return rig.forge.run(lambda: any(not each.system for each in item.comments))
+        return rig.forge.run(lambda: any(not comment.system for comment in item.comments))
 
     async def labeled(label: str) -> None:
         async def there() -> bool:
@@ -168,7 +168,7 @@ def _taken(rig: _Rig, count: int) -> Mapping[str, float]:
     """The requests that the forge has counted since the last look, for each task."""
 
     def take() -> list[str]:
-        methods = [each.method for each in rig.forge.sandbox.requests]
+        methods = [request.method for request in rig.forge.sandbox.requests]
         rig.forge.sandbox.requests.clear()
         return methods
 

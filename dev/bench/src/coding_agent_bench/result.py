@@ -48,7 +48,7 @@ class Result:
 
 def median_case(name: str, rounds: Sequence[Mapping[str, float]]) -> Case:
     """The median of each value over rounds that took turns with those of the other cases."""
-    return Case(name, {key: statistics.median(each[key] for each in rounds) for key in rounds[0]})
+    return Case(name, {key: statistics.median(round_[key] for round_ in rounds) for key in rounds[0]})
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

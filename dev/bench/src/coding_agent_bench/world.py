@@ -80,9 +80,9 @@ class World:
         ended = await asyncio.gather(
             *(asyncio.to_thread(starts[part]) for part in sorted(needed)), return_exceptions=True
         )
-        for each in ended:
-            if isinstance(each, BaseException):
-                raise each
+        for entry in ended:
+            if isinstance(entry, BaseException):
+                raise entry
 
     def _start_plane(self) -> None:
         # The name of a test run's: the next one of those takes away what a killed run has left.

@@ -54,7 +54,7 @@ def gateway_class() -> dict[str, Any]:
 def gateway_crds(everything: str) -> str:
     """Of a stream of the Gateway API's CRDs those that Contour is told to watch: the rest is large."""
     name = re.compile(rf"^  name: ({'|'.join(_GATEWAY_KINDS)})\.gateway\.networking\.k8s\.io$", re.MULTILINE)
-    return "\n---\n".join(each for each in everything.split("\n---\n") if name.search(each))
+    return "\n---\n".join(part for part in everything.split("\n---\n") if name.search(part))
 
 
 def contour_command(contour: Path, kubeconfig: Path, config: Path, address: str) -> list[str]:
@@ -62,7 +62,7 @@ def contour_command(contour: Path, kubeconfig: Path, config: Path, address: str)
     return [
         *(str(contour), "serve", f"--config-path={config}"),
         *(f"--kubeconfig={kubeconfig}", "--no-incluster"),
-        *(f"--disable-feature={each}" for each in _OTHER_ROUTES),
+        *(f"--disable-feature={route}" for route in _OTHER_ROUTES),
         *("--disable-leader-election", "--insecure"),
         *(f"--xds-address={LOOPBACK}", f"--xds-port={_CONTROL_PORT}"),
         *(f"--http-address={LOOPBACK}", "--http-port=8003"),

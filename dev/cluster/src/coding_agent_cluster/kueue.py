@@ -53,7 +53,7 @@ class Kueue:
         with step("Kueue"):
             make_keys(self._folder)
             text = self._access.kubectl("kustomize", str(source))
-            objects = [each for each in yaml.safe_load_all(text) if each]
+            objects = [entry for entry in yaml.safe_load_all(text) if entry]
             (self._folder / _CONFIG).write_text(self._config(objects))
             self._access.apply(*installed(objects, self._webhook_port, secret_data(self._folder)))
             names = [f"crd/{n}" for n in crds(objects)]
@@ -87,7 +87,7 @@ class Kueue:
 
     def _config(self, objects: Iterable[dict[str, Any]]) -> str:
         """Its configuration as shipped, but for addresses and what takes a node."""
-        shipped = next(each["data"][_CONFIG] for each in objects if _CONFIG in each.get("data", {}))
+        shipped = next(object_["data"][_CONFIG] for object_ in objects if _CONFIG in object_.get("data", {}))
         return yaml.safe_dump(
             yaml.safe_load(shipped)
             | {
@@ -136,24 +136,26 @@ def secret_data(folder: Path) -> dict[str, str]:
 
 def crds(objects: Iterable[dict[str, Any]]) -> list[str]:
     """The names of its resources."""
-    return [each["metadata"]["name"] for each in objects if each["kind"] == "CustomResourceDefinition"]
+    return [
+        object_["metadata"]["name"] for object_ in objects if object_["kind"] == "CustomResourceDefinition"
+    ]
 
 
 def installed(
     objects: Iterable[dict[str, Any]], port: int, secret: dict[str, str]
 ) -> Iterable[dict[str, Any]]:
     """What is installed of its manifest; webhooks are called at this port of the loopback address."""
-    for each in objects:
-        if each["kind"] in _ONLY_WITH_A_NODE:
+    for object_ in objects:
+        if object_["kind"] in _ONLY_WITH_A_NODE:
             continue
-        if each["kind"] == "Secret" and each["metadata"]["name"] == _SECRET:
-            yield each | {"data": secret}
-        elif each["kind"] == "CustomResourceDefinition":
-            yield _by_address(each, [each["spec"].get("conversion", {}).get("webhook", {})], port)
-        elif "webhooks" in each:
-            yield _by_address(each, each["webhooks"], port)
+        if object_["kind"] == "Secret" and object_["metadata"]["name"] == _SECRET:
+            yield object_ | {"data": secret}
+        elif object_["kind"] == "CustomResourceDefinition":
+            yield _by_address(object_, [object_["spec"].get("conversion", {}).get("webhook", {})], port)
+        elif "webhooks" in object_:
+            yield _by_address(object_, object_["webhooks"], port)
         else:
-            yield each
+            yield object_
 
 
 def _by_address(found: dict[str, Any], webhooks: Iterable[dict[str, Any]], port: int) -> dict[str, Any]:

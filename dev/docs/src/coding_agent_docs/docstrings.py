@@ -10,9 +10,9 @@ import textwrap
 def attribute_docstrings(cls: type) -> dict[str, str]:
     """By attribute, inherited ones included; line breaks become blanks."""
     found: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        if each.__module__.partition(".")[0] == cls.__module__.partition(".")[0]:
-            found.update(_own(each))
+    for entry in reversed(cls.__mro__):
+        if entry.__module__.partition(".")[0] == cls.__module__.partition(".")[0]:
+            found.update(_own(entry))
     return found
 
 

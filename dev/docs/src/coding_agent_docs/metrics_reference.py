@@ -43,10 +43,10 @@ def _metric(call: ast.Call, program: str) -> Metric | None:
     if kind not in _KINDS or len(texts) < 2 or not str(texts[0].value).startswith(PREFIX):
         return None
     name, meaning = str(texts[0].value), str(texts[1].value)
-    labels = next((each for each in call.args[2:] if isinstance(each, ast.List | ast.Tuple)), None)
-    given = next((each.value for each in call.keywords if each.arg == "labelnames"), labels)
+    labels = next((arg for arg in call.args[2:] if isinstance(arg, ast.List | ast.Tuple)), None)
+    given = next((keyword.value for keyword in call.keywords if keyword.arg == "labelnames"), labels)
     names = (
-        tuple(str(each.value) for each in given.elts if isinstance(each, ast.Constant))
+        tuple(str(elt.value) for elt in given.elts if isinstance(elt, ast.Constant))
         if isinstance(given, ast.List | ast.Tuple)
         else ()
     )

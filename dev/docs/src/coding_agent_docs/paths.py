@@ -15,4 +15,7 @@ METRICS = DOCS / "reference" / "metrics.md"
 def pages() -> list[Path]:
     """Every Markdown file for people, decisions and packages' own READMEs included."""
     folders = [DOCS, ROOT / "plugin", ROOT / "charts"]
-    return [*sorted(ROOT.glob("*.md")), *(page for each in folders for page in sorted(each.rglob("*.md")))]
+    return [
+        *sorted(ROOT.glob("*.md")),
+        *(page for folder in folders for page in sorted(folder.rglob("*.md"))),
+    ]

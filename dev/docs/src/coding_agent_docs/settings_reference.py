@@ -140,8 +140,8 @@ def _type(annotation: Any) -> str:
 
 def _limits(field: FieldInfo) -> str:
     words = []
-    for each in field.metadata:
-        match each:
+    for entry in field.metadata:
+        match entry:
             case annotated_types.Gt(gt=value):
                 words.append(f"> {value}")
             case annotated_types.Ge(ge=value):
@@ -172,7 +172,7 @@ def _plain(value: Any) -> Any:
         case SecretSettings():
             return None
         case BaseModel():
-            return {name: _plain(each) for name, each in value.model_dump().items()}
+            return {name: _plain(entry) for name, entry in value.model_dump().items()}
         case Enum():
             return value.value
         case Path() | Decimal():
@@ -182,9 +182,9 @@ def _plain(value: Any) -> Any:
         case float() if value.is_integer():
             return int(value)
         case tuple() | list() | frozenset():
-            return [_plain(each) for each in value]
+            return [_plain(found) for found in value]
         case dict():
-            return {str(key): _plain(each) for key, each in value.items()}
+            return {str(key): _plain(item) for key, item in value.items()}
     return value
 
 

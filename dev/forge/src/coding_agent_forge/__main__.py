@@ -18,7 +18,7 @@ from coding_agent_forge.server import config_for, listen
 def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="coding_agent_forge", description=__doc__)
-    parser.add_argument("--flavour", choices=[each.value for each in Flavour], default="github")
+    parser.add_argument("--flavour", choices=[entry.value for entry in Flavour], default="github")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one and prints it")
     parser.add_argument("--public-url", help="the address that clients use, if not http://HOST:PORT")

@@ -111,7 +111,9 @@ def item_state(sandbox: Sandbox, repository: Repository, item: Item) -> dict[str
                 "body": comment.body,
                 "system": comment.system,
                 "edited": comment.updated_at != comment.created_at,
-                "reactions": [{"user": each.user.login, "name": each.name} for each in comment.reactions],
+                "reactions": [
+                    {"user": reaction.user.login, "name": reaction.name} for reaction in comment.reactions
+                ],
             }
             for comment in item.comments
         ],

@@ -103,7 +103,7 @@ class Deliveries:
 
     def of_hook(self, hook: Hook) -> list[Delivery]:
         """A hook's deliveries that have ended, newest first: no forge shows one that is still on its way."""
-        return [each for each in reversed(self.log) if each.hook is hook and each.status != PENDING]
+        return [entry for entry in reversed(self.log) if entry.hook is hook and entry.status != PENDING]
 
     async def _deliver(self, delivery: Delivery, body: bytes) -> None:
         assert self._client is not None

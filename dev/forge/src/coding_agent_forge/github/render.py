@@ -269,7 +269,7 @@ def association(repository: Repository, author: User) -> str:
 def reactions(url: str, given: Sequence[Reaction] = ()) -> Json:
     """How many reactions of each kind there are."""
     names = ("+1", "-1", "laugh", "hooray", "confused", "heart", "rocket", "eyes")
-    counts = {name: sum(each.name == name for each in given) for name in names}
+    counts = {name: sum(entry.name == name for entry in given) for name in names}
     return {"url": f"{url}/reactions", "total_count": len(given), **counts}
 
 

@@ -159,7 +159,7 @@ async def remove_label(
     if label is None or label not in item.labels:
         raise Refused(404, "Label does not exist")
     sandbox.store.update(repository, item, user, remove=[label.name])
-    return [render.label(repository, each) for each in item.labels]
+    return [render.label(repository, entry) for entry in item.labels]
 
 
 @router.get("/issues/{number}/comments")

@@ -42,8 +42,8 @@ async def reactions(
     """All reactions to a comment, or those of one kind."""
     _, comment = find_comment(repository, comment_id)
     wanted = request.query_params.get("content")
-    found = [each for each in comment.reactions if wanted in (None, each.name)]
-    return [_shown(render, each) for each in paged(found, request, response)]
+    found = [reaction for reaction in comment.reactions if wanted in (None, reaction.name)]
+    return [_shown(render, entry) for entry in paged(found, request, response)]
 
 
 @router.post("")

@@ -23,13 +23,13 @@ MINUTE_QUOTA = 2000
 def router() -> APIRouter:
     """Every route of the API."""
     api = APIRouter(prefix=PREFIX)
-    for each in (
+    for entry in (
         routes_items.router,
         routes_reactions.router,
         routes_project.router,
         routes_project.last_router,
     ):
-        api.include_router(each)
+        api.include_router(entry)
     return api
 
 

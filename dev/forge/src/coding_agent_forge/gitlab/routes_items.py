@@ -91,7 +91,7 @@ async def project_items(
     kind = NOUNS[noun]
     placed = [(repository, item) for item in repository.items if item.kind is kind]
     found = chosen(placed, params, user, scope="all")
-    return [render.item(*each) for each in paged(found, request, response)]
+    return [render.item(*entry) for entry in paged(found, request, response)]
 
 
 @router.post(PROJECT + "/issues", status_code=201)

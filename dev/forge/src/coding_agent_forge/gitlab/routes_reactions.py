@@ -48,7 +48,7 @@ async def reactions(
     request: Request, response: Response, note: ANote, render: Render
 ) -> list[dict[str, Any]]:
     """All reactions to a note."""
-    return [_shown(render, note, each) for each in paged(note.reactions, request, response)]
+    return [_shown(render, note, entry) for entry in paged(note.reactions, request, response)]
 
 
 @router.post("", status_code=201)

@@ -55,37 +55,52 @@ class CommandName(StrEnum):
     """A new run, as if the label were applied."""
 
 
-class IssueCommand(Frozen):
-    """A command as somebody wrote it; nobody has checked yet whether they may.
+class StoredCommand(Frozen):
+    """A command as an AgentTask stores it; item, title and URL are those of the AgentTask.
 
     Attributes:
         comment: the forge's own id of the comment: the same command is never executed twice.
-        user: login of the comment's author.
+        user: login of the comment's author, who may lack the right to give it.
         at: when it was written, by the forge's clock; `None` where the event does not say.
         delivery_id: the forge's id of the webhook delivery.
         received_at: when we learned of it, by our clock.
-        title, url: of the item, for the task that the command creates.
     """
 
-    item: Item
     name: CommandName
     comment: str = Field(min_length=1, max_length=32, pattern=r"^[0-9A-Za-z]+$")
     user: str = Field(min_length=1, max_length=255)
     at: datetime | None = None
     delivery_id: str | None = Field(default=None, max_length=128)
     received_at: datetime
-    title: str = Field(default="", max_length=1024)
-    url: str = Field(default="", max_length=2048)
-
-    @property
-    def trigger_id(self) -> str:
-        """Takes the place of a delivery id on the task: the same for every delivery of the comment."""
-        return f"comment-{self.comment}"
 
     @property
     def time(self) -> datetime:
         """When it was written, as far as known."""
         return self.at or self.received_at
+
+    def on(self, spec: Spec) -> IssueCommand:
+        """The command, about the item of this spec.
+
+        Raises:
+            ValueError: the spec was edited by hand and is not valid.
+        """
+        return IssueCommand(**self.model_dump(), item=spec.item, title=spec.title, url=spec.url)
+
+
+class IssueCommand(StoredCommand):
+    """A command with its item; title and URL are for the task that it may create."""
+
+    item: Item
+    title: str = Field(default="", max_length=1024)
+    url: str = Field(default="", max_length=2048)
+
+    def stored(self) -> StoredCommand:
+        return StoredCommand(**self.model_dump(include=set(StoredCommand.model_fields)))
+
+    @property
+    def trigger_id(self) -> str:
+        """Takes the place of a delivery id on the task: the same for every delivery of the comment."""
+        return f"comment-{self.comment}"
 
     def request(self) -> TaskRequest:
         """A new run, requested at the time of the comment."""
@@ -151,40 +166,6 @@ class CommandIgnored:
     why: str
 
 
-class StoredCommand(Frozen):
-    """An entry of the annotation. Item, title and URL are those of the AgentTask."""
-
-    id: str = ""
-    """Of the webhook delivery."""
-    command: CommandName
-    user: str
-    at: datetime | None = None
-    comment: str
-    received: datetime
-
-    @property
-    def time(self) -> datetime:
-        return self.at or self.received
-
-    def issue_command(self, spec: Spec) -> IssueCommand:
-        """The command, about the item of this spec.
-
-        Raises:
-            ValueError: the entry or the spec was edited by hand and is not valid.
-        """
-        return IssueCommand(
-            item=spec.item,
-            name=self.command,
-            comment=self.comment,
-            user=self.user,
-            at=self.at,
-            delivery_id=self.id or None,
-            received_at=self.received,
-            title=spec.title,
-            url=spec.url,
-        )
-
-
 Body = Mapping[str, Any]
 
 
@@ -205,27 +186,20 @@ def stored_commands(body: Body) -> list[StoredCommand]:
 def next_command(body: Body) -> StoredCommand | None:
     """The command to execute next: `/cancel` before all others."""
     stored = stored_commands(body)
-    cancels = (entry for entry in stored if entry.command is CommandName.CANCEL)
+    cancels = (entry for entry in stored if entry.name is CommandName.CANCEL)
     return next(cancels, stored[0] if stored else None)
 
 
 def store(body: Body, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
     """The merge patch that stores a command on exactly this version of an AgentTask.
 
-    The newest command of an author replaces an older one of the same name. Nobody's command replaces that of
-    somebody else, and `/cancel` does not compete for room with the others.
+    The newest command of an author replaces an older one of the same name. No command replaces that of
+    another author, and `/cancel` does not compete for room with the others.
     """
     stored = stored_commands(body)
-    same = [entry for entry in stored if entry.command is command.name]
+    same = [entry for entry in stored if entry.name is command.name]
     own = next((entry for entry in same if entry.user.casefold() == command.user.casefold()), None)
-    entry = StoredCommand(
-        id=command.delivery_id or "",
-        command=command.name,
-        user=command.user,
-        at=command.at,
-        comment=command.comment,
-        received=command.received_at,
-    )
+    entry = command.stored()
     if own is not None and (own.comment == entry.comment or own.time > entry.time):
         return CommandIgnored("it waits already, or a newer one by the same author")
     if own is None and len(same) >= LIMIT_PER_NAME:
@@ -244,7 +218,7 @@ def executed(body: Body, command: StoredCommand, *, stopped: bool) -> dict[str, 
     """
     left = [entry for entry in stored_commands(body) if entry.comment != command.comment]
     if stopped:
-        left = [entry for entry in left if entry.command is CommandName.CANCEL or entry.time > command.time]
+        left = [entry for entry in left if entry.name is CommandName.CANCEL or entry.time > command.time]
     return _patch(body, left)
 
 

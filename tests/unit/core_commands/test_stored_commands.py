@@ -82,7 +82,7 @@ def test_a_command_is_stored_and_comes_back_as_it_was() -> None:
     body = task(command())
     assert body["metadata"]["labels"][LABEL_COMMANDS] == "pending"
     (stored,) = stored_commands(body)
-    assert stored.issue_command(parse_spec(body)) == command()
+    assert stored.on(parse_spec(body)) == command()
     body = run_next(body)
     assert next_command(body) is None
     assert LABEL_COMMANDS not in body["metadata"]["labels"]
@@ -92,12 +92,12 @@ def test_a_command_is_stored_and_comes_back_as_it_was() -> None:
 def test_the_annotation_is_the_documented_list() -> None:
     assert json.loads(task(command())["metadata"]["annotations"][ANNOTATION_COMMANDS]) == [
         {
-            "id": "d-1",
-            "command": "run",
+            "delivery_id": "d-1",
+            "name": "run",
             "user": "alice",
             "at": "2026-11-25T12:00:00Z",
             "comment": "1",
-            "received": "2026-11-25T12:00:00Z",
+            "received_at": "2026-11-25T12:00:00Z",
         }
     ]
 
@@ -148,7 +148,7 @@ def test_a_cancel_that_overtakes_older_requests_for_a_run_ends_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "edited by hand", "{}", "7", "null", '[{"command": "walk"}, 7]', "[" * 99999]
+    "text", ["", "edited by hand", "{}", "7", "null", '[{"name": "walk"}, 7]', "[" * 99999]
 )
 def test_what_was_edited_by_hand_is_left_out(text: str) -> None:
     assert stored_commands(task(annotation=text)) == []

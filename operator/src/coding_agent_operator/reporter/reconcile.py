@@ -215,7 +215,7 @@ async def _execute_command(context: ForgeContext, body: Body) -> bool:
     if stored is None:
         return False
     try:
-        command = stored.issue_command(parse_spec(body))
+        command = stored.on(parse_spec(body))
     except ValueError as error:
         _logger.warning("A command on %s cannot be read: %s", body["metadata"]["name"], error)
         result = ExecutionResult.FAILED
@@ -230,7 +230,7 @@ async def _execute_command(context: ForgeContext, body: Body) -> bool:
 
         result = await execute(command, Target(context.forge, context.sink, phase), _COMMAND_METRICS)
     done = result in (ExecutionResult.DONE, ExecutionResult.NOTHING)
-    patch = executed(body, stored, stopped=done and stored.command is CommandName.CANCEL)
+    patch = executed(body, stored, stopped=done and stored.name is CommandName.CANCEL)
     # If the task has changed meanwhile the command is executed again, which does nothing twice.
     await context.tasks.patch(body, patch)
     return True

@@ -105,7 +105,7 @@ def test_a_signed_webhook_through_the_ingress_ends_as_a_pull_request(
     everything = release.kubectl("get", "configmaps,deployments,jobs,pods,agenttasks", "-o", "json")
     pods = release.get("pods", "-l", "batch.kubernetes.io/job-name")["items"]
     logs = [release.kubectl("logs", pod["metadata"]["name"], "--all-containers") for pod in pods]
-    assert any("begins" in log for log in logs)
+    assert any("starts" in log for log in logs)
     everything += "".join(logs)
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET):
         assert secret not in everything

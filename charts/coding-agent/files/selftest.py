@@ -135,7 +135,7 @@ def removed(name: str) -> dict[str, Any]:
 
 
 def patiently(whom: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Ask until there is an answer, for a minute at most; what is refused is told at once."""
+    """Ask until there is an answer, for a minute at most; a refusal is reported at once."""
     end = time.monotonic() + DEADLINE_S
     while True:
         try:

@@ -107,7 +107,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
-{{/* What the operator is told to serve, as a list: empty where it serves the release's namespace alone. */}}
+{{/* The namespaces that the operator serves, as a list; empty if it serves only the release's namespace. */}}
 {{- define "coding-agent.servedNamespaces" -}}
 {{- $given := .Values.operator.namespaces -}}
 {{- if has "*" $given -}}

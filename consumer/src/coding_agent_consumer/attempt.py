@@ -63,7 +63,7 @@ _RESERVE = 10.0
 _LONGEST_PAUSE = 30.0
 """Seconds between two tries to push finished work."""
 _OVERRIDABLE = ("llm", "system_prompt", "max_llm_process_num", "instructions")
-"""The settings that people have of their own."""
+"""Settings that a person can have."""
 _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),
@@ -155,7 +155,7 @@ class Attempt:
         try:
             return await self._run()
         except StoppedError:
-            return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped before it began.")
+            return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped before it started.")
         except Exception as error:
             return outcome_of(error)
 
@@ -165,7 +165,7 @@ class Attempt:
         settings = with_task_options(settings, model=self.model, instructions=self.instructions)
         recap = await self.transcripts.begin() or self.recap
         source, base, branch = task.target(details)
-        _logger.info("Attempt %d of %d at %s begins", task.state.attempt, task.max_attempts, task.name)
+        _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
             repository = await self._prepared(
                 lambda: BareClone.clone(

@@ -38,7 +38,7 @@ _TERMINATION_LOG = "/dev/termination-log"
 
 
 async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Event) -> None:
-    """Work on tasks until `stop` is set, or the source has no more.
+    """Work on tasks until `stop` is set, or the source is empty.
 
     Raises:
         SettingsError: no forge has a token, or the model is not configured.
@@ -138,7 +138,7 @@ def attempt_of(
         item = await forge.locate(queued.request.item)
         details = await forge.read(item)
         if not details.open:
-            raise ForgeNotFoundError("The item was closed before the attempt began.")
+            raise ForgeNotFoundError("The item was closed before the attempt started.")
         branch = given.earlier.branch
         if branch is None:
             # Nothing is known to be pushed by this run, so an earlier run's branch counts while its change is

@@ -247,7 +247,7 @@ class Publisher:
 
         Raises:
             WorkspaceGoneError: the workspace does not answer.
-            WorkspaceRefusedError: it cannot tell what changed.
+            WorkspaceRefusedError: it cannot say what changed.
             PatchRefusedError: the change must not be committed.
         """
         async with self._one_at_a_time:

@@ -1,4 +1,4 @@
-"""A task on its item: whether a claimed one may begin, which branch gets its work, and what the item shows.
+"""A task on its item: whether a claimed one may start, which branch gets its work, and what the item shows.
 
 The decisions are pure. The consumer holds the item's lock from `decide` until the attempt ends: nobody else
 works on the item. What a `ForgeTask` shows can be shown again.
@@ -44,7 +44,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Abandon:
-    """The task has begun before and does not go on: report this end."""
+    """The task started before and does not continue: report this outcome."""
 
     state: State
     reason: Reason
@@ -60,19 +60,19 @@ def decide(
         if not details.open:
             return Drop("the item is closed")
         if labels.bot_label not in details.labels and not manual:
-            return Drop(
-                "the item does not carry the label any more: it was removed, or another task answered it"
-            )
+            return Drop("the item no longer has the label: it was removed, or another task answered it")
         run = task.run if state is None else max(task.run, state.run + 1)
         return Start(run=run, attempt=task.attempt, previous=state, continues=False)
 
-    # It was begun before: by a consumer that died, or as an earlier attempt.
+    # It was started before: by a consumer that died, or as an earlier attempt.
     if state.phase.terminal:
         return Drop("the task has ended already")
     if not details.open:
-        return Abandon(state, Reason.CANCELLED, "The item was closed while its task was waiting to go on.")
+        return Abandon(state, Reason.CANCELLED, "The item was closed while its task was waiting to continue.")
     if not manual and not {labels.bot_label, labels.processing_label} & details.labels:
-        return Abandon(state, Reason.CANCELLED, "The label was removed while the task was waiting to go on.")
+        return Abandon(
+            state, Reason.CANCELLED, "The label was removed while the task was waiting to continue."
+        )
     match state.phase:
         case Phase.QUEUED:  # stopped in good order, e.g. by a restart of the consumer: costs no attempt
             attempt = max(task.attempt, state.attempt)
@@ -98,7 +98,7 @@ def work_branch(
     """The branch for the work of an issue.
 
     One change for each issue, whatever happens: attempts share a branch, and a further run continues where
-    the last one stopped, unless its change was merged or closed: then a new branch begins.
+    the last one stopped, unless its change was merged or closed: then a new branch starts.
 
     Args:
         previous: what our comment remembers of an earlier run or attempt.
@@ -140,7 +140,7 @@ class ForgeTask:
 
     Attributes:
         state: what our comment remembers; changed by each report.
-        since: when its phase began; aware.
+        since: when its phase started; aware.
     """
 
     forge: Forge
@@ -159,7 +159,7 @@ class ForgeTask:
         return task_name(self.item, self.state.run)
 
     async def prepare(self) -> None:
-        """Show that the attempt begins."""
+        """Show that the attempt starts."""
         await self.comment(Phase.RUNNING)
 
     async def check(self) -> str | None:

@@ -116,7 +116,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Keep:
-    """Leave everything as it is, for the reason given."""
+    """Change nothing, for this reason."""
 
     why: str
 

@@ -43,7 +43,7 @@ ANNOTATION_CANCELLED = f"{GROUP}/cancelled-because"
 """Why a task was cancelled, as half a sentence for people: `alice cancelled it by a comment`."""
 
 ANNOTATION_TRANSCRIPT = f"{GROUP}/transcript"
-"""On Jobs: where the attempt keeps its transcript; told beforehand, for a killed agent tells nothing."""
+"""On Jobs: where the attempt keeps its transcript; written first, because a killed agent reports nothing."""
 ANNOTATION_TRANSCRIPT_URL = f"{GROUP}/transcript-url"
 
 _ALIASES = {
@@ -83,7 +83,7 @@ class Source(_Wire):
 
 
 class Spec(_Wire):
-    """What is to be done. Immutable but for `cancel`, `suspend` and `priority`.
+    """What to do. Immutable except for `cancel`, `suspend` and `priority`.
 
     A person may leave out everything but `source` or `url`; the operator fills in the rest (`completion`).
     """

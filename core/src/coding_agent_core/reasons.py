@@ -337,7 +337,7 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         ),
         PodReason.TOO_MANY_ATTEMPTS: ReasonFacts(
             ReasonClass.PERMANENT,
-            "Too many attempts were begun, most of them disrupted.",
+            "Too many attempts were started, most of them disrupted.",
             "The administrator of this bot has to check the nodes.",
         ),
     }

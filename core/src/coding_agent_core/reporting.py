@@ -20,7 +20,7 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen, Item
 
 MARKER = "<!-- coding-agent:status "
-"""Begins the hidden part of the comment, and identifies our comment."""
+"""Starts the hidden part of the comment, and identifies our comment."""
 
 _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
 _TAIL_LIMIT = 2_000
@@ -44,14 +44,14 @@ class Report:
     """The state of a task, for people.
 
     Attributes:
-        since: when the phase began; aware.
+        since: when the phase started; aware.
         activity: the headline while the phase is Running.
         position: position in the queue, from 1.
-        next_attempt: when the next attempt begins, in Backoff.
+        next_attempt: when the next attempt starts, in Backoff.
         reason: one CamelCase word, from an attempt or from the cluster.
         message: one sentence on the end of the task or on the last attempt.
         pushed: whether the state's branch exists on the forge.
-        began: whether any attempt has begun.
+        began: whether any attempt has started.
         transcript: where the transcript of the last attempt is, a URL if there is one.
         tail: the last lines of the log of a failed attempt, plain text.
         change_noun: `pull request` or `merge request`.

@@ -52,7 +52,7 @@ class RetryPolicy:
 
     Attributes:
         tries: in all, the first one included.
-        total: seconds in which the last try must begin, counted from the first.
+        total: seconds in which the last try must start, counted from the first.
         first_wait: seconds before the second try.
         longest_wait: seconds of one wait, unless the server asks for more.
         longest_retry_after: seconds that a server may ask for. If it asks for more, the caller gets the error
@@ -72,7 +72,7 @@ class RetryPolicy:
 
         Args:
             tried: tries so far, from 1.
-            elapsed: seconds since the first began.
+            elapsed: seconds since the first started.
         """
         if tried >= self.tries or (retry_after or 0.0) > self.longest_retry_after:
             return None

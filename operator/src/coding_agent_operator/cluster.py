@@ -84,7 +84,7 @@ class Cluster:
         self._workloads = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
 
     async def probe(self) -> None:
-        """Ask for a little of what is looked at regularly.
+        """Make small requests of the kinds that are made regularly, to check the rights.
 
         Raises:
             ApiError: this namespace cannot be served.

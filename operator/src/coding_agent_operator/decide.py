@@ -36,7 +36,7 @@ class SchedulingDecision:
 
     Attributes:
         start: its next attempt may start.
-        position: its place in the queue as it is to be shown.
+        position: its position in the queue, as shown.
         after: the older run of the same item that must end before.
         refused: why the API server did not take its Job; it is tried again.
     """
@@ -52,9 +52,9 @@ class Plan:
     """What to do, in this order: create, record, clean up.
 
     Attributes:
-        create: number of the attempt whose Job is to be created. Then nothing else is planned: what is to be
+        create: number of the attempt whose Job to create. Then nothing else is planned: what is to be
             recorded is decided again once the new Job is there.
-        status: to be written; `None`: as it is.
+        status: to write; `None`: unchanged.
         events: of what has changed, once the status is written.
         lasting: Events that describe a state: each is written once while this process runs.
         labels: of the task, to be corrected.
@@ -137,7 +137,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
         succeeded = "True" if phase is Phase.SUCCEEDED else "False"
     running = state.stage is Stage.ACTIVE and state.waiting is None
     begins = state.problem is not None and not state.problem.at_end
-    text = "The attempt's Job exists; its pod has not begun." if begins else "An attempt is running."
+    text = "The attempt's Job exists; its pod has not started." if begins else "An attempt is running."
 
     def condition(kind: str, value: Literal["True", "False", "Unknown"], why: str, text: str) -> Condition:
         known = task.status.condition(kind)
@@ -232,9 +232,9 @@ def _summary_of_active(task: Task, state: TaskState, last: AttemptStatus | None)
 
 
 def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None) -> str:
-    """Why the attempt does not begin. The first message stays: a pull that fails has two in turn."""
+    """Why the attempt does not start. The first message stays: a pull that fails has two in turn."""
     outcome, number = problem.outcome, last.number if last else 1
-    begin = f"Attempt {number} has not begun yet. {REASONS[outcome.reason].message}"
+    begin = f"Attempt {number} has not started yet. {REASONS[outcome.reason].message}"
     known = task.status.condition("Succeeded")
     if known is not None and known.reason == outcome.reason and known.message.startswith(begin):
         return known.message

@@ -131,7 +131,7 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
 
 
 def attempt_input(task: Task, number: int) -> AttemptInput:
-    """What attempt `number` is told: the task, and what the earlier ones left."""
+    """What attempt `number` gets: the task, and what the earlier ones left."""
     spec = task.spec
     request = TaskRequest(
         item=spec.item,
@@ -151,7 +151,7 @@ def attempt_input(task: Task, number: int) -> AttemptInput:
 
 
 def earlier_of(status: Status) -> EarlierAttempts:
-    """What the attempts so far left behind, as their status tells it; the newest part of their recap."""
+    """What the attempts so far left behind, as their status shows it; the newest part of their recap."""
     result = status.result or TaskResult()
     parts = [
         "\n".join(

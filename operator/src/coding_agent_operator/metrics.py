@@ -68,7 +68,7 @@ _NOT_FAILED = {
     Reason.NOTHING_TO_CHANGE.value: Phase.SUCCEEDED,
     Reason.CANCELLED.value: Phase.CANCELLED,
 }
-# From the start, for `increase()` does not see a series that begins at 1.
+# From the start, for `increase()` does not see a series that starts at 1.
 for _origin in Origin:
     TAKEN_UP.labels(_origin.value)
 for _reason in REASONS:
@@ -76,7 +76,7 @@ for _reason in REASONS:
 
 
 def count_change(task: Task, new: Status) -> None:
-    """Count what a written change of status tells; called once for each, after it is stored."""
+    """Count what a status change shows; call it once per change, after it is stored."""
     if task.status.phase is None and task.intact:
         TAKEN_UP.labels(task.spec.trigger.origin).inc()
     before = {attempt.number: attempt for attempt in task.status.attempts}

@@ -62,7 +62,7 @@ class NamespaceController:
     Args:
         tasks, jobs: caches of all served namespaces.
         controller: reconciles the keys of all served namespaces.
-        behind: is told at every relist how many versions no watch has shown.
+        behind: called at every relist with the number of versions that no watch has shown.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class NamespaceController:
             plan = await self._reconciler.reconcile(name, decision)
         if decision.start or plan is None or plan.stage is Stage.ENDED:
             self._refused.pop(name, None)
-        # A reconciliation that only showed the refusal is no recovery.
+        # A reconcile that only showed the refusal does not count as recovery.
         recovered = name not in self._refused
         if recovered:
             self._reported.discard(name)

@@ -50,7 +50,7 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _LENGTH = 63
 """RFC 1123 label: a Job's name becomes a label value of its pods."""
 NOT_READY_TO_START = "PodNotReadyToStart"
-"""Our word for a pod on a node whose volumes or network are not set up: no container tells of that."""
+"""Our word for a pod on a node whose volumes or network are not set up: no container status says so."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -67,7 +67,7 @@ class Task:
         intact: nothing was wrong in it.
         item: hash of the item's identity, as in its label.
         repository: hash of the repository's identity, as in its label.
-        labels: as they are; `missing_labels` tells what they lack.
+        labels: as stored; `missing_labels` are those that it lacks.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Job:
         failure: reason of the `Failed` condition; `None` while it has not failed.
         complete: it has the `Complete` condition.
         ready: pods that run and are ready.
-        pods: as far as they were looked at; `None`: they were not.
+        pods: `None` if they were not read.
         active_label: its end is not recorded yet.
         suspended: its pods are not to run (`spec.suspend`).
         started: when it was started or last resumed (`status.startTime`).
@@ -192,7 +192,7 @@ class Job:
 
     @property
     def began(self) -> datetime:
-        """When the attempt began: when Kueue admitted it last, else with its Job."""
+        """When the attempt started: when Kueue admitted it last, else with its Job."""
         return self.started if self.queue and self.started else self.created
 
 
@@ -375,7 +375,7 @@ def _time(value: object) -> datetime:
 
 
 def job_name(task: str, number: int) -> str:
-    """The Job of an attempt: `<task>-<number>`, with long names cut and told apart by a hash."""
+    """The Job of an attempt: `<task>-<number>`, with long names cut and made unique by a hash."""
     return f"{label_value(task, _LENGTH - 1 - len(str(number)))}-{number}"
 
 

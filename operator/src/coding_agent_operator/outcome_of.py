@@ -122,7 +122,7 @@ _WAITING = {
 
 
 def outcome_of(job: Job) -> AttemptOutcome:
-    """How the attempt of a finished Job ended; its pods must have been looked at."""
+    """How the attempt of a finished Job ended; its pods must have been read."""
     pod = _speaker(job)
     if pod is None:
         if job.failure == _DEADLINE:
@@ -146,7 +146,7 @@ def outcome_of(job: Job) -> AttemptOutcome:
 
 
 def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
-    """The agent ended as it says, rather than because it was told to stop."""
+    """The agent ended as it says, rather than because it was stopped."""
     if report.succeeded:
         return True
     told = _DEADLINE in (job.failure, pod.reason) and report.outcome_class is ReasonClass.CANCELLED
@@ -182,7 +182,7 @@ class PodProblem:
 def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
     """What keeps a Job that has not ended from running or from ending, or `None`.
 
-    Its pods must have been looked at.
+    Its pods must have been read.
     """
     if job.pods is None or job.waiting:
         return None
@@ -216,7 +216,7 @@ def _not_ending(pods: Sequence[Pod], now: datetime) -> PodProblem | None:
 
 
 def stuck(job: Job, now: datetime, policy: Policy) -> AttemptOutcome | None:
-    """Why a Job that has not ended never will, or `None`; its pods must have been looked at."""
+    """Why a Job that has not ended never will, or `None`; its pods must have been read."""
     found = pod_problem(job, now, policy)
     return found.outcome if found is not None and found.over else None
 

@@ -108,7 +108,7 @@ class Namespaces:
         return "a watch is dead" if dead and len(dead) == len(acting) else None
 
     def ready(self) -> str | None:
-        """Why it is not known yet what is to be served."""
+        """Why it is not known yet what to serve."""
         if self._everywhere:
             return None if self._discovered else "the cluster was not listed yet"
         self._settled.update(name for name, controller in self._controllers.items() if controller.ready)

@@ -135,7 +135,7 @@ class Reconciler:
         return task if task is not None and task.ended else None
 
     async def _jobs_of(self, task: Task) -> list[Job]:
-        """Every Job of the task, each recorded one looked for, with the pods that the decision needs."""
+        """All Jobs of the task, also recorded ones that the cache lacks, with the pods that are needed."""
         found = {job.name: job for job in self._own_jobs() if job.owner == task.uid or job.task == task.name}
         for job in self._foreign.get(task.name, []):
             found.setdefault(job.name, job)
@@ -306,7 +306,7 @@ class TerminationMessages:
             except ApiError as error:
                 problem = str(error)
             if clock() - began > _RETRY_MAX_S:
-                wait = _RETRY_FIRST_S  # it has worked; the next begins at once, so that little is missed
+                wait = _RETRY_FIRST_S  # it has worked; the next starts at once, so that little is missed
                 continue
             _logger.warning("Pods cannot be watched: %s; again in %.0f s", problem, wait)
             await asyncio.sleep(wait)

@@ -96,7 +96,7 @@ def schedule(active: Sequence[Candidate], limit: int, now: datetime, *, aging: f
 
 
 def coarse(position: int) -> int:
-    """A position as it is shown: exact to 10, then rounded up to tens, from 100 on to hundreds.
+    """A position as shown: exact to 10, then rounded up to tens, from 100 on to hundreds.
 
     When the first of 1,000 waiting tasks starts, all others move; shown so, some 28 of them change.
     """

@@ -58,9 +58,9 @@ class TaskState:
     """Where a task stands.
 
     Attributes:
-        attempts: as they are to be recorded, oldest first.
+        attempts: to record, oldest first.
         live: own Jobs that have not ended.
-        stop: those of them that are to be deleted.
+        stop: those of them to delete.
         next_number: of the next attempt's Job.
         next_attempt_time: the soonest time at which it may start, in BACKOFF.
         problem: what keeps the attempt's pod from starting or from ending, if its pods were read.
@@ -195,7 +195,7 @@ def _attempts(
 def _settle(
     task: Task, attempt: AttemptStatus, job: Job | None, *, first: bool, now: datetime, policy: Policy
 ) -> tuple[AttemptStatus, AttemptOutcome | None]:
-    """An attempt without a recorded end: its end, or why its Job is to be deleted, or nothing new."""
+    """An attempt without a recorded end: its end, or why to delete its Job, or nothing new."""
     if job is None:
         # It was recorded, so it ran: a Job that is missing was deleted.
         outcome = stopped("Cancelled" if task.spec.cancel else attempt.reason, attempt.message)
@@ -361,7 +361,7 @@ def next_attempt_time(
         now: no wait is longer than `policy.backoff_max`: if the time is farther away, the clock was set back,
             and the attempt is due.
         asked: seconds that the model or the forge asked to wait when the last attempt ended.
-        stored: what was decided when it ended; believed as far as it is possible at all.
+        stored: what was decided when it ended; ignored if it is impossible.
     """
     end = attempts[-1].completion_time if attempts else None
     if end is None:

@@ -172,7 +172,7 @@ class ClusterAccess:
 
 
 def _moment(event: Body) -> tuple[str, int]:
-    """When an Event was told last; those of one second in the order in which they were written."""
+    """When an Event last occurred; within one second, in the order in which they were written."""
     version = str(event["metadata"].get("resourceVersion") or "")
     told = str(event.get("lastTimestamp") or event.get("eventTime") or "")
     return told, int(version) if version.isdigit() else 0

@@ -1,4 +1,4 @@
-"""What each subcommand does: reads, decides, writes, tells."""
+"""What each subcommand does: read, decide, write, print."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from kubectl_agenttask.cluster import Body, ClusterAccess
 from kubectl_agenttask.tables import show_facts, show_table
 
 _POLL = 1.0
-"""Seconds between two looks at a pod that has not begun."""
+"""Seconds between two reads of a pod that has not started."""
 _LONGEST_WAIT = 600.0
-"""Seconds that `logs -f` waits for a pod to begin."""
+"""Seconds that `logs -f` waits for a pod to start."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _left(task: Body) -> str:
 
 
 def attempt_of(pod: Mapping[str, Any]) -> int:
-    """The number of the attempt that a pod belongs to; 0 where nothing tells it."""
+    """The number of the attempt that a pod belongs to; 0 if that is unknown."""
     value = str((pod["metadata"].get("labels") or {}).get(LABEL_ATTEMPT, ""))
     return int(value) if value.isdigit() else 0
 
@@ -168,7 +168,7 @@ def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[st
 
 
 def started(pod: Mapping[str, Any], container: str) -> bool:
-    """Whether the container has begun, so that it has a log.
+    """Whether the container has started, so that it has a log.
 
     Raises:
         PluginError: the pod has no such container.
@@ -190,7 +190,7 @@ def started(pod: Mapping[str, Any], container: str) -> bool:
 
 
 def waiting_for(pod: Mapping[str, Any]) -> str:
-    """Why a pod has not begun, as the cluster says."""
+    """Why a pod has not started, as the cluster says."""
     status = pod.get("status") or {}
     for key in ("initContainerStatuses", "containerStatuses"):
         for container in status.get(key) or ():
@@ -225,7 +225,7 @@ def suspend(session: Session, arguments: Namespace) -> None:
 
 def resume(session: Session, arguments: Namespace) -> None:
     """`resume`: let it go on."""
-    task = _not_ended(session, arguments.name, f"`kubectl agenttask retry {arguments.name}` begins a new run")
+    task = _not_ended(session, arguments.name, f"`kubectl agenttask retry {arguments.name}` starts a new run")
     if not (task.get("spec") or {}).get("suspend"):
         session.notes.print(f"{arguments.name} is not suspended.")
         return

@@ -143,13 +143,13 @@ def phase(task: Body) -> str:
 
 
 def nobody_looks(task: Body, now: datetime) -> str:
-    """What to look at where no operator has taken a task up for longer than it takes; else empty."""
+    """What to check if no operator has processed a task in the usual time; else empty."""
     created = parse_time(_text(task, "metadata", "creationTimestamp"))
     if phase(task) != "New" or created is None or (now - created).total_seconds() < _TAKEN_UP:
         return ""
     namespace = _text(task, "metadata", "namespace")
     return (
-        "No operator has looked at this task yet. Is one running for this namespace? "
+        "No operator has processed this task yet. Is one running for this namespace? "
         f"kubectl get deployments,leases -n {namespace}"
     )
 

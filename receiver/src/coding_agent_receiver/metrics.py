@@ -151,7 +151,7 @@ class PollMetrics:
 
 
 def _from_zero(metric: _Metric) -> _Metric:
-    """Show a series of each platform from the start: `increase()` does not see one that begins at 1."""
+    """Show a series of each platform from the start: `increase()` does not see one that starts at 1."""
     for platform in Platform:
         metric.labels(platform.value)
     return metric

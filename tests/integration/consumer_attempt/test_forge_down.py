@@ -138,7 +138,7 @@ async def test_a_stop_before_the_work_ends_the_waiting_at_once(
         async with asyncio.timeout(20):  # a call alone would take longer: 30 s, and git's 600 s
             outcome = await attempt
     assert (outcome.reason, outcome.exit_code) == (Reason.CANCELLED, 143)
-    assert outcome.message == "The attempt was stopped before it began."
+    assert outcome.message == "The attempt was stopped before it started."
     assert place.system.model.requests == []
 
 

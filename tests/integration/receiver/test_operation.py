@@ -117,7 +117,7 @@ async def test_metrics_are_prometheus_text_for_scrapers(busy):
 
 
 async def test_a_fresh_receiver_shows_what_is_alerted_on_at_zero():
-    # `increase()` does not see a series that begins at 1: the first errors of a pod would raise no alert.
+    # `increase()` does not see a series that starts at 1: the first errors of a pod would raise no alert.
     async with client(create_app(settings(), RecordingSink())) as http:
         response = await http.get("/metrics", headers={"Accept": "text/plain"})
     values = {

@@ -172,21 +172,21 @@ TROUBLES: list[tuple[str, dict[str, Any], str, str]] = [
         "the image",
         {"waiting": "ErrImagePull", "waiting_detail": 'failed to pull "x:1": not found'},
         "ErrImagePull",
-        "Attempt 1 has not begun yet. The agent's image could not be pulled. failed to pull "
+        "Attempt 1 has not started yet. The agent's image could not be pulled. failed to pull "
         '"x:1": not found. It is given up if that lasts for 300 s.',
     ),
     (
         "no node",
         {"unschedulable": True, "waiting_detail": "0/1 nodes are available: 1 Insufficient memory."},
         "Unschedulable",
-        "Attempt 1 has not begun yet. No node of the cluster could take the attempt. 0/1 nodes are "
+        "Attempt 1 has not started yet. No node of the cluster could take the attempt. 0/1 nodes are "
         "available: 1 Insufficient memory. It is given up if that lasts for 900 s.",
     ),
     (
         "a Secret",
         {"waiting": "CreateContainerConfigError", "waiting_detail": 'secret "token" not found'},
         "CreateContainerConfigError",
-        "Attempt 1 has not begun yet. A Secret or ConfigMap of the agent is missing. secret "
+        "Attempt 1 has not started yet. A Secret or ConfigMap of the agent is missing. secret "
         '"token" not found. It is given up if that lasts for 120 s.',
     ),
 ]
@@ -206,7 +206,7 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
     assert told.reason == reason
     assert [condition.message for condition in told.conditions[:2]] == [
         message,
-        "The attempt's Job exists; its pod has not begun.",
+        "The attempt's Job exists; its pod has not started.",
     ]
     # A pull that fails says `ErrImagePull` and `ImagePullBackOff` in turn: not worth a write each.
     other = "ImagePullBackOff" if reason == "ErrImagePull" else pod_.get("waiting", "")

@@ -1,4 +1,4 @@
-"""What is alerted on is shown before it happens: `increase()` does not see a series that begins at 1."""
+"""What is alerted on is shown before it happens: `increase()` does not see a series that starts at 1."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> S
             "namespaces/team",
         ),
         (
-            status(Phase.RUNNING, "ErrImagePull", "Attempt 1 has not begun yet. No image.", begun=True),
-            "**Coding agent: cannot start yet**\n\nAttempt 1 has not begun yet. No image.",
+            status(Phase.RUNNING, "ErrImagePull", "Attempt 1 has not started yet. No image.", begun=True),
+            "**Coding agent: cannot start yet**\n\nAttempt 1 has not started yet. No image.",
             "working on it",
         ),
         (status(Phase.QUEUED, "Waiting", "as many run as `limits` allow"), "waiting", "limits"),

@@ -1,4 +1,4 @@
-"""The parts of a level-based controller, which the operator and the reporter share. They do not know kopf.
+"""The parts of a level-based controller that operator and reporter share. They do not depend on kopf.
 
     watch events ──> ObjectCache ──> WorkQueue ──> Controller: reconcile(key), with backoff
     Relist ──────────────┘ (a consistent list at every interval, which also notices a dead watch)
@@ -29,7 +29,7 @@ _GONE = 4096
 """Deleted objects that the cache remembers, so that a late answer does not bring one back."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.5, 60.0
 _QUICK_CONFLICTS = 5
-"""So often in a row a conflict is retried at once."""
+"""Consecutive conflicts that are retried at once."""
 _RELIST_RETRY_S = 1.0
 
 
@@ -82,14 +82,14 @@ class ObjectCache(Generic[_T]):
         return [cached.value for cached in self._objects.get(namespace, {}).values()]
 
     def observe(self, kind: str | None, body: Mapping[str, Any]) -> bool:
-        """Take a watch event; `kind` is its type, `None` in the initial list. Whether it was news."""
+        """Take a watch event; `kind` is its type, `None` in the initial list. Returns whether it was new."""
         if kind == "DELETED":
             return self.remove(body)
         self._watched[body["metadata"]["uid"]] = _version(body)
         return self.put(body) is not None
 
     def put(self, body: Mapping[str, Any]) -> _T | None:
-        """Take an answer of the API server; returns the object if it was news."""
+        """Take an answer of the API server; returns the object if it was new."""
         key, uid, version = key_of(body), body["metadata"]["uid"], _version(body)
         known = self._objects.get(key.namespace, {}).get(key.name)
         if version <= self._gone.get(uid, -1) or (known is not None and version <= known.version):
@@ -103,11 +103,11 @@ class ObjectCache(Generic[_T]):
         return value
 
     def remove(self, body: Mapping[str, Any]) -> bool:
-        """Take an event or answer that shows that the object is gone or not selected any more."""
+        """Handle an event or answer that shows that the object is gone or no longer selected."""
         return self.forget(key_of(body), body["metadata"]["uid"], _version(body))
 
     def forget(self, key: tuple[str, str], uid: str, version: int | None = None) -> bool:
-        """The object is gone since `version` (`None`: for good); older versions are not taken any more.
+        """The object is gone since `version` (`None`: for good); older versions are ignored.
 
         Returns:
             Whether it was known.
@@ -129,7 +129,7 @@ class ObjectCache(Generic[_T]):
         """Take a consistent list of a namespace: what is not in it is gone, unless it is newer than the list.
 
         Returns:
-            The keys of which something is new.
+            The keys that changed.
         """
         changed: set[Key] = set()
         listed: dict[str, int] = {}
@@ -153,7 +153,7 @@ class ObjectCache(Generic[_T]):
         return changed
 
     def behind(self, namespace: str) -> int:
-        """How many versions the last list had that no watch has shown by now, of objects still there."""
+        """How many versions of the last list no watch has shown yet, of objects that still exist."""
         present = {known.uid for known in self._objects.get(namespace, {}).values()}
         return sum(
             1
@@ -167,7 +167,7 @@ def _version(body: Mapping[str, Any]) -> int:
 
 
 class WorkQueue:
-    """Keys to reconcile: each at most once in the queue, never at two workers at a time.
+    """Keys to reconcile: at most once in the queue, and never with two workers at a time.
 
     Urgent keys go first; others can be delayed (by the loop's monotonic clock).
     """
@@ -264,7 +264,7 @@ class Requeue:
 
     Attributes:
         after: seconds until the next one if nothing happens before; `None`: only when something happens.
-        recovered: false keeps the delay of the retries growing: what failed before has not worked yet.
+        recovered: if false, the retry delay keeps growing: what failed before has not worked yet.
     """
 
     after: float | None = None
@@ -275,8 +275,8 @@ class Controller:
     """Workers that take keys from `queue` and reconcile them; what fails is retried with backoff.
 
     Args:
-        reconcile: brings one object nearer to what it should be. An exception is logged and retried.
-        on_error: is told of every failure, before the retry is queued.
+        reconcile: moves one object towards its desired state. An exception is logged and retried.
+        on_error: called with every failure, before the retry is queued.
     """
 
     def __init__(
@@ -346,7 +346,7 @@ class Relist:
 
     Args:
         sources: each cache, and how what it selects is listed.
-        listed: called after every look with the keys of which something is new.
+        listed: called after every list with the keys that changed.
         behind: called with the number of versions that were in the API for a whole interval and that no watch
             has shown; more than 0: a watch is dead.
     """
@@ -367,7 +367,7 @@ class Relist:
         self._behind = behind
         self._dead = False
         self.synced = asyncio.Event()
-        """Set once everything was listed: before, nothing may be concluded from what a cache lacks."""
+        """Set once everything was listed. Before that, an object missing from a cache may exist."""
 
     @property
     def watch_dead(self) -> bool:

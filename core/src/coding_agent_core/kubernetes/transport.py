@@ -107,7 +107,7 @@ class ApiError(CodingAgentError):
 
     Attributes:
         status: HTTP status, `None` where there was no answer: then nobody knows whether it was done.
-        retry_after: seconds after which it asks to try again, if it told.
+        retry_after: seconds after which it asks to try again, if it says so.
     """
 
     def __init__(self, message: str, status: int | None, retry_after: float | None = None) -> None:

@@ -56,7 +56,7 @@ class Claim(Protocol):
 
     @property
     def redelivered(self) -> bool:
-        """It was claimed before and not settled: it may have begun."""
+        """It was claimed before and not settled: it may have started."""
         ...
 
     @property

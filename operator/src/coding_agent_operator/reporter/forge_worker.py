@@ -313,7 +313,7 @@ class ForgeWorker:
         now, wait = _now(), error.retry_after or 0.0
         first = self.breaker is None
         breaker = self.breaker = self.breaker or CircuitBreaker(self._clock(), now)
-        if first or probe:  # reconciles that had begun before the breaker opened show nothing new
+        if first or probe:  # reconciles that had started before the breaker opened show nothing new
             wait = max(wait, self._backoff(breaker.failures))
             breaker.failures += 1
         breaker.retry_at = max(breaker.retry_at, now + wait)

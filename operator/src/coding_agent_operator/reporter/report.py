@@ -129,7 +129,7 @@ def _activity(reason: str) -> str:
 
 
 def _since(task: Task, phase: Phase) -> datetime:
-    """When the phase began, as far as the status shows it."""
+    """When the phase started, as far as the status shows it."""
     attempts, condition = task.status.attempts, task.status.condition("Succeeded")
     if phase.terminal and condition is not None:
         return condition.last_transition_time

@@ -50,7 +50,7 @@ class RabbitMQClaim:
 
     Attributes:
         is_locked: its item's lock is ours, and is taken again after a reconnection.
-        is_refused: another consumer has the item, so this attempt never began.
+        is_refused: another consumer has the item, so this attempt never started.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class ConsumerConnection:
         queue = delay_queue(self._settings.queue, seconds)
         attempt = claim.task.attempt + (0 if claim.is_refused else 1)
         copy = claim.task.model_copy(update={"attempt": attempt})
-        # The holder of the lock may be the one who has begun this very attempt.
+        # The holder of the lock may be the one that started this very attempt.
         redelivered = claim.is_refused and claim.redelivered
         arguments = delay_arguments(self._settings.queue, seconds)
         await self._replace(claim, task_message(queue, copy, redelivered=redelivered), arguments)

@@ -79,7 +79,7 @@ def waiting_queue(queue: str, item: Item) -> str:
 
 
 def task_message(queue: str, task: QueuedTask, *, redelivered: bool = False) -> Message:
-    """A task to work on; `redelivered`: this very attempt was delivered before, and may have begun."""
+    """A task to work on; `redelivered`: this very attempt was delivered before, and may have started."""
     headers = {REDELIVERED: True} if redelivered else None
     return Message(queue, _encode(task), f"{task.uuid}.{task.attempt}", headers)
 

@@ -124,7 +124,7 @@ def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | N
     if any(job.deleting for job in state.live) or state.stop:
         return now + timedelta(seconds=DELETING_REQUEUE_S)
     if any(job.ready == 0 and not job.waiting for job in state.live):
-        return now + timedelta(seconds=policy.look_interval)
+        return now + timedelta(seconds=policy.pod_check_interval)
     return None
 
 

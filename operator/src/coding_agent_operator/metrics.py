@@ -20,9 +20,9 @@ _ATTEMPT = (5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 TASKS = Gauge(
     "coding_agent_tasks", "AgentTasks that have not ended, by phase.", ["phase", "served_namespace"]
 )
-TAKEN_UP = Counter(
-    "coding_agent_tasks_taken_up",
-    "AgentTasks seen for the first time, by origin; `poll`: no webhook had made them.",
+ACCEPTED = Counter(
+    "coding_agent_tasks_accepted",
+    "AgentTasks seen for the first time, by origin; `poll`: no webhook had created them.",
     ["origin"],
 )
 ENDED = Counter(
@@ -70,7 +70,7 @@ _NOT_FAILED = {
 }
 # From the start, for `increase()` does not see a series that starts at 1.
 for _origin in Origin:
-    TAKEN_UP.labels(_origin.value)
+    ACCEPTED.labels(_origin.value)
 for _reason in REASONS:
     ENDED.labels(_NOT_FAILED.get(_reason, Phase.FAILED).value, _reason)
 
@@ -78,7 +78,7 @@ for _reason in REASONS:
 def count_change(task: Task, new: Status) -> None:
     """Count what a status change shows; call it once per change, after it is stored."""
     if task.status.phase is None and task.intact:
-        TAKEN_UP.labels(task.spec.trigger.origin).inc()
+        ACCEPTED.labels(task.spec.trigger.origin).inc()
     before = {attempt.number: attempt for attempt in task.status.attempts}
     for attempt in new.attempts:
         known = before.get(attempt.number)

@@ -40,7 +40,7 @@ def test_metrics_tell_what_happened(world: World, pods: PodDriver, operator: Sta
 
     assert value('coding_agent_attempts_total{outcome="Failed",reason="ModelUnavailable"}') == 1
     assert value('coding_agent_attempts_total{outcome="Succeeded",reason="Completed"}') == 1
-    assert value('coding_agent_tasks_taken_up_total{origin="webhook"}') == 1
+    assert value('coding_agent_tasks_accepted_total{origin="webhook"}') == 1
     assert value('coding_agent_tasks_ended_total{phase="Succeeded",reason="Completed"}') == 1
     assert value("coding_agent_retries_total") == 1
     assert value("coding_agent_queue_wait_seconds_count") == 1
@@ -132,7 +132,7 @@ def test_a_pod_that_cannot_begin_says_why_before_it_is_given_up(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: Waits("ImagePullBackOff", 'Back-off pulling image "x:1"')
-    operator(operator={"policy": {"config_after": 1, "image_after": 6, "look_interval": 0.5}})
+    operator(operator={"policy": {"config_after": 1, "image_after": 6, "pod_check_interval": 0.5}})
     name = world.create(7, maxAttempts=1)
     told = world.until(
         "told", lambda: found if (found := world.status(name)).get("reason") == "ErrImagePull" else None

@@ -43,7 +43,7 @@ QUICK: dict[str, Any] = {
     "grace": 1.0,
     "retry_first": 0.1,
     "retry_max": 0.5,
-    "tell_after": 0.3,
+    "outage_shown_after": 0.3,
     "position_interval": 1.0,
     "check_interval": 0.5,
 }

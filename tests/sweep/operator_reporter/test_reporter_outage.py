@@ -34,7 +34,7 @@ WAITS = {
         "writes_per_minute",
         "retry_first",
         "retry_max",
-        "tell_after",
+        "outage_shown_after",
     )
 }
 

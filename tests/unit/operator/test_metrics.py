@@ -23,7 +23,7 @@ def test_a_fresh_operator_shows_origins_and_ends_at_zero() -> None:
     origins = {
         entry.labels["origin"]: entry.value
         for entry in samples
-        if entry.name == "coding_agent_tasks_taken_up_total"
+        if entry.name == "coding_agent_tasks_accepted_total"
     }
     assert origins == {"webhook": 0, "poll": 0, "redelivery": 0, "manual": 0}
     ends = {

@@ -23,7 +23,7 @@ from coding_agent_operator.reporter.reconcile import NotConfiguredError, TaskMem
 
 from tests.unit.operator.making import task
 
-SETTINGS = Reporter(workers=4, retry_first=0.02, retry_max=60.0, tell_after=0.0)
+SETTINGS = Reporter(workers=4, retry_first=0.02, retry_max=60.0, outage_shown_after=0.0)
 UNAVAILABLE = ForgeUnavailableError("forge.example could not answer (503)", status=503)
 
 

@@ -48,7 +48,7 @@ class Policy(Section):
     """A pod whose image cannot be pulled is given up after this."""
     config_after: float = Field(default=120.0, gt=0)
     """A pod whose Secret or ConfigMap is missing is given up after this."""
-    look_interval: float = Field(default=15.0, gt=0)
+    pod_check_interval: float = Field(default=15.0, gt=0)
     """Between two checks of the pods of a Job that is not ready yet."""
     aging: float = Field(default=60.0, gt=0)
     """Waiting this long raises a task's priority by one."""
@@ -144,7 +144,7 @@ class Reporter(Section):
     """Before the first retry while a forge does not answer; doubled for each further retry."""
     retry_max: float = Field(default=120.0, gt=0)
     """Longest delay between two retries."""
-    tell_after: float = Field(default=30.0, ge=0)
+    outage_shown_after: float = Field(default=30.0, ge=0)
     """When a forge has not answered for this long, tasks that wait for it get a condition and an Event."""
     request_timeout: float = Field(default=10.0, gt=0)
     """Seconds for one request to the API server."""

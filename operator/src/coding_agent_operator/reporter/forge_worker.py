@@ -201,7 +201,7 @@ class ForgeWorker:
                 continue
             outages = [outage for outage in (self.breaker, memory.outage) if outage is not None]
             outage = min(outages, key=lambda outage: outage.began, default=None)
-            if outage is None or _now() - outage.began < self._settings.tell_after:
+            if outage is None or _now() - outage.began < self._settings.outage_shown_after:
                 continue
             message = (
                 f"{self.host} has not answered since {outage.since:%Y-%m-%d %H:%M:%S} UTC: {outage.error}"

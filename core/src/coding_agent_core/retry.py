@@ -99,7 +99,7 @@ async def retry(
     """
     began = clock.monotonic()
 
-    async def attempt() -> _T:
+    async def attempt() -> _T:  # tenacity does not await what a plain function returns
         return await action()
 
     def failure(state: RetryCallState) -> BaseException:

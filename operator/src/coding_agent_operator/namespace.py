@@ -312,7 +312,7 @@ class NamespaceController:
         try:
             item = parse_spec(body).item
             runs = await self.cluster.tasks.runs(labels_for(item)[LABEL_ITEM])
-            latest = latest_of(runs_of(item, [body for body in runs if body["metadata"]["uid"] != uid]))
+            latest = latest_of(runs_of(item, [run for run in runs if run["metadata"]["uid"] != uid]))
             patch = completion(
                 body,
                 run=latest.run + 1 if latest else 1,

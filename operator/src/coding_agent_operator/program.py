@@ -220,9 +220,9 @@ class Namespaces:
         now = asyncio.get_running_loop().time()
         if behind and now >= self._restart_due:
             self.restart_watches.set()
-            wait = self._settings.operator.resync_interval * 2.0 ** min(self._restarts, 10)
-            self._restart_due = now + min(wait, _RESTART_MAX_S)
             self._restarts += 1
+            interval = self._settings.operator.resync_interval
+            self._restart_due = now + backoff(self._restarts, interval, _RESTART_MAX_S)
         elif not any(controller.relist.watch_dead for controller in self._controllers.values()):
             self._restarts = 0
 

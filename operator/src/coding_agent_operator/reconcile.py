@@ -13,6 +13,7 @@ from typing import Any
 from coding_agent_core.agenttask import LABEL_ACTIVE, AttemptStatus, Event, Status
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Policy
 
 from coding_agent_operator.cluster import Cluster
@@ -297,7 +298,7 @@ class TerminationMessages:
 
     async def run(self) -> None:
         """Watch until cancelled. While that fails, an end is known only if a reconciliation comes in time."""
-        clock, wait = asyncio.get_running_loop().time, _RETRY_FIRST_S
+        clock, failures = asyncio.get_running_loop().time, 0
         while True:
             began, problem = clock(), "the API server ended the watch at once"
             try:
@@ -306,8 +307,9 @@ class TerminationMessages:
             except ApiError as error:
                 problem = str(error)
             if clock() - began > _RETRY_MAX_S:
-                wait = _RETRY_FIRST_S  # it has worked; the next starts at once, so that little is missed
+                failures = 0  # it has worked; the next starts at once, so that little is missed
                 continue
+            failures += 1
+            wait = backoff(failures, _RETRY_FIRST_S, _RETRY_MAX_S)
             _logger.warning("Pods cannot be watched: %s; again in %.0f s", problem, wait)
             await asyncio.sleep(wait)
-            wait = min(_RETRY_MAX_S, 2 * wait)

@@ -14,6 +14,7 @@ from enum import StrEnum
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
 from coding_agent_core.outcome import MAX_TAIL, Outcome, Phase, Usage
 from coding_agent_core.reasons import PodReason
+from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import last_lines
 
@@ -331,19 +332,17 @@ def result_of(
     return known if known != TaskResult() else None
 
 
-def backoff(uid: str, attempts: Sequence[AttemptStatus], policy: Policy) -> float:
+def delay_after(uid: str, attempts: Sequence[AttemptStatus], policy: Policy) -> float:
     """Seconds between the end of the last attempt and the next; 0 after one that was only suspended.
 
-    Exponential with full jitter, which spreads the tasks that failed together
-    (https://aws.amazon.com/builders-library, *Timeouts, retries and backoff with jitter*). The seed is the
-    task and its attempt, so that a restart changes nothing.
+    The jitter is seeded by the task and its attempt, so that a restart of the operator changes nothing.
     """
     last = attempts[-1]
     if last.reason == "Suspended":
         return 0.0
     failures = sum(1 for attempt in attempts if attempt.reason != "Suspended")
-    bound = min(policy.backoff_max, policy.backoff_base * 2.0 ** min(failures - 1, 30))
-    return random.Random(f"{uid}/{last.number}").uniform(0, bound)
+    chance = random.Random(f"{uid}/{last.number}").random()
+    return backoff(failures, policy.backoff_base, policy.backoff_max, chance)
 
 
 def next_attempt_time(
@@ -367,7 +366,7 @@ def next_attempt_time(
     if end is None:
         return None
     longest = timedelta(seconds=policy.backoff_max)
-    soonest = end + timedelta(seconds=backoff(uid, attempts, policy))
+    soonest = end + timedelta(seconds=delay_after(uid, attempts, policy))
     if asked is not None:
         soonest = max(soonest, end + timedelta(seconds=min(asked, policy.backoff_max)))
     if stored is not None and end <= stored <= end + longest:

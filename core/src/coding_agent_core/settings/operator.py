@@ -37,7 +37,7 @@ class Policy(Section):
     """When an attempt is retried and when a pod is given up; times in seconds."""
 
     backoff_base: float = Field(default=30.0, ge=0)
-    """Upper bound of the first delay; doubled for each further failure (exponential, full jitter)."""
+    """Upper bound of the first delay; doubled for each further failure, minus up to a half by chance."""
     backoff_max: float = Field(default=900.0, ge=0)
     """Upper bound of any delay, also of one that a model or a forge asks for."""
     max_disruptions: int = Field(default=10, ge=0, le=40)

@@ -98,7 +98,7 @@ class NamespaceController:
                 (tasks, lambda: self.cluster.tasks.list(ACTIVE)),
                 (jobs, lambda: self.cluster.list_jobs(ACTIVE)),
             ],
-            operator.resync_interval,
+            operator.relist_interval,
             listed=self._listed,
             behind=behind,
         )
@@ -178,7 +178,7 @@ class NamespaceController:
         ApiError: a right was taken away.
         """
         for turn in itertools.count(1):
-            await asyncio.sleep(self._settings.operator.resync_interval)
+            await asyncio.sleep(self._settings.operator.relist_interval)
             doubtful = self.acting and not self.lease.held()
             if not doubtful and turn % _PROBE_EVERY:
                 continue

@@ -221,7 +221,7 @@ class Namespaces:
         if behind and now >= self._restart_due:
             self.restart_watches.set()
             self._restarts += 1
-            interval = self._settings.operator.resync_interval
+            interval = self._settings.operator.relist_interval
             self._restart_due = now + backoff(self._restarts, interval, _RESTART_MAX_S)
         elif not any(controller.relist.watch_dead for controller in self._controllers.values()):
             self._restarts = 0
@@ -244,7 +244,7 @@ class Namespaces:
                 for namespace, controller in list(self._controllers.items()):
                     if controller.empty and not await controller.cluster.has_tasks() and controller.empty:
                         self._serving[namespace].cancel()
-            await asyncio.sleep(operator.resync_interval)
+            await asyncio.sleep(operator.relist_interval)
 
 
 async def cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -31,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 from coding_agent_receiver import events, github, gitlab, verify
 from coding_agent_receiver.events import Answer, Delivery, PlatformWebhooks, Webhooks
 from coding_agent_receiver.intake import Intake
-from coding_agent_receiver.limits import Admission, Allowlist, BodyRoom, NoRoomError, RateLimits
+from coding_agent_receiver.limits import AddressCheck, Allowlist, BodyRoom, NoRoomError, RateLimits
 from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
 from coding_agent_receiver.payload import BodyError, decode, require_json
 from coding_agent_receiver.verify import Address, Verification
@@ -162,13 +162,13 @@ class WebhookEndpoint:
         return verify.client_address(peer, forwarded, self._trusted)
 
     def _refused_network(self, client: Address | None) -> Answer | None:
-        match self._allowlist.admits(client):
-            case Admission.ALLOWED:
+        match self._allowlist.check(client):
+            case AddressCheck.ALLOWED:
                 return None
-            case Admission.UNKNOWN:
+            case AddressCheck.UNKNOWN:
                 _logger.error("GitHub's hook addresses are not known yet; refused %s", client)
                 return events.unavailable("the addresses of GitHub's webhooks are not known yet")
-            case Admission.REFUSED:
+            case AddressCheck.REFUSED:
                 _logger.error("Refused %s: not in webhook.allowed_networks", client)
                 return events.refused(403, "your address is not allowed to send webhooks", "forbidden")
 

@@ -42,7 +42,7 @@ LARGE_WAIT = 5.0
 """Seconds that a larger body waits for room."""
 
 
-class Admission(Enum):
+class AddressCheck(Enum):
     """Whether an address may send."""
 
     ALLOWED = "allowed"
@@ -63,13 +63,13 @@ class Allowlist:
         self.follows_github = "github" in entries
         self._client = client
 
-    def admits(self, address: Address | None) -> Admission:
+    def check(self, address: Address | None) -> AddressCheck:
         """Decide on a client's address; a client without one (a Unix socket) is on this machine."""
         if self._open or address is None or contains(self._fixed, address):
-            return Admission.ALLOWED
+            return AddressCheck.ALLOWED
         if self._github is None:
-            return Admission.UNKNOWN
-        return Admission.ALLOWED if contains(self._github, address) else Admission.REFUSED
+            return AddressCheck.UNKNOWN
+        return AddressCheck.ALLOWED if contains(self._github, address) else AddressCheck.REFUSED
 
     async def follow_github(
         self, *, refresh: float = REFRESH_INTERVAL, retry: float = RETRY_INTERVAL, rounds: int | None = None

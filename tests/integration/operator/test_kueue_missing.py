@@ -13,7 +13,7 @@ Start = Callable[..., OperatorProcess]
 
 
 def test_it_is_said_and_going_back_is_as_documented(world: World, pods: PodDriver, operator: Start) -> None:
-    process = operator(queue={"engine": "kueue"}, operator={"resync_interval": 0.5})
+    process = operator(queue={"engine": "kueue"}, operator={"relist_interval": 0.5})
     name = world.create(1)
 
     def said() -> bool | None:

@@ -129,7 +129,7 @@ def test_nothing_takes_the_place_of_a_pod_that_goes_on_without_its_job(
 ) -> None:
     """`kubectl delete job` deletes in the background: the Job is gone at once, its pod still pushes."""
     pods.script = lambda _: RUNS
-    operator(operator={"resync_interval": 0.5})
+    operator(operator={"relist_interval": 0.5})
     name = world.create(7)
     world.until_phase(name, "Running")
     pod = hold_pod(world, f"{name}-1")

@@ -85,7 +85,7 @@ class Platform:
         kubeconfig = platform_account(
             self.plane, self.home, served if rights is None else rights, self._folder, server
         )
-        own = {"namespaces": list(served), "resync_interval": 2.0, **settings.pop("operator", {})}
+        own = {"namespaces": list(served), "relist_interval": 2.0, **settings.pop("operator", {})}
         return self._started(
             OperatorProcess(kubeconfig, self.home, self._folder, {**settings, "operator": own})
         )
@@ -182,7 +182,7 @@ def test_with_a_star_it_finds_namespaces_that_come(platform: Platform) -> None:
     early = platform.team()
     first = early.create(1)
     # So rarely that only the watch can show the other one in time.
-    process = platform.operator("*", operator={"sweep_interval": 600, "resync_interval": 600})
+    process = platform.operator("*", operator={"sweep_interval": 600, "relist_interval": 600})
     early.until_phase(first, "Succeeded")
     late = platform.team()
     late.until_phase(late.create(1), "Succeeded")
@@ -217,7 +217,7 @@ def test_with_a_star_it_does_not_wait_for_ever_for_a_lease_of_nothing(platform: 
     team.until("it acts", lambda: acts(theirs, team))
     team.pods.script = lambda _: RUNS
     name = team.create(1)
-    process = platform.operator("*", operator={"sweep_interval": 600, "resync_interval": 0.5})
+    process = platform.operator("*", operator={"sweep_interval": 600, "relist_interval": 0.5})
     team.until("it waits", lambda: fails(process, team) == 0 or None)
     team.plane.kubectl("-n", team.namespace, "delete", "agt", name)
     team.until("it is let go of", lambda: fails(process, team) is None or None)
@@ -226,7 +226,7 @@ def test_with_a_star_it_does_not_wait_for_ever_for_a_lease_of_nothing(platform: 
 def test_with_a_star_a_dead_watch_is_begun_anew(platform: Platform) -> None:
     team = platform.team()
     with proxy_of(platform.plane.kubeconfig) as proxy:
-        process = platform.operator("*", server=proxy.url, operator={"resync_interval": 0.5})
+        process = platform.operator("*", server=proxy.url, operator={"relist_interval": 0.5})
         team.until_phase(team.create(1), "Succeeded")
         proxy.deaf = True
         team.pods.script = lambda _: RUNS

@@ -87,7 +87,7 @@ def test_a_dead_watch_is_noticed_and_the_work_continues(world: World, tmp_path: 
         assert server
         kubeconfig.write_text(text.replace(server[1], proxy.url))
         world.kubeconfig = kubeconfig
-        process = world.reporter(resync_interval=0.5).start().ready()
+        process = world.reporter(relist_interval=0.5).start().ready()
         try:
             number = world.issue(BOT)
             name = world.task(number)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from coding_agent_core.settings import Settings
 from coding_agent_receiver import limits
-from coding_agent_receiver.limits import SMALL_BODY, Admission, Allowlist, BodyRoom, NoRoomError
+from coding_agent_receiver.limits import SMALL_BODY, AddressCheck, Allowlist, BodyRoom, NoRoomError
 
 SIZE = SMALL_BODY + 1
 
@@ -33,24 +33,24 @@ def hooks(*entries):
 
 
 def test_everyone_may_send_where_no_network_is_named():
-    assert allowlist().admits(ip_address("203.0.113.1")) is Admission.ALLOWED
+    assert allowlist().check(ip_address("203.0.113.1")) is AddressCheck.ALLOWED
 
 
 def test_only_the_networks_that_are_named_may_send():
     listed = allowlist("192.0.2.0/24", "2001:db8::/32")
-    assert listed.admits(ip_address("192.0.2.7")) is Admission.ALLOWED
-    assert listed.admits(ip_address("2001:db8::7")) is Admission.ALLOWED
-    assert listed.admits(ip_address("203.0.113.1")) is Admission.REFUSED
+    assert listed.check(ip_address("192.0.2.7")) is AddressCheck.ALLOWED
+    assert listed.check(ip_address("2001:db8::7")) is AddressCheck.ALLOWED
+    assert listed.check(ip_address("203.0.113.1")) is AddressCheck.REFUSED
 
 
 async def test_github_stands_for_its_published_hook_addresses():
     listed = allowlist("github", "192.0.2.0/24", answers=[hooks("192.30.252.0/22", "2a0a:a440::/29")])
-    assert listed.admits(ip_address("192.30.252.1")) is Admission.UNKNOWN
-    assert listed.admits(ip_address("192.0.2.7")) is Admission.ALLOWED
+    assert listed.check(ip_address("192.30.252.1")) is AddressCheck.UNKNOWN
+    assert listed.check(ip_address("192.0.2.7")) is AddressCheck.ALLOWED
     await listed.follow_github(rounds=1)
-    assert listed.admits(ip_address("192.30.252.1")) is Admission.ALLOWED
-    assert listed.admits(ip_address("2a0a:a440::1")) is Admission.ALLOWED
-    assert listed.admits(ip_address("203.0.113.1")) is Admission.REFUSED
+    assert listed.check(ip_address("192.30.252.1")) is AddressCheck.ALLOWED
+    assert listed.check(ip_address("2a0a:a440::1")) is AddressCheck.ALLOWED
+    assert listed.check(ip_address("203.0.113.1")) is AddressCheck.REFUSED
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ async def test_github_stands_for_its_published_hook_addresses():
 async def test_when_github_cannot_be_asked_the_last_known_addresses_stay_in_force(failure, caplog):
     listed = allowlist("github", answers=[hooks("192.30.252.0/22"), failure])
     await listed.follow_github(rounds=2, refresh=0)
-    assert listed.admits(ip_address("192.30.252.1")) is Admission.ALLOWED
+    assert listed.check(ip_address("192.30.252.1")) is AddressCheck.ALLOWED
     assert "the last known stay in force" in caplog.text
 
 
 async def test_addresses_that_were_never_learnt_are_asked_for_again():
     listed = allowlist("github", answers=[httpx.ConnectError("refused"), hooks("192.30.252.0/22")])
     await listed.follow_github(rounds=2, retry=0)
-    assert listed.admits(ip_address("192.30.252.1")) is Admission.ALLOWED
+    assert listed.check(ip_address("192.30.252.1")) is AddressCheck.ALLOWED
 
 
 async def test_a_larger_body_waits_for_room_and_one_client_gets_half_of_it(monkeypatch):

@@ -72,7 +72,7 @@ class Operator(Section):
     """`/livez`, `/readyz` and `/metrics`."""
     workers: int = Field(default=8, gt=0)
     """Number of tasks that are reconciled at a time."""
-    resync_interval: float = Field(default=30.0, gt=0)
+    relist_interval: float = Field(default=30.0, gt=0)
     """Seconds between two lists of all objects; a watch that lags behind two of them counts as dead."""
     sweep_interval: float = Field(default=300.0, gt=0)
     """Seconds between two searches for ended tasks to delete."""
@@ -138,7 +138,7 @@ class Reporter(Section):
     """Between two checks of an active task's item without a change; longer if there are many tasks."""
     position_interval: float = Field(default=60.0, gt=0)
     """Between two edits of a comment that only change the queue position."""
-    resync_interval: float = Field(default=30.0, gt=0)
+    relist_interval: float = Field(default=30.0, gt=0)
     """Between two lists of all objects; a watch that lags behind two of them counts as dead."""
     retry_first: float = Field(default=2.0, gt=0)
     """Before the first retry while a forge does not answer; doubled for each further retry."""

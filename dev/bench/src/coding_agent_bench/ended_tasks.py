@@ -75,7 +75,7 @@ async def _measure(world: World, place: _Place) -> Mapping[str, float]:
         "namespace": place.namespace,
         "http_host": "127.0.0.1",
         "http_port": port,
-        "resync_interval": 0.5 if world.quick else 2.0,
+        "relist_interval": 0.5 if world.quick else 2.0,
         "lease_duration": 6,
     }
     program = main_py(

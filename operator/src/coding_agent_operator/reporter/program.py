@@ -108,7 +108,7 @@ class ReporterController:
         self.relist = Relist(
             tasks.namespace,
             [(self._cache, self._list)],
-            settings.reporter.resync_interval,
+            settings.reporter.relist_interval,
             listed=self._listed,
             behind=metrics.WATCH_BEHIND.set,
         )

@@ -36,6 +36,16 @@ def test_a_token_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         connect_all(settings)
 
 
+async def test_a_token_that_is_not_mounted_here_does_not_stop_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings.model_validate(
+        {"github": {"personal_access_token": {"files": [tmp_path / "none"]}}, "gitlab": SETTINGS.gitlab}
+    )
+    assert list(connect_all(settings)) == ["gitlab.com"]
+    assert "No token for GitHub" in caplog.text
+
+
 async def test_every_platform_with_a_token_by_host() -> None:
     forges = connect_all(SETTINGS)
     assert {host: forge.platform for host, forge in forges.items()} == {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 import httpx
@@ -18,6 +19,8 @@ from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
+
+_logger = logging.getLogger("coding_agent.forge")
 
 
 def connect(
@@ -53,17 +56,26 @@ def connect(
             assert_never(platform)
 
 
-def connect_all(settings: Settings) -> dict[str, Forge]:
+def connect_all(
+    settings: Settings, connect_one: Callable[[Settings, Platform], Forge] = connect
+) -> dict[str, Forge]:
     """The clients of every platform that has a token, by host.
 
+    The settings may name several tokens of which only one is mounted here; the others are logged.
+
     Raises:
-        SettingsError: none has one, or both platforms are configured on the same host.
+        SettingsError: none has one, or two platforms are configured on the same host.
     """
     found: dict[str, Forge] = {}
+    problems: list[str] = []
     for platform in Platform:
         if not settings.forge(platform).personal_access_token.configured:
             continue
-        forge = connect(settings, platform)
+        try:
+            forge = connect_one(settings, platform)
+        except SettingsError as error:
+            problems.append(str(error))
+            continue
         if forge.host in found:
             raise SettingsError(
                 f"`{found[forge.host].platform}.api_url` and `{platform}.api_url` name the same host "
@@ -71,9 +83,10 @@ def connect_all(settings: Settings) -> dict[str, Forge]:
             )
         found[forge.host] = forge
     if not found:
-        raise SettingsError(
-            f"No token for any forge: set {' or '.join(_setting(platform) for platform in Platform)}."
-        )
+        names = " or ".join(_setting(platform) for platform in Platform)
+        raise SettingsError("\n".join(problems) or f"No token for any forge: set {names}.")
+    for problem in problems:
+        _logger.warning("%s", problem)
     return found
 
 

@@ -11,15 +11,13 @@ from functools import partial
 from typing import Any
 
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
-from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.connect import connect, connect_all
 from coding_agent_core.forge.pacing import Paced, Rate
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Key, ObjectCache, Relist
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
-from coding_agent_core.logs import configure
 from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.retry import Clock, RetryPolicy
@@ -55,8 +53,6 @@ class _CountingPace(Paced):
 def connect_forges(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
     """A rate-limited client of every platform that has a token here, by host.
 
-    The settings may name tokens of several platforms of which only one is mounted.
-
     Raises:
         SettingsError: no token can be used, or two platforms are configured on the same host.
     """
@@ -68,32 +64,14 @@ def connect_forges(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
         per_hour=limits.requests_per_hour,
         keep=limits.keep_remaining,
     )
-    found: dict[str, tuple[Forge, Paced]] = {}
-    problems: list[str] = []
-    for platform in Platform:
-        section = settings.forge(platform)
-        if not section.personal_access_token.configured:
-            continue
-        pace = _CountingPace(section.host, rate, Clock())
-        try:
-            forge = connect(settings, platform, policy=_POLICY, pace=pace)
-        except SettingsError as error:
-            problems.append(str(error))
-            continue
-        if forge.host in found:
-            raise SettingsError(
-                f"`github.api_url` and `gitlab.api_url` both name the host {forge.host}, so the platform of "
-                "an item is not known; correct one of them"
-            )
-        found[forge.host] = (forge, pace)
-    for problem in problems:
-        _logger.warning("%s", problem)
-    if not found:
-        raise SettingsError(
-            "\n".join(problems)
-            or "No token for any forge: set `github.personal_access_token` or `gitlab.personal_access_token`."
-        )
-    return found
+    paces: dict[str, Paced] = {}
+
+    def connect_paced(settings: Settings, platform: Platform) -> Forge:
+        host = settings.forge(platform).host
+        paces[host] = _CountingPace(host, rate, Clock())
+        return connect(settings, platform, policy=_POLICY, pace=paces[host])
+
+    return {host: (forge, paces[host]) for host, forge in connect_all(settings, connect_paced).items()}
 
 
 class ReporterController:
@@ -241,9 +219,3 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
 
 def _clock() -> datetime:
     return datetime.now(UTC)
-
-
-def main(settings: Settings) -> None:
-    """Run in a loop of its own; raises as `run`."""
-    configure(settings.logging)
-    asyncio.run(run(settings))

@@ -89,7 +89,7 @@ async def _operate(
 
 
 class _Everything(frozenset[Any]):
-    """At its end kopf would cancel all younger tasks of the loop: it is to leave ours alone."""
+    """When kopf ends, it cancels all younger tasks of the loop; it must leave ours alone."""
 
     def __contains__(self, _: object) -> bool:
         return True

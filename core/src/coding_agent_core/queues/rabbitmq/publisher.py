@@ -1,13 +1,10 @@
-"""Publishes tasks and commands to RabbitMQ, and takes the commands for whoever executes them.
-
-What `submit` returned for is confirmed by the broker.
-"""
+"""Publishes tasks and commands to RabbitMQ. What `submit` returned for is confirmed by the broker."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
 import pika
@@ -21,7 +18,6 @@ from coding_agent_core.queues.rabbitmq.connection import (
     ChannelRefusedError,
     Connection,
     IoThread,
-    UnackedDelivery,
     text,
 )
 from coding_agent_core.queues.rabbitmq.messages import (
@@ -30,11 +26,9 @@ from coding_agent_core.queues.rabbitmq.messages import (
     command_message,
     command_queue,
     dead_queue,
-    decode_command,
     task_message,
     waiting_queue,
 )
-from coding_agent_core.retry import first_of
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Origin, Submission, TaskRequest, Withdrawal, new_uuid
@@ -42,7 +36,6 @@ from coding_agent_core.tasks import Origin, Submission, TaskRequest, Withdrawal,
 _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8
 _RECONNECT_SECONDS = 0.2
-_TAKE_CONNECT_SECONDS, _TAKE_RECONNECT_SECONDS = 10.0, 2.0
 _PERSISTENT = 2
 _T = TypeVar("_T")
 
@@ -296,61 +289,3 @@ class RabbitMQSink:
         if channel is self._channel and self._connection is not None:
             self._connection.drop()
             self._channel = None
-
-
-class RabbitMQCommands:
-    """See `CommandSource`. Consumers that run side by side share the commands among them.
-
-    An unacknowledged command is delivered again.
-    """
-
-    def __init__(self, settings: RabbitMQ) -> None:
-        self._settings = settings
-        self._queue = command_queue(settings.queue)
-        self._secrets = Secrets(settings.password)
-        self._io = IoThread("rabbitmq-commands")
-        self._connection: Connection | None = None
-        self._channel: Channel | None = None
-        self._inbox: asyncio.Queue[UnackedDelivery] = asyncio.Queue()
-
-    async def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
-        stopping = asyncio.ensure_future(stop.wait())
-        try:
-            while not stop.is_set():
-                receiving = asyncio.ensure_future(self._io.run(self._receive()))
-                await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not receiving.done():
-                    receiving.cancel()
-                    break
-                try:
-                    delivery = receiving.result()
-                except (BrokerError, TimeoutError) as error:
-                    _logger.warning("Cannot receive commands now: %s", str(error) or "RabbitMQ is slow")
-                    await first_of(asyncio.sleep(_TAKE_RECONNECT_SECONDS), stop.wait())
-                    continue
-                try:
-                    yield decode_command(delivery.body)
-                except ValueError as error:
-                    _logger.warning("Dropped a message that is not a command: %s", error)
-                await self._io.run(_acknowledge(delivery))
-        finally:
-            stopping.cancel()
-            if self._connection is not None:
-                await self._io.run(self._connection.close())
-            await self._io.stop()
-
-    async def _receive(self) -> UnackedDelivery:
-        if self._channel is None or not self._channel.is_open:
-            if self._connection is not None:
-                self._connection.drop()
-            self._connection = await Connection.open(self._settings, self._secrets, _TAKE_CONNECT_SECONDS)
-            self._inbox = asyncio.Queue()
-            async with asyncio.timeout(_TAKE_CONNECT_SECONDS):
-                await self._connection.declare_durable(self._queue)
-                self._channel = await Channel.open(self._connection)
-                await self._channel.consume(self._queue, self._inbox.put_nowait)
-        return await self._channel.wait(asyncio.ensure_future(self._inbox.get()))
-
-
-async def _acknowledge(delivery: UnackedDelivery) -> None:
-    delivery.acknowledge()

@@ -65,7 +65,7 @@ async def test_a_command_is_stored_on_the_newest_run(place: Place, sinks: list[K
     again = await sinks[1].command(told[0].model_copy(update={"delivery_id": "other"}))
     assert isinstance(again, CommandIgnored)
     stored = stored_commands(place.task(first))
-    assert [(found.command, found.comment, found.id) for found in stored] == [
+    assert [(found.name, found.comment, found.delivery_id) for found in stored] == [
         (CANCEL, "1", "d-1"),
         (RETRY, "2", "d-2"),
         (RUN, "3", "d-3"),

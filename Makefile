@@ -40,8 +40,8 @@ lint: $(VENV)/.dev ## style, types and layers
 	@$(VENV)/bin/lint-imports --no-logo
 
 .PHONY: test
-test: setup-test lint test-parts ## lint, unit and integration tests (with a real RabbitMQ, git and API server)
-	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/unit tests/integration
+test: setup-test lint test-parts ## lint, unit and integration tests (with a real RabbitMQ, git and API server), the fast security trials
+	@$(PYTEST) -n $(JOBS) --dist loadgroup -m "not needs_node and not long" tests/unit tests/integration tests/security
 
 .PHONY: e2e
 e2e: setup-e2e $(VENV)/.dev node-parts ## end to end through the chart, on a real Kubernetes node (Linux, root)
@@ -51,9 +51,9 @@ e2e: setup-e2e $(VENV)/.dev node-parts ## end to end through the chart, on a rea
 ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test_cluster_lifecycle.py
 
 .PHONY: sweep
-sweep: setup-sweep $(VENV)/.dev sweep-parts ## everything exhaustive: crashes, volume, development tools, documents as programs, alert rules
+sweep: setup-sweep $(VENV)/.dev sweep-parts ## everything exhaustive: all security trials, crashes, volume, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
-	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/sweep $(addprefix --ignore=,$(ALONE))
+	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/sweep tests/security $(addprefix --ignore=,$(ALONE))
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: read it in a browser)

@@ -1,4 +1,4 @@
-"""A flood of bodies, slow senders or forged requests neither fills the memory nor delays webhooks."""
+"""Wall: the receiver. A flood neither fills its memory nor delays authentic webhooks."""
 
 from __future__ import annotations
 

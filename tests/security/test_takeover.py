@@ -1,4 +1,7 @@
-"""A hostile repository and a hostile workspace: nothing of theirs runs beside the agent or learns a token."""
+"""Wall: the takeover of work. Nothing of a hostile repository or workspace runs beside the agent.
+
+The decoy: plain git in the same place springs the trap.
+"""
 
 from __future__ import annotations
 

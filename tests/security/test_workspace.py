@@ -1,4 +1,7 @@
-"""A model that asks for the agent's secrets from inside the workspace gets none."""
+"""Wall: the workspace. A model that asks for the agent's secrets from inside the workspace gets none.
+
+The decoy: an agent that is not hardened is read by the same commands.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,13 @@ from typing import Any
 import pytest
 from coding_agent_consumer.workspace.processes import descendants, living_parents
 
+from tests.fixtures.system import ROOT
+
 _MARK = os.urandom(4).hex()
 CANARY = f"canary-{_MARK}"
 """Of this process alone: an agent that is not hardened, or not yet, may run beside it for the same user."""
 USER = 12345
-SCRIPT = Path(__file__).with_name("agent_process.py")
+SCRIPT = ROOT / "tests/integration/consumer_workspace/agent_process.py"
 
 READ_PROCESS = r"""
 import ctypes, os, sys

@@ -1,3 +1,5 @@
+"""Wall: the protocol between agent and workspace. A frame without a meaning is refused, and does nothing."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,4 @@
-"""No secret that the attempt knows gets into its log, whose last lines everybody may read."""
+"""Wall: secrets in logs. None that the attempt knows gets into its log, whose last lines everybody reads."""
 
 from __future__ import annotations
 

@@ -1,16 +1,13 @@
-"""What the model's commands get hold of on a real node: nothing. And images that have nothing of ours."""
+"""Wall: the workspace, on a real node. The model's commands find no secret."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-from coding_agent_cluster import apt, oci, paths
-from coding_agent_cluster.cluster import Cluster
 
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, SECRET
-from tests.fixtures.system_in_pods import StartPods, with_container
+from tests.fixtures.system_in_pods import StartPods
 from tests.integration.main_job.scripts import finish, run, script
 
 pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
@@ -84,37 +81,3 @@ def test_commands_find_no_secret_and_cannot_push(start_pods: StartPods) -> None:
     assert "evil" not in system.git("for-each-ref")
     namespace = system.cluster.get("namespace", system.namespace)
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-
-
-def test_a_toolchain_image_needs_neither_python_nor_git_nor_a_c_library(
-    start_pods: StartPods, own_cluster: Cluster
-) -> None:
-    image = bare_image(own_cluster)
-    look = "ls / /bin; python3 --version; echo made > made.md; git status --short; echo $TOOLCHAIN"
-    system = start_pods(
-        "github",
-        script(run(look), finish()),
-        job={
-            "workspace": {"images": {REPOSITORY: image}},
-            **with_container(name="workspace", env=[{"name": "TOOLCHAIN", "value": "of my own"}]),
-        },
-    )
-    system.put_label(1)
-    system.wait_for_phase("Succeeded")
-    told = str(system.model.requests[1]["messages"][-1]["content"])
-    assert "python3: not found" in told
-    assert "?? made.md" in told, "git is there: ours"
-    assert "of my own" in told
-    assert "lib64" not in told, "no loader of the image's own"
-    assert system.file_at("coding-agent/issue-1", "made.md") == "made\n"
-
-
-def bare_image(cluster: Cluster) -> str:
-    """An image of one static program, as alpine has it: a shell and some commands, and no library at all."""
-    apt.ensure({"busybox": "busybox-static"})
-    busybox = Path(str(apt.which("busybox")))
-    name = "localhost/toolchain-without-anything:1"
-    archive = paths.cache_root() / "images" / "toolchain-without-anything.tar"
-    oci.write(archive, name, {f"/bin/{entry}": busybox for entry in ("sh", "ls", "cat")}, ["/bin/sh"])
-    cluster.node.import_image(archive)
-    return name

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,15 +27,14 @@ from coding_agent_core.errors import (
     SettingsError,
 )
 from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.inert import inline, quotation
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.document import Document
-from coding_agent_core.settings.predecessor import translate
-from coding_agent_core.text import first_problem
+from coding_agent_core.text import beginning, first_problem
 from pydantic import ValidationError
 
 from coding_agent_consumer.agent import Agent, Brief, Step
@@ -65,6 +63,8 @@ _RESERVE = 10.0
 """Seconds at the end of the grace time for writing down how the attempt ended."""
 _LONGEST_PAUSE = 30.0
 """Seconds between two tries to push finished work."""
+_DESCRIPTION_LIMIT = 16_000
+"""Characters of the agent's summary in a change's description; GitHub takes 65,536 for all of it."""
 _OVERRIDABLE = ("llm", "system_prompt", "max_llm_process_num", "instructions")
 """Settings that a person can have."""
 _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
@@ -242,13 +242,14 @@ class Attempt:
         if branch is None:
             message = "The agent found nothing to change in the repository."
             return outcome.model_copy(update={"reason": Reason.NOTHING_TO_CHANGE, "message": message})
+        summary = beginning(worked.summary, _DESCRIPTION_LIMIT)
         change = await self._delivered(
             lambda: task.forge.open_change(
                 task.item,
                 branch=branch,
                 base=base,
-                title=details.title,
-                body=f"{worked.summary}\n\nCloses #{task.item.number}\n".lstrip(),
+                title=inline(details.title),
+                body=f"{quotation(summary)}\n\nCloses #{task.item.number}\n".lstrip(),
             )
         )
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
@@ -310,8 +311,7 @@ def merge(settings: Settings, data: Mapping[str, Any]) -> Settings:
     Raises:
         pydantic.ValidationError: a value is wrong or unknown.
     """
-    own = deepcopy({key: data[key] for key in _OVERRIDABLE if data.get(key) is not None})
-    translate(Document(own), {})  # without our environment: people must not be able to name its variables
+    own = {key: data[key] for key in _OVERRIDABLE if data.get(key) is not None}
     merged = _over(settings.model_dump(), own)
     if isinstance(own.get("instructions"), str):
         merged["instructions"] = _joined(settings.instructions, own["instructions"])

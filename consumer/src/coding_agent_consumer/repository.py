@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.inert import inline, quotation
 from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent import OnStep, Step
@@ -243,7 +244,7 @@ class Publisher:
         return self.repository.resumed or self.repository.pushed != self.repository.start_point
 
     async def commit(self, subject: str, body: str = "") -> None:
-        """Commit what the workspace holds, if it differs from what was committed.
+        """Commit what the workspace holds, if it differs from what was committed; both texts become inert.
 
         Raises:
             WorkspaceGoneError: the workspace does not answer.
@@ -252,7 +253,7 @@ class Publisher:
         """
         async with self._one_at_a_time:
             patch = await self.workspace.diff()
-            message = "\n\n".join(filter(None, (subject, body, self.footer))) + "\n"
+            message = "\n\n".join(filter(None, (inline(subject), quotation(body), self.footer))) + "\n"
             await self.repository.commit(patch, message, self.author)
 
     async def push(self) -> None:

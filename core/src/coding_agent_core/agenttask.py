@@ -79,7 +79,7 @@ class Source(_Wire):
 
     @staticmethod
     def of(item: Item) -> Source:
-        return Source(**vars(item))
+        return Source(**item.model_dump())
 
 
 class Spec(_Wire):
@@ -250,9 +250,7 @@ def manifest(
     }
     spec = {
         "source": Source.of(item).to_wire(),
-        "user": request.user,
-        "title": request.title,
-        "url": request.url,
+        **request.model_dump(include={"user", "title", "url"}),
         "trigger": trigger.model_dump(mode="json", by_alias=True, exclude_none=True),
         "run": run,
         **{name: value for name, value in options.items() if value is not None},

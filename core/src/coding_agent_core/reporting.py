@@ -14,6 +14,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.inert import inline, quotation, quoted_code
 from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.settings.forges import Labels
@@ -121,17 +122,17 @@ def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tupl
 
 
 def comment(report: Report) -> str:
-    """The comment in Markdown, with the hidden state as its last line."""
+    """The comment in Markdown, with the hidden state as its last line; what others wrote in it is inert."""
     state = report.state
     lines = [f"**Coding agent: {_headline(report)}**", ""]
     if report.message:
-        lines += [_escape(report.message), ""]
+        lines += [inline(report.message), ""]
     if state.change_url:
         lines += [f"{report.change_noun.capitalize()}: {state.change_url}", ""]
     elif state.branch and report.pushed and state.phase.terminal:
         lines += [f"The work so far is on the branch `{state.branch}`.", ""]
     if report.summary:
-        lines += [_cut(_escape(report.summary), _SUMMARY_LIMIT), ""]
+        lines += [quotation(_cut(report.summary, _SUMMARY_LIMIT)), ""]
     if state.phase in (Phase.FAILED, Phase.CANCELLED):
         hint = advice(report.reason) if state.phase is Phase.FAILED else ""
         again = f"To try again, add the label `{report.bot_label}` again."
@@ -141,7 +142,9 @@ def comment(report: Report) -> str:
     if report.transcript:
         lines += [_transcript(report.transcript), ""]
     lines.append(f"<sub>{' · '.join(_facts(report))}</sub>")
-    lines += ["", f"{MARKER}{state.model_dump_json(exclude_none=True)} -->"]
+    # In JSON these characters can be written so that no value ends the HTML comment.
+    hidden = state.model_dump_json(exclude_none=True).replace("<", "\\u003c").replace(">", "\\u003e")
+    lines += ["", f"{MARKER}{hidden} -->"]
     return "\n".join(lines)
 
 
@@ -181,7 +184,7 @@ def _facts(report: Report) -> list[str]:
     if state.phase is not Phase.QUEUED and report.began:
         facts.append(f"attempt {state.attempt} of {report.max_attempts}")
     if report.reason is not None:
-        facts.append(f"reason {report.reason}")
+        facts.append(f"reason {inline(report.reason)}")
     used = report.usage
     if used.requests:
         facts.append(
@@ -197,23 +200,15 @@ def _clock(moment: datetime | None) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC") if moment else "?"
 
 
-def _escape(text: str) -> str:
-    """The text, made unable to forge the hidden part."""
-    return text.replace("<!--", "&lt;!--")
-
-
 def _details(title: str, text: str) -> list[str]:
-    """A collapsed block, fenced with more backticks than the text has, so that no Markdown in it takes
-    effect."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return [f"<details><summary>{title}</summary>", "", fence, _escape(text), fence, "</details>", ""]
+    """A collapsed block of plain text."""
+    return [f"<details><summary>{title}</summary>", "", quoted_code(text), "", "</details>", ""]
 
 
 def _transcript(place: str) -> str:
-    place = _escape(place)
-    linked = re.fullmatch(r"https?://[^\s<>()\[\]]+", place)
-    return f"[Transcript]({place})" if linked else f"Transcript: `{place.replace('`', '')}`"
+    shown = inline(place).replace("`", "")
+    linked = shown == place and re.fullmatch(r"https?://[^\s<>()\[\]]+", place)
+    return f"[Transcript]({place})" if linked else f"Transcript: `{shown}`"
 
 
 def _cut(text: str, limit: int) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -239,7 +238,6 @@ def new_uuid() -> str:
     return str(uuid_module.uuid4())
 
 
-@lru_cache(maxsize=256)
 def host_of(url: str) -> str:
     """The host, with its port if any, of an http(s) URL, lower-case.
 

@@ -138,6 +138,15 @@ def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> 
     return None
 
 
+def applied_by_us(user: str, platform: Platform, settings: Settings) -> bool:
+    """Whether our own account applied the label, which starts nothing: what it writes may be others' text."""
+    account = settings.forge(platform).account
+    return bool(account) and not settings.own_label_counts and user.casefold() == account.casefold()
+
+
+OWN_LABEL = "the agent's own account applied the label; only people start tasks"
+
+
 def foreign_host(url: str, field: str, configured: str) -> str | None:
     """The URL's host if it is not the configured one, else `None`; default ports and case do not count.
 

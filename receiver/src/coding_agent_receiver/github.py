@@ -82,6 +82,8 @@ def interpret(
     if fields.object(subject).optional_text("state") == "closed":
         return Ignored("the item is closed; reopen it and apply the label again")
     user = fields.object("sender").text("login")
+    if events.applied_by_us(user, Platform.GITHUB, settings):
+        return Ignored(events.OWN_LABEL)
     url = fields.object(subject).url("html_url")
     return events.accept(
         item, fields.object(subject), user=user, url=url, delivered=delivered, received_at=received_at

@@ -104,6 +104,8 @@ def interpret(
     if attributes.optional_text("state") not in ("", "opened"):
         return Ignored("the item is closed; reopen it and apply the label again")
     user = fields.object("user").text("username")
+    if events.applied_by_us(user, Platform.GITLAB, settings):
+        return Ignored(events.OWN_LABEL)
     return events.accept(item, attributes, user=user, url=url, delivered=delivered, received_at=received_at)
 
 

@@ -117,7 +117,7 @@ def comment_of(cause: str, message: str, result: TaskResult | None = None) -> st
         ),
         ("", "The task was cancelled.", "\nThe task was cancelled.\n"),
         ("the issue was closed", "", "\n\nTo try again"),
-        ("<!-- coding-agent:status {}", "The task was cancelled.", "&lt;!-- coding-agent"),
+        ("<!-- coding-agent:status {}", "The task was cancelled.", "<\u200b!-- coding-agent"),
     ],
 )
 def test_the_comment_names_the_cause(cause: str, message: str, shown: str) -> None:

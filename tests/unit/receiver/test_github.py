@@ -201,3 +201,18 @@ def test_the_delivery_is_read_from_the_headers_bounded_and_without_control_chara
     long = delivery({"x-github-delivery": "x" * 500}).id
     assert long is not None
     assert len(long) == 128
+
+
+@pytest.mark.parametrize(
+    ("account", "ignored"), [("", False), ("Octocat", True), ("coding-agent-bot", False)]
+)
+def test_a_label_of_our_own_account_starts_nothing(account, ignored):
+    known = settings().model_dump() | {"github": {"account": account}}
+    result = meaning(github_issue(), configured=Settings.model_validate(known))
+    assert isinstance(result, Ignored) is ignored
+
+
+def test_with_rabbitmq_commands_apply_the_label_from_our_own_account():
+    known = settings(commands={"enabled": True}).model_dump()
+    known |= {"github": {"account": "octocat"}, "use_rabbitmq": True}
+    assert isinstance(meaning(github_issue(), configured=Settings.model_validate(known)), Accepted)

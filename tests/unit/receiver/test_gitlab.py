@@ -197,3 +197,10 @@ def test_a_field_of_the_wrong_type_is_named(path, value, field):
 )
 def test_the_delivery_id_is_the_one_that_stays_when_gitlab_tries_again(headers, identifier):
     assert delivery(headers).id == identifier
+
+
+@pytest.mark.parametrize(("account", "ignored"), [("", False), ("Root", True), ("coding-agent-bot", False)])
+def test_a_label_of_our_own_account_starts_nothing(account, ignored):
+    known = settings().model_dump() | {"gitlab": {"account": account}}
+    result = meaning(gitlab_issue(), configured=Settings.model_validate(known))
+    assert isinstance(result, Ignored) is ignored

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Self, assert_never
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -48,13 +47,6 @@ class Redelivery(Section):
         return self
 
 
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{value!r} is not an http(s) URL; write for example https://forge.example.com")
-    return value
-
-
 class GitHub(Labels):
     """GitHub, or GitHub Enterprise by `api_url`."""
 
@@ -69,11 +61,9 @@ class GitHub(Labels):
     redelivery: Redelivery = Redelivery()
     personal_access_token: SecretField = SecretSettings()
     """Token of the account that labels, comments, pushes and opens pull requests."""
-
-    @field_validator("api_url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return _http_url(value)
+    account: str = ""
+    """Login of the token's account: the receiver ignores labels that this account applies. It has no token to
+    ask the forge itself; polling and the reporter ask."""
 
     @property
     def host(self) -> str:
@@ -92,8 +82,10 @@ class GitLab(Labels):
 
     api_url: str = "https://gitlab.com/api/v4"
     """REST base URL; self-managed: `https://HOST/api/v4` (`https://HOST` is enough)."""
-    project_id: str | int | tuple[str | int, ...] = ""
-    """Polling: id or path of the project to search, or a list of them; empty: the group or whole instance."""
+    owner: str = ""
+    """Has no effect; existing files have it. The project or group below selects."""
+    project_id: str | int = ""
+    """Polling: id or path of the one project to search; empty: the group, or the whole instance."""
     group_id: str | int = ""
     """Polling: id or path of the group to search, subgroups included."""
     assignee: str = ""
@@ -102,18 +94,15 @@ class GitLab(Labels):
     """Polling: search text."""
     personal_access_token: SecretField = SecretSettings()
     """Personal, project or group access token with the scope `api`."""
+    account: str = ""
+    """Login of the token's account: the receiver ignores labels that this account applies. It has no token to
+    ask the forge itself; polling and the reporter ask."""
 
     @field_validator("api_url")
     @classmethod
     def _complete(cls, value: str) -> str:
-        value = _http_url(value).rstrip("/")
+        value = value.rstrip("/")
         return value if "/api/" in value else f"{value}/api/v4"
-
-    @property
-    def projects(self) -> tuple[str | int, ...]:
-        """The projects to poll; empty: the group, or the whole instance."""
-        given = self.project_id if isinstance(self.project_id, tuple) else (self.project_id,)
-        return tuple(project for project in given if project)
 
     @property
     def host(self) -> str:

@@ -30,8 +30,6 @@ class Backend(StrEnum):
 class Scheduling(Section):
     """Polling."""
 
-    enabled: bool = True
-    """Whether `--mode webhook` with the in-memory queue also polls. `--mode producer` polls in any case."""
     interval: int = Field(default=300, gt=0)
     """Seconds between two polls."""
 
@@ -142,6 +140,14 @@ class Settings(Section):
         if self.queue.backend is not None:
             return self.queue.backend
         return Backend.RABBITMQ if self.use_rabbitmq else Backend.MEMORY
+
+    @property
+    def own_label_counts(self) -> bool:
+        """Whether a label that our own account applies asks for a task.
+
+        Only where `/run` and `/retry` apply it (docs/decisions/0015); elsewhere only people ask for tasks.
+        """
+        return self.backend is Backend.RABBITMQ and self.webhook.commands.enabled
 
     def forge(self, platform: Platform) -> GitHub | GitLab:
         """The section of a platform."""

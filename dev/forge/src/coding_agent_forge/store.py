@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import count
 
+from coding_agent_forge import markup
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.model import (
     Before,
@@ -111,9 +112,11 @@ class Store:
         confidential: bool = False,
     ) -> Item:
         """Open an issue."""
-        item = self._new_item(repository, Kind.ISSUE, actor, title, body)
+        item = self._new_item(repository, Kind.ISSUE, actor, title, self._kept(body))
         item.assignees, item.confidential = list(assignees), confidential
-        return self._opened(repository, item, actor, labels)
+        self._opened(repository, item, actor, labels)
+        self._execute(repository, item, actor, body)
+        return item
 
     def open_change(
         self,
@@ -136,9 +139,11 @@ class Store:
         for other in repository.items:
             if other.kind is Kind.CHANGE and other.open and (other.head, other.base) == (head, base):
                 raise self._exists(repository, other)
-        item = self._new_item(repository, Kind.CHANGE, actor, title, body)
+        item = self._new_item(repository, Kind.CHANGE, actor, title, self._kept(body))
         item.head, item.base, item.tips, item.draft = head, base, tips, draft
-        return self._opened(repository, item, actor, labels)
+        self._opened(repository, item, actor, labels)
+        self._execute(repository, item, actor, body)
+        return item
 
     def update(
         self,
@@ -156,7 +161,7 @@ class Store:
         now = self.now()
         before = Before(item.title, item.body, tuple(item.labels), item.updated_at)
         item.title = item.title if title is None else title
-        item.body = item.body if body is None else body
+        item.body = item.body if body is None else self._kept(body)
         added = [label for label in self._labels(repository, add) if label not in item.labels]
         removed = [label for label in item.labels if self._named(label, remove)]
         item.labels = [label for label in item.labels if label not in removed] + added
@@ -169,20 +174,26 @@ class Store:
         item.updated_at = now
         self._system_notes(item, actor, before, now)
         self.listener(Happening(action, repository, item, actor, now, before, tuple(added), tuple(removed)))
+        if body is not None:
+            self._execute(repository, item, actor, body)
 
     def comment(self, repository: Repository, item: Item, actor: User, body: str) -> Comment:
         """Write a comment."""
         now = self.now()
-        comment = Comment(self.next_id(), actor, body, now, now)
+        comment = Comment(self.next_id(), actor, self._kept(body), now, now)
         item.comments.append(comment)
         item.updated_at = now
         self.listener(Happening("commented", repository, item, actor, now, comment=comment))
+        self._execute(repository, item, actor, body)
         return comment
 
-    def edit_comment(self, item: Item, comment: Comment, body: str) -> None:
+    def edit_comment(
+        self, repository: Repository, item: Item, actor: User, comment: Comment, body: str
+    ) -> None:
         """Change a comment's text; our flows need no event for it, so none is sent."""
-        comment.body = body
+        comment.body = self._kept(body)
         comment.updated_at = item.updated_at = self.now()
+        self._execute(repository, item, actor, body)
 
     def react(self, comment: Comment, actor: User, name: str) -> tuple[Reaction, bool]:
         """Put a reaction on a comment; each person has each of them once. Whether it is new."""
@@ -206,10 +217,41 @@ class Store:
         )
 
     def merged(self, repository: Repository, item: Item, actor: User) -> None:
-        """Record that a change's commits are in its base branch."""
+        """Record that a change's commits are in its base branch, and close the issues that it names."""
         item.merged_at = item.closed_at = item.updated_at = self.now()
         self._record(item, actor, "merged", item.updated_at)
         self.listener(Happening("merged", repository, item, actor, item.updated_at))
+        for named in markup.closes(item.body):
+            place = self.repository(named.repository) if named.repository else repository
+            role = place.role(actor) if place else None
+            issue = place.item(named.number, Kind.ISSUE) if place else None
+            if place and issue and role and role.may_write:
+                self.update(place, issue, actor, opened=False)
+
+    def _kept(self, text: str) -> str:
+        return markup.without_commands(text) if self.flavour is Flavour.GITLAB else text
+
+    def _execute(self, repository: Repository, item: Item, actor: User, text: str) -> None:
+        """Execute GitLab's quick actions in a text, with the rights of who wrote it."""
+        role = repository.role(actor)
+        if self.flavour is not Flavour.GITLAB or role is None or not role.may_write:
+            return
+        for command in markup.commands(text):
+            match command.name:
+                case "label" | "labels":
+                    self.update(repository, item, actor, add=command.labels)
+                case "unlabel" | "remove_label":
+                    gone = [label.name for label in item.labels]
+                    gone = [name for name in gone if not command.labels or name in command.labels]
+                    self.update(repository, item, actor, remove=gone)
+                case "close" | "reopen":
+                    self.update(repository, item, actor, opened=command.name == "reopen")
+                case "title":
+                    self.update(repository, item, actor, title=command.argument)
+                case "approve":
+                    self._record(item, actor, "approved", self.now())
+                case "merge" if item.kind is Kind.CHANGE and item.open:
+                    self.merged(repository, item, actor)
 
     def _new_item(self, repository: Repository, kind: Kind, actor: User, title: str, body: str) -> Item:
         # GitHub counts issues and pull requests together, GitLab each on its own.
@@ -218,12 +260,11 @@ class Store:
         now = self.now()
         return Item(self.next_id(), kind, max(taken, default=0) + 1, title, body, actor, now, now)
 
-    def _opened(self, repository: Repository, item: Item, actor: User, labels: Sequence[str]) -> Item:
+    def _opened(self, repository: Repository, item: Item, actor: User, labels: Sequence[str]) -> None:
         item.labels = self._labels(repository, labels)
         self._record(item, actor, "labeled", item.created_at, item.labels)
         repository.items.append(item)
         self.listener(Happening("opened", repository, item, actor, item.created_at, added=tuple(item.labels)))
-        return item
 
     def _labels(self, repository: Repository, names: Sequence[str]) -> list[Label]:
         labels: list[Label] = []

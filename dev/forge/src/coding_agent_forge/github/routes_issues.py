@@ -206,7 +206,7 @@ async def edit_comment(
     item, comment = find_comment(repository, comment_id)
     if comment.author is not user:
         needs_write(repository, user)
-    sandbox.store.edit_comment(item, comment, text.body)
+    sandbox.store.edit_comment(repository, item, user, comment, text.body)
     return render.comment(repository, item, comment)
 
 

@@ -235,7 +235,7 @@ async def edit_note(
         if note.id == note_id:
             if note.author is not user or note.system:
                 raise Refused(403, "403 Forbidden")
-            sandbox.store.edit_comment(item, note, params.needed("body"))
+            sandbox.store.edit_comment(repository, item, user, note, params.needed("body"))
             return render.note(repository, item, note)
     raise Refused(404, "404 Note Not Found")
 

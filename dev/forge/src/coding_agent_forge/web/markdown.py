@@ -1,8 +1,8 @@
 """Markdown as the forges show it, as far as issues and comments here use it. Pure.
 
 Everything is escaped; what becomes HTML is only what this module writes itself: paragraphs, lists,
-headings, fences, inline code, bold, links to http addresses, `<sub>` and `<details>`. Of anything else the
-text is shown.
+headings, quotations, fences, inline code, bold, links to http addresses, `<sub>` and `<details>`. Of anything
+else the text is shown.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[^`]*")
 _HEADING = re.compile(r" {0,3}(#{1,6})\s+(.+?)\s*#*\s*")
 _BULLET = re.compile(r"\s{0,3}(?:[-*+]|(\d{1,9})[.)])\s+(.*)")
+_QUOTED = re.compile(r" {0,3}> ?(.*)")
 _DETAILS = re.compile(r"<details>(?:<summary>(.*)</summary>)?")
 _INLINE = re.compile(
     r"(?P<ticks>`+)(?P<code>.+?)(?<!`)(?P=ticks)(?!`)"
@@ -41,6 +42,11 @@ def _blocks(lines: list[str]) -> Iterator[Markup]:
             end = next((n for n in range(at, len(lines)) if _closes(lines[n], fence[1])), len(lines))
             yield Markup("<pre><code>{}</code></pre>").format("\n".join(lines[at:end]))
             at = end + 1
+        elif _QUOTED.fullmatch(line):
+            end = next((n for n in range(at, len(lines)) if not _QUOTED.fullmatch(lines[n])), len(lines))
+            inside = [found[1] for entry in lines[at - 1 : end] if (found := _QUOTED.fullmatch(entry))]
+            yield Markup("<blockquote>{}</blockquote>").format(Markup("\n").join(_blocks(inside)))
+            at = end
         elif heading := _HEADING.fullmatch(line):
             yield Markup("<h{0}>{1}</h{0}>").format(min(6, len(heading[1]) + 2), _inline(heading[2]))
         elif details := _DETAILS.fullmatch(line.strip()):
@@ -69,7 +75,7 @@ def _in_list(line: str) -> bool:
 
 def _ends_paragraph(line: str) -> bool:
     return not line.strip() or any(
-        pattern.fullmatch(line.strip()) for pattern in (_FENCE, _HEADING, _BULLET, _DETAILS)
+        pattern.fullmatch(line.strip()) for pattern in (_FENCE, _HEADING, _QUOTED, _BULLET, _DETAILS)
     )
 
 

@@ -33,6 +33,7 @@ class Origin(StrEnum):
     WEBHOOK = "webhook"
     POLL = "poll"
     REDELIVERY = "redelivery"
+    """A webhook that came more than a minute after its event: sent again, or late."""
     MANUAL = "manual"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
@@ -164,14 +164,20 @@ def _plain(host: str) -> str:
     return host.lower().removesuffix(":443").removesuffix(":80")
 
 
+LATE = timedelta(minutes=1)
+"""Forges send an event within seconds. No header says that a delivery was sent before, so its age has to."""
+
+
 def accept(
     item: Item, subject: Fields, *, user: str, url: str, delivered: Delivery, received_at: datetime
 ) -> Accepted:
     """The task request of a label application; `subject` is the payload's object of the item."""
+    labeled_at = parse_time(subject.optional_text("updated_at"))
+    is_late = labeled_at is not None and received_at - labeled_at > LATE
     trigger = Trigger(
-        origin=Origin.WEBHOOK,
+        origin=Origin.REDELIVERY if is_late else Origin.WEBHOOK,
         delivery_id=delivered.id,
-        labeled_at=parse_time(subject.optional_text("updated_at")),
+        labeled_at=labeled_at,
         received_at=received_at,
     )
     title = printable(subject.optional_text("title"))[:1024]

@@ -27,6 +27,8 @@ HEALTHY = {
     f"coding_agent_reconcile_errors_total{{{AGENT}}}": "0x180",
     f"coding_agent_watch_behind{{{AGENT}}}": "0x180",
     f'coding_agent_tasks{{{AGENT}, phase="Queued"}}': "2x180",
+    f'coding_agent_tasks_accepted_total{{{AGENT}, origin="webhook"}}': "0+1x180",
+    f'coding_agent_tasks_accepted_total{{{AGENT}, origin="poll"}}': "0x180",
     f'coding_agent_tasks{{{AGENT}, phase="Running"}}': "5x180",
     f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="1800"}}': "0+1x180",
     f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="+Inf"}}': "0+1x180",
@@ -131,6 +133,18 @@ CASES = [
             f"kube_cronjob_spec_suspend{{{CRON}}}": "1x180",
         },
         150,
+        None,
+    ),
+    Case(
+        "CodingAgentWebhooksMissed",
+        {f'coding_agent_tasks_accepted_total{{{AGENT}, origin="poll"}}': "0x59 4x120"},
+        65,
+    ),
+    # One event was missed.
+    Case(
+        "CodingAgentWebhooksMissed",
+        {f'coding_agent_tasks_accepted_total{{{AGENT}, origin="poll"}}': "0x59 1x120"},
+        65,
         None,
     ),
     Case(

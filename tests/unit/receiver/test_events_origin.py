@@ -1,0 +1,38 @@
+"""A webhook that comes long after its event was sent again, or late."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin
+from coding_agent_receiver.events import Delivery, accept
+from coding_agent_receiver.payload import Fields
+
+ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
+LABELED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("age", "origin"),
+    [(-30, Origin.WEBHOOK), (2, Origin.WEBHOOK), (60, Origin.WEBHOOK), (61, Origin.REDELIVERY)],
+)
+def test_origin(age: float, origin: Origin) -> None:
+    subject = Fields({"updated_at": LABELED.isoformat()}, "issue")
+    accepted = accept(
+        ITEM,
+        subject,
+        user="alice",
+        url="",
+        delivered=Delivery("issues", "d"),
+        received_at=LABELED + timedelta(seconds=age),
+    )
+    assert accepted.request.trigger.origin is origin
+
+
+def test_an_event_without_a_time_is_a_webhook() -> None:
+    accepted = accept(
+        ITEM, Fields({}, "issue"), user="a", url="", delivered=Delivery("issues", None), received_at=LABELED
+    )
+    assert accepted.request.trigger.origin is Origin.WEBHOOK

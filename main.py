@@ -112,7 +112,7 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
 
 async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     """Run receiver, poller and consumer in one process, which holds the in-memory queue."""
-    from coding_agent_consumer.commands import execute_commands
+    from coding_agent_consumer.notices import handle_notices
     from coding_agent_core.commands import CommandMetrics
     from coding_agent_core.forge.connect import connect
     from coding_agent_core.queues.memory import MemoryQueue
@@ -127,14 +127,16 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     forge = connect(settings, settings.task_source)
     try:
         app = create_app(settings, queue, registry=registry)
-        parts = [serve(settings, queue, stop=stop, app=app), _work(settings, queue, stop)]
+        parts = [
+            serve(settings, queue, stop=stop, app=app),
+            _work(settings, queue, stop),
+            handle_notices(settings, queue, stop, CommandMetrics(registry)),
+        ]
         problem = scope_problem(settings)
         if problem:
             _logger.warning("Webhooks only, no polling: %s", problem)
         else:
             parts.append(poll_forever(settings, forge, queue, stop, metrics=PollMetrics(registry)))
-        if settings.webhook.commands.enabled:
-            parts.append(execute_commands(settings, queue, stop, CommandMetrics(registry)))
         await _together(parts, stop)
     finally:
         await forge.aclose()
@@ -151,14 +153,14 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
 
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
-    from coding_agent_consumer.commands import execute_commands
+    from coding_agent_consumer.notices import handle_notices
     from coding_agent_core.queues.connect import connect_source
 
     parts = [_work(settings, connect_source(settings), stop)]
-    if settings.webhook.commands.enabled and settings.backend is Backend.RABBITMQ:
-        from coding_agent_core.queues.rabbitmq import RabbitMQCommands
+    if settings.backend is Backend.RABBITMQ:
+        from coding_agent_core.queues.rabbitmq import RabbitMQNotices
 
-        parts.append(execute_commands(settings, RabbitMQCommands(settings.rabbitmq), stop))
+        parts.append(handle_notices(settings, RabbitMQNotices(settings.rabbitmq), stop))
     await _together(parts, stop)
 
 
@@ -209,12 +211,13 @@ async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> No
         await _producer(settings, stop, loop_forever=False)
         await _consumer(settings, stop)
         return
+    from coding_agent_consumer.notices import handle_notices
     from coding_agent_core.queues.memory import MemoryQueue
 
     queue = MemoryQueue()
     await _poll(settings, queue, stop)
     queue.drain()
-    await _work(settings, queue, stop)
+    await _together([_work(settings, queue, stop), handle_notices(settings, queue, stop)], stop)
 
 
 if __name__ == "__main__":

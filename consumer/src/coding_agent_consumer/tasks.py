@@ -61,18 +61,19 @@ def decide(
             return Drop("the item is closed")
         if labels.bot_label not in details.labels and not manual:
             return Drop("the item no longer has the label: it was removed, or another task answered it")
-        run = task.run if state is None else max(task.run, state.run + 1)
+        # A comment that shows another message's wait shows the same run: only one of the messages starts it.
+        earlier = 0 if state is None else state.run - state.waits_for_first_attempt
+        run = max(task.run, earlier + 1)
         return Start(run=run, attempt=task.attempt, previous=state, continues=False)
 
-    # It was started before: by a consumer that died, or as an earlier attempt.
+    # It is shown as waiting, or it was started before: by a consumer that died, or as an earlier attempt.
     if state.phase.terminal:
         return Drop("the task has ended already")
+    when = "before its task started" if state.attempt == 0 else "while its task was waiting to continue"
     if not details.open:
-        return Abandon(state, Reason.CANCELLED, "The item was closed while its task was waiting to continue.")
+        return Abandon(state, Reason.CANCELLED, f"The item was closed {when}.")
     if not manual and not {labels.bot_label, labels.processing_label} & details.labels:
-        return Abandon(
-            state, Reason.CANCELLED, "The label was removed while the task was waiting to continue."
-        )
+        return Abandon(state, Reason.CANCELLED, f"The label was removed {when}.")
     match state.phase:
         case Phase.QUEUED:  # stopped in good order, e.g. by a restart of the consumer: costs no attempt
             attempt = max(task.attempt, state.attempt)
@@ -89,7 +90,7 @@ def decide(
             f"The agent's process died in attempt {state.attempt} of {max_attempts}; "
             "it is not retried. See the consumer's log around that time.",
         )
-    return Start(run=state.run, attempt=attempt, previous=state, continues=True)
+    return Start(run=state.run, attempt=attempt, previous=state, continues=state.attempt > 0)
 
 
 def work_branch(
@@ -204,6 +205,7 @@ class ForgeTask:
             transcript=(outcome.transcript_url or outcome.transcript) if outcome else None,
             tail=outcome.tail if outcome and not outcome.succeeded else "",
             pushed=outcome is not None and outcome.branch is not None,
+            began=self.state.attempt > 0,
             bot_label=self.labels.bot_label,
             change_noun=FACTS[self.item.platform].change_noun,
         )

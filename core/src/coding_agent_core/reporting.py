@@ -30,7 +30,10 @@ _SUMMARY_LIMIT = 8_000
 
 
 class State(Frozen):
-    """The hidden part. `branch` is where the work goes, whether or not it was pushed."""
+    """The hidden part. `branch` is where the work goes, whether or not it was pushed.
+
+    `attempt` is 0 while the task waits for its first one.
+    """
 
     uuid: str
     run: int = 1
@@ -38,6 +41,10 @@ class State(Frozen):
     phase: Phase
     branch: str | None = None
     change_url: str | None = None
+
+    @property
+    def waits_for_first_attempt(self) -> bool:
+        return self.phase is Phase.QUEUED and self.attempt == 0
 
 
 @dataclass(frozen=True)

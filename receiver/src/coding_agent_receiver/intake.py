@@ -100,7 +100,7 @@ class Intake:
         if task is None:
             _logger.warning("Ignored: %s; it has no task to cancel", withdrawal.reason)
             return events.ignored(f"{withdrawal.reason}; it has no task to cancel")
-        _logger.info("Cancelled task %s: %s", task, withdrawal.reason)
+        _logger.info("Cancelling task %s: %s", task, withdrawal.reason)
         return events.cancelled(task)
 
     async def _command(self, command: IssueCommand) -> Answer:

@@ -149,7 +149,35 @@ CASES = [
         state(OWN, Phase.BACKOFF),
         (END, Reason.CANCELLED),
     ),
+    ("own, shown as waiting", message(), item(BOT), state(OWN, Phase.QUEUED, attempt=0, run=3), (3, 1)),
+    (
+        "own, the label was removed before it started",
+        message(),
+        item("bug"),
+        state(OWN, Phase.QUEUED, attempt=0),
+        (END, Reason.CANCELLED),
+    ),
+    (
+        "another message of the same application is shown as waiting: the same run",
+        message(),
+        item(BOT),
+        state(OTHER, Phase.QUEUED, attempt=0, run=3),
+        (3, 1),
+    ),
+    (
+        "another message is shown as waiting, the label is gone",
+        message(),
+        item(),
+        state(OTHER, Phase.QUEUED, attempt=0),
+        DROP,
+    ),
 ]
+
+
+def test_a_task_that_only_waited_continues_nothing() -> None:
+    waiting = state(OWN, Phase.QUEUED, attempt=0)
+    decision = decide(message(), item(BOT), waiting, Labels(), max_attempts=3)
+    assert decision == Start(run=1, attempt=1, previous=waiting, continues=False)
 
 
 @pytest.mark.parametrize(

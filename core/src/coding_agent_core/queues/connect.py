@@ -27,7 +27,7 @@ def connect_sink(settings: Settings, *, memory: MemoryQueue | None = None) -> Ta
             # Imported here: pika comes with the extra `rabbitmq`, which not every program installs.
             from coding_agent_core.queues.rabbitmq import RabbitMQSink  # noqa: PLC0415
 
-            return RabbitMQSink(settings.rabbitmq, commands=settings.webhook.commands.enabled)
+            return RabbitMQSink(settings.rabbitmq)
         case Backend.KUBERNETES:
             # As above: the client comes with the extra `kubernetes`.
             from coding_agent_core.kubernetes.task_sink import KubernetesSink  # noqa: PLC0415

@@ -17,13 +17,12 @@ from coding_agent_core.admission import Cancel, Duplicate, Keep, LatestTask, adm
 from coding_agent_core.commands import (
     LIMIT_PER_NAME,
     CommandIgnored,
-    CommandName,
     CommandStored,
     IssueCommand,
 )
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.queues.protocol import Claim
+from coding_agent_core.queues.protocol import Claim, Notice
 from coding_agent_core.retry import first_of
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, new_uuid
 
@@ -103,8 +102,10 @@ class MemoryQueue:
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()
         self._delays: set[asyncio.Task[None]] = set()
-        self._commands: OrderedDict[tuple[str, CommandName, str], IssueCommand] = OrderedDict()
-        self._command_arrived = asyncio.Event()
+        # By item, kind and author: at most one of a kind waits.
+        self._notices: OrderedDict[tuple[str, str, str], Notice] = OrderedDict()
+        self._notice_arrived = asyncio.Event()
+        self._locked: set[str] = set()
         self._draining = False
         self._closed = False
 
@@ -137,6 +138,7 @@ class MemoryQueue:
         self._active.append(entry)
         self._active_of.setdefault(identity, []).append(entry)
         self._wake()
+        self._notify((identity, "queued", ""), entry.task)
         return Submission(task=entry.task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
@@ -154,29 +156,49 @@ class MemoryQueue:
                     latest.claim.cancelled.set()
                 else:
                     self.end(latest)
+                    self._notify((withdrawal.item.identity, "withdrawn", ""), withdrawal)
                 return task
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
         if self._closed:
             raise QueueUnavailableError("The queue was closed; this program is ending.")
         key = (command.item.identity, command.name, command.user.casefold())
-        waiting = sum(known[:2] == key[:2] for known in self._commands)
-        if key not in self._commands and waiting >= LIMIT_PER_NAME:
+        waiting = sum(known[:2] == key[:2] for known in self._notices)
+        known = self._notices.get(key)
+        if known is None and waiting >= LIMIT_PER_NAME:
             return CommandIgnored(f"{waiting} commands /{command.name} wait already")
-        if key in self._commands and command.time < self._commands[key].time:
+        if isinstance(known, IssueCommand) and command.time < known.time:
             return CommandIgnored("a newer one by the same author waits")
-        self._commands[key] = command
-        self._command_arrived.set()
+        self._notify(key, command)
         return CommandStored("memory")
 
-    async def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
+    def _notify(self, key: tuple[str, str, str], notice: Notice) -> None:
+        self._notices[key] = notice
+        self._notice_arrived.set()
+
+    async def notices(self, stop: asyncio.Event) -> AsyncIterator[Notice]:
         while not stop.is_set():
-            if not self._commands:
-                self._command_arrived.clear()
-                await first_of(self._command_arrived.wait(), stop.wait())
+            if not self._notices:
+                self._notice_arrived.clear()
+                await first_of(self._notice_arrived.wait(), stop.wait())
                 continue
-            _, command = self._commands.popitem(last=False)
-            yield command
+            _, notice = self._notices.popitem(last=False)
+            yield notice
+
+    @asynccontextmanager
+    async def item_lock(self, item: Item) -> AsyncIterator[bool]:
+        """While it is held, no task of the item can be claimed."""
+        identity = item.identity
+        free = all(entry.claim is None for entry in self._active_of.get(identity, ()))
+        if not free or identity in self._locked:
+            yield False
+            return
+        self._locked.add(identity)
+        try:
+            yield True
+        finally:
+            self._locked.discard(identity)
+            self._wake()
 
     def latest(self, item: Item) -> LatestTask | None:
         self._forget()
@@ -243,7 +265,8 @@ class MemoryQueue:
 
     def _next(self) -> Entry | None:
         for entry in self._active:
-            if entry.claim is None and not entry.delayed and (entry.after is None or entry.after.ended):
+            waits = entry.claim is None and not entry.delayed and (entry.after is None or entry.after.ended)
+            if waits and entry.task.request.item.identity not in self._locked:
                 entry.after = None
                 return entry
         return None

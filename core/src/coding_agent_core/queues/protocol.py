@@ -1,4 +1,6 @@
-"""What a queue can do. The receiver and the poller hold a `TaskSink`, the consumer a `TaskSource`."""
+"""What a queue can do. The receiver and the poller hold a `TaskSink`, the consumer a `TaskSource` and a
+`NoticeSource`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,10 @@ from typing import Protocol
 
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.tasks import Submission, TaskRequest, Withdrawal
+from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
+
+Notice = QueuedTask | Withdrawal | IssueCommand
+"""What a consumer shows or executes beside the tasks: one was queued or withdrawn, or a command was given."""
 
 
 class TaskSink(Protocol):
@@ -24,7 +29,9 @@ class TaskSink(Protocol):
         ...
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
-        """Cancel the item's task if admission says so; its name, or `None` when nothing was cancelled.
+        """Cancel the item's task if admission says so; its name, or `None` when nothing is cancelled.
+
+        With RabbitMQ the consumer cancels it, and the name is that of the item's first run.
 
         Raises:
             QueueUnavailableError: nothing was done.
@@ -108,12 +115,20 @@ class TaskSource(Protocol):
     async def aclose(self) -> None: ...
 
 
-class CommandSource(Protocol):
-    """Delivers commands where there is no reporter."""
+class NoticeSource(Protocol):
+    """Delivers notices where there is no reporter."""
 
-    def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
+    def notices(self, stop: asyncio.Event) -> AsyncIterator[Notice]:
         """One at a time, in order of arrival, until `stop` is set; reconnects by itself.
 
-        Asking for the next one means that the last one was executed.
+        Asking for the next one means that the last one was handled.
+        """
+        ...
+
+    def item_lock(self, item: Item) -> AbstractAsyncContextManager[bool]:
+        """Hold the item's lock while the context lasts; `False` if a claim of the item holds it.
+
+        Raises:
+            QueueUnavailableError: the lock cannot be asked for now.
         """
         ...

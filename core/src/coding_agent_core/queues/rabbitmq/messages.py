@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from coding_agent_core.commands import IssueCommand
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import Platform
+from coding_agent_core.queues.protocol import Notice
 from coding_agent_core.retry import backoff
-from coding_agent_core.tasks import Item, task_name
+from coding_agent_core.tasks import Frozen, Item, Withdrawal, new_uuid, task_name
 from coding_agent_core.text import first_problem
 
 MAX_DELAY_SECONDS = 24 * 3600
@@ -44,9 +45,9 @@ def dead_queue(queue: str) -> str:
     return f"{queue}.dead"
 
 
-def command_queue(queue: str) -> str:
-    """Where commands wait: beside the tasks, for a `/cancel` must not wait behind what it cancels."""
-    return f"{queue}.commands"
+def notice_queue(queue: str) -> str:
+    """Where notices wait: beside the tasks, for a `/cancel` must not wait behind what it cancels."""
+    return f"{queue}.notices"
 
 
 def delay_seconds(delay: float) -> int:
@@ -98,16 +99,21 @@ def malformed_message(queue: str, body: bytes, reason: str, tag: int) -> Message
     return Message(dead_queue(queue), body, f"malformed.{tag}", {"reason": reason[:_REASON_LIMIT]})
 
 
-def command_message(queue: str, command: IssueCommand) -> Message:
-    return Message(command_queue(queue), command.model_dump_json().encode(), command.trigger_id)
+class _NoticeMessage(Frozen):
+    notice: QueuedTask | Withdrawal | IssueCommand
 
 
-def decode_command(body: bytes) -> IssueCommand:
-    """Raises ValueError with the reason if the message is not a command."""
+def notice_message(queue: str, notice: Notice) -> Message:
+    body = _NoticeMessage(notice=notice).model_dump_json().encode()
+    return Message(notice_queue(queue), body, f"notice.{new_uuid()}")
+
+
+def decode_notice(body: bytes) -> Notice:
+    """Raises ValueError with the reason if the message is not a notice."""
     try:
-        return IssueCommand.model_validate_json(body)
+        return _NoticeMessage.model_validate_json(body).notice
     except ValidationError as error:
-        raise ValueError(f"not a command: {first_problem(error)}") from None
+        raise ValueError(f"not a notice: {first_problem(error)}") from None
 
 
 def decode(body: bytes, *, now: datetime, hosts: Mapping[Platform, str]) -> QueuedTask:

@@ -23,15 +23,15 @@ from coding_agent_core.queues.rabbitmq.connection import (
 from coding_agent_core.queues.rabbitmq.messages import (
     WAITING_ARGUMENTS,
     Message,
-    command_message,
-    command_queue,
     dead_queue,
+    notice_message,
+    notice_queue,
     task_message,
     waiting_queue,
 )
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import Origin, Submission, TaskRequest, Withdrawal, new_uuid
+from coding_agent_core.tasks import Origin, Submission, TaskRequest, Withdrawal, new_uuid, task_name
 
 _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8
@@ -102,17 +102,11 @@ class ConfirmingChannel(Channel):
 
 
 class RabbitMQSink:
-    """See `TaskSink`. Connects with the first task; one connection carries all, many at a time.
+    """See `TaskSink`. Connects with the first task; one connection carries all, many at a time."""
 
-    Args:
-        commands: declare their queue too.
-    """
-
-    def __init__(self, settings: RabbitMQ, *, commands: bool = False) -> None:
+    def __init__(self, settings: RabbitMQ) -> None:
         self._settings = settings
-        self._queues = [settings.queue, dead_queue(settings.queue)]
-        if commands:
-            self._queues.append(command_queue(settings.queue))
+        self._queues = [settings.queue, dead_queue(settings.queue), notice_queue(settings.queue)]
         self._secrets = Secrets(settings.password)
         self._io = IoThread("rabbitmq-publisher")
         self._connection: Connection | None = None
@@ -131,20 +125,20 @@ class RabbitMQSink:
         if request.trigger.origin is Origin.POLL and await self._run(self._exists(waiting)):
             return Submission(task.name, duplicate="its message waits in the queue already")
         await self._run(self._publish(task_message(self._settings.queue, task), f"task {task.name}"))
-        await self._run(self._mark_waiting(waiting))
+        await self._run(self._after_publishing(task, waiting))
         return Submission(task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
-        """Nothing: a broker cannot take a message back. The consumer checks the item's labels itself."""
-        _logger.info(
-            "%s: %s; left to the consumer, which checks the labels before and while it works",
-            withdrawal.item.display,
-            withdrawal.reason,
-        )
-        return None
+        """Pass it on: a broker cannot take a message back.
+
+        The consumer checks the labels before and while it works.
+        """
+        message = notice_message(self._settings.queue, withdrawal)
+        await self._run(self._publish(message, f"cancellation of {withdrawal.item.display}"))
+        return task_name(withdrawal.item)
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
-        message = command_message(self._settings.queue, command)
+        message = notice_message(self._settings.queue, command)
         await self._run(self._publish(message, f"/{command.name} on {command.item.display}"))
         return CommandStored(message.queue)
 
@@ -231,15 +225,22 @@ class RabbitMQSink:
             raise BrokerError(f"Not queued: {error}") from error
         return True
 
-    async def _mark_waiting(self, queue: str) -> None:
-        """Best effort: without it a poll publishes the item once more, and the consumer drops the message."""
+    async def _after_publishing(self, task: QueuedTask, waiting: str) -> None:
+        """Best effort.
+
+        Without the waiting queue a poll publishes the item once more, and the consumer drops the message.
+        Without the notice the item shows nothing until the task starts.
+        """
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 channel = await self._open_channel()
                 arguments = dict(WAITING_ARGUMENTS)
-                await channel.call(channel.raw.queue_declare, queue=queue, durable=True, arguments=arguments)
+                await channel.call(
+                    channel.raw.queue_declare, queue=waiting, durable=True, arguments=arguments
+                )
+                await channel.publish(notice_message(self._settings.queue, task))
         except (BrokerError, TimeoutError) as error:
-            _logger.debug("Could not declare %s: %s", queue, error)
+            _logger.debug("Could not publish that %s waits: %s", task.name, error)
 
     async def _probe(self) -> bool:
         for _ in range(2):

@@ -1,12 +1,13 @@
-"""Takes commands from RabbitMQ for a consumer that executes them."""
+"""Takes notices from RabbitMQ for a consumer that shows or executes them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
-from coding_agent_core.commands import IssueCommand
+from coding_agent_core.queues.protocol import Notice
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
@@ -14,31 +15,32 @@ from coding_agent_core.queues.rabbitmq.connection import (
     IoThread,
     UnackedDelivery,
 )
-from coding_agent_core.queues.rabbitmq.messages import command_queue, decode_command
+from coding_agent_core.queues.rabbitmq.messages import decode_notice, lock_queue, notice_queue
 from coding_agent_core.retry import first_of
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.queue")
 _CONNECT_SECONDS, _RECONNECT_SECONDS = 10.0, 2.0
 
 
-class RabbitMQCommands:
-    """See `CommandSource`. Consumers that run side by side share the commands among them.
+class RabbitMQNotices:
+    """See `NoticeSource`. Consumers that run side by side share the notices among them.
 
-    An unacknowledged command is delivered again.
+    An unacknowledged notice is delivered again.
     """
 
     def __init__(self, settings: RabbitMQ) -> None:
         self._settings = settings
-        self._queue = command_queue(settings.queue)
+        self._queue = notice_queue(settings.queue)
         self._secrets = Secrets(settings.password)
-        self._io = IoThread("rabbitmq-commands")
+        self._io = IoThread("rabbitmq-notices")
         self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._inbox: asyncio.Queue[UnackedDelivery] = asyncio.Queue()
 
-    async def commands(self, stop: asyncio.Event) -> AsyncIterator[IssueCommand]:
+    async def notices(self, stop: asyncio.Event) -> AsyncIterator[Notice]:
         stopping = asyncio.ensure_future(stop.wait())
         try:
             while not stop.is_set():
@@ -50,19 +52,45 @@ class RabbitMQCommands:
                 try:
                     delivery = receiving.result()
                 except (BrokerError, TimeoutError) as error:
-                    _logger.warning("Cannot receive commands now: %s", str(error) or "RabbitMQ is slow")
+                    _logger.warning("Cannot receive notices now: %s", str(error) or "RabbitMQ is slow")
                     await first_of(asyncio.sleep(_RECONNECT_SECONDS), stop.wait())
                     continue
                 try:
-                    yield decode_command(delivery.body)
+                    yield decode_notice(delivery.body)
                 except ValueError as error:
-                    _logger.warning("Dropped a message that is not a command: %s", error)
+                    _logger.warning("Dropped a message that is not a notice: %s", error)
                 await self._io.run(_acknowledge(delivery))
         finally:
             stopping.cancel()
             if self._connection is not None:
                 await self._io.run(self._connection.close())
             await self._io.stop()
+
+    @asynccontextmanager
+    async def item_lock(self, item: Item) -> AsyncIterator[bool]:
+        lock = lock_queue(self._settings.queue, item)
+        held = await self._io.run(self._lock(lock))
+        try:
+            yield held
+        finally:
+            if held:
+                await self._io.run(self._unlock(lock))
+
+    async def _lock(self, lock: str) -> bool:
+        if self._connection is None:
+            raise BrokerError("The connection to RabbitMQ is gone")
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                return await self._connection.lock(lock, patience=0)
+        except TimeoutError as error:
+            raise BrokerError(f"RabbitMQ did not answer within {_CONNECT_SECONDS:g} s") from error
+
+    async def _unlock(self, lock: str) -> None:
+        """Where the connection is gone, its locks are gone too."""
+        if self._connection is not None:
+            with suppress(BrokerError, TimeoutError):
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    await self._connection.delete(lock)
 
     async def _receive(self) -> UnackedDelivery:
         if self._channel is None or not self._channel.is_open:

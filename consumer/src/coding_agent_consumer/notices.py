@@ -1,0 +1,205 @@
+"""Handles notices beside the workers of a consumer, where there is no reporter.
+
+A task that waits is shown on its item, and so is a task that was cancelled before it started. Commands in
+comments are executed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from coding_agent_core.commands import CommandMetrics, IssueCommand, Target, execute
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
+from coding_agent_core.forge.connect import connect_all
+from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.messages import QueuedTask
+from coding_agent_core.outcome import Outcome, Phase
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.queues.protocol import Notice, NoticeSource
+from coding_agent_core.reasons import Reason
+from coding_agent_core.reporting import State
+from coding_agent_core.retry import first_of
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, task_name
+
+from coding_agent_consumer.tasks import ForgeTask, Start, decide, remembered, task_for
+
+_logger = logging.getLogger("coding_agent.notices")
+
+RETRY_SECONDS = 10.0
+_WAITS_AFTER = 1.0
+"""Seconds after which a task that no worker has claimed is shown as waiting."""
+
+
+async def handle_notices(
+    settings: Settings,
+    source: NoticeSource,
+    stop: asyncio.Event,
+    metrics: CommandMetrics | None = None,
+) -> None:
+    """Handle notices as they come, until `stop` is set."""
+    async with AsyncExitStack() as stack:
+        forges = connect_all(settings)
+        for connected in forges.values():
+            stack.push_async_callback(connected.aclose)
+        if settings.webhook.commands.enabled and not isinstance(source, MemoryQueue):
+            _logger.warning(
+                "With RabbitMQ /run and /retry apply the label from our own account: its per-user settings "
+                "apply to the run, not those of the command's author (docs/decisions/0015)"
+            )
+        handler = NoticeHandler(settings, source, forges, metrics)
+        async for notice in source.notices(stop):
+            await _until_handled(handler, notice, stop)
+
+
+async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.Event) -> None:
+    item = item_of(notice)
+    while not stop.is_set():
+        try:
+            await handler.handle(notice)
+        except (ForgeUnavailableError, QueueUnavailableError) as error:
+            _logger.warning("A notice about %s waits: %s", item.display, error)
+            await first_of(asyncio.sleep(RETRY_SECONDS), stop.wait())
+            continue
+        except ForgeError as error:
+            _logger.warning("Could not handle a notice about %s: %s", item.display, error)
+        except Exception:  # a defect of ours at one notice must not end the others
+            _logger.exception("Unexpected error at a notice about %s", item.display)
+        return
+
+
+def item_of(notice: Notice) -> Item:
+    return notice.request.item if isinstance(notice, QueuedTask) else notice.item
+
+
+@dataclass(frozen=True)
+class NoticeHandler:
+    """Handles a notice; handling it again does no harm.
+
+    The in-memory queue knows its tasks. RabbitMQ does not: there the item's labels and our comment do.
+
+    Attributes:
+        forges: by host.
+    """
+
+    settings: Settings
+    source: NoticeSource
+    forges: Mapping[str, Forge]
+    metrics: CommandMetrics | None = None
+
+    async def handle(self, notice: Notice) -> None:
+        """Raises ForgeError or QueueUnavailableError."""
+        item = item_of(notice)
+        forge = self.forges.get(item.host)
+        if forge is None:
+            _logger.warning("Dropped a notice: no forge is configured for %s", item.host)
+            return
+        match notice:
+            case QueuedTask():
+                await self._show_waiting(notice, forge)
+            case Withdrawal():
+                await self._show_cancelled(notice, forge)
+            case IssueCommand():
+                await self._execute(notice, forge)
+
+    async def _show_waiting(self, task: QueuedTask, forge: Forge) -> None:
+        """Show that a task waits, unless a worker shows more: it holds the item's lock, or did."""
+        age = (datetime.now(UTC) - task.request.trigger.received_at).total_seconds()
+        await asyncio.sleep(min(_WAITS_AFTER, max(0.0, _WAITS_AFTER - age)))
+        async with self.source.item_lock(task.request.item) as is_free:
+            if not is_free:
+                return
+            item = await forge.locate(task.request.item)
+            state = await remembered(forge, item)
+            if state is not None and (state.uuid == task.uuid or state.waits_for_first_attempt):
+                return
+            limit = self.settings.consumer.max_attempts
+            labels = self.settings.labels(item.platform)
+            decision = decide(task, await forge.read(item), state, labels, limit)
+            if not isinstance(decision, Start):
+                return
+            waiting = State(
+                uuid=task.uuid,
+                run=decision.run,
+                attempt=0,
+                phase=Phase.QUEUED,
+                branch=state.branch if state else None,
+                change_url=state.change_url if state else None,
+            )
+            await self._task(forge, item, waiting).comment(Phase.QUEUED)
+
+    async def _show_cancelled(self, withdrawal: Withdrawal, forge: Forge) -> None:
+        """Show that a waiting task was cancelled. The worker of a running one shows that itself."""
+        async with self.source.item_lock(withdrawal.item) as is_free:
+            if not is_free or await self._is_wanted(withdrawal.item, forge):
+                return
+            item = await forge.locate(withdrawal.item)
+            state = await remembered(forge, item)
+            if state is not None and state.phase in (Phase.QUEUED, Phase.BACKOFF):
+                outcome = Outcome(reason=Reason.CANCELLED, message=withdrawal.message)
+                await self._task(forge, item, state).finish(outcome)
+
+    async def _is_wanted(self, item: Item, forge: Forge) -> bool:
+        """Whether the item has a task that is not cancelled, e.g. as its label was applied again."""
+        if isinstance(self.source, MemoryQueue):
+            latest = self.source.latest(item)
+            return latest is not None and not latest.terminal and not latest.cancel_requested
+        labels = self.settings.labels(item.platform)
+        seen = await forge.read_state(item)
+        return seen.open and bool({labels.bot_label, labels.processing_label} & seen.labels)
+
+    def _task(self, forge: Forge, item: Item, state: State) -> ForgeTask:
+        limit = self.settings.consumer.max_attempts
+        labels = self.settings.labels(item.platform)
+        return task_for(forge, item, labels, state, max_attempts=limit, clock=lambda: datetime.now(UTC))
+
+    async def _execute(self, command: IssueCommand, forge: Forge) -> None:
+        labels = LabelRequests(forge, self.settings.labels(command.item.platform))
+        target = Target(
+            forge=forge,
+            tasks=self.source if isinstance(self.source, MemoryQueue) else labels,
+            phase=partial(_phase, forge, command.item, self.source),
+        )
+        await execute(command, target, self.metrics)
+
+
+async def _phase(forge: Forge, item: Item, source: NoticeSource) -> Phase | None:
+    latest = source.latest(item) if isinstance(source, MemoryQueue) else None
+    if latest is not None and latest.cancel_requested:
+        return Phase.CANCELLED
+    state = await remembered(forge, item)
+    return state.phase if state else None
+
+
+@dataclass(frozen=True)
+class LabelRequests:
+    """Requests a run by applying the bot label, and cancels it by removing the labels of the flow.
+
+    The forge reports this to the receiver like any other label event, and the consumer that works on the task
+    checks the labels before and while it works.
+    """
+
+    forge: Forge
+    labels: Labels
+
+    async def submit(self, request: TaskRequest) -> Submission:
+        name = task_name(request.item)
+        details = await self.forge.read(request.item)
+        if {self.labels.bot_label, self.labels.processing_label} & details.labels:
+            return Submission(name, duplicate="the item's task has not ended")
+        await self.forge.add_label(request.item, self.labels.bot_label)
+        return Submission(name)
+
+    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+        removed = [
+            await self.forge.remove_label(withdrawal.item, label)
+            for label in (self.labels.bot_label, self.labels.processing_label)
+        ]
+        return task_name(withdrawal.item) if any(removed) else None

@@ -1,0 +1,107 @@
+"""Notices in memory: in order; commands, one of each name for each author and item."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from coding_agent_core.commands import (
+    LIMIT_PER_NAME,
+    CommandIgnored,
+    CommandName,
+    CommandStored,
+    IssueCommand,
+)
+from coding_agent_core.messages import QueuedTask
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
+
+from tests.unit.core_commands.test_commands import command
+
+
+def request(number: int = 7) -> TaskRequest:
+    item = Item(
+        platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=number
+    )
+    trigger = Trigger(origin=Origin.WEBHOOK, received_at=datetime(2026, 1, 2, tzinfo=UTC))
+    return TaskRequest(item=item, trigger=trigger)
+
+
+def by(user: str, name: CommandName = CommandName.RUN, comment: int = 1) -> IssueCommand:
+    return command(name).model_copy(update={"user": user, "comment": str(comment)})
+
+
+async def test_they_come_in_order_and_wake_who_waits() -> None:
+    queue, stop, seen = MemoryQueue(), asyncio.Event(), list[str]()
+
+    async def take() -> None:
+        async for entry in queue.notices(stop):
+            seen.append(entry.user)
+            if len(seen) == 2:
+                stop.set()
+
+    taking = asyncio.create_task(take())
+    await asyncio.sleep(0)
+    assert [await queue.command(by(user)) for user in ("alice", "bob")] == [CommandStored("memory")] * 2
+    async with asyncio.timeout(5):
+        await taking
+    assert seen == ["alice", "bob"]
+
+
+async def test_many_by_one_author_are_one_and_many_authors_are_bounded() -> None:
+    queue, stop = MemoryQueue(), asyncio.Event()
+    for number in range(90):
+        assert await queue.command(by("stranger", comment=number)) == CommandStored("memory")
+    for number in range(90):
+        answer = await queue.command(by(f"stranger-{number}"))
+    assert isinstance(answer, CommandIgnored)
+    assert await queue.command(by("alice", CommandName.CANCEL)) == CommandStored("memory")
+    count = 0
+    async for entry in queue.notices(stop):
+        count += 1
+        if entry.user == "alice":
+            break
+    assert count == LIMIT_PER_NAME + 1
+
+
+async def test_tasks_and_their_withdrawal_are_notices_and_the_items_lock_keeps_workers_away() -> None:
+    queue, stop = MemoryQueue(), asyncio.Event()
+    notices, claims = queue.notices(stop), queue.claims(stop)
+    asked = request()
+    task = await queue.submit(asked)
+    shown = await anext(notices)
+    assert isinstance(shown, QueuedTask)
+    assert shown.name == task.task
+
+    claiming = asyncio.ensure_future(anext(claims))
+    async with queue.item_lock(asked.item) as is_free:
+        assert is_free
+        async with queue.item_lock(asked.item) as second:
+            assert not second
+        assert not claiming.done()
+    claim = await asyncio.wait_for(claiming, 5)
+    async with queue.item_lock(asked.item) as is_free:
+        assert not is_free, "a worker has it"
+    await claim.done()
+
+    await queue.submit(request(number=8))
+    assert isinstance(await anext(notices), QueuedTask)
+    withdrawal = Withdrawal(item=request(number=8).item, reason="the issue lost its label")
+    assert await queue.withdraw(withdrawal) is not None
+    assert await anext(notices) == withdrawal
+    stop.set()
+
+
+async def test_a_lock_that_is_taken_first_holds_back_the_claim() -> None:
+    queue, stop = MemoryQueue(), asyncio.Event()
+    claims = queue.claims(stop)
+    async with queue.item_lock(request().item) as is_free:
+        assert is_free
+        await queue.submit(request())
+        claiming = asyncio.ensure_future(anext(claims))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not claiming.done()
+    assert (await asyncio.wait_for(claiming, 5)).task.request == request()
+    stop.set()

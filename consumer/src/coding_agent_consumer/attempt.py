@@ -39,6 +39,8 @@ from pydantic import ValidationError
 
 from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.prompt import instructions, prompt
+from coding_agent_consumer.agent.transcript import scrub_for
+from coding_agent_consumer.conversation import read_conversation
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError, Publisher
 from coding_agent_consumer.tasks import ForgeTask
@@ -181,7 +183,8 @@ class Attempt:
             _logger.info(
                 "Cloned %s: branch %s%s", source, branch, " (continuing)" if repository.resumed else ""
             )
-            brief = await self._prepared(lambda: self._brief(settings, task, details, recap))
+            pushed = branch if repository.resumed else None
+            brief = await self._prepared(lambda: self._brief(settings, task, details, pushed, recap))
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), branch)
                 publisher = Publisher(
@@ -207,12 +210,16 @@ class Attempt:
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
 
-    async def _brief(self, settings: Settings, task: ForgeTask, details: ItemDetails, recap: str) -> Brief:
+    async def _brief(
+        self, settings: Settings, task: ForgeTask, details: ItemDetails, pushed_branch: str | None, recap: str
+    ) -> Brief:
         own_login = await task.forge.whoami()
-        comments = await task.forge.comments(task.item)
+        conversation = await read_conversation(task.forge, details, pushed_branch=pushed_branch)
+        # A check may have printed a secret of ours.
+        scrub = scrub_for(settings)
         return Brief(
             instructions=instructions(settings),
-            prompt=prompt(details, comments, own_login=own_login, recap=recap),
+            prompt=scrub(prompt(conversation, own_login=own_login, recap=recap)),
             transcript=self.transcripts.path,
             last_lines=self.transcripts.lines,
         )

@@ -13,6 +13,7 @@ from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.platforms import ItemKind, Platform
 
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, plant_fault, push_fix
+from tests.fixtures.github_graphql import validate_exchange
 from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, PREFIX, validate_request
 from tests.integration.core_forge.conftest import BRANCH, LABEL, World
 
@@ -51,6 +52,15 @@ async def everything(world: World) -> set[str]:
         await call("react")(item, written)
         await call("has_reacted")(item, written)
         await call("can_write")(item, "reader")
+    item = world.item(ItemKind.CHANGE, change.number)
+    world.server.start_thread(REPOSITORY, item.number, "Why?", path="pricing/discount.py", line=1)
+    details = await call("read")(item)
+    world.server.add_check(REPOSITORY, details.head_sha, "unit", "failure", log=b"It broke.")
+    assert len((await call("discussion")(item)).threads) == 1
+    assert len((await call("failed_checks")(details)).failed) == 1
+    # A token without the permission for check runs.
+    plant_fault(world.server, path=".*/check-runs$", status=403)
+    await call("failed_checks")(details)
     await call("clone_source")(REPOSITORY)
     call("hooks")()  # what it gives is tried in test_hooks.py
     return called
@@ -65,6 +75,9 @@ async def test_requests_to_github_fit_its_openapi_description(world: World) -> N
     sent = list(world.server.sandbox.requests)
     assert len({(entry.method, entry.path) for entry in sent}) > 15
     for entry in sent:
+        if entry.path == "/api/graphql":
+            validate_exchange(entry.body, entry.response)
+            continue
         for product in (ENTERPRISE, CLOUD):
             validate_request(
                 entry.method, entry.path.removeprefix(PREFIX), entry.query, entry.body, product=product

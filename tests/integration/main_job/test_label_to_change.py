@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 from coding_agent_forge.model import Kind
 
@@ -18,9 +17,9 @@ from tests.fixtures.system import (
     REPOSITORY,
     SECRET,
     StartSystem,
-    System,
     until,
 )
+from tests.integration.main_job.changes import open_change
 from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write
 
 FORGES = ["github", "gitlab"]
@@ -145,34 +144,3 @@ def test_comments_of_people_reach_the_model_and_our_own_do_not(start_system: Sta
     asked = str(system.model.requests[-1])
     assert "Please keep the wording of the error." in asked
     assert "Coding agent: working on it" not in asked
-
-
-def open_change(system: System) -> int:
-    """A person pushes a branch and opens a change for it; its number."""
-    path = str(system.forge.repository(REPOSITORY).path)
-    tree = system.folder / "person"
-    for command in (
-        ["git", "clone", "-q", path, str(tree)],
-        ["git", "-C", str(tree), "checkout", "-q", "-b", "feature"],
-        [
-            *("git", "-C", str(tree), "-c", "user.name=Alice", "-c", "user.email=a@example.com"),
-            *("commit", "-q", "--allow-empty", "-m", "A feature"),
-        ],
-        ["git", "-C", str(tree), "push", "-q", "origin", "feature"],
-    ):
-        subprocess.run(command, check=True, timeout=30)
-    if system.flavour == "github":
-        answer = httpx.post(
-            f"{system.forge.api_url}/repos/{REPOSITORY}/pulls",
-            json={"title": "A feature", "head": "feature", "base": "main"},
-            headers={"Authorization": "Bearer alice-token"},
-            timeout=10,
-        )
-        return int(answer.raise_for_status().json()["number"])
-    answer = httpx.post(
-        f"{system.forge.api_url}/projects/acme%2Fpricing/merge_requests",
-        json={"title": "A feature", "source_branch": "feature", "target_branch": "main"},
-        headers={"PRIVATE-TOKEN": "alice-token"},
-        timeout=10,
-    )
-    return int(answer.raise_for_status().json()["iid"])

@@ -102,6 +102,31 @@ def test_pull_requests(ask: Checked, github_forge: ForgeServer, tmp_path: Path) 
     assert ask("PATCH", f"{REPO}/pulls/2", 200, {"state": "closed"})["merged"] is False
 
 
+def test_reviews_and_checks(ask: Checked, github_forge: ForgeServer, tmp_path: Path) -> None:
+    sha = push_fix(github_forge, tmp_path)
+    ask("POST", f"{REPO}/pulls", 201, {"title": "Fix", "head": "fix", "base": "main", "body": ""})
+    github_forge.review(REPOSITORY, 2, "APPROVED", "Good.", by="alice")
+    place = {"path": "pricing/discount.py", "line": 3}
+    thread = github_forge.start_thread(REPOSITORY, 2, "Why?", start_line=1, by="alice", **place)
+    github_forge.run(lambda: github_forge.sandbox.reviews.reply(thread, github_forge.user("reader"), "So."))
+    github_forge.add_check(REPOSITORY, sha, "unit", "failure", summary="1 failed", log=b"It broke.")
+    github_forge.add_check(REPOSITORY, sha, "jenkins", "error", summary="Build 7")
+
+    states = [review["state"] for review in ask("GET", f"{REPO}/pulls/2/reviews", 200)]
+    assert states == ["APPROVED", "COMMENTED"]
+    newest, first = ask("GET", f"{REPO}/pulls/2/comments?sort=created&direction=desc", 200)
+    assert (newest["in_reply_to_id"], first["line"], first["start_line"]) == (first["id"], 3, 1)
+    [file] = ask("GET", f"{REPO}/pulls/2/files", 200)
+    assert (file["filename"], file["status"]) == ("pricing/discount.py", "modified")
+    [run] = ask("GET", f"{REPO}/commits/{sha}/check-runs", 200)["check_runs"]
+    assert (run["name"], run["conclusion"]) == ("unit", "failure")
+    [workflow] = ask("GET", f"{REPO}/actions/runs?head_sha={sha}", 200)["workflow_runs"]
+    [job] = ask("GET", f"{REPO}/actions/runs/{workflow['id']}/jobs?filter=latest", 200)["jobs"]
+    assert job["id"] == run["id"]
+    ask("GET", f"{REPO}/actions/jobs/{job['id']}/logs", 302)
+    assert ask("GET", f"{REPO}/commits/{sha}/status", 200)["statuses"][0]["context"] == "jenkins"
+
+
 def test_search(ask: Checked) -> None:
     found = ask("GET", '/search/issues?q=label:"bug"+is:issue+state:open+repo:acme/pricing&per_page=5', 200)
     assert found["total_count"] == 1

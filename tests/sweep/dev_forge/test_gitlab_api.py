@@ -10,7 +10,7 @@ import httpx
 import pytest
 from coding_agent_forge import ForgeServer
 
-from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, READER_TOKEN, client, push_fix
+from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, READER_TOKEN, REPOSITORY, client, push_fix
 from tests.fixtures.gitlab_schema import validate_answer
 
 PROJECT = "/projects/acme%2Fpricing"
@@ -127,3 +127,30 @@ def test_merge_requests(ask: Checked, gitlab_forge: ForgeServer, tmp_path: Path)
     assert len(ask("GET", f"{PROJECT}/merge_requests/1/resource_label_events", 200)) == 1
     assert ask("PUT", f"{PROJECT}/merge_requests/1", 200, {"state_event": "close"})["state"] == "closed"
     assert ask("POST", f"{PROJECT}/merge_requests", 201, new, token=PERSON_TOKEN)["iid"] == 2
+
+
+def test_discussions_and_pipelines(ask: Checked, gitlab_forge: ForgeServer, tmp_path: Path) -> None:
+    sha = push_fix(gitlab_forge, tmp_path)
+    new = {"title": "Fix", "source_branch": "fix", "target_branch": "main", "description": ""}
+    ask("POST", f"{PROJECT}/merge_requests", 201, new)
+    change = f"{PROJECT}/merge_requests/1"
+    ask("POST", f"{change}/notes", 201, {"body": "By itself"})
+    place = {"path": "pricing/discount.py", "line": 3}
+    gitlab_forge.start_thread(REPOSITORY, 1, "Why?", start_line=1, by="alice", **place)
+    gitlab_forge.add_check(REPOSITORY, sha, "unit", "failure", log=b"It broke.")
+    gitlab_forge.add_check(REPOSITORY, sha, "lint", "success", log=b"")
+
+    single, thread = ask("GET", f"{change}/discussions", 200)
+    assert (single["individual_note"], thread["individual_note"]) == (True, False)
+    position = thread["notes"][0]["position"]
+    assert (position["new_path"], position["new_line"]) == ("pricing/discount.py", 3)
+    assert [note["type"] for note in ask("GET", f"{change}/notes", 200)] == ["DiffNote", None]
+    [version] = ask("GET", f"{change}/versions", 200)
+    [diff] = ask("GET", f"{change}/versions/{version['id']}", 200)["diffs"]
+    assert diff["diff"].startswith("@@ ")
+    pipeline = ask("GET", change, 200)["head_pipeline"]
+    assert (pipeline["sha"], pipeline["status"]) == (sha, "failed")
+    [job] = ask("GET", f"{PROJECT}/pipelines/{pipeline['id']}/jobs?scope[]=failed", 200)
+    assert (job["name"], job["status"]) == ("unit", "failed")
+    with client(gitlab_forge) as api:
+        assert api.get(f"{PROJECT}/jobs/{job['id']}/trace").text == "It broke."

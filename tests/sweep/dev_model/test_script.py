@@ -56,6 +56,19 @@ def test_the_first_user_message_chooses_the_script() -> None:
     assert choose([first], [user("hello")]) is None
 
 
+def test_the_turns_act_on_what_the_script_reads() -> None:
+    script = Script.model_validate(
+        {
+            "match": r"line (?P<line>\d+)",
+            "turns": [
+                {"text": "${line}", "calls": [{"tool": "run", "arguments": {"a": ["${line}p", "$HOME"]}}]}
+            ],
+        }
+    )
+    turn = script.turns[0].filled(script.read([user("Look at line 12.")]))
+    assert (turn.text, turn.calls[0].arguments) == ("12", {"a": ["12p", "$HOME"]})
+
+
 def test_a_file_that_is_no_script_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("turns: [{txt: a}]")
     with pytest.raises(ValueError, match=r"bad\.yaml: not a script"):

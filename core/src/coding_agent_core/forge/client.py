@@ -38,6 +38,8 @@ TOTAL_TIMEOUT = 30.0
 PAGE_SIZE = 100
 """Entries a page: the most that GitHub and GitLab give."""
 _REDIRECTS = 3
+_LONGEST = 64 * 2**20
+"""Bytes of an answer of which only the end is kept."""
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -175,6 +177,48 @@ class ForgeClient:
             if last <= limit:
                 yield first
 
+    async def end_of(self, call: Call, limit: int) -> bytes:
+        """The last `limit` bytes of an answer of any length, e.g. of a log.
+
+        A redirect to another host is followed without our token: forges keep logs in object stores, and sign
+        the address. The request is not repeated after a failure.
+
+        Raises:
+            ForgeError: there is no whole answer within `TOTAL_TIMEOUT` and `_LONGEST`.
+        """
+        url, headers = call.path, self._headers()
+        end = bytearray()
+        size = 0
+        try:
+            async with asyncio.timeout(TOTAL_TIMEOUT):
+                for _ in range(_REDIRECTS + 1):
+                    if self.pace is not None:
+                        await self.pace.turn("GET")
+                    async with self._client().stream("GET", url, headers=headers) as response:
+                        if response.next_request is not None:
+                            target = str(response.next_request.url)
+                            if _origin(target) != _origin(self.api_url):
+                                headers = {}
+                            url = target
+                            continue
+                        if not response.is_success:
+                            raise self._problem(call, response, b"")
+                        async for part in response.aiter_bytes():
+                            size += len(part)
+                            end += part
+                            del end[:-limit]
+                            if size > _LONGEST:
+                                raise ForgeError(
+                                    f"{self.host} gave more than {_LONGEST} bytes while {call.what}"
+                                )
+                        return bytes(end)
+        except (TimeoutError, httpx.HTTPError) as error:
+            reason = str(error) or type(error).__name__
+            raise ForgeUnavailableError(
+                f"{self.host} cannot be reached while {call.what}: {reason[:200]}"
+            ) from None
+        raise ForgeError(f"{self.host} redirects more than {_REDIRECTS} times while {call.what}")
+
     def parse(self, type_: type[_T], response: httpx.Response, call: Call) -> _T:
         """Read an answer as `type_`.
 
@@ -209,11 +253,24 @@ class ForgeClient:
             raise unreachable from None
         if response.is_success:
             return response
-        status, headers, content = response.status_code, response.headers, response.content
-        problem = translate(status, headers, content, what=call.what, host=self.host, now=self.clock.now())
-        limited = rate_limited(status, headers, message_of(content))
+        problem = self._problem(call, response, response.content)
+        limited = rate_limited(response.status_code, response.headers, message_of(response.content))
         problem.repeatable = isinstance(problem, ForgeUnavailableError) and (safe or limited)
         raise problem
+
+    def _problem(self, call: Call, response: httpx.Response, content: bytes) -> ForgeError:
+        return translate(
+            response.status_code,
+            response.headers,
+            content,
+            what=call.what,
+            host=self.host,
+            now=self.clock.now(),
+        )
+
+    def _headers(self) -> dict[str, str]:
+        # `Bearer` takes tokens of all kinds on both forges, and is a header that HTTP libraries keep secret.
+        return {**self.headers, "Authorization": f"Bearer {self.token.current()}"}
 
     async def _following(self, call: Call) -> httpx.Response:
         """Send it and follow redirects on the same host: a renamed repository answers with one.
@@ -232,8 +289,7 @@ class ForgeClient:
 
     async def _sent(self, call: Call) -> httpx.Response:
         """Send one request when the rate permits it. Any status is an answer."""
-        # `Bearer` takes tokens of all kinds on both forges, and is a header that HTTP libraries keep secret.
-        headers = {**self.headers, "Authorization": f"Bearer {self.token.current()}"}
+        headers = self._headers()
         if self.pace is not None:
             await self.pace.turn(call.method)
         try:

@@ -13,7 +13,10 @@ from typing import Any
 
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat, ResponseModel, path
-from coding_agent_core.forge.protocol import Change, Comment, Hook, HookDelivery, ItemDetails
+from coding_agent_core.forge.discussion import Checks, Comment, Discussion
+from coding_agent_core.forge.github_checks import GitHubChecks
+from coding_agent_core.forge.github_discussion import GitHubDiscussion
+from coding_agent_core.forge.protocol import Change, Hook, HookDelivery, ItemDetails
 from coding_agent_core.forge.rest import COMMENT_LIMIT, CommentAnswer, ItemAnswer, RestForge
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub
@@ -173,6 +176,14 @@ class GitHubForge(RestForge):
         async for page in self.client.newest_first(list[CommentAnswer], call, limit=pages):
             newest = page + newest
         return [found.comment() for found in newest[-COMMENT_LIMIT:]]
+
+    async def discussion(self, change: Item) -> Discussion:
+        return await GitHubDiscussion(self.client, change).read()
+
+    async def failed_checks(self, change: ItemDetails) -> Checks:
+        if change.head_sha is None:
+            return Checks()
+        return await GitHubChecks(self.client, change.item).failed(change.head_sha)
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.client import Call, Repeat, ResponseModel, path
-from coding_agent_core.forge.protocol import Change, Comment, ItemDetails
+from coding_agent_core.forge.discussion import Checks, Comment, Discussion
+from coding_agent_core.forge.gitlab_discussion import GitLabDiscussion
+from coding_agent_core.forge.protocol import Change, ItemDetails
 from coding_agent_core.forge.rest import (
     COMMENT_LIMIT,
     SCAN_PAGES,
@@ -150,6 +152,13 @@ class GitLabForge(RestForge):
             if len(newest) >= COMMENT_LIMIT:
                 break
         return [found.comment() for found in reversed(newest[:COMMENT_LIMIT])]
+
+    async def discussion(self, change: Item) -> Discussion:
+        return await GitLabDiscussion(self.client, self.item_path(change), change.display).read()
+
+    async def failed_checks(self, change: ItemDetails) -> Checks:
+        item = change.item
+        return await GitLabDiscussion(self.client, self.item_path(item), item.display).failed_checks()
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"

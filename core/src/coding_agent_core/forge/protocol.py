@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from coding_agent_core.forge.discussion import Checks, Comment, Discussion
 from coding_agent_core.platforms import Platform
 from coding_agent_core.tasks import Item, TaskRequest
 
@@ -56,17 +57,6 @@ class LabelApplication:
 
     at: datetime
     user: str
-
-
-@dataclass(frozen=True)
-class Comment:
-    """A comment on an item. `id` is the forge's id as text."""
-
-    id: str
-    author: str
-    body: str
-    created_at: datetime
-    url: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,7 +187,18 @@ class Forge(Protocol):
         ...
 
     async def comments(self, item: Item) -> list[Comment]:
-        """All comments, oldest first, our own included, system notes excluded; the newest 1,000 at most."""
+        """All comments, oldest first, our own included, system notes excluded; the newest 1,000 at most.
+
+        GitLab's include those on lines of a merge request.
+        """
+        ...
+
+    async def discussion(self, change: Item) -> Discussion:
+        """Reviews of a change, and the threads on its lines."""
+        ...
+
+    async def failed_checks(self, change: ItemDetails) -> Checks:
+        """What failed on a change's newest commit; what cannot be read is named, and raises nothing."""
         ...
 
     async def add_label(self, item: Item, label: str) -> None:

@@ -15,11 +15,11 @@ from pydantic import AliasChoices, BeforeValidator, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.client import Call, ForgeClient, Repeat, ResponseModel, Token
+from coding_agent_core.forge.discussion import Comment
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.protocol import (
     Change,
     CloneSource,
-    Comment,
     ItemDetails,
     ItemState,
     LabelApplication,
@@ -40,9 +40,9 @@ class User(ResponseModel):
     login: str = Field(validation_alias=AliasChoices("login", "username"))
 
 
-_GHOST = User.model_validate({"login": "ghost", "id": 10137})
+GHOST = User.model_validate({"login": "ghost", "id": 10137})
 """GitHub's stand-in for a deleted account, whose user is null."""
-Author = Annotated[User, BeforeValidator(lambda value: _GHOST if value is None else value)]
+Author = Annotated[User, BeforeValidator(lambda value: GHOST if value is None else value)]
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
@@ -60,7 +60,7 @@ class ItemAnswer(ResponseModel):
     state: str
     labels: list[Label | str]
     # `author` first: GitLab's merge requests also have a `user`, with what we may do.
-    author: Author = Field(default=_GHOST, validation_alias=AliasChoices("author", "user"))
+    author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
 
     @property
     def open(self) -> bool:
@@ -76,7 +76,7 @@ class CommentAnswer(ResponseModel):
 
     id: int
     body: Text = ""
-    author: Author = Field(default=_GHOST, validation_alias=AliasChoices("author", "user"))
+    author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
     created_at: datetime
     html_url: str = ""
     system: bool = False

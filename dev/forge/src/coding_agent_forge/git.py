@@ -7,6 +7,8 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from coding_agent_forge.errors import Refused
@@ -138,3 +140,67 @@ def is_ancestor(repository: Path, ancestor: str, descendant: str) -> bool:
 def diff(repository: Path, base_sha: str, head_sha: str) -> str:
     """What a change changes, as a unified diff from the merge base."""
     return git(repository, "diff", "--no-color", "--no-ext-diff", f"{base_sha}...{head_sha}")
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """How one file differs between two commits.
+
+    Attributes:
+        status: git's letter, e.g. `M` or `R`.
+        old, new: its paths; the same unless it was renamed.
+        diff: from the first `@@` on.
+    """
+
+    status: str
+    old: str
+    new: str
+    diff: str
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Lines added and removed."""
+        lines = self.diff.splitlines()
+        return sum(line[:1] == "+" for line in lines), sum(line[:1] == "-" for line in lines)
+
+
+@lru_cache(maxsize=512)
+def changes(repository: Path, between: str, *, context: int = 3) -> tuple[FileChange, ...]:
+    """Every file that differs, renames found.
+
+    Args:
+        between: `OLD..NEW`, or `BASE...NEW` from the merge base; of commits, whose answer never changes.
+    """
+    fields = git(repository, "diff", "-M", "--name-status", "-z", between).split("\0")
+    found: list[FileChange] = []
+    while len(fields) > 1:
+        status, old = fields.pop(0)[0], fields.pop(0)
+        new = fields.pop(0) if status == "R" else old
+        whole = git(repository, "diff", "-M", f"--unified={context}", between, "--", *{old, new})
+        found.append(
+            FileChange(status, old, new, whole[whole.find("\n@@ ") + 1 :] if "\n@@ " in whole else "")
+        )
+    return tuple(found)
+
+
+def trace(
+    repository: Path, old_sha: str, new_sha: str, path: str, lines: Sequence[int]
+) -> tuple[str, list[int]] | None:
+    """Where lines of a file are in a later commit; `None`: one of them was changed, or the file is gone."""
+    differing = changes(repository, f"{old_sha}..{new_sha}", context=0)
+    change = next((one for one in differing if one.old == path), None)
+    if change is None:
+        return path, list(lines)
+    if change.status == "D":
+        return None
+    moved: list[int] = []
+    for line in lines:
+        shift = 0
+        for start, count, more in re.findall(r"^@@ -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@", change.diff, re.M):
+            first, gone, come = int(start), int(count or 1), int(more or 1)
+            if gone and first <= line < first + gone:
+                return None
+            if first < line:
+                shift += come - gone
+        moved.append(line + shift)
+    return change.new, moved

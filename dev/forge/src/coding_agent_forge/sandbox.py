@@ -12,6 +12,7 @@ from coding_agent_forge.errors import Refused
 from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Item, Kind, Repository, User
 from coding_agent_forge.requestlog import Logged
+from coding_agent_forge.reviews import Reviews
 from coding_agent_forge.store import Store
 
 
@@ -30,6 +31,10 @@ class Sandbox:
     person: User
     requests: deque[Logged]
     faults: list[Fault] = field(default_factory=list)
+    reviews: Reviews = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reviews = Reviews(self.store)
 
     async def after_push(self, repository: Repository, pusher: User) -> None:
         """See which changes moved, or came into their base, by a push."""

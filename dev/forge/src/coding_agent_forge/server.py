@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from coding_agent_forge.app import create_app, with_faults
 from coding_agent_forge.model import Flavour, Item, Kind, Repository, User
+from coding_agent_forge.reviews import Thread
 from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.seed import Seed, from_data
 
@@ -204,6 +205,25 @@ class ForgeServer:
         store, repository = self.sandbox.store, self.repository(full_name)
         item = self.item(full_name, number, kind)
         return self.run(lambda: store.comment(repository, item, self.user(by), text).id)
+
+    def review(
+        self, full_name: str, number: int, state: str, text: str = "", *, by: str | None = None
+    ) -> None:
+        """Submit a review of a change; `state` as GitHub calls it."""
+        item = self.item(full_name, number, Kind.CHANGE)
+        self.run(lambda: self.sandbox.reviews.review(item, self.user(by), state, text))
+
+    def start_thread(
+        self, full_name: str, number: int, text: str, *, by: str | None = None, **where: Any
+    ) -> Thread:
+        """Comment on lines of a change; `where` as `Reviews.start_thread` takes it. The thread, live."""
+        item = self.item(full_name, number, Kind.CHANGE)
+        return self.run(lambda: self.sandbox.reviews.start_thread(item, self.user(by), text, **where))
+
+    def add_check(self, full_name: str, sha: str, name: str, result: str, **more: Any) -> None:
+        """Report the result of a check; `more` as `Reviews.add_check` takes it."""
+        repository = self.repository(full_name)
+        self.run(lambda: self.sandbox.reviews.add_check(repository, sha, name, result, **more))
 
     def add_hook(
         self, full_name: str | None, url: str, secret: str = "", events: tuple[str, ...] = ("*",)

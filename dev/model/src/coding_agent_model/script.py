@@ -70,6 +70,15 @@ class Turn(_Strict):
     prompt_tokens: int | None = None
     finish_reason: str | None = None
 
+    def filled(self, values: Mapping[str, str]) -> Turn:
+        """With each `${name}` in its text and its calls' arguments replaced."""
+        if not values:
+            return self
+        calls = tuple(
+            call.model_copy(update={"arguments": _filled(call.arguments, values)}) for call in self.calls
+        )
+        return self.model_copy(update={"text": _filled(self.text, values), "calls": calls})
+
     @field_validator("expect")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
@@ -82,7 +91,8 @@ class Script(_Strict):
     """What one kind of conversation is answered.
 
     Attributes:
-        match: regular expression looked for in the first user message; empty matches all.
+        match: regular expression looked for in the first user message; empty matches all. What its named
+            groups find replaces `${name}` in the turns: the model acts on what it reads.
         loop: repeat the last turn for ever instead of refusing a request beyond it.
     """
 
@@ -97,6 +107,11 @@ class Script(_Strict):
         if self.turns[-1].error is not None and self.turns[-1].error.times:
             raise ValueError("the last turn is a passing error: an answer must follow it")
         return self
+
+    def read(self, messages: Messages) -> dict[str, str]:
+        """What the named groups of `match` find."""
+        found = re.search(self.match, first_user_message(messages))
+        return {name: value or "" for name, value in found.groupdict().items()} if found else {}
 
     def upcoming(self, position: int) -> tuple[list[tuple[int, Failure]], tuple[int, Turn] | None]:
         """The failures that stand before the answer of this position, and that answer with its index.
@@ -121,6 +136,16 @@ class Script(_Strict):
             if (error := self.turns[index].error) is not None
         ]
         return failures, (at, self.turns[at]) if at < len(self.turns) else None
+
+
+def _filled(value: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        for name, text in values.items():
+            value = value.replace(f"${{{name}}}", text)
+        return value
+    if isinstance(value, dict):
+        return {key: _filled(entry, values) for key, entry in value.items()}
+    return [_filled(entry, values) for entry in value] if isinstance(value, list) else value
 
 
 def load_scripts(folder: Path) -> list[Script]:

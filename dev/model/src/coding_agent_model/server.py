@@ -91,7 +91,7 @@ class _Play:
                 f" got: {last[:500]!r}",
             )
         await asyncio.sleep(turn.delay_ms / 1000)
-        return self._send(turn, body, at, (script.name, conversation, index))
+        return self._send(turn.filled(script.read(messages)), body, at, (script.name, conversation, index))
 
     def _send(self, turn: Turn, body: dict[str, Any], at: int, key: tuple[str, str, int]) -> Response:
         model = str(body.get("model", "scripted"))

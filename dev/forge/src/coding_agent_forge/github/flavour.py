@@ -12,11 +12,14 @@ from starlette.responses import JSONResponse
 
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.github import (
+    graphql,
+    routes_checks,
     routes_hooks,
     routes_issues,
     routes_pulls,
     routes_reactions,
     routes_repository,
+    routes_reviews,
 )
 from coding_agent_forge.github.items import ItemRenderer
 from coding_agent_forge.github.webhooks import messages
@@ -28,11 +31,22 @@ HOURLY_QUOTA = 5000
 
 
 def router() -> APIRouter:
-    """Every route of the API."""
+    """Every route of the API, and of the store of logs beside it."""
     api = APIRouter(prefix=PREFIX)
-    for module in (routes_repository, routes_issues, routes_reactions, routes_pulls, routes_hooks):
+    for module in (
+        routes_repository,
+        routes_issues,
+        routes_reactions,
+        routes_pulls,
+        routes_reviews,
+        routes_checks,
+        routes_hooks,
+    ):
         api.include_router(module.router)
-    return api
+    everything = APIRouter()
+    for router in (api, graphql.router, routes_checks.storage):
+        everything.include_router(router)
+    return everything
 
 
 def new_guid() -> str:

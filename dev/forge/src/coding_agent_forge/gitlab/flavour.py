@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from coding_agent_forge.errors import Refused
-from coding_agent_forge.gitlab import routes_items, routes_project, routes_reactions
+from coding_agent_forge.gitlab import routes_discussions, routes_items, routes_project, routes_reactions
 from coding_agent_forge.gitlab.items import ItemRenderer
 from coding_agent_forge.gitlab.webhooks import KINDS, message
 from coding_agent_forge.model import Happening
@@ -24,6 +24,7 @@ def router() -> APIRouter:
     """Every route of the API."""
     api = APIRouter(prefix=PREFIX)
     for entry in (
+        routes_discussions.router,
         routes_items.router,
         routes_reactions.router,
         routes_project.router,

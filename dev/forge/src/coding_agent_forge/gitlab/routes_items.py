@@ -22,6 +22,7 @@ from coding_agent_forge.gitlab.access import (
     paged,
 )
 from coding_agent_forge.gitlab.filters import Placed, chosen
+from coding_agent_forge.gitlab.render_discussions import DiscussionRenderer, head_pipeline
 from coding_agent_forge.model import Item, Kind, Repository, User
 from coding_agent_forge.sandbox import Sandbox
 
@@ -137,16 +138,17 @@ async def create_merge_request(
     return render.full_merge_request(repository, item)
 
 
-def _one(repository: Repository, item: Item, render: Render) -> dict[str, Any]:
+def _one(repository: Repository, item: Item, render: Render, sandbox: Sandbox) -> dict[str, Any]:
     if item.kind is Kind.CHANGE:
-        return render.full_merge_request(repository, item)
+        shown = render.full_merge_request(repository, item)
+        return shown | {"head_pipeline": head_pipeline(sandbox, repository, item)}
     return render.issue(repository, item)
 
 
 @router.get(ITEM)
-async def get_item(repository: InProject, item: AnItem, render: Render) -> dict[str, Any]:
+async def get_item(repository: InProject, item: AnItem, render: Render, sandbox: SandboxOf) -> dict[str, Any]:
     """One issue or merge request."""
-    return _one(repository, item, render)
+    return _one(repository, item, render, sandbox)
 
 
 @router.put(ITEM)
@@ -173,7 +175,7 @@ async def update_item(
         remove=remove,
         opened=None if event is None else event == "reopen",
     )
-    return _one(repository, item, render)
+    return _one(repository, item, render, sandbox)
 
 
 def _label_changes(item: Item, params: Params) -> tuple[list[str], list[str]]:
@@ -189,17 +191,24 @@ async def notes(
     response: Response,
     repository: InProject,
     item: AnItem,
-    render: Render,
+    sandbox: SandboxOf,
     params: Parameters,
 ) -> list[dict[str, Any]]:
-    """Notes, the system's among them; newest first unless `sort=asc`."""
+    """Notes, the system's and those of threads among them; newest first unless `sort=asc`."""
+    render = DiscussionRenderer(sandbox.base_url)
+    threads = {note.id: thread for thread in sandbox.reviews.threads(item) for note in thread.comments}
     by_update = params.text("order_by") == "updated_at"
     ordered = sorted(
-        item.comments,
+        [*item.comments, *(note for thread in sandbox.reviews.threads(item) for note in thread.comments)],
         key=lambda note: (note.updated_at if by_update else note.created_at, note.id),
         reverse=params.text("sort") != "asc",
     )
-    return [render.note(repository, item, note) for note in paged(ordered, request, response)]
+    return [
+        render.diff_note(repository, item, threads[note.id], note)
+        if note.id in threads
+        else render.note(repository, item, note)
+        for note in paged(ordered, request, response)
+    ]
 
 
 @router.post(ITEM + "/notes", status_code=201)

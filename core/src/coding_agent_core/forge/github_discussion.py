@@ -1,0 +1,235 @@
+"""How a pull request's reviews and threads are read from GitHub.
+
+The REST API shows everything but whether a thread is resolved, which only the GraphQL API says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from coding_agent_core.errors import ForgeError
+from coding_agent_core.forge.client import Call, ForgeClient, ResponseModel, path
+from coding_agent_core.forge.discussion import Comment, Discussion, Review, Thread
+from coding_agent_core.forge.rest import GHOST, Author, Text
+from coding_agent_core.tasks import Item
+
+_logger = logging.getLogger("coding_agent.forge")
+_PAGES = 5
+"""Pages of reviews, comments, threads and files that are read: the newest 500."""
+_VERDICTS = {
+    "APPROVED": "approved",
+    "CHANGES_REQUESTED": "changes requested",
+    "COMMENTED": "commented",
+    "DISMISSED": "dismissed",
+}
+"""Of reviews that were submitted; `PENDING` ones are drafts of our own account."""
+_THREADS = """
+query($owner: String!, $name: String!, $number: Int!, $before: String) {
+  repository(owner: $owner, name: $name) {
+    pullRequest(number: $number) {
+      reviewThreads(last: 100, before: $before) {
+        pageInfo { hasPreviousPage startCursor }
+        nodes { isResolved isOutdated comments(first: 1) { nodes { fullDatabaseId } } }
+      }
+    }
+  }
+}
+"""
+
+
+class _Review(ResponseModel):
+    user: Author = GHOST
+    body: Text = ""
+    state: str
+    submitted_at: datetime | None = None
+
+
+class _ReviewComment(ResponseModel):
+    """A comment of a thread; `line` is null when the thread is outdated, and for a whole file."""
+
+    id: int
+    in_reply_to_id: int | None = None
+    user: Author = GHOST
+    body: Text = ""
+    created_at: datetime
+    html_url: str = ""
+    path: str
+    diff_hunk: str = ""
+    line: int | None = None
+    start_line: int | None = None
+    original_line: int | None = None
+    original_start_line: int | None = None
+    side: Literal["LEFT", "RIGHT"] = "RIGHT"
+    subject_type: str = "line"
+
+
+class _File(ResponseModel):
+    filename: str
+    previous_filename: str | None = None
+
+
+class _CommentId(ResponseModel):
+    fullDatabaseId: int | None = None  # noqa: N815 - GitHub's name; a number beyond 32 bits, sent as text
+
+
+class _CommentIds(ResponseModel):
+    nodes: list[_CommentId | None] | None = None
+
+
+class _ThreadState(ResponseModel):
+    isResolved: bool  # noqa: N815
+    isOutdated: bool  # noqa: N815
+    comments: _CommentIds
+
+
+class _PageInfo(ResponseModel):
+    hasPreviousPage: bool  # noqa: N815
+    startCursor: str | None = None  # noqa: N815
+
+
+class _ThreadPage(ResponseModel):
+    pageInfo: _PageInfo  # noqa: N815
+    nodes: list[_ThreadState | None] | None = None
+
+
+class _PullRequestThreads(ResponseModel):
+    reviewThreads: _ThreadPage  # noqa: N815
+
+
+class _RepositoryThreads(ResponseModel):
+    pullRequest: _PullRequestThreads | None = None  # noqa: N815
+
+
+class _ThreadData(ResponseModel):
+    repository: _RepositoryThreads | None = None
+
+
+class _GraphqlError(ResponseModel):
+    message: str
+
+
+class _ThreadAnswer(ResponseModel):
+    """GraphQL reports errors with status 200."""
+
+    data: _ThreadData | None = None
+    errors: tuple[_GraphqlError, ...] = ()
+
+
+@dataclass(frozen=True)
+class GitHubDiscussion:
+    """Reads what belongs to one pull request."""
+
+    client: ForgeClient
+    item: Item
+
+    async def read(self) -> Discussion:
+        reviews: list[_Review] = []
+        call = Call("GET", self._pull("reviews"), f"reading the reviews of {self.item.display}")
+        async for page in self.client.newest_first(list[_Review], call, limit=_PAGES):
+            reviews = page + reviews
+        return Discussion(
+            reviews=tuple(
+                Review(review.user.login, _VERDICTS[review.state], review.body, review.submitted_at)
+                for review in reviews
+                if review.state in _VERDICTS and review.submitted_at
+            ),
+            threads=await self._threads(),
+        )
+
+    async def _threads(self) -> tuple[Thread, ...]:
+        comments: list[_ReviewComment] = []
+        call = Call(
+            "GET",
+            self._pull("comments"),
+            f"reading the review comments of {self.item.display}",
+            {"sort": "created", "direction": "desc"},
+        )
+        async for page, _ in self.client.pages(list[_ReviewComment], call, limit=_PAGES):
+            comments += page
+        if not comments:
+            return ()
+        states, renames = await self._states(), await self._renames()
+        threads: dict[int, list[_ReviewComment]] = {}
+        for comment in reversed(comments):
+            threads.setdefault(comment.in_reply_to_id or comment.id, []).append(comment)
+        return tuple(
+            thread_of(comments, states.get(first)).renamed(renames) for first, comments in threads.items()
+        )
+
+    async def _states(self) -> dict[int, _ThreadState]:
+        """By the id of the thread's first comment; what cannot be read is left out."""
+        found: dict[int, _ThreadState] = {}
+        owner, name = self.item.repository.split("/", 1)
+        before: str | None = None
+        for _ in range(_PAGES):
+            call = Call(
+                "POST",
+                graphql_url(self.client.api_url),
+                f"reading the review threads of {self.item.display}",
+                json={
+                    "query": _THREADS,
+                    "variables": {"owner": owner, "name": name, "number": self.item.number, "before": before},
+                },
+            )
+            try:
+                answer = await self.client.get(_ThreadAnswer, call)
+            except ForgeError as error:
+                _logger.warning("Which threads are resolved is not known: %s", error)
+                return found
+            repository = answer.data.repository if answer.data else None
+            if repository is None or repository.pullRequest is None:
+                why = "; ".join(error.message for error in answer.errors) or "the answer is empty"
+                _logger.warning("Which threads of %s are resolved is not known: %s", self.item.display, why)
+                return found
+            page = repository.pullRequest.reviewThreads
+            for thread in page.nodes or ():
+                for comment in (thread.comments.nodes or ()) if thread else ():
+                    if comment and comment.fullDatabaseId is not None and thread:
+                        found[comment.fullDatabaseId] = thread
+            if not page.pageInfo.hasPreviousPage:
+                break
+            before = page.pageInfo.startCursor
+        return found
+
+    async def _renames(self) -> dict[str, str]:
+        renames: dict[str, str] = {}
+        call = Call("GET", self._pull("files"), f"reading the files of {self.item.display}")
+        async for page, _ in self.client.pages(list[_File], call, limit=_PAGES):
+            renames |= {file.previous_filename: file.filename for file in page if file.previous_filename}
+        return renames
+
+    def _pull(self, *rest: str | int) -> str:
+        return path("repos", *self.item.repository.split("/", 1), "pulls", self.item.number, *rest)
+
+
+def thread_of(comments: Sequence[_ReviewComment], state: _ThreadState | None) -> Thread:
+    """A thread from its comments, oldest first, and what GraphQL says of it, if it is known."""
+    first = comments[0]
+    on_file = first.subject_type == "file"
+    outdated = state.isOutdated if state else first.line is None and not on_file
+    use_original = first.line is None
+    return Thread(
+        path=first.path,
+        line=None if on_file else first.original_line if use_original else first.line,
+        start_line=None if on_file else first.original_start_line if use_original else first.start_line,
+        removed=first.side == "LEFT",
+        hunk="" if on_file else first.diff_hunk,
+        resolved=state.isResolved if state else None,
+        outdated=outdated,
+        comments=tuple(
+            Comment(str(found.id), found.user.login, found.body, found.created_at, found.html_url)
+            for found in comments
+        ),
+    )
+
+
+def graphql_url(api_url: str) -> str:
+    """`https://api.github.com` -> `https://api.github.com/graphql`; `https://HOST/api/v3` -> `https://HOST/api/graphql`.
+
+    https://docs.github.com/en/enterprise-server/graphql/guides/forming-calls-with-graphql
+    """
+    return f"{api_url.rstrip('/').removesuffix('/v3')}/graphql"

@@ -1,0 +1,230 @@
+"""How a merge request's threads and failed jobs are read from GitLab.
+
+GitLab has no review as a whole: its summary is an ordinary comment.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coding_agent_core.errors import ForgeError
+from coding_agent_core.forge.client import Call, ForgeClient, ResponseModel, path
+from coding_agent_core.forge.discussion import (
+    CHECKS_LIMIT,
+    LOG_BYTES,
+    Checks,
+    Discussion,
+    FailedCheck,
+    Thread,
+    hunk_at,
+    log_text,
+)
+from coding_agent_core.forge.rest import CommentAnswer, Text
+
+_logger = logging.getLogger("coding_agent.forge")
+_PAGES = 10
+"""Pages of discussions: GitLab sorts them oldest first, and knows no other order."""
+_VERSIONS = 5
+"""Versions of the merge request whose differences are read, for the hunks of threads."""
+
+
+class _DiffRefs(ResponseModel):
+    base_sha: str | None = None
+    start_sha: str | None = None
+    head_sha: str | None = None
+
+
+class _RangeEnd(ResponseModel):
+    new_line: int | None = None
+    old_line: int | None = None
+
+
+class _LineRange(ResponseModel):
+    start: _RangeEnd
+
+
+class _Position(_DiffRefs):
+    """What a note is on; on images and whole files there is no line."""
+
+    position_type: str = "text"
+    old_path: Text = ""
+    new_path: Text = ""
+    old_line: int | None = None
+    new_line: int | None = None
+    line_range: _LineRange | None = None
+
+    @property
+    def refs(self) -> _DiffRefs:
+        return _DiffRefs(base_sha=self.base_sha, start_sha=self.start_sha, head_sha=self.head_sha)
+
+
+class _Note(CommentAnswer):
+    type: str | None = None
+    resolvable: bool = False
+    resolved: bool = False
+    position: _Position | None = None
+
+
+class _DiscussionAnswer(ResponseModel):
+    notes: list[_Note]
+
+
+class _Pipeline(ResponseModel):
+    id: int
+    project_id: int
+    sha: str
+    ref: str
+
+
+class _Change(ResponseModel):
+    sha: str | None = None
+    diff_refs: _DiffRefs | None = None
+    head_pipeline: _Pipeline | None = None
+
+
+class _Version(ResponseModel):
+    id: int
+    head_commit_sha: str
+
+
+class _FileDiff(ResponseModel):
+    old_path: str
+    new_path: str
+    renamed_file: bool = False
+    diff: Text = ""
+
+
+class _VersionDetail(ResponseModel):
+    diffs: list[_FileDiff]
+
+
+class _Job(ResponseModel):
+    id: int
+    name: str
+    stage: str = ""
+    status: str
+    allow_failure: bool = False
+    failure_reason: Text = ""
+    web_url: Text = ""
+
+
+@dataclass(frozen=True)
+class GitLabDiscussion:
+    """Reads what belongs to one merge request.
+
+    Attributes:
+        path: of the merge request in the API.
+        display: names it in errors.
+    """
+
+    client: ForgeClient
+    path: str
+    display: str
+
+    async def read(self) -> Discussion:
+        positioned: list[list[_Note]] = []
+        call = Call("GET", f"{self.path}/discussions", f"reading the discussions of {self.display}")
+        async for page, _ in self.client.pages(list[_DiscussionAnswer], call, limit=_PAGES):
+            positioned += [found.notes for found in page if found.notes and found.notes[0].position]
+        if not positioned:
+            return Discussion()
+        refs = (await self._change()).diff_refs or _DiffRefs()
+        wanted = [notes[0].position.head_sha for notes in reversed(positioned) if notes[0].position]
+        diffs = await self._diffs(refs.head_sha, [sha for sha in wanted if sha])
+        renames = {
+            file.old_path: file.new_path for file in diffs.get(refs.head_sha or "", ()) if file.renamed_file
+        }
+        return Discussion(threads=tuple(_thread(notes, refs, diffs).renamed(renames) for notes in positioned))
+
+    async def failed_checks(self) -> Checks:
+        """The failed jobs of the newest commit's pipeline, without those that may fail."""
+        try:
+            change = await self._change()
+            pipeline = change.head_pipeline
+            # The last pipeline may be older than the newest commit; that of a merged result has its own.
+            merged = pipeline is not None and pipeline.ref.startswith("refs/merge-requests/")
+            if pipeline is None or (pipeline.sha != change.sha and not merged):
+                return Checks()
+            project = path("projects", pipeline.project_id)
+            call = Call(
+                "GET",
+                f"{project}/pipelines/{pipeline.id}/jobs",
+                f"reading the failed jobs of {self.display}",
+                {"scope[]": "failed"},
+            )
+            jobs: list[_Job] = []
+            async for page, _ in self.client.pages(list[_Job], call, limit=1):
+                jobs += [job for job in page if job.status == "failed" and not job.allow_failure]
+        except ForgeError as error:
+            return Checks(unreadable=(f"the pipeline ({error.status or 'no answer'})",))
+        return Checks(
+            tuple(
+                [
+                    FailedCheck(
+                        name=" / ".join(filter(None, (job.stage, job.name))),
+                        result=job.status,
+                        url=job.web_url,
+                        summary=job.failure_reason,
+                        log=await self._log(f"{project}/jobs/{job.id}/trace"),
+                    )
+                    for job in jobs[:CHECKS_LIMIT]
+                ]
+            )
+        )
+
+    async def _change(self) -> _Change:
+        return await self.client.get(_Change, Call("GET", self.path, f"reading {self.display}"))
+
+    async def _diffs(self, head: str | None, wanted: list[str]) -> dict[str, list[_FileDiff]]:
+        """The differences of the newest version and of those that threads are on, by their newest commit."""
+        call = Call("GET", f"{self.path}/versions", f"reading the versions of {self.display}")
+        ids: dict[str, int] = {}
+        async for page, _ in self.client.pages(list[_Version], call, limit=1):
+            for version in page:  # newest first; a rebase can give the same commit another base
+                ids.setdefault(version.head_commit_sha, version.id)
+        found: dict[str, list[_FileDiff]] = {}
+        for sha in list(dict.fromkeys([head, *wanted]))[:_VERSIONS]:
+            if sha is not None and sha in ids:
+                call = Call("GET", f"{self.path}/versions/{ids[sha]}", f"reading a version of {self.display}")
+                found[sha] = (await self.client.get(_VersionDetail, call)).diffs
+        return found
+
+    async def _log(self, trace: str) -> str:
+        try:
+            call = Call("GET", trace, f"reading the log of a job of {self.display}")
+            return log_text(await self.client.end_of(call, LOG_BYTES))
+        except ForgeError as error:  # erased, or not shown to our role
+            _logger.info("%s", error)
+            return ""
+
+
+def _thread(notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileDiff]]) -> Thread:
+    """A thread from its notes.
+
+    GitLab moves the position of a thread along with each push, as long as its lines are there: a position in
+    an older version means that they were changed (`DiffNote#active?` in its source).
+    """
+    position = notes[0].position
+    assert position is not None  # noqa: S101 - the caller selects them
+    removed = position.new_line is None and position.old_line is not None
+    start: int | None = None
+    if position.line_range:
+        start = position.line_range.start.old_line if removed else position.line_range.start.new_line
+    line = position.old_line if removed else position.new_line
+    own = next(
+        (file for file in diffs.get(position.head_sha or "", ()) if file.new_path == position.new_path), None
+    )
+    resolvable = [note for note in notes if note.resolvable]
+    return Thread(
+        path=position.new_path or position.old_path,
+        previous_path=position.old_path if position.old_path not in ("", position.new_path) else None,
+        line=line,
+        start_line=start if start != line else None,
+        removed=removed,
+        hunk=hunk_at(own.diff, new_line=position.new_line, old_line=position.old_line) if own else "",
+        resolved=bool(resolvable) and all(note.resolved for note in resolvable),
+        outdated=position.refs != refs,
+        comments=tuple(note.comment() for note in notes if not note.system),
+    )

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.logs import configure
-from coding_agent_core.settings import Settings, load_settings
+from coding_agent_core.settings import Settings, examine
 from coding_agent_core.settings.model import Backend
 
 if TYPE_CHECKING:
@@ -34,9 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.mode == "attempt":
         return _attempt(arguments.config)
+    if arguments.mode == "check":
+        return _check(arguments.config)
     try:
-        settings = load_settings(arguments.config)
+        findings = examine(arguments.config)
+        settings = findings.require()
         configure(settings.logging)
+        findings.log()
         if arguments.mode == "webhook" and settings.backend is not Backend.MEMORY:
             from coding_agent_core.queues.connect import connect_sink
             from coding_agent_receiver.server import run
@@ -63,18 +67,86 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=["webhook", "consumer", "producer", "operator", "reporter", "attempt"],
+        choices=["webhook", "consumer", "producer", "operator", "reporter", "attempt", "check"],
         help="webhook: receive webhooks; with the in-memory queue also run the tasks. "
         "consumer: run queued tasks. producer: poll the forge once (for cron). "
         "operator: create Jobs for AgentTasks on Kubernetes. "
         "reporter: show AgentTasks on their items with labels and a comment. "
         "attempt: run the attempt in CODING_AGENT_TASK, inside such a Job. "
+        "check: print all errors and warnings about the configuration, and start nothing. "
         "Without a mode: poll once, then run the tasks that were found.",
     )
     parser.add_argument(
         "--loop", action="store_true", help="with --mode producer: poll every scheduling.interval seconds"
     )
     return parser
+
+
+def _check(config: Path | None) -> int:
+    """Print everything that is wrong, has no effect or is missing. Nothing is started or connected."""
+    findings = examine(config)
+    warnings = list(findings.warnings)
+    if findings.settings is not None:
+        warnings += _missing(findings.settings)
+    for error in findings.errors:
+        print(f"error: {error}")
+    for warning in warnings:
+        print(f"warning: {warning}")
+    print(f"{findings.source}: {len(findings.errors)} errors, {len(warnings)} warnings")
+    return EX_CONFIG if findings.errors else 0
+
+
+def _missing(settings: Settings) -> Iterator[str]:
+    """Why parts would not start here. A part that this image does not have is left out."""
+    checks: list[tuple[str, Callable[[Settings], None]]] = [
+        ("webhooks", _check_webhooks),
+        ("the poll", _check_scope),
+        ("the poll", _check_token),
+        ("attempts", _check_model),
+        ("attempts", _check_tokens),
+    ]
+    for part, check in checks:
+        try:
+            check(settings)
+        except SettingsError as error:
+            yield f"{part} cannot start here: {error}"
+        except ImportError:
+            continue
+
+
+def _check_webhooks(settings: Settings) -> None:
+    from coding_agent_core.queues.memory import MemoryQueue
+    from coding_agent_receiver.app import create_app
+    from prometheus_client import CollectorRegistry
+
+    if settings.webhook.enabled:
+        create_app(settings, MemoryQueue(), registry=CollectorRegistry())
+
+
+def _check_scope(settings: Settings) -> None:
+    from coding_agent_receiver.poller import scope_problem
+
+    problem = scope_problem(settings)
+    if problem:
+        raise SettingsError(problem)
+
+
+def _check_token(settings: Settings) -> None:
+    from coding_agent_core.forge.connect import connect
+
+    connect(settings, settings.task_source)
+
+
+def _check_model(settings: Settings) -> None:
+    from coding_agent_consumer.program import check_model
+
+    check_model(settings)
+
+
+def _check_tokens(settings: Settings) -> None:
+    from coding_agent_core.forge.connect import connect_all
+
+    connect_all(settings)
 
 
 def _attempt(config: Path | None) -> int:
@@ -133,7 +205,9 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
             handle_notices(settings, queue, stop, CommandMetrics(registry)),
         ]
         problem = scope_problem(settings)
-        if problem:
+        if not settings.scheduling.enabled:
+            _logger.info("Webhooks only: scheduling.enabled is false")
+        elif problem:
             _logger.warning("Webhooks only, no polling: %s", problem)
         else:
             parts.append(poll_forever(settings, forge, queue, stop, metrics=PollMetrics(registry)))
@@ -190,11 +264,9 @@ async def _poll(
 ) -> str | None:
     """Poll once or forever; why a single poll ended early, else `None`."""
     from coding_agent_core.forge.connect import connect
-    from coding_agent_receiver.poller import poll_forever, poll_once, scope_problem
+    from coding_agent_receiver.poller import poll_forever, poll_once
 
-    problem = scope_problem(settings)
-    if problem:
-        raise SettingsError(problem)
+    _check_scope(settings)
     forge = connect(settings, settings.task_source)
     try:
         if loop_forever:

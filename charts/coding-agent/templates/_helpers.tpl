@@ -1,14 +1,25 @@
-{{/* A key with nothing behind it takes the chart's own values away: say so before a template trips over it. */}}
-{{- define "coding-agent.whole" -}}
-{{- range $key := list "attempts" "config" "crds" "httpRoute" "image" "ingress" "metrics" "networkPolicy" "operator" "polling" "receiver" "reporter" "secrets" "transcripts" "trustedCertificates" "userConfig" -}}
-{{- if not (kindIs "map" (index $.Values $key)) -}}
-{{- fail (printf "\n\nThe values cannot be used:\n  - %s: there is nothing behind the key; leave it out, or write %s: {}\n" $key $key) -}}
+{{/*
+Gives a key that the values lack, or that is null, its default. Helm itself does not in an upgrade with
+`--reuse-values`: it takes the values of the installed release instead of the defaults of the new chart, and then a
+key that is new in the chart is missing. Every template starts with this.
+*/}}
+{{- define "coding-agent.defaults" -}}
+{{- include "coding-agent.fill" (list .Values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
 {{- end -}}
+
+{{/* The maps that a person gives as one value are left as they are: in them null removes an entry. */}}
+{{- define "coding-agent.fill" -}}
+{{- $values := index . 0 -}}
+{{- range $key, $default := index . 1 -}}
+  {{- if or (not (hasKey $values $key)) (kindIs "invalid" (get $values $key)) -}}
+    {{- $_ := set $values $key $default -}}
+  {{- else if and (kindIs "map" $default) (not (has $key (list "resources" "behavior" "labels"))) -}}
+    {{- include "coding-agent.fill" (list (get $values $key) $default) -}}
+  {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "coding-agent.name" -}}
-{{- include "coding-agent.whole" . -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 38 | trimSuffix "-" -}}
 {{- end -}}
 
@@ -26,17 +37,28 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Labels of an object. Call with (list $ "component"). */}}
+{{/*
+Labels of an object. Call with (list $ "component"), and maps of more labels after it: the later wins. Nobody may
+give those of `coding-agent.reservedLabels`.
+*/}}
 {{- define "coding-agent.labels" -}}
 {{- $root := index . 0 -}}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-app.kubernetes.io/part-of: coding-agent
+{{- $labels := dict
+  "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63)
+  "app.kubernetes.io/version" $root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" $root.Release.Service
+  "app.kubernetes.io/part-of" "coding-agent"
+-}}
+{{- range $more := prepend (slice . 2) $root.Values.commonLabels -}}
+  {{- range $key, $value := $more -}}{{- $_ := set $labels $key $value -}}{{- end -}}
+{{- end -}}
+{{- toYaml $labels }}
 {{ include "coding-agent.selectorLabels" . }}
-{{- with $root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- end -}}
+
+{{/* Labels that select objects, or by which Helm and this chart recognize their own. */}}
+{{- define "coding-agent.reservedLabels" -}}
+{{- toJson (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/managed-by" "helm.sh/chart") -}}
 {{- end -}}
 
 {{/* What selects a component's pods. Call with (list $ "component"); never to be changed. */}}
@@ -104,6 +126,16 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- index $there.data $key | b64dec -}}
 {{- else -}}
 {{- randAlphaNum 48 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The data of a Secret that this release made, now or before it was uninstalled. Call with (list $ NAME). */}}
+{{- define "coding-agent.ownSecret" -}}
+{{- $root := index . 0 -}}
+{{- with lookup "v1" "Secret" $root.Release.Namespace (index . 1) -}}
+{{- if eq (dig "annotations" "meta.helm.sh/release-name" "" .metadata) $root.Release.Name -}}
+{{- toYaml .data -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -48,16 +48,11 @@ imagePullSecrets:
 {{- $root := index . 0 -}}
 {{- $values := index . 2 -}}
 labels:
-  {{- include "coding-agent.labels" (list $root (index . 1)) | nindent 2 }}
-  {{- with $values.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "coding-agent.labels" (list $root (index . 1) $values.podLabels) | nindent 2 }}
 annotations:
   # A changed configuration starts the pods anew. Changed secrets do not: their files are read again.
-  checksum/config: {{ include "coding-agent.config" $root | sha256sum }}
-  {{- with $values.podAnnotations }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- $checksum := dict "checksum/config" (include "coding-agent.config" $root | sha256sum) }}
+  {{- mergeOverwrite (deepCopy $values.podAnnotations) $checksum | toYaml | nindent 2 }}
 {{- end -}}
 
 {{/* Environment of a program. Call with the component's values. */}}

@@ -38,6 +38,20 @@
   {{- $key := ternary "fullnameOverride" (ternary "nameOverride" "fullnameOverride" (ne .Values.nameOverride "")) (ne .Values.fullnameOverride "") -}}
   {{- $problems = append $problems (printf "%s: %q is not a valid object name; use lower-case letters, digits and hyphens, and start with a letter" $key $fullname) -}}
 {{- end -}}
+{{- $labels := dict "commonLabels" .Values.commonLabels -}}
+{{- range $component := list "receiver" "operator" "reporter" "polling" "userConfig" -}}
+  {{- $_ := set $labels (printf "%s.podLabels" $component) (index $.Values $component).podLabels -}}
+{{- end -}}
+{{- range $kind, $metrics := .Values.metrics -}}
+  {{- $_ := set $labels (printf "metrics.%s.labels" $kind) $metrics.labels -}}
+{{- end -}}
+{{- range $path, $given := $labels -}}
+  {{- range $reserved := include "coding-agent.reservedLabels" $ | fromJsonArray -}}
+    {{- if hasKey $given $reserved -}}
+      {{- $problems = append $problems (printf "%s: the chart sets the label %s itself, because objects are found by it; leave it out" $path $reserved) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- $llm := .Values.config.llm | default dict -}}
 {{- $openai := $llm.openai | default dict -}}
 {{- if and (eq ($llm.provider | default "openai") "openai") (not $openai.base_url) (not (include "coding-agent.modelEnabled" .)) -}}
@@ -95,7 +109,7 @@
 {{- range $deployment := (lookup "apps/v1" "Deployment" .Release.Namespace "").items | default list -}}
   {{- $labels := $deployment.metadata.labels | default dict -}}
   {{- $instance := get $labels "app.kubernetes.io/instance" -}}
-  {{- if and (eq (get $labels "app.kubernetes.io/part-of") "coding-agent") (has (get $labels "app.kubernetes.io/component") (list "operator" "receiver")) (ne $instance $.Release.Name) -}}
+  {{- if and (hasPrefix (printf "%s-" $.Chart.Name) (get $labels "helm.sh/chart")) (has (get $labels "app.kubernetes.io/component") (list "operator" "receiver")) (ne $instance $.Release.Name) -}}
     {{- $problems = append $problems (printf "namespace %s: the release %s already serves its AgentTasks; install this release into another namespace" $.Release.Namespace $instance) -}}
   {{- end -}}
 {{- end -}}

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,8 @@ from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
+from coding_agent_core.settings.document import Document
+from coding_agent_core.settings.predecessor import translate
 from coding_agent_core.text import beginning, first_problem
 from pydantic import ValidationError
 
@@ -318,7 +321,8 @@ def merge(settings: Settings, data: Mapping[str, Any]) -> Settings:
     Raises:
         pydantic.ValidationError: a value is wrong or unknown.
     """
-    own = {key: data[key] for key in _OVERRIDABLE if data.get(key) is not None}
+    own = deepcopy({key: data[key] for key in _OVERRIDABLE if data.get(key) is not None})
+    translate(Document(own), {})  # without our environment: people must not be able to name its variables
     merged = _over(settings.model_dump(), own)
     if isinstance(own.get("instructions"), str):
         merged["instructions"] = _joined(settings.instructions, own["instructions"])

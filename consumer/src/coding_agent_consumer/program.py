@@ -20,7 +20,7 @@ from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.reporting import State
-from coding_agent_core.settings import Settings, load_settings
+from coding_agent_core.settings import Settings, examine
 
 from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
@@ -44,7 +44,7 @@ async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Eve
         SettingsError: no forge has a token, or the model is not configured.
     """
     harden_agent_process()
-    _check_model(settings)
+    check_model(settings)
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)
         for forge in forges.values():
@@ -73,8 +73,10 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
     harden_agent_process()
     environment = os.environ if environment is None else environment
     try:
-        settings = load_settings(config, environment)
+        findings = examine(config, environment)
+        settings = findings.require()
         configure(settings.logging)
+        findings.log()
         scrub_logs(scrub_for(settings))
         outcome = asyncio.run(_attempt(settings, _read_input(environment)))
     except Exception as error:
@@ -105,7 +107,7 @@ async def _attempt(settings: Settings, given: AttemptInput) -> Outcome:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    _check_model(settings)
+    check_model(settings)
     item = given.task.request.item
     # Only the item's own forge: the credentials of another need not be there.
     forge = connect(settings, item.platform)
@@ -189,7 +191,7 @@ def attempt_of(
     )
 
 
-def _check_model(settings: Settings) -> None:
+def check_model(settings: Settings) -> None:
     """Fail now rather than in a task; with per-user settings, however, each person may bring a key."""
     if not settings.user_config_api.enabled:
         model_spec(settings.llm)

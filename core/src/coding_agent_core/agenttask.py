@@ -79,7 +79,7 @@ class Source(_Wire):
 
     @staticmethod
     def of(item: Item) -> Source:
-        return Source(**item.model_dump())
+        return Source(**vars(item))
 
 
 class Spec(_Wire):
@@ -250,7 +250,9 @@ def manifest(
     }
     spec = {
         "source": Source.of(item).to_wire(),
-        **request.model_dump(include={"user", "title", "url"}),
+        "user": request.user,
+        "title": request.title,
+        "url": request.url,
         "trigger": trigger.model_dump(mode="json", by_alias=True, exclude_none=True),
         "run": run,
         **{name: value for name, value in options.items() if value is not None},

@@ -98,8 +98,16 @@ async def retry(
         before_wait: called with the error, the seconds to wait, and the number of tries so far.
     """
     began = clock.monotonic()
+    try:  # nearly always the only one, and much cheaper without tenacity
+        return await action()
+    except Exception as error:
+        if not retryable(error):
+            raise
+        first: list[Exception] = [error]
 
     async def attempt() -> _T:  # tenacity does not await what a plain function returns
+        if first:
+            raise first.pop()
         return await action()
 
     def failure(state: RetryCallState) -> BaseException:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -239,6 +240,7 @@ def new_uuid() -> str:
     return str(uuid_module.uuid4())
 
 
+@lru_cache(maxsize=256)
 def host_of(url: str) -> str:
     """The host, with its port if any, of an http(s) URL, lower-case.
 

@@ -204,7 +204,7 @@ class WebhookEndpoint:
             raise too_large
         body = bytearray()
         start = asyncio.get_running_loop().time()
-        async with self._room.reserve(client, size) as arrived:
+        async with self._room.reserve(client, size) as room:
             try:
                 async with asyncio.timeout(BODY_GRACE) as deadline:
                     while True:
@@ -218,7 +218,7 @@ class WebhookEndpoint:
                         verification.update(chunk)
                         if not more and not body:
                             return chunk
-                        arrived(len(chunk))
+                        room.arrived(len(chunk))
                         body += chunk
                         if not more:
                             return body
@@ -228,9 +228,12 @@ class WebhookEndpoint:
                 raise BodyError(408, "the body did not arrive in time") from error
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 async def _send(send: Send, answer: Answer) -> None:
-    body = json.dumps(answer.body, ensure_ascii=False, separators=(",", ":")).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    body = _encode(answer.body).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

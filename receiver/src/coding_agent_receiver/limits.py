@@ -7,8 +7,6 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from enum import Enum
 from ipaddress import ip_network
 
@@ -160,34 +158,46 @@ class BodyRoom:
         large = max(LARGE_BODIES, largest)
         self._large = _Bytes(large, max(large // 2, largest))
 
-    @asynccontextmanager
-    async def reserve(self, client: str, size: int) -> AsyncIterator[Callable[[int], None]]:
-        """Room for a body of at most `size` bytes, given back at the end of the context.
+    def reserve(self, client: str, size: int) -> Reservation:
+        """Room for a body of at most `size` bytes, while its context is open."""
+        small = size <= SMALL_BODY
+        return Reservation(self._small if small else self._large, client, None if small else size)
 
-        Yields:
-            A function to call with the number of bytes that have arrived; it raises `NoRoomError` too.
+
+class Reservation:
+    """The room that one body has; given back at the end of the context.
+
+    Args:
+        announced: bytes that are reserved at once; `None`: they count as they arrive.
+
+    Raises:
+        NoRoomError: on entry, if there is no room for a larger body, even after a while.
+    """
+
+    def __init__(self, room: _Bytes, client: str, announced: int | None) -> None:
+        self._room, self._client, self._announced = room, client, announced
+        self._held = 0
+
+    async def __aenter__(self) -> Reservation:
+        if self._announced is not None:
+            await self._room.wait(self._client, self._announced)
+            self._held = self._announced
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._held:
+            self._room.give_back(self._client, self._held)
+
+    def arrived(self, count: int) -> None:
+        """Count bytes that are kept in memory.
 
         Raises:
-            NoRoomError: there is no room for a larger body, even after a while.
+            NoRoomError: there are too many of small bodies.
         """
-        small = size <= SMALL_BODY
-        room = self._small if small else self._large
-        held = 0
-
-        def arrived(count: int) -> None:
-            nonlocal held
-            if small:
-                if not room.take(client, count):
-                    raise NoRoomError
-                held += count
-
-        if not small:
-            await room.wait(client, size)
-            held = size
-        try:
-            yield arrived
-        finally:
-            room.give_back(client, held)
+        if self._announced is None:
+            if not self._room.take(self._client, count):
+                raise NoRoomError
+            self._held += count
 
 
 class _Bytes:

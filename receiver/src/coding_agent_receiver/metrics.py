@@ -26,6 +26,7 @@ class ReceiverMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._known: dict[tuple[object, ...], Any] = {}
         self._received = Counter(
             "coding_agent_webhooks_received",
             "Webhook requests by result",
@@ -78,18 +79,26 @@ class ReceiverMetrics:
         )
 
     def answered(self, platform: str, event: str, *, result: str, status: int, seconds: float) -> None:
-        self._received.labels(platform, event if event in _EVENTS else "other", result).inc()
-        (self._processed if status < 400 else self._failed).labels(platform).inc()
-        self._seconds.labels(platform).observe(seconds)
+        self._series(self._received, platform, event if event in _EVENTS else "other", result).inc()
+        self._series(self._processed if status < 400 else self._failed, platform).inc()
+        self._series(self._seconds, platform).observe(seconds)
         if result == "success":
-            self._tasks_queued.labels(platform).inc()
+            self._series(self._tasks_queued, platform).inc()
 
     def signature_failed(self, platform: str) -> None:
-        self._signature_failures.labels(platform).inc()
+        self._series(self._signature_failures, platform).inc()
 
     def queue_failed(self, platform: str) -> None:
         """Count a task that the queue did not take."""
-        self._queue_errors.labels(platform).inc()
+        self._series(self._queue_errors, platform).inc()
+
+    def _series(self, metric: _Metric, *labels: str) -> _Metric:
+        # To look a series up in the library takes several times as long as to count.
+        key = (metric, *labels)
+        found: _Metric | None = self._known.get(key)
+        if found is None:
+            found = self._known[key] = metric.labels(*labels)
+        return found
 
     def summary(self) -> dict[str, Any]:
         """The totals as JSON, for people."""

@@ -52,7 +52,7 @@ def scope_problem(settings: Settings) -> str | None:
             )
         case Platform.GITLAB:
             gitlab = settings.gitlab
-            narrowed = bool(gitlab.project_id or gitlab.group_id or gitlab.assignee)
+            narrowed = bool(gitlab.projects or gitlab.group_id or gitlab.assignee)
             how = "set gitlab.project_id, gitlab.group_id or gitlab.assignee"
         case _:
             assert_never(settings.task_source)

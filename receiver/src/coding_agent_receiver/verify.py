@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Protocol
 
@@ -106,6 +107,7 @@ def client_address(peer: str, forwarded: Sequence[str], trusted: Sequence[Networ
     return address
 
 
+@lru_cache(maxsize=1024)
 def parse_address(text: str) -> Address | None:
     """An address as proxies write it, also with port or brackets; IPv4 inside IPv6 is unwrapped."""
     text = text.strip()
@@ -126,6 +128,7 @@ def contains(networks: Iterable[Network], address: Address) -> bool:
     return any(address in network for network in networks)
 
 
+@lru_cache(maxsize=1024)
 def client_group(address: Address | None) -> str:
     """What shares one limit: an IPv4 address, or an IPv6 /64, whose addresses all belong to one client."""
     if address is None:

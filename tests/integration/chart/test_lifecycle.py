@@ -19,6 +19,11 @@ from tests.fixtures.cluster import PlaneUnderTest
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("agenttask-crd-of-the-chart")]
 
 REQUIRED = yaml.safe_load((CHART / "ci" / "required-values.yaml").read_text())
+FIRST = CHART.parents[1] / "tests" / "chart" / "first-values.yaml"
+KINDS = (
+    "deployments,services,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,"
+    "horizontalpodautoscalers,poddisruptionbudgets,cronjobs"
+)
 TASK = {
     "apiVersion": "coding-agent.dev/v1alpha1",
     "kind": "AgentTask",
@@ -46,9 +51,10 @@ def release(control_plane: PlaneUnderTest, namespace: str) -> Release:
 
 
 def older_chart(folder: Path) -> Path:
-    """The chart as it could have been: its CRD lacks a column and a field."""
+    """The chart as it could have been: its CRD lacks a column and a field, and its values many keys."""
     chart = folder / "older"
     shutil.copytree(CHART, chart)  # follows the links
+    shutil.copy(FIRST, chart / "values.yaml")
     file = chart / "files" / "crds" / "agenttask.yaml"
     crd = yaml.safe_load(file.read_text())
     version = crd["spec"]["versions"][0]
@@ -70,6 +76,54 @@ def columns(release: Release) -> list[str]:
 def webhook_secret(release: Release) -> str:
     data = release.get("secret", "coding-agent-webhook")["data"]["github"]
     return base64.b64decode(data).decode()
+
+
+def objects(release: Release) -> set[tuple[str, str]]:
+    """What the release has made, by kind and name."""
+    found = release.get(KINDS, "-l", f"app.kubernetes.io/instance={release.name}")["items"]
+    return {(item["kind"], item["metadata"]["name"]) for item in found}
+
+
+def upgrade_as_documented(release: Release, *flags: str) -> None:
+    """Without the values files, as an administrator does who wants to change one value."""
+    release.helm("upgrade", release.name, str(release.chart), *flags)
+
+
+def test_no_upgrade_downgrade_or_reinstallation_loses_anything(release: Release, tmp_path: Path) -> None:
+    newer, older = release.chart, older_chart(tmp_path)
+    release.chart = older
+    release.install()
+    release.cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")
+    release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
+    made, secret = objects(release), webhook_secret(release)
+    assert {("Deployment", "coding-agent-receiver"), ("Service", "coding-agent-receiver")} < made
+
+    def nothing_is_lost(after: str, without: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        lost = {(kind, name) for kind, name in made - objects(release) if name not in without}
+        assert lost == set(), after
+        assert webhook_secret(release) == secret, after
+        assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"], after
+
+    release.chart = newer
+    for flag in ("--reuse-values", "--reset-then-reuse-values"):
+        upgrade_as_documented(release, flag)
+        nothing_is_lost(flag)
+        release.helm("rollback", release.name, "1")
+        nothing_is_lost("rollback")
+    release.upgrade()
+    nothing_is_lost("upgrade")
+    of_receiver = {"coding-agent-receiver", "coding-agent-selftest"}
+    release.upgrade({"receiver": {"enabled": False}})
+    nothing_is_lost("a release without a receiver", of_receiver)
+    release.upgrade()
+    nothing_is_lost("a receiver again")
+    release.chart = older
+    release.upgrade()
+    nothing_is_lost("downgrade")
+    release.helm("uninstall", release.name)
+    release.chart = newer
+    release.install()
+    nothing_is_lost("reinstallation")
 
 
 def test_an_upgrade_brings_the_newer_crd_and_keeps_tasks_and_the_webhook_secret(
@@ -106,8 +160,7 @@ def test_uninstalling_keeps_the_tasks_and_installing_again_finds_them(release: R
     release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
     release.helm("uninstall", release.name)
     assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
-    left = release.get("deployments,services,secrets,networkpolicies,roles,cronjobs")["items"]
-    assert left == []
+    assert objects(release) == {("Secret", "coding-agent-webhook")}
     release.install()
     assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
 

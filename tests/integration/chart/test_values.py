@@ -10,7 +10,7 @@ import yaml
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.model import Backend
 
-from tests.chart.helm import CHART, VALUES_FILES, HelmError, helm, one, render
+from tests.chart.helm import CHART, VALUES_FILES, HelmError, helm, one, render, render_text
 
 # Time for the tools, which may have to be built first.
 pytestmark = pytest.mark.timeout(900)
@@ -94,11 +94,60 @@ def test_pods_start_anew_when_the_configuration_changes_and_not_when_a_secret_do
     assert [name for name in after if after[name] == before[name]] == []
 
 
-def test_a_key_with_nothing_behind_it_is_named() -> None:
-    whole = yaml.safe_load((CHART / "values.yaml").read_text())
-    for key in (key for key, value in whole.items() if isinstance(value, dict) and value):
-        with pytest.raises(HelmError, match=f"- {key}: there is nothing behind the key"):
-            helm("template", "coding-agent", str(CHART), "--values", str(REQUIRED), "--set", f"{key}=null")
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("commonLabels", "app.kubernetes.io/name"),
+        ("commonLabels", "app.kubernetes.io/component"),
+        ("commonLabels", "app.kubernetes.io/managed-by"),
+        ("commonLabels", "helm.sh/chart"),
+        ("receiver.podLabels", "app.kubernetes.io/instance"),
+        ("operator.podLabels", "app.kubernetes.io/component"),
+        ("reporter.podLabels", "app.kubernetes.io/name"),
+        ("polling.podLabels", "app.kubernetes.io/name"),
+        ("userConfig.podLabels", "app.kubernetes.io/name"),
+        ("metrics.serviceMonitor.labels", "app.kubernetes.io/name"),
+        ("metrics.prometheusRule.labels", "app.kubernetes.io/instance"),
+        ("metrics.dashboard.labels", "app.kubernetes.io/name"),
+    ],
+)
+def test_a_label_by_which_objects_are_found_is_refused(path: str, label: str) -> None:
+    values: dict[str, Any] = {label: "mine"}
+    for key in reversed(path.split(".")):
+        values = {key: values}
+    with pytest.raises(HelmError) as error:
+        render(REQUIRED, values=values)
+    assert f"- {path}: the chart sets the label {label} itself" in str(error.value)
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key may be there once, as kustomize and Argo CD read it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is there twice: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def test_other_labels_of_the_chart_are_replaced_and_no_key_is_there_twice() -> None:
+    mine = {"app.kubernetes.io/part-of": "platform", "app.kubernetes.io/version": "9", "tier": "a"}
+    values = {
+        "commonLabels": {**mine, "rbac.authorization.k8s.io/aggregate-to-view": "false"},
+        "receiver": {"podLabels": {"tier": "b"}, "podAnnotations": {"checksum/config": "mine"}},
+        "transcripts": {"persistence": {"annotations": {"helm.sh/resource-policy": "delete"}}},
+        "metrics": {name: {"labels": mine} for name in ("serviceMonitor", "prometheusRule", "dashboard")},
+    }
+    text = render_text(CHART / "ci" / "everything-values.yaml", values=values)
+    objects = [found for found in yaml.load_all(text, UniqueKeys) if found]
+    receiver = one(objects, "Deployment", "coding-agent-receiver")
+    assert receiver["metadata"]["labels"].items() >= mine.items()
+    pod = receiver["spec"]["template"]["metadata"]
+    assert pod["labels"]["tier"] == "b"
+    assert pod["annotations"]["checksum/config"] != "mine"
+    claim = one(objects, "PersistentVolumeClaim", "coding-agent-transcripts")
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    view = one(objects, "ClusterRole", "agents-coding-agent-agenttasks-view")
+    assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
 
 
 def config_of(objects: list[dict[str, Any]], folder: Path) -> Path:

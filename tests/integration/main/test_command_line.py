@@ -60,6 +60,56 @@ def test_what_is_missing_is_named(
     assert "Traceback" not in done.stdout
 
 
+def test_check_names_what_is_replaced_ignored_and_missing_and_starts_nothing(tmp_path: Path) -> None:
+    file = ROOT / "tests/fixtures/polling_agent/config.yaml"
+    done = run(tmp_path, "--config", str(file), "--mode", "check", GITHUB_MCP_COMMAND="x", **SECRET)
+    assert done.returncode == 0, done.stderr
+    assert f"warning: {file}, line 57: context_storage.summary_prompt: ignored" in done.stdout
+    assert "warning: GITHUB_MCP_COMMAND: ignored" in done.stdout
+    for part in ("the poll cannot start here: No token", "attempts cannot start here: llm.openai.api_key"):
+        assert part in done.stdout
+    assert done.stdout.splitlines()[-1] == f"{file}: 0 errors, 13 warnings"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_names_every_error(tmp_path: Path) -> None:
+    text = "webhok: {}\ngithub: {api_url: nonsense, owner: a, owner: b}\nwebhook: {server: {port: x}}\n"
+    (tmp_path / "config.yaml").write_text(f"{text}api_server: {{api_key: x}}\n")
+    done = run(tmp_path, "--mode", "check", DEBUG="perhaps")
+    assert done.returncode == 78
+    errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 5, done.stdout
+    for part in ("webhok", "github.api_url", "owner is given twice", "webhook.server.port", "DEBUG"):
+        assert any(part in error for error in errors)
+    assert "warning: config.yaml, line 4: api_server: ignored" in done.stdout
+
+
+def test_one_process_polls_unless_it_is_switched_off(tmp_path: Path) -> None:
+    # Nothing listens on this port, so a poll would be logged as ended early.
+    text = "github: {api_url: 'http://127.0.0.1:1/api/v3'}\nscheduling: {enabled: %s}\n"
+    shown = {}
+    for enabled in ("true", "false"):
+        (tmp_path / "config.yaml").write_text(text % enabled)
+        with subprocess.Popen(
+            [sys.executable, str(ROOT / "main.py"), "--mode", "webhook"],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **TOKEN, **SECRET, **KEY, **PORT},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if ("Ready for tasks" in line and enabled == "false") or "The poll of" in line:
+                    break
+            process.terminate()
+            shown[enabled] = "".join(lines) + process.communicate(timeout=60)[1]
+    assert "The poll of 127.0.0.1:1 ended early" in shown["true"]
+    assert "Webhooks only: scheduling.enabled is false" in shown["false"]
+    assert "The poll of" not in shown["false"]
+
+
 def test_help_tells_the_modes(tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert done.returncode == 0

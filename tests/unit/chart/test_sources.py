@@ -57,6 +57,37 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
     compare(schema, values, "")
 
 
+def test_every_template_gives_missing_keys_their_defaults() -> None:
+    templates = [file for file in (CHART / "templates").rglob("*") if file.suffix in (".yaml", ".txt")]
+    assert len(templates) > 20
+    for template in templates:
+        first = template.read_text().splitlines()[0]
+        assert first == '{{- include "coding-agent.defaults" . -}}', template.name
+    assert (CHART / "files" / "defaults.yaml").read_text() == (CHART / "values.yaml").read_text()
+
+
+def test_a_map_that_is_one_value_is_not_filled_with_its_defaults() -> None:
+    text = (CHART / "templates" / "_helpers.tpl").read_text()
+    [listed] = re.findall(r"not \(has \$key \(list ([^)]*)\)\)", text)
+    names = set(re.findall(r'"(\w+)"', listed))
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    # A comment that starts with `--` documents one value. In `config` null means the default too.
+    documented = re.findall(r"# -- .*\n(?: *# .*\n)* *(\w+):\n", (CHART / "values.yaml").read_text())
+    found = {key: _find(values, key) for key in documented}
+    assert {
+        key for key, value in found.items() if isinstance(value, dict) and any(value.values())
+    } == names | {"config"}
+
+
+def _find(values: Any, key: str) -> Any:
+    """The first value of a key, wherever it is."""
+    if not isinstance(values, dict):
+        return None
+    return (
+        values[key] if key in values else next(filter(None, (_find(v, key) for v in values.values())), None)
+    )
+
+
 def metric_names() -> set[str]:
     """As the reference, which is made from the code, lists them."""
     text = (ROOT / "docs" / "reference" / "metrics.md").read_text()

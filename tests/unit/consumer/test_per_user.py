@@ -57,6 +57,23 @@ def test_our_key_is_not_sent_to_somebody_elses_server(ours: Settings) -> None:
     assert Secrets(with_key.llm.openai.api_key).current() == ["own"]
 
 
+def test_settings_of_the_polling_agent_load_but_cannot_name_our_variables(
+    ours: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUR_SECRET", "ours")
+    theirs = merge(
+        ours,
+        {
+            "llm": {
+                "function_calling": True,
+                "openai": {"base_url": "https://elsewhere.example/v1", "api_key_env": "OUR_SECRET"},
+            }
+        },
+    )
+    assert theirs.llm.openai.base_url == "https://elsewhere.example/v1"
+    assert not theirs.llm.openai.api_key.configured
+
+
 def test_only_what_is_theirs_can_be_set(ours: Settings) -> None:
     merged = merge(ours, {"github": {"personal_access_token": "x"}, "consumer": {"max_attempts": 99}})
     assert merged.github == ours.github

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from coding_agent_core.forge.client import path
 from coding_agent_core.forge.github import repository_of, search_query
-from coding_agent_core.forge.gitlab import list_params, list_path
+from coding_agent_core.forge.gitlab import list_params, list_paths
 from coding_agent_core.forge.gitlab import repository_of as gitlab_repository_of
 from coding_agent_core.forge.protocol import clone_url, web_base
 from coding_agent_core.platforms import ItemKind
@@ -93,14 +93,19 @@ def test_repository_of(url: str, repository: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "where"),
     [
-        (GitLab(project_id=7, group_id=8), ItemKind.ISSUE, "/projects/7/issues"),
-        (GitLab(project_id="group/sub/project"), ItemKind.ISSUE, "/projects/group%2Fsub%2Fproject/issues"),
-        (GitLab(group_id="group"), ItemKind.CHANGE, "/groups/group/merge_requests"),
-        (GitLab(), ItemKind.CHANGE, "/merge_requests"),
+        (GitLab(project_id=7, group_id=8), ItemKind.ISSUE, ["/projects/7/issues"]),
+        (GitLab(project_id="group/sub/project"), ItemKind.ISSUE, ["/projects/group%2Fsub%2Fproject/issues"]),
+        (
+            GitLab(project_id=(7, "group/other")),
+            ItemKind.CHANGE,
+            ["/projects/7/merge_requests", "/projects/group%2Fother/merge_requests"],
+        ),
+        (GitLab(group_id="group"), ItemKind.CHANGE, ["/groups/group/merge_requests"]),
+        (GitLab(), ItemKind.CHANGE, ["/merge_requests"]),
     ],
 )
-def test_list_path(settings: GitLab, kind: ItemKind, where: str) -> None:
-    assert list_path(kind, settings) == where
+def test_list_paths(settings: GitLab, kind: ItemKind, where: list[str]) -> None:
+    assert list_paths(kind, settings) == where
 
 
 def test_list_params_ask_for_what_everybody_wrote() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.kubernetes.transport import Access, new_configuration
+from coding_agent_core.kubernetes.transport import Access
+from kubernetes.aio import client
 
 CONFIG = """
 current-context: a
@@ -59,7 +60,7 @@ def test_no_way_to_a_cluster_is_said_at_the_start(
 
 
 async def test_the_contexts_namespace_and_token_are_taken(kubeconfig: Path) -> None:
-    settings = new_configuration()
+    settings = client.Configuration()
     assert await Access(str(kubeconfig)).load(settings) == "team"
     assert settings.host == "http://127.0.0.1:1"
     assert settings.api_key == {"BearerToken": "Bearer secret-token"}
@@ -70,4 +71,4 @@ async def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config"
     file.write_text(text)
     with pytest.raises(SettingsError, match=r"cannot use .*/config"):
-        await Access(str(file)).load(new_configuration())
+        await Access(str(file)).load(client.Configuration())

@@ -57,7 +57,7 @@ scheduling:
     )
     assert Secrets(settings.webhook.github.secret).current() == ["s3cret"]
     assert not settings.webhook.gitlab.token.configured, "an unset variable is no secret"
-    assert settings.gitlab.project_id == "coding-agent-project"
+    assert settings.gitlab.assignee == "notfolder"
 
 
 def test_the_repositorys_own_file_loads_and_equals_the_defaults() -> None:
@@ -79,6 +79,7 @@ def test_every_variable_wins_over_the_file(name: str, tmp_path: Path) -> None:
         "DEBUG": "true",
         "GITHUB_API_URL": "https://ghe.example.com/api/v3",
         "GITLAB_API_URL": "https://gitlab.example.com/api/v4",
+        "LMSTUDIO_BASE_URL": "http://lmstudio.example.com/v1",
     }
     value = values.get(name, "from-the-environment")
     without = load_settings(Path("/dev/null"), {})
@@ -114,7 +115,6 @@ def test_environment_wins_over_the_file_and_keeps_what_stands_beside(tmp_path: P
         ("github: {bot_label: a, bot_label: b}\n", {}, "line 1: github.bot_label is given twice"),
         ("github: [\n", {}, "not valid YAML"),
         ("- a\n", {}, "the file must hold a mapping"),
-        ("llm:\n  function_calling: false\n", {}, "line 2: llm.function_calling: only models with native"),
         ("mcp_servers:\n  - mcp_server_name: a\n", {}, "line 2: mcp_servers.0: give either `command`"),
         ("webhook:\n  trusted_proxies: [nonsense]\n", {}, "'nonsense' is not a network"),
         ("github: coding agent\n", {}, "line 1: github: "),

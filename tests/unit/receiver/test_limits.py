@@ -105,14 +105,14 @@ async def test_small_bodies_count_as_they_arrive_and_do_not_wait_for_larger_ones
     monkeypatch.setattr(limits, "LARGE_BODIES", SIZE)
     room = BodyRoom(largest=SIZE)
     async with room.reserve("a", SIZE), room.reserve("a", 90) as first, room.reserve("b", 90) as second:
-        first(50)
+        first.arrived(50)
         with pytest.raises(NoRoomError):
-            first(1)
-        second(50)
+            first.arrived(1)
+        second.arrived(50)
         with pytest.raises(NoRoomError):
-            second(1)
+            second.arrived(1)
     async with room.reserve("a", 90) as again:
-        again(50)
+        again.arrived(50)
 
 
 async def enter(room: BodyRoom, client: str, size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitLab
 from coding_agent_core.tasks import Item
 
+_logger = logging.getLogger("coding_agent.forge")
 _LIST_PAGES = 50
 """Pages of labeled items in one poll."""
 _TITLE_LIMIT = 255
@@ -87,25 +89,31 @@ class GitLabForge(RestForge):
         return self.item_path(item, "notes", comment)
 
     async def search(self, label: str, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        call = Call(
-            "GET",
-            list_path(kind, self.settings),
-            f"looking for items labeled {label!r}",
-            list_params(label, self.settings),
+        """Items of all configured projects. One that is not found is logged, unless none is found."""
+        missing: list[ForgeNotFoundError] = []
+        places = list_paths(kind, self.settings)
+        for where in places:
+            what = f"looking in {where} for items labeled {label!r}"
+            call = Call("GET", where, what, list_params(label, self.settings))
+            try:
+                async for page, _ in self.client.pages(list[_ProjectItem], call, limit=_LIST_PAGES):
+                    for found in page:
+                        yield found, self._item_of(found, kind)
+            except ForgeNotFoundError as error:
+                missing.append(error)
+                if len(missing) == len(places):
+                    raise
+                _logger.warning("%s; check gitlab.project_id", error)
+
+    def _item_of(self, found: _ProjectItem, kind: ItemKind) -> Item:
+        return Item(
+            platform=Platform.GITLAB,
+            host=self.host,
+            repository=repository_of(found.references.full) if found.references else "",
+            kind=kind,
+            number=found.number,
+            project_id=found.project_id,
         )
-        async for page, _ in self.client.pages(list[_ProjectItem], call, limit=_LIST_PAGES):
-            for found in page:
-                yield (
-                    found,
-                    Item(
-                        platform=Platform.GITLAB,
-                        host=self.host,
-                        repository=repository_of(found.references.full) if found.references else "",
-                        kind=kind,
-                        number=found.number,
-                        project_id=found.project_id,
-                    ),
-                )
 
     async def locate(self, item: Item) -> Item:
         if item.repository:
@@ -230,14 +238,14 @@ def _project_path(item: Item, *rest: str | int) -> str:
     return path("projects", item.repository if item.project_id is None else item.project_id, *rest)
 
 
-def list_path(kind: ItemKind, settings: GitLab) -> str:
-    """The list of the configured project, else of the group with its subgroups, else of the instance."""
+def list_paths(kind: ItemKind, settings: GitLab) -> list[str]:
+    """The lists of the configured projects, else of the group with its subgroups, else of the instance."""
     name = "issues" if kind is ItemKind.ISSUE else "merge_requests"
-    if settings.project_id:
-        return path("projects", settings.project_id, name)
+    if settings.projects:
+        return [path("projects", project, name) for project in settings.projects]
     if settings.group_id:
-        return path("groups", settings.group_id, name)
-    return path(name)
+        return [path("groups", settings.group_id, name)]
+    return [path(name)]
 
 
 def list_params(label: str, settings: GitLab) -> dict[str, str | int]:

@@ -1,8 +1,8 @@
 """Access to the Kubernetes API server: credentials, and requests with a timeout over one connection pool.
 
-Credentials come from `KUBECONFIG`, else the pod's service account, else ~/.kube/config. Requests use the
-transport of `kubernetes.aio` (TLS, credentials and their renewal, connections) with plain data, because its
-models cost more time than the requests.
+Credentials come from `KUBECONFIG`, else the pod's service account, else ~/.kube/config. `kubernetes.aio`
+reads and renews them. Requests go through aiohttp directly, with plain data: the generated client costs more
+time than they do.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import yaml
 from kubernetes.aio import client, config
+from kubernetes.aio.client.rest import RESTClientObject
+from yarl import URL
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
 
@@ -30,6 +33,7 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_CONNECTIONS = 100
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,15 @@ class Access:
             raise SettingsError(f"cannot use {where}: {error}") from error
 
 
-def new_configuration() -> Any:
-    """The client's settings for this project."""
-    settings = client.Configuration()
-    # Looking up proxies and netrc at each request costs more time than the request itself.
-    settings.client_session_kwargs = {"trust_env": False}
-    return settings
+def _session(settings: Any, connections: int) -> aiohttp.ClientSession:
+    """Connections to the API server, at most so many; 0: no limit."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, ssl=RESTClientObject(settings).ssl_context),
+        headers={"Accept": "application/json", "User-Agent": "coding-agent"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # One object can be larger than the usual buffer, and an event of a watch holds one.
+        read_bufsize=2**21,
+    )
 
 
 def _read(file: Path) -> str | None:
@@ -131,8 +138,7 @@ class ApiServer:
 
     def __init__(
         self,
-        api: Any,
-        watching: Any,
+        settings: Any,
         access: Access,
         timeout: float,
         *,
@@ -140,8 +146,11 @@ class ApiServer:
         role: str,
         on_answer: OnAnswer,
     ) -> None:
-        self._api = api
-        self._watching = watching
+        self._settings = settings
+        self._requests = _session(settings, _CONNECTIONS)
+        # A watch keeps its connection. In the pool of the requests, watches of many namespaces would leave
+        # none for them, so they have connections of their own, as many as there are.
+        self._watches = _session(settings, 0)
         self._access = access
         self._timeout = timeout
         self._role = role
@@ -161,22 +170,17 @@ class ApiServer:
         Raises:
             SettingsError: the credentials cannot be read.
         """
-        settings = new_configuration()
+        settings = client.Configuration()
         namespace = await access.load(settings)
-        api = client.ApiClient(configuration=settings)
-        # A watch keeps its connection. In the pool of the requests (100) watches of many namespaces would
-        # leave none for them, so they have connections of their own, as many as there are.
-        settings.connection_pool_maxsize = 0
-        watching = client.ApiClient(configuration=settings)
-        return ApiServer(api, watching, access, timeout, namespace=namespace, role=role, on_answer=on_answer)
+        return ApiServer(settings, access, timeout, namespace=namespace, role=role, on_answer=on_answer)
 
     async def renew(self) -> None:
         """Read the credentials again: they were replaced, or have run out."""
-        await self._access.load(self._api.configuration)
+        await self._access.load(self._settings)
 
     async def aclose(self) -> None:
-        await self._api.close()
-        await self._watching.close()
+        await self._requests.close()
+        await self._watches.close()
 
     async def get(self, path: str) -> Body | None:
         """The object, as new as this request; `None` if there is none."""
@@ -208,7 +212,7 @@ class ApiServer:
     ) -> Body:
         try:
             answer = await self._send(
-                self._api, method, path, query=query, seconds=self._timeout, body=body, kind=kind
+                self._requests, method, path, query=query, seconds=self._timeout, body=body, kind=kind
             )
             data = await answer.read()
         except _BROKEN as error:
@@ -229,13 +233,13 @@ class ApiServer:
         answer = None
         try:
             answer = await self._send(
-                self._watching, "GET", path, query=query, seconds=seconds + self._timeout
+                self._watches, "GET", path, query=query, seconds=seconds + self._timeout
             )
             self._on_answer("WATCH", str(answer.status))
             if answer.status >= 300:
                 raise self._refusal("GET", path, answer, await answer.read())
             rest = b""
-            async for chunk in answer.response.content.iter_any():
+            async for chunk in answer.content.iter_any():
                 # Lines are taken apart here: one pod can be longer than what `readline` takes.
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
@@ -250,11 +254,11 @@ class ApiServer:
             raise _unanswered("WATCH", path, error) from error
         finally:
             if answer is not None:
-                answer.response.close()
+                answer.close()
 
-    @staticmethod
     async def _send(
-        api: Any,
+        self,
+        session: aiohttp.ClientSession,
         method: str,
         path: str,
         *,
@@ -262,19 +266,27 @@ class ApiServer:
         seconds: float,
         body: Any = None,
         kind: str = "application/json",
-    ) -> Any:
-        call = await api.param_serialize(
+    ) -> aiohttp.ClientResponse:
+        settings = self._settings
+        headers = {"Content-Type": kind}
+        # This renews the token too, e.g. the service account's, which the kubelet replaces.
+        if token := await settings.get_api_key_with_prefix("BearerToken", alias="authorization"):
+            headers["Authorization"] = token
+        address = settings.host + path + ("?" + urlencode(query) if query else "")
+        return await session.request(
             method,
-            path,
-            query_params=query,
-            header_params={"Accept": "application/json", "Content-Type": kind},
-            body=body,
-            auth_settings=["BearerToken"],
+            URL(address, encoded=True),
+            data=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=seconds),
+            allow_redirects=False,
+            server_hostname=settings.tls_server_name,
+            proxy=settings.proxy,
+            proxy_headers=settings.proxy_headers,
         )
-        return await api.call_api(*call, _request_timeout=seconds)
 
-    def _refusal(self, method: str, path: str, answer: Any, data: bytes) -> ApiError:
-        seconds, said = answer.getheader("Retry-After") or "", _said(data)
+    def _refusal(self, method: str, path: str, answer: aiohttp.ClientResponse, data: bytes) -> ApiError:
+        seconds, said = answer.headers.get("Retry-After", ""), _said(data)
         return ApiError(
             f"the Kubernetes API server answers {method} {path} with {answer.status}: {said}"
             + self._hint(answer.status, said),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -139,7 +140,7 @@ class LMStudio(Section):
     """A local LM Studio."""
 
     base_url: str = "http://localhost:1234/v1"
-    """Base URL of its API, with `/v1`."""
+    """Base URL of its API; `HOST:PORT` stands for `http://HOST:PORT/v1`."""
     model: str = "local"
     """Name of the model; it must support native tool calls."""
     max_token: int = Field(default=16384, gt=0)
@@ -147,14 +148,18 @@ class LMStudio(Section):
     context_length: int = Field(default=32_768, gt=0)
     """Size of the model's context in tokens."""
 
+    @field_validator("base_url")
+    @classmethod
+    def _complete(cls, value: str) -> str:
+        url = value if "://" in value else f"http://{value}"
+        return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
+
 
 class LLM(Section):
     """The model."""
 
     provider: Literal["openai", "ollama", "lmstudio"] = "openai"
     """Which of the sections below is used."""
-    function_calling: bool = True
-    """Existing files have it; only native tool calls are supported, and `false` is an error."""
     openai: OpenAI = OpenAI()
     ollama: Ollama = Ollama()
     lmstudio: LMStudio = LMStudio()
@@ -164,13 +169,6 @@ class LLM(Section):
     """Retries of one request after 429, 5xx and broken connections."""
     prices: dict[str, Price] = Field(default_factory=dict)
     """What a million tokens cost, by the model's name; by default the public list price, if known."""
-
-    @field_validator("function_calling")
-    @classmethod
-    def _native(cls, value: bool) -> bool:
-        if not value:
-            raise ValueError("only models with native tool calls are supported; remove it or set it to true")
-        return value
 
 
 class S3(Section):

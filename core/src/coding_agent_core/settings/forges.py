@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Self, assert_never
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -47,6 +48,13 @@ class Redelivery(Section):
         return self
 
 
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is not an http(s) URL; write for example https://forge.example.com")
+    return value
+
+
 class GitHub(Labels):
     """GitHub, or GitHub Enterprise by `api_url`."""
 
@@ -65,6 +73,11 @@ class GitHub(Labels):
     """Login of the token's account: the receiver ignores labels that this account applies. It has no token to
     ask the forge itself; polling and the reporter ask."""
 
+    @field_validator("api_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return _http_url(value)
+
     @property
     def host(self) -> str:
         """The web host: the API's host, without `api.` on github.com and GHE.com.
@@ -82,10 +95,8 @@ class GitLab(Labels):
 
     api_url: str = "https://gitlab.com/api/v4"
     """REST base URL; self-managed: `https://HOST/api/v4` (`https://HOST` is enough)."""
-    owner: str = ""
-    """Has no effect; existing files have it. The project or group below selects."""
-    project_id: str | int = ""
-    """Polling: id or path of the one project to search; empty: the group, or the whole instance."""
+    project_id: str | int | tuple[str | int, ...] = ""
+    """Polling: id or path of the project to search, or a list of them; empty: the group or whole instance."""
     group_id: str | int = ""
     """Polling: id or path of the group to search, subgroups included."""
     assignee: str = ""
@@ -101,8 +112,14 @@ class GitLab(Labels):
     @field_validator("api_url")
     @classmethod
     def _complete(cls, value: str) -> str:
-        value = value.rstrip("/")
+        value = _http_url(value).rstrip("/")
         return value if "/api/" in value else f"{value}/api/v4"
+
+    @property
+    def projects(self) -> tuple[str | int, ...]:
+        """The projects to poll; empty: the group, or the whole instance."""
+        given = self.project_id if isinstance(self.project_id, tuple) else (self.project_id,)
+        return tuple(project for project in given if project)
 
     @property
     def host(self) -> str:

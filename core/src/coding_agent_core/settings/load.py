@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.settings.document import Document, dotted, read_yaml
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.predecessor import ignored_variables, translate
 
-KeyPath = tuple[str | int, ...]
+_logger = logging.getLogger("coding_agent.settings")
 
 VARIABLES: dict[str, tuple[str, ...]] = {
     "TASK_SOURCE": ("task_source",),
     "GITHUB_API_URL": ("github", "api_url"),
+    "GITHUB_BOT_NAME": ("github", "assignee"),
     "GITHUB_PERSONAL_ACCESS_TOKEN": ("github", "personal_access_token"),
     "GITLAB_API_URL": ("gitlab", "api_url"),
+    "GITLAB_BOT_NAME": ("gitlab", "assignee"),
     "GITLAB_PERSONAL_ACCESS_TOKEN": ("gitlab", "personal_access_token"),
     "WEBHOOK_ENABLED": ("webhook", "enabled"),
     "WEBHOOK_SERVER_HOST": ("webhook", "server", "host"),
@@ -70,48 +74,97 @@ SECRET_VARIABLES = frozenset(
 _SERVICE_LINK = re.compile(r"tcp://[^/]*:(\d+)")
 """Kubernetes sets `RABBITMQ_PORT=tcp://10.0.0.1:5672` in pods beside a Service called `rabbitmq`."""
 
-_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-_ABSENT = object()
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
-def load_settings(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings.
+@dataclass(frozen=True)
+class Findings:
+    """What is in the file and the environment.
 
-    Args:
-        file: the file; `None`: the one that `CONFIG_FILE` names, else `config.yaml` in the current folder if
-            there is one.
-        environment: the variables; `None`: the process's own.
+    Attributes:
+        source: the file's name, or `defaults`.
+        settings: `None` if there are errors.
+        errors: sentences that name each wrong setting with its line or variable.
+        warnings: sentences about keys and variables of the polling agent that are replaced or ignored.
+    """
+
+    source: str
+    settings: Settings | None
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def require(self) -> Settings:
+        """
+        Raises:
+            SettingsError: there are errors; the message has all of them.
+        """
+        if self.settings is None:
+            raise SettingsError("\n".join(self.errors))
+        return self.settings
+
+    def log(self) -> None:
+        """Log the warnings."""
+        for warning in self.warnings:
+            _logger.warning("%s", warning)
+
+
+def load_settings(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings; the arguments are those of `examine`.
 
     Raises:
         SettingsError: a file that was named is absent or unreadable, or a setting is wrong or unknown; the
             message names each key with its line or variable.
     """
+    return examine(file, environment).require()
+
+
+def examine(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Findings:
+    """Read the settings and everything that is wrong or has no effect.
+
+    Args:
+        file: the file; `None`: the one that `CONFIG_FILE` names, else `config.yaml` in the current folder if
+            there is one.
+        environment: the variables; `None`: the process's own.
+    """
     environment = os.environ if environment is None else environment
     named = str(file or environment.get("CONFIG_FILE") or "")
-    document = Document()
     name = named or "config.yaml"
+    document, source = Document(), "defaults"
     if named or Path(name).exists():
+        source = name
         try:
-            text = Path(name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise SettingsError(f"{name}: cannot read the configuration file: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{name}: the configuration file is not UTF-8") from error
-        document = read_yaml(text, environment, name=name)
-    from_environment, names = _from_environment(environment)
+            document = read_yaml(_text(name), environment, name=name)
+        except SettingsError as error:
+            return Findings(source, None, (str(error),))
+    warnings = [f"{name}, line {line}: {sentence}" for line, sentence in translate(document, environment)]
+    warnings += ignored_variables(environment)
+    errors = list(document.problems)
+    from_environment, names = _from_environment(environment, errors)
+    settings = None
     try:
-        return Settings.model_validate(_merged(document.data, from_environment))
+        settings = Settings.model_validate(_merged(document.data, from_environment))
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentences(error, document, names, name))) from error
+        errors += _sentences(error, document, names, name)
+    return Findings(source, None if errors else settings, tuple(errors), tuple(warnings))
 
 
-def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+def _text(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{name}: cannot read the configuration file: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{name}: the configuration file is not UTF-8") from error
+
+
+def _from_environment(
+    environment: Mapping[str, str], errors: list[str]
+) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
     """The settings that the environment sets, and the variable of each; empty variables do not count.
 
-    Raises:
-        SettingsError: `DEBUG` is not a boolean.
+    Args:
+        errors: receives a sentence about a variable that cannot be read.
     """
     data: dict[str, Any] = {}
     names: dict[tuple[str, ...], str] = {}
@@ -124,10 +177,10 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
         if value == "":
             continue
         if name == "DEBUG":
-            if value.lower() in _FALSE:
-                continue
+            if value.lower() not in _TRUE | _FALSE:
+                errors.append(f"DEBUG: {value!r} is neither true nor false")
             if value.lower() not in _TRUE:
-                raise SettingsError(f"DEBUG: {value!r} is neither true nor false")
+                continue
             value = "DEBUG"
         if name.endswith("_PORT") and (link := _SERVICE_LINK.fullmatch(value)):
             value = link.group(1)
@@ -153,7 +206,7 @@ def _sentences(
     sentences = []
     for detail in error.errors(include_url=False, include_input=False):
         path = tuple(part for part in detail["loc"] if part not in ("function-before", "list", "tuple"))
-        key = ".".join(str(part) for part in path)
+        key = dotted(path)
         variable = next((name for at, name in names.items() if at == path[: len(at)]), None)
         line = document.line(path)
         where = variable or (f"{file}, line {line}" if line else "defaults")
@@ -180,95 +233,3 @@ def _field_model(model: Any, part: str | int) -> Any:
     field = model.model_fields.get(part)
     candidates = [field.annotation, *typing.get_args(field.annotation)] if field else []
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-
-
-@dataclass
-class Document:
-    """A file's data, and the line (from 1) of each key or list entry."""
-
-    data: dict[str, Any] = field(default_factory=dict)
-    lines: dict[KeyPath, int] = field(default_factory=dict)
-
-    def line(self, path: KeyPath) -> int | None:
-        """The line of the path, or of its nearest parent in the file."""
-        while path:
-            if path in self.lines:
-                return self.lines[path]
-            path = path[:-1]
-        return None
-
-
-def read_yaml(text: str, environment: Mapping[str, str], *, name: str) -> Document:
-    """Parse YAML and expand `${VAR}` and `${VAR:-default}`; `$$` is a dollar sign.
-
-    A value that is nothing but variables, all of them unset and without default, counts as not given, so
-    that the setting's own default holds.
-
-    Raises:
-        SettingsError: not YAML, a key twice in one mapping, or no mapping at the top; names the line.
-    """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise SettingsError(
-            f"{name}, line {line}: not valid YAML: {error.problem or error.context}"
-        ) from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{name}: not valid YAML: {error}") from error
-    document = Document()
-    if node is None:
-        return document
-    if not isinstance(node, yaml.MappingNode):
-        raise SettingsError(f"{name}, line 1: the file must hold a mapping of sections")
-    document.data = _build(node, (), document.lines, environment, name)
-    return document
-
-
-def _build(
-    node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], environment: Mapping[str, str], name: str
-) -> Any:
-    if path:
-        lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            line = key_node.start_mark.line + 1
-            if key in result:
-                raise SettingsError(f"{name}, line {line}: {_dotted((*path, key))} is given twice")
-            lines[(*path, key)] = line
-            value = _build(value_node, (*path, key), lines, environment, name)
-            if value is not _ABSENT:
-                result[key] = value
-        return result
-    if isinstance(node, yaml.SequenceNode):
-        entries = (_build(n, (*path, i), lines, environment, name) for i, n in enumerate(node.value))
-        return [entry for entry in entries if entry is not _ABSENT]
-    if node.tag == "tag:yaml.org,2002:str":
-        return _expand(node.value, environment)
-    return yaml.safe_load(yaml.serialize(node))
-
-
-def _expand(text: str, environment: Mapping[str, str]) -> Any:
-    missing = found = False
-
-    def replace(match: re.Match[str]) -> str:
-        nonlocal missing, found
-        if match.group() == "$$":
-            found = True
-            return "$"
-        value = environment.get(match["name"]) or match["default"]
-        if value is None:
-            missing = True
-            return ""
-        found = True
-        return value
-
-    expanded = _VARIABLE.sub(replace, text)
-    return _ABSENT if missing and not found and not expanded else expanded
-
-
-def _dotted(path: KeyPath) -> str:
-    return ".".join(str(part) for part in path)

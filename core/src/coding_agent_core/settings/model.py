@@ -30,6 +30,8 @@ class Backend(StrEnum):
 class Scheduling(Section):
     """Polling."""
 
+    enabled: bool = True
+    """Whether `--mode webhook` with the in-memory queue also polls. `--mode producer` polls in any case."""
     interval: int = Field(default=300, gt=0)
     """Seconds between two polls."""
 

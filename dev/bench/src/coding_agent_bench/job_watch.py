@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from coding_agent_core.kubernetes.transport import Access, new_configuration
+from coding_agent_core.kubernetes.transport import Access
 from kubernetes.aio import client, watch
 
 from coding_agent_bench.errors import BenchError
@@ -26,7 +26,8 @@ class JobWatch:
         self._following: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> JobWatch:
-        settings = new_configuration()
+        settings = client.Configuration()
+        settings.client_session_kwargs = {"trust_env": False}
         await self._access.load(settings)
         self._api = client.ApiClient(configuration=settings)
         custom: Any = client.CustomObjectsApi(self._api)

@@ -1,0 +1,240 @@
+"""The polling agent's configuration: what becomes of the keys and variables that are not settings here.
+
+Its files are `config.yaml`, `config_github.yaml` and `config_gitlab.yaml` of
+https://github.com/notfolder/coding_agent at commit 46238ff, with the variables of its `main.py`. All other
+keys of these files are settings here too and mean the same. docs/migration.md shows `OLD_KEYS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coding_agent_core.settings.document import Document, dotted
+from coding_agent_core.settings.forges import GitHub
+
+
+@dataclass(frozen=True)
+class OldKey:
+    """
+    Attributes:
+        name: dotted key, with `[]` behind a list, or the name of a variable.
+        honoured_as: the setting that takes its value; empty: it is ignored.
+        advice: for people: why, and what to write instead.
+    """
+
+    name: str
+    honoured_as: str
+    advice: str
+
+    @property
+    def sentence(self) -> str:
+        how = f"read as `{self.honoured_as}`" if self.honoured_as else "ignored"
+        return f"{how}: {self.advice}"
+
+
+_FORGE_SERVER = OldKey(
+    "mcp_servers[] named github or gitlab",
+    "",
+    "the agent itself reads and writes the forge, and the model gets no token; remove the entry. "
+    "A server with a token in its `env`, or with a `url`, is kept",
+)
+_SERVER_PROMPT = OldKey(
+    "mcp_servers[].system_prompt", "instructions", "write what the model should know about tools there"
+)
+_AUTHOR = OldKey(
+    "github.query",
+    "github.query",
+    "with `author:@me` added, because the polling agent searched only items that its own account opened "
+    "unless an assignee was set; remove the MCP server `github` to poll by `owner` and `query` alone",
+)
+_KEY_NAME = OldKey(
+    "llm.openai.api_key_env", "llm.openai.api_key", 'write `api_key: "${NAME}"` with the variable\'s name'
+)
+_KEY_AS_NAME = OldKey(
+    "llm.openai.api_key: OPENAI_API_KEY",
+    "llm.openai.api_key",
+    'it is the name of a variable, not a key; write `api_key: "${OPENAI_API_KEY}"`',
+)
+_FUNCTION_CALLING = OldKey(
+    "llm.function_calling", "", "the agent always uses native tool calls; choose a model that supports them"
+)
+_SUMMARY_PROMPT = OldKey(
+    "context_storage.summary_prompt",
+    "",
+    "long contexts are summarized with a built-in prompt; write what the model must keep in mind in "
+    "`instructions`",
+)
+_API_SERVER = OldKey(
+    "api_server",
+    "",
+    "the service of per-user settings and the agent take their key from USER_CONFIG_API_KEY",
+)
+_OWNER = OldKey("gitlab.owner", "gitlab.assignee", "an `assignee` wins over it; write `assignee`")
+_PROJECT = OldKey(
+    "gitlab.project_id: NAME",
+    "",
+    "the polling agent never read it, and a name alone identifies no project; write the number, or the full "
+    "path GROUP/PROJECT",
+)
+_QUERY = OldKey(
+    "gitlab.query: state=…&labels=…",
+    "",
+    "it is a search text, not URL parameters; the poll always asks for open items with the label",
+)
+
+OLD_KEYS: tuple[OldKey, ...] = (
+    _FORGE_SERVER,
+    _SERVER_PROMPT,
+    _AUTHOR,
+    _OWNER,
+    _PROJECT,
+    _QUERY,
+    _KEY_NAME,
+    _KEY_AS_NAME,
+    _FUNCTION_CALLING,
+    _SUMMARY_PROMPT,
+    _API_SERVER,
+)
+OLD_VARIABLES: tuple[OldKey, ...] = (
+    OldKey("FUNCTION_CALLING", "", _FUNCTION_CALLING.advice),
+    OldKey("GITHUB_MCP_COMMAND", "", "the agent itself reads and writes the forge; unset it"),
+    OldKey("API_SERVER_KEY", "", _API_SERVER.advice),
+)
+
+_DEFAULT_QUERY = GitHub.model_fields["query"].default
+_PARAMETERS = re.compile(r"\w+=[^&]*(&\w+=[^&]*)*")
+_FORGES = ("github", "gitlab")
+
+
+def translate(document: Document, environment: Mapping[str, str]) -> list[tuple[int | None, str]]:
+    """Replace the polling agent's keys in a document by settings.
+
+    Args:
+        environment: the variables; empty for data of people who must not read ours.
+
+    Returns:
+        the line of each key that was replaced or removed, if it is in the file, and a sentence about it.
+    """
+    return _Translation(document, environment).run()
+
+
+def ignored_variables(environment: Mapping[str, str]) -> Iterable[str]:
+    """A sentence for each variable that the polling agent read and that is ignored here."""
+    for old in OLD_VARIABLES:
+        if environment.get(old.name):
+            yield f"{old.name}: {old.sentence}"
+
+
+class _Translation:
+    def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
+        self._document = document
+        self._data = document.data
+        self._environment = environment
+        self._notices: list[tuple[int | None, str]] = []
+
+    def run(self) -> list[tuple[int | None, str]]:
+        if "api_server" in self._data:
+            del self._data["api_server"]
+            self._notice(_API_SERVER, "api_server")
+        self._context_storage()
+        self._llm()
+        had_forge_server = self._servers()
+        self._gitlab()
+        if had_forge_server:
+            self._author()
+        return sorted(self._notices, key=lambda notice: notice[0] or 0)
+
+    def _notice(self, old: OldKey, *path: str | int) -> None:
+        self._notices.append((self._document.line(path), f"{dotted(path)}: {old.sentence}"))
+
+    def _section(self, *path: str) -> dict[str, Any]:
+        """The mapping at a path; empty if there is none."""
+        found: Any = self._data
+        for part in path:
+            found = found.get(part) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def _context_storage(self) -> None:
+        if self._section("context_storage").pop("summary_prompt", None) is not None:
+            self._notice(_SUMMARY_PROMPT, "context_storage", "summary_prompt")
+
+    def _llm(self) -> None:
+        if self._section("llm").pop("function_calling", None) is not None:
+            self._notice(_FUNCTION_CALLING, "llm", "function_calling")
+        openai = self._section("llm", "openai")
+        name = openai.pop("api_key_env", None)
+        if isinstance(name, str):
+            self._notice(_KEY_NAME, "llm", "openai", "api_key_env")
+            openai.setdefault("api_key", name)
+        elif openai.get("api_key") == "OPENAI_API_KEY":
+            self._notice(_KEY_AS_NAME, "llm", "openai", "api_key")
+            name = "OPENAI_API_KEY"
+        if name is not None and openai.get("api_key") == name:
+            del openai["api_key"]
+            if value := self._environment.get(name):
+                openai["api_key"] = value
+
+    def _servers(self) -> bool:
+        """Whether one of the servers was the polling agent's way to the forge."""
+        servers = self._data.get("mcp_servers")
+        if not isinstance(servers, list):
+            return False
+        found = [index for index, server in enumerate(servers) if _reaches_forge(server)]
+        for index in found:
+            self._notice(_FORGE_SERVER, "mcp_servers", index)
+        for index, server in enumerate(servers):
+            if index in found or not isinstance(server, dict):
+                continue
+            text = server.pop("system_prompt", None)
+            if text is not None:
+                ours = self._data.get("instructions")
+                self._data["instructions"] = f"{ours}\n\n{text}" if ours else text
+                self._notice(_SERVER_PROMPT, "mcp_servers", index, "system_prompt")
+        kept = [index for index in range(len(servers)) if index not in found]
+        self._data["mcp_servers"] = [servers[index] for index in kept]
+        if found:
+            self._document.keep_entries("mcp_servers", kept)
+        return bool(found)
+
+    def _gitlab(self) -> None:
+        gitlab = self._section("gitlab")
+        owner = gitlab.pop("owner", None)
+        if owner:
+            if not gitlab.get("assignee"):
+                gitlab["assignee"] = owner
+            self._notice(_OWNER, "gitlab", "owner")
+        self._drop_if(gitlab, "project_id", _is_bare_name, _PROJECT)
+        self._drop_if(gitlab, "query", lambda value: bool(_PARAMETERS.fullmatch(value)), _QUERY)
+
+    def _drop_if(self, gitlab: dict[str, Any], key: str, matches: Callable[[str], bool], old: OldKey) -> None:
+        value = gitlab.get(key)
+        if isinstance(value, str) and matches(value):
+            del gitlab[key]
+            self._notice(old, "gitlab", key)
+
+    def _author(self) -> None:
+        github = self._section("github")
+        query = github.get("query", _DEFAULT_QUERY)
+        if github.get("assignee") or self._environment.get("GITHUB_BOT_NAME") or not isinstance(query, str):
+            return
+        if github and "author:" not in query:
+            github["query"] = f"{query} author:@me".strip()
+            self._notice(_AUTHOR, "github", "query")
+
+
+def _reaches_forge(server: object) -> bool:
+    """Whether it is one of the MCP servers by which the polling agent reached the forge.
+
+    It passed them the token with its whole environment; here a server gets only its `env`.
+    """
+    if not isinstance(server, dict) or server.get("mcp_server_name") not in _FORGES:
+        return False
+    env = server.get("env") or {}
+    return bool(server.get("command")) and isinstance(env, dict) and not any("TOKEN" in name for name in env)
+
+
+def _is_bare_name(value: str) -> bool:
+    return bool(value) and "/" not in value and not value.isdigit()

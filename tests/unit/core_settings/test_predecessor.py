@@ -1,0 +1,186 @@
+"""Every key and variable of the polling agent loads: honoured, or named with what replaces it."""
+
+from pathlib import Path
+
+import pytest
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings import examine
+from coding_agent_core.settings.load import VARIABLES, Findings
+from coding_agent_core.settings.predecessor import OLD_KEYS, OLD_VARIABLES
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = ROOT / "tests/fixtures/polling_agent"
+READ_BY_THE_POLLING_AGENT = [
+    "TASK_SOURCE",
+    "LOGS",
+    "DEBUG",
+    "FUNCTION_CALLING",
+    "LLM_PROVIDER",
+    "LMSTUDIO_BASE_URL",
+    "LMSTUDIO_MODEL",
+    "OLLAMA_ENDPOINT",
+    "OLLAMA_MODEL",
+    "OPENAI_BASE_URL",
+    "OPENAI_MODEL",
+    "OPENAI_API_KEY",
+    "GITHUB_MCP_COMMAND",
+    "RABBITMQ_HOST",
+    "RABBITMQ_PORT",
+    "RABBITMQ_USER",
+    "RABBITMQ_PASSWORD",
+    "RABBITMQ_QUEUE",
+    "GITHUB_BOT_NAME",
+    "GITLAB_BOT_NAME",
+    "USE_USER_CONFIG_API",
+    "USER_CONFIG_API_URL",
+    "USER_CONFIG_API_KEY",
+    "API_SERVER_KEY",
+    "GITHUB_PERSONAL_ACCESS_TOKEN",
+    "GITLAB_PERSONAL_ACCESS_TOKEN",
+    "GITLAB_API_URL",
+]
+
+
+def of(name: str, **environment: str) -> Findings:
+    findings = examine(FILES / name, environment)
+    assert findings.errors == ()
+    return findings
+
+
+def keys(findings: Findings) -> list[str]:
+    """`LINE: KEY` of each warning."""
+    return [":".join(warning.split(", line ", 1)[1].split(":")[:2]) for warning in findings.warnings]
+
+
+def test_config_yaml() -> None:
+    findings = of("config.yaml")
+    assert keys(findings) == [
+        "3: mcp_servers.0",
+        "10: mcp_servers.1",
+        "28: api_server",
+        "33: llm.function_calling",
+        "45: llm.openai.api_key",
+        "57: context_storage.summary_prompt",
+        "66: github.query",
+        "69: gitlab.owner",
+        "73: gitlab.project_id",
+    ]
+    settings = findings.require()
+    assert [server.mcp_server_name for server in settings.mcp_servers] == ["googlesearch", "webfetch"]
+    assert settings.llm.lmstudio.base_url == "http://host.docker.internal:1234/v1"
+    assert not settings.llm.openai.api_key.configured
+    assert settings.llm.openai.max_token == 40960
+    assert (settings.github.owner, settings.github.query) == (
+        "acme",
+        "state:open archived:false sort:updated-desc sort:updated-desc author:@me",
+    )
+    assert (settings.gitlab.assignee, settings.gitlab.projects) == ("alice", ())
+    assert settings.use_rabbitmq
+    assert settings.rabbitmq.host == "host.docker.internal"
+
+
+def test_config_github_yaml() -> None:
+    findings = of("config_github.yaml", OPENAI_KEY="unused", OPENAI_API_KEY="sk-1")
+    assert keys(findings) == ["3: mcp_servers.0", "24: llm.openai.api_key_env"]
+    settings = findings.require()
+    assert settings.github.query.count("author:@me") == 1
+    assert settings.instructions is None, "the prompt of a server that is left out goes with it"
+    assert Secrets(settings.llm.openai.api_key).current() == ["sk-1"]
+    assert settings.llm.provider == "lmstudio"
+
+
+def test_config_gitlab_yaml() -> None:
+    findings = of("config_gitlab.yaml")
+    assert keys(findings) == [
+        "3: mcp_servers.0",
+        "22: llm.openai.api_key_env",
+        "27: gitlab.owner",
+        "31: gitlab.project_id",
+        "32: gitlab.query",
+    ]
+    gitlab = findings.require().gitlab
+    assert (gitlab.assignee, gitlab.query, gitlab.projects) == ("alice", "", ())
+
+
+@pytest.mark.parametrize("name", READ_BY_THE_POLLING_AGENT)
+def test_each_variable_is_a_setting_or_named(name: str) -> None:
+    ignored = {old.name for old in OLD_VARIABLES}
+    assert (name in VARIABLES) != (name in ignored)
+    if name in ignored:
+        findings = examine(Path("/dev/null"), {name: "x"})
+        assert [warning.split(":")[0] for warning in findings.warnings] == [name]
+
+
+def test_bot_names_are_assignees_and_then_the_author_does_not_matter() -> None:
+    findings = of("config.yaml", GITHUB_BOT_NAME="robot", GITLAB_BOT_NAME="robot-2")
+    settings = findings.require()
+    assert (settings.github.assignee, settings.gitlab.assignee) == ("robot", "robot-2")
+    assert "author:" not in settings.github.query
+
+
+def written(tmp_path: Path, text: str, **environment: str) -> Findings:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return examine(path, environment)
+
+
+def test_a_prompt_of_an_mcp_server_joins_the_instructions(tmp_path: Path) -> None:
+    text = "instructions: A\nmcp_servers:\n  - {mcp_server_name: x, command: [y], system_prompt: B}\n"
+    findings = written(tmp_path, text)
+    assert findings.require().instructions == "A\n\nB"
+    assert keys(findings) == ["3: mcp_servers.0.system_prompt"]
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "{mcp_server_name: github, url: 'https://mcp.example.com'}",
+        "{mcp_server_name: github, command: [github-mcp-server], env: {GITHUB_PERSONAL_ACCESS_TOKEN: t}}",
+    ],
+)
+def test_a_forge_server_that_can_work_here_is_kept(tmp_path: Path, server: str) -> None:
+    findings = written(tmp_path, f"mcp_servers: [{server}]\ngithub: {{owner: acme}}\n")
+    assert [server.mcp_server_name for server in findings.require().mcp_servers] == ["github"]
+    assert findings.warnings == ()
+    assert "author:" not in findings.require().github.query
+
+
+def test_a_key_that_nobody_knows_is_an_error_and_all_of_them_are_given_at_once(tmp_path: Path) -> None:
+    text = """\
+api_server: {api_key: x}
+mcp_servers:
+  - {mcp_server_name: github, command: [x]}
+  - {mcp_server_name: other, comand: [x]}
+webhok: {}
+github: {bot_label: a, bot_label: b, api_url: nonsense}
+"""
+    findings = written(tmp_path, text, DEBUG="perhaps", WEBHOOK_SERVER_PORT="eighty")
+    assert findings.settings is None
+    shown = "\n".join(findings.errors)
+    for part in (
+        "4: mcp_servers.0.comand: unknown setting; did you mean `command`?",
+        "5: webhok: unknown setting",
+        "6: github.bot_label is given twice",
+        "6: github.api_url: 'nonsense' is not an http(s) URL",
+        "DEBUG: 'perhaps' is neither true nor false",
+        "WEBHOOK_SERVER_PORT: webhook.server.port",
+    ):
+        assert part in shown
+    assert keys(findings) == ["1: api_server", "3: mcp_servers.0", "6: github.query"]
+
+
+@pytest.mark.parametrize("text", ["mcp_servers: 3\n", "llm: x\n", "gitlab: [a]\n", "mcp_servers: [x]\n"])
+def test_wrong_shapes_are_errors_as_ever(tmp_path: Path, text: str) -> None:
+    assert written(tmp_path, text).errors
+
+
+@pytest.mark.parametrize("document", ["migration.md", "migration.ja.md"])
+def test_the_migration_guide_names_every_old_key(document: str) -> None:
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    for old in (*OLD_KEYS, *OLD_VARIABLES):
+        row = next((line for line in text.splitlines() if line.startswith(f"| `{old.name}` |")), None)
+        assert row is not None, f"no row for {old.name}"
+        if old.honoured_as:
+            assert f"`{old.honoured_as}`" in row
+        if document == "migration.md":
+            assert old.advice in row

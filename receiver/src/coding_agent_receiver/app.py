@@ -129,8 +129,8 @@ class WebhookEndpoint:
         verification = webhooks.module.verification(headers, webhooks.secrets.current())
         if verification is None:
             return self._not_verified(webhooks, delivery, client)
-        if self._intake.overloaded:
-            return events.unavailable("too many webhooks at once", "overloaded")
+        if self._intake.limit.overloaded:
+            return events.overloaded()
         try:
             body = await self._read(receive, verification, headers, verify.client_group(client))
         except BodyError as error:
@@ -207,6 +207,7 @@ class WebhookEndpoint:
         async with self._room.reserve(client, size) as room:
             try:
                 async with asyncio.timeout(BODY_GRACE) as deadline:
+                    room.on_eviction = lambda: deadline.reschedule(0)
                     while True:
                         message = await receive()
                         if message["type"] == "http.disconnect":
@@ -225,6 +226,8 @@ class WebhookEndpoint:
                         seconds = BODY_GRACE + len(body) / BODY_RATE
                         deadline.reschedule(start + min(BODY_TIMEOUT, seconds))
             except TimeoutError as error:
+                if room.evicted:
+                    raise NoRoomError from error
                 raise BodyError(408, "the body did not arrive in time") from error
 
 

@@ -277,6 +277,11 @@ def unavailable(reason: str, result: str = "unavailable") -> Answer:
     return refused(503, reason, result, **{"Retry-After": str(RETRY_AFTER)})
 
 
+def overloaded() -> Answer:
+    """As `unavailable`, because too much arrives at once."""
+    return unavailable("too many webhooks at once", "overloaded")
+
+
 def too_many(wait: int) -> Answer:
     """The sender exceeded its rate limit; `wait` is in seconds."""
     return refused(429, "too many requests", "rate_limited", **{"Retry-After": str(wait)})

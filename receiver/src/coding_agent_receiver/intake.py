@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -26,8 +28,56 @@ _logger = logging.getLogger("webhook.server")
 
 STORE_TIMEOUT = 8.0
 """Seconds for the queue; GitHub treats an answer after 10 seconds as a failure."""
-STORING_AT_ONCE = 128
-"""Events at the queue. Beyond its capacity more of them would only wait, and time out after the work."""
+STORING_AT_ONCE = 32
+"""Events at the queue: enough to keep it busy. More would only wait there, and time out after the work."""
+IN_LINE = 512
+"""Events that wait for their turn at the queue."""
+LONGEST_WAIT = 0.8
+"""Seconds of such a wait; one that has waited so long is answered 503 within a second."""
+
+
+class OverloadedError(Exception):
+    """More events arrive than the queue can store."""
+
+
+class ConcurrencyLimit:
+    """Lets a number of events be stored at once; the others wait in line, in their order."""
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(STORING_AT_ONCE)
+        self._line: dict[object, float] = {}
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether an event that arrives now would wait too long, as far as the first in line shows."""
+        since = next(iter(self._line.values()), None)
+        if since is None:
+            return False
+        return len(self._line) >= IN_LINE or time.monotonic() - since > LONGEST_WAIT / 2
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and have it while the context is open.
+
+        Raises:
+            OverloadedError: it does not come in time.
+        """
+        if self._turns.locked():
+            place = object()
+            self._line[place] = time.monotonic()
+            try:
+                async with asyncio.timeout(LONGEST_WAIT):
+                    await self._turns.acquire()
+            except TimeoutError as error:
+                raise OverloadedError from error
+            finally:
+                del self._line[place]
+        else:
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._turns.release()
 
 
 @dataclass
@@ -41,12 +91,7 @@ class Intake:
     sink: TaskSink
     metrics: ReceiverMetrics
     clock: Callable[[], datetime]
-    _storing: int = 0
-
-    @property
-    def overloaded(self) -> bool:
-        """Whether the queue has as many events in hand as it can store in time."""
-        return self._storing >= STORING_AT_ONCE
+    limit: ConcurrencyLimit = field(default_factory=ConcurrencyLimit)
 
     async def answer(self, webhooks: Webhooks, delivery: Delivery, payload: dict[str, Any]) -> Answer:
         """Act on one authentic webhook."""
@@ -70,21 +115,21 @@ class Intake:
             _logger.warning("Ignored: %s", meaning.reason)
             return events.ignored(meaning.reason)
         try:
-            self._storing += 1
-            async with asyncio.timeout(STORE_TIMEOUT):
+            async with self.limit.turn(), asyncio.timeout(STORE_TIMEOUT):
                 if isinstance(meaning, Accepted):
                     return await self._submit(webhooks, meaning.request)
                 if isinstance(meaning, Commanded):
                     return await self._command(meaning.command)
                 return await self._withdraw(meaning.withdrawal)
+        except OverloadedError:
+            _logger.warning("Not stored: more events arrive than the queue can take")
+            return events.overloaded()
         except (QueueUnavailableError, TimeoutError) as error:
             self.metrics.queue_failed(webhooks.platform)
             problem = str(error) or "the queue did not answer in time"
             what = "Command not stored" if isinstance(meaning, Commanded) else "Task not queued"
             _logger.error("%s: %s", what, problem)  # noqa: TRY400 - the sentence says it all
             return events.unavailable("the task queue is not reachable; send the event again later")
-        finally:
-            self._storing -= 1
 
     async def _submit(self, webhooks: Webhooks, request: TaskRequest) -> Answer:
         _logger.debug("Label matched: %s", self.settings.labels(webhooks.platform).bot_label)

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum
 from ipaddress import ip_network
 
@@ -149,8 +150,9 @@ class NoRoomError(Exception):
 class BodyRoom:
     """Bytes of bodies in memory. One client can take half of them.
 
-    Small bodies count as they arrive, so that slow senders hold little. A larger body reserves what it
-    announces before any of it is read, and waits for that.
+    Small bodies count as they arrive, so that slow senders hold little, and the one that has been arriving
+    for the longest gives way to a new one: an authentic body is complete within milliseconds. A larger body
+    reserves what it announces before any of it is read, and waits for that.
     """
 
     def __init__(self, largest: int) -> None:
@@ -170,40 +172,68 @@ class Reservation:
     Args:
         announced: bytes that are reserved at once; `None`: they count as they arrive.
 
+    Attributes:
+        evicted: the room was taken for another body.
+        on_eviction: must end the reading of this body.
+
     Raises:
         NoRoomError: on entry, if there is no room for a larger body, even after a while.
     """
 
     def __init__(self, room: _Bytes, client: str, announced: int | None) -> None:
-        self._room, self._client, self._announced = room, client, announced
+        self._room, self.client, self._announced = room, client, announced
         self._held = 0
+        self.evicted = False
+        self.on_eviction: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Reservation:
         if self._announced is not None:
-            await self._room.wait(self._client, self._announced)
+            await self._room.wait(self.client, self._announced)
             self._held = self._announced
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._held:
-            self._room.give_back(self._client, self._held)
+        self._give_back()
 
     def arrived(self, count: int) -> None:
-        """Count bytes that are kept in memory.
+        """Count bytes that are kept in memory. If there is no room, the oldest body must give way.
 
         Raises:
-            NoRoomError: there are too many of small bodies.
+            NoRoomError: that is this one.
         """
-        if self._announced is None:
-            if not self._room.take(self._client, count):
-                raise NoRoomError
-            self._held += count
+        if self._announced is not None:
+            return
+        while not self.evicted and not self._room.take(self.client, count):
+            (self._room.oldest_in_the_way(self.client, count) or self).evict()
+        if self.evicted:
+            raise NoRoomError
+        self._held += count
+        self._room.small[self] = None
+
+    def evict(self) -> None:
+        """Give the room back although the body has not arrived."""
+        self.evicted = True
+        self._give_back()
+        self.on_eviction()
+
+    def _give_back(self) -> None:
+        if self._held:
+            self._room.small.pop(self, None)
+            self._room.give_back(self.client, self._held)
+            self._held = 0
 
 
 class _Bytes:
+    """Bytes that can be taken and given back.
+
+    Attributes:
+        small: who holds bytes of small bodies, the oldest first.
+    """
+
     def __init__(self, total: int, per_client: int) -> None:
         self._free, self._per_client = total, per_client
         self._held: Counter[str] = Counter()
+        self.small: dict[Reservation, None] = {}
         self._waiting: list[tuple[str, int, asyncio.Future[None]]] = []
 
     def take(self, client: str, size: int) -> bool:
@@ -212,6 +242,12 @@ class _Bytes:
         self._free -= size
         self._held[client] += size
         return True
+
+    def oldest_in_the_way(self, client: str, size: int) -> Reservation | None:
+        """A small body: of this client if it has its share already, else of the one that holds most."""
+        has_its_share = self._held[client] + size > self._per_client
+        owner = client if has_its_share else max(self._held, key=self._held.__getitem__)
+        return next((holder for holder in self.small if holder.client == owner), None)
 
     async def wait(self, client: str, size: int) -> None:
         if self.take(client, size):

@@ -76,20 +76,6 @@ async def test_a_queue_that_hangs_is_answered_503_before_github_gives_up(receive
     assert "Retry-After" in response.headers
 
 
-async def test_more_events_than_the_queue_can_store_in_time_are_shed_at_once(receiver, sink, monkeypatch):
-    monkeypatch.setattr("coding_agent_receiver.intake.STORING_AT_ONCE", 1)
-    sink.hold = asyncio.Event()
-    stored = asyncio.create_task(receiver.github(github_issue()))
-    await sink.entered.wait()
-    shed = await receiver.github(github_issue(number=8), delivery="d-2")
-    assert (shed.status_code, shed.json()["reason"]) == (503, "too many webhooks at once")
-    assert "Retry-After" in shed.headers
-    assert (await receiver.http.get("/livez")).status_code == 200
-    sink.hold.set()
-    assert (await stored).json()["status"] == "success"
-    assert (await receiver.github(github_issue(number=8), delivery="d-2")).json()["status"] == "success"
-
-
 async def test_a_defect_of_ours_is_answered_503_without_its_trace_and_logged_with_it(receiver, sink, caplog):
     sink.broken = RuntimeError("secret details")
     response = await receiver.github(github_issue())

@@ -8,7 +8,14 @@ import httpx
 import pytest
 from coding_agent_core.settings import Settings
 from coding_agent_receiver import limits
-from coding_agent_receiver.limits import SMALL_BODY, AddressCheck, Allowlist, BodyRoom, NoRoomError
+from coding_agent_receiver.limits import (
+    SMALL_BODY,
+    AddressCheck,
+    Allowlist,
+    BodyRoom,
+    NoRoomError,
+    Reservation,
+)
 
 SIZE = SMALL_BODY + 1
 
@@ -106,13 +113,32 @@ async def test_small_bodies_count_as_they_arrive_and_do_not_wait_for_larger_ones
     room = BodyRoom(largest=SIZE)
     async with room.reserve("a", SIZE), room.reserve("a", 90) as first, room.reserve("b", 90) as second:
         first.arrived(50)
-        with pytest.raises(NoRoomError):
-            first.arrived(1)
         second.arrived(50)
         with pytest.raises(NoRoomError):
-            second.arrived(1)
-    async with room.reserve("a", 90) as again:
-        again.arrived(50)
+            first.arrived(1)
+        assert first.evicted
+        assert not second.evicted
+
+
+async def test_the_oldest_small_body_gives_way_to_a_new_one(monkeypatch):
+    monkeypatch.setattr(limits, "SMALL_BODIES", 100)
+    room = BodyRoom(largest=SIZE)
+    ended: list[str] = []
+    async with AsyncExitStack() as stack:
+
+        async def body(client: str, name: str, count: int) -> Reservation:
+            held = await stack.enter_async_context(room.reserve(client, 90))
+            held.on_eviction = lambda: ended.append(name)
+            held.arrived(count)
+            return held
+
+        await body("slow", "slow 1", 20)
+        await body("slow", "slow 2", 30)
+        await body("slow", "slow 3", 10)  # one client has half of the room
+        assert ended == ["slow 1"]
+        await body("other", "other 1", 30)
+        await body("third", "third 1", 35)  # there is no room left: the client that holds most gives way
+        assert ended == ["slow 1", "slow 2"]
 
 
 async def enter(room: BodyRoom, client: str, size: int) -> None:

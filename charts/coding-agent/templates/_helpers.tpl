@@ -79,24 +79,49 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Values.image.tag | default $root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
-{{- define "coding-agent.githubEnabled" -}}
-{{- if or .Values.secrets.github.token .Values.secrets.github.existingSecret }}true{{ end -}}
+{{/* The forges that the values have a token for, as a list of names. */}}
+{{- define "coding-agent.tokensGiven" -}}
+{{- $given := list -}}
+{{- range $forge := list "github" "gitlab" -}}
+  {{- with index $.Values.secrets $forge -}}
+    {{- if or .token .existingSecret }}{{ $given = append $given $forge }}{{ end -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $given -}}
 {{- end -}}
 
-{{- define "coding-agent.gitlabEnabled" -}}
-{{- if or .Values.secrets.gitlab.token .Values.secrets.gitlab.existingSecret }}true{{ end -}}
-{{- end -}}
-
-{{/* The forges in use, as a list of names. */}}
+{{/*
+The forges in use, as a list of names: those with a token, else the one that `config.task_source` names. Its Secret
+is then expected to be created later.
+*/}}
 {{- define "coding-agent.forges" -}}
-{{- $forges := list -}}
-{{- if include "coding-agent.githubEnabled" . }}{{ $forges = append $forges "github" }}{{ end -}}
-{{- if include "coding-agent.gitlabEnabled" . }}{{ $forges = append $forges "gitlab" }}{{ end -}}
-{{- toJson $forges -}}
+{{- toJson (include "coding-agent.tokensGiven" . | fromJsonArray | default (list (.Values.config.task_source | default "github"))) -}}
 {{- end -}}
 
+{{/* OpenAI needs a key, in a Secret that is perhaps created later; whether another model does, the values say. */}}
 {{- define "coding-agent.modelEnabled" -}}
-{{- if or .Values.secrets.model.apiKey .Values.secrets.model.existingSecret }}true{{ end -}}
+{{- $llm := .Values.config.llm | default dict -}}
+{{- $openai := and (eq ($llm.provider | default "openai") "openai") (not ($llm.openai | default dict).base_url) -}}
+{{- if or $openai .Values.secrets.model.apiKey .Values.secrets.model.existingSecret }}true{{ end -}}
+{{- end -}}
+
+{{/*
+The Secrets that must be there for a task to run and that the chart does not make, as a list of dicts with kind (a
+key of `secrets`), name, the key in it, and whether it is known to be there.
+*/}}
+{{- define "coding-agent.expectedSecrets" -}}
+{{- $expected := list -}}
+{{- $kinds := include "coding-agent.forges" . | fromJsonArray -}}
+{{- if include "coding-agent.modelEnabled" . }}{{ $kinds = append $kinds "model" }}{{ end -}}
+{{- range $kind := $kinds -}}
+  {{- if not (or (index $.Values.secrets $kind).token (index $.Values.secrets $kind).apiKey) -}}
+    {{- $name := include "coding-agent.secretName" (list $ $kind) -}}
+    {{- $there := not (empty (lookup "v1" "Secret" $.Release.Namespace $name)) -}}
+    {{- $key := ternary "api-key" "token" (eq $kind "model") -}}
+    {{- $expected = append $expected (dict "kind" $kind "name" $name "key" $key "there" $there) -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $expected -}}
 {{- end -}}
 
 {{- define "coding-agent.s3Enabled" -}}

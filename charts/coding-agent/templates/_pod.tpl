@@ -89,12 +89,13 @@ annotations:
     name: {{ include "coding-agent.fullname" . }}
 {{- end -}}
 
-{{/* The forge tokens, for programs that speak to the forge. Call with (list $ FORGES). */}}
+{{/* The forge tokens, for programs that speak to the forge: they say what is missing. Call with (list $ FORGES). */}}
 {{- define "coding-agent.tokenSources" -}}
 {{- $root := index . 0 -}}
 {{- range $forge := index . 1 }}
 - secret:
     name: {{ include "coding-agent.secretName" (list $root $forge) }}
+    optional: true
     items:
       - key: token
         path: credentials/{{ $forge }}-token

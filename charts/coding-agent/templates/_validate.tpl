@@ -2,8 +2,13 @@
 {{- define "coding-agent.validate" -}}
 {{- $forges := include "coding-agent.forges" . | fromJsonArray -}}
 {{- $problems := list -}}
-{{- if not $forges -}}
-  {{- $problems = append $problems "secrets.github.token or secrets.gitlab.token (or existingSecret beside it): give the token of at least one forge" -}}
+{{- range $kind, $field := dict "github" "token" "gitlab" "token" "model" "apiKey" -}}
+  {{- $secret := index $.Values.secrets $kind -}}
+  {{- $name := include "coding-agent.secretName" (list $ $kind) -}}
+  {{- $expected := or (has $kind $forges) (and (eq $kind "model") (include "coding-agent.modelEnabled" $)) (and (ne $kind "model") (not (include "coding-agent.tokensGiven" $ | fromJsonArray))) -}}
+  {{- if and $expected (not (or $secret.existingSecret (index $secret $field))) (include "coding-agent.ownSecret" (list $ $name)) -}}
+    {{- $problems = append $problems (printf "secrets.%s.%s: the release has the Secret %s, and without this value it would be deleted; give your values again, or add --reset-then-reuse-values" $kind $field $name) -}}
+  {{- end -}}
 {{- end -}}
 {{- range $kind, $field := dict "github" "token" "gitlab" "token" "model" "apiKey" "userConfig" "apiKey" -}}
   {{- $secret := index $.Values.secrets $kind -}}
@@ -51,11 +56,6 @@
       {{- $problems = append $problems (printf "%s: the chart sets the label %s itself, because objects are found by it; leave it out" $path $reserved) -}}
     {{- end -}}
   {{- end -}}
-{{- end -}}
-{{- $llm := .Values.config.llm | default dict -}}
-{{- $openai := $llm.openai | default dict -}}
-{{- if and (eq ($llm.provider | default "openai") "openai") (not $openai.base_url) (not (include "coding-agent.modelEnabled" .)) -}}
-  {{- $problems = append $problems "secrets.model.apiKey (or existingSecret): OpenAI needs a key; for another model set config.llm" -}}
 {{- end -}}
 {{- with .Values.operator -}}
   {{- if and .namespaces (not .enabled) -}}

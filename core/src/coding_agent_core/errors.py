@@ -11,6 +11,10 @@ class SettingsError(CodingAgentError):
     """A setting is missing, unknown or wrong; the message names the key, and the line or variable."""
 
 
+class TokenMissingError(SettingsError):
+    """The file of a forge's token is absent or empty; it may appear later, as a mounted Secret does."""
+
+
 class QueueUnavailableError(CodingAgentError):
     """The queue cannot store a task safely now; nothing was queued, and the sender should retry."""
 

@@ -100,6 +100,7 @@ class PodReason(StrEnum):
     CREATE_CONTAINER_ERROR = "CreateContainerError"
     CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
     POD_NOT_READY_TO_START = "PodNotReadyToStart"
+    SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason
     TOO_MANY_ATTEMPTS = "TooManyAttempts"
 
 
@@ -333,6 +334,13 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
             "missing; the pod's events name it.",
             "The administrator of this bot has to check its Secrets and volumes.",
             patience=Patience.IMAGE,
+            anchor=_NOT_STARTING,
+        ),
+        PodReason.SECRET_MISSING: ReasonFacts(
+            ReasonClass.DISRUPTED,
+            "The attempt waits for a Secret that does not exist.",
+            "The administrator of this bot has to create it.",
+            patience=Patience.SCHEDULING,
             anchor=_NOT_STARTING,
         ),
         PodReason.TOO_MANY_ATTEMPTS: ReasonFacts(

@@ -112,6 +112,14 @@ class Cluster:
         query = [("labelSelector", f"batch.kubernetes.io/job-name={job}"), ("limit", "100")]
         return list((await self._server.request("GET", f"{self._core}/pods", query=query))["items"])
 
+    async def mount_failures(self, pod: str) -> list[str]:
+        """What the kubelet says of volumes that it cannot set up for a pod; the newest last."""
+        selector = f"involvedObject.kind=Pod,involvedObject.name={pod},reason=FailedMount"
+        query = [("fieldSelector", selector), ("limit", "50")]
+        found = await self._server.request("GET", f"{self._core}/events", query=query)
+        events = sorted(found["items"], key=lambda event: event.get("lastTimestamp") or "")
+        return [str(event.get("message") or "") for event in events]
+
     async def watch_pods(self, labels: str, seconds: int) -> AsyncIterator[Body]:
         """What happens to pods from now on, for so many seconds; those that are there are not listed.
 

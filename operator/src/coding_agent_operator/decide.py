@@ -239,7 +239,8 @@ def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None
     if known is not None and known.reason == outcome.reason and known.message.startswith(begin):
         return known.message
     rest = outcome.message.removeprefix(REASONS[outcome.reason].message)
-    return f"{begin}{rest} It is given up if that lasts for {problem.patience:.0f} s."
+    then = "It is given up" if outcome.counted else "Another attempt follows"
+    return f"{begin}{rest} {then} if that lasts for {problem.patience:.0f} s."
 
 
 def _transitions(old: Status, new: Status, max_attempts: int) -> Iterator[Event]:

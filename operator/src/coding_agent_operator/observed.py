@@ -111,6 +111,7 @@ class Pod:
         advanced: when it last came a step nearer to its beginning: it was scheduled, set up, prepared; or was
             first found unschedulable.
         gone_by: when it was to be gone at the latest, once it is being deleted.
+        missing: names of Secrets that it waits for.
         node: that it is on.
         job_uid: of its Job.
     """
@@ -130,6 +131,7 @@ class Pod:
     not_prepared: str = ""
     advanced: datetime | None = None
     gone_by: datetime | None = None
+    missing: tuple[str, ...] = ()
     node: str = ""
     job_uid: str = ""
 
@@ -348,6 +350,16 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         node=(body.get("spec") or {}).get("nodeName") or "",
         job_uid=(meta.get("labels") or {}).get(JOB_UID_LABEL) or "",
     )
+
+
+_MISSING_SECRET = re.compile(r'secret "([a-z0-9][-a-z0-9.]{0,252})" not found')
+"""The API server's words for what the kubelet did not find (apimachinery, pkg/api/errors/errors.go)."""
+
+
+def missing_secrets(messages: Iterable[str]) -> tuple[str, ...]:
+    """The Secrets that the newest of a kubelet's messages about volumes names, of those that name any."""
+    *_, newest = [(), *filter(None, map(_MISSING_SECRET.findall, messages))]
+    return tuple(sorted(set(newest)))
 
 
 _STEPS = ("PodScheduled", "PodReadyToStartContainers", "Initialized")

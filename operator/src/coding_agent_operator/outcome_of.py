@@ -198,6 +198,8 @@ def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
         if waiting is None:
             return None
         reason, detail, since = waiting, pod.waiting_detail, pod.advanced or pod.created
+        if pod.missing:
+            reason, detail = PodReason.SECRET_MISSING, f"Missing: {', '.join(pod.missing)}."
     patience: float = getattr(policy, REASONS[reason].patience or Patience.CONFIG)
     return PodProblem(attempt_outcome(reason, detail), patience, (now - since).total_seconds() > patience)
 

@@ -21,10 +21,12 @@ from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.metrics import count_change
 from coding_agent_operator.observed import (
     ATTEMPTS,
+    NOT_READY_TO_START,
     Job,
     Pod,
     Task,
     UnreadableTaskError,
+    missing_secrets,
     read_job,
     read_pod,
     read_pods,
@@ -85,6 +87,7 @@ class Reconciler:
         self._patience = timedelta(
             seconds=min(policy.config_after, policy.image_after, policy.unschedulable_after)
         )
+        self._first_check = timedelta(seconds=policy.pod_check_interval)
         self._emitted: set[tuple[str, Event]] = set()
         self._foreign: dict[str, list[Job]] = {}
 
@@ -180,11 +183,21 @@ class Reconciler:
             return job
         if job.waiting:
             return replace(job, waits_for=self._waits.get(job.uid, ""))
-        going = not job.finished and not job.deleting
-        if going and (job.ready or self._now() < job.began + self._patience):
+        going, age = not job.finished and not job.deleting, self._now() - job.began
+        if going and (job.ready or age < min(self._patience, self._first_check)):
             return job
         pods = read_pods(await self._cluster.pods_of(job.name))
+        if going:
+            pods = tuple([await self._with_missing_secrets(pod) for pod in pods])
+            # Anything else that a pod waits for is usually there within its patience.
+            if age < self._patience and not any(pod.missing for pod in pods):
+                return job
         return replace(job, pods=self._messages.added_to(job, pods))
+
+    async def _with_missing_secrets(self, pod: Pod) -> Pod:
+        if pod.waiting != NOT_READY_TO_START:
+            return pod
+        return replace(pod, missing=missing_secrets(await self._cluster.mount_failures(pod.name)))
 
     async def _create(self, task: Task, number: int) -> Job:
         """Create the attempt's Job, or find it; a Job of somebody else's that has its name is remembered."""

@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("agenttask-crd-o
 
 REQUIRED = yaml.safe_load((CHART / "ci" / "required-values.yaml").read_text())
 FIRST = CHART.parents[1] / "tests" / "chart" / "first-values.yaml"
+TAKE_FIELDS = ("--force-conflicts",)
+"""Other tests on the same control plane put the CRD there with kubectl."""
 KINDS = (
     "deployments,services,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,"
     "horizontalpodautoscalers,poddisruptionbudgets,cronjobs"
@@ -92,7 +94,7 @@ def upgrade_as_documented(release: Release, *flags: str) -> None:
 def test_no_upgrade_downgrade_or_reinstallation_loses_anything(release: Release, tmp_path: Path) -> None:
     newer, older = release.chart, older_chart(tmp_path)
     release.chart = older
-    release.install()
+    release.install(None, *TAKE_FIELDS)
     release.cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")
     release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
     made, secret = objects(release), webhook_secret(release)
@@ -110,6 +112,9 @@ def test_no_upgrade_downgrade_or_reinstallation_loses_anything(release: Release,
         nothing_is_lost(flag)
         release.helm("rollback", release.name, "1")
         nothing_is_lost("rollback")
+    with pytest.raises(HelmError, match=r"secrets.github.token: .* would be deleted; .*--reset-then-reuse"):
+        upgrade_as_documented(release, "--set", "polling.suspend=true")
+    nothing_is_lost("an upgrade in which the values were forgotten")
     release.upgrade()
     nothing_is_lost("upgrade")
     of_receiver = {"coding-agent-receiver", "coding-agent-selftest"}
@@ -130,7 +135,7 @@ def test_an_upgrade_brings_the_newer_crd_and_keeps_tasks_and_the_webhook_secret(
     release: Release, tmp_path: Path
 ) -> None:
     newer, release.chart = release.chart, older_chart(tmp_path)
-    release.install()
+    release.install(None, *TAKE_FIELDS)
     assert "Cost" not in columns(release)
     release.cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")
     release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
@@ -185,6 +190,21 @@ def test_a_second_release_in_the_same_namespace_is_refused(release: Release) -> 
     with pytest.raises(HelmError, match="the release coding-agent already serves its AgentTasks"):
         second.install({"crds": {"install": False}})
     release.upgrade()  # itself it does not mind
+
+
+def test_without_values_what_the_notes_say_creates_the_secrets(release: Release) -> None:
+    release.values = {}
+    said = release.install()
+    commands = [line.split("kubectl ", 1)[1].split() for line in said.splitlines() if "create secret" in line]
+    assert len(commands) == 2
+    for command in commands:
+        release.cluster.kubectl(*command)
+    config = yaml.safe_load(release.get("configmap", "coding-agent")["data"]["config.yaml"])
+    for credential in config["operator"]["job"]["credentials"]:
+        assert release.get("secret", credential["secret"])["data"][credential["key"]]
+    assert "create secret" not in release.upgrade()
+    release.helm("uninstall", release.name)
+    assert release.get("secret", "coding-agent-github"), "it was not the release's"
 
 
 def test_notes_tell_what_to_do_next(release: Release) -> None:

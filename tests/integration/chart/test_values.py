@@ -70,11 +70,15 @@ def test_a_wrong_value_is_named(setting: str, said: str) -> None:
     assert said in str(error.value)
 
 
-def test_the_token_and_the_key_are_asked_for_at_once() -> None:
-    with pytest.raises(HelmError) as error:
-        helm("template", "coding-agent", str(CHART))
-    assert "secrets.github.token or secrets.gitlab.token" in str(error.value)
-    assert "secrets.model.apiKey" in str(error.value)
+def test_without_values_attempts_wait_for_two_secrets_that_the_notes_create() -> None:
+    objects = [found for found in yaml.safe_load_all(helm("template", "coding-agent", str(CHART))) if found]
+    assert {o["metadata"]["name"] for o in objects if o["kind"] == "Secret"} == {"coding-agent-webhook"}
+    config = yaml.safe_load(one(objects, "ConfigMap", "coding-agent")["data"]["config.yaml"])
+    wanted = {entry["secret"]: entry["key"] for entry in config["operator"]["job"]["credentials"]}
+    assert wanted == {"coding-agent-github": "token", "coding-agent-model": "api-key"}
+    notes = helm("install", "coding-agent", str(CHART), "--dry-run=client")
+    for secret, key in wanted.items():
+        assert f"create secret generic {secret} --from-literal={key}=" in notes
 
 
 def test_pods_start_anew_when_the_configuration_changes_and_not_when_a_secret_does() -> None:

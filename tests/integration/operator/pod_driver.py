@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.outcome import Outcome
@@ -32,6 +33,13 @@ class Waits:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class CannotMount:
+    """A pod on a node whose volumes are not set up: what the kubelet says in an Event."""
+
+    message: str
+
+
 def reported(reason: Reason, message: str = "said by the agent", **fields: Any) -> Ends:
     """The pod ends with the agent's own outcome."""
     outcome = Outcome(reason=reason, message=message, **fields)
@@ -42,7 +50,7 @@ DONE = reported(Reason.COMPLETED, "done")
 RUNS = None
 """The pod runs on."""
 
-Script = Callable[[str], Ends | Waits | None]
+Script = Callable[[str], Ends | Waits | CannotMount | None]
 """From a Job's name to its pod's end."""
 
 
@@ -84,9 +92,18 @@ class PodDriver:
         end = self.script(job)
         if end is None and pod.status.phase == "Running":
             return
-        if isinstance(end, Waits) and pod.status.container_statuses:
+        if isinstance(end, Waits | CannotMount) and pod.status.container_statuses:
             return
-        status = running() if end is None else waiting(end) if isinstance(end, Waits) else ended(end)
+        match end:
+            case None:
+                status = running()
+            case Waits():
+                status = waiting(end)
+            case CannotMount():
+                status = not_set_up()
+                self._core.create_namespaced_event(self._namespace, mount_event(pod, end))
+            case _:
+                status = ended(end)
         try:
             self._core.patch_namespaced_pod_status(pod.metadata.name, self._namespace, {"status": status})
         except ApiException as error:
@@ -105,6 +122,28 @@ def running() -> dict[str, Any]:
 def waiting(end: Waits) -> dict[str, Any]:
     state = {"reason": end.reason, "message": end.message}
     return {"phase": "Pending", "containerStatuses": [_container(waiting=state)]}
+
+
+def not_set_up() -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat()
+    conditions = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": now},
+        {"type": "PodReadyToStartContainers", "status": "False"},
+    ]
+    container = _container(waiting={"reason": "ContainerCreating"})
+    return {"phase": "Pending", "conditions": conditions, "containerStatuses": [container]}
+
+
+def mount_event(pod: Any, end: CannotMount) -> dict[str, Any]:
+    meta = pod.metadata
+    return {
+        "metadata": {"generateName": f"{meta.name}."},
+        "involvedObject": {"kind": "Pod", "name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+        "type": "Warning",
+        "reason": "FailedMount",
+        "message": end.message,
+        "lastTimestamp": "2026-01-01T00:00:00Z",
+    }
 
 
 def ended(end: Ends) -> dict[str, Any]:

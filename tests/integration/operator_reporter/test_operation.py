@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from coding_agent_core.outcome import Phase
 
+from tests.fixtures.system import BOT_TOKEN
 from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator_reporter.process import Reporter, account, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
@@ -55,6 +56,25 @@ def test_a_wrong_configuration_is_explained(world: World, tmp_path: Path) -> Non
     assert done.returncode == 78
     assert "github.personal_access_token" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_its_token_it_is_healthy_and_starts_once_the_token_is_there(
+    world: World, start: Start, tmp_path: Path
+) -> None:
+    token = tmp_path / "credentials" / "github-token"
+    world.sections["github"] = {
+        "api_url": world.forge.api_url,
+        "personal_access_token": {"files": [str(token)]},
+    }
+    process = start()
+    until("it says what is missing", lambda: "Waiting for a token" in process.log())
+    assert str(token) in process.log()
+    assert (process.probe("/livez"), process.probe("/readyz")) == ((200, "ok"), (200, "ok"))
+    number = world.issue(BOT)
+    world.set_phase(world.task(number), Phase.RUNNING)
+    token.parent.mkdir()
+    token.write_text(BOT_TOKEN)
+    world.shows(number, "working on it", {"coding agent processing"})
 
 
 def is_zero(process: Reporter, gauge: str) -> None:

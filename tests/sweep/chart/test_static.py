@@ -35,6 +35,10 @@ def test_helm_lint_is_silent(file: Path) -> None:
     assert "[WARNING]" not in found, found
 
 
+def test_helm_lint_is_silent_without_values() -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
+
+
 def test_every_suite_of_helm_unittest_passes(tool: Tool) -> None:
     said = tool("helm-unittest", "--strict", str(CHART))
     assert "Charts:      1 passed, 1 total" in said

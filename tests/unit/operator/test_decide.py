@@ -180,7 +180,7 @@ TROUBLES: list[tuple[str, dict[str, Any], str, str]] = [
         {"unschedulable": True, "waiting_detail": "0/1 nodes are available: 1 Insufficient memory."},
         "Unschedulable",
         "Attempt 1 has not started yet. No node of the cluster could take the attempt. 0/1 nodes are "
-        "available: 1 Insufficient memory. It is given up if that lasts for 900 s.",
+        "available: 1 Insufficient memory. Another attempt follows if that lasts for 900 s.",
     ),
     (
         "a Secret",

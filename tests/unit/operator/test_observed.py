@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from coding_agent_core.outcome import Phase
 from coding_agent_operator.decide import SchedulingDecision, decide
-from coding_agent_operator.observed import UnreadableTaskError, read_job, read_pod, read_task
+from coding_agent_operator.observed import UnreadableTaskError, missing_secrets, read_job, read_pod, read_task
 
 from tests.unit.operator.making import NOW, POLICY, task_body
 
@@ -125,6 +125,20 @@ def test_a_pod_whose_secret_is_missing_is_seen_to_wait() -> None:
     assert read_pod({"metadata": {"name": "p"}, "status": status}).waiting == "PodNotReadyToStart"
     working = {**status, "containerStatuses": [{"name": "agent", "state": {"running": {}}}]}
     assert read_pod({"metadata": {"name": "p"}, "status": working}).waiting == ""
+
+
+@pytest.mark.parametrize(
+    ("messages", "names"),
+    [
+        ([], ()),
+        (['MountVolume.SetUp failed for volume "c" : secret "forge-token" not found'], ("forge-token",)),
+        (['MountVolume.SetUp failed : [secret "b" not found, secret "a" not found]'], ("a", "b")),
+        (['secret "b" not found', 'secret "a" not found', "timed out waiting"], ("a",)),
+        (['MountVolume.SetUp failed for volume "config" : configmap "c" not found'], ()),
+    ],
+)
+def test_the_secrets_that_a_kubelet_misses_are_named(messages: list[str], names: tuple[str, ...]) -> None:
+    assert missing_secrets(messages) == names
 
 
 def test_an_init_container_that_failed_is_named_with_its_last_words() -> None:

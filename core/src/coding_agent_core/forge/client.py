@@ -21,6 +21,7 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
     SettingsError,
+    TokenMissingError,
 )
 from coding_agent_core.forge.pacing import LIMITED_WAIT, Paced, message_of, rate_limited, retry_after
 from coding_agent_core.platforms import FACTS, Platform
@@ -92,14 +93,14 @@ class Token:
         """The token to send now.
 
         Raises:
-            SettingsError: none is configured, or its file is absent or empty.
+            SettingsError: none is configured; `TokenMissingError`: its file is absent or empty.
         """
         value = self.secrets.first()
         if value is None:
             facts = FACTS[self.platform]
             files = ", ".join(str(file) for file in self.secrets.settings.files)
             unreadable = f" ({files} cannot be read or is empty)" if files else ""
-            raise SettingsError(
+            raise (TokenMissingError if files else SettingsError)(
                 f"No token for {facts.title}{unreadable}: set `{self.platform}.personal_access_token` in the "
                 f"configuration file or the variable {facts.credential_variable}."
             )

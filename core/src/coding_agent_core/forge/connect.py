@@ -8,7 +8,7 @@ from typing import assert_never
 
 import httpx
 
-from coding_agent_core.errors import SettingsError
+from coding_agent_core.errors import SettingsError, TokenMissingError
 from coding_agent_core.forge.client import ForgeClient, Token
 from coding_agent_core.forge.github import GitHubForge
 from coding_agent_core.forge.gitlab import GitLabForge
@@ -65,16 +65,17 @@ def connect_all(
 
     Raises:
         SettingsError: none has one, or two platforms are configured on the same host.
+        TokenMissingError: every token that is configured is in a file that is missing.
     """
     found: dict[str, Forge] = {}
-    problems: list[str] = []
+    problems: list[SettingsError] = []
     for platform in Platform:
         if not settings.forge(platform).personal_access_token.configured:
             continue
         try:
             forge = connect_one(settings, platform)
         except SettingsError as error:
-            problems.append(str(error))
+            problems.append(error)
             continue
         if forge.host in found:
             raise SettingsError(
@@ -84,7 +85,12 @@ def connect_all(
         found[forge.host] = forge
     if not found:
         names = " or ".join(_setting(platform) for platform in Platform)
-        raise SettingsError("\n".join(problems) or f"No token for any forge: set {names}.")
+        kind = (
+            TokenMissingError
+            if problems and all(type(p) is TokenMissingError for p in problems)
+            else SettingsError
+        )
+        raise kind("\n".join(map(str, problems)) or f"No token for any forge: set {names}.")
     for problem in problems:
         _logger.warning("%s", problem)
     return found

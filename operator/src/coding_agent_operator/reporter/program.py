@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
+from coding_agent_core.errors import TokenMissingError
 from coding_agent_core.forge.connect import connect, connect_all
 from coding_agent_core.forge.pacing import Paced, Rate
 from coding_agent_core.forge.protocol import Forge
@@ -20,7 +22,7 @@ from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.protocol import TaskSink
-from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.retry import Clock, RetryPolicy, pause_until
 from coding_agent_core.settings import Settings
 
 from coding_agent_operator.observed import Task, read_task
@@ -39,6 +41,8 @@ ended tasks cost nothing."""
 _POLICY = RetryPolicy(tries=2, total=10.0, first_wait=0.5, longest_wait=2.0, longest_retry_after=2.0)
 """One retry for a single lost answer; everything else is retried by later reconciles."""
 _TICK_S = 1.0
+_TOKEN_S = 2.0
+"""Between two looks for a token that is not there yet."""
 
 
 class _CountingPace(Paced):
@@ -176,12 +180,28 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """Run until `stop` is set, or until SIGTERM or SIGINT.
 
     Raises:
-        SettingsError: no cluster or no forge is configured.
+        SettingsError: no cluster or no forge is configured. A token whose file is missing is waited for.
     """
     reporter, namespace = settings.reporter, settings.operator.own_namespace
     stop = stop or asyncio.Event()
-    forges = connect_forges(settings)
+    controller: ReporterController | None = None
+
+    def ready() -> str | None:
+        # Without a token there is nothing to do: a new release is healthy before its Secret is created.
+        synced = controller is None or controller.relist.synced.is_set()
+        return None if synced else "the cluster was not listed yet"
+
     async with AsyncExitStack() as stack:
+        probes = await serve_probes(
+            reporter.http_host,
+            reporter.http_port,
+            alive=lambda: "the watch is dead" if controller and controller.relist.watch_dead else None,
+            ready=ready,
+        )
+        stack.push_async_callback(probes.cleanup)
+        forges = await _connect_when_possible(settings, stop)
+        if stop.is_set():
+            return
         for forge, _ in forges.values():
             stack.push_async_callback(forge.aclose)
         sink = KubernetesSink(Access.find(), namespace, settings.consumer)
@@ -191,22 +211,15 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         )
         tasks = AgentTasks(server, namespace, _MANAGER)
         stack.push_async_callback(tasks.aclose)
-        controller = ReporterController(tasks, sink, forges, settings)
-        probes = await serve_probes(
-            reporter.http_host,
-            reporter.http_port,
-            alive=lambda: "the watch is dead" if controller.relist.watch_dead else None,
-            ready=lambda: None if controller.relist.synced.is_set() else "the cluster was not listed yet",
-        )
-        stack.push_async_callback(probes.cleanup)
+        observer = controller = ReporterController(tasks, sink, forges, settings)
         _logger.info("Reporting to %s", ", ".join(sorted(forges)))
-        work = asyncio.create_task(controller.run())
+        work = asyncio.create_task(observer.run())
         # A reporter that watches without working is worse than one that ends and is started again.
         work.add_done_callback(lambda _: stop.set())
         try:
             await watch(
                 {(GROUP, VERSION, PLURAL): _SELECTOR},
-                lambda _, kind, body: controller.observe(kind, body),
+                lambda _, kind, body: observer.observe(kind, body),
                 namespaces=[namespace],
                 stop=stop,
             )
@@ -215,6 +228,26 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+
+
+async def _connect_when_possible(settings: Settings, stop: asyncio.Event) -> dict[str, tuple[Forge, Paced]]:
+    """The clients as soon as a token can be read; none if `stop` is set before.
+
+    Raises:
+        SettingsError: no token is configured, or two platforms are configured on the same host.
+    """
+    warned = False
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    while not stop.is_set():
+        try:
+            return connect_forges(settings)
+        except TokenMissingError as error:
+            if not warned:
+                _logger.warning("Waiting for a token: %s", error)
+            warned = True
+            await pause_until(stop, _TOKEN_S)
+    return {}
 
 
 def _clock() -> datetime:

@@ -1,0 +1,44 @@
+"""A task whose Secrets are not there yet waits, says which they are, and goes on once they are created."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.integration.operator.pod_driver import DONE, CannotMount, PodDriver
+from tests.integration.operator.world import QUICK, OperatorProcess, World
+
+KUBELET = (
+    'MountVolume.SetUp failed for volume "credentials" : [secret "coding-agent-github" not found, '
+    'secret "coding-agent-model" not found]'
+)
+FAST: dict[str, Any] = {**QUICK["policy"], "pod_check_interval": 0.2}
+Start = Callable[..., OperatorProcess]
+
+
+def test_it_names_the_secrets_and_goes_on_once_they_are_there(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: CannotMount(KUBELET)
+    operator(operator={"policy": FAST})
+    name = world.create(1)
+    status = world.until(
+        "says what it waits for",
+        lambda: found if (found := world.status(name)).get("reason") == "SecretMissing" else None,
+    )
+    assert status["phase"] == "Running"
+    assert status["conditions"][0]["message"] == (
+        "Attempt 1 has not started yet. The attempt waits for a Secret that does not exist. "
+        "Missing: coding-agent-github, coding-agent-model. Another attempt follows if that lasts for 900 s."
+    )
+    pods.script = lambda _: DONE
+    assert world.until_phase(name, "Succeeded")["attempt"] == "1/3"
+
+
+def test_waiting_does_not_count_as_attempts(world: World, pods: PodDriver, operator: Start) -> None:
+    pods.script = lambda _: CannotMount(KUBELET)
+    operator(operator={"policy": {**FAST, "unschedulable_after": 0.5}})
+    name = world.create(2, maxAttempts=1)
+    world.until("a second attempt", lambda: len(world.status(name).get("attempts") or ()) > 1 or None)
+    pods.script = lambda _: DONE
+    assert world.until_phase(name, "Succeeded")["attempt"] == "1/1"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace import wire
+from coding_agent_consumer.workspace.client import WorkspaceRefusedError
 from coding_agent_consumer.workspace.client import _receive as receive_answer
+from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_core.settings.attempts import WorkspaceSettings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,3 +69,25 @@ async def test_no_answer_at_all_does_more_than_be_refused(data: bytes | str) -> 
         return
     assert isinstance(fields, dict)
     assert len(body) <= 10
+
+
+NO_NUMBERS = [10**400, -1, -0.1, float("nan"), float("inf"), True, "1", None, [], 1e6 + 1]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_a_number_is_within_its_bounds(value: object) -> None:
+    """Compared as it is: no float holds 10**400, and `float` of it raises OverflowError."""
+    assert wire.number(value, most=1e6) is None
+    assert wire.number(10, most=1e6) == 10.0
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+async def test_a_request_with_such_a_number_does_not_end_the_workspace(base_dir: Path, value: object) -> None:
+    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as workspace:
+        header = {"op": "run", "timeout": value, "output_limit": value}
+        _, body = await workspace._ask(header, b"echo ran", timeout=60, limit=1000)
+        assert body == b"ran\n"
+        for name in ("start_line", "line_count"):
+            with pytest.raises(WorkspaceRefusedError):
+                await workspace._ask({"op": "read_file", "path": "x", "start_line": 1, name: value})
+        assert (await workspace.run("echo still there")).exit_code == 0

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError
+from coding_agent_consumer.patch import PatchRefusedError
+from coding_agent_consumer.repository import Author, BareClone
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 

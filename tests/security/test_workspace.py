@@ -65,6 +65,31 @@ ASK_FILES = [
 ]
 
 
+# unshare(2), and clone(2) and clone3(2) without the C library; numbers from asm/unistd.h.
+NAMESPACE_PROGRAM = r"""
+import ctypes, os, platform, signal, struct
+libc = ctypes.CDLL(None, use_errno=True)
+NEWUSER = 0x10000000
+clone = {"x86_64": 56, "aarch64": 220}[platform.machine()]
+arguments = ctypes.create_string_buffer(struct.pack("11Q", NEWUSER, 0, 0, 0, signal.SIGCHLD, *[0] * 6))
+tries = {
+    "unshare": lambda: libc.unshare(NEWUSER),
+    "clone": lambda: libc.syscall(clone, NEWUSER | signal.SIGCHLD, 0, 0, 0, 0),
+    "clone3": lambda: libc.syscall(435, arguments, len(arguments.raw) - 1),
+}
+for name, attempt in tries.items():
+    pid = os.fork()
+    if pid == 0:
+        parent = os.getpid()
+        result = attempt()
+        if os.getpid() == parent:
+            print(name, "CREATED" if result >= 0 else "refused", flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+NO_NAMESPACE = "unshare refused\nclone refused\nclone3 refused\n"
+
+
 @pytest.fixture
 def agent_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
@@ -149,7 +174,8 @@ async def test_without_namespaces_the_agents_process_keeps_its_secrets(
 async def test_an_agent_that_is_not_hardened_is_read(agent_folder: Path, base_dir: Path) -> None:
     """What the test above would see without the defence: it can fail."""
     wish = wish_of(agent_folder, base_dir, "none", USER, ["cat /proc/@AGENT@/environ | tr '\\0' '\\n'"])
-    outputs, _ = await outputs_of({**wish, "harden": False}, agent_folder)
+    # Where the kernel gives the workspace no user namespace either: one would protect the agent by itself.
+    outputs, _ = await outputs_of({**wish, "harden": False, "forbid_namespaces": True}, agent_folder)
     assert CANARY in outputs[0]
 
 
@@ -205,3 +231,22 @@ async def test_when_the_agent_is_killed_nothing_of_the_workspace_stays(
 
 def children_of(pid: int) -> list[int]:
     return sorted(descendants(living_parents(), pid))
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "none"])
+@pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
+async def test_a_command_gets_no_user_namespace(
+    agent_folder: Path, base_dir: Path, isolation: str, uid: int | None
+) -> None:
+    """In one it would be root, with a much larger part of the kernel in reach."""
+    command = f"cat > $TMPDIR/try.py <<'END'\n{NAMESPACE_PROGRAM}\nEND\npython3 $TMPDIR/try.py"
+    outputs, _ = await outputs_of(wish_of(agent_folder, base_dir, isolation, uid, [command]), agent_folder)
+    assert outputs == [NO_NAMESPACE]
+
+
+async def test_elsewhere_the_same_program_gets_them() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", NAMESPACE_PROGRAM, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert output.decode().count("CREATED") == 3

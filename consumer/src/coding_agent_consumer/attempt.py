@@ -45,7 +45,8 @@ from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for
 from coding_agent_consumer.conversation import read_conversation
 from coding_agent_consumer.git import RemoteMovedError
-from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError, Publisher
+from coding_agent_consumer.patch import PatchRefusedError
+from coding_agent_consumer.repository import Author, BareClone, Publisher
 from coding_agent_consumer.tasks import ForgeTask
 from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_consumer.workspace.client import Workspace, WorkspaceGoneError, WorkspaceRefusedError
@@ -79,7 +80,7 @@ _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
     (RemoteMovedError, Reason.FORGE_UNAVAILABLE),  # the next attempt starts from where the remote is then
     (WorkspaceGoneError, Reason.WORKSPACE_FAILED),
     (WorkspaceRefusedError, Reason.WORKSPACE_FAILED),
-    (PatchRefusedError, Reason.CANNOT_BE_DONE),
+    (PatchRefusedError, Reason.CHANGE_REFUSED),
     (SettingsError, Reason.CONFIGURATION),
     (CodingAgentError, Reason.INTERNAL),
 )
@@ -231,7 +232,7 @@ class Attempt:
         """Commit and push what the workspace holds."""
         completed = worked.reason is Reason.COMPLETED
         try:
-            await publisher.commit(publisher.title if completed else publisher.unfinished, worked.summary)
+            await publisher.commit(worked.summary, finished=completed)
         except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError):
             if completed:
                 raise

@@ -12,6 +12,7 @@ import base64
 import contextlib
 import os
 import re
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,19 +98,28 @@ class Git:
     directory: Path
     credentials: Credentials
 
-    async def local(self, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
+    async def local(
+        self,
+        *arguments: str,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        memory: int | None = None,
+    ) -> bytes:
         """Run git without the network and without the token; return its output.
 
+        Args:
+            memory: most bytes of its heap. The packs that it maps do not count.
+
         Raises:
-            GitFailedError: the exit status is not 0, or it ran out of time.
+            GitFailedError: the exit status is not 0, it was killed, or it ran out of time or memory.
         """
         base = git_environment(os.environ, self.directory.parent, token=None)
         try:
-            code, out, said = await self._run(arguments, stdin, {**base, **(env or {})})
+            code, out, said = await self._run(arguments, stdin, {**base, **(env or {})}, memory)
         except TimeoutError as error:
             raise GitFailedError(f"git {arguments[0]} needed more than {_TIMEOUT:.0f} s.") from error
         if code != 0:
-            raise GitFailedError(f"git {arguments[0]} failed: {_shorten(said)}")
+            raise GitFailedError(f"git {arguments[0]} {_ended(code, said, memory)}")
         return out
 
     async def local_id(self, *arguments: str, **options: Any) -> str:
@@ -155,7 +165,7 @@ class Git:
         return out
 
     async def _run(
-        self, arguments: tuple[str, ...], stdin: bytes, env: Mapping[str, str]
+        self, arguments: tuple[str, ...], stdin: bytes, env: Mapping[str, str], memory: int | None = None
     ) -> tuple[int, bytes, str]:
         """Exit status, output, and the end of the error output."""
         process = await asyncio.create_subprocess_exec(
@@ -171,6 +181,10 @@ class Git:
             start_new_session=True,
         )
         try:
+            if memory is not None:
+                # Before it gets its input, and so before it needs memory. It may have ended already.
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(process.pid, resource.RLIMIT_DATA, (memory, memory))
             async with asyncio.timeout(_TIMEOUT):
                 out, err = await process.communicate(stdin)
         finally:
@@ -257,6 +271,17 @@ def classify(output: str, url: str) -> ForgeError:
             f"There is no repository {url} for these credentials.", status=status or 404
         )
     return ForgeUnavailableError(f"{url} cannot be reached with git: {_shorten(output)}", status=status)
+
+
+def _ended(code: int, said: str, memory: int | None) -> str:
+    """How a run of git that failed ended, after `git COMMAND`."""
+    if memory is not None and re.search(r"[Oo]ut of memory|mmap failed: Cannot allocate", said):
+        return f"needed more than {memory // 2**20} MiB of memory."
+    if code == -signal.SIGKILL:
+        return "was killed (SIGKILL), most likely because the agent's container ran out of memory."
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}: {_shorten(said)}"
+    return f"failed: {_shorten(said)}"
 
 
 def _shorten(said: str) -> str:

@@ -22,21 +22,18 @@ from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent import OnStep, Step
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
-from coding_agent_consumer.workspace.client import Workspace
+from coding_agent_consumer.patch import PatchRefusedError, require_bounded
+from coding_agent_consumer.workspace.client import Workspace, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.publisher")
-MAX_PATCH = 64 * 1024 * 1024
-"""Bytes."""
+_GIT_MEMORY = 512 * 1024 * 1024
+"""Bytes for applying a patch: the patch, and twice what it may unpack to."""
 _GITLINK = "160000"
 _SYMLINK = "120000"
 _CHECKPOINT_SECONDS = 60.0
 """For pushing unfinished work: the model waits meanwhile."""
 _CHECKPOINT_PATIENCE = 10.0
 """Seconds in which the push of a checkpoint is retried while the forge is not available."""
-
-
-class PatchRefusedError(CodingAgentError):
-    """The workspace's patch does not apply, or touches what it must not."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +116,7 @@ class BareClone:
         Raises:
             PatchRefusedError: too large, does not apply, or touches what it must not.
         """
-        if len(patch) > MAX_PATCH:
-            raise PatchRefusedError(f"The change is larger than {MAX_PATCH // 2**20} MiB.")
+        require_bounded(patch)
         tree = await self._apply(patch) if patch.strip() else await self._tree_of(self.start_point)
         if tree == await self._tree_of(self.tip):
             return None
@@ -164,7 +160,8 @@ class BareClone:
             env = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
             await self._git.local("read-tree", self.start_point, env=env)
             try:
-                await self._git.local("apply", "--cached", "--binary", "-", stdin=patch, env=env)
+                apply = ("apply", "--cached", "--binary", "-")
+                await self._git.local(*apply, stdin=patch, env=env, memory=_GIT_MEMORY)
                 return await self._git.local_id("write-tree", env=env)
             except GitFailedError as error:
                 raise PatchRefusedError(f"The workspace's change cannot be applied: {error}") from error
@@ -243,16 +240,23 @@ class Publisher:
         """The branch is on the forge."""
         return self.repository.resumed or self.repository.pushed != self.repository.start_point
 
-    async def commit(self, subject: str, body: str = "") -> None:
-        """Commit what the workspace holds, if it differs from what was committed; both texts become inert.
+    async def commit(self, body: str = "", *, finished: bool) -> None:
+        """Commit what the workspace holds, if it differs from what was committed; all text becomes inert.
+
+        Args:
+            body: of the commit's message.
+            finished: `False`: also without new files that are too large to be committed.
 
         Raises:
             WorkspaceGoneError: the workspace does not answer.
-            WorkspaceRefusedError: it cannot say what changed.
-            PatchRefusedError: the change must not be committed.
+            PatchRefusedError: the change must not be committed, or the workspace cannot make a patch of it.
         """
         async with self._one_at_a_time:
-            patch = await self.workspace.diff()
+            try:
+                patch = await self.workspace.diff(finished=finished)
+            except WorkspaceRefusedError as error:
+                raise PatchRefusedError(str(error)) from error
+            subject = self.title if finished else f"Work so far on {self.title}"
             message = "\n\n".join(filter(None, (inline(subject), quotation(body), self.footer))) + "\n"
             await self.repository.commit(patch, message, self.author)
 
@@ -286,12 +290,7 @@ class Publisher:
     async def _checkpoint(self) -> None:
         try:
             async with asyncio.timeout(_CHECKPOINT_SECONDS):
-                await self.commit(self.unfinished)
+                await self.commit(finished=False)
                 await while_unavailable(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
         except (CodingAgentError, TimeoutError) as error:
             _logger.warning("Could not push the work so far; the next checkpoint retries: %s", error)
-
-    @property
-    def unfinished(self) -> str:
-        """Subject of a commit that holds unfinished work."""
-        return f"Work so far on {self.title}"

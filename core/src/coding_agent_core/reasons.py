@@ -58,6 +58,7 @@ class Reason(StrEnum):
     COMPLETED = "Completed"
     NOTHING_TO_CHANGE = "NothingToChange"
     CANNOT_BE_DONE = "CannotBeDone"
+    CHANGE_REFUSED = "ChangeRefused"
     MODEL_UNAVAILABLE = "ModelUnavailable"
     MODEL_REFUSED = "ModelRefused"
     MODEL_MALFORMED = "ModelMalformed"
@@ -141,6 +142,12 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
             ReasonClass.PERMANENT,
             "The task cannot be done as asked.",
             "Say in the description or in a comment what is missing.",
+            ExitCode.CANNOT,
+        ),
+        Reason.CHANGE_REFUSED: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The agent's change cannot be committed.",
+            "The message says what is wrong with it. Say in a comment what to leave out, then try again.",
             ExitCode.CANNOT,
         ),
         Reason.MODEL_UNAVAILABLE: ReasonFacts(

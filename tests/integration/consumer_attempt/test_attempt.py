@@ -120,6 +120,26 @@ async def test_work_is_pushed_while_it_is_done_so_that_a_killed_attempt_leaves_i
         await attempt
 
 
+async def test_the_model_hears_of_a_file_that_is_too_large_and_its_work_is_not_lost(
+    make_place: MakePlace,
+) -> None:
+    spill = run("echo a > a.md; truncate -s 700M data.bin")
+    place = make_place("github", script(spill, finish(), run("rm data.bin"), finish()))
+    outcome = await place.run(place.given(), consumer={"checkpoint_interval": 0.001})
+    assert outcome.succeeded
+    assert "data.bin (700 MiB)" in str(place.system.model.requests[2]["messages"][-1])
+    assert set(tree(place, FIRST)) == {"a.md", *tree(place, "main")}
+    assert "Work so far" in place.system.git("log", "--format=%s", FIRST), "also meanwhile"
+
+
+async def test_a_model_that_does_not_mend_its_change_is_told_to_the_person(make_place: MakePlace) -> None:
+    place = make_place("github", script(run("truncate -s 700M data.bin"), *[finish()] * 3))
+    outcome = await place.run(place.given())
+    assert outcome.reason is Reason.CHANGE_REFUSED
+    assert "data.bin (700 MiB)" in outcome.message
+    assert len(place.system.model.requests) == 4
+
+
 async def test_work_that_was_pushed_already_is_not_committed_again(make_place: MakePlace) -> None:
     place = make_place("github", script(write("a.md", "a\n"), run("true"), finish()))
     outcome = await place.run(place.given(), consumer={"checkpoint_interval": 0.001})

@@ -81,6 +81,7 @@ def main() -> None:
         linux.unshare(linux.CLONE_NEWUSER)
         for kind in ("user", "mnt", "pid"):
             Path(f"/proc/sys/user/max_{kind}_namespaces").write_text("0")
+        linux.drop_capabilities()
     if wish.get("harden", True):
         harden_agent_process()
     print(json.dumps(asyncio.run(work(wish))), flush=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.git import Credentials, RemoteMovedError
-from coding_agent_consumer.repository import Author, BareClone, PatchRefusedError
+from coding_agent_consumer.patch import PatchRefusedError
+from coding_agent_consumer.repository import Author, BareClone
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.protocol import CloneSource
 

@@ -17,7 +17,7 @@ from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Clock, StoppedError, run_until
 from coding_agent_core.settings import Settings
-from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, RunContext
+from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, ModelRetry, RunContext
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, OutputTokenLimitExceeded, UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models import Model
@@ -42,6 +42,7 @@ from coding_agent_consumer.agent.tools import (
     FINISH,
     FINISH_TOOL,
     Finish,
+    check_change,
     check_text,
     outcome_of_finish,
     workspace_tools,
@@ -65,6 +66,8 @@ _OVERHEAD = 2_000
 """Tokens of instructions and tools, until the service reports the first request."""
 _MAX_REJECTIONS = 3
 """Times in a row that a conversation may be refused as too long before we give up."""
+_MAX_REFUSED_CHANGES = 2
+"""Times that the model is asked to mend a change that cannot be taken over; then the attempt ends with it."""
 _TOO_LONG_ANSWER = (
     "Your last answer was cut off because it was too long, and nothing of it was done. Go on in smaller"
     " steps: write or edit files piece by piece."
@@ -128,6 +131,7 @@ class ModelAgent:
                     spec=spec,
                     model=RetryingModel(model, self._settings.llm.max_retries, self._clock),
                     instructions=brief.instructions + note,
+                    workspace=workspace,
                     toolsets=[workspace_tools(workspace), *servers],
                     transcript=Transcript(brief.transcript, scrub, brief.last_lines),
                     scrub=scrub,
@@ -198,6 +202,7 @@ class _Conversation:
     spec: ModelSpec
     model: Model
     instructions: str
+    workspace: Workspace
     toolsets: Sequence[AbstractToolset[Any]]
     transcript: Transcript
     scrub: Scrub
@@ -207,6 +212,7 @@ class _Conversation:
     _rounds: list[Round] = field(default_factory=list)
     _steps: int = 0
     _rejections: int = 0
+    _refused_changes: int = 0
     _may_compress: bool = True
 
     async def run(self, prompt: str) -> Finish | str:
@@ -255,9 +261,16 @@ class _Conversation:
         )
 
         @agent.output_validator
-        def can_be_the_end(ctx: RunContext[None], output: Finish | str) -> Finish | str:
+        async def can_be_the_end(ctx: RunContext[None], output: Finish | str) -> Finish | str:
             if isinstance(output, str):
                 check_text(output, [*self.messages, *ctx.messages], _tool_names(ctx))
+            done = isinstance(output, str) or output.status == "done"
+            if done and self._refused_changes < _MAX_REFUSED_CHANGES:
+                try:
+                    await check_change(self.workspace)
+                except ModelRetry:
+                    self._refused_changes += 1
+                    raise
             return output
 
         return agent

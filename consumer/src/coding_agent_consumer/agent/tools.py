@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from pydantic_ai import FunctionToolset, ModelRetry, ToolFailed, ToolOutput
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 
+from coding_agent_consumer.patch import PatchRefusedError, require_bounded
 from coding_agent_consumer.workspace.client import CommandResult, Workspace, WorkspaceRefusedError
 
 _T = TypeVar("_T")
@@ -163,6 +164,18 @@ def check_text(text: str, messages: list[ModelMessage], tool_names: Collection[s
         for part in message.parts
     ):
         raise ModelRetry(_USE_TOOLS)
+
+
+async def check_change(workspace: Workspace) -> None:
+    """Refuse the end of the work while its change cannot be taken over, when the model can still mend it.
+
+    Raises:
+        ModelRetry: says to the model why.
+    """
+    try:
+        require_bounded(await workspace.diff())
+    except (WorkspaceRefusedError, PatchRefusedError) as error:
+        raise ModelRetry(f"The work cannot be taken over as it is. {error}") from error
 
 
 def _is_written_call(text: str, tool_names: Collection[str]) -> bool:

@@ -81,10 +81,16 @@ class Workspace(Protocol):
         """
         ...
 
-    async def diff(self) -> bytes:
+    async def diff(self, *, finished: bool = True) -> bytes:
         """All changes since `seed` as a binary git patch (`git diff --binary --full-index`), at most 64 MiB.
 
         It includes new files that `.gitignore` does not name, and is empty if nothing changed.
+
+        Args:
+            finished: `False`: leave out new files that are too large, so that unfinished work is kept.
+
+        Raises:
+            WorkspaceRefusedError: a changed file or the patch is too large.
         """
         ...
 
@@ -175,8 +181,8 @@ class WorkspaceClient:
         # A restarted workspace discards a partial seed, so seeding can be repeated.
         await self._ask_again({"op": "seed", "branch": branch}, send=send, length=size)
 
-    async def diff(self) -> bytes:
-        return await self._ask_again({"op": "diff"}, limit=wire.MAX_PATCH)
+    async def diff(self, *, finished: bool = True) -> bytes:
+        return await self._ask_again({"op": "diff", "finished": finished}, limit=wire.MAX_PATCH)
 
     async def run(self, command: str, *, timeout: float | None = None) -> CommandResult:
         limit = self._command_timeout if timeout is None else min(timeout, self._command_timeout)
@@ -197,15 +203,15 @@ class WorkspaceClient:
         code = fields.get("exit_code")
         if code is not None and (type(code) is not int or not 0 <= code <= 255):
             raise _invalid("the exit status is not a number from 0 to 255")
-        seconds = fields.get("seconds")
-        if not isinstance(seconds, int | float) or not 0 <= seconds <= _MAX_COMMAND_SECONDS:
+        seconds = wire.number(fields.get("seconds"), most=_MAX_COMMAND_SECONDS)
+        if seconds is None:
             raise _invalid("the duration is not a number of seconds")
         return CommandResult(
             exit_code=code,
             output=self._text(body),
             truncated=fields.get("truncated") is True,
             timed_out=code is None,
-            seconds=float(seconds),
+            seconds=seconds,
         )
 
     async def read_file(self, path: str, *, start_line: int = 1, line_count: int | None = None) -> str:

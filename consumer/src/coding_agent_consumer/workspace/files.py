@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from coding_agent_consumer.workspace.wire import MAX_TEXT, RefusalError
 
 STANDARD_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+FILE_SECONDS = 30.0
+"""For one operation on files."""
 _MAX_LINES = 2000
 """Lines of one answer."""
 _MAX_LINE = 2000
@@ -118,6 +121,64 @@ def _run(*command: str) -> None:
 def cut_end(text: str, limit: int) -> str:
     """The first `limit` characters, with a mark if the text was cut."""
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+@contextlib.contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Interrupt the block when its time is over; for the main thread, without another alarm.
+
+    Raises:
+        TimeoutError: it was interrupted.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise TimeoutError(f"it took more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file of ours beside the tree, whatever a command has put in its place.
+
+    The name is replaced, never opened: opening a FIFO would wait for a reader, and a link would be followed.
+
+    Raises:
+        OSError: it cannot be written; a folder of that name is in the way.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=".write-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def special_files(folder: Path, *, names: Collection[str] | None = None) -> Iterator[str]:
+    """Paths below a folder that are FIFOs, sockets or devices: a program that opens a FIFO waits without end.
+
+    Args:
+        names: only files with these names; links to something special then count too.
+    """
+    waiting = [str(folder)]  # no recursion, so that no depth of folders stops it
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif names is None:
+                    if not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                        yield entry.path
+                elif entry.name in names and not entry.is_file() and os.path.exists(entry.path):
+                    yield entry.path
 
 
 def resolve(tree: Path, path: str) -> Path:

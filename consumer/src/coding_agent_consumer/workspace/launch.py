@@ -227,7 +227,9 @@ async def _enter_gate(settings: WorkspaceSettings, folder: Path) -> AsyncIterato
 async def _connect_to_gate(gate: Path) -> tuple[asyncio.StreamWriter, dict[str, object]]:
     """Connect, and retry while the container starts or another task has it."""
     while True:
-        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        with contextlib.suppress(
+            OSError, ValueError, RecursionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+        ):
             reader, writer = await asyncio.open_unix_connection(gate, limit=_MAX_GATE_ANSWER)
             try:
                 answer = json.loads(await reader.readuntil(b"\n"))

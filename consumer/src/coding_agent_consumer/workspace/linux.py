@@ -98,6 +98,21 @@ def forbid_inspection() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
+def enter_user_namespace(flags: int = 0) -> None:
+    """Enter a new user namespace with the same user and group, and other new namespaces.
+
+    Raises:
+        OSError: the kernel refuses; then this process is where it was.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    # After a change of user, the files of /proc/self belong to root until this (proc(5), dumpable).
+    _prctl(_PR_SET_DUMPABLE, 1)
+    unshare(flags | CLONE_NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
+
+
 def adopt_orphans() -> None:
     """Become the parent of every orphaned descendant."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -21,6 +21,7 @@ from coding_agent_consumer.workspace.files import WorkspaceFolders
 
 INSIDE = Path("/workspace")
 """The workspace's root inside its mount namespace."""
+_NO_MORE_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 _MAX_PROCESSES = 4096
 """Most processes and threads of the workspace's user; others of the same user count too."""
 
@@ -35,14 +36,10 @@ def enter_namespaces(*, own_user: bool) -> None:
         OSError: the kernel refuses.
     """
     flags = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWIPC
-    if not own_user:
+    if own_user:
+        linux.enter_user_namespace(flags)
+    else:
         linux.unshare(flags)
-        return
-    uid, gid = os.geteuid(), os.getegid()
-    linux.unshare(flags | linux.CLONE_NEWUSER)
-    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
-    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
 
 
 def enter_view(
@@ -104,6 +101,9 @@ def drop_rights(uid: int | None, *, capabilities: bool) -> None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+    if _enter_last_user_namespace():
+        linux.drop_bounding_set()  # once more: a new user namespace gives all capabilities in it
+        capabilities = True
     if capabilities:
         linux.drop_capabilities()
     linux.forbid_new_privileges()
@@ -117,6 +117,21 @@ def drop_rights(uid: int | None, *, capabilities: bool) -> None:
         limit = min(limit, hard)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+
+
+def _enter_last_user_namespace() -> bool:
+    """Enter a user namespace below which there can be no other; whether the kernel allows one at all.
+
+    In a namespace of its own a command has all capabilities, and with them reaches much more of the kernel.
+    The limit counts for all namespaces below the one in which it is written (user_namespaces(7)), so we take
+    one, as the user that the commands have. If the kernel refuses it to us, it refuses it to them.
+    """
+    try:
+        linux.enter_user_namespace()
+    except OSError:
+        return False
+    _NO_MORE_NAMESPACES.write_text("0", encoding="ascii")
+    return True
 
 
 def _apply(step: MountStep, new: Path) -> None:

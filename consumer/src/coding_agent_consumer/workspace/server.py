@@ -101,37 +101,41 @@ class WorkspaceServer:
         self, header: dict[str, Any], length: int, connection: socket.socket
     ) -> tuple[dict[str, Any], bytes]:
         """Do what the request says; the fields and the body of its answer."""
-        tree, operation = self._folders.tree, header["op"]
-        if operation == "seed":
+        if header["op"] == "seed":
             self._seed(_string(header, "branch"), length, connection)
             return {}, b""
         body = _receive(connection, length)
-        match operation:
+        match header["op"]:
             case "ping":
                 return {"instance": self._instance}, b""
             case "diff":
-                return {}, self._tree.diff()
+                return {}, self._tree.diff(finished=header.get("finished") is not False)
             case "run":
                 return self._run(header, body, connection)
-            case "write_file":
-                files.write(tree, _string(header, "path"), body)
-                return {}, b""
-            case "edit_file":
-                split = _number(header, "old_length")
-                files.edit(tree, _string(header, "path"), body[:split], body[split:])
-                return {}, b""
-        path, limit = _string(header, "path"), self._output_limit(header)
-        if operation == "read_file":
-            count = None if header.get("line_count") is None else _number(header, "line_count")
-            text = files.read_lines(tree, path, _number(header, "start_line"), count, limit)
-        elif operation == "list_files":
-            text = self._tree.list_files(path, limit)
-        else:
-            pattern = body.decode("utf-8", "surrogateescape")
-            if not pattern or "\0" in pattern:
-                raise RefusalError("Give a regular expression to search for.")
-            text = self._tree.search(pattern, path, limit)
+            case "list_files":
+                text = self._tree.list_files(_string(header, "path"), self._output_limit(header))
+            case "search":
+                pattern = body.decode("utf-8", "surrogateescape")
+                if not pattern or "\0" in pattern:
+                    raise RefusalError("Give a regular expression to search for.")
+                text = self._tree.search(pattern, _string(header, "path"), self._output_limit(header))
+            case _:
+                with files.deadline(files.FILE_SECONDS):
+                    text = self._work_on_file(header, body)
         return {}, text.encode("utf-8", "replace")
+
+    def _work_on_file(self, header: dict[str, Any], body: bytes) -> str:
+        tree, path = self._folders.tree, _string(header, "path")
+        if header["op"] == "read_file":
+            count = None if header.get("line_count") is None else _number(header, "line_count")
+            start = _number(header, "start_line")
+            return files.read_lines(tree, path, start, count, self._output_limit(header))
+        if header["op"] == "write_file":
+            files.write(tree, path, body)
+        else:
+            split = _number(header, "old_length")
+            files.edit(tree, path, body[:split], body[split:])
+        return ""
 
     def _seed(self, branch: str, length: int, connection: socket.socket) -> None:
         descriptor, name = tempfile.mkstemp(prefix="seed-", dir=self._folders.root)
@@ -150,9 +154,8 @@ class WorkspaceServer:
     def _run(
         self, header: dict[str, Any], body: bytes, connection: socket.socket
     ) -> tuple[dict[str, Any], bytes]:
-        asked = header.get("timeout")
-        most = self._options.command_timeout
-        timeout = min(float(asked), most) if isinstance(asked, int | float) and asked > 0 else most
+        # More than the limit, and what is not a number, means the limit.
+        timeout = wire.number(header.get("timeout"), most=self._options.command_timeout)
         output = BoundedOutput(self._output_limit(header))
         if b"\0" in body:
             raise RefusalError("A command cannot contain a NUL character.")
@@ -162,7 +165,7 @@ class WorkspaceServer:
                 [self._shell, "-c", os.fsdecode(body)],
                 cwd=self._folders.tree,
                 env=self._env,
-                timeout=timeout,
+                timeout=timeout or self._options.command_timeout,
                 on_output=output.add,
                 client=connection,
             )

@@ -7,18 +7,30 @@ commit, reset or delete it, and no work is lost.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from coding_agent_consumer.workspace.files import WorkspaceFolders, cut_end, resolve
+from coding_agent_consumer.workspace.files import (
+    FILE_SECONDS,
+    WorkspaceFolders,
+    cut_end,
+    deadline,
+    remove,
+    replace_file,
+    resolve,
+    special_files,
+)
 from coding_agent_consumer.workspace.processes import CommandRunner
-from coding_agent_consumer.workspace.wire import MAX_PATCH, RefusalError
+from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_PATCH, RefusalError
 
 _GIT_TIMEOUT = 300.0
 _SEARCH_TIMEOUT = 30.0
+"""For an answer that the model waits for."""
 _MAX_FILES = 2000
 _MAX_MATCHES = 300
 _MAX_LINE = 300
@@ -31,6 +43,8 @@ _GENERATED_FILES = (
 )
 """Files that test runs generate and nobody commits, for repositories whose `.gitignore` does not name them.
 Only untracked files are ignored: a tracked file counts whatever its name."""
+_READ_BY_GIT = (".gitignore", ".gitattributes", ".gitmodules")
+_TOO_MUCH = f"More than {MAX_PATCH // 2**20} MiB changed; remove files that do not belong to it."
 _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false")
 
 
@@ -78,18 +92,29 @@ class Tree:
             self._git(*own, "remote", "remove", "origin", bare=False)
             _write_exclude(folders.tree / ".git")
             self._git(*own, "reset", "--quiet", bare=False)
-            folders.seeded.write_bytes(self._config)
+            replace_file(folders.seeded, self._config)
         except RefusalError:
-            shutil.rmtree(folders.git, ignore_errors=True)
+            remove(folders.git)
             raise
 
-    def diff(self) -> bytes:
+    def diff(self, *, finished: bool = True) -> bytes:
         """All changes since the seed as a binary patch, without repositories created inside the tree.
 
+        Args:
+            finished: `False`: leave out new files that are too large, so that the rest is not lost.
+
         Raises:
-            RefusalError: the workspace is not seeded, or the patch is too large.
+            RefusalError: the workspace is not seeded, a changed file or the patch is too large, or a special
+                file has the name of one that git reads.
         """
         self._require_seed()
+        self._refuse_special()
+        large = self._large_files()
+        if large and not finished:
+            _write_exclude(self._folders.git, map(_ignore_pattern, large))
+            large = self._large_files()
+        if large:
+            raise RefusalError(_too_large(large))
         # No other git runs now, so a lock was left by one that was killed.
         (self._folders.git / "index.lock").unlink(missing_ok=True)
         # An unreadable file (mode 000) stays as it was seeded; the other changes are kept.
@@ -99,14 +124,32 @@ class Tree:
             *("diff", "--cached", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff"),
             *("--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3", _SEED, "--"),
             limit=MAX_PATCH,
-            too_much=f"More than {MAX_PATCH // 2**20} MiB changed; remove files that do not belong to it.",
+            too_much=_TOO_MUCH,
         )
+
+    def _refuse_special(self) -> None:
+        with deadline(FILE_SECONDS):
+            found = next(special_files(self._folders.tree, names=_READ_BY_GIT), None)
+        if found is not None:
+            path = cut_end(os.path.relpath(found, self._folders.tree), 200)
+            raise RefusalError(f"{path} is not a regular file, and git would wait for it: remove it.")
+
+    def _large_files(self) -> dict[bytes, int]:
+        """Size by path of the changed files that are too large for a patch, before git reads them all."""
+        changed = ("ls-files", "--modified", "--others", "--exclude-standard", "-z")
+        names = self._git(*changed, limit=MAX_PATCH, too_much=_TOO_MUCH).split(b"\0")
+        sizes: dict[bytes, int] = {}
+        for name in filter(None, names):
+            with contextlib.suppress(OSError):  # removed, or in a folder that cannot be read
+                sizes[name] = os.lstat(os.path.join(os.fsencode(self._folders.tree), name)).st_size
+        return {name: size for name, size in sorted(sizes.items()) if size > MAX_FILE}
 
     def list_files(self, path: str, limit: int) -> str:
         """Files below a folder, one per line."""
         self._require_seed()
         relative = self._relative(path)
-        found = self._git("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", relative)
+        files = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", relative)
+        found = self._git(*files, timeout=_SEARCH_TIMEOUT)
         names = sorted({name for name in found.decode("utf-8", "replace").split("\0") if name})
         names = [name for name in names if os.path.lexists(self._folders.tree / name)]
         if not names:
@@ -149,10 +192,13 @@ class Tree:
         if not self._folders.git.exists():
             raise RefusalError("The workspace holds no repository yet.")
         # Commands can change these files. They gain nothing by it, but their work could be lost.
-        (self._folders.git / "config").write_bytes(self._config)
-        for name in ("attributes", "sparse-checkout"):
-            (self._folders.git / "info" / name).unlink(missing_ok=True)
-        _write_exclude(self._folders.git)
+        with deadline(FILE_SECONDS):
+            for path in special_files(self._folders.git):
+                os.unlink(path)
+            replace_file(self._folders.git / "config", self._config)
+            for name in ("attributes", "sparse-checkout"):
+                (self._folders.git / "info" / name).unlink(missing_ok=True)
+            _write_exclude(self._folders.git)
 
     def _drop_new_gitlinks(self) -> None:
         """Drop repositories cloned into the tree; keep submodules at their seeded commit."""
@@ -171,6 +217,7 @@ class Tree:
         tolerate: tuple[int, ...] = (),
         limit: int = _MAX_LISTING,
         too_much: str = "The output of git is too large.",
+        timeout: float = _GIT_TIMEOUT,
     ) -> bytes:
         output = bytearray()
 
@@ -178,7 +225,7 @@ class Tree:
             output.extend(data)
             return len(output) <= limit
 
-        self._run(arguments, take, bare=bare, tolerate=(0, *tolerate), timeout=_GIT_TIMEOUT)
+        self._run(arguments, take, bare=bare, tolerate=(0, *tolerate), timeout=timeout)
         if len(output) > limit:
             raise RefusalError(too_much)
         return bytes(output)
@@ -232,7 +279,7 @@ def _seeded_config(folders: WorkspaceFolders) -> bytes:
         return folders.seeded.read_bytes()
     if folders.git.exists():
         for folder in (folders.git, folders.root / "copy", folders.tree):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
         folders.make()
     return b""
 
@@ -248,12 +295,31 @@ def _gitlinks(listing: bytes, commit_field: int) -> dict[str, str]:
     return found
 
 
+def _too_large(files: Mapping[bytes, int]) -> str:
+    shown = [
+        f"{cut_end(name.decode('utf-8', 'replace'), 200)} ({size / 2**20:.0f} MiB)"
+        for name, size in list(files.items())[:5]
+    ]
+    more = f" and {len(files) - len(shown)} more" if len(files) > len(shown) else ""
+    return (
+        f"The change has files that are larger than {MAX_FILE // 2**20} MiB: {', '.join(shown)}{more}. "
+        "Remove them, or add them to .gitignore."
+    )
+
+
+def _ignore_pattern(path: bytes) -> bytes:
+    """A line of an exclude file that matches this path alone (gitignore(5)); no path with a line break."""
+    return b"/" + re.sub(rb"([\\*?\[\]!# ])", rb"\\\1", path)
+
+
 def _match_line(line: bytes) -> str:
     path, _, rest = line.decode("utf-8", "replace").partition("\0")
     number, _, text = rest.partition("\0")
     return f"{path}:{number}: {cut_end(text.rstrip(chr(13)), _MAX_LINE)}"
 
 
-def _write_exclude(repository: Path) -> None:
+def _write_exclude(repository: Path, more: Iterable[bytes] = ()) -> None:
     (repository / "info").mkdir(exist_ok=True)
-    (repository / "info" / "exclude").write_text("\n".join(_GENERATED_FILES) + "\n", encoding="utf-8")
+    replace_file(
+        repository / "info" / "exclude", b"\n".join((*map(str.encode, _GENERATED_FILES), *more, b""))
+    )

@@ -21,6 +21,8 @@ MAX_TEXT = 16 * 1024 * 1024
 """Bytes of a file's text, a command or a listing."""
 MAX_PATCH = 64 * 1024 * 1024
 """Bytes of a patch."""
+MAX_FILE = 32 * 1024 * 1024
+"""Bytes of one file that a patch creates or changes: a megabyte of patch can hold gigabytes of zeros."""
 MAX_BUNDLE = 4 * 1024 * 1024 * 1024
 """Bytes of a bundle."""
 CHUNK = 64 * 1024
@@ -93,6 +95,16 @@ def decode_header(text: bytes, limit: int | None = None) -> tuple[dict[str, Any]
     if body > limit:
         raise WireError(f"the body has {body} bytes; the limit is {limit}")
     return header, body
+
+
+def number(value: object, *, most: float) -> float | None:
+    """A number from 0 to `most`, `None` if it is something else.
+
+    JSON has numbers that no float holds (`1e400` written out), NaN and infinities.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        return None
+    return float(value)
 
 
 class RefusalError(Exception):

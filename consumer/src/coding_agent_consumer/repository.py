@@ -18,6 +18,7 @@ from pathlib import Path
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.inert import inline, quotation
+from coding_agent_core.links import is_branch_name
 from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent import OnStep, Step
@@ -209,13 +210,11 @@ def parse_tips(listing: bytes) -> dict[str, str]:
 
 
 def require_branch_name(name: str) -> None:
-    """Refuse what git would (git-check-ref-format), and what it could take for an option.
-
+    """
     Raises:
         ValueError: it is not a branch name.
     """
-    bad = re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|//|@\{|\.lock(/|$)|(^|/)\.|[./]$", name)
-    if bad or not name or name.startswith(("-", "/")) or name == "@" or len(name) > 240:
+    if not is_branch_name(name):
         raise ValueError(f"{name[:80]!r} is not a branch name.")
 
 

@@ -45,6 +45,7 @@ class PlatformFacts:
 
     Attributes:
         web_host: of the public installation.
+        change_path: between a repository and a change's number in web addresses.
         change_mark: precedes a change's number; an issue's mark is always `#`.
         change_word: means a change in a task's name.
         by_project_id: API and queue keys identify a repository by a number that does not change.
@@ -55,6 +56,7 @@ class PlatformFacts:
     title: str
     web_host: str
     change_noun: str
+    change_path: str
     change_mark: str
     change_word: str
     by_project_id: bool
@@ -70,6 +72,7 @@ FACTS: Mapping[Platform, PlatformFacts] = MappingProxyType(
             title="GitHub",
             web_host="github.com",
             change_noun="pull request",
+            change_path="pull",
             change_mark="#",
             change_word="pr",
             by_project_id=False,
@@ -85,6 +88,7 @@ FACTS: Mapping[Platform, PlatformFacts] = MappingProxyType(
             title="GitLab",
             web_host="gitlab.com",
             change_noun="merge request",
+            change_path="-/merge_requests",
             change_mark="!",
             change_word="mr",
             by_project_id=True,

@@ -137,7 +137,7 @@ def comment(report: Report) -> str:
     if state.change_url:
         lines += [f"{report.change_noun.capitalize()}: {state.change_url}", ""]
     elif state.branch and report.pushed and state.phase.terminal:
-        lines += [f"The work so far is on the branch `{state.branch}`.", ""]
+        lines += [work_on(state.branch), ""]
     if report.summary:
         lines += [quotation(_cut(report.summary, _SUMMARY_LIMIT)), ""]
     if state.phase in (Phase.FAILED, Phase.CANCELLED):
@@ -153,6 +153,10 @@ def comment(report: Report) -> str:
     hidden = state.model_dump_json(exclude_none=True).replace("<", "\\u003c").replace(">", "\\u003e")
     lines += ["", f"{MARKER}{hidden} -->"]
     return "\n".join(lines)
+
+
+def work_on(branch: str) -> str:
+    return f"The work so far is on the branch `{inline(branch).replace('`', '')}`."
 
 
 def read_state(body: str) -> State | None:

@@ -103,7 +103,8 @@ def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(world: Wor
     start(grace=GRACE, check_interval=0.3)
     number = world.issue(BOT)
     name = running(world, number)
-    world.set_phase(name, Phase.SUCCEEDED, result={"branch": "b", "changeURL": "https://forge.example/1"})
+    result = {"branch": "coding-agent/issue-1", "changeURL": world.change_url(9)}
+    world.set_phase(name, Phase.SUCCEEDED, result=result)
     world.shows(number, "Coding agent: done", {DONE})
     created = datetime.fromisoformat(world.read(name)["metadata"]["creationTimestamp"])
     # Forges give whole seconds, and a label of the same second as the task is not known to be newer.
@@ -116,7 +117,7 @@ def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(world: Wor
     assert made["spec"]["trigger"]["labeledAt"]
     world.set_phase(second, Phase.RUNNING)
     text = world.shows(number, "working on it", {PROCESSING})
-    assert "https://forge.example/1" in text, "the run goes on with the change of the last one"
+    assert world.change_url(9) in text, "the run goes on with the change of the last one"
     until("the first is settled", lambda: world.is_reported(name))
     assert len(world.comments(number)) == 1
     assert sorted(world.tasks()) == [name, second]

@@ -45,7 +45,7 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
 
     result = {
         "branch": "coding-agent/issue-1",
-        "changeURL": "https://forge.example/acme/pricing/pull/9",
+        "changeURL": world.change_url(9),
         "summary": "Fixed the discount.",
         "usage": {
             "requests": 12,
@@ -57,7 +57,7 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
     world.set_phase(name, Phase.SUCCEEDED, result=result, message="The task is done.")
     text = world.shows(number, "Coding agent: done", {DONE})
     for expected in (
-        "https://forge.example/acme/pricing/pull/9",
+        world.change_url(9),
         "Fixed the discount.",
         "12 model requests, 34,567 tokens in, 890 out",
         "cost 0.42 USD",

@@ -90,6 +90,11 @@ class World:
         """Of the forge, as the reporter knows it."""
         return host_of(self.api_url or self.forge.api_url)
 
+    def change_url(self, number: int) -> str:
+        """The address of a change on the forge."""
+        path = {"github": "pull", "gitlab": "-/merge_requests"}[self.flavour]
+        return f"http://{self.host}/{REPOSITORY}/{path}/{number}"
+
     # People.
 
     def issue(self, *labels: str) -> int:

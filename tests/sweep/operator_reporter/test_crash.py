@@ -47,14 +47,14 @@ class Stage:
         self._pid = start_reporter(self._kubeconfig, self._config, self._log).pid
         try:
             self._until(lambda: self.world.condition(name, "Acknowledged").get("status") == "True")
-            result = {"branch": "coding-agent/issue-1", "changeURL": "https://forge.example/pull/9"}
+            result = {"branch": "coding-agent/issue-1", "changeURL": self.world.change_url(9)}
             self.world.set_phase(name, Phase.SUCCEEDED, result=result)
             self._until(lambda: self.world.is_reported(name))
         finally:
             _kill(self._pid)
         died = self.proxy.killed.is_set()
         comments = [
-            "https://forge.example/pull/9" in comment.body and "Coding agent: done" in comment.body
+            self.world.change_url(9) in comment.body and "Coding agent: done" in comment.body
             for comment in self.world.comments(number)
         ]
         return (self.world.forge.labels("acme/pricing", number), comments, self.world.history(number)), died

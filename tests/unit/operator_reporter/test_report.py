@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Status, TaskResult
+from coding_agent_core.links import Links
 from coding_agent_core.outcome import Phase
 from coding_agent_core.reporting import comment
 from coding_agent_core.settings.forges import Labels
 from coding_agent_operator.observed import read_task
-from coding_agent_operator.reporter.report import cancellation_cause, report_of
+from coding_agent_operator.reporter.report import cancellation_cause, link_problems, report_of
 
 from tests.unit.operator.making import NOW, attempt, task, task_body
+
+LINKS = Links("https://github.com", "coding-agent/")
 
 
 def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> Status:
@@ -54,7 +57,7 @@ def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> S
     ],
 )
 def test_the_comment_of_a_task_that_has_not_ended(stored: Status, shown: str, hidden: str) -> None:
-    text = comment(report_of(task(stored), Labels()))
+    text = comment(report_of(task(stored), Labels(), LINKS))
     assert shown in text
     assert hidden not in text
 
@@ -103,7 +106,9 @@ def comment_of(cause: str, message: str, result: TaskResult | None = None) -> st
         type="Succeeded", status="False", reason="Cancelled", message=message, last_transition_time=NOW
     )
     status = Status(phase=Phase.CANCELLED, conditions=(succeeded,), attempts=(attempt(),), result=result)
-    return comment(report_of(read_task(task_body() | {"status": status.to_wire()}), Labels(), (), cause))
+    return comment(
+        report_of(read_task(task_body() | {"status": status.to_wire()}), Labels(), LINKS, (), cause)
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,13 +129,23 @@ def test_the_comment_names_the_cause(cause: str, message: str, shown: str) -> No
     assert shown in comment_of(cause, message)
 
 
-@pytest.mark.parametrize("change", [None, "https://forge.example/pull/1"])
+@pytest.mark.parametrize("change", [None, "https://github.com/octo/demo/pull/1"])
 def test_work_that_was_pushed_is_named(change: str | None) -> None:
     text = comment_of(
         "", "The task was cancelled.", TaskResult(branch="coding-agent/issue-7", change_url=change)
     )
     assert text.count("The work so far is on the branch `coding-agent/issue-7`.") == 1
     assert (change or "To try again") in text
+
+
+def test_what_a_compromised_agent_says_it_has_published_is_not_shown() -> None:
+    said = TaskResult(branch="main`@all", change_url="https://github.com.evil.example/octo/demo/pull/1")
+    text = comment_of("", "The task was cancelled.", said)
+    assert "main" not in text
+    assert "evil" not in text
+    assert "To try again" in text
+    problems = link_problems(task(Status(phase=Phase.CANCELLED, result=said)), LINKS)
+    assert [problem.split("'")[1] for problem in problems] == [said.branch, said.change_url]
 
 
 def test_no_branch_is_named_that_is_not_known() -> None:

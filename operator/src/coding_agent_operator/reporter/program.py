@@ -15,11 +15,12 @@ from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
 from coding_agent_core.errors import TokenMissingError
 from coding_agent_core.forge.connect import connect, connect_all
 from coding_agent_core.forge.pacing import Paced, Rate
-from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.forge.protocol import Forge, web_base
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Key, ObjectCache, Relist
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
+from coding_agent_core.links import Links
 from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.retry import Clock, RetryPolicy, pause_until
@@ -99,6 +100,9 @@ class ReporterController:
             context = ForgeContext(
                 forge=forge,
                 labels=settings.labels(forge.platform),
+                links=Links(
+                    web_base(settings.forge(forge.platform).api_url), settings.consumer.branch_prefix
+                ),
                 tasks=tasks,
                 sink=sink,
                 settings=settings.reporter,

@@ -32,6 +32,7 @@ from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.links import Links
 from coding_agent_core.outcome import Phase
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.reporting import MARKER, Report, State, comment, read_state, swap_labels
@@ -51,6 +52,7 @@ from coding_agent_operator.reporter.decide import (
 from coding_agent_operator.reporter.report import (
     acknowledged,
     cancellation_cause,
+    link_problems,
     newest_run,
     report_of,
     reported,
@@ -97,6 +99,7 @@ class ForgeContext:
 
     forge: Forge
     labels: Labels
+    links: Links
     tasks: AgentTasks
     sink: TaskSink
     settings: Reporter
@@ -201,7 +204,7 @@ def _nothing_to_do(context: ForgeContext, task: Task, memory: TaskMemory) -> Req
     remaining = memory.due - now
     if memory.comment is None or remaining <= 0:
         return None
-    report = report_of(task, context.labels, memory.earlier or (), memory.cause)
+    report = report_of(task, context.labels, context.links, memory.earlier or (), memory.cause)
     if comment(report) == memory.comment.body:
         return Requeue(remaining)
     position_due = memory.written + context.settings.position_interval - now
@@ -292,11 +295,13 @@ async def _update_comment(context: ForgeContext, task: Task, earlier: list[Task]
     if memory.earlier is None:
         memory.comment = await context.forge.find_comment(item, MARKER)
         remembered = read_state(memory.comment.body) if memory.comment else None
-        states = [report_of(run, context.labels).state for run in earlier]
+        states = [report_of(run, context.labels, context.links).state for run in earlier]
         memory.earlier = (*states, remembered) if remembered is not None else tuple(states)
-    report = report_of(task, context.labels, memory.earlier, memory.cause)
+    report = report_of(task, context.labels, context.links, memory.earlier, memory.cause)
     text = comment(report)
     if memory.comment is None or memory.comment.body != text:
+        for problem in link_problems(task, context.links):
+            _logger.warning("%s: not shown on the item: %s", task.spec.item.display, problem)
         written = await context.forge.upsert_comment(item, MARKER, text, known=memory.comment)
         # Keep the text as we wrote it: forges change line endings.
         memory.comment = replace(written, body=text)

@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from coding_agent_core.admission import LatestTask
-from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, OutcomeType
+from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, OutcomeType, TaskResult
+from coding_agent_core.links import Links
 from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.reasons import REASONS
-from coding_agent_core.reporting import Report, State
+from coding_agent_core.reporting import Report, State, work_on
 from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Item
 
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter.decide import NewestRun
@@ -60,19 +62,25 @@ def newest_run(task: Task, latest: LatestTask, end_shown: datetime | None) -> Ne
     )
 
 
-def report_of(task: Task, labels: Labels, earlier: Iterable[State] = (), cause: str = "") -> Report:
+def report_of(
+    task: Task, labels: Labels, links: Links, earlier: Iterable[State] = (), cause: str = ""
+) -> Report:
     """The report of an item's newest run.
 
     Args:
+        links: what it may link to; a branch or a change with a problem (`link_problems`) is left out.
         earlier: the states of earlier runs, newest first. A run continues on the branch and the change of the
             last one, so these are shown until the run has its own.
         cause: who or what cancelled it, from `cancellation_cause`.
     """
     phase, result, attempts = phase_of(task), task.status.result, task.status.attempts
-    branch, change = (result.branch, result.change_url) if result else (None, None)
+    item = task.spec.item
+    pushed, change = _checked(result.branch, result.change_url, item, links) if result else (None, None)
+    branch = pushed
     before = next((state for state in earlier if state.branch), None)
     if before is not None and branch is None:
-        branch, change = before.branch, change or before.change_url
+        branch, known_change = _checked(before.branch, before.change_url, item, links)
+        change = change or known_change
     usage = result.usage if result else None
     last = attempts[-1] if attempts else None
     show_reason = phase.terminal or phase is Phase.BACKOFF
@@ -93,10 +101,10 @@ def report_of(task: Task, labels: Labels, earlier: Iterable[State] = (), cause: 
         position=task.status.queue_position if phase is Phase.QUEUED else None,
         next_attempt=task.status.next_attempt_time,
         reason=condition.reason if condition and show_reason else None,
-        message=_message(task, phase, cause),
+        message=_message(task, phase, cause, pushed if change else None),
         summary=(result.summary or "") if result and phase.terminal else "",
         usage=usage or Usage(),
-        pushed=result is not None and result.branch is not None,
+        pushed=pushed is not None,
         began=bool(attempts),
         transcript=(last.transcript_url or last.transcript) if last else None,
         tail=(last.tail or "") if last and last.outcome is OutcomeType.FAILED and show_reason else "",
@@ -105,7 +113,29 @@ def report_of(task: Task, labels: Labels, earlier: Iterable[State] = (), cause: 
     )
 
 
-def _message(task: Task, phase: Phase, cause: str) -> str:
+def link_problems(task: Task, links: Links) -> list[str]:
+    """Why what the task's agents say they have published is not shown, in sentences."""
+    result, item = task.status.result or TaskResult(), task.spec.item
+    return [
+        problem
+        for problem in (
+            links.branch_problem(result.branch, item) if result.branch else None,
+            links.change_problem(result.change_url, item) if result.change_url else None,
+        )
+        if problem is not None
+    ]
+
+
+def _checked(
+    branch: str | None, change: str | None, item: Item, links: Links
+) -> tuple[str | None, str | None]:
+    return (
+        branch if branch and links.branch_problem(branch, item) is None else None,
+        change if change and links.change_problem(change, item) is None else None,
+    )
+
+
+def _message(task: Task, phase: Phase, cause: str, branch: str | None) -> str:
     condition = task.status.condition("Succeeded")
     if condition is None or (condition.reason in _SAME_AS_PHASE and phase in (Phase.QUEUED, Phase.RUNNING)):
         return ""
@@ -115,10 +145,7 @@ def _message(task: Task, phase: Phase, cause: str) -> str:
     if message and cause:
         message = f"{message.removesuffix('.')}: {cause}."
     # Where there is no change yet, the comment names the branch on a line of its own.
-    result = task.status.result
-    if result is not None and result.branch and result.change_url:
-        message += f" The work so far is on the branch `{result.branch}`."
-    return message
+    return f"{message} {work_on(branch)}" if branch else message
 
 
 def _activity(reason: str) -> str:

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coding_agent_core.agenttask import (
     ANNOTATION_CANCELLED,
     ANNOTATION_DELIVERIES,
+    ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABELED_AT,
+    ANNOTATION_NEXT_RUN_AT,
     Spec,
     parse_spec,
 )
 from coding_agent_core.outcome import Phase, terminal_phase
-from coding_agent_core.tasks import Item, Origin, Trigger, parse_time
+from coding_agent_core.tasks import Cause, Item, Origin, Trigger, parse_time, task_name
 
+FRESH = timedelta(minutes=10)
+"""A webhook that comes within this time after the label was put on is fresh."""
+SETTLED = timedelta(minutes=10)
+"""A run that was announced longer ago is stored, or never will be: a submission takes seconds."""
 _DELIVERIES = 20
 """Further delivery ids kept on a task; the first one is in its spec."""
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,7 +40,7 @@ class LatestTask:
     """What admission must know of an item's newest task.
 
     Attributes:
-        run: number of the run, from 1.
+        run: the highest number among the item's runs.
         terminal: it ended, one way or another.
         cancel_requested: someone asked to stop it.
         acknowledged: the forge showed our own label swap at least once since the task began.
@@ -82,6 +88,16 @@ class Duplicate:
 
 
 Decision = Create | Duplicate
+
+
+def is_fresh(trigger: Trigger) -> bool:
+    """A person has just put the label on: almost always, the item has no task yet.
+
+    Only such a request may create run 1 without reading first (docs/decisions/0010).
+    """
+    if trigger.origin is not Origin.WEBHOOK or trigger.cause is not Cause.LABEL:
+        return False
+    return trigger.labeled_at is not None and trigger.received_at - trigger.labeled_at <= FRESH
 
 
 def admit(event: Trigger, latest: LatestTask | None) -> Decision:
@@ -149,9 +165,12 @@ def _not_after(moment: datetime | None, known: datetime | None) -> bool:
 
 
 def runs_of(item: Item, objects: Iterable[Body]) -> list[Body]:
-    """The runs of exactly this item, oldest first: labels hold a hash, which other items may share."""
-    runs = [(spec.run, body) for spec, body in _of(item, objects)]
-    return [body for _, body in sorted(runs, key=lambda pair: pair[0])]
+    """The runs of exactly this item, the newest last: labels hold a hash, which other items may share.
+
+    The newest is the one that works; if none does, the one that was created last. Numbers alone do not say
+    it: where a person deleted run 1, the next run can be run 1 again.
+    """
+    return [body for _, body in sorted(_of(item, objects), key=_order)]
 
 
 def latest_of(runs: Iterable[Body]) -> LatestTask | None:
@@ -163,20 +182,29 @@ def latest_of(runs: Iterable[Body]) -> LatestTask | None:
     readable = [(spec, body) for body in runs if (spec := _spec(body)) is not None]
     if not readable:
         return None
-    spec, newest = max(readable, key=lambda pair: pair[0].run)
-    meta = newest["metadata"]
+    spec, newest = max(readable, key=_order)
     labeled = [time for spec_, body in readable if (time := _labeled_at(spec_, body)) is not None]
     return LatestTask(
-        name=meta["name"],
-        run=spec.run,
-        # What is being deleted will start nothing any more: its item can have its next run.
-        terminal=phase_of(newest) is not Phase.RUNNING or bool(meta.get("deletionTimestamp")),
+        name=newest["metadata"]["name"],
+        run=max(spec_.run for spec_, _ in readable),
+        terminal=_terminal(newest),
         cancel_requested=spec.cancel,
         acknowledged=_condition(newest, "Acknowledged") == "True",
-        created_at=parse_time(meta.get("creationTimestamp")) or _NEVER,
+        created_at=_created(newest),
         labeled_at=max(labeled, default=None),
         delivery_ids=frozenset().union(*(_deliveries(spec_, body) for spec_, body in readable)),
     )
+
+
+def works(body: Body) -> bool:
+    """The run has not ended, and nobody asked to stop it: at most one of an item does, but for accidents."""
+    spec = _spec(body)
+    return spec is not None and not spec.cancel and not _terminal(body)
+
+
+def first_run(item: Item, runs: Iterable[Body]) -> Body | None:
+    """The run whose name a fresh webhook tries to take."""
+    return next((body for body in runs if body["metadata"]["name"] == task_name(item)), None)
 
 
 def phase_of(newest: Body) -> Phase:
@@ -210,6 +238,37 @@ def note(
     return {"metadata": {"annotations": annotations}}
 
 
+def announcement(now: datetime) -> dict[str, str]:
+    """The annotation of an item's run 1 that says that a further run is about to be created."""
+    return {ANNOTATION_NEXT_RUN_AT: now.isoformat()}
+
+
+def may_delete_first(item: Item, runs: Iterable[Body], now: datetime) -> bool:
+    """Whether the ended run 1 of an item may go: it is the only run, and no other is about to come.
+
+    While a run of an item is stored, the name of run 1 stays taken. So whoever creates it has the item's
+    only run.
+
+    Args:
+        runs: a consistent list; the deletion is for exactly that version of run 1, so that it fails if a
+            further run was announced meanwhile.
+    """
+    readable = _of(item, runs)
+    if len(readable) != 1:
+        return False
+    notes = readable[0][1]["metadata"].get("annotations") or {}
+    announced = parse_time(notes.get(ANNOTATION_NEXT_RUN_AT))
+    return announced is None or announced + SETTLED <= now
+
+
+def duplicate_of(duplicate: Duplicate) -> dict[str, Any]:
+    """The merge patch for a task that should not have been created: it is cancelled, and never the newest."""
+    because = f"{duplicate.task} answers for it already: {duplicate.why}"
+    patch = cancellation(because)
+    patch["metadata"]["annotations"][ANNOTATION_DUPLICATE_OF] = duplicate.task
+    return patch
+
+
 def cancellation(why: str) -> dict[str, Any]:
     """The merge patch that cancels a task, and says why."""
     return {"metadata": {"annotations": {ANNOTATION_CANCELLED: why}}, "spec": {"cancel": True}}
@@ -230,6 +289,23 @@ def _spec(body: Body) -> Spec | None:
         return parse_spec(body)
     except ValueError:  # pydantic's are ValueErrors: what another release stored is not ours to judge
         return None
+
+
+def _order(run: tuple[Spec, Body]) -> tuple[bool, bool, bool, datetime, int]:
+    """Sorts the runs of an item, the newest last."""
+    spec, body = run
+    original = ANNOTATION_DUPLICATE_OF not in (body["metadata"].get("annotations") or {})
+    active = not _terminal(body)
+    return original, active and not spec.cancel, active, _created(body), spec.run
+
+
+def _terminal(body: Body) -> bool:
+    # What is being deleted will start nothing any more: its item can have its next run.
+    return phase_of(body) is not Phase.RUNNING or bool(body["metadata"].get("deletionTimestamp"))
+
+
+def _created(body: Body) -> datetime:
+    return parse_time(body["metadata"].get("creationTimestamp")) or _NEVER
 
 
 def _identity(spec: Spec) -> str | None:

@@ -15,9 +15,7 @@ from typing import Any
 
 from coding_agent_core.admission import latest_of, runs_of
 from coding_agent_core.agenttask import (
-    LABEL_ACTIVE,
     LABEL_ITEM,
-    LABEL_REPORTED,
     Event,
     completion,
     labels_for,
@@ -33,11 +31,13 @@ from pydantic import ValidationError
 
 from coding_agent_operator import metrics
 from coding_agent_operator.cluster import Cluster, Lease, identity
+from coding_agent_operator.duplicates import Duplicates
 from coding_agent_operator.job import build_job, with_transcript_annotations
-from coding_agent_operator.observed import ACTIVE, Job, Task, UnreadableTaskError, read_task
+from coding_agent_operator.observed import ACTIVE, Job, Task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError, TerminationMessages
 from coding_agent_operator.schedule import with_kueue_labels
 from coding_agent_operator.scheduler import Scheduler
+from coding_agent_operator.sweep import INACTIVE, sweep_forever
 from coding_agent_operator.task_state import Stage
 
 _logger = logging.getLogger("operator.namespace")
@@ -45,11 +45,8 @@ _logger = logging.getLogger("operator.namespace")
 _PROBE_EVERY = 3
 """So many relist intervals are between two checks of the rights."""
 _DRAIN_S = 5.0
-_INACTIVE = f"{LABEL_ACTIVE}!=true"
 _NOT_ENDED = ",".join(f"status.phase!={phase}" for phase in ("Succeeded", "Failed", "Cancelled"))
 _ADOPTION_RETRY_S = 5.0
-_PAGE = 200
-_UNREPORTED = timedelta(days=1)
 
 
 class NamespaceError(CodingAgentError):
@@ -116,6 +113,7 @@ class NamespaceController:
             waits=self.scheduler.kueue_messages,
             now=self._now,
         )
+        self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
         self._refused: dict[str, str] = {}
         """By task, why the API server refused its Job, until it has taken one."""
         self._reported: set[str] = set()
@@ -154,7 +152,9 @@ class NamespaceController:
                 self.acting = True
                 group.create_task(self.lease.keep())
                 group.create_task(self.relist.run())
-                group.create_task(self._sweep())
+                keep = timedelta(seconds=self._settings.operator.policy.keep_finished)
+                interval = self._settings.operator.sweep_interval
+                group.create_task(sweep_forever(self.cluster.tasks, keep, interval, self._now))
                 group.create_task(self._adopt_unlabeled())
                 group.create_task(self._messages.run())
                 group.create_task(self.scheduler.run(self.relist.synced))
@@ -214,12 +214,17 @@ class NamespaceController:
         """
         if not (self.acting and self.relist.synced.is_set()):
             return Requeue()  # the first relist queues every task
+        task = self._tasks.get((self.namespace, name))
+        if task is not None and await self._duplicates.cancelled(task):
+            return Requeue()  # the watch shows it when it is cancelled
         if name not in self._refused and self.scheduler.awaits_first_decision(name):
             self.scheduler.changed()  # the next pass queues it with its position
             return Requeue()
         decision = self.scheduler.decision(name, self._refused.get(name))
         with metrics.RECONCILES.time():
             plan = await self._reconciler.reconcile(name, decision)
+        if task is not None and plan is not None and plan.stage is Stage.ENDED:
+            self._duplicates.ended(task)
         if decision.start or plan is None or plan.stage is Stage.ENDED:
             self._refused.pop(name, None)
         # A reconcile that only showed the refusal does not count as recovery.
@@ -296,10 +301,10 @@ class NamespaceController:
         tasks, seconds = self.cluster.tasks, int(self._settings.operator.sweep_interval)
         while True:
             try:
-                bodies, version = await tasks.list(_INACTIVE, _NOT_ENDED)
+                bodies, version = await tasks.list(INACTIVE, _NOT_ENDED)
                 for body in bodies:
                     await self._adopt(body)
-                async for change in tasks.watch(_INACTIVE, _NOT_ENDED, version, seconds):
+                async for change in tasks.watch(INACTIVE, _NOT_ENDED, version, seconds):
                     if change["type"] in ("ADDED", "MODIFIED"):
                         await self._adopt(change["object"])
             except ApiError as error:
@@ -330,41 +335,3 @@ class NamespaceController:
         # One that others change at this moment is listed or watched again.
         if patch is not None and await self.cluster.tasks.patch(body, patch) is not None:
             _logger.info("Adopted task %s", name)
-
-    async def _sweep(self) -> None:
-        """List what is not active, rarely, and delete what ended long ago.
-
-        The server reads every task that ever ran for it (10,000: about two seconds).
-        """
-        operator = self._settings.operator
-        keep = timedelta(seconds=operator.policy.keep_finished)
-        while True:
-            deleted = 0
-            try:
-                async for page in self.cluster.tasks.pages(_INACTIVE, _PAGE):
-                    for body in page:
-                        try:
-                            task = read_task(body)
-                        except UnreadableTaskError:
-                            continue
-                        if expired(task, self._now(), keep):
-                            await self.cluster.tasks.delete(task.name, task.uid, task.version)
-                            deleted += 1
-                if deleted:
-                    _logger.info("Deleted %d tasks that ended more than %s ago", deleted, keep)
-            except ApiError as error:
-                _logger.warning("Ended tasks could not be swept: %s", error)
-            await asyncio.sleep(operator.sweep_interval)
-
-
-def expired(task: Task, now: datetime, keep: timedelta) -> bool:
-    """The task ended long enough ago.
-
-    One whose end is not shown on its item yet stays a day longer: the forge may not answer.
-    """
-    status, own = task.status, task.spec.ttl_seconds_after_finished
-    keep = keep if own is None else timedelta(seconds=own)
-    succeeded = status.condition("Succeeded")
-    ended = status.completion_time or (succeeded.last_transition_time if succeeded else None)
-    keep = keep if task.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED
-    return task.ended and ended is not None and ended + keep <= now

@@ -136,23 +136,23 @@ class World:
     def __init__(self, plane: PlaneUnderTest, namespace: str) -> None:
         self.plane = plane
         self.namespace = namespace
-        self._place = (agenttask.GROUP, agenttask.VERSION, namespace, agenttask.PLURAL)
+        self.place = (agenttask.GROUP, agenttask.VERSION, namespace, agenttask.PLURAL)
 
     def create(self, number: int, *, repository: str = "octo/demo", run: int = 1, **spec: Any) -> str:
         """Label an issue: the AgentTask as the receiver makes it; its name."""
         body = task_body(number, repository=repository, run=run)
         body["spec"].update(spec)
-        self.plane.custom.create_namespaced_custom_object(*self._place, body, _request_timeout=10)
+        self.plane.custom.create_namespaced_custom_object(*self.place, body, _request_timeout=10)
         return str(body["metadata"]["name"])
 
     def task(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.plane.custom.get_namespaced_custom_object(
-            *self._place, name, _request_timeout=10
+            *self.place, name, _request_timeout=10
         )
         return found
 
     def tasks(self) -> list[dict[str, Any]]:
-        found = self.plane.custom.list_namespaced_custom_object(*self._place, _request_timeout=20)
+        found = self.plane.custom.list_namespaced_custom_object(*self.place, _request_timeout=20)
         return list(found["items"])
 
     def status(self, name: str) -> dict[str, Any]:
@@ -160,12 +160,12 @@ class World:
 
     def patch(self, name: str, **spec: Any) -> None:
         self.plane.custom.patch_namespaced_custom_object(
-            *self._place, name, {"spec": spec}, _request_timeout=10
+            *self.place, name, {"spec": spec}, _request_timeout=10
         )
 
     def patch_status(self, name: str, status: Any) -> None:
         self.plane.custom.patch_namespaced_custom_object_status(
-            *self._place, name, {"status": status}, _request_timeout=10
+            *self.place, name, {"status": status}, _request_timeout=10
         )
 
     def jobs(self) -> dict[str, Any]:

@@ -6,15 +6,26 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.admission import cancellation, latest_of, note, runs_of
+from coding_agent_core.admission import (
+    FRESH,
+    SETTLED,
+    announcement,
+    cancellation,
+    is_fresh,
+    latest_of,
+    may_delete_first,
+    note,
+    runs_of,
+)
 from coding_agent_core.agenttask import (
     ANNOTATION_CANCELLED,
     ANNOTATION_DELIVERIES,
+    ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABELED_AT,
     manifest,
 )
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest, Trigger
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 T1, T2, T3 = (T0 + timedelta(minutes=minutes) for minutes in (1, 2, 3))
@@ -42,11 +53,12 @@ def task(
     cancel: bool = False,
     annotations: dict[str, str] | None = None,
     deleting: bool = False,
+    created: datetime = T0,
     **conditions: str,
 ) -> dict[str, Any]:
     request = TaskRequest(item=of or item(), trigger=by or trigger())
     body = manifest(request, run=run, timeout_seconds=60, max_attempts=3)
-    body["metadata"] |= {"creationTimestamp": "2026-11-25T12:00:00Z", "resourceVersion": f"{run}0"}
+    body["metadata"] |= {"creationTimestamp": created.isoformat(), "resourceVersion": f"{run}0"}
     body["metadata"].setdefault("annotations", {}).update(annotations or {})
     if deleting:
         body["metadata"]["deletionTimestamp"] = "2026-11-25T12:05:00Z"
@@ -180,3 +192,69 @@ def test_a_cancel_says_why() -> None:
         "spec": {"cancel": True},
         "metadata": {"annotations": why},
     }
+
+
+DUPLICATE = {ANNOTATION_DUPLICATE_OF: "another"}
+
+
+@pytest.mark.parametrize(
+    ("older", "newest"),
+    [
+        (task(1, Succeeded="True"), task(2)),
+        (task(1, cancel=True), task(2)),
+        (task(3, Succeeded="True"), task(1, created=T1)),  # run 1 was deleted by hand, and is there again
+        (task(3, cancel=True), task(1, created=T1)),
+        (task(3, Succeeded="True"), task(1, created=T1, Succeeded="True")),
+        (task(2, cancel=True, Succeeded="False"), task(1, cancel=True)),
+        (
+            task(1, created=T1, annotations=DUPLICATE, cancel=True, Succeeded="False"),
+            task(3, Succeeded="True"),
+        ),
+        (task(1, created=T1, annotations=DUPLICATE, cancel=True), task(3, Succeeded="True")),
+    ],
+)
+def test_the_newest_run_works_or_was_created_last(older: dict[str, Any], newest: dict[str, Any]) -> None:
+    for runs in ([older, newest], [newest, older]):
+        assert runs_of(item(), runs) == [older, newest]
+        facts = latest_of(runs)
+        assert facts is not None
+        assert facts.name == newest["metadata"]["name"]
+        assert facts.run == max(older["spec"]["run"], newest["spec"]["run"])
+
+
+@pytest.mark.parametrize(
+    ("origin", "cause", "age", "fresh"),
+    [
+        (Origin.WEBHOOK, Cause.LABEL, timedelta(0), True),
+        (Origin.WEBHOOK, Cause.LABEL, FRESH, True),
+        (Origin.WEBHOOK, Cause.LABEL, -FRESH, True),  # the forge's clock is ahead
+        (Origin.WEBHOOK, Cause.LABEL, FRESH + timedelta(seconds=1), False),
+        (Origin.WEBHOOK, Cause.LABEL, None, False),
+        (Origin.WEBHOOK, Cause.COMMAND, timedelta(0), False),
+        (Origin.POLL, Cause.LABEL, timedelta(0), False),
+        (Origin.REDELIVERY, Cause.LABEL, timedelta(0), False),
+        (Origin.MANUAL, None, timedelta(0), False),
+    ],
+)
+def test_a_webhook_soon_after_its_label_is_fresh(
+    origin: Origin, cause: Cause | None, age: timedelta | None, fresh: bool
+) -> None:
+    at = None if age is None else T0 - age
+    assert is_fresh(Trigger(origin=origin, cause=cause, labeled_at=at, received_at=T0)) is fresh
+
+
+@pytest.mark.parametrize(
+    ("runs", "may"),
+    [
+        ([task(1)], True),
+        ([task(1), task(2, Succeeded="True")], False),
+        ([task(1), task(1, of=item(8))], True),
+        ([task(1, annotations=announcement(T0))], True),
+        ([task(1, annotations=announcement(T0 + timedelta(seconds=1)))], False),
+        ([], False),
+    ],
+)
+def test_run_1_may_go_as_the_only_run_if_no_other_is_about_to_come(
+    runs: list[dict[str, Any]], may: bool
+) -> None:
+    assert may_delete_first(item(), runs, T0 + SETTLED) is may

@@ -97,7 +97,7 @@ class AgentTasks:
                 return None
             raise
 
-    async def patch(self, body: Body, patch: Mapping[str, Any]) -> Body | None:
+    async def patch(self, body: Mapping[str, Any], patch: Mapping[str, Any]) -> Body | None:
         """Apply a merge patch to exactly this version of a task; `None` if it has another, or is gone."""
         # A merge patch with a resourceVersion is refused with 409 when the object has another by now.
         version = {"resourceVersion": body["metadata"]["resourceVersion"]}
@@ -108,6 +108,11 @@ class AgentTasks:
     async def set_labels(self, name: str, uid: str, labels: Mapping[str, str | None]) -> Body | None:
         """Set labels of a task whatever its version, remove those that are `None`; `None` if it is gone."""
         return await self._merge(name, {"metadata": {"labels": dict(labels), "uid": uid}})
+
+    async def annotate(self, body: Mapping[str, Any], annotations: Mapping[str, str]) -> Body | None:
+        """Set annotations of a task whatever its version; `None` if it is gone."""
+        name, uid = body["metadata"]["name"], body["metadata"]["uid"]
+        return await self._merge(name, {"metadata": {"annotations": dict(annotations), "uid": uid}})
 
     async def set_status(self, name: str, version: str, status: Status) -> Body:
         """Replace the status of exactly this version of a task.

@@ -5,29 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from coding_agent_core.admission import (
     Cancel,
     Duplicate,
     Keep,
     admit,
+    announcement,
     cancellation,
+    first_run,
+    is_fresh,
     latest_of,
     note,
     runs_of,
     trigger_of,
     withdraw,
+    works,
 )
 from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand, store
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
-from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
+from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, task_name
 
 _logger = logging.getLogger("coding_agent.queue")
 _T = TypeVar("_T")
@@ -61,6 +66,7 @@ class KubernetesSink:
         *,
         budget: float = BUDGET,
         jitter: Callable[[], float] = random.random,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._access = access
         self._namespace = namespace
@@ -70,6 +76,7 @@ class KubernetesSink:
             TRIES, budget, first_wait=0.1, longest_wait=1.0, longest_retry_after=budget
         )
         self._jitter = jitter
+        self._now = now
         self._tasks: AgentTasks | None = None
         self._connecting = asyncio.Lock()
         self._was_connected = True
@@ -107,12 +114,22 @@ class KubernetesSink:
             await self._tasks.aclose()
 
     async def _submit(self, tasks: AgentTasks, request: TaskRequest, sent: set[str]) -> Submission:
-        conflicting: Body | None = None
+        """Admit the request by the item's runs.
+
+        Args:
+            sent: names of tasks that this submission has asked to create, with or without an answer.
+        """
+        taken: str | None = None
+        if is_fresh(request.trigger) and not sent:
+            taken = task_name(request.item)
+            if await self._create(tasks, request, 1, sent):
+                return Submission(task=taken)
         for _ in range(_RACES):
-            runs = await _runs(tasks, request.item, conflicting)
+            runs = await _runs(tasks, request.item, taken)
+            own = next((body for body in runs if body["metadata"]["name"] in sent), None)
+            if own is not None and trigger_of(own) == request.trigger:
+                return Submission(task=own["metadata"]["name"])  # the answer to its creation was lost
             latest = latest_of(runs)
-            if latest is not None and latest.name in sent and trigger_of(runs[-1]) == request.trigger:
-                return Submission(task=latest.name)  # our own: the answer to its creation was lost
             decision = admit(request.trigger, latest)
             if isinstance(decision, Duplicate):
                 assert latest is not None  # noqa: S101 - `admit` finds duplicates of a task only
@@ -121,20 +138,26 @@ class KubernetesSink:
                 if record is None or await tasks.patch(runs[-1], record):
                     return Submission(task=decision.task, duplicate=decision.why)
                 continue
-            task = manifest(
-                request,
-                run=decision.run,
-                timeout_seconds=self._limits.timeout_seconds,
-                max_attempts=self._limits.max_attempts,
-            )
-            name = task["metadata"]["name"]
-            sent.add(name)
-            if await tasks.create(task):
-                return Submission(task=name)
-            conflicting = await tasks.get(name)
+            first = first_run(request.item, runs)
+            if first is not None and not await tasks.annotate(first, announcement(self._now())):
+                continue  # it was deleted just now: the name is free
+            taken = task_name(request.item, decision.run)
+            if await self._create(tasks, request, decision.run, sent):
+                return Submission(task=taken)
         raise QueueUnavailableError(
             f"The tasks of {request.item.display} change too quickly to decide on one."
         )
+
+    async def _create(self, tasks: AgentTasks, request: TaskRequest, run: int, sent: set[str]) -> bool:
+        """Create a run; whether its name was free."""
+        task = manifest(
+            request,
+            run=run,
+            timeout_seconds=self._limits.timeout_seconds,
+            max_attempts=self._limits.max_attempts,
+        )
+        sent.add(task["metadata"]["name"])
+        return await tasks.create(task) is not None
 
     async def _withdraw(self, tasks: AgentTasks, withdrawal: Withdrawal) -> str | None:
         for _ in range(_RACES):
@@ -144,7 +167,9 @@ class KubernetesSink:
                     _logger.info("Not cancelled: %s: %s", withdrawal.item.display, why)
                     return None
                 case Cancel(task):
-                    if await tasks.patch(runs[-1], cancellation(withdrawal.reason)):
+                    # It is one run, unless the operator has not yet found that another is a duplicate.
+                    patch = cancellation(withdrawal.reason)
+                    if all([await tasks.patch(body, patch) for body in runs if works(body)]):
                         return task
         raise QueueUnavailableError(
             f"The tasks of {withdrawal.item.display} change too quickly to cancel one."
@@ -208,16 +233,16 @@ class KubernetesSink:
             await self._tasks.renew()
 
 
-async def _runs(tasks: AgentTasks, item: Item, conflicting: Body | None) -> list[Body]:
-    """The item's runs, oldest first: those with its label, and one whose name was found taken.
+async def _runs(tasks: AgentTasks, item: Item, taken: str | None) -> list[Mapping[str, Any]]:
+    """The item's runs, the newest last: those with its label, and the one of a name that was found taken.
 
     The latter is in the list already, unless someone took its labels away.
     """
     listed = list(await tasks.runs(labels_for(item)[LABEL_ITEM]))
-    names = {body["metadata"]["name"] for body in listed}
-    if conflicting is not None and conflicting["metadata"]["name"] not in names:
-        listed.append(conflicting)
-    return [dict(body) for body in runs_of(item, listed)]
+    if taken is not None and taken not in {body["metadata"]["name"] for body in listed}:
+        unlabeled = await tasks.get(taken)
+        listed += [unlabeled] if unlabeled is not None else []
+    return runs_of(item, listed)
 
 
 def temporary(error: BaseException) -> bool:

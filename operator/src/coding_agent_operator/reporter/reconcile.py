@@ -171,22 +171,24 @@ async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Re
     if not must_read and (requeue := _nothing_to_do(context, seen, memory)) is not None:
         return requeue
     memory.due = NEVER
-    runs = runs_of(seen.spec.item, await context.tasks.runs(seen.item))
-    # A task whose labels a person removed is not in that list.
-    listed = next((run for run in runs if run["metadata"]["uid"] == seen.uid), None)
-    body = dict(listed) if listed is not None else await context.tasks.get(seen.name)
-    if body is None or body["metadata"]["uid"] != seen.uid:
-        return None
+    listed = list(await context.tasks.runs(seen.item))
+    body = next((run for run in listed if run["metadata"]["uid"] == seen.uid), None)
+    if body is None:
+        # A task whose labels a person removed is not in that list.
+        body = await context.tasks.get(seen.name)
+        if body is None or body["metadata"]["uid"] != seen.uid:
+            return None
+        listed.append(body)
     if await _execute_command(context, body):
         raise TaskChangedError(f"{seen.name} was changed by a command")
     task, memory.cause = read_task(body), cancellation_cause(body)
-    others = [read_task(run) for run in reversed(runs)]
-    if others and others[0].spec.run > task.spec.run:
+    newest_first = [read_task(run) for run in reversed(runs_of(seen.spec.item, listed))]
+    if newest_first[0].uid != task.uid:
         # The item shows a newer run: an older one writes nothing on it, whenever it ends.
         if not task.ended:
             return Requeue()
         return await _settle(context, body, acknowledged("The item shows a newer run."))
-    earlier = [other for other in others if other.spec.run < task.spec.run]
+    earlier = newest_first[1:]
     try:
         return await _newest(context, task, body, earlier, memory)
     except ForgeNotFoundError as error:

@@ -1,0 +1,80 @@
+"""How many requests to the API server a webhook costs, by the API server's audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from coding_agent_cluster.wait import until
+from coding_agent_core.tasks import task_name
+
+from tests.fixtures.audit import requests
+from tests.fixtures.system import Program
+from tests.integration.core_kubernetes.events import Labeling, now, results
+from tests.integration.core_kubernetes.place import ACCOUNT, Place
+from tests.integration.core_kubernetes.test_exactly_once import item
+
+NEW = 20
+LONG_AGO = -3600
+CREATED, TAKEN, LISTED, WRITTEN = (
+    "create agenttasks",
+    "create agenttasks: 409",
+    "list agenttasks",
+    "patch agenttasks",
+)
+
+
+class Receiver:
+    """A receiver, and what it has asked the API server for."""
+
+    def __init__(self, place: Place, port: int, http: httpx.AsyncClient) -> None:
+        self._place = place
+        self._port = port
+        self._http = http
+        self._seen = 0
+
+    async def takes(self, event: Labeling, result: str, *expected: str) -> None:
+        """A webhook comes, and exactly this is asked for; what comes too late shows next time."""
+        assert results([await event.send(self._http, self._port)]) == {result: 1}
+        until("the log has it", lambda: len(self._log()) >= self._seen + len(expected), timeout=20)
+        new = self._log()[self._seen :]
+        self._seen += len(new)
+        assert new == list(expected)
+
+    def _log(self) -> list[str]:
+        asked = requests(self._place.plane, self._place.namespace, ACCOUNT)
+        return [str(request) for request in asked]
+
+
+@pytest.fixture
+def receiver(place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient) -> Receiver:
+    return Receiver(place, start_receiver().port(), http)
+
+
+async def test_each_new_label_costs_one_request(receiver: Receiver) -> None:
+    for number in range(1, NEW + 1):
+        event = Labeling(number, f"d-{number}", now())
+        await receiver.takes(event, "success", CREATED)
+
+
+async def test_what_is_known_costs_a_read_and_news_about_it_a_write(receiver: Receiver) -> None:
+    first = Labeling(7, "a", now(-30))
+    await receiver.takes(first, "success", CREATED)
+    await receiver.takes(first, "duplicate", TAKEN, LISTED)
+    await receiver.takes(Labeling(7, "b", now(-20)), "duplicate", TAKEN, LISTED, WRITTEN)
+    await receiver.takes(Labeling(7, "c", now(-10), "unlabeled"), "cancelled", LISTED, WRITTEN)
+
+
+async def test_a_label_after_the_end_costs_four_requests(place: Place, receiver: Receiver) -> None:
+    await receiver.takes(Labeling(7, "a", now(-60)), "success", CREATED)
+    place.end(task_name(item(7)), succeeded=True)
+    again = Labeling(7, "b", now(60))
+    await receiver.takes(again, "success", TAKEN, LISTED, WRITTEN, CREATED)
+    await receiver.takes(again, "duplicate", TAKEN, LISTED)
+
+
+async def test_an_event_that_comes_late_is_looked_up_first(receiver: Receiver) -> None:
+    late = Labeling(7, "a", now(LONG_AGO))
+    await receiver.takes(late, "success", LISTED, CREATED)
+    await receiver.takes(late, "duplicate", LISTED)

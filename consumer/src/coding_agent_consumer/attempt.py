@@ -45,6 +45,7 @@ from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for
 from coding_agent_consumer.conversation import read_conversation
 from coding_agent_consumer.git import RemoteMovedError
+from coding_agent_consumer.instruction_files import instruction_files
 from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.repository import Author, BareClone, Publisher
 from coding_agent_consumer.tasks import ForgeTask
@@ -187,8 +188,7 @@ class Attempt:
             _logger.info(
                 "Cloned %s: branch %s%s", source, branch, " (continuing)" if repository.resumed else ""
             )
-            pushed = branch if repository.resumed else None
-            brief = await self._prepared(lambda: self._brief(settings, task, details, pushed, recap))
+            brief = await self._prepared(lambda: self._brief(settings, task, details, repository, recap))
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), branch)
                 publisher = Publisher(
@@ -215,15 +215,25 @@ class Attempt:
         return outcome
 
     async def _brief(
-        self, settings: Settings, task: ForgeTask, details: ItemDetails, pushed_branch: str | None, recap: str
+        self, settings: Settings, task: ForgeTask, details: ItemDetails, repository: BareClone, recap: str
     ) -> Brief:
-        own_login = await task.forge.whoami()
-        conversation = await read_conversation(task.forge, details, pushed_branch=pushed_branch)
-        # A check may have printed a secret of ours.
-        scrub = scrub_for(settings)
+        pushed = repository.branch if repository.resumed else None
+        conversation = await read_conversation(task.forge, details, pushed_branch=pushed)
+        base = repository.base
+        if task.item.kind is ItemKind.CHANGE:
+            # What the change itself proposes does not count, and its branch may be in a fork.
+            base = await repository.fetch(
+                lambda: task.forge.clone_source(task.item.repository), details.base_branch
+            )
+        text = prompt(
+            conversation,
+            own_login=await task.forge.whoami(),
+            files=await instruction_files(repository, base),
+            recap=recap,
+        )
         return Brief(
             instructions=instructions(settings),
-            prompt=scrub(prompt(conversation, own_login=own_login, recap=recap)),
+            prompt=scrub_for(settings)(text),  # a check may have printed a secret of ours
             transcript=self.transcripts.path,
             last_lines=self.transcripts.lines,
         )

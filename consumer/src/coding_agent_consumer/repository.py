@@ -43,10 +43,25 @@ class Author:
     email: str
 
 
+@dataclass(frozen=True)
+class TreeEntry:
+    """A file or link of a commit; `mode` as git writes it, `id` of its content."""
+
+    mode: str
+    id: str
+    path: str
+
+    @property
+    def is_file(self) -> bool:
+        """Neither a link nor a submodule."""
+        return self.mode in ("100644", "100755")
+
+
 class BareClone:
     """A bare clone with the work branch; made by `clone`.
 
     Attributes:
+        base: the newest commit of the branch that the work starts from.
         branch: the work branch.
         start_point: commit that the workspace starts from, and that its patches are relative to.
         resumed: the work branch was on the forge already; the start point is its tip.
@@ -54,8 +69,9 @@ class BareClone:
         pushed: the commit of it that is on the forge; the start point while nothing was pushed.
     """
 
-    def __init__(self, git: Git, branch: str, start_point: str, resumed: bool) -> None:
+    def __init__(self, git: Git, base: str, branch: str, start_point: str, resumed: bool) -> None:
         self._git = git
+        self.base = base
         self.branch = branch
         self.start_point = start_point
         self.resumed = resumed
@@ -92,10 +108,33 @@ class BareClone:
         await git.remote(("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), *wanted)
         # What was fetched counts, not what was listed: the forge may have moved in between.
         resumed = f"refs/heads/{branch}" in tips
-        start = f"refs/remotes/origin/{branch if resumed else base}"
-        commit = await git.local_id("rev-parse", "--verify", f"{start}^{{commit}}")
-        await git.local("update-ref", f"refs/heads/{branch}", commit)
-        return BareClone(git, branch, commit, resumed)
+        start = base_commit = await _commit_of(git, f"refs/remotes/origin/{base}")
+        if resumed:
+            start = await _commit_of(git, f"refs/remotes/origin/{branch}")
+        await git.local("update-ref", f"refs/heads/{branch}", start)
+        return BareClone(git, base_commit, branch, start, resumed)
+
+    async def fetch(self, credentials: Credentials, branch: str) -> str:
+        """The newest commit of a branch of this repository, or of the one that it is a fork of.
+
+        Raises:
+            As `clone`.
+        """
+        require_branch_name(branch)
+        git = Git(self._git.directory, credentials)
+        reference = f"refs/remotes/fetched/{branch}"
+        wanted = f"+refs/heads/{branch}:{reference}"
+        await git.remote(("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), wanted)
+        return await _commit_of(git, reference)
+
+    async def tree(self, commit: str) -> list[TreeEntry]:
+        """Everything in a commit, folders left out."""
+        return parse_tree(await self._git.local("ls-tree", "-r", "-z", "--full-tree", commit))
+
+    async def blob(self, id_: str, limit: int) -> bytes:
+        """The content of a file; nothing if it is larger than `limit` bytes."""
+        size = int(await self._git.local_id("cat-file", "-s", id_))
+        return b"" if size > limit else await self._git.local("cat-file", "blob", id_)
 
     async def bundle(self) -> Path:
         """A bundle of the work branch at its start point, for `Workspace.seed`; in the clone's own folder."""
@@ -168,6 +207,10 @@ class BareClone:
                 raise PatchRefusedError(f"The workspace's change cannot be applied: {error}") from error
 
 
+async def _commit_of(git: Git, reference: str) -> str:
+    return await git.local_id("rev-parse", "--verify", f"{reference}^{{commit}}")
+
+
 def why_refused(path: str, mode: str) -> str | None:
     """Why a change may not be committed, `None` if it may. Git refuses much of this itself: two locks.
 
@@ -201,6 +244,17 @@ def parse_changes(raw: bytes) -> list[tuple[str, str]]:
         (path.decode("utf-8", "surrogateescape"), head.decode("ascii").split(" ")[1])
         for head, path in zip(fields[::2], fields[1::2], strict=False)
     ]
+
+
+def parse_tree(listing: bytes) -> list[TreeEntry]:
+    """From `git ls-tree -r -z`."""
+    found: list[TreeEntry] = []
+    for line in listing.decode("utf-8", "surrogateescape").split("\0"):
+        head, tab, path = line.partition("\t")
+        if tab:
+            mode, _, id_ = head.split(" ")
+            found.append(TreeEntry(mode, id_, path))
+    return found
 
 
 def parse_tips(listing: bytes) -> dict[str, str]:

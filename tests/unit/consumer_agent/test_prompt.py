@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent.prompt import COMMENTS_LIMIT, LOG_LIMIT, THREADS_LIMIT, instructions, prompt
 from coding_agent_consumer.conversation import Conversation
+from coding_agent_consumer.instruction_files import InstructionFile
 from coding_agent_core.forge.discussion import Checks, Comment, Discussion, FailedCheck, Review, Thread
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.platforms import ItemKind, Platform
@@ -217,3 +218,20 @@ def test_an_issue_with_its_own_change() -> None:
         for title in ("# Comments, oldest", "# Comments on pull request o/r#7", "# Threads on lines")
     )
     assert comments < text.index("Also on Mondays.") < on_change < text.index("And shorter") < threads
+
+
+def test_the_projects_own_instructions_stand_before_the_request() -> None:
+    files = [InstructionFile("AGENTS.md", "Use tabs."), InstructionFile("web/AGENTS.md", "Use spaces.")]
+    text = prompt(said(), own_login="bot", files=files, boundary="M")
+    assert "from its branch `main`" in text
+    assert "<<<M AGENTS.md\nUse tabs.\nM>>>\n\n<<<M web/AGENTS.md\nUse spaces.\nM>>>\n\n<<<M issue by" in text
+
+
+def test_long_instruction_files_are_cut_and_those_without_room_are_named() -> None:
+    root = InstructionFile("AGENTS.md", "r" * 50_000)
+    nested = [InstructionFile(f"d{number}/AGENTS.md", "n" * 9_000) for number in range(5)]
+    text = prompt(said(), own_login="bot", files=[root, *nested], boundary="M")
+    assert text.count("r" * 12_000) == 1
+    assert text.count("n" * 4_000) == 2
+    assert "Left out for want of room: d2/AGENTS.md, d3/AGENTS.md, d4/AGENTS.md." in text
+    assert len(text) < 24_000 + 2_000

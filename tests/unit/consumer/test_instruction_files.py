@@ -1,0 +1,46 @@
+"""Which files of a tree are instructions for agents."""
+
+from __future__ import annotations
+
+from coding_agent_consumer.instruction_files import select
+from coding_agent_consumer.repository import TreeEntry, parse_tree
+
+
+def entry(path: str, mode: str = "100644") -> TreeEntry:
+    return TreeEntry(mode, "0" * 40, path)
+
+
+def test_those_of_the_root_come_first_then_nested_ones_from_the_root_down() -> None:
+    paths = [
+        "web/deep/AGENTS.md",
+        "api/AGENTS.md",
+        ".github/copilot-instructions.md",
+        "web/AGENTS.md",
+        "CLAUDE.md",
+        "AGENTS.md",
+        "README.md",
+        "docs/CLAUDE.md",
+        "docs/MYAGENTS.md",
+    ]
+    assert [found.path for found in select(map(entry, paths))] == [
+        "AGENTS.md",
+        "CLAUDE.md",
+        ".github/copilot-instructions.md",
+        "api/AGENTS.md",
+        "web/AGENTS.md",
+        "web/deep/AGENTS.md",
+    ]
+
+
+def test_links_and_submodules_are_left_out() -> None:
+    tree = [entry("AGENTS.md", "120000"), entry("CLAUDE.md"), entry("sub/AGENTS.md", "160000")]
+    assert [found.path for found in select(tree)] == ["CLAUDE.md"]
+
+
+def test_a_tree_is_read_whatever_its_names_hold() -> None:
+    listing = b"100644 blob aa\tone\x00120000 blob bb\ta\ttab\nline\x00160000 commit cc\tsub\x00"
+    assert parse_tree(listing) == [
+        TreeEntry("100644", "aa", "one"),
+        TreeEntry("120000", "bb", "a\ttab\nline"),
+        TreeEntry("160000", "cc", "sub"),
+    ]

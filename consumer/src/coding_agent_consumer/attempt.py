@@ -11,15 +11,12 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import TypeVar
 
-import httpx
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeNotFoundError,
@@ -30,15 +27,11 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.inert import inline, quotation
 from coding_agent_core.outcome import Outcome
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
-from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.document import Document
-from coding_agent_core.settings.predecessor import translate
-from coding_agent_core.text import beginning, first_problem
-from pydantic import ValidationError
+from coding_agent_core.text import beginning
 
 from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.prompt import instructions, prompt
@@ -47,6 +40,7 @@ from coding_agent_consumer.conversation import read_conversation
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.instruction_files import instruction_files
 from coding_agent_consumer.patch import PatchRefusedError
+from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.repository import Author, BareClone, Publisher
 from coding_agent_consumer.tasks import ForgeTask
 from coding_agent_consumer.transcripts import Transcripts
@@ -72,8 +66,6 @@ _LONGEST_PAUSE = 30.0
 """Seconds between two tries to push finished work."""
 _DESCRIPTION_LIMIT = 16_000
 """Characters of the agent's summary in a change's description; GitHub takes 65,536 for all of it."""
-_OVERRIDABLE = ("llm", "system_prompt", "max_llm_process_num", "instructions")
-"""Settings that a person can have."""
 _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),
@@ -293,78 +285,3 @@ class Attempt:
             pause=lambda seconds: pause_until(self.stop, seconds),
             longest_wait=_LONGEST_PAUSE,
         )
-
-
-async def settings_for(
-    settings: Settings, platform: Platform, user: str, *, transport: httpx.AsyncBaseTransport | None = None
-) -> Settings:
-    """The settings for a person; ours, with a warning in the log, if theirs cannot be read."""
-    api = settings.user_config_api
-    if not api.enabled or not user:
-        return settings
-    key = Secrets(api.api_key).first()
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        async with httpx.AsyncClient(timeout=api.timeout, transport=transport, trust_env=False) as client:
-            url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"
-            answer = await client.get(url, headers=headers)
-        if answer.status_code == 404:
-            return settings
-        answer.raise_for_status()
-        body = answer.json()
-        if isinstance(body, dict) and isinstance(body.get("data"), dict):
-            return merge(settings, body["data"])
-        problem = "the answer has no `data` object"
-    except ValidationError as error:
-        problem = first_problem(error)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        problem = f"they cannot be read ({type(error).__name__})"
-    _logger.warning("Per-user settings of %s: %s; using the defaults", user, problem)
-    return settings
-
-
-def merge(settings: Settings, data: Mapping[str, Any]) -> Settings:
-    """A copy of the settings with the person's own over it; their `instructions` are added to ours.
-
-    People can only set the model, the instructions and the number of requests. Who names another server must
-    bring a key for it: ours is never sent to an address that is not ours.
-
-    Raises:
-        pydantic.ValidationError: a value is wrong or unknown.
-    """
-    own = deepcopy({key: data[key] for key in _OVERRIDABLE if data.get(key) is not None})
-    translate(Document(own), {})  # without our environment: people must not be able to name its variables
-    merged = _over(settings.model_dump(), own)
-    if isinstance(own.get("instructions"), str):
-        merged["instructions"] = _joined(settings.instructions, own["instructions"])
-    openai = own.get("llm", {}).get("openai", {}) if isinstance(own.get("llm"), Mapping) else {}
-    if isinstance(openai, Mapping) and "api_key" not in openai:
-        ours = settings.llm.openai.base_url.rstrip("/")
-        if str(openai.get("base_url", ours)).rstrip("/") != ours:
-            merged["llm"]["openai"]["api_key"] = {}
-    return Settings.model_validate(merged)
-
-
-def with_task_options(settings: Settings, *, model: str | None, instructions: str | None) -> Settings:
-    """A copy with a task's own model at the same service, and its instructions after the others."""
-    if model is not None:
-        provider = settings.llm.provider
-        section = getattr(settings.llm, provider).model_copy(update={"model": model})
-        settings = settings.model_copy(update={"llm": settings.llm.model_copy(update={provider: section})})
-    if instructions is not None:
-        joined = _joined(settings.instructions, instructions)
-        settings = settings.model_copy(update={"instructions": joined})
-    return settings
-
-
-def _joined(ours: str | None, more: str) -> str:
-    return f"{ours}\n\n{more}" if ours else more
-
-
-def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in own.items():
-        below = result.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        result[key] = _over(below, value) if both else value  # type: ignore[arg-type]
-    return result

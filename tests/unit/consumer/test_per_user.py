@@ -1,17 +1,20 @@
-"""S22: per-user settings are merged into a copy; the service being down costs a warning, never a task."""
+"""S22: a person's settings over a copy of ours: what they may set, and a service that does not answer."""
 
 from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from coding_agent_consumer.attempt import merge, settings_for, with_task_options
+from coding_agent_consumer.per_user import PersonalSettings, settings_for, with_personal, with_task_options
+from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings
+from coding_agent_core.settings.attempts import LLM
 from coding_agent_user_config.__main__ import ApiKey, create_app
 
 KEY = "service-key"
@@ -48,20 +51,20 @@ async def test_a_persons_settings_come_over_a_copy(ours: Settings, tmp_path: Pat
     assert Secrets(alice.llm.openai.api_key).current() == ["our-key"]
 
 
-def test_our_key_is_not_sent_to_somebody_elses_server(ours: Settings) -> None:
-    theirs = merge(ours, {"llm": {"openai": {"base_url": "https://elsewhere.example/v1"}}})
-    assert not theirs.llm.openai.api_key.configured
-    with_key = merge(
-        ours, {"llm": {"openai": {"base_url": "https://elsewhere.example/v1", "api_key": "own"}}}
-    )
+def test_another_address_has_the_persons_own_key_or_none(ours: Settings) -> None:
+    elsewhere = "https://elsewhere.example/v1"
+    without = with_personal(ours, {"llm": {"openai": {"base_url": elsewhere}}})
+    assert not without.llm.openai.api_key.configured
+    with_key = with_personal(ours, {"llm": {"openai": {"base_url": elsewhere, "api_key": "own"}}})
     assert Secrets(with_key.llm.openai.api_key).current() == ["own"]
+    assert with_key.llm.openai.base_url == elsewhere
 
 
 def test_settings_of_the_polling_agent_load_but_cannot_name_our_variables(
     ours: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OUR_SECRET", "ours")
-    theirs = merge(
+    theirs = with_personal(
         ours,
         {
             "llm": {
@@ -74,10 +77,87 @@ def test_settings_of_the_polling_agent_load_but_cannot_name_our_variables(
     assert not theirs.llm.openai.api_key.configured
 
 
-def test_only_what_is_theirs_can_be_set(ours: Settings) -> None:
-    merged = merge(ours, {"github": {"personal_access_token": "x"}, "consumer": {"max_attempts": 99}})
-    assert merged.github == ours.github
-    assert merged.consumer == ours.consumer
+def test_our_address_has_our_key_or_the_persons_own(ours: Settings) -> None:
+    same = with_personal(ours, {"llm": {"openai": {"base_url": "https://API.openai.com:443/v1/"}}})
+    assert same.llm.openai == ours.llm.openai
+    own = with_personal(ours, {"llm": {"openai": {"api_key": "own"}}})
+    assert Secrets(own.llm.openai.api_key).current() == ["own"]
+
+
+def test_every_key_that_a_person_may_set_is_used(ours: Settings) -> None:
+    service = {"model": "m", "max_token": 10, "context_length": 100}
+    llm = {
+        "provider": "ollama",
+        "openai": {**service, "base_url": "http://a.example/v1", "api_key": "own"},
+        "ollama": {**service, "endpoint": "http://b.example"},
+        "lmstudio": {**service, "base_url": "http://c.example/v1"},
+    }
+    data = {"llm": llm, "system_prompt": "Be.", "instructions": "Do.", "max_llm_process_num": 7}
+    merged = with_personal(ours, data)
+    expected = ours.model_copy(
+        update={
+            "llm": LLM.model_validate(llm),
+            "system_prompt": "Be.",
+            "instructions": "Do.",
+            "max_llm_process_num": 7,
+        }
+    )
+    assert merged == expected
+    assert set(PersonalSettings.model_fields) == set(data)
+
+
+def test_a_limit_can_only_be_lowered(ours: Settings) -> None:
+    assert with_personal(ours, {"max_llm_process_num": 5000}).max_llm_process_num == 1000
+
+
+def test_an_empty_value_is_not_set(ours: Settings) -> None:
+    empty = {"system_prompt": None, "llm": {"provider": None, "openai": None, "ollama": {"model": None}}}
+    assert with_personal(ours, empty) == ours
+
+
+FILE = "/var/run/secrets/token"
+MESSAGES = [
+    ({"github": {"personal_access_token": "x"}}, "github: this cannot be set for one person"),
+    ({"consumer": {"max_attempts": 99}}, "consumer: this cannot"),
+    ({"mcp_servers": [{"url": "https://x.example", "headers": {}}]}, "mcp_servers: this cannot"),
+    ({"user_config_api": {"url": "https://x.example"}}, "user_config_api: this cannot"),
+    ({"llm": {"prices": {}}}, "llm.prices: this cannot"),
+    ({"llm": {"openai": {"headers": {}}}}, "llm.openai.headers: this cannot"),
+    ({"llm": 7}, "llm: must be a mapping"),
+    ({"llm": {"openai": {"api_key": {}}}}, "llm.openai.api_key: must be text"),
+    ({"llm": {"openai": {"api_key": {"files": [FILE]}}}}, "llm.openai.api_key: must be text"),
+    ({"llm": {"openai": {"api_key": ["hidden"]}}}, "llm.openai.api_key: must be text"),
+    ({"llm": {"openai": {"api_key": ""}}}, "llm.openai.api_key: "),
+    ({"llm": {"openai": {"api_key": "hid\nden"}}}, "llm.openai.api_key: must be one line"),
+    ({"llm": {"openai": {"base_url": "hidden"}}}, "llm.openai.base_url: is not an http(s) URL"),
+    ({"llm": {"openai": {"base_url": "javascript:hidden"}}}, "llm.openai.base_url: is not an http"),
+    (
+        {"llm": {"openai": {"base_url": "https://a:hidden@x.example"}}},
+        "llm.openai.base_url: must have no user",
+    ),
+    ({"llm": {"ollama": {"endpoint": "http://x.example?hidden"}}}, "llm.ollama.endpoint: must have no"),
+    ({"max_llm_process_num": 0}, "max_llm_process_num: "),
+    ({"max_llm_process_num": "hidden"}, "max_llm_process_num: "),
+    ({f"a\nb{'c' * 200}": 1}, "a b" + "c" * 77 + "…: this cannot"),
+    ({"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}, "c: this cannot be set for one person; and 2 more"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), MESSAGES)
+def test_everything_else_is_refused_by_its_key_without_its_value(
+    ours: Settings, data: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        with_personal(ours, data)
+    assert message in str(refused.value)
+    for value in ("hidden", FILE, "our-key"):
+        assert value not in str(refused.value)
+
+
+async def test_what_is_refused_ends_the_task_and_names_the_person(ours: Settings) -> None:
+    transport = answer(200, {"data": {"llm": {"openai": {"unknown_key": 1}}}})
+    with pytest.raises(SettingsError, match=r"settings of carol cannot be used: llm\.openai\.unknown_key: "):
+        await settings_for(ours, Platform.GITLAB, "carol", transport=transport)
 
 
 def answer(status: int, body: object) -> httpx.MockTransport:
@@ -96,12 +176,12 @@ def broken(_: httpx.Request) -> httpx.Response:
         answer(401, {}),
         answer(200, []),
         answer(200, {"status": "success"}),
-        answer(200, {"data": {"llm": {"openai": {"unknown_key": 1}}}}),
-        answer(200, {"data": {"llm": 7}}),
+        answer(200, {"data": 7}),
         httpx.MockTransport(lambda _: httpx.Response(200, text="not json")),
+        httpx.MockTransport(lambda _: httpx.Response(200, text='{"data": ' + "[" * 100_000)),
     ],
 )
-async def test_whatever_the_service_does_the_defaults_hold_with_a_warning(
+async def test_a_service_that_does_not_answer_as_agreed_costs_a_warning(
     ours: Settings, transport: httpx.MockTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -118,7 +198,7 @@ async def test_no_settings_stored_is_no_warning(
 
 
 def test_instructions_of_the_user_and_of_the_task_are_added_to_ours() -> None:
-    settings = merge(Settings(instructions="Ours."), {"instructions": "Alice's."})
+    settings = with_personal(Settings(instructions="Ours."), {"instructions": "Alice's."})
     settings = with_task_options(settings, model="small", instructions="The task's.")
     assert settings.instructions == "Ours.\n\nAlice's.\n\nThe task's."
     assert settings.llm.openai.model == "small"

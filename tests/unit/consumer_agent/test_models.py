@@ -66,14 +66,20 @@ def test_an_address_without_a_host_is_named() -> None:
 
 @pytest.mark.parametrize(
     "llm",
-    [{"openai": {"base_url": "http://gw:1/v1"}}, {"provider": "ollama"}, {"provider": "lmstudio"}],
-    ids=["another address", "ollama", "lmstudio"],
+    [
+        {"openai": {"base_url": "http://gw:1/v1"}},
+        {"openai": {"api_key": "sk-own"}},
+        {"provider": "ollama"},
+        {"provider": "lmstudio"},
+    ],
+    ids=["another address", "openai", "ollama", "lmstudio"],
 )
-async def test_what_the_environment_holds_for_openai_goes_to_nobody_else(
+async def test_what_the_environment_holds_for_the_sdk_goes_to_nobody(
     llm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OLLAMA_API_KEY"):
         monkeypatch.setenv(name, "private-of-openai")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway-Key: private-of-openai")
     async with open_model(model_spec(settings(**llm).llm)) as model:
         assert isinstance(model, OpenAIChatModel)
         client = model.client

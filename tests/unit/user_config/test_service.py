@@ -26,6 +26,25 @@ async def test_the_answer_has_the_form_that_the_agent_expects(tmp_path: Path) ->
     assert answer.json() == {"status": "success", "data": {"system_prompt": "hello"}}
 
 
+@pytest.mark.parametrize(
+    ("stored", "merged"),
+    [
+        ("model: m", {"base_url": "https://ours", "api_key": "ours", "model": "m"}),
+        ("api_key: own", {"base_url": "https://ours", "api_key": "own"}),
+        ("base_url: https://x", {"base_url": "https://x"}),
+        ("{base_url: https://x, api_key: own}", {"base_url": "https://x", "api_key": "own"}),
+    ],
+)
+async def test_the_key_of_the_default_goes_to_no_other_address(
+    tmp_path: Path, stored: str, merged: dict[str, str]
+) -> None:
+    (tmp_path / "github").mkdir()
+    (tmp_path / "default.yaml").write_text("llm: {openai: {base_url: 'https://ours', api_key: ours}}\n")
+    (tmp_path / "github" / "alice.yaml").write_text(f"llm:\n  openai: {{{stored.strip('{}')}}}\n")
+    answer = await get(tmp_path, "/config/github/alice")
+    assert answer.json()["data"] == {"llm": {"openai": merged}}
+
+
 @pytest.mark.parametrize("key", [None, "", "wrong", "ключ"])
 async def test_requests_without_the_key_are_refused(tmp_path: Path, key: str | None) -> None:
     assert (await get(tmp_path, "/config/github/alice", key)).status_code == 401

@@ -131,7 +131,10 @@ def _read(path: Path, directory: Path) -> dict[str, Any] | None:
 
 
 def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """The override over the base. The key that the base has for its own address goes to no other."""
     result = dict(base)
+    if "base_url" in override:
+        result.pop("api_key", None)
     for key, value in override.items():
         below = result.get(key)
         result[key] = _merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value

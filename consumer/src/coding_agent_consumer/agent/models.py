@@ -117,9 +117,10 @@ async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
         timeout=spec.request_timeout,
         max_retries=0,
     ) as client:
-        if not spec.is_openai:
-            # The SDK takes the ids of an OpenAI account from the environment; like the key, they stay there.
-            client.organization = client.project = None
+        # The SDK also takes account ids and any headers (OPENAI_CUSTOM_HEADERS) from the environment, for any
+        # address. Like the key, they stay there: only settings count.
+        client.organization = client.project = None
+        client._custom_headers = {}
         yield build_model(spec, client)
 
 

@@ -1,0 +1,264 @@
+"""What a person may set for their tasks, and the settings of one attempt that follow from it.
+
+A person's settings are a list of plain keys, not a part of the tree of settings: no file, no variable of the
+environment, nothing that decides where a secret of the installation goes. An address of their own gets the
+key that they give as text, or none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.platforms import Platform
+from coding_agent_core.secrets import Secrets, SecretSettings
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.attempts import LLM, OpenAI
+from coding_agent_core.settings.document import Document
+from coding_agent_core.settings.predecessor import translate
+from coding_agent_core.settings.section import Section
+from coding_agent_core.text import one_line, printable
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
+
+_logger = logging.getLogger("coding_agent.attempt")
+
+_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
+_SHOWN_PROBLEMS = 3
+_SHOWN_KEY = 80
+"""Characters of a key's name: it is the person's text."""
+_PROBLEMS = {
+    "extra_forbidden": "this cannot be set for one person",
+    "string_type": "must be text",
+    "model_type": "must be a mapping",
+}
+"""What pydantic's types of errors mean here; others have a message that says it."""
+
+_SectionT = TypeVar("_SectionT", bound=Section)
+
+
+def _address(value: str) -> str:
+    url = _parsed(value)
+    if url is None:
+        raise ValueError("is not an http(s) URL such as https://models.example.com/v1")
+    if url.username or url.password or url.query or url.fragment:
+        raise ValueError("must have no user name, password, query or fragment; give the key as `api_key`")
+    return str(url).rstrip("/")
+
+
+def _key(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be one line of printable ASCII characters without spaces")
+    return value
+
+
+_Address = Annotated[str, Field(max_length=2000), AfterValidator(_address)]
+_Key = Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_key)]
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
+_Tokens = Annotated[int, Field(gt=0, le=100_000_000)]
+_Text = Annotated[str, Field(max_length=50_000)]
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class _Service(_Keys):
+    model: _Name | None = None
+    max_token: _Tokens | None = None
+    context_length: _Tokens | None = None
+
+
+class _OpenAI(_Service):
+    base_url: _Address | None = None
+    api_key: _Key | None = None
+
+
+class _Ollama(_Service):
+    endpoint: _Address | None = None
+
+
+class _LMStudio(_Service):
+    base_url: _Address | None = None
+
+
+class _LLM(_Keys):
+    provider: Literal["openai", "ollama", "lmstudio"] | None = None
+    openai: _OpenAI = _OpenAI()
+    ollama: _Ollama = _Ollama()
+    lmstudio: _LMStudio = _LMStudio()
+
+
+class PersonalSettings(_Keys):
+    """All that a person may set; each key has the meaning of the setting of the same name."""
+
+    llm: _LLM = _LLM()
+    system_prompt: _Text | None = None
+    instructions: _Text | None = None
+    """Added to the installation's."""
+    max_llm_process_num: Annotated[int, Field(gt=0)] | None = None
+    """Counts only if it is lower than the installation's."""
+
+
+async def settings_for(
+    settings: Settings, platform: Platform, user: str, *, transport: httpx.AsyncBaseTransport | None = None
+) -> Settings:
+    """The settings for a person; the installation's, with a warning in the log, if theirs cannot be read.
+
+    Raises:
+        SettingsError: a person may not set a key, or its value is wrong; the message names the key and is
+            without values.
+    """
+    api = settings.user_config_api
+    if not api.enabled or not user:
+        return settings
+    key = Secrets(api.api_key).first()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        async with httpx.AsyncClient(timeout=api.timeout, transport=transport, trust_env=False) as client:
+            url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"
+            answer = await client.get(url, headers=headers)
+        if answer.status_code == 404:
+            return settings
+        answer.raise_for_status()
+        body = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
+        problem = f"they cannot be read ({type(error).__name__})"
+    else:
+        if isinstance(body, dict) and isinstance(body.get("data"), dict):
+            try:
+                return with_personal(settings, body["data"])
+            except SettingsError as error:
+                raise SettingsError(f"The settings of {user} cannot be used: {error}") from error
+        problem = "the answer has no `data` object"
+    _logger.warning("Per-user settings of %s: %s; using the defaults", user, problem)
+    return settings
+
+
+def with_personal(settings: Settings, data: Mapping[str, Any]) -> Settings:
+    """A copy of the settings with a person's own over it.
+
+    Args:
+        data: what is stored for the person, as JSON or YAML gives it; a value `None` counts as absent.
+
+    Raises:
+        SettingsError: a person may not set a key, or its value is wrong.
+    """
+    plain = _without_none(data)
+    # Without our environment: people must not be able to name its variables.
+    translate(Document({"llm": plain.get("llm")}), {})
+    try:
+        own = PersonalSettings.model_validate(plain)
+    except ValidationError as error:
+        raise SettingsError(_problems(error)) from error
+    changes: dict[str, Any] = {"llm": _llm(settings.llm, own.llm)}
+    if own.system_prompt is not None:
+        changes["system_prompt"] = own.system_prompt
+    if own.instructions is not None:
+        changes["instructions"] = _joined(settings.instructions, own.instructions)
+    if own.max_llm_process_num is not None:
+        changes["max_llm_process_num"] = min(settings.max_llm_process_num, own.max_llm_process_num)
+    return settings.model_copy(update=changes)
+
+
+def with_task_options(settings: Settings, *, model: str | None, instructions: str | None) -> Settings:
+    """A copy with a task's own model at the same service, and its instructions after the others."""
+    if model is not None:
+        provider = settings.llm.provider
+        section = getattr(settings.llm, provider).model_copy(update={"model": model})
+        settings = settings.model_copy(update={"llm": settings.llm.model_copy(update={provider: section})})
+    if instructions is not None:
+        joined = _joined(settings.instructions, instructions)
+        settings = settings.model_copy(update={"instructions": joined})
+    return settings
+
+
+def _llm(ours: LLM, own: _LLM) -> LLM:
+    return ours.model_copy(
+        update={
+            "provider": own.provider or ours.provider,
+            "openai": _openai(ours.openai, own.openai),
+            "ollama": _over(ours.ollama, _given(own.ollama)),
+            "lmstudio": _over(ours.lmstudio, _given(own.lmstudio)),
+        }
+    )
+
+
+def _openai(ours: OpenAI, own: _OpenAI) -> OpenAI:
+    changes = _given(own)
+    if own.base_url is not None:
+        if _same_address(own.base_url, ours.base_url):
+            del changes["base_url"]  # in our own spelling, whatever a client makes of theirs
+        else:
+            changes["api_key"] = SecretSettings()
+    if own.api_key is not None:
+        changes["api_key"] = SecretSettings(values=(own.api_key,))
+    return _over(ours, changes)
+
+
+def _same_address(one: str, other: str) -> bool:
+    """Whether two URLs are the same address in different spellings.
+
+    Too strict does no harm, for then a person's own key is needed; so paths are compared as they are.
+    """
+    first, second = _parsed(one), _parsed(other)
+    if first is None or second is None:
+        return False
+    return _parts(first) == _parts(second)
+
+
+def _parts(url: HttpUrl) -> tuple[object, ...]:
+    """Scheme and host in lower case, the host in ASCII, the port also where it is the scheme's own."""
+    path = (url.path or "").rstrip("/")
+    return (url.scheme, (url.host or "").rstrip("."), url.port, path, url.username, url.password, url.query)
+
+
+def _parsed(url: str) -> HttpUrl | None:
+    try:
+        return _URL.validate_python(url, strict=True)
+    except ValidationError:
+        return None
+
+
+def _given(keys: _Keys) -> dict[str, Any]:
+    return {name: value for name, value in keys if value is not None}
+
+
+def _over(section: _SectionT, changes: Mapping[str, Any]) -> _SectionT:
+    return type(section).model_validate({**dict(section), **changes})
+
+
+def _without_none(value: Any, depth: int = 3) -> Any:
+    """YAML's empty value is a key without a setting: the installation's holds."""
+    if not isinstance(value, Mapping) or depth == 0:
+        return value
+    return {key: _without_none(entry, depth - 1) for key, entry in value.items() if entry is not None}
+
+
+def _problems(error: ValidationError) -> str:
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    shown = [_problem(str(".".join(map(str, entry["loc"]))), entry) for entry in found[:_SHOWN_PROBLEMS]]
+    more = [f"and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
+    return "; ".join([*shown, *more])
+
+
+def _problem(where: str, entry: Mapping[str, Any]) -> str:
+    message = _PROBLEMS.get(entry["type"]) or str(entry["msg"]).removeprefix("Value error, ")
+    return f"{one_line(printable(where), _SHOWN_KEY)}: {message}"
+
+
+def _joined(ours: str | None, more: str) -> str:
+    return f"{ours}\n\n{more}" if ours else more

@@ -61,8 +61,8 @@ docs: $(VENV)/.dev ## write the reference pages and build the documents as a sit
 	@$(PY) -m coding_agent_docs $(if $(SERVE),serve,build)
 
 .PHONY: bench
-bench: $(VENV)/.dev ## what the parts cost, as ratios of one run (NAMES="receiver operator", JSON=FILE, QUICK=1)
-	@$(PY) -m coding_agent_bench $(NAMES) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick)
+bench: $(VENV)/.dev ## what the parts cost, as ratios of one run (NAMES="receiver operator", JSON=FILE, QUICK=1, PUBLISH=1)
+	@$(PY) -m coding_agent_bench $(NAMES) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
 
 .PHONY: format
 format: $(VENV)/.dev ## format the code and fix what can be fixed

@@ -30,6 +30,15 @@ def test_a_ratio_is_to_the_first_case_and_there_is_none_to_nothing() -> None:
     assert RESULT.ratio(other, ERRORS) is None
 
 
+def test_a_ratio_can_be_to_another_value_of_the_first_case() -> None:
+    share = Measure("cpu", "CPU", of="ms")
+    result = Result((share,), (Case("base", {"ms": 4.0}), Case("other", {"cpu": 1.0}), Case("none", {})))
+    base, other, none = result.cases
+    assert result.ratio(other, share) == 0.25
+    assert result.ratio(base, share) is None
+    assert result.ratio(none, share) is None
+
+
 def test_the_median_of_rounds_is_taken_value_by_value() -> None:
     rounds = [{"a": 1.0, "b": 9.0}, {"a": 100.0, "b": 8.0}, {"a": 2.0, "b": 7.0}]
     assert median_case("x", rounds) == Case("x", {"a": 2.0, "b": 8.0})
@@ -64,9 +73,10 @@ def test_the_table_shows_values_and_ratios() -> None:
 
 
 def test_the_data_have_values_and_ratios() -> None:
-    assert as_json(BENCHMARK, RESULT, 1.26) == {
+    assert as_json(BENCHMARK, RESULT, 1.26, 0.0512) == {
         "title": "What is compared",
         "seconds": 1.3,
+        "others": 0.051,
         "cases": [
             {"name": "alone", "values": {"ms": 2.0, "errors": 0}, "ratios": {}},
             {"name": "many", "values": {"ms": 5.0, "errors": 3}, "ratios": {"ms": 2.5}},

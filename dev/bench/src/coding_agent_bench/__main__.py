@@ -19,16 +19,20 @@ from coding_agent_core.errors import CodingAgentError
 from httpx import HTTPError
 from rich.console import Console
 
-from coding_agent_bench import ended_tasks, operator, receiver, reporter, workspace
+from coding_agent_bench import ended_tasks, flood, operator, receiver, reporter, workspace
 from coding_agent_bench.benchmark import Benchmark
 from coding_agent_bench.errors import BenchError
+from coding_agent_bench.machine import Watched, describe
+from coding_agent_bench.program import ROOT
+from coding_agent_bench.publish import publish, require_quiet
 from coding_agent_bench.result import Result
-from coding_agent_bench.show import as_json, machine, show
+from coding_agent_bench.show import as_json, show
 from coding_agent_bench.world import World
 
 # The one that fills the control plane comes last.
 BENCHMARKS = {
-    entry.BENCHMARK.name: entry.BENCHMARK for entry in (workspace, receiver, operator, reporter, ended_tasks)
+    entry.BENCHMARK.name: entry.BENCHMARK
+    for entry in (workspace, receiver, flood, operator, reporter, ended_tasks)
 }
 
 _WIDTH = 120
@@ -50,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Path(folder).chmod(0o711)
         try:
             with World(Path(folder), quick=options.quick) as world:
-                return asyncio.run(_run(world, chosen, options.json))
-        except (ClusterError, RuntimeError) as error:
+                return asyncio.run(_run(world, chosen, options))
+        except (BenchError, ClusterError, RuntimeError) as error:
             note(f"error: {error}")
             return 1
         except KeyboardInterrupt:
@@ -69,22 +73,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (default: all)")
     parser.add_argument("--quick", action="store_true", help="as little as shows that it works; no figures")
+    parser.add_argument("--publish", action="store_true", help="write docs/operations/performance.md too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
 
 
-async def _run(world: World, chosen: Sequence[Benchmark], file: Path | None) -> int:
-    console, on = Console(), machine()
+async def _run(world: World, chosen: Sequence[Benchmark], options: argparse.Namespace) -> int:
+    console, machine = Console(), describe()
     console.width = max(console.width, _WIDTH)
     await world.start(frozenset(part for item in chosen for part in item.needs))
     found: dict[str, dict[str, Any]] = {}
+    results: dict[str, tuple[Benchmark, Result, float]] = {}
 
     async def measure(entry: Benchmark) -> None:
-        began = time.monotonic()
+        began, watched = time.monotonic(), Watched()
         result = await _result(world, entry)
         if result is not None:
+            others = watched.others()
             show(console, entry, result)
-            found[entry.name] = as_json(entry, result, time.monotonic() - began)
+            note(f"other processes took {others:.0%} of the machine")
+            found[entry.name] = as_json(entry, result, time.monotonic() - began, others)
+            results[entry.name] = entry, result, others
 
     if world.quick:
         # All at once: the figures mean nothing then, and are there in half the time.
@@ -92,10 +101,13 @@ async def _run(world: World, chosen: Sequence[Benchmark], file: Path | None) -> 
     else:
         for item in chosen:
             await measure(item)
-    if file is not None:
+    if options.json is not None:
         ordered = {item.name: found[item.name] for item in chosen if item.name in found}
-        figures = {"quick": world.quick, "machine": on, "benchmarks": ordered}
-        file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        figures = {"quick": world.quick, "machine": machine, "benchmarks": ordered}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if options.publish:
+        require_quiet({name: others for name, (_, _, others) in results.items()}, quick=world.quick)
+        publish(ROOT / "docs" / "operations", results, machine)
     return 0 if len(found) == len(chosen) else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,8 @@ from coding_agent_core.outcome import Phase
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
 
-from coding_agent_bench.plane import tasks_path
+from coding_agent_bench.load import Request
+from coding_agent_bench.plane import Account, tasks_path
 
 _CONFLICTS = 20
 _SUCCEEDED = {Phase.SUCCEEDED: "True", Phase.FAILED: "False", Phase.CANCELLED: "False"}
@@ -28,6 +30,15 @@ def task_body(number: int, repository: str, host: str = "github.com") -> dict[st
         trigger=Trigger(origin=Origin.WEBHOOK, received_at=now, labeled_at=now),
     )
     return agenttask.manifest(request, run=1, timeout_seconds=600, max_attempts=3)
+
+
+def creation(account: Account, number: int) -> Request:
+    """The request that creates such a task, as any HTTP client would send it."""
+    return Request(
+        account.server + tasks_path(account.namespace),
+        {"Authorization": f"Bearer {account.token}", "Content-Type": "application/json"},
+        json.dumps(task_body(number, f"octo/r{number % 20}")).encode(),
+    )
 
 
 async def create(server: ApiServer, namespace: str, body: dict[str, Any]) -> str:

@@ -1,21 +1,33 @@
-"""Sends prepared HTTP requests over connections that stay open, each as soon as the one before was answered.
-
-As thin as can be: it shares the machine's cores with the server that it measures.
-"""
+"""Sends prepared HTTP requests with vegeta, the same program for everything that is compared."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import base64
 import json
-import math
-import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coding_agent_cluster import build
 
 from coding_agent_bench.errors import BenchError
 
-_ANSWER_SECONDS = 30.0
+_ANSWER_SECONDS = 30
+_OK = frozenset({200})
+_NO_MORE = "no targets to attack"
+"""vegeta's error of the request after the last one."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One POST request."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 @dataclass(frozen=True)
@@ -24,51 +36,106 @@ class Load:
 
     Attributes:
         seconds: from the first request to the last answer.
-        latencies: seconds from each request to its answer.
+        latencies: seconds from each request to its answer, of those with the expected status.
+        others: how many were answered otherwise, or not at all.
     """
 
     seconds: float
     latencies: list[float]
+    others: int
 
 
-async def send(port: int, requests: Sequence[bytes], connections: int, *, seconds: float = math.inf) -> Load:
-    """Send all of them, so many at a time; after `seconds` no further ones.
+class Loads:
+    """vegeta, with a folder for its files.
 
-    Raises:
-        BenchError: one is answered otherwise than with a task queued, or not in time.
+    Args:
+        authority: certificate of the authority that HTTPS servers are known by.
     """
-    rest = iter(requests)
-    latencies: list[float] = []
 
-    async def one_connection() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    def __init__(self, folder: Path, authority: Path | None = None) -> None:
+        self._folder = folder
+        self._vegeta = build.binaries(["vegeta"])["vegeta"]
+        self._authority = [f"-root-certs={authority}"] if authority else []
+
+    async def at_once(
+        self,
+        requests: Sequence[Request],
+        most: int,
+        *,
+        statuses: frozenset[int] = _OK,
+        seconds: float = 60.0,
+    ) -> Load:
+        """Send all of them, so many at a time; after `seconds` no further ones.
+
+        Raises:
+            BenchError: one is answered otherwise, or not in time.
+        """
+        pace = ["-rate=0", f"-max-workers={most}", f"-workers={most}", f"-duration={seconds}s"]
+        load = await self._send(requests, ["-lazy", *pace], statuses)
+        if load.others or not load.latencies:
+            expected = " or ".join(map(str, sorted(statuses)))
+            raise BenchError(f"{load.others} of {len(requests)} requests were not answered {expected}")
+        return load
+
+    async def steadily(
+        self, requests: Sequence[Request], rate: int, *, statuses: frozenset[int] = _OK
+    ) -> Load:
+        """Send all of them, so many a second, however slow the answers are."""
+        pace = ["-lazy", f"-rate={rate}", f"-duration={len(requests) / rate}s"]
+        return await self._send(requests, pace, statuses)
+
+    async def repeatedly(self, request: Request, most: int, seconds: float) -> Load:
+        """Send the same one again and again, so many at a time."""
+        pace = ["-rate=0", f"-max-workers={most}", f"-workers={most}", f"-duration={seconds}s"]
+        return await self._send([request], pace, _OK)
+
+    async def _send(self, requests: Sequence[Request], pace: list[str], statuses: frozenset[int]) -> Load:
+        name = uuid.uuid4().hex
+        targets, results = self._folder / f"{name}.targets", self._folder / f"{name}.results"
+        await asyncio.to_thread(targets.write_text, "".join(map(_target, requests)), encoding="utf-8")
+        common = ["-format=json", f"-targets={targets}", f"-timeout={_ANSWER_SECONDS}s", "-max-body=512"]
         try:
-            for request in itertools.takewhile(lambda _: time.perf_counter() < end, rest):
-                began = time.perf_counter()
-                writer.write(request)
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    await _answer(reader)
-                latencies.append(time.perf_counter() - began)
+            await self._run("attack", *common, *self._authority, *pace, f"-output={results}")
+            hits = [json.loads(line) for line in (await self._run("encode", str(results))).splitlines()]
         finally:
-            writer.close()
+            targets.unlink()
+            results.unlink(missing_ok=True)
+        return _load([hit for hit in hits if hit["error"] != _NO_MORE], statuses)
 
-    began = time.perf_counter()
-    end = began + seconds
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(connections):
-                group.create_task(one_connection())
-    except* (OSError, asyncio.IncompleteReadError) as errors:
-        raise BenchError(f"a webhook was not answered: {errors.exceptions[0]!r}") from errors
-    except* BenchError as errors:
-        raise errors.exceptions[0] from None
-    return Load(time.perf_counter() - began, latencies)
+    async def _run(self, *arguments: str) -> bytes:
+        process = await asyncio.create_subprocess_exec(
+            self._vegeta, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            output, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        if process.returncode:
+            raise BenchError(f"vegeta: {errors.decode(errors='replace').strip()[:500]}")
+        return output
 
 
-async def _answer(reader: asyncio.StreamReader) -> None:
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
-    body = await reader.readexactly(int(length))
-    status = head.split(b" ", 2)[1]
-    if status != b"200" or json.loads(body).get("status") != "success":
-        raise BenchError(f"a webhook was answered {status.decode()} {body[:300].decode(errors='replace')}")
+def _target(request: Request) -> str:
+    target = {
+        "method": "POST",
+        "url": request.url,
+        "header": {name: [value] for name, value in request.headers.items()},
+        "body": base64.b64encode(request.body).decode(),
+    }
+    return json.dumps(target) + "\n"
+
+
+def _load(hits: list[dict[str, Any]], statuses: frozenset[int]) -> Load:
+    if not hits:
+        return Load(0.0, [], 0)
+    spans = [(_seconds(hit["timestamp"]), hit["latency"] / 1e9) for hit in hits]
+    first, last = min(start for start, _ in spans), max(start + latency for start, latency in spans)
+    latencies = [hit["latency"] / 1e9 for hit in hits if hit["code"] in statuses]
+    return Load(last - first, latencies, len(hits) - len(latencies))
+
+
+def _seconds(timestamp: str) -> float:
+    """Seconds of the day of a time in RFC 3339 with nanoseconds, which `datetime` does not read."""
+    hours, minutes, seconds = timestamp[11:].rstrip("Z").partition("+")[0].split(":")
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds.partition("-")[0])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +18,36 @@ from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import Access as Credentials
 from coding_agent_core.kubernetes.transport import ApiServer
 
-from coding_agent_bench.program import ROOT
+from coding_agent_bench.program import ROOT, cpu_seconds
 
 T = TypeVar("T")
 _TIMEOUT = 30.0
 _AT_A_TIME = 32
+
+
+@dataclass(frozen=True)
+class Account:
+    """A program's account as a plain HTTP client uses it.
+
+    Attributes:
+        server: URL of the API server.
+        authority: file with the certificate of the authority that it is known by.
+    """
+
+    namespace: str
+    kubeconfig: Path
+    server: str
+    token: str
+    authority: Path
+
+    @staticmethod
+    def of(namespace: str, kubeconfig: Path) -> Account:
+        config = json.loads(kubeconfig.read_text(encoding="utf-8"))
+        cluster = config["clusters"][0]["cluster"]
+        authority = kubeconfig.with_suffix(".pem")
+        authority.write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+        token = config["users"][0]["user"]["token"]
+        return Account(namespace, kubeconfig, cluster["server"], token, authority)
 
 
 class Plane(Access):
@@ -29,6 +56,7 @@ class Plane(Access):
     def __init__(self, plane: ControlPlane) -> None:
         super().__init__(plane.kubeconfig, plane.binaries["kubectl"])
         self.etcd_url = plane.network.etcd_url
+        self._processes = plane.processes
 
     def install(self) -> None:
         """Put the AgentTask resource into it.
@@ -69,6 +97,11 @@ class Plane(Access):
         file = folder / f"{account}-{namespace}.kubeconfig"
         file.write_text(json.dumps(config), encoding="utf-8")
         return file
+
+    def cpu_seconds(self) -> float:
+        """Processor time of etcd and the API server so far."""
+        pids = (self._processes.pid(name) for name in ("etcd", "kube-apiserver"))
+        return sum(cpu_seconds(pid) for pid in pids if pid is not None)
 
     async def connect(self) -> ApiServer:
         """A connection for many requests; close it with `aclose`."""

@@ -127,15 +127,20 @@ class Program:
         return {labels: float(value) for found, labels, value in _SAMPLE.findall(text) if found == name}
 
     def cpu_seconds(self) -> float:
-        """Processor time so far, its own and the kernel's for it, all threads (proc(5))."""
-        stat = Path(f"/proc/{self._running().pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = stat.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time so far."""
+        return cpu_seconds(self._running().pid)
 
     def peak_mib(self) -> float:
         """The most memory that was resident so far (VmHWM in proc(5))."""
+        return self._memory_mib("VmHWM")
+
+    def resident_mib(self) -> float:
+        """The memory that is resident now (VmRSS in proc(5))."""
+        return self._memory_mib("VmRSS")
+
+    def _memory_mib(self, key: str) -> float:
         status = Path(f"/proc/{self._running().pid}/status").read_text(encoding="utf-8")
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.splitlines() if line.startswith(key))
         return int(line.split()[1]) / 1024
 
     def log_tail(self) -> str:
@@ -149,6 +154,13 @@ class Program:
         if self._process is None:
             raise BenchError(f"the {self.name} was not started")
         return self._process
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far, its own and the kernel's for it, all threads (proc(5))."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main_py(

@@ -16,16 +16,18 @@ class Measure:
         key: its name in the JSON file.
         heading: its name in the table, the unit in it.
         digits: after the point, in the table.
+        of: key of the base's value that ratios are to; its own by default.
     """
 
     key: str
     heading: str
     digits: int = 1
+    of: str = ""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case: a value for each measure, by its key."""
+    """One case: values by the keys of their measures, as far as they apply to it."""
 
     name: str
     values: Mapping[str, float]
@@ -39,11 +41,11 @@ class Result:
     cases: tuple[Case, ...]
 
     def ratio(self, case: Case, measure: Measure) -> float | None:
-        """The case's value as a multiple of the base's; `None` for the base, or where that is zero."""
-        base = self.cases[0]
-        if case is base or not base.values[measure.key]:
+        """The case's value as a multiple of the base's; `None` for the base, or without one of the two."""
+        value, base = case.values.get(measure.key), self.cases[0].values.get(measure.of or measure.key)
+        if case is self.cases[0] or value is None or not base:
             return None
-        return case.values[measure.key] / base.values[measure.key]
+        return value / base
 
 
 def median_case(name: str, rounds: Sequence[Mapping[str, float]]) -> Case:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import textwrap
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from coding_agent_bench.benchmark import Benchmark
-from coding_agent_bench.result import Result
+from coding_agent_bench.result import Measure, Result
+
+_HEADING = 18
+"""Columns of a heading in one line."""
 
 
 def show(console: Console, benchmark: Benchmark, result: Result) -> None:
@@ -19,23 +21,34 @@ def show(console: Console, benchmark: Benchmark, result: Result) -> None:
     shown = Table()
     shown.add_column("", no_wrap=True)
     for measure in result.measures:
-        shown.add_column(measure.heading, justify="right", no_wrap=True)
+        shown.add_column(textwrap.fill(measure.heading, _HEADING), justify="right", no_wrap=True)
     for case in result.cases:
         cells = []
         for measure in result.measures:
             ratio = result.ratio(case, measure)
-            value = f"{case.values[measure.key]:,.{measure.digits}f}"
-            cells.append(value if ratio is None else f"{value}  [bold]×{ratio:.2f}[/]")
+            value = written(case.values.get(measure.key), measure)
+            cells.append(value if ratio is None else f"[bold]×{ratio:.2f}[/]  {value}")
         shown.add_row(case.name, *cells)
     console.print(f"\n[bold]{escape(benchmark.title)}[/]", soft_wrap=True, highlight=False)
     console.print(shown)
 
 
-def as_json(benchmark: Benchmark, result: Result, seconds: float) -> dict[str, Any]:
-    """The same as data; `seconds` is what the whole benchmark took."""
+def written(value: float | None, measure: Measure) -> str:
+    """The value as people read it."""
+    return "" if value is None else f"{value:,.{measure.digits}f}"
+
+
+def as_json(benchmark: Benchmark, result: Result, seconds: float, others: float) -> dict[str, Any]:
+    """The same as data.
+
+    Args:
+        seconds: what the whole benchmark took.
+        others: the share of the machine that other processes took meanwhile.
+    """
     return {
         "title": benchmark.title,
         "seconds": round(seconds, 1),
+        "others": round(others, 3),
         "cases": [
             {
                 "name": case.name,
@@ -48,14 +61,4 @@ def as_json(benchmark: Benchmark, result: Result, seconds: float) -> dict[str, A
             }
             for case in result.cases
         ],
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on: cores, the load of the last minute before it began, the interpreter."""
-    return {
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
     }

@@ -1,4 +1,4 @@
-"""Signed GitHub webhooks as bytes on the wire, each for an issue of its own."""
+"""GitHub webhooks as requests, each for an issue of its own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import json
 import uuid
 from datetime import UTC, datetime
 
+from coding_agent_bench.load import Request
+
 SECRET = "bench-webhook-secret"
-_TEXT = "The total is wrong as soon as a customer orders more than the discount's pieces. " * 100
+_TEXT = "The total is wrong as soon as a customer orders more than the discount's pieces. " * 150
 """GitHub's events carry the issue's text and some 60 addresses: 8 to 15 KB in all."""
 
 
-def labeled(number: int, port: int) -> bytes:
-    """The whole HTTP request for an issue that got the label `coding agent`."""
+def labeled(number: int, port: int, secret: str = SECRET) -> Request:
+    """The request for an issue that got the label `coding agent`, signed with the secret."""
     body = json.dumps(
         {
             "action": "labeled",
@@ -36,17 +38,20 @@ def labeled(number: int, port: int) -> bytes:
             "sender": {"login": "alice"},
         }
     ).encode()
-    signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
-    head = (
-        "POST /webhook/github HTTP/1.1",
-        f"Host: 127.0.0.1:{port}",
-        "User-Agent: GitHub-Hookshot/bench",
-        "Content-Type: application/json",
-        "X-GitHub-Event: issues",
-        f"X-GitHub-Delivery: {uuid.uuid4()}",
-        f"X-Hub-Signature-256: sha256={signature}",
-        f"Content-Length: {len(body)}",
-        "",
-        "",
-    )
-    return "\r\n".join(head).encode() + body
+    return _request(port, body, hmac.new(secret.encode(), body, hashlib.sha256).hexdigest())
+
+
+def forged(port: int, size: int) -> Request:
+    """A request with a body of so many bytes and a wrong signature."""
+    return _request(port, b" " * size, "0" * 64)
+
+
+def _request(port: int, body: bytes, signature: str) -> Request:
+    headers = {
+        "User-Agent": "GitHub-Hookshot/bench",
+        "Content-Type": "application/json",
+        "X-GitHub-Event": "issues",
+        "X-GitHub-Delivery": str(uuid.uuid4()),
+        "X-Hub-Signature-256": f"sha256={signature}",
+    }
+    return Request(f"http://127.0.0.1:{port}/webhook/github", headers, body)

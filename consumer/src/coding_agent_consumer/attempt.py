@@ -35,7 +35,7 @@ from coding_agent_core.text import beginning
 
 from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.prompt import instructions, prompt
-from coding_agent_consumer.agent.transcript import scrub_for
+from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.conversation import read_conversation
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.instruction_files import instruction_files
@@ -164,6 +164,7 @@ class Attempt:
     async def _run(self) -> Outcome:
         task, details = await self._prepared(self.load)
         settings = await settings_for(self.settings, task.item.platform, self.user)
+        scrub_logs(scrub_for(settings))  # a person may have a key of their own
         settings = with_task_options(settings, model=self.model, instructions=self.instructions)
         recap = await self.transcripts.begin() or self.recap
         source, base, branch = task.target(details)

@@ -44,6 +44,7 @@ async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Eve
         SettingsError: no forge has a token, or the model is not configured.
     """
     harden_agent_process()
+    scrub_logs(scrub_for(settings))
     check_model(settings)
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)

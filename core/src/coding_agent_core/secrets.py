@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
 _logger = logging.getLogger("coding_agent.secrets")
+_URL_SAFE = str.maketrans("+/", "-_")
 
 
 class SecretSettings(BaseModel):
@@ -83,3 +88,20 @@ class Secrets:
         """The value to send where only one can be sent, e.g. a token."""
         values = self.current()
         return values[0] if values else None
+
+
+def written_forms(value: str) -> set[str]:
+    """How a secret may be written in a text: plain, quoted for JSON, a shell or a URL, or in base64.
+
+    In base64 what surrounds the secret decides which characters it becomes, e.g. in `user:secret`: there is
+    one form for each position, without the characters at both ends that it shares with its neighbors.
+    """
+    in_json = json.dumps(value)[1:-1]
+    forms = {value, in_json, json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(in_json)[1:-1]}
+    forms |= {shlex.quote(value)[1:-1] if shlex.quote(value) != value else value}
+    forms |= {quote(value, safe=""), quote(value), quote_plus(value)}
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + value.encode()).decode()
+        first, end = (before * 8 + 5) // 6, (before + len(value.encode())) * 8 // 6
+        forms |= {encoded[first:end], encoded[first:end].translate(_URL_SAFE)}
+    return forms

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.reasons import Reason
+from coding_agent_core.tasks import host_of
 
 from tests.fixtures.model import API_KEY, call, finish, model_server, model_settings, script
 from tests.integration.consumer_agent.running import Running
@@ -44,7 +45,10 @@ async def test_a_rate_limit_without_end_makes_the_model_unavailable(running: Run
     with model_server(script(error(status=429, retry_after=3, times=0))) as server:
         outcome = await running.work(model_settings(server.base_url, llm={"max_retries": 2}))
         assert len(server.requests) == 3
-        assert outcome.message == f"The model's service at {server.base_url} is rate-limiting us (HTTP 429)."
+        assert (
+            outcome.message
+            == f"The model's service at {host_of(server.base_url)} is rate-limiting us (HTTP 429)."
+        )
     assert (outcome.reason, outcome.retry_after) == (Reason.MODEL_UNAVAILABLE, 3)
 
 
@@ -198,9 +202,8 @@ async def test_a_wrong_key_names_the_setting_and_not_the_key(
     wrong = "sk-wrong-9876543210"
     with model_server(script(finish()), api_key=API_KEY) as server:
         outcome = await running.work(model_settings(server.base_url, api_key=wrong))
-        expected = (
-            f"The model's service at {server.base_url} refused our key (HTTP 401): check llm.openai.api_key."
-        )
+        host = host_of(server.base_url)
+        expected = f"The model's service at {host} refused our key (HTTP 401): check llm.openai.api_key."
     assert (outcome.reason, outcome.message) == (Reason.MODEL_REFUSED, expected)
     assert running.waits == []
     assert wrong not in caplog.text

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import logging
 import os
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
-from coding_agent_consumer.agent.transcript import Scrub, Transcript, read, recap, scrub_for
+from coding_agent_consumer.agent.transcript import Scrub, Transcript, read, recap, scrub_for, scrub_logs
 from coding_agent_consumer.transcripts import cleanup
 from coding_agent_core.settings import Settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -66,7 +74,7 @@ def test_secrets_are_never_written(tmp_path: Path) -> None:
 
 
 def test_the_settings_secrets_are_known() -> None:
-    settings = Settings.model_validate(
+    known = Settings.model_validate(
         {
             "llm": {"openai": {"api_key": "model-key-1"}},
             "github": {"personal_access_token": "github-token-1"},
@@ -78,17 +86,43 @@ def test_the_settings_secrets_are_known() -> None:
                 },
                 {
                     "mcp_server_name": "b",
-                    "url": "http://b",
-                    "headers": {"Authorization": "Bearer header-token-1"},
+                    "url": "http://b/mcp?id=query-token-1",
+                    "headers": {"Authorization": "Bearer header-token-1", "X-Plain": "header-token-2"},
                 },
             ],
         }
     )
-    scrub = scrub_for(settings)
-    assert (
-        scrub("model-key-1 github-token-1 env-token-1 header-token-1 readonly") == "*** *** *** *** readonly"
-    )
+    scrub = scrub_for(known)
+    secrets = ("model-key-1", "github-token-1", "env-token-1", "header-token-1", "header-token-2", "readonly")
+    for secret in (*secrets, "query-token-1", "http://b/mcp?id=query-token-1"):
+        assert scrub(f"<{secret}>") == "<***>"
     assert "model-key-1" not in repr(scrub)
+
+
+@settings(deadline=None)
+@given(st.text(min_size=8, max_size=40), st.binary(max_size=5), st.binary(max_size=5))
+def test_no_form_of_a_secret_is_left(secret: str, before: bytes, after: bytes) -> None:
+    secret = secret.encode("utf-8", "replace").decode()
+    scrub = Scrub([secret])
+    whole = before + secret.encode() + after
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        left = scrub(encode(whole).decode())
+        assert "***" in left
+        assert len(left) <= 3 + 4 * (len(before) + len(after) + 4)
+    for quoted in (secret, json.dumps(secret), json.dumps(json.dumps(secret)), shlex.quote(secret)):
+        assert "***" in scrub(quoted)
+    for quoted in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
+        assert "***" in scrub(f"https://forge.example/?token={quoted}")
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_persons_own_key_is_taken_out_of_the_logs_too() -> None:
+    stream = io.StringIO()
+    logging.getLogger().addHandler(logging.StreamHandler(stream))
+    for key in ("our-model-key", "her-own-key-1"):
+        scrub_logs(scrub_for(Settings.model_validate({"llm": {"openai": {"api_key": key}}})))
+    logging.getLogger("coding_agent.test").warning("her-own-key-1 and our-model-key")
+    assert stream.getvalue() == "*** and ***\n"
 
 
 def test_a_disk_that_refuses_does_not_end_the_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

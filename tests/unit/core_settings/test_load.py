@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings import load_settings
+from coding_agent_core.settings import Settings, load_settings
 from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
 from coding_agent_core.settings.model import Backend
 from coding_agent_core.settings.operator import Operator
+from pydantic import ValidationError
 
 ROOT = Path(__file__).parents[3]
 
@@ -238,3 +241,36 @@ def test_the_namespaces_of_an_operator(tmp_path: Path) -> None:
             SettingsError, match=rf"line 1: operator\.namespaces.*{said}" if "." not in said else said
         ):
             operator(wrong)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "github.api_url",
+        "gitlab.api_url",
+        "github.redelivery.webhook_url",
+        "llm.openai.base_url",
+        "llm.ollama.endpoint",
+        "llm.lmstudio.base_url",
+        "user_config_api.url",
+        "context_storage.link",
+    ],
+)
+@pytest.mark.parametrize("url", ["https://me:s3cret-word@h.example/{key}", "me:s3cret-word@h.example/{key}"])
+def test_a_url_with_user_information_is_refused(field: str, url: str, tmp_path: Path) -> None:
+    data: Any = url
+    for name in reversed(field.split(".")):
+        data = {name: data}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(data))
+    with pytest.raises(SettingsError) as error:
+        load_settings(file, {})
+    assert field in str(error.value)
+    assert "Remove what stands before the `@`" in str(error.value)
+    assert "s3cret-word" not in str(error.value)
+
+
+def test_a_url_of_an_mcp_server_with_user_information_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"mcp_servers\.0\.url\n.*user information"):
+        Settings.model_validate({"mcp_servers": [{"mcp_server_name": "a", "url": "https://me:x@h"}]})
+    Settings.model_validate({"mcp_servers": [{"mcp_server_name": "a", "url": "https://h/@scope/x?y=a@b"}]})

@@ -311,7 +311,7 @@ def failure_of(error: BaseException, spec: ModelSpec, scrub: Scrub, *, max_reque
 
 
 def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
-    service = f"The model's service at {spec.base_url}"
+    service = f"The model's service at {spec.host}"
     status = f" ({_short_name(error)})"
     if too_long(error):
         return _failed(
@@ -332,7 +332,7 @@ def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
         case ModelQuotaExceededError():
             return _failed(
                 Reason.MODEL_REFUSED,
-                f"The account at the model's service at {spec.base_url} has no credit or quota left{status}.",
+                f"The account at the model's service at {spec.host} has no credit or quota left{status}.",
             )
         case ModelRateLimitError():
             return _failed(

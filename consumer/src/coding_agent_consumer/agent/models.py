@@ -49,9 +49,14 @@ class ModelSpec:
     api_key: str | None = field(default=None, repr=False)
 
     @property
+    def host(self) -> str:
+        """The part of the address that people may see: a path can hold a key."""
+        return host_of(self.base_url)
+
+    @property
     def is_openai(self) -> bool:
         """OpenAI's own service, which knows parameters that compatible ones refuse."""
-        return host_of(self.base_url) == _OPENAI_HOST
+        return self.host == _OPENAI_HOST
 
 
 def model_spec(llm: LLM) -> ModelSpec:

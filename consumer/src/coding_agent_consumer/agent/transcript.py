@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
-from coding_agent_core.secrets import Secrets, SecretSettings
+from coding_agent_core.secrets import Secrets, SecretSettings, written_forms
 from coding_agent_core.settings import Settings
 from coding_agent_core.text import one_line
 from pydantic import TypeAdapter, ValidationError
@@ -33,7 +33,6 @@ _MAIN_ARGUMENTS = ("command", "path", "pattern")
 """The arguments that describe a call best."""
 _SHORTEST = 8
 """Characters; a shorter value would be found in ordinary words."""
-_SECRET_NAME = re.compile(r"token|key|secret|passw|auth|credential|cookie", re.IGNORECASE)
 
 
 class Scrub:
@@ -57,6 +56,12 @@ class Scrub:
             text = text.replace(form, "***")
         return text
 
+    def also(self, other: Scrub) -> None:
+        """Replace the other's secrets too."""
+        known = [file.settings for file in self._files]
+        self._files += tuple(file for file in other._files if file.settings not in known)
+        self._learn(other._seen)
+
     def _read_files(self) -> None:
         if self._reading:
             return  # a file that cannot be read is logged, and that line is scrubbed too
@@ -72,15 +77,15 @@ class Scrub:
         if not new:
             return
         self._seen |= new
-        forms = {form for value in self._seen for form in (value, json.dumps(value)[1:-1])}
-        self._forms = sorted(forms, key=len, reverse=True)
+        forms = {form for value in new for form in written_forms(value) if len(form) >= _SHORTEST}
+        self._forms = sorted({*self._forms, *forms}, key=len, reverse=True)
 
     def __repr__(self) -> str:
         return f"Scrub({len(self._forms)} forms)"
 
 
 def scrub_for(settings: Settings) -> Scrub:
-    """All secrets that this process could show: keys, tokens, and what MCP servers get under such names."""
+    """All secrets that this process could show: keys, tokens, and all that MCP servers get."""
     fields: tuple[SecretSettings, ...] = (
         settings.llm.openai.api_key,
         settings.github.personal_access_token,
@@ -94,9 +99,15 @@ def scrub_for(settings: Settings) -> Scrub:
         fields += (s3.access_key_id, s3.secret_access_key)
     values: list[str] = []
     for server in settings.mcp_servers:
-        for name, value in (*server.env.items(), *server.headers.items()):
-            if _SECRET_NAME.search(name):
-                values += [value, value.removeprefix("Bearer ")]
+        # A header may name a scheme first: `Bearer ...`.
+        headers = [part for value in server.headers.values() for part in (value, value.partition(" ")[2])]
+        url = server.url or ""
+        values += [
+            *server.env.values(),
+            *headers,
+            url,
+            *(value for _, value in parse_qsl(urlsplit(url).query)),
+        ]
     return Scrub(values, [Secrets(field) for field in fields])
 
 
@@ -105,19 +116,23 @@ class _Scrubbed(logging.Formatter):
 
     def __init__(self, inner: logging.Formatter, scrub: Scrub) -> None:
         super().__init__()
-        self._inner, self._scrub = inner, scrub
+        self._inner, self.scrub = inner, scrub
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._scrub(self._inner.format(record))
+        return self.scrub(self._inner.format(record))
 
 
 def scrub_logs(scrub: Scrub) -> None:
     """Remove secrets from every line that the root logger's handlers write from now on.
 
     If the agent is killed in its pod, the log's last lines go into the task's status, which many can read.
+    May be called again, for the secrets of further settings.
     """
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(_Scrubbed(handler.formatter or logging.Formatter(), scrub))
+        if isinstance(handler.formatter, _Scrubbed):
+            handler.formatter.scrub.also(scrub)
+        else:
+            handler.setFormatter(_Scrubbed(handler.formatter or logging.Formatter(), scrub))
 
 
 class LastLines:

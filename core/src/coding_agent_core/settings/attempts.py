@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from coding_agent_core.outcome import Price
 from coding_agent_core.secrets import SecretSettings
-from coding_agent_core.settings.section import SecretField, Section
+from coding_agent_core.settings.section import SecretField, Section, Url
 
 
 class Isolation(StrEnum):
@@ -79,7 +79,7 @@ class UserConfigApi(Section):
 
     enabled: bool = False
     """Ask the service for the settings of the person who applied the label."""
-    url: str = "http://user-config-api:8080"
+    url: Url = "http://user-config-api:8080"
     """Base URL of the service."""
     api_key: SecretField = SecretSettings()
     """Sent as Bearer token."""
@@ -94,7 +94,7 @@ class McpServer(Section):
     """Letters, digits, `_` and `-`; the prefix of its tools' names."""
     command: tuple[str, ...] = ()
     """Command of a child process that speaks MCP over stdio."""
-    url: str | None = None
+    url: Url | None = None
     """URL of a server that speaks MCP over streamable HTTP instead."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Sent with each request to `url`."""
@@ -111,7 +111,7 @@ class McpServer(Section):
 class OpenAI(Section):
     """An OpenAI-compatible service."""
 
-    base_url: str = "https://api.openai.com/v1"
+    base_url: Url = "https://api.openai.com/v1"
     """Base URL of the API, for any compatible service."""
     api_key: SecretField = SecretSettings()
     """Key of the service, if it needs one."""
@@ -126,7 +126,7 @@ class OpenAI(Section):
 class Ollama(Section):
     """A local Ollama."""
 
-    endpoint: str = "http://localhost:11434"
+    endpoint: Url = "http://localhost:11434"
     """Address of the server, without `/v1`."""
     model: str = "qwen3"
     """Name of the model; it must support native tool calls."""
@@ -139,7 +139,7 @@ class Ollama(Section):
 class LMStudio(Section):
     """A local LM Studio."""
 
-    base_url: str = "http://localhost:1234/v1"
+    base_url: Url = "http://localhost:1234/v1"
     """Base URL of its API; `HOST:PORT` stands for `http://HOST:PORT/v1`."""
     model: str = "local"
     """Name of the model; it must support native tool calls."""
@@ -205,7 +205,7 @@ class ContextStorage(Section):
     """Bucket that receives transcripts too, while an attempt runs and at its end."""
     upload_interval: float = Field(default=15.0, gt=0)
     """Least seconds between two uploads of a running attempt's transcript."""
-    link: str | None = None
+    link: Url | None = None
     """Address at which people can read a transcript: `{key}` stands for its path below `base_dir` or the
     bucket's prefix, `{place}` for the whole place, both percent-encoded. Shown in the item's comment."""
     compression_threshold: float = Field(default=0.7, gt=0, le=1)

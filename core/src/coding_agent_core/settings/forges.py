@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from coding_agent_core.commands import CommandName
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import SecretSettings
-from coding_agent_core.settings.section import SecretField, Section
+from coding_agent_core.settings.section import SecretField, Section, Url
 from coding_agent_core.tasks import host_of
 
 
@@ -38,7 +38,7 @@ class Redelivery(Section):
     """Repositories that have the webhook, as `OWNER/NAME`."""
     organizations: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
     """Organizations that have the webhook."""
-    webhook_url: str = ""
+    webhook_url: Url = ""
     """The webhook's Payload URL, as in GitHub's form; webhooks with another URL are left alone."""
 
     @model_validator(mode="after")
@@ -58,7 +58,7 @@ def _http_url(value: str) -> str:
 class GitHub(Labels):
     """GitHub, or GitHub Enterprise by `api_url`."""
 
-    api_url: str = "https://api.github.com"
+    api_url: Url = "https://api.github.com"
     """REST base URL; GitHub Enterprise: `https://HOST/api/v3`."""
     owner: str = ""
     """Polling: only repositories of this user or organization."""
@@ -93,7 +93,7 @@ class GitHub(Labels):
 class GitLab(Labels):
     """GitLab.com or a self-managed GitLab by `api_url`."""
 
-    api_url: str = "https://gitlab.com/api/v4"
+    api_url: Url = "https://gitlab.com/api/v4"
     """REST base URL; self-managed: `https://HOST/api/v4` (`https://HOST` is enough)."""
     project_id: str | int | tuple[str | int, ...] = ""
     """Polling: id or path of the project to search, or a list of them; empty: the group or whole instance."""

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from coding_agent_core.secrets import SecretSettings, as_secret_settings
 
 SecretField = Annotated[SecretSettings, BeforeValidator(as_secret_settings)]
 _Value = TypeVar("_Value")
+
+
+def _without_user(value: str) -> str:
+    """Refuse what stands before an `@` in the authority: a URL is logged and shown on items.
+
+    Raises:
+        ValueError: it has user information.
+    """
+    rest = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*:/*", "", value.strip())
+    if "@" in re.split(r"[/?#\\]", rest, maxsplit=1)[0]:
+        raise ValueError(
+            "the URL has user information, and URLs are shown and logged. Remove what stands before the `@`, "
+            "and set the credential where it stays secret: `api_key`, `headers` or `personal_access_token`"
+        )
+    return value
+
+
+Url = Annotated[str, AfterValidator(_without_user)]
+"""A URL without user information."""
 
 
 class Section(BaseModel):

@@ -31,11 +31,13 @@ from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
 from coding_agent_core.settings import Settings
+from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.text import beginning
 
 from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
+from coding_agent_consumer.authorization import refusal
 from coding_agent_consumer.conversation import read_conversation
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.instruction_files import instruction_files
@@ -95,7 +97,7 @@ class Attempt:
     """
     Attributes:
         settings: before those of the user and of the task are applied.
-        user: who applied the label.
+        request: the label application that asked for the task.
         timeout: seconds after which the agent must have finished.
         stop: set to end the attempt early; what was done is still pushed.
         grace: seconds after `stop` until the attempt returns.
@@ -106,7 +108,7 @@ class Attempt:
     """
 
     settings: Settings
-    user: str
+    request: TaskRequest
     load: Load
     transcripts: Transcripts
     make_agent: Callable[[Settings], Agent]
@@ -163,7 +165,14 @@ class Attempt:
 
     async def _run(self) -> Outcome:
         task, details = await self._prepared(self.load)
-        settings = await settings_for(self.settings, task.item.platform, self.user)
+        refused = await self._prepared(
+            lambda: refusal(
+                task.forge, task.item, self.request, self.settings.authorize, task.labels.bot_label
+            )
+        )
+        if refused is not None:
+            return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
+        settings = await settings_for(self.settings, task.item.platform, self.request.user)
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
         settings = with_task_options(settings, model=self.model, instructions=self.instructions)
         recap = await self.transcripts.begin() or self.recap

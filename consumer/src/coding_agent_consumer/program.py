@@ -170,7 +170,7 @@ def attempt_of(
     base = Path(tempfile.gettempdir()) / settings.context_storage.base_dir
     return Attempt(
         settings=settings,
-        user=queued.request.user,
+        request=queued.request,
         load=load,
         transcripts=Transcripts(
             settings.context_storage,

@@ -180,7 +180,7 @@ class TaskHandler:
         async with self._watch(claim, task) as (stop, why):
             outcome = await Attempt(
                 settings=self.settings,
-                user=claim.task.request.user,
+                request=claim.task.request,
                 load=load,
                 transcripts=Transcripts(
                     storage,
@@ -220,7 +220,8 @@ class TaskHandler:
         await self._settle_end(claim, outcome)
 
     async def _settle_end(self, claim: Claim, outcome: Outcome) -> None:
-        if outcome.succeeded or outcome.reason is Reason.CANCELLED:
+        # What a stranger asked for must not fill the queue of what people have to look at.
+        if outcome.succeeded or outcome.reason in (Reason.CANCELLED, Reason.NOT_AUTHORIZED):
             await claim.done()
         else:
             await claim.dead_letter(f"{outcome.reason}: {outcome.message}")

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, Spec
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.forge.protocol import Forge, Permission
 from coding_agent_core.outcome import Phase
 from coding_agent_core.tasks import (
     Cause,
@@ -305,7 +305,7 @@ async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResu
     forge = target.forge
     if command.user.casefold() == (await forge.whoami()).casefold():
         return ExecutionResult.REFUSED, "our own account gives no commands"
-    if not await forge.can_write(command.item, command.user):
+    if await forge.permission(command.item, command.user) < Permission.WRITE:
         return ExecutionResult.REFUSED, f"{command.user} has no write access to the repository"
     try:
         if await forge.has_reacted(command.item, command.comment):

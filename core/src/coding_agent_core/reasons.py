@@ -64,6 +64,7 @@ class Reason(StrEnum):
     MODEL_MALFORMED = "ModelMalformed"
     FORGE_UNAVAILABLE = "ForgeUnavailable"
     FORGE_REFUSED = "ForgeRefused"
+    NOT_AUTHORIZED = "NotAuthorized"
     ITEM_GONE = "ItemGone"
     BUDGET_EXHAUSTED = "BudgetExhausted"
     TOOL_FAILING = "ToolFailing"
@@ -178,6 +179,12 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
             ReasonClass.PERMANENT,
             "The forge refused what the agent needs to do.",
             "The bot's account needs the right to push to this repository, and a token that has not expired.",
+            ExitCode.REFUSED,
+        ),
+        Reason.NOT_AUTHORIZED: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The person who applied the label may not ask for a task.",
+            "Somebody who has that access can apply the label.",
             ExitCode.REFUSED,
         ),
         Reason.ITEM_GONE: ReasonFacts(

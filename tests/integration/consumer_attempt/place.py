@@ -99,12 +99,19 @@ class AttemptPlace:
         )
 
     def given(
-        self, *, attempt: int = 1, run: int = 1, uuid: str = "", timeout: int = 60, **earlier: Any
+        self,
+        *,
+        attempt: int = 1,
+        run: int = 1,
+        uuid: str = "",
+        timeout: int = 60,
+        user: str = "alice",
+        **earlier: Any,
     ) -> AttemptInput:
         """What the operator would tell the attempt."""
         request = TaskRequest(
             item=self.item,
-            user="alice",
+            user=user,
             trigger=Trigger(origin=Origin.WEBHOOK, received_at=datetime.now(UTC)),
         )
         return AttemptInput(

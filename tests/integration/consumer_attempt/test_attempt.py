@@ -41,6 +41,19 @@ async def test_it_opens_a_change_and_leaves_labels_and_comments_alone(
     assert place.system.comments(1) == [], "the comment is the reporter's"
 
 
+@pytest.mark.parametrize("flavour", ["github", "gitlab"])
+async def test_a_pod_refuses_what_a_stranger_asked_for_before_it_does_anything(
+    make_place: MakePlace, flavour: str
+) -> None:
+    place = make_place(flavour, fixes_the_bug())
+    place.system.put_label(1)
+    before = place.branches()
+    outcome = await place.run(place.given(user="reader"))
+    assert (outcome.reason, outcome.exit_code) == (Reason.NOT_AUTHORIZED, 77)
+    assert outcome.message.startswith("reader applied the label, but only people with write access")
+    assert (place.system.model.requests, place.branches()) == ([], before)
+
+
 async def test_a_stopped_attempt_pushes_what_it_has_and_the_next_one_continues_from_it(
     make_place: MakePlace,
 ) -> None:

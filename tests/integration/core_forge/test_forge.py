@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
 from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.protocol import Permission
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Origin
@@ -178,10 +179,17 @@ async def test_a_change_that_cannot_be_opened_says_why(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "can"), [("alice", True), ("coding-agent-bot", True), ("reader", False), ("nobody", False)]
+    ("user", "permission"),
+    [
+        ("alice", Permission.WRITE),
+        ("coding-agent-bot", Permission.WRITE),
+        ("triager", Permission.TRIAGE),
+        ("reader", Permission.NONE),
+        ("nobody", Permission.NONE),
+    ],
 )
-async def test_who_may_write(world: World, user: str, can: bool) -> None:
-    assert await world.forge.can_write(world.issue, user) is can
+async def test_what_people_may_do(world: World, user: str, permission: Permission) -> None:
+    assert await world.forge.permission(world.issue, user) is permission
 
 
 async def test_an_item_that_is_not_there(world: World) -> None:

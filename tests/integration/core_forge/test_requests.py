@@ -51,7 +51,7 @@ async def everything(world: World) -> set[str]:
         written = (await call("comments")(item))[-1].id
         await call("react")(item, written)
         await call("has_reacted")(item, written)
-        await call("can_write")(item, "reader")
+        await call("permission")(item, "reader")
     item = world.item(ItemKind.CHANGE, change.number)
     world.server.start_thread(REPOSITORY, item.number, "Why?", path="pricing/discount.py", line=1)
     details = await call("read")(item)

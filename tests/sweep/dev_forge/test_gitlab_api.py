@@ -50,7 +50,7 @@ def test_people_and_projects(ask: Checked) -> None:
     assert ask("GET", f"/projects/{project['id']}", 200) == project
     ask("GET", "/projects/acme/pricing", 404)  # a path must be URL-encoded
     reader = ask("GET", "/users?username=reader", 200)[0]
-    assert ask("GET", f"{PROJECT}/members/all/{reader['id']}", 200)["access_level"] == 20
+    assert ask("GET", f"{PROJECT}/members/all/{reader['id']}", 200)["access_level"] == 10
     ask("GET", f"{PROJECT}/members/all/1", 404)
     assert ask("GET", f"{PROJECT}/labels", 200)
     ask("POST", f"{PROJECT}/labels", 201, {"name": "new", "color": "#00ff00"})

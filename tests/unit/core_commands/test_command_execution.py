@@ -13,7 +13,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     QueueUnavailableError,
 )
-from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.forge.protocol import ItemDetails, Permission
 from coding_agent_core.outcome import Phase
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
@@ -48,9 +48,9 @@ class World:
         self._meet("whoami")
         return "Coding-Agent-Bot"
 
-    async def can_write(self, item: Item, user: str) -> bool:
-        self._meet("can_write")
-        return user in self.writers
+    async def permission(self, item: Item, user: str) -> Permission:
+        self._meet("permission")
+        return Permission.WRITE if user in self.writers else Permission.TRIAGE
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
         self._meet("has_reacted")
@@ -135,7 +135,7 @@ async def test_a_comment_that_was_deleted_commands_nothing() -> None:
 AWAY = ForgeUnavailableError("away")
 
 
-@pytest.mark.parametrize("where", ["whoami", "can_write", "has_reacted", "read", "submit", "react"])
+@pytest.mark.parametrize("where", ["whoami", "permission", "has_reacted", "read", "submit", "react"])
 async def test_whatever_is_away_the_command_is_repeated_until_it_is_done(where: str) -> None:
     world = World(fails={where: QueueUnavailableError("away") if where == "submit" else AWAY})
     with pytest.raises((ForgeUnavailableError, QueueUnavailableError)):
@@ -149,7 +149,7 @@ async def test_whatever_is_away_the_command_is_repeated_until_it_is_done(where: 
 
 @pytest.mark.parametrize("error", [ForgeRefusedError("403"), ForgeError("418")])
 async def test_a_forge_that_would_refuse_for_ever_ends_it(error: ForgeError) -> None:
-    world = World(fails={"can_write": error})
+    world = World(fails={"permission": error})
     assert await world.give(RUN) is ExecutionResult.FAILED
     assert world.untouched
 

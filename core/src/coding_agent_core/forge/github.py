@@ -16,7 +16,7 @@ from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat,
 from coding_agent_core.forge.discussion import Checks, Comment, Discussion
 from coding_agent_core.forge.github_checks import GitHubChecks
 from coding_agent_core.forge.github_discussion import GitHubDiscussion
-from coding_agent_core.forge.protocol import Change, Hook, HookDelivery, ItemDetails
+from coding_agent_core.forge.protocol import Change, Hook, HookDelivery, ItemDetails, Permission
 from coding_agent_core.forge.rest import COMMENT_LIMIT, CommentAnswer, ItemAnswer, RestForge
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub
@@ -61,10 +61,19 @@ class _PullRequest(ItemAnswer):
     base: _Tip
 
 
+class _Rights(ResponseModel):
+    triage: bool = False
+
+
+class _PermittedUser(ResponseModel):
+    permissions: _Rights = _Rights()
+
+
 class _Permission(ResponseModel):
-    """What somebody may do; GitHub shows `maintain` as `write` and `triage` as `read`."""
+    """What somebody may do; in `permission`, `maintain` is `write` and `triage` is `read`."""
 
     permission: str = "none"
+    user: _PermittedUser | None = None
 
 
 class _HookConfig(ResponseModel):
@@ -239,8 +248,8 @@ class GitHubForge(RestForge):
         pull = await self.client.get(ItemAnswer, call)
         return Change(number=pull.number, url=pull.url, created=True)
 
-    async def can_write(self, item: Item, user: str) -> bool:
-        """See `Forge`. `False` for unknown people, and for repositories that our token cannot see."""
+    async def permission(self, item: Item, user: str) -> Permission:
+        """See `Forge`. `NONE` also for repositories that our token cannot see."""
         call = Call(
             "GET",
             _repo_path(item, "collaborators", user, "permission"),
@@ -249,8 +258,12 @@ class GitHubForge(RestForge):
         try:
             answer = await self.client.get(_Permission, call)
         except ForgeNotFoundError:
-            return False
-        return answer.permission in ("admin", "write")
+            return Permission.NONE
+        if answer.permission in ("admin", "write"):
+            return Permission.WRITE
+        # An organization's own roles have names of their own, but the rights of the role that they extend.
+        may_triage = answer.user is not None and answer.user.permissions.triage
+        return Permission.TRIAGE if may_triage else Permission.NONE
 
     def hooks(self) -> GitHubHooks:
         return GitHubHooks(self.client)

@@ -10,7 +10,7 @@ from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.client import Call, Repeat, ResponseModel, path
 from coding_agent_core.forge.discussion import Checks, Comment, Discussion
 from coding_agent_core.forge.gitlab_discussion import GitLabDiscussion
-from coding_agent_core.forge.protocol import Change, ItemDetails
+from coding_agent_core.forge.protocol import Change, ItemDetails, Permission
 from coding_agent_core.forge.rest import (
     COMMENT_LIMIT,
     SCAN_PAGES,
@@ -29,8 +29,8 @@ _LIST_PAGES = 50
 _TITLE_LIMIT = 255
 _BODY_LIMIT = 1_048_576
 """Characters of a merge request's title and description that GitLab takes."""
-_DEVELOPER = 30
-"""The lowest access level that may push (documentation, *Members API*)."""
+_PLANNER, _DEVELOPER = 15, 30
+"""The lowest access levels that may label and push (documentation, *Members API* and *Permissions*)."""
 
 
 class _References(ResponseModel):
@@ -214,19 +214,21 @@ class GitLabForge(RestForge):
         opened = await self.client.get(ItemAnswer, call)
         return Change(number=opened.number, url=opened.url, created=True)
 
-    async def can_write(self, item: Item, user: str) -> bool:
+    async def permission(self, item: Item, user: str) -> Permission:
         """See `Forge`. Members of a group that has access to the project count as well."""
         what = f"reading what {user} may do in the project of {item.display}"
         users = await self.client.get(list[User], Call("GET", "/users", what, {"username": user}))
         known = next((found for found in users if found.login.lower() == user.lower()), None)
         if known is None:
-            return False
+            return Permission.NONE
         call = Call("GET", _project_path(item, "members", "all", known.id), what)
         try:
             member = await self.client.get(_Member, call)
         except ForgeNotFoundError:
-            return False
-        return member.state == "active" and member.access_level >= _DEVELOPER
+            return Permission.NONE
+        if member.state != "active" or member.access_level < _PLANNER:
+            return Permission.NONE
+        return Permission.WRITE if member.access_level >= _DEVELOPER else Permission.TRIAGE
 
     def hooks(self) -> None:
         """None: the API does not list what a hook of a whole instance sent."""

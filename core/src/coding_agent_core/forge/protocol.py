@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import IntEnum
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from coding_agent_core.forge.discussion import Checks, Comment, Discussion
 from coding_agent_core.platforms import Platform
 from coding_agent_core.tasks import Item, TaskRequest
+
+
+class Permission(IntEnum):
+    """What somebody may do in a repository; a greater one includes the others."""
+
+    NONE = 0
+    """At most read and comment."""
+    TRIAGE = 1
+    """Apply labels: GitHub's role *Triage*, GitLab's *Planner* or *Reporter*."""
+    WRITE = 2
+    """Push: GitHub's role *Write*, GitLab's *Developer*, or more."""
 
 
 @dataclass(frozen=True)
@@ -231,8 +243,8 @@ class Forge(Protocol):
         """Like `find_change`, but opens a change if there is none."""
         ...
 
-    async def can_write(self, item: Item, user: str) -> bool:
-        """Whether the person may push to the repository (GitHub `write`, GitLab Developer, or more)."""
+    async def permission(self, item: Item, user: str) -> Permission:
+        """What the person may do in the repository of the item now; `NONE` for unknown people."""
         ...
 
     async def has_reacted(self, item: Item, comment: str) -> bool:

@@ -27,6 +27,17 @@ class Backend(StrEnum):
     KUBERNETES = "kubernetes"
 
 
+class Authorize(StrEnum):
+    """What the person who applies the label must be allowed to do in the repository."""
+
+    WRITE = "write"
+    """Push: GitHub's role *Write*, GitLab's *Developer*, or more."""
+    TRIAGE = "triage"
+    """Apply labels: GitHub's role *Triage*, GitLab's *Planner*, or more."""
+    ANYONE = "anyone"
+    """Nothing: also the author of an issue whose form applies the label."""
+
+
 class Scheduling(Section):
     """Polling."""
 
@@ -114,6 +125,9 @@ class Settings(Section):
     github: GitHub = GitHub()
     gitlab: GitLab = GitLab()
     webhook: Webhook = Webhook()
+    authorize: Authorize = Authorize.WRITE
+    """What the person who applied the label must be allowed to do in the repository; commands in comments
+    always need `write`."""
     scheduling: Scheduling = Scheduling()
     queue: Queue = Queue()
     use_rabbitmq: bool = False

@@ -27,12 +27,18 @@ class Role(StrEnum):
     """What somebody may do in a repository, weakest first."""
 
     READ = "read"
+    TRIAGE = "triage"
     WRITE = "write"
     ADMIN = "admin"
 
     @property
     def may_write(self) -> bool:
-        """Whether it is enough to push and to set labels."""
+        """Whether it is enough to push."""
+        return self in (Role.WRITE, Role.ADMIN)
+
+    @property
+    def may_label(self) -> bool:
+        """Whether it is enough to apply and remove labels."""
         return self is not Role.READ
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -193,10 +193,22 @@ class ForgeServer:
         item = self.item(full_name, number, kind)
         self.run(lambda: store.update(repository, item, self.user(by), remove=[label]))
 
-    def open_issue(self, full_name: str, title: str, body: str = "", *, by: str | None = None) -> int:
-        """Open an issue; its number."""
+    def open_issue(
+        self,
+        full_name: str,
+        title: str,
+        body: str = "",
+        *,
+        by: str | None = None,
+        labels: Sequence[str] = (),
+    ) -> int:
+        """Open an issue; its number. Labels are applied as by an issue form, whoever the author is."""
         store, repository = self.sandbox.store, self.repository(full_name)
-        return self.run(lambda: store.open_item(repository, self.user(by), title=title, body=body).number)
+        return self.run(
+            lambda: (
+                store.open_item(repository, self.user(by), title=title, body=body, labels=list(labels)).number
+            )
+        )
 
     def comment(
         self, full_name: str, number: int, text: str, *, kind: Kind | str = Kind.ISSUE, by: str | None = None

@@ -90,6 +90,15 @@ def needs_write(repository: Repository, user: User) -> None:
         raise Refused(403, "Repository was archived so is read-only.")
 
 
+def needs_triage(repository: Repository, user: User) -> None:
+    """Refuse who may not label."""
+    role = repository.role(user)
+    if role is None or not role.may_label:
+        raise Refused(403, "Must have triage access to Repository.")
+    if repository.archived:
+        raise Refused(403, "Repository was archived so is read-only.")
+
+
 def needs_admin(repository: Repository, user: User) -> None:
     """Refuse who does not own the repository; GitHub hides such resources."""
     if repository.role(user) is not Role.ADMIN:

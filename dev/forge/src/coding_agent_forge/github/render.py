@@ -254,7 +254,7 @@ def permissions(role: Role) -> dict[str, bool]:
         "admin": role is Role.ADMIN,
         "maintain": role is Role.ADMIN,
         "push": role.may_write,
-        "triage": role.may_write,
+        "triage": role.may_label,
         "pull": True,
     }
 

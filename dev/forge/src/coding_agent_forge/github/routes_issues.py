@@ -15,6 +15,7 @@ from coding_agent_forge.github.access import (
     Render,
     SandboxOf,
     invalid,
+    needs_triage,
     needs_write,
     paged,
 )
@@ -84,7 +85,7 @@ async def create_issue(
     if not issue.title.strip():
         raise invalid("Issue", "title")
     role = repository.role(user)
-    labels = names(issue.labels) if role and role.may_write else []
+    labels = names(issue.labels) if role and role.may_label else []
     people = [person for person in map(sandbox.store.user, issue.assignees) if person]
     item = sandbox.store.open_item(
         repository, user, title=issue.title, body=issue.body or "", labels=labels, assignees=people
@@ -143,7 +144,7 @@ async def add_labels(
     user: Actor,
 ) -> list[dict[str, Any]]:
     """Put labels on, leaving those there alone."""
-    needs_write(repository, user)
+    needs_triage(repository, user)
     given = labels.labels if isinstance(labels, Labels) else names(labels)
     sandbox.store.update(repository, item, user, add=given)
     return [render.label(repository, label) for label in item.labels]
@@ -154,7 +155,7 @@ async def remove_label(
     name: str, repository: InRepository, item: AnyItem, render: Render, sandbox: SandboxOf, user: Actor
 ) -> list[dict[str, Any]]:
     """Take one label off; 404 when it is not on."""
-    needs_write(repository, user)
+    needs_triage(repository, user)
     label = sandbox.store.label(repository, name)
     if label is None or label not in item.labels:
         raise Refused(404, "Label does not exist")

@@ -105,7 +105,7 @@ async def permission(
     shown = render.user(person) | {"role_name": name}
     if role is not None:
         shown["permissions"] = permissions(role)
-    return {"permission": name, "role_name": name, "user": shown}
+    return {"permission": "read" if role is Role.TRIAGE else name, "role_name": name, "user": shown}
 
 
 @router.get("/search/issues")

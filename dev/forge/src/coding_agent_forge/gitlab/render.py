@@ -12,7 +12,7 @@ from coding_agent_forge.timestamps import gitlab_time
 
 Json = dict[str, Any]
 
-ACCESS_LEVELS = {Role.READ: 20, Role.WRITE: 30, Role.ADMIN: 40}
+ACCESS_LEVELS = {Role.READ: 10, Role.TRIAGE: 20, Role.WRITE: 30, Role.ADMIN: 40}
 """Reporter, Developer, Maintainer."""
 _NOTEABLE = {Kind.ISSUE: "Issue", Kind.CHANGE: "MergeRequest"}
 

@@ -1,0 +1,42 @@
+"""Who may ask for a task: the permission of the person who applied the label, checked as an attempt starts.
+
+The attempt checks it, because it runs in every mode and has a forge token; receiver and operator have none
+(docs/decisions/0021).
+"""
+
+from __future__ import annotations
+
+from coding_agent_core.forge.protocol import Forge, Permission
+from coding_agent_core.settings.model import Authorize
+from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest
+
+_REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
+
+
+async def refusal(
+    forge: Forge, item: Item, request: TaskRequest, authorize: Authorize, bot_label: str
+) -> str | None:
+    """Why the task is refused, for people; `None`: whoever asked may.
+
+    Args:
+        item: with its repository.
+
+    Raises:
+        ForgeError: it is not known what the person may do.
+    """
+    trigger = request.trigger
+    if (
+        authorize is Authorize.ANYONE or trigger.cause is None
+    ):  # who writes AgentTasks has the cluster's rights
+        return None
+    user = request.user
+    if not user or (trigger.origin is Origin.MANUAL and trigger.cause is Cause.LABEL):
+        # A message of the polling agent names the item's author.
+        applied = await forge.label_application(item, bot_label)
+        user = applied.user if applied and applied.user else user
+    if user and user.casefold() == (await forge.whoami()).casefold():
+        return None  # our account applies it only for a command, whose author was checked
+    if user and await forge.permission(item, user) >= _REQUIRED[authorize]:
+        return None
+    who = f"{user} applied the label" if user else "It is not known who applied the label"
+    return f"{who}, but only people with {authorize} access to {item.repository} may ask for a task."

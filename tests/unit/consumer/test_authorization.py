@@ -1,0 +1,109 @@
+"""Who may ask for a task: a table of who applied the label, how we know it, and what they may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import cast
+
+import pytest
+from coding_agent_consumer.authorization import refusal
+from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.forge.protocol import Forge, LabelApplication, Permission
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.settings.model import Authorize
+from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest, Trigger
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
+ITEM = Item(
+    platform=Platform.GITHUB, host="github.com", repository="acme/pricing", kind=ItemKind.ISSUE, number=1
+)
+WRITE = "but only people with write access to acme/pricing may ask for a task."
+
+
+@dataclass
+class People:
+    """The part of `Forge` that is asked; `applied_by` is in the item's history."""
+
+    applied_by: str | None = None
+    asked: list[str] = field(default_factory=list)
+
+    async def whoami(self) -> str:
+        return "Coding-Agent-Bot"
+
+    async def permission(self, item: Item, user: str) -> Permission:
+        self.asked.append(user)
+        if user == "unreachable":
+            raise ForgeUnavailableError("github.com does not answer")
+        return {"alice": Permission.WRITE, "triager": Permission.TRIAGE}.get(user, Permission.NONE)
+
+    async def label_application(self, item: Item, label: str) -> LabelApplication | None:
+        return None if self.applied_by is None else LabelApplication(NOW, self.applied_by)
+
+
+def request(user: str, origin: Origin = Origin.WEBHOOK, cause: Cause | None = Cause.LABEL) -> TaskRequest:
+    return TaskRequest(item=ITEM, user=user, trigger=Trigger(origin=origin, cause=cause, received_at=NOW))
+
+
+async def refused(
+    given: TaskRequest, authorize: Authorize = Authorize.WRITE, people: People | None = None
+) -> str | None:
+    return await refusal(cast(Forge, people or People()), ITEM, given, authorize, "coding agent")
+
+
+@pytest.mark.parametrize(
+    ("user", "authorize", "may"),
+    [
+        ("alice", Authorize.WRITE, True),
+        ("triager", Authorize.WRITE, False),
+        ("reader", Authorize.WRITE, False),
+        ("alice", Authorize.TRIAGE, True),
+        ("triager", Authorize.TRIAGE, True),
+        ("reader", Authorize.TRIAGE, False),
+        ("reader", Authorize.ANYONE, True),
+        ("coding-agent-bot", Authorize.WRITE, True),
+    ],
+)
+async def test_the_permission_decides(user: str, authorize: Authorize, may: bool) -> None:
+    for origin in (Origin.WEBHOOK, Origin.POLL, Origin.REDELIVERY):
+        why = await refused(request(user, origin), authorize)
+        assert (why is None) is may
+        if why is not None:
+            assert why.startswith(f"{user} applied the label, but only people with {authorize} access to")
+
+
+async def test_anyone_needs_no_request() -> None:
+    people = People()
+    assert await refused(request("reader"), Authorize.ANYONE, people) is None
+    assert people.asked == []
+
+
+async def test_who_writes_agent_tasks_has_the_clusters_permission() -> None:
+    assert await refused(request("", Origin.MANUAL, None)) is None
+
+
+async def test_the_author_of_a_command_is_asked_about() -> None:
+    given = request("reader", Origin.MANUAL, Cause.COMMAND)
+    assert await refused(given, people=People(applied_by="alice")) is not None
+
+
+@pytest.mark.parametrize(
+    ("user", "applied_by", "expected"),
+    [
+        ("reader", "alice", None),
+        ("alice", "reader", f"reader applied the label, {WRITE}"),
+        ("alice", None, None),
+        ("", "alice", None),
+        ("", None, f"It is not known who applied the label, {WRITE}"),
+        ("", "", f"It is not known who applied the label, {WRITE}"),
+    ],
+)
+async def test_a_message_of_the_polling_agent_names_the_author_so_the_history_decides(
+    user: str, applied_by: str | None, expected: str | None
+) -> None:
+    assert await refused(request(user, Origin.MANUAL), people=People(applied_by)) == expected
+
+
+async def test_a_forge_that_does_not_answer_is_no_permission() -> None:
+    with pytest.raises(ForgeUnavailableError):
+        await refused(request("unreachable"))

@@ -39,6 +39,7 @@ CHART_SETS = {
     "reporter.http_port": "",
     "operator.job.image": "attempts.image",
     "operator.job.pull_policy": "image.pullPolicy",
+    "operator.job.fixed_ids": "podSecurity.fixedIds",
     "operator.job.service_account": "",
     "operator.job.config_map": "",
     "operator.job.config_key": "",

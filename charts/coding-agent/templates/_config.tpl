@@ -57,6 +57,7 @@ holds none.
 {{- $pod := dig "operator" "job" "pod_template" "spec" dict .Values.config -}}
 image: {{ include "coding-agent.image" (list . .Values.attempts.image) | quote }}
 pull_policy: {{ .Values.image.pullPolicy }}
+fixed_ids: {{ .Values.podSecurity.fixedIds }}
 service_account: {{ include "coding-agent.fullname" . }}-attempt
 config_map: {{ include "coding-agent.fullname" . }}
 config_key: config.yaml

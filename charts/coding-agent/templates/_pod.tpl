@@ -2,9 +2,11 @@
 
 {{- define "coding-agent.podSecurity" -}}
 runAsNonRoot: true
+{{- if .Values.podSecurity.fixedIds }}
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}
@@ -13,8 +15,10 @@ seccompProfile:
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 runAsNonRoot: true
+{{- if .Values.podSecurity.fixedIds }}
 runAsUser: 10001
 runAsGroup: 10001
+{{- end }}
 capabilities:
   drop: [ALL]
 {{- end -}}

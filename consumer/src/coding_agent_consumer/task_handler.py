@@ -20,7 +20,7 @@ from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
-from coding_agent_core.retry import backoff, first_of, while_unavailable
+from coding_agent_core.retry import asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 
@@ -294,7 +294,7 @@ class TaskHandler:
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer
         own = backoff(attempt, consumer.retry_delay, consumer.retry_delay_max)
-        return max(own, asked or 0.0)
+        return max(own, asked_wait(asked or 0.0, consumer.retry_delay_max))
 
 
 async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int) -> None:

@@ -46,6 +46,15 @@ def backoff(failures: int, first: float, longest: float, chance: float | None = 
     return wait * (0.5 + (random.random() if chance is None else chance) / 2)
 
 
+def asked_wait(asked: float, longest: float, chance: float | None = None) -> float:
+    """Seconds to wait where a server asks for some: up to a tenth more by chance, at most `longest`.
+
+    Args:
+        chance: in [0, 1), so that all who were asked do not return at once; random by default.
+    """
+    return min(longest, asked * (1 + (random.random() if chance is None else chance) / 10))
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """Limits of retries.

@@ -207,7 +207,15 @@ def pod_spec(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
         "containers": [_agent(template, given)],
         "volumes": _volumes(template, item, foreign=image is not None),
     }
-    return _merge_template(spec, template.pod_template.get("spec", {}))
+    merged = _merge_template(spec, template.pod_template.get("spec", {}))
+    return merged if template.fixed_ids else _without_ids(merged)
+
+
+def _without_ids(spec: dict[str, Any]) -> dict[str, Any]:
+    for holder in (spec, *spec["initContainers"], *spec["containers"]):
+        for key in ("runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy"):
+            holder["securityContext"].pop(key, None)
+    return spec
 
 
 def _merge_template(spec: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
 from coding_agent_core.outcome import MAX_TAIL, Outcome, Phase, Usage
 from coding_agent_core.reasons import PodReason
-from coding_agent_core.retry import backoff
+from coding_agent_core.retry import asked_wait, backoff
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import last_lines
 
@@ -341,8 +341,11 @@ def delay_after(uid: str, attempts: Sequence[AttemptStatus], policy: Policy) -> 
     if last.reason == "Suspended":
         return 0.0
     failures = sum(1 for attempt in attempts if attempt.reason != "Suspended")
-    chance = random.Random(f"{uid}/{last.number}").random()
-    return backoff(failures, policy.backoff_base, policy.backoff_max, chance)
+    return backoff(failures, policy.backoff_base, policy.backoff_max, _chance(uid, last))
+
+
+def _chance(uid: str, last: AttemptStatus) -> float:
+    return random.Random(f"{uid}/{last.number}").random()
 
 
 def next_attempt_time(
@@ -368,7 +371,8 @@ def next_attempt_time(
     longest = timedelta(seconds=policy.backoff_max)
     soonest = end + timedelta(seconds=delay_after(uid, attempts, policy))
     if asked is not None:
-        soonest = max(soonest, end + timedelta(seconds=min(asked, policy.backoff_max)))
+        wait = asked_wait(asked, policy.backoff_max, _chance(uid, attempts[-1]))
+        soonest = max(soonest, end + timedelta(seconds=wait))
     if stored is not None and end <= stored <= end + longest:
         soonest = max(soonest, stored)
     return soonest if soonest <= now + longest else now

@@ -67,19 +67,20 @@ class ClusterAccess:
             ) from error
 
     def tasks(self, *, everywhere: bool, active: bool, repository: str | None) -> Iterator[Body]:
-        """The tasks, a page at a time."""
+        """The tasks, a page at a time; letter case of the repository is ignored, as forges do."""
         options: dict[str, Any] = {"limit": _PAGE, "_request_timeout": _TIMEOUT}
         if active:
             options["label_selector"] = f"{LABEL_ACTIVE}=true"
-        if repository:
-            options["field_selector"] = f"spec.source.repository={repository}"
         while True:
             with _sentences("list agenttasks"):
                 if everywhere:
                     page = self._tasks.list_cluster_custom_object(GROUP, VERSION, PLURAL, **options)
                 else:
                     page = self._tasks.list_namespaced_custom_object(*self._where, **options)
-            yield from page["items"]
+            for task in page["items"]:
+                # The API server can only compare exactly.
+                if repository is None or _repository_of(task).lower() == repository.lower():
+                    yield task
             token = page["metadata"].get("continue")
             if not token:
                 return
@@ -169,6 +170,10 @@ class ClusterAccess:
             f"there is no agenttask {name} in namespace {self.namespace}: see `kubectl agenttask list`, "
             "or `list -A` for all namespaces."
         )
+
+
+def _repository_of(task: Body) -> str:
+    return str(((task.get("spec") or {}).get("source") or {}).get("repository") or "")
 
 
 def _moment(event: Body) -> tuple[str, int]:

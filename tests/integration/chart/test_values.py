@@ -204,3 +204,10 @@ def test_settings_of_the_values_arrive(tmp_path: Path) -> None:
         "/etc/coding-agent/webhook/github-previous",
     ]
     assert settings.user_config_api.url == "http://coding-agent-user-config:8080"
+
+
+def test_no_user_or_group_is_fixed_where_the_cluster_assigns_them(tmp_path: Path) -> None:
+    text = render_text(CHART / "ci" / "everything-values.yaml", values={"podSecurity": {"fixedIds": False}})
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(text.replace(":", " ").split())
+    objects = [found for found in yaml.safe_load_all(text) if found]
+    assert load_settings(config_of(objects, tmp_path), {}).operator.job.fixed_ids is False

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from coding_agent_cluster.wait import until
 from kubectl_agenttask.program import main
 
 from tests.integration.core_kubernetes.place import Place
+from tests.integration.operator.world import OperatorProcess, account
 from tests.integration.plugin.conftest import Plugin
 
 ISSUE = "https://github.com/octo/demo/issues/7"
@@ -46,6 +49,26 @@ def test_limits_that_are_not_given_are_left_to_the_operator(place: Place, plugin
     spec = place.task(name)["spec"]
     assert (spec["model"], spec["instructions"]) == ("small", "Be quick.")
     assert not {"timeoutSeconds", "maxAttempts"} & set(spec)
+
+
+def test_limits_that_are_not_given_are_those_of_the_release(
+    place: Place, plugin: Plugin, tmp_path: Path
+) -> None:
+    kubeconfig = account(place.plane, place.namespace, tmp_path)
+    limits = {"timeout_seconds": 600, "max_attempts": 2}
+    operator = OperatorProcess(kubeconfig, place.namespace, tmp_path, {"consumer": limits}).start()
+    try:
+        name = plugin("run", ISSUE, "--max-attempts", "5").out.split()[1]
+        # The attempt's Job is made after the limits are filled in.
+        job = until(
+            "a Job", lambda: place.plane.get("-n", place.namespace, "jobs")["items"] or None, timeout=30
+        )
+        spec = place.task(name)["spec"]
+        assert (spec["timeoutSeconds"], spec["maxAttempts"]) == (600, 5)
+        assert 600 < job[0]["spec"]["template"]["spec"]["activeDeadlineSeconds"] < 3600
+        assert name in plugin("list", "--active").out
+    finally:
+        operator.stop()
 
 
 def test_one_run_of_an_item_at_a_time(place: Place, plugin: Plugin, task: str) -> None:
@@ -95,7 +118,7 @@ def test_what_has_ended_is_left_alone(place: Place, plugin: Plugin, task: str, c
 
 def test_list_selects_and_shows_a_line_each(place: Place, plugin: Plugin, task: str) -> None:
     other = plugin("run", "https://github.com/octo/other/pull/8").out.split()[1]
-    place.plane.kubectl("-n", place.namespace, "label", "agenttask", other, "coding-agent.dev/active-")
+    place.plane.kubectl("-n", place.namespace, "label", "agenttask", task, "coding-agent.dev/active=true")
 
     def names(*arguments: str, **options: bool) -> set[str]:
         header, *rows = plugin("list", *arguments, **options).out.splitlines()
@@ -105,6 +128,7 @@ def test_list_selects_and_shows_a_line_each(place: Place, plugin: Plugin, task: 
     assert names() == {task, other}
     assert names("--active") == {task}
     assert names("--repo", "octo/other") == {other}
+    assert names("--repo", "Octo/OTHER") == {other}
     assert {task, other} <= names("-A", namespaced=False)
     assert plugin("list", "--repo", "octo/none").err.strip().startswith("No agenttasks that match")
 

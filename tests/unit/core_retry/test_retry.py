@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.retry import RetryPolicy, backoff
+from coding_agent_core.retry import RetryPolicy, asked_wait, backoff
 
 POLICY = RetryPolicy(tries=4, total=45, first_wait=1, longest_wait=20)
 
@@ -38,3 +38,11 @@ def test_the_distance_of_retries_grows_with_jitter() -> None:
 @pytest.mark.parametrize("tried", [30, 100_000])
 def test_a_long_backoff_is_capped(tried: int) -> None:
     assert backoff(tried, 1, 20, chance=1.0) == 20
+
+
+@pytest.mark.parametrize(
+    ("asked", "chance", "wait"),
+    [(0, 1.0, 0), (60, 0.0, 60), (60, 0.5, 63), (900, 0.9, 900), (7200, 0.0, 900)],
+)
+def test_an_asked_wait_is_spread_and_capped(asked: float, chance: float, wait: float) -> None:
+    assert asked_wait(asked, 900, chance) == pytest.approx(wait)

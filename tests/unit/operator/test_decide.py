@@ -265,11 +265,13 @@ def test_usage_adds_up_and_the_newest_result_counts() -> None:
 def test_the_model_is_not_asked_again_before_it_wants_to() -> None:
     patient = failed(**said(Reason.MODEL_UNAVAILABLE, retry_after=500.0))
     plan = decide(task(status(attempt())), [patient], WAIT, NOW, POLICY)
-    assert plan.requeue_at == ago(1) + timedelta(seconds=500)
+    assert plan.requeue_at is not None
+    # Not all tasks return to it at once.
+    assert timedelta(seconds=500) < plan.requeue_at - ago(1) <= timedelta(seconds=550)
     assert plan.status is not None
     written = task(plan.status)
     assert decide(written, [], GO, NOW + timedelta(seconds=490), POLICY).create is None
-    assert decide(written, [], GO, NOW + timedelta(seconds=500), POLICY).create == 2
+    assert decide(written, [], GO, NOW + timedelta(seconds=550), POLICY).create == 2
 
 
 def test_a_next_time_edited_by_hand_is_not_believed() -> None:

@@ -61,6 +61,14 @@ def test_agent_and_workspace_are_two_users_of_no_common_group_of_their_own() -> 
     assert groups == users
 
 
+def test_no_user_or_group_is_fixed_where_the_cluster_assigns_them() -> None:
+    spec = pod(fixed_ids=False, workspace={"image": "toolchain:1"})
+    for holder in (spec, *spec["initContainers"], *spec["containers"]):
+        security = holder["securityContext"]
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(security)
+        assert security["runAsNonRoot"] is True
+
+
 def test_credentials_and_configuration_are_files_of_the_agent_alone() -> None:
     spec = pod(config_map="settings", credentials=[TOKEN, OTHER, MODEL])
     volume = next(entry for entry in spec["volumes"] if entry["name"] == "credentials")

@@ -35,7 +35,33 @@ def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> S
         ),
         (
             status(Phase.RUNNING, "ErrImagePull", "Attempt 1 has not started yet. No image.", begun=True),
-            "**Coding agent: cannot start yet**\n\nAttempt 1 has not started yet. No image.",
+            "**Coding agent: cannot start yet**\n\nThe agent's image could not be pulled. The administrator",
+            "working on it",
+        ),
+        (
+            status(Phase.RUNNING, "Unschedulable", "… 0/3 nodes are available: pool=agents.", begun=True),
+            "take the attempt. The administrator of this bot can read the details in the task's status.",
+            "pool=agents",
+        ),
+        (
+            status(
+                Phase.RUNNING,
+                "Cancelling",
+                "The task is being cancelled; its attempt is ending. Pod p on n-7.",
+            ),
+            "The task is being cancelled.",
+            "n-7",
+        ),
+        (
+            status(
+                Phase.BACKOFF, "StorageExceeded", "… EmptyDir volume work exceeds. It will be tried again."
+            ),
+            "The attempt needed more disk space than it may have. The administrator",
+            "EmptyDir",
+        ),
+        (
+            status(Phase.RUNNING, "SecretMissing", "… Missing: coding-agent-model.", begun=True),
+            "Missing: coding-agent-model.",
             "working on it",
         ),
         (status(Phase.QUEUED, "Waiting", "as many run as `limits` allow"), "waiting", "limits"),

@@ -95,6 +95,9 @@ class JobTemplate(Section):
     start_seconds: int = Field(default=1200, ge=0)
     """Seconds that pulling images and preparing may take. They count against a pod's deadline. The agent's
     own clock, which starts later, ends a task in time."""
+    fixed_ids: bool = True
+    """Run agent and workspace as different fixed users. `false`: as the user and group that the cluster
+    assigns, which may be one for both, as OpenShift's `restricted-v2` does."""
     workspace: WorkspaceImage = WorkspaceImage()
     pod_template: dict[str, Any] = Field(default_factory=dict)
     """Part of a Kubernetes pod template that is merged over the pod: `metadata` (labels, annotations) and

@@ -14,7 +14,7 @@ from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Outcome
 from coding_agent_core.links import Links
 from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.platforms import FACTS
-from coding_agent_core.reasons import REASONS
+from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.reporting import Report, State, work_on
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item
@@ -31,6 +31,13 @@ _JOB_REFUSED = (
     "The administrator of this bot can read the cluster's answer in the task's status."
 )
 """Instead of the API server's answer, which names things that strangers should not see."""
+_CLUSTER_WORDS = {
+    *(reason for reason, facts in REASONS.items() if facts.patience and reason != PodReason.SECRET_MISSING),
+    *(PodReason.POD_NOT_ENDING, PodReason.POD_LOST, PodReason.STORAGE_EXCEEDED, PodReason.INIT_FAILED),
+}
+"""Reasons whose message can end with words of the kubelet, the scheduler or a container, which name nodes,
+registries and volumes. The message of a missing Secret is our own."""
+_DETAILS = "The administrator of this bot can read the details in the task's status."
 _ACTIVITIES = {"Cancelling": "being cancelled", "Suspending": "being suspended"}
 """Headlines of the phase Running, by reason."""
 _CAUSE_LIMIT = 256
@@ -139,13 +146,26 @@ def _message(task: Task, phase: Phase, cause: str, branch: str | None) -> str:
     condition = task.status.condition("Succeeded")
     if condition is None or (condition.reason in _SAME_AS_PHASE and phase in (Phase.QUEUED, Phase.RUNNING)):
         return ""
-    message = _JOB_REFUSED if condition.reason == "Refused" else condition.message
+    message = _public(condition)
     if phase is not Phase.CANCELLED:
         return message
     if message and cause:
         message = f"{message.removesuffix('.')}: {cause}."
     # Where there is no change yet, the comment names the branch on a line of its own.
     return f"{message} {work_on(branch)}" if branch else message
+
+
+def _public(condition: Condition) -> str:
+    """The message without what only administrators should see."""
+    if condition.reason == "Refused":
+        return _JOB_REFUSED
+    if condition.reason in _ACTIVITIES:
+        # Why its pod does not end follows.
+        head, found, _ = condition.message.partition("; its attempt is ending.")
+        return f"{head}." if found else condition.message
+    if condition.reason in _CLUSTER_WORDS:
+        return f"{REASONS[condition.reason].message} {_DETAILS}"
+    return condition.message
 
 
 def _activity(reason: str) -> str:

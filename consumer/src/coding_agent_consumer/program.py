@@ -21,6 +21,7 @@ from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.reporting import State
 from coding_agent_core.settings import Settings, examine
+from coding_agent_core.tasks import Item
 
 from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
@@ -138,7 +139,7 @@ def attempt_of(
     queued = given.task
 
     async def load() -> tuple[ForgeTask, ItemDetails]:
-        item = await forge.locate(queued.request.item)
+        item = await _located(forge, queued.request.item)
         details = await forge.read(item)
         if not details.open:
             raise ForgeNotFoundError("The item was closed before the attempt started.")
@@ -190,6 +191,26 @@ def attempt_of(
         model=given.model,
         instructions=given.instructions,
     )
+
+
+async def _located(forge: Forge, item: Item) -> Item:
+    """The item with its repository's path.
+
+    An AgentTask can name a project by path and by number. The path has chosen the credential and the image,
+    and requests go to the number: they must be one project.
+
+    Raises:
+        ForgeNotFoundError: they are two, or the project was renamed after the task was created.
+    """
+    if not item.repository or item.project_id is None:
+        return await forge.locate(item)
+    found = await forge.locate(item.model_copy(update={"repository": ""}))
+    if found.repository.lower() != item.repository.lower():
+        raise ForgeNotFoundError(
+            f"Project {item.project_id} is {found.repository} and not {item.repository}, for which the task"
+            " was created."
+        )
+    return item
 
 
 def check_model(settings: Settings) -> None:

@@ -95,7 +95,7 @@ class Spec(_Wire):
     source: Source
     user: str = Field(default="", max_length=256)
     title: str = Field(default="", max_length=1024)
-    url: str = Field(default="", max_length=2048, pattern=r"^(https?://.+)?$")
+    url: str = Field(default="", max_length=2048, pattern=r"^(https?://\S+)?$")
     trigger: Trigger = Trigger(origin=Origin.MANUAL, cause=None, received_at=datetime(1970, 1, 1, tzinfo=UTC))
     run: int = Field(default=1, ge=1)
     model: str | None = Field(default=None, min_length=1, max_length=256)

@@ -201,6 +201,20 @@ async def test_a_further_run_continues_an_open_change_and_leaves_a_merged_one_al
     assert place.system.file_at(f"{FIRST}-r3", "notes.md") == "more\n"
 
 
+async def test_a_path_that_is_not_the_projects_gets_no_work_done(make_place: MakePlace) -> None:
+    """The path chose the credential, and the number would be worked on."""
+    place = make_place("gitlab", fixes_the_bug())
+    given = place.given()
+    request = given.task.request
+    elsewhere = request.item.model_copy(update={"repository": "acme/other"})
+    task = given.task.model_copy(update={"request": request.model_copy(update={"item": elsewhere})})
+    outcome = await place.run(given.model_copy(update={"task": task}))
+    assert outcome.reason is Reason.ITEM_GONE
+    assert "is acme/pricing and not acme/other" in outcome.message
+    assert place.system.model.requests == []
+    assert place.open_changes() == []
+
+
 async def test_an_item_that_is_gone_or_closed_is_not_worked_on(make_place: MakePlace) -> None:
     place = make_place("github", script(finish()))
     given = place.given()

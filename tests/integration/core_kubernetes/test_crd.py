@@ -34,7 +34,7 @@ CANCELLED = "a cancelled task cannot be brought back; use `kubectl agenttask ret
 NO_ITEM = "give spec.source, or spec.url with the web address of the item"
 ABSENT = object()
 SAMPLES = {
-    "^(https?://.+)?$": ("", "https://" + "ä" * 2040),
+    r"^(https?://\S+)?$": ("", "https://" + "ä" * 2040),
     r"^\d{1,12}(\.\d{1,6})?$": ("0", "999999999999.999999"),
     "^[A-Z]{3}$": ("AAA", "ZZZ"),
 }

@@ -1,3 +1,4 @@
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -45,3 +46,11 @@ def test_what_is_written_is_read_again(earlier: EarlierAttempts) -> None:
 def test_a_wrong_input_is_named(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         AttemptInput.from_json(text, now=NOW)
+
+
+def test_a_key_of_another_repository_than_the_items_is_refused() -> None:
+    message = json.loads(an_input().to_json())
+    assert (message["owner"], message["repo"]) == ("acme", "shop")
+    message["repo"] = "secret"
+    with pytest.raises(ValueError, match=r"task\.item: not the item of the key"):
+        AttemptInput.from_json(json.dumps(message), now=NOW)

@@ -8,6 +8,7 @@ socket.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Any
 
 from coding_agent_core.agenttask import (
@@ -25,7 +26,7 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput, EarlierAttempts, QueuedTask
 from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempts import ContextStorage
-from coding_agent_core.settings.job import FS_GROUP, USERS, Credential, JobTemplate
+from coding_agent_core.settings.job import AGENT_USER, FS_GROUP, WORKSPACE_USERS, Credential, JobTemplate
 from coding_agent_core.tasks import Item, TaskRequest
 from coding_agent_core.transcripts import key_of, place_of, url_of
 
@@ -203,7 +204,10 @@ def pod_spec(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "initContainers": [*([_program(template)] if image else []), _workspace(template, image)],
+        "initContainers": [
+            *([_program(template)] if image else []),
+            _workspace(template, image, workspace_user(template, given)),
+        ],
         "containers": [_agent(template, given)],
         "volumes": _volumes(template, item, foreign=image is not None),
     }
@@ -216,6 +220,19 @@ def _without_ids(spec: dict[str, Any]) -> dict[str, Any]:
         for key in ("runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy"):
             holder["securityContext"].pop(key, None)
     return spec
+
+
+def workspace_user(template: JobTemplate, given: AttemptInput) -> int:
+    """The user of an attempt's workspace, unless the template sets one: the same for the same attempt."""
+    spec = template.pod_template.get("spec", {})
+    taken = {
+        container.get("securityContext", {}).get("runAsUser") for container in spec.get("containers", ())
+    }
+    taken.add(spec.get("securityContext", {}).get("fsGroup"))
+    digest = sha256(f"{given.task.uuid}/{given.task.attempt}".encode()).digest()
+    first = int.from_bytes(digest[:8], "big")
+    users = (WORKSPACE_USERS[(first + step) % len(WORKSPACE_USERS)] for step in range(len(taken) + 1))
+    return next(user for user in users if user not in taken)
 
 
 def _merge_template(spec: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,14 +302,14 @@ def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
             "requests": {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "256Mi"},
             "limits": {"memory": "1Gi", "ephemeral-storage": "8Gi"},
         },
-        "securityContext": _security(USERS[AGENT_CONTAINER]),
+        "securityContext": _security(AGENT_USER),
         # The agent's own word; of an agent that was killed the last lines of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
     }
 
 
-def _workspace(template: JobTemplate, image: str | None) -> dict[str, Any]:
+def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str, Any]:
     mounts = [
         _mount("socket", SOCKET_FOLDER),
         _mount("workspace", WORKSPACE),
@@ -321,7 +338,7 @@ def _workspace(template: JobTemplate, image: str | None) -> dict[str, Any]:
             "requests": {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": "256Mi"},
             "limits": {"memory": "4Gi", "ephemeral-storage": "16Gi"},
         },
-        "securityContext": _security(USERS[WORKSPACE_CONTAINER]),
+        "securityContext": _security(user),
         "volumeMounts": mounts,
     }
 
@@ -335,7 +352,7 @@ def _program(template: JobTemplate) -> dict[str, Any]:
         "command": ["python", "-I", "-m", "coding_agent_consumer.workspace.portable", PROGRAM],
         "workingDir": "/",
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": _security(USERS[AGENT_CONTAINER]),
+        "securityContext": _security(AGENT_USER),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [_mount("program", PROGRAM)],
     }

@@ -52,7 +52,7 @@ async def work(wish: dict[str, Any]) -> dict[str, Any]:
     )
     outputs = []
     async with launch_workspace(settings, hidden=[Path(path) for path in wish["hidden"]]) as workspace:
-        socket = str(workspace._socket)
+        socket = str(workspace._path)
         if wish.get("bundle"):
             await workspace.seed(Path(wish["bundle"]), "work")
         for command in wish["commands"]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -195,22 +197,30 @@ async def test_a_server_that_is_killed_is_gone_not_silent(tmp_path: Path) -> Non
             await client.read_file("x")
 
 
-async def test_a_socket_that_is_deleted_or_replaced_is_gone_not_silent(tmp_path: Path) -> None:
+async def test_a_socket_that_is_deleted_is_not_missed(tmp_path: Path) -> None:
+    """Its path is used once; see tests/security/test_takeover_socket.py."""
     async with sidecar(tmp_path) as client:
-        await client.run(f"rm {client._socket}")
-        with pytest.raises(WorkspaceGoneError):
-            await client.run("echo x")
-    client._socket.parent.mkdir(exist_ok=True)
+        await client.run(f"rm {client._path}")
+        assert (await client.run("echo x")).output == "x\n"
 
-    async def liar(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(4)
-        writer.write(b"\xff\xff\xff\xffgarbage")
-        await writer.drain()
 
-    server = await asyncio.start_unix_server(liar, str(client._socket))
-    async with server:
-        with pytest.raises(WorkspaceGoneError, match="invalid answer"):
+async def test_an_invalid_answer_is_gone_not_silent(tmp_path: Path) -> None:
+    def lie(listener: socket.socket) -> None:
+        session, _ = listener.accept()
+        with session:
+            _, descriptors, _, _ = socket.recv_fds(session, 1, 1)
+            with socket.socket(fileno=descriptors[0]) as connection:
+                connection.recv(4)
+                connection.sendall(b"\xff\xff\xff\xffgarbage")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        lying = asyncio.create_task(asyncio.to_thread(lie, listener))
+        client = WorkspaceClient(tmp_path / "socket", command_timeout=60, output_limit=1000)
+        with contextlib.closing(client), pytest.raises(WorkspaceGoneError, match="invalid answer"):
             await client.run("echo x")
+        await lying
 
 
 class sidecar:
@@ -220,8 +230,8 @@ class sidecar:
         self._folder = folder
 
     async def __aenter__(self) -> WorkspaceClient:
-        socket = self._folder / "socket"
-        arguments = ["--socket", str(socket), "--root", str(self._folder / "root"), "--keep-env", "JAVA_HOME"]
+        path = self._folder / "socket"
+        arguments = ["--socket", str(path), "--root", str(self._folder / "root"), "--keep-env", "JAVA_HOME"]
         tools = self._folder / "tools"
         tools.mkdir()
         self._process = await asyncio.create_subprocess_exec(
@@ -234,8 +244,8 @@ class sidecar:
         )
         assert self._process.stdout is not None
         assert b'"none"' in await self._process.stdout.readline()
-        assert socket.stat().st_mode & 0o777 == 0o600
-        return WorkspaceClient(socket, command_timeout=10, output_limit=1000)
+        assert path.stat().st_mode & 0o777 == 0o600
+        return WorkspaceClient(path, command_timeout=10, output_limit=1000)
 
     async def __aexit__(self, *_: object) -> None:
         if self._process.returncode is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.job import WORKSPACE_USERS, JobTemplate
 from coding_agent_operator.job import build_job
 from pydantic import ValidationError
 
@@ -67,6 +67,28 @@ def test_no_user_or_group_is_fixed_where_the_cluster_assigns_them() -> None:
         security = holder["securityContext"]
         assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(security)
         assert security["runAsNonRoot"] is True
+
+
+def test_each_attempt_has_a_workspace_user_of_its_own() -> None:
+    """The kernel counts processes by user: see tests/security/test_node.py."""
+
+    def user_of(number: int, **template: Any) -> int:
+        made = build_job(task(), number, JobTemplate.model_validate(template))
+        user: int = workspace(made["spec"]["template"]["spec"])["securityContext"]["runAsUser"]
+        return user
+
+    users = {user_of(number) for number in range(1, 41)}
+    assert len(users) > 35
+    assert users <= set(WORKSPACE_USERS)
+    assert user_of(1) == user_of(1), "the same after a restart of the operator"
+    taken = user_of(1)
+    as_agent = with_containers({"name": "agent", "securityContext": {"runAsUser": taken}})
+    assert (
+        user_of(1, **as_agent) == WORKSPACE_USERS[(taken + 1 - WORKSPACE_USERS.start) % len(WORKSPACE_USERS)]
+    )
+    assert user_of(1, **with_containers(securityContext={"fsGroup": taken})) != taken
+    fixed = with_containers({"name": "workspace", "securityContext": {"runAsUser": 2002}})
+    assert {user_of(number, **fixed) for number in (1, 2)} == {2002}
 
 
 def test_credentials_and_configuration_are_files_of_the_agent_alone() -> None:
@@ -174,7 +196,7 @@ def test_the_pod_template_is_merged_over_the_pod() -> None:
     assert mounts(agent(spec))["/work"]["name"] == "work"
     assert mounts(workspace(spec))["/cache"]["subPath"] == "w"
     assert workspace(spec)["env"] == [{"name": "GOFLAGS", "value": "-mod=mod"}]
-    assert workspace(spec)["securityContext"]["runAsUser"] == 10002
+    assert workspace(spec)["securityContext"]["runAsUser"] in WORKSPACE_USERS
 
 
 SECRET_VOLUME = {"name": "s", "secret": {"secretName": "x"}}
@@ -235,7 +257,7 @@ def workspace_with(*volumes: dict[str, Any], **container: Any) -> dict[str, Any]
         (agent_with(securityContext=None), "`spec.containers.0.securityContext` must be a mapping"),
         (agent_with(securityContext={"privileged": True}), "securityContext.privileged` cannot be set here"),
         (agent_with(securityContext={"runAsUser": 0}), "must be a number above 0"),
-        (agent_with(securityContext={"runAsUser": 10002}), "three different numbers"),
+        (agent_with(securityContext={"runAsUser": 10003}), "three different numbers"),
         (agent_with(env=[{"name": "HOME", "value": "/"}]), "`spec.containers.0.env.0` sets HOME"),
         (agent_with(volumeMounts=[MOUNT]), "`spec.containers.0.volumeMounts.0` names 's', which is not in"),
         (agent_with(volumeMounts=[{"name": "socket", "mountPath": "/s"}]), "not in `spec.volumes`"),

@@ -25,6 +25,8 @@ from coding_agent_consumer.workspace.processes import end_descendants
 from coding_agent_consumer.workspace.server import ServerOptions, WorkspaceServer, listen
 
 _START_SECONDS = 20
+_MAX_SESSIONS = 64
+"""Of the agent and of commands, which may connect too. The agent has one."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,14 @@ def supervise(options: Options, isolation: str, *, lifeline: bool, report: Calla
     stopping: list[int] = []
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+    held: dict[int, socket.socket] = {}
     warning = ""
     pid = 0
     try:
         for attempt in ("namespaces", "none") if isolation == "auto" else (isolation,):
-            pid, failure = _start(options, attempt)
+            sessions, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                pid, failure = _start(options, attempt, theirs)
             if not failure:
                 report(isolation=attempt, warning=warning)
                 break
@@ -63,20 +68,59 @@ def supervise(options: Options, isolation: str, *, lifeline: bool, report: Calla
         else:
             report(failed=warning if isolation == "namespaces" else failure)
             return 1
-        options.listener.close()
-        watched = [wake, 0] if lifeline else [wake]
-        while not stopping:
-            ready, _, _ = select.select(watched, [], [])
-            if wake in ready:
+        # Commands may run as the same user: they must not get at the sessions.
+        linux.forbid_inspection()
+        with sessions:
+            _pass_sessions(
+                options.listener, sessions, held, wake=wake, pid=pid, stopping=stopping, lifeline=lifeline
+            )
+    finally:
+        end_descendants()
+        for session in held.values():
+            session.close()
+    return 0
+
+
+def _pass_sessions(
+    listener: socket.socket,
+    server: socket.socket,
+    held: dict[int, socket.socket],
+    *,
+    wake: int,
+    pid: int,
+    stopping: list[int],
+    lifeline: bool,
+) -> None:
+    """Accept sessions and pass them to the server, until the server ends or we have to.
+
+    We hold them too: a client is to see the end of its session only when every command has ended.
+    """
+    server.setblocking(False)
+    poll = select.poll()
+    for descriptor in (wake, listener.fileno(), *([0] if lifeline else [])):
+        poll.register(descriptor, select.POLLIN)
+    while not stopping:
+        for descriptor, _ in poll.poll():
+            if descriptor == wake:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake, 512)
                 if _has_ended(pid):
-                    break
-            if 0 in ready and not os.read(0, 512):
-                break
-    finally:
-        end_descendants()
-    return 0
+                    return
+            elif descriptor == 0:
+                if not os.read(0, 512):
+                    return
+            elif descriptor == listener.fileno():
+                with contextlib.suppress(OSError):
+                    session, _ = listener.accept()
+                    if len(held) >= _MAX_SESSIONS:
+                        session.close()
+                        continue
+                    socket.send_fds(server, [b"\0"], [session.fileno()])
+                    held[session.fileno()] = session
+                    poll.register(session, 0)  # its end alone: what arrives is for the server
+            else:
+                poll.unregister(descriptor)
+                held.pop(descriptor).close()
 
 
 def _has_ended(pid: int) -> bool:
@@ -91,14 +135,15 @@ def _has_ended(pid: int) -> bool:
             return True
 
 
-def _start(options: Options, isolation: str) -> tuple[int, str]:
+def _start(options: Options, isolation: str, sessions: socket.socket) -> tuple[int, str]:
     """Fork the server; returns its process id, and why it failed, or an empty string."""
     read, write = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         os.close(read)
-        _in_child(lambda: _run_server(options, isolation, parent, write), write)
+        options.listener.close()
+        _in_child(lambda: _run_server(options, isolation, parent, write, sessions), write)
     os.close(write)
     with os.fdopen(read, "rb") as report:
         ready, _, _ = select.select([report], [], [], _START_SECONDS)
@@ -127,7 +172,7 @@ def _in_child(work: Callable[[], None], report: int) -> None:
         os._exit(1)
 
 
-def _run_server(options: Options, isolation: str, parent: int, report: int) -> None:
+def _run_server(options: Options, isolation: str, parent: int, report: int, sessions: socket.socket) -> None:
     if isolation == "none":
         sandbox.drop_rights(options.uid, capabilities=options.uid is not None)
         try:
@@ -139,7 +184,7 @@ def _run_server(options: Options, isolation: str, parent: int, report: int) -> N
         linux.adopt_orphans()
         linux.die_with_parent()
         if os.getppid() == parent:
-            _serve(options, options.folders, report)
+            _serve(options, options.folders, report, sessions)
         return
     own_user = not linux.may_administer()
     sandbox.enter_namespaces(own_user=own_user)
@@ -148,23 +193,23 @@ def _run_server(options: Options, isolation: str, parent: int, report: int) -> N
         return
     pid = os.fork()
     if pid == 0:
-        _in_child(lambda: _first_process(options, own_user, report), report)
+        _in_child(lambda: _first_process(options, own_user, report, sessions), report)
     os.close(report)
-    options.listener.close()
+    sessions.close()
     linux.forbid_inspection()
     os.waitpid(pid, 0)
 
 
-def _first_process(options: Options, own_user: bool, report: int) -> None:
+def _first_process(options: Options, own_user: bool, report: int, sessions: socket.socket) -> None:
     """PID 1 of the new namespaces: when it ends, everything in them ends."""
     linux.die_with_parent()
     folders = sandbox.enter_view(options.folders, options.readable, options.hidden)
     sandbox.drop_rights(None if own_user else options.uid, capabilities=True)
     linux.die_with_parent()  # once more, because a change of user clears it
-    _serve(options, folders, report)
+    _serve(options, folders, report, sessions)
 
 
-def _serve(options: Options, folders: WorkspaceFolders, report: int) -> None:
+def _serve(options: Options, folders: WorkspaceFolders, report: int, sessions: socket.socket) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
@@ -172,7 +217,7 @@ def _serve(options: Options, folders: WorkspaceFolders, report: int) -> None:
     os.write(report, b"ready\n")
     os.close(report)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open for the life of the process
-    server.serve(options.listener)
+    server.serve(sessions)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ class CommandResult:
 class Workspace(Protocol):
     """A tree in which commands run. Paths are relative to its root; a path that leaves it is refused."""
 
-    async def ping(self) -> str:
-        """An id that changes when the workspace restarts; `WorkspaceGoneError` if it does not answer."""
+    async def ping(self) -> None:
+        """Does nothing; `WorkspaceGoneError` if it does not answer."""
         ...
 
     async def seed(self, bundle: Path, branch: str) -> None:
@@ -128,20 +129,33 @@ class WorkspaceClient:
 
     It runs one exchange at a time. Cancelling an exchange kills its command.
 
+    The socket's path is used once, before any command runs: a command can put a socket of its own there. Each
+    exchange has a socket pair, one end of which is passed over that first connection, the *session*. Only the
+    end of the program that serves it closes the session, and then the path is used again.
+
     Args:
         restart_patience: seconds to wait for a container that restarts; 0 if nothing restarts the program.
+        restarts: gets a line each time that the program was started again, from a process that no command
+            can end; `None`: the end of the session shows that all commands have ended too.
     """
 
     def __init__(
-        self, socket: Path, *, command_timeout: float, output_limit: int, restart_patience: float = 0.0
+        self,
+        path: Path,
+        *,
+        command_timeout: float,
+        output_limit: int,
+        restart_patience: float = 0.0,
+        restarts: asyncio.StreamReader | None = None,
     ) -> None:
-        self._socket = socket
+        self._path = path
+        self._session: socket.socket | None = None
+        self._restarts = restarts
         self._command_timeout = command_timeout
         self._output_limit = output_limit
         # Line numbers, notes on omitted text and one long first line come on top of the limit.
         self._text_limit = 2 * output_limit + 10_000
         self._exchange = asyncio.Lock()
-        self._instance = ""
         self.restart_patience = restart_patience
 
     async def connect(self, patience: float) -> None:
@@ -153,7 +167,8 @@ class WorkspaceClient:
         deadline = time.monotonic() + patience
         while True:
             try:
-                self._instance = await self.ping()
+                await self._open_session(deadline)
+                await self.ping()
             except WorkspaceGoneError as error:
                 if time.monotonic() > deadline:
                     raise WorkspaceGoneError(
@@ -163,9 +178,47 @@ class WorkspaceClient:
                 return
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def ping(self) -> str:
-        fields, _ = await self._ask({"op": "ping"}, timeout=_CONNECT_SECONDS)
-        return str(fields.get("instance", ""))[:64]
+    def close(self) -> None:
+        """End the session."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    async def _open_session(self, deadline: float) -> None:
+        """Open a session, unless there is one whose program has not ended.
+
+        Raises:
+            WorkspaceGoneError: the program cannot be reached.
+        """
+        if self._session is not None:
+            if not _is_closed(self._session):
+                return
+            if self._restarts is not None:
+                await self._restarted(self._restarts, deadline)
+            self.close()
+        session = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        session.setblocking(False)
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(session, str(self._path))
+        except BaseException as error:
+            session.close()
+            if isinstance(error, OSError):  # also out of time
+                raise WorkspaceGoneError("The workspace is gone: its socket is closed.") from error
+            raise
+        self._session = session
+
+    async def _restarted(self, restarts: asyncio.StreamReader, deadline: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                line = await restarts.readline()
+        except (OSError, ValueError) as error:
+            raise WorkspaceGoneError("The workspace was not started again.") from error
+        if not line:
+            raise WorkspaceGoneError("The workspace's container has ended.")
+
+    async def ping(self) -> None:
+        await self._ask({"op": "ping"}, timeout=_CONNECT_SECONDS)
 
     async def seed(self, bundle: Path, branch: str) -> None:
         size = (await asyncio.to_thread(bundle.stat)).st_size
@@ -268,9 +321,9 @@ class WorkspaceClient:
         if not self.restart_patience:
             raise error
         _logger.warning("%s Waiting for the workspace to answer again.", error)
-        before = self._instance
+        before = self._session
         await self.connect(self.restart_patience)
-        reason = f"{error} {_INTERRUPTED}" if self._instance == before else _RESTARTED
+        reason = f"{error} {_INTERRUPTED}" if self._session is before else _RESTARTED
         _logger.warning("The workspace answers again. %s", reason)
         return reason
 
@@ -323,28 +376,53 @@ class WorkspaceClient:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(str(self._socket))
+        if self._session is None:
+            await self._open_session(time.monotonic() + _CONNECT_SECONDS)
+        assert self._session is not None  # noqa: S101 - opened just above
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                socket.send_fds(self._session, [b"\0"], [theirs.fileno()])
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            raise
         try:
             yield reader, writer
         finally:
             writer.transport.abort()  # at once, whatever is unsent: the server then kills the command
 
 
-async def connect_sidecar(settings: WorkspaceSettings, socket: Path) -> WorkspaceClient:
+async def connect_sidecar(
+    settings: WorkspaceSettings, path: Path, *, restarts: asyncio.StreamReader | None = None
+) -> WorkspaceClient:
     """Connect to a workspace whose container is restarted when it stops.
+
+    Args:
+        restarts: as of `WorkspaceClient`.
 
     Raises:
         WorkspaceGoneError: it does not answer within `settings.start_timeout`.
     """
     client = WorkspaceClient(
-        socket,
+        path,
         command_timeout=settings.command_timeout,
         output_limit=settings.output_limit,
         restart_patience=max(_RESTART_SECONDS, settings.start_timeout),
+        restarts=restarts,
     )
     await client.connect(settings.start_timeout)
     return client
+
+
+def _is_closed(session: socket.socket) -> bool:
+    """Whether the other end of a session is closed; it never sends anything."""
+    try:
+        return session.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 async def _receive(reader: asyncio.StreamReader, limit: int) -> tuple[dict[str, Any], bytes]:

@@ -68,16 +68,17 @@ def serve_task(folders: TaskFolders, workspace: Sequence[str]) -> None:
 
 
 def _run_workspace(connection: socket.socket, workspace: Sequence[str]) -> None:
-    """Keep a workspace running while the connection is open; restart it when it ran out of memory."""
-    answered = False
+    """Keep a workspace running while the connection is open; restart it when it ran out of memory.
+
+    The consumer gets a line each time that it was started: from then on it is behind its socket, and nothing
+    that a command has put there.
+    """
     while True:
         with subprocess.Popen(workspace, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None  # noqa: S101 - requested above
             line = process.stdout.readline()
-            if not answered:
-                with contextlib.suppress(OSError):
-                    connection.sendall(line or b'{"failed": "its program ended at once"}\n')
-                answered = True
+            with contextlib.suppress(OSError):
+                connection.sendall(line or b'{"failed": "its program ended at once"}\n')
             started = line.startswith(b'{"isolation"')
             if not started or _consumer_disconnected(connection.fileno(), process.stdout.fileno()):
                 # Before the pipes are closed, because a command can hold them open.

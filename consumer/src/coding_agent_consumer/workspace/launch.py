@@ -42,6 +42,8 @@ _START = (
 )
 _SOCKET_PATH = 107
 """Bytes of a Unix socket's path (unix(7): `sun_path` has 108, the last one is NUL)."""
+_turns: dict[Path, asyncio.Lock] = {}
+"""Whose turn it is, by the folder of a gate."""
 _next = itertools.count(os.getpid())
 
 
@@ -71,7 +73,8 @@ async def launch_workspace(
         WorkspaceGoneError: it cannot be started, or not with the isolation that the settings require.
     """
     if settings.socket is not None:
-        yield await connect_sidecar(settings, settings.socket)
+        with contextlib.closing(await connect_sidecar(settings, settings.socket)) as workspace:
+            yield workspace
         return
     if settings.gate is not None:
         async with _enter_gate(settings, settings.gate) as workspace:
@@ -102,8 +105,9 @@ async def launch_workspace(
                 command_timeout=settings.command_timeout,
                 output_limit=settings.output_limit,
             )
-            await client.ping()
-            yield client
+            with contextlib.closing(client):
+                await client.connect(_START_SECONDS)
+                yield client
         finally:
             await _end(process)
     finally:
@@ -208,23 +212,47 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 @contextlib.asynccontextmanager
 async def _enter_gate(settings: WorkspaceSettings, folder: Path) -> AsyncIterator[Workspace]:
     """An empty workspace behind the gate in `folder`; everything in it is removed at the end of the block."""
+    # While a task has the workspace, its commands can put a socket of their own where the gate was.
+    turn = _turns.setdefault(folder, asyncio.Lock())
     try:
         async with asyncio.timeout(settings.start_timeout):
-            writer, answer = await _connect_to_gate(folder / GATE)
+            await turn.acquire()
     except TimeoutError as error:
-        raise WorkspaceGoneError(
-            f"No workspace behind {folder / GATE} within {settings.start_timeout:.0f} s: its container is "
-            "not running, or it serves another task."
-        ) from error
+        raise WorkspaceGoneError(_busy(settings, folder)) from error
+    try:
+        async with _through_gate(settings, folder) as workspace:
+            yield workspace
+    finally:
+        turn.release()
+
+
+def _busy(settings: WorkspaceSettings, folder: Path) -> str:
+    return (
+        f"No workspace behind {folder / GATE} within {settings.start_timeout:.0f} s: its container is "
+        "not running, or it serves another task."
+    )
+
+
+@contextlib.asynccontextmanager
+async def _through_gate(settings: WorkspaceSettings, folder: Path) -> AsyncIterator[Workspace]:
+    try:
+        async with asyncio.timeout(settings.start_timeout):
+            reader, writer, answer = await _connect_to_gate(folder / GATE)
+    except TimeoutError as error:
+        raise WorkspaceGoneError(_busy(settings, folder)) from error
     try:
         if "failed" in answer:
             raise WorkspaceGoneError(f"The workspace cannot be started: {str(answer['failed'])[:500]}.")
-        yield await connect_sidecar(settings, folder / WORKSPACE)
+        client = await connect_sidecar(settings, folder / WORKSPACE, restarts=reader)
+        with contextlib.closing(client):
+            yield client
     finally:
         writer.close()  # the gate ends the task
 
 
-async def _connect_to_gate(gate: Path) -> tuple[asyncio.StreamWriter, dict[str, object]]:
+async def _connect_to_gate(
+    gate: Path,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, dict[str, object]]:
     """Connect, and retry while the container starts or another task has it."""
     while True:
         with contextlib.suppress(
@@ -237,6 +265,6 @@ async def _connect_to_gate(gate: Path) -> tuple[asyncio.StreamWriter, dict[str, 
                 writer.close()
                 raise
             if isinstance(answer, dict):
-                return writer, answer
+                return reader, writer, answer
             writer.close()
         await asyncio.sleep(_POLL_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import shutil
 import socket
 import tempfile
@@ -67,18 +68,34 @@ class WorkspaceServer:
         )
         self._tree = Tree(folders, self._commands, self._env, options.git)
         self._shell = shutil.which("bash", path=self._env["PATH"]) or "/bin/sh"
-        self._instance = os.urandom(8).hex()
 
-    def serve(self, listener: socket.socket) -> None:
-        listener.setblocking(True)
-        while True:
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(_TRANSFER_SECONDS)
-                try:
-                    self._exchange(connection)
-                except (OSError, wire.WireError, AbandonedError):
-                    continue  # the client is gone or its request is not valid: nobody to answer
+    def serve(self, sessions: socket.socket) -> None:
+        """Answer the requests of the sessions that arrive over `sessions`, until that is closed.
+
+        A session carries connected sockets, one for each request.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(sessions, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    carrier: socket.socket = key.fileobj  # type: ignore[assignment]
+                    received = _received(carrier)
+                    if received is not None and carrier is sessions:
+                        selector.register(received, selectors.EVENT_READ)
+                    elif received is not None:
+                        self._serve(received)
+                    elif carrier is sessions:
+                        return
+                    else:
+                        selector.unregister(carrier)
+                        carrier.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(_TRANSFER_SECONDS)
+            # The client is gone or its request is not valid: nobody to answer.
+            with contextlib.suppress(OSError, wire.WireError, AbandonedError):
+                self._exchange(connection)
 
     def _exchange(self, connection: socket.socket) -> None:
         prefix = _receive(connection, wire.PREFIX.size)
@@ -107,7 +124,7 @@ class WorkspaceServer:
         body = _receive(connection, length)
         match header["op"]:
             case "ping":
-                return {"instance": self._instance}, b""
+                return {}, b""
             case "diff":
                 return {}, self._tree.diff(finished=header.get("finished") is not False)
             case "run":
@@ -185,6 +202,15 @@ class WorkspaceServer:
         asked = header.get("output_limit")
         most = self._options.output_limit
         return min(asked, most) if type(asked) is int and asked > 0 else most
+
+
+def _received(carrier: socket.socket) -> socket.socket | None:
+    """The socket that was passed over another one; `None` at its end, or if something else arrived."""
+    try:
+        _, descriptors, _, _ = socket.recv_fds(carrier, 1, 1)
+        return socket.socket(fileno=descriptors[0]) if descriptors else None
+    except OSError:
+        return None
 
 
 def _string(header: dict[str, Any], name: str) -> str:

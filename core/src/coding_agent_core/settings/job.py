@@ -16,8 +16,12 @@ RESERVED_VOLUMES = ("work", "workspace", "socket", "program", "config", "credent
 RESERVED_VARIABLES = ("HOME", "TMPDIR", "WORKSPACE_SOCKET", "CONFIG_FILE", "CODING_AGENT_TASK")
 """Environment variables that the operator sets in the agent container."""
 FS_GROUP = 10003
-USERS = {"agent": 10001, "workspace": 10002}
-"""Default numeric user and group of each container."""
+AGENT_USER = 10001
+"""Default numeric user and group of the agent."""
+WORKSPACE_USERS = range(20_000, 60_000)
+"""Default users and groups of workspaces: one for each attempt, because the kernel counts processes by user.
+With one for all, a fork bomb in one workspace stops the commands of all others on its node. All are below
+65,536, the users that a pod with a user namespace of its own has."""
 
 _NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i|e[0-9]+)?")
@@ -103,7 +107,8 @@ class JobTemplate(Section):
     """Part of a Kubernetes pod template that is merged over the pod: `metadata` (labels, annotations) and
     `spec`. Containers, named `agent` and `workspace`, are merged by name and may have `env`, `envFrom`,
     `resources`, `volumeMounts` and `securityContext.runAsUser`. `null` removes a default. Keys that would
-    weaken the pod's isolation are refused."""
+    weaken the pod's isolation are refused. Each attempt's workspace has a user of its own; give it a fixed
+    `runAsUser` if attempts share a volume there."""
 
     @field_validator("credentials")
     @classmethod
@@ -128,7 +133,7 @@ class JobTemplate(Section):
         security = _mapping("spec.securityContext", spec.get("securityContext", {}))
         _allow("spec.securityContext", security, _POD_SECURITY)
         volumes = dict(_volumes(spec))
-        users = dict(USERS)
+        users = {"agent": AGENT_USER}
         for at, container in _entries("spec.containers", spec.get("containers", ())):
             users |= _check_container(at, container, volumes)
         _check_users({**users, "fsGroup": security.get("fsGroup", FS_GROUP)})
@@ -158,7 +163,7 @@ def _check_container(
 ) -> dict[str, int]:
     """The user that the container is given, by the container's name."""
     name = container["name"]
-    if name not in USERS:
+    if name not in ("agent", "workspace"):
         raise ValueError(f"`{at}`: the pod has no container {name!r}, only agent and workspace")
     _allow(at, container, _CONTAINER)
     if name == "workspace" and _holds_secret([container.get("env"), container.get("envFrom")]):

@@ -1,0 +1,156 @@
+"""Wall: the workspace's socket. A command that puts its own socket there is never taken for the workspace.
+
+The decoy: whoever connects by the path is answered by the command's own program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.workspace import client
+from coding_agent_consumer.workspace.client import WorkspaceClient, WorkspaceGoneError, connect_sidecar
+from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_core.settings.attempts import WorkspaceSettings
+
+from tests.fixtures.system import until
+from tests.integration.consumer_attempt.place import WorkspaceProcess
+from tests.integration.consumer_workspace.test_gate import Container, container
+
+__all__ = ["container"]
+
+# Answers every request with success and the same text, and lists the requests. It serves both ways that there
+# have been: a request on the connection itself, and one on a socket that was passed over it.
+IMPOSTOR = """
+import json, os, select, socket, struct, sys
+path, seen = sys.argv[1:]
+try:
+    os.unlink(path)
+except FileNotFoundError:
+    pass
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(path)
+os.chmod(path, 0o666)
+listener.listen()
+open(seen, "a").write("ready\\n")
+
+def answer(connection, start=b""):
+    connection.settimeout(5)
+    while len(start) < 4:
+        start += connection.recv(4 - len(start))
+    request = json.loads(connection.recv(struct.unpack(">I", start)[0]))
+    open(seen, "a").write(request["op"] + "\\n")
+    body = b"TAKEN OVER"
+    head = json.dumps({"ok": True, "exit_code": 0, "seconds": 1, "isolation": "none", "body": len(body)})
+    connection.sendall(struct.pack(">I", len(head)) + head.encode() + body)
+    connection.close()
+
+connections = [listener]
+while True:
+    for ready in select.select(connections, [], [])[0]:
+        try:
+            if ready is listener:
+                accepted = listener.accept()[0]
+                if path.endswith("gate"):
+                    accepted.sendall(b'{"isolation": "none", "warning": ""}\\n')
+                    open(seen, "a").write("gate\\n")
+                connections.append(accepted)
+                continue
+            data, passed, _, _ = socket.recv_fds(ready, 1, 1)
+            if passed:
+                answer(socket.socket(fileno=passed[0]))
+                continue
+            connections.remove(ready)
+            if data:
+                answer(ready, data)
+        except (OSError, ValueError):
+            pass
+"""
+
+
+@pytest.fixture
+def sidecar(tmp_path: Path) -> Iterator[WorkspaceProcess]:
+    process = WorkspaceProcess(tmp_path)
+    process.fresh()
+    yield process
+    process.end()
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Path:
+    """What the impostor was asked, a line each."""
+    (tmp_path / "impostor.py").write_text(IMPOSTOR)
+    return tmp_path / "seen"
+
+
+def take(socket: Path, seen: Path) -> str:
+    """A command that has the impostor at the socket's path."""
+    impostor = f"{sys.executable} {seen.with_name('impostor.py')} {socket} {seen}"
+    return f"setsid -f {impostor}; until grep -sq ready {seen}; do sleep 0.05; done; "
+
+
+def asked(seen: Path) -> list[str]:
+    return seen.read_text().split()[1:]
+
+
+async def test_a_stopped_server_is_not_replaced_by_a_commands_own(
+    sidecar: WorkspaceProcess, seen: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60, command_timeout=30), sidecar.socket)
+    await workspace.seed(bundle, "work")
+    monkeypatch.setattr(client, "_GRACE_SECONDS", -25.0)  # it gives the command up after 5 s
+    monkeypatch.setattr(client, "_CONNECT_SECONDS", 2.0)
+    workspace.restart_patience = 3
+    with pytest.raises(WorkspaceGoneError, match="has not answered for 3 s"):
+        await workspace.run(take(sidecar.socket, seen) + "kill -STOP $PPID; sleep 25")
+    assert asked(seen) == []
+    newcomer = WorkspaceClient(sidecar.socket, command_timeout=30, output_limit=1000)
+    await newcomer.connect(10)
+    assert (await newcomer.run("true")).output == "TAKEN OVER", "the impostor works"
+    assert "run" in asked(seen)
+    newcomer.close()
+    workspace.close()
+
+
+async def test_a_killed_server_is_followed_by_a_restarted_one_alone(
+    sidecar: WorkspaceProcess, seen: Path, bundle: Path
+) -> None:
+    workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60), sidecar.socket)
+    await workspace.seed(bundle, "work")
+    restarting = asyncio.create_task(asyncio.to_thread(sidecar.restart_when_ended))
+    killed = await workspace.run(take(sidecar.socket, seen) + "kill -9 $PPID; sleep 9")
+    await restarting
+    assert (killed.exit_code, "restarted" in killed.output) == (137, True)
+    assert "calc.py" in await workspace.list_files()
+    assert asked(seen) == []
+    workspace.close()
+
+
+async def test_behind_a_gate_too(container: Container, seen: Path, bundle: Path) -> None:
+    async with launch_workspace(container.settings()) as workspace:
+        await workspace.seed(bundle, "work")
+        killed = await workspace.run(take(container.folder / "workspace", seen) + "kill -9 $PPID; sleep 9")
+        assert killed.exit_code == 137
+        assert "calc.py" in await workspace.list_files()
+        assert asked(seen) == []
+
+
+async def test_a_false_gate_gets_no_other_task(container: Container, seen: Path, bundle: Path) -> None:
+    """Not the next task of the same consumer; each consumer has a gate of its own."""
+    async with launch_workspace(container.settings()) as first:
+        attack = asyncio.create_task(first.run(take(container.folder / "gate", seen) + "sleep 3"))
+        await asyncio.to_thread(until, lambda: os.path.exists(seen), "the false gate is open")
+        waiting = asyncio.create_task(_listed(container, bundle))
+        assert (await attack).exit_code == 0
+    assert "calc.py" in await asyncio.wait_for(waiting, 60)
+    assert asked(seen) == []
+
+
+async def _listed(container: Container, bundle: Path) -> str:
+    async with launch_workspace(container.settings()) as workspace:
+        await workspace.seed(bundle, "work")
+        return await workspace.list_files()

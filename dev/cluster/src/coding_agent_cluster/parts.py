@@ -64,6 +64,8 @@ MODULES: dict[str, Module] = {
         Module("helm-docs", "github.com/norwoodj/helm-docs"),
         Module("kubeconform", "github.com/yannh/kubeconform", "main.version"),
         Module("kube-score", "github.com/zegl/kube-score"),
+        # What the workflow of CI is checked with.
+        Module("actionlint", "github.com/rhysd/actionlint"),
         Module(
             "prometheus",
             _PROMETHEUS,
@@ -115,6 +117,7 @@ PARTS: dict[str, Part] = {
         Part("helm-docs", "helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
         Part("kubeconform", "kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
         Part("kube-score", "kube-score", "github.com/zegl/kube-score/cmd/kube-score"),
+        Part("actionlint", "actionlint", "github.com/rhysd/actionlint/cmd/actionlint"),
         Part("promtool", "prometheus", f"{_PROMETHEUS}/cmd/promtool"),
         Part("docker-compose", "compose", f"{_COMPOSE}/cmd"),
         Part("caddy", "caddy", f"{_CADDY}/cmd/caddy"),

@@ -1,0 +1,24 @@
+"""The workflow of CI is one that GitHub accepts."""
+
+from __future__ import annotations
+
+import pytest
+from coding_agent_cluster import build
+from coding_agent_docs.paths import ROOT
+
+from tests.chart.run import run
+
+# Time for actionlint, which may have to be built first.
+pytestmark = pytest.mark.timeout(900)
+WORKFLOWS = sorted(str(file) for file in (ROOT / ".github" / "workflows").iterdir())
+
+
+def test_actionlint_finds_nothing() -> None:
+    assert WORKFLOWS
+    run(str(build.binaries(["actionlint"])["actionlint"]), *WORKFLOWS)
+
+
+def test_actionlint_finds_what_is_wrong() -> None:
+    wrong = (ROOT / ".github" / "workflows" / "ci.yaml").read_text().replace("runs-on", "run-on")
+    with pytest.raises(AssertionError, match="run-on"):
+        run(str(build.binaries(["actionlint"])["actionlint"]), "-", stdin=wrong)

@@ -1,0 +1,57 @@
+"""What makes this a project that others may use and change: license, forms, and a workflow that runs CI."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from coding_agent_docs.paths import ROOT
+
+MANIFESTS = [ROOT / "pyproject.toml", *ROOT.glob("*/pyproject.toml"), *ROOT.glob("dev/*/pyproject.toml")]
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+
+
+def test_the_license_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License\n                           Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_every_package_is_found() -> None:
+    assert len(MANIFESTS) >= 13
+
+
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: str(file.relative_to(ROOT).parent))
+def test_every_package_names_the_license(file: Path) -> None:
+    assert tomllib.loads(file.read_text())["project"]["license"] == "Apache-2.0"
+
+
+def test_chart_and_images_name_the_license() -> None:
+    chart = yaml.safe_load((ROOT / "charts" / "coding-agent" / "Chart.yaml").read_text())
+    assert chart["annotations"]["artifacthub.io/license"] == "Apache-2.0"
+    images = sorted(ROOT.glob("Dockerfile.*"))
+    assert len(images) == 5
+    for image in images:
+        assert 'org.opencontainers.image.licenses="Apache-2.0"' in image.read_text(), image.name
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.stem)
+def test_an_issue_form_is_one(form: Path) -> None:
+    """https://docs.github.com/en/communities/using-templates-to-encourage-useful-issues-and-pull-requests"""
+    content = yaml.safe_load(form.read_text())
+    assert {"name", "description", "body"} <= set(content)
+    ids = [field["id"] for field in content["body"] if field["type"] != "markdown"]
+    assert len(ids) == len(set(ids)) > 0
+    for field in content["body"]:
+        assert field["type"] in {"markdown", "textarea", "input", "dropdown", "checkboxes"}
+        assert field["attributes"].get("label") or field["type"] == "markdown"
+
+
+def test_the_workflow_runs_what_ci_runs() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())
+    commands = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert any(re.search(r"(^| )\.ci/run$", command) for command in commands)
+    assert workflow["permissions"] == {"contents": "read"}

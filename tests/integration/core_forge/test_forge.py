@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
@@ -100,10 +101,20 @@ async def test_more_items_than_fit_a_page_are_all_found(world: World) -> None:
         pytest.param(
             {"github": {"query": "state:open"}, "gitlab": {"project_id": REPOSITORY}}, 1, id="project"
         ),
+        pytest.param(
+            {"github": {"query": "author:@me"}, "gitlab": {"assignee": "coding-agent-bot"}},
+            0,
+            id="as the polling agent: our own",
+        ),
+        pytest.param(
+            {"github": {"query": "author:alice"}, "gitlab": {"project_id": ("acme/gone", REPOSITORY)}},
+            1,
+            id="author; several projects, of which one is gone",
+        ),
     ],
 )
 async def test_the_configured_scope_selects(
-    world: World, scope: dict[str, dict[str, str]], count: int
+    world: World, scope: dict[str, dict[str, Any]], count: int
 ) -> None:
     world.server.add_label(REPOSITORY, 1, LABEL)
     name = world.platform.value
@@ -112,6 +123,21 @@ async def test_the_configured_scope_selects(
     forge = connect(Settings.model_validate({name: section}), world.platform)
     try:
         assert len([entry async for entry in forge.find_labeled(LABEL)]) == count
+    finally:
+        await forge.aclose()
+
+
+async def test_what_our_own_account_opened_can_be_selected(world: World) -> None:
+    if world.platform is not Platform.GITHUB:
+        return  # there the poll selects by assignee
+    ours = world.server.open_issue(REPOSITORY, "By the bot", by="coding-agent-bot")
+    for number in (1, ours):
+        world.server.add_label(REPOSITORY, number, LABEL)
+    section = world.settings.model_dump()["github"] | {"query": "state:open author:@me"}
+    section["personal_access_token"] = "bot-token"
+    forge = connect(Settings.model_validate({"github": section}), world.platform)
+    try:
+        assert [found.item.number async for found in forge.find_labeled(LABEL)] == [ours]
     finally:
         await forge.aclose()
 

@@ -121,7 +121,7 @@ async def search(
     sort = request.query_params.get("sort")
     if sort:
         query += f" sort:{sort}-{request.query_params.get('order', 'desc')}"
-    hits = found(visible, query)
+    hits = found(visible, query, me=user.login)
     shown = paged(hits, request, response)
     return {
         "total_count": len(hits),

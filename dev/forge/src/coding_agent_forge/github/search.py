@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coding_agent_forge.model import Item, Kind, Repository
 
@@ -68,12 +68,14 @@ _CHECKS: Mapping[str, Check] = {
 _PLACES = ("user", "org", "repo")
 
 
-def found(repositories: Iterable[Repository], query: str) -> list[tuple[Repository, Item]]:
-    """Everything that a query finds, newest first unless `sort:` says otherwise.
+def found(
+    repositories: Iterable[Repository], query: str, *, me: str = "@me"
+) -> list[tuple[Repository, Item]]:
+    """Everything that a query finds, newest first unless `sort:` says otherwise; `@me` stands for `me`.
 
     Several places (`user:`, `org:`, `repo:`) widen a search, all other terms narrow it.
     """
-    terms = parse(query)
+    terms = [replace(term, value=me) if term.value == "@me" else term for term in parse(query)]
     places = [term for term in terms if term.name in _PLACES and not term.negated]
     others = [term for term in terms if term not in places and term.name != "sort"]
     hits = [

@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 from coding_agent_core.settings import Settings
-from pydantic import AliasChoices, BaseModel
 
 FOLDER = Path(__file__).parent
 TARGET = FOLDER / "coding-agent" / "values.schema.json"
@@ -53,7 +52,6 @@ def values_schema() -> dict[str, Any]:
     schema: dict[str, Any] = yaml.safe_load((FOLDER / "values.schema.yaml").read_text(encoding="utf-8"))
     settings = Settings.model_json_schema()
     definitions = settings.pop("$defs")
-    _accept_aliases(definitions)
     for key in CHART_SETS:
         _remove(settings, definitions, key.split("."))
     schema["properties"]["config"] = _tidy(settings)
@@ -91,37 +89,6 @@ def _remove(settings: dict[str, Any], definitions: dict[str, Any], path: list[st
 def _reference(node: dict[str, Any]) -> str:
     candidates = [node, *node.get("anyOf", []), *node.get("allOf", [])]
     return str(next(candidate["$ref"] for candidate in candidates if "$ref" in candidate))
-
-
-def _accept_aliases(definitions: dict[str, Any]) -> None:
-    """The other spellings of a key: pydantic's own schema names the first alone."""
-    for model in _models(Settings):
-        definition = definitions.get(model.__name__)
-        if definition is None:
-            continue
-        for field in model.model_fields.values():
-            if isinstance(field.validation_alias, AliasChoices):
-                names = [name for name in field.validation_alias.choices if isinstance(name, str)]
-                known = next(name for name in names if name in definition["properties"])
-                for name in names:
-                    definition["properties"].setdefault(name, definition["properties"][known])
-                if known in definition.get("required", []):
-                    # Any of the spellings will do; the programs say which is missing.
-                    definition["required"].remove(known)
-
-
-def _models(root: type[BaseModel]) -> set[type[BaseModel]]:
-    found: set[type[BaseModel]] = set()
-    waiting: list[Any] = [root]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, type) and issubclass(each, BaseModel):
-            if each not in found:
-                found.add(each)
-                waiting.extend(field.annotation for field in each.model_fields.values())
-        else:
-            waiting.extend(getattr(each, "__args__", ()))
-    return found
 
 
 def text() -> str:

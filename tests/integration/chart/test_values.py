@@ -32,7 +32,12 @@ WRONG = [
     ("polling.schedule=often", "at '/polling/schedule'"),
     ("config.webhok.enabled=true", "at '/config': additional properties 'webhok' not allowed"),
     ("config.llm.openai.max_token=-1", "at '/config/llm/openai/max_token'"),
-    ("config.limits.perRepository=many", "at '/config/limits/perRepository': got string, want integer"),
+    ("config.limits.per_repository=many", "at '/config/limits/per_repository': got string, want integer"),
+    (
+        "config.limits.perRepository=3",
+        "at '/config/limits': additional properties 'perRepository' not allowed",
+    ),
+    ("config.limits.global_=3", "at '/config/limits': additional properties 'global_' not allowed"),
     ("config.queue.backend=memory", "at '/config/queue': additional properties 'backend' not allowed"),
     (
         "config.llm.openai.api_key=sk-1",

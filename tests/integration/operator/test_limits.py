@@ -21,7 +21,7 @@ def test_the_limits_hold_and_positions_show_who_waits(
 ) -> None:
     pods.script = lambda _: RUNS
     names = [world.create(n, repository=f"octo/r{n % 2}") for n in range(1, 9)]
-    operator(limits={"global": 3, "perRepository": 2})
+    operator(limits={"global": 3, "per_repository": 2})
     world.until("3 run", lambda: phases(world) == {"Running": 3, "Queued": 5} or None)
     waiting = [t["status"]["queuePosition"] for t in world.tasks() if t["status"]["phase"] == "Queued"]
     assert sorted(waiting) == [1, 2, 3, 4, 5]

@@ -53,7 +53,7 @@ def test_two_operators_never_exceed_the_limit_nor_double_a_job(
     world: World, pods: PodDriver, operator: Start, count: JobCount, tmp_path: Path
 ) -> None:
     """One of them sees all a little later, so it decides otherwise: another task has its turn by then."""
-    settings = {"limits": {"global": 2, "perRepository": 2}}
+    settings = {"limits": {"global": 2, "per_repository": 2}}
     with proxy_of(world.plane.kubeconfig) as proxy:
         kubeconfig = account(world.plane, world.namespace, tmp_path, proxy.url)
         late = OperatorProcess(kubeconfig, world.namespace, tmp_path, settings).start()

@@ -22,7 +22,7 @@ def test_200_tasks_of_20_repositories_at_limit_20(
     for n in range(199):
         world.create(n + 1, repository=f"octo/r{n % 19}")
     single = world.create(5000, repository="octo/single")
-    process = operator(limits={"global": 20, "perRepository": 20})
+    process = operator(limits={"global": 20, "per_repository": 20})
     world.until("20 run", lambda: phases(world) == {"Running": 20, "Queued": 180} or None, timeout=120)
     assert f"{single}-1" in count.order, "the repository with one task is in the first round"
     assert len(set(count.repositories)) == 20, "every repository is"

@@ -86,7 +86,7 @@ def test_a_thousand_tasks_of_20_repositories_at_limit_50(
     def operator(**metadata: Any) -> OperatorProcess:
         template = {"metadata": metadata, "spec": fake_nodes.POD_PLACEMENT}
         settings = {
-            "limits": {"global": LIMIT, "perRepository": LIMIT},
+            "limits": {"global": LIMIT, "per_repository": LIMIT},
             "operator": {"job": {"pod_template": template}, "position_interval": POSITION_INTERVAL_S},
         }
         return OperatorProcess(kubeconfig, namespace, tmp_path, settings).start()

@@ -213,7 +213,7 @@ def test_secret_files_are_read_again_when_they_change(
 
 
 def test_limits_may_be_written_as_the_design_has_them(tmp_path: Path) -> None:
-    text = "limits: {global: 3, perRepository: 2, overrides: {acme/pricing: 1}}\n"
+    text = "limits: {global: 3, per_repository: 2, overrides: {acme/pricing: 1}}\n"
     limits = load_settings(write(tmp_path, text), {}).limits
     assert (limits.global_, limits.of("github.com", "acme/x"), limits.of("github.com", "Acme/Pricing")) == (
         3,

@@ -5,7 +5,7 @@ from pathlib import Path
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import SecretField, Section
 from coding_agent_docs.settings_reference import Key, groups
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 
 class Inner(Section):
@@ -27,7 +27,7 @@ class Base(Section):
 class Outer(Base):
     """All (requirement S22)."""
 
-    global_: float = Field(default=2.0, validation_alias=AliasChoices("global", "global_"))
+    global_: float = Field(default=2.0, validation_alias="global")
     """Half | half."""
     token: SecretField = SecretSettings()
     place: Path | None = None

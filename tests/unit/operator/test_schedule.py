@@ -158,7 +158,7 @@ def test_positions_are_shown_coarsely() -> None:
 
 def test_a_repository_has_its_own_limit() -> None:
     limits = Limits.model_validate(
-        {"global": 9, "perRepository": 2, "overrides": {"O/Big": 7, "ghe.test/o/r": 1}}
+        {"global": 9, "per_repository": 2, "overrides": {"O/Big": 7, "ghe.test/o/r": 1}}
     )
     assert limits.global_ == 9
     assert limits.of("github.com", "o/big") == 7

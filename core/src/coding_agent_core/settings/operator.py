@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import Field, field_validator
 
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.section import Section, for_repository
@@ -19,11 +19,9 @@ Served = Annotated[str, Field(pattern=r"^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)
 class Limits(Section):
     """How many tasks run at a time; never exceeded."""
 
-    global_: int = Field(default=20, ge=0, validation_alias=AliasChoices("global", "global_"))
+    global_: int = Field(default=20, ge=0, validation_alias="global")
     """Limit for a namespace; 0 starts nothing."""
-    per_repository: int = Field(
-        default=5, ge=0, validation_alias=AliasChoices("per_repository", "perRepository")
-    )
+    per_repository: int = Field(default=5, ge=0)
     """Limit for each repository."""
     overrides: dict[str, int] = Field(default_factory=dict)
     """Limits for single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""

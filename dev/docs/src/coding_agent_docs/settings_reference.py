@@ -17,7 +17,7 @@ import yaml
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
-from pydantic import AliasChoices, BaseModel
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from coding_agent_docs.docstrings import attribute_docstrings
@@ -82,10 +82,7 @@ def undocumented() -> list[str]:
 
 
 def _key(name: str, field: FieldInfo) -> str:
-    alias = field.validation_alias
-    if isinstance(alias, AliasChoices):
-        alias = alias.choices[0]
-    return alias if isinstance(alias, str) else name
+    return field.validation_alias if isinstance(field.validation_alias, str) else name
 
 
 def _section(annotation: Any) -> tuple[type[BaseModel], str] | None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.fixtures.flood import KINDS
+from tests.fixtures.flood import KINDS, MANY
 from tests.fixtures.receiver_process import LARGE_EVERY, MEBI, ReceiverProcess, authentic, receiver_process
 
 PROGRAM = """
@@ -22,9 +22,9 @@ SECONDS = 2.0
 """In which every authentic webhook must be answered."""
 
 
-async def flood(receiver: ReceiverProcess, kind: str) -> None:
+async def flood(receiver: ReceiverProcess, kind: str, addresses: int = 1) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.fixtures.flood", str(receiver.port), kind)
+        *(sys.executable, "-m", "tests.fixtures.flood", str(receiver.port), kind, str(addresses))
     )
     try:
         assert await asyncio.wait_for(process.wait(), 120) == 0
@@ -38,15 +38,19 @@ def most(idle: int) -> float:
     return 1.2 * idle + 64 * MEBI
 
 
+@pytest.mark.parametrize("addresses", [1, pytest.param(MANY, marks=pytest.mark.long)], ids=["one", "many"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_flood_neither_fills_the_memory_nor_delays_authentic_webhooks(kind: str) -> None:
+async def test_a_flood_neither_fills_the_memory_nor_delays_authentic_webhooks(
+    kind: str, addresses: int
+) -> None:
     async with receiver_process(PROGRAM) as receiver:
         idle = receiver.resident()
         async with authentic(receiver.port, rate=5) as sent:
-            await flood(receiver, kind)
+            await flood(receiver, kind, addresses)
         peak = receiver.resident("VmHWM")
     slowest = max(answer.seconds for answer in sent)
-    print(f"{kind}: {idle / MEBI:.0f} to {peak / MEBI:.0f} MiB, {len(sent)} answers within {slowest:.2f} s")
+    memory = f"{idle / MEBI:.0f} to {peak / MEBI:.0f} MiB"
+    print(f"{kind} from {addresses}: {memory}, {len(sent)} answers within {slowest:.2f} s")
     assert len(sent) > LARGE_EVERY
     assert {answer.status for answer in sent} == {200}
     assert slowest < SECONDS

@@ -147,9 +147,11 @@ class LimitedHttp(HttpToolsProtocol):
         min(incomplete, key=lambda one: one._since).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._deadline is None and (not self.cycle or self.cycle.response_complete):
-            self._start_deadline()
         super().data_received(data)
+        # A head that arrives at once, as nearly all do, needs no deadline.
+        without_request = self._in_head or not self.cycle or self.cycle.response_complete
+        if without_request and self._deadline is None:
+            self._start_deadline()
         if self._in_head:
             self._head_size += len(data)
             if self._head_size > HEAD_SIZE:
@@ -157,6 +159,7 @@ class LimitedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head, self._head_size = True, 0
+        self._since = self.loop.time()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -188,6 +191,7 @@ class _JoinedWrites:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self.is_closing = transport.is_closing
         self._pieces: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:

@@ -65,13 +65,14 @@ async def test_a_head_that_does_not_arrive_is_given_up(
     assert (await rest(await connect(receiver, sent))).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("second", [START, b"\r\n"], ids=["a line", "an empty line"])
 async def test_a_second_head_on_a_connection_is_limited_too(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, second: bytes
 ) -> None:
     monkeypatch.setattr(server, "HEAD_TIME", 0.2)
     connection = await connect(receiver, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await connection[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
-    connection[1].write(START)
+    connection[1].write(second)
     assert (await rest(connection)).startswith(b"HTTP/1.1 408 ")
 
 

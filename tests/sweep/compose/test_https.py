@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import re
 import ssl
 import threading
 from collections.abc import Iterator
@@ -76,6 +79,35 @@ def test_a_replica_dies_under_load_and_no_request_fails(machine: Machine, caddy:
     assert answers == [200] * REQUESTS
     for server in servers:
         assert server.text().count("Task queued successfully") > REQUESTS // 20, "both had their share"
+
+
+async def test_a_flood_of_large_bodies_stays_within_the_memory_of_its_container(
+    machine: Machine, caddy: Path
+) -> None:
+    https = free_port()
+    machine.start_webhook_server(WEBHOOK_ADDRESSES[0])
+    ports = {"CADDY_HTTP_PORT": str(free_port()), "CADDY_HTTPS_PORT": str(https)}
+    with running_caddy(machine, caddy, **ports) as proxy:
+        verify = trusting(machine, proxy)
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=f"https://localhost:{https}", verify=verify, timeout=60, limits=limits
+        ) as client:
+
+            async def forged() -> None:
+                with contextlib.suppress(httpx.TransportError):
+                    headers = github_headers(b"")
+                    await client.post("/webhook/github", content=bytes(9_000_000), headers=headers)
+
+            await asyncio.gather(*(forged() for _ in range(64)))
+            body, headers = signed(1)
+            answer = await client.post("/webhook/github", content=body, headers=headers)
+        status = Path(f"/proc/{proxy.process.pid}/status").read_text()
+    assert answer.status_code == 200
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    print(f"{peak / 1024**2:.0f} MiB")
+    limit = machine.project.services["caddy"]["deploy"]["resources"]["limits"]["memory"]
+    assert peak < int(limit)
 
 
 def test_what_the_world_sees(machine: Machine, caddy: Path) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.patch import PatchRefusedError
-from coding_agent_consumer.repository import Author, BareClone
+from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
 
-AUTHOR = Author("coding agent", "agent@example.com")
+AUTHOR = CommitIdentity("coding agent", "agent@example.com")
 BRANCH = "coding-agent/issue-7"
 NAMESPACES = Isolation.NAMESPACES
 

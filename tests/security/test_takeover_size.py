@@ -15,16 +15,17 @@ import pytest
 from coding_agent_consumer import git as consumer_git
 from coding_agent_consumer import repository as consumer_repository
 from coding_agent_consumer.patch import MAX_UNPACKED, PatchRefusedError, require_bounded
-from coding_agent_consumer.repository import Author, BareClone
+from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.client import WorkspaceClient, WorkspaceRefusedError
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.wire import MAX_FILE
+from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import GitServer, git
 
 MiB = 2**20
-AUTHOR = Author("coding agent", "agent@example.com")
+AUTHOR = CommitIdentity("coding agent", "agent@example.com")
 BRANCH = "coding-agent/issue-7"
 
 

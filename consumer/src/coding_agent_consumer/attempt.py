@@ -24,13 +24,14 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.forge.protocol import CommitIdentity, Forge, ItemDetails
 from coding_agent_core.inert import inline, quotation
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
 from coding_agent_core.settings import Settings
+from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.text import beginning
 
@@ -43,7 +44,7 @@ from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.instruction_files import instruction_files
 from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.per_user import settings_for, with_task_options
-from coding_agent_consumer.repository import Author, BareClone, Publisher
+from coding_agent_consumer.repository import BareClone, Publisher
 from coding_agent_consumer.tasks import ForgeTask
 from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_consumer.workspace.client import Workspace, WorkspaceGoneError, WorkspaceRefusedError
@@ -191,14 +192,17 @@ class Attempt:
                 "Cloned %s: branch %s%s", source, branch, " (continuing)" if repository.resumed else ""
             )
             brief = await self._prepared(lambda: self._brief(settings, task, details, repository, recap))
+            author = await self._prepared(lambda: commit_author(task.forge, settings.consumer.commits))
+            asked_by = await self._prepared(lambda: self._asked_by(task.forge))
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), branch)
                 publisher = Publisher(
                     repository=repository,
                     workspace=workspace,
-                    author=Author(settings.consumer.commit_name, settings.consumer.commit_email),
+                    author=author,
                     title=details.title,
                     footer=f"For {task.item.display}: {details.url}",
+                    asked_by=asked_by,
                 )
 
                 async def log_step(step: Step) -> None:
@@ -239,6 +243,17 @@ class Attempt:
             transcript=self.transcripts.path,
             last_lines=self.transcripts.lines,
         )
+
+    async def _asked_by(self, forge: Forge) -> CommitIdentity | None:
+        """The person who applied the label; `None`: our own account, or the forge does not show them."""
+        user = self.request.user
+        if not user or user.casefold() == (await forge.whoami()).casefold():
+            return None
+        try:
+            return await forge.commit_identity_of(user)
+        except ForgeRefusedError as error:
+            _logger.info("The person who asked is not shown as co-author: %s", error)
+            return None
 
     async def _publish(self, publisher: Publisher, worked: Outcome) -> None:
         """Commit and push what the workspace holds."""
@@ -295,3 +310,11 @@ class Attempt:
             pause=lambda seconds: pause_until(self.stop, seconds),
             longest_wait=_LONGEST_PAUSE,
         )
+
+
+async def commit_author(forge: Forge, settings: Commits) -> CommitIdentity:
+    """The author of the commits: the forge's account, as far as the settings name nobody else."""
+    if settings.name and settings.email:
+        return CommitIdentity(settings.name, settings.email)
+    own = await forge.commit_identity()
+    return CommitIdentity(settings.name or own.name, settings.email or own.email)

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
-from coding_agent_core.inert import inline, quotation
+from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.links import is_branch_name
 from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent import OnStep, Step
+from coding_agent_consumer.commit_message import commit_message
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
 from coding_agent_consumer.patch import PatchRefusedError, require_bounded
 from coding_agent_consumer.workspace.client import Workspace, WorkspaceRefusedError
@@ -35,12 +36,6 @@ _CHECKPOINT_SECONDS = 60.0
 """For pushing unfinished work: the model waits meanwhile."""
 _CHECKPOINT_PATIENCE = 10.0
 """Seconds in which the push of a checkpoint is retried while the forge is not available."""
-
-
-@dataclass(frozen=True)
-class Author:
-    name: str
-    email: str
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ class BareClone:
         await self._git.local("update-ref", f"refs/heads/{self.branch}", self.tip)
         return path
 
-    async def commit(self, patch: bytes, message: str, author: Author) -> str | None:
+    async def commit(self, patch: bytes, message: str, author: CommitIdentity) -> str | None:
         """Commit everything that changed since the start point; `None` if the branch's tip holds it already.
 
         May be called again with a later patch, also relative to the start point: its commit follows the last.
@@ -278,14 +273,16 @@ class Publisher:
 
     Attributes:
         title: of the item.
-        footer: last line of each commit's message.
+        footer: names the item in each commit's message.
+        asked_by: co-author of each commit.
     """
 
     repository: BareClone
     workspace: Workspace
-    author: Author
+    author: CommitIdentity
     title: str
     footer: str
+    asked_by: CommitIdentity | None = None
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @property
@@ -293,11 +290,11 @@ class Publisher:
         """The branch is on the forge."""
         return self.repository.resumed or self.repository.pushed != self.repository.start_point
 
-    async def commit(self, body: str = "", *, finished: bool) -> None:
+    async def commit(self, summary: str = "", *, finished: bool) -> None:
         """Commit what the workspace holds, if it differs from what was committed; all text becomes inert.
 
         Args:
-            body: of the commit's message.
+            summary: of the work, by the model.
             finished: `False`: also without new files that are too large to be committed.
 
         Raises:
@@ -309,8 +306,13 @@ class Publisher:
                 patch = await self.workspace.diff(finished=finished)
             except WorkspaceRefusedError as error:
                 raise PatchRefusedError(str(error)) from error
-            subject = self.title if finished else f"Work so far on {self.title}"
-            message = "\n\n".join(filter(None, (inline(subject), quotation(body), self.footer))) + "\n"
+            message = commit_message(
+                summary,
+                finished=finished,
+                item_title=self.title,
+                footer=self.footer,
+                asked_by=self.asked_by,
+            )
             await self.repository.commit(patch, message, self.author)
 
     async def push(self) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.git import Credentials, RemoteMovedError
 from coding_agent_consumer.patch import PatchRefusedError
-from coding_agent_consumer.repository import Author, BareClone
+from coding_agent_consumer.repository import BareClone
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.protocol import CloneSource
+from coding_agent_core.forge.protocol import CloneSource, CommitIdentity
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
 
-AUTHOR = Author("coding agent", "agent@example.com")
+AUTHOR = CommitIdentity("coding agent", "agent@example.com")
 BRANCH = "coding-agent/issue-7"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
 from coding_agent_core.forge.connect import connect
-from coding_agent_core.forge.protocol import Permission
+from coding_agent_core.forge.protocol import CommitIdentity, Permission
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Origin
@@ -216,6 +216,20 @@ async def test_a_change_that_cannot_be_opened_says_why(world: World) -> None:
 )
 async def test_what_people_may_do(world: World, user: str, permission: Permission) -> None:
     assert await world.forge.permission(world.issue, user) is permission
+
+
+async def test_the_identities_in_commits_are_the_forges_accounts(world: World) -> None:
+    own, alice = world.server.user("coding-agent-bot"), world.server.user("alice")
+    if world.platform is Platform.GITHUB:
+        assert await world.forge.commit_identity() == CommitIdentity(
+            own.name, f"{own.id}+coding-agent-bot@users.noreply.127.0.0.1"
+        )
+        private = f"{alice.id}+alice@users.noreply.127.0.0.1"
+    else:
+        assert await world.forge.commit_identity() == CommitIdentity(own.name, "coding-agent-bot@localhost")
+        private = f"{alice.id}-alice@users.noreply.127.0.0.1"
+    assert await world.forge.commit_identity_of("alice") == CommitIdentity(alice.name, private)
+    assert await world.forge.commit_identity_of("nobody") is None
 
 
 async def test_an_item_that_is_not_there(world: World) -> None:

@@ -30,6 +30,9 @@ async def everything(world: World) -> set[str]:
         return getattr(world.forge, name)
 
     await call("whoami")()
+    await call("commit_identity")()
+    await call("commit_identity_of")("alice")
+    await call("commit_identity_of")("nobody")
     await asyncio.to_thread(push_fix, world.server, world.folder, BRANCH)
     await call("find_change")(world.issue, branch=BRANCH)
     change = await call("open_change")(

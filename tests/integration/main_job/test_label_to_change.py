@@ -62,6 +62,23 @@ def test_a_labeled_issue_becomes_a_change(start_system: StartSystem, flavour: st
     assert tests.returncode == 0, "the repository's own tests pass on the branch"
     assert system.git("diff", "--name-only", "main", change.head).split() == ["pricing/discount.py"]
 
+    account, person = system.forge.user("coding-agent-bot"), system.forge.user("alice")
+    email, private = (
+        (f"{account.id}+coding-agent-bot@users.noreply.127.0.0.1", f"{person.id}+alice")
+        if flavour == "github"
+        else ("coding-agent-bot@localhost", f"{person.id}-alice")
+    )
+    assert system.git(
+        "log", "-1", "--format=%an <%ae>%n%cn <%ce>%n%(trailers)", change.head
+    ).splitlines() == [
+        f"coding-agent-bot <{email}>",
+        f"coding-agent-bot <{email}>",
+        f"Co-authored-by: alice <{private}@users.noreply.127.0.0.1>",
+        "",
+    ], "the account, and the person who asked"
+    subject = system.git("log", "-1", "--format=%s", change.head).strip()
+    assert subject == "The bulk discount now starts at the step itself"
+
     everything = program.text() + comment.body + change.body
     for secret in (BOT_TOKEN, SECRET, MODEL_KEY):
         assert secret not in everything

@@ -45,6 +45,8 @@ def ask(request: pytest.FixtureRequest, github_forge: ForgeServer) -> Checked:
 def test_repository_and_people(ask: Checked) -> None:
     assert ask("GET", "/user", 200)["login"] == "coding-agent-bot"
     ask("GET", "/user", 401, token="wrong")
+    assert ask("GET", "/users/alice", 200)["login"] == "alice"
+    ask("GET", "/users/nobody", 404)
     ask("GET", "/meta", 200, token=None)
     assert ask("GET", REPO, 200)["default_branch"] == "main"
     ask("GET", "/repos/acme/nothing", 404)

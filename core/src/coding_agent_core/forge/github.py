@@ -17,7 +17,7 @@ from coding_agent_core.forge.discussion import Checks, Comment, Discussion
 from coding_agent_core.forge.github_checks import GitHubChecks
 from coding_agent_core.forge.github_discussion import GitHubDiscussion
 from coding_agent_core.forge.protocol import Change, Hook, HookDelivery, ItemDetails, Permission
-from coding_agent_core.forge.rest import COMMENT_LIMIT, CommentAnswer, ItemAnswer, RestForge
+from coding_agent_core.forge.rest import COMMENT_LIMIT, CommentAnswer, ItemAnswer, RestForge, User
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub
 from coding_agent_core.tasks import Item
@@ -117,6 +117,7 @@ class GitHubForge(RestForge):
     LABELED = "labeled"
     REACTIONS = "reactions"
     REACTION_FIELD = "content"
+    ID_MARK = "+"
 
     settings: GitHub
 
@@ -247,6 +248,12 @@ class GitHubForge(RestForge):
         )
         pull = await self.client.get(ItemAnswer, call)
         return Change(number=pull.number, url=pull.url, created=True)
+
+    async def find_user(self, login: str) -> User | None:
+        try:
+            return await self.client.get(User, Call("GET", path("users", login), f"reading the user {login}"))
+        except ForgeNotFoundError:
+            return None
 
     async def permission(self, item: Item, user: str) -> Permission:
         """See `Forge`. `NONE` also for repositories that our token cannot see."""

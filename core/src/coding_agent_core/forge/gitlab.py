@@ -78,6 +78,7 @@ class GitLabForge(RestForge):
     LABELED = "add"
     REACTIONS = "award_emoji"
     REACTION_FIELD = "name"
+    ID_MARK = "-"
 
     settings: GitLab
 
@@ -214,11 +215,15 @@ class GitLabForge(RestForge):
         opened = await self.client.get(ItemAnswer, call)
         return Change(number=opened.number, url=opened.url, created=True)
 
+    async def find_user(self, login: str) -> User | None:
+        call = Call("GET", "/users", f"reading the user {login}", {"username": login})
+        users = await self.client.get(list[User], call)
+        return next((found for found in users if found.login.lower() == login.lower()), None)
+
     async def permission(self, item: Item, user: str) -> Permission:
         """See `Forge`. Members of a group that has access to the project count as well."""
         what = f"reading what {user} may do in the project of {item.display}"
-        users = await self.client.get(list[User], Call("GET", "/users", what, {"username": user}))
-        known = next((found for found in users if found.login.lower() == user.lower()), None)
+        known = await self.find_user(user)
         if known is None:
             return Permission.NONE
         call = Call("GET", _project_path(item, "members", "all", known.id), what)

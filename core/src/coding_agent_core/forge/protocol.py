@@ -89,6 +89,14 @@ class CloneSource:
     token: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class CommitIdentity:
+    """Name and e-mail address in a commit, by which the forge finds the account."""
+
+    name: str
+    email: str
+
+
 def web_base(api_url: str) -> str:
     """The web address, without a trailing slash, of the forge whose REST API is at `api_url`.
 
@@ -178,6 +186,14 @@ class Forge(Protocol):
 
     async def whoami(self) -> str:
         """The login of our token's account; cached."""
+        ...
+
+    async def commit_identity(self) -> CommitIdentity:
+        """Of our token's account; cached."""
+        ...
+
+    async def commit_identity_of(self, user: str) -> CommitIdentity | None:
+        """Of a person, with the address that the forge gives to keep theirs private; `None`: unknown."""
         ...
 
     def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:

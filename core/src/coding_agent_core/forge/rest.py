@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
@@ -20,10 +21,12 @@ from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.protocol import (
     Change,
     CloneSource,
+    CommitIdentity,
     ItemDetails,
     ItemState,
     LabelApplication,
     clone_url,
+    web_base,
 )
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub, GitLab
@@ -35,15 +38,21 @@ SCAN_PAGES = 100
 _REACTION = "eyes"
 
 
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+
+
 class User(ResponseModel):
+    """An account; `commit_email` is shown by GitLab to the account itself."""
+
     id: int
     login: str = Field(validation_alias=AliasChoices("login", "username"))
+    name: Text = ""
+    commit_email: Text = ""
 
 
 GHOST = User.model_validate({"login": "ghost", "id": 10137})
 """GitHub's stand-in for a deleted account, whose user is null."""
 Author = Annotated[User, BeforeValidator(lambda value: GHOST if value is None else value)]
-Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
 class Label(ResponseModel):
@@ -117,6 +126,8 @@ class RestForge(ABC):
     """The event of a label that was put on."""
     REACTIONS: ClassVar[str]
     REACTION_FIELD: ClassVar[str]
+    ID_MARK: ClassVar[str]
+    """Between id and login in an account's private e-mail address."""
 
     settings: GitHub | GitLab
     token: Token
@@ -137,6 +148,9 @@ class RestForge(ABC):
         """Items of the configured scope that carry the label; the forge may list others as well."""
 
     @abstractmethod
+    async def find_user(self, login: str) -> User | None: ...
+
+    @abstractmethod
     async def find_change(self, item: Item, *, branch: str) -> Change | None: ...
 
     @abstractmethod
@@ -151,14 +165,27 @@ class RestForge(ABC):
         return self.settings.host
 
     async def whoami(self) -> str:
-        return (await self.identity()).login
+        return (await self.account()).login
 
-    async def identity(self) -> User:
+    async def account(self) -> User:
         token = self.token.fingerprint()
         if self._own is None or self._own[0] != token:
             call = Call("GET", "/user", "asking who our token belongs to")
             self._own = (token, await self.client.get(User, call))
         return self._own[1]
+
+    async def commit_identity(self) -> CommitIdentity:
+        own = await self.account()
+        return CommitIdentity(own.name or own.login, own.commit_email or self.private_email(own))
+
+    async def commit_identity_of(self, user: str) -> CommitIdentity | None:
+        found = await self.find_user(user)
+        return CommitIdentity(found.name or found.login, self.private_email(found)) if found else None
+
+    def private_email(self, user: User) -> str:
+        """The address that the forge gives an account to keep its real one private."""
+        host = urlsplit(web_base(self.settings.api_url)).hostname
+        return f"{user.id}{self.ID_MARK}{user.login}@users.noreply.{host}"
 
     async def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
         """Open issues, then changes, that carry the label now."""
@@ -225,7 +252,7 @@ class RestForge(ABC):
         return Call("GET", path, f"reading the comments of {item.display}", params)
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
-        own = await self.identity()
+        own = await self.account()
         call = self.comments_call(item, self.OLDEST_FIRST)
         async for page, _ in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
             for found in page:
@@ -299,7 +326,7 @@ class RestForge(ABC):
             raise
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
-        own = await self.identity()
+        own = await self.account()
         call = Call(
             "GET",
             f"{self.comment_path(item, comment)}/{self.REACTIONS}",

@@ -44,6 +44,16 @@ class WorkspaceSettings(Section):
     """Characters of one command's output that the model sees, from its start and end."""
 
 
+class Commits(Section):
+    """Author of the commits."""
+
+    name: str = ""
+    """Name of the author; empty: that of the forge's account."""
+    email: str = ""
+    """E-mail address of the author; empty: the one by which the forge finds its account (GitHub: its private
+    address, GitLab: its commit address)."""
+
+
 class Consumer(Section):
     """Attempts at tasks."""
 
@@ -67,10 +77,7 @@ class Consumer(Section):
     """Malformed model answers in a row that end the attempt."""
     branch_prefix: str = "coding-agent/"
     """Prefix of the name of every branch."""
-    commit_name: str = "coding agent"
-    """Name of the commits' author."""
-    commit_email: str = "coding-agent@localhost"
-    """E-mail address of the commits' author."""
+    commits: Commits = Commits()
     workspace: WorkspaceSettings = WorkspaceSettings()
 
 

@@ -51,6 +51,15 @@ async def me(user: Actor, render: Render, sandbox: SandboxOf) -> dict[str, Any]:
     return render.public_user(user, github_time(sandbox.store.now()))
 
 
+@router.get("/users/{login}")
+async def get_user(login: str, user: Actor, render: Render, sandbox: SandboxOf) -> dict[str, Any]:
+    """Somebody."""
+    found = sandbox.store.user(login)
+    if found is None:
+        raise Refused(404, "Not Found")
+    return render.public_user(found, github_time(sandbox.store.now()))
+
+
 @router.get("/repos/{owner}/{repo}")
 async def get_repository(
     repository: InRepository, render: Render, sandbox: SandboxOf, user: Actor

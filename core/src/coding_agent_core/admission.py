@@ -24,8 +24,8 @@ from coding_agent_core.agenttask import (
 from coding_agent_core.outcome import Phase, terminal_phase
 from coding_agent_core.tasks import Cause, Item, Origin, Trigger, parse_time, task_name
 
-FRESH = timedelta(minutes=10)
-"""A webhook that comes within this time after the label was put on is fresh."""
+FRESH = timedelta(minutes=1)
+"""A webhook that comes within this time after its label is fresh; a later one may be a redelivery."""
 SETTLED = timedelta(minutes=10)
 """A run that was announced longer ago is stored, or never will be: a submission takes seconds."""
 _DELIVERIES = 20

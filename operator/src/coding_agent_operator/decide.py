@@ -244,12 +244,18 @@ def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None
 
 
 def _transitions(old: Status, new: Status, max_attempts: int) -> Iterator[Event]:
-    """The Events of a change of status, in the order in which things happened."""
+    """The Events of a change of status, in the order in which things happened.
+
+    An attempt that ends the task has no Event of its own where that of the task says the same.
+    """
     before = {attempt.number: attempt for attempt in old.attempts}
+    ends = new.phase is not None and new.phase.terminal and new.phase is not old.phase
     for attempt in new.attempts:
         known = before.get(attempt.number)
         if known is None:
             yield Event("Normal", "AttemptStarted", f"Attempt {attempt.number} runs as Job {attempt.job}")
+        if ends and attempt is new.attempts[-1] and attempt.reason == new.reason:
+            continue
         if attempt.outcome is not None and (known is None or known.outcome is None):
             yield _attempt_ended(attempt, max_attempts)
         elif attempt.reason is not None and (known is None or known.reason is None):

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from coding_agent_core.admission import (
-    FRESH,
     Duplicate,
     admit,
     duplicate_of,
@@ -28,6 +27,8 @@ from coding_agent_operator.observed import Task, read_task
 
 _logger = logging.getLogger("operator.duplicates")
 
+_REMEMBERED = timedelta(minutes=20)
+"""How long an item is known to have had a task that ended: far longer than a label is fresh."""
 _RACES = 10
 """Decisions on one task at most; each further one means that someone else changed the item's tasks."""
 
@@ -51,7 +52,7 @@ class Duplicates:
         self._ended.pop(task.item, None)
         self._ended[task.item] = self._now()
         for item, at in list(self._ended.items()):
-            if at + 2 * FRESH > self._now():
+            if at + _REMEMBERED > self._now():
                 break
             del self._ended[item]
 

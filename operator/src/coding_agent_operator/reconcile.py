@@ -32,6 +32,7 @@ from coding_agent_operator.observed import (
     read_pods,
     read_task,
 )
+from coding_agent_operator.sweep import ended_label
 
 _logger = logging.getLogger("operator.reconcile")
 
@@ -265,7 +266,8 @@ class Reconciler:
             if body is not None:
                 self._tasks.put(body)
         if plan.retire and task.labels.get(LABEL_ACTIVE) is not None:
-            body = await self._cluster.tasks.set_labels(task.name, task.uid, {LABEL_ACTIVE: None})
+            labels = {LABEL_ACTIVE: None, **ended_label(task)}
+            body = await self._cluster.tasks.set_labels(task.name, task.uid, labels)
             if body is not None:
                 self._tasks.remove(body)
             self._foreign.pop(task.name, None)

@@ -51,8 +51,12 @@ def ended_task(namespace: str, number: int) -> dict[str, Any]:
     """A task that has succeeded and is reported, whole, as the API server keeps it."""
     body = stored(namespace, task_body(number, f"octo/r{number % 20}"))
     del body["metadata"]["labels"][agenttask.LABEL_ACTIVE]
-    body["metadata"]["labels"][agenttask.LABEL_REPORTED] = "true"
-    return body | {"status": status_in(Phase.SUCCEEDED, datetime.now(UTC), known=())}
+    now = datetime.now(UTC)
+    body["metadata"]["labels"] |= {
+        agenttask.LABEL_REPORTED: "true",
+        agenttask.LABEL_ENDED: now.strftime("%Y-%m-%d"),
+    }
+    return body | {"status": status_in(Phase.SUCCEEDED, now, known=())}
 
 
 def stored(namespace: str, body: dict[str, Any]) -> dict[str, Any]:

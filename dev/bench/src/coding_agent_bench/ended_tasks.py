@@ -1,13 +1,12 @@
 """What ended tasks cost the operator: start and memory in a namespace full of them and in an empty one.
 
-They carry no label `active`, so that the API server keeps them back; what is left is the sweep, which reads
-them page by page. Both namespaces are in the same control plane and take turns.
+They carry no label `active`, and the day on which they ended, so that the API server keeps them back, from
+the sweep too. Both namespaces are in the same control plane and take turns.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from coding_agent_bench.result import Measure, Result, median_case
 from coding_agent_bench.waiting import until
 from coding_agent_bench.world import Part, World
 
-_PAGE = 200
-"""Tasks in one answer of the operator's sweep (coding_agent_operator.sweep)."""
 _RESYNCS = 3
 _SETTLE_SECONDS = 60.0
 _MEASURES = (
@@ -85,8 +82,8 @@ async def _measure(world: World, place: _Place) -> Mapping[str, float]:
         settings={"operator": operator},
         environment={"KUBECONFIG": str(place.kubeconfig)},
     )
-    # A resync lists tasks and Jobs; the sweep looks for what to adopt, then reads page by page.
-    looks = 2 * _RESYNCS + 1 + max(1, math.ceil(place.ended / _PAGE))
+    # A resync lists tasks and Jobs; the operator looks once for what to adopt, and once for what to delete.
+    looks = 2 * _RESYNCS + 2
     began = time.monotonic()
     with program:
         await program.acts()

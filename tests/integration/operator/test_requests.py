@@ -1,0 +1,39 @@
+"""What a task's whole life costs the operator in requests, by the API server's audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ENDED
+
+from tests.fixtures.audit import requests
+from tests.integration.operator.pod_driver import PodDriver
+from tests.integration.operator.world import ACCOUNT, OperatorProcess, World
+
+START = ["create jobs", "patch agenttasks/status", "create events"]
+END = ["list pods", "patch agenttasks/status", "create events", "patch jobs", "patch agenttasks"]
+RARELY = {"relist_interval": 3600, "sweep_interval": 3600}
+
+
+def test_a_task_costs_three_requests_at_its_start_and_five_at_its_end(
+    world: World, pods: PodDriver, operator: Callable[..., OperatorProcess]
+) -> None:
+    operator(operator=RARELY)
+
+    def asked() -> list[str]:
+        return [str(request) for request in requests(world.plane, world.namespace, ACCOUNT)]
+
+    def live(number: int, before: int) -> int:
+        """Let a task live; how many requests there are then."""
+        name = world.create(number)
+        world.until_phase(name, "Succeeded")
+        world.until("retired", lambda: LABEL_ACTIVE not in world.task(name)["metadata"]["labels"])
+        assert LABEL_ENDED in world.task(name)["metadata"]["labels"]
+        return world.until("the log has it", lambda: len(asked()) if len(asked()) >= before else None)
+
+    before = live(1, 0)  # beside it the operator starts
+    for number in (2, 3, 4):
+        wanted = before + len(START + END)
+        assert live(number, wanted) == wanted
+        assert asked()[before:wanted] == START + END
+        before = wanted

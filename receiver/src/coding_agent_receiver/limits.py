@@ -12,7 +12,6 @@ from enum import Enum
 from ipaddress import ip_network
 
 import httpx
-from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import RateLimit, networks
 from limits import RateLimitItem, parse_many
@@ -109,8 +108,8 @@ class RateLimits:
     """
 
     def __init__(self, settings: RateLimit) -> None:
-        self._failed = _parse("failed", settings.failed)
-        self._verified = _parse("verified", settings.verified) if settings.verified else []
+        self._failed = parse_many(settings.failed)
+        self._verified = parse_many(settings.verified) if settings.verified else []
         self._windows: dict[tuple[RateLimitItem, str], tuple[float, int]] = {}
 
     def failed(self, client: str) -> int | None:
@@ -132,15 +131,6 @@ class RateLimits:
             if count >= limit.amount:
                 wait = max(wait, end - now)
         return max(1, round(wait)) if wait else None
-
-
-def _parse(name: str, notation: str) -> list[RateLimitItem]:
-    try:
-        return parse_many(notation)
-    except ValueError as error:
-        raise SettingsError(
-            f"webhook.rate_limit.{name}: {notation!r} is not a rate limit; write for example 100/minute"
-        ) from error
 
 
 class NoRoomError(Exception):

@@ -74,12 +74,20 @@ def test_check_names_what_is_replaced_ignored_and_missing_and_starts_nothing(tmp
 
 def test_check_names_every_error(tmp_path: Path) -> None:
     text = "webhok: {}\ngithub: {api_url: nonsense, owner: a, owner: b}\nwebhook: {server: {port: x}}\n"
-    (tmp_path / "config.yaml").write_text(f"{text}api_server: {{api_key: x}}\n")
+    more = "api_server: {api_key: x}\nllm: {openai: {base_url: models}}\n"
+    (tmp_path / "config.yaml").write_text(text + more)
     done = run(tmp_path, "--mode", "check", DEBUG="perhaps")
     assert done.returncode == 78
     errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 5, done.stdout
-    for part in ("webhok", "github.api_url", "owner is given twice", "webhook.server.port", "DEBUG"):
+    assert len(errors) == 6, done.stdout
+    for part in (
+        "webhok",
+        "github.api_url",
+        "owner is given twice",
+        "webhook.server.port",
+        "DEBUG",
+        "base_url",
+    ):
         assert any(part in error for error in errors)
     assert "warning: config.yaml, line 4: api_server: ignored" in done.stdout
 

@@ -59,11 +59,6 @@ def test_openais_own_service_needs_a_key() -> None:
         model_spec(settings().llm)
 
 
-def test_an_address_without_a_host_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"llm\.openai"):
-        model_spec(settings(openai={"base_url": "nonsense"}).llm)
-
-
 @pytest.mark.parametrize(
     "llm",
     [

@@ -83,6 +83,9 @@ def test_every_variable_wins_over_the_file(name: str, tmp_path: Path) -> None:
         "GITHUB_API_URL": "https://ghe.example.com/api/v3",
         "GITLAB_API_URL": "https://gitlab.example.com/api/v4",
         "LMSTUDIO_BASE_URL": "http://lmstudio.example.com/v1",
+        "OLLAMA_ENDPOINT": "http://ollama.example.com",
+        "OPENAI_BASE_URL": "https://models.example.com/v1",
+        "USER_CONFIG_API_URL": "http://settings.example.com",
     }
     value = values.get(name, "from-the-environment")
     without = load_settings(Path("/dev/null"), {})
@@ -119,6 +122,16 @@ def test_environment_wins_over_the_file_and_keeps_what_stands_beside(tmp_path: P
         ("github: [\n", {}, "not valid YAML"),
         ("- a\n", {}, "the file must hold a mapping"),
         ("mcp_servers:\n  - mcp_server_name: a\n", {}, "line 2: mcp_servers.0: give either `command`"),
+        (
+            "webhook:\n  rate_limit: {failed: often}\n",
+            {},
+            "line 2: webhook.rate_limit.failed: 'often' is not a rate limit",
+        ),
+        (
+            "llm: {openai: {base_url: models}}\n",
+            {},
+            "llm.openai.base_url: 'models' is not an http(s)",
+        ),
         ("webhook:\n  trusted_proxies: [nonsense]\n", {}, "'nonsense' is not a network"),
         ("github: coding agent\n", {}, "line 1: github: "),
     ],

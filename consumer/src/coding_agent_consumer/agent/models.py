@@ -63,7 +63,7 @@ def model_spec(llm: LLM) -> ModelSpec:
     """The model that the settings name.
 
     Raises:
-        SettingsError: OpenAI's own service without a key, or an address without a host.
+        SettingsError: OpenAI's own service without a key.
     """
     section = f"llm.{llm.provider}"
     chosen: OpenAI | Ollama | LMStudio
@@ -87,11 +87,7 @@ def model_spec(llm: LLM) -> ModelSpec:
         setting=section,
         api_key=api_key,
     )
-    try:
-        needs_key = spec.is_openai
-    except ValueError as error:
-        raise SettingsError(f"{section}: {error}") from error
-    if needs_key and spec.api_key is None:
+    if spec.is_openai and spec.api_key is None:
         raise SettingsError(
             "llm.openai.api_key is not set; set it, or OPENAI_API_KEY, or choose another llm.provider"
         )

@@ -155,9 +155,11 @@ class LMStudio(Section):
     context_length: int = Field(default=32_768, gt=0)
     """Size of the model's context in tokens."""
 
-    @field_validator("base_url")
+    @field_validator("base_url", mode="before")
     @classmethod
-    def _complete(cls, value: str) -> str:
+    def _complete(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
         url = value if "://" in value else f"http://{value}"
         return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
 

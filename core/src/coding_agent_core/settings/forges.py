@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Self, assert_never
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from coding_agent_core.commands import CommandName
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import SecretSettings
-from coding_agent_core.settings.section import SecretField, Section, Url
+from coding_agent_core.settings.section import OptionalUrl, SecretField, Section, Url
 from coding_agent_core.tasks import host_of
 
 
@@ -38,7 +38,7 @@ class Redelivery(Section):
     """Repositories that have the webhook, as `OWNER/NAME`."""
     organizations: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...] = ()
     """Organizations that have the webhook."""
-    webhook_url: Url = ""
+    webhook_url: OptionalUrl = ""
     """The webhook's Payload URL, as in GitHub's form; webhooks with another URL are left alone."""
 
     @model_validator(mode="after")
@@ -46,13 +46,6 @@ class Redelivery(Section):
         if (self.repositories or self.organizations) and not self.webhook_url:
             raise ValueError("webhook_url is missing: the Payload URL identifies the webhook")
         return self
-
-
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{value!r} is not an http(s) URL; write for example https://forge.example.com")
-    return value
 
 
 class GitHub(Labels):
@@ -72,11 +65,6 @@ class GitHub(Labels):
     account: str = ""
     """Login of the token's account: the receiver ignores labels that this account applies. It has no token to
     ask the forge itself; polling and the reporter ask."""
-
-    @field_validator("api_url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return _http_url(value)
 
     @property
     def host(self) -> str:
@@ -112,7 +100,7 @@ class GitLab(Labels):
     @field_validator("api_url")
     @classmethod
     def _complete(cls, value: str) -> str:
-        value = _http_url(value).rstrip("/")
+        value = value.rstrip("/")
         return value if "/api/" in value else f"{value}/api/v4"
 
     @property
@@ -168,12 +156,25 @@ class Commands(Section):
     """Commands that are accepted; any other text is an ordinary comment."""
 
 
+_RATE = re.compile(r"\s*\d+\s*(/|per)\s*(\d+\s*)?(second|minute|hour|day|month|year)s?\s*", re.IGNORECASE)
+
+
+def _rates(value: str) -> str:
+    if not all(_RATE.fullmatch(part) for part in re.split(r"[,;|]", value)):
+        raise ValueError(f"{value!r} is not a rate limit; write for example 100/minute")
+    return value
+
+
+Rates = Annotated[str, AfterValidator(_rates)]
+"""One or several limits, in the notation of the library `limits`: `10/second; 100/minute`."""
+
+
 class RateLimit(Section):
     """Requests for each client address, in the notation of the library `limits` (`100/minute`)."""
 
-    failed: str = "100/minute"
+    failed: Rates = "100/minute"
     """Limit for requests that fail verification; beyond it they are answered 429."""
-    verified: str | None = None
+    verified: Rates | None = None
     """Limit for authentic requests. Off by default: GitHub does not resend what was answered 429."""
 
 

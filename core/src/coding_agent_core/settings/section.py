@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
@@ -29,8 +30,25 @@ def _without_user(value: str) -> str:
     return value
 
 
-Url = Annotated[str, AfterValidator(_without_user)]
-"""A URL without user information."""
+def _http(value: str) -> str:
+    """
+    Raises:
+        ValueError: it has another scheme, or no host.
+    """
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(f"{value!r} is not an http(s) URL; write for example https://forge.example.com")
+    return value
+
+
+Url = Annotated[str, AfterValidator(_without_user), AfterValidator(_http)]
+"""An http(s) URL without user information."""
+OptionalUrl = Annotated[str, AfterValidator(lambda value: value and _http(_without_user(value)))]
+"""The same, or empty."""
 
 
 class Section(BaseModel):

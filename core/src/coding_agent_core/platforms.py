@@ -40,11 +40,29 @@ class KeyForm:
 
 
 @dataclass(frozen=True)
+class RequestLimits:
+    """What one account may send, by the vendor's documentation; `None`: no limit is documented.
+
+    Attributes:
+        creates_per_minute: new comments and changes. Edits and labels do not count.
+        writes_per_minute: all requests that change something.
+        per_hour: all requests.
+    """
+
+    creates_per_minute: int
+    creates_per_hour: int | None = None
+    writes_per_minute: int | None = None
+    per_hour: int | None = None
+
+
+@dataclass(frozen=True)
 class PlatformFacts:
     """What differs between the platforms.
 
     Attributes:
         web_host: of the public installation.
+        web_limits: of requests there.
+        limits: of requests to an installation of one's own, as it is shipped.
         change_path: between a repository and a change's number in web addresses.
         change_mark: precedes a change's number; an issue's mark is always `#`.
         change_word: means a change in a task's name.
@@ -55,6 +73,8 @@ class PlatformFacts:
 
     title: str
     web_host: str
+    web_limits: RequestLimits
+    limits: RequestLimits
     change_noun: str
     change_path: str
     change_mark: str
@@ -66,11 +86,20 @@ class PlatformFacts:
     webhook_variable: str
 
 
+_GITHUB_LIMITS = RequestLimits(
+    creates_per_minute=80, creates_per_hour=500, writes_per_minute=900 // 5, per_hour=5000
+)
+"""*Rate limits for the REST API*: 80 content-generating requests a minute and 500 an hour; 900 points a
+minute, of which a request that changes something costs 5; 5,000 requests an hour. Enterprise Server is
+shipped without limits, but with the same best practices."""
+
 FACTS: Mapping[Platform, PlatformFacts] = MappingProxyType(
     {
         Platform.GITHUB: PlatformFacts(
             title="GitHub",
             web_host="github.com",
+            web_limits=_GITHUB_LIMITS,
+            limits=_GITHUB_LIMITS,
             change_noun="pull request",
             change_path="pull",
             change_mark="#",
@@ -87,6 +116,9 @@ FACTS: Mapping[Platform, PlatformFacts] = MappingProxyType(
         Platform.GITLAB: PlatformFacts(
             title="GitLab",
             web_host="gitlab.com",
+            # *GitLab.com rate limits* and *Rate limits on note creation*.
+            web_limits=RequestLimits(creates_per_minute=60),
+            limits=RequestLimits(creates_per_minute=300),
             change_noun="merge request",
             change_path="-/merge_requests",
             change_mark="!",

@@ -38,6 +38,8 @@ QUICK: dict[str, Any] = {
     "requests_per_second": 200.0,
     "burst": 200,
     "writes_per_minute": 100_000,
+    "creates_per_minute": 100_000,
+    "creates_per_hour": 10_000_000,
     "requests_per_hour": 10_000_000,
     "keep_remaining": 0,
     "grace": 1.0,

@@ -32,6 +32,8 @@ WAITS = {
         "requests_per_second",
         "burst",
         "writes_per_minute",
+        "creates_per_minute",
+        "creates_per_hour",
         "retry_first",
         "retry_max",
         "outage_shown_after",

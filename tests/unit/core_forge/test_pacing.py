@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.pacing import Bucket, NotYetError, Paced, Rate, asked_pause
+from coding_agent_core.forge.pacing import Bucket, Kind, NotYetError, Paced, Rate, Window, asked_pause
 from coding_agent_core.retry import Clock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,11 +53,39 @@ def test_no_window_has_more_than_burst_and_rate(
         assert inside <= capacity + rate * window + 1e-6 * inside + 1
 
 
+@given(st.integers(1, 20), st.floats(0.1, 50), st.lists(st.floats(0, 20), min_size=1, max_size=80))
+def test_no_window_has_more_than_its_limit(limit: int, seconds: float, gaps: list[float]) -> None:
+    window, now, sent = Window(limit, seconds), 0.0, []
+    for gap in gaps:
+        now += gap
+        now += window.wait(now)
+        window.take(now)
+        sent.append(now)
+    for index, start in enumerate(sent):
+        assert sum(1 for at in sent[index:] if at - start < seconds * (1 - 1e-9)) <= limit
+
+
+async def test_new_comments_have_a_budget_of_their_own() -> None:
+    time = Time()
+    rate = Rate(per_second=100, burst=10, per_hour=360_000, creates_per_minute=30, creates_per_hour=12)
+    pace = Paced("h", rate, time.clock())
+    for _ in range(12):
+        await pace.turn(Kind.CREATE)
+    assert time.at == pytest.approx(4.0), "ten at once, then one in two seconds"
+    with pytest.raises(NotYetError) as raised:
+        await pace.turn(Kind.CREATE)
+    assert raised.value.kind is Kind.CREATE
+    assert raised.value.retry_after == pytest.approx(3596.0), "until the first is an hour old"
+    for _ in range(20):
+        await pace.turn(Kind.WRITE)
+    assert time.at < 5, "edits and labels go on"
+
+
 async def test_a_burst_is_let_through_and_then_the_rate_holds() -> None:
     time = Time()
     pace = Paced("h", Rate(per_second=2, burst=3, writes_per_minute=6000, per_hour=36_000), time.clock())
     for _ in range(7):
-        await pace.turn("GET")
+        await pace.turn(Kind.READ)
     assert time.at == pytest.approx(2.0)
 
 
@@ -65,11 +93,13 @@ async def test_writes_have_a_limit_of_their_own() -> None:
     time = Time()
     rate = Rate(per_second=100, burst=100, writes_per_minute=60, per_hour=360_000)
     pace = Paced("h", rate, time.clock())
-    for _ in range(60):
-        await pace.turn("PATCH")
+    for _ in range(130):
+        await pace.turn(Kind.WRITE)
+    written = time.at
     for _ in range(40):
-        await pace.turn("GET")
-    assert 30 <= time.at <= 60, "no more than 60 in the first minute, and reads do not wait for it"
+        await pace.turn(Kind.READ)
+    assert written == pytest.approx(30)
+    assert time.at - written < 1, "reads do not wait for it"
 
 
 async def test_the_hour_is_not_spent_twice() -> None:
@@ -78,7 +108,7 @@ async def test_the_hour_is_not_spent_twice() -> None:
         "h", Rate(per_second=100, burst=100, writes_per_minute=6000, per_hour=100, patience=1e9), time.clock()
     )
     for _ in range(101):
-        await pace.turn("GET")
+        await pace.turn(Kind.READ)
     assert time.at >= 3600
 
 
@@ -87,27 +117,28 @@ async def test_a_wait_that_is_too_long_is_handed_to_the_caller() -> None:
     pace = Paced("h", FAST, time.clock())
     pace.answered("GET", 429, {"retry-after": "30"}, b"")
     with pytest.raises(NotYetError) as raised:
-        await pace.turn("GET")
+        await pace.turn(Kind.READ)
     assert isinstance(raised.value, ForgeUnavailableError), "temporary, to whoever does not tell them apart"
     assert raised.value.retry_after == pytest.approx(30)
     assert time.slept == []
     time.at = 25
-    await pace.turn("GET")
+    await pace.turn(Kind.READ)
     assert time.at == pytest.approx(30)
 
 
 async def test_our_own_limit_is_no_outage_of_the_forge() -> None:
     time = Time()
-    rate = Rate(per_second=100, burst=10, writes_per_minute=60, per_hour=360_000, patience=1.0)
+    rate = Rate(per_second=100, burst=10, writes_per_minute=60, per_hour=360_000, patience=0.9)
     pace = Paced("h", rate, time.clock())
     for _ in range(10):
-        await pace.turn("POST")
+        await pace.turn(Kind.WRITE)
     with pytest.raises(NotYetError) as raised:
-        await pace.turn("POST")
-    assert raised.value.retry_after == pytest.approx(2.0), "half of the writes of a minute flow in"
-    await pace.turn("GET")
+        await pace.turn(Kind.WRITE)
+    assert raised.value.kind is Kind.WRITE
+    assert raised.value.retry_after == pytest.approx(1.0), "one a second"
+    await pace.turn(Kind.READ)
     time.at += 2.0
-    await pace.turn("POST")
+    await pace.turn(Kind.WRITE)
     assert time.slept == [pytest.approx(0.01)], "the read; what was not sent has cost no turn"
 
 

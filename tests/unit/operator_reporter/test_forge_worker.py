@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.agenttask import Condition
+from coding_agent_core.agenttask import Condition, Status
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
+from coding_agent_core.outcome import Phase
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import metrics
@@ -258,7 +259,7 @@ async def test_without_tasks_the_breaker_is_closed() -> None:
 
 async def test_our_own_rate_limits_are_not_an_outage() -> None:
     async with running() as scene:
-        scene.does = lambda _: NotYetError("in 11 s", retry_after=0.3)
+        scene.does = lambda _: NotYetError("in 11 s", Kind.WRITE, 0.3)
         failed = metrics.FAILED.labels("forge.example")._value.get()
         began = asyncio.get_running_loop().time()
         (first,) = scene.add(1)
@@ -280,7 +281,7 @@ async def test_our_own_rate_limits_are_not_an_outage() -> None:
 async def test_our_own_rate_limits_do_not_end_an_outage() -> None:
     async with running() as scene:
         await open_breaker(scene)
-        scene.does = lambda _: NotYetError("in 11 s", retry_after=0.01)
+        scene.does = lambda _: NotYetError("in 11 s", Kind.WRITE, 0.01)
         seen = len(scene.reconciles)
         await scene.until(lambda: len(scene.reconciles) > seen + 2)
         assert scene.gauge() > 0
@@ -296,13 +297,43 @@ def taken(backlog: Backlog, now: float) -> list[str]:
     return names
 
 
-def test_ends_come_first_then_who_waits_longest() -> None:
+async def test_a_comment_that_is_put_off_holds_back_no_other_task() -> None:
+    async with running() as scene:
+        (first,) = scene.add(1)
+        scene.does = lambda name: NotYetError("in 40 s", Kind.CREATE, 40.0) if name == first else None
+        await scene.until(lambda: scene.reconciles == [first] and scene.at_once == 0)
+        others = scene.add(2, 3)
+        await scene.until(lambda: set(others) <= set(scene.reconciles))
+        scene.worker.add(scene.tasks[first], Rank.CHANGE)
+        (last,) = scene.add(4)
+        await scene.until(lambda: last in scene.reconciles)
+        assert scene.reconciles.count(first) == 1, "a change of its position does not make it due"
+        assert scene.problems.reasons == []
+        scene.tasks[first] = task(Status(phase=Phase.RUNNING), 1)
+        scene.worker.add(scene.tasks[first], Rank.CHANGE)
+        await scene.until(lambda: scene.reconciles.count(first) == 2)
+
+
+def test_what_people_wait_for_comes_first() -> None:
     backlog = Backlog()
     backlog.add("check", Rank.CHECK, 0, item="1")
     backlog.add("late", Rank.CHANGE, 2, item="2")
     backlog.add("early", Rank.CHANGE, 1, item="3")
     backlog.add("end", Rank.END, 3, item="4")
-    assert taken(backlog, 3) == ["end", "early", "late", "check"]
+    backlog.add("new", Rank.NEW, 3, item="5")
+    assert taken(backlog, 3) == ["end", "new", "early", "late", "check"]
+
+
+def test_a_new_comment_waits_for_its_own_budget() -> None:
+    backlog = Backlog()
+    for name in ("a", "b", "c"):
+        backlog.add(name, Rank.NEW, 0, item=name)
+    assert backlog.take(0) == ("a", Rank.NEW)
+    backlog.postpone("a", 0, until=40)
+    backlog.done("a")
+    assert taken(backlog, 1) == ["b", "c"], "their labels may be shown meanwhile"
+    assert backlog.next_due(1) == 39
+    assert backlog.take(40) == ("a", Rank.NEW)
 
 
 def test_a_burst_of_changes_of_one_task_is_one_reconcile_at_the_best_rank() -> None:

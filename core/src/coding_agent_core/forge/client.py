@@ -23,7 +23,7 @@ from coding_agent_core.errors import (
     SettingsError,
     TokenMissingError,
 )
-from coding_agent_core.forge.pacing import LIMITED_WAIT, Paced, message_of, rate_limited, retry_after
+from coding_agent_core.forge.pacing import LIMITED_WAIT, Kind, Paced, message_of, rate_limited, retry_after
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.secrets import Secrets
@@ -38,6 +38,7 @@ TOTAL_TIMEOUT = 30.0
 """Seconds for one request from first to last byte, however slowly an answer trickles in."""
 PAGE_SIZE = 100
 """Entries a page: the most that GitHub and GitLab give."""
+_READS = ("GET", "HEAD", "OPTIONS")
 _REDIRECTS = 3
 _LONGEST = 64 * 2**20
 """Bytes of an answer of which only the end is kept."""
@@ -66,6 +67,7 @@ class Call:
     Attributes:
         path: relative to the API's base URL, with quoted segments; or an absolute URL of the same host.
         what: for error sentences, e.g. `reading owner/repo#7`.
+        creates: it makes a comment or a change, which forges limit more than other writes.
     """
 
     method: str
@@ -74,6 +76,13 @@ class Call:
     params: Mapping[str, str | int] = field(default_factory=dict)
     json: Any = None
     repeat: Repeat = Repeat.SAFE
+    creates: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        if self.method in _READS:
+            return Kind.READ
+        return Kind.CREATE if self.creates else Kind.WRITE
 
 
 def path(*values: str | int) -> str:
@@ -194,7 +203,7 @@ class ForgeClient:
             async with asyncio.timeout(TOTAL_TIMEOUT):
                 for _ in range(_REDIRECTS + 1):
                     if self.pace is not None:
-                        await self.pace.turn("GET")
+                        await self.pace.turn(Kind.READ)
                     async with self._client().stream("GET", url, headers=headers) as response:
                         if response.next_request is not None:
                             target = str(response.next_request.url)
@@ -292,7 +301,7 @@ class ForgeClient:
         """Send one request when the rate permits it. Any status is an answer."""
         headers = self._headers()
         if self.pace is not None:
-            await self.pace.turn(call.method)
+            await self.pace.turn(call.kind)
         try:
             async with asyncio.timeout(TOTAL_TIMEOUT):
                 response = await self._client().request(

@@ -245,6 +245,7 @@ class GitHubForge(RestForge):
             f"opening a pull request for {item.display}",
             json={"title": title[:_TITLE_LIMIT], "body": body[:_BODY_LIMIT], "head": branch, "base": base},
             repeat=Repeat.UNLESS_PROCESSED,
+            creates=True,
         )
         pull = await self.client.get(ItemAnswer, call)
         return Change(number=pull.number, url=pull.url, created=True)

@@ -211,6 +211,7 @@ class GitLabForge(RestForge):
                 "description": body[:_BODY_LIMIT],
             },
             repeat=Repeat.UNLESS_PROCESSED,
+            creates=True,
         )
         opened = await self.client.get(ItemAnswer, call)
         return Change(number=opened.number, url=opened.url, created=True)

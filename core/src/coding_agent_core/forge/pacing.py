@@ -1,32 +1,50 @@
 """Rate limits: keeps requests to a forge within the configured rate and the forge's own limits.
 
-A request is sent when the token bucket of every limit has a token for it. GitHub's limits:
+There is a budget for each kind of request, since forges limit new comments more than edits and labels
+(`platforms.RequestLimits`). A request is sent when every limit for its kind permits it. GitHub's limits:
 https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from math import inf
 
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.retry import Clock
 
-_READS = ("GET", "HEAD", "OPTIONS")
 LIMITED_WAIT = 60.0
 """Seconds to wait on a rate limit without Retry-After (GitHub, *Rate limits for the REST API*)."""
+_AT_ONCE = 0.75
 _MESSAGE_LIMIT = 300
 _RATE_LIMIT_PHRASES = ("secondary rate limit", "rate limit exceeded", "abuse detection")
 
 
+class Kind(StrEnum):
+    """What a request does, as far as limits distinguish it."""
+
+    READ = "read"
+    CREATE = "create"
+    """A new comment or change, of which people are notified."""
+    WRITE = "write"
+    """Any other change: labels, edits, reactions."""
+
+
 class NotYetError(ForgeUnavailableError):
-    """A request was not sent: the rate limits permit none for another `retry_after` seconds.
+    """A request was not sent: the rate limits permit none of its `kind` for another `retry_after` seconds.
 
     The forge may well be available. Callers that do not distinguish treat this as an outage: it is temporary.
     """
+
+    def __init__(self, message: str, kind: Kind, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.kind = kind
 
 
 @dataclass
@@ -54,19 +72,42 @@ class Bucket:
         return min(self.capacity, self.level + (now - self.at) * self.rate)
 
 
+@dataclass
+class Window:
+    """At most `limit` requests in any `seconds`. Unlike a bucket it permits all of them at once."""
+
+    limit: float
+    seconds: float
+    sent: deque[float] = field(default_factory=deque)
+
+    def wait(self, now: float) -> float:
+        """Seconds until a request may be sent."""
+        while self.sent and self.sent[0] <= now - self.seconds:
+            self.sent.popleft()
+        excess = len(self.sent) + 1 - self.limit
+        return max(0.0, self.sent[int(excess) - 1] + self.seconds - now) if excess >= 1 else 0.0
+
+    def take(self, at: float) -> None:
+        self.sent.append(at)
+
+
 @dataclass(frozen=True)
 class Rate:
     """Limits of one forge host.
 
     Attributes:
+        writes_per_minute: after `burst`; requests that create something are among them.
+        creates_per_minute: after `burst`.
         keep: requests of the forge's limit that are left to other programs with the same token.
         patience: seconds that one request waits at most.
     """
 
     per_second: float
     burst: int
-    writes_per_minute: float
-    per_hour: float
+    per_hour: float = inf
+    writes_per_minute: float = inf
+    creates_per_minute: float = inf
+    creates_per_hour: float = inf
     keep: int = 0
     patience: float = 10.0
 
@@ -83,29 +124,39 @@ class Paced:
         self.answers = 0
         self._rate = rate
         self._clock = clock
-        # A full bucket and the tokens that it gains in an hour must not exceed the hour's limit.
-        hour = Bucket(rate.per_hour / 2, rate.per_hour / 2 / 3600)
-        self._all = [Bucket(rate.burst, rate.per_second), hour]
-        self._writes = Bucket(min(rate.burst, rate.writes_per_minute / 2), rate.writes_per_minute / 2 / 60)
+        # A full bucket and the tokens that it gains in an hour must not exceed the hour's limit. Most of them
+        # can be used at once, to show a burst; the rest is spread, so that nothing stops for an hour.
+        hour = Bucket(rate.per_hour * _AT_ONCE, rate.per_hour * (1 - _AT_ONCE) / 3600)
+        every = [Bucket(rate.burst, rate.per_second), hour]
+        write = [*every, Bucket(rate.burst, rate.writes_per_minute / 60)]
+        create = [*write, Bucket(rate.burst, rate.creates_per_minute / 60)]
+        kinds = {Kind.READ: every, Kind.WRITE: write, Kind.CREATE: create}
+        self._buckets = {kind: [one for one in buckets if one.rate < inf] for kind, buckets in kinds.items()}
+        self._created = Window(rate.creates_per_hour, 3600.0)
         self._until = 0.0
 
-    async def turn(self, method: str) -> None:
-        """Return when a request of this method may be sent.
+    async def turn(self, kind: Kind) -> None:
+        """Return when a request of this kind may be sent.
 
         Raises:
             NotYetError: that would take longer than `Rate.patience`; `retry_after` says how long.
         """
         now = self._clock.monotonic()
-        buckets = self._all if method in _READS else [*self._all, self._writes]
+        buckets = self._buckets[kind]
         wait = max(self._until - now, *(bucket.wait(now) for bucket in buckets))
+        if kind is Kind.CREATE:
+            wait = max(wait, self._created.wait(now))
         if wait > self._rate.patience:
             raise NotYetError(
-                f"The next request to {self.host} may be sent in {wait:.0f} s: that keeps the limits in "
-                "the section `reporter` and those of the forge.",
-                retry_after=wait,
+                f"The next request to {self.host} ({kind}) may be sent in {wait:.0f} s: that keeps the "
+                "limits in the section `reporter` and those of the forge.",
+                kind,
+                wait,
             )
         for bucket in buckets:
             bucket.take(now)
+        if kind is Kind.CREATE:
+            self._created.take(now + wait)
         if wait > 0:
             await self._clock.sleep(wait)
 

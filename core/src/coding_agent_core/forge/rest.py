@@ -290,6 +290,7 @@ class RestForge(ABC):
             f"commenting on {item.display}",
             json={"body": body},
             repeat=Repeat.UNLESS_PROCESSED,
+            creates=True,
         )
         try:
             return (await self.client.get(CommentAnswer, call)).comment()

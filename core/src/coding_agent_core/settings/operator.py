@@ -118,14 +118,22 @@ class Reporter(Section):
     """Address to listen on."""
     http_port: int = Field(default=8080, ge=0, le=65535)
     """`/livez`, `/readyz` and `/metrics`."""
-    requests_per_second: float = Field(default=2.0, gt=0)
+    requests_per_second: float = Field(default=5.0, gt=0)
     """Average rate of requests to a forge; never more than `burst` at once."""
     burst: int = Field(default=10, gt=0)
     """Most requests at once after a quiet time."""
-    writes_per_minute: float = Field(default=60.0, gt=0)
-    """Rate of requests that change something. GitHub's secondary limit is 80 a minute."""
-    requests_per_hour: int = Field(default=4000, gt=0)
-    """Requests to a forge. GitHub gives a token 5,000, which attempts and polls share."""
+    writes_per_minute: float | None = Field(default=None, gt=0)
+    """Requests that change something, after a burst. `None`: three quarters of what the forge documents
+    (GitHub: 180), no limit where it documents none (GitLab). The rest is for attempts and polls."""
+    creates_per_minute: float | None = Field(default=None, gt=0)
+    """Those of them that create a comment. `None`: three quarters of what the forge documents (GitHub: 80,
+    GitLab.com: 60, your own GitLab: 300)."""
+    creates_per_hour: float | None = Field(default=None, gt=0)
+    """Comments that are created in any hour. `None`: three quarters of what the forge documents (GitHub:
+    500), no limit for GitLab."""
+    requests_per_hour: int | None = Field(default=None, gt=0)
+    """All requests. `None`: three quarters of what the forge documents (GitHub: 5,000), no limit for
+    GitLab."""
     keep_remaining: int = Field(default=200, ge=0)
     """Requests that are left to attempts and polls, where the forge says how many remain."""
     workers: int = Field(default=4, gt=0)

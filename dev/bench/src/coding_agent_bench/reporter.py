@@ -46,12 +46,14 @@ _RATE = {
     "requests_per_second": 50.0,
     "burst": 10,
     "writes_per_minute": 100_000,
+    "creates_per_minute": 100_000,
+    "creates_per_hour": 10_000_000,
     "requests_per_hour": 10_000_000,
     "keep_remaining": 0,
     "grace": 1.0,
     "check_interval": 3600.0,
 }
-"""Twenty-five times the usual rate, and less time for people to change their minds: else it takes an hour."""
+"""Ten times the usual rate, and less time for people to change their minds: else it takes an hour."""
 _MEASURES = (
     Measure("requests", "requests each", 2),
     Measure("reads", "reads", 2),

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from coding_agent_core.agenttask import Event
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
-from coding_agent_core.forge.pacing import NotYetError
+from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
@@ -28,6 +28,7 @@ from coding_agent_operator.reporter.reconcile import (
     TaskMemory,
     record_problem,
 )
+from coding_agent_operator.reporter.report import phase_of
 
 _logger = logging.getLogger("reporter.forge_worker")
 
@@ -44,24 +45,30 @@ class Rank(IntEnum):
 
     END = 0
     """The task has ended: people are waiting for this."""
-    CHANGE = 1
+    NEW = 1
+    """Its item shows nothing of the task yet: somebody waits for a sign."""
+    CHANGE = 2
     """The task has changed."""
-    CHECK = 2
+    CHECK = 3
     """It has not: check whether the item's labels still agree, or show its new position in the queue."""
 
 
 @dataclass(frozen=True)
 class BacklogEntry:
-    """A task in the backlog: not before `due`, waiting since `since`, both in monotonic seconds."""
+    """A task in the backlog: not before `due`, waiting since `since`, both in monotonic seconds.
+
+    `creates`: all that is left is a new comment, which the forge limits more than other requests.
+    """
 
     rank: Rank
     due: float
     since: float
     item: str
+    creates: bool = False
 
 
 class Backlog:
-    """Tasks to reconcile, by name: ends first, then who has waited longest. It has no clock.
+    """Tasks to reconcile, by name: ends first, then new ones, then changes, each by age. It has no clock.
 
     Each task is in it at most once. Runs of one item write the same comment: they are never taken together.
     """
@@ -69,23 +76,27 @@ class Backlog:
     def __init__(self) -> None:
         self._waiting: dict[str, BacklogEntry] = {}
         self._busy: dict[str, BacklogEntry] = {}
+        self.creates_from = 0.0
+        """Monotonic time before which no entry with `creates` is taken."""
 
-    def add(self, name: str, rank: Rank, now: float, *, item: str, delay: float = 0.0) -> None:
+    def add(
+        self, name: str, rank: Rank, now: float, *, item: str, delay: float = 0.0, creates: bool = False
+    ) -> None:
         """Queue a task for a time; the earliest time wins, then the best rank."""
         due = now + max(0.0, delay)
         known = self._waiting.get(name)
         if known is None:
-            self._waiting[name] = BacklogEntry(rank, due, due, item)
+            self._waiting[name] = BacklogEntry(rank, due, due, item, creates)
         elif due < known.due:
             # The earlier reconcile also covers what was due later.
             best = rank if known.due > now else min(rank, known.rank)
-            self._waiting[name] = BacklogEntry(best, due, min(due, known.since), item)
+            self._waiting[name] = BacklogEntry(best, due, min(due, known.since), item, creates)
         elif due <= now or due == known.due:
-            self._waiting[name] = replace(known, rank=min(rank, known.rank))
+            self._waiting[name] = replace(known, rank=min(rank, known.rank), creates=creates)
 
     def take(self, now: float) -> tuple[str, Rank] | None:
         """The next task that is due, if there is one; call `done` afterwards."""
-        due = [(entry.rank, entry.since, name) for name, entry in self._free() if entry.due <= now]
+        due = [(entry.rank, entry.since, name) for name, entry in self._free() if self._due(entry) <= now]
         if not due:
             return None
         rank, _, name = min(due)
@@ -98,6 +109,12 @@ class Backlog:
         self.add(name, known.rank, now, item=known.item, delay=delay)
         self._waiting[name] = replace(self._waiting[name], since=known.since)
 
+    def postpone(self, name: str, now: float, *, until: float) -> None:
+        """Only a new comment is left to do, and none may be created before `until`: queue the task again."""
+        self.creates_from = max(self.creates_from, until)
+        self.retry(name, now, delay=0.0)
+        self._waiting[name] = replace(self._waiting[name], creates=True)
+
     def done(self, name: str) -> None:
         self._busy.pop(name, None)
 
@@ -106,8 +123,11 @@ class Backlog:
 
     def next_due(self, now: float) -> float | None:
         """Seconds until a task is due, `None` if none is queued."""
-        soonest = min((entry.due for _, entry in self._free()), default=None)
+        soonest = min((self._due(entry) for _, entry in self._free()), default=None)
         return None if soonest is None else max(0.0, soonest - now)
+
+    def _due(self, entry: BacklogEntry) -> float:
+        return max(entry.due, self.creates_from) if entry.creates else entry.due
 
     def _free(self) -> list[tuple[str, BacklogEntry]]:
         busy_items = {entry.item for entry in self._busy.values()}
@@ -118,7 +138,7 @@ class Backlog:
         return [
             (name, max(0.0, now - entry.since))
             for name, entry in (self._busy | self._waiting).items()
-            if entry.rank in (Rank.END, Rank.CHANGE)
+            if entry.rank is not Rank.CHECK
         ]
 
 
@@ -170,8 +190,11 @@ class ForgeWorker:
         self._rate_limited_until = 0.0
 
     def add(self, task: Task, rank: Rank, delay: float = 0.0) -> None:
-        self._memory(task)
-        self.backlog.add(task.name, rank, _now(), item=task.item, delay=delay)
+        memory = self._memory(task)
+        if rank is Rank.CHANGE and memory.comment is None:
+            rank = Rank.NEW
+        creates = memory.postponed is not None and memory.postponed is phase_of(task)
+        self.backlog.add(task.name, rank, _now(), item=task.item, delay=delay, creates=creates)
         self._wake.set()
 
     def forget(self, name: str) -> None:
@@ -262,6 +285,11 @@ class ForgeWorker:
             # Our own rate limits are not a failure: continue when they permit it.
             _logger.info("%s", error)
             now = _now()
+            if error.kind is Kind.CREATE:
+                # Labels, edits and checks of other tasks go on.
+                memory.postponed = phase_of(task)
+                self.backlog.postpone(name, now, until=now + (error.retry_after or 0.0))
+                return
             self._rate_limited_until = max(self._rate_limited_until, now + (error.retry_after or 0.0))
             self.backlog.retry(name, now, delay=0.0)
         except ForgeUnavailableError as error:
@@ -289,7 +317,7 @@ class ForgeWorker:
             _logger.exception("A reconcile failed; requeued")
             self._retry(name, memory, self._settings.retry_max)
         else:
-            memory.failures, memory.outage = 0, None
+            memory.failures, memory.outage, memory.postponed = 0, None, None
             if requeue is None or self._task(name) is None:
                 self.forget(name)
             else:

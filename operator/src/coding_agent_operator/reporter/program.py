@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from typing import Any
 
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
@@ -21,10 +22,11 @@ from coding_agent_core.kubernetes.controller import Key, ObjectCache, Relist
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.links import Links
-from coding_agent_core.platforms import Platform
+from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.retry import Clock, RetryPolicy, pause_until
 from coding_agent_core.settings import Settings
+from coding_agent_core.settings.operator import Reporter
 
 from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter import metrics
@@ -42,6 +44,8 @@ ended tasks cost nothing."""
 _POLICY = RetryPolicy(tries=2, total=10.0, first_wait=0.5, longest_wait=2.0, longest_retry_after=2.0)
 """One retry for a single lost answer; everything else is retried by later reconciles."""
 _TICK_S = 1.0
+_SHARE = 3 / 4
+"""Our share of a forge's limits; attempts and polls use the same account."""
 _TOKEN_S = 2.0
 """Between two looks for a token that is not there yet."""
 
@@ -55,25 +59,36 @@ class _CountingPace(Paced):
         super().answered(method, status, headers, content)
 
 
+def rate_for(settings: Reporter, platform: Platform, host: str) -> Rate:
+    """The limits for a host: as configured, else our share of what the vendor documents."""
+    facts = FACTS[platform]
+    known = facts.web_limits if host == facts.web_host else facts.limits
+
+    def share(configured: float | None, documented: int | None) -> float:
+        return configured or (inf if documented is None else documented * _SHARE)
+
+    return Rate(
+        per_second=settings.requests_per_second,
+        burst=settings.burst,
+        per_hour=share(settings.requests_per_hour, known.per_hour),
+        writes_per_minute=share(settings.writes_per_minute, known.writes_per_minute),
+        creates_per_minute=share(settings.creates_per_minute, known.creates_per_minute),
+        creates_per_hour=share(settings.creates_per_hour, known.creates_per_hour),
+        keep=settings.keep_remaining,
+    )
+
+
 def connect_forges(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
     """A rate-limited client of every platform that has a token here, by host.
 
     Raises:
         SettingsError: no token can be used, or two platforms are configured on the same host.
     """
-    limits = settings.reporter
-    rate = Rate(
-        per_second=limits.requests_per_second,
-        burst=limits.burst,
-        writes_per_minute=limits.writes_per_minute,
-        per_hour=limits.requests_per_hour,
-        keep=limits.keep_remaining,
-    )
     paces: dict[str, Paced] = {}
 
     def connect_paced(settings: Settings, platform: Platform) -> Forge:
         host = settings.forge(platform).host
-        paces[host] = _CountingPace(host, rate, Clock())
+        paces[host] = _CountingPace(host, rate_for(settings.reporter, platform, host), Clock())
         return connect(settings, platform, policy=_POLICY, pace=paces[host])
 
     return {host: (forge, paces[host]) for host, forge in connect_all(settings, connect_paced).items()}

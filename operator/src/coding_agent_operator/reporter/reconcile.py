@@ -28,6 +28,7 @@ from coding_agent_core.commands import (
 )
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.discussion import Comment
+from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
@@ -128,6 +129,7 @@ class TaskMemory:
         end_shown: since when the item shows the end of the task.
         failures: reconciles that failed since the last success.
         outage: the forge does not answer requests for this task; it may answer others.
+        postponed: phase of the task when the rate limits put off its new comment.
         problem: reason of the problem that the task's conditions show.
         cause: who or what cancelled the task.
     """
@@ -142,6 +144,7 @@ class TaskMemory:
     pending: PendingCorrection | None = None
     failures: int = 0
     outage: Outage | None = None
+    postponed: Phase | None = None
     problem: str = ""
     cause: str = ""
 
@@ -264,13 +267,23 @@ async def _newest(
         now=now,
         grace=timedelta(seconds=context.settings.grace),
     )
-    await _update_comment(context, task, earlier, memory)
+    postponed: NotYetError | None = None
+    try:
+        await _update_comment(context, task, earlier, memory)
+    except NotYetError as error:
+        if error.kind is not Kind.CREATE:
+            raise
+        postponed = error  # labels cost less than a new comment, and are a sign too
     await swap_labels(context.forge, task.spec.item, plan.add, plan.remove)
     if plan.add or plan.remove:
         metrics.SHOWN.labels(run.phase).inc()
         _logger.info(
             "%s: labels added: %s; labels removed: %s", task.spec.item.display, plan.add, plan.remove
         )
+    if postponed is not None:
+        if plan.acknowledge:
+            await context.tasks.set_conditions(body, (acknowledged("The item shows our labels."),), now)
+        raise postponed
     memory.pending = plan.pending
     if plan.correct is not None:
         await _correct(context, task, body, latest, plan.correct)

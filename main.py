@@ -21,6 +21,7 @@ from coding_agent_core.settings.model import Backend
 
 if TYPE_CHECKING:
     from coding_agent_core.queues.protocol import TaskSink, TaskSource
+    from prometheus_client import CollectorRegistry
 
 EX_CONFIG = 78
 EX_TEMPORARY = 75
@@ -201,7 +202,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
         app = create_app(settings, queue, registry=registry)
         parts = [
             serve(settings, queue, stop=stop, app=app),
-            _work(settings, queue, stop),
+            _work(settings, queue, stop, registry),
             handle_notices(settings, queue, stop, CommandMetrics(registry)),
         ]
         problem = scope_problem(settings)
@@ -228,21 +229,26 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_consumer.notices import handle_notices
+    from coding_agent_core.metrics import process_registry, served
     from coding_agent_core.queues.connect import connect_source
 
-    parts = [_work(settings, connect_source(settings), stop)]
+    registry = process_registry()
+    parts = [_work(settings, connect_source(settings), stop, registry)]
     if settings.backend is Backend.RABBITMQ:
         from coding_agent_core.queues.rabbitmq import RabbitMQNotices
 
         parts.append(handle_notices(settings, RabbitMQNotices(settings.rabbitmq), stop))
-    await _together(parts, stop)
+    with served(settings.consumer.http_host, settings.consumer.http_port, registry):
+        await _together(parts, stop)
 
 
-async def _work(settings: Settings, source: TaskSource, stop: asyncio.Event) -> None:
+async def _work(
+    settings: Settings, source: TaskSource, stop: asyncio.Event, registry: CollectorRegistry
+) -> None:
     from coding_agent_consumer.program import run_consumer
 
     try:
-        await run_consumer(settings, source, stop)
+        await run_consumer(settings, source, stop, registry)
     finally:
         await source.aclose()
 
@@ -264,13 +270,17 @@ async def _poll(
 ) -> str | None:
     """Poll once or forever; why a single poll ended early, else `None`."""
     from coding_agent_core.forge.connect import connect
+    from coding_agent_core.metrics import process_registry, served
+    from coding_agent_receiver.metrics import PollMetrics
     from coding_agent_receiver.poller import poll_forever, poll_once
 
     _check_scope(settings)
     forge = connect(settings, settings.task_source)
     try:
         if loop_forever:
-            await poll_forever(settings, forge, sink, stop)
+            registry, scheduling = process_registry(), settings.scheduling
+            with served(scheduling.http_host, scheduling.http_port, registry):
+                await poll_forever(settings, forge, sink, stop, metrics=PollMetrics(registry))
             return None
         return (await poll_once(settings, forge, sink)).problem
     finally:
@@ -285,11 +295,14 @@ async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> No
         return
     from coding_agent_consumer.notices import handle_notices
     from coding_agent_core.queues.memory import MemoryQueue
+    from prometheus_client import CollectorRegistry
 
     queue = MemoryQueue()
     await _poll(settings, queue, stop)
     queue.drain()
-    await _together([_work(settings, queue, stop), handle_notices(settings, queue, stop)], stop)
+    await _together(
+        [_work(settings, queue, stop, CollectorRegistry()), handle_notices(settings, queue, stop)], stop
+    )
 
 
 if __name__ == "__main__":

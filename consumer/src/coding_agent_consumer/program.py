@@ -17,11 +17,13 @@ from coding_agent_core.forge.connect import connect, connect_all, forge_of
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.logs import configure
 from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
+from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.reporting import State
 from coding_agent_core.settings import Settings, examine
 from coding_agent_core.tasks import Item
+from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
@@ -38,8 +40,13 @@ _TERMINATION_LOG = "/dev/termination-log"
 """Where Kubernetes reads a container's termination message; `TERMINATION_LOG` names another file."""
 
 
-async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Event) -> None:
+async def run_consumer(
+    settings: Settings, source: TaskSource, stop: asyncio.Event, registry: CollectorRegistry
+) -> None:
     """Work on tasks until `stop` is set, or the source is empty.
+
+    Args:
+        registry: for the metrics.
 
     Raises:
         SettingsError: no forge has a token, or the model is not configured.
@@ -57,6 +64,7 @@ async def run_consumer(settings: Settings, source: TaskSource, stop: asyncio.Eve
             make_agent=ModelAgent,
             open_workspace=_workspaces(settings),
             shutdown=stop,
+            usage=UsageMetrics(registry),
         )
         _logger.info("Ready for tasks of %s", ", ".join(sorted(forges)))
         await consume(source, handler, concurrency=settings.consumer.concurrency)

@@ -10,12 +10,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import Claim, TaskSource
 from coding_agent_core.reasons import Reason
@@ -23,6 +24,7 @@ from coding_agent_core.reporting import State
 from coding_agent_core.retry import asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
+from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.attempt import Attempt, OpenWorkspace
@@ -68,6 +70,7 @@ class TaskHandler:
     Attributes:
         forges: by host.
         shutdown: set when the consumer is to end.
+        usage: counts what attempts used.
     """
 
     settings: Settings
@@ -75,6 +78,7 @@ class TaskHandler:
     make_agent: Callable[[Settings], Agent]
     open_workspace: OpenWorkspace
     shutdown: asyncio.Event
+    usage: UsageMetrics = field(default_factory=lambda: UsageMetrics(CollectorRegistry()))
 
     async def handle(self, claim: Claim) -> None:
         """Work on a task until it is settled; left unsettled only when shutting down or losing the claim."""
@@ -197,6 +201,7 @@ class TaskHandler:
                 grace=_GRACE,
                 overtime=_OVERTIME,
             ).run()
+        self.usage.count(claim.task.request.item.repository, outcome.usage)
         if claim.lost.is_set():
             raise _TaskStoppedError
         if outcome.reason is Reason.CANCELLED:

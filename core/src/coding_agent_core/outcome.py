@@ -116,6 +116,7 @@ class Usage(_ReportedModel):
 
     Attributes:
         cost: `None` where the model's price is not configured.
+        model: its name; `None`: it is unknown, or there were several.
     """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
@@ -124,9 +125,12 @@ class Usage(_ReportedModel):
     input_tokens: int = Field(default=0, ge=0, le=_MANY)
     output_tokens: int = Field(default=0, ge=0, le=_MANY)
     cost: Cost | None = None
+    model: str | None = Field(default=None, max_length=256)
 
     def plus(self, other: Usage) -> Usage:
+        only = other.model if not self.requests or self.model == other.model else None
         return Usage(
+            model=only if other.requests else self.model,
             requests=self.requests + other.requests,
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from coding_agent_core.agenttask import Status
+from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.tasks import Origin
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from coding_agent_operator.observed import Task
 
@@ -37,6 +38,7 @@ ATTEMPT = Histogram(
 OUTCOMES = Counter(
     "coding_agent_attempts", "Attempts that ended, by outcome and reason.", ["outcome", "reason"]
 )
+USAGE = UsageMetrics(REGISTRY)
 RETRIES = Counter("coding_agent_retries", "Attempts after the first of their task.")
 RECONCILES = Histogram(
     "coding_agent_reconcile_duration_seconds",
@@ -88,6 +90,7 @@ def count_change(task: Task, new: Status) -> None:
             RETRIES.inc()
         if attempt.outcome is not None and (known is None or known.outcome is None):
             OUTCOMES.labels(attempt.outcome.value, attempt.reason or "").inc()
+            USAGE.count(task.spec.source.repository, attempt.usage)
             if attempt.completion_time is not None:
                 seconds = (attempt.completion_time - attempt.start_time).total_seconds()
                 ATTEMPT.labels(attempt.outcome.value).observe(max(0.0, seconds))

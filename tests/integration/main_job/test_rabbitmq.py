@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+import httpx
 import pytest
 
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import DONE, StartSystem, System, until
+from tests.fixtures.system import DONE, REPOSITORY, Program, StartSystem, System, over, until
 from tests.integration.main_job.scripts import finish, run, script, write
 
 FORGES = ["github", "gitlab"]
@@ -85,6 +88,28 @@ def test_webhook_redelivery_and_poll_together_make_one_task(
     assert "-r2" not in comment.body
     assert len(system.changes()) == 1
     assert len(system.model.requests) == 3, "one run of three requests"
+
+
+def test_consumer_and_producer_serve_their_metrics(
+    start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
+) -> None:
+    system = with_broker(start_system, "github", slow(0), rabbitmq, rabbitmq_queue)
+    place = {"http_host": "127.0.0.1", "http_port": 0}
+    system.sections = over(system.sections, {"consumer": place, "scheduling": place})
+    system.put_label(1)
+    producer = system.start("--mode", "producer", "--loop")
+    consumer = system.start_consumer()
+    system.wait_for_label(1, DONE)
+    labels = f'model="scripted",repository="{REPOSITORY}"'
+    until(
+        lambda: f"coding_agent_model_requests_total{{{labels}}} 3.0" in metrics_of(consumer), "it is counted"
+    )
+    assert 'coding_agent_tasks_recovered_by_poll_total{platform="github"} 1.0' in metrics_of(producer)
+
+
+def metrics_of(program: Program) -> str:
+    [port] = re.findall(r"Metrics are at 127.0.0.1, port (\d+)", program.text())
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10, trust_env=False).text
 
 
 def test_a_consumer_stopped_in_good_order_hands_its_task_on_without_cost(

@@ -5,8 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from coding_agent_core.agenttask import OutcomeType
+from coding_agent_core.outcome import Usage
 from coding_agent_core.reasons import Reason
+from coding_agent_operator.metrics import count_change
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.unit.operator.making import attempt, status, task
 
 _FRESH = """
 from prometheus_client import REGISTRY, generate_latest
@@ -37,3 +43,17 @@ def test_a_fresh_operator_shows_origins_and_ends_at_zero() -> None:
     failed = {reason for phase, reason in ends if phase == "Failed"}
     assert failed >= {*Reason} - {Reason.COMPLETED, Reason.NOTHING_TO_CHANGE, Reason.CANCELLED}
     assert failed >= {"OOMKilled", "PodLost", "TooManyAttempts", "Unschedulable", "ErrImagePull"}
+
+
+def test_what_an_attempt_used_is_counted_once_when_its_end_is_recorded() -> None:
+    def tokens() -> float:
+        labels = {"repository": "octo/demo", "model": "counted-once", "direction": "output"}
+        return REGISTRY.get_sample_value("coding_agent_model_tokens_total", labels) or 0.0
+
+    usage = Usage(requests=2, input_tokens=10, output_tokens=7, model="counted-once")
+    end = status(attempt(outcome=OutcomeType.SUCCEEDED, usage=usage))
+    running = task(status(attempt()))
+    before = tokens()
+    count_change(running, end)
+    count_change(task(end), end)
+    assert tokens() - before == 7

@@ -207,12 +207,12 @@ def test_the_delivery_is_read_from_the_headers_bounded_and_without_control_chara
     ("account", "ignored"), [("", False), ("Octocat", True), ("coding-agent-bot", False)]
 )
 def test_a_label_of_our_own_account_starts_nothing(account, ignored):
-    known = settings().model_dump() | {"github": {"account": account}}
+    known = settings().model_dump(by_alias=True) | {"github": {"account": account}}
     result = meaning(github_issue(), configured=Settings.model_validate(known))
     assert isinstance(result, Ignored) is ignored
 
 
 def test_with_rabbitmq_commands_apply_the_label_from_our_own_account():
-    known = settings(commands={"enabled": True}).model_dump()
+    known = settings(commands={"enabled": True}).model_dump(by_alias=True)
     known |= {"github": {"account": "octocat"}, "use_rabbitmq": True}
     assert isinstance(meaning(github_issue(), configured=Settings.model_validate(known)), Accepted)

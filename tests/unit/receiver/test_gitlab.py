@@ -201,6 +201,6 @@ def test_the_delivery_id_is_the_one_that_stays_when_gitlab_tries_again(headers, 
 
 @pytest.mark.parametrize(("account", "ignored"), [("", False), ("Root", True), ("coding-agent-bot", False)])
 def test_a_label_of_our_own_account_starts_nothing(account, ignored):
-    known = settings().model_dump() | {"gitlab": {"account": account}}
+    known = settings().model_dump(by_alias=True) | {"gitlab": {"account": account}}
     result = meaning(gitlab_issue(), configured=Settings.model_validate(known))
     assert isinstance(result, Ignored) is ignored

@@ -114,6 +114,7 @@ class ModelAgent:
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cost=cost_of(self._settings.llm, usage),
+            model=self._settings.llm.model_name[:256],
         )
         return outcome.model_copy(update={"usage": counted})
 

@@ -131,7 +131,7 @@ def cost_of(llm: LLM, usage: RunUsage) -> Cost | None:
     The list (genai-prices) is part of the image and is not fetched. It knows public addresses alone: a model
     behind a gateway or on a machine of one's own has no list price.
     """
-    model = getattr(llm, llm.provider).model
+    model = llm.model_name
     if (price := llm.prices.get(model)) is not None:
         return price.cost(
             input_tokens=usage.input_tokens,

@@ -69,6 +69,10 @@ class Consumer(Section):
     """Seconds before the second attempt; doubled for each further attempt, up to `retry_delay_max`."""
     retry_delay_max: float = Field(default=600.0, ge=0)
     """Longest delay before an attempt, in seconds."""
+    http_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from outside of the container
+    """Address of `/metrics` in `--mode consumer`."""
+    http_port: int = Field(default=8081, ge=0, le=65535)
+    """Port of `/metrics` in `--mode consumer`."""
     cancel_check_interval: float = Field(default=30.0, gt=0)
     """Seconds between two checks of the item's labels; a task stops when the item has none of ours."""
     max_tool_errors: int = Field(default=3, gt=0)
@@ -178,6 +182,10 @@ class LLM(Section):
     """Retries of one request after 429, 5xx and broken connections."""
     prices: dict[str, Price] = Field(default_factory=dict)
     """What a million tokens cost, by the model's name; by default the public list price, if known."""
+
+    @property
+    def model_name(self) -> str:
+        return str(getattr(self, self.provider).model)
 
 
 class S3(Section):

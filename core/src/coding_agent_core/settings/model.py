@@ -45,6 +45,10 @@ class Scheduling(Section):
     """Whether `--mode webhook` with the in-memory queue also polls. `--mode producer` polls in any case."""
     interval: int = Field(default=300, gt=0)
     """Seconds between two polls."""
+    http_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from outside of the container
+    """Address of `/metrics` in `--mode producer --loop`."""
+    http_port: int = Field(default=8082, ge=0, le=65535)
+    """Port of `/metrics` in `--mode producer --loop`."""
 
 
 class RabbitMQ(Section):

@@ -19,7 +19,7 @@ Served = Annotated[str, Field(pattern=r"^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)
 class Limits(Section):
     """How many tasks run at a time; never exceeded."""
 
-    global_: int = Field(default=20, ge=0, validation_alias="global")
+    global_: int = Field(default=20, ge=0, alias="global")
     """Limit for a namespace; 0 starts nothing."""
     per_repository: int = Field(default=5, ge=0)
     """Limit for each repository."""

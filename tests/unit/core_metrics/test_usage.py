@@ -1,0 +1,77 @@
+"""What attempts used is counted by repository and model, and served."""
+
+from __future__ import annotations
+
+import socket
+from decimal import Decimal
+from urllib.request import urlopen
+
+import pytest
+from coding_agent_core.metrics import UsageMetrics, served
+from coding_agent_core.outcome import Cost, Usage
+from prometheus_client import CollectorRegistry
+
+USED = Usage(
+    requests=3, input_tokens=500, output_tokens=40, cost=Cost.of(Decimal("0.25"), "USD"), model="gpt-4o"
+)
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(
+        f"coding_agent_model_{name}_total", {"repository": "acme/pricing", "model": "gpt-4o", **labels}
+    )
+
+
+def test_tokens_and_cost_add_up_by_repository_and_model() -> None:
+    registry = CollectorRegistry()
+    metrics = UsageMetrics(registry)
+    metrics.count("acme/pricing", USED)
+    metrics.count("Acme/Pricing", USED)
+    metrics.count("acme/pricing", USED.model_copy(update={"model": "qwen3", "cost": None}))
+    assert value(registry, "requests") == 6
+    assert value(registry, "tokens", direction="input") == 1000
+    assert value(registry, "tokens", direction="output") == 80
+    assert value(registry, "cost", currency="USD") == 0.5
+    assert value(registry, "requests", model="qwen3") == 3
+    assert value(registry, "cost", model="qwen3", currency="USD") is None
+
+
+@pytest.mark.parametrize("usage", [None, Usage()])
+def test_an_attempt_that_asked_no_model_makes_no_series(usage: Usage | None) -> None:
+    registry = CollectorRegistry()
+    UsageMetrics(registry).count("acme/pricing", usage)
+    assert value(registry, "requests") is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "model"),
+    [
+        (Usage(), USED, "gpt-4o"),
+        (USED, USED, "gpt-4o"),
+        (USED, Usage(), "gpt-4o"),
+        (USED, USED.model_copy(update={"model": "qwen3"}), None),
+    ],
+)
+def test_a_sum_names_the_model_if_there_was_one(first: Usage, second: Usage, model: str | None) -> None:
+    assert first.plus(second).model == model
+
+
+def test_metrics_are_served_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
+    registry = CollectorRegistry()
+    UsageMetrics(registry).count("acme/pricing", USED)
+    caplog.set_level("INFO")
+    with served("127.0.0.1", 0, registry):
+        port = int(caplog.messages[-1].rsplit(" ", 1)[1])
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+    assert (
+        'coding_agent_model_cost_total{currency="USD",model="gpt-4o",repository="acme/pricing"} 0.25' in text
+    )
+
+
+def test_a_port_that_is_taken_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        served("127.0.0.1", taken.getsockname()[1], CollectorRegistry()),
+    ):
+        assert "Metrics are not served" in caplog.text

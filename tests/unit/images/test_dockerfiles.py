@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -44,10 +45,20 @@ def test_images_are_built_with_the_uv_that_development_uses() -> None:
         assert f"'uv=={pinned[1]} " in file.read_text(encoding="utf-8"), file.name
 
 
+def base_image() -> str:
+    """As docker-compose.yml gives it, found by the expression with which Renovate updates it."""
+    renovate = json.loads((ROOT / "renovate.json").read_text(encoding="utf-8"))
+    (expression,) = renovate["customManagers"][0]["matchStrings"]
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    found = re.search(expression.replace("(?<", "(?P<"), compose)
+    assert found is not None
+    return f"{found['depName']}:{found['currentValue']}@{found['currentDigest']}"
+
+
 @pytest.mark.parametrize("file", DOCKERFILES, ids=NAMES)
 def test_an_image_is_built_from_a_lock_and_runs_as_a_number(file: Path) -> None:
     lines = steps(file)
-    assert lines[0] == "ARG BASE_IMAGE=python:3.13-slim"
+    assert lines[0] == f"ARG BASE_IMAGE={base_image()}"
     assert f"COPY requirements/{file.suffix[1:]}.txt /opt/requirements.txt" in lines
     assert "--require-hashes" in next(line for line in lines if "requirements.txt &&" in line)
     assert "USER 10001:10001" in lines

@@ -305,7 +305,7 @@ def merged_as_it_comes(ours: Settings, data: Mapping[str, Any]) -> Settings:
             return own
         return {**base, **{key: over(base.get(key), value) for key, value in own.items()}}
 
-    return Settings.model_validate(over(ours.model_dump(), data))
+    return Settings.model_validate(over(ours.model_dump(by_alias=True), data))
 
 
 @pytest.mark.parametrize("name", attacks(Path()))
@@ -397,7 +397,7 @@ async def test_whatever_a_person_stores_no_secret_leaves_to_an_address_of_theirs
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@settings(max_examples=5000, deadline=None, suppress_health_check=_SHARED)
+@settings(max_examples=2000, deadline=None, suppress_health_check=_SHARED)
 @given(data=st.data(), default=st.sampled_from(DEFAULTS), by_file=st.booleans())
 async def test_the_same_at_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject, default: Any, by_file: bool

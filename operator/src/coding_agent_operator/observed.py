@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, TypeVar
 
 from coding_agent_core.agenttask import (
@@ -84,7 +85,7 @@ class Task:
     wanted_labels: Mapping[str, str]
     intact: bool = True
 
-    @property
+    @cached_property
     def ended(self) -> bool:
         """Its `Succeeded` condition is True or False: conditions are the truth, not the phase."""
         return self.status.terminal_phase is not None

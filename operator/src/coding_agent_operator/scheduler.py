@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
@@ -69,6 +69,8 @@ class Scheduler:
         self._changed = asyncio.Event()
         self._schedule = Schedule()
         self._granted: set[str] = set()
+        self._ready: dict[str, tuple[Task, Candidate]] = {}
+        """By name, the tasks that were ready in the last pass: what a long queue costs is remembered."""
         self._positions_due: set[str] = set()
         self.kueue_messages: dict[str, str] = {}
         """By a Job's uid, what Kueue says it waits for."""
@@ -180,27 +182,18 @@ class Scheduler:
             jobs.setdefault(job.owner or "", []).append(job)
         self._granted = {name for name in self._granted if self._task(name) is not None}
         found = []
+        ready: dict[str, tuple[Task, Candidate]] = {}
         for task in self._tasks.of(self._namespace):
-            stage = stage_of(task, jobs.pop(task.uid, ()), now, self._policy)
-            if task.name in self._granted:
-                stage = Stage.ACTIVE
-            elif stage is Stage.READY and self._controller.retries_later(Key(self._namespace, task.name)):
-                stage = Stage.BACKOFF  # it was refused: another task may start meanwhile
-            if stage is Stage.ENDED:
-                continue
-            source = task.spec.source
-            found.append(
-                Candidate(
-                    name=task.name,
-                    item=task.item,
-                    repository=task.repository,
-                    created=task.created,
-                    stage=stage,
-                    limit=self._limits.of(source.host, source.repository) if self._limits else UNLIMITED,
-                    run=task.spec.run,
-                    priority=task.spec.priority,
-                )
-            )
+            own = jobs.pop(task.uid, ())
+            known = self._ready.get(task.name)
+            # Time alone does not change a task that is ready.
+            unchanged = known is not None and known[0] is task and not own and not self._held(task)
+            candidate = known[1] if known and unchanged else self._candidate(task, own, now)
+            if candidate.stage is not Stage.ENDED:
+                found.append(candidate)
+            if candidate.stage is Stage.READY and not own:
+                ready[task.name] = task, candidate
+        self._ready = ready
         # A Job that runs without a task (deleted by hand, its end not recorded) counts all the same.
         found += [
             Candidate(
@@ -215,6 +208,29 @@ class Scheduler:
             if not job.finished
         ]
         return found
+
+    def _held(self, task: Task) -> bool:
+        """It was granted its start, or was refused and is tried again later."""
+        key = Key(self._namespace, task.name)
+        return task.name in self._granted or self._controller.retries_later(key)
+
+    def _candidate(self, task: Task, own: Sequence[Job], now: datetime) -> Candidate:
+        stage = stage_of(task, own, now, self._policy)
+        if task.name in self._granted:
+            stage = Stage.ACTIVE
+        elif stage is Stage.READY and self._held(task):
+            stage = Stage.BACKOFF  # another task may start meanwhile
+        source = task.spec.source
+        return Candidate(
+            name=task.name,
+            item=task.item,
+            repository=task.repository,
+            created=task.created,
+            stage=stage,
+            limit=self._limits.of(source.host, source.repository) if self._limits else UNLIMITED,
+            run=task.spec.run,
+            priority=task.spec.priority,
+        )
 
     async def _show_positions(self) -> None:
         """Show how the queue moves, for a few tasks at a time, the foremost first."""

@@ -295,7 +295,8 @@ class Controller:
 
     def retries_later(self, key: Key) -> bool:
         """The last reconciliation of the key failed, and its retry is not due yet."""
-        return self._retry_at.get(key, 0.0) > asyncio.get_running_loop().time()
+        due = self._retry_at.get(key)
+        return due is not None and due > asyncio.get_running_loop().time()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

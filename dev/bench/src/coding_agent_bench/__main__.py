@@ -35,7 +35,7 @@ BENCHMARKS = {
     for entry in (workspace, receiver, flood, operator, reporter, ended_tasks)
 }
 
-_WIDTH = 120
+_WIDTH = 150
 """Columns of a table at least, also where the output is no terminal."""
 
 

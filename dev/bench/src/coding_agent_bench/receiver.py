@@ -176,6 +176,6 @@ BENCHMARK = Benchmark(
     name="receiver",
     title=f"Webhooks to the receiver, {_AT_ONCE} at a time, and creating AgentTasks directly",
     needs=frozenset({Part.PLANE, Part.BROKER}),
-    limit=300.0,
+    limit=420.0,
     run=run,
 )

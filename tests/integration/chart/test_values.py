@@ -51,6 +51,7 @@ WRONG = [
         "config.operator.namespaces={team-a}",
         "at '/config/operator': additional properties 'namespaces' not allowed",
     ),
+    ("config.authorize=everyone", "at '/config/authorize': value must be one of 'write', 'triage', 'anyone'"),
     ("config.operator.job.image=x", "at '/config/operator/job': additional properties 'image' not allowed"),
     ("secrets.github.existingSecret=mine", "secrets.github: give either existingSecret or token"),
     ("secrets.webhook.rotating=true", "secrets.webhook.githubPrevious: "),
@@ -190,6 +191,7 @@ def test_attempts_trust_the_authorities_of_the_values(tmp_path: Path) -> None:
 
 def test_settings_of_the_values_arrive(tmp_path: Path) -> None:
     settings = load_settings(config_of(render(CHART / "ci" / "everything-values.yaml"), tmp_path), {})
+    assert settings.authorize == "triage"
     assert settings.limits.per_repository == 3
     assert settings.limits.of("github.com", "acme/big") == 10
     assert settings.gitlab.host == "gitlab.example.com"

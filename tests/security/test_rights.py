@@ -88,7 +88,7 @@ ACCOUNTS = {
             f"{TASKS}/status": {"patch"},
             "jobs.batch": {"get", "list", "watch", "create", "patch", "delete"},
             "pods": {"list", "watch"},
-            "events": {"create"},
+            "events": {"create", "list"},
             LEASES: {"create"},
             "workloads.kueue.x-k8s.io": {"list"},
         },

@@ -198,7 +198,13 @@ class Reconciler:
     async def _with_missing_secrets(self, pod: Pod) -> Pod:
         if pod.waiting != NOT_READY_TO_START:
             return pod
-        return replace(pod, missing=missing_secrets(await self._cluster.mount_failures(pod.name)))
+        try:
+            failures = await self._cluster.mount_failures(pod.name)
+        except ApiError as error:
+            # A Role of an older release lacks the right; then nobody is told which Secret it is.
+            _logger.warning("Events of pod %s cannot be read: %s", pod.name, error)
+            return pod
+        return replace(pod, missing=missing_secrets(failures))
 
     async def _create(self, task: Task, number: int) -> Job:
         """Create the attempt's Job, or find it; a Job of somebody else's that has its name is remembered."""

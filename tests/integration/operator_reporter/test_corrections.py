@@ -123,6 +123,19 @@ def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(world: Wor
     assert sorted(world.tasks()) == [name, second]
 
 
+@pytest.mark.parametrize("flavour", ["github", "gitlab"])
+def test_a_label_of_our_own_account_starts_no_run(world: World, start: Start) -> None:
+    start(grace=4.0, check_interval=0.3)
+    number = world.issue(BOT)
+    name = running(world, number)
+    world.set_phase(name, Phase.SUCCEEDED)
+    world.shows(number, "Coding agent: done", {DONE})
+    world.forge.add_label("acme/pricing", number, BOT, by="coding-agent-bot")
+    assert not world.is_reported(name), "the reporter still watches the item"
+    until("the end is settled", lambda: world.is_reported(name))
+    assert list(world.tasks()) == [name]
+
+
 def test_a_label_between_the_end_of_the_work_and_the_written_end(world: World, start: Start) -> None:
     """The webhook found a task that had not ended, so it was answered as a duplicate: only the item knows."""
     start(grace=GRACE, check_interval=3600)

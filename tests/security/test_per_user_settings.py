@@ -27,6 +27,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
+from coding_agent_core.settings.attempts import LLM
 from coding_agent_user_config.__main__ import ApiKey, create_app
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -305,7 +306,7 @@ def merged_as_it_comes(ours: Settings, data: Mapping[str, Any]) -> Settings:
             return own
         return {**base, **{key: over(base.get(key), value) for key, value in own.items()}}
 
-    return Settings.model_validate(over(ours.model_dump(by_alias=True), data))
+    return ours.model_copy(update={"llm": LLM.model_validate(over(ours.llm.model_dump(), data["llm"]))})
 
 
 @pytest.mark.parametrize("name", attacks(Path()))

@@ -36,6 +36,7 @@ CHART_SETS = {
     "operator.http_port": "",
     "reporter.http_host": "",
     "reporter.http_port": "",
+    "consumer.commits.signing_key": "attempts.signing",
     "operator.job.image": "attempts.image",
     "operator.job.pull_policy": "image.pullPolicy",
     "operator.job.fixed_ids": "podSecurity.fixedIds",

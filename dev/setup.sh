@@ -19,6 +19,7 @@ program git git
 ! command -v apt-get >/dev/null || file /etc/ssl/certs/ca-certificates.crt ca-certificates
 program make make
 if [ "$tier" != demo ]; then
+    program ssh-keygen openssh-client # its signatures are what tests compare with
     [ -d /usr/lib/rabbitmq ] || program rabbitmq-server rabbitmq-server # tests start a broker of their own from it
     program openssl openssl
     program npm npm # vendors publish their schemas and examples in its registry

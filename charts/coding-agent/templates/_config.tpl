@@ -37,6 +37,9 @@ holds none.
   {{- end -}}
   {{- $_ := set $own "user_config_api" $api -}}
 {{- end -}}
+{{- if .Values.attempts.signing.existingSecret -}}
+  {{- $_ := set $own "consumer" (dict "commits" (dict "signing_key" "/etc/coding-agent/credentials/commit-signing-key")) -}}
+{{- end -}}
 {{- if include "coding-agent.s3Enabled" . -}}
   {{- $_ := set $own "context_storage" (dict "s3" (dict
     "access_key_id" (dict "files" (list "/etc/coding-agent/credentials/s3-access-key-id"))
@@ -74,6 +77,11 @@ credentials:
 {{- if include "coding-agent.s3Enabled" . }}
   - { secret: {{ include "coding-agent.secretName" (list . "s3") }}, key: access-key-id, file: s3-access-key-id }
   - { secret: {{ include "coding-agent.secretName" (list . "s3") }}, key: secret-access-key, file: s3-secret-access-key }
+{{- end }}
+{{- with .Values.attempts.signing }}
+{{- if .existingSecret }}
+  - { secret: {{ .existingSecret | quote }}, key: {{ .key | quote }}, file: commit-signing-key }
+{{- end }}
 {{- end }}
 {{- with .Values.attempts.credentials }}
   {{- toYaml . | nindent 2 }}

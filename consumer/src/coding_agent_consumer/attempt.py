@@ -45,6 +45,7 @@ from coding_agent_consumer.instruction_files import instruction_files
 from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.repository import BareClone, Publisher
+from coding_agent_consumer.signing import SshSigner
 from coding_agent_consumer.tasks import ForgeTask
 from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_consumer.workspace.client import Workspace, WorkspaceGoneError, WorkspaceRefusedError
@@ -192,6 +193,7 @@ class Attempt:
                 "Cloned %s: branch %s%s", source, branch, " (continuing)" if repository.resumed else ""
             )
             brief = await self._prepared(lambda: self._brief(settings, task, details, repository, recap))
+            key = settings.consumer.commits.signing_key
             author = await self._prepared(lambda: commit_author(task.forge, settings.consumer.commits))
             asked_by = await self._prepared(lambda: self._asked_by(task.forge))
             async with self.open_workspace() as workspace:
@@ -203,6 +205,7 @@ class Attempt:
                     title=details.title,
                     footer=f"For {task.item.display}: {details.url}",
                     asked_by=asked_by,
+                    signer=SshSigner.load(key) if key else None,
                 )
 
                 async def log_step(step: Step) -> None:

@@ -25,6 +25,7 @@ from coding_agent_consumer.agent import OnStep, Step
 from coding_agent_consumer.commit_message import commit_message
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
 from coding_agent_consumer.patch import PatchRefusedError, require_bounded
+from coding_agent_consumer.signing import SshSigner
 from coding_agent_consumer.workspace.client import Workspace, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.publisher")
@@ -139,7 +140,9 @@ class BareClone:
         await self._git.local("update-ref", f"refs/heads/{self.branch}", self.tip)
         return path
 
-    async def commit(self, patch: bytes, message: str, author: CommitIdentity) -> str | None:
+    async def commit(
+        self, patch: bytes, message: str, author: CommitIdentity, signer: SshSigner | None = None
+    ) -> str | None:
         """Commit everything that changed since the start point; `None` if the branch's tip holds it already.
 
         May be called again with a later patch, also relative to the start point: its commit follows the last.
@@ -169,6 +172,9 @@ class BareClone:
         commit = await self._git.local_id(
             "commit-tree", tree, "-p", self.tip, "-F", "-", stdin=text, env=identity
         )
+        if signer is not None:
+            signed = signer.sign(await self._git.local("cat-file", "commit", commit))
+            commit = await self._git.local_id("hash-object", "-t", "commit", "-w", "--stdin", stdin=signed)
         await self._git.local("update-ref", f"refs/heads/{self.branch}", commit, self.tip)
         self.tip = commit
         return commit
@@ -275,6 +281,7 @@ class Publisher:
         title: of the item.
         footer: names the item in each commit's message.
         asked_by: co-author of each commit.
+        signer: signs each commit.
     """
 
     repository: BareClone
@@ -283,6 +290,7 @@ class Publisher:
     title: str
     footer: str
     asked_by: CommitIdentity | None = None
+    signer: SshSigner | None = None
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @property
@@ -313,7 +321,7 @@ class Publisher:
                 footer=self.footer,
                 asked_by=self.asked_by,
             )
-            await self.repository.commit(patch, message, self.author)
+            await self.repository.commit(patch, message, self.author, self.signer)
 
     async def push(self) -> None:
         """Push what was committed and is not on the forge yet; raises as `BareClone.push`."""

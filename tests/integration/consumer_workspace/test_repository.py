@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from coding_agent_consumer.git import Credentials, RemoteMovedError
 from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.repository import BareClone
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
+from coding_agent_consumer.signing import SshSigner
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+    SettingsError,
+)
 from coding_agent_core.forge.protocol import CloneSource, CommitIdentity
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
@@ -288,3 +296,57 @@ async def test_a_clone_that_failed_is_begun_again_in_the_same_folder(
     with pytest.raises(ForgeUnavailableError):
         await clone(git_server, tmp_path / "agent")
     assert (await clone(git_server, tmp_path / "agent")).start_point
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ("ed25519",),
+        ("rsa", "-b", "2048"),
+        ("ecdsa", "-b", "256"),
+        ("ecdsa", "-b", "384"),
+        ("ecdsa", "-b", "521"),
+    ],
+    ids="".join,
+)
+async def test_git_verifies_the_signature_of_a_commit(
+    git_server: GitServer, tmp_path: Path, kind: tuple[str, ...]
+) -> None:
+    key = tmp_path / "key"
+    generate = ["ssh-keygen", "-q", "-t", *kind, "-N", "", "-C", "", "-f", str(key)]
+    subprocess.run(generate, check=True, timeout=30)
+    signers = tmp_path / "allowed_signers"
+    signers.write_text(f"{AUTHOR.email} {key.with_suffix('.pub').read_text()}")
+    repository = await clone(git_server, tmp_path / "agent")
+    patch = patch_of(git_server, {"calc.py": "def add(a, b):\n    return a + b\n"})
+
+    commit = await repository.commit(patch, "Fix add\n\nBody: ü\n", AUTHOR, SshSigner.load(key))
+    await repository.push()
+
+    bare = git_server.root / "sample.git"
+    shown = git(
+        bare, "-c", f"gpg.ssh.allowedSignersFile={signers}", "log", "-1", "--format=%H %G? %GS %s", BRANCH
+    )
+    assert shown == f"{commit} G {AUTHOR.email} Fix add"
+    git(bare, "fsck", "--strict")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [("no key", "it is not an OpenSSH private key"), (None, "No such file")]
+)
+def test_a_signing_key_that_cannot_be_used_is_a_wrong_setting(
+    tmp_path: Path, content: str | None, why: str
+) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SettingsError, match=why):
+        SshSigner.load(file)
+
+
+def test_a_signing_key_with_a_passphrase_is_a_wrong_setting(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    generate = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key)]
+    subprocess.run(generate, check=True, timeout=30)
+    with pytest.raises(SettingsError, match="passphrase"):
+        SshSigner.load(key)

@@ -161,3 +161,20 @@ def test_comments_of_people_reach_the_model_and_our_own_do_not(start_system: Sta
     asked = str(system.model.requests[-1])
     assert "Please keep the wording of the error." in asked
     assert "Coding agent: working on it" not in asked
+
+
+def test_commits_are_signed_and_authored_as_configured(start_system: StartSystem, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    generate = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)]
+    subprocess.run(generate, check=True, timeout=30)
+    signers = tmp_path / "allowed_signers"
+    signers.write_text(f"robots@example.com {key.with_suffix('.pub').read_text()}")
+    commits = {"name": "Robots", "email": "robots@example.com", "signing_key": str(key)}
+    system = start_system("github", script(write("a.md", "a\n"), finish()), consumer={"commits": commits})
+    system.start_webhook()
+    system.put_label(1)
+    system.wait_for_label(1, DONE)
+
+    [change] = system.changes()
+    verify = ("-c", f"gpg.ssh.allowedSignersFile={signers}", "log", "-1", "--format=%G? %GS %an <%ae>")
+    assert system.git(*verify, change.head).strip() == "G robots@example.com Robots <robots@example.com>"

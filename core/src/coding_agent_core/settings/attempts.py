@@ -45,13 +45,16 @@ class WorkspaceSettings(Section):
 
 
 class Commits(Section):
-    """Author of the commits."""
+    """Author and signature of the commits."""
 
     name: str = ""
     """Name of the author; empty: that of the forge's account."""
     email: str = ""
     """E-mail address of the author; empty: the one by which the forge finds its account (GitHub: its private
     address, GitLab: its commit address)."""
+    signing_key: Path | None = None
+    """File with an SSH private key without a passphrase, as `ssh-keygen -t ed25519` writes it: commits are
+    signed with it. The forge's account must know its public key. `None`: they are not signed."""
 
 
 class Consumer(Section):

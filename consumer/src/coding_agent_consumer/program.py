@@ -78,7 +78,7 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
         environment: the variables; `None`: the process's own.
 
     Returns:
-        the exit status, a `coding_agent_core.outcome.ExitCode`.
+        the exit status, a `coding_agent_core.reasons.ExitCode`.
     """
     harden_agent_process()
     environment = os.environ if environment is None else environment

@@ -196,7 +196,7 @@ def pod_spec(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
         "shareProcessNamespace": False,
         "serviceAccountName": template.service_account,
         "terminationGracePeriodSeconds": template.grace_seconds,
-        # From when a node has it. It is for an agent that hangs: its own clock ends it before this.
+        # Counted from when a node has the pod. It is for an agent that hangs: its own clock ends it earlier.
         "activeDeadlineSeconds": given.timeout_seconds + template.grace_seconds + template.start_seconds,
         "securityContext": {
             "runAsNonRoot": True,

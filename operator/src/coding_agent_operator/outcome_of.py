@@ -218,7 +218,7 @@ def _not_ending(pods: Sequence[Pod], now: datetime) -> PodProblem | None:
 
 
 def stuck(job: Job, now: datetime, policy: Policy) -> AttemptOutcome | None:
-    """Why a Job that has not ended never will, or `None`; its pods must have been read."""
+    """Why a Job that has not ended will never end, or `None`; its pods must have been read."""
     found = pod_problem(job, now, policy)
     return found.outcome if found is not None and found.over else None
 

@@ -48,7 +48,7 @@ Builder = Callable[[Task, int], Mapping[str, Any]]
 
 
 class RefusedError(ApiError):
-    """The API server does not take what it was given, and reading again is of no use."""
+    """The API server refuses what it was given, and reading again does not help."""
 
     @property
     def conflict(self) -> bool:
@@ -207,7 +207,7 @@ class Reconciler:
         return replace(pod, missing=missing_secrets(failures))
 
     async def _create(self, task: Task, number: int) -> Job:
-        """Create the attempt's Job, or find it; a Job of somebody else's that has its name is remembered."""
+        """Create the attempt's Job, or find it. A Job of another owner that has its name is remembered."""
         manifest = dict(self._build(task, number))
         name = manifest["metadata"]["name"]
         try:
@@ -240,7 +240,7 @@ class Reconciler:
                 self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
                 return None
             if error.conflict and not await self._is_newer(task):
-                # A status that fits no schema (the CRD is of an older release): reading again is of no use.
+                # A status that fits no schema (the CRD is of an older release): reading again does not help.
                 raise RefusedError(str(error), error.status, error.retry_after) from error
             raise
         count_change(task, status)
@@ -288,7 +288,7 @@ class Reconciler:
 
 
 class TerminationMessages:
-    """What the agents of deleted pods reported at last; of pods that ended before the start it has nothing.
+    """The last reports of agents whose pods were deleted, since this process started.
 
     The kubelet writes how a container ended and lets the pod go within a fraction of a second, sooner than a
     reconciliation reads it. A watch always has it: the event of a deletion carries the object's last version.

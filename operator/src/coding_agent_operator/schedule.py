@@ -40,7 +40,7 @@ class Candidate:
     Attributes:
         item: one value for each item: of an item one task runs at a time, the older run first.
         repository: one value for each repository.
-        limit: how many of the repository's may run at a time.
+        limit: how many tasks of the repository may run at a time.
     """
 
     name: str
@@ -98,7 +98,7 @@ def schedule(active: Sequence[Candidate], limit: int, now: datetime, *, aging: f
 def coarse(position: int) -> int:
     """A position as shown: exact to 10, then rounded up to tens, from 100 on to hundreds.
 
-    When the first of 1,000 waiting tasks starts, all others move; shown so, some 28 of them change.
+    When the first of 1,000 waiting tasks starts, all others move; shown like this, about 28 of them change.
     """
     step = 1 if position <= 10 else 10 if position <= 100 else 100
     return -(-position // step) * step

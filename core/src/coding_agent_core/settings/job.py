@@ -153,7 +153,7 @@ def _volumes(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         elif name in RESERVED_VOLUMES:
             raise ValueError(f"`{at}`: the pod has a volume {name!r} of its own; choose another name")
         elif len(volume) != 2:
-            raise ValueError(f"`{at}`: volume {name!r} needs exactly one source beside its name")
+            raise ValueError(f"`{at}`: volume {name!r} needs exactly one source besides its name")
         else:
             yield name, volume
 

@@ -110,7 +110,7 @@ class ForgeContext:
 
 @dataclass
 class Outage:
-    """The forge does not answer since `since` (aware), which is `began` in monotonic time."""
+    """The forge has not answered since `since` (aware), which is `began` in monotonic time."""
 
     since: datetime
     began: float

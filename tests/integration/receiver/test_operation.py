@@ -159,8 +159,3 @@ async def test_a_port_in_use_is_a_clear_error():
             SettingsError, match=rf"cannot listen on 127\.0\.0\.1:{receiver.port}: Address already"
         ):
             await serve(taken, RecordingSink(), stop=asyncio.Event())
-
-
-def test_a_rate_limit_that_cannot_be_read_is_a_clear_error():
-    with pytest.raises(SettingsError, match=r"webhook\.rate_limit\.failed: 'often'"):
-        create_app(settings(rate_limit={"failed": "often"}), RecordingSink())

@@ -96,6 +96,32 @@ def test_with_one_user_for_all_it_stops_the_others(start_pods: StartPods) -> Non
     assert _NO_PROCESS in told
 
 
+# A model that leaves a file of 700 MB, is told so, and then a patch that unpacks to just within the limits.
+_HUGE = "echo kept > kept.md; truncate -s 700M core"
+DEFAULT_MEMORY = [
+    {"name": name, "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": limit}}}
+    for name, limit in (("agent", "1Gi"), ("workspace", "4Gi"))
+]
+"""The limits of attempts' containers unless the values say otherwise (`operator/job.py`)."""
+_AT_THE_LIMIT = "rm core; for n in 1 2 3 4; do head -c 32M /dev/zero > zeros-$n.bin; done"
+
+
+def test_files_too_large_are_named_and_those_within_the_limits_kill_nothing(start_pods: StartPods) -> None:
+    turns = (run(_HUGE), finish(), run(_AT_THE_LIMIT), finish("Added zeros."))
+    job = {"pod_template": {"spec": {"containers": DEFAULT_MEMORY}}}
+    system = start_pods("github", [Script(name="huge", turns=turns)], job=job)
+    system.put_label(1)
+    system.wait_for_phase("Succeeded")
+    told = str(system.model.requests[2]["messages"][-1]["content"])
+    assert "core (700 MiB)" in told
+    branch = system.git("ls-tree", "-r", "--name-only", "coding-agent/issue-1").split()
+    assert {"kept.md", "zeros-1.bin", "zeros-4.bin"} <= set(branch)
+    assert "core" not in branch
+    (found,) = system.pods()
+    statuses = [*found["status"]["containerStatuses"], *found["status"]["initContainerStatuses"]]
+    assert [status["restartCount"] for status in statuses] == [0] * len(statuses), "nothing was killed"
+
+
 PORTS = (22, 2379, 2380, 6443, 10248, 10249, 10250, 10255, 10256, 10257, 10259)
 """Of a node: SSH, etcd, API server, kubelet, kube-proxy, controller manager, scheduler."""
 PROBE = """

@@ -19,6 +19,12 @@ from tests.chart.place import node_values
 from tests.chart.release import Release
 from tests.fixtures.cluster import ClusterUnderTest
 from tests.fixtures.system import SECRET, over
+from tests.integration.chart.test_lifecycle import (
+    TAKE_FIELDS,
+    older_chart,
+    upgrade_as_documented,
+    webhook_secret,
+)
 
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
@@ -85,6 +91,46 @@ def test_upgrade_restart_and_rollback_under_load_lose_and_double_nothing(
     tasks = [task["metadata"]["name"] for task in release.tasks()]
     assert len(set(answered)) == len(answered), "each webhook was for another item"
     assert sorted(tasks) == sorted(answered)
+
+
+def test_no_upgrade_downgrade_or_reinstallation_refuses_a_webhook(
+    release: Release, edge: Edge, tmp_path: Path
+) -> None:
+    """With the secret that the chart generates, from an older chart, by every way that the documents name."""
+    release.values = over(release.values, {"secrets": {"webhook": {"github": ""}}})
+    newer, older = release.chart, older_chart(tmp_path)
+    release.chart = older
+    release.install(None, *TAKE_FIELDS, "--wait", "--timeout", "240s")
+    edge.wait()
+    with webhooks(edge, webhook_secret(release), tmp_path, rate=RATE, most=MOST) as load:
+        load.wait_for(RATE)
+        release.chart = newer
+        for flag in ("--reuse-values", "--reset-then-reuse-values"):
+            upgrade_as_documented(release, flag, "--wait", "--timeout", "180s")
+            release.helm("rollback", release.name, "1", "--wait", "--timeout", "180s")
+        release.upgrade(None, "--wait", "--timeout", "180s")
+        release.chart = older
+        release.upgrade(None, "--wait", "--timeout", "180s")
+        hits = load.stop()
+    assert len(hits) > 4 * RATE
+    assert problems(hits) == {}
+    answered = [hit.answer["task"] for hit in hits]
+    assert sorted(task["metadata"]["name"] for task in release.tasks()) == sorted(answered)
+
+    (tmp_path / "again").mkdir()
+    release.chart = newer
+    release.upgrade(None, "--wait", "--timeout", "180s")
+    before = webhook_secret(release)
+    release.helm("uninstall", release.name, "--wait", "--timeout", "120s")
+    release.install(None, "--wait", "--timeout", "240s")
+    assert webhook_secret(release) == before
+    edge.wait()
+    # Hooks that know the secret from before are still answered.
+    with webhooks(edge, before, tmp_path / "again", rate=RATE, most=MOST) as load:
+        load.wait_for(RATE)
+        again = load.stop()
+    assert {hit.status for hit in again} == {200}
+    assert {task["metadata"]["name"] for task in release.tasks()} >= set(answered)
 
 
 def problems(hits: list[Hit]) -> Counter[str]:

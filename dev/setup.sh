@@ -38,6 +38,12 @@ if { [ "$tier" = e2e ] || [ "$tier" = sweep ]; } && [ "$(uname)" = Linux ] && [ 
     program buildah buildah
     program debootstrap debootstrap
 fi
+# Each program of Kubernetes watches files, and Linux lets one user have 128 watchers
+# (https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files).
+watchers=/proc/sys/fs/inotify/max_user_instances
+if [ "$tier" != demo ] && [ -w $watchers ] && [ "$(cat $watchers)" -lt 1024 ]; then
+    echo 1024 >$watchers || echo "Could not raise $watchers: programs may end with 'too many open files'" >&2
+fi
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 install="apt-get install -y --no-install-recommends ${missing[*]}"

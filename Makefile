@@ -53,6 +53,7 @@ ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test
 .PHONY: sweep
 sweep: setup-sweep $(VENV)/.dev sweep-parts ## everything exhaustive: all security trials, crashes, volume, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
+	@$(PYTEST) -n $(JOBS) --dist loadgroup -m long tests/integration
 	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/sweep tests/security $(addprefix --ignore=,$(ALONE))
 
 .PHONY: docs

@@ -91,6 +91,7 @@ def upgrade_as_documented(release: Release, *flags: str) -> None:
     release.helm("upgrade", release.name, str(release.chart), *flags)
 
 
+@pytest.mark.long
 def test_no_upgrade_downgrade_or_reinstallation_loses_anything(release: Release, tmp_path: Path) -> None:
     newer, older = release.chart, older_chart(tmp_path)
     release.chart = older
@@ -159,6 +160,7 @@ def test_an_upgrade_brings_the_newer_crd_and_keeps_tasks_and_the_webhook_secret(
     assert "Cost" in columns(release)
 
 
+@pytest.mark.long
 def test_uninstalling_keeps_the_tasks_and_installing_again_finds_them(release: Release) -> None:
     release.install()
     release.cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")

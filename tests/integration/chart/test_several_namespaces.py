@@ -121,6 +121,7 @@ def installed(
         yield teams
 
 
+@pytest.mark.long
 def test_installed_side_by_side_the_operator_makes_each_teams_jobs(installed: Teams) -> None:
     installed.operator()
     worlds = [World(installed.plane, entry.namespace) for entry in [*installed.teams, installed.platform]]

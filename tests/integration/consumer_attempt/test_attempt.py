@@ -240,6 +240,7 @@ async def test_sigterm_while_the_forge_is_down_ends_it_at_once(make_place: MakeP
     assert outcome.reason is Reason.CANCELLED
 
 
+@pytest.mark.long
 async def test_whatever_hangs_there_is_an_outcome_within_the_grace_time(make_place: MakePlace) -> None:
     place = make_place("github", script(finish()))
     stop, working, released = asyncio.Event(), asyncio.Event(), asyncio.Event()

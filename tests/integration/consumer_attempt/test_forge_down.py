@@ -66,6 +66,7 @@ def waits(caplog: pytest.LogCaptureFixture) -> Callable[[], bool]:
     return lambda: WAITS in caplog.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flavour", "window", "kind", "served"),
     [case[1:] for case in WINDOWS],
@@ -97,6 +98,7 @@ async def test_an_outage_is_waited_out(
     assert len(place.system.model.requests) == 2, "the model was asked once for each step"
 
 
+@pytest.mark.long
 async def test_a_checkpoint_that_cannot_be_pushed_costs_nothing(
     make_place: MakePlace, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,7 @@ OUTAGES: dict[str, tuple[str, list[dict[str, Any]]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_an_outage_costs_nothing_and_doubles_nothing(start_system: StartSystem, outage: str) -> None:
     flavour, faults = OUTAGES[outage]

@@ -83,6 +83,7 @@ async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: Wor
     assert found.url.startswith(world.server.base_url)
 
 
+@pytest.mark.long
 async def test_more_items_than_fit_a_page_are_all_found(world: World) -> None:
     for number in range(105):
         world.server.add_label(

@@ -57,6 +57,7 @@ async def recovers(http: httpx.AsyncClient, port: int) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 async def test_an_api_server_that_is_killed_or_stands_still_is_503_in_5_s_until_it_is_back(
     chaos_plane: PlaneUnderTest,
     place: Place,

@@ -178,6 +178,7 @@ def test_a_label_that_was_taken_off_meanwhile_makes_no_task(outage: Outage) -> N
     assert outage.place.tasks() == {}
 
 
+@pytest.mark.long
 def test_many_missed_events_come_back_in_the_second_poll(outage: Outage) -> None:
     numbers = [1, *(outage.system.forge.open_issue(REPOSITORY, f"Issue {entry}") for entry in range(9))]
     for number in numbers:

@@ -91,6 +91,7 @@ def start(team: Team) -> Iterator[Callable[[], Reporter]]:
         yield begin
 
 
+@pytest.mark.long
 def test_people_with_write_access_command_the_agent_by_comments(
     team: Team, start: Callable[[], Reporter]
 ) -> None:

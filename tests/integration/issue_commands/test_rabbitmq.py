@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import BOT, DONE, StartSystem, until
 from tests.integration.issue_commands.steps import (
@@ -15,6 +17,7 @@ from tests.integration.issue_commands.steps import (
 )
 
 
+@pytest.mark.long
 def test_commands_act_on_the_labels(start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str) -> None:
     system = start_system(
         "github",

@@ -66,6 +66,7 @@ def test_without_write_access_the_label_starts_nothing_also_from_an_issue_form(
     assert len(system.changes()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flavour", ["github", "gitlab"])
 @pytest.mark.parametrize(
     ("authorize", "who", "refused"), [("triage", "triager", "reader"), ("anyone", "reader", "")]

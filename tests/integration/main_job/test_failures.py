@@ -63,6 +63,7 @@ CASES: list[tuple[str, list[Script], dict[str, object], str, str]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scripts", "sections", "reasons", "attempts"),
     [case[1:] for case in CASES],

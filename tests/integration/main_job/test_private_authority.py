@@ -13,6 +13,7 @@ from tests.fixtures.system import DONE, MODEL_KEY, REPOSITORY, SECRET, System, s
 from tests.integration.main_job.scripts import fixes_the_bug
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flavour", ["github", "gitlab"])
 def test_it_is_trusted_where_ssl_cert_file_says_so(flavour: str, tmp_path: Path) -> None:
     authority = certificate(tmp_path, "IP:127.0.0.1")

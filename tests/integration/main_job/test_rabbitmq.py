@@ -50,6 +50,7 @@ def test_a_consumer_killed_in_mid_task_loses_nothing(
     assert len(system.changes()) == 1
 
 
+@pytest.mark.long
 def test_a_broker_restarted_in_mid_task_makes_no_second_run(
     start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
 ) -> None:
@@ -112,6 +113,7 @@ def metrics_of(program: Program) -> str:
     return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10, trust_env=False).text
 
 
+@pytest.mark.long
 def test_a_consumer_stopped_in_good_order_hands_its_task_on_without_cost(
     start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
 ) -> None:
@@ -127,6 +129,7 @@ def test_a_consumer_stopped_in_good_order_hands_its_task_on_without_cost(
     assert "attempt 1 of 3" in system.comments(1)[0].body
 
 
+@pytest.mark.long
 def test_the_receiver_answers_503_while_the_broker_is_down_and_the_poll_recovers(
     start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
 ) -> None:

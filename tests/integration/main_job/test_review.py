@@ -41,6 +41,7 @@ def test_a_review_comment_on_line_12_changes_line_12(start_system: StartSystem, 
     assert system.file_at("feature", "numbers.txt") == NUMBERED.replace("line 12\n", "a dozen\n")
 
 
+@pytest.mark.long
 @both_forges
 def test_a_relabeled_issue_sees_the_discussion_of_its_own_change(
     start_system: StartSystem, flavour: str
@@ -60,6 +61,7 @@ def test_a_relabeled_issue_sees_the_discussion_of_its_own_change(
     assert system.file_at("coding-agent/issue-1", "numbers.txt") == expected
 
 
+@pytest.mark.long
 @both_forges
 def test_a_hostile_review_is_data_and_unreadable_checks_do_not_fail_the_attempt(
     start_system: StartSystem, flavour: str

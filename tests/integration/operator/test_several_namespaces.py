@@ -192,6 +192,7 @@ def test_with_a_star_it_finds_namespaces_that_come(platform: Platform) -> None:
     assert [early.holder(), late.holder()] == ["", ""]
 
 
+@pytest.mark.long
 def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform: Platform) -> None:
     emptied, went = platform.team(), platform.passing_team()
     process = platform.operator("*", operator={"sweep_interval": 0.5})
@@ -310,6 +311,7 @@ def test_a_teams_own_operator_and_the_platforms_never_act_together(platform: Pla
     own.until_phase(own.create(2), "Succeeded")
 
 
+@pytest.mark.long
 def test_a_namespace_without_rights_does_not_hinder_another(platform: Platform) -> None:
     served, barred = platform.team(), platform.team()
     process = platform.operator(barred.namespace, served.namespace, rights=(served.namespace,))

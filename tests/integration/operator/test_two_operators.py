@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.pod_driver import RUNS, PodDriver
@@ -81,6 +83,7 @@ def test_one_that_ends_hands_over_at_once(world: World, pods: PodDriver, operato
     world.until_phase(world.create(1), "Succeeded")
 
 
+@pytest.mark.long
 def test_one_that_sleeps_is_replaced_and_does_nothing_when_it_wakes(
     world: World, pods: PodDriver, operator: Start, count: JobCount
 ) -> None:

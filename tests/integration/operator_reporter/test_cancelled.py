@@ -52,6 +52,7 @@ async def by_a_program(world: World, _: int, name: str) -> None:
     world.patch(name, {"spec": {"cancel": True}})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cancel", "said"),
     [

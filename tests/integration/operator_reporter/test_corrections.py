@@ -53,6 +53,7 @@ def test_a_removed_label_cancels_a_waiting_task(world: World, start: Start) -> N
     until("cancelled", lambda: is_cancelled(world, name))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flavour", ["github"])
 def test_a_label_that_comes_back_within_the_grace_time_cancels_nothing(world: World, start: Start) -> None:
     grace = 10.0  # a slow machine has to put it back within this time
@@ -123,6 +124,7 @@ def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(world: Wor
     assert sorted(world.tasks()) == [name, second]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flavour", ["github", "gitlab"])
 def test_a_label_of_our_own_account_starts_no_run(world: World, start: Start) -> None:
     start(grace=4.0, check_interval=0.3)
@@ -136,6 +138,7 @@ def test_a_label_of_our_own_account_starts_no_run(world: World, start: Start) ->
     assert list(world.tasks()) == [name]
 
 
+@pytest.mark.long
 def test_a_label_between_the_end_of_the_work_and_the_written_end(world: World, start: Start) -> None:
     """The webhook found a task that had not ended, so it was answered as a duplicate: only the item knows."""
     start(grace=GRACE, check_interval=3600)

@@ -22,6 +22,7 @@ def proxy(world: World) -> Iterator[ForgeProxy]:
         yield made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flavour", "kind"),
     [

@@ -122,6 +122,7 @@ def test_nothing_is_written_when_nothing_has_changed(world: World, start: Start)
     assert [entry for entry in world.requests()[asked:] if entry["method"] != "GET"] == []
 
 
+@pytest.mark.long
 def test_positions_alone_are_shown_rarely(world: World, start: Start) -> None:
     interval = 1.5
     start(position_interval=interval, check_interval=3600)

@@ -20,6 +20,7 @@ RATE, BURST, WRITES_PER_MINUTE = 40.0, 10, 600.0
 """Well below what a busy machine manages, so that the limits hold the requests back."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flavour", ["github"])
 def test_a_burst_of_ends(world: World, start: Callable[..., Reporter]) -> None:
     numbers = [world.issue(BOT) for _ in range(TASKS)]

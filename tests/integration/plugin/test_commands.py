@@ -99,6 +99,7 @@ def test_cancel_then_retry_waits_for_the_end(place: Place, plugin: Plugin, task:
     assert f"{task}-r2" in place.tasks()
 
 
+@pytest.mark.long
 def test_suspend_and_resume(place: Place, plugin: Plugin, task: str) -> None:
     assert plugin("resume", task).err.strip() == f"{task} is not suspended."
     assert plugin("suspend", task).out == f"agenttask {task} suspended\n"
@@ -108,6 +109,7 @@ def test_suspend_and_resume(place: Place, plugin: Plugin, task: str) -> None:
     assert place.task(task)["spec"]["suspend"] is False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["cancel", "suspend", "resume"])
 def test_what_has_ended_is_left_alone(place: Place, plugin: Plugin, task: str, command: str) -> None:
     place.end(task, succeeded=True)

@@ -48,6 +48,7 @@ def task(plugin: Plugin) -> str:
     return plugin("run", "https://github.com/octo/demo/issues/7").out.split()[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -66,6 +67,7 @@ def test_the_right_pod_and_container(
     assert ("follow=true" in kubelet.asked[-1]) == ("-f" in arguments)
 
 
+@pytest.mark.long
 def test_following_shows_each_line_as_it_comes(place: Place, kubelet: FakeKubelet, task: str) -> None:
     add_pod(place, kubelet, task, 1)
     kubelet.go_on.clear()
@@ -82,6 +84,7 @@ def test_following_shows_each_line_as_it_comes(place: Place, kubelet: FakeKubele
         assert following.wait(10) == 0
 
 
+@pytest.mark.long
 def test_why_there_is_no_log(place: Place, plugin: Plugin, kubelet: FakeKubelet, task: str) -> None:
     assert "it is New, and has no pod. With -f" in plugin("logs", task, status=1).err
     add_pod(place, kubelet, task, 1, began=False)
@@ -94,6 +97,7 @@ def test_why_there_is_no_log(place: Place, plugin: Plugin, kubelet: FakeKubelet,
     assert "its pods are gone" in plugin("logs", task, "-f", status=1).err
 
 
+@pytest.mark.long
 def test_what_is_left_when_the_pods_are_gone(place: Place, plugin: Plugin, task: str) -> None:
     attempt = {
         "number": 1,

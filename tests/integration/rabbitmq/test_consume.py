@@ -127,6 +127,7 @@ async def test_a_broker_restarted_in_mid_task_gets_one_acknowledgement(
     assert queue.ready() == 0
 
 
+@pytest.mark.long
 async def test_a_task_that_ends_while_the_broker_is_away_is_not_run_again(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
 ) -> None:
@@ -141,6 +142,7 @@ async def test_a_task_that_ends_while_the_broker_is_away_is_not_run_again(
     await until(lambda: queue.ready() == 1)
 
 
+@pytest.mark.long
 async def test_another_task_is_not_hoarded_while_one_runs_across_a_reconnection(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
 ) -> None:
@@ -214,6 +216,7 @@ async def test_a_retry_comes_as_the_next_attempt_and_not_before_its_delay(
     assert queue.ready(".retry.1") == 0
 
 
+@pytest.mark.long
 async def test_a_waiting_retry_survives_a_power_cut(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
 ) -> None:
@@ -247,6 +250,7 @@ async def test_a_task_given_up_lies_in_the_dead_letter_queue(
     assert queue.ready() == 0
 
 
+@pytest.mark.long
 async def test_a_task_that_cannot_be_moved_is_handed_out_again(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
 ) -> None:

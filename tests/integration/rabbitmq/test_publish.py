@@ -22,6 +22,7 @@ def numbers(queue: Queue) -> list[int]:
     return sorted(json.loads(body)["number"] for _, body in queue.get_all())
 
 
+@pytest.mark.long
 async def test_a_confirmed_task_survives_a_power_cut(
     sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
 ) -> None:
@@ -67,6 +68,7 @@ async def test_a_deleted_queue_is_made_again(sink: RabbitMQSink, queue: Queue) -
     assert numbers(queue) == [2]
 
 
+@pytest.mark.long
 async def test_a_stopped_broker_is_unavailable_within_the_budget_and_nothing_is_lost_after_it(
     sink: RabbitMQSink, settings: RabbitMQ, rabbitmq: Broker, queue: Queue
 ) -> None:

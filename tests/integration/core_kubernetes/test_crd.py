@@ -217,6 +217,13 @@ def test_what_does_not_fit_together_is_refused(create: Try, form: str, changes: 
     assert message in create(body)
 
 
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "//x/1", "https://x/1 onclick=y"])
+def test_an_address_is_http_and_one_word(create: Try, url: str) -> None:
+    assert "spec.url" in create(changed(task("github_issue"), "spec.url", url))
+    with pytest.raises(ValueError, match="url"):
+        agenttask.parse_spec(changed(task("github_issue"), "spec.url", url))
+
+
 def test_every_rule_is_tried() -> None:
     def messages(schema: Fields) -> set[str]:
         found = {rule["message"] for rule in schema.get("x-kubernetes-validations", [])}

@@ -169,7 +169,12 @@ class Attempt:
         task, details = await self._prepared(self.load)
         refused = await self._prepared(
             lambda: refusal(
-                task.forge, task.item, self.request, self.settings.authorize, task.labels.bot_label
+                task.forge,
+                task.item,
+                self.request,
+                self.settings.authorize,
+                task.labels.bot_label,
+                own_label_counts=self.settings.own_label_counts,
             )
         )
         if refused is not None:

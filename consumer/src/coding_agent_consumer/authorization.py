@@ -14,20 +14,25 @@ _REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRI
 
 
 async def refusal(
-    forge: Forge, item: Item, request: TaskRequest, authorize: Authorize, bot_label: str
+    forge: Forge,
+    item: Item,
+    request: TaskRequest,
+    authorize: Authorize,
+    bot_label: str,
+    *,
+    own_label_counts: bool,
 ) -> str | None:
     """Why the task is refused, for people; `None`: whoever asked may.
 
     Args:
         item: with its repository.
+        own_label_counts: as in the settings: our own account applies the label for commands.
 
     Raises:
         ForgeError: it is not known what the person may do.
     """
     trigger = request.trigger
-    if (
-        authorize is Authorize.ANYONE or trigger.cause is None
-    ):  # who writes AgentTasks has the cluster's rights
+    if trigger.cause is None:  # who writes AgentTasks has the cluster's rights
         return None
     user = request.user
     if not user or (trigger.origin is Origin.MANUAL and trigger.cause is Cause.LABEL):
@@ -35,8 +40,11 @@ async def refusal(
         applied = await forge.label_application(item, bot_label)
         user = applied.user if applied and applied.user else user
     if user and user.casefold() == (await forge.whoami()).casefold():
-        return None  # our account applies it only for a command, whose author was checked
-    if user and await forge.permission(item, user) >= _REQUIRED[authorize]:
+        # Without a time, the poll does not know who applied the label, and names the item's author.
+        if own_label_counts or trigger.labeled_at is None:
+            return None
+        return "The agent's own account applied the label. Only people start tasks."
+    if authorize is Authorize.ANYONE or (user and await forge.permission(item, user) >= _REQUIRED[authorize]):
         return None
     who = f"{user} applied the label" if user else "It is not known who applied the label"
     return f"{who}, but only people with {authorize} access to {item.repository} may ask for a task."

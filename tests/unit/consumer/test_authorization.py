@@ -46,9 +46,14 @@ def request(user: str, origin: Origin = Origin.WEBHOOK, cause: Cause | None = Ca
 
 
 async def refused(
-    given: TaskRequest, authorize: Authorize = Authorize.WRITE, people: People | None = None
+    given: TaskRequest,
+    authorize: Authorize = Authorize.WRITE,
+    people: People | None = None,
+    *,
+    own_label_counts: bool = False,
 ) -> str | None:
-    return await refusal(cast(Forge, people or People()), ITEM, given, authorize, "coding agent")
+    forge = cast(Forge, people or People())
+    return await refusal(forge, ITEM, given, authorize, "coding agent", own_label_counts=own_label_counts)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,6 @@ async def refused(
         ("triager", Authorize.TRIAGE, True),
         ("reader", Authorize.TRIAGE, False),
         ("reader", Authorize.ANYONE, True),
-        ("coding-agent-bot", Authorize.WRITE, True),
     ],
 )
 async def test_the_permission_decides(user: str, authorize: Authorize, may: bool) -> None:
@@ -70,6 +74,19 @@ async def test_the_permission_decides(user: str, authorize: Authorize, may: bool
         assert (why is None) is may
         if why is not None:
             assert why.startswith(f"{user} applied the label, but only people with {authorize} access to")
+
+
+@pytest.mark.parametrize("authorize", Authorize)
+async def test_a_label_of_our_own_account_starts_nothing_unless_commands_apply_it(
+    authorize: Authorize,
+) -> None:
+    given = request("coding-agent-bot")
+    labeled = given.model_copy(update={"trigger": given.trigger.model_copy(update={"labeled_at": NOW})})
+    assert await refused(labeled, authorize) == (
+        "The agent's own account applied the label. Only people start tasks."
+    )
+    assert await refused(labeled, authorize, own_label_counts=True) is None
+    assert await refused(given, authorize) is None, "who applied it is not known: this is the item's author"
 
 
 async def test_anyone_needs_no_request() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 
+from coding_agent_core.admission import FRESH
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.logs import safe
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
@@ -164,16 +165,13 @@ def _plain(host: str) -> str:
     return host.lower().removesuffix(":443").removesuffix(":80")
 
 
-LATE = timedelta(minutes=1)
-"""Forges send an event within seconds. No header says that a delivery was sent before, so its age has to."""
-
-
 def accept(
     item: Item, subject: Fields, *, user: str, url: str, delivered: Delivery, received_at: datetime
 ) -> Accepted:
     """The task request of a label application; `subject` is the payload's object of the item."""
     labeled_at = parse_time(subject.optional_text("updated_at"))
-    is_late = labeled_at is not None and received_at - labeled_at > LATE
+    # Forges send an event within seconds. No header says that a delivery was sent before, so its age has to.
+    is_late = labeled_at is not None and received_at - labeled_at > FRESH
     trigger = Trigger(
         origin=Origin.REDELIVERY if is_late else Origin.WEBHOOK,
         delivery_id=delivered.id,

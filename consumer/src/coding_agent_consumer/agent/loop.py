@@ -67,7 +67,7 @@ _OVERHEAD = 2_000
 _MAX_REJECTIONS = 3
 """Times in a row that a conversation may be refused as too long before we give up."""
 _MAX_REFUSED_CHANGES = 2
-"""Times that the model is asked to mend a change that cannot be taken over; then the attempt ends with it."""
+"""How often the model is asked to fix a change that cannot be taken over; then the attempt ends with it."""
 _TOO_LONG_ANSWER = (
     "Your last answer was cut off because it was too long, and nothing of it was done. Go on in smaller"
     " steps: write or edit files piece by piece."

@@ -167,7 +167,7 @@ def check_text(text: str, messages: list[ModelMessage], tool_names: Collection[s
 
 
 async def check_change(workspace: Workspace) -> None:
-    """Refuse the end of the work while its change cannot be taken over, when the model can still mend it.
+    """Refuse the end of the work while its change cannot be taken over, if the model can still fix it.
 
     Raises:
         ModelRetry: says to the model why.

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from coding_agent_core.budget import Allowance
 from coding_agent_core.platforms import KEY_FIELDS, Platform
 from coding_agent_core.tasks import Frozen, Item, Origin, TaskRequest, Trigger, new_uuid, task_name
 from coding_agent_core.text import first_problem
@@ -112,6 +113,7 @@ class AttemptInput(Frozen):
         timeout_seconds: from the attempt's start; afterwards the cluster kills it.
         model: of this task, at the configured service; `None`: the configured one.
         instructions: of this task, added to the configured ones.
+        allowance: what this attempt may spend at the model; `None`: as much as it needs.
     """
 
     task: QueuedTask
@@ -120,10 +122,15 @@ class AttemptInput(Frozen):
     earlier: EarlierAttempts = EarlierAttempts()
     model: str | None = None
     instructions: str | None = None
+    allowance: Allowance | None = None
 
     def to_json(self) -> str:
         """The queue's message with further fields."""
-        options = {"model": self.model, "instructions": self.instructions}
+        options = {
+            "model": self.model,
+            "instructions": self.instructions,
+            "allowance": None if self.allowance is None else self.allowance.to_wire(),
+        }
         return json.dumps(
             {
                 **self.task.to_message(),
@@ -155,6 +162,7 @@ class AttemptInput(Frozen):
                 earlier=EarlierAttempts.model_validate(data.get("earlier") or {}),
                 model=data.get("model"),
                 instructions=data.get("instructions"),
+                allowance=data.get("allowance"),
             )
         except ValidationError as error:
             raise ValueError(f"not an attempt's input: {first_problem(error)}") from error

@@ -1,7 +1,9 @@
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
+from coding_agent_core.budget import Allowance
 from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
@@ -30,7 +32,8 @@ def an_input(**changes: object) -> AttemptInput:
     [EarlierAttempts(), EarlierAttempts(branch="b", change_url="u", recap="did x", transcripts=("a", "b"))],
 )
 def test_what_is_written_is_read_again(earlier: EarlierAttempts) -> None:
-    whole = an_input(earlier=earlier, model="m", instructions="In Japanese.")
+    allowance = Allowance(amount=Decimal("0.5"), currency="USD")
+    whole = an_input(earlier=earlier, model="m", instructions="In Japanese.", allowance=allowance)
     assert AttemptInput.from_json(whole.to_json(), now=NOW) == whole
 
 
@@ -41,6 +44,7 @@ def test_what_is_written_is_read_again(earlier: EarlierAttempts) -> None:
         ("[]", "not a JSON object"),
         ('{"type":"github_issue","owner":"a","repo":"b","number":1,"timeoutSeconds":0}', "timeout_seconds"),
         ('{"type":"github_issue","owner":"a","repo":"b","number":1,"earlier":{"x":1}}', r"x"),
+        ('{"type":"github_issue","owner":"a","repo":"b","number":1,"allowance":{}}', r"either `amount`"),
     ],
 )
 def test_a_wrong_input_is_named(text: str, sentence: str) -> None:

@@ -1,0 +1,62 @@
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from coding_agent_core.budget import Allowance
+from coding_agent_core.outcome import Cost, Usage
+
+FIVE = Allowance(amount=Decimal(5), currency="USD")
+MANY = Allowance(tokens=1000)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"amount": "5"},
+        {"currency": "USD"},
+        {"amount": "5", "currency": "USD", "tokens": 5},
+        {"amount": "-1", "currency": "USD"},
+        {"amount": "NaN", "currency": "USD"},
+        {"amount": "0.0000001", "currency": "USD"},
+        {"amount": "5", "currency": "dollars"},
+        {"tokens": -1},
+    ],
+)
+def test_an_allowance_is_money_or_tokens(data: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"amount|currency|tokens"):
+        Allowance.of_wire(data)
+
+
+@pytest.mark.parametrize("allowance", [FIVE, MANY, Allowance(amount=Decimal("0.1"), currency="EUR")])
+def test_what_is_written_is_read_again(allowance: Allowance) -> None:
+    assert Allowance.of_wire(allowance.to_wire()) == allowance
+
+
+def test_money_is_written_as_text() -> None:
+    assert FIVE.to_wire() == {"amount": "5", "currency": "USD"}
+    assert MANY.to_wire() == {"tokens": 1000}
+    assert (str(FIVE), str(MANY)) == ("5.00 USD", "1,000 tokens")
+
+
+@pytest.mark.parametrize(
+    ("allowance", "usage", "spent"),
+    [
+        (MANY, Usage(requests=1, input_tokens=3, output_tokens=4), Decimal(7)),
+        (FIVE, Usage(requests=1, cost=Cost(amount="0.25", currency="USD")), Decimal("0.25")),
+        (FIVE, Usage(), Decimal(0)),
+        (FIVE, Usage(requests=1), None),
+        (FIVE, Usage(requests=1, cost=Cost(amount="0.25", currency="EUR")), None),
+        (FIVE, None, None),
+        (MANY, None, None),
+    ],
+)
+def test_a_usage_in_the_unit_of_an_allowance(
+    allowance: Allowance, usage: Usage | None, spent: Decimal | None
+) -> None:
+    assert allowance.spent(usage) == spent
+
+
+def test_what_is_left_is_never_negative() -> None:
+    assert FIVE.with_value(Decimal(-1)).value == 0
+    assert MANY.with_value(Decimal(12)) == Allowance(tokens=12)

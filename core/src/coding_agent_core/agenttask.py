@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from coding_agent_core.budget import Allowance
 from coding_agent_core.outcome import Phase, Usage, terminal_phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of, task_name
@@ -48,6 +49,10 @@ ANNOTATION_NEXT_RUN_AT = f"{GROUP}/next-run-at"
 ANNOTATION_DUPLICATE_OF = f"{GROUP}/duplicate-of"
 """Name of the task that answers for the label application that this task was created for."""
 
+ANNOTATION_SPENT = f"{GROUP}/spent"
+"""On tasks that ended: what they spent on which day, so that budgets are counted without reading statuses."""
+ANNOTATION_ALLOWANCE = f"{GROUP}/allowance"
+"""On Jobs: what the attempt may spend, as JSON."""
 ANNOTATION_TRANSCRIPT = f"{GROUP}/transcript"
 """On Jobs: where the attempt keeps its transcript; written first, because a killed agent reports nothing."""
 ANNOTATION_TRANSCRIPT_URL = f"{GROUP}/transcript-url"
@@ -104,6 +109,7 @@ class Spec(_Wire):
     instructions: str | None = Field(default=None, min_length=1, max_length=8192)
     timeout_seconds: int = Field(default=3600, ge=1, le=604_800)
     max_attempts: int = Field(default=3, ge=1, le=20)
+    budget: Allowance | None = None
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=31_536_000)
     cancel: bool = False
     suspend: bool = False
@@ -157,6 +163,7 @@ class AttemptStatus(_Wire):
     transcript_url: str | None = Field(default=None, max_length=1024)
     tail: str | None = Field(default=None, max_length=2048)
     """The newest attempts alone keep it."""
+    allowance: Allowance | None = None
     usage: Usage | None = None
 
 

@@ -13,17 +13,14 @@ from coding_agent_core.tasks import Frozen
 
 
 class Allowance(Frozen):
-    """What may be spent at most: money (`amount` with `currency`), or tokens, never both.
-
-    Attributes:
-        amount: of money, with at most six places.
-        currency: ISO 4217 code.
-        tokens: sent and received together.
-    """
+    """What may be spent at most: money (`amount` with `currency`), or `tokens`, never both."""
 
     amount: Decimal | None = Field(default=None, ge=0, max_digits=18, decimal_places=6, allow_inf_nan=False)
+    """Money, with at most six places."""
     currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    """ISO 4217 code of `amount`, for example `USD`."""
     tokens: int | None = Field(default=None, ge=0, le=2**53)
+    """Tokens sent and received together."""
 
     @model_validator(mode="after")
     def _money_or_tokens(self) -> Allowance:

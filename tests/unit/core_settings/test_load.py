@@ -287,3 +287,38 @@ def test_a_url_of_an_mcp_server_with_user_information_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"mcp_servers\.0\.url\n.*user information"):
         Settings.model_validate({"mcp_servers": [{"mcp_server_name": "a", "url": "https://me:x@h"}]})
     Settings.model_validate({"mcp_servers": [{"mcp_server_name": "a", "url": "https://h/@scope/x?y=a@b"}]})
+
+
+def test_budgets_are_money_or_tokens(tmp_path: Path) -> None:
+    text = """
+queue: {backend: kubernetes}
+budgets:
+  task: {amount: 2.50, currency: USD}
+  repository: {amount: 20, currency: USD}
+  repositories: {octo/demo: {amount: 50, currency: USD}}
+"""
+    budgets = load_settings(write(tmp_path, text), {}).budgets
+    assert str(budgets.task) == "2.50 USD"
+    assert str(budgets.of("github.com", "Octo/Demo")) == "50.00 USD"
+    assert str(budgets.of("github.com", "octo/other")) == "20.00 USD"
+
+
+USD = "{amount: 5, currency: USD}"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (f"budgets: {{task: {USD}, repository: {{tokens: 5}}}}", "budgets are given in USD and in tokens"),
+        (f"budgets: {{repository: {USD}}}", "set `task` too"),
+        (f"budgets: {{task: {USD}, repository: {USD}}}", "queue.backend: kubernetes"),
+        (
+            f"queue: {{backend: kubernetes, engine: kueue}}\nbudgets: {{task: {USD}, namespace: {USD}}}",
+            "queue.engine: native",
+        ),
+        ("budgets: {task: {amount: 5}}", "`amount` and `currency` together"),
+    ],
+)
+def test_budgets_that_cannot_be_kept_are_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=rf"config\.yaml.*{sentence}"):
+        load_settings(write(tmp_path, text), {})

@@ -209,11 +209,11 @@ def _sentences(
         key = dotted(path)
         variable = next((name for at, name in names.items() if at == path[: len(at)]), None)
         line = document.line(path)
-        where = variable or (f"{file}, line {line}" if line else "defaults")
+        where = variable or (f"{file}, line {line}" if line else "defaults" if path else file)
         text = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
             text = "unknown setting" + _suggestion(path)
-        sentences.append(f"{where}: {key}: {text}")
+        sentences.append(f"{where}: {key}: {text}" if path else f"{where}: {text}")
     return sentences
 
 

@@ -9,13 +9,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, assert_never
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.attempts import LLM, Consumer, ContextStorage, McpServer, UserConfigApi
 from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
-from coding_agent_core.settings.operator import Limits, Operator, Reporter
+from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
 from coding_agent_core.settings.section import SecretField, Section, for_repository
 
 
@@ -151,8 +151,25 @@ class Settings(Section):
     user_config_api: UserConfigApi = UserConfigApi()
     logging: Logging = Logging()
     limits: Limits = Limits()
+    budgets: Budgets = Budgets()
     operator: Operator = Operator()
     reporter: Reporter = Reporter()
+
+    @model_validator(mode="after")
+    def _budgets_are_kept(self) -> Settings:
+        if not self.budgets.shared:
+            return self
+        if self.backend is not Backend.KUBERNETES:
+            raise ValueError(
+                "budgets that tasks share (repository, namespace, repositories) need AgentTasks: set "
+                "`queue.backend: kubernetes`, or only `budgets.task`"
+            )
+        if self.queue.engine is Engine.KUEUE:
+            raise ValueError(
+                "budgets.repository, budgets.namespace and budgets.repositories need `queue.engine: native`: "
+                "an attempt that Kueue preempts starts again with its whole allowance"
+            )
+        return self
 
     @property
     def backend(self) -> Backend:

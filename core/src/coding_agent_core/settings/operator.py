@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from coding_agent_core.budget import Allowance
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.section import Section, for_repository
 
@@ -29,6 +30,45 @@ class Limits(Section):
     def of(self, host: str, repository: str) -> int:
         limit = for_repository(self.overrides, host, repository)
         return self.per_repository if limit is None else limit
+
+
+class Budgets(Section):
+    """What may be spent at the model: `task` for all attempts of a task together, `repository` for each
+    repository and day (UTC), `namespace` for all tasks of a namespace and month (UTC). All are given in one
+    unit: money of one currency, or tokens. Without a budget nothing is limited."""
+
+    task: Allowance | None = None
+    """For all attempts of a task together; an AgentTask's `spec.budget` wins. `None`: no limit."""
+    repository: Allowance | None = None
+    """For each repository and day (UTC). Only where tasks are AgentTasks, as those below."""
+    namespace: Allowance | None = None
+    """For a namespace and month (UTC)."""
+    repositories: dict[str, Allowance] = Field(default_factory=dict)
+    """For single repositories and a day, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Budgets:
+        given = [self.task, self.repository, self.namespace, *self.repositories.values()]
+        units = sorted({budget.unit for budget in given if budget is not None})
+        if len(units) > 1:
+            raise ValueError(
+                f"budgets are given in {' and in '.join(units)}: give all in one currency, or all in tokens"
+            )
+        if self.shared and self.task is None:
+            raise ValueError(
+                "set `task` too: while a task runs, what it may spend is kept free of the other budgets"
+            )
+        return self
+
+    @property
+    def shared(self) -> bool:
+        """Whether tasks share a budget."""
+        return bool(self.repository or self.namespace or self.repositories)
+
+    def of(self, host: str, repository: str) -> Allowance | None:
+        """The budget of one repository and day."""
+        own = for_repository(self.repositories, host, repository)
+        return self.repository if own is None else own
 
 
 class Policy(Section):

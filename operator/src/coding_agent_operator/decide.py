@@ -246,14 +246,13 @@ def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None
 def _transitions(old: Status, new: Status, max_attempts: int) -> Iterator[Event]:
     """The Events of a change of status, in the order in which things happened.
 
-    An attempt that ends the task has no Event of its own where that of the task says the same.
+    None is written of a task that goes well: its status keeps when it started, which Jobs it had and how it
+    ended. An attempt that ends the task has no Event of its own where that of the task says the same.
     """
     before = {attempt.number: attempt for attempt in old.attempts}
     ends = new.phase is not None and new.phase.terminal and new.phase is not old.phase
     for attempt in new.attempts:
         known = before.get(attempt.number)
-        if known is None:
-            yield Event("Normal", "AttemptStarted", f"Attempt {attempt.number} runs as Job {attempt.job}")
         if ends and attempt is new.attempts[-1] and attempt.reason == new.reason:
             continue
         if attempt.outcome is not None and (known is None or known.outcome is None):
@@ -270,8 +269,8 @@ def _phase_entered(old: Status, new: Status) -> Iterator[Event]:
     succeeded = new.condition("Succeeded")
     message = succeeded.message if succeeded else ""
     match new.phase:
-        case Phase.SUCCEEDED | Phase.CANCELLED:
-            yield Event("Normal", new.phase.value, message)
+        case Phase.CANCELLED:
+            yield Event("Normal", "Cancelled", message)
         case Phase.FAILED:
             yield Event("Warning", "Failed", f"{new.reason}: {message}")
         case Phase.SUSPENDED:
@@ -285,8 +284,6 @@ def _phase_entered(old: Status, new: Status) -> Iterator[Event]:
             yield Event("Normal", "Preempted", "Kueue has suspended the attempt; it waits to go on.")
         case Phase.QUEUED if new.attempts:
             yield Event("Normal", "Retrying", "The next attempt waits for its turn.")
-        case Phase.QUEUED:
-            yield Event("Normal", "Queued", message)
 
 
 def _attempt_ended(attempt: AttemptStatus, max_attempts: int) -> Event:

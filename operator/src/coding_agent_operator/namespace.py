@@ -201,10 +201,10 @@ class NamespaceController:
         return with_kueue_labels(manifest, task, settings.queue.kueue) if self._kueue else manifest
 
     def _pod_ended(self, uid: str) -> None:
+        """Reconcile at once if its Job is being deleted; otherwise the end of the Job follows soon."""
         job = next((job for job in self._jobs.of(self.namespace) if job.uid == uid), None)
-        if job is not None and job.task is not None:
-            self._queue(job.task, urgent=job.deleting)
-            self.scheduler.changed()
+        if job is not None and job.task is not None and job.deleting:
+            self._queue(job.task, urgent=True)
 
     async def reconcile(self, name: str) -> Requeue:
         """Bring one task nearer to its end.

@@ -154,7 +154,7 @@ class Job:
         pods: `None` if they were not read.
         active_label: its end is not recorded yet.
         suspended: its pods are not to run (`spec.suspend`).
-        started: when it was started or last resumed (`status.startTime`).
+        started: when Kueue admitted it last (`status.startTime`).
         queue: Kueue's queue that it is in; empty: it is in none.
         waits_for: what Kueue says it waits for, as far as that is known.
         transcript: where the attempt is to keep its transcript.
@@ -162,7 +162,6 @@ class Job:
 
     name: str
     uid: str
-    version: str
     owner: str | None
     task: str | None
     number: int | None
@@ -276,10 +275,10 @@ def read_job(body: Mapping[str, Any]) -> Job:
     notes = meta.get("annotations") or {}
     failed, complete = conditions.get("Failed"), conditions.get("Complete")
     last = failed or complete or {}
+    queue = (meta.get("labels") or {}).get(QUEUE_LABEL) or ""
     return Job(
         name=meta["name"],
         uid=meta["uid"],
-        version=meta["resourceVersion"],
         owner=owner.get("uid") if task else None,
         task=task,
         number=attempt_number(task, meta["name"]) if task else None,
@@ -293,8 +292,8 @@ def read_job(body: Mapping[str, Any]) -> Job:
         ready=int(status.get("ready") or 0),
         active_label=(meta.get("labels") or {}).get(LABEL_ACTIVE) == "true",
         suspended=bool((body.get("spec") or {}).get("suspend")),
-        started=parse_time(status.get("startTime")),
-        queue=(meta.get("labels") or {}).get(QUEUE_LABEL) or "",
+        started=parse_time(status.get("startTime")) if queue else None,
+        queue=queue,
         transcript=(notes.get(ANNOTATION_TRANSCRIPT) or "")[:MAX_PLACE] or None,
         transcript_url=(notes.get(ANNOTATION_TRANSCRIPT_URL) or "")[:MAX_PLACE] or None,
     )

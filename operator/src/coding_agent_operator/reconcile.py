@@ -169,7 +169,6 @@ class Reconciler:
         return Job(
             name=attempt.job,
             uid=pods[-1].job_uid,
-            version="0",
             owner=task.uid,
             task=task.name,
             number=attempt.number,
@@ -184,6 +183,9 @@ class Reconciler:
             return job
         if job.waiting:
             return replace(job, waits_for=self._waits.get(job.uid, ""))
+        seen = self._messages.added_to(job, ())
+        if job.complete and any(pod.phase == "Succeeded" for pod in seen):
+            return replace(job, pods=seen)
         going, age = not job.finished and not job.deleting, self._now() - job.began
         if going and (job.ready or age < min(self._patience, self._first_check)):
             return job
@@ -227,9 +229,8 @@ class Reconciler:
                 return job
             self._jobs.put(existing)
             return await self._with_pods(job)
-        self._jobs.put(body)
         _logger.info("Created Job %s", name)
-        return read_job(body)
+        return self._jobs.put(body) or read_job(body)
 
     async def _record(self, task: Task, plan: Plan, status: Status) -> Task | None:
         """Write the status; `None` if the task is gone."""
@@ -244,9 +245,9 @@ class Reconciler:
                 raise RefusedError(str(error), error.status, error.retry_after) from error
             raise
         count_change(task, status)
-        self._tasks.put(body)
+        recorded = self._tasks.put(body) or read_task(body)
         await self._emit(task, plan.events)
-        return read_task(body)
+        return recorded
 
     async def _is_newer(self, task: Task) -> bool:
         """Read the task again; whether it is another one than was known."""

@@ -37,7 +37,7 @@ from coding_agent_operator.task_state import Stage, stage_of
 
 _logger = logging.getLogger("operator.scheduler")
 
-_PASS_GAP_S, _PASS_SHARE = 0.01, 0.1
+_PASS_SHARE = 0.1
 """Passes take no more than this share of the time: under load, changes are taken together."""
 _POSITIONS_AT_A_TIME = 100
 _KUEUE_MESSAGES_AT_A_TIME = 100
@@ -160,7 +160,7 @@ class Scheduler:
             self._changed.clear()
             began = clock()
             self._pass()
-            await asyncio.sleep(max(_PASS_GAP_S, (clock() - began) / _PASS_SHARE))
+            await asyncio.sleep((clock() - began) / _PASS_SHARE)
 
     def _pass(self) -> None:
         before = self._schedule

@@ -119,8 +119,42 @@ def _registry(selectors: Mapping[Resource, str], observe: Observe) -> kopf.Opera
     return registry
 
 
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """kopf copies each object to compare it with the last one for handlers of changes; here are none."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is stored in objects."""
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Only handlers of changes make progress over several calls."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is stored in objects."""
+
+    def purge(self, **_: Any) -> None:
+        """There is nothing to remove."""
+
+    def touch(self, **_: Any) -> None:
+        """Objects are not changed."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
 def _settings(selectors: Mapping[Resource, str]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.scanning.disabled = True

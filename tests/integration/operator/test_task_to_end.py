@@ -32,8 +32,7 @@ def test_a_task_becomes_a_job_and_succeeds(world: World, pods: PodDriver, operat
     assert status["result"]["usage"]["inputTokens"] == 100
     assert status["attempt"] == "1/3"
     world.until("retired", lambda: "coding-agent.dev/active" not in world.task(name)["metadata"]["labels"])
-    assert world.events(name)[0] == "AttemptStarted"
-    assert world.events(name)[-1] == "Succeeded"
+    assert world.events(name) == [], "its status says it all"
     assert world.plane.kubectl("-n", world.namespace, "wait", "--for=condition=Succeeded", f"agt/{name}")
     job = world.jobs()[f"{name}-1"]
     assert job.spec.ttl_seconds_after_finished == 86400, "logs stay for a day"

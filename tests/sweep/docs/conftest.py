@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from coding_agent_cluster import build, parts, standalone
-from coding_agent_cluster.wait import until
 from coding_agent_core.reasons import Reason
 from coding_agent_docs.blocks import Block, blocks
 from coding_agent_docs.paths import DOCS
@@ -115,12 +114,6 @@ def _tasks(stack: ExitStack, folder: Path, plane: PlaneUnderTest, namespace: str
     stack.callback(operator.stop)
     for number, phase in ((7, "Succeeded"), (9, "Failed"), (12, "Running"), (15, "Queued")):
         world.until_phase(world.create(number, repository=REPOSITORY), phase, timeout=60)
-    # Events are written beside the status, not before it.
-    until(
-        "the Event of the attempt that runs",
-        lambda: "AttemptStarted" in _described(plane, namespace),
-        timeout=30,
-    )
     (folder / "kubectl").symlink_to(plane.plane.binaries["kubectl"])
     return Shell(
         folder,
@@ -128,11 +121,6 @@ def _tasks(stack: ExitStack, folder: Path, plane: PlaneUnderTest, namespace: str
         shown={namespace: "coding-agent"},
         environment={"KUBECONFIG": str(plane.kubeconfig)},
     )
-
-
-def _described(plane: PlaneUnderTest, namespace: str) -> str:
-    found = plane.get("-n", namespace, "agenttasks", "--field-selector", "status.phase=Running")
-    return plane.kubectl("-n", namespace, "describe", "agenttasks", found["items"][0]["metadata"]["name"])
 
 
 def _ends(job: str) -> Ends | None:

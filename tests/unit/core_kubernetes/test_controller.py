@@ -48,6 +48,15 @@ def test_an_answer_that_comes_late_does_not_bring_back_what_is_gone() -> None:
     assert objects.put(body(8)) == 8, "its label was put on again"
 
 
+def test_a_version_in_which_nothing_that_is_read_has_changed_is_not_new() -> None:
+    objects = ObjectCache(lambda body: str(body["metadata"]["name"]))
+    assert objects.observe("ADDED", body(5))
+    assert not objects.observe("MODIFIED", body(6))
+    assert objects.replace("team", [body(7)], 7) == set()
+    assert objects.observe("MODIFIED", body(8, uid="uid-2")), "it is another object"
+    assert not objects.remove(body(7)), "the version counts all the same"
+
+
 def test_a_deletion_that_comes_late_does_not_take_a_newer_object() -> None:
     objects = cache()
     objects.put(body(9, uid="uid-2"))

@@ -69,7 +69,6 @@ def job(number: int = 1, *, owner: str = "uid-1", **fields: Any) -> Job:
     plain: dict[str, Any] = {
         "name": name,
         "uid": f"job-{number}",
-        "version": "9",
         "owner": owner,
         "task": task().name,
         "number": number,

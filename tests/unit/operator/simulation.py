@@ -57,7 +57,6 @@ class Cluster:
         job = Job(
             name=name,
             uid=f"{name}/{self.version()}",
-            version=self.version(),
             owner=task.uid,
             task=task.name,
             number=number,
@@ -77,17 +76,13 @@ class Cluster:
         job = self.jobs[name]
         if job.waiting and not job.deleting:
             running = (pod(phase="Running", created=self.now),)
-            self.jobs[name] = replace(
-                job, version=self.version(), suspended=False, started=self.now, ready=1, pods=running
-            )
+            self.jobs[name] = replace(job, suspended=False, started=self.now, ready=1, pods=running)
 
     def preempt(self, name: str) -> None:
         """Kueue takes its place back."""
         job = self.jobs[name]
         if not job.finished:
-            self.jobs[name] = replace(
-                job, version=self.version(), suspended=True, started=None, ready=0, pods=()
-            )
+            self.jobs[name] = replace(job, suspended=True, started=None, ready=0, pods=())
 
     def end_job(self, name: str, ending: Pod) -> None:
         job = self.jobs[name]
@@ -96,7 +91,6 @@ class Cluster:
         good = ending.phase == "Succeeded"
         self.jobs[name] = replace(
             job,
-            version=self.version(),
             complete=good,
             failure=None if good else "BackoffLimitExceeded",
             finished_at=self.now,
@@ -106,7 +100,7 @@ class Cluster:
 
     def set_pods(self, name: str, *pods: Pod) -> None:
         if not self.jobs[name].finished and not self.jobs[name].suspended:
-            self.jobs[name] = replace(self.jobs[name], version=self.version(), pods=pods, ready=0)
+            self.jobs[name] = replace(self.jobs[name], pods=pods, ready=0)
 
     def unfinished(self) -> list[Job]:
         return [job for job in self.jobs.values() if not job.finished]
@@ -187,9 +181,7 @@ class Operator:
             return
         for job in plan.delete:
             if job.name in self.cluster.jobs:
-                self.cluster.jobs[job.name] = replace(
-                    self.cluster.jobs[job.name], deleting=True, version=self.cluster.version()
-                )
+                self.cluster.jobs[job.name] = replace(self.cluster.jobs[job.name], deleting=True)
                 self.watch(job.name)
 
     def _write(self, task: Task, status: Status) -> bool:

@@ -89,7 +89,7 @@ class ObjectCache(Generic[_T]):
         return self.put(body) is not None
 
     def put(self, body: Mapping[str, Any]) -> _T | None:
-        """Take an answer of the API server; returns the object if it was new."""
+        """Take an answer of the API server; returns the object if anything that is read of it was new."""
         key, uid, version = key_of(body), body["metadata"]["uid"], _version(body)
         known = self._objects.get(key.namespace, {}).get(key.name)
         if version <= self._gone.get(uid, -1) or (known is not None and version <= known.version):
@@ -99,8 +99,9 @@ class ObjectCache(Generic[_T]):
         except CodingAgentError as error:
             _logger.warning("%s", error)
             return None
+        unchanged = known is not None and known.uid == uid and known.value == value
         self._objects.setdefault(key.namespace, {})[key.name] = _Cached(uid, version, value)
-        return value
+        return None if unchanged else value
 
     def remove(self, body: Mapping[str, Any]) -> bool:
         """Handle an event or answer that shows that the object is gone or no longer selected."""

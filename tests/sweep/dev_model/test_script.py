@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_model.script import Script, choose, load_scripts, position
+from coding_agent_model.chat import ChatCompletions
+from coding_agent_model.conversation import Conversation
+from coding_agent_model.script import Script, choose, load_scripts
 
 
 def user(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
+
+
+def read(*messages: dict[str, Any]) -> Conversation:
+    return ChatCompletions().read({"messages": list(messages)})
 
 
 def assistant(*ids: str) -> dict[str, Any]:
@@ -30,7 +36,7 @@ def assistant(*ids: str) -> dict[str, Any]:
     ids=["start", "one", "two", "older ones left out", "a text", "a text after a call"],
 )
 def test_the_position_is_read_from_the_conversation(messages: list[dict[str, Any]], expected: int) -> None:
-    assert position(messages) == expected
+    assert read(*messages).position == expected
 
 
 def test_failures_stand_before_the_answer_that_follows_them() -> None:
@@ -51,9 +57,9 @@ def test_a_looping_script_repeats_its_last_turn() -> None:
 def test_the_first_user_message_chooses_the_script() -> None:
     first = Script.model_validate({"name": "1", "match": "price", "turns": [{"text": "a"}]})
     other = Script.model_validate({"name": "2", "match": "", "turns": [{"text": "a"}]})
-    assert choose([first, other], [{"role": "system", "content": "price"}, user("hello")]) is other
-    assert choose([first, other], [user("the price")]) is first
-    assert choose([first], [user("hello")]) is None
+    assert choose([first, other], read({"role": "system", "content": "price"}, user("hello"))) is other
+    assert choose([first, other], read(user("the price"))) is first
+    assert choose([first], read(user("hello"))) is None
 
 
 def test_the_turns_act_on_what_the_script_reads() -> None:
@@ -65,7 +71,7 @@ def test_the_turns_act_on_what_the_script_reads() -> None:
             ],
         }
     )
-    turn = script.turns[0].filled(script.read([user("Look at line 12.")]))
+    turn = script.turns[0].filled(script.read(read(user("Look at line 12."))))
     assert (turn.text, turn.calls[0].arguments) == ("12", {"a": ["12p", "$HOME"]})
 
 

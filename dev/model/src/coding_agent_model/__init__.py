@@ -1,4 +1,7 @@
-"""An OpenAI-compatible server that plays scripts: for the demo and the tests, never for production."""
+"""A model server that plays scripts: for the demo and the tests, never for production.
+
+It speaks the wire formats of Anthropic, OpenAI and Google.
+"""
 
 from coding_agent_model.script import Script, load_scripts
 from coding_agent_model.server import ModelServer, create_app

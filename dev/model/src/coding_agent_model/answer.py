@@ -1,99 +1,132 @@
-"""OpenAI's wire forms of an answer: one JSON body, or server-sent events.
-
-Source of the forms: platform.openai.com/docs/api-reference/chat.
-"""
+"""One answer as every wire format tells it, and what sets it apart from a failure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from coding_agent_model.script import Failure, Turn, call_id
+from coding_agent_model.conversation import Conversation
+from coding_agent_model.script import Failure
 
 _PIECES = 3
 """Into how many deltas a streamed text is cut."""
 
 
-def completion(turn: Turn, *, position: int, model: str, prompt_tokens: int) -> dict[str, Any]:
-    """The body of a whole answer."""
-    message: dict[str, Any] = {"role": "assistant", "content": turn.text or None}
-    if turn.calls:
-        message["tool_calls"] = _calls(turn, position)
-    return {
-        **_head(position, model, "chat.completion"),
-        "choices": [{"index": 0, "message": message, "finish_reason": _finish(turn), "logprobs": None}],
-        "usage": _usage(turn, prompt_tokens),
-    }
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one answer.
+
+    Attributes:
+        input: of the request, those read from and written to the cache included.
+    """
+
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
 
 
-def events(
-    turn: Turn, *, position: int, model: str, prompt_tokens: int, include_usage: bool
-) -> Iterator[bytes]:
-    """The same as server-sent events."""
-    head = _head(position, model, "chat.completion.chunk")
+@dataclass(frozen=True)
+class CallMade:
+    """
+    Attributes:
+        arguments: JSON, unless the script wants it broken.
+    """
 
-    def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return _event({**head, "choices": [choice]})
+    tool: str
+    arguments: str
 
-    yield event({"role": "assistant", "content": ""})
-    for piece in _pieces(turn.text):
-        yield event({"content": piece})
-    for index, call in enumerate(_calls(turn, position)):
-        function = call["function"]
-        start = {**call, "index": index, "function": {"name": function["name"], "arguments": ""}}
-        yield event({"tool_calls": [start]})
-        for piece in _pieces(function["arguments"]):
-            yield event({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
-    yield event({}, _finish(turn))
-    if include_usage:
-        yield _event({**head, "choices": [], "usage": _usage(turn, prompt_tokens)})
-    yield b"data: [DONE]\n\n"
+    @property
+    def parsed(self) -> dict[str, Any]:
+        """The arguments for a wire format that sends them as an object; broken ones are lost there."""
+        try:
+            value = json.loads(self.arguments)
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
 
 
-def failure(error: Failure) -> dict[str, Any]:
-    """The body of an error."""
-    return {"error": {"message": error.message, "type": error.type, "param": None, "code": error.code}}
+@dataclass(frozen=True)
+class Answer:
+    """
+    Attributes:
+        position: how many answers the conversation had before.
+        finish: as OpenAI's Chat Completions name it: `stop`, `tool_calls`, `length`, `content_filter`.
+    """
+
+    position: int
+    model: str
+    text: str
+    calls: tuple[CallMade, ...]
+    finish: str
+    usage: Usage
 
 
-def _head(position: int, model: str, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{position}", "object": kind, "created": 1_700_000_000 + position, "model": model}
+class WireFormat(Protocol):
+    """How one API words requests, answers and errors."""
+
+    name: str
+
+    def read(self, body: Mapping[str, Any]) -> Conversation:
+        """The conversation of a request.
+
+        Raises:
+            ValueError: the request is malformed; the message says how.
+        """
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """The body of a whole answer."""
+
+    def events(self, answer: Answer, body: Mapping[str, Any]) -> Iterator[bytes]:
+        """The same as server-sent events.
+
+        Args:
+            body: the request; some formats let it choose what the stream tells.
+        """
+
+    def failure(self, error: Failure) -> dict[str, Any]:
+        """The body of an error."""
 
 
-def _calls(turn: Turn, position: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": call_id(position, number),
-            "type": "function",
-            "function": {
-                "name": call.tool,
-                "arguments": json.dumps(call.arguments) if call.raw_arguments is None else call.raw_arguments,
-            },
-        }
-        for number, call in enumerate(turn.calls)
-    ]
+def call_id(at: int, number: int, prefix: str = "call") -> str:
+    """The id of a call in the answer of this position."""
+    return f"{prefix}_{at}_{number}"
 
 
-def _finish(turn: Turn) -> str:
-    return turn.finish_reason or ("tool_calls" if turn.calls else "stop")
-
-
-def _usage(turn: Turn, prompt_tokens: int) -> dict[str, int]:
-    words = len(turn.text) + sum(len(json.dumps(call.arguments)) for call in turn.calls)
-    output = max(1, words // 4)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": output,
-        "total_tokens": prompt_tokens + output,
-    }
-
-
-def _pieces(text: str) -> Iterator[str]:
+def pieces(text: str) -> Iterator[str]:
+    """A text in a few pieces; none of an empty one."""
     size = max(1, -(-len(text) // _PIECES))
     for start in range(0, len(text), size):
         yield text[start : start + size]
 
 
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data).encode() + b"\n\n"
+def event(data: Mapping[str, Any], *, name: str | None = None) -> bytes:
+    """One server-sent event."""
+    head = b"" if name is None else f"event: {name}\n".encode()
+    return head + b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+def entries(body: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """A list of objects in a request.
+
+    Raises:
+        ValueError: it is missing or something else.
+    """
+    value = body.get(key)
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise ValueError(f"`{key}` is missing or not a list of objects")
+    return value
+
+
+def text_of(content: Any) -> str:
+    """A text, whether it is a string or parts that hold texts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Mapping):
+        inner = content.get("text", content.get("content", content.get("output")))
+        return text_of(inner)
+    if isinstance(content, list):
+        return "\n".join(filter(None, map(text_of, content)))
+    return ""

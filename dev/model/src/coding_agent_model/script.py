@@ -1,8 +1,4 @@
-"""Scripts: what the model says, turn by turn, and where in its script a conversation stands.
-
-Where it stands is read from the conversation itself: the ids of our tool calls carry the turn's number, so
-several tasks can play at once, a client may start again, and one that shortens its history is still followed.
-"""
+"""Scripts: what the model says, turn by turn. One script plays for every wire format."""
 
 from __future__ import annotations
 
@@ -14,8 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-Messages = Sequence[Mapping[str, Any]]
-_CALL_ID = re.compile(r"^call_(\d+)_\d+$")
+from coding_agent_model.conversation import Conversation
 
 
 class _Strict(BaseModel):
@@ -23,21 +18,30 @@ class _Strict(BaseModel):
 
 
 class Call(_Strict):
-    """A call of a tool.
+    """A call of a tool: either `tool`, or `run`.
 
     Attributes:
         raw_arguments: sent as they stand instead of `arguments`, e.g. broken JSON.
+        run: a shell command, run by whichever shell tool the request offers.
     """
 
-    tool: str
+    tool: str = ""
     arguments: dict[str, Any] = {}
     raw_arguments: str | None = None
+    run: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Call:
+        if bool(self.tool) == (self.run is not None):
+            raise ValueError("give either `tool` or `run`")
+        return self
 
 
 class Failure(_Strict):
-    """An HTTP error in OpenAI's shape.
+    """An HTTP error; each wire format words it its own way.
 
     Attributes:
+        code: OpenAI's, like `type`; the other formats name an error by its status.
         times: how often a conversation meets it before its next turn; 0: for ever.
     """
 
@@ -56,8 +60,12 @@ class Turn(_Strict):
         expect: regular expression that the last message of the request must match, else 409 naming the turn.
         error: this turn is a failure; the turn after it answers.
         cut: how often the answer is cut off in its middle and the connection closed; -1: for ever.
+        stall: how often the answer stops in its middle with the connection open; -1: for ever.
         delay_ms: milliseconds before the answer.
-        prompt_tokens: reported instead of an estimate.
+        prompt_tokens: tokens of the request, reported instead of an estimate.
+        cache_read_tokens: of them, those that the cache had.
+        cache_write_tokens: of them, those that the cache took in.
+        output_tokens: reported instead of an estimate.
         finish_reason: reported instead of the natural one, e.g. `length`.
     """
 
@@ -66,8 +74,12 @@ class Turn(_Strict):
     expect: str | None = None
     error: Failure | None = None
     cut: int = 0
+    stall: int = 0
     delay_ms: int = Field(default=0, ge=0)
     prompt_tokens: int | None = None
+    cache_read_tokens: int = Field(default=0, ge=0)
+    cache_write_tokens: int = Field(default=0, ge=0)
+    output_tokens: int | None = None
     finish_reason: str | None = None
 
     def filled(self, values: Mapping[str, str]) -> Turn:
@@ -75,7 +87,10 @@ class Turn(_Strict):
         if not values:
             return self
         calls = tuple(
-            call.model_copy(update={"arguments": _filled(call.arguments, values)}) for call in self.calls
+            call.model_copy(
+                update={"arguments": _filled(call.arguments, values), "run": _filled(call.run, values)}
+            )
+            for call in self.calls
         )
         return self.model_copy(update={"text": _filled(self.text, values), "calls": calls})
 
@@ -91,7 +106,7 @@ class Script(_Strict):
     """What one kind of conversation is answered.
 
     Attributes:
-        match: regular expression looked for in the first user message; empty matches all. What its named
+        match: regular expression looked for in what the user says first; empty matches all. What its named
             groups find replaces `${name}` in the turns: the model acts on what it reads.
         loop: repeat the last turn for ever instead of refusing a request beyond it.
     """
@@ -108,9 +123,14 @@ class Script(_Strict):
             raise ValueError("the last turn is a passing error: an answer must follow it")
         return self
 
-    def read(self, messages: Messages) -> dict[str, str]:
+    @property
+    def runs_commands(self) -> bool:
+        """Whether it plays for agents whose tools it does not know by name."""
+        return any(call.run is not None for turn in self.turns for call in turn.calls)
+
+    def read(self, conversation: Conversation) -> dict[str, str]:
         """What the named groups of `match` find."""
-        found = re.search(self.match, first_user_message(messages))
+        found = re.search(self.match, conversation.opening)
         return {name: value or "" for name, value in found.groupdict().items()} if found else {}
 
     def upcoming(self, position: int) -> tuple[list[tuple[int, Failure]], tuple[int, Turn] | None]:
@@ -163,37 +183,7 @@ def load_scripts(folder: Path) -> list[Script]:
     return sorted(scripts, key=lambda script: not script.match)
 
 
-def first_user_message(messages: Messages) -> str:
-    """Text of the first message of role `user`."""
-    return next((text_of(message) for message in messages if message.get("role") == "user"), "")
-
-
-def text_of(message: Mapping[str, Any]) -> str:
-    """A message's text, whether its content is a string or parts."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-    return content if isinstance(content, str) else ""
-
-
-def choose(scripts: Sequence[Script], messages: Messages) -> Script | None:
+def choose(scripts: Sequence[Script], conversation: Conversation) -> Script | None:
     """The first script that matches the conversation."""
-    text = first_user_message(messages)
-    return next((script for script in scripts if re.search(script.match, text)), None)
-
-
-def position(messages: Messages) -> int:
-    """How many answers the conversation has had, also where older ones were left out of the request."""
-    reached = 0
-    for message in messages:
-        if message.get("role") != "assistant":
-            continue
-        ids = [_CALL_ID.match(str(call.get("id", ""))) for call in message.get("tool_calls") or ()]
-        known = next((int(found[1]) for found in ids if found), None)
-        reached = known + 1 if known is not None else reached + 1
-    return reached
-
-
-def call_id(at: int, number: int) -> str:
-    """The id of a call in the answer of this position."""
-    return f"call_{at}_{number}"
+    opening = conversation.opening
+    return next((script for script in scripts if re.search(script.match, opening)), None)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace import wire
-from coding_agent_consumer.workspace.client import WorkspaceRefusedError
 from coding_agent_consumer.workspace.client import _receive as receive_answer
 from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
 from coding_agent_core.settings.attempts import WorkspaceSettings
 from hypothesis import given
 from hypothesis import strategies as st

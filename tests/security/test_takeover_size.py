@@ -16,8 +16,9 @@ from coding_agent_consumer import git as consumer_git
 from coding_agent_consumer import repository as consumer_repository
 from coding_agent_consumer.patch import MAX_UNPACKED, PatchRefusedError, require_bounded
 from coding_agent_consumer.repository import BareClone
-from coding_agent_consumer.workspace.client import WorkspaceClient, WorkspaceRefusedError
+from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
 from coding_agent_consumer.workspace.wire import MAX_FILE
 from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.settings.attempts import WorkspaceSettings

@@ -48,7 +48,7 @@ from coding_agent_consumer.repository import BareClone, Publisher
 from coding_agent_consumer.signing import SshSigner
 from coding_agent_consumer.tasks import ForgeTask
 from coding_agent_consumer.transcripts import Transcripts
-from coding_agent_consumer.workspace.client import Workspace, WorkspaceGoneError, WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.attempt")
 

@@ -26,7 +26,7 @@ from coding_agent_consumer.commit_message import commit_message
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
 from coding_agent_consumer.patch import PatchRefusedError, require_bounded
 from coding_agent_consumer.signing import SshSigner
-from coding_agent_consumer.workspace.client import Workspace, WorkspaceRefusedError
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024

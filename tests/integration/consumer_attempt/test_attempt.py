@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent import Brief
 from coding_agent_consumer.agent.loop import ModelAgent
-from coding_agent_consumer.workspace.client import Workspace
+from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import Report, State, comment

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.workspace.client import Workspace
+from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace.client import WorkspaceClient, WorkspaceGoneError
+from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.processes import END_SECONDS, living_parents
+from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 
 LIMIT = 2000

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace.client import WorkspaceClient, WorkspaceRefusedError
+from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import git

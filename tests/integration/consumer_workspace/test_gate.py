@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace.client import WorkspaceGoneError
 from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from tests.fixtures.system import until

@@ -11,7 +11,7 @@ from typing import Protocol
 from coding_agent_core.outcome import Outcome
 
 from coding_agent_consumer.agent.transcript import LastLines
-from coding_agent_consumer.workspace.client import Workspace
+from coding_agent_consumer.workspace.protocol import Workspace
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from pydantic_ai.settings import ModelSettings
 
 from coding_agent_consumer.agent.models import ModelSpec
 from coding_agent_consumer.agent.transcript import Scrub
-from coding_agent_consumer.workspace.client import WorkspaceGoneError
+from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
 _logger = logging.getLogger("coding_agent.model")
 

@@ -54,7 +54,7 @@ from coding_agent_consumer.agent.transcript import (
     step_of_answer,
     steps_of_results,
 )
-from coding_agent_consumer.workspace.client import Workspace
+from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.agent")
 

@@ -7,17 +7,23 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from coding_agent_consumer.workspace import wire
 from coding_agent_consumer.workspace.files import cut_end
 from coding_agent_consumer.workspace.processes import END_SECONDS
+from coding_agent_consumer.workspace.protocol import (
+    CommandResult,
+    ProcessSpec,
+    RunningProcess,
+    WorkspaceGoneError,
+    WorkspaceRefusedError,
+)
+from coding_agent_consumer.workspace.stream import ProcessStream, start_request
 
 _logger = logging.getLogger("coding_agent.workspace")
 
@@ -41,87 +47,6 @@ _RESTARTED = (
 _INTERRUPTED = "It answers again. The interrupted operation was abandoned; the files are kept."
 
 Send = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
-
-class WorkspaceRefusedError(CodingAgentError):
-    """The request cannot be done (no such file, text not found, …); the message is for the model."""
-
-
-class WorkspaceGoneError(CodingAgentError):
-    """The workspace does not answer; the attempt cannot continue in it."""
-
-
-@dataclass(frozen=True)
-class CommandResult:
-    """The result of a command.
-
-    Attributes:
-        exit_code: as a shell reports it (128 + signal if killed); `None` after a timeout.
-        output: standard output and error in their order, cut in the middle at the output limit.
-        seconds: run time.
-    """
-
-    exit_code: int | None
-    output: str
-    truncated: bool
-    timed_out: bool
-    seconds: float
-
-
-class Workspace(Protocol):
-    """A tree in which commands run. Paths are relative to its root; a path that leaves it is refused."""
-
-    async def ping(self) -> None:
-        """Does nothing; `WorkspaceGoneError` if it does not answer."""
-        ...
-
-    async def seed(self, bundle: Path, branch: str) -> None:
-        """Create the tree from a git bundle and check out `branch`.
-
-        The bundle is sent over the socket, so the two sides need no shared folder.
-        """
-        ...
-
-    async def diff(self, *, finished: bool = True) -> bytes:
-        """All changes since `seed` as a binary git patch (`git diff --binary --full-index`), at most 64 MiB.
-
-        It includes new files that `.gitignore` does not name, and is empty if nothing changed.
-
-        Args:
-            finished: `False`: leave out new files that are too large, so that unfinished work is kept.
-
-        Raises:
-            WorkspaceRefusedError: a changed file or the patch is too large.
-        """
-        ...
-
-    async def run(self, command: str, *, timeout: float | None = None) -> CommandResult:
-        """Run a command with `bash -c` (else `sh -c`) in the tree's root.
-
-        Args:
-            timeout: seconds, at most the workspace's own limit; then all that it started is killed.
-        """
-        ...
-
-    async def read_file(self, path: str, *, start_line: int = 1, line_count: int | None = None) -> str:
-        """Numbered lines of a text file, with a note if lines were omitted."""
-        ...
-
-    async def write_file(self, path: str, content: str) -> None:
-        """Create or replace a file, with its parent folders."""
-        ...
-
-    async def edit_file(self, path: str, old: str, new: str) -> None:
-        """Replace `old`, which must occur exactly once in the file."""
-        ...
-
-    async def list_files(self, path: str = ".") -> str:
-        """Files below a folder, one per line, without ignored files; bounded."""
-        ...
-
-    async def search(self, pattern: str, path: str = ".") -> str:
-        """Lines that match a regular expression, as `path:line: text`; bounded."""
-        ...
 
 
 class WorkspaceClient:
@@ -156,6 +81,7 @@ class WorkspaceClient:
         # Line numbers, notes on omitted text and one long first line come on top of the limit.
         self._text_limit = 2 * output_limit + 10_000
         self._exchange = asyncio.Lock()
+        self._process: ProcessStream | None = None
         self.restart_patience = restart_patience
 
     async def connect(self, patience: float) -> None:
@@ -235,7 +161,32 @@ class WorkspaceClient:
         await self._ask_again({"op": "seed", "branch": branch}, send=send, length=size)
 
     async def diff(self, *, finished: bool = True) -> bytes:
+        if self._process is not None:
+            return await self._process.diff(finished=finished)
         return await self._ask_again({"op": "diff", "finished": finished}, limit=wire.MAX_PATCH)
+
+    @contextlib.asynccontextmanager
+    async def start(self, process: ProcessSpec, *, timeout: float) -> AsyncIterator[RunningProcess]:
+        header, body = start_request(process, timeout)
+        if len(body) > wire.BODY_LIMITS["start"]:
+            raise WorkspaceRefusedError(f"The command, variables and files have {len(body)} bytes: too many.")
+        async with self._exchange, contextlib.AsyncExitStack() as stack:
+            with _as_gone():
+                reader, writer = await stack.enter_async_context(self._connection())
+                writer.write(wire.encode_header(header, len(body)) + body)
+                await writer.drain()
+
+            async def receive() -> tuple[dict[str, Any], bytes]:
+                with _as_gone():
+                    return await _receive(reader, wire.MAX_PATCH)
+
+            stream = self._process = ProcessStream(receive, writer)
+            reading = asyncio.create_task(stream.read())
+            try:
+                yield stream
+            finally:
+                self._process = None
+                reading.cancel()
 
     async def run(self, command: str, *, timeout: float | None = None) -> CommandResult:
         limit = self._command_timeout if timeout is None else min(timeout, self._command_timeout)
@@ -353,22 +304,17 @@ class WorkspaceClient:
             raise WorkspaceRefusedError("The path is too long.") from error
         async with self._exchange:
             try:
-                async with asyncio.timeout(timeout), self._connection() as (reader, writer):
-                    writer.write(head)
-                    if send is None:
-                        writer.write(body)
-                        await writer.drain()
-                    else:
-                        await send(writer)
-                    fields, answer = await _receive(reader, max(limit, _MAX_REFUSAL))
+                with _as_gone():
+                    async with asyncio.timeout(timeout), self._connection() as (reader, writer):
+                        writer.write(head)
+                        if send is None:
+                            writer.write(body)
+                            await writer.drain()
+                        else:
+                            await send(writer)
+                        fields, answer = await _receive(reader, max(limit, _MAX_REFUSAL))
             except TimeoutError as error:
                 raise WorkspaceGoneError(f"The workspace did not answer within {timeout:.0f} s.") from error
-            except (OSError, asyncio.IncompleteReadError) as error:
-                raise WorkspaceGoneError(
-                    "The workspace is gone: its process or its socket closed."
-                ) from error
-            except wire.WireError as error:
-                raise _invalid(str(error)) from error
         if fields.get("ok") is not True:
             reason = cut_end(answer.decode("utf-8", "replace"), _MAX_REFUSAL)
             raise WorkspaceRefusedError(reason or "The workspace refused the request.")
@@ -430,6 +376,19 @@ async def _receive(reader: asyncio.StreamReader, limit: int) -> tuple[dict[str, 
     text = await reader.readexactly(wire.header_length(prefix))
     fields, length = wire.decode_header(text, limit)
     return fields, await reader.readexactly(length)
+
+
+@contextlib.contextmanager
+def _as_gone() -> Iterator[None]:
+    """Report a broken connection, or an invalid answer, as a workspace that is gone."""
+    try:
+        yield
+    except TimeoutError:  # an OSError too, but the caller knows how long it waited
+        raise
+    except (OSError, asyncio.IncompleteReadError) as error:
+        raise WorkspaceGoneError("The workspace is gone: its process or its socket closed.") from error
+    except wire.WireError as error:
+        raise _invalid(str(error)) from error
 
 
 def _invalid(what: str) -> WorkspaceGoneError:

@@ -17,14 +17,10 @@ from pathlib import Path
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from coding_agent_consumer.workspace import linux
-from coding_agent_consumer.workspace.client import (
-    Workspace,
-    WorkspaceClient,
-    WorkspaceGoneError,
-    connect_sidecar,
-)
+from coding_agent_consumer.workspace.client import WorkspaceClient, connect_sidecar
 from coding_agent_consumer.workspace.files import remove
 from coding_agent_consumer.workspace.gate import GATE, WORKSPACE
+from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
 from coding_agent_consumer.workspace.sandbox import SYSTEM, python_installation
 
 _logger = logging.getLogger("coding_agent.workspace")

@@ -1,6 +1,7 @@
-"""Running one command with bounded output and time, and killing everything it started.
+"""Running a command with bounded output and time, and killing everything it started.
 
-A command has its own session and no input. Processes that it daemonised are killed too.
+A command has its own session. It has no input unless a client streams it. Processes that it daemonised are
+killed too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from coding_agent_consumer.workspace.wire import CHUNK
 
@@ -139,10 +141,61 @@ class Finished:
         return self.exit_code is None
 
 
-class CommandRunner:
-    """Runs one command at a time; needs the main thread, because it handles SIGCHLD."""
+class Input:
+    """Bytes on their way to a program's standard input."""
 
     def __init__(self) -> None:
+        self._pending = bytearray()
+        self._ended = False
+        self._closed = False
+
+    def add(self, data: bytes) -> None:
+        self._pending += data
+
+    def end(self) -> None:
+        """Nothing more follows."""
+        self._ended = True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to do once the pipe takes bytes."""
+        return not self._closed and (bool(self._pending) or self._ended)
+
+    def write_to(self, pipe: IO[bytes]) -> None:
+        """Write what the pipe takes now, and close it after the last byte."""
+        try:
+            if self._pending:
+                del self._pending[: os.write(pipe.fileno(), self._pending[:CHUNK])]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # the program reads no more
+            self._ended = True
+            self._pending.clear()
+        if self._ended and not self._pending:
+            self._closed = True
+            pipe.close()
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What a program and a client exchange while it runs, besides its output.
+
+    Attributes:
+        on_error: gets the standard error as it arrives.
+        on_client: gets what the client sends; it may run another program, which must end by itself.
+    """
+
+    input: Input
+    on_error: Callable[[bytes], bool | None]
+    on_client: Callable[[bytes], None]
+
+
+class CommandRunner:
+    """Runs one command, or one beside a program that streams; needs the main thread: it handles SIGCHLD."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._ended: dict[int, int] = {}
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -157,13 +210,14 @@ class CommandRunner:
         on_output: Callable[[bytes], bool | None],
         stderr: int = subprocess.STDOUT,
         client: socket.socket | None = None,
+        streams: Streams | None = None,
     ) -> Finished:
         """Run a program until it ends, its time is over or the client disconnects; then kill all it started.
 
         Args:
             timeout: seconds.
             on_output: gets the output as it arrives; `False` stops the program.
-            stderr: as in `subprocess`.
+            stderr: as in `subprocess`; `streams` takes it if given.
 
         Raises:
             OSError: the program cannot be started.
@@ -174,57 +228,103 @@ class CommandRunner:
             argv,
             cwd=cwd,
             env=dict(env),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if streams is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=stderr if streams is None else subprocess.PIPE,
             start_new_session=True,
             close_fds=True,
         )
-        assert process.stdout is not None  # noqa: S101 - asked for just above
-        pipe = process.stdout.fileno()
-        os.set_blocking(pipe, False)
+        self._running += 1
+        pipes: dict[int, Callable[[bytes], bool | None]] = {}
+        if process.stdout is not None:
+            pipes[process.stdout.fileno()] = on_output
+        if process.stderr is not None and streams is not None:
+            pipes[process.stderr.fileno()] = streams.on_error
+        for pipe in (*pipes, *([process.stdin.fileno()] if process.stdin else [])):
+            os.set_blocking(pipe, False)
         try:
-            code, abandoned = self._watch(process.pid, pipe, started + timeout, on_output, client)
+            code, abandoned = self._watch(process, pipes, started + timeout, client, streams)
         finally:
-            end_descendants()
+            self._end(process.pid)
             process.returncode = 0  # already reaped: Popen must not wait for it
-        with process.stdout:
+            if process.stdin is not None:
+                process.stdin.close()
+        with process.stdout or contextlib.nullcontext(), process.stderr or contextlib.nullcontext():
             deadline = time.monotonic() + _DRAIN_SECONDS
-            while data := _read(pipe):
-                if on_output(data) is False or time.monotonic() > deadline:
-                    break
+            for descriptor, take in pipes.items():
+                while data := _read(descriptor):
+                    if take(data) is False or time.monotonic() > deadline:
+                        break
         if abandoned:
             raise AbandonedError
         return Finished(code, time.monotonic() - started)
 
+    def _end(self, pid: int) -> None:
+        """Kill a program and all that it started; beside another program, only its process group."""
+        self._running -= 1
+        if self._running == 0:
+            end_descendants()
+            self._ended.clear()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        while pid not in self._ended and not childless():
+            self._ended.update(reap())
+            os.sched_yield()
+        self._ended.pop(pid, None)
+
     def _watch(
         self,
-        pid: int,
-        pipe: int,
+        process: subprocess.Popen[bytes],
+        pipes: Mapping[int, Callable[[bytes], bool | None]],
         deadline: float,
-        on_output: Callable[[bytes], bool | None],
         client: socket.socket | None,
+        streams: Streams | None,
     ) -> tuple[int | None, bool]:
         with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            selector.register(self._wake_read, selectors.EVENT_READ)
+            for pipe in (*pipes, self._wake_read):
+                selector.register(pipe, selectors.EVENT_READ)
             if client is not None:
                 selector.register(client, selectors.EVENT_READ)
             while True:
-                ended = reap()
-                if pid in ended:
-                    return ended[pid], False
+                self._ended.update(reap())
+                if process.pid in self._ended:
+                    return self._ended[process.pid], False
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return None, False
-                for key, _ in selector.select(remaining):
-                    if key.fileobj is client:
-                        return None, True  # a client sends nothing before it has the answer: it disconnected
-                    data = _read(key.fd)
-                    if key.fd == pipe and data == b"":
-                        selector.unregister(pipe)
-                    elif key.fd == pipe and data and on_output(data) is False:
+                for key, _ in _select(selector, remaining, process.stdin, streams):
+                    if client is not None and key.fileobj is client:
+                        if _disconnected(client, streams):
+                            return None, True
+                    elif (data := _read(key.fd)) == b"" and key.fd in pipes:
+                        selector.unregister(key.fd)
+                    elif data and key.fd in pipes and pipes[key.fd](data) is False:
                         return 0, False
+
+
+def _select(
+    selector: selectors.BaseSelector, seconds: float, given: IO[bytes] | None, streams: Streams | None
+) -> list[tuple[selectors.SelectorKey, int]]:
+    """What can be read; what can be written is written."""
+    if given is None or streams is None or not streams.input.waiting:
+        return selector.select(seconds)
+    selector.register(given, selectors.EVENT_WRITE)
+    events = selector.select(seconds)
+    selector.unregister(given)
+    if any(key.fileobj is given for key, _ in events):
+        streams.input.write_to(given)
+    return [(key, mask) for key, mask in events if key.fileobj is not given]
+
+
+def _disconnected(client: socket.socket, streams: Streams | None) -> bool:
+    """Take what the client sent; whether it is gone."""
+    if streams is None:
+        return True  # a client sends nothing before it has the answer
+    data = client.recv(CHUNK)
+    if data:
+        streams.on_client(data)
+    return not data
 
 
 def _read(descriptor: int) -> bytes | None:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import selectors
 import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coding_agent_consumer.workspace import files, wire
 from coding_agent_consumer.workspace.files import WorkspaceFolders, command_environment, usable_path
-from coding_agent_consumer.workspace.processes import AbandonedError, BoundedOutput, CommandRunner
+from coding_agent_consumer.workspace.processes import (
+    AbandonedError,
+    BoundedOutput,
+    CommandRunner,
+    Input,
+    Streams,
+)
 from coding_agent_consumer.workspace.tree import Tree
 from coding_agent_consumer.workspace.wire import RefusalError
 
+_ERRORS_LIMIT = 16_000
+"""Characters of a streaming process's standard error, from its start and end."""
 _TRANSFER_SECONDS = 120.0
 """For a client that stops sending in the middle of a frame."""
 
@@ -100,19 +111,9 @@ class WorkspaceServer:
     def _exchange(self, connection: socket.socket) -> None:
         prefix = _receive(connection, wire.PREFIX.size)
         header, length = wire.decode_header(_receive(connection, wire.header_length(prefix)))
-        try:
-            fields, body = self._answer(header, length, connection)
-            fields = {"ok": True, **fields}
-        except RefusalError as error:
-            fields, body = {"ok": False}, str(error)[:4000].encode("utf-8", "replace")
-        except (OSError, ValueError) as error:  # e.g. the disk is full, a path that cannot be encoded
-            reason = f"The workspace cannot do that: {error}"
-            fields, body = {"ok": False}, reason.encode("utf-8", "replace")[:4000]
-        except MemoryError:
-            fields, body = {"ok": False}, b"The workspace does not have enough memory for that."
+        fields, body = _answer_of(lambda: self._answer(header, length, connection))
         connection.settimeout(_TRANSFER_SECONDS)
-        connection.sendall(wire.encode_header(fields, len(body)))
-        connection.sendall(body)
+        _send(connection, fields, body)
 
     def _answer(
         self, header: dict[str, Any], length: int, connection: socket.socket
@@ -126,9 +127,13 @@ class WorkspaceServer:
             case "ping":
                 return {}, b""
             case "diff":
-                return {}, self._tree.diff(finished=header.get("finished") is not False)
+                return self._diff(header.get("finished") is not False)
             case "run":
                 return self._run(header, body, connection)
+            case "start":
+                return self._start(header, body, connection)
+            case "input":
+                raise RefusalError("No process runs that could take input.")
             case "list_files":
                 text = self._tree.list_files(_string(header, "path"), self._output_limit(header))
             case "search":
@@ -140,6 +145,9 @@ class WorkspaceServer:
                 with files.deadline(files.FILE_SECONDS):
                     text = self._work_on_file(header, body)
         return {}, text.encode("utf-8", "replace")
+
+    def _diff(self, finished: bool) -> tuple[dict[str, Any], bytes]:
+        return {}, self._tree.diff(finished=finished)
 
     def _work_on_file(self, header: dict[str, Any], body: bytes) -> str:
         tree, path = self._folders.tree, _string(header, "path")
@@ -197,11 +205,96 @@ class WorkspaceServer:
         }
         return fields, text.encode("utf-8", "replace")
 
+    def _start(
+        self, header: dict[str, Any], body: bytes, connection: socket.socket
+    ) -> tuple[dict[str, Any], bytes]:
+        """Run a process whose output and input stream; meanwhile the client can ask for the patch."""
+        argv, env, contents = _process_of(body)
+        timeout = wire.number(header.get("timeout"), most=wire.MAX_PROCESS_SECONDS)
+        if timeout is None:
+            raise RefusalError("timeout is not a number of seconds.")
+        self._folders.make()
+        env = {**self._env, **env}
+        if shutil.which(argv[0], path=env["PATH"]) is None:
+            raise RefusalError(f"There is no program {argv[0]} in the workspace: its image must have it.")
+        with files.deadline(files.FILE_SECONDS):
+            for path, text in contents.items():
+                files.write(self._folders.home, path, text.encode("utf-8", "replace"))
+        frames, given, errors = wire.FrameReader(wire.MAX_TEXT), Input(), BoundedOutput(_ERRORS_LIMIT)
+        left = wire.MAX_STREAM
+
+        def send_output(data: bytes) -> bool:
+            nonlocal left
+            left -= len(data)
+            if left >= 0:
+                _send(connection, {"kind": "output"}, data)
+            return left >= 0
+
+        def on_client(data: bytes) -> None:
+            for frame, content in frames.feed(data):
+                if frame["op"] == "input":
+                    given.add(content)
+                    if frame.get("end") is True:
+                        given.end()
+                elif frame["op"] == "diff":
+                    finished = frame.get("finished") is not False
+                    fields, patch = _answer_of(partial(self._diff, finished))
+                    _send(connection, {"kind": "diff", **fields}, patch)
+                else:
+                    raise wire.WireError("not possible while a process runs")
+
+        finished = self._commands.run(
+            argv,
+            cwd=self._folders.tree,
+            env=env,
+            timeout=timeout,
+            on_output=send_output,
+            client=connection,
+            streams=Streams(given, errors.add, on_client),
+        )
+        text, _ = errors.text()
+        return {"exit_code": finished.exit_code, "truncated": left < 0}, text.encode("utf-8", "replace")
+
     def _output_limit(self, header: dict[str, Any]) -> int:
         """Characters that the client wants in the answer, up to the workspace's limit."""
         asked = header.get("output_limit")
         most = self._options.output_limit
         return min(asked, most) if type(asked) is int and asked > 0 else most
+
+
+def _answer_of(work: Callable[[], tuple[dict[str, Any], bytes]]) -> tuple[dict[str, Any], bytes]:
+    """The fields and the body of an answer, or why there is none."""
+    try:
+        fields, body = work()
+    except RefusalError as error:
+        return {"ok": False}, str(error)[:4000].encode("utf-8", "replace")
+    except (OSError, ValueError) as error:  # e.g. the disk is full, a path that cannot be encoded
+        return {"ok": False}, f"The workspace cannot do that: {error}".encode("utf-8", "replace")[:4000]
+    except MemoryError:
+        return {"ok": False}, b"The workspace does not have enough memory for that."
+    return {"ok": True, **fields}, body
+
+
+def _send(connection: socket.socket, fields: dict[str, Any], body: bytes) -> None:
+    connection.sendall(wire.encode_header(fields, len(body)))
+    connection.sendall(body)
+
+
+def _process_of(body: bytes) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Arguments, variables and files of a process.
+
+    Raises:
+        RefusalError: the request does not have them.
+    """
+    try:
+        fields = json.loads(body)
+        argv, env, contents = fields["argv"], fields["env"], fields["files"]
+        texts = [*argv, *env, *env.values(), *contents, *contents.values()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        texts, argv = [], []
+    if not argv or not all(isinstance(text, str) for text in texts):
+        raise RefusalError("The process has no command, or its variables or files are not text.")
+    return argv, env, contents
 
 
 def _received(carrier: socket.socket) -> socket.socket | None:

@@ -4,15 +4,17 @@
     header    a JSON object; `body` in it is the number of bytes that follow
     body      raw bytes: a bundle, a patch, a file's text, a command
 
-One connection carries one request and its one answer. Both sides limit what they accept. Only the
-standard library is used, because the workspace program is copied into images with the user's toolchain.
+One connection carries one request and its one answer. For a process that streams it carries more: `input` and
+`diff` from the client, `kind: output` and `kind: diff` from the workspace, and last the answer. Both sides
+limit what they accept. Only the standard library is used, because the workspace program is copied into images
+with the user's toolchain.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 MAX_HEADER = 64 * 1024
@@ -25,6 +27,10 @@ MAX_FILE = 32 * 1024 * 1024
 """Bytes of one file that a patch creates or changes: a megabyte of patch can hold gigabytes of zeros."""
 MAX_BUNDLE = 4 * 1024 * 1024 * 1024
 """Bytes of a bundle."""
+MAX_STREAM = 64 * 1024 * 1024
+"""Bytes of output of a process that streams."""
+MAX_PROCESS_SECONDS = 7 * 86400.0
+"""Longest time of a process that streams."""
 CHUNK = 64 * 1024
 """Bytes read or written at once."""
 
@@ -34,6 +40,8 @@ BODY_LIMITS: Mapping[str, int] = {
     "seed": MAX_BUNDLE,
     "diff": 0,
     "run": 1024 * 1024,
+    "start": 1024 * 1024,
+    "input": MAX_TEXT,
     "read_file": 0,
     "write_file": MAX_TEXT,
     "edit_file": MAX_TEXT,
@@ -95,6 +103,39 @@ def decode_header(text: bytes, limit: int | None = None) -> tuple[dict[str, Any]
     if body > limit:
         raise WireError(f"the body has {body} bytes; the limit is {limit}")
     return header, body
+
+
+class FrameReader:
+    """Takes requests out of a stream of bytes, whole ones alone.
+
+    Args:
+        limit: most bytes of all bodies together.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._received = bytearray()
+        self._left = limit
+
+    def feed(self, data: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """The requests that are complete now.
+
+        Raises:
+            WireError: they are not valid, or together too large.
+        """
+        self._received += data
+        while len(self._received) >= PREFIX.size:
+            start = PREFIX.size + header_length(bytes(self._received[: PREFIX.size]))
+            if len(self._received) < start:
+                return
+            header, length = decode_header(bytes(self._received[PREFIX.size : start]))
+            if length > self._left:
+                raise WireError("the input is too large")
+            if len(self._received) < start + length:
+                return
+            self._left -= length
+            body = bytes(self._received[start : start + length])
+            del self._received[: start + length]
+            yield header, body
 
 
 def number(value: object, *, most: float) -> float | None:

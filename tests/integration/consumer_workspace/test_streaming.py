@@ -1,0 +1,155 @@
+"""A process whose output and input stream: bounded like a command, and the patch can be had meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.workspace import wire
+from coding_agent_consumer.workspace.client import WorkspaceClient
+from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.workspace.processes import living_parents
+from coding_agent_consumer.workspace.protocol import (
+    ProcessSpec,
+    WorkspaceGoneError,
+    WorkspaceRefusedError,
+)
+from coding_agent_consumer.workspace.stream import MAX_LINE
+from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
+
+PATIENCE = 60.0
+
+
+@pytest.fixture(params=[Isolation.NAMESPACES, Isolation.NONE])
+async def workspace(
+    request: pytest.FixtureRequest, base_dir: Path, bundle: Path
+) -> AsyncIterator[WorkspaceClient]:
+    settings = WorkspaceSettings(isolation=request.param, base_dir=base_dir, command_timeout=1)
+    async with launch_workspace(settings) as client:
+        await client.seed(bundle, "work")
+        yield client
+
+
+@pytest.fixture(autouse=True)
+async def patience() -> AsyncIterator[None]:
+    async with asyncio.timeout(PATIENCE):
+        yield
+
+
+def shell(script: str, **options: dict[str, str]) -> ProcessSpec:
+    return ProcessSpec(("sh", "-c", script), **options)
+
+
+def alive(mark: str) -> bool:
+    for pid in living_parents():
+        try:
+            if mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+async def test_lines_and_input_go_both_ways_while_it_runs(workspace: WorkspaceClient) -> None:
+    script = "while read line; do echo got $line; done; echo over; echo trouble >&2; exit 3"
+    async with workspace.start(shell(script), timeout=PATIENCE) as process:
+        lines = process.lines()
+        for word in (b"one", b"two"):
+            await process.write(word + b"\n")
+            assert await anext(lines) == b"got " + word
+        await process.write(b"", end=True)
+        assert [line async for line in lines] == [b"over"]
+        result = await process.wait()
+    assert (result.exit_code, result.errors, result.truncated) == (3, "trouble\n", False)
+
+
+async def test_it_outlives_the_limit_of_a_command(workspace: WorkspaceClient) -> None:
+    async with workspace.start(shell("sleep 1.2; echo late"), timeout=PATIENCE) as process:
+        assert [line async for line in process.lines()] == [b"late"]
+        assert (await process.wait()).exit_code == 0
+
+
+async def test_it_gets_its_files_in_home_and_its_variables(workspace: WorkspaceClient) -> None:
+    spec = shell(
+        'cat "$HOME/.config/tool.json"; echo; echo $KEY; pwd',
+        env={"KEY": "value"},
+        files={".config/tool.json": "{}"},
+    )
+    async with workspace.start(spec, timeout=PATIENCE) as process:
+        lines = [line async for line in process.lines()]
+    assert lines[:2] == [b"{}", b"value"]
+    assert lines[2].endswith(b"/tree")
+
+
+async def test_the_patch_can_be_had_while_it_runs(workspace: WorkspaceClient) -> None:
+    script = "echo new > new.txt; (setsid sleep 60 &); echo ready; read word; echo $word"
+    async with workspace.start(shell(script), timeout=PATIENCE) as process:
+        lines = process.lines()
+        assert await anext(lines) == b"ready"
+        for _ in range(2):
+            assert b"new.txt" in await workspace.diff(finished=False)
+        await process.write(b"still here\n")
+        assert await anext(lines) == b"still here"
+        assert (await process.wait()).exit_code == 0
+    assert b"new.txt" in await workspace.diff()
+
+
+async def test_leaving_the_block_ends_it_with_its_daemons(workspace: WorkspaceClient) -> None:
+    mark = f"98771.{os.getpid()}"
+    script = f"(setsid sleep {mark} >/dev/null 2>&1 &); echo ready; sleep {mark}"
+    async with workspace.start(shell(script), timeout=PATIENCE) as process:
+        assert await anext(process.lines()) == b"ready"
+    await workspace.ping()
+    assert not alive(mark)
+
+
+async def test_its_time_ends_it(workspace: WorkspaceClient) -> None:
+    mark = f"98772.{os.getpid()}"
+    async with workspace.start(shell(f"(setsid sleep {mark} &) ; sleep {mark}"), timeout=0.3) as process:
+        assert (await process.wait()).exit_code is None
+    assert not alive(mark)
+
+
+async def test_a_flood_of_output_ends_it(workspace: WorkspaceClient) -> None:
+    async with workspace.start(
+        shell("yes $(head -c 9999 /dev/zero | tr '\\0' x)"), timeout=PATIENCE
+    ) as process:
+        size = sum([len(line) + 1 async for line in process.lines()])
+        assert (await process.wait()).truncated
+    assert 0 < size <= wire.MAX_STREAM
+
+
+async def test_a_line_that_is_too_long_is_left_out(workspace: WorkspaceClient) -> None:
+    script = f"echo first; head -c {MAX_LINE + 70_000} /dev/zero | tr '\\0' x; echo; echo last"
+    async with workspace.start(shell(script), timeout=PATIENCE) as process:
+        assert [line async for line in process.lines()] == [b"first", b"last"]
+
+
+async def test_a_process_that_closes_its_input_is_not_disturbed(workspace: WorkspaceClient) -> None:
+    async with workspace.start(shell("exec <&-; echo closed; sleep 0.3"), timeout=PATIENCE) as process:
+        lines = process.lines()
+        assert await anext(lines) == b"closed"
+        await process.write(b"x" * 300_000, end=True)
+        assert (await process.wait()).exit_code == 0
+
+
+async def test_a_program_that_is_not_there_is_named(workspace: WorkspaceClient) -> None:
+    async with workspace.start(ProcessSpec(("no-such-cli",)), timeout=PATIENCE) as process:
+        with pytest.raises(WorkspaceRefusedError, match="no-such-cli"):
+            await process.wait()
+    await workspace.ping()
+
+
+@pytest.mark.parametrize(
+    "workspace", [Isolation.NONE], indirect=True
+)  # PID 1 of a namespace cannot be killed
+async def test_a_workspace_that_is_gone_ends_lines_and_patch(workspace: WorkspaceClient) -> None:
+    async with workspace.start(shell("kill -9 $PPID; sleep 60"), timeout=PATIENCE) as process:
+        assert [line async for line in process.lines()] == []
+        with pytest.raises(WorkspaceGoneError):
+            await process.wait()
+        with pytest.raises(WorkspaceGoneError):
+            await workspace.diff()

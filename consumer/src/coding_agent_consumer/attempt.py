@@ -25,7 +25,6 @@ from coding_agent_core.errors import (
     SettingsError,
 )
 from coding_agent_core.forge.protocol import CommitIdentity, Forge, ItemDetails
-from coding_agent_core.inert import inline, quotation
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
@@ -33,7 +32,7 @@ from coding_agent_core.retry import StoppedError, pause_until, run_until, while_
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.tasks import TaskRequest
-from coding_agent_core.text import beginning
+from coding_agent_core.text import beginning, inline, quotation
 
 from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.prompt import instructions, prompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from coding_agent_core.forge.protocol import CommitIdentity
-from coding_agent_core.inert import inline, quotation
+from coding_agent_core.text import inline, quotation
 
 SUBJECT_LIMIT = 72
 """Characters of the first line: forges fold what is longer."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import CommitIdentity
-from coding_agent_core.links import is_branch_name
+from coding_agent_core.reporting import is_branch_name
 from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent import OnStep, Step

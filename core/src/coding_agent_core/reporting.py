@@ -1,4 +1,4 @@
-"""The labels for a phase and the text of the one comment, and writing both to the item.
+"""What an item shows of its task: the labels for a phase, the text of the one comment, and the links in it.
 
 The comment also carries the task's state in a hidden HTML comment. With RabbitMQ, where nothing else
 remembers items, a consumer reads there after a crash whether a task was started before.
@@ -10,15 +10,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import ValidationError
 
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.inert import inline, quotation, quoted_code
 from coding_agent_core.outcome import Phase, Usage
+from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen, Item
+from coding_agent_core.text import inline, quotation, quoted_code
 
 MARKER = "<!-- coding-agent:status "
 """Starts the hidden part of the comment, and identifies our comment."""
@@ -27,6 +29,8 @@ _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
 _TAIL_LIMIT = 2_000
 _SUMMARY_LIMIT = 8_000
 """Characters of the agent's summary in the comment; GitHub takes 65,536 for a whole comment."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class State(Frozen):
@@ -82,6 +86,57 @@ class Report:
     tail: str = ""
     bot_label: str = "coding agent"
     change_noun: str = "change"
+
+
+@dataclass(frozen=True)
+class Links:
+    """Which branch and which address of a change an item may show as the work of its task.
+
+    The agent reports both from its pod, and one that was compromised can report anything.
+
+    Attributes:
+        web: the forge's web address, without a trailing slash.
+        branch_prefix: starts the branches for issues; a change has its own branch.
+    """
+
+    web: str
+    branch_prefix: str
+
+    def change_problem(self, url: str, item: Item) -> str | None:
+        """Why this is not the address of a change in the item's repository; `None` if it is."""
+        facts, ours = FACTS[item.platform], urlsplit(self.web)
+        path = f"{ours.path}/{item.repository}/{facts.change_path}"
+        try:
+            parts = urlsplit(url)
+            whole = url == f"{parts.scheme}://{parts.netloc}{parts.path}"
+            same = whole and _host(parts) == _host(ours) and "@" not in parts.netloc
+        except ValueError:
+            same = False
+        if same and re.fullmatch(re.escape(path) + r"/[1-9][0-9]{0,9}", parts.path, re.IGNORECASE):
+            return None
+        return f"{url[:200]!r} is not the address of a {facts.change_noun} below {self.web}/{item.repository}"
+
+    def branch_problem(self, name: str, item: Item) -> str | None:
+        """Why the work of the item's task cannot be on a branch of this name; `None` if it can."""
+        if not is_branch_name(name):
+            return f"{name[:200]!r} is not a branch name"
+        if item.kind is ItemKind.ISSUE and not name.startswith(self.branch_prefix):
+            return f"the branch {name[:200]!r} does not start with {self.branch_prefix!r}"
+        return None
+
+
+def is_branch_name(name: str) -> bool:
+    """Whether git accepts it as a branch's name (git-check-ref-format), and never takes it for an option."""
+    bad = re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|//|@\{|\.lock(/|$)|(^|/)\.|[./]$", name)
+    return not (bad or not name or name.startswith(("-", "/")) or name == "@" or len(name) > 240)
+
+
+def _host(parts: SplitResult) -> tuple[str | None, int | None]:
+    """Host and port. The scheme does not count: a forge may be reached by another one inside the cluster."""
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError(f"{parts.scheme!r} is not http(s)")
+    default = _DEFAULT_PORTS[parts.scheme]
+    return parts.hostname, None if parts.port in (None, default) else parts.port
 
 
 async def publish(forge: Forge, item: Item, labels: Labels, report: Report) -> None:

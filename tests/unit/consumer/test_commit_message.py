@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from coding_agent_consumer.commit_message import commit_message
 from coding_agent_core.forge.protocol import CommitIdentity
-from coding_agent_core.inert import BREAK
+from coding_agent_core.text import BREAK
 
 ALICE = CommitIdentity("Alice", "7+alice@users.noreply.github.com")
 FOOTER = "For o/r#7: https://forge.test/o/r/7"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.inert import BREAK, inline, quotation, quoted_code
 from coding_agent_core.outcome import Phase
 from coding_agent_core.reporting import Report, State, comment, read_state
+from coding_agent_core.text import BREAK, inline, quotation, quoted_code
 from coding_agent_forge import markup
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.links import Links
 from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.reporting import Links
 from coding_agent_core.tasks import Item
 
 GITHUB = Links("https://github.com", "coding-agent/")

@@ -11,11 +11,10 @@ from typing import Any, Literal
 
 from coding_agent_core.admission import LatestTask
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, OutcomeType, TaskResult
-from coding_agent_core.links import Links
 from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.reasons import REASONS, PodReason
-from coding_agent_core.reporting import Report, State, work_on
+from coding_agent_core.reporting import Links, Report, State, work_on
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item
 

@@ -38,13 +38,12 @@ from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.authorization import refusal
-from coding_agent_consumer.conversation import read_conversation
+from coding_agent_consumer.background import instruction_files, read_conversation
+from coding_agent_consumer.commits import SshSigner
 from coding_agent_consumer.git import RemoteMovedError
-from coding_agent_consumer.instruction_files import instruction_files
 from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.repository import BareClone, Publisher
-from coding_agent_consumer.signing import SshSigner
 from coding_agent_consumer.tasks import ForgeTask
 from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError

@@ -22,10 +22,9 @@ from coding_agent_core.reporting import is_branch_name
 from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent import OnStep, Step
-from coding_agent_consumer.commit_message import commit_message
+from coding_agent_consumer.commits import SshSigner, commit_message
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
 from coding_agent_consumer.patch import PatchRefusedError, require_bounded
-from coding_agent_consumer.signing import SshSigner
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.publisher")

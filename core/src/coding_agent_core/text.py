@@ -2,8 +2,8 @@
 
 Forges execute text with the rights of the account that wrote it, which is ours. Everything that can reach a
 comment, the title or description of a change, or a commit's message goes through `inline`, `quotation` or
-`quoted_code`. A zero width space behind the first characters of whatever has an effect breaks it and leaves it
-readable; several lines become a quotation, in which no line is a command. What has an effect, by the
+`quoted_code`. A zero width space behind the first characters of whatever has an effect breaks it and leaves
+it readable; several lines become a quotation, in which no line is a command. What has an effect, by the
 vendors' documentation:
 
 - GitHub: *Autolinked references and URLs*, *Linking a pull request to an issue*, *Skipping workflow runs*.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_consumer.commit_message import commit_message
+from coding_agent_consumer.commits import commit_message
 from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.text import BREAK
 

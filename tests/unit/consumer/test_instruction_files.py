@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coding_agent_consumer.instruction_files import select
+from coding_agent_consumer.background import select
 from coding_agent_consumer.repository import TreeEntry, parse_tree
 
 

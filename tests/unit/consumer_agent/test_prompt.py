@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.prompt import COMMENTS_LIMIT, LOG_LIMIT, THREADS_LIMIT, instructions, prompt
-from coding_agent_consumer.conversation import Conversation
-from coding_agent_consumer.instruction_files import InstructionFile
+from coding_agent_consumer.background import Conversation, InstructionFile
 from coding_agent_core.forge.discussion import Checks, Comment, Discussion, FailedCheck, Review, Thread
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.platforms import ItemKind, Platform

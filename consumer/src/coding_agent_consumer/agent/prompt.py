@@ -13,8 +13,7 @@ from coding_agent_core.reporting import MARKER
 from coding_agent_core.settings import Settings
 from coding_agent_core.text import one_line
 
-from coding_agent_consumer.conversation import Conversation
-from coding_agent_consumer.instruction_files import InstructionFile
+from coding_agent_consumer.background import Conversation, InstructionFile
 
 _T = TypeVar("_T")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 EX_CONFIG = 78
 EX_TEMPORARY = 75
 EX_STOPPED = 143
+_MEMORY = (
+    "queue.backend is `memory`, and an in-memory queue exists in one process only: run `main.py` without "
+    "`--mode` (or `--mode webhook`), or set use_rabbitmq: true to run two processes."
+)
 
 _logger = logging.getLogger("coding_agent.main")
 
@@ -43,7 +48,6 @@ def main(argv: list[str] | None = None) -> int:
         configure(settings.logging)
         findings.log()
         if arguments.mode == "webhook" and settings.backend is not Backend.MEMORY:
-            from coding_agent_core.queues.connect import connect_sink
             from coding_agent_receiver.server import run
 
             run(settings, connect_sink(settings))
@@ -217,6 +221,44 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
         await forge.aclose()
 
 
+def connect_sink(settings: Settings) -> TaskSink:
+    """The queue to put tasks in. Nothing is connected before the first call.
+
+    Raises:
+        SettingsError: this program cannot use the backend.
+    """
+    match settings.backend:
+        case Backend.MEMORY:
+            raise SettingsError(_MEMORY)
+        case Backend.RABBITMQ:
+            from coding_agent_core.queues.rabbitmq import RabbitMQSink
+
+            return RabbitMQSink(settings.rabbitmq)
+        case Backend.KUBERNETES:
+            from coding_agent_core.kubernetes.task_sink import KubernetesSink
+            from coding_agent_core.kubernetes.transport import Access
+
+            namespace = settings.queue.kubernetes.namespace or os.environ.get("POD_NAMESPACE") or None
+            return KubernetesSink(Access.find(), namespace, settings.consumer)
+
+
+def connect_source(settings: Settings) -> TaskSource:
+    """The queue to take tasks from; as `connect_sink`."""
+    match settings.backend:
+        case Backend.MEMORY:
+            raise SettingsError(_MEMORY)
+        case Backend.RABBITMQ:
+            from coding_agent_core.queues.rabbitmq import RabbitMQSource
+
+            return RabbitMQSource(settings.rabbitmq, settings.hosts)
+        case Backend.KUBERNETES:
+            raise SettingsError(
+                "queue.backend is `kubernetes`: there the operator starts a Job for each attempt, and no "
+                "consumer takes tasks. Run `main.py --mode webhook` or `--mode producer` here, and the "
+                "operator beside it; or set queue.backend to `rabbitmq`."
+            )
+
+
 async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
     """Run all parts until one of them returns or fails, then stop the others gracefully."""
     tasks = [asyncio.ensure_future(part) for part in parts]
@@ -230,7 +272,6 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_consumer.notices import handle_notices
     from coding_agent_core.metrics import process_registry, served
-    from coding_agent_core.queues.connect import connect_source
 
     registry = process_registry()
     parts = [_work(settings, connect_source(settings), stop, registry)]
@@ -254,8 +295,6 @@ async def _work(
 
 
 async def _producer(settings: Settings, stop: asyncio.Event, *, loop_forever: bool) -> None:
-    from coding_agent_core.queues.connect import connect_sink
-
     sink = connect_sink(settings)
     try:
         problem = await _poll(settings, sink, stop, loop_forever=loop_forever)

@@ -31,13 +31,12 @@ from pydantic import ValidationError
 
 from coding_agent_operator import metrics
 from coding_agent_operator.cluster import Cluster, Lease, identity
-from coding_agent_operator.duplicates import Duplicates
 from coding_agent_operator.job import build_job, with_transcript_annotations
 from coding_agent_operator.observed import ACTIVE, Job, Task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError, TerminationMessages
+from coding_agent_operator.runs import INACTIVE, Duplicates, sweep_forever
 from coding_agent_operator.schedule import with_kueue_labels
 from coding_agent_operator.scheduler import Scheduler
-from coding_agent_operator.sweep import INACTIVE, sweep_forever
 from coding_agent_operator.task_state import Stage
 
 _logger = logging.getLogger("operator.namespace")

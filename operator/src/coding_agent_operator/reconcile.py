@@ -32,7 +32,7 @@ from coding_agent_operator.observed import (
     read_pods,
     read_task,
 )
-from coding_agent_operator.sweep import ended_label
+from coding_agent_operator.runs import ended_label
 
 _logger = logging.getLogger("operator.reconcile")
 

@@ -1,5 +1,149 @@
-"""`python -m kubectl_agenttask`, where the script is not on PATH."""
+"""The command line: `kubectl agenttask COMMAND`. Exit status: 0, 1 (not as asked), 2, 75 or 77."""
 
-from kubectl_agenttask.program import run
+from __future__ import annotations
 
-run()
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from kubectl_agenttask import PluginError, commands
+from kubectl_agenttask.cluster import ClusterAccess
+from kubectl_agenttask.tables import console
+
+_EXAMPLES = """examples:
+  kubectl agenttask list --active
+  kubectl agenttask logs -f demo-issue-7-1a2b3c4d
+  kubectl agenttask run https://github.com/octo/demo/issues/7 --priority 10
+  kubectl agenttask run https://gitlab.com/group/project/-/issues/7 --project-id 4242
+"""
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    arguments = parser().parse_args(argv)
+    notes = console(sys.stderr)
+    try:
+        cluster = ClusterAccess.connect(arguments.kubeconfig, arguments.context, arguments.namespace)
+        session = commands.Session(
+            cluster, console(sys.stdout), notes, sys.stdout.buffer, clock=lambda: datetime.now(UTC)
+        )
+        arguments.command(session, arguments)
+    except PluginError as error:
+        notes.print(f"error: {error}", style="red", soft_wrap=True)
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `… | head`: nobody reads on; Python must not try to flush at its end either.
+        sys.stdout = None
+        return 141
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    where = _where()
+    top = argparse.ArgumentParser(
+        prog="kubectl agenttask",
+        description="Tasks of the coding agent.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subcommands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: Callable[..., None], text: str, *, named: bool = True
+    ) -> argparse.ArgumentParser:
+        one = subcommands.add_parser(name, help=text, description=text, parents=[where])
+        one.set_defaults(command=command)
+        if named:
+            one.add_argument("name", metavar="NAME", help="name of the agenttask")
+        return one
+
+    listing = add("list", commands.list_tasks, "show tasks, the newest last", named=False)
+    listing.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
+    listing.add_argument("--active", action="store_true", help="only those that have not ended")
+    listing.add_argument(
+        "--repo", type=_repository, metavar="OWNER/REPO", help="only those of this repository"
+    )
+    add("describe", commands.describe, "show a task with its conditions, attempts and events")
+    log = add("logs", commands.logs, "show the log of an attempt")
+    log.add_argument("-f", "--follow", action="store_true", help="wait for the log, and follow it")
+    log.add_argument("--attempt", type=_positive, metavar="N", help="which attempt (default: the last)")
+    log.add_argument(
+        "--container",
+        choices=["agent", "workspace"],
+        default="agent",
+        help="whose log (default: %(default)s)",
+    )
+    add("cancel", commands.cancel, "stop a task; what it has done so far is pushed")
+    again = add("retry", commands.retry, "start the next run of a task that has ended")
+    again.add_argument("--priority", type=_priority, help="higher goes first (default: as before)")
+    add("suspend", commands.suspend, "suspend a task until it is resumed")
+    add("resume", commands.resume, "resume a suspended task")
+    _add_run(add("run", commands.run, "start a task for an item, without a label", named=False))
+    return top
+
+
+def _where() -> argparse.ArgumentParser:
+    """The flags of kubectl that say where."""
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("-n", "--namespace", metavar="NS", help="default: that of the context")
+    where.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, else ~/.kube/config")
+    where.add_argument("--context", metavar="NAME", help="default: the kubeconfig's current context")
+    return where
+
+
+def _add_run(one: argparse.ArgumentParser) -> None:
+    one.add_argument("url", metavar="URL", help="address of the issue, pull request or merge request")
+    one.add_argument("--project-id", type=_positive, metavar="ID", help="GitLab: numeric id of the project")
+    one.add_argument("--user", default="", metavar="LOGIN", help="whose settings apply (default: nobody's)")
+    one.add_argument("--priority", type=_priority, help="-1000 to 1000, higher goes first (default: 0)")
+    one.add_argument("--model", metavar="MODEL", help="name of the model (default: as configured)")
+    one.add_argument("--instructions", metavar="TEXT", help="for the agent, beside the text of the item")
+    one.add_argument(
+        "--timeout-seconds",
+        type=_between(1, 604_800),
+        metavar="S",
+        help="for one attempt (default: as the operator is configured)",
+    )
+    one.add_argument(
+        "--max-attempts",
+        type=_between(1, 20),
+        metavar="N",
+        help="1 to 20 (default: as the operator is configured)",
+    )
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    """A whole number within the bounds of the resource's schema (crds/agenttask.yaml)."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{value} is not between {least} and {most}")
+        return value
+
+    return number
+
+
+def _repository(text: str) -> str:
+    if "/" not in text.strip("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a repository: give OWNER/REPO, as `list` shows it")
+    return text
+
+
+_positive = _between(1, 2**53)
+_priority = _between(-1000, 1000)
+
+if __name__ == "__main__":
+    run()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_cluster.wait import until
-from kubectl_agenttask.program import main
+from kubectl_agenttask.__main__ import main
 
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.operator.world import OperatorProcess, account

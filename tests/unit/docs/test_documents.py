@@ -18,7 +18,7 @@ from coding_agent_docs import write
 from coding_agent_docs.blocks import SHELLS, Block, blocks, script
 from coding_agent_docs.paths import DOCS, ROOT, pages
 from coding_agent_docs.settings_reference import undocumented
-from kubectl_agenttask.program import parser as plugin
+from kubectl_agenttask.__main__ import parser as plugin
 
 import main
 

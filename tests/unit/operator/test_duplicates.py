@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from coding_agent_core.agenttask import ANNOTATION_DUPLICATE_OF, ANNOTATION_LABELED_AT, manifest
 from coding_agent_core.tasks import Origin, TaskRequest, Trigger
-from coding_agent_operator.duplicates import Duplicates
 from coding_agent_operator.observed import Task, read_task
+from coding_agent_operator.runs import Duplicates
 
 from tests.unit.operator.test_one_run_for_each_label import ITEM, Server
 

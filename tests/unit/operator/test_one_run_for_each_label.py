@@ -21,9 +21,8 @@ from coding_agent_core.kubernetes.transport import Access, ApiError
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal, task_name
-from coding_agent_operator.duplicates import Duplicates
 from coding_agent_operator.observed import Task, read_task
-from coding_agent_operator.sweep import delete, expired
+from coding_agent_operator.runs import Duplicates, delete, expired
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

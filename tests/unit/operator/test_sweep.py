@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ENDED, LABEL_REPORTED, Status
 from coding_agent_operator.observed import Task, read_task
-from coding_agent_operator.sweep import due, ended_label, expired
+from coding_agent_operator.runs import due, ended_label, expired
 from hypothesis import given
 from hypothesis import strategies as st
 

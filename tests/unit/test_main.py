@@ -5,23 +5,17 @@ from pathlib import Path
 import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
-from coding_agent_core.queues.connect import connect_sink, connect_source
-from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.model import Backend, Queue
 
-
-def test_one_memory_serves_both_sides() -> None:
-    memory = MemoryQueue()
-    settings = Settings.model_construct()
-    assert connect_sink(settings, memory=memory) is memory
-    assert connect_source(settings, memory=memory) is memory
+from main import connect_sink, connect_source
 
 
 def test_memory_cannot_cross_processes() -> None:
-    with pytest.raises(SettingsError, match="one process only"):
-        connect_source(Settings.model_construct())
+    for connect in (connect_sink, connect_source):
+        with pytest.raises(SettingsError, match="one process only"):
+            connect(Settings.model_construct())
 
 
 def test_rabbitmq_is_not_connected_before_it_is_used() -> None:

@@ -1,0 +1,200 @@
+"""Keeps the runs of an item in order: cancels a duplicate run 1, and deletes runs that ended long ago.
+
+See docs/decisions/0010.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from coding_agent_core.admission import (
+    Duplicate,
+    admit,
+    duplicate_of,
+    first_run,
+    latest_of,
+    may_delete_first,
+    note,
+    runs_of,
+)
+from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ENDED, LABEL_REPORTED
+from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.controller import ObjectCache
+from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.tasks import Origin, task_name
+
+from coding_agent_operator.observed import Task, UnreadableTaskError, read_task
+
+_logger = logging.getLogger("operator.runs")
+
+INACTIVE = f"{LABEL_ACTIVE}!=true"
+_PAGE = 200
+_UNREPORTED = timedelta(days=1)
+_DAY = timedelta(days=1)
+_LONGEST = 1000
+"""Days that a selector names: 11 KB."""
+_REMEMBERED = timedelta(minutes=20)
+"""How long an item is known to have had a task that ended: far longer than a label is fresh."""
+_RACES = 10
+"""Decisions on one task at most; each further one means that someone else changed the item's tasks."""
+
+
+class Duplicates:
+    """Finds a new run 1 that should not have been created, before it has a Job; of one namespace.
+
+    The name of run 1 can be free although the item has another run: a person deleted run 1, or wrote a task
+    of another name. A fresh webhook does not read before it creates run 1, and a person can be quicker than a
+    poll.
+
+    Args:
+        active: the cache of the tasks that have not ended.
+    """
+
+    def __init__(self, tasks: AgentTasks, active: ObjectCache[Task], now: Callable[[], datetime]) -> None:
+        self._tasks = tasks
+        self._active = active
+        self._now = now
+        self._ended: dict[str, datetime] = {}
+        """By item, when a task of it was found to have ended; the oldest first."""
+
+    def ended(self, task: Task) -> None:
+        """Remember a task that has ended, which the cache forgets."""
+        self._ended.pop(task.item, None)
+        self._ended[task.item] = self._now()
+        for item, at in list(self._ended.items()):
+            if at + _REMEMBERED > self._now():
+                break
+            del self._ended[item]
+
+    async def cancelled(self, task: Task) -> bool:
+        """Cancel the task if another one answers for its label application; whether it had to be.
+
+        Raises:
+            ApiError: the API server refused something or did not answer: the task must not start yet.
+        """
+        if task.status.phase is not None or task.spec.cancel or not self._suspect(task):
+            return False
+        for _ in range(_RACES):
+            runs = runs_of(task.spec.item, await self._tasks.runs(task.item))
+            body = next((run for run in runs if run["metadata"]["uid"] == task.uid), None)
+            others = [run for run in runs if _is_older(read_task(run), task)]
+            latest = latest_of(others)
+            decision = admit(task.spec.trigger, latest)
+            if body is None or latest is None or not isinstance(decision, Duplicate):
+                return False
+            # As in the sink: it is recorded on the task that answers for it, or the decision is made again.
+            record = note(others[-1], task.spec.trigger, decision.labeled_at, latest)
+            if record is not None and await self._tasks.patch(others[-1], record) is None:
+                continue
+            if await self._tasks.patch(body, duplicate_of(decision)) is not None:
+                _logger.info("%s is a duplicate of %s: %s", task.name, decision.task, decision.why)
+                return True
+        raise ApiError(f"The tasks of {task.spec.item.display} change too quickly to decide on one.", 409)
+
+    def _suspect(self, task: Task) -> bool:
+        if task.name != task_name(task.spec.item) or task.spec.trigger.origin is Origin.MANUAL:
+            return False
+        if task.item in self._ended:
+            return True
+        active = self._active.of(self._tasks.namespace)
+        return any(other.item == task.item and _is_older(other, task) for other in active)
+
+
+def _is_older(other: Task, task: Task) -> bool:
+    """It was there when the task, a run 1, was created. Of the same second (as the API server has it), only
+    another run 1 was: a later run comes after run 1.
+    """
+    if other.uid == task.uid:
+        return False
+    return other.created < task.created or (other.created == task.created and other.spec.run == 1)
+
+
+async def sweep_forever(
+    tasks: AgentTasks, keep: timedelta, interval: float, now: Callable[[], datetime]
+) -> None:
+    """Sweep now and at every interval (seconds)."""
+    while True:
+        try:
+            deleted = await sweep(tasks, keep, now())
+            if deleted:
+                _logger.info("Deleted %d tasks that ended more than %s ago", deleted, keep)
+        except ApiError as error:
+            _logger.warning("Ended tasks could not be swept: %s", error)
+        await asyncio.sleep(interval)
+
+
+async def sweep(tasks: AgentTasks, keep: timedelta, now: datetime) -> int:
+    """List what may have ended long ago, and delete what has; how many that were.
+
+    Raises:
+        ApiError: the API server refused something or did not answer.
+    """
+    deleted = 0
+    async for page in tasks.pages(due(now, keep), _PAGE):
+        for body in page:
+            try:
+                task = read_task(body)
+            except UnreadableTaskError:
+                continue
+            if expired(task, now, keep):
+                deleted += await delete(tasks, task, now)
+    return deleted
+
+
+def ended_label(task: Task) -> dict[str, str]:
+    """The label of a task that is kept as long as usual, which says when it ended."""
+    ended = ended_at(task)
+    if ended is None or task.spec.ttl_seconds_after_finished is not None:
+        return {}
+    return {LABEL_ENDED: _day(ended)}
+
+
+def due(now: datetime, keep: timedelta) -> str:
+    """Selects the inactive tasks that can have expired: the server keeps back those that ended lately.
+
+    Tasks without the label, which live for a time of their own or were written by hand, are selected too.
+    """
+    # From the day after the last one that can be over, to tomorrow: clocks differ.
+    days = min(int(keep / _DAY), _LONGEST) + 1
+    lately = [day for days_ago in range(-1, days) if (day := _day(now - days_ago * _DAY)) > _day(now - keep)]
+    return f"{INACTIVE},{LABEL_ENDED} notin ({','.join(lately)})"
+
+
+def _day(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%d")
+
+
+async def delete(tasks: AgentTasks, task: Task, now: datetime) -> bool:
+    """Delete an ended task; run 1 only as the last run of its item.
+
+    Raises:
+        ApiError: the API server refused something or did not answer.
+    """
+    item, version = task.spec.item, task.version
+    if task.name == task_name(item):
+        runs = await tasks.runs(task.item)
+        first = first_run(item, runs)
+        if first is None or not may_delete_first(item, runs, now):
+            return False
+        version = first["metadata"]["resourceVersion"]
+    return await tasks.delete(task.name, task.uid, version)
+
+
+def expired(task: Task, now: datetime, keep: timedelta) -> bool:
+    """The task ended long enough ago.
+
+    One whose end is not shown on its item yet stays a day longer: the forge may not answer.
+    """
+    own, ended = task.spec.ttl_seconds_after_finished, ended_at(task)
+    keep = keep if own is None else timedelta(seconds=own)
+    keep = keep if task.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED
+    return task.ended and ended is not None and ended + keep <= now
+
+
+def ended_at(task: Task) -> datetime | None:
+    """When a task ended; `None` if its status does not say it."""
+    succeeded = task.status.condition("Succeeded")
+    return task.status.completion_time or (succeeded.last_transition_time if succeeded else None)

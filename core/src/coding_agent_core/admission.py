@@ -243,6 +243,11 @@ def announcement(now: datetime) -> dict[str, str]:
     return {ANNOTATION_NEXT_RUN_AT: now.isoformat()}
 
 
+def is_announced(first: Body) -> bool:
+    """Whether the item may have more runs than this run 1."""
+    return ANNOTATION_NEXT_RUN_AT in (first["metadata"].get("annotations") or {})
+
+
 def may_delete_first(item: Item, runs: Iterable[Body], now: datetime) -> bool:
     """Whether the ended run 1 of an item may go: it is the only run, and no other is about to come.
 

@@ -140,6 +140,38 @@ async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_eno
     assert list(place.tasks()) == [task_name(item(1))]
 
 
+async def test_a_changed_crd_refuses_no_late_event(
+    place: Place,
+    start_receiver: Callable[..., Program],
+    api_proxy: ApiProxy,
+    http: httpx.AsyncClient,
+) -> None:
+    """For seconds after each change of the CRD the API server lists nothing, but gets single objects."""
+    port = start_receiver(place.account(api_proxy.url)).port()
+    await recovers(http, port)
+    api_proxy.rule = without_cache
+    late = now(-3600)
+    assert results([await Labeling(7, "a", late).send(http, port)]) == {"success": 1}
+    assert results([await Labeling(7, "a", late).send(http, port)]) == {"duplicate": 1}
+    assert results([await Labeling(7, "b", now(9), "unlabeled").send(http, port)]) == {"cancelled": 1}
+    assert [task["spec"]["cancel"] for task in place.tasks().values()] == [True]
+    assert results([await Labeling(7, "c", now(19)).send(http, port)]) == {"success": 1}
+    assert set(place.tasks()) == {task_name(item(7)), task_name(item(7), 2)}
+
+    removal = Labeling(7, "d", now(29), "unlabeled")
+    answer = await removal.send(http, port)
+    assert answer.status_code == 503, "a further run was announced: only a list can tell"
+    api_proxy.rule = obey
+    assert results([await removal.send(http, port)]) == {"cancelled": 1}
+
+
+async def without_cache(request: web.Request, forward: Forward) -> web.StreamResponse:
+    if request.method == "GET" and "labelSelector" in request.query:
+        refusal = {"kind": "Status", "message": "storage is (re)initializing", "code": 429}
+        return web.json_response(refusal, status=429, headers={"Retry-After": "1"})
+    return await forward()
+
+
 async def test_an_answer_that_is_not_kubernetes_is_503(
     place: Place,
     start_receiver: Callable[..., Program],

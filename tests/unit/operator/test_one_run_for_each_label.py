@@ -51,6 +51,8 @@ class Server:
         self.unjustified: set[str] = set()
         """Uids of tasks that admission would not have created at that moment."""
         self.lost_answers = 0
+        self.refused_lists = 0
+        """Of the next lists, how many find the API server without a cache."""
         self._version = 0
 
     def of_item(self) -> list[dict[str, Any]]:
@@ -73,6 +75,9 @@ class Server:
 
     async def runs(self, _: str) -> Sequence[dict[str, Any]]:
         await others_act()
+        if self.refused_lists:
+            self.refused_lists -= 1
+            raise ApiError("429: storage is (re)initializing", 429)
         answer = deepcopy(self.of_item())
         await self._answer()
         return answer
@@ -218,6 +223,10 @@ class OneItem(RuleBasedStateMachine):
     @rule()
     def lose_an_answer(self) -> None:
         self.server.lost_answers = 1
+
+    @rule(lists=st.integers(1, 3))
+    def change_the_crd(self, lists: int) -> None:
+        self.server.refused_lists = lists
 
     @rule()
     def watch(self) -> None:

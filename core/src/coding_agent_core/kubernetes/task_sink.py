@@ -17,6 +17,7 @@ from coding_agent_core.admission import (
     announcement,
     cancellation,
     first_run,
+    is_announced,
     is_fresh,
     latest_of,
     note,
@@ -236,9 +237,18 @@ class KubernetesSink:
 async def _runs(tasks: AgentTasks, item: Item, taken: str | None) -> list[Mapping[str, Any]]:
     """The item's runs, the newest last: those with its label, and the one of a name that was found taken.
 
-    The latter is in the list already, unless someone took its labels away.
+    The latter is in the list already, unless someone took its labels away. Where the API server cannot list,
+    run 1 tells of the others: none without it, and none before one was announced on it.
     """
-    listed = list(await tasks.runs(labels_for(item)[LABEL_ITEM]))
+    try:
+        listed = list(await tasks.runs(labels_for(item)[LABEL_ITEM]))
+    except ApiError as error:
+        if not error.uncached:
+            raise
+        first = await tasks.get(task_name(item))
+        if first is not None and is_announced(first):
+            raise
+        listed = [first] if first is not None else []
     if taken is not None and taken not in {body["metadata"]["name"] for body in listed}:
         unlabeled = await tasks.get(taken)
         listed += [unlabeled] if unlabeled is not None else []

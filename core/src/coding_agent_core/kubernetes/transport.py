@@ -128,6 +128,15 @@ class ApiError(CodingAgentError):
         # A JSON patch whose `test` fails is answered 422.
         return self.status in (409, 422)
 
+    @property
+    def uncached(self) -> bool:
+        """A list was refused because the API server reads all objects of the kind anew, for its cache.
+
+        It does so for seconds after each change of their CRD. Single objects are read without the cache
+        (https://kep.k8s.io/4568).
+        """
+        return self.status == 429 and "storage is (re)initializing" in str(self)
+
 
 class ApiServer:
     """The API server, with the credentials that this process has. Every request raises `ApiError`.

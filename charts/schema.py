@@ -37,6 +37,7 @@ CHART_SETS = {
     "reporter.http_host": "",
     "reporter.http_port": "",
     "consumer.commits.signing_key": "attempts.signing",
+    "egress": "egress",
     "operator.job.image": "attempts.image",
     "operator.job.pull_policy": "image.pullPolicy",
     "operator.job.fixed_ids": "podSecurity.fixedIds",

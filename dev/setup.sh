@@ -22,6 +22,7 @@ if [ "$tier" != demo ]; then
     program ssh-keygen openssh-client # its signatures are what tests compare with
     [ -d /usr/lib/rabbitmq ] || program rabbitmq-server rabbitmq-server # tests start a broker of their own from it
     program openssl openssl
+    program squid squid # the egress proxy
     program npm npm # vendors publish their schemas and examples in its registry
 fi
 if [ "$tier" = sweep ]; then # a person with a browser

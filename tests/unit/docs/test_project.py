@@ -33,7 +33,7 @@ def test_chart_and_images_name_the_license() -> None:
     chart = yaml.safe_load((ROOT / "charts" / "coding-agent" / "Chart.yaml").read_text())
     assert chart["annotations"]["artifacthub.io/license"] == "Apache-2.0"
     images = sorted(ROOT.glob("Dockerfile.*"))
-    assert len(images) == 5
+    assert len(images) == 6
     for image in images:
         assert 'org.opencontainers.image.licenses="Apache-2.0"' in image.read_text(), image.name
 

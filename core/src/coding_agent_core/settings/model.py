@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.attempts import LLM, Consumer, ContextStorage, McpServer, UserConfigApi
+from coding_agent_core.settings.egress import Egress
 from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
 from coding_agent_core.settings.section import SecretField, Section, for_repository
@@ -152,6 +153,7 @@ class Settings(Section):
     logging: Logging = Logging()
     limits: Limits = Limits()
     budgets: Budgets = Budgets()
+    egress: Egress = Egress()
     operator: Operator = Operator()
     reporter: Reporter = Reporter()
 

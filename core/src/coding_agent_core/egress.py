@@ -1,0 +1,75 @@
+"""Identities of attempts at the egress proxy: names, passwords, and the variables that programs read. Pure.
+
+A password is an HMAC of the user name under a key that operator and proxy share. So the proxy knows every
+attempt without any state, and the name says all that it needs: the attempt, its container, and the list of
+its repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from enum import StrEnum
+
+VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NO_PROXY", "no_proxy")
+"""curl reads `http_proxy` in lower case alone, other programs only the other form."""
+NO_PROXY = "localhost,127.0.0.1,::1"
+"""The pod's own loopback: the model gateway listens there."""
+AGENT_USERS = r"\.agent$"
+"""Regular expression of the agents' user names."""
+WORKSPACE_USERS = r"\.workspace(\.[0-9a-f]{16})?$"
+"""Regular expression of the workspaces' user names."""
+DENIALS_HOST = "denials.egress.internal"
+"""Under this name the proxy tells an agent what it has denied to its attempt."""
+
+
+class Role(StrEnum):
+    """The containers of an attempt, which may reach different hosts."""
+
+    AGENT = "agent"
+    WORKSPACE = "workspace"
+
+
+def user_name(job: str, role: Role, profile: str | None = None) -> str:
+    """The proxy's user name of a container: `JOB.agent`, `JOB.workspace` or `JOB.workspace.PROFILE`.
+
+    Args:
+        job: name of the attempt's Job.
+        profile: of the repository, if it has a list of its own.
+    """
+    return ".".join(filter(None, (job, role.value, profile)))
+
+
+def job_of(user: str) -> str | None:
+    """The Job that a user name belongs to; `None`: it is not a name of an attempt."""
+    parts = user.rsplit(".", 2)
+    if len(parts) == 3 and parts[1] == Role.WORKSPACE:
+        return parts[0]
+    job, _, role = user.rpartition(".")
+    return job if job and role in (Role.AGENT, Role.WORKSPACE) else None
+
+
+def profile_of(repository: str) -> str:
+    """What stands for a key of `egress.repositories` in user names, which take no `/`."""
+    return hashlib.sha256(repository.lower().encode()).hexdigest()[:16]
+
+
+def password(user: str, key: str) -> str:
+    """The password of a user: 128 bits of an HMAC-SHA256, in hexadecimal."""
+    return hmac.new(key.encode(), user.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def is_valid(user: str, given: str, keys: Iterable[str]) -> bool:
+    """Whether the password belongs to the user under one of the keys."""
+    return any(hmac.compare_digest(given.encode(), password(user, key).encode()) for key in keys)
+
+
+def variables(address: str, user: str, key: str) -> dict[str, str]:
+    """The environment variables that send a container's programs through the proxy.
+
+    Args:
+        address: host and port of the proxy, as a URL has them.
+    """
+    url = f"http://{user}:{password(user, key)}@{address}"
+    return {name: NO_PROXY if name.lower() == "no_proxy" else url for name in VARIABLES}

@@ -1,0 +1,66 @@
+"""Settings of the egress proxy: the hosts that attempts may reach."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from coding_agent_core.egress import profile_of
+from coding_agent_core.secrets import SecretSettings
+from coding_agent_core.settings.section import SecretField, Section, Url
+
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_PATTERN = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*(:[0-9]{{1,5}})?")
+
+
+def _host_pattern(value: str) -> str:
+    """
+    Raises:
+        ValueError: it is not a host name with an optional wildcard and port.
+    """
+    pattern = value.lower()
+    host, _, port = pattern.partition(":")
+    if not _PATTERN.fullmatch(pattern) or (port and not 0 < int(port) < 65536):
+        raise ValueError(
+            f"{value!r} is not a host; write a name such as `files.example.com`, `*.example.com` for all "
+            "names below it, or `files.example.com:8443` for another port than 443 (HTTPS) and 80 (HTTP)"
+        )
+    if re.fullmatch(r"[0-9.]+|0x[0-9a-f.]+", host):
+        raise ValueError(f"{value!r} is an address; the proxy allows names only")
+    return pattern
+
+
+HostPattern = Annotated[str, AfterValidator(_host_pattern)]
+"""A host name in lower case, or `*.` and a domain for every name below it; optionally with a port."""
+
+
+class Egress(Section):
+    """The proxy through which attempts reach other machines. Without `proxy` they connect by themselves."""
+
+    proxy: Url | None = None
+    """The proxy, as the operator reaches it. Attempts get its address instead of a name server."""
+    key: SecretField = SecretSettings()
+    """Key of the attempts' passwords. The proxy accepts all values; the operator uses the first."""
+    allow: tuple[HostPattern, ...] = ()
+    """Hosts that the model's commands may reach: names, or `*.example.com` for all names below it, on the
+    ports 443 (HTTPS) and 80 (HTTP), or on the port in the entry (`example.com:8443`)."""
+    repositories: dict[str, tuple[HostPattern, ...]] = Field(default_factory=dict)
+    """Hosts that are allowed in addition, for single repositories, by `owner/repo` or `host/owner/repo`;
+    letter case is ignored."""
+    private: tuple[HostPattern, ...] = ()
+    """Those of the allowed hosts that may have a private address. Others are denied if they do, because
+    whoever owns a name chooses its address."""
+    agent: tuple[HostPattern, ...] = ()
+    """Hosts that the agent may reach in addition to those that the other settings name: forge, model, bucket,
+    MCP servers, per-user settings. For example the models of per-user settings."""
+
+    def profile(self, host: str, repository: str) -> str | None:
+        """The profile of a repository, in which the proxy knows its list; `None`: it has none of its own."""
+        known = {name.lower() for name in self.repositories}
+        path = repository.lower()
+        for name in (f"{host.lower()}/{path}", path):
+            if name in known:
+                return profile_of(name)
+        return None

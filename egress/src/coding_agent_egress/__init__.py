@@ -1,0 +1,1 @@
+"""The egress proxy: Squid, what it is configured with, who its users are, and what it has denied."""

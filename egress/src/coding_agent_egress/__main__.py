@@ -1,0 +1,170 @@
+"""`python -m coding_agent_egress`: runs Squid with the settings, and applies them anew when they change."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from coding_agent_core.errors import CodingAgentError, SettingsError
+from coding_agent_core.logs import configure
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings import load_settings
+
+from coding_agent_egress.denials import Denials, server_of
+from coding_agent_egress.squid import PAGES, Place, configuration
+
+_logger = logging.getLogger("coding_agent.egress")
+
+_CHECK_S = 2.0
+"""Between two looks at the settings and the keys."""
+_CHECK_LIMIT_S = 30.0
+_STOP_LIMIT_S = 25.0
+"""More than Squid gives open connections at its end (`shutdown_lifetime`)."""
+
+
+class Proxy:
+    """Squid and its files."""
+
+    def __init__(self, config: Path | None, place: Place) -> None:
+        self._config = config
+        self._place = place
+        self._squid = shutil.which("squid", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "squid"
+        self._written: tuple[str, str] | None = None
+
+    def write(self) -> bool:
+        """Write what Squid reads; whether its configuration has changed.
+
+        Raises:
+            SettingsError: the settings are wrong, the key is missing, or Squid refuses its configuration.
+        """
+        settings = load_settings(self._config)
+        keys = Secrets(settings.egress.key).current()
+        if not keys:
+            raise SettingsError("egress.key is not set; it must be the key that the operator has")
+        text, secrets = configuration(settings, self._place), "\n".join(keys)
+        if (text, secrets) == self._written:
+            return False
+        self._place.pages.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, page in PAGES.items():
+            (self._place.pages / name).write_text(page, encoding="utf-8")
+        _replace(self._place.keys, secrets)
+        before = self._written[0] if self._written else None
+        if text != before:
+            trial = self._place.folder / "squid.conf.new"
+            _replace(trial, text)
+            self._check(trial)
+            trial.replace(self._place.configuration)
+        self._written = text, secrets
+        return text != before
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start Squid; its log comes from its standard output."""
+        # No debugging output, no second process, and the whole path: it reads the file again when it reloads.
+        command = [self._squid, "-N", "-f", str(self._place.configuration.absolute())]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+        )
+
+    def _check(self, file: Path) -> None:
+        try:
+            subprocess.run(
+                [self._squid, "-k", "parse", "-f", str(file.absolute())],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=_CHECK_LIMIT_S,
+            )
+        except FileNotFoundError as error:
+            raise SettingsError("squid is not installed; on Debian it is the package `squid`") from error
+        except subprocess.CalledProcessError as error:
+            raise SettingsError(f"Squid refuses its configuration: {error.stderr.strip()[-500:]}") from error
+        except subprocess.TimeoutExpired as error:
+            raise SettingsError(
+                f"Squid did not read its configuration within {_CHECK_LIMIT_S:g} s"
+            ) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that only this user can read, so that no reader sees half of it."""
+    new = path.with_suffix(".part")
+    new.touch(mode=0o600)
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+
+
+def run(config: Path | None, place: Place) -> int:
+    """Run until SIGTERM, or until Squid ends; Squid's exit status.
+
+    Raises:
+        SettingsError: the proxy cannot start with these settings.
+    """
+    proxy, denials, stop = Proxy(config, place), Denials(), threading.Event()
+    proxy.write()
+    server = server_of(denials, place.denials)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    squid = proxy.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=_relay, args=(squid, denials), daemon=True).start()
+    _logger.info("Serving on port %d", place.port)
+    while squid.poll() is None and not stop.wait(_CHECK_S):
+        try:
+            if proxy.write():
+                squid.send_signal(signal.SIGHUP)
+                _logger.info("The settings have changed, and are in force")
+        except CodingAgentError as error:
+            _logger.error("The settings have changed and cannot be used; the old ones stay: %s", error)  # noqa: TRY400
+    server.shutdown()
+    if squid.poll() is None:
+        squid.terminate()
+        try:
+            squid.wait(_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            squid.kill()
+    return 0 if stop.is_set() else squid.wait() or 1
+
+
+def _relay(squid: subprocess.Popen[str], denials: Denials) -> None:
+    """Squid's log to our own standard output; its denials are counted."""
+    assert squid.stdout is not None  # noqa: S101 - `start` asks for it
+    for line in squid.stdout:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        try:
+            denials.take(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            continue  # not a line of the log
+
+
+def main() -> int:
+    """The command line; the exit status."""
+    parser = argparse.ArgumentParser(prog="coding-agent-egress", description=__doc__)
+    parser.add_argument(
+        "--config", type=Path, help="the settings file (default: CONFIG_FILE, else config.yaml)"
+    )
+    parser.add_argument("--host", default="", help="address to listen on (default: all)")
+    parser.add_argument("--port", type=int, default=3128, help="port for attempts (default: 3128)")
+    parser.add_argument("--denials-port", type=int, default=3130, help="port on loopback (default: 3130)")
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/egress"), help="folder to write to")  # noqa: S108
+    parser.add_argument("--hosts", type=Path, default=Path("/etc/hosts"), help="file of names and addresses")
+    given = parser.parse_args()
+    place = Place(given.port, given.denials_port, given.folder.absolute(), given.host, given.hosts)
+    try:
+        settings = load_settings(given.config)
+        configure(settings.logging)
+        return run(given.config, place)
+    except (CodingAgentError, OSError) as error:
+        print(f"The egress proxy cannot start: {error}", file=sys.stderr)
+        return 78
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""`python -m coding_agent_egress.identify KEYS`: Squid's helper for Basic authentication.
+
+For each line of user name and password, URL-encoded, it answers `OK` or `ERR`
+(https://wiki.squid-cache.org/Features/AddonHelpers#basic-scheme). It imports little: several of it run.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import unquote
+
+from coding_agent_core.egress import is_valid, job_of
+
+
+def answer(line: str, keys: list[str]) -> str:
+    """The answer to one line."""
+    user, _, given = line.strip().partition(" ")
+    name = unquote(user)
+    return "OK" if job_of(name) and is_valid(name, unquote(given), keys) else "ERR"
+
+
+def serve(keys: Path, lines: TextIO, answers: TextIO) -> None:
+    """Answer until the input ends. The file has one key in each line, and is read again for each answer."""
+    for line in lines:
+        print(answer(line, keys.read_text(encoding="utf-8").splitlines()), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), sys.stdin, sys.stdout)

@@ -1,0 +1,214 @@
+"""Squid's configuration, from the settings. Pure.
+
+A request is decided in this order: a valid password, a host that the user's list has, a public address. The
+name is resolved last, so that no name that a command invents ever leaves as a question to a name server.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, WORKSPACE_USERS, profile_of
+from coding_agent_core.platforms import Platform
+from coding_agent_core.settings import Settings
+from coding_agent_core.settings.attempts import S3
+
+NEVER = ("169.254.0.0/16", "168.63.129.16", "fe80::/10", "fd00:ec2::254")
+"""Link-local addresses and the metadata services of clouds, which give out credentials of the node."""
+PRIVATE = (
+    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.0.0.0/24"),
+    *("192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
+    *("::/128", "::1/128", "64:ff9b::/96", "2002::/16", "fc00::/7", "fe80::/10", "ff00::/8"),
+    *("169.254.0.0/16", "168.63.129.16"),
+)
+"""Addresses that are not public (https://www.iana.org/assignments/iana-ipv4-special-registry)."""
+IDENTIFY = "coding_agent_egress.identify"
+PAGES = {
+    "ERR_EGRESS_HOST": "The egress proxy denies %H: it is not in the list of allowed hosts."
+    " An administrator can allow it in egress.allow.\n",
+    "ERR_EGRESS_PRIVATE": "The egress proxy denies %H: it has a private address."
+    " An administrator can allow that in egress.private.\n",
+}
+"""What a denied request is answered, with 403, by the name of Squid's error page; %H is the host."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Hosts that may be reached.
+
+    Attributes:
+        host: a name, an address, or `*.` and a domain.
+        port: `None`: 443 for tunnels and 80 for plain HTTP.
+    """
+
+    host: str
+    port: int | None = None
+
+    @staticmethod
+    def of(pattern: str) -> Target:
+        """The target of an entry of the settings."""
+        host, _, port = pattern.partition(":")
+        return Target(host, int(port) if port else None)
+
+    @property
+    def regex(self) -> str:
+        below = r"^[^.]+(\.[^.]+)*" if self.host.startswith("*.") else "^"
+        return f"{below}{re.escape(self.host.removeprefix('*'))}$"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the proxy listens and keeps what it needs.
+
+    Attributes:
+        port: for attempts, on all addresses unless `host` names one.
+        denials: port of the server of denials, on loopback.
+        folder: of the configuration, the keys and the pages.
+        hosts: a file of names and addresses that counts before name servers.
+    """
+
+    port: int
+    denials: int
+    folder: Path
+    host: str = ""
+    hosts: Path = Path("/etc/hosts")
+
+    @property
+    def configuration(self) -> Path:
+        return self.folder / "squid.conf"
+
+    @property
+    def keys(self) -> Path:
+        return self.folder / "keys"
+
+    @property
+    def pages(self) -> Path:
+        return self.folder / "pages"
+
+
+def configuration(settings: Settings, place: Place) -> str:
+    """squid.conf; the same for the same arguments."""
+    egress = settings.egress
+    workspace = tuple(Target.of(pattern) for pattern in egress.allow)
+    agent = (*agent_targets(settings), *(Target.of(pattern) for pattern in egress.agent))
+    lines = [
+        *_program(place),
+        f"acl agent proxy_auth_regex {AGENT_USERS}",
+        f"acl workspace proxy_auth_regex {WORKSPACE_USERS}",
+        *(f"acl exempt_name dstdom_regex -n -i {Target.of(pattern).regex}" for pattern in egress.private),
+        *(["acl exempt all-of exempt_name !never"] if egress.private else []),
+        "acl public_address all-of !private",
+        f"acl public any-of {'exempt ' if egress.private else ''}public_address",
+        "http_access deny !identified",
+        "http_access allow agent denials",
+        "http_access deny denials not_listed",
+        *_allow("agent", "agent", agent, "!never"),
+        "http_access deny literal not_listed",
+        *_allow("all", "workspace", workspace, "public"),
+    ]
+    for name, patterns in sorted(egress.repositories.items()):
+        profile = profile_of(name)
+        lines.append(f"acl user_{profile} proxy_auth_regex {re.escape('.workspace.')}{profile}$")
+        targets = tuple(Target.of(pattern) for pattern in patterns)
+        lines += _allow(profile, f"user_{profile}", targets, "public")
+    return "\n".join([*lines, "http_access deny not_listed", ""])
+
+
+def _program(place: Place) -> list[str]:
+    pages = [
+        f"deny_info 403:{page} {acl}" for page, acl in zip(PAGES, ("not_listed", "not_public"), strict=True)
+    ]
+    return [
+        f"http_port {f'{place.host}:' if place.host else ''}{place.port}",
+        "pid_filename none",
+        f"coredump_dir {place.folder}",
+        f"cache_log stdio:{place.folder}/cache.log",
+        'logformat egress {"time":%ts.%03tu,"user":"%#un","client":"%>a","method":"%rm","host":"%#>rd",'
+        '"port":"%>rP","status":%>Hs,"result":"%Ss","sent":%>st,"received":%<st,"ms":%tr,"address":"%<a"}',
+        "access_log stdio:/dev/stdout logformat=egress",
+        "logfile_rotate 0",
+        f"error_directory {place.pages}",
+        f"hosts_file {place.hosts}",
+        "visible_hostname egress",
+        *("via off", "forwarded_for delete", "cache deny all", "cache_mem 0 MB", "memory_pools off"),
+        *("pinger_enable off", "icp_port 0", "snmp_port 0", "client_db off", "workers 1"),
+        # A model may think for minutes before it answers.
+        *("connect_timeout 20 seconds", "read_timeout 15 minutes", "shutdown_lifetime 20 seconds"),
+        # As other programs of a pod do, so that a Service is found by its short name.
+        "dns_defnames on",
+        # By env, because Squid gives a program another argv[0], by which Python does not find its packages.
+        f"auth_param basic program /usr/bin/env {sys.executable} -I -m {IDENTIFY} {place.keys}",
+        *("auth_param basic children 4 startup=1 idle=1", "auth_param basic realm attempts"),
+        *("auth_param basic credentialsttl 5 minutes", "auth_param basic casesensitive on"),
+        *("acl identified proxy_auth REQUIRED", "acl tunnel method CONNECT"),
+        r"acl literal dstdom_regex -n -i ^[0-9.]+$ ^0x[0-9a-f.]+$ ^\[?[0-9a-f]*:[0-9a-f:.]*\]?$",
+        f"acl private dst {' '.join(PRIVATE)}",
+        f"acl never dst {' '.join(NEVER)}",
+        *("acl https_port port 443", "acl http_port port 80"),
+        *("acl https all-of tunnel https_port", "acl http all-of !tunnel http_port"),
+        "acl usual_port any-of https http",
+        # Both always match: the last name of a line chooses the page that a denied request is answered with.
+        *("acl not_listed src all", "acl not_public src all"),
+        *pages,
+        f"acl denials dstdom_regex -n -i ^{re.escape(DENIALS_HOST)}$",
+        # It gets the name of the user, whose password was checked.
+        f"cache_peer 127.0.0.1 parent {place.denials} 0 no-query no-digest no-netdb-exchange originserver "
+        "login=*:checked name=denials",
+        *("cache_peer_access denials allow denials", "cache_peer_access denials deny all"),
+        *("never_direct allow denials", "always_direct deny denials", "always_direct allow all"),
+    ]
+
+
+def _allow(name: str, user: str, targets: Iterable[Target], address: str) -> Iterator[str]:
+    """Allow a user these targets, if what they resolve to is acceptable."""
+    by_port: dict[int | None, set[str]] = {}
+    for target in targets:
+        by_port.setdefault(target.port, set()).add(target.regex)
+    for port, patterns in sorted(by_port.items(), key=lambda entry: entry[0] or 0):
+        hosts, ports = f"hosts_{name}_{port or 'usual'}", f"port_{name}_{port}" if port else "usual_port"
+        yield from (f"acl {hosts} dstdom_regex -n -i {pattern}" for pattern in sorted(patterns))
+        if port:
+            yield f"acl {ports} port {port}"
+        yield f"http_access allow {user} {hosts} {ports} {address}"
+        yield f"http_access deny {user} {hosts} {ports} not_public"
+
+
+def agent_targets(settings: Settings) -> tuple[Target, ...]:
+    """What the settings send the agent to: forges, model, bucket, MCP servers, per-user settings."""
+    urls = [server.url for server in settings.mcp_servers if server.url]
+    for platform in Platform:
+        forge = settings.forge(platform)
+        if forge.personal_access_token.configured:
+            urls += [forge.api_url, f"{urlsplit(forge.api_url).scheme}://{forge.host}"]
+    llm = settings.llm
+    urls.append(
+        {"openai": llm.openai.base_url, "ollama": llm.ollama.endpoint}.get(
+            llm.provider, llm.lmstudio.base_url
+        )
+    )
+    if settings.user_config_api.enabled:
+        urls.append(settings.user_config_api.url)
+    if settings.context_storage.s3 is not None:
+        urls.append(_bucket(settings.context_storage.s3))
+    found = []
+    for url in urls:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        # Also a tunnel to an http port: some clients tunnel everything.
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        found.append(Target(f"[{host}]" if ":" in host else host, port))
+    return tuple(dict.fromkeys(found))
+
+
+def _bucket(s3: S3) -> str:
+    """The address of the bucket, as the store's client builds it."""
+    url = s3.endpoint_url or f"https://s3.{s3.region}.amazonaws.com"
+    if s3.path_style:
+        return url
+    scheme, _, host = url.partition("://")
+    return f"{scheme}://{s3.bucket}.{host}" if s3.endpoint_url is None else url

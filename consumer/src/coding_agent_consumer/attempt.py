@@ -11,12 +11,13 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from coding_agent_core.budget import Allowance
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeNotFoundError,
@@ -35,11 +36,13 @@ from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
 
 from coding_agent_consumer.agent import Agent, Brief, Step
+from coding_agent_consumer.agent.models import upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.authorization import refusal
 from coding_agent_consumer.background import instruction_files, read_conversation
 from coding_agent_consumer.commits import SshSigner
+from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.per_user import settings_for, with_task_options
@@ -53,6 +56,8 @@ _logger = logging.getLogger("coding_agent.attempt")
 _T = TypeVar("_T")
 OpenWorkspace = Callable[[], AbstractAsyncContextManager[Workspace]]
 """Starts a workspace, or connects to one that runs, for the time of the context."""
+MakeAgent = Callable[[Settings, Gateway], Agent]
+"""Makes the agent that works with these settings; it reaches the model through the gateway."""
 Load = Callable[[], Awaitable[tuple[ForgeTask, ItemDetails]]]
 """Reads what the attempt works on; called again while the forge is not available.
 
@@ -105,13 +110,14 @@ class Attempt:
         recap: what earlier attempts did, for the model, if their transcripts are not kept.
         model: of this task alone, instead of the configured one.
         instructions: of this task alone, after the configured ones.
+        allowance: what may be spent at the model; `None`: as much as the agent needs.
     """
 
     settings: Settings
     request: TaskRequest
     load: Load
     transcripts: Transcripts
-    make_agent: Callable[[Settings], Agent]
+    make_agent: MakeAgent
     open_workspace: OpenWorkspace
     stop: asyncio.Event
     timeout: float
@@ -120,9 +126,12 @@ class Attempt:
     recap: str = ""
     model: str | None = None
     instructions: str | None = None
+    allowance: Allowance | None = None
     _deadline: float = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
     """The agent's own outcome, once it has one."""
+    _gateway: Gateway | None = field(default=None, init=False)
+    """Open while the agent works; what it counted counts afterwards too."""
 
     async def run(self) -> Outcome:
         """Run it to its end; raises only if cancelled from outside."""
@@ -144,9 +153,9 @@ class Attempt:
             outcome = self._cut_off(
                 Reason.DEADLINE_EXCEEDED, f"The attempt did not finish within {self.timeout:.0f} s."
             )
-        if self._worked is not None and not outcome.usage.requests:
+        if self._gateway is not None:
             # The work was paid for even if it could not be pushed.
-            outcome = outcome.model_copy(update={"usage": self._worked.usage})
+            outcome = outcome.model_copy(update={"usage": self._gateway.usage})
         hurry = self.stop.is_set() or time.monotonic() > self._deadline
         return await self.transcripts.end(outcome, within=reserve / 3 if hurry else _LAST_UPLOAD)
 
@@ -214,17 +223,41 @@ class Attempt:
                 async def log_step(step: Step) -> None:
                     _logger.info("%s step %d: %s", task.item.display, step.number, step.title)
 
-                worked = self._worked = await self.make_agent(settings).work(
-                    brief,
-                    workspace,
-                    stop=self.stop,
-                    timeout=max(1.0, self._deadline - time.monotonic()),
-                    on_step=publisher.with_checkpoints(log_step, settings.consumer.checkpoint_interval),
-                )
+                async with (
+                    self._open_gateway(settings) as gateway,
+                    _either(self.stop, gateway.exhausted) as stop,
+                ):
+                    worked = await self.make_agent(settings, gateway).work(
+                        brief,
+                        workspace,
+                        stop=stop,
+                        timeout=max(1.0, self._deadline - time.monotonic()),
+                        on_step=publisher.with_checkpoints(log_step, settings.consumer.checkpoint_interval),
+                    )
+                worked = self._worked = self._within_allowance(worked, gateway)
                 await self._publish(publisher, worked)
         outcome = await self._conclude(task, details, worked, base, branch if publisher.has_work else None)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
+
+    @asynccontextmanager
+    async def _open_gateway(self, settings: Settings) -> AsyncIterator[Gateway]:
+        async with open_gateway(
+            upstreams(settings.llm),
+            self.allowance,
+            prices=settings.llm.prices,
+            timeout=settings.llm.request_timeout,
+        ) as gateway:
+            self._gateway = gateway
+            yield gateway
+
+    def _within_allowance(self, worked: Outcome, gateway: Gateway) -> Outcome:
+        """The agent's outcome, unless its allowance ended it: agents report that in many ways."""
+        stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
+        if not gateway.exhausted.is_set() or stopped or worked.succeeded:
+            return worked
+        message = f"The attempt used up what it may spend at the model: {gateway.allowance}."
+        return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
 
     async def _brief(
         self, settings: Settings, task: ForgeTask, details: ItemDetails, repository: BareClone, recap: str
@@ -316,6 +349,23 @@ class Attempt:
             pause=lambda seconds: pause_until(self.stop, seconds),
             longest_wait=_LONGEST_PAUSE,
         )
+
+
+@asynccontextmanager
+async def _either(first: asyncio.Event, second: asyncio.Event) -> AsyncIterator[asyncio.Event]:
+    """An event that is set once one of two is."""
+    both = asyncio.Event()
+
+    async def copy(event: asyncio.Event) -> None:
+        await event.wait()
+        both.set()
+
+    copying = [asyncio.create_task(copy(event)) for event in (first, second)]
+    try:
+        yield both
+    finally:
+        for task in copying:
+            task.cancel()
 
 
 async def commit_author(forge: Forge, settings: Commits) -> CommitIdentity:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,11 +25,10 @@ from coding_agent_core.settings import Settings, examine
 from coding_agent_core.tasks import Item
 from prometheus_client import CollectorRegistry
 
-from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
-from coding_agent_consumer.attempt import Attempt, OpenWorkspace, outcome_of
+from coding_agent_consumer.attempt import Attempt, MakeAgent, OpenWorkspace, outcome_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
 from coding_agent_consumer.transcripts import Transcripts
@@ -135,7 +134,7 @@ def attempt_of(
     stop: asyncio.Event,
     *,
     grace: float,
-    make_agent: Callable[[Settings], Agent] = ModelAgent,
+    make_agent: MakeAgent = ModelAgent,
 ) -> Attempt:
     """The attempt of a Job's pod.
 
@@ -198,6 +197,7 @@ def attempt_of(
         recap=given.earlier.recap,
         model=given.model,
         instructions=given.instructions,
+        allowance=given.allowance,
     )
 
 

@@ -26,8 +26,7 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 from prometheus_client import CollectorRegistry
 
-from coding_agent_consumer.agent import Agent
-from coding_agent_consumer.attempt import Attempt, OpenWorkspace
+from coding_agent_consumer.attempt import Attempt, MakeAgent, OpenWorkspace
 from coding_agent_consumer.tasks import (
     Abandon,
     Drop,
@@ -75,7 +74,7 @@ class TaskHandler:
 
     settings: Settings
     forges: Mapping[str, Forge]
-    make_agent: Callable[[Settings], Agent]
+    make_agent: MakeAgent
     open_workspace: OpenWorkspace
     shutdown: asyncio.Event
     usage: UsageMetrics = field(default_factory=lambda: UsageMetrics(CollectorRegistry()))

@@ -91,15 +91,28 @@ class Price(BaseModel):
     """For a million tokens received."""
     cached_input: Decimal | None = Field(default=None, ge=0, le=1_000_000)
     """For a million tokens sent that the provider had in its cache; by default the same as `input`."""
+    cache_write: Decimal | None = Field(default=None, ge=0, le=1_000_000)
+    """For a million tokens sent that the provider put into its cache; by default the same as `input`."""
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
     """ISO 4217 code, for example `USD` or `EUR`."""
 
+    def amount(
+        self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, cache_write_tokens: int = 0
+    ) -> Decimal:
+        """Of requests; `input_tokens` includes those read from and written to the provider's cache."""
+        cached = min(max(cached_tokens, 0), input_tokens)
+        written = min(max(cache_write_tokens, 0), input_tokens - cached)
+        read_rate = self.input if self.cached_input is None else self.cached_input
+        write_rate = self.input if self.cache_write is None else self.cache_write
+        amount = (input_tokens - cached - written) * self.input + output_tokens * self.output
+        return (amount + cached * read_rate + written * write_rate) / _MILLION
+
     def cost(self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Cost:
         """The cost of requests; `input_tokens` includes those from the provider's cache."""
-        cached = min(max(cached_tokens, 0), input_tokens)
-        rate = self.input if self.cached_input is None else self.cached_input
-        amount = (input_tokens - cached) * self.input + cached * rate + output_tokens * self.output
-        return Cost.of(amount / _MILLION, self.currency)
+        amount = self.amount(
+            input_tokens=input_tokens, output_tokens=output_tokens, cached_tokens=cached_tokens
+        )
+        return Cost.of(amount, self.currency)
 
 
 def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:

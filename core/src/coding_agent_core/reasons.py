@@ -67,6 +67,7 @@ class Reason(StrEnum):
     NOT_AUTHORIZED = "NotAuthorized"
     ITEM_GONE = "ItemGone"
     BUDGET_EXHAUSTED = "BudgetExhausted"
+    BUDGET_EXCEEDED = "BudgetExceeded"
     TOOL_FAILING = "ToolFailing"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     WORKSPACE_FAILED = "WorkspaceFailed"
@@ -197,6 +198,12 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
             ReasonClass.OUT_OF_BUDGET,
             "The attempt used all requests to the model that it may make.",
             "A smaller task, or a larger `max_llm_process_num`, may help.",
+            ExitCode.CANNOT,
+        ),
+        Reason.BUDGET_EXCEEDED: ReasonFacts(
+            ReasonClass.OUT_OF_BUDGET,
+            "The attempt used up what it may spend at the model.",
+            "A smaller task, or a larger budget, may help. What was done is pushed.",
             ExitCode.CANNOT,
         ),
         Reason.TOOL_FAILING: ReasonFacts(

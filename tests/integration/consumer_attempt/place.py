@@ -6,14 +6,14 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
+from coding_agent_consumer.attempt import MakeAgent
 from coding_agent_consumer.program import attempt_of
 from coding_agent_core.forge.connect import connect
 from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
@@ -143,7 +143,7 @@ class AttemptPlace:
         *,
         stop: asyncio.Event | None = None,
         grace: float = 20,
-        make_agent: Callable[[Settings], Agent] = ModelAgent,
+        make_agent: MakeAgent = ModelAgent,
         **sections: Any,
     ) -> Outcome:
         """Run an attempt in this process, with a workspace of its own."""

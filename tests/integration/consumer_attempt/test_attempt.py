@@ -256,7 +256,7 @@ async def test_whatever_hangs_there_is_an_outcome_within_the_grace_time(make_pla
             return Outcome(reason=Reason.INTERNAL, message="Let go.")
 
     attempt = asyncio.create_task(
-        place.run(place.given(timeout=600), stop=stop, grace=18, make_agent=lambda _: Stubborn())
+        place.run(place.given(timeout=600), stop=stop, grace=18, make_agent=lambda *_: Stubborn())
     )
     await working.wait()
     stop.set()

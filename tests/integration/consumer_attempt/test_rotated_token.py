@@ -24,7 +24,7 @@ class Rotating:
     def __init__(self, place: AttemptPlace, file: Path) -> None:
         self._place, self._file = place, file
 
-    async def work(self, _brief: object, workspace: Workspace, **_: object) -> Outcome:
+    async def work(self, brief: object, workspace: Workspace, **_: object) -> Outcome:
         await workspace.write_file("a.md", "a\n")
         forge = self._place.system.forge
         user = forge.user("coding-agent-bot")
@@ -42,7 +42,7 @@ async def test_the_work_is_pushed_with_the_new_token(
     file = tmp_path / "token"
     file.write_text(BOT_TOKEN)
     sections: dict[str, Any] = {flavour: {"personal_access_token": {"files": [str(file)]}}}
-    outcome = await place.run(place.given(), make_agent=lambda _: Rotating(place, file), **sections)
+    outcome = await place.run(place.given(), make_agent=lambda *_: Rotating(place, file), **sections)
     assert outcome.reason is Reason.COMPLETED, outcome.message
     assert place.system.file_at("coding-agent/issue-1", "a.md") == "a\n"
     [change] = place.system.changes()

@@ -54,6 +54,7 @@ from coding_agent_consumer.agent.transcript import (
     step_of_answer,
     steps_of_results,
 )
+from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.agent")
@@ -80,14 +81,21 @@ class ModelAgent:
     """Works with the model and the MCP servers of the settings; implements `Agent`."""
 
     def __init__(
-        self, settings: Settings, *, clock: Clock | None = None, open_model: OpenModel = open_model
+        self,
+        settings: Settings,
+        gateway: Gateway | None = None,
+        *,
+        clock: Clock | None = None,
+        open_model: OpenModel = open_model,
     ) -> None:
         """
         Args:
+            gateway: to the model; `None` asks the model directly, with the real key.
             clock: for waits between tries of a request.
             open_model: makes the model; tests give their own.
         """
         self._settings = settings
+        self._gateway = gateway
         self._clock = clock or Clock()
         self._open_model = open_model
 
@@ -122,6 +130,9 @@ class ModelAgent:
         scrub = scrub_for(self._settings)
         try:
             spec = model_spec(self._settings.llm)
+            if self._gateway is not None:
+                url, credential = f"{self._gateway.url}/v1", self._gateway.credential
+                spec = replace(spec, gateway_url=url, api_key=credential)
         except SettingsError as error:
             return Outcome(reason=Reason.CONFIGURATION, message=str(error))
         try:

@@ -22,6 +22,8 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.usage import RunUsage
 
+from coding_agent_consumer.gateway import Upstream, WireFormat
+
 _OPENAI_HOST = "api.openai.com"
 _NO_KEY = "not-set"
 """Sent if no key is configured: the SDK wants one, and would otherwise send OPENAI_API_KEY to any address."""
@@ -37,6 +39,7 @@ class ModelSpec:
         context_length: tokens that fit its context.
         request_timeout: seconds for one answer.
         setting: name of the section that set it, for messages to people.
+        gateway_url: base URL of the gateway that requests go to; `None`: to `base_url`.
     """
 
     provider: str
@@ -47,6 +50,7 @@ class ModelSpec:
     request_timeout: float
     setting: str
     api_key: str | None = field(default=None, repr=False)
+    gateway_url: str | None = None
 
     @property
     def host(self) -> str:
@@ -94,6 +98,16 @@ def model_spec(llm: LLM) -> ModelSpec:
     return spec
 
 
+def upstreams(llm: LLM) -> list[Upstream]:
+    """The providers behind the gateway.
+
+    Raises:
+        SettingsError: as `model_spec`.
+    """
+    spec = model_spec(llm)
+    return [Upstream(WireFormat.OPENAI, spec.base_url, spec.api_key)]
+
+
 def build_model(spec: ModelSpec, client: AsyncOpenAI) -> Model:
     provider: Provider[AsyncOpenAI]
     if spec.is_openai:
@@ -113,7 +127,7 @@ def build_model(spec: ModelSpec, client: AsyncOpenAI) -> Model:
 async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
     """A model whose connections are closed at the end; it never retries by itself."""
     async with AsyncOpenAI(
-        base_url=spec.base_url,
+        base_url=spec.gateway_url or spec.base_url,
         api_key=spec.api_key or _NO_KEY,
         timeout=spec.request_timeout,
         max_retries=0,

@@ -1,0 +1,188 @@
+"""What a request for an answer asks for, and whether it may be sent. Pure.
+
+The dummy credential is in the hands of the commands that the model runs, so a request is foreign input. It
+may ask for text from a model that is allowed. It may not make the provider fetch addresses or run tools that
+reach other hosts: that would be a way out past the egress proxy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from coding_agent_consumer.gateway.ledger import Tokens
+from coding_agent_consumer.gateway.wire import Action, Route
+
+_BYTES_PER_TOKEN = 4
+"""Of a request: English, code and JSON."""
+_FILE_TOKENS = 2_000
+"""Of an image or a file in a request; its base64 says little about it."""
+_DEFAULT_OUTPUT = 16_384
+"""Tokens reserved for an answer where the request sets no limit."""
+_LOCAL_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "tool_search_")
+"""Prefixes of Anthropic's tools that the client runs."""
+_CLIENT_TOOLS = frozenset(
+    {"", "function", "custom", "namespace", "shell", "local_shell", "apply_patch", "tool_search"}
+    | {"computer", "computer_use_preview"}
+)
+"""Types of tools that the client runs, or that run without any host but the provider's."""
+_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
+
+
+class RequestRefusedError(Exception):
+    """The request is not sent; the text is for the client."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request for an answer that may be sent.
+
+    Attributes:
+        body: to send; the client's own bytes unless usage had to be asked for.
+        estimated: tokens of the request, and of the longest answer that it allows.
+    """
+
+    model: str
+    body: bytes
+    estimated: Tokens
+
+
+def read_request(
+    route: Route, body: bytes, *, models: Sequence[str] = (), provider_tools: bool = False
+) -> Ask:
+    """Check the body of a request for an answer.
+
+    Args:
+        models: names that are allowed, with `*`; empty allows all.
+        provider_tools: allow tools that the provider runs, and addresses that it fetches.
+
+    Raises:
+        RequestRefusedError: it is not such a request, or it may not be sent.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RequestRefusedError(400, "The body is not JSON.") from None
+    if not isinstance(data, dict):
+        raise RequestRefusedError(400, "The body is not a JSON object.")
+    model = route.model if route.model is not None else data.get("model")
+    if not isinstance(model, str) or not model:
+        raise RequestRefusedError(400, "`model` is missing.")
+    if models and not any(fnmatchcase(model, pattern) for pattern in models):
+        raise RequestRefusedError(
+            403, f"The model {model[:100]} is not allowed; an administrator can add it to gateway.models."
+        )
+    if data.get("background"):
+        raise RequestRefusedError(400, "`background` is not supported: the gateway counts what it sees.")
+    if not provider_tools and (found := next(_ways_out(data), None)) is not None:
+        raise RequestRefusedError(
+            403,
+            f"{found} would reach other hosts from the provider, past the egress rules; an administrator can"
+            " allow it with gateway.provider_tools.",
+        )
+    files = list(_files(data))
+    estimated = Tokens(
+        input=max(0, len(body) - sum(files)) // _BYTES_PER_TOKEN + _FILE_TOKENS * len(files),
+        output=_longest_answer(data),
+    )
+    if route.action is Action.CHAT_COMPLETIONS and data.get("stream"):
+        options = data.get("stream_options")
+        options = options if isinstance(options, dict) else {}
+        if options.get("include_usage") is not True:
+            # Without it a stream does not say what it used.
+            data["stream_options"] = {**options, "include_usage": True}
+            body = json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return Ask(model, body, estimated)
+
+
+def _longest_answer(data: Mapping[str, Any]) -> int:
+    inner = data.get("generationConfig")
+    inner = inner if isinstance(inner, Mapping) else {}
+    limit = max(_number(place.get(name)) for place in (data, inner) for name in _OUTPUT_LIMITS)
+    answers = max(1, _number(data.get("n")), _number(inner.get("candidateCount")))
+    return (limit or _DEFAULT_OUTPUT) * answers
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _ways_out(data: Mapping[str, Any]) -> Iterator[str]:
+    """What makes the provider reach other hosts, in words."""
+    for key in ("mcp_servers", "web_search_options"):
+        if data.get(key):
+            yield f"`{key}`"
+    tools = data.get("tools")
+    for tool in tools if isinstance(tools, list) else []:
+        if not isinstance(tool, Mapping):
+            continue
+        kind = tool.get("type", "")
+        if kind == "web_search" and tool.get("external_web_access") is False:
+            continue  # OpenAI's own index
+        if not isinstance(kind, str) or not (kind in _CLIENT_TOOLS or kind.startswith(_LOCAL_TOOLS)):
+            yield f"The tool `{str(kind)[:100]}`"
+        for key in tool:
+            # Gemini names its tools by key: urlContext, googleSearch, codeExecution, ...
+            if key.replace("_", "").lower() in _GEMINI_TOOLS:
+                yield f"The tool `{key[:100]}`"
+    for node in _nodes(data):
+        kind = node.get("type")
+        if kind == "url" and "url" in node:
+            yield "A file by its address"
+        for key in ("image_url", "file_url", "fileUri", "file_uri"):
+            value = node.get(key)
+            value = value.get("url") if isinstance(value, Mapping) else value
+            if isinstance(value, str) and not value.startswith("data:"):
+                yield f"`{key}` with an address"
+
+
+_GEMINI_TOOLS = frozenset(
+    {
+        "urlcontext",
+        "googlesearch",
+        "googlesearchretrieval",
+        "googlemaps",
+        "enterprisewebsearch",
+        "codeexecution",
+        "mcpservers",
+        "filesearch",
+        "retrieval",
+        "computeruse",
+    }
+)
+
+
+def _nodes(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The objects of the conversation; not those of tools' schemas, calls and results, which are data."""
+    waiting: list[Any] = [data.get(key) for key in ("messages", "input", "contents", "system")]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, Mapping):
+            yield value
+            call = value.get("type") == "tool_use"
+            waiting.extend(
+                entry
+                for key, entry in value.items()
+                if isinstance(entry, list | Mapping)
+                and key not in ("functionCall", "function_call", "args")
+                and not (call and key == "input")
+                and key != "response"
+            )
+
+
+def _files(data: Mapping[str, Any]) -> Iterator[int]:
+    """Characters of each image or file in the request."""
+    for node in _nodes(data):
+        for key in ("data", "file_data", "image_url", "url"):
+            value = node.get(key)
+            if isinstance(value, str) and (key in ("data", "file_data") or value.startswith("data:")):
+                yield len(value)

@@ -1,0 +1,408 @@
+"""The gateway's server: who may ask, what is sent on, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import uvicorn
+from coding_agent_core.budget import Allowance
+from coding_agent_core.outcome import Price, Usage
+
+from coding_agent_consumer.gateway.ledger import Ledger, Pricing, Verdict, pricing_of
+from coding_agent_consumer.gateway.request import Ask, RequestRefusedError, read_request
+from coding_agent_consumer.gateway.wire import (
+    Meter,
+    Route,
+    WireFormat,
+    credential_header,
+    credential_of,
+    error_body,
+    route_of,
+)
+
+_logger = logging.getLogger("coding_agent.gateway")
+
+_BODY_LIMIT = 32 * 1024 * 1024
+"""Bytes of a request's body; Anthropic takes no more."""
+_BODIES_LIMIT = 2 * _BODY_LIMIT
+"""Bytes of all bodies that are held at a time."""
+_BODY_SECONDS = 60.0
+"""In which a request's body must arrive."""
+_HEAD_LIMIT = 64 * 1024
+"""Bytes of a request's head."""
+_CONCURRENCY = 64
+"""Requests at a time."""
+_CONNECT_SECONDS = 10.0
+_STOP_SECONDS = 2
+"""For requests in flight when the gateway closes."""
+_ERROR_LIMIT = 1024 * 1024
+"""Bytes of a provider's error that are passed on."""
+_HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+"""RFC 9110, section 7.6.1; in addition those that `Connection` names."""
+_NOT_SENT = _HOP_BY_HOP | {
+    *("host", "content-length", "accept-encoding", "expect", "cookie", "forwarded", "via"),
+    *("authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "api-key"),
+}
+_NOT_RETURNED = _HOP_BY_HOP | {
+    *("date", "server", "set-cookie", "www-authenticate", "alt-svc"),
+    *("strict-transport-security", "proxy-authenticate"),
+}
+_QUERY = frozenset({"alt", "beta", "limit", "after_id", "before_id", "pageSize", "pageToken"})
+"""Parameters that are passed on; a key in the address is not."""
+_FALLBACK_STATUS = frozenset({429, 500, 502, 503, 504, 529})
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A provider.
+
+    Attributes:
+        base_url: as the vendor's own SDK takes it: with `/v1` for OpenAI's format, without for the others.
+        key: the real credential; `None` sends none.
+    """
+
+    format: WireFormat
+    base_url: str
+    key: str | None = field(default=None, repr=False)
+
+
+class Gateway:
+    """An open gateway.
+
+    Attributes:
+        url: base URL for clients of Anthropic's and Google's format; OpenAI's have `/v1` after it.
+        credential: opens this gateway alone; as Bearer token, `x-api-key` or `x-goog-api-key`.
+        exhausted: set once a request was answered 402.
+    """
+
+    def __init__(self, url: str, ledger: Ledger) -> None:
+        self.url = url
+        self.credential = f"gateway-{secrets.token_urlsafe(32)}"
+        self.exhausted = asyncio.Event()
+        self._ledger = ledger
+
+    @property
+    def usage(self) -> Usage:
+        """What was used so far, over all models."""
+        return self._ledger.usage
+
+    @property
+    def models(self) -> Mapping[str, Usage]:
+        """What was used so far, by model."""
+        return self._ledger.models
+
+    @property
+    def allowance(self) -> Allowance | None:
+        return self._ledger.allowance
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(
+    upstreams: Sequence[Upstream],
+    allowance: Allowance | None = None,
+    *,
+    prices: Mapping[str, Price] | None = None,
+    models: Sequence[str] = (),
+    provider_tools: bool = False,
+    timeout: float = 300.0,
+    host: str = "127.0.0.1",
+) -> AsyncIterator[Gateway]:
+    """Serve a gateway on a free port.
+
+    Args:
+        upstreams: of one format, the first is asked first; the others follow if it answers 429 or 5xx, or
+            cannot be reached.
+        allowance: what may be spent; `None`: as much as is asked for.
+        prices: of models, as `llm.prices`.
+        models: names that are allowed, with `*`; empty allows all.
+        provider_tools: allow tools that the provider runs.
+        timeout: seconds without a byte from the provider.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    with contextlib.closing(listener):
+        listener.bind((host, 0))
+        listener.listen()
+        ledger = Ledger(allowance)
+        gateway = Gateway(f"http://{host}:{listener.getsockname()[1]}", ledger)
+        limits = httpx.Timeout(timeout, connect=_CONNECT_SECONDS)
+        async with httpx.AsyncClient(timeout=limits, limits=httpx.Limits(max_connections=None)) as client:
+            app = _App(
+                gateway=gateway,
+                ledger=ledger,
+                client=client,
+                upstreams=upstreams,
+                prices=dict(prices or {}),
+                allowed=models,
+                provider_tools=provider_tools,
+            )
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    http="h11",
+                    ws="none",
+                    lifespan="off",
+                    log_config=None,
+                    log_level="critical",
+                    access_log=False,
+                    proxy_headers=False,
+                    server_header=False,
+                    limit_concurrency=_CONCURRENCY,
+                    h11_max_incomplete_event_size=_HEAD_LIMIT,
+                    timeout_graceful_shutdown=_STOP_SECONDS,
+                )
+            )
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            try:
+                yield gateway
+            finally:
+                server.should_exit = True
+                await serving
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the caller."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _ClientGoneError(Exception):
+    """The client closed its connection before its request was complete."""
+
+
+@dataclass
+class _App:
+    """The ASGI application. It holds no rule: `wire`, `request` and `ledger` decide."""
+
+    gateway: Gateway
+    ledger: Ledger
+    client: httpx.AsyncClient
+    upstreams: Sequence[Upstream]
+    prices: dict[str, Price]
+    allowed: Sequence[str]
+    provider_tools: bool
+    _held: int = 0
+    _settled: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        method, path = scope["method"], scope["path"]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if method == "HEAD" and path == "/":
+            await _answer(send, 200, b"", {})  # Claude Code asks whether anybody is there
+            return
+        given = credential_of(headers).encode("latin-1")
+        route = route_of(method, path, headers)
+        if not hmac.compare_digest(given, self.gateway.credential.encode()):
+            await _refuse(send, route, 401, "The credential is not the one of this attempt's gateway.")
+            return
+        if route is None:
+            await _refuse(send, None, 404, "The gateway knows requests for answers of a model only.")
+            return
+        try:
+            body = await self._body(headers, receive) if method == "POST" else b""
+            try:
+                await self._proxy(route, scope["query_string"], headers, body, send)
+            finally:
+                self._held -= len(body)
+        except RequestRefusedError as refused:
+            await _refuse(send, route, refused.status, str(refused))
+        except _ClientGoneError:
+            return
+
+    async def _body(self, headers: Mapping[str, str], receive: Any) -> bytes:
+        if headers.get("content-encoding", "identity") != "identity":
+            raise RequestRefusedError(400, "A compressed request is not supported: send it as it is.")
+        body = bytearray()
+        more = True
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                while more:
+                    message = await receive()
+                    part = message.get("body", b"")
+                    self._held += len(part)
+                    body += part
+                    more = message.get("more_body", False)
+                    self._check_size(message["type"], len(body))
+        except BaseException as error:
+            self._held -= len(body)
+            if isinstance(error, TimeoutError):
+                raise RequestRefusedError(400, "The request did not arrive in time.") from None
+            raise
+        return bytes(body)
+
+    def _check_size(self, kind: str, length: int) -> None:
+        if kind == "http.disconnect":
+            raise _ClientGoneError
+        if length > _BODY_LIMIT:
+            raise RequestRefusedError(413, f"A request has at most {_BODY_LIMIT} bytes.")
+        if self._held > _BODIES_LIMIT:
+            raise RequestRefusedError(503, "Too many large requests at a time; try again later.")
+
+    async def _proxy(
+        self, route: Route, query: bytes, headers: Mapping[str, str], body: bytes, send: Any
+    ) -> None:
+        upstreams = [one for one in self.upstreams if one.format is route.format]
+        if not upstreams:
+            raise RequestRefusedError(404, f"No provider of the format {route.format} is configured.")
+        sent = _sent_headers(headers)
+        given = httpx.QueryParams(query).multi_items()
+        parameters = httpx.QueryParams([(key, value) for key, value in given if key in _QUERY])
+        if route.action.free:
+            response = await self._ask(upstreams, route, parameters, sent, body)
+            await self._return(route, response, None, send)
+            return
+        ask = read_request(route, body, models=self.allowed, provider_tools=self.provider_tools)
+        prices = [(one, pricing_of(ask.model, one.base_url, self.prices)) for one in upstreams]
+        priced = [(one, pricing) for one, pricing in prices if self.ledger.countable(pricing)]
+        if not priced:
+            raise RequestRefusedError(
+                403,
+                f"The task may spend {self.ledger.allowance}, and the price of {ask.model[:100]} in that"
+                " currency is not known: set llm.prices.",
+            )
+        pricing = priced[0][1]
+        number = await self._reserved(ask, pricing)
+        meter = None
+        try:
+            response = await self._ask([one for one, _ in priced], route, parameters, sent, ask.body)
+            if response.status_code == 200:
+                headers_ = response.headers
+                meter = Meter(
+                    route.action, headers_.get("content-type", ""), headers_.get("content-encoding", "")
+                )
+            await self._return(route, response, meter, send)
+        finally:
+            if meter is None:
+                self.ledger.release(number)
+            else:
+                self.ledger.settle(number, ask.model, meter.end(ask.estimated.input), pricing)
+            async with self._settled:
+                self._settled.notify_all()
+
+    async def _reserved(self, ask: Ask, pricing: Pricing | None) -> int:
+        """Wait for answers under way if only they decide whether this one fits."""
+        async with self._settled:
+            while (found := self.ledger.reserve(ask.estimated, pricing)) is Verdict.WAIT:
+                await self._settled.wait()
+        if isinstance(found, Verdict):
+            self.gateway.exhausted.set()
+            raise RequestRefusedError(402, f"The task's allowance of {self.ledger.allowance} is used up.")
+        return found
+
+    async def _ask(
+        self,
+        upstreams: Sequence[Upstream],
+        route: Route,
+        parameters: httpx.QueryParams,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> httpx.Response:
+        """The answer of the first upstream that has one, not read yet; else that of the last."""
+        for upstream in upstreams:
+            last = upstream is upstreams[-1]
+            key = dict([credential_header(upstream.format, upstream.key)]) if upstream.key else {}
+            request = self.client.build_request(
+                "POST" if body else "GET",
+                upstream.base_url.rstrip("/") + route.path,
+                params=parameters,
+                headers={**headers, **key, "accept-encoding": "identity"},
+                content=body or None,
+            )
+            try:
+                response = await self.client.send(request, stream=True)
+            except httpx.TransportError as error:
+                _logger.warning("A provider cannot be reached: %s", type(error).__name__)
+                if last:
+                    status = 504 if isinstance(error, httpx.TimeoutException) else 502
+                    raise RequestRefusedError(status, "The provider cannot be reached.") from None
+                continue
+            if last or response.status_code not in _FALLBACK_STATUS:
+                return response
+            _logger.warning("A provider answered HTTP %d; asking the next", response.status_code)
+            await response.aclose()
+        raise AssertionError
+
+    async def _return(self, route: Route, response: httpx.Response, meter: Meter | None, send: Any) -> None:
+        """Pass an answer on. A client that goes away is served on, so that its answer is counted."""
+        try:
+            if response.status_code >= 400:
+                await self._return_error(route, response, send)
+                return
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": response.status_code,
+                    "headers": _returned_headers(response),
+                }
+            )
+            async for part in response.aiter_raw():
+                if meter is not None:
+                    meter.feed(part)
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except httpx.TransportError as error:
+            # Returning without the end of the body makes uvicorn close the connection: cut off, as it came.
+            _logger.warning("An answer was cut off: %s", type(error).__name__)
+        finally:
+            await response.aclose()
+
+    async def _return_error(self, route: Route, response: httpx.Response, send: Any) -> None:
+        status = response.status_code
+        if status == 401:
+            # A provider's own words often repeat the key.
+            await _refuse(send, route, status, "The provider refused the key that is configured for it.")
+            return
+        body = bytearray()
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > _ERROR_LIMIT:
+                break
+        text = bytes(body[:_ERROR_LIMIT])
+        for upstream in self.upstreams:
+            if upstream.key:
+                text = text.replace(upstream.key.encode(), b"[key]")
+        returned = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in _returned_headers(response)
+        }
+        returned.pop("content-length", None)
+        await _answer(send, status, text, returned)
+
+
+def _sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
+    return {name: value for name, value in headers.items() if name not in _NOT_SENT | named}
+
+
+def _returned_headers(response: httpx.Response) -> list[tuple[bytes, bytes]]:
+    named = {name.strip().lower() for name in response.headers.get("connection", "").split(",")}
+    unwanted = _NOT_RETURNED | named
+    return [(name, value) for name, value in response.headers.raw if name.lower().decode() not in unwanted]
+
+
+async def _refuse(send: Any, route: Route | None, status: int, message: str) -> None:
+    """An error in the words of the client's vendor, that its clients do not repeat unless that can help."""
+    body = error_body(route.format if route else None, status, message)
+    headers = {"content-type": "application/json"}
+    if status < 500:
+        headers["x-should-retry"] = "false"
+    await _answer(send, status, body, headers)
+
+
+async def _answer(send: Any, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+    lines.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})

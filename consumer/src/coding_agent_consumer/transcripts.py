@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coding_agent_core.errors import StoreError
+from coding_agent_core.messages import attempt_of, folder_of, key_of, place_of, url_of
 from coding_agent_core.outcome import MAX_TAIL, Outcome
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines
-from coding_agent_core.transcripts import attempt_of, folder_of, key_of, place_of, url_of
 
 from coding_agent_consumer.agent.transcript import LastLines, recap
 

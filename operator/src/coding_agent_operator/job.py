@@ -23,12 +23,19 @@ from coding_agent_core.agenttask import (
     TaskResult,
     labels_for,
 )
-from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput, EarlierAttempts, QueuedTask
+from coding_agent_core.messages import (
+    ENVIRONMENT_VARIABLE,
+    AttemptInput,
+    EarlierAttempts,
+    QueuedTask,
+    key_of,
+    place_of,
+    url_of,
+)
 from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import AGENT_USER, FS_GROUP, WORKSPACE_USERS, Credential, JobTemplate
 from coding_agent_core.tasks import Item, TaskRequest
-from coding_agent_core.transcripts import key_of, place_of, url_of
 
 from coding_agent_operator.observed import (
     AGENT_CONTAINER,

@@ -22,7 +22,7 @@ from coding_agent_core.agenttask import (
     parse_spec,
 )
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Relist, Requeue
+from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer, Body
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.model import Engine
@@ -38,6 +38,7 @@ from coding_agent_operator.runs import INACTIVE, Duplicates, sweep_forever
 from coding_agent_operator.schedule import with_kueue_labels
 from coding_agent_operator.scheduler import Scheduler
 from coding_agent_operator.task_state import Stage
+from coding_agent_operator.watching import Relist
 
 _logger = logging.getLogger("operator.namespace")
 

@@ -1,8 +1,7 @@
-"""What the operator and the reporter share as programs: their watches, and their probes and metrics.
+"""What the operator and the reporter share as programs: watches and lists, and probes and metrics.
 
 kopf watches, and its handlers only feed an object cache. Event handlers add no finalizer and no annotation to
-an object. kopf does not repeat a handler that failed, and a watch can die: the `Relist` of
-`coding_agent_core.kubernetes.controller` covers both.
+an object. kopf does not repeat a handler that failed, and a watch can die: `Relist` covers both.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ import asyncio
 import itertools
 import logging
 import signal
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import kopf
 from aiohttp import web
 from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.kubernetes.controller import Key, ObjectCache
+from coding_agent_core.kubernetes.transport import ApiError, Body
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 _logger = logging.getLogger("operator.watching")
@@ -25,6 +26,9 @@ Resource = tuple[str, str, str]
 """Group, version, plural. (With 'batch/v1/jobs' kopf matches nothing.)"""
 Observe = Callable[[Resource, str | None, Mapping[str, Any]], None]
 """Takes a watch event: of which resource, its type (`None` in the initial list), and the object."""
+
+
+_RELIST_RETRY_S = 1.0
 
 
 class WatchError(CodingAgentError):
@@ -171,6 +175,75 @@ def _settings(selectors: Mapping[Resource, str]) -> kopf.OperatorSettings:
     for name in ("kopf.objects", "kopf.activities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return settings
+
+
+Lists = Callable[[], Awaitable[tuple[list[Body], int]]]
+"""Lists what a cache selects: the objects, and the list's resourceVersion. It may raise `ApiError`."""
+
+
+class Relist:
+    """Lists a namespace at every interval, whatever the watches have shown, and notices a dead watch.
+
+    Args:
+        sources: each cache, and how what it selects is listed.
+        listed: called after every list with the keys that changed.
+        behind: called with the number of versions that were in the API for a whole interval and that no watch
+            has shown; more than 0: a watch is dead.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        sources: Sequence[tuple[ObjectCache[Any], Lists]],
+        interval: float,
+        *,
+        listed: Callable[[set[Key]], Awaitable[None]],
+        behind: Callable[[int], None],
+    ) -> None:
+        self._namespace = namespace
+        self._sources = sources
+        self._interval = interval
+        self._listed = listed
+        self._behind = behind
+        self._dead = False
+        self.synced = asyncio.Event()
+        """Set once everything was listed. Before that, an object missing from a cache may exist."""
+
+    @property
+    def watch_dead(self) -> bool:
+        """A watch has not shown for a whole interval what was in the API, and does not show it yet."""
+        return self._dead and any(cache.behind(self._namespace) for cache, _ in self._sources)
+
+    async def run(self) -> None:
+        """List now and at every interval; sooner while the API server does not answer."""
+        while True:
+            try:
+                await self.once()
+            except ApiError as error:
+                _logger.warning("The cluster cannot be listed: %s", error)
+                await asyncio.sleep(min(_RELIST_RETRY_S, self._interval))
+            else:
+                await asyncio.sleep(self._interval)
+
+    async def once(self) -> None:
+        """List everything once.
+
+        Raises:
+            ApiError: the API server did not answer.
+        """
+        lists = [await lists_all() for _, lists_all in self._sources]
+        behind = sum(cache.behind(self._namespace) for cache, _ in self._sources)
+        changed: set[Key] = set()
+        for (cache, _), (bodies, version) in zip(self._sources, lists, strict=True):
+            changed |= cache.replace(self._namespace, bodies, version)
+        if behind and not self._dead:
+            _logger.error("A watch is dead: %d objects have versions that it never showed", behind)
+        self._dead = bool(behind)
+        self._behind(behind)
+        if not self.synced.is_set():
+            _logger.info("Listed %d objects", sum(len(bodies) for bodies, _ in lists))
+            self.synced.set()
+        await self._listed(changed)
 
 
 async def serve_probes(

@@ -1,4 +1,4 @@
-"""The controller's parts: the object cache, the work queue, workers with backoff, the relist."""
+"""The controller's parts: the object cache, the work queue, and workers with backoff."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import (
     Controller,
     Key,
     ObjectCache,
-    Relist,
     Requeue,
     WorkQueue,
 )
@@ -214,46 +212,3 @@ async def test_a_reconciliation_can_ask_for_the_next() -> None:
         return Requeue(after=0.01)
 
     await _working(reconcile, lambda: len(tries) > 2)
-
-
-async def test_a_relist_tells_what_is_new_and_of_a_watch_that_shows_nothing() -> None:
-    objects = cache()
-    stored = [body(5)]
-    changes: list[set[Key]] = []
-    behind: list[int] = []
-
-    async def lists() -> tuple[list[dict[str, Any]], int]:
-        return stored, 9
-
-    async def listed(changed: set[Key]) -> None:
-        changes.append(changed)
-
-    relist = Relist("team", [(objects, lists)], 60, listed=listed, behind=behind.append)
-    assert not relist.synced.is_set()
-    await relist.once()
-    assert relist.synced.is_set()
-    assert (changes, behind, relist.watch_dead) == ([{KEY}], [0], False)
-    await relist.once()
-    assert (changes[1:], behind, relist.watch_dead) == ([set()], [0, 1], True)
-    objects.observe(None, body(5))
-    assert not relist.watch_dead, "the watch has caught up"
-    await relist.once()
-    assert behind == [0, 1, 0]
-
-
-async def test_a_relist_that_is_refused_is_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coding_agent_core.kubernetes.controller._RELIST_RETRY_S", 0.01)
-    tries: list[int] = []
-
-    async def lists() -> tuple[list[dict[str, Any]], int]:
-        tries.append(1)
-        if len(tries) < 3:
-            raise ApiError("away", None)
-        return [], 1
-
-    async def listed(_: set[Key]) -> None: ...
-
-    relist = Relist("team", [(cache(), lists)], 60, listed=listed, behind=lambda _: None)
-    work = asyncio.create_task(relist.run())
-    await asyncio.wait_for(relist.synced.wait(), 5)
-    work.cancel()

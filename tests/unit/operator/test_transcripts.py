@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType, TaskResult
+from coding_agent_core.messages import attempt_of, key_of, place_of, url_of
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import Item
-from coding_agent_core.transcripts import attempt_of, key_of, place_of, url_of
 from coding_agent_operator.job import attempt_input, build_job, with_transcript_annotations
 from coding_agent_operator.observed import read_job
 

@@ -1,7 +1,7 @@
 """The parts of a level-based controller that operator and reporter share. They do not depend on kopf.
 
     watch events ──> ObjectCache ──> WorkQueue ──> Controller: reconcile(key), with backoff
-    Relist ──────────────┘ (a consistent list at every interval, which also notices a dead watch)
+    lists ───────────────┘ (a consistent one at every interval: `Relist` in the operator)
 
 A `Key` names an object by namespace and name, so that one controller can serve several namespaces.
 """
@@ -12,12 +12,12 @@ import asyncio
 import heapq
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.logs import bound
 from coding_agent_core.retry import backoff
 
@@ -30,7 +30,6 @@ _GONE = 4096
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.5, 60.0
 _QUICK_CONFLICTS = 5
 """Consecutive conflicts that are retried at once."""
-_RELIST_RETRY_S = 1.0
 
 
 class Key(NamedTuple):
@@ -337,72 +336,3 @@ class Controller:
         if self._on_error is not None:
             await self._on_error(key, error)
         self.queue.add_later(key, delay)
-
-
-Lists = Callable[[], Awaitable[tuple[list[Body], int]]]
-"""Lists what a cache selects: the objects, and the list's resourceVersion. It may raise `ApiError`."""
-
-
-class Relist:
-    """Lists a namespace at every interval, whatever the watches have shown, and notices a dead watch.
-
-    Args:
-        sources: each cache, and how what it selects is listed.
-        listed: called after every list with the keys that changed.
-        behind: called with the number of versions that were in the API for a whole interval and that no watch
-            has shown; more than 0: a watch is dead.
-    """
-
-    def __init__(
-        self,
-        namespace: str,
-        sources: Sequence[tuple[ObjectCache[Any], Lists]],
-        interval: float,
-        *,
-        listed: Callable[[set[Key]], Awaitable[None]],
-        behind: Callable[[int], None],
-    ) -> None:
-        self._namespace = namespace
-        self._sources = sources
-        self._interval = interval
-        self._listed = listed
-        self._behind = behind
-        self._dead = False
-        self.synced = asyncio.Event()
-        """Set once everything was listed. Before that, an object missing from a cache may exist."""
-
-    @property
-    def watch_dead(self) -> bool:
-        """A watch has not shown for a whole interval what was in the API, and does not show it yet."""
-        return self._dead and any(cache.behind(self._namespace) for cache, _ in self._sources)
-
-    async def run(self) -> None:
-        """List now and at every interval; sooner while the API server does not answer."""
-        while True:
-            try:
-                await self.once()
-            except ApiError as error:
-                _logger.warning("The cluster cannot be listed: %s", error)
-                await asyncio.sleep(min(_RELIST_RETRY_S, self._interval))
-            else:
-                await asyncio.sleep(self._interval)
-
-    async def once(self) -> None:
-        """List everything once.
-
-        Raises:
-            ApiError: the API server did not answer.
-        """
-        lists = [await lists_all() for _, lists_all in self._sources]
-        behind = sum(cache.behind(self._namespace) for cache, _ in self._sources)
-        changed: set[Key] = set()
-        for (cache, _), (bodies, version) in zip(self._sources, lists, strict=True):
-            changed |= cache.replace(self._namespace, bodies, version)
-        if behind and not self._dead:
-            _logger.error("A watch is dead: %d objects have versions that it never showed", behind)
-        self._dead = bool(behind)
-        self._behind(behind)
-        if not self.synced.is_set():
-            _logger.info("Listed %d objects", sum(len(bodies) for bodies, _ in lists))
-            self.synced.set()
-        await self._listed(changed)

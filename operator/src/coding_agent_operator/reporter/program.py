@@ -18,7 +18,7 @@ from coding_agent_core.forge.connect import connect, connect_all
 from coding_agent_core.forge.pacing import Paced, Rate
 from coding_agent_core.forge.protocol import Forge, web_base
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
-from coding_agent_core.kubernetes.controller import Key, ObjectCache, Relist
+from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.platforms import FACTS, Platform
@@ -32,7 +32,7 @@ from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile import ForgeContext, NotConfiguredError, reconcile
-from coding_agent_operator.watching import serve_probes, watch
+from coding_agent_operator.watching import Relist, serve_probes, watch
 
 _logger = logging.getLogger("reporter")
 

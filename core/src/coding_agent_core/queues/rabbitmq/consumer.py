@@ -11,7 +11,6 @@ from typing import Any
 
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import Platform
-from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
@@ -38,7 +37,6 @@ from coding_agent_core.queues.rabbitmq.messages import (
     waiting_queue,
 )
 from coding_agent_core.queues.rabbitmq.publisher import ConfirmingChannel
-from coding_agent_core.retry import first_of
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
 
@@ -351,54 +349,3 @@ class ConsumerConnection:
             # Unacknowledged it stays in the queue; the channel that is opened next gets it again.
             _logger.warning("A message could not be moved to %s: %s", message.queue, error)
             delivery.channel.close()
-
-
-class RabbitMQSource:
-    """See `TaskSource`. Each iterator has a connection of its own, so that item locks exclude each other.
-
-    `hosts` is for messages that do not name theirs.
-    """
-
-    def __init__(
-        self, settings: RabbitMQ, hosts: Mapping[Platform, str], *, timing: Timing | None = None
-    ) -> None:
-        self._settings = settings
-        self._hosts = hosts
-        self._timing = timing or Timing()
-        self._tracker = DeliveryTracker()
-        self._io = IoThread("rabbitmq-consumer")
-        self._connections: set[ConsumerConnection] = set()
-        self._closing = asyncio.Event()
-
-    async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
-        loop = asyncio.get_running_loop()
-        connection = ConsumerConnection(
-            self._settings, self._hosts, self._tracker, self._timing, io=self._io, loop=loop
-        )
-        await self._io.run(connection.start())
-        self._connections.add(connection)
-        try:
-            while not (stop.is_set() or self._closing.is_set()):
-                waiting = self._io.run(connection.claimed.wait())
-                await first_of(stop.wait(), self._closing.wait(), waiting)
-                claim = connection.claim
-                if stop.is_set() or self._closing.is_set() or claim is None:
-                    break
-                yield claim
-                await first_of(claim.settled.wait(), claim.lost.wait(), stop.wait(), self._closing.wait())
-                if claim.lost.is_set() and not self._closing.is_set():
-                    await self._io.run(connection.abandon(claim))
-        finally:
-            await self._close(connection)
-
-    async def aclose(self) -> None:
-        """Close the connections; unsettled tasks go back to the queue."""
-        self._closing.set()
-        for connection in list(self._connections):
-            await self._close(connection)
-        await self._io.stop()
-
-    async def _close(self, connection: ConsumerConnection) -> None:
-        if connection in self._connections:
-            self._connections.discard(connection)
-            await self._io.run(connection.close())

@@ -1,13 +1,14 @@
-"""Takes notices from RabbitMQ for a consumer that shows or executes them."""
+"""Takes tasks and notices from RabbitMQ, as `TaskSource` and `NoticeSource`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
-from coding_agent_core.queues.protocol import Notice
+from coding_agent_core.platforms import Platform
+from coding_agent_core.queues.protocol import Claim, Notice
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
@@ -15,7 +16,14 @@ from coding_agent_core.queues.rabbitmq.connection import (
     IoThread,
     UnackedDelivery,
 )
-from coding_agent_core.queues.rabbitmq.messages import decode_notice, lock_queue, notice_queue
+from coding_agent_core.queues.rabbitmq.consumer import ConsumerConnection
+from coding_agent_core.queues.rabbitmq.messages import (
+    DeliveryTracker,
+    Timing,
+    decode_notice,
+    lock_queue,
+    notice_queue,
+)
 from coding_agent_core.retry import first_of
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
@@ -23,6 +31,57 @@ from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.queue")
 _CONNECT_SECONDS, _RECONNECT_SECONDS = 10.0, 2.0
+
+
+class RabbitMQSource:
+    """See `TaskSource`. Each iterator has a connection of its own, so that item locks exclude each other.
+
+    `hosts` is for messages that do not name theirs.
+    """
+
+    def __init__(
+        self, settings: RabbitMQ, hosts: Mapping[Platform, str], *, timing: Timing | None = None
+    ) -> None:
+        self._settings = settings
+        self._hosts = hosts
+        self._timing = timing or Timing()
+        self._tracker = DeliveryTracker()
+        self._io = IoThread("rabbitmq-consumer")
+        self._connections: set[ConsumerConnection] = set()
+        self._closing = asyncio.Event()
+
+    async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
+        loop = asyncio.get_running_loop()
+        connection = ConsumerConnection(
+            self._settings, self._hosts, self._tracker, self._timing, io=self._io, loop=loop
+        )
+        await self._io.run(connection.start())
+        self._connections.add(connection)
+        try:
+            while not (stop.is_set() or self._closing.is_set()):
+                waiting = self._io.run(connection.claimed.wait())
+                await first_of(stop.wait(), self._closing.wait(), waiting)
+                claim = connection.claim
+                if stop.is_set() or self._closing.is_set() or claim is None:
+                    break
+                yield claim
+                await first_of(claim.settled.wait(), claim.lost.wait(), stop.wait(), self._closing.wait())
+                if claim.lost.is_set() and not self._closing.is_set():
+                    await self._io.run(connection.abandon(claim))
+        finally:
+            await self._close(connection)
+
+    async def aclose(self) -> None:
+        """Close the connections; unsettled tasks go back to the queue."""
+        self._closing.set()
+        for connection in list(self._connections):
+            await self._close(connection)
+        await self._io.stop()
+
+    async def _close(self, connection: ConsumerConnection) -> None:
+        if connection in self._connections:
+            self._connections.discard(connection)
+            await self._io.run(connection.close())
 
 
 class RabbitMQNotices:

@@ -1,0 +1,64 @@
+"""The relist: what is new since the last one, and what no watch has shown."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from coding_agent_core.kubernetes.controller import Key, ObjectCache
+from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_operator.watching import Relist
+
+KEY = Key("team", "one")
+
+
+def body(version: int) -> dict[str, Any]:
+    return {"metadata": {"namespace": "team", "name": "one", "uid": "1", "resourceVersion": str(version)}}
+
+
+def cache() -> ObjectCache[int]:
+    return ObjectCache(lambda body: int(body["metadata"]["resourceVersion"]))
+
+
+async def test_a_relist_tells_what_is_new_and_of_a_watch_that_shows_nothing() -> None:
+    objects = cache()
+    stored = [body(5)]
+    changes: list[set[Key]] = []
+    behind: list[int] = []
+
+    async def lists() -> tuple[list[dict[str, Any]], int]:
+        return stored, 9
+
+    async def listed(changed: set[Key]) -> None:
+        changes.append(changed)
+
+    relist = Relist("team", [(objects, lists)], 60, listed=listed, behind=behind.append)
+    assert not relist.synced.is_set()
+    await relist.once()
+    assert relist.synced.is_set()
+    assert (changes, behind, relist.watch_dead) == ([{KEY}], [0], False)
+    await relist.once()
+    assert (changes[1:], behind, relist.watch_dead) == ([set()], [0, 1], True)
+    objects.observe(None, body(5))
+    assert not relist.watch_dead, "the watch has caught up"
+    await relist.once()
+    assert behind == [0, 1, 0]
+
+
+async def test_a_relist_that_is_refused_is_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coding_agent_operator.watching._RELIST_RETRY_S", 0.01)
+    tries: list[int] = []
+
+    async def lists() -> tuple[list[dict[str, Any]], int]:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ApiError("away", None)
+        return [], 1
+
+    async def listed(_: set[Key]) -> None: ...
+
+    relist = Relist("team", [(cache(), lists)], 60, listed=listed, behind=lambda _: None)
+    work = asyncio.create_task(relist.run())
+    await asyncio.wait_for(relist.synced.wait(), 5)
+    work.cancel()

@@ -20,12 +20,15 @@ from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import REASONS
 from coding_agent_core.settings.operator import Policy
 
+from coding_agent_operator.budgets import Exhausted
 from coding_agent_operator.observed import Job, Task, attempt_number
 from coding_agent_operator.outcome_of import PodProblem, sentence
 from coding_agent_operator.task_state import Stage, TaskState, task_state
 
-_CONDITIONS = ("Succeeded", "Running", "Finished")
+_CONDITIONS = ("Succeeded", "Running", "Finished", "WithinBudget")
 """Types of the operator's conditions."""
+WAITING_FOR_BUDGET = "WaitingForBudget"
+"""Reason of a task for which a budget leaves too little. Its condition `WithinBudget` says since when."""
 DELETING_REQUEUE_S = 2.0
 """Seconds until a Job whose pods are ending is read again."""
 
@@ -39,12 +42,14 @@ class SchedulingDecision:
         position: its position in the queue, as shown.
         after: the older run of the same item that must end before.
         refused: why the API server did not take its Job; it is tried again.
+        exhausted: the budget that leaves too little for it.
     """
 
     start: bool = False
     position: int | None = None
     after: str | None = None
     refused: str | None = None
+    exhausted: Exhausted | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | N
 def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: datetime) -> Status:
     """The status to be stored, conditions first; equal to the stored one when nothing has changed."""
     phase, reason, message = _summary(task, state, decision)
+    if reason == WAITING_FOR_BUDGET:
+        message = f"{message} It has waited since {_waits_since(task, now):%Y-%m-%d %H:%M} UTC."
     succeeded: Literal["True", "False", "Unknown"] = "Unknown"
     over = state.stage is Stage.ENDED
     if over:
@@ -162,6 +169,10 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
         if over
         else condition("Finished", "False", "NotFinished", "The task has not ended yet."),
     ]
+    if phase is Phase.QUEUED and reason == WAITING_FOR_BUDGET:
+        conditions.append(condition("WithinBudget", "False", reason, message))
+    elif task.status.condition("WithinBudget") is not None:
+        conditions.append(condition("WithinBudget", "True", "Enough", "No budget keeps the task waiting."))
     # The others are the reporter's.
     conditions += [condition for condition in task.status.conditions if condition.type not in _CONDITIONS]
     counted = sum(1 for attempt in state.attempts if attempt.counted)
@@ -185,6 +196,11 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
     )
 
 
+def _waits_since(task: Task, now: datetime) -> datetime:
+    known = task.status.condition("WithinBudget")
+    return known.last_transition_time if known is not None and known.status == "False" else now
+
+
 def _summary(task: Task, state: TaskState, decision: SchedulingDecision) -> tuple[Phase, str, str]:
     """Phase, reason and message."""
     if state.outcome is not None:
@@ -205,7 +221,13 @@ def _summary(task: Task, state: TaskState, decision: SchedulingDecision) -> tupl
             return Phase.QUEUED, "Refused", message[:4096]
         case _ if decision.after is not None:
             return Phase.QUEUED, "WaitingForRun", f"The item's run {decision.after} has not ended yet."
-    return Phase.QUEUED, "Waiting", "The task waits for its turn: as many attempts run as `limits` allow."
+        case _ if decision.exhausted is not None:
+            return Phase.QUEUED, WAITING_FOR_BUDGET, decision.exhausted.message
+    return (
+        Phase.QUEUED,
+        "Waiting",
+        "The task waits for its turn: as many attempts run as `limits` and `budgets` allow.",
+    )
 
 
 def _summary_of_active(task: Task, state: TaskState, last: AttemptStatus | None) -> tuple[Phase, str, str]:

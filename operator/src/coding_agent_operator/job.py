@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from coding_agent_core.agenttask import (
+    ANNOTATION_ALLOWANCE,
     ANNOTATION_TRANSCRIPT,
     ANNOTATION_TRANSCRIPT_URL,
     API_VERSION,
@@ -23,6 +24,7 @@ from coding_agent_core.agenttask import (
     TaskResult,
     labels_for,
 )
+from coding_agent_core.budget import Allowance
 from coding_agent_core.messages import (
     ENVIRONMENT_VARIABLE,
     AttemptInput,
@@ -78,9 +80,11 @@ _SERVE = (
 )
 
 
-def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
+def build_job(
+    task: Task, number: int, template: JobTemplate, allowance: Allowance | None = None
+) -> dict[str, Any]:
     """The manifest of attempt `number`; the same for the same arguments."""
-    given = attempt_input(task, number)
+    given = attempt_input(task, number, allowance)
     shared = {
         **{key: value for key, value in labels_for(task.spec.item).items() if key != LABEL_ACTIVE},
         LABEL_TASK: label_value(task.name),
@@ -96,6 +100,7 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
         "metadata": {
             "name": job_name(task.name, number),
             "labels": {**shared, LABEL_ACTIVE: "true"},
+            **({"annotations": {ANNOTATION_ALLOWANCE: _json(allowance)}} if allowance else {}),
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -116,8 +121,10 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
             "activeDeadlineSeconds": _ROOM * pod["activeDeadlineSeconds"],
             "podFailurePolicy": {
                 "rules": [
+                    # A pod in place of a disrupted one would have the whole allowance again: with one, the
+                    # Job fails, and the next attempt gets what is left.
                     {
-                        "action": "Ignore",
+                        "action": "FailJob" if allowance else "Ignore",
                         "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
                     },
                     {
@@ -138,7 +145,11 @@ def build_job(task: Task, number: int, template: JobTemplate) -> dict[str, Any]:
     }
 
 
-def attempt_input(task: Task, number: int) -> AttemptInput:
+def _json(allowance: Allowance) -> str:
+    return allowance.model_dump_json(exclude_none=True)
+
+
+def attempt_input(task: Task, number: int, allowance: Allowance | None = None) -> AttemptInput:
     """What attempt `number` gets: the task, and what the earlier ones left."""
     spec = task.spec
     request = TaskRequest(
@@ -154,6 +165,7 @@ def attempt_input(task: Task, number: int) -> AttemptInput:
         timeout_seconds=spec.timeout_seconds,
         model=spec.model,
         instructions=spec.instructions,
+        allowance=allowance,
         earlier=earlier_of(task.status),
     )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from decimal import Decimal
 
 from coding_agent_core.agenttask import Status
+from coding_agent_core.budget import Allowance
 from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import REASONS, Reason
@@ -59,6 +61,14 @@ WATCH_BEHIND = Gauge(
     "Objects whose newest version the watches have not shown.",
     ["served_namespace"],
 )
+_BUDGET = ["budget", "repository", "unit", "served_namespace"]
+BUDGET = Gauge(
+    "coding_agent_budget_limit",
+    "Of a repository and day, or of a namespace and month, in a currency or in tokens.",
+    _BUDGET,
+)
+BUDGET_SPENT = Gauge("coding_agent_budget_spent", "By attempts that ended in the budget's period.", _BUDGET)
+BUDGET_RESERVED = Gauge("coding_agent_budget_reserved", "What running attempts may still spend.", _BUDGET)
 FAILING = Gauge(
     "coding_agent_operator_namespace_failing",
     "1: this namespace cannot be served; the log says why, and it is retried.",
@@ -104,8 +114,20 @@ def show_phases(namespace: str, counts: Mapping[Phase, int]) -> None:
             TASKS.labels(phase.value, namespace).set(counts.get(phase, 0))
 
 
+def show_budget(
+    namespace: str, repository: str, limit: Allowance, *, spent: Decimal, reserved: Decimal
+) -> None:
+    """Show a budget: a repository's, or without one the namespace's."""
+    labels = ("repository" if repository else "namespace", repository, limit.unit, namespace)
+    BUDGET.labels(*labels).set(float(limit.value))
+    BUDGET_SPENT.labels(*labels).set(float(spent))
+    BUDGET_RESERVED.labels(*labels).set(float(reserved))
+
+
 def forget(namespace: str) -> None:
     """The namespace is not served any more."""
+    for gauge in (BUDGET, BUDGET_SPENT, BUDGET_RESERVED):
+        gauge.remove_by_labels({"served_namespace": namespace})
     for phase in Phase:
         if not phase.terminal:
             with suppress(KeyError):

@@ -30,6 +30,7 @@ from coding_agent_core.text import first_problem
 from pydantic import ValidationError
 
 from coding_agent_operator import metrics
+from coding_agent_operator.budgets import next_allowance
 from coding_agent_operator.cluster import Cluster, Lease, identity
 from coding_agent_operator.job import build_job, with_transcript_annotations
 from coding_agent_operator.observed import ACTIVE, Job, Task
@@ -111,6 +112,7 @@ class NamespaceController:
             policy=operator.policy,
             build=self._build,
             waits=self.scheduler.kueue_messages,
+            ended=self.scheduler.spending.ended,
             now=self._now,
         )
         self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
@@ -154,7 +156,8 @@ class NamespaceController:
                 group.create_task(self.relist.run())
                 keep = timedelta(seconds=self._settings.operator.policy.keep_finished)
                 interval = self._settings.operator.sweep_interval
-                group.create_task(sweep_forever(self.cluster.tasks, keep, interval, self._now))
+                budgets = self._settings.budgets
+                group.create_task(sweep_forever(self.cluster.tasks, keep, budgets, interval, self._now))
                 group.create_task(self._adopt_unlabeled())
                 group.create_task(self._messages.run())
                 group.create_task(self.scheduler.run(self.relist.synced))
@@ -196,7 +199,8 @@ class NamespaceController:
 
     def _build(self, task: Task, number: int) -> Mapping[str, Any]:
         settings = self._settings
-        manifest = build_job(task, number, settings.operator.job)
+        allowance = next_allowance(task, settings.budgets)
+        manifest = build_job(task, number, settings.operator.job, allowance)
         manifest = with_transcript_annotations(manifest, task, number, settings.context_storage)
         return with_kueue_labels(manifest, task, settings.queue.kueue) if self._kueue else manifest
 

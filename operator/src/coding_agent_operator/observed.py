@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from coding_agent_core.agenttask import (
+    ANNOTATION_ALLOWANCE,
     ANNOTATION_TRANSCRIPT,
     ANNOTATION_TRANSCRIPT_URL,
     LABEL_ACTIVE,
@@ -27,6 +28,7 @@ from coding_agent_core.agenttask import (
     labels_for,
     parse_spec,
 )
+from coding_agent_core.budget import Allowance
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.tasks import parse_time
@@ -115,6 +117,7 @@ class Pod:
         missing: names of Secrets that it waits for.
         node: that it is on.
         job_uid: of its Job.
+        began: the agent's container has started; in doubt it has.
     """
 
     name: str
@@ -135,6 +138,7 @@ class Pod:
     missing: tuple[str, ...] = ()
     node: str = ""
     job_uid: str = ""
+    began: bool = True
 
     @property
     def deleting(self) -> bool:
@@ -158,6 +162,7 @@ class Job:
         queue: Kueue's queue that it is in; empty: it is in none.
         waits_for: what Kueue says it waits for, as far as that is known.
         transcript: where the attempt is to keep its transcript.
+        allowance: what the attempt may spend; `None`: as much as it needs.
     """
 
     name: str
@@ -181,6 +186,7 @@ class Job:
     waits_for: str = ""
     transcript: str | None = None
     transcript_url: str | None = None
+    allowance: Allowance | None = None
 
     @property
     def finished(self) -> bool:
@@ -296,7 +302,15 @@ def read_job(body: Mapping[str, Any]) -> Job:
         queue=queue,
         transcript=(notes.get(ANNOTATION_TRANSCRIPT) or "")[:MAX_PLACE] or None,
         transcript_url=(notes.get(ANNOTATION_TRANSCRIPT_URL) or "")[:MAX_PLACE] or None,
+        allowance=_allowance(notes.get(ANNOTATION_ALLOWANCE)),
     )
+
+
+def _allowance(text: str | None) -> Allowance | None:
+    try:
+        return Allowance.model_validate_json(text) if text else None
+    except ValidationError:
+        return None
 
 
 def read_pods(bodies: Iterable[Mapping[str, Any]]) -> tuple[Pod, ...]:
@@ -349,6 +363,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         gone_by=_time(meta["deletionTimestamp"]) if meta.get("deletionTimestamp") else None,
         node=(body.get("spec") or {}).get("nodeName") or "",
         job_uid=(meta.get("labels") or {}).get(JOB_UID_LABEL) or "",
+        began=bool((body.get("spec") or {}).get("nodeName")) and "waiting" not in (agent.get("state") or {}),
     )
 
 

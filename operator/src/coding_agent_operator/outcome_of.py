@@ -33,6 +33,7 @@ class AttemptOutcome:
         counted: it counts against the task's maximum.
         report: the agent's own outcome, where it left one.
         log: the last lines of its log, where it left none.
+        never_began: its agent is known not to have started.
     """
 
     type: OutcomeType
@@ -42,6 +43,7 @@ class AttemptOutcome:
     counted: bool
     report: Outcome | None = None
     log: str = ""
+    never_began: bool = False
 
 
 def attempt_outcome(reason: Reason | PodReason, detail: str = "") -> AttemptOutcome:
@@ -53,6 +55,8 @@ def attempt_outcome(reason: Reason | PodReason, detail: str = "") -> AttemptOutc
         message=sentence(f"{facts.message} {detail}"[:1023]) if detail else facts.message,
         retried=facts.outcome_class.retried,
         counted=facts.outcome_class.counted,
+        # The operator loses its patience only with pods whose agent does not start.
+        never_began=facts.patience is not None,
     )
 
 
@@ -142,7 +146,9 @@ def outcome_of(job: Job) -> AttemptOutcome:
     else:
         outcome = _cluster_did(pod) or _exit(pod)
     # The kubelet took the end of the log where the agent wrote nothing (`FallbackToLogsOnError`).
-    return replace(outcome, report=report, log="" if report else last_lines(pod.message, MAX_TAIL))
+    log = "" if report else last_lines(pod.message, MAX_TAIL)
+    never_began = not any(pod.began for pod in job.pods or ())
+    return replace(outcome, report=report, log=log, never_began=never_began)
 
 
 def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:

@@ -16,6 +16,7 @@ from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Policy
 
+from coding_agent_operator.budgets import spent_annotation
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.metrics import count_change
@@ -75,6 +76,7 @@ class Reconciler:
         policy: Policy,
         build: Builder,
         waits: Mapping[str, str],
+        ended: Callable[[Task], None],
         now: Callable[[], datetime],
     ) -> None:
         self._cluster = cluster
@@ -84,6 +86,7 @@ class Reconciler:
         self._policy = policy
         self._build = build
         self._waits = waits
+        self._ended = ended
         self._now = now
         self._patience = timedelta(
             seconds=min(policy.config_after, policy.image_after, policy.unschedulable_after)
@@ -273,8 +276,10 @@ class Reconciler:
             if body is not None:
                 self._tasks.put(body)
         if plan.retire and task.labels.get(LABEL_ACTIVE) is not None:
+            self._ended(task)
             labels = {LABEL_ACTIVE: None, **ended_label(task)}
-            body = await self._cluster.tasks.set_labels(task.name, task.uid, labels)
+            spent = spent_annotation(task.status.attempts)
+            body = await self._cluster.tasks.set_labels(task.name, task.uid, labels, spent)
             if body is not None:
                 self._tasks.remove(body)
             self._foreign.pop(task.name, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 from coding_agent_core.admission import (
     Duplicate,
@@ -24,8 +24,10 @@ from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ENDED, LABEL_REPORTE
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.tasks import Origin, task_name
 
+from coding_agent_operator.budgets import charges, counted_until, day_of
 from coding_agent_operator.observed import Task, UnreadableTaskError, read_task
 
 _logger = logging.getLogger("operator.runs")
@@ -113,12 +115,12 @@ def _is_older(other: Task, task: Task) -> bool:
 
 
 async def sweep_forever(
-    tasks: AgentTasks, keep: timedelta, interval: float, now: Callable[[], datetime]
+    tasks: AgentTasks, keep: timedelta, budgets: Budgets, interval: float, now: Callable[[], datetime]
 ) -> None:
     """Sweep now and at every interval (seconds)."""
     while True:
         try:
-            deleted = await sweep(tasks, keep, now())
+            deleted = await sweep(tasks, keep, budgets, now())
             if deleted:
                 _logger.info("Deleted %d tasks that ended more than %s ago", deleted, keep)
         except ApiError as error:
@@ -126,20 +128,25 @@ async def sweep_forever(
         await asyncio.sleep(interval)
 
 
-async def sweep(tasks: AgentTasks, keep: timedelta, now: datetime) -> int:
+async def sweep(tasks: AgentTasks, keep: timedelta, budgets: Budgets, now: datetime) -> int:
     """List what may have ended long ago, and delete what has; how many that were.
 
     Raises:
         ApiError: the API server refused something or did not answer.
     """
     deleted = 0
-    async for page in tasks.pages(due(now, keep), _PAGE):
+    if budgets.namespace is not None:
+        # What ended this month stays, and need not be listed.
+        listed = max(keep, now - datetime.combine(day_of(now).replace(day=1), time(), UTC))
+    else:
+        listed = keep
+    async for page in tasks.pages(due(now, listed), _PAGE):
         for body in page:
             try:
                 task = read_task(body)
             except UnreadableTaskError:
                 continue
-            if expired(task, now, keep):
+            if expired(task, now, keep) and not is_counted(task, budgets, now):
                 deleted += await delete(tasks, task, now)
     return deleted
 
@@ -192,6 +199,15 @@ def expired(task: Task, now: datetime, keep: timedelta) -> bool:
     keep = keep if own is None else timedelta(seconds=own)
     keep = keep if task.labels.get(LABEL_REPORTED) == "true" else keep + _UNREPORTED
     return task.ended and ended is not None and ended + keep <= now
+
+
+def is_counted(task: Task, budgets: Budgets, now: datetime) -> bool:
+    """A budget's current period counts what an ended task spent, so that it has to stay."""
+    ended, source = ended_at(task), task.spec.source
+    if ended is None or not charges(task.status.attempts):
+        return False
+    until = counted_until(ended, (source.host, source.repository), budgets)
+    return until is not None and now < until
 
 
 def ended_at(task: Task) -> datetime | None:

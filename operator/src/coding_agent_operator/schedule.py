@@ -2,6 +2,7 @@
 
 Fair share comes first: of the repositories that could start a task, the one with the fewest running does.
 Among equals, and within a repository, the higher priority does, and waiting raises it; then the older task.
+A task for which a budget leaves too little is passed over.
 
 With `queue.engine: kueue` Kueue decides instead. The contract is its own for plain Jobs
 (https://kueue.sigs.k8s.io/docs/tasks/run/jobs/): they are created suspended, with the queue's name as label;
@@ -15,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from coding_agent_core.settings.model import Kueue
@@ -41,6 +43,8 @@ class Candidate:
         item: one value for each item: of an item one task runs at a time, the older run first.
         repository: one value for each repository.
         limit: how many tasks of the repository may run at a time.
+        budgets: keys of the budgets that it shares.
+        demand: what it may spend of each: the next attempt of a task that waits, or those that run.
     """
 
     name: str
@@ -51,6 +55,12 @@ class Candidate:
     limit: int = 0
     run: int = 1
     priority: int = 0
+    budgets: tuple[str, ...] = ()
+    demand: Decimal = Decimal(0)
+
+    def short_of(self, left: Mapping[str, Decimal]) -> str | None:
+        """The first of its budgets that leaves too little; one of which nothing is left always does."""
+        return next((key for key in self.budgets if self.demand > left[key] or left[key] <= 0), None)
 
 
 @dataclass(frozen=True)
@@ -60,38 +70,54 @@ class Schedule:
     Attributes:
         positions: exact place in the queue, from 1, of every task that waits for its turn.
         after: the older run of its item that a waiting task waits for.
+        short: the budget that leaves too little for a waiting task, whatever the running ones leave of it.
+        left: of each budget, after the tasks that run and those that start.
     """
 
     start: tuple[str, ...] = ()
     positions: Mapping[str, int] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
+    short: Mapping[str, str] = field(default_factory=dict)
+    left: Mapping[str, Decimal] = field(default_factory=dict)
 
 
-def schedule(active: Sequence[Candidate], limit: int, now: datetime, *, aging: float) -> Schedule:
+def schedule(
+    active: Sequence[Candidate],
+    limit: int,
+    now: datetime,
+    *,
+    aging: float,
+    unspent: Mapping[str, Decimal] | None = None,
+) -> Schedule:
     """Decide who may start.
 
     Args:
         active: every task that has not ended and every Job that runs; nothing may be missing.
         limit: how many may run at a time in all.
         aging: seconds of waiting that raise a priority by one.
+        unspent: of each budget that a task shares, what ended attempts have not spent.
     """
+    left = dict(unspent or {})
     first = _first_of_items(active)
     running: dict[str, int] = defaultdict(int)
     for task in active:
         if task.stage is Stage.ACTIVE:
             running[task.repository] += 1
+            _reserve(left, task)
     waiting = [task for task in active if task.stage is Stage.READY]
     free = [task for task in waiting if first[task.item] is task]
     capacity = max(0, limit - sum(running.values()))
-    start = [task.name for task in _fairly(free, running, now, aging, limited=True, most=capacity)]
+    start = [task.name for task in _fairly(free, running, now, aging, left=left, most=capacity)]
     started = set(start)
-    left = [task for task in free if task.name not in started]
+    rest = [task for task in free if task.name not in started]
     blocked = [task for task in waiting if first[task.item] is not task]
-    order = [*_fairly(left, running, now, aging), *_fairly(blocked, running, now, aging)]
+    order = [*_fairly(rest, running, now, aging), *_fairly(blocked, running, now, aging)]
     return Schedule(
         start=tuple(start),
         positions={task.name: place for place, task in enumerate(order, start=1)},
         after={task.name: first[task.item].name for task in blocked},
+        short={task.name: key for task in order if (key := task.short_of(unspent or {})) is not None},
+        left=left,
     )
 
 
@@ -126,13 +152,14 @@ def _fairly(
     now: datetime,
     aging: float,
     *,
-    limited: bool = False,
+    left: dict[str, Decimal] | None = None,
     most: int | None = None,
 ) -> list[Candidate]:
     """The tasks in the order in which they get their turn; what is taken is added to `running`.
 
     Args:
-        limited: leave out what would exceed a repository's limit.
+        left: of each budget; leave out what would exceed a budget or a repository's limit. What is taken is
+            subtracted. `None`: leave out nothing.
         most: not more than this many.
     """
 
@@ -146,9 +173,12 @@ def _fairly(
     heap: list[tuple[int, tuple[float, datetime, str], int, str]] = []
 
     def offer(place: str) -> None:
-        if not queues[place] or (limited and running[place] >= tasks[queues[place][-1][1]].limit):
+        queue = queues[place]
+        while queue and left is not None and tasks[queue[-1][1]].short_of(left) is not None:
+            queue.pop()
+        if not queue or (left is not None and running[place] >= tasks[queue[-1][1]].limit):
             return
-        heapq.heappush(heap, (running[place], *queues[place].pop(), place))
+        heapq.heappush(heap, (running[place], *queue.pop(), place))
 
     for place, queue in queues.items():
         queue.sort(reverse=True)
@@ -156,10 +186,18 @@ def _fairly(
     order: list[Candidate] = []
     while heap and (most is None or len(order) < most):
         _, _, index, place = heapq.heappop(heap)
-        order.append(tasks[index])
-        running[place] += 1
+        if left is None or tasks[index].short_of(left) is None:
+            order.append(tasks[index])
+            running[place] += 1
+            if left is not None:
+                _reserve(left, tasks[index])
         offer(place)
     return order
+
+
+def _reserve(left: dict[str, Decimal], task: Candidate) -> None:
+    for key in task.budgets:
+        left[key] -= task.demand
 
 
 def with_kueue_labels(manifest: Mapping[str, Any], task: Task, kueue: Kueue) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
+from decimal import Decimal
 
 from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache
@@ -33,6 +35,7 @@ from coding_agent_operator.schedule import (
     schedule,
     waits_for,
 )
+from coding_agent_operator.spending import Spending
 from coding_agent_operator.task_state import Stage, stage_of
 
 _logger = logging.getLogger("operator.scheduler")
@@ -66,6 +69,7 @@ class Scheduler:
         self._jobs = jobs
         self._controller = controller
         self._now = now
+        self.spending = Spending(cluster, settings.budgets, now)
         self._changed = asyncio.Event()
         self._schedule = Schedule()
         self._granted: set[str] = set()
@@ -80,8 +84,13 @@ class Scheduler:
         self._changed.set()
 
     async def run(self, synced: asyncio.Event) -> None:
-        """Schedule until cancelled; nothing before everything was listed."""
+        """Schedule until cancelled; nothing before everything was listed.
+
+        Raises:
+            ApiError: what ended tasks spent cannot be read.
+        """
         await synced.wait()
+        await self.spending.load()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._schedule_passes())
             group.create_task(self._show_positions())
@@ -89,6 +98,7 @@ class Scheduler:
     def decision(self, name: str, refused: str | None) -> SchedulingDecision:
         """What was decided about a task whose Job the API server last refused as said in `refused`."""
         task, position = self._task(name), self._schedule.positions.get(name)
+        short = self._schedule.short.get(name)
         shown = coarse(position) if position is not None else None
         if task is not None and task.status.phase is Phase.QUEUED and name not in self._positions_due:
             # A position that has only moved is not worth a request of its own.
@@ -98,6 +108,7 @@ class Scheduler:
             position=shown,
             after=self._schedule.after.get(name),
             refused=refused,
+            exhausted=self.spending.exhausted(task, short) if task is not None and short else None,
         )
 
     def awaits_first_decision(self, name: str) -> bool:
@@ -156,7 +167,9 @@ class Scheduler:
     async def _schedule_passes(self) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            await self._changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.spending.next_period):
+                    await self._changed.wait()
             self._changed.clear()
             began = clock()
             self._pass()
@@ -165,15 +178,28 @@ class Scheduler:
     def _pass(self) -> None:
         before = self._schedule
         limit = UNLIMITED if self._limits is None else self._limits.global_
-        self._schedule = schedule(self._candidates(), limit, self._now(), aging=self._policy.aging)
+        candidates = self._candidates()
+        unspent = self._unspent(candidates)
+        self._schedule = schedule(candidates, limit, self._now(), aging=self._policy.aging, unspent=unspent)
+        self.spending.show(self._namespace, unspent, self._schedule.left)
         self._granted.update(self._schedule.start)
         for name in self._schedule.start:
             self._queue(name)
         for name in self._schedule.positions:
             task = self._task(name)
-            moved = before.after.get(name) != self._schedule.after.get(name)
+            moved = before.after.get(name) != self._schedule.after.get(name) or (
+                before.short.get(name) != self._schedule.short.get(name)
+            )
             if task is not None and (task.status.phase is None or moved):
                 self._queue(name)
+
+    def _unspent(self, candidates: Sequence[Candidate]) -> dict[str, Decimal]:
+        demands = {
+            candidate.name: candidate.demand
+            for candidate in candidates
+            if candidate.stage is not Stage.READY and candidate.demand
+        }
+        return self.spending.unspent(self._tasks.of(self._namespace), demands)
 
     def _candidates(self) -> list[Candidate]:
         now = self._now()
@@ -191,6 +217,8 @@ class Scheduler:
             candidate = known[1] if known and unchanged else self._candidate(task, own, now)
             if candidate.stage is not Stage.ENDED:
                 found.append(candidate)
+            else:
+                self.spending.ended(task)
             if candidate.stage is Stage.READY and not own:
                 ready[task.name] = task, candidate
         self._ready = ready
@@ -202,10 +230,13 @@ class Scheduler:
                 repository=job.labels.get(LABEL_REPOSITORY, ""),
                 created=job.created,
                 stage=Stage.ACTIVE,
+                budgets=share[0],
+                demand=share[1],
             )
             for orphans in jobs.values()
             for job in orphans
             if not job.finished
+            for share in [self.spending.share_of_orphan(job)]
         ]
         return found
 
@@ -221,6 +252,8 @@ class Scheduler:
         elif stage is Stage.READY and self._held(task):
             stage = Stage.BACKOFF  # another task may start meanwhile
         source = task.spec.source
+        granted = task.name in self._granted
+        budgets, demand = self.spending.share(task, own, stage, granted=granted)
         return Candidate(
             name=task.name,
             item=task.item,
@@ -230,6 +263,8 @@ class Scheduler:
             limit=self._limits.of(source.host, source.repository) if self._limits else UNLIMITED,
             run=task.spec.run,
             priority=task.spec.priority,
+            budgets=budgets,
+            demand=demand,
         )
 
     async def _show_positions(self) -> None:

@@ -13,11 +13,12 @@ from enum import StrEnum
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
 from coding_agent_core.outcome import MAX_TAIL, Outcome, Phase, Usage
-from coding_agent_core.reasons import PodReason
+from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.retry import asked_wait, backoff
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import last_lines
 
+from coding_agent_operator.budgets import used_up
 from coding_agent_operator.observed import Job, Task, attempt_number
 from coding_agent_operator.outcome_of import (
     AttemptOutcome,
@@ -205,9 +206,9 @@ def _settle(
         outcome = outcome_of(job)
         if attempt.reason is not None and outcome.type is not OutcomeType.SUCCEEDED:
             intended = stopped(attempt.reason, attempt.message)
-            outcome = replace(intended, report=outcome.report, log=outcome.log)
+            outcome = _as_intended(intended, outcome)
         elif task.spec.cancel and outcome.type is not OutcomeType.SUCCEEDED:
-            outcome = replace(stopped("Cancelled"), report=outcome.report, log=outcome.log)
+            outcome = _as_intended(stopped("Cancelled"), outcome)
         return ended(attempt, outcome, job.finished_at or now), outcome
     if task.spec.cancel:
         intent: AttemptOutcome | None = stopped("Cancelled")
@@ -226,6 +227,12 @@ def _settle(
     return attempt.model_copy(update=update), None
 
 
+def _as_intended(intended: AttemptOutcome, seen: AttemptOutcome) -> AttemptOutcome:
+    """The end that was written down before, with what the pods show of it."""
+    never_began = intended.never_began or seen.never_began
+    return replace(intended, report=seen.report, log=seen.log, never_began=never_began)
+
+
 def _task_outcome(
     task: Task, attempts: Sequence[AttemptStatus], last: AttemptOutcome | None, policy: Policy
 ) -> TaskOutcome | None:
@@ -241,6 +248,10 @@ def _task_outcome(
     reason, message = newest.reason or "Failed", newest.message or "The attempt failed."
     if last is not None and not last.retried:
         return TaskOutcome(Phase.FAILED, reason, message)
+    allowance = used_up(attempts)
+    if allowance is not None:
+        rest = f"{message} Of the {allowance} that it was allowed, nothing is left for another attempt."
+        return TaskOutcome(Phase.FAILED, Reason.BUDGET_EXCEEDED, rest)
     counted, maximum = sum(1 for attempt in attempts if attempt.counted), task.spec.max_attempts
     if counted >= maximum:
         return TaskOutcome(Phase.FAILED, reason, f"{message} That was attempt {counted} of {maximum}.")
@@ -270,6 +281,7 @@ def started(job: Job, number: int) -> AttemptStatus:
         start_time=job.began,
         transcript=job.transcript,
         transcript_url=job.transcript_url,
+        allowance=job.allowance,
     )
 
 
@@ -286,7 +298,10 @@ def reported(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
 
 def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> AttemptStatus:
     """The attempt with its end, within the CRD's bounds."""
-    attempt = reported(attempt, outcome.report) if outcome.report is not None else attempt
+    if outcome.report is not None:
+        attempt = reported(attempt, outcome.report)
+    elif outcome.never_began and attempt.allowance is not None:
+        attempt = attempt.model_copy(update={"usage": Usage()})  # it counts, but it spent nothing
     return attempt.model_copy(
         update={
             "completion_time": max(when, attempt.start_time),

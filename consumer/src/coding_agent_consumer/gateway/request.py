@@ -1,4 +1,4 @@
-"""What a request for an answer asks for, and whether it may be sent. Pure.
+"""What a request asks for, whether it may be sent, and what of it is. Pure.
 
 The dummy credential is in the hands of the commands that the model runs, so a request is foreign input. It
 may ask for text from a model that is allowed. It may not make the provider fetch addresses or run tools that
@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+from urllib.parse import parse_qsl
 
 from coding_agent_consumer.gateway.ledger import Tokens
-from coding_agent_consumer.gateway.wire import Action, Route
+from coding_agent_consumer.gateway.wire import Action, Route, WireFormat
 
 _BYTES_PER_TOKEN = 4
 """Of a request: English, code and JSON."""
@@ -25,10 +26,28 @@ _DEFAULT_OUTPUT = 16_384
 _LOCAL_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "tool_search_")
 """Prefixes of Anthropic's tools that the client runs."""
 _CLIENT_TOOLS = frozenset(
-    {"", "function", "custom", "namespace", "shell", "local_shell", "apply_patch", "tool_search"}
+    {"", "function", "custom", "local_shell", "apply_patch", "tool_search"}
     | {"computer", "computer_use_preview"}
 )
 """Types of tools that the client runs, or that run without any host but the provider's."""
+_DECLARATIONS = ("functionDeclarations", "function_declarations")
+"""Gemini names tools by key; these the client runs, others (`urlContext`, `googleSearch`) the provider."""
+_WAYS_OUT = ("mcp_servers", "web_search_options", "plugins", "prompt")
+"""Keys of a request; a stored `prompt` has tools of its own."""
+_HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+"""RFC 9110, section 7.6.1; in addition those that `Connection` names."""
+_NOT_SENT = _HOP_BY_HOP | {
+    *("host", "content-length", "accept-encoding", "expect", "cookie", "forwarded", "via"),
+    *("authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "api-key"),
+}
+_NOT_RETURNED = _HOP_BY_HOP | {
+    *("date", "server", "set-cookie", "www-authenticate", "alt-svc"),
+    *("strict-transport-security", "proxy-authenticate"),
+}
+_QUERY = frozenset({"alt", "beta", "limit", "after_id", "before_id", "pageSize", "pageToken"})
+"""Parameters that are passed on; a key in the address is not."""
 _OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 
 
@@ -67,9 +86,9 @@ def read_request(
         RequestRefusedError: it is not such a request, or it may not be sent.
     """
     try:
-        data = json.loads(body)
+        data = json.loads(body, object_pairs_hook=_object)
     except (ValueError, RecursionError):
-        raise RequestRefusedError(400, "The body is not JSON.") from None
+        raise RequestRefusedError(400, "The body is not JSON, or it names a key twice.") from None
     if not isinstance(data, dict):
         raise RequestRefusedError(400, "The body is not a JSON object.")
     model = route.model if route.model is not None else data.get("model")
@@ -81,7 +100,7 @@ def read_request(
         )
     if data.get("background"):
         raise RequestRefusedError(400, "`background` is not supported: the gateway counts what it sees.")
-    if not provider_tools and (found := next(_ways_out(data), None)) is not None:
+    if not provider_tools and (found := next(_ways_out(route, data), None)) is not None:
         raise RequestRefusedError(
             403,
             f"{found} would reach other hosts from the provider, past the egress rules; an administrator can"
@@ -102,6 +121,28 @@ def read_request(
     return Ask(model, body, estimated)
 
 
+def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Of a request, those that the provider gets; names are in lower case."""
+    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
+    return {name: value for name, value in headers.items() if name not in _NOT_SENT | named}
+
+
+def returned_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Of an answer, those that the client gets."""
+    lines = [(name.lower(), value) for name, value in headers]
+    named = {
+        one.strip().lower() for name, value in lines if name == b"connection" for one in value.split(b",")
+    }
+    unwanted = {name.encode() for name in _NOT_RETURNED} | named
+    return [(name, value) for name, value in lines if name not in unwanted]
+
+
+def sent_parameters(query: bytes) -> list[tuple[str, str]]:
+    """Of a request's address, those that the provider gets."""
+    given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return [(name, value) for name, value in given if name in _QUERY]
+
+
 def _longest_answer(data: Mapping[str, Any]) -> int:
     inner = data.get("generationConfig")
     inner = inner if isinstance(inner, Mapping) else {}
@@ -114,24 +155,37 @@ def _number(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _ways_out(data: Mapping[str, Any]) -> Iterator[str]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values of one key we might check one, and the provider use the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _ways_out(route: Route, data: Mapping[str, Any]) -> Iterator[str]:
     """What makes the provider reach other hosts, in words."""
-    for key in ("mcp_servers", "web_search_options"):
-        if data.get(key):
+    for key in _WAYS_OUT:
+        if key in data:
             yield f"`{key}`"
-    tools = data.get("tools")
-    for tool in tools if isinstance(tools, list) else []:
+    tools = data.get("tools") or []
+    waiting = list(tools) if isinstance(tools, list) else [tools]
+    while waiting:
+        tool = waiting.pop()
         if not isinstance(tool, Mapping):
+            yield "A tool that is not an object"
+            continue
+        if route.format is WireFormat.GOOGLE:
+            yield from (f"The tool `{key[:100]}`" for key in tool if key not in _DECLARATIONS)
             continue
         kind = tool.get("type", "")
+        if kind == "namespace":
+            waiting.extend(tool["tools"] if isinstance(tool.get("tools"), list) else [None])
+            continue
         if kind == "web_search" and tool.get("external_web_access") is False:
             continue  # OpenAI's own index
         if not isinstance(kind, str) or not (kind in _CLIENT_TOOLS or kind.startswith(_LOCAL_TOOLS)):
             yield f"The tool `{str(kind)[:100]}`"
-        for key in tool:
-            # Gemini names its tools by key: urlContext, googleSearch, codeExecution, ...
-            if key.replace("_", "").lower() in _GEMINI_TOOLS:
-                yield f"The tool `{key[:100]}`"
     for node in _nodes(data):
         kind = node.get("type")
         if kind == "url" and "url" in node:
@@ -141,22 +195,6 @@ def _ways_out(data: Mapping[str, Any]) -> Iterator[str]:
             value = value.get("url") if isinstance(value, Mapping) else value
             if isinstance(value, str) and not value.startswith("data:"):
                 yield f"`{key}` with an address"
-
-
-_GEMINI_TOOLS = frozenset(
-    {
-        "urlcontext",
-        "googlesearch",
-        "googlesearchretrieval",
-        "googlemaps",
-        "enterprisewebsearch",
-        "codeexecution",
-        "mcpservers",
-        "filesearch",
-        "retrieval",
-        "computeruse",
-    }
-)
 
 
 def _nodes(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

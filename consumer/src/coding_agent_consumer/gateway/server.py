@@ -18,7 +18,14 @@ from coding_agent_core.budget import Allowance
 from coding_agent_core.outcome import Price, Usage
 
 from coding_agent_consumer.gateway.ledger import Ledger, Pricing, Verdict, pricing_of
-from coding_agent_consumer.gateway.request import Ask, RequestRefusedError, read_request
+from coding_agent_consumer.gateway.request import (
+    Ask,
+    RequestRefusedError,
+    read_request,
+    returned_headers,
+    sent_headers,
+    sent_parameters,
+)
 from coding_agent_consumer.gateway.wire import (
     Meter,
     Route,
@@ -46,20 +53,6 @@ _STOP_SECONDS = 2
 """For requests in flight when the gateway closes."""
 _ERROR_LIMIT = 1024 * 1024
 """Bytes of a provider's error that are passed on."""
-_HOP_BY_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
-)
-"""RFC 9110, section 7.6.1; in addition those that `Connection` names."""
-_NOT_SENT = _HOP_BY_HOP | {
-    *("host", "content-length", "accept-encoding", "expect", "cookie", "forwarded", "via"),
-    *("authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "api-key"),
-}
-_NOT_RETURNED = _HOP_BY_HOP | {
-    *("date", "server", "set-cookie", "www-authenticate", "alt-svc"),
-    *("strict-transport-security", "proxy-authenticate"),
-}
-_QUERY = frozenset({"alt", "beta", "limit", "after_id", "before_id", "pageSize", "pageToken"})
-"""Parameters that are passed on; a key in the address is not."""
 _FALLBACK_STATUS = frozenset({429, 500, 502, 503, 504, 529})
 
 
@@ -168,6 +161,8 @@ async def open_gateway(
             finally:
                 server.should_exit = True
                 await serving
+                if app.running:  # cancelled, and about to count what they got
+                    await asyncio.wait(app.running, timeout=_STOP_SECONDS)
 
 
 class _Server(uvicorn.Server):
@@ -193,14 +188,24 @@ class _App:
     prices: dict[str, Price]
     allowed: Sequence[str]
     provider_tools: bool
+    running: set[asyncio.Future[None]] = field(default_factory=set)
     _held: int = 0
     _settled: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        handling = asyncio.ensure_future(self._handle(scope, receive, send))
+        self.running.add(handling)
+        handling.add_done_callback(self.running.discard)
+        await handling
+
+    async def _handle(self, scope: Any, receive: Any, send: Any) -> None:
         method, path = scope["method"], scope["path"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if method == "HEAD" and path == "/":
-            await _answer(send, 200, b"", {})  # Claude Code asks whether anybody is there
+            await _answer(send, 200, b"", [])  # Claude Code asks whether anybody is there
+            return
+        if sum(len(name) + len(value) for name, value in headers.items()) > _HEAD_LIMIT:
+            await _refuse(send, None, 431, f"A request's head has at most {_HEAD_LIMIT} bytes.")
             return
         given = credential_of(headers).encode("latin-1")
         route = route_of(method, path, headers)
@@ -256,9 +261,8 @@ class _App:
         upstreams = [one for one in self.upstreams if one.format is route.format]
         if not upstreams:
             raise RequestRefusedError(404, f"No provider of the format {route.format} is configured.")
-        sent = _sent_headers(headers)
-        given = httpx.QueryParams(query).multi_items()
-        parameters = httpx.QueryParams([(key, value) for key, value in given if key in _QUERY])
+        sent = sent_headers(headers)
+        parameters = sent_parameters(query)
         if route.action.free:
             response = await self._ask(upstreams, route, parameters, sent, body)
             await self._return(route, response, None, send)
@@ -305,7 +309,7 @@ class _App:
         self,
         upstreams: Sequence[Upstream],
         route: Route,
-        parameters: httpx.QueryParams,
+        parameters: Sequence[tuple[str, str]],
         headers: Mapping[str, str],
         body: bytes,
     ) -> httpx.Response:
@@ -316,7 +320,7 @@ class _App:
             request = self.client.build_request(
                 "POST" if body else "GET",
                 upstream.base_url.rstrip("/") + route.path,
-                params=parameters,
+                params=httpx.QueryParams(list(parameters)),
                 headers={**headers, **key, "accept-encoding": "identity"},
                 content=body or None,
             )
@@ -344,7 +348,7 @@ class _App:
                 {
                     "type": "http.response.start",
                     "status": response.status_code,
-                    "headers": _returned_headers(response),
+                    "headers": returned_headers(response.headers.raw),
                 }
             )
             async for part in response.aiter_raw():
@@ -373,36 +377,20 @@ class _App:
         for upstream in self.upstreams:
             if upstream.key:
                 text = text.replace(upstream.key.encode(), b"[key]")
-        returned = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in _returned_headers(response)
-        }
-        returned.pop("content-length", None)
-        await _answer(send, status, text, returned)
-
-
-def _sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
-    return {name: value for name, value in headers.items() if name not in _NOT_SENT | named}
-
-
-def _returned_headers(response: httpx.Response) -> list[tuple[bytes, bytes]]:
-    named = {name.strip().lower() for name in response.headers.get("connection", "").split(",")}
-    unwanted = _NOT_RETURNED | named
-    return [(name, value) for name, value in response.headers.raw if name.lower().decode() not in unwanted]
+        await _answer(send, status, text, returned_headers(response.headers.raw))
 
 
 async def _refuse(send: Any, route: Route | None, status: int, message: str) -> None:
     """An error in the words of the client's vendor, that its clients do not repeat unless that can help."""
     body = error_body(route.format if route else None, status, message)
-    headers = {"content-type": "application/json"}
+    headers = [(b"content-type", b"application/json")]
     if status < 500:
-        headers["x-should-retry"] = "false"
+        headers.append((b"x-should-retry", b"false"))
     await _answer(send, status, body, headers)
 
 
-async def _answer(send: Any, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-    lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+async def _answer(send: Any, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    lines = [(name, value) for name, value in headers if name.lower() != b"content-length"]
     lines.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})

@@ -129,6 +129,7 @@ _KINDS = {
     403: ("permission_error", "permission_denied", "PERMISSION_DENIED"),
     404: ("not_found_error", "not_found", "NOT_FOUND"),
     413: ("request_too_large", "request_too_large", "INVALID_ARGUMENT"),
+    431: ("invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
     429: ("rate_limit_error", "rate_limit_exceeded", "RESOURCE_EXHAUSTED"),
     502: ("api_error", "server_error", "UNAVAILABLE"),
     503: ("overloaded_error", "server_error", "UNAVAILABLE"),

@@ -1,0 +1,431 @@
+"""The gateway between a client and a provider, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, open_gateway
+from coding_agent_core.budget import Allowance
+from coding_agent_core.outcome import Price
+
+from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
+
+KEY = "sk-real-0123456789"
+DOLLAR = Allowance(amount=Decimal(1), currency="USD")
+EURO = Allowance(amount=Decimal(1), currency="EUR")
+PRICES = {
+    "m": Price(input=Decimal(1), output=Decimal(10), cached_input=Decimal("0.1"), cache_write=Decimal(2))
+}
+
+
+def _sse(*events: dict[str, Any]) -> bytes:
+    return b"".join(f"event: {e.get('type')}\ndata: {json.dumps(e)}\n\n".encode() for e in events)
+
+
+USED = {
+    "input_tokens": 1000,
+    "output_tokens": 1,
+    "cache_read_input_tokens": 4000,
+    "cache_creation_input_tokens": 500,
+}
+MESSAGES_STREAM = _sse(
+    {"type": "message_start", "message": {"usage": USED}},
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "grüße"}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 100}},
+    {"type": "message_stop"},
+)
+RESPONSES_USAGE = {
+    "input_tokens": 5500,
+    "input_tokens_details": {"cached_tokens": 4000},
+    "output_tokens": 100,
+}
+CHAT_USAGE = {
+    "prompt_tokens": 5500,
+    "prompt_tokens_details": {"cached_tokens": 4000},
+    "completion_tokens": 100,
+}
+GEMINI = {
+    "candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}],
+    "usageMetadata": {
+        "promptTokenCount": 5500,
+        "cachedContentTokenCount": 4000,
+        "candidatesTokenCount": 60,
+        "thoughtsTokenCount": 40,
+    },
+}
+
+
+@asynccontextmanager
+async def _opened(
+    wire: WireFormat, play: Play, allowance: Allowance | None = None, **options: Any
+) -> AsyncIterator[tuple[Gateway, Provider, httpx.AsyncClient]]:
+    async with provider(play) as upstream:
+        options.setdefault("prices", PRICES)
+        base_url = upstream.base_url + ("/v1" if wire is WireFormat.OPENAI else "")
+        async with open_gateway([Upstream(wire, base_url, KEY)], allowance, **options) as gateway:
+            headers = {"authorization": f"Bearer {gateway.credential}"}
+            async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=20) as client:
+                yield gateway, upstream, client
+
+
+MESSAGES = ("/v1/messages?beta=true", {"model": "m", "max_tokens": 100, "messages": []})
+RESPONSES = ("/v1/responses", {"model": "m", "max_output_tokens": 100, "input": "hi"})
+CHAT = ("/v1/chat/completions", {"model": "m", "max_tokens": 100, "messages": []})
+ASKED: dict[str, Any] = {"contents": [], "generationConfig": {"maxOutputTokens": 100}}
+GENERATE = ("/v1beta/models/m:generateContent", ASKED)
+STREAM_GENERATE = ("/v1beta/models/m:streamGenerateContent?alt=sse", ASKED)
+SSE = "text/event-stream"
+JSON = "application/json"
+CASES = [
+    pytest.param(WireFormat.ANTHROPIC, MESSAGES, MESSAGES_STREAM, SSE, "0.0034", id="messages, stream"),
+    pytest.param(
+        WireFormat.ANTHROPIC,
+        MESSAGES,
+        json.dumps({"type": "message", "content": [], "usage": USED | {"output_tokens": 100}}).encode(),
+        JSON,
+        "0.0034",
+        id="messages",
+    ),
+    pytest.param(
+        WireFormat.OPENAI,
+        RESPONSES,
+        _sse({"type": "response.completed", "response": {"usage": RESPONSES_USAGE}}),
+        SSE,
+        "0.0029",
+        id="responses, stream",
+    ),
+    pytest.param(
+        WireFormat.OPENAI,
+        RESPONSES,
+        json.dumps({"usage": RESPONSES_USAGE}).encode(),
+        JSON,
+        "0.0029",
+        id="responses",
+    ),
+    pytest.param(
+        WireFormat.OPENAI,
+        CHAT,
+        b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\ndata: '
+        + json.dumps({"choices": [], "usage": CHAT_USAGE}).encode()
+        + b"\n\ndata: [DONE]\n\n",
+        SSE,
+        "0.0029",
+        id="chat, stream",
+    ),
+    pytest.param(
+        WireFormat.OPENAI, CHAT, json.dumps({"usage": CHAT_USAGE}).encode(), JSON, "0.0029", id="chat"
+    ),
+    pytest.param(WireFormat.GOOGLE, GENERATE, json.dumps(GEMINI).encode(), JSON, "0.0029", id="gemini"),
+    pytest.param(
+        WireFormat.GOOGLE,
+        STREAM_GENERATE,
+        b"data: " + json.dumps(GEMINI).encode() + b"\r\n\r\n",
+        SSE,
+        "0.0029",
+        id="gemini, stream",
+    ),
+    pytest.param(
+        WireFormat.GOOGLE,
+        ("/v1beta/models/m:streamGenerateContent", ASKED),
+        json.dumps([GEMINI, GEMINI]).encode(),
+        JSON,
+        "0.0029",
+        id="gemini, a list",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wire", "asked", "sent", "kind", "cost"), CASES)
+async def test_an_answer_passes_byte_by_byte_and_is_counted(
+    wire: WireFormat, asked: tuple[str, dict[str, Any]], sent: bytes, kind: str, cost: str
+) -> None:
+    parts = [sent[at : at + 7] for at in range(0, len(sent), 7)]
+    play = stream(*parts) if kind == SSE else answer(200, sent)
+    async with _opened(wire, play) as (gateway, upstream, client):
+        response = await client.post(asked[0], json=asked[1])
+        assert (response.status_code, response.content) == (200, sent)
+        await _counted(gateway, 1)
+        assert (gateway.usage.input_tokens, gateway.usage.output_tokens) == (5500, 100)
+        assert gateway.usage.cost is not None
+        assert gateway.usage.cost.amount == cost
+        assert list(gateway.models) == ["m"]
+        [received] = upstream.requests
+        assert received.line.split()[1].removeprefix("/v1") == asked[0].removeprefix("/v1")
+        key = received.headers.get("x-api-key") or received.headers.get("x-goog-api-key")
+        assert (key or received.headers["authorization"].removeprefix("Bearer ")) == KEY
+        assert gateway.credential not in str(received)
+
+
+async def _counted(gateway: Gateway, requests: int) -> None:
+    """The last byte may come before the count."""
+    async with asyncio.timeout(10):
+        while gateway.usage.requests < requests:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key", "x-goog-api-key"])
+async def test_only_the_credential_of_this_gateway_opens_it(header: str) -> None:
+    async with (
+        _opened(WireFormat.OPENAI, answer(200, b"{}")) as (gateway, upstream, _),
+        _opened(WireFormat.OPENAI, answer(200, b"{}")) as (other, *_),
+        httpx.AsyncClient(base_url=gateway.url) as client,
+    ):
+        for wrong in (other.credential, KEY, "", gateway.credential + "x", gateway.credential[:-1]):
+            value = f"Bearer {wrong}".strip() if header == "authorization" else wrong
+            for method, path in (("POST", CHAT[0]), ("GET", "/v1/models"), ("POST", "/elsewhere")):
+                response = await client.request(method, path, headers={header: value})
+                assert response.status_code == 401, (wrong, path)
+        assert upstream.requests == []
+        value = f"Bearer {gateway.credential}" if header == "authorization" else gateway.credential
+        assert (await client.get("/v1/models", headers={header: value})).status_code == 200
+
+
+async def test_nothing_but_requests_for_a_model_goes_through() -> None:
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}")) as (_, upstream, client):
+        for method, path in (
+            ("GET", "/"),
+            ("GET", "/v1/files"),
+            ("POST", "/v1/files"),
+            ("POST", "/v1/batches"),
+            ("POST", "/v1/embeddings"),
+            ("GET", "/v1/responses/resp_1"),
+            ("POST", "/v1/chat/completions/"),
+            ("POST", "/v1/../v1/files"),
+            ("GET", "/v1/models/..%2ffiles"),
+            ("GET", "/v1/models/a/b"),
+            ("PUT", "/v1/responses"),
+            ("DELETE", "/v1/models/m"),
+            ("POST", "/v1beta/models/../files:generateContent"),
+            ("POST", "/v1beta/models/m:batchGenerateContent"),
+        ):
+            response = await client.request(method, path, json={})
+            assert response.status_code == 404, path
+        assert upstream.requests == []
+        assert (await client.head("/")).status_code == 200
+        assert (await client.post(MESSAGES[0], json=MESSAGES[1])).status_code == 404, "no such provider"
+        assert upstream.requests == []
+
+
+async def test_counting_and_listing_are_free() -> None:
+    allowance = Allowance(tokens=0)
+    async with _opened(WireFormat.ANTHROPIC, answer(200, b'{"input_tokens": 9}'), allowance) as (
+        gateway,
+        _,
+        client,
+    ):
+        counted = await client.post("/v1/messages/count_tokens", json={"model": "m", "messages": []})
+        assert counted.json() == {"input_tokens": 9}
+        listed = await client.get("/v1/models", headers={"anthropic-version": "2023-06-01"})
+        assert listed.status_code == 200
+        assert (gateway.usage.requests, gateway.exhausted.is_set()) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("wire", "asked", "shape"),
+    [
+        (WireFormat.ANTHROPIC, MESSAGES, lambda body: body["error"]["type"] == "billing_error"),
+        (WireFormat.OPENAI, CHAT, lambda body: body["error"]["code"] == "insufficient_quota"),
+        (WireFormat.GOOGLE, GENERATE, lambda body: body["error"]["code"] == 402),
+    ],
+    ids=["anthropic", "openai", "google"],
+)
+async def test_the_request_past_the_allowance_is_answered_402(
+    wire: WireFormat, asked: tuple[str, dict[str, Any]], shape: Any
+) -> None:
+    used = (
+        {"usage": USED, "type": "message"}
+        if wire is WireFormat.ANTHROPIC
+        else {"usage": CHAT_USAGE, **GEMINI}
+    )
+    allowance = Allowance(amount=Decimal("0.001"), currency="USD")
+    async with _opened(wire, answer(200, json.dumps(used).encode()), allowance) as (
+        gateway,
+        upstream,
+        client,
+    ):
+        assert (await client.post(asked[0], json=asked[1])).status_code == 200
+        await _counted(gateway, 1)
+        assert not gateway.exhausted.is_set()
+        refused = await client.post(asked[0], json=asked[1])
+        assert refused.status_code == 402
+        assert shape(refused.json()), refused.text
+        assert refused.headers["x-should-retry"] == "false"
+        assert gateway.exhausted.is_set()
+        assert len(upstream.requests) == 1
+
+
+async def test_a_model_without_a_price_is_refused_where_money_is_counted() -> None:
+    body = {**CHAT[1], "model": "unheard-of"}
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), DOLLAR) as (
+        _,
+        up,
+        client,
+    ):
+        refused = await client.post(CHAT[0], json=body)
+        assert (refused.status_code, up.requests) == (403, [])
+        assert "llm.prices" in refused.json()["error"]["message"]
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), EURO) as (
+        _,
+        up,
+        client,
+    ):
+        assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 403, "priced in another currency"
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), Allowance(tokens=9999)) as (_, up, client):
+        assert (await client.post(CHAT[0], json=body)).status_code == 200
+
+
+async def test_a_client_that_goes_away_is_counted_all_the_same() -> None:
+    gone = asyncio.Event()
+
+    async def play(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + MESSAGES_STREAM[:80])
+        await writer.drain()
+        await gone.wait()
+        writer.write(MESSAGES_STREAM[80:])
+        await writer.drain()
+
+    async with _opened(WireFormat.ANTHROPIC, play) as (gateway, _, client):
+        async with client.stream("POST", MESSAGES[0], json=MESSAGES[1]) as response:
+            await anext(response.aiter_raw())
+        gone.set()
+        await _counted(gateway, 1)
+        assert (gateway.usage.input_tokens, gateway.usage.output_tokens) == (5500, 100)
+
+
+async def test_an_answer_that_breaks_off_is_cut_off_and_counted_by_what_came() -> None:
+    start = _sse({"type": "message_start", "message": {"usage": USED}})
+    text = _sse({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * 300}})
+    async with _opened(WireFormat.ANTHROPIC, stream(start, text, cut=True)) as (gateway, _, client):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post(MESSAGES[0], json=MESSAGES[1])
+        await _counted(gateway, 1)
+        assert (gateway.usage.input_tokens, gateway.usage.output_tokens) == (5500, 100)
+
+
+async def test_closing_the_gateway_counts_what_is_under_way() -> None:
+    async def play(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        writer.write(_sse({"type": "message_start", "message": {"usage": USED}}))
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    async with provider(play) as upstream:
+        async with open_gateway([Upstream(WireFormat.ANTHROPIC, upstream.base_url, KEY)]) as gateway:
+            headers = {"x-api-key": gateway.credential}
+            async with (
+                httpx.AsyncClient() as client,
+                client.stream(
+                    "POST", gateway.url + MESSAGES[0], json=MESSAGES[1], headers=headers
+                ) as response,
+            ):
+                await anext(response.aiter_raw())
+        assert gateway.usage.input_tokens == 5500
+
+
+async def test_chat_streams_are_asked_for_their_usage() -> None:
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}")) as (_, upstream, client):
+        await client.post(CHAT[0], json={**CHAT[1], "stream": True, "stream_options": {"other": 1}})
+        body = json.loads(upstream.requests[0].body)
+        assert body["stream_options"] == {"other": 1, "include_usage": True}
+        raw = b'{"model": "m",  "messages": [], "stream": true, "stream_options": {"include_usage": true}}'
+        await client.post(CHAT[0], content=raw)
+        assert upstream.requests[1].body == raw, "nothing to change"
+
+
+async def test_another_provider_answers_for_one_that_cannot() -> None:
+    ok = answer(200, json.dumps({"usage": CHAT_USAGE}).encode())
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    async with provider(answer(429, b"{}")) as busy, provider(ok) as good:
+        upstreams = [
+            Upstream(WireFormat.OPENAI, url, KEY)
+            for url in (dead, f"{busy.base_url}/v1", f"{good.base_url}/v1", "http://127.0.0.1:1/v1")
+        ]
+        async with open_gateway(upstreams) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+            headers = {"authorization": f"Bearer {gateway.credential}"}
+            assert (await client.post(CHAT[0], json=CHAT[1], headers=headers)).status_code == 200
+            assert (len(busy.requests), len(good.requests)) == (1, 1)
+        async with open_gateway(upstreams[:2]) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+            headers = {"authorization": f"Bearer {gateway.credential}"}
+            assert (await client.post(CHAT[0], json=CHAT[1], headers=headers)).status_code == 429, (
+                "as it says"
+            )
+        async with open_gateway(upstreams[:1]) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+            headers = {"authorization": f"Bearer {gateway.credential}"}
+            refused = await client.post(CHAT[0], json=CHAT[1], headers=headers)
+            assert (refused.status_code, "x-should-retry" in refused.headers) == (502, False)
+            assert gateway.usage.requests == 0
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_the_key_comes_back_in_no_error(status: int) -> None:
+    play = answer(
+        status, f'{{"error": "Incorrect API key: {KEY}"}}'.encode(), extra=f"WWW-Authenticate: {KEY}\r\n"
+    )
+    async with _opened(WireFormat.OPENAI, play) as (gateway, _, client):
+        response = await client.post(CHAT[0], json=CHAT[1])
+        assert response.status_code == status
+        assert KEY not in response.text + str(response.headers.raw)
+        assert gateway.usage.requests == 0
+
+
+async def test_headers_of_a_connection_stay_on_it() -> None:
+    extra = "Connection: X-Private\r\nX-Private: 1\r\nX-Request-Id: r1\r\nSet-Cookie: a=b\r\n"
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}", extra=extra)) as (_, upstream, client):
+        headers = {
+            "Connection": "X-Hop",
+            "X-Hop": "1",
+            "Cookie": "a=b",
+            "Proxy-Authorization": "x",
+            "X-App": "cli",
+        }
+        response = await client.post(CHAT[0] + "?key=abc&beta=true", json=CHAT[1], headers=headers)
+        assert response.headers["x-request-id"] == "r1"
+        assert {"x-private", "set-cookie"}.isdisjoint(response.headers)
+        [received] = upstream.requests
+        assert received.headers["x-app"] == "cli"
+        assert {"x-hop", "cookie", "proxy-authorization"}.isdisjoint(received.headers)
+        assert received.line.split()[1] == "/v1/chat/completions?beta=true"
+
+
+async def test_requests_have_bounds() -> None:
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), models=("m", "gpt-*")) as (_, upstream, client):
+        too_large = await client.post(CHAT[0], content=b" " * (32 * 1024 * 1024 + 1))
+        assert too_large.status_code == 413
+        head = await client.get("/v1/models", headers={"x-long": "a" * 70_000})
+        assert head.status_code in (400, 431)
+        assert (await client.post(CHAT[0], content=b"[]")).status_code == 400
+        assert (await client.post(CHAT[0], content=b"[" * 100_000)).status_code == 400
+        zipped = await client.post(CHAT[0], content=b"x", headers={"content-encoding": "gzip"})
+        assert zipped.status_code == 400
+        assert (await client.post(CHAT[0], json={**CHAT[1], "model": "opus"})).status_code == 403
+        assert upstream.requests == []
+        assert (await client.post(CHAT[0], json={**CHAT[1], "model": "gpt-5"})).status_code == 200
+
+
+async def test_parallel_requests_wait_for_each_other_near_the_allowance() -> None:
+    """Each may use 100 tokens of output and uses 30: all three fit 120, but not at a time."""
+    at_a_time: list[int] = []
+    running = 0
+
+    async def play(_: Received, writer: asyncio.StreamWriter) -> None:
+        nonlocal running
+        running += 1
+        at_a_time.append(running)
+        await asyncio.sleep(0)
+        running -= 1
+        await answer(200, b'{"usage": {"prompt_tokens": 5, "completion_tokens": 30}}')(_, writer)
+
+    async with _opened(WireFormat.OPENAI, play, Allowance(tokens=160)) as (gateway, _, client):
+        statuses = await asyncio.gather(*(client.post(CHAT[0], json=CHAT[1]) for _ in range(3)))
+        assert [one.status_code for one in statuses] == [200, 200, 200]
+        assert max(at_a_time) == 1
+        assert gateway.usage.output_tokens == 90

@@ -31,7 +31,7 @@ from coding_agent_core.settings.attempts import LLM
 from coding_agent_user_config.__main__ import ApiKey, create_app
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic_ai.exceptions import ModelAPIError
+from pydantic_ai.exceptions import AgentRunError
 from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 
@@ -39,8 +39,10 @@ from tests.fixtures.system import BOT_TOKEN, MODEL_KEY
 from tests.fixtures.user_config import StartUserConfig
 from tests.integration.consumer_attempt.conftest import MakePlace
 
-KEY, FORGE, S3, SERVICE, MCP, DEFAULT, FILE, AMBIENT = SECRETS = (
+KEY, ANTHROPIC, GOOGLE, FORGE, S3, SERVICE, MCP, DEFAULT, FILE, AMBIENT = SECRETS = (
     "sk-model-0123456789",
+    "sk-ant-model-0123456789",
+    "AIza-model-0123456789",
     "ghp-forge-0123456789",
     "s3-key-0123456789",
     "service-key-0123456789",
@@ -50,9 +52,18 @@ KEY, FORGE, S3, SERVICE, MCP, DEFAULT, FILE, AMBIENT = SECRETS = (
     "ambient-secret-0123456789",
 )
 OURS = "https://models.corp.example/v1"
+OURS_BY_PROVIDER = {
+    "openai": OURS,
+    "anthropic": "https://claude.corp.example",
+    "google": "https://gemini.corp.example",
+}
 OLLAMA, LMSTUDIO = "http://ollama.corp.example:11434", "http://lmstudio.corp.example:1234/v1"
-NAMED = {("https", "models.corp.example", 443), ("http", "ollama.corp.example", 11434)} | {
-    ("http", "lmstudio.corp.example", 1234)
+NAMED = {
+    ("https", "models.corp.example", 443),
+    ("https", "claude.corp.example", 443),
+    ("https", "gemini.corp.example", 443),
+    ("http", "ollama.corp.example", 11434),
+    ("http", "lmstudio.corp.example", 1234),
 }
 """The addresses that the installation names."""
 EVIL = "https://evil.example/v1"
@@ -100,6 +111,8 @@ def installation(folder: Path, *, by_file: bool = False) -> Settings:
             "gitlab": {"personal_access_token": {"files": [str(secret_file(folder))]}},
             "llm": {
                 "openai": {"base_url": OURS, "api_key": key, "model": "ours"},
+                "anthropic": {"base_url": OURS_BY_PROVIDER["anthropic"], "api_key": ANTHROPIC},
+                "google": {"base_url": OURS_BY_PROVIDER["google"], "api_key": GOOGLE},
                 "ollama": {"endpoint": OLLAMA},
                 "lmstudio": {"base_url": LMSTUDIO},
             },
@@ -140,7 +153,11 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[httpx2.Request]]:
         patch.setenv("OPENAI_ADMIN_KEY", AMBIENT)
         patch.setenv("OPENAI_ORG_ID", AMBIENT)
         patch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Gateway: {AMBIENT}")
-        patch.setenv("OLLAMA_API_KEY", AMBIENT)
+        for name in ("OLLAMA_API_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "GOOGLE_API_KEY"):
+            patch.setenv(name, AMBIENT)
+        patch.setenv("ANTHROPIC_CUSTOM_HEADERS", f"X-Gateway: {AMBIENT}")
+        patch.setenv("GOOGLE_CLOUD_PROJECT", AMBIENT)
+        patch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
         yield requests
 
 
@@ -179,7 +196,7 @@ async def stolen(
     with recorded(monkeypatch) as requests:
         async with open_model(spec) as model:
             question = ModelRequest(parts=[UserPromptPart("Hello?")])
-            with suppress(ModelAPIError):  # an address that no client can use
+            with suppress(AgentRunError):  # an address that no client can use, or an answer of another API
                 await model.request([question], None, ModelRequestParameters())
     named = NAMED | {_place(found) for found in _addresses(default)}
     return {
@@ -191,8 +208,8 @@ async def stolen(
 
 
 def _addresses(default: Any) -> list[str]:
-    openai = default.get("llm", {}).get("openai", {})
-    return [openai["base_url"]] if "base_url" in openai else []
+    sections = default.get("llm", {}).values()
+    return [entry["base_url"] for entry in sections if isinstance(entry, dict) and "base_url" in entry]
 
 
 def _place(url: str) -> tuple[str, str, int]:
@@ -230,6 +247,8 @@ DEFAULTS: list[dict[str, Any]] = [
     {"llm": {"openai": {"api_key": DEFAULT}}},
     {"llm": {"openai": {"api_key": DEFAULT, "base_url": "https://gateway.corp.example/v1"}}},
     {"llm": {"openai": {"base_url": "https://gateway.corp.example/v1"}}},
+    {"llm": {"anthropic": {"base_url": "https://gateway.corp.example", "api_key": DEFAULT}}},
+    {"llm": {"provider": "google", "google": {"api_key": DEFAULT}}},
     {"llm": {"provider": "ollama"}},
 ]
 
@@ -239,8 +258,12 @@ def accepted() -> st.SearchStrategy[Any]:
     address = st.sampled_from([EVIL, "http://models.corp.example/v1", *SPELLINGS[:5], *SPELLINGS[7:8]])
     openai = {"base_url": address, "api_key": st.just("own-key"), "model": st.just("m")}
     llm = {
-        "provider": st.sampled_from(["openai", "openai", "ollama", "lmstudio"]),
-        "openai": st.fixed_dictionaries({}, optional=openai),
+        "provider": st.sampled_from(["openai", "anthropic", "google", "ollama", "lmstudio"]),
+        "openai": st.fixed_dictionaries(
+            {}, optional={**openai, "api": st.sampled_from(["auto", "responses", "chat"])}
+        ),
+        "anthropic": st.fixed_dictionaries({}, optional=openai),
+        "google": st.fixed_dictionaries({}, optional=openai),
         "ollama": st.fixed_dictionaries({}, optional={"endpoint": address}),
         "lmstudio": st.fixed_dictionaries({}, optional={"base_url": address}),
     }
@@ -258,8 +281,10 @@ def persons(folder: Path) -> st.SearchStrategy[Any]:
     llm = st.fixed_dictionaries(
         {},
         optional={
-            "provider": st.sampled_from(["openai", "ollama", "lmstudio", "azure", None]),
+            "provider": st.sampled_from([*OURS_BY_PROVIDER, "ollama", "lmstudio", "azure", None]),
             "openai": openai | ANY,
+            "anthropic": openai | ANY,
+            "google": openai | ANY,
             "ollama": st.fixed_dictionaries({}, optional=other) | ANY,
             "lmstudio": st.fixed_dictionaries({}, optional=other) | ANY,
             "fallback": openai,
@@ -354,6 +379,22 @@ async def test_the_key_of_the_default_stays_with_the_address_of_the_default(
     transport = httpx.ASGITransport(create_app(tmp_path / "users", ApiKey(SERVICE)))
     bob = await settings_for(ours, Platform.GITHUB, "bob", transport=transport)
     assert (bob.llm.openai.base_url, model_spec(bob.llm).api_key) == (gateway, DEFAULT)
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "google"])
+async def test_each_key_goes_to_its_own_address_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    ours = installation(tmp_path)
+    key = {"anthropic": ANTHROPIC, "google": GOOGLE}[provider]
+    assert model_spec(with_personal(ours, {"llm": {"provider": provider}}).llm).api_key == key
+    for name, own_address in OURS_BY_PROVIDER.items():
+        for address in {EVIL, *OURS_BY_PROVIDER.values()} - {own_address}:
+            stored = {"llm": {"provider": name, name: {"base_url": address}}}
+            assert model_spec(with_personal(ours, stored).llm).api_key is None
+            await check(stored, {}, False, tmp_path, monkeypatch)
+    own = {"llm": {"provider": provider, provider: {"base_url": EVIL, "api_key": "own-key"}}}
+    assert model_spec(with_personal(ours, own).llm).api_key == "own-key"
 
 
 @pytest.mark.parametrize("default", DEFAULTS)

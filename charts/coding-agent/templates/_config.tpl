@@ -28,7 +28,9 @@ holds none.
   {{- $_ := set $own "task_source" "gitlab" -}}
 {{- end -}}
 {{- if include "coding-agent.modelEnabled" . -}}
-  {{- $_ := set $own "llm" (dict "openai" (dict "api_key" (dict "files" (list "/etc/coding-agent/credentials/openai-api-key")))) -}}
+  {{- $provider := include "coding-agent.modelProvider" . -}}
+  {{- $key := printf "/etc/coding-agent/credentials/%s-api-key" $provider -}}
+  {{- $_ := set $own "llm" (dict $provider (dict "api_key" (dict "files" (list $key)))) -}}
 {{- end -}}
 {{- if include "coding-agent.userConfigKey" . -}}
   {{- $api := dict "enabled" true "api_key" (dict "files" (list "/etc/coding-agent/credentials/user-config-api-key")) -}}
@@ -69,7 +71,7 @@ credentials:
   - { secret: {{ include "coding-agent.secretName" (list $ $forge) }}, key: token, file: {{ $forge }}-token, platform: {{ $forge }} }
 {{- end }}
 {{- if include "coding-agent.modelEnabled" . }}
-  - { secret: {{ include "coding-agent.secretName" (list . "model") }}, key: api-key, file: openai-api-key }
+  - { secret: {{ include "coding-agent.secretName" (list . "model") }}, key: api-key, file: {{ include "coding-agent.modelProvider" . }}-api-key }
 {{- end }}
 {{- if include "coding-agent.userConfigKey" . }}
   - { secret: {{ include "coding-agent.secretName" (list . "userConfig") }}, key: api-key, file: user-config-api-key }

@@ -98,11 +98,18 @@ is then expected to be created later.
 {{- toJson (include "coding-agent.tokensGiven" . | fromJsonArray | default (list (.Values.config.task_source | default "github"))) -}}
 {{- end -}}
 
-{{/* OpenAI needs a key, in a Secret that is perhaps created later; whether another model does, the values say. */}}
+{{/* The section of `config.llm` that the model's key belongs to. */}}
+{{- define "coding-agent.modelProvider" -}}
+{{- $provider := (.Values.config.llm | default dict).provider | default "openai" -}}
+{{- ternary $provider "openai" (has $provider (list "anthropic" "google")) -}}
+{{- end -}}
+
+{{/* A vendor's own service needs a key, in a Secret that is perhaps created later; whether another does, the values say. */}}
 {{- define "coding-agent.modelEnabled" -}}
 {{- $llm := .Values.config.llm | default dict -}}
-{{- $openai := and (eq ($llm.provider | default "openai") "openai") (not ($llm.openai | default dict).base_url) -}}
-{{- if or $openai .Values.secrets.model.apiKey .Values.secrets.model.existingSecret }}true{{ end -}}
+{{- $provider := $llm.provider | default "openai" -}}
+{{- $own := and (has $provider (list "openai" "anthropic" "google")) (not (index $llm $provider | default dict).base_url) -}}
+{{- if or $own .Values.secrets.model.apiKey .Values.secrets.model.existingSecret }}true{{ end -}}
 {{- end -}}
 
 {{/*

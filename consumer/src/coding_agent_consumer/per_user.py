@@ -17,7 +17,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets, SecretSettings
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.attempts import LLM, OpenAI
+from coding_agent_core.settings.attempts import LLM, Anthropic, Google, OpenAI
 from coding_agent_core.settings.document import Document
 from coding_agent_core.settings.predecessor import translate
 from coding_agent_core.settings.section import Section
@@ -47,6 +47,7 @@ _PROBLEMS = {
 """What pydantic's types of errors mean here; others have a message that says it."""
 
 _SectionT = TypeVar("_SectionT", bound=Section)
+_KeyedT = TypeVar("_KeyedT", OpenAI, Anthropic, Google)
 
 
 def _address(value: str) -> str:
@@ -82,9 +83,13 @@ class _Service(_Keys):
     context_length: _Tokens | None = None
 
 
-class _OpenAI(_Service):
+class _Keyed(_Service):
     base_url: _Address | None = None
     api_key: _Key | None = None
+
+
+class _OpenAI(_Keyed):
+    api: Literal["auto", "responses", "chat"] | None = None
 
 
 class _Ollama(_Service):
@@ -96,8 +101,10 @@ class _LMStudio(_Service):
 
 
 class _LLM(_Keys):
-    provider: Literal["openai", "ollama", "lmstudio"] | None = None
+    provider: Literal["openai", "anthropic", "google", "ollama", "lmstudio"] | None = None
     openai: _OpenAI = _OpenAI()
+    anthropic: _Keyed = _Keyed()
+    google: _Keyed = _Keyed()
     ollama: _Ollama = _Ollama()
     lmstudio: _LMStudio = _LMStudio()
 
@@ -190,14 +197,17 @@ def _llm(ours: LLM, own: _LLM) -> LLM:
     return ours.model_copy(
         update={
             "provider": own.provider or ours.provider,
-            "openai": _openai(ours.openai, own.openai),
+            "openai": _keyed(ours.openai, own.openai),
+            "anthropic": _keyed(ours.anthropic, own.anthropic),
+            "google": _keyed(ours.google, own.google),
             "ollama": _over(ours.ollama, _given(own.ollama)),
             "lmstudio": _over(ours.lmstudio, _given(own.lmstudio)),
         }
     )
 
 
-def _openai(ours: OpenAI, own: _OpenAI) -> OpenAI:
+def _keyed(ours: _KeyedT, own: _Keyed) -> _KeyedT:
+    """A service with a key: another address than ours never gets ours."""
     changes = _given(own)
     if own.base_url is not None:
         if _same_address(own.base_url, ours.base_url):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coding_agent_consumer.agent import Brief, Step
 from coding_agent_consumer.agent.loop import ModelAgent
+from coding_agent_consumer.gateway import Gateway
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings import Settings
@@ -35,7 +36,13 @@ class Running:
     def transcript(self) -> Path:
         return self.root / "contexts" / "attempt-1.jsonl"
 
-    async def work(self, settings: Settings, prompt: str = "Please fix it.", timeout: float = 30) -> Outcome:
+    async def work(
+        self,
+        settings: Settings,
+        prompt: str = "Please fix it.",
+        timeout: float = 30,
+        gateway: Gateway | None = None,
+    ) -> Outcome:
         async def on_step(step: Step) -> None:
             self.steps.append(step)
             if step.kind == "tool" and self.after_first_tool is not None:
@@ -45,6 +52,6 @@ class Running:
         async def sleep(seconds: float) -> None:
             self.waits.append(seconds)
 
-        agent = ModelAgent(settings, clock=Clock(sleep=sleep, chance=lambda: 0.0))
+        agent = ModelAgent(settings, gateway, clock=Clock(sleep=sleep, chance=lambda: 0.0))
         brief = Brief(instructions="You fix bugs.", prompt=prompt, transcript=self.transcript)
         return await agent.work(brief, self.workspace, stop=self.stop, timeout=timeout, on_step=on_step)

@@ -28,7 +28,14 @@ SECRETS = {
     "workspace": set(),
     "webhook-server": {"github_webhook_secret", "gitlab_webhook_token"},
     "producer": {"github_token", "gitlab_token"},
-    "task-consumer": {"github_token", "gitlab_token", "openai_api_key", "user_config_api_key"},
+    "task-consumer": {
+        "github_token",
+        "gitlab_token",
+        "openai_api_key",
+        "anthropic_api_key",
+        "gemini_api_key",
+        "user_config_api_key",
+    },
     "user-config-api": {"user_config_api_key"},
 }
 """Who may have which: nobody more than it needs."""

@@ -24,7 +24,7 @@ from pydantic_ai.models.test import TestModel
 
 from tests.fixtures.workspace import FolderWorkspace
 
-SETTINGS = Settings.model_validate({"llm": {"openai": {"base_url": "http://model.test/v1"}}})
+SETTINGS = Settings.model_validate({"llm": {"openai": {"base_url": "http://model.test/v1"}, "stream": False}})
 Answer = Callable[[list[ModelMessage], AgentInfo], ModelResponse]
 
 

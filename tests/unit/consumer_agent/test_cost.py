@@ -33,7 +33,13 @@ SECOND = RequestUsage(input_tokens=3_000, output_tokens=200)
 
 async def work(folder: Path, model: str, *, fails: bool = False, stop_first: bool = False) -> Outcome:
     settings = Settings.model_validate(
-        {"llm": {"openai": {"model": model, "base_url": "http://127.0.0.1:1/v1"}, "prices": PRICES}}
+        {
+            "llm": {
+                "openai": {"model": model, "base_url": "http://127.0.0.1:1/v1"},
+                "prices": PRICES,
+                "stream": False,
+            }
+        }
     )
     stop = asyncio.Event()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.failures import failure_of, retry_policy, too_long, transient
-from coding_agent_consumer.agent.models import model_spec, open_model
+from coding_agent_consumer.agent.models import Api, model_spec, open_model
 from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
@@ -21,7 +21,7 @@ from pydantic_ai.exceptions import (
     ModelRequestRejectedError,
     ModelServerError,
 )
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 
 
 def settings(**llm: Any) -> Settings:
@@ -47,6 +47,18 @@ def http(status: int, category: Any = None, message: str = "", **data: Any) -> M
             "llm.ollama",
         ),
         ({"provider": "lmstudio"}, "http://localhost:1234/v1", "local", "llm.lmstudio"),
+        (
+            {"provider": "anthropic", "anthropic": {"api_key": "k" * 9, "model": "m"}},
+            "https://api.anthropic.com",
+            "m",
+            "llm.anthropic",
+        ),
+        (
+            {"provider": "google", "google": {"base_url": "http://gw:1/", "model": "m"}},
+            "http://gw:1",
+            "m",
+            "llm.google",
+        ),
     ],
 )
 def test_the_model_that_the_settings_name(llm: dict[str, Any], url: str, name: str, section: str) -> None:
@@ -54,9 +66,27 @@ def test_the_model_that_the_settings_name(llm: dict[str, Any], url: str, name: s
     assert (spec.base_url, spec.name, spec.setting) == (url, name, section)
 
 
-def test_openais_own_service_needs_a_key() -> None:
-    with pytest.raises(SettingsError, match=r"llm\.openai\.api_key is not set"):
-        model_spec(settings().llm)
+@pytest.mark.parametrize(
+    ("provider", "variable"),
+    [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY"), ("google", "GEMINI_API_KEY")],
+)
+def test_a_vendors_own_service_needs_a_key(provider: str, variable: str) -> None:
+    with pytest.raises(SettingsError, match=rf"llm\.{provider}\.api_key is not set; set it, or {variable}"):
+        model_spec(settings(provider=provider).llm)
+
+
+@pytest.mark.parametrize(
+    ("openai", "api"),
+    [
+        ({"api_key": "k" * 9}, Api.RESPONSES),
+        ({"api_key": "k" * 9, "api": "chat"}, Api.CHAT),
+        ({"base_url": "http://gw:1/v1"}, Api.CHAT),
+        ({"base_url": "http://gw:1/v1", "api": "responses"}, Api.RESPONSES),
+        ({"base_url": "https://api.openai.com.evil.example/v1"}, Api.CHAT),
+    ],
+)
+def test_compatible_services_are_asked_for_chat_completions(openai: dict[str, Any], api: Api) -> None:
+    assert model_spec(settings(openai=openai).llm).api is api
 
 
 @pytest.mark.parametrize(
@@ -76,7 +106,7 @@ async def test_what_the_environment_holds_for_the_sdk_goes_to_nobody(
         monkeypatch.setenv(name, "private-of-openai")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway-Key: private-of-openai")
     async with open_model(model_spec(settings(**llm).llm)) as model:
-        assert isinstance(model, OpenAIChatModel)
+        assert isinstance(model, OpenAIChatModel | OpenAIResponsesModel)
         client = model.client
         assert "private-of-openai" not in f"{client.auth_headers} {client.default_headers}"
         assert client.max_retries == 0

@@ -23,6 +23,7 @@ from pydantic_ai.exceptions import (
     ContentFilterError,
     ModelAPIError,
     ModelAuthenticationError,
+    ModelConnectionError,
     ModelContextWindowExceededError,
     ModelHTTPError,
     ModelNotFoundError,
@@ -223,10 +224,14 @@ def retry_policy(max_retries: int) -> RetryPolicy:
 
 
 class RetryingModel(WrapperModel):
-    """The one place where model requests are retried: 429, 5xx, broken connections, cut-off answers."""
+    """The one place where model requests are retried: 429, 5xx, broken connections, cut-off answers.
 
-    def __init__(self, wrapped: Model, max_retries: int, clock: Clock) -> None:
+    An answer is streamed, so that one that stalls is noticed, but is used only when it is complete.
+    """
+
+    def __init__(self, wrapped: Model, max_retries: int, clock: Clock, *, stream: bool) -> None:
         super().__init__(wrapped)
+        self._stream = stream
         self._policy = retry_policy(max_retries)
         self._clock = clock
 
@@ -246,12 +251,28 @@ class RetryingModel(WrapperModel):
             )
 
         return await retry(
-            lambda: self.wrapped.request(messages, model_settings, model_request_parameters),
+            lambda: self._ask(messages, model_settings, model_request_parameters),
             self._policy,
             self._clock,
             retryable=lambda error: isinstance(error, ModelAPIError) and transient(error),
             before_wait=log,
         )
+
+    async def _ask(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        if not self._stream:
+            return await self.wrapped.request(messages, model_settings, parameters)
+        async with self.wrapped.request_stream(messages, model_settings, parameters) as stream:
+            async for _ in stream:
+                pass
+        response = stream.get()
+        if response.finish_reason is None:
+            raise ModelConnectionError(self.model_name, "the answer was cut off")
+        return response
 
 
 def transient(error: ModelAPIError) -> bool:
@@ -322,7 +343,7 @@ def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
     match error:
         case ModelAuthenticationError():
             # The answer itself is left out on purpose: it often repeats the key.
-            key = f"check {spec.setting}.api_key" if spec.provider == "openai" else "it asks for a key"
+            key = f"check {spec.setting}.api_key" if spec.takes_key else "it asks for a key"
             return _failed(Reason.MODEL_REFUSED, f"{service} refused our key{status}: {key}.")
         case ModelNotFoundError():
             return _failed(

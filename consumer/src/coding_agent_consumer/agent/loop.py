@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ from coding_agent_consumer.agent.failures import (
     round_of,
     too_long,
 )
-from coding_agent_consumer.agent.models import ModelSpec, cost_of, model_spec, open_model
+from coding_agent_consumer.agent.models import ModelSpec, cost_of, model_spec, open_model, request_settings
 from coding_agent_consumer.agent.tools import (
     FINISH,
     FINISH_TOOL,
@@ -131,8 +132,7 @@ class ModelAgent:
         try:
             spec = model_spec(self._settings.llm)
             if self._gateway is not None:
-                url, credential = f"{self._gateway.url}/v1", self._gateway.credential
-                spec = replace(spec, gateway_url=url, api_key=credential)
+                spec = spec.through(self._gateway.url, self._gateway.credential)
         except SettingsError as error:
             return Outcome(reason=Reason.CONFIGURATION, message=str(error))
         try:
@@ -141,7 +141,9 @@ class ModelAgent:
                 conversation = _Conversation(
                     settings=self._settings,
                     spec=spec,
-                    model=RetryingModel(model, self._settings.llm.max_retries, self._clock),
+                    model=RetryingModel(
+                        model, self._settings.llm.max_retries, self._clock, stream=spec.stream
+                    ),
                     instructions=brief.instructions + note,
                     workspace=workspace,
                     toolsets=[workspace_tools(workspace), *servers],
@@ -208,6 +210,7 @@ class _Conversation:
     Attributes:
         usage: counted here also where the attempt fails.
         messages: the conversation as the model sees it, compressed where that was needed.
+        name: under which the service caches its prefix.
     """
 
     settings: Settings
@@ -221,6 +224,7 @@ class _Conversation:
     on_step: OnStep
     usage: RunUsage
     messages: list[ModelMessage] = field(default_factory=list)
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
     _rounds: list[Round] = field(default_factory=list)
     _steps: int = 0
     _rejections: int = 0
@@ -269,7 +273,7 @@ class _Conversation:
             name="coding_agent",
             toolsets=self.toolsets,
             retries={"tools": _LIBRARY_RETRIES, "output": _LIBRARY_RETRIES},
-            model_settings=ModelSettings(max_tokens=self.spec.max_tokens),
+            model_settings=request_settings(self.spec, self.name),
         )
 
         @agent.output_validator

@@ -1,32 +1,48 @@
-"""The model in force: from the settings to a client of an OpenAI-compatible service, and what it costs."""
+"""The model in force: from the settings to a client of its service, and what it costs.
+
+Each provider's library is imported only when it is the one in use: together they take seconds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, cast
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Cost
 from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.attempts import LLM, LMStudio, Ollama, OpenAI
+from coding_agent_core.settings.attempts import LLM
 from coding_agent_core.tasks import host_of
 from genai_prices import calc_price
-from openai import AsyncOpenAI
 from pydantic_ai.models import Model
-from pydantic_ai.models.openai import OpenAIChatModel
-from pydantic_ai.profiles.openai import OpenAIModelProfile
-from pydantic_ai.providers import Provider
-from pydantic_ai.providers.ollama import OllamaProvider
-from pydantic_ai.providers.openai import OpenAIProvider
-from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RunUsage
 
 from coding_agent_consumer.gateway import Upstream, WireFormat
 
-_OPENAI_HOST = "api.openai.com"
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
 _NO_KEY = "not-set"
-"""Sent if no key is configured: the SDK wants one, and would otherwise send OPENAI_API_KEY to any address."""
+"""Sent if no key is configured: the SDKs want one, and would otherwise take it from the environment."""
+_VENDORS = {
+    "openai": ("api.openai.com", "OPENAI_API_KEY"),
+    "anthropic": ("api.anthropic.com", "ANTHROPIC_API_KEY"),
+    "google": ("generativelanguage.googleapis.com", "GEMINI_API_KEY"),
+}
+"""The vendors' own hosts, which need a key, and the variable that gives it."""
+
+
+class Api(StrEnum):
+    """The API that a model is spoken to by."""
+
+    RESPONSES = "responses"
+    CHAT = "chat"
+    ANTHROPIC = "anthropic"
+    GOOGLE = "google"
 
 
 @dataclass(frozen=True)
@@ -34,21 +50,23 @@ class ModelSpec:
     """Which model, where, and how large.
 
     Attributes:
-        base_url: of the OpenAI-compatible API, `/v1` included.
+        base_url: as the vendor's own SDK takes it: `/v1` included for OpenAI's APIs, without for the others.
         max_tokens: of one answer.
         context_length: tokens that fit its context.
-        request_timeout: seconds for one answer.
+        request_timeout: seconds without a sign of the service.
         setting: name of the section that set it, for messages to people.
         gateway_url: base URL of the gateway that requests go to; `None`: to `base_url`.
     """
 
     provider: str
+    api: Api
     base_url: str
     name: str
     max_tokens: int
     context_length: int
     request_timeout: float
     setting: str
+    stream: bool = True
     api_key: str | None = field(default=None, repr=False)
     gateway_url: str | None = None
 
@@ -58,42 +76,75 @@ class ModelSpec:
         return host_of(self.base_url)
 
     @property
-    def is_openai(self) -> bool:
-        """OpenAI's own service, which knows parameters that compatible ones refuse."""
-        return self.host == _OPENAI_HOST
+    def is_vendors_own(self) -> bool:
+        """The vendor's own service, which knows parameters that compatible ones refuse."""
+        return self.provider in _VENDORS and self.host == _VENDORS[self.provider][0]
+
+    @property
+    def takes_key(self) -> bool:
+        return self.provider in _VENDORS
+
+    @property
+    def wire_format(self) -> WireFormat:
+        match self.api:
+            case Api.ANTHROPIC:
+                return WireFormat.ANTHROPIC
+            case Api.GOOGLE:
+                return WireFormat.GOOGLE
+        return WireFormat.OPENAI
+
+    def through(self, url: str, credential: str) -> ModelSpec:
+        """The same model behind a gateway.
+
+        Args:
+            url: the gateway's, without a path.
+            credential: opens the gateway; the real key stays out of the model's client.
+        """
+        path = "/v1" if self.wire_format is WireFormat.OPENAI else ""
+        return replace(self, gateway_url=url + path, api_key=credential)
 
 
 def model_spec(llm: LLM) -> ModelSpec:
     """The model that the settings name.
 
     Raises:
-        SettingsError: OpenAI's own service without a key.
+        SettingsError: a vendor's own service without a key.
     """
-    section = f"llm.{llm.provider}"
-    chosen: OpenAI | Ollama | LMStudio
+    chosen = getattr(llm, llm.provider)
     api_key = None
     match llm.provider:
         case "openai":
-            chosen, url = llm.openai, llm.openai.base_url.rstrip("/")
-            api_key = Secrets(llm.openai.api_key).first()
+            url = llm.openai.base_url
+            is_own = host_of(url) == _VENDORS["openai"][0]
+            named = llm.openai.api
+            api = Api(named) if named != "auto" else Api.RESPONSES if is_own else Api.CHAT
+        case "anthropic":
+            url, api = llm.anthropic.base_url, Api.ANTHROPIC
+        case "google":
+            url, api = llm.google.base_url, Api.GOOGLE
         case "ollama":
-            chosen, url = llm.ollama, llm.ollama.endpoint.rstrip("/")
+            url, api = llm.ollama.endpoint.rstrip("/"), Api.CHAT
             url = url if url.endswith("/v1") else f"{url}/v1"
         case "lmstudio":
-            chosen, url = llm.lmstudio, llm.lmstudio.base_url.rstrip("/")
+            url, api = llm.lmstudio.base_url, Api.CHAT
+    if llm.provider in _VENDORS:
+        api_key = Secrets(chosen.api_key).first()
     spec = ModelSpec(
         provider=llm.provider,
-        base_url=url,
+        api=api,
+        base_url=url.rstrip("/"),
         name=chosen.model,
         max_tokens=chosen.max_token,
         context_length=chosen.context_length,
         request_timeout=llm.request_timeout,
-        setting=section,
+        setting=f"llm.{llm.provider}",
+        stream=llm.stream,
         api_key=api_key,
     )
-    if spec.is_openai and spec.api_key is None:
+    if spec.is_vendors_own and spec.api_key is None:
+        variable = _VENDORS[spec.provider][1]
         raise SettingsError(
-            "llm.openai.api_key is not set; set it, or OPENAI_API_KEY, or choose another llm.provider"
+            f"{spec.setting}.api_key is not set; set it, or {variable}, or choose another llm.provider"
         )
     return spec
 
@@ -105,38 +156,114 @@ def upstreams(llm: LLM) -> list[Upstream]:
         SettingsError: as `model_spec`.
     """
     spec = model_spec(llm)
-    return [Upstream(WireFormat.OPENAI, spec.base_url, spec.api_key)]
+    return [Upstream(spec.wire_format, spec.base_url, spec.api_key)]
 
 
-def build_model(spec: ModelSpec, client: AsyncOpenAI) -> Model:
-    provider: Provider[AsyncOpenAI]
-    if spec.is_openai:
-        return OpenAIChatModel(spec.name, provider=OpenAIProvider(openai_client=client))
-    if spec.provider == "ollama":
-        provider = OllamaProvider(openai_client=client)
-    else:
-        provider = OpenAICompatibleProvider(spec.provider, openai_client=client)
-    # Compatible servers know the older `max_tokens`, and not all know a forced tool choice.
-    profile = OpenAIModelProfile(
-        openai_chat_supports_max_completion_tokens=False, supports_forced_tool_choice=False
-    )
-    return OpenAIChatModel(spec.name, provider=provider, profile=profile)
+def request_settings(spec: ModelSpec, conversation: str) -> ModelSettings:
+    """What each request of a conversation asks for: the answer's length, and that its prefix is cached.
+
+    Anthropic caches what is marked; the others cache by themselves, OpenAI better with a key.
+
+    Args:
+        conversation: names the conversation; no secret, and of no meaning to others.
+    """
+    more: dict[str, Any] = {}
+    if spec.api is Api.ANTHROPIC:
+        # Marked block by block: services with the same API often lack the newer top-level mark.
+        more = {
+            "anthropic_cache_tool_definitions": True,
+            "anthropic_cache_instructions": True,
+            "anthropic_cache_messages": True,
+        }
+    elif spec.api is Api.RESPONSES:
+        more = {"openai_store": False}
+        if spec.is_vendors_own:
+            more["openai_prompt_cache_key"] = conversation
+    return cast(ModelSettings, {"max_tokens": spec.max_tokens, **more})
+
+
+def open_model(spec: ModelSpec) -> AbstractAsyncContextManager[Model]:
+    """A model whose connections are closed at the end; it never retries by itself.
+
+    The SDKs take keys, account ids, addresses and headers from the environment as well, for any address.
+    Those stay there: only settings count.
+    """
+    match spec.api:
+        case Api.ANTHROPIC:
+            return _anthropic(spec)
+        case Api.GOOGLE:
+            return _google(spec)
+    return _openai(spec)
 
 
 @asynccontextmanager
-async def open_model(spec: ModelSpec) -> AsyncIterator[Model]:
-    """A model whose connections are closed at the end; it never retries by itself."""
+async def _openai(spec: ModelSpec) -> AsyncIterator[Model]:
+    from openai import AsyncOpenAI  # noqa: PLC0415 - see the module's docstring
+
     async with AsyncOpenAI(
         base_url=spec.gateway_url or spec.base_url,
         api_key=spec.api_key or _NO_KEY,
         timeout=spec.request_timeout,
         max_retries=0,
     ) as client:
-        # The SDK also takes account ids and any headers (OPENAI_CUSTOM_HEADERS) from the environment, for any
-        # address. Like the key, they stay there: only settings count.
         client.organization = client.project = None
         client._custom_headers = {}
-        yield build_model(spec, client)
+        yield _openai_model(spec, client)
+
+
+def _openai_model(spec: ModelSpec, client: AsyncOpenAI) -> Model:
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel  # noqa: PLC0415
+    from pydantic_ai.profiles.openai import OpenAIModelProfile  # noqa: PLC0415
+    from pydantic_ai.providers.ollama import OllamaProvider  # noqa: PLC0415
+    from pydantic_ai.providers.openai import OpenAIProvider  # noqa: PLC0415
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider  # noqa: PLC0415
+
+    if spec.api is Api.RESPONSES:
+        return OpenAIResponsesModel(spec.name, provider=OpenAIProvider(openai_client=client))
+    if spec.is_vendors_own:
+        return OpenAIChatModel(spec.name, provider=OpenAIProvider(openai_client=client))
+    # Compatible servers know the older `max_tokens`, and not all know a forced tool choice.
+    profile = OpenAIModelProfile(
+        openai_chat_supports_max_completion_tokens=False, supports_forced_tool_choice=False
+    )
+    if spec.provider == "ollama":
+        return OpenAIChatModel(spec.name, provider=OllamaProvider(openai_client=client), profile=profile)
+    provider = OpenAICompatibleProvider(spec.provider, openai_client=client)
+    return OpenAIChatModel(spec.name, provider=provider, profile=profile)
+
+
+@asynccontextmanager
+async def _anthropic(spec: ModelSpec) -> AsyncIterator[Model]:
+    from anthropic import AsyncAnthropic  # noqa: PLC0415 - see the module's docstring
+    from pydantic_ai.models.anthropic import AnthropicModel  # noqa: PLC0415
+    from pydantic_ai.providers.anthropic import AnthropicProvider  # noqa: PLC0415
+
+    async with AsyncAnthropic(
+        base_url=spec.gateway_url or spec.base_url,
+        api_key=spec.api_key or _NO_KEY,
+        timeout=spec.request_timeout,
+        max_retries=0,
+    ) as client:
+        client._custom_headers = {}
+        yield AnthropicModel(spec.name, provider=AnthropicProvider(anthropic_client=client))
+
+
+@asynccontextmanager
+async def _google(spec: ModelSpec) -> AsyncIterator[Model]:
+    import httpx2  # noqa: PLC0415 - see the module's docstring
+    from google.genai import Client  # noqa: PLC0415
+    from google.genai.types import HttpOptions  # noqa: PLC0415
+    from pydantic_ai.models.google import GoogleModel  # noqa: PLC0415
+    from pydantic_ai.providers.google import GoogleProvider  # noqa: PLC0415
+
+    async with httpx2.AsyncClient(timeout=spec.request_timeout) as http:
+        options = HttpOptions(
+            base_url=spec.gateway_url or spec.base_url,
+            httpx_async_client=http,
+            timeout=max(1, int(spec.request_timeout * 1000)),
+        )
+        client = Client(vertexai=False, api_key=spec.api_key or _NO_KEY, http_options=options)
+        yield GoogleModel(spec.name, provider=GoogleProvider(client=client))
 
 
 def cost_of(llm: LLM, usage: RunUsage) -> Cost | None:
@@ -152,10 +279,10 @@ def cost_of(llm: LLM, usage: RunUsage) -> Cost | None:
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cache_read_tokens,
         )
-    if llm.provider != "openai":
+    if llm.provider not in _VENDORS:
         return None
     try:
-        found = calc_price(usage, model, provider_api_url=llm.openai.base_url)
+        found = calc_price(usage, model, provider_api_url=getattr(llm, llm.provider).base_url)
     except LookupError:
         return None
     return Cost.of(found.total_price, "USD")

@@ -88,6 +88,8 @@ def scrub_for(settings: Settings) -> Scrub:
     """All secrets that this process could show: keys, tokens, and all that MCP servers get."""
     fields: tuple[SecretSettings, ...] = (
         settings.llm.openai.api_key,
+        settings.llm.anthropic.api_key,
+        settings.llm.google.api_key,
         settings.github.personal_access_token,
         settings.gitlab.personal_access_token,
         settings.rabbitmq.password,

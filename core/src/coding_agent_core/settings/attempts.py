@@ -123,10 +123,13 @@ class McpServer(Section):
 
 
 class OpenAI(Section):
-    """An OpenAI-compatible service."""
+    """OpenAI, or a service with a compatible API."""
 
     base_url: Url = "https://api.openai.com/v1"
-    """Base URL of the API, for any compatible service."""
+    """Base URL of the API, `/v1` included, for any compatible service."""
+    api: Literal["auto", "responses", "chat"] = "auto"
+    """Which of OpenAI's APIs is used. `auto`: Responses at OpenAI itself, Chat Completions elsewhere, for few
+    compatible services know Responses."""
     api_key: SecretField = SecretSettings()
     """Key of the service, if it needs one."""
     model: str = "gpt-4o"
@@ -134,6 +137,36 @@ class OpenAI(Section):
     max_token: int = Field(default=16384, gt=0)
     """Most tokens of one answer."""
     context_length: int = Field(default=128_000, gt=0)
+    """Size of the model's context in tokens."""
+
+
+class Anthropic(Section):
+    """Anthropic, or a service with the same API (Messages)."""
+
+    base_url: Url = "https://api.anthropic.com"
+    """Base URL of the API, without `/v1`."""
+    api_key: SecretField = SecretSettings()
+    """Key of the service."""
+    model: str = "claude-sonnet-5-5"
+    """Name of the model."""
+    max_token: int = Field(default=16384, gt=0)
+    """Most tokens of one answer."""
+    context_length: int = Field(default=200_000, gt=0)
+    """Size of the model's context in tokens."""
+
+
+class Google(Section):
+    """Google's Gemini API, or a service with the same API (generateContent)."""
+
+    base_url: Url = "https://generativelanguage.googleapis.com"
+    """Base URL of the API, without `/v1beta`."""
+    api_key: SecretField = SecretSettings()
+    """Key of the service."""
+    model: str = "gemini-3.8-flash"
+    """Name of the model."""
+    max_token: int = Field(default=16384, gt=0)
+    """Most tokens of one answer."""
+    context_length: int = Field(default=1_000_000, gt=0)
     """Size of the model's context in tokens."""
 
 
@@ -174,13 +207,18 @@ class LMStudio(Section):
 class LLM(Section):
     """The model."""
 
-    provider: Literal["openai", "ollama", "lmstudio"] = "openai"
+    provider: Literal["openai", "anthropic", "google", "ollama", "lmstudio"] = "openai"
     """Which of the sections below is used."""
     openai: OpenAI = OpenAI()
+    anthropic: Anthropic = Anthropic()
+    google: Google = Google()
     ollama: Ollama = Ollama()
     lmstudio: LMStudio = LMStudio()
+    stream: bool = True
+    """Whether answers are streamed, so that one that stalls is noticed. `false` is for compatible services
+    that cannot stream tool calls."""
     request_timeout: float = Field(default=300.0, gt=0)
-    """Seconds for one answer."""
+    """Seconds without a sign of the service while it answers; not streamed: for the whole answer."""
     max_retries: int = Field(default=5, ge=0)
     """Retries of one request after 429, 5xx and broken connections."""
     prices: dict[str, Price] = Field(default_factory=dict)

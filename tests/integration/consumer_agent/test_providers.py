@@ -1,0 +1,164 @@
+"""The agent works alike with each provider, in its own wire format, over real HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_consumer.agent.models import upstreams
+from coding_agent_consumer.gateway import open_gateway
+from coding_agent_core.reasons import Reason
+from pydantic_ai.models import anthropic, google, openai  # noqa: F401 - before an attempt's clock runs
+
+from tests.fixtures.model import (
+    API_KEY,
+    PROVIDERS,
+    call,
+    finish,
+    model_server,
+    provider_settings,
+    script,
+)
+from tests.integration.consumer_agent.running import Running
+
+FORMATS = {"ollama": "chat", "lmstudio": "chat"}
+KEYED = ("anthropic", "responses", "chat", "google")
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Running:
+    return Running(tmp_path)
+
+
+def error(**data: Any) -> dict[str, Any]:
+    return {"error": data}
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("way", PROVIDERS)
+async def test_work_is_done_with_each_provider(running: Running, way: str, stream: bool) -> None:
+    turns = (
+        {"text": "I write it.", **call("write_file", path="a.txt", content="made")},
+        {**finish("Made a.txt."), "expect": "Wrote a\\.txt"},
+    )
+    with model_server(script(*turns), api_key=None) as server:
+        outcome = await running.work(provider_settings(server, way, stream=stream))
+        requests = server.requests
+    assert (outcome.reason, outcome.summary) == (Reason.COMPLETED, "Made a.txt."), outcome.message
+    assert (running.root / "tree/a.txt").read_text() == "made"
+    assert {(entry["format"], bool(entry.get("stream"))) for entry in requests} == {
+        (FORMATS.get(way, way), stream)
+    }
+
+
+@pytest.mark.parametrize("way", PROVIDERS)
+async def test_what_was_used_is_what_the_service_counted(running: Running, way: str) -> None:
+    counts = {"prompt_tokens": 1000, "cache_read_tokens": 700, "output_tokens": 40}
+    with model_server(script({**call("list_files"), **counts}, finish()), api_key=None) as server:
+        outcome = await running.work(provider_settings(server, way))
+        assert outcome.reason is Reason.COMPLETED, outcome.message
+        served = server.usage["scripted"]
+    usage = outcome.usage
+    assert usage.requests == served["answers"] == 2
+    assert (usage.input_tokens, usage.output_tokens) == (served["input_tokens"], served["output_tokens"])
+
+
+@pytest.mark.parametrize("way", PROVIDERS)
+async def test_the_gateway_stands_between_and_counts_the_same(running: Running, way: str) -> None:
+    counts = {"prompt_tokens": 1000, "cache_read_tokens": 700, "output_tokens": 40}
+    key = None if way in FORMATS else API_KEY
+    with model_server(script({**call("list_files"), **counts}, finish()), api_key=key) as server:
+        settings = provider_settings(server, way)
+        async with open_gateway(upstreams(settings.llm)) as gateway:
+            outcome = await running.work(settings, gateway=gateway)
+            counted = gateway.usage
+        served = server.usage["scripted"]
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert (counted.requests, counted.input_tokens, counted.output_tokens) == (
+        served["answers"],
+        served["input_tokens"],
+        served["output_tokens"],
+    )
+    assert outcome.usage.input_tokens == counted.input_tokens
+
+
+@pytest.mark.parametrize("way", KEYED)
+@pytest.mark.parametrize(
+    ("failure", "reason", "words"),
+    [
+        ({"status": 401, "message": "Wrong key."}, Reason.MODEL_REFUSED, "refused our key"),
+        ({"status": 404, "code": "model_not_found"}, Reason.MODEL_REFUSED, "HTTP 404"),
+        ({"status": 400, "message": "No such parameter."}, Reason.MODEL_REFUSED, "No such parameter."),
+        ({"status": 402, "message": "Pay first."}, Reason.MODEL_REFUSED, "HTTP 402"),
+        ({"status": 429, "message": "Slower."}, Reason.MODEL_UNAVAILABLE, "rate-limiting us"),
+        ({"status": 503, "message": "Later."}, Reason.MODEL_UNAVAILABLE, "HTTP 503"),
+        ({"status": 529, "message": "Overloaded."}, Reason.MODEL_UNAVAILABLE, "HTTP 529"),
+    ],
+    ids=lambda entry: str(entry["status"]) if isinstance(entry, dict) else "",
+)
+async def test_each_failure_ends_in_its_outcome(
+    running: Running, way: str, failure: dict[str, Any], reason: Reason, words: str
+) -> None:
+    with model_server(script(error(times=0, **failure)), api_key=None) as server:
+        outcome = await running.work(provider_settings(server, way, max_retries=1))
+        tried = len(server.requests)
+    assert outcome.reason is reason, outcome.message
+    assert words in outcome.message
+    assert tried == (2 if reason is Reason.MODEL_UNAVAILABLE else 1)
+
+
+@pytest.mark.parametrize("way", KEYED)
+async def test_a_rate_limit_is_waited_out_as_long_as_the_service_asks(running: Running, way: str) -> None:
+    turns = (error(status=429, retry_after=7), call("list_files"), finish())
+    with model_server(script(*turns), api_key=None) as server:
+        outcome = await running.work(provider_settings(server, way))
+    assert (outcome.reason, running.waits) == (Reason.COMPLETED, [7])
+
+
+@pytest.mark.parametrize("way", KEYED)
+async def test_a_stream_that_is_cut_or_stalls_is_asked_for_again(running: Running, way: str) -> None:
+    turn = {**call("list_files"), "cut": 1, "stall": 1}
+    with model_server(script(turn, finish()), api_key=None) as server:
+        outcome = await running.work(provider_settings(server, way, request_timeout=1))
+        assert len(server.requests) == 4
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert len(running.waits) == 2
+
+
+@pytest.mark.parametrize("way", KEYED)
+async def test_a_conversation_that_is_too_long_is_compressed(running: Running, way: str) -> None:
+    too_long = {
+        "anthropic": "prompt is too long: 210000 tokens > 200000 maximum",
+        "google": "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+    }.get(way, "Your input exceeds the context window of this model.")
+    failure = error(status=400, code="context_length_exceeded", message=too_long)
+    turns = (call("list_files"), call("read_file", path="a"), failure, finish())
+    summary = script({"text": "I read a."}, match="conversation got too long")
+    with model_server(summary, script(*turns), api_key=None) as server:
+        settings = provider_settings(server, way)
+        storage = settings.context_storage.model_copy(update={"keep_recent_messages": 1})
+        outcome = await running.work(settings.model_copy(update={"context_storage": storage}))
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert any(step.kind == "compress" for step in running.steps)
+
+
+async def test_anthropic_is_told_what_to_cache(running: Running) -> None:
+    with model_server(script(call("list_files"), finish()), api_key=None) as server:
+        await running.work(provider_settings(server, "anthropic"))
+        first, second = server.requests
+    for body in (first, second):
+        assert body["tools"][-1]["cache_control"]["type"] == "ephemeral"
+        assert body["system"][-1]["cache_control"]["type"] == "ephemeral"
+        assert body["messages"][-1]["content"][-1]["cache_control"]["type"] == "ephemeral"
+        marked = str(body).count("cache_control")
+        assert marked <= 4, "the service takes four marks at most"
+    assert first["tools"] == second["tools"], "the prefix must not change"
+    assert first["system"] == second["system"]
+
+
+async def test_responses_are_not_stored(running: Running) -> None:
+    with model_server(script(call("list_files"), finish()), api_key=None) as server:
+        await running.work(provider_settings(server, "responses"))
+        assert [body["store"] for body in server.requests] == [False, False]
+        assert "previous_response_id" not in server.requests[1]

@@ -28,12 +28,12 @@ LABEL_REPOSITORY = f"{GROUP}/repository"
 """8 hex of the repository's identity: label values cannot hold a slash or 63 characters of path."""
 LABEL_ITEM = f"{GROUP}/item"
 """8 hex of the item's identity: finds all runs of an item."""
-LABEL_ACTIVE = f"{GROUP}/active"
-"""`true` until the task ends: a watch or a restart then reads what is active, not all that ever ran."""
-LABEL_ENDED = f"{GROUP}/ended"
-"""The day (UTC) on which a task ended that is kept as long as usual: the sweep lists only what is old."""
+LABEL_DEFAULTED = f"{GROUP}/defaulted"
+"""`true` if the spec and the labels are complete: the receiver's are, others the operator completes."""
 LABEL_REPORTED = f"{GROUP}/reported"
 """`true` once the end of the task is shown on its item: the reporter watches all others."""
+LABEL_ACTIVE = f"{GROUP}/active"
+"""On Jobs: `true` until the end of the attempt is recorded. A watch or a restart reads no others."""
 LABEL_TASK = f"{GROUP}/task"
 """On Jobs and pods: the task's name."""
 LABEL_ATTEMPT = f"{GROUP}/attempt"
@@ -49,8 +49,6 @@ ANNOTATION_NEXT_RUN_AT = f"{GROUP}/next-run-at"
 ANNOTATION_DUPLICATE_OF = f"{GROUP}/duplicate-of"
 """Name of the task that answers for the label application that this task was created for."""
 
-ANNOTATION_SPENT = f"{GROUP}/spent"
-"""On tasks that ended: what they spent on which day, so that budgets are counted without reading statuses."""
 ANNOTATION_ALLOWANCE = f"{GROUP}/allowance"
 """On Jobs: what the attempt may spend, as JSON."""
 ANNOTATION_TRANSCRIPT = f"{GROUP}/transcript"
@@ -63,6 +61,12 @@ _ALIASES = {
     "project_id": "projectID",
     "transcript_url": "transcriptURL",
 }
+
+
+NOT_ENDED = ",".join(f"status.phase!={phase.value}" for phase in Phase if phase.terminal)
+"""Field selector of the tasks that have not ended: a watch or a restart does not read all that ever ran."""
+ENDED = ",".join(f"status.phase!={phase}" for phase in ("", *(p.value for p in Phase if not p.terminal)))
+"""Field selector of the tasks that have ended."""
 
 
 class _Wire(BaseModel):
@@ -187,6 +191,8 @@ class Status(_Wire):
     completion_time: datetime | None = None
     duration: str | None = Field(default=None, max_length=16)
     """From start to completion, for the printer column: columns cannot compute."""
+    kept_since: str | None = Field(default=None, max_length=10)
+    """The day (UTC) on which a task ended that is kept as long as usual: the sweep lists only what is old."""
     queue_position: int | None = Field(default=None, ge=1)
     attempts: tuple[AttemptStatus, ...] = ()
     attempt: str | None = Field(default=None, max_length=16)
@@ -236,7 +242,7 @@ def labels_for(item: Item) -> dict[str, str]:
         LABEL_PLATFORM: item.platform.value,
         LABEL_REPOSITORY: _hash("|".join(item.identity.split("|")[:3])),
         LABEL_ITEM: _hash(item.identity),
-        LABEL_ACTIVE: "true",
+        LABEL_DEFAULTED: "true",
     }
 
 

@@ -8,19 +8,18 @@ budget by more than the answers under way.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
-from coding_agent_core.agenttask import ANNOTATION_SPENT, LABEL_REPOSITORY, AttemptStatus
+from coding_agent_core.agenttask import LABEL_REPOSITORY, AttemptStatus
 from coding_agent_core.budget import Allowance
 from coding_agent_core.settings.operator import Budgets
 
-from coding_agent_operator.observed import Job, Task
+from coding_agent_operator.observed import Job, Task, read_status
 
 NAMESPACE = "namespace"
 """Key of the namespace's budget; a repository's is the hash in its label."""
@@ -115,26 +114,11 @@ def charges(attempts: Iterable[AttemptStatus]) -> dict[date, dict[str, Decimal]]
     return {day: units for day, units in found.items() if units}
 
 
-def spent_annotation(attempts: Iterable[AttemptStatus]) -> dict[str, str]:
-    """The annotation of an ended task; empty if it spent nothing."""
-    found = charges(attempts)
-    if not found:
-        return {}
-    days = {str(day): {unit: f"{value:f}" for unit, value in found[day].items()} for day in sorted(found)}
-    return {ANNOTATION_SPENT: json.dumps(days, separators=(",", ":"))}
-
-
-def read_spent(metadata: Mapping[str, Any]) -> tuple[str, str, Charges]:
+def read_spent(body: Mapping[str, Any]) -> tuple[str, str, Charges]:
     """An ended task's uid, its repository's hash, and what it spent; what cannot be read is left out."""
-    repository = (metadata.get("labels") or {}).get(LABEL_REPOSITORY) or ""
-    text = (metadata.get("annotations") or {}).get(ANNOTATION_SPENT)
-    found: dict[date, dict[str, Decimal]] = {}
-    try:
-        for day, units in json.loads(text).items() if text else ():
-            found[date.fromisoformat(day)] = {unit: Decimal(value) for unit, value in units.items()}
-    except (ValueError, TypeError, AttributeError, InvalidOperation):
-        found = {}
-    return metadata["uid"], repository, found
+    repository = (body["metadata"].get("labels") or {}).get(LABEL_REPOSITORY) or ""
+    status, _ = read_status(body.get("status"))
+    return body["metadata"]["uid"], repository, charges(status.attempts)
 
 
 def next_allowance(task: Task, budgets: Budgets) -> Allowance | None:

@@ -46,8 +46,11 @@ async def connect(timeout: float) -> ApiServer:
     return await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", on_answer=count)
 
 
-async def namespaces_with_tasks(server: ApiServer, labels: str = "", page: int = 200) -> set[str]:
-    """The namespaces that have AgentTasks with these labels, read `page` tasks at a time to save memory.
+async def namespaces_with_tasks(server: ApiServer, fields: str = "", page: int = 200) -> set[str]:
+    """The namespaces that have AgentTasks that match, read `page` tasks at a time to save memory.
+
+    Args:
+        fields: a field selector.
 
     Raises:
         ApiError: the API server did not answer, or not for the whole cluster.
@@ -56,7 +59,7 @@ async def namespaces_with_tasks(server: ApiServer, labels: str = "", page: int =
     token = ""
     while True:
         query = [("limit", str(page))]
-        query += [("labelSelector", labels)] if labels else []
+        query += [("fieldSelector", fields)] if fields else []
         query += [("continue", token)] if token else []
         part = await server.request("GET", f"/apis/{GROUP}/{VERSION}/{PLURAL}", query=query)
         found.update(body["metadata"]["namespace"] for body in part["items"])

@@ -20,7 +20,7 @@ from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import REASONS
 from coding_agent_core.settings.operator import Policy
 
-from coding_agent_operator.budgets import Exhausted
+from coding_agent_operator.budgets import Exhausted, day_of
 from coding_agent_operator.observed import Job, Task, attempt_number
 from coding_agent_operator.outcome_of import PodProblem, sentence
 from coding_agent_operator.task_state import Stage, TaskState, task_state
@@ -65,7 +65,6 @@ class Plan:
         labels: of the task, to be corrected.
         delete: Jobs to be deleted in the foreground, so that each stays until its pods are gone.
         release: Jobs whose end is recorded: no longer watched, deleted after `keep_jobs`.
-        retire: the task has ended and all is recorded: it is no longer watched.
         requeue_at: when to reconcile again although nothing happened.
     """
 
@@ -77,7 +76,6 @@ class Plan:
     labels: dict[str, str] | None = None
     delete: tuple[Job, ...] = ()
     release: tuple[Job, ...] = ()
-    retire: bool = False
     requeue_at: datetime | None = None
 
 
@@ -116,7 +114,6 @@ def decide(
         labels=None if over else (task.missing_labels or None),
         delete=state.stop,
         release=release,
-        retire=over and not state.live,
         requeue_at=_requeue_at(state, now, policy),
     )
 
@@ -178,6 +175,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
     counted = sum(1 for attempt in state.attempts if attempt.counted)
     start = state.attempts[0].start_time if state.attempts else None
     completion = (task.status.completion_time or now) if over else None
+    kept_as_usual = task.spec.ttl_seconds_after_finished is None
     return Status(
         conditions=tuple(conditions),
         item=item_mark(task.spec.item),
@@ -186,6 +184,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
         start_time=start,
         completion_time=completion,
         duration=duration(start, completion) if start and completion else None,
+        kept_since=str(day_of(completion)) if completion and kept_as_usual else None,
         queue_position=decision.position if phase is Phase.QUEUED else None,
         attempts=state.attempts,
         attempt=f"{counted}/{task.spec.max_attempts}",

@@ -19,6 +19,7 @@ from coding_agent_core.agenttask import (
     KIND,
     LABEL_ACTIVE,
     LABEL_ATTEMPT,
+    LABEL_DEFAULTED,
     LABEL_TASK,
     Status,
     TaskResult,
@@ -86,7 +87,7 @@ def build_job(
     """The manifest of attempt `number`; the same for the same arguments."""
     given = attempt_input(task, number, allowance)
     shared = {
-        **{key: value for key, value in labels_for(task.spec.item).items() if key != LABEL_ACTIVE},
+        **{key: value for key, value in labels_for(task.spec.item).items() if key != LABEL_DEFAULTED},
         LABEL_TASK: label_value(task.name),
         LABEL_ATTEMPT: str(number),
         "app.kubernetes.io/managed-by": MANAGER,

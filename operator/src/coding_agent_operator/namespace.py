@@ -1,6 +1,7 @@
 """The controller of one namespace: its Lease, the reconciliation of its tasks, and its relist.
 
-Inactive tasks, which no watch of the operator shows, are adopted if they have not ended, and else swept.
+No watch of its tasks shows those that are not complete, which are adopted, and those that have ended, which
+are swept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from coding_agent_core.admission import latest_of, runs_of
 from coding_agent_core.agenttask import (
     LABEL_ITEM,
+    NOT_ENDED,
     Event,
     completion,
     labels_for,
@@ -33,9 +35,9 @@ from coding_agent_operator import metrics
 from coding_agent_operator.budgets import next_allowance
 from coding_agent_operator.cluster import Cluster, Lease, identity
 from coding_agent_operator.job import build_job, with_transcript_annotations
-from coding_agent_operator.observed import ACTIVE, Job, Task
+from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job, Task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError, TerminationMessages
-from coding_agent_operator.runs import INACTIVE, Duplicates, sweep_forever
+from coding_agent_operator.runs import Duplicates, sweep_forever
 from coding_agent_operator.schedule import with_kueue_labels
 from coding_agent_operator.scheduler import Scheduler
 from coding_agent_operator.task_state import Stage
@@ -46,7 +48,6 @@ _logger = logging.getLogger("operator.namespace")
 _PROBE_EVERY = 3
 """So many relist intervals are between two checks of the rights."""
 _DRAIN_S = 5.0
-_NOT_ENDED = ",".join(f"status.phase!={phase}" for phase in ("Succeeded", "Failed", "Cancelled"))
 _ADOPTION_RETRY_S = 5.0
 
 
@@ -93,7 +94,7 @@ class NamespaceController:
         self.relist = Relist(
             namespace,
             [
-                (tasks, lambda: self.cluster.tasks.list(ACTIVE)),
+                (tasks, lambda: self.cluster.tasks.list(DEFAULTED, NOT_ENDED)),
                 (jobs, lambda: self.cluster.list_jobs(ACTIVE)),
             ],
             operator.relist_interval,
@@ -104,6 +105,7 @@ class NamespaceController:
         self.scheduler = Scheduler(
             self.cluster, settings, tasks=tasks, jobs=jobs, controller=controller, now=self._now
         )
+        self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
         self._reconciler = Reconciler(
             self.cluster,
             tasks,
@@ -112,10 +114,9 @@ class NamespaceController:
             policy=operator.policy,
             build=self._build,
             waits=self.scheduler.kueue_messages,
-            ended=self.scheduler.spending.ended,
+            ended=self._ended,
             now=self._now,
         )
-        self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
         self._refused: dict[str, str] = {}
         """By task, why the API server refused its Job, until it has taken one."""
         self._reported: set[str] = set()
@@ -204,6 +205,11 @@ class NamespaceController:
         manifest = with_transcript_annotations(manifest, task, number, settings.context_storage)
         return with_kueue_labels(manifest, task, settings.queue.kueue) if self._kueue else manifest
 
+    def _ended(self, task: Task) -> None:
+        """The end of a task is recorded, and the cache does not have it any more."""
+        self._duplicates.ended(task)
+        self.scheduler.spending.ended(task)
+
     def _pod_ended(self, uid: str) -> None:
         """Reconcile at once if its Job is being deleted; otherwise the end of the Job follows soon."""
         job = next((job for job in self._jobs.of(self.namespace) if job.uid == uid), None)
@@ -227,8 +233,6 @@ class NamespaceController:
         decision = self.scheduler.decision(name, self._refused.get(name))
         with metrics.RECONCILES.time():
             plan = await self._reconciler.reconcile(name, decision)
-        if task is not None and plan is not None and plan.stage is Stage.ENDED:
-            self._duplicates.ended(task)
         if decision.start or plan is None or plan.stage is Stage.ENDED:
             self._refused.pop(name, None)
         # A reconcile that only showed the refusal does not count as recovery.
@@ -297,18 +301,18 @@ class NamespaceController:
             await self.cluster.tasks.emit(event, kind="Job", name=job.name, uid=job.uid, now=self._now())
 
     async def _adopt_unlabeled(self) -> None:
-        """Adopt tasks without the label of active ones, those that are there and those that come.
+        """Adopt tasks without the label of complete ones, those that are there and those that come.
 
-        The receiver's tasks are complete and labeled. All others were written by a person or a GitOps tool,
+        The receiver's tasks are complete and have it. All others were written by a person or a GitOps tool,
         or have lost their labels.
         """
         tasks, seconds = self.cluster.tasks, int(self._settings.operator.sweep_interval)
         while True:
             try:
-                bodies, version = await tasks.list(INACTIVE, _NOT_ENDED)
+                bodies, version = await tasks.list(NOT_DEFAULTED, NOT_ENDED)
                 for body in bodies:
                     await self._adopt(body)
-                async for change in tasks.watch(INACTIVE, _NOT_ENDED, version, seconds):
+                async for change in tasks.watch(NOT_DEFAULTED, NOT_ENDED, version, seconds):
                     if change["type"] in ("ADDED", "MODIFIED"):
                         await self._adopt(change["object"])
             except ApiError as error:

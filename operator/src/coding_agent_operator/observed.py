@@ -18,6 +18,7 @@ from coding_agent_core.agenttask import (
     ANNOTATION_TRANSCRIPT,
     ANNOTATION_TRANSCRIPT_URL,
     LABEL_ACTIVE,
+    LABEL_DEFAULTED,
     LABEL_ITEM,
     LABEL_REPOSITORY,
     AttemptStatus,
@@ -38,8 +39,10 @@ _M = TypeVar("_M", bound=BaseModel)
 
 MANAGER = "coding-agent-operator"
 """Field manager of writes and source of events."""
+DEFAULTED, NOT_DEFAULTED = f"{LABEL_DEFAULTED}=true", f"{LABEL_DEFAULTED}!=true"
+"""Label selectors of the tasks that can be worked on, and of those that are to be completed first."""
 ACTIVE = f"{LABEL_ACTIVE}=true"
-"""Selects the tasks that have not ended, and the Jobs whose end is not recorded."""
+"""Selects the Jobs whose end is not recorded."""
 ATTEMPT = "attempt"
 """Component of an attempt's Job and pod."""
 ATTEMPTS = f"app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/component={ATTEMPT}"

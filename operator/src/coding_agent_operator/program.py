@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coding_agent_core.agenttask import GROUP, PLURAL, VERSION
+from coding_agent_core.agenttask import GROUP, NOT_ENDED, PLURAL, VERSION
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import (
     Controller,
@@ -29,14 +29,14 @@ from coding_agent_core.settings import Settings
 from coding_agent_operator import metrics
 from coding_agent_operator.cluster import connect, namespaces_with_tasks
 from coding_agent_operator.namespace import NamespaceController
-from coding_agent_operator.observed import ACTIVE, Job, Task, read_job, read_task
-from coding_agent_operator.watching import Resource, serve_probes, watch
+from coding_agent_operator.observed import ACTIVE, DEFAULTED, Job, Task, read_job, read_task
+from coding_agent_operator.watching import Resource, Selector, serve_probes, watch
 
 _logger = logging.getLogger("operator.program")
 
 TASKS: Resource = (GROUP, VERSION, PLURAL)
 JOBS: Resource = ("batch", "v1", "jobs")
-WATCHED: Mapping[Resource, str] = {TASKS: ACTIVE, JOBS: ACTIVE}
+WATCHED = {TASKS: Selector(DEFAULTED, NOT_ENDED), JOBS: Selector(ACTIVE)}
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
 _RESTART_MAX_S = 600.0
 
@@ -234,7 +234,7 @@ class Namespaces:
             # Those with ended tasks alone are served too, to delete the tasks later.
             ended_too = clock() >= sweep_due
             try:
-                for namespace in await namespaces_with_tasks(self._server, "" if ended_too else ACTIVE):
+                for namespace in await namespaces_with_tasks(self._server, "" if ended_too else NOT_ENDED):
                     self._open(namespace)
             except ApiError as error:
                 _logger.warning("The cluster cannot be listed: %s", error)

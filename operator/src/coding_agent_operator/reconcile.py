@@ -10,13 +10,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from coding_agent_core.agenttask import LABEL_ACTIVE, AttemptStatus, Event, Status
+from coding_agent_core.agenttask import AttemptStatus, Event, Status
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Policy
 
-from coding_agent_operator.budgets import spent_annotation
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.metrics import count_change
@@ -31,9 +30,9 @@ from coding_agent_operator.observed import (
     read_job,
     read_pod,
     read_pods,
+    read_status,
     read_task,
 )
-from coding_agent_operator.runs import ended_label
 
 _logger = logging.getLogger("operator.reconcile")
 
@@ -102,7 +101,7 @@ class Reconciler:
             JobRefusedError: it does not take the attempt's Job.
             ApiError: it refused something else or did not answer: retry later.
         """
-        task = self._tasks.get((self._cluster.namespace, name)) or await self._with_a_stray_job(name)
+        task = self._tasks.get((self._cluster.namespace, name)) or await self._of_a_stray_job(name)
         if task is None:
             self._foreign.pop(name, None)
             return None
@@ -127,10 +126,11 @@ class Reconciler:
     def _own_jobs(self) -> list[Job]:
         return self._jobs.of(self._cluster.namespace)
 
-    async def _with_a_stray_job(self, name: str) -> Task | None:
-        """A task that has ended, and of which a Job is there all the same.
+    async def _of_a_stray_job(self, name: str) -> Task | None:
+        """A task that no watch shows, for it has ended, and of which a Job is there all the same.
 
-        Its creation got no answer, the task was cancelled meanwhile, and then it was done.
+        The Job's creation got no answer, the task was cancelled meanwhile, and then it was done. Or the end
+        of the task was recorded, and what follows was not done.
         """
         if not any(job.task == name for job in self._own_jobs()):
             return None
@@ -140,7 +140,7 @@ class Reconciler:
         except UnreadableTaskError as error:
             _logger.warning("%s", error)
             return None
-        return task if task is not None and task.ended else None
+        return task
 
     async def _jobs_of(self, task: Task) -> list[Job]:
         """All Jobs of the task, also recorded ones that the cache lacks, with the pods that are needed."""
@@ -249,6 +249,11 @@ class Reconciler:
             raise
         count_change(task, status)
         recorded = self._tasks.put(body) or read_task(body)
+        if recorded.ended:
+            # No watch shows it any more.
+            self._tasks.remove(body)
+            self._foreign.pop(task.name, None)
+            self._ended(recorded)
         await self._emit(task, plan.events)
         return recorded
 
@@ -257,7 +262,7 @@ class Reconciler:
         body = await self._cluster.tasks.get(task.name)
         if body is None or body["metadata"]["uid"] != task.uid:
             self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)
-        elif (body["metadata"].get("labels") or {}).get(LABEL_ACTIVE) == "true":
+        elif read_status(body.get("status"))[0].terminal_phase is None:
             self._tasks.put(body)
         return body is None or body["metadata"]["resourceVersion"] != task.version
 
@@ -275,14 +280,6 @@ class Reconciler:
             body = await self._cluster.tasks.set_labels(task.name, task.uid, plan.labels)
             if body is not None:
                 self._tasks.put(body)
-        if plan.retire and task.labels.get(LABEL_ACTIVE) is not None:
-            self._ended(task)
-            labels = {LABEL_ACTIVE: None, **ended_label(task)}
-            spent = spent_annotation(task.status.attempts)
-            body = await self._cluster.tasks.set_labels(task.name, task.uid, labels, spent)
-            if body is not None:
-                self._tasks.remove(body)
-            self._foreign.pop(task.name, None)
 
     async def _emit(self, task: Task, events: Sequence[Event]) -> None:
         """Write Events; one that cannot be written is logged and not repeated."""

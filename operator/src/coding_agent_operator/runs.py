@@ -20,7 +20,7 @@ from coding_agent_core.admission import (
     note,
     runs_of,
 )
-from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ENDED, LABEL_REPORTED
+from coding_agent_core.agenttask import ENDED, LABEL_REPORTED
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
@@ -32,12 +32,11 @@ from coding_agent_operator.observed import Task, UnreadableTaskError, read_task
 
 _logger = logging.getLogger("operator.runs")
 
-INACTIVE = f"{LABEL_ACTIVE}!=true"
 _PAGE = 200
 _UNREPORTED = timedelta(days=1)
 _DAY = timedelta(days=1)
 _LONGEST = 1000
-"""Days that a selector names: 11 KB."""
+"""Days that a selector names: 29 KB."""
 _REMEMBERED = timedelta(minutes=20)
 """How long an item is known to have had a task that ended: far longer than a label is fresh."""
 _RACES = 10
@@ -151,27 +150,15 @@ async def sweep(tasks: AgentTasks, keep: timedelta, budgets: Budgets, now: datet
     return deleted
 
 
-def ended_label(task: Task) -> dict[str, str]:
-    """The label of a task that is kept as long as usual, which says when it ended."""
-    ended = ended_at(task)
-    if ended is None or task.spec.ttl_seconds_after_finished is not None:
-        return {}
-    return {LABEL_ENDED: _day(ended)}
-
-
 def due(now: datetime, keep: timedelta) -> str:
-    """Selects the inactive tasks that can have expired: the server keeps back those that ended lately.
+    """Selects the ended tasks that can have expired: the server keeps back those that ended lately.
 
-    Tasks without the label, which live for a time of their own or were written by hand, are selected too.
+    Tasks that live for a time of their own do not say since when they are kept, and are selected too.
     """
     # From the day after the last one that can be over, to tomorrow: clocks differ.
     days = min(int(keep / _DAY), _LONGEST) + 1
-    lately = [day for days_ago in range(-1, days) if (day := _day(now - days_ago * _DAY)) > _day(now - keep)]
-    return f"{INACTIVE},{LABEL_ENDED} notin ({','.join(lately)})"
-
-
-def _day(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d")
+    lately = [day for ago in range(-1, days) if (day := day_of(now - ago * _DAY)) > day_of(now - keep)]
+    return ",".join([ENDED, *(f"status.keptSince!={day}" for day in lately)])
 
 
 async def delete(tasks: AgentTasks, task: Task, now: datetime) -> bool:

@@ -1,7 +1,7 @@
 """What the tasks of a namespace spend of the budgets that they share: the input of `schedule`.
 
-Active tasks are counted from the caches. Those that ended are read once at the start, as metadata alone, and
-then counted as they end; the sweep keeps them until the period is over in which a budget counts them.
+Active tasks are counted from the caches. Those that ended are read once at the start, and counted as they
+end; the sweep keeps them until the period is over in which a budget counts them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 
-from coding_agent_core.agenttask import LABEL_ENDED, LABEL_REPOSITORY
+from coding_agent_core.agenttask import ENDED, LABEL_REPOSITORY
 from coding_agent_core.budget import Allowance
 from coding_agent_core.settings.operator import Budgets
 
@@ -31,7 +31,6 @@ from coding_agent_operator.budgets import (
 )
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.observed import Job, Task
-from coding_agent_operator.runs import INACTIVE
 from coding_agent_operator.task_state import Stage
 
 _PAGE = 500
@@ -66,12 +65,11 @@ class Spending:
         today = day_of(self._now())
         first = today.replace(day=1) if self._budgets.namespace is not None else today
         days = [first + number * _ONE_DAY for number in range((today - first).days + 2)]
-        lately = f"{LABEL_ENDED} in ({','.join(map(str, days))})"
-        # Those that live for a time of their own have no such label.
-        for labels in (f"{INACTIVE},{lately}", f"{INACTIVE},!{LABEL_ENDED}"):
-            async for page in self._cluster.tasks.metadata(labels, _PAGE):
+        # A field selector has no "in". Those that live for a time of their own have no such day.
+        for fields in (*(f"status.keptSince={day}" for day in days), f"{ENDED},status.keptSince="):
+            async for page in self._cluster.tasks.pages(fields, _PAGE):
                 for body in page:
-                    self._spent.put(*read_spent(body["metadata"]))
+                    self._spent.put(*read_spent(body))
 
     def ended(self, task: Task) -> None:
         """A task has ended, and its status is stored."""

@@ -11,7 +11,7 @@ import itertools
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import kopf
 from aiohttp import web
@@ -35,8 +35,15 @@ class WatchError(CodingAgentError):
     """kopf has ended by itself."""
 
 
+class Selector(NamedTuple):
+    """Of the objects to watch; the API server filters."""
+
+    labels: str
+    fields: str = ""
+
+
 async def watch(
-    selectors: Mapping[Resource, str],
+    selectors: Mapping[Resource, Selector],
     observe: Observe,
     *,
     namespaces: Collection[str],
@@ -46,7 +53,7 @@ async def watch(
     """Watch until `stop` is set, which SIGTERM and SIGINT do, or until cancelled.
 
     Args:
-        selectors: the label selector of each watched resource; the server filters.
+        selectors: of each watched resource.
         namespaces: none: all of the cluster.
         restart: once it is set, every watch is started afresh, with a list.
 
@@ -69,7 +76,7 @@ async def watch(
 
 
 async def _operate(
-    selectors: Mapping[Resource, str],
+    selectors: Mapping[Resource, Selector],
     observe: Observe,
     namespaces: Collection[str],
     ended: asyncio.Event,
@@ -106,7 +113,7 @@ class _Backoffs:
         return itertools.chain((1.0, 2.0, 4.0, 8.0, 15.0), itertools.repeat(30.0))
 
 
-def _registry(selectors: Mapping[Resource, str], observe: Observe) -> kopf.OperatorRegistry:
+def _registry(selectors: Mapping[Resource, Selector], observe: Observe) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -155,7 +162,7 @@ class _NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def _settings(selectors: Mapping[Resource, str]) -> kopf.OperatorSettings:
+def _settings(selectors: Mapping[Resource, Selector]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
@@ -163,7 +170,9 @@ def _settings(selectors: Mapping[Resource, str]) -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.scanning.disabled = True
     for resource, selector in selectors.items():
-        settings.watching.label_selectors[resource] = selector
+        settings.watching.label_selectors[resource] = selector.labels
+        if selector.fields:
+            settings.watching.field_selectors[resource] = selector.fields
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 10

@@ -12,9 +12,9 @@ from typing import Any
 import urllib3
 from coding_agent_core.agenttask import (
     GROUP,
-    LABEL_ACTIVE,
     LABEL_ITEM,
     LABEL_TASK,
+    NOT_ENDED,
     PLURAL,
     VERSION,
     labels_for,
@@ -70,7 +70,7 @@ class ClusterAccess:
         """The tasks, a page at a time; letter case of the repository is ignored, as forges do."""
         options: dict[str, Any] = {"limit": _PAGE, "_request_timeout": _TIMEOUT}
         if active:
-            options["label_selector"] = f"{LABEL_ACTIVE}=true"
+            options["field_selector"] = NOT_ENDED
         while True:
             with _sentences("list agenttasks"):
                 if everywhere:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from coding_agent_core.admission import latest_of, runs_of
-from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ATTEMPT, manifest, parse_spec
+from coding_agent_core.agenttask import LABEL_ATTEMPT, LABEL_DEFAULTED, manifest, parse_spec
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of
 from rich.console import Console
@@ -288,7 +288,7 @@ def _next_task(session: Session, request: TaskRequest, **options: Any) -> dict[s
 def _create(session: Session, task: dict[str, Any], priority: int) -> None:
     if not {"timeoutSeconds", "maxAttempts"} <= set(task["spec"]):
         # The operator fills in its own limits when it adopts a task without the label, and then adds it.
-        del task["metadata"]["labels"][LABEL_ACTIVE]
+        del task["metadata"]["labels"][LABEL_DEFAULTED]
     if priority:
         task["spec"]["priority"] = priority
     session.cluster.create(task)

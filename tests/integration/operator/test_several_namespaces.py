@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from coding_agent_cluster.access import Access, KubectlError
+from coding_agent_core.agenttask import NOT_ENDED
 from coding_agent_core.kubernetes.transport import Access as Find
 from coding_agent_core.kubernetes.transport import ApiServer
 from coding_agent_operator.cluster import Cluster, namespaces_with_tasks
-from coding_agent_operator.observed import ACTIVE
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import proxy_of
@@ -263,7 +263,7 @@ def test_namespaces_are_listed_page_by_page(platform: Platform, tmp_path: Path) 
     assert {team.namespace for team in teams} <= found
     assert platform.home not in found
     assert (some, none) == (True, False)
-    active = {team.namespace for team in teams} & asyncio.run(listed(ACTIVE))[0]
+    active = {team.namespace for team in teams} & asyncio.run(listed(NOT_ENDED))[0]
     assert len(active) == 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from coding_agent_core.agenttask import LABEL_ACTIVE
 from coding_agent_core.outcome import Usage
 from coding_agent_core.reasons import Reason
 
@@ -31,11 +32,13 @@ def test_a_task_becomes_a_job_and_succeeds(world: World, pods: PodDriver, operat
     assert status["result"]["changeURL"] == "https://github.com/octo/demo/pull/8"
     assert status["result"]["usage"]["inputTokens"] == 100
     assert status["attempt"] == "1/3"
-    world.until("retired", lambda: "coding-agent.dev/active" not in world.task(name)["metadata"]["labels"])
     assert world.events(name) == [], "its status says it all"
     assert world.plane.kubectl("-n", world.namespace, "wait", "--for=condition=Succeeded", f"agt/{name}")
-    job = world.jobs()[f"{name}-1"]
-    assert job.spec.ttl_seconds_after_finished == 86400, "logs stay for a day"
+    released = world.until(
+        "released",
+        lambda: next((job for job in world.jobs().values() if LABEL_ACTIVE not in job.metadata.labels), None),
+    )
+    assert released.spec.ttl_seconds_after_finished == 86400, "logs stay for a day"
     assert process.stop() == 0
 
 
@@ -191,7 +194,7 @@ def test_a_task_made_by_hand_without_labels_is_adopted(
 ) -> None:
     name = world.create(7)
     world.plane.kubectl(
-        "-n", world.namespace, "label", "agt", name, "coding-agent.dev/active-", "coding-agent.dev/item-"
+        "-n", world.namespace, "label", "agt", name, "coding-agent.dev/defaulted-", "coding-agent.dev/item-"
     )
     operator()
     world.until_phase(name, "Succeeded")

@@ -268,8 +268,6 @@ class World:
                 if error.status != 409:
                     raise
                 continue
-            if phase.terminal:
-                self.patch(name, {"metadata": {"labels": {agenttask.LABEL_ACTIVE: None}}})
             return
 
     @property

@@ -120,7 +120,7 @@ def test_what_has_ended_is_left_alone(place: Place, plugin: Plugin, task: str, c
 
 def test_list_selects_and_shows_a_line_each(place: Place, plugin: Plugin, task: str) -> None:
     other = plugin("run", "https://github.com/octo/other/pull/8").out.split()[1]
-    place.plane.kubectl("-n", place.namespace, "label", "agenttask", task, "coding-agent.dev/active=true")
+    place.end(other, succeeded=True)
 
     def names(*arguments: str, **options: bool) -> set[str]:
         header, *rows = plugin("list", *arguments, **options).out.splitlines()

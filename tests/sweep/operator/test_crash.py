@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from coding_agent_core.agenttask import LABEL_ACTIVE
 from coding_agent_core.reasons import Reason
 
 from tests.fixtures.cluster import PlaneUnderTest
@@ -103,7 +104,9 @@ class Stage:
             if not asked and f"{cancelled}-1" in self.world.jobs():
                 self.world.patch(cancelled, cancel=True)
                 asked = True
-            return all("coding-agent.dev/active" not in status["metadata"]["labels"] for status in statuses)
+            ended = all(task["status"]["phase"] in ("Succeeded", "Cancelled") for task in statuses)
+            jobs = self.world.jobs().values()
+            return ended and all(LABEL_ACTIVE not in job.metadata.labels for job in jobs)
 
         self.world.until("the end of both tasks", lambda: over() or None, timeout=90)
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType
+from coding_agent_core.agenttask import OutcomeType, Status
 from coding_agent_core.budget import Allowance
 from coding_agent_core.outcome import Cost, Phase, Usage
 from coding_agent_core.reasons import PodReason, Reason
@@ -24,7 +24,6 @@ from coding_agent_operator.budgets import (
     period_end,
     read_spent,
     reserved,
-    spent_annotation,
 )
 from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.job import build_job
@@ -77,13 +76,13 @@ def test_an_attempt_counts_on_the_day_on_which_it_ended() -> None:
         date(2026, 1, 2): Decimal("2.00"),
     }
     metadata = {"uid": "u", "labels": {"coding-agent.dev/repository": "r"}}
-    metadata["annotations"] = spent_annotation([late, early])
-    assert read_spent(metadata) == ("u", "r", found)
+    stored = {"metadata": metadata, "status": Status(attempts=(late, early)).to_wire()}
+    assert read_spent(stored) == ("u", "r", found)
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"x": {}}', '{"2026-01-01": {"USD": "x"}}', "3"])
-def test_an_annotation_that_cannot_be_read_counts_nothing(text: str | None) -> None:
-    assert read_spent({"uid": "u", "annotations": {"coding-agent.dev/spent": text}}) == ("u", "", {})
+@pytest.mark.parametrize("status", [None, [], {"attempts": 3}, {"attempts": [{"number": "x"}]}])
+def test_a_status_that_cannot_be_read_counts_nothing(status: Any) -> None:
+    assert read_spent({"metadata": {"uid": "u"}, "status": status}) == ("u", "", {})
 
 
 def test_each_task_is_counted_once_and_by_period() -> None:

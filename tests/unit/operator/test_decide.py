@@ -141,7 +141,7 @@ def test_a_job_is_deleted_only_after_the_reason_is_written_and_in_the_foreground
     assert [entry.name for entry in plan.delete] == [job().name]
     ending = decide(task(plan.status, cancel=True), [job(deleting=True)], WAIT, NOW, POLICY)
     assert ending.delete == ()
-    assert not ending.retire, "the item is not free before its pods are gone"
+    assert ending.stage is not Stage.ENDED, "the item is not free before its pods are gone"
     assert ending.requeue_at is not None
 
 
@@ -236,14 +236,12 @@ def test_disruptions_have_an_end() -> None:
     assert plan.status.phase is Phase.FAILED
 
 
-def test_what_ended_is_released_and_retired() -> None:
+def test_what_ended_is_released() -> None:
     done = complete()
     plan = decide(task(status(attempt())), [done], WAIT, NOW, POLICY)
     assert plan.release == (done,)
-    assert plan.retire
     retried = decide(task(status(attempt())), [failed(exit_code=75)], WAIT, NOW, POLICY)
     assert retried.release
-    assert not retried.retire
 
 
 def test_usage_adds_up_and_the_newest_result_counts() -> None:
@@ -326,8 +324,7 @@ def test_the_stage_counts_whatever_may_run(task: Task, jobs: list[Job], stage: S
     assert stage_of(task, jobs, NOW, POLICY) is stage
 
 
-def test_an_ended_task_is_watched_until_its_last_job_is_gone() -> None:
+def test_a_job_of_an_ended_task_is_deleted_and_looked_at_again() -> None:
     plan = decide(task(ended("True")), [job()], WAIT, NOW, POLICY)
     assert plan.delete
-    assert not plan.retire
-    assert decide(task(ended("True")), [], WAIT, NOW, POLICY).retire
+    assert plan.requeue_at is not None

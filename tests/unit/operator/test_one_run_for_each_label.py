@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.admission import Create, admit, latest_of, parse_spec, works
-from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_REPORTED, manifest
+from coding_agent_core.agenttask import LABEL_REPORTED, manifest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError
 from coding_agent_core.platforms import ItemKind, Platform
@@ -295,9 +295,7 @@ class OneItem(RuleBasedStateMachine):
         ]
         self.duplicates.ended(task)
         self.record(body, reason, conditions)
-        self.server.stored[task.name]["metadata"]["labels"] = {
-            key: value for key, value in body["metadata"]["labels"].items() if key != LABEL_ACTIVE
-        } | {LABEL_REPORTED: "true"}
+        self.server.stored[task.name]["metadata"]["labels"][LABEL_REPORTED] = "true"
         del self.cached[task.name]
 
     def record(self, body: dict[str, Any], phase: str, conditions: list[dict[str, str]]) -> None:
@@ -424,7 +422,7 @@ async def _persistently(operation: Any) -> None:
 
 
 def _active(body: Mapping[str, Any]) -> bool:
-    return LABEL_ACTIVE in body["metadata"]["labels"]
+    return LABEL_REPORTED not in body["metadata"]["labels"]
 
 
 _SETTINGS = settings(max_examples=40, stateful_step_count=50, deadline=None)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from coding_agent_core.agenttask import LABEL_ACTIVE, LABEL_ENDED, LABEL_REPORTED, Status
+from coding_agent_core.agenttask import LABEL_REPORTED, Status
+from coding_agent_core.outcome import Phase
+from coding_agent_operator.decide import SchedulingDecision, status_of
 from coding_agent_operator.observed import Task, read_task
-from coding_agent_operator.runs import due, ended_label, expired
+from coding_agent_operator.runs import due, expired
+from coding_agent_operator.task_state import task_state
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.operator.making import NOW, task_body
+from tests.unit.operator.making import NOW, POLICY, task_body
 
 WEEK = timedelta(days=7)
 _DURATIONS = st.timedeltas(timedelta(0), timedelta(days=30))
@@ -31,9 +33,18 @@ def ended(at: datetime, ttl: int | None = None) -> Task:
 
 def lists(selector: str, task: Task) -> bool:
     """Whether the API server lists the task."""
-    kept_back = re.fullmatch(rf"{LABEL_ACTIVE}!=true,{LABEL_ENDED} notin \((.*)\)", selector)
-    assert kept_back is not None
-    return ended_label(task).get(LABEL_ENDED) not in kept_back[1].split(",")
+    stored = {"status.phase": Phase.SUCCEEDED.value, "status.keptSince": kept_since(task) or ""}
+    excluded = (term.split("!=") for term in terms(selector))
+    return all(stored[field] != value for field, value in excluded)
+
+
+def terms(selector: str) -> list[str]:
+    return selector.split(",")
+
+
+def kept_since(task: Task) -> str | None:
+    """As the operator writes it."""
+    return status_of(task, task_state(task, [], NOW, POLICY), SchedulingDecision(), NOW).kept_since
 
 
 @given(ago=_DURATIONS, keep=_DURATIONS, hour=st.integers(0, 47))
@@ -52,7 +63,13 @@ def test_a_task_with_a_time_of_its_own_is_listed() -> None:
     assert lists(due(NOW, WEEK), ended(NOW, ttl=0))
 
 
+def test_what_has_not_ended_is_not_listed() -> None:
+    excluded = {term.partition("!=")[2] for term in terms(due(NOW, WEEK)) if term.startswith("status.phase")}
+    assert excluded == {"", *(phase.value for phase in Phase if not phase.terminal)}
+
+
 def test_days_are_those_of_utc() -> None:
     at = datetime.fromisoformat("2026-11-26T00:30:00+02:00")
-    assert ended_label(ended(at)) == {LABEL_ENDED: "2026-11-25"}
-    assert due(datetime(2026, 11, 26, 12, tzinfo=UTC), timedelta(days=1)).endswith("(2026-11-27,2026-11-26)")
+    assert kept_since(ended(at)) == "2026-11-25"
+    lately = terms(due(datetime(2026, 11, 26, 12, tzinfo=UTC), timedelta(days=1)))[-2:]
+    assert lately == ["status.keptSince!=2026-11-27", "status.keptSince!=2026-11-26"]

@@ -18,7 +18,7 @@ from coding_agent_core.agenttask import (
     Status,
     conditions_patch,
 )
-from coding_agent_core.kubernetes.transport import JSON, JSON_PATCH, METADATA, ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer, Body
 
 _RACES = 10
 """Tries to write a condition; each further one means that somebody else has written in between."""
@@ -50,22 +50,13 @@ class AgentTasks:
         found = await self._server.request("GET", self._path, query=query)
         return found["items"], int(found["metadata"]["resourceVersion"])
 
-    async def pages(self, labels: str, size: int) -> AsyncIterator[Sequence[Body]]:
+    async def pages(self, fields: str, size: int) -> AsyncIterator[Sequence[Body]]:
         """The tasks, a page at a time, so that memory does not grow with their number."""
-        async for page in self._pages(labels, size, JSON):
-            yield page
-
-    async def metadata(self, labels: str, size: int) -> AsyncIterator[Sequence[Body]]:
-        """The tasks with nothing but their metadata, a page at a time."""
-        async for page in self._pages(labels, size, METADATA):
-            yield page
-
-    async def _pages(self, labels: str, size: int, accept: str) -> AsyncIterator[Sequence[Body]]:
         token = ""
         while True:
-            query = [("labelSelector", labels), ("limit", str(size))]
+            query = [("fieldSelector", fields), ("limit", str(size))]
             page = await self._server.request(
-                "GET", self._path, query=[*query, ("continue", token)] if token else query, accept=accept
+                "GET", self._path, query=[*query, ("continue", token)] if token else query
             )
             yield page["items"]
             token = page["metadata"].get("continue") or ""
@@ -114,16 +105,9 @@ class AgentTasks:
             body["metadata"]["name"], {**patch, "metadata": {**patch.get("metadata", {}), **version}}
         )
 
-    async def set_labels(
-        self,
-        name: str,
-        uid: str,
-        labels: Mapping[str, str | None],
-        annotations: Mapping[str, str] | None = None,
-    ) -> Body | None:
-        """Set labels of a task whatever its version, remove those that are `None`; `None` if it is gone."""
-        more = {"annotations": dict(annotations)} if annotations else {}
-        return await self._merge(name, {"metadata": {"labels": dict(labels), "uid": uid, **more}})
+    async def set_labels(self, name: str, uid: str, labels: Mapping[str, str]) -> Body | None:
+        """Set labels of a task whatever its version; `None` if it is gone."""
+        return await self._merge(name, {"metadata": {"labels": dict(labels), "uid": uid}})
 
     async def annotate(self, body: Mapping[str, Any], annotations: Mapping[str, str]) -> Body | None:
         """Set annotations of a task whatever its version; `None` if it is gone."""

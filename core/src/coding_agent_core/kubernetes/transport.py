@@ -29,9 +29,6 @@ Body = dict[str, Any]
 OnAnswer = Callable[[str, str], None]
 """Is called after every answer: the method, and its status or `none`."""
 
-JSON = "application/json"
-METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-"""https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches"""
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 
@@ -98,7 +95,7 @@ def _session(settings: Any, connections: int) -> aiohttp.ClientSession:
     """Connections to the API server, at most so many; 0: no limit."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, ssl=RESTClientObject(settings).ssl_context),
-        headers={"User-Agent": "coding-agent"},
+        headers={"Accept": "application/json", "User-Agent": "coding-agent"},
         cookie_jar=aiohttp.DummyCookieJar(),
         # One object can be larger than the usual buffer, and an event of a watch holds one.
         read_bufsize=2**21,
@@ -220,19 +217,11 @@ class ApiServer:
         *,
         body: Any = None,
         query: list[tuple[str, str]] | None = None,
-        kind: str = JSON,
-        accept: str = JSON,
+        kind: str = "application/json",
     ) -> Body:
         try:
             answer = await self._send(
-                self._requests,
-                method,
-                path,
-                query=query,
-                seconds=self._timeout,
-                body=body,
-                kind=kind,
-                accept=accept,
+                self._requests, method, path, query=query, seconds=self._timeout, body=body, kind=kind
             )
             data = await answer.read()
         except _BROKEN as error:
@@ -285,11 +274,10 @@ class ApiServer:
         query: list[tuple[str, str]] | None,
         seconds: float,
         body: Any = None,
-        kind: str = JSON,
-        accept: str = JSON,
+        kind: str = "application/json",
     ) -> aiohttp.ClientResponse:
         settings = self._settings
-        headers = {"Content-Type": kind, "Accept": accept}
+        headers = {"Content-Type": kind}
         # This renews the token too, e.g. the service account's, which the kubelet replaces.
         if token := await settings.get_api_key_with_prefix("BearerToken", alias="authorization"):
             headers["Authorization"] = token

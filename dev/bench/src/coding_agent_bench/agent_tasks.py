@@ -50,12 +50,8 @@ async def create(server: ApiServer, namespace: str, body: dict[str, Any]) -> str
 def ended_task(namespace: str, number: int) -> dict[str, Any]:
     """A task that has succeeded and is reported, whole, as the API server keeps it."""
     body = stored(namespace, task_body(number, f"octo/r{number % 20}"))
-    del body["metadata"]["labels"][agenttask.LABEL_ACTIVE]
     now = datetime.now(UTC)
-    body["metadata"]["labels"] |= {
-        agenttask.LABEL_REPORTED: "true",
-        agenttask.LABEL_ENDED: now.strftime("%Y-%m-%d"),
-    }
+    body["metadata"]["labels"][agenttask.LABEL_REPORTED] = "true"
     return body | {"status": status_in(Phase.SUCCEEDED, now, known=())}
 
 
@@ -89,10 +85,6 @@ async def stand(server: ApiServer, namespace: str, name: str, phase: Phase) -> N
         except ApiError as error:
             if not (error.conflict and left):
                 raise
-    if phase.terminal:
-        await server.merge(
-            tasks_path(namespace, name), {"metadata": {"labels": {agenttask.LABEL_ACTIVE: None}}}
-        )
 
 
 def status_in(phase: Phase, now: datetime, known: Any) -> dict[str, Any]:
@@ -114,6 +106,7 @@ def status_in(phase: Phase, now: datetime, known: Any) -> dict[str, Any]:
     return {
         "phase": phase.value,
         "reason": reason,
+        **({"keptSince": str(now.date())} if phase.terminal else {}),
         "attempt": "1/3" if begun else "0/3",
         "conditions": [condition, *others],
         "attempts": [attempt] if begun else [],

@@ -140,7 +140,8 @@ async def _empty(rig: _Rig) -> None:
 async def _end_attempts(rig: _Rig) -> None:
     """Every attempt succeeds; returns when the operator has recorded it and lets go of the tasks."""
     pods = f"/api/v1/namespaces/{rig.namespace}/pods"
-    selector = f"{agenttask.LABEL_ACTIVE}=true,{agenttask.LABEL_REPOSITORY}!={_WAITING_LABEL}"
+    selector = f"{agenttask.LABEL_REPOSITORY}!={_WAITING_LABEL}"
+    jobs = f"/apis/batch/v1/namespaces/{rig.namespace}/jobs"
 
     async def succeed(pod: dict[str, Any]) -> None:
         path = f"{pods}/{pod['metadata']['name']}/status"
@@ -149,8 +150,11 @@ async def _end_attempts(rig: _Rig) -> None:
     async def ended() -> bool:
         pending = await rig.server.request("GET", pods, query=[("fieldSelector", "status.phase=Pending")])
         await at_once(items_of(pending), succeed)
-        query = [("labelSelector", selector), ("limit", "1")]
-        return not items_of(await rig.server.request("GET", tasks_path(rig.namespace), query=query))
+        query = [("labelSelector", selector), ("fieldSelector", agenttask.NOT_ENDED), ("limit", "1")]
+        if items_of(await rig.server.request("GET", tasks_path(rig.namespace), query=query)):
+            return False
+        query = [("labelSelector", f"{agenttask.LABEL_ACTIVE}=true"), ("limit", "1")]
+        return not items_of(await rig.server.request("GET", jobs, query=query))
 
     await until("all attempts have ended", ended, seconds=_END_SECONDS, interval=0.5)
 

@@ -32,7 +32,7 @@ from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile import ForgeContext, NotConfiguredError, reconcile
-from coding_agent_operator.watching import Relist, serve_probes, watch
+from coding_agent_operator.watching import Relist, Selector, serve_probes, watch
 
 _logger = logging.getLogger("reporter")
 
@@ -237,7 +237,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         work.add_done_callback(lambda _: stop.set())
         try:
             await watch(
-                {(GROUP, VERSION, PLURAL): _SELECTOR},
+                {(GROUP, VERSION, PLURAL): Selector(_SELECTOR)},
                 lambda _, kind, body: observer.observe(kind, body),
                 namespaces=[namespace],
                 stop=stop,

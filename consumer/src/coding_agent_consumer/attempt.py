@@ -30,6 +30,7 @@ from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.tasks import TaskRequest
@@ -109,6 +110,7 @@ class Attempt:
         overtime: seconds after `timeout` until the attempt returns: for work that cannot be pushed yet.
         recap: what earlier attempts did, for the model, if their transcripts are not kept.
         model: of this task alone, instead of the configured one.
+        runner: of this task alone, instead of the configured one.
         instructions: of this task alone, after the configured ones.
         allowance: what may be spent at the model; `None`: as much as the agent needs.
     """
@@ -125,6 +127,7 @@ class Attempt:
     overtime: float
     recap: str = ""
     model: str | None = None
+    runner: RunnerName | None = None
     instructions: str | None = None
     allowance: Allowance | None = None
     _deadline: float = field(init=False)
@@ -188,7 +191,9 @@ class Attempt:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
         settings = await settings_for(self.settings, task.item.platform, self.request.user)
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
-        settings = with_task_options(settings, model=self.model, instructions=self.instructions)
+        settings = with_task_options(
+            settings, task.item, model=self.model, runner=self.runner, instructions=self.instructions
+        )
         recap = await self.transcripts.begin() or self.recap
         source, base, branch = task.target(details)
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)

@@ -15,12 +15,14 @@ from urllib.parse import quote
 import httpx
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import Platform
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.secrets import Secrets, SecretSettings
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import LLM, Anthropic, Google, OpenAI
 from coding_agent_core.settings.document import Document
 from coding_agent_core.settings.predecessor import translate
-from coding_agent_core.settings.section import Section
+from coding_agent_core.settings.section import Section, for_repository
+from coding_agent_core.tasks import Item
 from coding_agent_core.text import one_line, printable
 from pydantic import (
     AfterValidator,
@@ -181,8 +183,20 @@ def with_personal(settings: Settings, data: Mapping[str, Any]) -> Settings:
     return settings.model_copy(update=changes)
 
 
-def with_task_options(settings: Settings, *, model: str | None, instructions: str | None) -> Settings:
-    """A copy with a task's own model at the same service, and its instructions after the others."""
+def with_task_options(
+    settings: Settings,
+    item: Item,
+    *,
+    model: str | None = None,
+    runner: RunnerName | None = None,
+    instructions: str | None = None,
+) -> Settings:
+    """A copy with the repository's or the task's coding agent, the task's own model at the same service, and
+    its instructions after the others."""
+    chosen = runner or for_repository(settings.consumer.runners, item.host, item.repository)
+    if chosen is not None:
+        consumer = settings.consumer.model_copy(update={"runner": chosen})
+        settings = settings.model_copy(update={"consumer": consumer})
     if model is not None:
         provider = settings.llm.provider
         section = getattr(settings.llm, provider).model_copy(update={"model": model})

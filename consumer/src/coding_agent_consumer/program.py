@@ -21,14 +21,18 @@ from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.reporting import State
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings, examine
 from coding_agent_core.tasks import Item
 from prometheus_client import CollectorRegistry
 
+from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.attempt import Attempt, MakeAgent, OpenWorkspace, outcome_of
+from coding_agent_consumer.gateway import Gateway
+from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
 from coding_agent_consumer.transcripts import Transcripts
@@ -37,6 +41,18 @@ from coding_agent_consumer.workspace.launch import harden_agent_process, launch_
 _logger = logging.getLogger("coding_agent.consumer")
 _TERMINATION_LOG = "/dev/termination-log"
 """Where Kubernetes reads a container's termination message; `TERMINATION_LOG` names another file."""
+
+
+def make_agent(settings: Settings, gateway: Gateway) -> Agent:
+    """The agent that the settings name.
+
+    Raises:
+        SettingsError: it does not speak what the model's provider speaks.
+    """
+    name = settings.consumer.runner
+    if name is RunnerName.BUILTIN:
+        return ModelAgent(settings, gateway)
+    return CliAgent(runner_of(name, settings), settings, gateway)
 
 
 async def run_consumer(
@@ -60,7 +76,7 @@ async def run_consumer(
         handler = TaskHandler(
             settings=settings,
             forges=forges,
-            make_agent=ModelAgent,
+            make_agent=make_agent,
             open_workspace=_workspaces(settings),
             shutdown=stop,
             usage=UsageMetrics(registry),
@@ -134,7 +150,7 @@ def attempt_of(
     stop: asyncio.Event,
     *,
     grace: float,
-    make_agent: MakeAgent = ModelAgent,
+    make_agent: MakeAgent = make_agent,
 ) -> Attempt:
     """The attempt of a Job's pod.
 
@@ -196,6 +212,7 @@ def attempt_of(
         overtime=grace,
         recap=given.earlier.recap,
         model=given.model,
+        runner=given.runner,
         instructions=given.instructions,
         allowance=given.allowance,
     )
@@ -225,6 +242,8 @@ def check_model(settings: Settings) -> None:
     """Fail now rather than in a task; with per-user settings, however, each person may bring a key."""
     if not settings.user_config_api.enabled:
         model_spec(settings.llm)
+        for name in {settings.consumer.runner, *settings.consumer.runners.values()} - {RunnerName.BUILTIN}:
+            runner_of(name, settings)
 
 
 def _workspaces(settings: Settings) -> OpenWorkspace:

@@ -18,6 +18,7 @@ from pydantic.alias_generators import to_camel
 from coding_agent_core.budget import Allowance
 from coding_agent_core.outcome import Phase, Usage, terminal_phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of, task_name
 
 GROUP, VERSION, PLURAL, KIND = "coding-agent.dev", "v1alpha1", "agenttasks", "AgentTask"
@@ -110,6 +111,7 @@ class Spec(_Wire):
     trigger: Trigger = Trigger(origin=Origin.MANUAL, cause=None, received_at=datetime(1970, 1, 1, tzinfo=UTC))
     run: int = Field(default=1, ge=1)
     model: str | None = Field(default=None, min_length=1, max_length=256)
+    runner: RunnerName | None = None
     instructions: str | None = Field(default=None, min_length=1, max_length=8192)
     timeout_seconds: int = Field(default=3600, ge=1, le=604_800)
     max_attempts: int = Field(default=3, ge=1, le=20)

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from coding_agent_core.budget import Allowance
 from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.platforms import KEY_FIELDS, Platform
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Frozen, Item, Origin, TaskRequest, Trigger, new_uuid, task_name
 from coding_agent_core.text import first_problem
@@ -117,6 +118,7 @@ class AttemptInput(Frozen):
     Attributes:
         timeout_seconds: from the attempt's start; afterwards the cluster kills it.
         model: of this task, at the configured service; `None`: the configured one.
+        runner: of this task; `None`: the configured one.
         instructions: of this task, added to the configured ones.
         allowance: what this attempt may spend at the model; `None`: as much as it needs.
     """
@@ -126,6 +128,7 @@ class AttemptInput(Frozen):
     timeout_seconds: int = Field(ge=1)
     earlier: EarlierAttempts = EarlierAttempts()
     model: str | None = None
+    runner: RunnerName | None = None
     instructions: str | None = None
     allowance: Allowance | None = None
 
@@ -133,6 +136,7 @@ class AttemptInput(Frozen):
         """The queue's message with further fields."""
         options = {
             "model": self.model,
+            "runner": self.runner,
             "instructions": self.instructions,
             "allowance": None if self.allowance is None else self.allowance.to_wire(),
         }
@@ -166,6 +170,7 @@ class AttemptInput(Frozen):
                 timeout_seconds=data.get("timeoutSeconds", 3600),
                 earlier=EarlierAttempts.model_validate(data.get("earlier") or {}),
                 model=data.get("model"),
+                runner=data.get("runner"),
                 instructions=data.get("instructions"),
                 allowance=data.get("allowance"),
             )

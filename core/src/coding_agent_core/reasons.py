@@ -69,6 +69,7 @@ class Reason(StrEnum):
     BUDGET_EXHAUSTED = "BudgetExhausted"
     BUDGET_EXCEEDED = "BudgetExceeded"
     TOOL_FAILING = "ToolFailing"
+    RUNNER_FAILED = "RunnerFailed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     WORKSPACE_FAILED = "WorkspaceFailed"
     CONFIGURATION = "Configuration"
@@ -211,6 +212,12 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
             "One of the agent's tools failed again and again.",
             "If it is the tool of an MCP server, check that server (`mcp_servers`).",
             ExitCode.CANNOT,
+        ),
+        Reason.RUNNER_FAILED: ReasonFacts(
+            ReasonClass.TRANSIENT,
+            "The coding agent's program ended before its work was done.",
+            "The message says how it ended; the attempt's log has its last steps.",
+            ExitCode.TEMPORARY,
         ),
         Reason.DEADLINE_EXCEEDED: ReasonFacts(
             ReasonClass.OUT_OF_BUDGET,

@@ -165,6 +165,7 @@ def attempt_input(task: Task, number: int, allowance: Allowance | None = None) -
         max_attempts=spec.max_attempts,
         timeout_seconds=spec.timeout_seconds,
         model=spec.model,
+        runner=spec.runner,
         instructions=spec.instructions,
         allowance=allowance,
         earlier=earlier_of(task.status),

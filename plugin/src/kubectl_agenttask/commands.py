@@ -233,7 +233,7 @@ def resume(session: Session, arguments: Namespace) -> None:
     session.out.print(f"agenttask {arguments.name} resumed")
 
 
-_OPTIONS = ("timeoutSeconds", "maxAttempts", "model", "instructions", "ttlSecondsAfterFinished")
+_OPTIONS = ("timeoutSeconds", "maxAttempts", "model", "runner", "instructions", "ttlSecondsAfterFinished")
 
 
 def retry(session: Session, arguments: Namespace) -> None:

@@ -11,13 +11,18 @@ import httpx
 import pytest
 from coding_agent_consumer.per_user import PersonalSettings, settings_for, with_personal, with_task_options
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.platforms import Platform
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings
 from coding_agent_core.settings.attempts import LLM
+from coding_agent_core.tasks import Item
 from coding_agent_user_config.__main__ import ApiKey, create_app
 
 KEY = "service-key"
+ITEM = Item(
+    platform=Platform.GITHUB, host="github.com", repository="Acme/Shop", kind=ItemKind.ISSUE, number=1
+)
 
 
 @pytest.fixture
@@ -199,7 +204,17 @@ async def test_no_settings_stored_is_no_warning(
 
 def test_instructions_of_the_user_and_of_the_task_are_added_to_ours() -> None:
     settings = with_personal(Settings(instructions="Ours."), {"instructions": "Alice's."})
-    settings = with_task_options(settings, model="small", instructions="The task's.")
+    settings = with_task_options(settings, ITEM, model="small", instructions="The task's.")
     assert settings.instructions == "Ours.\n\nAlice's.\n\nThe task's."
     assert settings.llm.openai.model == "small"
-    assert with_task_options(settings, model=None, instructions=None) == settings
+    assert with_task_options(settings, ITEM) == settings
+
+
+def test_the_task_then_the_repository_then_the_installation_name_the_coding_agent() -> None:
+    ours = Settings.model_validate(
+        {"consumer": {"runner": "codex", "runners": {"acme/shop": "claude-code", "acme/other": "gemini"}}}
+    )
+    assert with_task_options(ours, ITEM, runner=RunnerName.OPENCODE).consumer.runner == "opencode"
+    assert with_task_options(ours, ITEM).consumer.runner == "claude-code"
+    elsewhere = ITEM.model_copy(update={"repository": "acme/third"})
+    assert with_task_options(ours, elsewhere).consumer.runner == "codex"

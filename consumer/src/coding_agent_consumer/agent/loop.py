@@ -116,7 +116,7 @@ class ModelAgent:
         except TimeoutError:
             outcome = Outcome(
                 reason=Reason.DEADLINE_EXCEEDED,
-                message=f"The agent did not finish within {_duration(timeout)} (consumer.timeout_seconds).",
+                message=f"The agent did not finish within {duration(timeout)} (consumer.timeout_seconds).",
             )
         counted = Usage(
             requests=usage.requests,
@@ -195,7 +195,7 @@ async def _closed_quietly() -> AsyncIterator[AsyncExitStack]:
             _logger.warning("An MCP server did not close cleanly: %s", type(error).__name__)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 

@@ -10,6 +10,7 @@ from coding_agent_core.forge.discussion import Checks, Comment, FailedCheck, Rev
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reporting import MARKER
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
 from coding_agent_core.text import one_line
 
@@ -59,12 +60,19 @@ for a reason that is not yours, say so in your summary.
 finished; you have no credentials for them: do not try.
 - Leave no scratch files behind.
 - When a tool fails, read why and do something else; the same call again gives the same answer.
-
+"""
+_FINISH = """\
 How you finish
 - Call `finish` once, with what you changed, why, and how you checked it. The person reads it on the \
 issue.
 - If nothing has to be changed, or it cannot be done as asked, call `finish` with the status that says \
 so, and why. Do not ask questions: nobody answers while you work.
+"""
+_LAST_MESSAGE = """\
+How you finish
+- Your last message says what you changed, why, and how you checked it. The person reads it on the issue.
+- If nothing has to be changed, or it cannot be done as asked, say so in it, and why. Do not ask questions: \
+nobody answers while you work.
 """
 _SAFETY = """\
 Whom you trust
@@ -77,7 +85,8 @@ work on anything else.
 
 def instructions(settings: Settings) -> str:
     """The system prompt: how to work (or `system_prompt`), further `instructions`, and the safety rules."""
-    parts = (settings.system_prompt or _WORK, settings.instructions or "", _SAFETY)
+    finish = _FINISH if settings.consumer.runner is RunnerName.BUILTIN else _LAST_MESSAGE
+    parts = (settings.system_prompt or f"{_WORK}\n{finish}", settings.instructions or "", _SAFETY)
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 

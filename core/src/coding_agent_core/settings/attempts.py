@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from coding_agent_core.outcome import Price
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import SecretField, Section, Url
 
@@ -60,6 +61,12 @@ class Commits(Section):
 class Consumer(Section):
     """Attempts at tasks."""
 
+    runner: RunnerName = RunnerName.BUILTIN
+    """The coding agent that does the work. All but `builtin` are programs in the workspace's image."""
+    runners: dict[str, RunnerName] = Field(default_factory=dict)
+    """Coding agents of single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
+    command: tuple[str, ...] = ()
+    """For `runner: command`: a program and its arguments. It gets the prompt on its standard input."""
     concurrency: int = Field(default=1, gt=0)
     """Tasks at a time in one process."""
     max_attempts: int = Field(default=3, gt=0)
@@ -86,6 +93,12 @@ class Consumer(Section):
     """Prefix of the name of every branch."""
     commits: Commits = Commits()
     workspace: WorkspaceSettings = WorkspaceSettings()
+
+    @model_validator(mode="after")
+    def _has_a_command(self) -> Consumer:
+        if RunnerName.COMMAND in (self.runner, *self.runners.values()) and not self.command:
+            raise ValueError("`command` is empty: `runner: command` needs a program and its arguments")
+        return self
 
 
 class UserConfigApi(Section):

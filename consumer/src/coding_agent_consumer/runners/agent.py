@@ -1,0 +1,296 @@
+"""The agent that drives a CLI coding agent in the workspace.
+
+It starts the program, shows its steps as they come, ends it at the attempt's limits, and says how it ended.
+What the program spends is counted by the gateway, never from its own output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.outcome import Outcome
+from coding_agent_core.reasons import Reason
+from coding_agent_core.retry import StoppedError, run_until
+from coding_agent_core.runner import RunnerName
+from coding_agent_core.settings import Settings
+from coding_agent_core.text import last_lines, one_line
+from pydantic_ai.messages import (
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+
+from coding_agent_consumer.agent import Brief, OnStep, Step
+from coding_agent_consumer.agent.loop import duration
+from coding_agent_consumer.agent.models import upstreams
+from coding_agent_consumer.agent.transcript import (
+    Scrub,
+    Transcript,
+    scrub_for,
+    step_of_answer,
+    steps_of_results,
+)
+from coding_agent_consumer.gateway import Gateway
+from coding_agent_consumer.runners import (
+    Called,
+    Event,
+    Failed,
+    Order,
+    Returned,
+    Runner,
+    Said,
+    claude_code,
+    codex,
+    command,
+    gemini,
+    opencode,
+)
+from coding_agent_consumer.workspace.protocol import (
+    ProcessResult,
+    RunningProcess,
+    Workspace,
+    WorkspaceGoneError,
+    WorkspaceRefusedError,
+)
+
+_logger = logging.getLogger("coding_agent.agent")
+
+_CLEANUP_SECONDS = 5.0
+"""In which a cancelled program must be let go."""
+_OVERTIME = 30.0
+"""Seconds after its time in which the workspace ends the program, if we cannot."""
+_SUMMARY_LENGTH = 16_000
+"""Characters of the end of a plain text that are the summary."""
+_PROBLEM_LENGTH = 500
+_REFUSED = {400, 401, 403, 404, 405, 413, 422}
+_NO_CREDIT = 402
+
+RUNNERS: Mapping[RunnerName, Runner] = {
+    RunnerName.CLAUDE_CODE: claude_code.RUNNER,
+    RunnerName.CODEX: codex.RUNNER,
+    RunnerName.GEMINI: gemini.RUNNER,
+    RunnerName.OPENCODE: opencode.RUNNER,
+}
+
+
+def runner_of(name: RunnerName, settings: Settings) -> Runner:
+    """The runner of this name, which is not the built-in agent's.
+
+    Raises:
+        SettingsError: it does not speak what the model's provider speaks, or has no command.
+    """
+    if name is RunnerName.COMMAND:
+        if not settings.consumer.command:
+            raise SettingsError("consumer.command is not set: `command` needs a program and its arguments")
+        return command.runner_of(settings.consumer.command)
+    runner = RUNNERS[name]
+    formats = {upstream.format for upstream in upstreams(settings.llm)}
+    if runner.format not in formats:
+        raise SettingsError(
+            f"consumer.runner {runner.name} speaks the format of {runner.format}, and llm.provider"
+            f" {settings.llm.provider} does not; set another llm.provider, or another runner"
+        )
+    return runner
+
+
+class CliAgent:
+    """Works with the program of a runner; implements `Agent`."""
+
+    def __init__(self, runner: Runner, settings: Settings, gateway: Gateway) -> None:
+        self._runner = runner
+        self._settings = settings
+        self._gateway = gateway
+
+    async def work(
+        self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
+    ) -> Outcome:
+        scrub = scrub_for(self._settings)
+        try:
+            outcome = await run_until(
+                lambda: self._work(brief, workspace, scrub, on_step, timeout),
+                stop,
+                timeout=timeout,
+                cleanup=_CLEANUP_SECONDS,
+            )
+        except StoppedError:
+            return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped.")
+        except TimeoutError:
+            return Outcome(
+                reason=Reason.DEADLINE_EXCEEDED,
+                message=f"The agent did not finish within {duration(timeout)} (consumer.timeout_seconds).",
+            )
+        return outcome.model_copy(
+            update={"message": scrub(outcome.message), "summary": scrub(outcome.summary)}
+        )
+
+    async def _work(
+        self, brief: Brief, workspace: Workspace, scrub: Scrub, on_step: OnStep, timeout: float
+    ) -> Outcome:
+        order = Order(
+            url=self._gateway.url,
+            credential=self._gateway.credential,
+            model=self._settings.llm.model_name,
+            instructions=brief.instructions,
+            prompt=brief.prompt,
+        )
+        launch, most = self._runner.launch(order), self._settings.max_llm_process_num
+        record = _Record(Transcript(brief.transcript, scrub, brief.last_lines), scrub, on_step)
+        record.transcript.append(ModelRequest(parts=[UserPromptPart(brief.prompt)]))
+        try:
+            async with workspace.start(launch.process, timeout=timeout + _OVERTIME) as process:
+                await process.write(launch.input.encode("utf-8", "replace"), end=True)
+                if not await self._follow(process, record):
+                    return Outcome(
+                        reason=Reason.BUDGET_EXHAUSTED,
+                        message=(
+                            f"The agent made {most} requests to the model, the most that"
+                            " max_llm_process_num allows, and did not finish."
+                        ),
+                    )
+                result = await process.wait()
+        except WorkspaceRefusedError as error:
+            return Outcome(
+                reason=Reason.CONFIGURATION, message=f"{self._runner.name} cannot be started: {error}"
+            )
+        except WorkspaceGoneError as error:
+            return Outcome(reason=Reason.WORKSPACE_FAILED, message=f"The workspace was lost: {error}")
+        return outcome_of_end(self._runner, result, record.failure, record.words)
+
+    async def _follow(self, process: RunningProcess, record: _Record) -> bool:
+        """Take its output to the end; whether it stayed within its requests."""
+        async for line in process.lines():
+            for event in events_of(self._runner, line):
+                await record.add(event)
+            if self._gateway.usage.requests > self._settings.max_llm_process_num:
+                return False
+        await record.flush()
+        return True
+
+
+def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
+    """What a line of a runner's output says; a line that it does not know says nothing."""
+    text = line.decode("utf-8", "replace")
+    if runner.events is None:
+        yield Said(f"{text}\n", continues=True)
+        return
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(fields, dict):
+        yield from runner.events(fields)
+
+
+def outcome_of_end(runner: Runner, result: ProcessResult, failure: Failed | None, words: str) -> Outcome:
+    """How the attempt ended, by the program's end.
+
+    Args:
+        failure: that it gave up, if that was the last that it said.
+        words: the last text of the model.
+    """
+    if result.truncated:
+        return Outcome(
+            reason=Reason.RUNNER_FAILED,
+            message=f"{runner.name} was ended: it wrote more than 64 MiB of output.",
+        )
+    if failure is None and result.exit_code != 0:
+        failure = Failed(_end_of(result.errors))
+    if failure is None:
+        return Outcome(
+            reason=Reason.COMPLETED,
+            message="The work is done.",
+            summary=last_lines(words.strip(), _SUMMARY_LENGTH),
+        )
+    status = failure.status
+    if status is None and result.exit_code:
+        status = runner.status_of(result.exit_code)
+    said = one_line(failure.message, _PROBLEM_LENGTH) or "it did not say why"
+    if status is None:
+        ended = "ran out of time" if result.exit_code is None else f"ended with status {result.exit_code}"
+        return Outcome(reason=Reason.RUNNER_FAILED, message=f"{runner.name} {ended}: {said}")
+    if status == _NO_CREDIT or status in _REFUSED:
+        return Outcome(
+            reason=Reason.MODEL_REFUSED,
+            message=f"The model's service refused a request of {runner.name} (HTTP {status}): {said}",
+        )
+    return Outcome(
+        reason=Reason.MODEL_UNAVAILABLE,
+        message=f"The model's service did not answer {runner.name} (HTTP {status}): {said}",
+    )
+
+
+def _end_of(errors: str) -> str:
+    """The last lines of a standard error that say something."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    return " ".join(lines[-3:])
+
+
+@dataclass
+class _Record:
+    """Writes what happens to the transcript and shows it as steps.
+
+    Attributes:
+        words: the last text of the model.
+        failure: the program gave up, and the model said nothing since.
+    """
+
+    transcript: Transcript
+    scrub: Scrub
+    on_step: OnStep
+    words: str = ""
+    failure: Failed | None = None
+    _steps: int = 0
+    _text: list[str] = field(default_factory=list)
+    _calls: dict[str, ToolCallPart] = field(default_factory=dict)
+
+    async def add(self, event: Event) -> None:
+        if not (isinstance(event, Said) and event.continues):
+            await self.flush()
+        match event:
+            case Said(text, continues):
+                self._text.append(text)
+                if not continues:
+                    await self.flush()
+            case Called(id, tool, arguments):
+                call = self._calls[id] = ToolCallPart(tool, dict(arguments), tool_call_id=id or "call")
+                await self._answer(ModelResponse(parts=[call]))
+            case Returned(id, tool, text, failed):
+                call = self._calls.pop(id, ToolCallPart(tool, {}, tool_call_id=id or "call"))
+                part = ToolReturnPart(
+                    call.tool_name,
+                    text,
+                    tool_call_id=call.tool_call_id,
+                    outcome="failed" if failed else "success",
+                )
+                request = ModelRequest(parts=[part])
+                self.transcript.append(request)
+                for title, detail in steps_of_results(
+                    ModelResponse(parts=[call]), request, self.scrub, without=""
+                ):
+                    await self._step("tool", title, detail)
+            case Failed():
+                self.failure = event
+
+    async def flush(self) -> None:
+        """End a text that came in pieces."""
+        text = "".join(self._text)
+        self._text.clear()
+        if text.strip():
+            self.words, self.failure = text, None
+            await self._answer(ModelResponse(parts=[TextPart(text)]))
+
+    async def _answer(self, response: ModelResponse) -> None:
+        self.transcript.append(response)
+        await self._step("model", *step_of_answer(response, self.scrub))
+
+    async def _step(self, kind: str, title: str, detail: str) -> None:
+        self._steps += 1
+        await self.on_step(Step(self._steps, kind, title, detail))

@@ -1,0 +1,128 @@
+"""Each runner reads what its program wrote when it was tried; the recordings are beside this file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Said
+from coding_agent_consumer.runners.agent import RUNNERS, events_of, outcome_of_end
+from coding_agent_consumer.runners.command import runner_of
+from coding_agent_consumer.workspace.protocol import ProcessResult
+from coding_agent_core.reasons import Reason
+from coding_agent_core.runner import RunnerName
+
+RECORDED = Path(__file__).parent / "recorded"
+COMMAND = "echo made > made.txt; cat made.txt"
+WORDS = "Done: made.txt is there."
+ORDER = Order(
+    url="http://127.0.0.1:4000",
+    credential="gateway-dummy",
+    model="the-model",
+    instructions='Follow the "rules".\nAll.',
+    prompt="Make a file.",
+)
+
+
+def recorded(name: RunnerName, what: str = "") -> list[Event]:
+    lines = (RECORDED / f"{name}{what}.jsonl").read_bytes().splitlines()
+    return [event for line in lines for event in events_of(RUNNERS[name], line)]
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_a_run_shows_its_call_its_result_and_its_last_words(name: RunnerName) -> None:
+    called, returned, said = recorded(name)
+    assert isinstance(called, Called)
+    assert COMMAND in called.arguments["command"]
+    assert isinstance(returned, Returned)
+    assert (returned.id, returned.text.strip(), returned.failed) == (called.id, "made", False)
+    assert isinstance(said, Said)
+    assert said.text == WORDS
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "status"),
+    [
+        (RunnerName.CLAUDE_CODE, "-402", 402),
+        (RunnerName.CLAUDE_CODE, "-429", 429),
+        (RunnerName.CLAUDE_CODE, "-500", 500),
+        (RunnerName.CODEX, "-402", 402),
+        (RunnerName.CODEX, "-429", 429),
+        (RunnerName.CODEX, "-500", 503),
+        (RunnerName.OPENCODE, "-402", 402),
+    ],
+)
+def test_a_refused_request_is_a_failure_with_its_status(name: RunnerName, what: str, status: int) -> None:
+    (failed,) = recorded(name, what)
+    assert isinstance(failed, Failed)
+    assert failed.status == status
+
+
+@pytest.mark.parametrize(
+    ("name", "failure", "exit_code", "reason"),
+    [
+        (RunnerName.CLAUDE_CODE, None, 0, Reason.COMPLETED),
+        (RunnerName.CLAUDE_CODE, Failed("no", 401), 1, Reason.MODEL_REFUSED),
+        (RunnerName.CLAUDE_CODE, Failed("no", 402), 1, Reason.MODEL_REFUSED),
+        (RunnerName.CLAUDE_CODE, Failed("later", 429), 1, Reason.MODEL_UNAVAILABLE),
+        (RunnerName.CODEX, Failed("later", 503), 1, Reason.MODEL_UNAVAILABLE),
+        (RunnerName.CLAUDE_CODE, Failed("error_during_execution"), 1, Reason.RUNNER_FAILED),
+        (RunnerName.CODEX, None, 139, Reason.RUNNER_FAILED),
+        (RunnerName.CODEX, None, 1, Reason.RUNNER_FAILED),
+        (RunnerName.CODEX, None, None, Reason.RUNNER_FAILED),
+        (RunnerName.GEMINI, Failed("billing"), 146, Reason.MODEL_REFUSED),
+        (RunnerName.GEMINI, None, 173, Reason.MODEL_UNAVAILABLE),
+        (RunnerName.GEMINI, None, 41, Reason.RUNNER_FAILED),
+    ],
+)
+def test_the_end_of_the_program_decides_the_reason(
+    name: RunnerName, failure: Failed | None, exit_code: int | None, reason: Reason
+) -> None:
+    result = ProcessResult(exit_code, "warning\nsegmentation fault\n")
+    outcome = outcome_of_end(RUNNERS[name], result, failure, "What I did.")
+    assert outcome.reason is reason
+    if reason is Reason.COMPLETED:
+        assert outcome.summary == "What I did."
+    elif failure is None:
+        assert "segmentation fault" in outcome.message
+
+
+def test_too_much_output_is_a_failure() -> None:
+    result = ProcessResult(0, "", truncated=True)
+    assert outcome_of_end(RUNNERS[RunnerName.CODEX], result, None, "").reason is Reason.RUNNER_FAILED
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"npm warn", b"[]", b"1e400", b"{}", b'{"type": 3}', b'{"type": "user", "message": "text"}']
+    + [
+        b'{"type": "%s", "item": 3, "part": [], "error": "x"}' % kind
+        for kind in (b"error", b"result", b"text")
+    ]
+    + [b'{"type":"assistant","message":{"content":[1,{"type":"text","text":{}}]}}', b"[" * 100_000],
+)
+def test_a_line_that_is_not_understood_is_left_out(name: RunnerName, line: bytes) -> None:
+    assert all(not getattr(event, "text", "") for event in events_of(RUNNERS[name], line))
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_the_program_gets_the_gateway_and_the_dummy(name: RunnerName) -> None:
+    launch = RUNNERS[name].launch(ORDER)
+    process = launch.process
+    texts = [launch.input, *process.argv, *process.env.values(), *process.files.values()]
+    for wanted in (ORDER.url, ORDER.credential, ORDER.model, ORDER.prompt):
+        assert any(wanted in text for text in texts), wanted
+    assert any(ORDER.instructions in text or json.dumps(ORDER.instructions) in text for text in texts)
+    assert ORDER.credential not in " ".join(process.argv), "other users of the machine see arguments"
+    assert ORDER.credential not in repr(process)
+
+
+def test_any_command_gets_the_gateway_in_the_variables_that_clients_know() -> None:
+    runner = runner_of(["sh", "-c", "run"])
+    launch = runner.launch(ORDER)
+    assert launch.process.argv == ("sh", "-c", "run")
+    assert launch.process.env["OPENAI_BASE_URL"] == "http://127.0.0.1:4000/v1"
+    assert launch.process.env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:4000"
+    assert [*events_of(runner, b"a line")] == [Said("a line\n", continues=True)]

@@ -25,8 +25,8 @@ setup-demo setup-test setup-e2e setup-sweep:
 	@dev/setup.sh $(@:setup-%=%)
 
 .PHONY: demo
-demo: setup-demo $(VENV)/.demo ## from label to pull request, on this machine (FORGE=gitlab, KEEP=1)
-	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) $(if $(KEEP),--keep)
+demo: setup-demo $(VENV)/.demo ## from label to pull request, on this machine (FORGE=gitlab, RUNNER=codex, KEEP=1)
+	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) --runner $(or $(RUNNER),builtin) $(if $(KEEP),--keep)
 
 .PHONY: unit
 unit: $(VENV)/.dev ## the inner loop: unit tests, in seconds

@@ -247,4 +247,7 @@ def check_model(settings: Settings) -> None:
 
 
 def _workspaces(settings: Settings) -> OpenWorkspace:
-    return lambda: launch_workspace(settings.consumer.workspace, hidden=[settings.context_storage.base_dir])
+    workspace = settings.consumer.workspace
+    return lambda: launch_workspace(
+        workspace, hidden=[settings.context_storage.base_dir], readable=workspace.readable
+    )

@@ -31,17 +31,17 @@ class WorkspaceProcess:
     def __init__(self, folder: Path) -> None:
         self.socket = folder / "workspace.sock"
         self._folder = folder
-        self._root = folder
+        self.root = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def fresh(self) -> None:
         """As in a new pod."""
         self.end()
-        self._root = Path(tempfile.mkdtemp(prefix="workspace-", dir=self._folder))
+        self.root = Path(tempfile.mkdtemp(prefix="workspace-", dir=self._folder))
         self._start()
 
     def _start(self) -> None:
-        arguments = ["--socket", str(self.socket), "--root", str(self._root), "--isolation", "none"]
+        arguments = ["--socket", str(self.socket), "--root", str(self.root), "--isolation", "none"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "coding_agent_consumer.workspace", *arguments, "--group", "--inherit-env"],
             stdout=subprocess.DEVNULL,

@@ -74,7 +74,7 @@ async def test_it_outlives_the_limit_of_a_command(workspace: WorkspaceClient) ->
 
 async def test_it_gets_its_files_in_home_and_its_variables(workspace: WorkspaceClient) -> None:
     spec = shell(
-        'cat "$HOME/.config/tool.json"; echo; echo $KEY; pwd',
+        'cat "$HOME/.config/tool.json"; echo; echo $KEY; env | grep ^PWD=',
         env={"KEY": "value"},
         files={".config/tool.json": "{}"},
     )

@@ -46,6 +46,7 @@ def launch(order: Order) -> Launch:
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_ERROR_REPORTING": "1",
         "DISABLE_TELEMETRY": "1",
+        "IS_SANDBOX": "1",  # else it refuses to work as root, which it is in some images
     }
     return Launch(ProcessSpec(arguments, env), order.prompt)
 

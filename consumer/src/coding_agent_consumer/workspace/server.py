@@ -214,7 +214,8 @@ class WorkspaceServer:
         if timeout is None:
             raise RefusalError("timeout is not a number of seconds.")
         self._folders.make()
-        env = {**self._env, **env}
+        # Some programs take their folder from PWD, which no shell sets here.
+        env = {**self._env, "PWD": str(self._folders.tree), **env}
         if shutil.which(argv[0], path=env["PATH"]) is None:
             raise RefusalError(f"There is no program {argv[0]} in the workspace: its image must have it.")
         with files.deadline(files.FILE_SECONDS):

@@ -39,6 +39,9 @@ class WorkspaceSettings(Section):
     """How commands are isolated from the agent on one machine."""
     base_dir: Path | None = None
     """Folder for workspaces; `None`: the system's temporary folder."""
+    readable: tuple[Path, ...] = ()
+    """For a workspace on the agent's machine: folders outside the system's that commands can read, such as a
+    toolchain below a home folder."""
     command_timeout: float = Field(default=300.0, gt=0)
     """Seconds for one command, unless the model asks for less."""
     output_limit: int = Field(default=20_000, gt=0)

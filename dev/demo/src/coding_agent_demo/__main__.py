@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,9 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 
 from coding_agent_demo.person import Person
+from coding_agent_demo.programs import CACHE, PACKAGES, program_folder, version_of
 from coding_agent_demo.story import Story
-from coding_agent_demo.world import LABEL, REPOSITORY, DemoError, World, running_world
+from coding_agent_demo.world import LABEL, REPOSITORY, DemoError, Runner, World, running_world
 
 _TIMEOUT = 120.0
 
@@ -26,13 +28,20 @@ def main() -> int:
     """Run the demo; 0 when the pull request is there and its tests pass."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--forge", choices=["github", "gitlab"], default="github")
+    parser.add_argument(
+        "--runner",
+        choices=["builtin", *PACKAGES],
+        default="builtin",
+        help="the coding agent; npm installs it",
+    )
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console(highlight=False)
     folder = Path(tempfile.mkdtemp(prefix="coding-agent-demo-"))
     try:
-        with running_world(arguments.forge, folder) as world:
+        runner = _installed(console, arguments.runner)
+        with running_world(arguments.forge, folder, runner) as world:
             _show(console, world)
             if arguments.keep:
                 _keep(console, world)
@@ -45,6 +54,15 @@ def main() -> int:
         console.print(f"[red]The demo did not work.[/red] {error}", highlight=False)
         return 1
     return 0
+
+
+def _installed(console: Console, name: str) -> Runner | None:
+    if name == "builtin":
+        return None
+    version = version_of(name)
+    console.print(f"{PACKAGES[name].name} {version} does the work; npm installs it on the first run.")
+    folder = program_folder(name)
+    return Runner(name, folder, CACHE / f"{name}-{version}")
 
 
 def _show(console: Console, world: World) -> None:
@@ -82,6 +100,8 @@ def _show(console: Console, world: World) -> None:
         raise DemoError(f"There are {seen.comments} comments on the issue; it should be one.")
     passed = next(line for line in tests.stderr.splitlines() if line.startswith("Ran "))
     console.print(f"The repository's own tests on that branch: {passed}, [green]OK[/green]")
+    counted = re.search(r"\d+ model requests, .*", seen.comment)
+    console.print(f"The gateway counted: {counted[0] if counted else 'nothing'}", highlight=False)
     noun = "Pull request" if world.forge == "github" else "Merge request"
     console.print(f"[bold green]{noun}:[/bold green] {seen.change_url}", soft_wrap=True)
 

@@ -22,10 +22,26 @@ REPOSITORY = "acme/pricing"
 LABEL = "coding agent"
 PERSON_TOKEN = "alice-sandbox-token"
 _START_SECONDS = 30.0
+_PROVIDERS = {"claude-code": "anthropic", "gemini": "google"}
+"""Whose format a CLI coding agent speaks, if not OpenAI's."""
 
 
 class DemoError(Exception):
     """The demo cannot go on; the sentence says why and where to look."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A CLI coding agent.
+
+    Attributes:
+        folder: with its program.
+        root: of all its files.
+    """
+
+    name: str
+    folder: Path
+    root: Path
 
 
 @dataclass(frozen=True)
@@ -56,10 +72,11 @@ class World:
 
 
 @contextlib.contextmanager
-def running_world(forge: str, folder: Path) -> Iterator[World]:
+def running_world(forge: str, folder: Path, runner: Runner | None = None) -> Iterator[World]:
     """Start everything, and end it with the block.
 
     Args:
+        runner: works instead of the built-in agent.
         forge: `github` or `gitlab`.
         folder: for logs, repositories and the configuration; must exist.
 
@@ -70,15 +87,17 @@ def running_world(forge: str, folder: Path) -> Iterator[World]:
     world = World(
         forge=forge,
         forge_url=f"http://127.0.0.1:{forge_port}",
-        model_url=f"http://127.0.0.1:{model_port}/v1",
+        model_url=f"http://127.0.0.1:{model_port}",
         receiver_url=f"http://127.0.0.1:{receiver_port}",
         folder=folder,
     )
     world.logs.mkdir()
     seed, config = folder / "seed.yaml", folder / "config.yaml"
     seed.write_text(yaml.safe_dump(_seed(world)), encoding="utf-8")
-    config.write_text(yaml.safe_dump(_config(world, receiver_port)), encoding="utf-8")
+    config.write_text(yaml.safe_dump(_config(world, receiver_port, runner)), encoding="utf-8")
     python = [sys.executable, "-u"]
+    scripts = ROOT / "dev" / "model" / "scripts" / ("shell" if runner else "")
+    path = f"{runner.folder}:" if runner else ""
     with contextlib.ExitStack() as stack:
         stack.enter_context(
             _process(
@@ -99,7 +118,7 @@ def running_world(forge: str, folder: Path) -> Iterator[World]:
                 [
                     *python,
                     *("-m", "coding_agent_model", "--port", str(model_port)),
-                    *("--scripts", str(ROOT / "dev" / "model" / "scripts"), "--api-key", "sandbox-key"),
+                    *("--scripts", str(scripts), "--api-key", "sandbox-key"),
                 ],
                 None,
             )
@@ -110,6 +129,7 @@ def running_world(forge: str, folder: Path) -> Iterator[World]:
                 "agent",
                 [*python, str(ROOT / "main.py"), "--config", str(config), "--mode", "webhook"],
                 f"{world.receiver_url}/readyz",
+                path,
             )
         )
         yield world
@@ -145,7 +165,14 @@ def _seed(world: World) -> dict[str, object]:
     }
 
 
-def _config(world: World, port: int) -> dict[str, object]:
+def _config(world: World, port: int, runner: Runner | None) -> dict[str, object]:
+    provider = _PROVIDERS.get(runner.name, "openai") if runner else "openai"
+    service = {
+        "base_url": world.model_url + ("/v1" if provider == "openai" else ""),
+        "api_key": "sandbox-key",
+        "model": "scripted",
+    }
+    workspace = {"readable": [str(runner.root)]} if runner else {}
     api = f"{world.forge_url}/api/{'v3' if world.forge == 'github' else 'v4'}"
     secret = "secret" if world.forge == "github" else "token"
     return {
@@ -156,20 +183,25 @@ def _config(world: World, port: int) -> dict[str, object]:
             world.forge: {secret: "sandbox-secret"},
             "commands": {"enabled": True},
         },
-        "llm": {
-            "provider": "openai",
-            "openai": {"base_url": world.model_url, "api_key": "sandbox-key", "model": "scripted"},
-        },
+        "llm": {"provider": provider, provider: service},
         "context_storage": {"base_dir": "contexts"},
-        "consumer": {"cancel_check_interval": 2},
+        "consumer": {
+            "cancel_check_interval": 2,
+            "runner": runner.name if runner else "builtin",
+            "workspace": workspace,
+        },
     }
 
 
 @contextlib.contextmanager
-def _process(world: World, name: str, command: list[str], url: str | None) -> Iterator[None]:
+def _process(world: World, name: str, command: list[str], url: str | None, path: str = "") -> Iterator[None]:
     log = world.logs / f"{name}.log"
     # Nothing of the person's own environment may change what the demo does.
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(world.folder)}
+    environment = {
+        "PATH": path + os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "HOME": str(world.folder),
+    }
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, cwd=world.folder, env=environment

@@ -1,0 +1,91 @@
+"""CLI coding agents from their registry, in the versions of their images, installed once by npm."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from coding_agent_demo.world import ROOT, DemoError
+
+CACHE = ROOT / ".cache" / "runners"
+_INSTALL_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of npm.
+
+    Attributes:
+        program: pattern of the program for this machine, below `node_modules`.
+    """
+
+    name: str
+    program: str
+
+
+PACKAGES = {
+    "claude-code": Package("@anthropic-ai/claude-code", "@anthropic-ai/claude-code-linux-*/claude"),
+    "codex": Package("@openai/codex", "@openai/codex-linux-*/vendor/*/bin/codex"),
+    "opencode": Package("opencode-ai", "opencode-linux-[xa]*64/bin/opencode"),
+    "gemini": Package("@google/gemini-cli", ".bin/gemini"),
+}
+
+
+def version_of(runner: str) -> str:
+    """The version that the runner's image gets."""
+    text = (ROOT / "consumer" / "runners.Dockerfile").read_text(encoding="utf-8")
+    argument = f"{runner.replace('-', '_').upper()}_VERSION"
+    found = re.search(rf"^ARG {argument}=(\S+)$", text, re.MULTILINE)
+    if found is None:
+        raise DemoError(f"consumer/runners.Dockerfile has no {argument}.")
+    return found[1]
+
+
+def program_folder(runner: str) -> Path:
+    """The folder with the runner's program, for a PATH; installed if it is not there.
+
+    Raises:
+        DemoError: npm is missing, or cannot install it.
+    """
+    package, version = PACKAGES[runner], version_of(runner)
+    home = CACHE / f"{runner}-{version}"
+    if not home.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=CACHE))
+        try:
+            _install(f"{package.name}@{version}", fresh)
+            fresh.chmod(0o755)
+            if not home.exists():  # else another run was faster
+                fresh.rename(home)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    found = sorted((home / "node_modules").glob(package.program))
+    if not found:
+        raise DemoError(f"{package.name} {version} has no program for this machine; see {home}.")
+    return found[0].parent
+
+
+def _install(package: str, folder: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DemoError(
+            "npm is not on this machine: it installs the CLI coding agent. See https://nodejs.org."
+        )
+    # Their programs for this machine are packages of their own, and no script has to run.
+    command = [
+        npm,
+        "install",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--prefix",
+        str(folder),
+        package,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False)
+    if done.returncode:
+        raise DemoError(f"npm cannot install {package}: {done.stderr[-2000:]}")

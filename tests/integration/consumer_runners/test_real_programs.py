@@ -1,0 +1,134 @@
+"""The real programs, from their registry, do an attempt's work in the real workspace through the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from coding_agent_consumer.program import make_agent
+from coding_agent_core.budget import Allowance
+from coding_agent_core.outcome import Outcome
+from coding_agent_core.reasons import Reason
+from coding_agent_demo.programs import program_folder
+from coding_agent_model.script import Call, Script, Turn
+
+from tests.fixtures.system import MODEL_KEY, until
+from tests.integration.consumer_attempt.conftest import make_place
+from tests.integration.consumer_attempt.place import AttemptPlace
+
+__all__ = ["make_place"]
+pytestmark = pytest.mark.long
+BRANCH = "coding-agent/issue-1"
+WORDS = "I made the file, and it is there."
+KILL_ABOVE = (
+    "p=$PPID; while case $(cat /proc/$p/comm) in python*) false;; esac; "
+    "do q=$(cut -d' ' -f4 /proc/$p/stat); kill -9 $p; p=$q; done"
+)
+"""Kills the program that runs it, and those between the two, up to the workspace's own."""
+WORKING = "echo begun > begun.md; sleep 600"
+"""Some of them ask the model again while it runs."""
+MUCH = 100_000
+"""Tokens: more than the first request of any of them."""
+
+MakePlace = Callable[..., AttemptPlace]
+
+
+def runs(command: str, **more: Any) -> Turn:
+    return Turn(calls=(Call(run=command),), **more)
+
+
+@pytest.fixture(params=["claude-code", "codex", "opencode", "gemini"])
+def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A runner whose program is in the workspace."""
+    name: str = request.param
+    monkeypatch.setenv("PATH", f"{program_folder(name)}:{os.environ['PATH']}")
+    return name
+
+
+class Place:
+    """Runs attempts with a runner."""
+
+    def __init__(self, place: AttemptPlace, runner: str) -> None:
+        self.place, self.runner = place, runner
+
+    async def run(self, *, stop: asyncio.Event | None = None, **given: Any) -> Outcome:
+        allowance = given.pop("allowance", None)
+        model = self.place.system.model
+        provider = {"claude-code": "anthropic", "gemini": "google"}.get(self.runner, "openai")
+        url = model.base_url if provider == "openai" else model.url
+        service = {"base_url": url, "api_key": MODEL_KEY, "model": "scripted"}
+        return await self.place.run(
+            self.place.given(**{"timeout": 300, **given}).model_copy(update={"allowance": allowance}),
+            stop=stop,
+            grace=100,
+            make_agent=make_agent,
+            consumer={"runner": self.runner, "checkpoint_interval": 0.001},
+            llm={"provider": provider, provider: service},
+        )
+
+    async def begun(self) -> None:
+        """Wait until the program's command runs."""
+        file = self.place.workspace.root / "tree" / "begun.md"
+        await asyncio.to_thread(until, file.exists, "the command runs", 120)
+
+
+@pytest.fixture
+def place(make_place: MakePlace, runner: str) -> Callable[..., Place]:
+    def start(*turns: Turn, loop: bool = False) -> Place:
+        return Place(make_place("github", [Script(turns=turns, loop=loop)]), runner)
+
+    return start
+
+
+async def test_it_makes_the_change_and_the_gateway_counts(place: Callable[..., Place]) -> None:
+    here = place(runs("echo made > made.md; cat made.md"), Turn(text=WORDS))
+    outcome = await here.run()
+    assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, BRANCH), outcome
+    assert here.place.system.file_at(BRANCH, "made.md") == "made\n"
+    [change] = here.place.open_changes()
+    assert WORDS in change.body
+    assert WORDS in outcome.tail
+    counted = here.place.system.model.usage["scripted"]
+    assert outcome.usage.requests == counted["answers"] >= 2
+    assert outcome.usage.output_tokens == counted["output_tokens"] > 0
+
+
+async def test_what_it_began_is_pushed_when_it_is_cancelled(place: Callable[..., Place]) -> None:
+    here = place(runs(WORKING), loop=True)
+    stop = asyncio.Event()
+    attempt = asyncio.create_task(here.run(stop=stop))
+    await here.begun()
+    stop.set()
+    async with asyncio.timeout(100):
+        outcome = await attempt
+    assert (outcome.reason, outcome.branch) == (Reason.CANCELLED, BRANCH), outcome
+    assert here.place.system.file_at(BRANCH, "begun.md") == "begun\n"
+
+
+async def test_its_time_ends_it(place: Callable[..., Place]) -> None:
+    here = place(runs(WORKING), loop=True)
+    outcome = await here.run(timeout=60)
+    assert (outcome.reason, outcome.branch) == (Reason.DEADLINE_EXCEEDED, BRANCH), outcome
+    assert here.place.system.file_at(BRANCH, "begun.md") == "begun\n"
+
+
+async def test_the_allowance_ends_it(place: Callable[..., Place]) -> None:
+    more = [runs("true", prompt_tokens=MUCH) for _ in range(9)]
+    here = place(runs("echo begun > begun.md", prompt_tokens=MUCH), *more)
+    outcome = await here.run(allowance=Allowance(tokens=MUCH))
+    assert (outcome.reason, outcome.branch) == (Reason.BUDGET_EXCEEDED, BRANCH), outcome
+    assert outcome.usage.requests == here.place.system.model.usage["scripted"]["answers"]
+    assert here.place.system.file_at(BRANCH, "begun.md") == "begun\n"
+
+
+async def test_a_program_that_crashes_fails_the_attempt_and_its_work_is_pushed(
+    place: Callable[..., Place],
+) -> None:
+    here = place(runs(f"echo begun > begun.md; {KILL_ABOVE}"), Turn(text=WORDS))
+    outcome = await here.run()
+    assert (outcome.reason, outcome.branch) == (Reason.RUNNER_FAILED, BRANCH), outcome
+    assert "137" in outcome.message
+    assert here.place.system.file_at(BRANCH, "begun.md") == "begun\n"

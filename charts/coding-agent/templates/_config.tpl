@@ -51,6 +51,12 @@ holds none.
   {{- $storage := get $own "context_storage" | default dict -}}
   {{- $_ := set $own "context_storage" (mergeOverwrite $storage (dict "base_dir" "/var/lib/coding-agent/transcripts")) -}}
 {{- end -}}
+{{- if .Values.egress.enabled -}}
+  {{- $egress := pick .Values.egress "allow" "repositories" "private" "agent" -}}
+  {{- $_ := set $egress "key" (dict "files" (list "/etc/coding-agent/egress/key")) -}}
+  {{- $_ := set $egress "proxy" (printf "http://%s-egress:3128" (include "coding-agent.fullname" .)) -}}
+  {{- $_ := set $own "egress" $egress -}}
+{{- end -}}
 {{/* The repository that `helm test` sends: no forge can have it, and its tasks never start. */}}
 {{- $limits := dict "overrides" (dict "selftest.invalid/helm-test" 0) -}}
 {{- $_ := set $own "limits" $limits -}}

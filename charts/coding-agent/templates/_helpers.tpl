@@ -135,6 +135,11 @@ key of `secrets`), name, the key in it, and whether it is known to be there.
 {{- if or .Values.secrets.s3.accessKeyId .Values.secrets.s3.existingSecret }}true{{ end -}}
 {{- end -}}
 
+{{/* The proxy of a release whose operator is another release's is that release's too. */}}
+{{- define "coding-agent.egressHere" -}}
+{{- if and .Values.egress.enabled .Values.operator.enabled }}true{{ end -}}
+{{- end -}}
+
 {{- define "coding-agent.userConfigKey" -}}
 {{- if or .Values.userConfig.enabled .Values.secrets.userConfig.apiKey .Values.secrets.userConfig.existingSecret }}true{{ end -}}
 {{- end -}}

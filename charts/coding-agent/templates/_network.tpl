@@ -58,6 +58,23 @@ Call with (list $ CIDRS BLOCKED).
     {{- include "coding-agent.ports" .Values.networkPolicy.model.ports | nindent 4 }}
 {{- end -}}
 
+{{/* What an attempt reaches, by itself or through the egress proxy. */}}
+{{- define "coding-agent.attemptRules" -}}
+{{ include "coding-agent.forgeRule" . }}
+{{ include "coding-agent.modelRule" . }}
+{{- if .Values.userConfig.enabled }}
+- to:
+    - podSelector:
+        matchLabels:
+          {{- include "coding-agent.selectorLabels" (list . "user-config") | nindent 10 }}
+  ports:
+    - { port: http, protocol: TCP }
+{{- end }}
+{{- with .Values.networkPolicy.attempts.egress }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* Head of a policy. Call with (list $ "component" "suffix of the name"). */}}
 {{- define "coding-agent.policyHead" -}}
 {{- $root := index . 0 -}}

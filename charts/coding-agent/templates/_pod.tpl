@@ -93,6 +93,15 @@ annotations:
     name: {{ include "coding-agent.fullname" . }}
 {{- end -}}
 
+{{/* The key of the attempts' passwords, for the operator, which makes them, and the proxy, which checks them. */}}
+{{- define "coding-agent.egressKeySource" -}}
+- secret:
+    name: {{ include "coding-agent.secretName" (list . "egress") }}
+    items:
+      - key: key
+        path: egress/key
+{{- end -}}
+
 {{/* The forge tokens, for programs that speak to the forge: they say what is missing. Call with (list $ FORGES). */}}
 {{- define "coding-agent.tokenSources" -}}
 {{- $root := index . 0 -}}

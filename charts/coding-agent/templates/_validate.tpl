@@ -10,7 +10,7 @@
     {{- $problems = append $problems (printf "secrets.%s.%s: the release has the Secret %s, and without this value it would be deleted; give your values again, or add --reset-then-reuse-values" $kind $field $name) -}}
   {{- end -}}
 {{- end -}}
-{{- range $kind, $field := dict "github" "token" "gitlab" "token" "model" "apiKey" "userConfig" "apiKey" -}}
+{{- range $kind, $field := dict "github" "token" "gitlab" "token" "model" "apiKey" "userConfig" "apiKey" "egress" "key" -}}
   {{- $secret := index $.Values.secrets $kind -}}
   {{- if and $secret.existingSecret (index $secret $field) -}}
     {{- $problems = append $problems (printf "secrets.%s: give either existingSecret or %s, not both" $kind $field) -}}
@@ -44,7 +44,7 @@
   {{- $problems = append $problems (printf "%s: %q is not a valid object name; use lower-case letters, digits and hyphens, and start with a letter" $key $fullname) -}}
 {{- end -}}
 {{- $labels := dict "commonLabels" .Values.commonLabels -}}
-{{- range $component := list "receiver" "operator" "reporter" "polling" "userConfig" -}}
+{{- range $component := list "receiver" "operator" "reporter" "polling" "userConfig" "egress" -}}
   {{- $_ := set $labels (printf "%s.podLabels" $component) (index $.Values $component).podLabels -}}
 {{- end -}}
 {{- range $kind, $metrics := .Values.metrics -}}

@@ -70,7 +70,12 @@ class Proxy:
         # No debugging output, no second process, and the whole path: it reads the file again when it reloads.
         command = [self._squid, "-N", "-f", str(self._place.configuration.absolute())]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
 
     def _check(self, file: Path) -> None:

@@ -127,7 +127,7 @@ def _program(place: Place) -> list[str]:
         f"http_port {f'{place.host}:' if place.host else ''}{place.port}",
         "pid_filename none",
         f"coredump_dir {place.folder}",
-        f"cache_log stdio:{place.folder}/cache.log",
+        "cache_log stdio:/dev/stdout",
         'logformat egress {"time":%ts.%03tu,"user":"%#un","client":"%>a","method":"%rm","host":"%#>rd",'
         '"port":"%>rP","status":%>Hs,"result":"%Ss","sent":%>st,"received":%<st,"ms":%tr,"address":"%<a"}',
         "access_log stdio:/dev/stdout logformat=egress",

@@ -34,6 +34,7 @@ from pydantic import ValidationError
 from coding_agent_operator import metrics
 from coding_agent_operator.budgets import next_allowance
 from coding_agent_operator.cluster import Cluster, Lease, identity
+from coding_agent_operator.egress import EgressProxy
 from coding_agent_operator.job import build_job, with_transcript_annotations
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job, Task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError, TerminationMessages
@@ -79,6 +80,7 @@ class NamespaceController:
         operator = settings.operator
         self.namespace = namespace
         self._settings = settings
+        self._egress = EgressProxy(settings.egress)
         self._kueue = settings.queue.engine is Engine.KUEUE
         self._tasks = tasks
         self._jobs = jobs
@@ -198,12 +200,14 @@ class NamespaceController:
     def _queue(self, name: str, *, urgent: bool = False) -> None:
         self._controller.queue.add(Key(self.namespace, name), urgent=urgent)
 
-    def _build(self, task: Task, number: int) -> Mapping[str, Any]:
+    async def _build(self, task: Task, number: int) -> Mapping[str, Any]:
         settings = self._settings
         allowance = next_allowance(task, settings.budgets)
         manifest = build_job(task, number, settings.operator.job, allowance)
         manifest = with_transcript_annotations(manifest, task, number, settings.context_storage)
-        return with_kueue_labels(manifest, task, settings.queue.kueue) if self._kueue else manifest
+        if self._kueue:
+            manifest = with_kueue_labels(manifest, task, settings.queue.kueue)
+        return await self._egress.given_to(manifest, task.spec.item)
 
     def _ended(self, task: Task) -> None:
         """The end of a task is recorded, and the cache does not have it any more."""

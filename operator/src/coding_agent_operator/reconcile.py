@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,7 +44,7 @@ _KEPT = 1000
 """Jobs whose pods are remembered: far more than end between two reconciliations."""
 _WATCH_S = 300
 _RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
-Builder = Callable[[Task, int], Mapping[str, Any]]
+Builder = Callable[[Task, int], Awaitable[Mapping[str, Any]]]
 
 
 class RefusedError(ApiError):
@@ -213,7 +213,7 @@ class Reconciler:
 
     async def _create(self, task: Task, number: int) -> Job:
         """Create the attempt's Job, or find it. A Job of another owner that has its name is remembered."""
-        manifest = dict(self._build(task, number))
+        manifest = dict(await self._build(task, number))
         name = manifest["metadata"]["name"]
         try:
             body = await self._cluster.create_job(manifest)

@@ -8,6 +8,7 @@ key that they give as text, or none.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
@@ -34,6 +35,8 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+
+from coding_agent_consumer.egress import egress_proxy
 
 _logger = logging.getLogger("coding_agent.attempt")
 
@@ -137,7 +140,9 @@ async def settings_for(
     key = Secrets(api.api_key).first()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        async with httpx.AsyncClient(timeout=api.timeout, transport=transport, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            timeout=api.timeout, transport=transport, proxy=egress_proxy(os.environ), trust_env=False
+        ) as client:
             url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"
             answer = await client.get(url, headers=headers)
         if answer.status_code == 404:

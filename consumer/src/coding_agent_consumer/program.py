@@ -31,6 +31,7 @@ from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.attempt import Attempt, MakeAgent, OpenWorkspace, outcome_of
+from coding_agent_consumer.egress import denials
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
@@ -138,7 +139,9 @@ async def _attempt(settings: Settings, given: AttemptInput) -> Outcome:
     forge = connect(settings, item.platform)
     try:
         forge_of({forge.host: forge}, item)
-        return await attempt_of(settings, given, forge, stop, grace=settings.operator.job.grace_seconds).run()
+        attempt = attempt_of(settings, given, forge, stop, grace=settings.operator.job.grace_seconds)
+        outcome = await attempt.run()
+        return outcome.model_copy(update={"denied": await denials(os.environ)})
     finally:
         await forge.aclose()
 

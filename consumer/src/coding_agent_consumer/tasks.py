@@ -204,6 +204,7 @@ class ForgeTask:
             usage=outcome.usage if outcome else Usage(),
             transcript=(outcome.transcript_url or outcome.transcript) if outcome else None,
             tail=outcome.tail if outcome and not outcome.succeeded else "",
+            denied=outcome.denied if outcome else (),
             pushed=outcome is not None and outcome.branch is not None,
             began=self.state.attempt > 0,
             bot_label=self.labels.bot_label,

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.budget import Allowance
-from coding_agent_core.outcome import Phase, Usage, terminal_phase
+from coding_agent_core.outcome import MAX_DENIALS, Denial, Phase, Usage, terminal_phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.runner import RunnerName
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of, task_name
@@ -170,6 +170,8 @@ class AttemptStatus(_Wire):
     tail: str | None = Field(default=None, max_length=2048)
     """The newest attempts alone keep it."""
     allowance: Allowance | None = None
+    denied: tuple[Denial, ...] | None = Field(default=None, max_length=MAX_DENIALS)
+    """Hosts that the egress proxy has denied to it."""
     usage: Usage | None = None
 
 

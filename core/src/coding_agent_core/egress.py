@@ -12,8 +12,13 @@ import hmac
 from collections.abc import Iterable
 from enum import StrEnum
 
-VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NO_PROXY", "no_proxy")
+_PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 """curl reads `http_proxy` in lower case alone, other programs only the other form."""
+_DIRECT = ("NO_PROXY", "no_proxy")
+_NODE = "NODE_USE_ENV_PROXY"
+"""With `1`, `fetch` of Node.js reads the others (https://nodejs.org/api/cli.html#node_use_env_proxy1)."""
+VARIABLES = (*_PROXY, *_DIRECT, _NODE)
+"""What sends a container's programs through the proxy."""
 NO_PROXY = "localhost,127.0.0.1,::1"
 """The pod's own loopback: the model gateway listens there."""
 AGENT_USERS = r"\.agent$"
@@ -72,4 +77,4 @@ def variables(address: str, user: str, key: str) -> dict[str, str]:
         address: host and port of the proxy, as a URL has them.
     """
     url = f"http://{user}:{password(user, key)}@{address}"
-    return {name: NO_PROXY if name.lower() == "no_proxy" else url for name in VARIABLES}
+    return {**dict.fromkeys(_PROXY, url), **dict.fromkeys(_DIRECT, NO_PROXY), _NODE: "1"}

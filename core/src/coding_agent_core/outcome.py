@@ -19,6 +19,8 @@ MAX_PLACE = 1024
 """Characters that name a transcript's place, or its web address."""
 MAX_TAIL = 2048
 """Characters of an attempt's last steps that are kept beside its outcome."""
+MAX_DENIALS = 10
+"""Hosts that an outcome names as denied by the egress proxy: those that were denied most often."""
 _MANY = 2**53
 """More tokens than any attempt uses."""
 _SMALLEST = Decimal("0.000001")
@@ -151,6 +153,18 @@ class Usage(_ReportedModel):
         )
 
 
+class Denial(_ReportedModel):
+    """A host that the egress proxy has denied to an attempt.
+
+    Attributes:
+        host: with its port, unless that is 443 or 80.
+        count: how often.
+    """
+
+    host: str = Field(max_length=260, pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$")
+    count: int = Field(ge=1, le=_MANY)
+
+
 class Outcome(_ReportedModel):
     """How one attempt ended.
 
@@ -164,6 +178,7 @@ class Outcome(_ReportedModel):
         transcript: place of the whole transcript, where it is kept beyond the attempt.
         transcript_url: address at which people can read it, if one is configured.
         tail: the last steps in short lines, the newest last.
+        denied: hosts that the egress proxy has denied to the attempt.
     """
 
     version: Literal[1] = 1
@@ -177,6 +192,7 @@ class Outcome(_ReportedModel):
     transcript: str | None = Field(default=None, max_length=MAX_PLACE)
     transcript_url: str | None = Field(default=None, max_length=MAX_PLACE, pattern=r"^https?://\S+$")
     tail: str = Field(default="", max_length=MAX_TAIL)
+    denied: tuple[Denial, ...] = Field(default=(), max_length=MAX_DENIALS)
 
     @property
     def outcome_class(self) -> ReasonClass:
@@ -213,7 +229,7 @@ class Outcome(_ReportedModel):
                 cut = last_lines(whole, length) if name == "tail" else beginning(whole, length)
                 outcome = outcome.model_copy(update={name: cut})
         if not outcome._fits:
-            outcome = outcome.model_copy(update={"transcript": None, "transcript_url": None})
+            outcome = outcome.model_copy(update={"transcript": None, "transcript_url": None, "denied": ()})
         if not outcome._fits:
             raise ValueError("the outcome does not fit a termination message even without its texts")
         return outcome.model_dump_json()

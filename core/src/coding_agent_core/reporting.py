@@ -7,7 +7,7 @@ remembers items, a consumer reads there after a crash whether a task was started
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import SplitResult, urlsplit
@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import ValidationError
 
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.outcome import Phase, Usage
+from coding_agent_core.outcome import Denial, Phase, Usage
 from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.settings.forges import Labels
@@ -66,6 +66,7 @@ class Report:
         began: whether any attempt has started.
         transcript: where the transcript of the last attempt is, a URL if there is one.
         tail: the last lines of the log of a failed attempt, plain text.
+        denied: hosts that the egress proxy has denied to the last attempt.
         change_noun: `pull request` or `merge request`.
     """
 
@@ -84,6 +85,7 @@ class Report:
     began: bool = True
     transcript: str | None = None
     tail: str = ""
+    denied: tuple[Denial, ...] = ()
     bot_label: str = "coding agent"
     change_noun: str = "change"
 
@@ -199,6 +201,8 @@ def comment(report: Report) -> str:
         hint = advice(report.reason) if state.phase is Phase.FAILED else ""
         again = f"To try again, add the label `{report.bot_label}` again."
         lines += [f"{hint} {again}".strip(), ""]
+    if report.denied:
+        lines += [_denied(report.denied), ""]
     if report.tail:
         lines += _details("Last lines of the log", _cut(report.tail, _TAIL_LIMIT))
     if report.transcript:
@@ -208,6 +212,14 @@ def comment(report: Report) -> str:
     hidden = state.model_dump_json(exclude_none=True).replace("<", "\\u003c").replace(">", "\\u003e")
     lines += ["", f"{MARKER}{hidden} -->"]
     return "\n".join(lines)
+
+
+def _denied(denied: Sequence[Denial]) -> str:
+    """Often why an installation or a test failed, which nobody but an administrator can change."""
+    hosts = ", ".join(
+        f"`{entry.host}` ({entry.count} {'time' if entry.count == 1 else 'times'})" for entry in denied
+    )
+    return f"Blocked by the egress proxy: {hosts}. An administrator can allow a host in `egress.allow`."
 
 
 def work_on(branch: str) -> str:

@@ -292,6 +292,7 @@ def reported(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
             "transcript": report.transcript,
             "transcript_url": report.transcript_url,
             "tail": last_lines(report.tail, MAX_TAIL) or None,
+            "denied": report.denied or None,
         }
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core import agenttask
+from coding_agent_core.outcome import MAX_DENIALS
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_operator.task_state import MAX_RECORDED
 from pydantic import BaseModel
@@ -70,8 +71,10 @@ def test_what_is_written_fits_into_the_lists() -> None:
     lists = SCHEMA["status"]["properties"]
     assert lists["attempts"]["maxItems"] >= MAX_RECORDED
     assert lists["conditions"]["maxItems"] > 5
+    assert lists["attempts"]["items"]["properties"]["denied"]["maxItems"] == MAX_DENIALS
     named = {path for path, node in NODES if node["type"] == "array"}
-    assert named == {"status.attempts", "status.conditions"}, "each list has a line here"
+    expected = {"status.attempts", "status.attempts[].denied", "status.conditions"}
+    assert named == expected, "each list has a line here"
 
 
 def every(schema: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Cost, Outcome, Usage
+from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Cost, Denial, Outcome, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.text import last_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 USAGE = Usage(requests=3, input_tokens=1200, output_tokens=80, cost=Cost(amount="0.0123", currency="USD"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9_000)
@@ -108,3 +109,16 @@ def test_fields_of_a_newer_release_are_passed_over() -> None:
 def test_the_last_lines(text: str, length: int, kept: str) -> None:
     assert last_lines(text, length) == kept
     assert len(last_lines(text, length)) <= length
+
+
+def test_denials_are_hosts_and_give_way_to_what_matters_more() -> None:
+    denied = tuple(Denial(host=f"{'a' * 200}{number}.test", count=number) for number in range(1, 11))
+    outcome = Outcome(reason=Reason.COMPLETED, message="m" * 500, denied=denied)
+    assert Outcome.from_termination_message(outcome.to_termination_message()) == outcome
+    crowded = outcome.model_copy(update={"branch": "b" * 2000, "change_url": "u" * 1500})
+    read = Outcome.from_termination_message(crowded.to_termination_message())
+    assert read is not None
+    assert (read.denied, read.branch) == ((), crowded.branch)
+    for wrong in ("`x`", "a b", "<a>", "a/b", ""):
+        with pytest.raises(ValidationError):
+            Denial(host=wrong, count=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.outcome import Phase, Usage
+from coding_agent_core.outcome import Denial, Phase, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import MARKER, Report, State, comment, label_changes, read_state
 from coding_agent_core.settings.forges import Labels
@@ -97,3 +97,13 @@ def test_no_text_of_the_model_can_forge_the_state(text: str) -> None:
 @pytest.mark.parametrize("body", ["", "hello", MARKER, f"{MARKER}{{}} -->", f'{MARKER}{{"uuid":1}} -->'])
 def test_a_comment_without_readable_state_has_none(body: str) -> None:
     assert read_state(body) is None
+
+
+def test_a_comment_says_what_the_egress_proxy_has_denied() -> None:
+    denied = (Denial(host="a.example.com", count=3), Denial(host="b.example.com:22", count=1))
+    text = comment(report(Phase.FAILED, denied=denied))
+    assert (
+        "Blocked by the egress proxy: `a.example.com` (3 times), `b.example.com:22` (1 time). "
+        "An administrator can allow a host in `egress.allow`." in text
+    )
+    assert "egress" not in comment(report(Phase.FAILED))

@@ -52,6 +52,7 @@ def test_the_variables_of_a_container() -> None:
     assert found == {
         **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url),
         **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
+        "NODE_USE_ENV_PROXY": "1",
     }
 
 

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_core.agenttask import AttemptStatus
 from coding_agent_core.egress import NO_PROXY, Role, profile_of, user_name, variables
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.outcome import Denial, Outcome
+from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.egress import Egress
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_operator.egress import EgressProxy, address_of, with_egress
 from coding_agent_operator.job import build_job
+from coding_agent_operator.task_state import reported
 
-from tests.unit.operator.making import task
+from tests.unit.operator.making import NOW, task
 
 ADDRESS, KEY = "10.96.0.7:3128", "key"
 
@@ -85,3 +89,11 @@ async def test_without_its_key_no_attempt_starts(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("key\n")
     made = await proxy.given_to(manifest, item)
     assert made == with_egress(manifest, item, settings, address="127.0.0.1:3128", key="key")
+
+
+def test_denials_stand_on_the_status() -> None:
+    denied = (Denial(host="a.example.com", count=3),)
+    first = AttemptStatus(number=1, job="web-1", start_time=NOW)
+    attempt = reported(first, Outcome(reason=Reason.COMPLETED, message="m", denied=denied))
+    assert attempt.to_wire()["denied"] == [{"host": "a.example.com", "count": 3}]
+    assert "denied" not in reported(first, Outcome(reason=Reason.COMPLETED, message="m")).to_wire()

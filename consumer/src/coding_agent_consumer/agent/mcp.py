@@ -1,6 +1,7 @@
 """Tools of MCP servers: connected for one attempt, and unable to break it.
 
-They run beside the agent, not in the workspace. Of its environment they get only HOME, PATH and the like.
+They run beside the agent, not in the workspace. Of its environment they get only HOME, PATH and the like, and
+the egress proxy.
 Import this module only where servers are configured: the library behind it takes seconds to load.
 """
 
@@ -22,6 +23,7 @@ from pydantic_ai.mcp import CallToolFunc, MCPError, MCPToolset, ToolResult
 from pydantic_ai.toolsets import AbstractToolset
 
 from coding_agent_consumer.agent.transcript import Scrub
+from coding_agent_consumer.egress import proxy_variables
 from coding_agent_consumer.workspace.processes import cut_middle
 
 _logger = logging.getLogger("coding_agent.mcp")
@@ -81,7 +83,7 @@ def _toolset(server: McpServer) -> MCPToolset[Any]:
         target = StdioTransport(
             command=server.command[0],
             args=list(server.command[1:]),
-            env=dict(server.env),
+            env={**proxy_variables(os.environ), **server.env},
             keep_alive=False,
             # Servers write what they like there, including the secrets that they were given.
             log_file=Path(os.devnull),

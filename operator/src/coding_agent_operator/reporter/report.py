@@ -114,6 +114,7 @@ def report_of(
         began=bool(attempts),
         transcript=(last.transcript_url or last.transcript) if last else None,
         tail=(last.tail or "") if last and last.outcome is OutcomeType.FAILED and show_reason else "",
+        denied=(last.denied or ()) if last else (),
         bot_label=labels.bot_label,
         change_noun=FACTS[task.spec.source.platform].change_noun,
     )

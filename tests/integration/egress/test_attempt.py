@@ -1,0 +1,93 @@
+"""An attempt's own programs at the real proxy: the clients of the agent, and what it hears of denials."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.egress import denials, egress_proxy, proxy_variables
+from coding_agent_consumer.per_user import settings_for
+from coding_agent_core.egress import Role
+from coding_agent_core.outcome import Denial
+from coding_agent_core.platforms import Platform
+from coding_agent_core.settings import Settings
+
+from tests.fixtures.egress import EgressProxy, StartEgress
+from tests.fixtures.system import until
+
+_BUCKET = """
+from datetime import timedelta
+from obstore.store import S3Store
+limit = timedelta(seconds=10)
+options = {"allow_http": True, "timeout": limit}
+config = {"region": "r", "aws_endpoint_url_s3": "https://bucket.invalid"}
+config |= {"access_key_id": "a", "secret_access_key": "b"}
+retries = {"max_retries": 0, "retry_timeout": limit}
+S3Store("logs", config=config, client_options=options, retry_config=retries).put("x", b"1")
+"""
+_OPENAI = """
+from openai import OpenAI
+OpenAI(base_url="https://model.invalid/v1", api_key="k", max_retries=0, timeout=10).models.list()
+"""
+
+
+@pytest.fixture(scope="module")
+def proxy(start_egress: StartEgress) -> EgressProxy:
+    return start_egress({})
+
+
+async def test_an_attempt_hears_what_was_denied(proxy: EgressProxy) -> None:
+    agent = proxy.variables("web-1-1", Role.AGENT)
+    assert await denials(agent) == ()
+    for host in ("https://a.example.com/", "https://b.example.com/", "https://b.example.com/"):
+        proxy.get(host, "web-1-1")
+    until(lambda: len(proxy.denials("web-1-1")) == 2, "both are counted")
+    assert await denials(agent) == (
+        Denial(host="b.example.com", count=2),
+        Denial(host="a.example.com", count=1),
+    )
+    assert await denials({"HTTP_PROXY": "http://127.0.0.1:9"}) == (), "another proxy is not asked"
+    assert await denials({**agent, "HTTP_PROXY": agent["HTTP_PROXY"].rpartition(":")[0] + ":9"}) == ()
+
+
+def test_only_our_own_proxy_counts(proxy: EgressProxy) -> None:
+    agent = proxy.variables("web-1-1", Role.AGENT)
+    assert egress_proxy(agent) == agent["HTTP_PROXY"]
+    assert proxy_variables({**agent, "GITHUB_TOKEN": "t"}) == agent
+    assert proxy_variables({"HTTP_PROXY": "http://proxy.example.com:3128"}) == {}
+
+
+async def test_settings_of_a_person_are_asked_for_through_the_proxy(
+    proxy: EgressProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in proxy.variables("people-1", Role.AGENT).items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.model_validate(
+        {"user_config_api": {"enabled": True, "url": "http://people.invalid:8080"}}
+    )
+    await settings_for(settings, Platform.GITHUB, "alice")
+    until(lambda: proxy.denials("people-1") == {"people.invalid:8080": 1}, "the proxy was asked")
+
+
+@pytest.mark.parametrize(
+    ("host", "command"),
+    [
+        ("bucket.invalid", [sys.executable, "-c", _BUCKET]),
+        ("model.invalid", [sys.executable, "-c", _OPENAI]),
+        ("forge.invalid", ["git", "ls-remote", "https://forge.invalid/o/r.git"]),
+    ],
+)
+def test_each_client_of_the_agent_uses_the_proxy(
+    proxy: EgressProxy, host: str, command: list[str], tmp_path: Path
+) -> None:
+    job = f"{host.partition('.')[0]}-1"
+    agent = proxy.variables(job, Role.AGENT)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **agent}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode != 0
+    until(
+        lambda: proxy.denials(job) == {host: 1}, lambda: f"the proxy was asked: {proxy.log()}\n{run.stderr}"
+    )

@@ -255,7 +255,7 @@ def connect_source(settings: Settings) -> TaskSource:
             raise SettingsError(
                 "queue.backend is `kubernetes`: there the operator starts a Job for each attempt, and no "
                 "consumer takes tasks. Run `main.py --mode webhook` or `--mode producer` here, and the "
-                "operator beside it; or set queue.backend to `rabbitmq`."
+                "operator as well; or set queue.backend to `rabbitmq`."
             )
 
 

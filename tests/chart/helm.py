@@ -37,7 +37,7 @@ def helm(*arguments: str, environment: Mapping[str, str] | None = None, stdin: s
         check=False,
     )
     if run.returncode:
-        # Its notes about followed symbolic links are no part of the error.
+        # Its notes about followed symbolic links are not part of the error.
         lines = [line for line in run.stderr.splitlines() if not line.startswith("level=INFO")]
         raise HelmError("\n".join(lines))
     return run.stdout

@@ -84,7 +84,7 @@ def webhooks(
         items: how many different issues they are for; each its own by default.
     """
     targets = folder / "targets.json"
-    # vegeta reads whole lines alone: one without an end is no target.
+    # vegeta reads whole lines alone: one without an end is not a target.
     lines = (_target(number, secret) + "\n" for number in range(1, (items or most) + 1))
     targets.write_text("".join(lines))
     results = folder / "results.json"

@@ -62,7 +62,7 @@ with ThreadPoolExecutor(len(places)) as pool:
 def listeners(cluster: ClusterUnderTest) -> Iterator[dict[str, int]]:
     """Ports of this machine, a private network to the pods: forge, model, nobody's, an API server's.
 
-    The API server itself is no place to try: it is on the pods' own node, which no policy keeps them from.
+    The API server itself cannot be tried: it is on the pods' own node, which no policy keeps them from.
     """
     with ExitStack() as stack:
         address = host_address(cluster)

@@ -1,4 +1,4 @@
-"""Git beside the agent's credentials: a fixed environment, bounded time, and errors by their cause.
+"""Git where the agent's credentials are: a fixed environment, bounded time, and errors by their cause.
 
 Git ignores what a repository or this machine's configuration says: no hooks, no filters, no helpers, no
 system or user configuration, no protocol except HTTP(S), no redirects. The token reaches git only by its

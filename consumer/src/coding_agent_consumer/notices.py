@@ -1,4 +1,4 @@
-"""Handles notices beside the workers of a consumer, where there is no reporter.
+"""Handles notices while the workers of a consumer run, where there is no reporter.
 
 A task that waits is shown on its item, and so is a task that was cancelled before it started. Commands in
 comments are executed.

@@ -42,7 +42,7 @@ _GIVE_UP = 5
 _PAUSE = 1.0
 """Seconds between two tries of the last upload."""
 _TAIL = 1500
-"""Characters of the last steps; with a summary beside them they still fit a termination message."""
+"""Characters of the last steps; together with a summary they still fit a termination message."""
 
 
 @dataclass

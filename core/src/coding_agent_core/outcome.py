@@ -18,7 +18,7 @@ MAX_MESSAGE_BYTES = 4096
 MAX_PLACE = 1024
 """Characters that name a transcript's place, or its web address."""
 MAX_TAIL = 2048
-"""Characters of an attempt's last steps that are kept beside its outcome."""
+"""Characters of an attempt's last steps that are kept with its outcome."""
 MAX_DENIALS = 10
 """Hosts that an outcome names as denied by the egress proxy: those that were denied most often."""
 _MANY = 2**53

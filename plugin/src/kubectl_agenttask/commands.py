@@ -31,7 +31,7 @@ class Session:
 
     Attributes:
         out: what is asked for.
-        notes: what is said beside it.
+        notes: messages for the person, which are not part of the result.
         raw: where logs go, byte for byte.
     """
 

@@ -71,7 +71,7 @@ async def test_a_stopped_attempt_pushes_what_it_has_and_the_next_one_continues_f
     assert (stopped.reason, stopped.exit_code, stopped.branch) == (Reason.CANCELLED, 143, FIRST)
     assert stopped.message == "The attempt was stopped. What was done so far is pushed."
     assert place.system.file_at(FIRST, "begun.md") == "begun\n"
-    assert place.system.changes() == [], "unfinished work is no change yet"
+    assert place.system.changes() == [], "unfinished work is not a change yet"
 
     outcome = await place.run(place.given(attempt=2, branch=FIRST, recap="- wrote begun.md"))
     assert outcome.reason is Reason.COMPLETED

@@ -62,7 +62,7 @@ def test_an_outage_costs_nothing_and_doubles_nothing(start_system: StartSystem, 
     system.wait_for_label(1, DONE)
     [comment] = system.comments(1)
     assert "Coding agent: done" in comment.body
-    assert "attempt 1 of 3" in comment.body, "an outage of the forge is no failed attempt"
+    assert "attempt 1 of 3" in comment.body, "an outage of the forge is not a failed attempt"
     assert len(system.changes()) == 1
     flow = [event for event in system.label_history(1) if event[1] in (BOT, PROCESSING, DONE)]
     assert flow == [

@@ -225,7 +225,7 @@ def new_file(path: str, mode: str = "100644", text: str = "x") -> bytes:
         new_file("/tmp/outside.txt"),
         new_file(".gitmodules", "120000", "/etc/passwd"),
         GITLINK,
-        b"this is no patch",
+        b"this is not a patch",
         b"diff --git a/calc.py b/calc.py\n--- a/calc.py\n+++ b/calc.py\n@@ -1 +1 @@\n-not there\n+x\n",
         b"\0" * 100,
     ],

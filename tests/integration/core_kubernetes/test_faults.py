@@ -70,7 +70,7 @@ async def test_an_api_server_that_is_killed_or_stands_still_is_503_in_5_s_until_
     with stopped(chaos_plane, "kube-apiserver"):
         await refused_in_time(http, port, first)
     await recovers(http, port)
-    # What was under way when it stood still may have been stored: it is no second task then.
+    # What was under way when it stood still may have been stored: it is not a second task then.
     assert results([await first.send(http, port)]) in ({"success": 1}, {"duplicate": 1})
 
     chaos_plane.kill("kube-apiserver")

@@ -137,6 +137,6 @@ def test_the_forge_being_down_costs_nothing(start_system: StartSystem) -> None:
     system.fault(path="/api/v3/repos/acme/pricing/pulls", method="POST", times=2, status=502)
     system.put_label(1)
     system.wait_for_label(1, DONE)
-    assert "attempt 1 of 3" in system.comments(1)[0].body, "an outage of the forge is no failed attempt"
+    assert "attempt 1 of 3" in system.comments(1)[0].body, "an outage of the forge is not a failed attempt"
     assert len(system.comments(1)) == 1, "an answer that was lost makes no second comment"
     assert len(system.changes()) == 1

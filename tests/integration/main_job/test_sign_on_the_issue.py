@@ -66,7 +66,7 @@ def test_a_task_that_waits_is_shown_and_can_be_withdrawn(system: System) -> None
     assert len(system.changes()) == 2
     for number in (1, third):
         assert "attempt 1 of 3" in system.comments(number)[0].body
-        assert "-r2" not in system.comments(number)[0].body, "the sign is no run of its own"
+        assert "-r2" not in system.comments(number)[0].body, "the sign is not a run of its own"
 
 
 def test_a_running_task_is_cancelled_with_the_right_answer(system: System) -> None:

@@ -303,7 +303,7 @@ def test_a_teams_own_operator_and_the_platforms_never_act_together(platform: Pla
     own.until_phase(own.create(1), "Succeeded")
     assert own.holder() == holder, "the platform's waits for the Lease"
     assert not acts(process, own)
-    assert fails(process, own) == 0, "to wait is no failure"
+    assert fails(process, own) == 0, "waiting is not a failure"
     assert process.probe("/readyz") == (200, "ok")
     assert theirs.stop() == 0
     own.until("the platform's acts", lambda: acts(process, own))

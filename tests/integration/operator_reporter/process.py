@@ -18,7 +18,7 @@ from tests.fixtures.preloaded import Forked, start_main
 
 ROOT = Path(__file__).parents[3]
 DEADLINE = 90.0
-"""Seconds within which anything happens on a machine that is busy with other tests; it is no promise."""
+"""Seconds within which anything happens on a machine that is busy with other tests; it is not a promise."""
 
 
 def until(what: str, condition: Callable[[], Any], timeout: float = DEADLINE) -> Any:

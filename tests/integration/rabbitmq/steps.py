@@ -1,4 +1,4 @@
-"""What the tests do with the broker beside the code that they try."""
+"""What the tests do with the broker in addition to the code under test."""
 
 from __future__ import annotations
 

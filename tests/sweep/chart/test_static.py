@@ -29,7 +29,7 @@ each_file = pytest.mark.parametrize("file", VALUES_FILES, ids=lambda file: file.
 
 @each_file
 def test_helm_lint_is_silent(file: Path) -> None:
-    # Helm logs each symbolic link that it follows; those are no findings.
+    # Helm logs each symbolic link that it follows; those are not findings.
     found = helm("lint", "--strict", str(CHART), "--values", str(file))
     assert "0 chart(s) failed" in found
     assert "[WARNING]" not in found, found

@@ -95,7 +95,7 @@ class Machine:
         """A path of the container on this machine.
 
         Raises:
-            KeyError: nothing is mounted there, and it is no temporary folder.
+            KeyError: nothing is mounted there, and it is not a temporary folder.
         """
         places = dict(self.project.mounts(service))
         for entry in ("/tmp", "/dev/shm", "/data", "/config"):

@@ -59,7 +59,7 @@ scheduling:
         {"GITHUB_WEBHOOK_SECRET": "s3cret"},
     )
     assert Secrets(settings.webhook.github.secret).current() == ["s3cret"]
-    assert not settings.webhook.gitlab.token.configured, "an unset variable is no secret"
+    assert not settings.webhook.gitlab.token.configured, "an unset variable is not a secret"
     assert settings.gitlab.assignee == "notfolder"
 
 

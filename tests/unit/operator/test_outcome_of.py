@@ -186,7 +186,7 @@ def test_a_job_that_will_never_end(fields: dict[str, Any], expected: tuple[str, 
 
 @pytest.mark.parametrize("waiting", ["CreateContainerConfigError", "ErrImagePull", "PodNotReadyToStart"])
 def test_patience_counts_from_the_pods_last_step_not_from_its_making(waiting: str) -> None:
-    """It waited for a node for long; a Secret that is synced a moment later is no reason to give it up."""
+    """It waited for a node for long; a Secret that is synced a moment later is not a reason to give it up."""
 
     def found(advanced: float) -> bool:
         slow = pod(phase="Pending", created=ago(LONG), advanced=ago(advanced), waiting=waiting)

@@ -1,4 +1,4 @@
-"""What a workspace offers to the agent, and how its answers look."""
+"""What a workspace offers to the agent, and the form of its answers."""
 
 from __future__ import annotations
 

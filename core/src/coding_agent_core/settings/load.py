@@ -80,7 +80,7 @@ SECRET_VARIABLES = frozenset(
 """Each of these can also be given as the path of a file in `<NAME>_FILE`."""
 
 _SERVICE_LINK = re.compile(r"tcp://[^/]*:(\d+)")
-"""Kubernetes sets `RABBITMQ_PORT=tcp://10.0.0.1:5672` in pods beside a Service called `rabbitmq`."""
+"""Kubernetes sets `RABBITMQ_PORT=tcp://10.0.0.1:5672` in pods where a Service is called `rabbitmq`."""
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})

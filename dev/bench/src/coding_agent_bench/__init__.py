@@ -1,1 +1,1 @@
-"""`make bench`: what the parts cost, measured against real ones and told as ratios inside one run."""
+"""`make bench`: what the parts cost, measured against real ones, as ratios within one run."""

@@ -36,7 +36,7 @@ BENCHMARKS = {
 }
 
 _WIDTH = 150
-"""Columns of a table at least, also where the output is no terminal."""
+"""Columns of a table at least, also where the output is not a terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What a long queue costs a task that may start: from its creation to its Job, beside nobody and beside many.
+"""What a long queue costs a task that may start: from its creation to its Job, alone and among many.
 
 Those who wait are of a repository whose limit is 0, so that each measured task starts at once. Its Job and
 its pod come from the real controllers; in the kubelet's place the pod is said to have succeeded.

@@ -36,7 +36,7 @@ class Program:
     Args:
         command: behind the interpreter; `{config}` in it becomes the settings' file.
         settings: its configuration.
-        environment: beside PATH, HOME and LANG; nothing else of this process's is passed on.
+        environment: in addition to PATH, HOME and LANG; nothing else of this process's is passed on.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Writes figures into docs/operations/performance.md: its tables and plots, and the data beside them.
+"""Writes figures into docs/operations/performance.md: its tables and plots, and the data they show.
 
 A table is between `<!-- figures: NAME -->` and `<!-- end -->`. Figures of a machine on which other processes
 took much are not published.

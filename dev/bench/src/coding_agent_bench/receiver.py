@@ -1,4 +1,4 @@
-"""What the receiver costs beside the request that it makes: creating an AgentTask directly is the base.
+"""What the receiver adds to the cost of its own request: creating an AgentTask directly is the base.
 
 The same load generator sends the creation of AgentTasks to the API server, and webhooks to receivers with
 each queue. They take turns; one that has nothing to do costs nothing.

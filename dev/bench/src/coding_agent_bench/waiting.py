@@ -18,7 +18,7 @@ async def until(
     """The condition's value as soon as it is true.
 
     Args:
-        interval: seconds between two looks.
+        interval: seconds between two checks.
 
     Raises:
         BenchError: it was not so after `seconds`.

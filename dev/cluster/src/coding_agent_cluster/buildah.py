@@ -79,7 +79,7 @@ def build(dockerfile: Path, context: Path, image: str, base: str, flags: Sequenc
 
 
 def pip_settings(listing: Sequence[str]) -> dict[str, str]:
-    """What a build is told, from the lines of ``pip config list`` here (``global.name='value'``)."""
+    """Settings of pip in a build, from the lines of ``pip config list`` here (``global.name='value'``)."""
     found = {}
     for line in listing:
         name, _, value = line.partition("=")
@@ -107,7 +107,7 @@ def uv_configuration(settings: Mapping[str, str]) -> str:
 
 
 def _pip_config_list() -> list[str]:
-    """What pip on this machine is told; an environment made by uv has no pip of its own."""
+    """How pip is configured on this machine; an environment made by uv has no pip of its own."""
     for pip in ([sys.executable, "-m", "pip"], ["pip3"], ["pip"]):
         with contextlib.suppress(ClusterError):
             return run([*pip, "config", "list"], timeout=60).splitlines()

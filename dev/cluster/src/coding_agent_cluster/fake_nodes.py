@@ -62,7 +62,7 @@ def stages(folder: Path) -> str:
 
 
 def add(plane: ControlPlane, access: Access, count: int) -> None:
-    """Start kwok beside the control plane, unless it runs, and wait for ``count`` fake nodes to be Ready.
+    """Start kwok for the control plane, unless it runs, and wait for ``count`` fake nodes to be Ready.
 
     Raises:
         ClusterError: the control plane has no scheduler, so that no pod would ever get to a node.

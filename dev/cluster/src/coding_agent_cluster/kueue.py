@@ -1,4 +1,4 @@
-"""Kueue beside a control plane: what its release installs, with the controller as a plain process.
+"""Kueue for a control plane: what its release installs, with the controller as a plain process.
 
 Without a node the API server reaches no Service, so Kueue's webhooks are called by address. All else is what
 `kubectl apply -k` of its config/default gives: resources, rights, webhooks, certificates that it puts into

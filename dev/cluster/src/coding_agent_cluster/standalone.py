@@ -12,7 +12,7 @@ from coding_agent_cluster.locks import locked
 from coding_agent_cluster.network import loopback_network
 from coding_agent_cluster.processes import fingerprint
 
-# A free port may be taken between the look and the start; that this happens three times is no accident.
+# A free port may be taken between the check and the start; three times in a row is not chance.
 _TRIES = 3
 
 

@@ -63,7 +63,7 @@ class Check:
 
     Attributes:
         result: `failure`, `success`, …
-        log: what the job printed; `None`: it is no job of the forge's own.
+        log: what the job printed; `None`: it is not a job of the forge itself.
         run: id of the workflow run or pipeline.
     """
 

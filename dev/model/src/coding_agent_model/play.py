@@ -85,7 +85,7 @@ class Play:
     ) -> Response:
         asides = any(entry.runs_commands for entry in self.scripts)
         if asides and not conversation.tools:
-            # Agents ask for titles and checks between the turns of the work: those are no turns of a script.
+            # Agents ask for titles and checks between the turns of the work: those are not turns of a script.
             schema = conversation.schema
             text = _ASIDE if schema is None else json.dumps(instance(schema))
             return self._send(wire, Turn(text=text), conversation, body, ("", "", 0))

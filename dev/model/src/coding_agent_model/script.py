@@ -172,7 +172,7 @@ def load_scripts(folder: Path) -> list[Script]:
     """All scripts (`*.yaml`) of a folder, in the order of their names; those that match all come last.
 
     Raises:
-        ValueError: a file is no script; the message names it.
+        ValueError: a file is not a script; the message names it.
     """
     scripts = []
     for path in sorted(folder.glob("*.yaml")):

@@ -47,7 +47,7 @@ _TICK_S = 1.0
 _SHARE = 3 / 4
 """Our share of a forge's limits; attempts and polls use the same account."""
 _TOKEN_S = 2.0
-"""Between two looks for a token that is not there yet."""
+"""Seconds between two checks for a token that is not there yet."""
 
 
 class _CountingPace(Paced):

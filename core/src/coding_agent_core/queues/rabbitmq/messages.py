@@ -46,7 +46,7 @@ def dead_queue(queue: str) -> str:
 
 
 def notice_queue(queue: str) -> str:
-    """Where notices wait: beside the tasks, because a `/cancel` must not wait behind what it cancels."""
+    """Where notices wait: not with the tasks, because a `/cancel` must not wait behind what it cancels."""
     return f"{queue}.notices"
 
 

@@ -1,4 +1,4 @@
-"""GitHub's webhooks: what a happening tells, and the signed request. Pure.
+"""GitHub's webhooks: what an event says, and the signed request. Pure.
 
 https://docs.github.com/webhooks/webhook-events-and-payloads
 """

@@ -1,4 +1,4 @@
-"""GitLab's webhooks: what a happening tells, and the request with its token. Pure.
+"""GitLab's webhooks: what an event says, and the request with its token. Pure.
 
 https://docs.gitlab.com/user/project/integrations/webhook_events/
 """

@@ -106,9 +106,7 @@ def _add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("--user", default="", metavar="LOGIN", help="whose settings apply (default: nobody's)")
     one.add_argument("--priority", type=_priority, help="-1000 to 1000, higher goes first (default: 0)")
     one.add_argument("--model", metavar="MODEL", help="name of the model (default: as configured)")
-    one.add_argument(
-        "--instructions", metavar="TEXT", help="for the agent, added to the text of the item"
-    )
+    one.add_argument("--instructions", metavar="TEXT", help="for the agent, added to the text of the item")
     one.add_argument(
         "--timeout-seconds",
         type=_between(1, 604_800),

@@ -82,6 +82,8 @@ def test_every_variable_wins_over_the_file(name: str, tmp_path: Path) -> None:
         "DEBUG": "true",
         "GITHUB_API_URL": "https://ghe.example.com/api/v3",
         "GITLAB_API_URL": "https://gitlab.example.com/api/v4",
+        "ANTHROPIC_BASE_URL": "https://claude.example.com",
+        "GOOGLE_GEMINI_BASE_URL": "https://gemini.example.com",
         "LMSTUDIO_BASE_URL": "http://lmstudio.example.com/v1",
         "OLLAMA_ENDPOINT": "http://ollama.example.com",
         "OPENAI_BASE_URL": "https://models.example.com/v1",

@@ -72,6 +72,18 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--repo", type=_repository, metavar="OWNER/REPO", help="only those of this repository"
     )
+    spent = add("spend", commands.spend, "show what attempts used at the model", named=False)
+    spent.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
+    spent.add_argument("--repo", type=_repository, metavar="OWNER/REPO", help="only of this repository")
+    spent.add_argument(
+        "--by", choices=("repository", "user", "model"), default="repository", help="a row for each of these"
+    )
+    spent.add_argument(
+        "--since",
+        type=_day,
+        metavar="YYYY-MM-DD",
+        help="of attempts that ended since this day (UTC; default: today)",
+    )
     add("describe", commands.describe, "show a task with its conditions, attempts and events")
     log = add("logs", commands.logs, "show the log of an attempt")
     log.add_argument("-f", "--follow", action="store_true", help="wait for the log, and follow it")
@@ -89,6 +101,13 @@ def parser() -> argparse.ArgumentParser:
     add("resume", commands.resume, "resume a suspended task")
     _add_run(add("run", commands.run, "start a task for an item, without a label", named=False))
     return top
+
+
+def _day(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day; write for example 2026-11-01") from error
 
 
 def _where() -> argparse.ArgumentParser:

@@ -69,6 +69,19 @@ def list_tasks(session: Session, arguments: Namespace) -> None:
     show_table(session.out, ("NAMESPACE", *tables.COLUMNS), rows)
 
 
+def spend(session: Session, arguments: Namespace) -> None:
+    """`spend`: what attempts used since a day, by repository, user or model."""
+    since: datetime = arguments.since or session.clock().replace(hour=0, minute=0, second=0, microsecond=0)
+    found = session.cluster.tasks(
+        everywhere=arguments.all_namespaces, active=False, repository=arguments.repo
+    )
+    rows = tables.spent_rows(found, arguments.by, since)
+    if not rows:
+        session.notes.print(f"No attempt has ended since {since:%Y-%m-%d} whose usage is known.")
+        return
+    show_table(session.out, (arguments.by.upper(), *tables.SPENT), rows)
+
+
 def describe(session: Session, arguments: Namespace) -> None:
     """`describe`: everything about one task."""
     task, now = session.cluster.task(arguments.name), session.clock()

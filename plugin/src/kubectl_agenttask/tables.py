@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, TextIO
 
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
@@ -17,6 +18,7 @@ Body = Mapping[str, Any]
 COLUMNS = ("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON", "DURATION", "AGE")
 CONDITIONS = ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE")
 ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "COST", "MESSAGE")
+SPENT = ("ATTEMPTS", "REQUESTS", "TOKENS IN", "TOKENS OUT", "COST")
 TRANSCRIPTS = ("ATTEMPT", "PLACE", "LINK")
 _TAKEN_UP = 30.0
 """Seconds within which an operator takes a new task up, another one's Lease included."""
@@ -72,6 +74,7 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
         ("Branch", _text(task, "status", "result", "branch")),
         ("Change", _text(task, "status", "result", "changeURL")),
         ("Summary", _text(task, "status", "result", "summary")),
+        ("Budget", _allowance(spec.get("budget"))),
         ("Usage", _usage(usage) if isinstance(usage, Mapping) and usage.get("requests") else ""),
     ]
     return [(name, value) for name, value in pairs if value]
@@ -104,6 +107,40 @@ def attempt_rows(task: Body) -> list[tuple[str, ...]]:
             _text(attempt, "message"),
         )
         for attempt in _list(task, "attempts")
+    ]
+
+
+def spent_rows(tasks: Iterable[Body], by: str, since: datetime) -> list[tuple[str, ...]]:
+    """What attempts used that ended since then, the dearest first: a name, then `SPENT`.
+
+    Args:
+        by: `repository`, `user` or `model`.
+    """
+    numbers: dict[str, list[int]] = {}
+    costs: dict[str, dict[str, Decimal]] = {}
+    for task in tasks:
+        for attempt in _list(task, "attempts"):
+            ended, usage = parse_time(attempt.get("completionTime")), attempt.get("usage")
+            if ended is None or ended < since or not isinstance(usage, Mapping):
+                continue
+            name = {
+                "repository": _text(task, "spec", "source", "repository"),
+                "user": _text(task, "spec", "user"),
+                "model": _text(usage, "model"),
+            }[by] or "unknown"
+            counts = (1, *(int(usage.get(key) or 0) for key in ("requests", "inputTokens", "outputTokens")))
+            numbers[name] = [old + new for old, new in zip(numbers.get(name, [0] * 4), counts, strict=True)]
+            if isinstance(cost := usage.get("cost"), Mapping):
+                own, unit = costs.setdefault(name, {}), _text(cost, "currency")
+                own[unit] = own.get(unit, Decimal(0)) + Decimal(_text(cost, "amount"))
+    dearest = sorted(numbers, key=lambda name: (-max(costs.get(name, {}).values(), default=Decimal(0)), name))
+    return [
+        (
+            name,
+            *map(str, numbers[name]),
+            " + ".join(f"{value:f} {unit}" for unit, value in sorted(costs.get(name, {}).items())),
+        )
+        for name in dearest
     ]
 
 
@@ -190,6 +227,14 @@ def _between(start: object, end: object) -> str:
 def _cost(usage: Any) -> str:
     cost = usage.get("cost") if isinstance(usage, Mapping) else None
     return plain(f"{cost.get('amount')} {cost.get('currency')}") if isinstance(cost, Mapping) else ""
+
+
+def _allowance(budget: Any) -> str:
+    if not isinstance(budget, Mapping):
+        return ""
+    return plain(
+        f"{budget['tokens']} tokens" if budget.get("tokens") is not None else _cost({"cost": budget})
+    )
 
 
 def _usage(usage: Mapping[str, Any]) -> str:

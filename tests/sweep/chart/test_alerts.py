@@ -17,6 +17,7 @@ from tests.integration.chart.conftest import Tool
 pytestmark = pytest.mark.timeout(1200)
 
 AGENT, CRON = 'namespace="agents"', 'namespace="agents", cronjob="coding-agent-poller-github"'
+BUDGET = 'budget="repository", repository="acme/shop", unit="USD", served_namespace="agents"'
 POLLER = {"cronjob": "coding-agent-poller-github"}
 HEALTHY = {
     **{f'up{{{AGENT}, component="{name}"}}': "1x180" for name in ("receiver", "operator", "reporter")},
@@ -34,6 +35,8 @@ HEALTHY = {
     f'coding_agent_queue_wait_seconds_bucket{{{AGENT}, le="+Inf"}}': "0+1x180",
     f'coding_agent_tasks_ended_total{{{AGENT}, phase="Succeeded", reason="Completed"}}': "0+1x180",
     f'coding_agent_tasks_ended_total{{{AGENT}, phase="Failed", reason="ModelRefused"}}': "0x180",
+    f"coding_agent_budget_limit{{{AGENT}, {BUDGET}}}": "20x180",
+    f"coding_agent_budget_spent{{{AGENT}, {BUDGET}}}": "0x180",
     f"kube_cronjob_created{{{CRON}}}": "0x180",
     f"kube_cronjob_spec_suspend{{{CRON}}}": "0x180",
     f"kube_cronjob_status_last_successful_time{{{CRON}}}": "0+60x180",
@@ -95,6 +98,18 @@ CASES = [
         {f'coding_agent_operator_namespace_failing{{{AGENT}, served_namespace="team-a"}}': "0x9 1x170"},
         20,
         {"served_namespace": "team-a"},
+    ),
+    Case(
+        "CodingAgentBudgetNearlySpent",
+        {f"coding_agent_budget_spent{{{AGENT}, {BUDGET}}}": "17x180"},
+        2,
+        {"budget": "repository", "repository": "acme/shop", "unit": "USD", "served_namespace": "agents"},
+    ),
+    Case(
+        "CodingAgentBudgetNearlySpent",
+        {f"coding_agent_budget_spent{{{AGENT}, {BUDGET}}}": "15x180"},
+        60,
+        None,
     ),
     Case("CodingAgentTasksStuck", {f'coding_agent_tasks{{{AGENT}, phase="Running"}}': "0x180"}, 16),
     Case(

@@ -185,3 +185,32 @@ def test_a_task_without_a_readable_status_is_shown_all_the_same(status: Any) -> 
 )
 def test_spans_are_those_of_kubectl(seconds: float, shown: str) -> None:
     assert tables.span(seconds) == shown
+
+
+def test_what_was_spent_by_repository_user_and_model() -> None:
+    def used(model: str, amount: str, currency: str = "USD") -> dict[str, Any]:
+        cost = {"amount": amount, "currency": currency}
+        return {"requests": 2, "inputTokens": 10, "outputTokens": 5, "model": model, "cost": cost}
+
+    def ended(at: str, usage: dict[str, Any] | None) -> dict[str, Any]:
+        return {"number": 1, "completionTime": at, "usage": usage}
+
+    today, before = "2026-11-25T01:00:00Z", "2026-11-24T23:00:00Z"
+    tasks = [
+        task("a", today, attempts=[ended(today, used("small", "0.10")), ended(before, used("small", "9"))]),
+        task(
+            "b",
+            today,
+            attempts=[ended(today, used("large", "0.30")), ended(today, used("large", "1", "EUR"))],
+        ),
+        task("c", today, attempts=[ended(today, None), {"number": 2}, ended(today, {"requests": 1})]),
+    ]
+    since = datetime(2026, 11, 25, tzinfo=UTC)
+    assert tables.spent_rows(tasks, "model", since) == [
+        ("large", "2", "4", "20", "10", "1 EUR + 0.30 USD"),
+        ("small", "1", "2", "10", "5", "0.10 USD"),
+        ("unknown", "1", "1", "0", "0", ""),
+    ]
+    assert [row[:2] for row in tables.spent_rows(tasks, "repository", since)] == [("octo/demo", "4")]
+    assert [row[:2] for row in tables.spent_rows(tasks, "user", since)] == [("alice", "4")]
+    assert tables.spent_rows(tasks, "user", datetime(2026, 11, 26, tzinfo=UTC)) == []

@@ -58,7 +58,7 @@ class AgentTasks:
             page = await self._server.request(
                 "GET", self._path, query=[*query, ("continue", token)] if token else query
             )
-            yield page["items"]
+            yield page["items"] or ()  # an empty list of metadata has null here
             token = page["metadata"].get("continue") or ""
             if not token:
                 return

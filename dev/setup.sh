@@ -25,7 +25,9 @@ if [ "$tier" != demo ]; then
     program squid squid # the egress proxy
     program npm npm # vendors publish their schemas and examples in its registry
 fi
-if [ "$tier" = sweep ]; then # a person with a browser
+if [ "$tier" = sweep ]; then
+    program cargo cargo # through the egress proxy
+    # A person with a browser.
     file /usr/bin/chromium chromium
     file /usr/bin/chromedriver chromium-driver
 fi

@@ -78,6 +78,11 @@ IMAGES = {
         f"kopf,kubernetes,pika,coding_agent_core,coding_agent_receiver,{AGENT}",
         megabytes=17,
     ),
+    "egress": Contents(
+        "coding_agent_core,coding_agent_egress",
+        f"kopf,kubernetes,pika,httpx,coding_agent_receiver,coding_agent_operator,{AGENT}",
+        megabytes=60,
+    ),
     "sandbox": Contents(
         "coding_agent_forge,coding_agent_model",
         f"kopf,kubernetes,pika,coding_agent_core,{AGENT}",
@@ -156,6 +161,7 @@ def test_the_same_sources_make_the_same_layers() -> None:
         ("consumer", ["--help"], "--mode"),
         ("operator", ["--help"], "--mode"),
         ("user-config", ["--help"], "--directory"),
+        ("egress", ["--help"], "--denials-port"),
         ("sandbox", ["coding_agent_model", "--help"], "--scripts"),
     ],
 )

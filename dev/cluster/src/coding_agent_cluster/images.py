@@ -25,7 +25,7 @@ class Image:
 def project_images() -> list[Image]:
     """The programs' images, and that of the sandbox which they are tried with."""
     root = paths.repository_root()
-    programs = ("receiver", "operator", "consumer", "user-config", "sandbox")
+    programs = ("receiver", "operator", "consumer", "user-config", "egress", "sandbox")
     return [Image(f"localhost/coding-agent-{p}:{TAG}", root / f"Dockerfile.{p}", root) for p in programs]
 
 

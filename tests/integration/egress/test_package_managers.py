@@ -1,0 +1,84 @@
+"""Package managers through the proxy, against the registries that they are configured for on this machine.
+
+No host is written here: what the proxy denies is allowed next, as an administrator would do, until the tool
+has what it wants.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from coding_agent_core.egress import VARIABLES
+
+from tests.fixtures.egress import EgressProxy, StartEgress
+from tests.fixtures.system import until
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+_ROUNDS = 6
+_LISTENS = "Accepting HTTP Socket connections"
+"""What Squid logs at its start and after each reload."""
+_CARGO = '[package]\nname = "a"\nversion = "0.1.0"\nedition = "2021"\n[dependencies]\nitoa = "1"\n'
+COMMANDS = {
+    "pip": ["pip", "download", "--no-deps", "--no-cache-dir", "--retries", "1", "--dest", ".", "six"],
+    "npm": ["npm", "pack", "--fetch-retries", "0", "--cache", "cache", "is-odd"],
+    "go": ["go", "mod", "download", "github.com/google/uuid@v1.6.0"],
+    "cargo": ["cargo", "fetch"],
+}
+
+
+@pytest.fixture(scope="module")
+def proxy(start_egress: StartEgress) -> EgressProxy:
+    return start_egress({})
+
+
+def allow(proxy: EgressProxy, hosts: list[str]) -> None:
+    """Put the hosts into the lists, and wait until they count. A mirror may be in a private network."""
+    names = [host.partition(":")[0] for host in hosts]
+    before = proxy.log().count(_LISTENS)
+    proxy.write({"egress": {"allow": hosts, "private": names}})
+    until(lambda: proxy.log().count(_LISTENS) > before, "the list is in force", seconds=30)
+
+
+@pytest.mark.parametrize("tool", COMMANDS)
+def test_a_package_manager_works_with_the_hosts_that_were_denied(
+    proxy: EgressProxy, tool: str, tmp_path: Path
+) -> None:
+    program = shutil.which(tool)
+    assert program is not None, f"{tool} is not installed"
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "lib.rs").touch()
+    if tool == "cargo":
+        (tmp_path / "Cargo.toml").write_text(_CARGO)
+    job = f"{tool}-1"
+    own = {"GOPATH": str(tmp_path / "go"), "GOFLAGS": "-modcacherw", "PIP_FIND_LINKS": ""}
+    own |= {"CARGO_HOME": str(tmp_path / "cargo"), "CARGO_NET_RETRY": "0"}
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment |= own | proxy.variables(job)
+    allowed: list[str] = []
+    said = []
+    for _ in range(_ROUNDS):
+        run = subprocess.run(
+            [program, *COMMANDS[tool][1:]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        said.append(run.stdout + run.stderr)
+        if run.returncode == 0:
+            break
+        denied = [host for host in proxy.denials(job) if host not in allowed]
+        assert denied, said[-1]
+        allowed += denied
+        allow(proxy, allowed)
+    else:
+        pytest.fail("\n".join(said))
+    assert allowed, "it went through the proxy"
+    assert "403" in said[0] or "Forbidden" in said[0], said[0]

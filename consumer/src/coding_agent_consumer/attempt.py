@@ -248,9 +248,11 @@ class Attempt:
     @asynccontextmanager
     async def _open_gateway(self, settings: Settings) -> AsyncIterator[Gateway]:
         async with open_gateway(
-            upstreams(settings.llm),
+            upstreams(settings),
             self.allowance,
             prices=settings.llm.prices,
+            models=settings.gateway.models,
+            provider_tools=settings.gateway.provider_tools,
             timeout=settings.llm.request_timeout,
         ) as gateway:
             self._gateway = gateway

@@ -113,6 +113,13 @@ class _LLM(_Keys):
     ollama: _Ollama = _Ollama()
     lmstudio: _LMStudio = _LMStudio()
 
+    @property
+    def names_a_service(self) -> bool:
+        """Whether the person gives an address or a key."""
+        keyed = (self.openai, self.anthropic, self.google)
+        addresses = [self.ollama.endpoint, self.lmstudio.base_url, *(one.base_url for one in keyed)]
+        return any((*addresses, *(one.api_key for one in keyed)))
+
 
 class PersonalSettings(_Keys):
     """All that a person may set; each key has the meaning of the setting of the same name."""
@@ -179,6 +186,9 @@ def with_personal(settings: Settings, data: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         raise SettingsError(_problems(error)) from error
     changes: dict[str, Any] = {"llm": _llm(settings.llm, own.llm)}
+    if own.llm.names_a_service:
+        # What a person sends to a service of their own goes to no other, and costs the installation nothing.
+        changes["gateway"] = settings.gateway.model_copy(update={"fallbacks": ()})
     if own.system_prompt is not None:
         changes["system_prompt"] = own.system_prompt
     if own.instructions is not None:

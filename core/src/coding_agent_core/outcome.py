@@ -109,13 +109,6 @@ class Price(BaseModel):
         amount = (input_tokens - cached - written) * self.input + output_tokens * self.output
         return (amount + cached * read_rate + written * write_rate) / _MILLION
 
-    def cost(self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Cost:
-        """The cost of requests; `input_tokens` includes those from the provider's cache."""
-        amount = self.amount(
-            input_tokens=input_tokens, output_tokens=output_tokens, cached_tokens=cached_tokens
-        )
-        return Cost.of(amount, self.currency)
-
 
 def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
     """The sum, in the currency of the second; without an exchange rate, other amounts are left out."""

@@ -70,7 +70,7 @@ async def test_the_gateway_stands_between_and_counts_the_same(running: Running, 
     key = None if way in FORMATS else API_KEY
     with model_server(script({**call("list_files"), **counts}, finish()), api_key=key) as server:
         settings = provider_settings(server, way)
-        async with open_gateway(upstreams(settings.llm)) as gateway:
+        async with open_gateway(upstreams(settings)) as gateway:
             outcome = await running.work(settings, gateway=gateway)
             counted = gateway.usage
         served = server.usage["scripted"]

@@ -8,12 +8,17 @@ from coding_agent_core.settings import load_settings
 from pydantic import ValidationError
 
 CHEAP = Price.model_validate({"input": "0.15", "output": "0.60"})
+WRITTEN = Price.model_validate({"input": "2", "output": "10", "cache_write": "2.5"})
 CACHED = Price.model_validate({"input": "2.50", "output": "10", "cached_input": "1.25", "currency": "EUR"})
 
 
 def money(text: str) -> Cost:
     amount, currency = text.split(" ")
     return Cost(amount=amount, currency=currency)
+
+
+def _cost(price: Price, **tokens: int) -> Cost:
+    return Cost.of(price.amount(**tokens), price.currency)
 
 
 @pytest.mark.parametrize(
@@ -27,11 +32,13 @@ def money(text: str) -> Cost:
         (CHEAP, {"input_tokens": 1_000_000, "output_tokens": 0, "cached_tokens": 900_000}, "0.15 USD"),
         (CACHED, {"input_tokens": 1_000_000, "output_tokens": 0, "cached_tokens": 400_000}, "2.00 EUR"),
         (CACHED, {"input_tokens": 10, "output_tokens": 0, "cached_tokens": 99}, "0.000013 EUR"),
+        (WRITTEN, {"input_tokens": 1_000_000, "output_tokens": 0, "cache_write_tokens": 400_000}, "2.20 USD"),
+        (WRITTEN, {"input_tokens": 10, "output_tokens": 0, "cache_write_tokens": 99}, "0.000025 USD"),
         (CACHED, {"input_tokens": 2**53, "output_tokens": 0}, "22517998136.85248 EUR"),
     ],
 )
 def test_tokens_at_a_price(price: Price, tokens: dict[str, int], expected: str) -> None:
-    assert str(price.cost(**tokens)) == expected
+    assert str(_cost(price, **tokens)) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,8 +68,8 @@ def test_prices_come_from_the_settings(tmp_path) -> None:  # type: ignore[no-unt
     file = tmp_path / "config.yaml"
     file.write_text("llm: {prices: {gpt-4o: {input: 2.5, output: 10}, tiny: {input: 0.1, output: 0.2}}}\n")
     prices = load_settings(file, {}).llm.prices
-    assert str(prices["gpt-4o"].cost(input_tokens=1_000, output_tokens=100)) == "0.0035 USD"
-    assert str(prices["tiny"].cost(input_tokens=3_000_000, output_tokens=0)) == "0.30 USD", (
+    assert str(_cost(prices["gpt-4o"], input_tokens=1_000, output_tokens=100)) == "0.0035 USD"
+    assert str(_cost(prices["tiny"], input_tokens=3_000_000, output_tokens=0)) == "0.30 USD", (
         "no 0.30000000000000004"
     )
 

@@ -38,7 +38,7 @@ from coding_agent_consumer.agent.failures import (
     round_of,
     too_long,
 )
-from coding_agent_consumer.agent.models import ModelSpec, cost_of, model_spec, open_model, request_settings
+from coding_agent_consumer.agent.models import ModelSpec, model_spec, open_model, request_settings
 from coding_agent_consumer.agent.tools import (
     FINISH,
     FINISH_TOOL,
@@ -122,7 +122,6 @@ class ModelAgent:
             requests=usage.requests,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
-            cost=cost_of(self._settings.llm, usage),
             model=self._settings.llm.model_name[:256],
         )
         return outcome.model_copy(update={"usage": counted})

@@ -1,4 +1,4 @@
-"""The model in force: from the settings to a client of its service, and what it costs.
+"""The model in force: from the settings to a client of its service.
 
 Each provider's library is imported only when it is the one in use: together they take seconds.
 """
@@ -12,14 +12,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, cast
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import Cost
 from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import LLM
 from coding_agent_core.tasks import host_of
-from genai_prices import calc_price
 from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
-from pydantic_ai.usage import RunUsage
 
 from coding_agent_consumer.gateway import Upstream, WireFormat
 
@@ -149,14 +147,24 @@ def model_spec(llm: LLM) -> ModelSpec:
     return spec
 
 
-def upstreams(llm: LLM) -> list[Upstream]:
-    """The providers behind the gateway.
+def upstreams(settings: Settings) -> list[Upstream]:
+    """The providers behind the gateway: that of `llm.provider`, those of other formats that have a key, and
+    the fallbacks.
 
     Raises:
         SettingsError: as `model_spec`.
     """
-    spec = model_spec(llm)
-    return [Upstream(spec.wire_format, spec.base_url, spec.api_key)]
+    spec = model_spec(settings.llm)
+    found = [Upstream(spec.wire_format, spec.base_url, spec.api_key)]
+    for name in _VENDORS:
+        section = getattr(settings.llm, name)
+        key = Secrets(section.api_key).first()
+        if WireFormat(name) is not spec.wire_format and key is not None:
+            found.append(Upstream(WireFormat(name), section.base_url, key))
+    for fallback in settings.gateway.fallbacks:
+        key = Secrets(fallback.api_key).first()
+        found.append(Upstream(WireFormat(fallback.format), fallback.base_url, key))
+    return found
 
 
 def request_settings(spec: ModelSpec, conversation: str) -> ModelSettings:
@@ -264,25 +272,3 @@ async def _google(spec: ModelSpec) -> AsyncIterator[Model]:
         )
         client = Client(vertexai=False, api_key=spec.api_key or _NO_KEY, http_options=options)
         yield GoogleModel(spec.name, provider=GoogleProvider(client=client))
-
-
-def cost_of(llm: LLM, usage: RunUsage) -> Cost | None:
-    """By the configured price, else by the public list price of the provider; `None` where neither is known.
-
-    The list (genai-prices) is part of the image and is not fetched. It knows public addresses alone: a model
-    behind a gateway or on a machine of one's own has no list price.
-    """
-    model = llm.model_name
-    if (price := llm.prices.get(model)) is not None:
-        return price.cost(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cache_read_tokens,
-        )
-    if llm.provider not in _VENDORS:
-        return None
-    try:
-        found = calc_price(usage, model, provider_api_url=getattr(llm, llm.provider).base_url)
-    except LookupError:
-        return None
-    return Cost.of(found.total_price, "USD")

@@ -90,6 +90,7 @@ def scrub_for(settings: Settings) -> Scrub:
         settings.llm.openai.api_key,
         settings.llm.anthropic.api_key,
         settings.llm.google.api_key,
+        *(fallback.api_key for fallback in settings.gateway.fallbacks),
         settings.github.personal_access_token,
         settings.gitlab.personal_access_token,
         settings.rabbitmq.password,

@@ -92,7 +92,7 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
             raise SettingsError("consumer.command is not set: `command` needs a program and its arguments")
         return command.runner_of(settings.consumer.command)
     runner = RUNNERS[name]
-    formats = {upstream.format for upstream in upstreams(settings.llm)}
+    formats = {upstream.format for upstream in upstreams(settings)}
     if runner.format not in formats:
         raise SettingsError(
             f"consumer.runner {runner.name} speaks the format of {runner.format}, and llm.provider"

@@ -138,6 +138,30 @@ class McpServer(Section):
         return self
 
 
+class Fallback(Section):
+    """A second provider of the same wire format and the same models."""
+
+    format: Literal["anthropic", "openai", "google"]
+    """Wire format: Anthropic's Messages, OpenAI's Responses and Chat Completions, or Google's Gemini."""
+    base_url: Url
+    """Base URL of the API, as in the section `llm`: with `/v1` for `openai`, without for the others."""
+    api_key: SecretField = SecretSettings()
+    """Key of the service, if it needs one."""
+
+
+class Gateway(Section):
+    """The way of every agent to its model."""
+
+    models: tuple[str, ...] = ()
+    """Names of the models that agents may use, with `*` for any characters; empty: all."""
+    provider_tools: bool = False
+    """Whether requests may name tools that the provider runs (web search, remote MCP servers) and files by
+    their address. The provider then reaches hosts that the attempt itself cannot reach."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """Asked in turn where the provider answers 429 or 5xx, or cannot be reached. Not for people with an
+    address or a key of their own."""
+
+
 class OpenAI(Section):
     """OpenAI, or a service with a compatible API."""
 

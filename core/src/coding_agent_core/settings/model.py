@@ -13,7 +13,14 @@ from pydantic import Field, model_validator
 
 from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import SecretSettings
-from coding_agent_core.settings.attempts import LLM, Consumer, ContextStorage, McpServer, UserConfigApi
+from coding_agent_core.settings.attempts import (
+    LLM,
+    Consumer,
+    ContextStorage,
+    Gateway,
+    McpServer,
+    UserConfigApi,
+)
 from coding_agent_core.settings.egress import Egress
 from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
@@ -143,6 +150,7 @@ class Settings(Section):
     """Replaces the built-in description of how the agent works; the safety rules stay."""
     instructions: str | None = None
     """Further instructions to the agent, after `system_prompt` or the built-in description."""
+    gateway: Gateway = Gateway()
     mcp_servers: tuple[McpServer, ...] = ()
     """MCP servers with further tools for the agent."""
     max_llm_process_num: int = Field(default=1000, gt=0)

@@ -172,10 +172,14 @@ def test_uninstalling_keeps_the_tasks_and_installing_again_finds_them(release: R
     assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]
 
 
-def test_a_second_release_is_told_whose_the_crd_is(
+def test_a_second_release_is_refused_in_the_same_namespace_and_told_whose_the_crd_is_in_another(
     release: Release, new_namespace: Callable[[str], str]
 ) -> None:
     release.install()
+    beside = Release(release.cluster, release.namespace, REQUIRED, name="another")
+    with pytest.raises(HelmError, match="the release coding-agent already serves its AgentTasks"):
+        beside.install({"crds": {"install": False}})
+    release.upgrade()  # itself it does not mind
     second = Release(release.cluster, new_namespace("restricted"), REQUIRED)
     with pytest.raises(HelmError, match=f"belongs to release coding-agent in namespace {release.namespace}"):
         second.install()
@@ -184,14 +188,6 @@ def test_a_second_release_is_told_whose_the_crd_is(
     second.helm("uninstall", second.name)
     assert release.get("deployment", "coding-agent-receiver"), "the first is still whole"
     assert "Cost" in columns(release)
-
-
-def test_a_second_release_in_the_same_namespace_is_refused(release: Release) -> None:
-    release.install()
-    second = Release(release.cluster, release.namespace, REQUIRED, name="another")
-    with pytest.raises(HelmError, match="the release coding-agent already serves its AgentTasks"):
-        second.install({"crds": {"install": False}})
-    release.upgrade()  # itself it does not mind
 
 
 def test_without_values_what_the_notes_say_creates_the_secrets(release: Release) -> None:

@@ -147,8 +147,11 @@ def test_installed_side_by_side_the_operator_makes_each_teams_jobs(installed: Te
         assert world.plane.core.read_namespaced_config_map("coding-agent", world.namespace)
 
 
-def test_the_rights_end_with_the_platforms_release(installed: Teams) -> None:
+def test_a_team_gets_one_release_and_the_rights_end_with_the_platforms(installed: Teams) -> None:
     team = installed.teams[0]
+    second = Release(installed.plane, team.namespace, team.values, name="another")
+    with pytest.raises(HelmError, match="the release coding-agent already serves its AgentTasks"):
+        second.install({"metrics": {"prometheusRule": {"enabled": False}}})
     operator = Access(installed.access(), installed.plane.plane.binaries["kubectl"])
 
     def allowed(namespace: str) -> bool:
@@ -165,9 +168,3 @@ def test_the_rights_end_with_the_platforms_release(installed: Teams) -> None:
     installed.platform.upgrade({"operator": {"namespaces": [installed.teams[1].namespace]}})
     until("the rights are gone", lambda: not allowed(team.namespace) or None, timeout=20)
     assert team.get("deployment", "coding-agent-receiver"), "the team's release is whole"
-
-
-def test_a_second_release_of_a_team_in_its_namespace_is_refused(installed: Teams) -> None:
-    second = Release(installed.plane, installed.teams[0].namespace, installed.teams[0].values, name="another")
-    with pytest.raises(HelmError, match="the release coding-agent already serves its AgentTasks"):
-        second.install({"metrics": {"prometheusRule": {"enabled": False}}})

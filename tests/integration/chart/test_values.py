@@ -34,28 +34,28 @@ WRONG = [
     ("config.llm.openai.max_token=-1", "at '/config/llm/openai/max_token'"),
     ("config.limits.per_repository=many", "at '/config/limits/per_repository': got string, want integer"),
     (
-        "config.limits.perRepository=3",
-        "at '/config/limits': additional properties 'perRepository' not allowed",
+        "config.limits.perRepository=3,config.limits.global_=3",
+        "at '/config/limits': additional properties 'perRepository', 'global_' not allowed",
     ),
-    ("config.limits.global_=3", "at '/config/limits': additional properties 'global_' not allowed"),
     ("config.queue.backend=memory", "at '/config/queue': additional properties 'backend' not allowed"),
     (
         "config.llm.openai.api_key=sk-1",
         "at '/config/llm/openai': additional properties 'api_key' not allowed",
     ),
-    ("operator.namespaces={Team}", "at '/operator/namespaces/0'"),
     ("operator.namespaces={a,a}", "at '/operator/namespaces'"),
-    ("operator.namespaces={*,team-a}", "operator.namespaces: * means all namespaces"),
-    ("operator.enabled=false,operator.namespaces={team-a}", "operator.namespaces: it has no effect"),
     (
         "config.operator.namespaces={team-a}",
         "at '/config/operator': additional properties 'namespaces' not allowed",
     ),
     ("config.authorize=everyone", "at '/config/authorize': value must be one of 'write', 'triage', 'anyone'"),
     ("config.operator.job.image=x", "at '/config/operator/job': additional properties 'image' not allowed"),
+    ("config.operator.job.pod_template=lots", "at '/config/operator/job/pod_template'"),
+    ("trustedCertificates.configmap=x", "at '/trustedCertificates': additional properties 'configmap'"),
+]
+"""The schema refuses them, all at once."""
+IMPOSSIBLE = [
+    ("operator.enabled=false,operator.namespaces={team-a}", "operator.namespaces: it has no effect"),
     ("secrets.github.existingSecret=mine", "secrets.github: give either existingSecret or token"),
-    ("secrets.webhook.rotating=true", "secrets.webhook.githubPrevious: "),
-    ("secrets.s3.accessKeyId=id", "secrets.s3: set both accessKeyId and secretAccessKey"),
     ("secrets.s3.existingSecret=mine", "config.context_storage.s3.bucket: "),
     ("fullnameOverride=Foo_Bar", 'fullnameOverride: "Foo_Bar" is not a valid object name'),
     ("ingress.enabled=true", "ingress.host: "),
@@ -63,17 +63,28 @@ WRONG = [
     ("receiver.enabled=false,ingress.enabled=true", "ingress.enabled: it needs the receiver"),
     ("receiver.enabled=false,httpRoute.enabled=true", "httpRoute.enabled: it needs the receiver"),
     ("polling.enabled=true", "config.github.owner: "),
-    ("config.operator.job.pod_template=lots", "at '/config/operator/job/pod_template'"),
     ("metrics.prometheusRule.disabled={CodingAgentDown}", "no alert has the name CodingAgentDown"),
-    ("trustedCertificates.configmap=x", "at '/trustedCertificates': additional properties 'configmap'"),
 ]
+"""The templates refuse them, all at once."""
+ALONE = [
+    ("operator.namespaces={Team}", "at '/operator/namespaces/0'"),
+    ("operator.namespaces={*,team-a}", "operator.namespaces: * means all namespaces"),
+    ("secrets.webhook.rotating=true", "secrets.webhook.githubPrevious: "),
+    ("secrets.s3.accessKeyId=id", "secrets.s3: set both accessKeyId and secretAccessKey"),
+]
+"""Others hide them, or they hide others."""
 
 
-@pytest.mark.parametrize(("setting", "said"), WRONG, ids=[setting for setting, _ in WRONG])
-def test_a_wrong_value_is_named(setting: str, said: str) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [WRONG, IMPOSSIBLE, *([entry] for entry in ALONE)],
+    ids=["schema", "templates", *(setting for setting, _ in ALONE)],
+)
+def test_every_wrong_value_is_named(wrong: list[tuple[str, str]]) -> None:
+    settings = [argument for setting, _ in wrong for argument in ("--set", setting)]
     with pytest.raises(HelmError) as error:
-        helm("template", "coding-agent", str(CHART), "--values", str(REQUIRED), "--set", setting)
-    assert said in str(error.value)
+        helm("template", "coding-agent", str(CHART), "--values", str(REQUIRED), *settings)
+    assert [entry for entry in wrong if entry[1] not in str(error.value)] == []
 
 
 def test_without_values_attempts_wait_for_two_secrets_that_the_notes_create() -> None:
@@ -104,30 +115,32 @@ def test_pods_start_anew_when_the_configuration_changes_and_not_when_a_secret_do
     assert [name for name in after if after[name] == before[name]] == []
 
 
-@pytest.mark.parametrize(
-    ("path", "label"),
-    [
-        ("commonLabels", "app.kubernetes.io/name"),
-        ("commonLabels", "app.kubernetes.io/component"),
-        ("commonLabels", "app.kubernetes.io/managed-by"),
-        ("commonLabels", "helm.sh/chart"),
-        ("receiver.podLabels", "app.kubernetes.io/instance"),
-        ("operator.podLabels", "app.kubernetes.io/component"),
-        ("reporter.podLabels", "app.kubernetes.io/name"),
-        ("polling.podLabels", "app.kubernetes.io/name"),
-        ("userConfig.podLabels", "app.kubernetes.io/name"),
-        ("metrics.serviceMonitor.labels", "app.kubernetes.io/name"),
-        ("metrics.prometheusRule.labels", "app.kubernetes.io/instance"),
-        ("metrics.dashboard.labels", "app.kubernetes.io/name"),
-    ],
-)
-def test_a_label_by_which_objects_are_found_is_refused(path: str, label: str) -> None:
-    values: dict[str, Any] = {label: "mine"}
-    for key in reversed(path.split(".")):
-        values = {key: values}
+def test_labels_by_which_objects_are_found_are_refused() -> None:
+    found_by = {
+        "commonLabels": ("name", "component", "managed-by"),
+        "receiver.podLabels": ("instance",),
+        "operator.podLabels": ("component",),
+        "reporter.podLabels": ("name",),
+        "polling.podLabels": ("name",),
+        "userConfig.podLabels": ("name",),
+        "metrics.serviceMonitor.labels": ("name",),
+        "metrics.prometheusRule.labels": ("instance",),
+        "metrics.dashboard.labels": ("name",),
+    }
+    wrong = {path: [f"app.kubernetes.io/{name}" for name in names] for path, names in found_by.items()}
+    wrong["commonLabels"].append("helm.sh/chart")
+    values: dict[str, Any] = {}
+    for path, labels in wrong.items():
+        section = values
+        for key in path.split("."):
+            section = section.setdefault(key, {})
+        section |= dict.fromkeys(labels, "mine")
     with pytest.raises(HelmError) as error:
         render(REQUIRED, values=values)
-    assert f"- {path}: the chart sets the label {label} itself" in str(error.value)
+    expected = [
+        f"- {path}: the chart sets the label {label} itself" for path in wrong for label in wrong[path]
+    ]
+    assert [sentence for sentence in expected if sentence not in str(error.value)] == []
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -199,6 +199,8 @@ class TaskHandler:
                 timeout=consumer.timeout_seconds,
                 grace=_GRACE,
                 overtime=_OVERTIME,
+                # No queue remembers what earlier attempts spent: each has the whole budget.
+                allowance=self.settings.budgets.task,
             ).run()
         self.usage.count(claim.task.request.item.repository, outcome.usage)
         if claim.lost.is_set():

@@ -47,6 +47,13 @@ CASES: list[tuple[str, list[Script], dict[str, object], str, str]] = [
         "attempt 1 of 2",
     ),
     (
+        "out of its budget",
+        script(*(run(f"echo {n}").model_copy(update={"prompt_tokens": 10_000}) for n in range(6)), finish()),
+        {"budgets": {"task": {"tokens": 25_000}}},
+        "BudgetExceeded",
+        "attempt 1 of 2",
+    ),
+    (
         "out of time",
         script(run("sleep 60"), finish()),
         {"consumer": {"timeout_seconds": 4}},

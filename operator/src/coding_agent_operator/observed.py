@@ -366,7 +366,8 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         gone_by=_time(meta["deletionTimestamp"]) if meta.get("deletionTimestamp") else None,
         node=(body.get("spec") or {}).get("nodeName") or "",
         job_uid=(meta.get("labels") or {}).get(JOB_UID_LABEL) or "",
-        began=bool((body.get("spec") or {}).get("nodeName")) and "waiting" not in (agent.get("state") or {}),
+        began=began
+        or bool((body.get("spec") or {}).get("nodeName") and "waiting" not in (agent.get("state") or {})),
     )
 
 

@@ -163,6 +163,7 @@ def test_an_attempt_that_never_began_leaves_its_allowance() -> None:
         ({"nodeName": "n"}, {"running": {}}, True),
         ({"nodeName": "n"}, {"terminated": {"exitCode": 1}}, True),
         ({"nodeName": "n"}, {}, True),
+        ({}, {"terminated": {"exitCode": 137}}, True),
     ],
 )
 def test_a_pod_shows_whether_its_agent_began(

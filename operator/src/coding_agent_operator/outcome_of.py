@@ -17,7 +17,8 @@ from coding_agent_core.reasons import REASONS, ExitCode, Patience, PodReason, Re
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import last_lines, printable
 
-from coding_agent_operator.observed import NOT_READY_TO_START, Job, Pod
+from coding_agent_operator.observed import Job
+from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod
 
 _DEADLINE = "DeadlineExceeded"
 

@@ -21,18 +21,14 @@ from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.metrics import count_change
 from coding_agent_operator.observed import (
     ATTEMPTS,
-    NOT_READY_TO_START,
     Job,
-    Pod,
     Task,
     UnreadableTaskError,
-    missing_secrets,
     read_job,
-    read_pod,
-    read_pods,
     read_status,
     read_task,
 )
+from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod, missing_secrets, read_pod, read_pods
 
 _logger = logging.getLogger("operator.reconcile")
 

@@ -12,7 +12,8 @@ from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
-from coding_agent_operator.observed import Job, Pod, Task, job_name, read_task
+from coding_agent_operator.observed import Job, Task, job_name, read_task
+from coding_agent_operator.observed_pod import Pod
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 POLICY = Policy()

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from coding_agent_core.agenttask import Status
 from coding_agent_core.settings.operator import Limits, Policy
 from coding_agent_operator.decide import SchedulingDecision, decide
-from coding_agent_operator.observed import Job, Pod, Task, job_name, read_task
+from coding_agent_operator.observed import Job, Task, job_name, read_task
+from coding_agent_operator.observed_pod import Pod
 from coding_agent_operator.schedule import UNLIMITED, Candidate, coarse, schedule
 from coding_agent_operator.task_state import Stage, stage_of
 

@@ -27,7 +27,8 @@ from coding_agent_operator.budgets import (
 )
 from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.job import build_job
-from coding_agent_operator.observed import read_job, read_pod
+from coding_agent_operator.observed import read_job
+from coding_agent_operator.observed_pod import read_pod
 from coding_agent_operator.runs import is_counted
 from coding_agent_operator.schedule import Candidate, schedule
 from coding_agent_operator.task_state import Stage, task_state

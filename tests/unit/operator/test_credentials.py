@@ -7,7 +7,7 @@ from coding_agent_core.agenttask import parse_spec
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.job import Credential
 from coding_agent_core.tasks import Item
-from coding_agent_operator.job import credentials_for
+from coding_agent_operator.pod_spec import credentials_for
 
 GITHUB = Item(
     platform=Platform.GITHUB, host="github.com", repository="Acme/Pricing", kind=ItemKind.ISSUE, number=1

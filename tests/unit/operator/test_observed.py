@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from coding_agent_core.outcome import Phase
 from coding_agent_operator.decide import SchedulingDecision, decide
-from coding_agent_operator.observed import UnreadableTaskError, missing_secrets, read_job, read_pod, read_task
+from coding_agent_operator.observed import UnreadableTaskError, read_job, read_task
+from coding_agent_operator.observed_pod import missing_secrets, read_pod
 
 from tests.unit.operator.making import NOW, POLICY, task_body
 

@@ -32,6 +32,25 @@ class LabelContradiction(StrEnum):
     """The bot label was applied again after the task had ended."""
 
 
+CORRECTION_EVENTS = {
+    LabelContradiction.ITEM_CLOSED: ("ItemClosed", "The item was closed, so its task is cancelled."),
+    LabelContradiction.LABEL_REMOVED: (
+        "LabelRemoved",
+        "The item has none of the bot's labels any more, so its task is cancelled.",
+    ),
+    LabelContradiction.LABEL_APPLIED_AGAIN: (
+        "LabelAppliedAgain",
+        "The label was applied to the item again, so a new run starts.",
+    ),
+}
+"""Reason and message of the task's Event."""
+CANCELLATION_CAUSES = {
+    LabelContradiction.ITEM_CLOSED: "the item was closed",
+    LabelContradiction.LABEL_REMOVED: "the item has none of the bot's labels any more",
+}
+"""As the item's comment gives them."""
+
+
 @dataclass(frozen=True)
 class PendingCorrection:
     contradiction: LabelContradiction

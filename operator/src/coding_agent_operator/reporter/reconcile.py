@@ -44,6 +44,8 @@ from prometheus_client import REGISTRY
 from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.decide import (
+    CANCELLATION_CAUSES,
+    CORRECTION_EVENTS,
     LabelContradiction,
     PendingCorrection,
     decide,
@@ -66,23 +68,6 @@ NEVER = float("-inf")
 
 _REPORTED = {"metadata": {"labels": {LABEL_REPORTED: "true"}}}
 """The merge patch after which the reporter no longer watches a task."""
-
-_CORRECTION_EVENTS = {
-    LabelContradiction.ITEM_CLOSED: ("ItemClosed", "The item was closed, so its task is cancelled."),
-    LabelContradiction.LABEL_REMOVED: (
-        "LabelRemoved",
-        "The item has none of the bot's labels any more, so its task is cancelled.",
-    ),
-    LabelContradiction.LABEL_APPLIED_AGAIN: (
-        "LabelAppliedAgain",
-        "The label was applied to the item again, so a new run starts.",
-    ),
-}
-_CANCELLATION_CAUSES = {
-    LabelContradiction.ITEM_CLOSED: "the item was closed",
-    LabelContradiction.LABEL_REMOVED: "the item has none of the bot's labels any more",
-}
-"""As the item's comment gives them."""
 
 
 class NotConfiguredError(CodingAgentError):
@@ -341,10 +326,10 @@ async def _correct(
     """
     if contradiction is LabelContradiction.LABEL_APPLIED_AGAIN:
         await _start_new_run(context, task, body, latest)
-    elif not await context.tasks.patch(body, cancellation(_CANCELLATION_CAUSES[contradiction])):
+    elif not await context.tasks.patch(body, cancellation(CANCELLATION_CAUSES[contradiction])):
         raise TaskChangedError(f"{task.name} has changed since its item was read")
     metrics.CORRECTIONS.labels(contradiction).inc()
-    reason, message = _CORRECTION_EVENTS[contradiction]
+    reason, message = CORRECTION_EVENTS[contradiction]
     _logger.info("%s: %s", task.spec.item.display, message)
     await _emit(context.tasks, task, Event("Normal", reason, message), context.clock())
 

@@ -1,0 +1,277 @@
+"""The spec of an attempt's pod, built from plain data. Pure.
+
+The pod has two containers with different users. `agent` has the credentials and its own clone; `workspace`, a
+native sidecar, runs the model's commands and has nothing but its tree. All they share is a folder with a
+socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Any
+
+from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
+from coding_agent_core.settings.job import AGENT_USER, FS_GROUP, WORKSPACE_USERS, Credential, JobTemplate
+from coding_agent_core.tasks import Item
+
+from coding_agent_operator.observed_pod import AGENT_CONTAINER, WORKSPACE_CONTAINER
+
+CONFIG_FILE = "/etc/coding-agent/config.yaml"
+CREDENTIALS = "/etc/coding-agent/credentials"
+WORK = "/work"
+WORKSPACE = "/workspace"
+SOCKET_FOLDER = "/run/coding-agent"
+SOCKET = f"{SOCKET_FOLDER}/workspace.sock"
+PROGRAM = "/opt/coding-agent"
+"""Where our command server lies in an image that is not ours."""
+
+_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "privileged": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_SERVE = (
+    *("--socket", SOCKET, "--root", WORKSPACE, "--isolation", "none", "--group", "--inherit-env"),
+    # Upper bounds alone: the agent, which has the settings, asks for its own with each request.
+    *("--command-timeout", "86400", "--output-limit", "1000000"),
+)
+
+
+def pod_spec(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
+    """The pod's spec; the same for the same arguments."""
+    item = given.task.request.item
+    image = template.workspace.image_of(item.host, item.repository)
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "shareProcessNamespace": False,
+        "serviceAccountName": template.service_account,
+        "terminationGracePeriodSeconds": template.grace_seconds,
+        # Counted from when a node has the pod. It is for an agent that hangs: its own clock ends it earlier.
+        "activeDeadlineSeconds": given.timeout_seconds + template.grace_seconds + template.start_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "fsGroup": FS_GROUP,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "initContainers": [
+            *([_program(template)] if image else []),
+            _workspace(template, image, workspace_user(template, given)),
+        ],
+        "containers": [_agent(template, given)],
+        "volumes": _volumes(template, item, foreign=image is not None),
+    }
+    merged = _merge_template(spec, template.pod_template.get("spec", {}))
+    return merged if template.fixed_ids else _without_ids(merged)
+
+
+def _without_ids(spec: dict[str, Any]) -> dict[str, Any]:
+    for holder in (spec, *spec["initContainers"], *spec["containers"]):
+        for key in ("runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy"):
+            holder["securityContext"].pop(key, None)
+    return spec
+
+
+def workspace_user(template: JobTemplate, given: AttemptInput) -> int:
+    """The user of an attempt's workspace, unless the template sets one: the same for the same attempt."""
+    spec = template.pod_template.get("spec", {})
+    taken = {
+        container.get("securityContext", {}).get("runAsUser") for container in spec.get("containers", ())
+    }
+    taken.add(spec.get("securityContext", {}).get("fsGroup"))
+    digest = sha256(f"{given.task.uuid}/{given.task.attempt}".encode()).digest()
+    first = int.from_bytes(digest[:8], "big")
+    users = (WORKSPACE_USERS[(first + step) % len(WORKSPACE_USERS)] for step in range(len(taken) + 1))
+    return next(user for user in users if user not in taken)
+
+
+def _merge_template(spec: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with `operator.job.pod_template` merged over it, which the settings have checked."""
+    merged = _merge(spec, {key: value for key, value in template.items() if key != "containers"})
+    *programs, workspace = merged["initContainers"]
+    containers = {AGENT_CONTAINER: merged["containers"][0], WORKSPACE_CONTAINER: workspace}
+    for container in template.get("containers", ()):
+        name = container["name"]
+        containers[name] = _merge(containers[name], container)
+    for container in containers.values():
+        container["securityContext"]["runAsGroup"] = container["securityContext"]["runAsUser"]
+    agent, workspace = containers[AGENT_CONTAINER], containers[WORKSPACE_CONTAINER]
+    for program in programs:
+        program["securityContext"] = agent["securityContext"]
+    return {**merged, "initContainers": [*programs, workspace], "containers": [agent]}
+
+
+def _merge(built: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A strategic merge: mappings key by key, lists of named entries by name; null removes."""
+    merged = dict(built)
+    for key, value in over.items():
+        known = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(known, Mapping):
+            merged[key] = _merge(known, value)
+        elif isinstance(known, list):
+            by = "mountPath" if key == "volumeMounts" else "name"
+            entries = {entry[by]: entry for entry in known}
+            for entry in value:
+                entries[entry[by]] = _merge(entries.get(entry[by], {}), entry)
+            merged[key] = list(entries.values())
+        else:
+            merged[key] = value
+    return merged
+
+
+def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
+    environment = {
+        "HOME": WORK,
+        "TMPDIR": WORK,
+        "WORKSPACE_SOCKET": SOCKET,
+        **({"CONFIG_FILE": CONFIG_FILE} if template.config_map else {}),
+        ENVIRONMENT_VARIABLE: given.to_json(),
+    }
+    mounts = [
+        _mount("work", WORK),
+        # Connecting to a socket does not write to its file system.
+        _mount("socket", SOCKET_FOLDER, read_only=True),
+    ]
+    if template.config_map:
+        # A single file: a folder of the ConfigMap could hold no further mount point.
+        mounts.append(_mount("config", CONFIG_FILE, sub_path=template.config_key, read_only=True))
+    if credentials_for(template.credentials, given.task.request.item):
+        mounts.append(_mount("credentials", CREDENTIALS, read_only=True))
+    return {
+        "name": AGENT_CONTAINER,
+        "image": template.image,
+        "imagePullPolicy": template.pull_policy,
+        "command": list(template.command),
+        "workingDir": WORK,
+        # Kubernetes expands $(NAME) and halves $$ in values.
+        "env": [{"name": name, "value": value.replace("$", "$$")} for name, value in environment.items()],
+        # Requests are given because Kubernetes would take the limits. No CPU limit: the agent mostly waits.
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "256Mi"},
+            "limits": {"memory": "1Gi", "ephemeral-storage": "8Gi"},
+        },
+        "securityContext": _security(AGENT_USER),
+        # The agent's own word; of an agent that was killed the last lines of its log.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts,
+    }
+
+
+def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str, Any]:
+    mounts = [
+        _mount("socket", SOCKET_FOLDER),
+        _mount("workspace", WORKSPACE),
+        _mount("workspace", "/tmp", sub_path="tmp"),  # noqa: S108 - in the container, of its own
+    ]
+    module = ("-I", "-m", "coding_agent_consumer.workspace")
+    if image is None:
+        # Without our own environment of Python packages: the system's is what commands are to find.
+        command = ["python", *module, *_SERVE, "--path", "/usr/local/bin"]
+    else:
+        mounts.append(_mount("program", PROGRAM, read_only=True))
+        command = [
+            *(f"{PROGRAM}/ld.so", "--inhibit-cache", "--library-path", f"{PROGRAM}/lib"),
+            *(f"{PROGRAM}/bin/python3", "-S", *module, *_SERVE, "--git", f"{PROGRAM}/tools/git"),
+        ]
+    return {
+        "name": WORKSPACE_CONTAINER,
+        "image": image or template.image,
+        "imagePullPolicy": template.pull_policy,
+        "restartPolicy": "Always",  # a native sidecar: it starts before the agent and ends after it
+        "command": command,
+        "workingDir": "/",
+        "env": [],
+        # A command that needs more memory than the limit is killed; the agent goes on.
+        "resources": {
+            "requests": {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": "256Mi"},
+            "limits": {"memory": "4Gi", "ephemeral-storage": "16Gi"},
+        },
+        "securityContext": _security(user),
+        "volumeMounts": mounts,
+    }
+
+
+def _program(template: JobTemplate) -> dict[str, Any]:
+    """Copies our command server, with all it needs to run, for an image that is not ours."""
+    return {
+        "name": f"{WORKSPACE_CONTAINER}-program",
+        "image": template.image,
+        "imagePullPolicy": template.pull_policy,
+        "command": ["python", "-I", "-m", "coding_agent_consumer.workspace.portable", PROGRAM],
+        "workingDir": "/",
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "securityContext": _security(AGENT_USER),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [_mount("program", PROGRAM)],
+    }
+
+
+def _volumes(template: JobTemplate, item: Item, *, foreign: bool) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "work", "emptyDir": {"sizeLimit": "8Gi"}},
+        {"name": "workspace", "emptyDir": {"sizeLimit": "16Gi"}},
+        # In memory, since there the limit is a hard one.
+        {"name": "socket", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+    ]
+    if foreign:
+        volumes.append({"name": "program", "emptyDir": {"sizeLimit": "512Mi"}})
+    if template.config_map:
+        items = [{"key": template.config_key, "path": template.config_key}]
+        volumes.append({"name": "config", "configMap": {"name": template.config_map, "items": items}})
+    credentials = credentials_for(template.credentials, item)
+    if credentials:
+        sources = [
+            {
+                "secret": {
+                    "name": credential.secret,
+                    "items": [{"key": credential.key, "path": credential.file}],
+                }
+            }
+            for credential in credentials
+        ]
+        volumes.append({"name": "credentials", "projected": {"defaultMode": 0o440, "sources": sources}})
+    return volumes
+
+
+def _security(user: int) -> dict[str, Any]:
+    return {**_SECURITY, "runAsUser": user, "runAsGroup": user}
+
+
+def _mount(name: str, path: str, *, sub_path: str | None = None, read_only: bool = False) -> dict[str, Any]:
+    mount: dict[str, Any] = {"name": name, "mountPath": path}
+    if sub_path is not None:
+        mount["subPath"] = sub_path
+    if read_only:
+        mount["readOnly"] = True
+    return mount
+
+
+def credentials_for(credentials: Iterable[Credential], item: Item) -> list[Credential]:
+    """One credential for each file that the item's task is given, by file name.
+
+    Every scope that an entry names must be the item's. Of those that give the same file the most specific
+    wins: one that names the repository, then one that names the host, then one that names the platform; of
+    equals the later.
+    """
+    names = (item.platform, item.host.lower(), item.repository.lower())
+    chosen: dict[str, tuple[list[bool], Credential]] = {}
+    for credential in credentials:
+        scopes = (
+            credential.platform,
+            credential.host and credential.host.lower(),
+            credential.repository and credential.repository.lower(),
+        )
+        if any(scope not in (None, name) for scope, name in zip(scopes, names, strict=True)):
+            continue
+        specificity = [scope is not None for scope in reversed(scopes)]
+        if credential.file not in chosen or specificity >= chosen[credential.file][0]:
+            chosen[credential.file] = specificity, credential
+    return [chosen[file][1] for file in sorted(chosen)]

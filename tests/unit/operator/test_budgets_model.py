@@ -1,0 +1,146 @@
+"""Whatever happens in whatever order, no day's and no month's spending exceeds its budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from coding_agent_core.agenttask import AttemptStatus, OutcomeType
+from coding_agent_core.budget import Allowance
+from coding_agent_core.outcome import Usage
+from coding_agent_core.settings.operator import Budgets
+from coding_agent_operator.budgets import next_allowance, used_up
+from coding_agent_operator.observed import Job, Task, job_name, read_task
+from coding_agent_operator.schedule import Candidate, schedule
+from coding_agent_operator.spending import Spending
+from coding_agent_operator.task_state import Stage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.operator.making import task_body
+
+ONE_DAY, ONE_MONTH = 12, 30
+BUDGETS = Budgets(
+    task=Allowance(tokens=5), repository=Allowance(tokens=ONE_DAY), namespace=Allowance(tokens=ONE_MONTH)
+)
+TASKS, REPOSITORIES = 9, ("octo/one", "octo/two")
+
+
+class Model:
+    """Tasks and Jobs as the API server has them, and what the agents have really spent."""
+
+    def __init__(self) -> None:
+        self.now = datetime.fromisoformat("2026-01-30T12:00:00Z")
+        self.tasks: dict[str, Task] = {}
+        for number in range(TASKS):
+            body = task_body(number + 1, repository=REPOSITORIES[number % 2], uid=f"uid-{number}")
+            self.tasks[body["metadata"]["name"]] = read_task(body)
+        self.jobs: dict[str, Job] = {}
+        self.ended: dict[str, Task] = {}
+        self.spent_by: Counter[str] = Counter()
+        self.days: Counter[tuple[str, str]] = Counter()
+        self.months: Counter[str] = Counter()
+        self.restart()
+
+    def restart(self) -> None:
+        """The operator is killed, and reads again what there is."""
+        self.spending = Spending(None, BUDGETS, lambda: self.now)  # type: ignore[arg-type]
+        for task in self.ended.values():
+            self.spending.ended(task)
+
+    def start(self) -> None:
+        """A pass of the scheduler, and the Jobs that follow from it; their attempts are not recorded yet."""
+        candidates = []
+        for name, task in self.tasks.items():
+            own = [self.jobs[name]] if name in self.jobs else []
+            stage = Stage.ACTIVE if own else Stage.READY
+            budgets, demand = self.spending.share(task, own, stage, granted=False)
+            candidates.append(
+                Candidate(name=name, item=name, repository=task.repository, created=task.created, stage=stage,
+                          limit=99, budgets=budgets, demand=demand)
+            )  # fmt: skip
+        running = {c.name: c.demand for c in candidates if c.stage is Stage.ACTIVE}
+        unspent = self.spending.unspent(self.tasks.values(), running)
+        for name in schedule(candidates, 99, self.now, aging=60, unspent=unspent).start:
+            task = self.tasks[name]
+            number = len(task.status.attempts) + 1
+            self.jobs[name] = Job(
+                name=job_name(name, number), uid=f"{name}-{number}", owner=task.uid, task=name,
+                number=number, created=self.now, labels={}, allowance=next_allowance(task, BUDGETS),
+            )  # fmt: skip
+
+    def _job(self, which: int) -> Job | None:
+        return list(self.jobs.values())[which % len(self.jobs)] if self.jobs else None
+
+    def spend(self, which: int) -> None:
+        """An answer of the model, within the attempt's allowance."""
+        job = self._job(which)
+        if job is None or job.task is None or job.allowance is None:
+            return
+        if self.spent_by[job.name] < job.allowance.value:
+            self.spent_by[job.name] += 1
+            self.days[self.tasks[job.task].repository, f"{self.now:%Y-%m-%d}"] += 1
+            self.months[f"{self.now:%Y-%m}"] += 1
+
+    def end(self, which: int, how: str) -> None:
+        """An attempt ends, and that is recorded."""
+        job = self._job(which)
+        if job is None or job.task is None:
+            return
+        usage = Usage(requests=1, input_tokens=self.spent_by[job.name]) if how != "lost" else None
+        attempt = AttemptStatus(
+            number=job.number or 1, job=job.name, start_time=job.created, completion_time=self.now,
+            outcome=OutcomeType.FAILED, reason="Because", allowance=job.allowance, usage=usage,
+        )  # fmt: skip
+        task = self.tasks[job.task]
+        attempts = (*task.status.attempts, attempt)
+        task = replace(task, status=task.status.model_copy(update={"attempts": attempts}))
+        del self.jobs[job.task]
+        if how == "done" or used_up(attempts) is not None:
+            del self.tasks[task.name]
+            self.ended[task.name] = task
+            self.spending.ended(task)
+        else:
+            self.tasks[task.name] = task
+
+    def check(self) -> None:
+        assert max(self.days.values(), default=0) <= ONE_DAY, self.days
+        assert max(self.months.values(), default=0) <= ONE_MONTH, self.months
+
+
+_STEPS: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
+    st.tuples(st.just("start")),
+    st.tuples(st.just("spend"), st.integers(0, 8)),
+    st.tuples(st.just("spend"), st.integers(0, 8)),
+    st.tuples(st.just("end"), st.integers(0, 8), st.sampled_from(["done", "failed", "lost"])),
+    st.tuples(st.just("restart")),
+    st.tuples(st.just("wait"), st.integers(1, 30)),
+)
+
+
+@given(st.lists(_STEPS, max_size=120))
+@settings(max_examples=60, deadline=None)
+def test_no_period_exceeds_its_budget(steps: list[tuple[Any, ...]]) -> None:
+    model = Model()
+    for step, *arguments in steps:
+        if step == "wait":
+            model.now += timedelta(hours=arguments[0])
+        else:
+            getattr(model, step)(*arguments)
+        model.check()
+
+
+def test_what_is_left_is_used() -> None:
+    """The model spends the whole budget where everything goes well, so that it can find what is too much."""
+    model = Model()
+    for _ in range(20):
+        model.start()
+        for which in range(TASKS):
+            for _ in range(5):
+                model.spend(which)
+        for _ in range(TASKS):
+            model.end(0, "failed")
+        model.check()
+    assert set(model.days.values()) == {10}, "two tasks of five in each repository; two are left"

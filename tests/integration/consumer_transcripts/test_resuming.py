@@ -6,8 +6,6 @@ The attempts are the agent container's program; what the operator does between t
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,11 +28,11 @@ from coding_agent_operator.observed import Task, job_name, read_job, read_task
 from coding_agent_operator.observed_pod import read_pod
 from coding_agent_operator.task_state import TaskState, task_state
 
+from tests.fixtures.preloaded import start_main
 from tests.fixtures.s3 import SECRET, S3Server
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, StartSystem, System
 from tests.integration.main_job.scripts import finish, run, write
 
-MAIN = Path(__file__).parents[3] / "main.py"
 NOW = datetime.now(UTC)
 PRICES = {"scripted": {"input": "2.50", "output": "10"}}
 DOWN = Turn(error=Failure(status=503, times=0))
@@ -71,25 +69,22 @@ def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) ->
     last_words = system.folder / f"termination-log-{number}"
     last_words.touch()
     with tempfile.TemporaryDirectory(prefix="pod-") as scratch:  # a test's own path is long for a socket
-        done = subprocess.run(
-            [sys.executable, str(MAIN), "--config", str(config), "--mode", "attempt"],
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": scratch,
-                "TMPDIR": scratch,
-                "TERMINATION_LOG": str(last_words),
-                "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
-                "GITLAB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
-                "OPENAI_API_KEY": MODEL_KEY,
-                ENVIRONMENT_VARIABLE: attempt_input(task, number).to_json(),
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": scratch,
+            "TMPDIR": scratch,
+            "TERMINATION_LOG": str(last_words),
+            "GITHUB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+            "GITLAB_PERSONAL_ACCESS_TOKEN": BOT_TOKEN,
+            "OPENAI_API_KEY": MODEL_KEY,
+            ENVIRONMENT_VARIABLE: attempt_input(task, number).to_json(),
+        }
+        arguments = ("--config", str(config), "--mode", "attempt")
+        log = system.folder / f"attempt-{number}.log"
+        status = start_main(arguments, env=environment, cwd=Path(scratch), log=log).wait(120)
+    written = log.read_text() + last_words.read_text()
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET):
-        assert secret not in done.stderr + done.stdout + last_words.read_text()
+        assert secret not in written
     kept = ContextStorage.model_validate(storage)
     manifest = with_transcript_annotations(build_job(task, number, JobTemplate()), task, number, kept)
     failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
@@ -98,21 +93,21 @@ def attempt(system: System, task: Task, number: int, storage: dict[str, Any]) ->
         {
             **manifest,
             "metadata": {**manifest["metadata"], "uid": "j", "resourceVersion": "1"},
-            "status": {"conditions": [failed if done.returncode else good]},
+            "status": {"conditions": [failed if status else good]},
         }
     )
-    ended = {"exitCode": done.returncode, "reason": "Error", "message": last_words.read_text()}
+    ended = {"exitCode": status, "reason": "Error", "message": last_words.read_text()}
     pod = read_pod(
         {
             "metadata": {"name": "p"},
             "status": {
-                "phase": "Failed" if done.returncode else "Succeeded",
+                "phase": "Failed" if status else "Succeeded",
                 "containerStatuses": [{"name": "agent", "state": {"terminated": ended}}],
             },
         }
     )
     state = task_state(task, [replace(job, pods=(pod,))], NOW, Policy())
-    assert state.attempts[-1].job == job_name(task.name, number), done.stderr
+    assert state.attempts[-1].job == job_name(task.name, number), written
     return state
 
 

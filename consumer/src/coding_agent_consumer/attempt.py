@@ -45,6 +45,7 @@ from coding_agent_consumer.background import instruction_files, read_conversatio
 from coding_agent_consumer.commits import SshSigner
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
+from coding_agent_consumer.images import read_images
 from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.repository import BareClone, Publisher
@@ -286,6 +287,7 @@ class Attempt:
         return Brief(
             instructions=instructions(settings),
             prompt=scrub_for(settings)(text),  # a check may have printed a secret of ours
+            images=await read_images(task.forge, conversation) if settings.llm.images else (),
             transcript=self.transcripts.path,
             last_lines=self.transcripts.lines,
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coding_agent_consumer.agent import Brief, Step
+from coding_agent_consumer.agent import Brief, Image, Step
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_core.outcome import Outcome
@@ -42,6 +42,7 @@ class Running:
         prompt: str = "Please fix it.",
         timeout: float = 30,
         gateway: Gateway | None = None,
+        images: tuple[Image, ...] = (),
     ) -> Outcome:
         async def on_step(step: Step) -> None:
             self.steps.append(step)
@@ -53,5 +54,5 @@ class Running:
             self.waits.append(seconds)
 
         agent = ModelAgent(settings, gateway, clock=Clock(sleep=sleep, chance=lambda: 0.0))
-        brief = Brief(instructions="You fix bugs.", prompt=prompt, transcript=self.transcript)
+        brief = Brief(instructions="You fix bugs.", prompt=prompt, images=images, transcript=self.transcript)
         return await agent.work(brief, self.workspace, stop=self.stop, timeout=timeout, on_step=on_step)

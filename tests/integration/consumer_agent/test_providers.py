@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_consumer.agent import Image
 from coding_agent_consumer.agent.models import upstreams
 from coding_agent_consumer.gateway import open_gateway
 from coding_agent_core.reasons import Reason
@@ -23,6 +25,8 @@ from tests.fixtures.model import (
 from tests.integration.consumer_agent.running import Running
 
 FORMATS = {"ollama": "chat", "lmstudio": "chat"}
+PICTURE = Image("/uploads/a.png", "image/png", b"\x89PNG\r\n\x1a\nnot really a picture")
+ENCODED = base64.b64encode(PICTURE.data).decode()
 KEYED = ("anthropic", "responses", "chat", "google")
 
 
@@ -162,3 +166,34 @@ async def test_responses_are_not_stored(running: Running) -> None:
         await running.work(provider_settings(server, "responses"))
         assert [body["store"] for body in server.requests] == [False, False]
         assert "previous_response_id" not in server.requests[1]
+
+
+@pytest.mark.parametrize("way", PROVIDERS)
+async def test_an_image_reaches_the_model(running: Running, way: str) -> None:
+    with model_server(script(call("list_files"), finish()), api_key=None) as server:
+        outcome = await running.work(provider_settings(server, way), images=(PICTURE,))
+        requests = [str(entry).replace("\\n", "") for entry in server.requests]
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert all(ENCODED in request and PICTURE.link in request for request in requests)
+    assert "[image]" in running.transcript.read_text()
+    assert ENCODED not in running.transcript.read_text(), "transcripts hold text alone"
+
+
+@pytest.mark.parametrize("way", PROVIDERS)
+async def test_a_model_that_cannot_see_goes_on_without_the_images(running: Running, way: str) -> None:
+    refusal = error(status=400, message="This model does not support image input.")
+    with model_server(script(refusal, call("list_files"), finish()), api_key=None) as server:
+        outcome = await running.work(provider_settings(server, way), images=(PICTURE,))
+        asked = [ENCODED in str(entry) for entry in server.requests]
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert asked == [True, False, False]
+    assert "refused the images" in running.steps[0].title
+
+
+async def test_a_refusal_that_is_not_about_the_images_is_told(running: Running) -> None:
+    refusal = error(status=400, times=0, message="No such parameter.")
+    with model_server(script(refusal), api_key=None) as server:
+        outcome = await running.work(provider_settings(server, "chat"), images=(PICTURE,))
+        assert len(server.requests) == 2
+    assert outcome.reason is Reason.MODEL_REFUSED
+    assert "No such parameter." in outcome.message

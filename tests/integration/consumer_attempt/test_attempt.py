@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from contextlib import suppress
 from typing import Any
 
@@ -52,6 +53,27 @@ async def test_a_pod_refuses_what_a_stranger_asked_for_before_it_does_anything(
     assert (outcome.reason, outcome.exit_code) == (Reason.NOT_AUTHORIZED, 77)
     assert outcome.message.startswith("reader applied the label, but only people with write access")
     assert (place.system.model.requests, place.branches()) == ([], before)
+
+
+@pytest.mark.parametrize("flavour", ["github", "gitlab"])
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_the_model_sees_the_images_of_the_issue(
+    make_place: MakePlace, flavour: str, wanted: bool
+) -> None:
+    place = make_place(flavour, fixes_the_bug())
+    place.system.put_label(1)
+    data, secret = b"\x89PNG\r\n\x1a\n of the price list", "0123456789abcdef" * 2
+    forge = place.system.forge
+    forge.sandbox.attachments |= {"id-1": data, f"{secret}/a.png": data}
+    link = f"/uploads/{secret}/a.png"
+    if flavour == "github":
+        link = f"{forge.base_url}/user-attachments/assets/id-1"
+    issue = place.system.item(1)
+    issue.body += f"\n\n![price list]({link}) ![](https://evil.example/track.png)"
+    outcome = await place.run(place.given(), llm={"images": wanted})
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    asked = str(place.system.model.requests[0])
+    assert (base64.b64encode(data).decode() in asked) is wanted
 
 
 async def test_a_stopped_attempt_pushes_what_it_has_and_the_next_one_continues_from_it(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.failures import failure_of, retry_policy, too_long, transient
+from coding_agent_consumer.agent.failures import failure_of, too_long, transient
 from coding_agent_consumer.agent.models import Api, model_spec, open_model
+from coding_agent_consumer.agent.retrying import retry_policy
 from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason

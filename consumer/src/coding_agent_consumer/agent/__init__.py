@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,18 +15,33 @@ from coding_agent_consumer.workspace.protocol import Workspace
 
 
 @dataclass(frozen=True)
+class Image:
+    """
+    Attributes:
+        link: as it stands in the text.
+        media_type: for example `image/png`.
+    """
+
+    link: str
+    media_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Brief:
     """What the agent is asked to do.
 
     Attributes:
         instructions: the system prompt.
         prompt: the item with its comments, and what happened in earlier attempts.
+        images: that belong to the prompt.
         transcript: JSON-lines file that the agent appends its messages to as they happen; `None` keeps none.
         last_lines: receives what the agent says and does, in short lines, as it happens.
     """
 
     instructions: str
     prompt: str
+    images: tuple[Image, ...] = ()
     transcript: Path | None = None
     last_lines: LastLines | None = None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from coding_agent_core.text import beginning
 from pydantic_ai.messages import (
+    BinaryContent,
     ModelMessage,
     ModelRequest,
     ModelRequestPart,
@@ -19,15 +20,19 @@ from pydantic_ai.messages import (
     ThinkingPart,
     ToolCallPart,
     ToolReturnPart,
+    UserContent,
     UserPromptPart,
 )
 
+from coding_agent_consumer.agent import Image
 from coding_agent_consumer.agent.transcript import digest
 
 _CHARS_PER_TOKEN = 4
 """Of English and code; a character beyond ASCII counts as one token."""
 _MESSAGE_TOKENS = 8
 """What a message costs in addition to its text."""
+_IMAGE_TOKENS = 1_600
+"""What services count for a large image, at most."""
 _LEAST_RESULT = 400
 """Characters that a shortened tool result keeps."""
 _CUT = "\n[… cut to save room; ask again for the part you need …]\n"
@@ -54,6 +59,16 @@ class Split:
     recent: list[ModelMessage]
 
 
+def task_of(prompt: str, images: Sequence[Image]) -> UserPromptPart:
+    """The first thing that the model is told."""
+    if not images:
+        return UserPromptPart(prompt)
+    content: list[UserContent] = [prompt]
+    for image in images:
+        content += [f"The image {image.link}:", BinaryContent(image.data, media_type=image.media_type)]
+    return UserPromptPart(content)
+
+
 def estimate_text(text: str) -> int:
     ascii_count = sum(1 for character in text if character < "\x80")
     return ascii_count // _CHARS_PER_TOKEN + len(text) - ascii_count
@@ -62,7 +77,9 @@ def estimate_text(text: str) -> int:
 def estimate(messages: Sequence[ModelMessage]) -> int:
     """Tokens of messages, roughly: for those that the service has not counted yet."""
     return sum(
-        _MESSAGE_TOKENS + sum(estimate_text(_text(part)) for part in message.parts) for message in messages
+        _MESSAGE_TOKENS
+        + sum(estimate_text(_text(part)) + _IMAGE_TOKENS * len(_images(part)) for part in message.parts)
+        for message in messages
     )
 
 
@@ -158,7 +175,7 @@ def _cut_part(message: ModelMessage, number: int, keep: int) -> ModelMessage:
         text = _middle(part.model_response_str(wrap_if_error=False), keep)
         parts[number] = ToolReturnPart(part.tool_name, text, part.tool_call_id, outcome=part.outcome)
     elif isinstance(part, UserPromptPart):
-        parts[number] = replace(part, content=_middle(_text(part), keep))
+        parts[number] = replace(part, content=[_middle(_text(part), keep), *_images(part)])
     return replace(message, parts=parts)
 
 
@@ -166,6 +183,31 @@ def _without_usage(message: ModelMessage) -> ModelMessage:
     if not isinstance(message, ModelResponse):
         return message
     return replace(message, usage=replace(message.usage, input_tokens=0, output_tokens=0))
+
+
+def without_images(message: ModelMessage) -> ModelMessage:
+    """The message with a word in place of each image: for records, and for models that cannot see."""
+    if not isinstance(message, ModelRequest) or not any(map(_images, message.parts)):
+        return message
+    parts: list[ModelRequestPart] = [
+        replace(part, content=_text(part)) if isinstance(part, UserPromptPart) and _images(part) else part
+        for part in message.parts
+    ]
+    return replace(message, parts=parts)
+
+
+def has_images(messages: Sequence[ModelMessage]) -> bool:
+    return any(_images(part) for message in messages for part in message.parts)
+
+
+def _images(part: object) -> list[BinaryContent]:
+    if not isinstance(part, UserPromptPart) or isinstance(part.content, str):
+        return []
+    return [item for item in part.content if isinstance(item, BinaryContent)]
+
+
+def _shown(item: object) -> str:
+    return item if isinstance(item, str) else "[image]"
 
 
 def _is_summary(part: ModelRequestPart) -> bool:
@@ -182,7 +224,7 @@ def _text(part: object) -> str:
             return part.content
         case UserPromptPart():
             content = part.content
-            return content if isinstance(content, str) else "\n".join(str(item) for item in content)
+            return content if isinstance(content, str) else "\n".join(_shown(item) for item in content)
     return str(getattr(part, "content", ""))
 
 

@@ -1,13 +1,11 @@
 """Why the agent's work ends early: it leads nowhere, or the model's service fails for good.
 
-`reached` judges what the model did, round by round. Failures of the service that may pass are retried within
-the attempt by `RetryingModel`; the others end it with the outcome of `failure_of`.
+`reached` judges what the model did, round by round. Failures of the service that may pass (`transient`)
+are retried within the attempt; the others end it with the outcome of `failure_of`.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +15,11 @@ from itertools import takewhile
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.text import one_line
 from pydantic_ai.exceptions import (
     ContentFilterError,
     ModelAPIError,
     ModelAuthenticationError,
-    ModelConnectionError,
     ModelContextWindowExceededError,
     ModelHTTPError,
     ModelNotFoundError,
@@ -36,22 +32,16 @@ from pydantic_ai.exceptions import (
     UserError,
 )
 from pydantic_ai.messages import (
-    ModelMessage,
     ModelRequest,
     ModelResponse,
     RetryFeedbackPart,
     ToolCallPart,
     ToolReturnPart,
 )
-from pydantic_ai.models import Model, ModelRequestParameters
-from pydantic_ai.models.wrapper import WrapperModel
-from pydantic_ai.settings import ModelSettings
 
 from coding_agent_consumer.agent.models import ModelSpec
 from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
-
-_logger = logging.getLogger("coding_agent.model")
 
 REPEATS = 5
 """Equal rounds in a row that make an endless loop."""
@@ -60,8 +50,6 @@ LONGEST_CYCLE = 4
 _ERROR_LENGTH = 200
 _VOLATILE = re.compile(r"\b\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|0x[0-9a-f]+")
 """Durations and addresses, which differ between two runs of the same command."""
-LONGEST_WAIT = 120.0
-"""Seconds between two tries of a request. If the service asks for more, that is left to the next attempt."""
 _RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 _NO_TOOLS = re.compile(
     r"(?:not|n't) support[^.]{0,20} (?:tools?|functions?)\b"
@@ -219,62 +207,6 @@ def _looping(rounds: Sequence[Round]) -> Outcome | None:
     return None
 
 
-def retry_policy(max_retries: int) -> RetryPolicy:
-    return RetryPolicy(max_retries + 1, math.inf, 1.0, LONGEST_WAIT, longest_retry_after=LONGEST_WAIT)
-
-
-class RetryingModel(WrapperModel):
-    """The one place where model requests are retried: 429, 5xx, broken connections, cut-off answers.
-
-    An answer is streamed, so that one that stalls is noticed, but is used only when it is complete.
-    """
-
-    def __init__(self, wrapped: Model, max_retries: int, clock: Clock, *, stream: bool) -> None:
-        super().__init__(wrapped)
-        self._stream = stream
-        self._policy = retry_policy(max_retries)
-        self._clock = clock
-
-    async def request(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-    ) -> ModelResponse:
-        def log(error: BaseException, wait: float, tried: int) -> None:
-            _logger.warning(
-                "Model request failed (%s), retrying in %.1f s (%d of %d)",
-                _short_name(error),
-                wait,
-                tried,
-                self._policy.tries - 1,
-            )
-
-        return await retry(
-            lambda: self._ask(messages, model_settings, model_request_parameters),
-            self._policy,
-            self._clock,
-            retryable=lambda error: isinstance(error, ModelAPIError) and transient(error),
-            before_wait=log,
-        )
-
-    async def _ask(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        parameters: ModelRequestParameters,
-    ) -> ModelResponse:
-        if not self._stream:
-            return await self.wrapped.request(messages, model_settings, parameters)
-        async with self.wrapped.request_stream(messages, model_settings, parameters) as stream:
-            async for _ in stream:
-                pass
-        response = stream.get()
-        if response.finish_reason is None:
-            raise ModelConnectionError(self.model_name, "the answer was cut off")
-        return response
-
-
 def transient(error: ModelAPIError) -> bool:
     """Whether the same request can succeed later.
 
@@ -296,6 +228,15 @@ def too_long(error: BaseException) -> bool:
         isinstance(error, ModelHTTPError)
         and 400 <= error.status_code < 500
         and bool(_TOO_LONG.search(_text(error)))
+    )
+
+
+def refuses_images(error: ModelAPIError) -> bool:
+    """Whether a request with images was refused for a reason that may be the images."""
+    if not isinstance(error, ModelHTTPError) or too_long(error):
+        return False
+    return error.status_code in (400, 413, 415, 422) or (
+        error.status_code in (404, 500) and "image" in _text(error).lower()
     )
 
 
@@ -333,7 +274,7 @@ def failure_of(error: BaseException, spec: ModelSpec, scrub: Scrub, *, max_reque
 
 def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
     service = f"The model's service at {spec.host}"
-    status = f" ({_short_name(error)})"
+    status = f" ({short_name(error)})"
     if too_long(error):
         return _failed(
             Reason.BUDGET_EXHAUSTED,
@@ -382,7 +323,7 @@ def _failed(reason: Reason, message: str, retry_after: float | None = None) -> O
     )
 
 
-def _short_name(error: BaseException) -> str:
+def short_name(error: BaseException) -> str:
     """For logs and people; never the answer's body, which may repeat the key."""
     if isinstance(error, ModelHTTPError):
         return f"HTTP {error.status_code}"

@@ -27,18 +27,19 @@ from pydantic_ai.toolsets import AbstractToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
 from pydantic_graph import End
 
-from coding_agent_consumer.agent import Brief, OnStep, Step, context
+from coding_agent_consumer.agent import Brief, Image, OnStep, Step, context
 from coding_agent_consumer.agent.failures import (
     LimitReachedError,
     LoopLimits,
-    RetryingModel,
     Round,
     failure_of,
     reached,
+    refuses_images,
     round_of,
     too_long,
 )
 from coding_agent_consumer.agent.models import ModelSpec, model_spec, open_model, request_settings
+from coding_agent_consumer.agent.retrying import RetryingModel
 from coding_agent_consumer.agent.tools import (
     FINISH,
     FINISH_TOOL,
@@ -151,7 +152,7 @@ class ModelAgent:
                     on_step=on_step,
                     usage=usage,
                 )
-                outcome = outcome_of_finish(await conversation.run(brief.prompt))
+                outcome = outcome_of_finish(await conversation.run(brief.prompt, brief.images))
         except Exception as error:
             failure = failure_of(error, spec, scrub, max_requests=self._settings.max_llm_process_num)
             if failure is None:
@@ -230,7 +231,7 @@ class _Conversation:
     _refused_changes: int = 0
     _may_compress: bool = True
 
-    async def run(self, prompt: str) -> Finish | str:
+    async def run(self, prompt: str, images: Sequence[Image] = ()) -> Finish | str:
         """Talk until the model ends its work.
 
         Raises:
@@ -239,7 +240,7 @@ class _Conversation:
             WorkspaceGoneError: the workspace is gone.
         """
         agent = self._agent()
-        self._record(ModelRequest(parts=[UserPromptPart(prompt)]))
+        self._record(ModelRequest(parts=[context.task_of(prompt, images)]))
         while True:
             try:
                 return await self._talk(agent)
@@ -253,6 +254,10 @@ class _Conversation:
                     self.messages[-1] = replace(self.messages[-1], parts=[TextPart("(cut off)")])
                 self._record(ModelRequest(parts=[UserPromptPart(_TOO_LONG_ANSWER)]))
             except ModelAPIError as error:
+                if refuses_images(error) and context.has_images(self.messages):
+                    self.messages = [context.without_images(message) for message in self.messages]
+                    await self._step("model", "The model's service refused the images; going on without", "")
+                    continue
                 if not too_long(error) or self._rejections >= _MAX_REJECTIONS:
                     raise
                 self._rejections += 1
@@ -339,7 +344,7 @@ class _Conversation:
         if context.estimate(self.messages) + _OVERHEAD > budget:
             self.messages = context.shorten(self.messages, max(0, budget - _OVERHEAD))
         self._may_compress = False  # until the next answer: a second time would not help
-        self.transcript.append(self.messages[0])
+        self.transcript.append(context.without_images(self.messages[0]))
         await self._step("compress", f"Made room: {before} messages became {len(self.messages)}", "")
 
     async def _summary(self, parts: context.Split, budget: int) -> str:
@@ -363,7 +368,7 @@ class _Conversation:
 
     def _record(self, message: ModelMessage) -> None:
         self.messages.append(message)
-        self.transcript.append(message)
+        self.transcript.append(context.without_images(message))
 
     async def _step(self, kind: str, title: str, detail: str) -> None:
         self._steps += 1

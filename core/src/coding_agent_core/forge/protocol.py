@@ -275,6 +275,14 @@ class Forge(Protocol):
         """Put the reaction `eyes` on a comment that was executed. Idempotent."""
         ...
 
+    async def attachment(self, item: Item, link: str, *, limit: int) -> bytes | None:
+        """A file that somebody attached; `None`: the link in the item's text leads elsewhere.
+
+        Raises:
+            ForgeError: it cannot be read, or has more than `limit` bytes.
+        """
+        ...
+
     async def clone_source(self, repository: str) -> CloneSource:
         """The URL of a repository of this forge, with credentials for fetch and push."""
         ...

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, BeforeValidator, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge.attachments import attachment_of
 from coding_agent_core.forge.client import Call, ForgeClient, Repeat, ResponseModel, Token
 from coding_agent_core.forge.discussion import Comment
 from coding_agent_core.forge.pacing import NotYetError
@@ -354,6 +355,16 @@ class RestForge(ABC):
             # GitLab answers a second reaction with 404, as if there were no comment.
             if not await self.has_reacted(item, comment):
                 raise
+
+    async def attachment(self, item: Item, link: str, *, limit: int) -> bytes | None:
+        found = attachment_of(self.platform, self.settings.api_url, item, link)
+        if found is None:
+            return None
+        call = Call("GET", found.address, f"reading an attachment of {item.display}")
+        data = await self.client.end_of(call, limit + 1, with_token=found.with_token)
+        if len(data) > limit:
+            raise ForgeError(f"an attachment of {item.display} has more than {limit} bytes")
+        return data
 
     async def clone_source(self, repository: str) -> CloneSource:
         """See `Forge`. Both forges accept a token as the password of any user name."""

@@ -254,6 +254,9 @@ class LLM(Section):
     google: Google = Google()
     ollama: Ollama = Ollama()
     lmstudio: LMStudio = LMStudio()
+    images: bool = True
+    """Whether the model gets the images that people attached to the item and its comments. A service that
+    refuses them gets the text alone."""
     stream: bool = True
     """Whether answers are streamed, so that one that stalls is noticed. `false` is for compatible services
     that cannot stream tool calls."""

@@ -23,6 +23,7 @@ class Sandbox:
     Attributes:
         base_url: the forge's own address as clients see it, without a trailing slash.
         person: who the pages act as: the first admin of the seed.
+        attachments: files that people attached, by their id (GitHub) or by `SECRET/NAME` (GitLab).
     """
 
     store: Store
@@ -31,6 +32,7 @@ class Sandbox:
     person: User
     requests: deque[Logged]
     faults: list[Fault] = field(default_factory=list)
+    attachments: dict[str, bytes] = field(default_factory=dict)
     reviews: Reviews = field(init=False)
 
     def __post_init__(self) -> None:

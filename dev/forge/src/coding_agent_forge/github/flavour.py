@@ -44,7 +44,7 @@ def router() -> APIRouter:
     ):
         api.include_router(module.router)
     everything = APIRouter()
-    for router in (api, graphql.router, routes_checks.storage):
+    for router in (api, graphql.router, routes_checks.storage, routes_repository.attachments):
         everything.include_router(router)
     return everything
 

@@ -19,10 +19,12 @@ from coding_agent_forge.github.access import (
 )
 from coding_agent_forge.github.render import permissions
 from coding_agent_forge.github.search import found, parse
+from coding_agent_forge.identity import authenticate
 from coding_agent_forge.model import Role
 from coding_agent_forge.timestamps import github_time
 
 router = APIRouter()
+attachments = APIRouter()
 
 GHES_VERSION = "3.19.0"
 
@@ -152,3 +154,12 @@ def _places_exist(query: str, visible: set[str], sandbox: SandboxOf) -> None:
         )
         details = {"resource": "Search", "field": "q", "code": "invalid", "message": text}
         raise Refused(422, "Validation Failed", [details])
+
+
+@attachments.get("/user-attachments/assets/{name}")
+async def attachment(name: str, request: Request, sandbox: SandboxOf) -> Response:
+    """A file that somebody attached; to strangers none is there."""
+    data = sandbox.attachments.get(name)
+    if data is None or authenticate(request.headers, sandbox.store.users) is None:
+        raise Refused(404, "Not Found")
+    return Response(data, media_type="application/octet-stream")

@@ -48,6 +48,15 @@ async def users(
     return [render.user(one) for one in paged(wanted, request, response)]
 
 
+@router.get(PROJECT + "/uploads/{secret}/{name}")
+async def upload(secret: str, name: str, repository: InProject, sandbox: SandboxOf) -> Response:
+    """A file that somebody attached to an item of the project."""
+    data = sandbox.attachments.get(f"{secret}/{name}")
+    if data is None:
+        raise Refused(404, "404 Not found")
+    return Response(data, media_type="application/octet-stream")
+
+
 @router.get(PROJECT + "/members/all/{user_id:int}")
 @router.get(PROJECT + "/members/{user_id:int}")
 async def member(user_id: int, repository: InProject, render: Render, sandbox: SandboxOf) -> dict[str, Any]:

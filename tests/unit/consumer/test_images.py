@@ -1,0 +1,124 @@
+"""Which images of a conversation the model gets, and within which bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from coding_agent_consumer.background import Conversation
+from coding_agent_consumer.images import (
+    LARGEST,
+    MOST,
+    MOST_BYTES,
+    MOST_TRIED,
+    image_links,
+    media_type_of,
+    read_images,
+)
+from coding_agent_core.errors import ForgeError
+from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item
+
+PNG = b"\x89PNG\r\n\x1a\n"
+ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="acme/a", kind=ItemKind.ISSUE, number=1)
+
+
+class Files:
+    """The forge as far as it is asked: every link that begins with `/` is an attachment."""
+
+    def __init__(self, data: bytes = PNG) -> None:
+        self.data = data
+        self.asked: list[tuple[str, int]] = []
+
+    async def attachment(self, item: Item, link: str, *, limit: int) -> bytes | None:
+        if not link.startswith("/"):
+            return None
+        self.asked.append((link, limit))
+        if len(self.data) > limit:
+            raise ForgeError("too large")
+        return self.data
+
+
+def conversation(body: str) -> Conversation:
+    details = ItemDetails(
+        item=ITEM,
+        title="t",
+        body=body,
+        author="a",
+        url="u",
+        labels=frozenset(),
+        open=True,
+        base_branch="main",
+    )
+    return Conversation(details)
+
+
+async def read(files: Files, body: str) -> list[str]:
+    forge: Any = files
+    return [image.link for image in await read_images(forge, conversation(body))]
+
+
+@pytest.mark.parametrize(
+    ("text", "links"),
+    [
+        ("See ![a screen](https://h/a.png).", ["https://h/a.png"]),
+        ('![](/uploads/1/a.png "title"){width=60%}', ["/uploads/1/a.png"]),
+        ("![x](<https://h/a.png>)", ["https://h/a.png"]),
+        ('<img width="600" alt="x" src="https://h/a?b=1&amp;c=2" />', ["https://h/a?b=1&c=2"]),
+        ("<IMG SRC='https://h/a.png'>", ["https://h/a.png"]),
+        ('![a](/1) and <img src="/2"> and ![b](/3)', ["/1", "/2", "/3"]),
+        ("[a link](https://h/a.png) and https://h/b.png", []),
+        ("![", []),
+        ("", []),
+    ],
+)
+def test_links_of_images(text: str, links: list[str]) -> None:
+    assert list(image_links(text)) == links
+
+
+@pytest.mark.parametrize("text", ["![" * 50_000, "<img " * 50_000, "![](" * 50_000, "<img src='" * 30_000])
+@pytest.mark.timeout(20)
+def test_a_hostile_text_is_read_in_time(text: str) -> None:
+    assert len(list(image_links(text))) < 50_001
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (PNG, "image/png"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"GIF89a", "image/gif"),
+        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "image/webp"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", None),
+        (b"%PDF-1.7", None),
+        (b"", None),
+    ],
+)
+def test_the_type_is_read_from_the_data(data: bytes, kind: str | None) -> None:
+    assert media_type_of(data) == kind
+
+
+async def test_other_addresses_are_not_read_and_each_image_once() -> None:
+    files = Files()
+    body = "![](https://evil.example/a.png) ![](/a) ![](/a) ![](/b)"
+    assert await read(files, body) == ["/a", "/b"]
+    assert [link for link, _ in files.asked] == ["/a", "/b"]
+
+
+async def test_their_number_is_bounded() -> None:
+    files = Files()
+    assert len(await read(files, " ".join(f"![](/{number})" for number in range(50)))) == MOST
+    assert len(files.asked) == MOST
+    broken = Files(b"%PDF")
+    assert await read(broken, " ".join(f"![](/{number})" for number in range(50))) == []
+    assert len(broken.asked) == MOST_TRIED
+
+
+async def test_their_size_is_bounded() -> None:
+    large = Files(PNG + bytes(LARGEST))
+    assert await read(large, "![](/a)") == []
+    files = Files(PNG + bytes(LARGEST - 100))
+    assert len(await read(files, " ".join(f"![](/{number})" for number in range(5)))) == MOST_BYTES // LARGEST
+    assert files.asked[0][1] == LARGEST
+    assert files.asked[-1][1] < LARGEST

@@ -185,12 +185,7 @@ def agent_targets(settings: Settings) -> tuple[Target, ...]:
         forge = settings.forge(platform)
         if forge.personal_access_token.configured:
             urls += [forge.api_url, f"{urlsplit(forge.api_url).scheme}://{forge.host}"]
-    llm = settings.llm
-    urls.append(
-        {"openai": llm.openai.base_url, "ollama": llm.ollama.endpoint}.get(
-            llm.provider, llm.lmstudio.base_url
-        )
-    )
+    urls.append(settings.llm.address)
     if settings.user_config_api.enabled:
         urls.append(settings.user_config_api.url)
     if settings.context_storage.s3 is not None:

@@ -113,6 +113,22 @@ async def test_what_the_environment_holds_for_the_sdk_goes_to_nobody(
         assert client.max_retries == 0
 
 
+@pytest.mark.parametrize(
+    ("llm", "stream"),
+    [
+        ({"openai": {"api_key": "k" * 9}}, True),
+        ({"openai": {"api_key": "k" * 9, "api": "chat"}}, True),
+        ({"openai": {"base_url": "http://gw:1/v1"}}, False),
+        ({"openai": {"base_url": "http://gw:1/v1"}, "stream": True}, True),
+        ({"openai": {"api_key": "k" * 9}, "stream": False}, False),
+        ({"provider": "anthropic", "anthropic": {"base_url": "http://gw:1"}}, True),
+        ({"provider": "ollama"}, False),
+    ],
+)
+def test_compatible_services_stream_only_if_told(llm: dict[str, Any], stream: bool) -> None:
+    assert model_spec(settings(**llm).llm).stream is stream
+
+
 def test_the_key_is_not_shown() -> None:
     assert "sk-hidden" not in repr(model_spec(settings(openai={"api_key": "sk-hidden-1"}).llm))
 

@@ -26,6 +26,8 @@ def test_the_agent_reaches_what_the_settings_name() -> None:
     assert targets(llm={"provider": "ollama", "ollama": {"endpoint": "http://[fd00::5]:11434"}}) == {
         ("[fd00::5]", 11434)
     }
+    assert targets(llm={"provider": "anthropic"}) == {("api.anthropic.com", 443)}
+    assert targets(llm={"provider": "google"}) == {("generativelanguage.googleapis.com", 443)}
     servers = [
         {"mcp_server_name": "a", "url": "https://mcp.example.com/x"},
         {"mcp_server_name": "b", "command": ["x"]},

@@ -136,9 +136,11 @@ def model_spec(llm: LLM) -> ModelSpec:
         context_length=chosen.context_length,
         request_timeout=llm.request_timeout,
         setting=f"llm.{llm.provider}",
-        stream=llm.stream,
+        stream=True if llm.stream is None else llm.stream,
         api_key=api_key,
     )
+    if llm.stream is None and spec.api is Api.CHAT and not spec.is_vendors_own:
+        spec = replace(spec, stream=False)
     if spec.is_vendors_own and spec.api_key is None:
         variable = _VENDORS[spec.provider][1]
         raise SettingsError(

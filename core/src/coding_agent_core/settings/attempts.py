@@ -257,15 +257,22 @@ class LLM(Section):
     images: bool = True
     """Whether the model gets the images that people attached to the item and its comments. A service that
     refuses them gets the text alone."""
-    stream: bool = True
-    """Whether answers are streamed, so that one that stalls is noticed. `false` is for compatible services
-    that cannot stream tool calls."""
+    stream: bool | None = None
+    """Whether answers are streamed, so that one that stalls is noticed early. `None`: they are, except by
+    Chat Completions of other services than OpenAI, several of which stream broken tool calls."""
     request_timeout: float = Field(default=300.0, gt=0)
     """Seconds without a sign of the service while it answers; not streamed: for the whole answer."""
     max_retries: int = Field(default=5, ge=0)
     """Retries of one request after 429, 5xx and broken connections."""
     prices: dict[str, Price] = Field(default_factory=dict)
     """What a million tokens cost, by the model's name; by default the public list price, if known."""
+
+    @property
+    def address(self) -> str:
+        """Base URL of the service in use."""
+        if self.provider == "ollama":
+            return self.ollama.endpoint
+        return str(getattr(self, self.provider).base_url)
 
     @property
     def model_name(self) -> str:

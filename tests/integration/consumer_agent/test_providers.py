@@ -181,8 +181,9 @@ async def test_an_image_reaches_the_model(running: Running, way: str) -> None:
 
 @pytest.mark.parametrize("way", PROVIDERS)
 async def test_a_model_that_cannot_see_goes_on_without_the_images(running: Running, way: str) -> None:
-    refusal = error(status=400, message="This model does not support image input.")
-    with model_server(script(refusal, call("list_files"), finish()), api_key=None) as server:
+    refusal = error(status=400, times=0, message="This model does not support image input.")
+    blind = script(call("list_files"), finish(), match=r"\[image\]")
+    with model_server(blind, script(refusal), api_key=None) as server:
         outcome = await running.work(provider_settings(server, way), images=(PICTURE,))
         asked = [ENCODED in str(entry) for entry in server.requests]
     assert outcome.reason is Reason.COMPLETED, outcome.message

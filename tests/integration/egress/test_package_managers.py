@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from coding_agent_core.egress import VARIABLES
 
 from tests.fixtures.egress import EgressProxy, StartEgress
@@ -19,6 +20,7 @@ from tests.fixtures.system import until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
+_HOSTS = Path(__file__).resolve().parents[3] / "egress" / "hosts.sh"
 _ROUNDS = 6
 _LISTENS = "Accepting HTTP Socket connections"
 """What Squid logs at its start and after each reload."""
@@ -44,33 +46,40 @@ def allow(proxy: EgressProxy, hosts: list[str]) -> None:
     until(lambda: proxy.log().count(_LISTENS) > before, "the list is in force", seconds=30)
 
 
+def prepared(tool: str, folder: Path) -> dict[str, str]:
+    """What the tool needs in the folder; its environment, without any proxy."""
+    assert shutil.which(tool) is not None, f"{tool} is not installed"
+    (folder / "src").mkdir()
+    (folder / "src" / "lib.rs").touch()
+    if tool == "cargo":
+        (folder / "Cargo.toml").write_text(_CARGO)
+    own = {"GOPATH": str(folder / "go"), "GOFLAGS": "-modcacherw", "PIP_FIND_LINKS": ""}
+    own |= {"CARGO_HOME": str(folder / "cargo"), "CARGO_NET_RETRY": "0"}
+    return {name: value for name, value in os.environ.items() if name not in VARIABLES} | own
+
+
+def install(tool: str, environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Let the tool fetch a package."""
+    return subprocess.run(
+        COMMANDS[tool],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("tool", COMMANDS)
 def test_a_package_manager_works_with_the_hosts_that_were_denied(
     proxy: EgressProxy, tool: str, tmp_path: Path
 ) -> None:
-    program = shutil.which(tool)
-    assert program is not None, f"{tool} is not installed"
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "lib.rs").touch()
-    if tool == "cargo":
-        (tmp_path / "Cargo.toml").write_text(_CARGO)
-    job = f"{tool}-1"
-    own = {"GOPATH": str(tmp_path / "go"), "GOFLAGS": "-modcacherw", "PIP_FIND_LINKS": ""}
-    own |= {"CARGO_HOME": str(tmp_path / "cargo"), "CARGO_NET_RETRY": "0"}
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    environment |= own | proxy.variables(job)
+    environment = prepared(tool, tmp_path) | proxy.variables(job := f"{tool}-1")
     allowed: list[str] = []
     said = []
     for _ in range(_ROUNDS):
-        run = subprocess.run(
-            [program, *COMMANDS[tool][1:]],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        run = install(tool, environment, tmp_path)
         said.append(run.stdout + run.stderr)
         if run.returncode == 0:
             break
@@ -82,3 +91,17 @@ def test_a_package_manager_works_with_the_hosts_that_were_denied(
         pytest.fail("\n".join(said))
     assert allowed, "it went through the proxy"
     assert "403" in said[0] or "Forbidden" in said[0], said[0]
+
+
+def test_the_script_prints_the_hosts_for_which_the_tools_are_configured(
+    proxy: EgressProxy, tmp_path: Path
+) -> None:
+    with _HOSTS.open() as script:
+        run = subprocess.run(["sh"], stdin=script, capture_output=True, text=True, timeout=120, check=True)
+    allow(proxy, yaml.safe_load(run.stdout)["egress"]["allow"])
+    for tool in ("pip", "npm", "go"):
+        folder = tmp_path / tool
+        folder.mkdir()
+        environment = prepared(tool, folder) | proxy.variables(f"configured-{tool}-1")
+        said = install(tool, environment, folder)
+        assert said.returncode == 0, said.stdout + said.stderr + run.stdout

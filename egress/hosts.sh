@@ -1,0 +1,22 @@
+#!/bin/sh
+# Prints the hosts for which the package managers of an image are configured, as values of the chart:
+#     docker run --rm -i IMAGE sh < egress/hosts.sh
+# For images that you trust. Not for a checked-out repository: its files could name any host.
+cd / || exit 1
+pip_hosts() {
+    python3 -m pip config list | grep index-url && return
+    # Without a setting, pip's own default and where that keeps its files.
+    python3 -c 'from pip._internal.models.index import PyPI as i; print(i.url, "https://" + i.file_storage_domain)'
+}
+found=$({
+    pip_hosts
+    npm config get registry
+    go env GOPROXY
+    go env GOSUMDB | sed 's|^|https://|'
+    cat "${CARGO_HOME:-$HOME/.cargo}/config.toml"
+    apt-get indextargets --format '$(SITE)'
+} </dev/null 2>/dev/null)
+echo "egress:"
+echo "  allow:"
+echo "$found" | grep -oE "https?://[^]/,|;\"' ]+" | sed -E 's|^.*://||; s|^.*@||; s/:(80|443)$//' | grep '\.' | sort -u |
+    sed 's/^/    - /'

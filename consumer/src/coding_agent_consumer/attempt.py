@@ -30,7 +30,7 @@ from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
-from coding_agent_core.runner import RunnerName
+from coding_agent_core.runner import RunnerName, labelled_runner
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.tasks import TaskRequest
@@ -193,7 +193,11 @@ class Attempt:
         settings = await settings_for(self.settings, task.item.platform, self.request.user)
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
         settings = with_task_options(
-            settings, task.item, model=self.model, runner=self.runner, instructions=self.instructions
+            settings,
+            task.item,
+            model=self.model,
+            runner=self.runner or labelled_runner(details.labels, task.labels.bot_label),
+            instructions=self.instructions,
         )
         recap = await self.transcripts.begin() or self.recap
         source, base, branch = task.target(details)

@@ -23,10 +23,15 @@ __all__ = ["make_place"]
 pytestmark = pytest.mark.long
 BRANCH = "coding-agent/issue-1"
 WORDS = "I made the file, and it is there."
-KILL_ABOVE = (
-    "p=$PPID; while case $(cat /proc/$p/comm) in python*) false;; esac; "
-    "do q=$(cut -d' ' -f4 /proc/$p/stat); kill -9 $p; p=$q; done"
-)
+KILL_ABOVE = """python3 -c "
+import os, signal
+pid = os.getppid()
+while not open(f'/proc/{pid}/comm').read().startswith('python'):
+    above = int(open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[1])
+    os.kill(pid, signal.SIGKILL)
+    pid = above
+"
+"""
 """Kills the program that runs it, and those between the two, up to the workspace's own."""
 WORKING = "echo begun > begun.md; sleep 600"
 """Some of them ask the model again while it runs."""
@@ -71,8 +76,11 @@ class Place:
 
     async def begun(self) -> None:
         """Wait until the program's command runs."""
-        file = self.place.workspace.root / "tree" / "begun.md"
-        await asyncio.to_thread(until, file.exists, "the command runs", 120)
+
+        def there() -> bool:
+            return (self.place.workspace.root / "tree" / "begun.md").exists()
+
+        await asyncio.to_thread(until, there, "the command runs", 120)
 
 
 @pytest.fixture

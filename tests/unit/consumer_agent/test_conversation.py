@@ -96,7 +96,7 @@ async def test_steps_are_numbered_and_tell_what_was_done(tmp_path: Path) -> None
         ("model", "run_command: echo hello"),
         ("tool", "run_command: echo hello"),
         ("model", "edit_file: a.py"),
-        ("tool", "edit_file: a.py (refused)"),
+        ("tool", "edit_file: a.py (failed)"),
         ("model", "finish"),
     ]
     assert steps[1].detail == "hello\n[exit code 0]"

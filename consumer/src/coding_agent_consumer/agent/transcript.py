@@ -250,7 +250,7 @@ def steps_of_results(
             call = calls.get(part.tool_call_id)
             title = _call_title(call) if call else part.tool_name
             if part.outcome != "success":
-                title += " (refused)"
+                title += " (failed)"
             text = scrub(part.model_response_str(wrap_if_error=False)).strip()
             # The end: that of a command's output says how it went.
             detail = text if len(text) <= _DETAIL_LENGTH else f"…{text[-_DETAIL_LENGTH:]}"

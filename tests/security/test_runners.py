@@ -78,7 +78,6 @@ def test_its_commands_find_the_dummy_and_no_secret(
     assert "HUNT IS OVER" in found
     gateway = re.search(r"GATEWAY (\S+) (\S+)", found)
     assert gateway is not None, "the decoy: what the program holds is found"
-    assert (gateway[2] == "HIDDEN") is (runner == "codex"), "Codex lets nobody read its environment"
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET, f"FOUND {CANARY}", "PTRACE ATTACHED"):
         assert secret not in found, found[max(0, found.index(secret) - 500) :][:1000]
     with pytest.raises(httpx.ConnectError):  # it lived as long as the attempt

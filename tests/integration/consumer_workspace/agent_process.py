@@ -10,11 +10,14 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import coding_agent_consumer.workspace as package
 import coding_agent_core as core
+from coding_agent_consumer.gateway import Upstream, WireFormat, open_gateway
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 from coding_agent_core.settings.attempts import WorkspaceSettings
@@ -51,17 +54,33 @@ async def work(wish: dict[str, Any]) -> dict[str, Any]:
         isolation=wish["isolation"], base_dir=Path(wish["base_dir"]), command_timeout=wish.get("timeout", 20)
     )
     outputs = []
-    async with launch_workspace(settings, hidden=[Path(path) for path in wish["hidden"]]) as workspace:
+    async with (
+        launch_workspace(settings, hidden=[Path(path) for path in wish["hidden"]]) as workspace,
+        gateways(wish.get("upstream")) as credentials,
+    ):
         socket = str(workspace._path)
         if wish.get("bundle"):
             await workspace.seed(Path(wish["bundle"]), "work")
         for command in wish["commands"]:
             text = command.replace("@AGENT@", str(os.getpid())).replace("@SOCKET@", socket)
+            for name, value in credentials.items():
+                text = text.replace(name, value)
             outputs.append((await workspace.run(text)).output)
         if wish.get("announce"):
             print(json.dumps({"pid": os.getpid(), "socket": socket}), flush=True)
             await asyncio.Event().wait()
     return {"outputs": outputs, "pid": os.getpid()}
+
+
+@asynccontextmanager
+async def gateways(upstream: str | None) -> AsyncIterator[dict[str, str]]:
+    """A gateway with the real key, and another attempt's, whose credential must be worth nothing."""
+    if upstream is None:
+        yield {}
+        return
+    providers = [Upstream(WireFormat.OPENAI, upstream, os.environ["OPENAI_API_KEY"])]
+    async with open_gateway(providers) as gateway, open_gateway(providers) as other:
+        yield {"@GATEWAY@": gateway.url, "@DUMMY@": gateway.credential, "@OTHER@": other.credential}
 
 
 def main() -> None:

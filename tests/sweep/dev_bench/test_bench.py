@@ -14,6 +14,7 @@ from coding_agent_bench.__main__ import BENCHMARKS
 ROOT = Path(__file__).parents[3]
 CASES = {
     "workspace": ["a bare process", "through the sandbox"],
+    "gateway": ["asking the provider", "through the gateway"],
     "receiver": [
         "create directly",
         "receiver, kubernetes",
@@ -73,7 +74,7 @@ def check_cases(cases: list[dict[str, Any]]) -> None:
 def test_an_unknown_name_is_said_with_those_that_there_are() -> None:
     done = bench("reciever")
     assert done.returncode == 2
-    assert "no benchmark is named reciever; there are: workspace, receiver, flood" in done.stderr
+    assert "no benchmark is named reciever; there are: workspace, gateway, receiver, flood" in done.stderr
 
 
 def test_the_figures_of_a_quick_run_are_not_published() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 
 from coding_agent_core.budget import Allowance
 from coding_agent_core.outcome import Cost, Price, Usage
@@ -80,7 +81,11 @@ def pricing_of(model: str, base_url: str, prices: dict[str, Price]) -> Pricing |
             ),
             price.currency,
         )
+    return _listed(model, base_url)
 
+
+@lru_cache(maxsize=100)  # a look-up takes milliseconds
+def _listed(model: str, base_url: str) -> Pricing | None:
     def listed(tokens: Tokens) -> Money:
         used = ListedUsage(
             input_tokens=tokens.input,

@@ -1,8 +1,8 @@
 """Access to the Kubernetes API server: credentials, and requests with a timeout over one connection pool.
 
 Credentials come from `KUBECONFIG`, else the pod's service account, else ~/.kube/config. `kubernetes.aio`
-reads and renews them. Requests go through aiohttp directly, with plain data: the generated client costs more
-time than they do.
+reads and renews them. Requests go over `Connections`, with plain data: the generated client, and aiohttp
+below it, cost more time than they do. Watches, and all requests where a proxy is set, go through aiohttp.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 from yarl import URL
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
+from coding_agent_core.kubernetes.connections import Answer, Connections
 
 Body = dict[str, Any]
 
@@ -34,6 +36,7 @@ JSON_PATCH = "application/json-patch+json"
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _CONNECTIONS = 100
+_AGENT = {"User-Agent": "coding-agent"}
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,20 @@ class Access:
             raise SettingsError(f"cannot use {where}: {error}") from error
 
 
-def _session(settings: Any, connections: int) -> aiohttp.ClientSession:
-    """Connections to the API server, at most so many; 0: no limit."""
+def _session(context: ssl.SSLContext) -> aiohttp.ClientSession:
+    """Connections for watches: as many as there are, because each keeps its own."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, ssl=RESTClientObject(settings).ssl_context),
-        headers={"Accept": "application/json", "User-Agent": "coding-agent"},
+        connector=aiohttp.TCPConnector(limit=0, ssl=context),
+        headers={"Accept": "application/json", **_AGENT},
         cookie_jar=aiohttp.DummyCookieJar(),
         # One object can be larger than the usual buffer, and an event of a watch holds one.
         read_bufsize=2**21,
     )
+
+
+async def _read_all(answer: aiohttp.ClientResponse) -> Answer:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return Answer(answer.status, headers, await answer.read())
 
 
 def _read(file: Path) -> str | None:
@@ -156,10 +164,11 @@ class ApiServer:
         on_answer: OnAnswer,
     ) -> None:
         self._settings = settings
-        self._requests = _session(settings, _CONNECTIONS)
-        # A watch keeps its connection. In the pool of the requests, watches of many namespaces would leave
-        # none for them, so they have connections of their own, as many as there are.
-        self._watches = _session(settings, 0)
+        context = RESTClientObject(settings).ssl_context
+        self._requests = Connections(
+            settings.host, _CONNECTIONS, context=context, name=settings.tls_server_name
+        )
+        self._session = _session(context)
         self._access = access
         self._timeout = timeout
         self._role = role
@@ -188,8 +197,8 @@ class ApiServer:
         await self._access.load(self._settings)
 
     async def aclose(self) -> None:
-        await self._requests.close()
-        await self._watches.close()
+        await self._requests.aclose()
+        await self._session.close()
 
     async def get(self, path: str) -> Body | None:
         """The object, as new as this request; `None` if there is none."""
@@ -219,18 +228,17 @@ class ApiServer:
         query: list[tuple[str, str]] | None = None,
         kind: str = "application/json",
     ) -> Body:
+        target = path + ("?" + urlencode(query) if query else "")
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         try:
-            answer = await self._send(
-                self._requests, method, path, query=query, seconds=self._timeout, body=body, kind=kind
-            )
-            data = await answer.read()
+            answer = await self._answer(method, target, await self._headers(kind), data)
         except _BROKEN as error:
             self._on_answer(method, "none")
             raise _unanswered(method, path, error) from error
         self._on_answer(method, str(answer.status))
         if answer.status >= 300:
-            raise self._refusal(method, path, answer, data)
-        return _parsed(data)
+            raise self._refusal(method, path, answer)
+        return _parsed(answer.body)
 
     async def watch(self, path: str, query: list[tuple[str, str]], seconds: int) -> AsyncIterator[Body]:
         """What happens since the `resourceVersion` in the query, event by event, for so many seconds.
@@ -238,15 +246,14 @@ class ApiServer:
         Raises:
             ApiError: it was refused or broke off, or the version is too old (410).
         """
-        query = [*query, ("watch", "true"), ("timeoutSeconds", str(seconds))]
+        target = path + "?" + urlencode([*query, ("watch", "true"), ("timeoutSeconds", str(seconds))])
         answer = None
         try:
-            answer = await self._send(
-                self._watches, "GET", path, query=query, seconds=seconds + self._timeout
-            )
+            headers = await self._headers("application/json")
+            answer = await self._send("GET", target, headers, None, seconds + self._timeout)
             self._on_answer("WATCH", str(answer.status))
             if answer.status >= 300:
-                raise self._refusal("GET", path, answer, await answer.read())
+                raise self._refusal("GET", path, await _read_all(answer))
             rest = b""
             async for chunk in answer.content.iter_any():
                 # Lines are taken apart here: one pod can be longer than what `readline` takes.
@@ -265,37 +272,35 @@ class ApiServer:
             if answer is not None:
                 answer.close()
 
-    async def _send(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        path: str,
-        *,
-        query: list[tuple[str, str]] | None,
-        seconds: float,
-        body: Any = None,
-        kind: str = "application/json",
-    ) -> aiohttp.ClientResponse:
-        settings = self._settings
-        headers = {"Content-Type": kind}
+    async def _headers(self, kind: str) -> dict[str, str]:
+        headers = {**_AGENT, "Content-Type": kind}
         # This renews the token too, e.g. the service account's, which the kubelet replaces.
-        if token := await settings.get_api_key_with_prefix("BearerToken", alias="authorization"):
+        if token := await self._settings.get_api_key_with_prefix("BearerToken", alias="authorization"):
             headers["Authorization"] = token
-        address = settings.host + path + ("?" + urlencode(query) if query else "")
-        return await session.request(
+        return headers
+
+    async def _answer(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Answer:
+        if self._settings.proxy:
+            return await _read_all(await self._send(method, target, headers, body, self._timeout))
+        return await self._requests.request(method, target, headers, body, self._timeout)
+
+    async def _send(
+        self, method: str, target: str, headers: dict[str, str], body: bytes | None, seconds: float
+    ) -> aiohttp.ClientResponse:
+        return await self._session.request(
             method,
-            URL(address, encoded=True),
-            data=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
+            URL(self._settings.host + target, encoded=True),
+            data=body,
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=seconds),
             allow_redirects=False,
-            server_hostname=settings.tls_server_name,
-            proxy=settings.proxy,
-            proxy_headers=settings.proxy_headers,
+            server_hostname=self._settings.tls_server_name,
+            proxy=self._settings.proxy,
+            proxy_headers=self._settings.proxy_headers,
         )
 
-    def _refusal(self, method: str, path: str, answer: aiohttp.ClientResponse, data: bytes) -> ApiError:
-        seconds, said = answer.headers.get("Retry-After", ""), _said(data)
+    def _refusal(self, method: str, path: str, answer: Answer) -> ApiError:
+        seconds, said = answer.headers.get("retry-after", ""), _said(answer.body)
         return ApiError(
             f"the Kubernetes API server answers {method} {path} with {answer.status}: {said}"
             + self._hint(answer.status, said),

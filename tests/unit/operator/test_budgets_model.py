@@ -74,15 +74,15 @@ class Model:
     def _job(self, which: int) -> Job | None:
         return list(self.jobs.values())[which % len(self.jobs)] if self.jobs else None
 
-    def spend(self, which: int) -> None:
-        """An answer of the model, within the attempt's allowance."""
+    def spend(self, which: int, answers: int) -> None:
+        """Answers of the model, within the attempt's allowance."""
         job = self._job(which)
         if job is None or job.task is None or job.allowance is None:
             return
-        if self.spent_by[job.name] < job.allowance.value:
-            self.spent_by[job.name] += 1
-            self.days[self.tasks[job.task].repository, f"{self.now:%Y-%m-%d}"] += 1
-            self.months[f"{self.now:%Y-%m}"] += 1
+        answers = min(answers, int(job.allowance.value) - self.spent_by[job.name])
+        self.spent_by[job.name] += answers
+        self.days[self.tasks[job.task].repository, f"{self.now:%Y-%m-%d}"] += answers
+        self.months[f"{self.now:%Y-%m}"] += answers
 
     def end(self, which: int, how: str) -> None:
         """An attempt ends, and that is recorded."""
@@ -112,16 +112,16 @@ class Model:
 
 _STEPS: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
     st.tuples(st.just("start")),
-    st.tuples(st.just("spend"), st.integers(0, 8)),
-    st.tuples(st.just("spend"), st.integers(0, 8)),
+    st.tuples(st.just("spend"), st.integers(0, 8), st.integers(1, 5)),
+    st.tuples(st.just("spend"), st.integers(0, 8), st.just(5)),
     st.tuples(st.just("end"), st.integers(0, 8), st.sampled_from(["done", "failed", "lost"])),
     st.tuples(st.just("restart")),
     st.tuples(st.just("wait"), st.integers(1, 30)),
 )
 
 
-@given(st.lists(_STEPS, max_size=120))
-@settings(max_examples=60, deadline=None)
+@given(st.lists(_STEPS, min_size=30, max_size=80))
+@settings(max_examples=80, deadline=None)
 def test_no_period_exceeds_its_budget(steps: list[tuple[Any, ...]]) -> None:
     model = Model()
     for step, *arguments in steps:
@@ -138,8 +138,7 @@ def test_what_is_left_is_used() -> None:
     for _ in range(20):
         model.start()
         for which in range(TASKS):
-            for _ in range(5):
-                model.spend(which)
+            model.spend(which, 5)
         for _ in range(TASKS):
             model.end(0, "failed")
         model.check()

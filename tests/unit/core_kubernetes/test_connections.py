@@ -153,13 +153,14 @@ async def test_no_answer_in_time_ends_the_connection() -> None:
 
 
 async def test_a_cancelled_request_leaves_no_answer_for_the_next_one() -> None:
-    received = asyncio.Event()
+    received, gone = asyncio.Event(), asyncio.Event()
 
     async def serve(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.read(reader)
         received.set()
         if server.connections == 1:
-            await reader.read()
+            await reader.read()  # until the client is gone
+            gone.set()
         else:
             writer.write(OK)
 
@@ -170,6 +171,8 @@ async def test_a_cancelled_request_leaves_no_answer_for_the_next_one() -> None:
         request.cancel()
         with pytest.raises(asyncio.CancelledError):
             await request
+        async with asyncio.timeout(5):
+            await gone.wait()
         assert (await get(connections)).body == b"hi"
     assert server.connections == 2
 

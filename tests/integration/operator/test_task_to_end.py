@@ -181,6 +181,8 @@ def test_a_status_edited_by_hand_is_repaired(world: World, pods: PodDriver, oper
     before = world.until_phase(name, "Running")
     world.patch_status(name, {"phase": "Suspended", "attempt": "9/9", "queuePosition": 4})
     assert world.until_phase(name, "Running") == before
+    world.patch_status(name, {"phase": "Failed"})  # with which no watch shows it any more
+    assert world.until_phase(name, "Running") == before
     world.patch_status(name, None)
     after = world.until_phase(name, "Running")
     assert [a["job"] for a in after["attempts"]] == [f"{name}-1"]

@@ -104,7 +104,9 @@ class Stage:
             if not asked and f"{cancelled}-1" in self.world.jobs():
                 self.world.patch(cancelled, cancel=True)
                 asked = True
-            ended = all(task["status"]["phase"] in ("Succeeded", "Cancelled") for task in statuses)
+            ended = all(
+                task.get("status", {}).get("phase") in ("Succeeded", "Cancelled") for task in statuses
+            )
             jobs = self.world.jobs().values()
             return ended and all(LABEL_ACTIVE not in job.metadata.labels for job in jobs)
 

@@ -1,7 +1,6 @@
 """Running a command with bounded output and time, and killing everything it started.
 
-A command has its own session. It has no input unless a client streams it. Processes that it daemonised are
-killed too.
+A command has its own session, and input only from a client. Processes that it daemonised are killed too.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ def living_parents() -> dict[int, int]:
 
 
 END_SECONDS = 40.0
-"""To kill a command's processes. A fork bomb leaves this process little CPU: reading /proc once can take
-seconds, and it takes several rounds."""
+"""To kill a command's processes: after a fork bomb, each of several readings of /proc can take seconds."""
 
 
 def end_descendants(deadline: float = END_SECONDS) -> None:
@@ -153,7 +151,6 @@ class Input:
         self._pending += data
 
     def end(self) -> None:
-        """Nothing more follows."""
         self._ended = True
 
     @property

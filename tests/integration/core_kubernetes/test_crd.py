@@ -32,11 +32,13 @@ KEYS: dict[str, dict[str, Any]] = {
 IMMUTABLE = "spec is immutable but for cancel, suspend and priority; create another task instead"
 CANCELLED = "a cancelled task cannot be brought back; use `kubectl agenttask retry`"
 NO_ITEM = "give spec.source, or spec.url with the web address of the item"
+UNIT = "give either amount and currency, or tokens"
 ABSENT = object()
 SAMPLES = {
     r"^(https?://\S+)?$": ("", "https://" + "ä" * 2040),
     r"^\d{1,12}(\.\d{1,6})?$": ("0", "999999999999.999999"),
     "^[A-Z]{3}$": ("AAA", "ZZZ"),
+    "^[A-Za-z0-9._-]+(:[0-9]{1,5})?$": ("a", f"{'a' * 254}:65535"),
 }
 """Texts of patterns: a short one and a long one."""
 CHANGEABLE = {"cancel", "suspend", "priority"}
@@ -60,7 +62,11 @@ def task(form: str) -> Fields:
     body = agenttask.manifest(
         request, run=2, timeout_seconds=60, max_attempts=2, model="m", instructions="Be quick."
     )
-    body["spec"]["ttlSecondsAfterFinished"] = 60
+    body["spec"] |= {
+        "ttlSecondsAfterFinished": 60,
+        "runner": "codex",
+        "budget": {"amount": "5.00", "currency": "USD"},
+    }
     return body
 
 
@@ -201,6 +207,9 @@ class Kept:
 RULES: list[tuple[str, Fields, str]] = [
     ("github_issue", {"spec.source": ABSENT, "spec.url": ABSENT}, NO_ITEM),
     ("github_issue", {"spec.source": ABSENT, "spec.url": ""}, NO_ITEM),
+    ("github_issue", {"spec.budget": {}}, UNIT),
+    ("github_issue", {"spec.budget.currency": ABSENT}, UNIT),
+    ("github_issue", {"spec.budget.tokens": 5}, UNIT),
 ]
 
 
@@ -234,7 +243,7 @@ def test_every_rule_is_tried() -> None:
     assert messages({"properties": SCHEMA}) == tried
 
 
-_OPTIONAL = ("deliveryID", "labeledAt", "cause", "projectID", "model", "instructions")
+_OPTIONAL = ("deliveryID", "labeledAt", "cause", "projectID", "model", "instructions", "runner")
 
 
 @pytest.mark.parametrize("form", KEYS)
@@ -264,6 +273,8 @@ def another(body: Fields, path: str, schema: Fields) -> Any:
         return next(value for value in schema["enum"] if value != body)
     if schema.get("format") == "date-time":
         return NOW.replace(year=2025).isoformat()
+    if "pattern" in schema:
+        return SAMPLES[schema["pattern"]][True]
     return body + 1 if isinstance(body, int) else f"{body}x"
 
 

@@ -81,7 +81,7 @@ IMAGES = {
     "egress": Contents(
         "coding_agent_core,coding_agent_egress",
         f"kopf,kubernetes,pika,httpx,coding_agent_receiver,coding_agent_operator,{AGENT}",
-        megabytes=60,
+        megabytes=70,
     ),
     "sandbox": Contents(
         "coding_agent_forge,coding_agent_model",

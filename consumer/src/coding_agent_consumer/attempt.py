@@ -26,7 +26,7 @@ from coding_agent_core.errors import (
     SettingsError,
 )
 from coding_agent_core.forge.protocol import CommitIdentity, Forge, ItemDetails
-from coding_agent_core.outcome import Outcome
+from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
@@ -114,6 +114,8 @@ class Attempt:
         runner: of this task alone, instead of the configured one.
         instructions: of this task alone, after the configured ones.
         allowance: what may be spent at the model; `None`: as much as the agent needs.
+        record: keeps what is known so far, in case this process is killed. Called only with an allowance, all
+            of which counts as spent if an attempt leaves nothing behind.
     """
 
     settings: Settings
@@ -131,6 +133,7 @@ class Attempt:
     runner: RunnerName | None = None
     instructions: str | None = None
     allowance: Allowance | None = None
+    record: Callable[[Outcome], None] | None = None
     _deadline: float = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
     """The agent's own outcome, once it has one."""
@@ -259,9 +262,18 @@ class Attempt:
             models=settings.gateway.models,
             provider_tools=settings.gateway.provider_tools,
             timeout=settings.llm.request_timeout,
+            on_counted=self._record,
         ) as gateway:
             self._gateway = gateway
+            self._record(gateway.usage)
             yield gateway
+
+    def _record(self, usage: Usage) -> None:
+        if self.record is None or self.allowance is None:
+            return
+        message = "The agent ended before it could say how the attempt went."
+        so_far = Outcome(reason=Reason.INTERNAL, message=message, usage=usage)
+        self.record(self.transcripts.so_far(so_far))
 
     def _within_allowance(self, worked: Outcome, gateway: Gateway) -> Outcome:
         """The agent's outcome, unless its allowance ended it: agents report that in many ways."""

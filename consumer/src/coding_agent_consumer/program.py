@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,18 +104,24 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
         configure(settings.logging)
         findings.log()
         scrub_logs(scrub_for(settings))
-        outcome = asyncio.run(_attempt(settings, _read_input(environment)))
+        given = _read_input(environment)
+        outcome = asyncio.run(_attempt(settings, given, lambda so_far: _leave(so_far, environment)))
     except Exception as error:
         outcome = outcome_of(error)
     log = _logger.info if outcome.succeeded else _logger.error
     log("%s: %s", outcome.reason, outcome.message)
-    termination_log = Path(environment.get("TERMINATION_LOG", _TERMINATION_LOG))
-    if termination_log.exists():  # in a pod
+    _leave(outcome, environment)
+    return outcome.exit_code.value
+
+
+def _leave(outcome: Outcome, environment: Mapping[str, str]) -> None:
+    """Write the termination message."""
+    file = Path(environment.get("TERMINATION_LOG", _TERMINATION_LOG))
+    if file.exists():  # in a pod
         try:
-            termination_log.write_text(outcome.to_termination_message(), encoding="utf-8")
+            file.write_text(outcome.to_termination_message(), encoding="utf-8")
         except (OSError, ValueError) as error:
             _logger.error("Cannot write the termination message: %s", error)  # noqa: TRY400 - no traceback
-    return outcome.exit_code.value
 
 
 def _read_input(environment: Mapping[str, str]) -> AttemptInput:
@@ -129,7 +135,7 @@ def _read_input(environment: Mapping[str, str]) -> AttemptInput:
         raise SettingsError(f"{name}: {error}") from error
 
 
-async def _attempt(settings: Settings, given: AttemptInput) -> Outcome:
+async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Outcome], None]) -> Outcome:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -139,7 +145,8 @@ async def _attempt(settings: Settings, given: AttemptInput) -> Outcome:
     forge = connect(settings, item.platform)
     try:
         forge_of({forge.host: forge}, item)
-        attempt = attempt_of(settings, given, forge, stop, grace=settings.operator.job.grace_seconds)
+        grace = settings.operator.job.grace_seconds
+        attempt = attempt_of(settings, given, forge, stop, grace=grace, record=record)
         outcome = await attempt.run()
         return outcome.model_copy(update={"denied": await denials(os.environ)})
     finally:
@@ -154,6 +161,7 @@ def attempt_of(
     *,
     grace: float,
     make_agent: MakeAgent = make_agent,
+    record: Callable[[Outcome], None] | None = None,
 ) -> Attempt:
     """The attempt of a Job's pod.
 
@@ -161,6 +169,7 @@ def attempt_of(
         forge: of the item's host.
         stop: set by SIGTERM.
         grace: seconds between SIGTERM and SIGKILL.
+        record: as in `Attempt`.
     """
     queued = given.task
 
@@ -218,6 +227,7 @@ def attempt_of(
         runner=given.runner,
         instructions=given.instructions,
         allowance=given.allowance,
+        record=record,
     )
 
 

@@ -98,6 +98,11 @@ class Transcripts:
         newest = [recaps[number] for number in sorted(recaps)[-_EARLIER:]]
         return "\n\n".join(filter(None, newest))
 
+    def so_far(self, outcome: Outcome) -> Outcome:
+        """The outcome with the last steps, and with the place of what is kept already."""
+        kept = self.path is not None and self.storage.s3 is None
+        return self._located(outcome, self.lines.text(), kept=kept)
+
     async def end(self, outcome: Outcome, *, within: float = 20.0) -> Outcome:
         """Upload the whole transcript; add its location and the last steps to the outcome.
 
@@ -113,6 +118,9 @@ class Transcripts:
         tail = last_lines(written or self.lines.text(), _TAIL)
         if not kept and self._problem:
             tail = last_lines(f"{tail}\n(The transcript is incomplete: {self._problem}.)", MAX_TAIL)
+        return self._located(outcome, tail, kept=kept)
+
+    def _located(self, outcome: Outcome, tail: str, *, kept: bool) -> Outcome:
         there = kept or self._uploaded >= 0
         return outcome.model_copy(
             update={

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,6 +144,7 @@ class AttemptPlace:
         stop: asyncio.Event | None = None,
         grace: float = 20,
         make_agent: MakeAgent = ModelAgent,
+        record: Callable[[Outcome], None] | None = None,
         **sections: Any,
     ) -> Outcome:
         """Run an attempt in this process, with a workspace of its own."""
@@ -152,7 +153,9 @@ class AttemptPlace:
         forge = connect(settings, self.platform)
         try:
             stop = stop or asyncio.Event()
-            return await attempt_of(settings, given, forge, stop, grace=grace, make_agent=make_agent).run()
+            return await attempt_of(
+                settings, given, forge, stop, grace=grace, make_agent=make_agent, record=record
+            ).run()
         finally:
             await forge.aclose()
 

@@ -70,3 +70,20 @@ async def test_the_gateways_count_is_the_outcomes_whatever_the_agent_says(make_p
     assert outcome.usage.requests == 2
     assert outcome.usage.input_tokens == 20_000
     assert place.system.file_at(FIRST, "a.md") == "a\n"
+
+
+async def test_what_was_spent_is_left_behind_after_each_answer(make_place: MakePlace) -> None:
+    """If the agent is killed, the operator knows it all the same."""
+    place = make_place("github", script(_large(write("a.md", "a\n")), _large(finish())))
+    left: list[Outcome] = []
+    given = place.given().model_copy(update={"allowance": Allowance(tokens=100_000)})
+    outcome = await place.run(given, record=left.append)
+    assert outcome.succeeded
+    assert [(one.reason, one.usage.requests) for one in left] == [(Reason.INTERNAL, n) for n in range(3)]
+    assert left[-1].usage == outcome.usage
+    assert left[-1].transcript == outcome.transcript
+    assert "write_file" in left[-1].tail
+
+    left.clear()
+    await place.run(place.given(), record=left.append)
+    assert left == [], "without an allowance the end of the log says more"

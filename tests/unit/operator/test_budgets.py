@@ -36,7 +36,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.operator import making
-from tests.unit.operator.making import NOW, POLICY, ago, attempt, job, pod, status, task
+from tests.unit.operator.making import NOW, POLICY, ago, attempt, job, pod, said, status, task
 
 FAILED = OutcomeType.FAILED
 
@@ -136,6 +136,15 @@ def test_a_task_ends_whose_budget_is_used_up() -> None:
     assert "5.00 USD" in state.outcome.message
     unlimited = job(failure="BackoffLimitExceeded", pods=failed.pods)
     assert task_state(task(status(attempt(1))), [unlimited], NOW, POLICY).outcome is None
+
+
+def test_a_killed_agent_that_said_what_it_spent_leaves_the_rest_to_a_retry() -> None:
+    gone = attempt(1, allowance=usd("5"))
+    killed = {**said(Reason.INTERNAL, usage=used("1.5")), "exit_code": 137, "ended": "OOMKilled"}
+    failed = job(failure="BackoffLimitExceeded", allowance=usd("5"), pods=(pod(**killed),))
+    state = task_state(task(status(gone)), [failed], NOW, POLICY)
+    assert (state.outcome, state.attempts[0].reason) == (None, "OOMKilled")
+    assert next_allowance(task(status(*state.attempts)), BUDGETS) == usd("3.50")
 
 
 def test_an_attempt_that_never_began_leaves_its_allowance() -> None:

@@ -8,7 +8,7 @@ import hmac
 import logging
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,6 +110,7 @@ async def open_gateway(
     provider_tools: bool = False,
     timeout: float = 300.0,
     host: str = "127.0.0.1",
+    on_counted: Callable[[Usage], None] = lambda _: None,
 ) -> AsyncIterator[Gateway]:
     """Serve a gateway on a free port.
 
@@ -121,6 +122,7 @@ async def open_gateway(
         models: names that are allowed, with `*`; empty allows all.
         provider_tools: allow tools that the provider runs.
         timeout: seconds without a byte from the provider.
+        on_counted: gets what was used so far, after each answer.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     with contextlib.closing(listener):
@@ -138,6 +140,7 @@ async def open_gateway(
                 prices=dict(prices or {}),
                 allowed=models,
                 provider_tools=provider_tools,
+                on_counted=on_counted,
             )
             server = _Server(
                 uvicorn.Config(
@@ -188,6 +191,7 @@ class _App:
     prices: dict[str, Price]
     allowed: Sequence[str]
     provider_tools: bool
+    on_counted: Callable[[Usage], None]
     running: set[asyncio.Future[None]] = field(default_factory=set)
     _held: int = 0
     _settled: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -292,6 +296,7 @@ class _App:
                 self.ledger.release(number)
             else:
                 self.ledger.settle(number, ask.model, meter.end(ask.estimated.input), pricing)
+                self.on_counted(self.ledger.usage)
             async with self._settled:
                 self._settled.notify_all()
 

@@ -116,7 +116,7 @@ class ReasonFacts:
         message: for the person who applied the label, if the attempt reports none.
         advice: what a person can do about it; shown on the item of a failed task.
         exit_code: of an attempt that reports it; `None` for the operator's conclusions.
-        patience: how long the operator waits for such a pod; `None`: not at all.
+        patience: how long the operator waits for a pod that does not start for this reason, else `None`.
         anchor: the section of docs/troubleshooting.md that describes it.
     """
 

@@ -283,7 +283,7 @@ class Lease:
         _logger.info("Acting as %s", self._me)
 
     async def keep(self) -> None:
-        """Renew it for ever. While that fails nothing is written; nobody's having taken it, work goes on.
+        """Renew it until cancelled. Nothing is written while that fails; work goes on unless it is taken.
 
         Raises:
             LeaseLostError: another has it.

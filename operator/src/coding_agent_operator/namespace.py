@@ -1,7 +1,7 @@
 """The controller of one namespace: its Lease, the reconciliation of its tasks, and its relist.
 
-No watch of its tasks shows those that are not complete, which are adopted, and those that have ended, which
-are swept.
+Its watches show active tasks only. So the relist also looks for incomplete tasks, which it completes, and for
+ended ones, which the sweep deletes.
 """
 
 from __future__ import annotations

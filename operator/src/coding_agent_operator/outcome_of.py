@@ -13,7 +13,7 @@ from math import inf
 
 from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.outcome import MAX_TAIL, Outcome
-from coding_agent_core.reasons import REASONS, ExitCode, Patience, PodReason, Reason, ReasonClass
+from coding_agent_core.reasons import REASONS, ExitCode, PodReason, Reason, ReasonClass
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import last_lines, printable
 
@@ -207,7 +207,9 @@ def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
         reason, detail, since = waiting, pod.waiting_detail, pod.advanced or pod.created
         if pod.missing:
             reason, detail = PodReason.SECRET_MISSING, f"Missing: {', '.join(pod.missing)}."
-    patience: float = getattr(policy, REASONS[reason].patience or Patience.CONFIG)
+    setting = REASONS[reason].patience
+    assert setting is not None  # noqa: S101 - such a reason has one
+    patience: float = getattr(policy, setting)
     return PodProblem(attempt_outcome(reason, detail), patience, (now - since).total_seconds() > patience)
 
 

@@ -105,8 +105,10 @@ class Duplicates:
 
 
 def _is_older(other: Task, task: Task) -> bool:
-    """It was there when the task, a run 1, was created. Of the same second (as the API server has it), only
-    another run 1 was: a later run comes after run 1.
+    """Whether it existed when the task, a run 1, was created.
+
+    The API server keeps times in whole seconds. Of two tasks of one second, only another run 1 can be older:
+    a later run comes after run 1.
     """
     if other.uid == task.uid:
         return False

@@ -70,7 +70,7 @@ class Schedule:
     Attributes:
         positions: exact place in the queue, from 1, of every task that waits for its turn.
         after: the older run of its item that a waiting task waits for.
-        short: the budget that leaves too little for a waiting task, whatever the running ones leave of it.
+        short: the budget that ended attempts have left too little of for a waiting task.
         left: of each budget, after the tasks that run and those that start.
     """
 

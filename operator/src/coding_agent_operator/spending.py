@@ -65,7 +65,7 @@ class Spending:
         today = day_of(self._now())
         first = today.replace(day=1) if self._budgets.namespace is not None else today
         days = [first + number * _ONE_DAY for number in range((today - first).days + 2)]
-        # A field selector has no "in". Those that live for a time of their own have no such day.
+        # A field selector cannot name several values. A task with its own ttlSecondsAfterFinished has no day.
         for fields in (*(f"status.keptSince={day}" for day in days), f"{ENDED},status.keptSince="):
             async for page in self._cluster.tasks.pages(fields, _PAGE):
                 for body in page:

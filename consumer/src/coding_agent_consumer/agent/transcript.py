@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from coding_agent_core.platforms import Platform
 from coding_agent_core.secrets import Secrets, SecretSettings, written_forms
 from coding_agent_core.settings import Settings
 from coding_agent_core.text import one_line
@@ -91,8 +92,7 @@ def scrub_for(settings: Settings) -> Scrub:
         settings.llm.anthropic.api_key,
         settings.llm.google.api_key,
         *(fallback.api_key for fallback in settings.gateway.fallbacks),
-        settings.github.personal_access_token,
-        settings.gitlab.personal_access_token,
+        *(settings.forge(platform).personal_access_token for platform in Platform),
         settings.rabbitmq.password,
         settings.user_config_api.api_key,
         settings.webhook.github.secret,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import assert_never
 from urllib.parse import unquote
 
 from coding_agent_core.forge.client import path
@@ -42,12 +43,24 @@ def attachment_of(platform: Platform, api_url: str, item: Item, link: str) -> At
         link: as it stands in the text; GitLab's are relative to the project.
     """
     web = web_base(api_url)
-    if platform is Platform.GITHUB:
-        if _GITHUB_PUBLIC.fullmatch(link) and web == "https://github.com":
-            return Attachment(link, with_token=False)
-        if link.startswith(f"{web}/") and _GITHUB.fullmatch(link.removeprefix(web)):
-            return Attachment(link, with_token=True)
-        return None
+    match platform:
+        case Platform.GITHUB:
+            return _of_github(web, link)
+        case Platform.GITLAB:
+            return _of_gitlab(web, item, link)
+        case _:
+            assert_never(platform)
+
+
+def _of_github(web: str, link: str) -> Attachment | None:
+    if _GITHUB_PUBLIC.fullmatch(link) and web == "https://github.com":
+        return Attachment(link, with_token=False)
+    if link.startswith(f"{web}/") and _GITHUB.fullmatch(link.removeprefix(web)):
+        return Attachment(link, with_token=True)
+    return None
+
+
+def _of_gitlab(web: str, item: Item, link: str) -> Attachment | None:
     project = item.repository if item.project_id is None else item.project_id
     places = (f"{web}/{item.repository}", f"{web}/-/project/{item.project_id}", "")
     for place in places:

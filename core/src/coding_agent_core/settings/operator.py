@@ -81,11 +81,12 @@ class Policy(Section):
     max_disruptions: int = Field(default=10, ge=0, le=40)
     """Most attempts that the cluster disrupts, which do not count, before the task is given up."""
     unschedulable_after: float = Field(default=900.0, gt=0)
-    """A pod that cannot be scheduled or created is given up after this."""
+    """A pod that cannot be scheduled or created, or whose Secret is missing, is given up after this."""
     image_after: float = Field(default=300.0, gt=0)
-    """A pod whose image cannot be pulled is given up after this."""
+    """A pod whose image cannot be pulled, or whose containers cannot be started, is given up after this."""
     config_after: float = Field(default=120.0, gt=0)
-    """A pod whose Secret or ConfigMap is missing is given up after this."""
+    """A pod whose configuration the kubelet refuses is given up after this: an image that cannot exist, or a
+    ConfigMap that is missing."""
     pod_check_interval: float = Field(default=15.0, gt=0)
     """Between two checks of the pods of a Job that is not ready yet."""
     aging: float = Field(default=60.0, gt=0)

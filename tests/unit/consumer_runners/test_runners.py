@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Said
 from coding_agent_consumer.runners.agent import RUNNERS, events_of, outcome_of_end
+from coding_agent_consumer.runners.agent import runner_of as chosen
 from coding_agent_consumer.runners.command import runner_of
 from coding_agent_consumer.workspace.protocol import ProcessResult
+from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.runner import RunnerName
+from coding_agent_core.settings import Settings
 
 RECORDED = Path(__file__).parent / "recorded"
 COMMAND = "echo made > made.txt; cat made.txt"
@@ -126,3 +129,33 @@ def test_any_command_gets_the_gateway_in_the_variables_that_clients_know() -> No
     assert launch.process.env["OPENAI_BASE_URL"] == "http://127.0.0.1:4000/v1"
     assert launch.process.env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:4000"
     assert [*events_of(runner, b"a line")] == [Said("a line\n", continues=True)]
+
+
+ANTHROPIC = {"provider": "anthropic", "anthropic": {"api_key": "k"}}
+OPENAI = {"provider": "openai", "openai": {"api_key": "k"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "refused"),
+    [
+        (RunnerName.CLAUDE_CODE, {"llm": ANTHROPIC}, None),
+        (RunnerName.CODEX, {"llm": OPENAI}, None),
+        (RunnerName.CLAUDE_CODE, {"llm": OPENAI}, "claude-code speaks the format of anthropic"),
+        (RunnerName.COMMAND, {"llm": OPENAI}, "consumer.command is not set"),
+        (RunnerName.COMMAND, {"llm": OPENAI, "consumer": {"command": ["work"]}}, None),
+        (
+            RunnerName.CODEX,
+            {"llm": OPENAI, "consumer": {"workspace": {"gate": "/run/gate"}}},
+            "consumer.runner codex cannot reach the model.*set consumer.runner to builtin",
+        ),
+    ],
+)
+def test_a_runner_that_cannot_work_says_which_setting_to_change(
+    name: RunnerName, settings: dict[str, object], refused: str | None
+) -> None:
+    given = Settings.model_validate(settings)
+    if refused is None:
+        assert chosen(name, given).name == name
+        return
+    with pytest.raises(SettingsError, match=refused):
+        chosen(name, given)

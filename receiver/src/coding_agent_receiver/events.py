@@ -140,10 +140,7 @@ def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> 
 
 
 def applied_by_us(user: str, platform: Platform, settings: Settings) -> bool:
-    """Whether our own account applied the label, as far as the settings name it.
-
-    The attempt refuses such a task (`coding_agent_consumer.authorization`); this saves its pod.
-    """
+    """Whether our own account applied the label, which starts nothing: what it writes may be others' text."""
     account = settings.forge(platform).account
     return bool(account) and not settings.own_label_counts and user.casefold() == account.casefold()
 

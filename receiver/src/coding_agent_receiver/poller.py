@@ -26,9 +26,10 @@ from coding_agent_core.logs import bound
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
+from coding_agent_core.tasks import TaskRequest
 
 from coding_agent_receiver import github
-from coding_agent_receiver.events import Accepted, Delivery
+from coding_agent_receiver.events import OWN_LABEL, Accepted, Delivery
 from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.payload import FieldError
 
@@ -88,6 +89,9 @@ async def poll_once(
         async for request in forge.find_labeled(settings.labels(forge.platform).bot_label):
             found += 1
             with bound(item=request.item.display):
+                if await _applied_by_us(settings, forge, request):
+                    _logger.warning("Ignored: %s", OWN_LABEL)
+                    continue
                 submission = await sink.submit(request)
                 if submission.duplicate is not None:
                     duplicates += 1
@@ -107,6 +111,13 @@ async def poll_once(
         "Polled %s: %d labeled, %d recovered by poll, %d known", forge.host, found, len(created), duplicates
     )
     return PollReport(found=found, created=tuple(created), duplicates=duplicates, problem=problem)
+
+
+async def _applied_by_us(settings: Settings, forge: Forge, request: TaskRequest) -> bool:
+    # Without a time, `user` is the item's author: who applied the label is not known.
+    if settings.own_label_counts or request.trigger.labeled_at is None:
+        return False
+    return request.user.casefold() == (await forge.whoami()).casefold()
 
 
 async def poll_forever(

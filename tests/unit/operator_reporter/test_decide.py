@@ -211,6 +211,12 @@ def test_an_end_is_settled_after_the_grace_time_without_a_contradiction(
     assert plan(newest_run(Phase.SUCCEEDED, end_shown=shown), present).settled is settled
 
 
+def test_a_label_of_our_own_account_asks_for_nothing() -> None:
+    ended = newest_run(Phase.SUCCEEDED, end_shown=at(150))
+    assert plan(ended, {DONE, BOT}, applied=at(160), now=300).pending is not None
+    assert plan(ended, {DONE, BOT}, applied=at(160), now=300, applied_by_us=True) == ItemPlan(settled=True)
+
+
 @given(
     st.sampled_from(Phase),
     st.booleans(),

@@ -39,13 +39,21 @@ class ListedForge:
         self.fail_after: int | None = None
         self.broken: Exception = ForgeUnavailableError("github.com does not answer", status=502)
         self.asked: list[str] = []
+        self.user = ""
+
+    async def whoami(self) -> str:
+        return "coding-agent-bot"
 
     async def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
         self.asked.append(label)
         for index, number in enumerate(self.numbers):
             if index == self.fail_after:
                 raise self.broken
-            yield labeled(number)
+            request = labeled(number)
+            if self.user:
+                trigger = request.trigger.model_copy(update={"labeled_at": NOW})
+                request = request.model_copy(update={"user": self.user, "trigger": trigger})
+            yield request
 
 
 def recovered(metrics: PollMetrics) -> float | None:
@@ -72,6 +80,16 @@ async def test_an_item_that_a_webhook_brought_is_not_taken_twice_by_the_poll():
     await queue.submit(webhook)
     report = await poll_once(Settings(), ListedForge(1), queue)
     assert (report.created, report.duplicates) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("user", "created"), [("coding-agent-bot", 0), ("Coding-Agent-Bot", 0), ("alice", 1)]
+)
+async def test_a_label_of_our_own_account_starts_nothing(user, created):
+    forge = ListedForge(1)
+    forge.user = user
+    report = await poll_once(Settings(), forge, MemoryQueue())
+    assert (report.found, len(report.created)) == (1, created)
 
 
 async def test_a_forge_that_breaks_down_ends_the_round_and_what_was_found_is_kept(caplog):

@@ -90,8 +90,8 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
     """
     if settings.consumer.workspace.gate is not None:
         raise SettingsError(
-            f"consumer.runner {name.value} cannot reach the model: with consumer.workspace.gate (Docker Compose)"
-            " the workspace is another machine to the gateway; set consumer.runner to builtin"
+            f"consumer.runner {name.value} cannot reach the model: with consumer.workspace.gate (Docker"
+            " Compose) the workspace is another machine to the gateway; set consumer.runner to builtin"
         )
     if name is RunnerName.COMMAND:
         if not settings.consumer.command:

@@ -110,6 +110,7 @@ def decide(
     labels: Labels,
     *,
     applied: datetime | None,
+    applied_by_us: bool = False,
     pending: PendingCorrection | None,
     now: datetime,
     grace: timedelta,
@@ -118,9 +119,12 @@ def decide(
 
     Args:
         applied: when the bot label was last applied, by the forge's clock; `None` if that is not known.
+        applied_by_us: our own account applied it, which asks for nothing.
         pending: what an earlier reconcile found.
     """
     found = _contradiction(run, item, labels, applied)
+    if found is LabelContradiction.LABEL_APPLIED_AGAIN and applied_by_us:
+        found = None
     if found is None:
         pending = None
     elif pending is None or pending.contradiction is not found:

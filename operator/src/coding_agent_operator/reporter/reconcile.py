@@ -236,14 +236,17 @@ async def _newest(
     assert latest is not None  # noqa: S101 - its spec was read
     run = newest_run(task, latest, memory.end_shown)
     now = context.clock()
-    item, applied = await context.forge.read_state(task.spec.item), None
+    item, applied, by_us = await context.forge.read_state(task.spec.item), None, False
     if needs_label_time(run, item, context.labels):
         applied = await context.forge.label_application(task.spec.item, context.labels.bot_label)
+        if applied is not None:
+            by_us = applied.user.casefold() == (await context.forge.whoami()).casefold()
     plan = decide(
         run,
         item,
         context.labels,
         applied=applied.at if applied else None,
+        applied_by_us=by_us,
         pending=memory.pending,
         now=now,
         grace=timedelta(seconds=context.settings.grace),

@@ -41,7 +41,7 @@ class WorkspaceSettings(Section):
     """Folder for workspaces; `None`: the system's temporary folder."""
     readable: tuple[Path, ...] = ()
     """For a workspace on the agent's machine: folders outside the system's that commands can read, such as a
-    toolchain below a home folder."""
+    toolchain below a home folder. Not below `/tmp`, which a workspace has of its own."""
     command_timeout: float = Field(default=300.0, gt=0)
     """Seconds for one command, unless the model asks for less."""
     output_limit: int = Field(default=20_000, gt=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from coding_agent_demo.world import ROOT, DemoError
 
-CACHE = ROOT / ".cache" / "runners"
+_CACHE = os.environ.get("CODING_AGENT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+CACHE = Path(_CACHE).expanduser().absolute() / "coding-agent" / "runners"
+"""Shared by checkouts. Not below `/tmp`, which a workspace has of its own."""
 _INSTALL_SECONDS = 300
 
 

@@ -42,12 +42,18 @@ open(seen, "a").write("ready\\n")
 def answer(connection, start=b""):
     connection.settimeout(5)
     while len(start) < 4:
-        start += connection.recv(4 - len(start))
+        more = connection.recv(4 - len(start))
+        if not more:
+            return connection.close()
+        start += more
     request = json.loads(connection.recv(struct.unpack(">I", start)[0]))
     open(seen, "a").write(request["op"] + "\\n")
     body = b"TAKEN OVER"
     head = json.dumps({"ok": True, "exit_code": 0, "seconds": 1, "isolation": "none", "body": len(body)})
     connection.sendall(struct.pack(">I", len(head)) + head.encode() + body)
+    connection.shutdown(socket.SHUT_WR)
+    while connection.recv(65536):
+        pass  # closing it with something unread would lose the answer
     connection.close()
 
 connections = [listener]

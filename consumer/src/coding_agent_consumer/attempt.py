@@ -280,7 +280,7 @@ class Attempt:
         stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
         if not gateway.exhausted.is_set() or stopped or worked.succeeded:
             return worked
-        message = f"The attempt used up what it may spend at the model: {gateway.allowance}."
+        message = f"The attempt used up what it may spend at the model: {self.allowance}."
         return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
 
     async def _brief(

@@ -134,14 +134,13 @@ def test_twenty_attempts_and_a_killed_operator_stay_within_the_budget(
         finally:
             proxy.disarm()
             process.stop(signal.SIGKILL)
-    if datetime.now(UTC).date() != day:
-        pytest.skip("a new day has a new budget")
+    days = 1 if datetime.now(UTC).date() == day else 2  # a new day has a new budget
     tasks = world.tasks()
     waiting = [task["status"] for task in tasks if task["status"]["phase"] == "Queued"]
     assert kills >= 3
-    assert agents.spent <= BUDGET, "spent beyond the budget"
-    assert BUDGET - ALLOWANCE < sum(map(charged, tasks)) <= BUDGET, "it would have let more start"
-    assert waiting, "the budget was large enough for all"
+    assert agents.spent <= days * BUDGET, "spent beyond the budget"
+    assert BUDGET - ALLOWANCE < sum(map(charged, tasks)) <= days * BUDGET, "it would have let more start"
+    assert waiting or days > 1, "the budget was large enough for all"
     for status in waiting:
         [message] = [c["message"] for c in status["conditions"] if c["type"] == "WithinBudget"]
         assert message.startswith("The budget of octo/demo, 10.00 USD a day, has less left than the ")

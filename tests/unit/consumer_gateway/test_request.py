@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.gateway.request import RequestRefusedError, read_request
-from coding_agent_consumer.gateway.wire import Action, Route, WireFormat
+from coding_agent_consumer.gateway.wire import Operation, Route, WireFormat
 
-MESSAGES = Route(WireFormat.ANTHROPIC, Action.MESSAGES, "/v1/messages")
-RESPONSES = Route(WireFormat.OPENAI, Action.RESPONSES, "/responses")
-CHAT = Route(WireFormat.OPENAI, Action.CHAT_COMPLETIONS, "/chat/completions")
-GEMINI = Route(WireFormat.GOOGLE, Action.GENERATE_CONTENT, "/v1beta/models/m:generateContent", "m")
+MESSAGES = Route(WireFormat.ANTHROPIC, Operation.MESSAGES, "/v1/messages")
+RESPONSES = Route(WireFormat.OPENAI, Operation.RESPONSES, "/responses")
+CHAT = Route(WireFormat.OPENAI, Operation.CHAT_COMPLETIONS, "/chat/completions")
+GEMINI = Route(WireFormat.GOOGLE, Operation.GENERATE_CONTENT, "/v1beta/models/m:generateContent", "m")
 ADDRESS = "https://evil.example.com/?the=secret"
 
 

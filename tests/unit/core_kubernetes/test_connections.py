@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from coding_agent_core.kubernetes.connections import Answer, Connections
+from coding_agent_core.kubernetes.connections import Connections, Response
 
 Serve = Callable[["Server", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nRetry-After: 7\r\n\r\nhi"
@@ -52,7 +52,7 @@ class Server:
         self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
 
 
-async def get(connections: Connections, method: str = "GET", seconds: float = 5.0) -> Answer:
+async def get(connections: Connections, method: str = "GET", seconds: float = 5.0) -> Response:
     return await connections.request(method, "/a", {}, None, seconds)
 
 

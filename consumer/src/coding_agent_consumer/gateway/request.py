@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from coding_agent_consumer.gateway.ledger import Tokens
-from coding_agent_consumer.gateway.wire import Action, Route, WireFormat
+from coding_agent_consumer.gateway.wire import Operation, Route, WireFormat
 
 _BYTES_PER_TOKEN = 4
 """Of a request: English, code and JSON."""
@@ -111,7 +111,7 @@ def read_request(
         input=max(0, len(body) - sum(files)) // _BYTES_PER_TOKEN + _FILE_TOKENS * len(files),
         output=_longest_answer(data),
     )
-    if route.action is Action.CHAT_COMPLETIONS and data.get("stream"):
+    if route.operation is Operation.CHAT_COMPLETIONS and data.get("stream"):
         options = data.get("stream_options")
         options = options if isinstance(options, dict) else {}
         if options.get("include_usage") is not True:

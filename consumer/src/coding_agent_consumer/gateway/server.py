@@ -95,10 +95,6 @@ class Gateway:
         """What was used so far, by model."""
         return self._ledger.models
 
-    @property
-    def allowance(self) -> Allowance | None:
-        return self._ledger.allowance
-
 
 @contextlib.asynccontextmanager
 async def open_gateway(
@@ -232,7 +228,7 @@ class _App:
 
     async def _body(self, headers: Mapping[str, str], receive: Any) -> bytes:
         if headers.get("content-encoding", "identity") != "identity":
-            raise RequestRefusedError(400, "A compressed request is not supported: send it as it is.")
+            raise RequestRefusedError(400, "A compressed request is not supported: send it uncompressed.")
         body = bytearray()
         more = True
         try:
@@ -267,7 +263,7 @@ class _App:
             raise RequestRefusedError(404, f"No provider of the format {route.format} is configured.")
         sent = sent_headers(headers)
         parameters = sent_parameters(query)
-        if route.action.free:
+        if route.operation.free:
             response = await self._ask(upstreams, route, parameters, sent, body)
             await self._return(route, response, None, send)
             return
@@ -288,7 +284,7 @@ class _App:
             if response.status_code == 200:
                 headers_ = response.headers
                 meter = Meter(
-                    route.action, headers_.get("content-type", ""), headers_.get("content-encoding", "")
+                    route.operation, headers_.get("content-type", ""), headers_.get("content-encoding", "")
                 )
             await self._return(route, response, meter, send)
         finally:

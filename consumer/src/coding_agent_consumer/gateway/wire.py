@@ -37,7 +37,7 @@ class WireFormat(StrEnum):
     """Gemini's `generateContent` and `streamGenerateContent`."""
 
 
-class Action(StrEnum):
+class Operation(StrEnum):
     """What a request asks of the provider."""
 
     MESSAGES = "messages"
@@ -50,7 +50,7 @@ class Action(StrEnum):
     @property
     def free(self) -> bool:
         """The provider asks nothing for it."""
-        return self in (Action.COUNT, Action.MODELS)
+        return self in (Operation.COUNT, Operation.MODELS)
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,17 @@ class Route:
     """
 
     format: WireFormat
-    action: Action
+    operation: Operation
     path: str
     model: str | None = None
 
 
 _POSTS = {
-    "/v1/messages": (WireFormat.ANTHROPIC, Action.MESSAGES, "/v1/messages"),
-    "/v1/messages/count_tokens": (WireFormat.ANTHROPIC, Action.COUNT, "/v1/messages/count_tokens"),
-    "/v1/chat/completions": (WireFormat.OPENAI, Action.CHAT_COMPLETIONS, "/chat/completions"),
-    "/v1/responses": (WireFormat.OPENAI, Action.RESPONSES, "/responses"),
-    "/v1/responses/input_tokens": (WireFormat.OPENAI, Action.COUNT, "/responses/input_tokens"),
+    "/v1/messages": (WireFormat.ANTHROPIC, Operation.MESSAGES, "/v1/messages"),
+    "/v1/messages/count_tokens": (WireFormat.ANTHROPIC, Operation.COUNT, "/v1/messages/count_tokens"),
+    "/v1/chat/completions": (WireFormat.OPENAI, Operation.CHAT_COMPLETIONS, "/chat/completions"),
+    "/v1/responses": (WireFormat.OPENAI, Operation.RESPONSES, "/responses"),
+    "/v1/responses/input_tokens": (WireFormat.OPENAI, Operation.COUNT, "/responses/input_tokens"),
 }
 _GEMINI = re.compile(
     r"/v1beta/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127}):(generateContent|streamGenerateContent|countTokens)"
@@ -92,14 +92,14 @@ def route_of(method: str, path: str, headers: Mapping[str, str]) -> Route | None
         if path in _POSTS:
             return Route(*_POSTS[path])
         if found := _GEMINI.fullmatch(path):
-            action = Action.COUNT if found[2] == "countTokens" else Action.GENERATE_CONTENT
-            return Route(WireFormat.GOOGLE, action, path, found[1])
+            operation = Operation.COUNT if found[2] == "countTokens" else Operation.GENERATE_CONTENT
+            return Route(WireFormat.GOOGLE, operation, path, found[1])
     elif method == "GET" and (found := _MODELS.fullmatch(path)):
         if found[1] == "v1beta":
-            return Route(WireFormat.GOOGLE, Action.MODELS, path)
+            return Route(WireFormat.GOOGLE, Operation.MODELS, path)
         if "anthropic-version" in headers:
-            return Route(WireFormat.ANTHROPIC, Action.MODELS, path)
-        return Route(WireFormat.OPENAI, Action.MODELS, path.removeprefix("/v1"))
+            return Route(WireFormat.ANTHROPIC, Operation.MODELS, path)
+        return Route(WireFormat.OPENAI, Operation.MODELS, path.removeprefix("/v1"))
     return None
 
 
@@ -153,13 +153,13 @@ def error_body(format: WireFormat | None, status: int, message: str) -> bytes:
 class Meter:
     """Reads the usage of one answer as its bytes pass by."""
 
-    def __init__(self, action: Action, content_type: str, encoding: str) -> None:
+    def __init__(self, operation: Operation, content_type: str, encoding: str) -> None:
         """
         Args:
             content_type: of the answer.
             encoding: its `Content-Encoding`; other than gzip and deflate, nothing can be read.
         """
-        self._action = action
+        self._action = operation
         self._streams = content_type.lower().startswith("text/event-stream")
         self._decompress = zlib.decompressobj(47) if encoding in ("gzip", "deflate") else None
         self._readable = encoding in ("", "identity", "gzip", "deflate")
@@ -224,18 +224,18 @@ class Meter:
                     self._characters += _written(self._action, event)
 
 
-def usage_in(action: Action, event: Mapping[str, Any]) -> Tokens:
+def usage_in(operation: Operation, event: Mapping[str, Any]) -> Tokens:
     """What one event, or a whole answer, says was used so far; zeros where it says nothing."""
-    if action is Action.GENERATE_CONTENT:
+    if operation is Operation.GENERATE_CONTENT:
         used = _dict(event.get("usageMetadata"))
         return Tokens(
             input=_number(used.get("promptTokenCount")) + _number(used.get("toolUsePromptTokenCount")),
             output=_number(used.get("candidatesTokenCount")) + _number(used.get("thoughtsTokenCount")),
             cache_read=_number(used.get("cachedContentTokenCount")),
         )
-    inner = "message" if action is Action.MESSAGES else "response"
+    inner = "message" if operation is Operation.MESSAGES else "response"
     used = _dict(event.get("usage")) or _dict(_dict(event.get(inner)).get("usage"))
-    if action is Action.MESSAGES:
+    if operation is Operation.MESSAGES:
         read = _number(used.get("cache_read_input_tokens"))
         write = _number(used.get("cache_creation_input_tokens"))
         new = _number(used.get("input_tokens"))
@@ -252,12 +252,12 @@ def usage_in(action: Action, event: Mapping[str, Any]) -> Tokens:
     )
 
 
-def _is_last(action: Action, event: Mapping[str, Any]) -> bool:
+def _is_last(operation: Operation, event: Mapping[str, Any]) -> bool:
     """Whether the usage in this event is final."""
-    match action:
-        case Action.MESSAGES:
+    match operation:
+        case Operation.MESSAGES:
             return event.get("type") in ("message_delta", "message") and "usage" in event
-        case Action.GENERATE_CONTENT:
+        case Operation.GENERATE_CONTENT:
             candidates = event.get("candidates")
             ended = any("finishReason" in _dict(one) for one in candidates or [])
             return "usageMetadata" in event and (ended or not candidates)
@@ -265,10 +265,10 @@ def _is_last(action: Action, event: Mapping[str, Any]) -> bool:
             return bool(event.get("usage") or _dict(event.get("response")).get("usage"))
 
 
-def _written(action: Action, event: Mapping[str, Any]) -> int:
+def _written(operation: Operation, event: Mapping[str, Any]) -> int:
     """Characters that the model wrote in this event."""
     kind = event.get("type")
-    if action is Action.RESPONSES and isinstance(kind, str):
+    if operation is Operation.RESPONSES and isinstance(kind, str):
         # Later events repeat what the deltas said.
         delta = event.get("delta")
         return len(delta) if kind.endswith(".delta") and isinstance(delta, str) else 0

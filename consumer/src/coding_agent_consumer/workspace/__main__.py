@@ -237,7 +237,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--uid", type=int, help="user and group id to run as; needs root")
     parser.add_argument(
-        "--readable", type=Path, action="append", default=[], help="visible beside the system's folders"
+        "--readable",
+        type=Path,
+        action="append",
+        default=[],
+        help="visible in addition to the system's folders",
     )
     parser.add_argument("--hide", type=Path, action="append", default=[], help="never visible")
     parser.add_argument("--keep-env", action="append", default=[], help="variable to pass to commands")

@@ -144,7 +144,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file of ours beside the tree, whatever a command has put in its place.
+    """Write a file of ours next to the tree, whatever a command has put in its place.
 
     The name is replaced, never opened: opening a FIFO would wait for a reader, and a link would be followed.
 

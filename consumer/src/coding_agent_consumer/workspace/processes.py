@@ -188,7 +188,7 @@ class Streams:
 
 
 class CommandRunner:
-    """Runs one command, or one beside a program that streams; needs the main thread: it handles SIGCHLD."""
+    """Runs one command, or one while a program streams; needs the main thread: it handles SIGCHLD."""
 
     def __init__(self) -> None:
         self._running = 0
@@ -257,7 +257,7 @@ class CommandRunner:
         return Finished(code, time.monotonic() - started)
 
     def _end(self, pid: int) -> None:
-        """Kill a program and all that it started; beside another program, only its process group."""
+        """Kill a program and all that it started; while another program runs, only its process group."""
         self._running -= 1
         if self._running == 0:
             end_descendants()

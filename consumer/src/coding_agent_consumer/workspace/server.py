@@ -68,7 +68,7 @@ def listen(path: Path, *, group: bool = False) -> socket.socket:
 
 
 class WorkspaceServer:
-    """Answers requests one after the other, so no command runs beside another request."""
+    """Answers requests one after the other, so no command runs during another request."""
 
     def __init__(self, folders: WorkspaceFolders, options: ServerOptions) -> None:
         self._folders = folders

@@ -1,7 +1,7 @@
 """The repository in the workspace: seeded from a bundle, compared with it, listed and searched.
 
 Git has no more rights here than the commands, so nothing that they plant in the tree gains them anything.
-A repository beside the tree holds the seeded commit. The tree's own `.git` is for the commands; they can
+A repository next to the tree holds the seeded commit. The tree's own `.git` is for the commands; they can
 commit, reset or delete it, and no work is lost.
 """
 

@@ -1,4 +1,4 @@
-"""Requests to one HTTP/1.1 server over connections that are kept: what the API server needs of HTTP, no more.
+"""Requests to one HTTP/1.1 server over connections that are kept, with only what the API server needs.
 
 A general client costs several times as much for each request as is done here.
 """
@@ -20,7 +20,7 @@ _LONGEST_IDLE = 15.0
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """An answer, read completely.
 
     Attributes:
@@ -58,7 +58,7 @@ class Connections:
 
     async def request(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, seconds: float
-    ) -> Answer:
+    ) -> Response:
         """Send a request and wait for its answer.
 
         A server may close a connection that was kept at the moment at which it is used again. Such a request
@@ -116,7 +116,7 @@ class Connections:
             connected = await loop.create_connection(_Connection, self._host, self._port, **self._tls)
         return connected[1]
 
-    async def _answer(self, connection: _Connection, request: bytes, end: float) -> Answer:
+    async def _answer(self, connection: _Connection, request: bytes, end: float) -> Response:
         answer = await connection.answer(request, end)
         if connection.usable:
             self._idle.append(connection)
@@ -132,7 +132,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: asyncio.Future[Answer] | None = None
+        self._waiting: asyncio.Future[Response] | None = None
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._open, self._begun = True, False
@@ -144,11 +144,11 @@ class _Connection(asyncio.Protocol):
         fresh = self._answered_at is None or self._loop.time() - self._answered_at < _LONGEST_IDLE
         return self._open and fresh
 
-    async def answer(self, request: bytes, end: float) -> Answer:
+    async def answer(self, request: bytes, end: float) -> Response:
         """Send a request; whatever prevents a complete answer ends the connection too."""
         assert self._transport is not None  # noqa: S101 - it is connected
         self._begun = False
-        waiting: asyncio.Future[Answer] = self._loop.create_future()
+        waiting: asyncio.Future[Response] = self._loop.create_future()
         self._waiting = waiting
         deadline = self._loop.call_at(end, self._fail, TimeoutError("no answer in time"))
         self._transport.write(request)
@@ -210,7 +210,7 @@ class _Connection(asyncio.Protocol):
             self._open = False
             self._transport.close()
         if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(Answer(status, self._headers, b"".join(self._body)))
+            self._waiting.set_result(Response(status, self._headers, b"".join(self._body)))
 
     def _fail(self, error: Exception) -> None:
         if self._waiting is not None and not self._waiting.done():

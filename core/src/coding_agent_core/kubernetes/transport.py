@@ -24,7 +24,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 from yarl import URL
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.kubernetes.connections import Answer, Connections
+from coding_agent_core.kubernetes.connections import Connections, Response
 
 Body = dict[str, Any]
 
@@ -105,9 +105,9 @@ def _session(context: ssl.SSLContext) -> aiohttp.ClientSession:
     )
 
 
-async def _read_all(answer: aiohttp.ClientResponse) -> Answer:
+async def _read_all(answer: aiohttp.ClientResponse) -> Response:
     headers = {name.lower(): value for name, value in answer.headers.items()}
-    return Answer(answer.status, headers, await answer.read())
+    return Response(answer.status, headers, await answer.read())
 
 
 def _read(file: Path) -> str | None:
@@ -279,7 +279,9 @@ class ApiServer:
             headers["Authorization"] = token
         return headers
 
-    async def _answer(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Answer:
+    async def _answer(
+        self, method: str, target: str, headers: dict[str, str], body: bytes | None
+    ) -> Response:
         if self._settings.proxy:
             return await _read_all(await self._send(method, target, headers, body, self._timeout))
         return await self._requests.request(method, target, headers, body, self._timeout)
@@ -299,7 +301,7 @@ class ApiServer:
             proxy_headers=self._settings.proxy_headers,
         )
 
-    def _refusal(self, method: str, path: str, answer: Answer) -> ApiError:
+    def _refusal(self, method: str, path: str, answer: Response) -> ApiError:
         seconds, said = answer.headers.get("retry-after", ""), _said(answer.body)
         return ApiError(
             f"the Kubernetes API server answers {method} {path} with {answer.status}: {said}"

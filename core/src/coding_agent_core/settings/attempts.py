@@ -149,7 +149,7 @@ class Fallback(Section):
     """Key of the service, if it needs one."""
 
 
-class Gateway(Section):
+class GatewaySettings(Section):
     """The way of every agent to its model."""
 
     models: tuple[str, ...] = ()

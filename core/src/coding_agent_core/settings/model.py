@@ -17,7 +17,7 @@ from coding_agent_core.settings.attempts import (
     LLM,
     Consumer,
     ContextStorage,
-    Gateway,
+    GatewaySettings,
     McpServer,
     UserConfigApi,
 )
@@ -150,7 +150,7 @@ class Settings(Section):
     """Replaces the built-in description of how the agent works; the safety rules stay."""
     instructions: str | None = None
     """Further instructions to the agent, after `system_prompt` or the built-in description."""
-    gateway: Gateway = Gateway()
+    gateway: GatewaySettings = GatewaySettings()
     mcp_servers: tuple[McpServer, ...] = ()
     """MCP servers with further tools for the agent."""
     max_llm_process_num: int = Field(default=1000, gt=0)

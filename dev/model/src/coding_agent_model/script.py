@@ -42,7 +42,7 @@ class Failure(_Strict):
 
     Attributes:
         code: OpenAI's, like `type`; the other formats name an error by its status.
-        times: how often a conversation meets it before its next turn; 0: for ever.
+        times: how often a conversation meets it before its next turn; 0: forever.
     """
 
     status: int = 500
@@ -59,8 +59,8 @@ class Turn(_Strict):
     Attributes:
         expect: regular expression that the last message of the request must match, else 409 naming the turn.
         error: this turn is a failure; the turn after it answers.
-        cut: how often the answer is cut off in its middle and the connection closed; -1: for ever.
-        stall: how often the answer stops in its middle with the connection open; -1: for ever.
+        cut: how often the answer is cut off in its middle and the connection closed; -1: forever.
+        stall: how often the answer stops in its middle with the connection open; -1: forever.
         delay_ms: milliseconds before the answer.
         prompt_tokens: tokens of the request, reported instead of an estimate.
         cache_read_tokens: of them, those that the cache had.
@@ -108,7 +108,7 @@ class Script(_Strict):
     Attributes:
         match: regular expression looked for in what the user says first; empty matches all. What its named
             groups find replaces `${name}` in the turns: the model acts on what it reads.
-        loop: repeat the last turn for ever instead of refusing a request beyond it.
+        loop: repeat the last turn forever instead of refusing a request beyond it.
     """
 
     name: str = "script"

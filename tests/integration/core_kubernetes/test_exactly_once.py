@@ -91,6 +91,15 @@ async def test_500_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
     assert {answer.json()["task"] for answer in answers} | {found.task for found in by_poll} == set(names)
 
 
+async def test_of_two_deliveries_in_the_same_microsecond_one_is_the_duplicate(place: Place) -> None:
+    sinks = [KubernetesSink(Access(str(place.account())), place.namespace, Consumer()) for _ in range(2)]
+    request = TaskRequest(item=item(7), trigger=Trigger(origin=Origin.POLL, received_at=now()))
+    first, second = await asyncio.gather(*(sink.submit(request) for sink in sinks))
+    assert (first.duplicate is None) != (second.duplicate is None)
+    for sink in sinks:
+        await sink.aclose()
+
+
 async def test_each_relabel_is_one_new_run_after_success_after_failure_and_during_cancel(
     place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
 ) -> None:

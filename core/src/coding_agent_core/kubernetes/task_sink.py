@@ -84,8 +84,8 @@ class KubernetesSink:
 
     async def submit(self, request: TaskRequest) -> Submission:
         """Admit and store a task; see `TaskSink`."""
-        sent: set[str] = set()
-        return await self._bounded(lambda tasks: self._submit(tasks, request, sent))
+        unanswered: set[str] = set()
+        return await self._bounded(lambda tasks: self._submit(tasks, request, unanswered))
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
         """Cancel the item's task if admission says so; see `TaskSink`."""
@@ -114,22 +114,22 @@ class KubernetesSink:
         if self._tasks is not None:
             await self._tasks.aclose()
 
-    async def _submit(self, tasks: AgentTasks, request: TaskRequest, sent: set[str]) -> Submission:
+    async def _submit(self, tasks: AgentTasks, request: TaskRequest, unanswered: set[str]) -> Submission:
         """Admit the request by the item's runs.
 
         Args:
-            sent: names of tasks that this submission has asked to create, with or without an answer.
+            unanswered: names of tasks that this submission may have created: the answer was lost.
         """
         taken: str | None = None
-        if is_fresh(request.trigger) and not sent:
+        if is_fresh(request.trigger) and not unanswered:
             taken = task_name(request.item)
-            if await self._create(tasks, request, 1, sent):
+            if await self._create(tasks, request, 1, unanswered):
                 return Submission(task=taken)
         for _ in range(_RACES):
             runs = await _runs(tasks, request.item, taken)
-            own = next((body for body in runs if body["metadata"]["name"] in sent), None)
+            own = next((body for body in runs if body["metadata"]["name"] in unanswered), None)
             if own is not None and trigger_of(own) == request.trigger:
-                return Submission(task=own["metadata"]["name"])  # the answer to its creation was lost
+                return Submission(task=own["metadata"]["name"])
             latest = latest_of(runs)
             decision = admit(request.trigger, latest)
             if isinstance(decision, Duplicate):
@@ -143,13 +143,13 @@ class KubernetesSink:
             if first is not None and not await tasks.annotate(first, announcement(self._now())):
                 continue  # it was deleted just now: the name is free
             taken = task_name(request.item, decision.run)
-            if await self._create(tasks, request, decision.run, sent):
+            if await self._create(tasks, request, decision.run, unanswered):
                 return Submission(task=taken)
         raise QueueUnavailableError(
             f"The tasks of {request.item.display} change too quickly to decide on one."
         )
 
-    async def _create(self, tasks: AgentTasks, request: TaskRequest, run: int, sent: set[str]) -> bool:
+    async def _create(self, tasks: AgentTasks, request: TaskRequest, run: int, unanswered: set[str]) -> bool:
         """Create a run; whether its name was free."""
         task = manifest(
             request,
@@ -157,8 +157,14 @@ class KubernetesSink:
             timeout_seconds=self._limits.timeout_seconds,
             max_attempts=self._limits.max_attempts,
         )
-        sent.add(task["metadata"]["name"])
-        return await tasks.create(task) is not None
+        name = task["metadata"]["name"]
+        # A name that is taken at the first try is another submission's, even of the same microsecond.
+        first = name not in unanswered
+        unanswered.add(name)
+        created = await tasks.create(task)
+        if first:
+            unanswered.discard(name)
+        return created is not None
 
     async def _withdraw(self, tasks: AgentTasks, withdrawal: Withdrawal) -> str | None:
         for _ in range(_RACES):

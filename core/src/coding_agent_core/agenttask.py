@@ -110,6 +110,7 @@ class Spec(_Wire):
     url: str = Field(default="", max_length=2048, pattern=r"^(https?://\S+)?$")
     trigger: Trigger = Trigger(origin=Origin.MANUAL, cause=None, received_at=datetime(1970, 1, 1, tzinfo=UTC))
     run: int = Field(default=1, ge=1)
+    trusted: bool = False
     model: str | None = Field(default=None, min_length=1, max_length=256)
     runner: RunnerName | None = None
     instructions: str | None = Field(default=None, min_length=1, max_length=8192)
@@ -278,6 +279,7 @@ def manifest(
         "url": request.url,
         "trigger": trigger.model_dump(mode="json", by_alias=True, exclude_none=True),
         "run": run,
+        **({"trusted": True} if request.trusted else {}),
         **{name: value for name, value in options.items() if value is not None},
     }
     annotations = (

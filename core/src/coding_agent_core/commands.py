@@ -56,7 +56,7 @@ class CommandName(StrEnum):
 
 
 class StoredCommand(Frozen):
-    """A command as an AgentTask stores it; item, title and URL are those of the AgentTask.
+    """A command as an AgentTask stores it; item, title, URL and `trusted` are those of the AgentTask.
 
     Attributes:
         comment: the forge's own id of the comment: the same command is never executed twice.
@@ -84,15 +84,18 @@ class StoredCommand(Frozen):
         Raises:
             ValueError: the spec was edited by hand and is not valid.
         """
-        return IssueCommand(**self.model_dump(), item=spec.item, title=spec.title, url=spec.url)
+        return IssueCommand(
+            **self.model_dump(), item=spec.item, title=spec.title, url=spec.url, trusted=spec.trusted
+        )
 
 
 class IssueCommand(StoredCommand):
-    """A command with its item; title and URL are for the task that it may create."""
+    """A command with its item; title, URL and `trusted` are for the task that it may create."""
 
     item: Item
     title: str = Field(default="", max_length=1024)
     url: str = Field(default="", max_length=2048)
+    trusted: bool = False
 
     def stored(self) -> StoredCommand:
         return StoredCommand(**self.model_dump(include=set(StoredCommand.model_fields)))
@@ -109,6 +112,7 @@ class IssueCommand(StoredCommand):
             user=self.user,
             title=self.title,
             url=self.url,
+            trusted=self.trusted,
             trigger=Trigger(
                 origin=Origin.MANUAL,
                 cause=Cause.COMMAND,

@@ -190,11 +190,28 @@ class Trigger(Frozen):
     received_at: datetime
 
 
+GITHUB_MEMBERS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})
+"""Values of GitHub's `author_association` of people whom the repository's owner has chosen."""
+
+
+def is_trusted(*, closed: bool, member: bool, own_code: bool) -> bool:
+    """Whether neither a fork nor a stranger wrote the item; what is not known must be passed as `False`.
+
+    Args:
+        closed: only people with an account that somebody has approved see the repository: on GitHub a
+            private or internal one, on GitLab a private or internal project.
+        member: its author belongs to the repository (`GITHUB_MEMBERS`). GitLab does not say so.
+        own_code: it is an issue, or the branch of the change is in the repository itself.
+    """
+    return own_code and (closed or member)
+
+
 class TaskRequest(Frozen):
     """A label application that asks for a task; `admit` decides whether it becomes one.
 
     Attributes:
         user: login of the person who applied the label; their per-user settings apply.
+        trusted: as `is_trusted` says.
     """
 
     item: Item
@@ -202,6 +219,7 @@ class TaskRequest(Frozen):
     title: str = Field(default="", max_length=1024)
     url: str = Field(default="", max_length=2048)
     trigger: Trigger
+    trusted: bool = False
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,12 @@ def retry(session: Session, arguments: Namespace) -> None:
     except ValueError as error:
         raise PluginError(f"{arguments.name} was stored by another release: {error}") from error
     request = TaskRequest(
-        item=spec.item, user=spec.user, title=spec.title, url=spec.url, trigger=_by_hand(session)
+        item=spec.item,
+        user=spec.user,
+        title=spec.title,
+        url=spec.url,
+        trusted=spec.trusted,
+        trigger=_by_hand(session),
     )
     task = _next_task(session, request)
     given = earlier.get("spec") or {}

@@ -166,7 +166,14 @@ def _plain(host: str) -> str:
 
 
 def accept(
-    item: Item, subject: Fields, *, user: str, url: str, delivered: Delivery, received_at: datetime
+    item: Item,
+    subject: Fields,
+    *,
+    user: str,
+    url: str,
+    trusted: bool,
+    delivered: Delivery,
+    received_at: datetime,
 ) -> Accepted:
     """The task request of a label application; `subject` is the payload's object of the item."""
     labeled_at = parse_time(subject.optional_text("updated_at"))
@@ -179,7 +186,11 @@ def accept(
         received_at=received_at,
     )
     title = printable(subject.optional_text("title"))[:1024]
-    return Accepted(TaskRequest(item=item, user=printable(user)[:255], title=title, url=url, trigger=trigger))
+    return Accepted(
+        TaskRequest(
+            item=item, user=printable(user)[:255], title=title, url=url, trigger=trigger, trusted=trusted
+        )
+    )
 
 
 def withdraw(item: Item, subject: Fields, what: str, delivered: Delivery, *, ended: bool) -> Withdrawn:

@@ -14,7 +14,7 @@ from typing import Any
 from coding_agent_core.logs import safe
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import GITHUB_MEMBERS, Item, is_trusted
 
 from coding_agent_receiver import events
 from coding_agent_receiver.events import Delivery, Ignored, Meaning
@@ -86,7 +86,27 @@ def interpret(
         return Ignored(events.OWN_LABEL)
     url = fields.object(subject).url("html_url")
     return events.accept(
-        item, fields.object(subject), user=user, url=url, delivered=delivered, received_at=received_at
+        item,
+        fields.object(subject),
+        user=user,
+        url=url,
+        trusted=_is_trusted(fields, item, subject),
+        delivered=delivered,
+        received_at=received_at,
+    )
+
+
+def _is_trusted(fields: Fields, item: Item, name: str) -> bool:
+    repository, subject = fields.object("repository"), fields.object(name)
+    own_code = item.kind is ItemKind.ISSUE
+    # The `issues` event of a pull request does not say where its branch is.
+    if name == "pull_request" and subject.has("head") and subject.object("head").has("repo"):
+        head = subject.object("head").object("repo")
+        own_code = repository.has("id") and head.has("id") and head.number("id") == repository.number("id")
+    return is_trusted(
+        closed=repository.flag("private"),  # an internal repository has the flag too
+        member=subject.optional_text("author_association") in GITHUB_MEMBERS,
+        own_code=own_code,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from coding_agent_core.logs import safe
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Item, is_trusted
 
 from coding_agent_receiver import events
 from coding_agent_receiver.events import Delivery, Ignored, Meaning
@@ -32,6 +32,8 @@ _HOOKS = {
 """What each `X-Gitlab-Event` can carry; system hooks carry every kind and name it in the payload."""
 _EVENT_OF_KIND = {"issue": "Issue Hook", "merge_request": "Merge Request Hook"}
 _ENDED = {"close": "was closed", "merge": "was merged"}
+_PRIVATE, _INTERNAL = 0, 10
+"""Values of a project's `visibility_level`; 20 is public."""
 _NOTE_HOOKS = frozenset({"Note Hook", "Confidential Note Hook", "System Hook"})
 """A note on a confidential issue, and a note that only members can read, have a header of their own."""
 _NOTEABLE = {"Issue": "issue", "MergeRequest": "merge_request"}
@@ -106,7 +108,26 @@ def interpret(
     user = fields.object("user").text("username")
     if events.applied_by_us(user, Platform.GITLAB, settings):
         return Ignored(events.OWN_LABEL)
-    return events.accept(item, attributes, user=user, url=url, delivered=delivered, received_at=received_at)
+    return events.accept(
+        item,
+        attributes,
+        user=user,
+        url=url,
+        trusted=_is_trusted(fields, item, attributes),
+        delivered=delivered,
+        received_at=received_at,
+    )
+
+
+def _is_trusted(fields: Fields, item: Item, attributes: Fields) -> bool:
+    own_code = item.kind is ItemKind.ISSUE
+    if not own_code and attributes.has("source_project_id"):  # null: the fork was deleted
+        own_code = attributes.number("source_project_id") == item.project_id
+    return is_trusted(
+        closed=fields.object("project").integer("visibility_level") in (_PRIVATE, _INTERNAL),
+        member=False,
+        own_code=own_code,
+    )
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,15 @@ class Fields:
             raise FieldError(self._at(name), "must be a positive integer")
         return value
 
+    def integer(self, name: str) -> int | None:
+        """An integer of any sign, `None` where it is missing or null."""
+        if not self.has(name):
+            return None
+        value = self._present(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise FieldError(self._at(name), "must be an integer")
+        return value
+
     def _present(self, name: str) -> Any:
         if name not in self._data:
             raise FieldError(self._at(name), "is missing")

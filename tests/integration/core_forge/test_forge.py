@@ -76,6 +76,7 @@ async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: Wor
     [found] = [entry async for entry in world.forge.find_labeled(LABEL)]
     assert found.item == item
     assert found.user == "alice"
+    assert found.trusted  # the repository is private, and the branch of the change is in it
     assert found.trigger.origin is Origin.POLL
     assert found.trigger.labeled_at is not None
     # Forges tell whole seconds or milliseconds.

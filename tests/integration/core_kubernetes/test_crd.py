@@ -57,6 +57,7 @@ def task(form: str) -> Fields:
         user="alice",
         title="It",
         url="https://forge.example",
+        trusted=True,
         trigger=trigger,
     )
     body = agenttask.manifest(
@@ -275,6 +276,8 @@ def another(body: Fields, path: str, schema: Fields) -> Any:
         return NOW.replace(year=2025).isoformat()
     if "pattern" in schema:
         return SAMPLES[schema["pattern"]][True]
+    if isinstance(body, bool):
+        return not body
     return body + 1 if isinstance(body, int) else f"{body}x"
 
 

@@ -40,6 +40,7 @@ def command(name: CommandName = RUN, comment: int = 1, user: str = "alice", minu
         received_at=T0,
         title="It is broken",
         url="https://github.com/octo/demo/issues/7",
+        trusted=True,
     )
 
 

@@ -301,6 +301,8 @@ async def test_the_newest_labeling_is_looked_for_from_the_last_page_back(
         if request.url.path == "/search/issues":
             found = [issue] if "is:issue" in request.url.params["q"] else []
             return answer(200, {"total_count": len(found), "items": found})
+        if request.url.path == "/repos/acme/pricing":
+            return answer(200, {"full_name": "acme/pricing"})
         page = int(request.url.params["page"])
         pages.append(page)
         event = {"event": "labeled", "label": {"name": "coding agent"}, "actor": None}

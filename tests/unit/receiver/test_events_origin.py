@@ -25,6 +25,7 @@ def test_origin(age: float, origin: Origin) -> None:
         subject,
         user="alice",
         url="",
+        trusted=False,
         delivered=Delivery("issues", "d"),
         received_at=LABELED + timedelta(seconds=age),
     )
@@ -33,6 +34,12 @@ def test_origin(age: float, origin: Origin) -> None:
 
 def test_an_event_without_a_time_is_a_webhook() -> None:
     accepted = accept(
-        ITEM, Fields({}, "issue"), user="a", url="", delivered=Delivery("issues", None), received_at=LABELED
+        ITEM,
+        Fields({}, "issue"),
+        user="a",
+        url="",
+        trusted=False,
+        delivered=Delivery("issues", None),
+        received_at=LABELED,
     )
     assert accepted.request.trigger.origin is Origin.WEBHOOK

@@ -21,7 +21,7 @@ from coding_agent_core.forge.rest import (
 )
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitLab
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Item, is_trusted
 
 _logger = logging.getLogger("coding_agent.forge")
 _LIST_PAGES = 50
@@ -41,6 +41,8 @@ class _References(ResponseModel):
 class _ProjectItem(ItemAnswer):
     project_id: int
     references: _References | None = None
+    source_project_id: int | None = None
+    """Of a merge request; null when the fork was deleted."""
 
 
 class _MergeRequest(_ProjectItem):
@@ -48,7 +50,6 @@ class _MergeRequest(_ProjectItem):
 
     source_branch: str
     target_branch: str
-    source_project_id: int | None = None
     sha: str | None = None
 
 
@@ -57,6 +58,7 @@ class _Project(ResponseModel):
 
     path_with_namespace: str
     default_branch: str | None = None
+    visibility: str = ""
 
 
 class _Member(ResponseModel):
@@ -114,6 +116,16 @@ class GitLabForge(RestForge):
             kind=kind,
             number=found.number,
             project_id=found.project_id,
+        )
+
+    async def is_trusted(self, found: ItemAnswer, item: Item) -> bool:
+        call = Call("GET", _project_path(item), f"reading the project of {item.display}")
+        project = await self.client.get(_Project, call)
+        own_code = item.kind is ItemKind.ISSUE
+        if isinstance(found, _ProjectItem) and not own_code:
+            own_code = found.source_project_id == found.project_id
+        return is_trusted(
+            closed=project.visibility in ("private", "internal"), member=False, own_code=own_code
         )
 
     async def locate(self, item: Item) -> Item:

@@ -71,6 +71,8 @@ class ItemAnswer(ResponseModel):
     labels: list[Label | str]
     # `author` first: GitLab's merge requests also have a `user`, with what we may do.
     author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
+    author_association: Text = ""
+    """GitHub alone says it."""
 
     @property
     def open(self) -> bool:
@@ -157,6 +159,10 @@ class RestForge(ABC):
     @abstractmethod
     async def create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change: ...
 
+    @abstractmethod
+    async def is_trusted(self, found: ItemAnswer, item: Item) -> bool:
+        """Whether neither a fork nor a stranger wrote the item (`tasks.is_trusted`)."""
+
     @property
     def platform(self) -> Platform:
         return self.PLATFORM
@@ -196,6 +202,7 @@ class RestForge(ABC):
                     continue
                 try:
                     applied = await self.label_application(item, label)
+                    trusted = await self.is_trusted(found, item)
                 except ForgeNotFoundError:  # gone since it was listed
                     continue
                 yield TaskRequest(
@@ -203,6 +210,7 @@ class RestForge(ABC):
                     user=(applied.user if applied else "") or found.author.login,
                     title=found.title[:1024],
                     url=found.url[:2048],
+                    trusted=trusted,
                     trigger=Trigger(
                         origin=Origin.POLL,
                         labeled_at=applied.at if applied else None,

@@ -353,6 +353,7 @@ async def _start_new_run(context: ForgeContext, task: Task, body: Body, latest: 
         user=applied.user if applied is not None and applied.user else task.spec.user,
         title=task.spec.title,
         url=task.spec.url,
+        trusted=task.spec.trusted,
         trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=now),
     )
     submission = await context.sink.submit(request)

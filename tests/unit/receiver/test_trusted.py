@@ -1,0 +1,85 @@
+"""Whether an event shows that neither a fork nor a stranger wrote the item. The unknown is not trusted."""
+
+from typing import Any
+
+import pytest
+from coding_agent_receiver import github, gitlab
+from coding_agent_receiver.events import Accepted, Delivery
+
+from tests.fixtures.deliveries import NOW, github_issue, github_pull_request, gitlab_issue, settings
+from tests.fixtures.deliveries import gitlab_merge_request as merge_request
+
+
+def on_github(payload: dict[str, Any], event: str, **repository: Any) -> bool:
+    payload["repository"] |= {"id": 1, **repository}
+    found = github.interpret(Delivery(event, "d-1"), payload, settings(), NOW)
+    assert isinstance(found, Accepted)
+    return found.request.trusted
+
+
+def on_gitlab(payload: dict[str, Any], event: str, **project: Any) -> bool:
+    payload["project"] |= project
+    if project.get("visibility_level", 0) is None:
+        del payload["project"]["visibility_level"]
+    found = gitlab.interpret(Delivery(event, "k-1"), payload, settings(), NOW)
+    assert isinstance(found, Accepted)
+    return found.request.trusted
+
+
+@pytest.mark.parametrize(
+    ("association", "repository", "trusted"),
+    [
+        ("OWNER", {}, True),
+        ("MEMBER", {"private": False}, True),
+        ("COLLABORATOR", {"private": False}, True),
+        ("CONTRIBUTOR", {"private": False}, False),
+        ("FIRST_TIME_CONTRIBUTOR", {"private": False}, False),
+        ("NONE", {"private": False}, False),
+        (None, {"private": False}, False),
+        ("a new word", {}, False),
+        ("NONE", {"private": True}, True),
+        (None, {"private": True}, True),
+    ],
+)
+def test_an_issue_on_github(association: str | None, repository: dict[str, Any], trusted: bool) -> None:
+    payload = github_issue(author_association=association)
+    assert on_github(payload, "issues", **repository) is trusted
+
+
+@pytest.mark.parametrize(
+    ("head", "association", "private", "trusted"),
+    [
+        ({"repo": {"id": 1}}, "OWNER", False, True),
+        ({"repo": {"id": 1}}, "NONE", True, True),
+        ({"repo": {"id": 1}}, "NONE", False, False),
+        ({"repo": {"id": 2}}, "OWNER", False, False),
+        ({"repo": {"id": 2}}, "OWNER", True, False),
+        ({"repo": None}, "OWNER", True, False),
+        ({"repo": {}}, "OWNER", True, False),
+        (None, "OWNER", True, False),
+    ],
+)
+def test_a_pull_request(head: object, association: str, private: bool, trusted: bool) -> None:
+    payload = github_pull_request(head=head, author_association=association)
+    assert on_github(payload, "pull_request", private=private) is trusted
+
+
+def test_an_issues_event_about_a_pull_request_does_not_show_where_its_branch_is() -> None:
+    payload = github_issue(pull_request={"url": "https://api.github.com/x"}, author_association="OWNER")
+    assert not on_github(payload, "issues", private=True)
+
+
+@pytest.mark.parametrize(
+    ("level", "trusted"), [(0, True), (10, True), (20, False), (None, False), (5, False)]
+)
+def test_an_issue_on_gitlab(level: int | None, trusted: bool) -> None:
+    assert on_gitlab(gitlab_issue(), "Issue Hook", visibility_level=level) is trusted
+
+
+@pytest.mark.parametrize(
+    ("source", "level", "trusted"),
+    [(14, 0, True), (14, 20, False), (15, 0, False), (None, 0, False)],
+)
+def test_a_merge_request(source: int | None, level: int, trusted: bool) -> None:
+    payload = merge_request(source_project_id=source, target_project_id=14)
+    assert on_gitlab(payload, "Merge Request Hook", visibility_level=level) is trusted

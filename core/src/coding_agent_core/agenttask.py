@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.budget import Allowance
@@ -128,6 +128,12 @@ class Spec(_Wire):
         if isinstance(data, Mapping) and not data.get("source") and data.get("url"):
             return {**data, "source": Source.of(item_of(str(data["url"])))}
         return data
+
+    @field_validator("trigger", mode="before")
+    @classmethod
+    def _without_cause(cls, trigger: Any) -> Any:
+        # The schema: a task that a person wrote has none.
+        return {"cause": None, **trigger} if isinstance(trigger, Mapping) else trigger
 
     @property
     def item(self) -> Item:

@@ -37,6 +37,7 @@ def test_the_web_address_is_enough() -> None:
     }
     complete = written(**{"url": url, **patch["spec"]})
     assert parse_spec(complete).item == item_of(url)
+    assert parse_spec(complete).trigger.cause is None, "who may write it needs no right on the forge"
 
 
 def test_what_is_written_stays() -> None:

@@ -84,17 +84,21 @@ def place(
     flavour: str,
     scripts: Sequence[Script],
     authority: str = "",
+    seed: dict[str, Any] | None = None,
 ) -> Place:
     """Start forge and model; the release is not installed yet.
 
     Args:
         authority: name for a ConfigMap. With it the forge speaks TLS, with a certificate that only the
             authority in this ConfigMap vouches for, and the release is told to trust that.
+        seed: of the forge; `None`: one repository with one issue.
     """
     address = host_address(cluster)
     own = _certificate(folder / "authority", address) if authority else None
     forge = stack.enter_context(
-        ForgeServer(flavour, sample_repository(), folder / "repositories", host=address, certificate=own)
+        ForgeServer(
+            flavour, seed or sample_repository(), folder / "repositories", host=address, certificate=own
+        )
     )
     model = stack.enter_context(ModelServer(list(scripts), api_key=MODEL_KEY, host=address))
     network = [f"{address}/32"]

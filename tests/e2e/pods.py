@@ -1,5 +1,7 @@
 """Objects that the cluster's tests make: as small as Pod Security `restricted` allows."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from coding_agent_cluster.access import Access
@@ -50,6 +52,22 @@ def job_end(access: Access, namespace: str, name: str) -> str:
     """`Complete` or `Failed` once the Job has ended, else nothing."""
     conditions = access.get("-n", namespace, "job", name).get("status", {}).get("conditions", [])
     return next((c["type"] for c in conditions if c["type"] in ("Complete", "Failed")), "")
+
+
+def processes(uid: str) -> Iterator[tuple[int, str, str]]:
+    """The processes of a pod as this machine, which is its node, sees them: pid, name and command line."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and uid in read_process(entry, "cgroup"):
+            command = read_process(entry, "cmdline").replace("\0", " ")
+            yield int(entry.name), read_process(entry, "comm").strip(), command
+
+
+def read_process(process: Path, file: str) -> str:
+    """A file of a process in /proc; empty if it has ended."""
+    try:
+        return (process / file).read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def server(name: str, image: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from coding_agent_cluster import (
     buildah,
     control_plane_commands,
     foreign,
+    images,
     network_policies,
     node_config,
     paths,
@@ -153,3 +154,16 @@ def test_pips_sources_reach_a_build_and_paths_of_this_machine_do_not() -> None:
 )
 def test_an_image_is_loaded_with_the_persons_own_command(template: str, expected: list[str]) -> None:
     assert foreign.load_command("localhost/x:1", template) == expected
+
+
+def test_npms_registry_reaches_a_build_and_paths_of_this_machine_do_not() -> None:
+    listing = ["; a comment", 'registry = "https://example.com/npm"', 'nodedir = "/usr"']
+    found = buildah.npm_configuration(listing)
+    assert 'registry="https://example.com/npm"\n' in found
+    assert "/usr" not in found
+
+
+def test_the_image_of_a_coding_agent_is_one_target_of_its_dockerfile() -> None:
+    image = images.runner_image("codex")
+    assert (image.dockerfile.name, image.target) == ("runners.Dockerfile", "codex")
+    assert "AS codex\n" in image.dockerfile.read_text()

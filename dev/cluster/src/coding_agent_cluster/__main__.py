@@ -102,6 +102,9 @@ def _prepare(options: argparse.Namespace) -> None:
     else:
         build.binaries(names)
         base_image.ensure()
+        if options.tier == "sweep":
+            for runner in images.TRIED_RUNNERS:
+                images.make(images.runner_image(runner))
 
 
 def _why_no_node() -> str:

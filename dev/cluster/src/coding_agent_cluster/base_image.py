@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 from coding_agent_cluster import apt, paths
-from coding_agent_cluster.buildah import buildah, command
+from coding_agent_cluster.buildah import build, buildah, command
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.locks import locked
 from coding_agent_cluster.progress import step
 
+NODE_IMAGE = "localhost/node:22"
 # Debian trixie carries Python 3.13, as the public image does.
 IMAGE = "localhost/python:3.13-slim"
 _SUITE = "trixie"
@@ -40,6 +41,17 @@ def ensure() -> str:
             _make(work, recipe)
         mark.write_text(key)
     return IMAGE
+
+
+def ensure_node(base: str) -> str:
+    """Make an image with npm on top of ``base`` unless the store has it, and return its name.
+
+    Raises:
+        ClusterError: a step failed.
+    """
+    folder = paths.source_root() / "base"
+    build(folder / "node.Dockerfile", folder, NODE_IMAGE, base)
+    return NODE_IMAGE
 
 
 def _make(work: Path, recipe: Path) -> None:

@@ -14,6 +14,8 @@ from coding_agent_cluster.errors import ClusterError
 # A first build downloads and installs wheels; machines are shared.
 _BUILD_TIMEOUT_S = 1800.0
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+# Of npm's settings those that say where packages come from.
+_NPM_SETTINGS = ("registry", "proxy", "https-proxy", "noproxy")
 # Of pip's settings those that say where packages come from; paths of this machine mean nothing in a build.
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "default-timeout", "timeout")
 
@@ -78,6 +80,24 @@ def build(dockerfile: Path, context: Path, image: str, base: str, flags: Sequenc
     buildah(command_line[0], *flags, *command_line[1:], timeout=_BUILD_TIMEOUT_S)
 
 
+def npm_flags() -> list[str]:
+    """Flags of ``build`` that lend npm's settings and the machine's certificates to the RUN steps."""
+    file = paths.cache_root() / "buildah" / "npmrc"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(npm_configuration(_npm_config_list()))
+    return [f"--volume={file}:/root/.npmrc:ro"]
+
+
+def npm_configuration(listing: Sequence[str]) -> str:
+    """An .npmrc for inside a build, from the lines of ``npm config list`` here (``name = "value"``)."""
+    lines = [f"cafile={_CERTIFICATES}\n"] if Path(_bundle()).exists() else []
+    for line in listing:
+        name, _, value = line.partition(" = ")
+        if name in _NPM_SETTINGS:
+            lines.append(f"{name}={value.strip()}\n")
+    return "".join(lines)
+
+
 def pip_settings(listing: Sequence[str]) -> dict[str, str]:
     """Settings of pip in a build, from the lines of ``pip config list`` here (``global.name='value'``)."""
     found = {}
@@ -111,6 +131,12 @@ def _pip_config_list() -> list[str]:
     for pip in ([sys.executable, "-m", "pip"], ["pip3"], ["pip"]):
         with contextlib.suppress(ClusterError):
             return run([*pip, "config", "list"], timeout=60).splitlines()
+    return []
+
+
+def _npm_config_list() -> list[str]:
+    with contextlib.suppress(ClusterError):
+        return run(["npm", "config", "list"], timeout=60).splitlines()
     return []
 
 

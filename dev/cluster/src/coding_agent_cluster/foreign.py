@@ -48,6 +48,8 @@ def provide(image: Image) -> None:
     Raises:
         ClusterError: a command is missing or did not succeed.
     """
-    docker = ["docker", "build", "--file", str(image.dockerfile), "--tag", image.name, str(image.context)]
+    target = ["--target", image.target] if image.target else []
+    docker = ["docker", "build", "--file", str(image.dockerfile), *target]
+    docker += ["--tag", image.name, str(image.context)]
     run(docker, timeout=_DOCKER_TIMEOUT_S)
     run(load_command(image.name, os.environ.get("E2E_LOAD_IMAGE", "")), timeout=_DOCKER_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The project's images: built from the Dockerfiles at the top of the repository, handed to the node."""
+"""The project's images: built from the repository's Dockerfiles, handed to the node."""
 
 import os
 from collections.abc import Callable
@@ -6,20 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coding_agent_cluster import base_image, layout, paths
-from coding_agent_cluster.buildah import build, buildah
+from coding_agent_cluster.buildah import build, buildah, npm_flags
 from coding_agent_cluster.locks import locked
 from coding_agent_cluster.progress import step
 
 TAG = "dev"
+TRIED_RUNNERS = ("claude-code", "codex", "opencode")
+"""The CLI coding agents that are tried on a node."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image to be built: its name with tag, its Dockerfile and the folder that it may copy from."""
+    """An image to be built: its name with tag, its Dockerfile and the folder that it may copy from.
+
+    Attributes:
+        target: stage of the Dockerfile; empty: the last one.
+        uses_npm: its Dockerfile runs npm, in an image that it calls NODE_IMAGE.
+    """
 
     name: str
     dockerfile: Path
     context: Path
+    target: str = ""
+    uses_npm: bool = False
 
 
 def project_images() -> list[Image]:
@@ -27,6 +36,13 @@ def project_images() -> list[Image]:
     root = paths.repository_root()
     programs = ("receiver", "operator", "consumer", "user-config", "egress", "sandbox")
     return [Image(f"localhost/coding-agent-{p}:{TAG}", root / f"Dockerfile.{p}", root) for p in programs]
+
+
+def runner_image(runner: str) -> Image:
+    """The workspace image of a CLI coding agent, by the name of its target."""
+    folder = paths.repository_root() / "consumer"
+    name = f"localhost/coding-agent-{runner}:{TAG}"
+    return Image(name, folder / "runners.Dockerfile", folder, target=runner, uses_npm=True)
 
 
 def test_image() -> Image:
@@ -56,7 +72,7 @@ def make(image: Image, hand_over: Callable[[Path], None] = lambda _: None) -> No
     with locked(folder.with_suffix(".lock")):
         with step(f"image {image.name}"):
             folder.mkdir(parents=True, exist_ok=True)
-            build(image.dockerfile, image.context, image.name, base)
+            build(image.dockerfile, image.context, image.name, base, _flags(image, base))
             identity = buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", image.name)
             if not layout.holds(folder, image.name, identity.strip()):
                 # buildah compresses every layer at each push; the same layer always to the same digest.
@@ -64,3 +80,12 @@ def make(image: Image, hand_over: Callable[[Path], None] = lambda _: None) -> No
                 buildah("push", *fast, image.name, f"oci:{folder}:{image.name}", timeout=300)
         layout.prune(folder)
         hand_over(folder)
+
+
+def _flags(image: Image, base: str) -> list[str]:
+    """What buildah needs for an image besides its Dockerfile."""
+    flags = ["--target", image.target] if image.target else []
+    if image.uses_npm:
+        node = os.environ.get("NODE_IMAGE") or base_image.ensure_node(base)
+        flags += [f"--build-arg=NODE_IMAGE={node}", *npm_flags()]
+    return flags

@@ -262,6 +262,7 @@ class Attempt:
             models=settings.gateway.models,
             provider_tools=settings.gateway.provider_tools,
             timeout=settings.llm.request_timeout,
+            host=settings.gateway.host,
             on_counted=self._record,
         ) as gateway:
             self._gateway = gateway

@@ -1,14 +1,19 @@
-"""What the egress proxy has denied to this attempt, as the proxy tells its agent."""
+"""An attempt at the egress proxy: what it has denied to it, and, in a consumer of a queue, who it is."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
-from coding_agent_core.egress import DENIALS_HOST, VARIABLES, job_of
+from coding_agent_core.egress import DENIALS_HOST, VARIABLES, Role, job_of, user_name, variables
+from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import MAX_DENIALS, Denial
+from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings import Settings
+from coding_agent_core.tasks import Item
 from pydantic import TypeAdapter, ValidationError
 
 _logger = logging.getLogger("coding_agent.egress")
@@ -27,6 +32,50 @@ def proxy_variables(environment: Mapping[str, str]) -> dict[str, str]:
     if egress_proxy(environment) is None:
         return {}
     return {name: environment[name] for name in VARIABLES if name in environment}
+
+
+@dataclass(frozen=True)
+class Identities:
+    """Makes the identities of a consumer's attempts, as the operator does on Kubernetes.
+
+    Attributes:
+        address: host and port of the proxy.
+    """
+
+    settings: Settings
+    address: str
+    key: str = field(repr=False)
+
+    @staticmethod
+    def of(settings: Settings) -> Identities | None:
+        """`None`: there is no proxy.
+
+        Raises:
+            SettingsError: there is one, and its key is missing.
+        """
+        egress = settings.egress
+        if egress.proxy is None:
+            return None
+        key = Secrets(egress.key).first()
+        if key is None:
+            raise SettingsError("egress.key is not set; it must be the key that the egress proxy has")
+        return Identities(settings, urlsplit(egress.proxy).netloc, key)
+
+    def agent(self, job: str) -> dict[str, str]:
+        """The variables of an agent.
+
+        Args:
+            job: name of the attempt.
+        """
+        return self._variables(user_name(job, Role.AGENT))
+
+    def workspace(self, job: str, item: Item) -> dict[str, str]:
+        """The variables of the commands in an attempt's workspace."""
+        profile = self.settings.egress.profile(item.host, item.repository)
+        return self._variables(user_name(job, Role.WORKSPACE, profile))
+
+    def _variables(self, user: str) -> dict[str, str]:
+        return variables(self.address, user, self.key, direct=[self.settings.gateway.host])
 
 
 async def denials(environment: Mapping[str, str]) -> tuple[Denial, ...]:

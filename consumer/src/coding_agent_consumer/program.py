@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,14 +30,15 @@ from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
-from coding_agent_consumer.attempt import Attempt, MakeAgent, OpenWorkspace, outcome_of
-from coding_agent_consumer.egress import denials
+from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of
+from coding_agent_consumer.egress import Identities, denials
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
 from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
+from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.consumer")
 _TERMINATION_LOG = "/dev/termination-log"
@@ -70,6 +71,15 @@ async def run_consumer(
     harden_agent_process()
     scrub_logs(scrub_for(settings))
     check_model(settings)
+    identities = Identities.of(settings)
+    if identities is not None:
+        # Before the clients are made: they find the proxy here.
+        os.environ.update(identities.agent("consumer"))
+        if settings.consumer.workspace.gate is None:
+            _logger.warning(
+                "The model's commands share this machine's network: they have the egress proxy in their"
+                " environment, and nothing stops those that go past it. Docker Compose and Kubernetes do."
+            )
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)
         for forge in forges.values():
@@ -78,9 +88,10 @@ async def run_consumer(
             settings=settings,
             forges=forges,
             make_agent=make_agent,
-            open_workspace=_workspaces(settings),
+            open_workspace=lambda environment: _open_workspace(settings, environment),
             shutdown=stop,
             usage=UsageMetrics(registry),
+            identities=identities,
         )
         _logger.info("Ready for tasks of %s", ", ".join(sorted(forges)))
         await consume(source, handler, concurrency=settings.consumer.concurrency)
@@ -217,7 +228,7 @@ def attempt_of(
             attempt=queued.attempt,
         ),
         make_agent=make_agent,
-        open_workspace=_workspaces(settings),
+        open_workspace=lambda: _open_workspace(settings, {}),
         stop=stop,
         timeout=given.timeout_seconds,
         grace=grace,
@@ -259,8 +270,13 @@ def check_model(settings: Settings) -> None:
             runner_of(name, settings)
 
 
-def _workspaces(settings: Settings) -> OpenWorkspace:
+def _open_workspace(
+    settings: Settings, environment: Mapping[str, str]
+) -> AbstractAsyncContextManager[Workspace]:
     workspace = settings.consumer.workspace
-    return lambda: launch_workspace(
-        workspace, hidden=[settings.context_storage.base_dir], readable=workspace.readable
+    return launch_workspace(
+        workspace,
+        hidden=[settings.context_storage.base_dir],
+        readable=workspace.readable,
+        environment=environment,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -26,7 +26,8 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 from prometheus_client import CollectorRegistry
 
-from coding_agent_consumer.attempt import Attempt, MakeAgent, OpenWorkspace
+from coding_agent_consumer.attempt import Attempt, MakeAgent
+from coding_agent_consumer.egress import Identities, denials
 from coding_agent_consumer.tasks import (
     Abandon,
     Drop,
@@ -38,6 +39,7 @@ from coding_agent_consumer.tasks import (
     task_for,
 )
 from coding_agent_consumer.transcripts import Transcripts
+from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.task_handler")
 _T = TypeVar("_T")
@@ -69,15 +71,18 @@ class TaskHandler:
     Attributes:
         forges: by host.
         shutdown: set when the consumer is to end.
+        open_workspace: opens a workspace whose commands get these variables.
         usage: counts what attempts used.
+        identities: at the egress proxy; `None`: there is none.
     """
 
     settings: Settings
     forges: Mapping[str, Forge]
     make_agent: MakeAgent
-    open_workspace: OpenWorkspace
+    open_workspace: Callable[[Mapping[str, str]], AbstractAsyncContextManager[Workspace]]
     shutdown: asyncio.Event
     usage: UsageMetrics = field(default_factory=lambda: UsageMetrics(CollectorRegistry()))
+    identities: Identities | None = None
 
     async def handle(self, claim: Claim) -> None:
         """Work on a task until it is settled; left unsettled only when shutting down or losing the claim."""
@@ -176,6 +181,9 @@ class TaskHandler:
     async def _attempt(self, claim: Claim, task: ForgeTask, details: ItemDetails) -> None:
         await self._retrying(claim, task.prepare)
         consumer, storage = self.settings.consumer, self.settings.context_storage
+        identities = self.identities
+        job = f"{task.name}-{task.state.attempt}"
+        variables = identities.workspace(job, task.item) if identities else {}
 
         async def load() -> tuple[ForgeTask, ItemDetails]:
             return task, details
@@ -194,7 +202,7 @@ class TaskHandler:
                     attempt=task.state.attempt,
                 ),
                 make_agent=self.make_agent,
-                open_workspace=self.open_workspace,
+                open_workspace=lambda: self.open_workspace(variables),
                 stop=stop,
                 timeout=consumer.timeout_seconds,
                 grace=_GRACE,
@@ -202,6 +210,8 @@ class TaskHandler:
                 # No queue remembers what earlier attempts spent: each has the whole budget.
                 allowance=self.settings.budgets.task,
             ).run()
+        if identities is not None:
+            outcome = outcome.model_copy(update={"denied": await denials(identities.agent(job))})
         self.usage.count(claim.task.request.item.repository, outcome.usage)
         if claim.lost.is_set():
             raise _TaskStoppedError

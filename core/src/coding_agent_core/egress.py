@@ -70,11 +70,13 @@ def is_valid(user: str, given: str, keys: Iterable[str]) -> bool:
     return any(hmac.compare_digest(given.encode(), password(user, key).encode()) for key in keys)
 
 
-def variables(address: str, user: str, key: str) -> dict[str, str]:
+def variables(address: str, user: str, key: str, *, direct: Iterable[str] = ()) -> dict[str, str]:
     """The environment variables that send a container's programs through the proxy.
 
     Args:
         address: host and port of the proxy, as a URL has them.
+        direct: hosts besides loopback that are reached without the proxy.
     """
     url = f"http://{user}:{password(user, key)}@{address}"
-    return {**dict.fromkeys(_PROXY, url), **dict.fromkeys(_DIRECT, NO_PROXY), _NODE: "1"}
+    no_proxy = ",".join([NO_PROXY, *direct])
+    return {**dict.fromkeys(_PROXY, url), **dict.fromkeys(_DIRECT, no_proxy), _NODE: "1"}

@@ -179,13 +179,16 @@ def _allow(name: str, user: str, targets: Iterable[Target], address: str) -> Ite
 
 
 def agent_targets(settings: Settings) -> tuple[Target, ...]:
-    """What the settings send the agent to: forges, model, bucket, MCP servers, per-user settings."""
+    """What the settings send the agent to: forges, models, bucket, MCP servers, per-user settings."""
     urls = [server.url for server in settings.mcp_servers if server.url]
     for platform in Platform:
         forge = settings.forge(platform)
         if forge.personal_access_token.configured:
             urls += [forge.api_url, f"{urlsplit(forge.api_url).scheme}://{forge.host}"]
     urls.append(settings.llm.address)
+    sections = (settings.llm.openai, settings.llm.anthropic, settings.llm.google)
+    urls += [section.base_url for section in sections if section.api_key.configured]
+    urls += [fallback.base_url for fallback in settings.gateway.fallbacks]
     if settings.user_config_api.enabled:
         urls.append(settings.user_config_api.url)
     if settings.context_storage.s3 is not None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, open_gateway
 from coding_agent_core.budget import Allowance
+from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Price
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
@@ -429,3 +430,16 @@ async def test_parallel_requests_wait_for_each_other_near_the_allowance() -> Non
         assert [one.status_code for one in statuses] == [200, 200, 200]
         assert max(at_a_time) == 1
         assert gateway.usage.output_tokens == 90
+
+
+async def test_it_listens_on_the_address_that_it_is_given_and_nowhere_else() -> None:
+    async with open_gateway([], host="127.0.0.2") as gateway:
+        assert gateway.url.startswith("http://127.0.0.2:")
+        port = int(gateway.url.rpartition(":")[2])
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert (await client.get(f"{gateway.url}/v1/models")).status_code == 401
+            with pytest.raises(httpx.ConnectError):
+                await client.get(f"http://127.0.0.1:{port}/v1/models")
+    with pytest.raises(SettingsError, match=r"gateway\.host: cannot listen on nowhere\.invalid"):
+        async with open_gateway([], host="nowhere.invalid"):
+            pass

@@ -75,10 +75,36 @@ async def test_a_task_finds_nothing_of_the_one_before(container: Container, bund
         assert "locked" not in look.output
 
 
+async def test_variables_of_a_task_are_for_its_commands_alone(container: Container, bundle: Path) -> None:
+    mine = {"HTTP_PROXY": "http://mine:secret@egress:3128"}
+    async with launch_workspace(container.settings(), environment=mine) as first:
+        await first.seed(bundle, "work")
+        assert mine["HTTP_PROXY"] in (await first.run("echo $HTTP_PROXY")).output
+        await first.run("kill -9 $PPID")
+        assert mine["HTTP_PROXY"] in (await first.run("echo $HTTP_PROXY")).output, "after a restart too"
+    async with launch_workspace(container.settings()) as second:
+        await second.seed(bundle, "work")
+        assert "HTTP_PROXY" not in (await second.run("env")).output
+
+
+@pytest.mark.parametrize("sent", [b"", b"not JSON\n", b"[1]\n"])
+async def test_who_sends_no_variables_gets_no_workspace(
+    container: Container, bundle: Path, sent: bytes
+) -> None:
+    reader, writer = await until_connected(container.folder / "gate")
+    writer.write(sent)
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(), 60) == b""
+    writer.close()
+    async with launch_workspace(container.settings()) as workspace:
+        await workspace.seed(bundle, "work")
+
+
 async def test_a_killed_consumer_leaves_the_workspace_free_for_the_next(
     container: Container, bundle: Path
 ) -> None:
     reader, writer = await until_connected(container.folder / "gate")
+    writer.write(b"{}\n")
     await asyncio.wait_for(reader.readline(), 60)
     writer.transport.abort()  # what the kernel does for a process that was killed
     async with launch_workspace(container.settings()) as workspace:

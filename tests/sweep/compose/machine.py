@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,15 +109,19 @@ class Machine:
             place.mkdir(parents=True, exist_ok=True)
         return str(place) + path.removeprefix(target)
 
-    def start(self, service: str, *more: str, **variables: str) -> Running:
-        """Start a program's service, with further arguments; further variables win."""
+    def start(self, service: str, *more: str, under: Sequence[str] = (), **variables: str) -> Running:
+        """Start a program's service, with further arguments; further variables win.
+
+        Args:
+            under: a command that starts another one.
+        """
         arguments = [*(self._word(service, word) for word in self.project.arguments(service)), *more]
         environment = self.project.environment(service)
         for name, value in environment.items():
             if value.startswith("/"):
                 environment[name] = self.local(service, value)
         places = self._places(service)
-        return self.spawn(service, arguments, {**environment, **places, **self.hosts, **variables})
+        return self.spawn(service, [*under, *arguments], {**environment, **places, **self.hosts, **variables})
 
     def start_webhook_server(self, address: str) -> Running:
         """One of the replicas; returns when it takes requests."""

@@ -38,7 +38,10 @@ class Project:
     def dockerfile(self, service: str) -> Path | None:
         """Of its image; `None` for another's image."""
         match = re.fullmatch(r"coding-agent-([a-z-]+):.+", self.services[service]["image"])
-        return ROOT / f"Dockerfile.{match[1]}" if match else None
+        if not match:
+            return None
+        own = ROOT / f"Dockerfile.{match[1]}"
+        return own if own.exists() else ROOT / "consumer" / "runners.Dockerfile"
 
     def arguments(self, service: str) -> list[str]:
         """Its command line: compose's words over those of the image."""
@@ -49,7 +52,10 @@ class Project:
             key: json.loads(value) for key, value in re.findall(r"^(ENTRYPOINT|CMD) (\[.*\])$", text, re.M)
         }
         given = self.services[service]
-        return [*(given.get("entrypoint") or own["ENTRYPOINT"]), *(given.get("command") or own["CMD"])]
+        return [
+            *(given.get("entrypoint") or own["ENTRYPOINT"]),
+            *(given.get("command") or own.get("CMD", [])),
+        ]
 
     def mounts(self, service: str) -> dict[str, str]:
         """Paths in the container: a path of this machine (absolute), or the name of a volume."""

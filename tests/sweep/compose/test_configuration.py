@@ -6,12 +6,16 @@ import json
 import re
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from coding_agent_core.runner import RunnerName
+from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.forges import networks
 from coding_agent_core.settings.model import Backend
+from coding_agent_egress.squid import agent_targets
 
 from tests.sweep.compose.conftest import Render
 from tests.sweep.compose.project import FILE, ROOT, ComposeError, Project, compose
@@ -21,7 +25,7 @@ pytestmark = pytest.mark.timeout(900)
 
 PASSWORD = {"RABBITMQ_PASSWORD": "broker-password", "USER_CONFIG_API_KEY": "user-config-key"}
 SPECIFIED = {"webhook-server", "task-consumer", "rabbitmq", "user-config-api"}
-OURS = {"webhook-server", "task-consumer", "workspace", "producer", "user-config-api"}
+OURS = {"webhook-server", "task-consumer", "workspace", "producer", "user-config-api", "egress"}
 SECRETS = {
     "caddy": set(),
     "rabbitmq": set(),
@@ -35,7 +39,9 @@ SECRETS = {
         "anthropic_api_key",
         "gemini_api_key",
         "user_config_api_key",
+        "egress_key",
     },
+    "egress": {"egress_key"},
     "user-config-api": {"user_config_api_key"},
 }
 """Who may have which: nobody more than it needs."""
@@ -81,11 +87,76 @@ def test_each_service_gets_its_own_secrets_only(rendered: Render) -> None:
 def test_only_caddy_is_open_to_the_world_and_the_workspace_sees_no_other_service(rendered: Render) -> None:
     project = rendered(**PASSWORD)
     assert [name for name, service in project.services.items() if service.get("ports")] == ["caddy"]
-    networks = {name: set(service["networks"]) for name, service in project.services.items()}
-    assert networks.pop("workspace") == {"workspace"}
-    assert not any("workspace" in others for others in networks.values())
+    members = members_of(project)
+    assert members["workspace"] == {"workspace", "egress"}
+    assert members["model"] == {"workspace", "task-consumer"}
+    assert not any(
+        "workspace" in services for name, services in members.items() if name not in ("workspace", "model")
+    )
+    consumer = project.services["task-consumer"]
+    assert consumer["networks"]["model"]["aliases"] == [project.environment("task-consumer")["GATEWAY_HOST"]]
+    assert not any(
+        (consumer["networks"][name] or {}).get("aliases") for name in consumer["networks"] if name != "model"
+    )
     assert project.data["networks"]["queue"]["internal"]
     assert not project.environment("workspace")
+
+
+def members_of(project: Project) -> dict[str, set[str]]:
+    """The services of each network."""
+    return {
+        network: {name for name, service in project.services.items() if network in service["networks"]}
+        for network in project.data["networks"]
+    }
+
+
+def test_with_the_egress_proxy_it_is_the_only_way_out(rendered: Render) -> None:
+    without, project = rendered(**PASSWORD), rendered(**PASSWORD, EGRESS="true", EGRESS_KEY="k")
+    assert without.services["egress"]["deploy"]["replicas"] == 0
+    assert project.services["egress"]["deploy"]["replicas"] == 1
+    assert not without.environment("task-consumer")["EGRESS_PROXY"]
+    open_networks = {
+        name for name, network in project.data["networks"].items() if not network.get("internal")
+    }
+    for service in ("task-consumer", "workspace"):
+        assert not open_networks & set(project.services[service]["networks"])
+        assert set(without.services[service]["networks"]) == set(project.services[service]["networks"])
+    assert "internet" in project.services["egress"]["networks"]
+    proxy = urlsplit(project.environment("task-consumer")["EGRESS_PROXY"])
+    assert proxy.hostname == "egress"
+    for service in ("task-consumer", "workspace"):
+        shared = set(project.services["egress"]["networks"]) & set(project.services[service]["networks"])
+        assert shared, f"{service} reaches the proxy"
+
+
+def test_the_egress_proxy_learns_the_hosts_of_the_agent_and_no_token(rendered: Render) -> None:
+    secret = dict.fromkeys(("GITHUB_PERSONAL_ACCESS_TOKEN", "ANTHROPIC_API_KEY"), "the-secret")
+    given = {"GITHUB_API_URL": "https://forge.example.com/api/v3", "LLM_PROVIDER": "anthropic", **secret}
+    project = rendered(**PASSWORD, **given, EGRESS="true", EGRESS_KEY="k")
+    environment = project.environment("egress")
+    assert "the-secret" not in str(environment)
+    settings = [
+        load_settings(Path(project.mounts(name)["/etc/coding-agent/config.yaml"]), project.environment(name))
+        for name in ("egress", "task-consumer")
+    ]
+    hosts = [agent_targets(each) for each in settings]
+    assert hosts[0] == hosts[1]
+    assert {"forge.example.com", "api.anthropic.com", "user-config-api"} == {
+        target.host for target in hosts[0]
+    }
+    assert [Secrets(each.egress.key).first() for each in settings] == ["k", "k"]
+
+
+def test_a_runner_has_an_image_of_its_own(rendered: Render) -> None:
+    assert rendered(**PASSWORD).services["workspace"]["image"] == "coding-agent-consumer:dev"
+    project = rendered(**PASSWORD, RUNNER="codex")
+    assert project.services["workspace"]["image"] == "coding-agent-codex:dev"
+    assert project.services["task-consumer"]["image"] == "coding-agent-consumer:dev"
+    file = project.mounts("task-consumer")["/etc/coding-agent/config.yaml"]
+    settings = load_settings(Path(file), project.environment("task-consumer"))
+    assert settings.consumer.runner is RunnerName.CODEX
+    assert settings.gateway.host == "gateway"
+    assert settings.consumer.http_host == "127.0.0.1", "the workspace shares a network with the consumer"
 
 
 def test_two_tasks_at_a_time_have_a_workspace_each(docker_compose: Path, tmp_path: Path) -> None:
@@ -100,6 +171,9 @@ def test_two_tasks_at_a_time_have_a_workspace_each(docker_compose: Path, tmp_pat
     assert len(set(doors)) == 2
     files = [project.mounts(name)["/workspace"] for name in ("workspace", "workspace-2")]
     assert len(set(files)) == 2
+    members = members_of(project)
+    assert members["model"] == {"workspace", "task-consumer"}, "a gateway for each"
+    assert members["model-2"] == {"workspace-2", "task-consumer-2"}
 
 
 def test_a_secret_is_a_value_or_a_file(rendered: Render, tmp_path: Path) -> None:
@@ -167,7 +241,7 @@ def test_what_is_named_exists(rendered: Render) -> None:
     project = rendered(**PASSWORD)
     for name, service in project.services.items():
         dockerfile = project.dockerfile(name)
-        assert (dockerfile is not None) == (name in OURS)
+        assert (dockerfile is not None) == (name in OURS), name
         if dockerfile is not None:
             assert dockerfile.exists()
             assert service.get("build", {}).get("dockerfile", dockerfile.name) == dockerfile.name

@@ -60,6 +60,7 @@ def machine(
             "RABBITMQ_HOST": rabbitmq.host,
             "RABBITMQ_PORT": str(rabbitmq.port),
             "RABBITMQ_QUEUE": rabbitmq_queue,
+            "GATEWAY_HOST": "127.0.0.1",
         },
     )
     yield machine

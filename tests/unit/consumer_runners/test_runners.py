@@ -143,11 +143,6 @@ OPENAI = {"provider": "openai", "openai": {"api_key": "k"}}
         (RunnerName.CLAUDE_CODE, {"llm": OPENAI}, "claude-code speaks the format of anthropic"),
         (RunnerName.COMMAND, {"llm": OPENAI}, "consumer.command is not set"),
         (RunnerName.COMMAND, {"llm": OPENAI, "consumer": {"command": ["work"]}}, None),
-        (
-            RunnerName.CODEX,
-            {"llm": OPENAI, "consumer": {"workspace": {"gate": "/run/gate"}}},
-            "consumer.runner codex cannot reach the model.*set consumer.runner to builtin",
-        ),
     ],
 )
 def test_a_runner_that_cannot_work_says_which_setting_to_change(

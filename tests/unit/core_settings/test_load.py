@@ -87,6 +87,7 @@ def test_every_variable_wins_over_the_file(name: str, tmp_path: Path) -> None:
         "LMSTUDIO_BASE_URL": "http://lmstudio.example.com/v1",
         "OLLAMA_ENDPOINT": "http://ollama.example.com",
         "OPENAI_BASE_URL": "https://models.example.com/v1",
+        "EGRESS_PROXY": "http://egress.example.com:3128",
         "USER_CONFIG_API_URL": "http://settings.example.com",
     }
     value = values.get(name, "from-the-environment")

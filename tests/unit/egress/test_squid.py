@@ -28,6 +28,13 @@ def test_the_agent_reaches_what_the_settings_name() -> None:
     }
     assert targets(llm={"provider": "anthropic"}) == {("api.anthropic.com", 443)}
     assert targets(llm={"provider": "google"}) == {("generativelanguage.googleapis.com", 443)}
+    further = {"llm": {"provider": "anthropic", "openai": {"api_key": "k"}}}
+    second = [{"format": "anthropic", "base_url": "https://second.example.com"}]
+    assert targets(**further, gateway={"fallbacks": second}) == {
+        ("api.anthropic.com", 443),
+        ("api.openai.com", 443),
+        ("second.example.com", 443),
+    }
     servers = [
         {"mcp_server_name": "a", "url": "https://mcp.example.com/x"},
         {"mcp_server_name": "b", "command": ["x"]},

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import uvicorn
 from coding_agent_core.budget import Allowance
+from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Price, Usage
 
 from coding_agent_consumer.gateway.ledger import Ledger, Pricing, Verdict, pricing_of
@@ -118,11 +119,18 @@ async def open_gateway(
         models: names that are allowed, with `*`; empty allows all.
         provider_tools: allow tools that the provider runs.
         timeout: seconds without a byte from the provider.
+        host: IPv4 address to listen on, or a name of it; clients use the same.
         on_counted: gets what was used so far, after each answer.
+
+    Raises:
+        SettingsError: this machine does not have the address.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     with contextlib.closing(listener):
-        listener.bind((host, 0))
+        try:
+            listener.bind((host, 0))
+        except OSError as error:
+            raise SettingsError(f"gateway.host: cannot listen on {host}: {error.strerror}") from error
         listener.listen()
         ledger = Ledger(allowance)
         gateway = Gateway(f"http://{host}:{listener.getsockname()[1]}", ledger)

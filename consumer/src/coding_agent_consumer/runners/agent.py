@@ -85,14 +85,8 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
     """The runner of this name, which is not the built-in agent's.
 
     Raises:
-        SettingsError: it does not speak what the model's provider speaks, has no command, or cannot reach the
-            gateway.
+        SettingsError: it does not speak what the model's provider speaks, or has no command.
     """
-    if settings.consumer.workspace.gate is not None:
-        raise SettingsError(
-            f"consumer.runner {name.value} cannot reach the model: with consumer.workspace.gate (Docker"
-            " Compose) the workspace is another machine to the gateway; set consumer.runner to builtin"
-        )
     if name is RunnerName.COMMAND:
         if not settings.consumer.command:
             raise SettingsError("consumer.command is not set: `command` needs a program and its arguments")

@@ -1,7 +1,8 @@
 """PID 1 of a workspace container that serves task after task, as in docker compose.
 
 `python -m coding_agent_consumer.workspace.gate --folder DIR --root DIR`: a connection to `DIR/gate` is a
-task. While it is open, a workspace serves on `DIR/workspace`. When either side closes it, all processes and
+task. The consumer sends a line of JSON, the variables of the task's commands. While the connection is open, a
+workspace serves on `DIR/workspace`. When either side closes it, all processes and
 files of the task are removed, so the next task gets an empty workspace. It serves one task at a time.
 """
 
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,9 @@ GATE = "gate"
 """Name of the socket to which a consumer stays connected during a task."""
 WORKSPACE = "workspace"
 """Name of the socket of the task's workspace."""
+_ENVIRONMENT_SECONDS = 10.0
+_MAX_ENVIRONMENT = 64 * 1024
+"""Bytes of the consumer's line."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +65,47 @@ def serve_task(folders: TaskFolders, workspace: Sequence[str]) -> None:
         with listen(folders.sockets / GATE) as listener:
             connection, _ = listener.accept()
         with connection:
-            _run_workspace(connection, workspace)
+            try:
+                environment = _read_environment(connection)
+            except (OSError, ValueError):
+                return
+            _run_workspace(connection, workspace, environment)
     finally:
         with signals_deferred():
             end_descendants()
             folders.empty()
 
 
-def _run_workspace(connection: socket.socket, workspace: Sequence[str]) -> None:
+def _read_environment(connection: socket.socket) -> dict[str, str]:
+    """The variables that the consumer wants for the commands.
+
+    Raises:
+        OSError: it went away, or sent nothing for 10 s.
+        ValueError: it sent something else.
+    """
+    connection.settimeout(_ENVIRONMENT_SECONDS)
+    with connection.makefile("rb") as file:
+        sent = json.loads(file.readline(_MAX_ENVIRONMENT))
+    connection.settimeout(None)
+    if not isinstance(sent, dict):
+        raise ValueError("the variables are not an object")  # noqa: TRY004 - as with what is not JSON
+    return {str(name): str(value) for name, value in sent.items()}
+
+
+def _run_workspace(
+    connection: socket.socket, workspace: Sequence[str], environment: Mapping[str, str]
+) -> None:
     """Keep a workspace running while the connection is open; restart it when it ran out of memory.
 
     The consumer gets a line each time that it was started: from then on it is behind its socket, and nothing
     that a command has put there.
     """
+    arguments = [*workspace, *(word for name in environment for word in ("--keep-env", name))]
+    variables = {**os.environ, **environment}
     while True:
-        with subprocess.Popen(workspace, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables
+        ) as process:
             assert process.stdout is not None  # noqa: S101 - requested above
             line = process.stdout.readline()
             with contextlib.suppress(OSError):

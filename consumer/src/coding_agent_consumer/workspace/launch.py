@@ -11,8 +11,9 @@ import os
 import pwd
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
@@ -54,7 +55,11 @@ def harden_agent_process() -> None:
 
 @contextlib.asynccontextmanager
 async def launch_workspace(
-    settings: WorkspaceSettings, *, hidden: Iterable[Path] = (), readable: Iterable[Path] = ()
+    settings: WorkspaceSettings,
+    *,
+    hidden: Iterable[Path] = (),
+    readable: Iterable[Path] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Workspace]:
     """The workspace behind `settings.socket` or `settings.gate`, or else a new child process.
 
@@ -64,6 +69,7 @@ async def launch_workspace(
         hidden: the agent's files and folders (configuration, state), in addition to its home and working
             folder; commands never see them, even below `/etc` or `/opt`.
         readable: toolchains outside the system's folders that commands can read.
+        environment: variables for the commands; not for a sidecar, which has its own.
 
     Raises:
         WorkspaceGoneError: it cannot be started, or not with the isolation that the settings require.
@@ -73,7 +79,7 @@ async def launch_workspace(
             yield workspace
         return
     if settings.gate is not None:
-        async with _enter_gate(settings, settings.gate) as workspace:
+        async with _enter_gate(settings, settings.gate, environment) as workspace:
             yield workspace
         return
     base = None if settings.base_dir is None else str(settings.base_dir)
@@ -85,12 +91,13 @@ async def launch_workspace(
                 "consumer.workspace.base_dir, or TMPDIR, to a shorter path."
             )
         arguments = _arguments(instance, settings, [*_agent_folders(), *hidden], readable)
+        arguments += [word for name in environment for word in ("--keep-env", name)]
         process = await asyncio.create_subprocess_exec(
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env={"LANG": "C.UTF-8", "PATH": os.environ.get("PATH", os.defpath)},
+            env={"LANG": "C.UTF-8", "PATH": os.environ.get("PATH", os.defpath), **environment},
             cwd="/",
             start_new_session=True,
         )
@@ -206,7 +213,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _enter_gate(settings: WorkspaceSettings, folder: Path) -> AsyncIterator[Workspace]:
+async def _enter_gate(
+    settings: WorkspaceSettings, folder: Path, environment: Mapping[str, str]
+) -> AsyncIterator[Workspace]:
     """An empty workspace behind the gate in `folder`; everything in it is removed at the end of the block."""
     # While a task has the workspace, its commands can put a socket of their own where the gate was.
     turn = _turns.setdefault(folder, asyncio.Lock())
@@ -216,7 +225,7 @@ async def _enter_gate(settings: WorkspaceSettings, folder: Path) -> AsyncIterato
     except TimeoutError as error:
         raise WorkspaceGoneError(_busy(settings, folder)) from error
     try:
-        async with _through_gate(settings, folder) as workspace:
+        async with _through_gate(settings, folder, environment) as workspace:
             yield workspace
     finally:
         turn.release()
@@ -230,10 +239,12 @@ def _busy(settings: WorkspaceSettings, folder: Path) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _through_gate(settings: WorkspaceSettings, folder: Path) -> AsyncIterator[Workspace]:
+async def _through_gate(
+    settings: WorkspaceSettings, folder: Path, environment: Mapping[str, str]
+) -> AsyncIterator[Workspace]:
     try:
         async with asyncio.timeout(settings.start_timeout):
-            reader, writer, answer = await _connect_to_gate(folder / GATE)
+            reader, writer, answer = await _connect_to_gate(folder / GATE, environment)
     except TimeoutError as error:
         raise WorkspaceGoneError(_busy(settings, folder)) from error
     try:
@@ -247,7 +258,7 @@ async def _through_gate(settings: WorkspaceSettings, folder: Path) -> AsyncItera
 
 
 async def _connect_to_gate(
-    gate: Path,
+    gate: Path, environment: Mapping[str, str]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, dict[str, object]]:
     """Connect, and retry while the container starts or another task has it."""
     while True:
@@ -256,6 +267,7 @@ async def _connect_to_gate(
         ):
             reader, writer = await asyncio.open_unix_connection(gate, limit=_MAX_GATE_ANSWER)
             try:
+                writer.write(json.dumps(dict(environment)).encode() + b"\n")
                 answer = json.loads(await reader.readuntil(b"\n"))
             except BaseException:
                 writer.close()

@@ -152,6 +152,9 @@ class Fallback(Section):
 class GatewaySettings(Section):
     """The way of every agent to its model."""
 
+    host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9._-]+$")
+    """Address on which an attempt's gateway listens, or a name of it: of this machine, and as the workspace
+    reaches it. Not loopback if the workspace is a container of its own, as with Docker Compose."""
     models: tuple[str, ...] = ()
     """Names of the models that agents may use, with `*` for any characters; empty: all."""
     provider_tools: bool = False

@@ -40,9 +40,10 @@ class Egress(Section):
     """The proxy through which attempts reach other machines. Without `proxy` they connect by themselves."""
 
     proxy: Url | None = None
-    """The proxy, as the operator reaches it. Attempts get its address instead of a name server."""
+    """The proxy, as the operator reaches it: attempts get its address instead of a name server. Without
+    Kubernetes, as consumer and workspace reach it."""
     key: SecretField = SecretSettings()
-    """Key of the attempts' passwords. The proxy accepts all values; the operator uses the first."""
+    """Key of the attempts' passwords. The proxy accepts all values; operator and consumer use the first."""
     allow: tuple[HostPattern, ...] = ()
     """Hosts that the model's commands may reach: names, or `*.example.com` for all names below it, on the
     ports 443 (HTTPS) and 80 (HTTP), or on the port in the entry (`example.com:8443`)."""

@@ -58,6 +58,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "USE_USER_CONFIG_API": ("user_config_api", "enabled"),
     "USER_CONFIG_API_URL": ("user_config_api", "url"),
     "USER_CONFIG_API_KEY": ("user_config_api", "api_key"),
+    "EGRESS_PROXY": ("egress", "proxy"),
+    "EGRESS_KEY": ("egress", "key"),
     "WORKSPACE_SOCKET": ("consumer", "workspace", "socket"),
     "LOGS": ("logging", "file"),
     "LOG_FORMAT": ("logging", "format"),
@@ -75,6 +77,7 @@ SECRET_VARIABLES = frozenset(
         "GEMINI_API_KEY",
         "RABBITMQ_PASSWORD",
         "USER_CONFIG_API_KEY",
+        "EGRESS_KEY",
     }
 )
 """Each of these can also be given as the path of a file in `<NAME>_FILE`."""

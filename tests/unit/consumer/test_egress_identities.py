@@ -1,0 +1,49 @@
+"""The identities that a consumer of a queue makes for its attempts at the egress proxy."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+from coding_agent_consumer.egress import Identities
+from coding_agent_core.egress import is_valid, job_of, profile_of
+from coding_agent_core.errors import SettingsError
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.settings import Settings
+from coding_agent_core.tasks import Item
+
+PROXY = "http://egress:3128"
+ITEM = Item(
+    platform=Platform.GITHUB, host="github.com", kind=ItemKind.ISSUE, repository="Acme/Pricing", number=1
+)
+
+
+def identities(**more: object) -> Identities:
+    egress = {"proxy": PROXY, "key": ["new", "old"], "repositories": {"acme/pricing": ["a.example.com"]}}
+    made = Identities.of(Settings.model_validate({"egress": egress, **more}))
+    assert made is not None
+    return made
+
+
+def test_commands_and_agent_have_identities_of_their_attempt() -> None:
+    made = identities(gateway={"host": "gateway"})
+    agent, workspace = made.agent("web-1-2"), made.workspace("web-1-2", ITEM)
+    users = {}
+    for name, variables in (("agent", agent), ("workspace", workspace)):
+        url = urlsplit(variables["HTTPS_PROXY"])
+        assert (url.hostname, url.port) == ("egress", 3128)
+        assert url.username is not None
+        assert url.password is not None
+        assert is_valid(url.username, url.password, ["new"]), "the first key"
+        assert job_of(url.username) == "web-1-2"
+        assert "gateway" in variables["NO_PROXY"].split(","), "the gateway is on a network of the two"
+        users[name] = url.username
+    assert users["workspace"].endswith(profile_of("acme/pricing")), "the list of its repository"
+    assert users["agent"] == "web-1-2.agent"
+    assert "new" not in repr(made)
+
+
+def test_without_a_proxy_there_are_none_and_without_a_key_it_says_so() -> None:
+    assert Identities.of(Settings()) is None
+    with pytest.raises(SettingsError, match=r"egress\.key is not set"):
+        Identities.of(Settings.model_validate({"egress": {"proxy": PROXY}}))

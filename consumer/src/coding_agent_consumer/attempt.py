@@ -46,6 +46,7 @@ from coding_agent_consumer.commits import SshSigner
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.images import read_images
+from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.repository import BareClone, Publisher
@@ -116,6 +117,7 @@ class Attempt:
         allowance: what may be spent at the model; `None`: as much as the agent needs.
         record: keeps what is known so far, in case this process is killed. Called only with an allowance, all
             of which counts as spent if an attempt leaves nothing behind.
+        mirror: of the item's repository, if there is a cache.
     """
 
     settings: Settings
@@ -134,6 +136,7 @@ class Attempt:
     instructions: str | None = None
     allowance: Allowance | None = None
     record: Callable[[Outcome], None] | None = None
+    mirror: Mirror | None = None
     _deadline: float = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
     """The agent's own outcome, once it has one."""
@@ -212,6 +215,7 @@ class Attempt:
                     Path(folder) / "clone.git",
                     base=base,
                     branch=branch,
+                    mirror=self.mirror,
                 )
             )
             _logger.info(

@@ -23,6 +23,7 @@ from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.reporting import State
 from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings, examine
+from coding_agent_core.settings.job import MIRROR_VARIABLE
 from coding_agent_core.tasks import Item
 from prometheus_client import CollectorRegistry
 
@@ -33,6 +34,7 @@ from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of
 from coding_agent_consumer.egress import Identities, denials
 from coding_agent_consumer.gateway import Gateway
+from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
@@ -157,7 +159,9 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
     try:
         forge_of({forge.host: forge}, item)
         grace = settings.operator.job.grace_seconds
-        attempt = attempt_of(settings, given, forge, stop, grace=grace, record=record)
+        folder = os.environ.get(MIRROR_VARIABLE)
+        mirror = Mirror(Path(folder)) if folder else None
+        attempt = attempt_of(settings, given, forge, stop, grace=grace, record=record, mirror=mirror)
         outcome = await attempt.run()
         return outcome.model_copy(update={"denied": await denials(os.environ)})
     finally:
@@ -173,6 +177,7 @@ def attempt_of(
     grace: float,
     make_agent: MakeAgent = make_agent,
     record: Callable[[Outcome], None] | None = None,
+    mirror: Mirror | None = None,
 ) -> Attempt:
     """The attempt of a Job's pod.
 
@@ -181,6 +186,7 @@ def attempt_of(
         stop: set by SIGTERM.
         grace: seconds between SIGTERM and SIGKILL.
         record: as in `Attempt`.
+        mirror: of the item's repository, if there is a cache.
     """
     queued = given.task
 
@@ -239,6 +245,7 @@ def attempt_of(
         instructions=given.instructions,
         allowance=given.allowance,
         record=record,
+        mirror=mirror,
     )
 
 

@@ -24,6 +24,7 @@ from coding_agent_core.retry import while_unavailable
 from coding_agent_consumer.agent import OnStep, Step
 from coding_agent_consumer.commits import SshSigner, commit_message
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
+from coding_agent_consumer.mirror import Mirror, fetch
 from coding_agent_consumer.patch import PatchRefusedError, require_bounded
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
 
@@ -74,13 +75,16 @@ class BareClone:
         self.pushed = start_point
 
     @staticmethod
-    async def clone(credentials: Credentials, directory: Path, *, base: str, branch: str) -> BareClone:
+    async def clone(
+        credentials: Credentials, directory: Path, *, base: str, branch: str, mirror: Mirror | None = None
+    ) -> BareClone:
         """Clone the base branch and, if the forge has it, the work branch. Can be called again if it failed.
 
         Args:
             directory: a folder for it alone, which the workspace must not see.
             base: branch that the work starts from.
             branch: the work branch; may be the base itself.
+            mirror: of the repository, if there is a cache.
 
         Raises:
             ForgeUnavailableError: unreachable.
@@ -100,13 +104,15 @@ class BareClone:
         if names[0] not in tips:
             raise ForgeNotFoundError(f"{(await credentials()).url} has no branch {base}.")
         wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
-        await git.remote(("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), *wanted)
+        await fetch(git, ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), wanted, mirror)
         # What was fetched counts, not what was listed: the forge may have moved in between.
         resumed = f"refs/heads/{branch}" in tips
         start = base_commit = await _commit_of(git, f"refs/remotes/origin/{base}")
         if resumed:
             start = await _commit_of(git, f"refs/remotes/origin/{branch}")
         await git.local("update-ref", f"refs/heads/{branch}", start)
+        if mirror is not None and base != branch:  # the branches of changes come and go
+            await mirror.update(git, base)
         return BareClone(git, base_commit, branch, start, resumed)
 
     async def fetch(self, credentials: Credentials, branch: str) -> str:

@@ -28,6 +28,8 @@ class GitServer:
     answer: list[int] = field(default_factory=list)
     """Statuses to answer the next requests with, instead of working."""
     redirect_to: str | None = None
+    packed: list[int] = field(default_factory=list)
+    """Objects in each pack that was sent."""
 
     def credentials(self, name: str = "sample.git", token: str = TOKEN) -> Credentials:
         source = CloneSource(url=f"http://127.0.0.1:{self.port}/{name}", username=USERNAME, token=token)
@@ -121,6 +123,9 @@ def serve(root: Path) -> Iterator[GitServer]:
                 ["git", "http-backend"], check=False, input=body, env=env, capture_output=True, timeout=60
             )
             head, _, payload = done.stdout.partition(b"\r\n\r\n")
+            _, pack, rest = payload.partition(b"PACK\0\0\0\2")
+            if pack:
+                state.packed.append(int.from_bytes(rest[:4], "big"))
             fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if line)
             self.send_response(int(fields.pop("Status", "200").split()[0]))
             for name, value in fields.items():

@@ -13,7 +13,11 @@ from coding_agent_core.settings.section import Section, for_repository
 
 RESERVED_VOLUMES = ("work", "workspace", "socket", "program", "config", "credentials")
 """Names of the pod's own volumes."""
-RESERVED_VARIABLES = ("HOME", "TMPDIR", "WORKSPACE_SOCKET", "CONFIG_FILE", "CODING_AGENT_TASK")
+MIRROR_VARIABLE = "REPOSITORY_MIRROR"
+"""Names the folder of the repository's mirror to the agent, where a cache is mounted."""
+RESERVED_VARIABLES = (
+    *("HOME", "TMPDIR", "WORKSPACE_SOCKET", "CONFIG_FILE", "CODING_AGENT_TASK", MIRROR_VARIABLE),
+)
 """Environment variables that the operator sets in the agent container."""
 FS_GROUP = 10003
 AGENT_USER = 10001

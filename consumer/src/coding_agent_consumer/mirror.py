@@ -1,0 +1,158 @@
+"""A mirror of a repository on its cache volume: objects that an attempt's clone need not fetch again.
+
+The mirror is never needed. A clone borrows its objects only until it has packed its own, so whatever happens
+to the mirror later does not concern it. If borrowing fails, the clone fetches everything from the forge, and
+the mirror is deleted. The next attempt that may write fills it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from uuid import uuid4
+
+from coding_agent_core.errors import CodingAgentError, ForgeError
+
+from coding_agent_consumer.git import Git, GitFailedError
+
+_logger = logging.getLogger("coding_agent.mirror")
+_UPDATE_SECONDS = 300.0
+"""For one update. The attempt waits meanwhile, so a repository that needs longer has no mirror."""
+_MAX_PACKS = 20
+"""Each update adds one; more are packed together."""
+_PACK = ("repack", "-a", "-d", "--quiet", "--window=0")
+"""Into one pack, with the deltas that are there: to look for better ones would take longer than to fetch."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """
+    Attributes:
+        directory: on the cache volume. Only the agents of this repository's attempts reach it, not their
+            workspaces. If it cannot be written to, the mirror is only read.
+    """
+
+    directory: Path
+
+    @property
+    def repository(self) -> Path:
+        return self.directory / "repository.git"
+
+    def objects(self) -> Path | None:
+        """The folder to borrow from; `None` if there is no mirror yet."""
+        objects = self.repository / "objects"
+        return objects if (self.repository / "HEAD").is_file() and objects.is_dir() else None
+
+    async def update(self, clone: Git, base: str) -> None:
+        """Take the newest commit of a base branch over from a clone. What goes wrong is logged only.
+
+        One attempt at a time does it. Others do not wait: the next attempt brings what is missing. The kernel
+        releases the lock of an agent that is killed.
+        """
+        if not os.access(self.directory, os.W_OK):
+            return
+        try:
+            with self._locked() as locked:
+                if locked:
+                    async with asyncio.timeout(_UPDATE_SECONDS):
+                        await self._update(clone, base)
+        except (OSError, TimeoutError) as error:
+            _logger.warning("The repository's mirror was not updated: %s", str(error) or "out of time")
+
+    async def _update(self, clone: Git, base: str) -> None:
+        await asyncio.to_thread(self._remove_remains)
+        git = Git(self.repository, clone.credentials)
+        reference = f"refs/base/{sha256(base.encode()).hexdigest()[:16]}"
+        try:
+            await git.local("init", "--quiet", "--bare")
+            known = await git.local("for-each-ref", "--format=%(objectname)", reference)
+            wanted = await clone.local_id("rev-parse", "--verify", f"refs/remotes/origin/{base}")
+            if known.decode("ascii").strip() == wanted:
+                return
+            await git.local(
+                *("-c", "fetch.unpackLimit=1", "fetch", "--quiet", "--no-tags", str(clone.directory)),
+                f"+refs/remotes/origin/{base}:{reference}",
+                env={"GIT_ALLOW_PROTOCOL": "file"},
+            )
+            packs = await asyncio.to_thread(lambda: list(self.repository.glob("objects/pack/*.pack")))
+            if len(packs) > _MAX_PACKS:
+                await git.local(*_PACK)
+        except CodingAgentError as error:
+            _logger.warning("The repository's mirror is deleted, it cannot be updated: %s", error)
+            await asyncio.to_thread(self._delete)
+
+    async def discard(self) -> None:
+        """Delete it, unless another attempt updates it just now. What goes wrong is logged only."""
+        if not os.access(self.directory, os.W_OK):
+            return
+        try:
+            with self._locked() as locked:
+                if locked:
+                    await asyncio.to_thread(self._delete)
+        except OSError as error:
+            _logger.warning("The repository's mirror was not deleted: %s", error)
+
+    @contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Whether this attempt alone may write to it, while the context is open."""
+        descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+    def _delete(self) -> None:
+        # Renamed first: nobody borrows from half a mirror.
+        with suppress(FileNotFoundError):
+            self.repository.rename(self.directory / f"deleted-{uuid4()}")
+        self._remove_remains()
+
+    def _remove_remains(self) -> None:
+        """What a killed agent left: a mirror half deleted, half a pack, git's own locks."""
+        for folder in self.directory.glob("deleted-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for pattern in ("objects/pack/tmp_*", "*.lock", "refs/**/*.lock", "objects/**/*.lock"):
+            for file in self.repository.glob(pattern):
+                file.unlink(missing_ok=True)
+
+
+async def fetch(git: Git, command: Sequence[str], wanted: Sequence[str], mirror: Mirror | None) -> None:
+    """Fetch into a new clone, from the forge only what the mirror does not have.
+
+    Args:
+        command: what stands before the repository's URL.
+        wanted: what stands behind it.
+
+    Raises:
+        ForgeError: as `Git.remote`. A broken mirror is never the reason.
+    """
+    objects = mirror.objects() if mirror is not None else None
+    if mirror is None or objects is None:
+        await git.remote(command, *wanted)
+        return
+    alternates = git.directory / "objects" / "info" / "alternates"
+    try:
+        alternates.write_text(f"{objects}\n")
+        await git.remote(command, *wanted)
+        await git.local(*_PACK)  # also what was borrowed: git reads and checks all that the clone needs
+        alternates.unlink()
+    except (ForgeError, GitFailedError, OSError) as error:
+        await asyncio.to_thread(shutil.rmtree, git.directory)
+        await git.local("init", "--quiet", "--bare")
+        await git.remote(command, *wanted)
+        # Without the mirror it worked, so the forge was not the reason.
+        _logger.warning("The repository's mirror is broken and not used: %s", error)
+        await mirror.discard()

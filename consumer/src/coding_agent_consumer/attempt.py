@@ -30,7 +30,6 @@ from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
-from coding_agent_core.runner import RunnerName, labelled_runner
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.tasks import TaskRequest
@@ -112,7 +111,6 @@ class Attempt:
         overtime: seconds after `timeout` until the attempt returns: for work that cannot be pushed yet.
         recap: what earlier attempts did, for the model, if their transcripts are not kept.
         model: of this task alone, instead of the configured one.
-        runner: of this task alone, instead of the configured one.
         instructions: of this task alone, after the configured ones.
         allowance: what may be spent at the model; `None`: as much as the agent needs.
         record: keeps what is known so far, in case this process is killed. Called only with an allowance, all
@@ -132,7 +130,6 @@ class Attempt:
     overtime: float
     recap: str = ""
     model: str | None = None
-    runner: RunnerName | None = None
     instructions: str | None = None
     allowance: Allowance | None = None
     record: Callable[[Outcome], None] | None = None
@@ -190,7 +187,6 @@ class Attempt:
                 task.item,
                 self.request,
                 self.settings.authorize,
-                task.labels.bot_label,
                 own_label_counts=self.settings.own_label_counts,
             )
         )
@@ -202,7 +198,7 @@ class Attempt:
             settings,
             task.item,
             model=self.model,
-            runner=self.runner or labelled_runner(details.labels, task.labels.bot_label),
+            runner=self.request.runner,
             instructions=self.instructions,
         )
         recap = await self.transcripts.begin() or self.recap

@@ -18,7 +18,6 @@ async def refusal(
     item: Item,
     request: TaskRequest,
     authorize: Authorize,
-    bot_label: str,
     *,
     own_label_counts: bool,
 ) -> str | None:
@@ -37,7 +36,7 @@ async def refusal(
     user = request.user
     if not user or (trigger.origin is Origin.MANUAL and trigger.cause is Cause.LABEL):
         # A message of the polling agent names the item's author.
-        applied = await forge.label_application(item, bot_label)
+        applied = await forge.label_application(item)
         user = applied.user if applied and applied.user else user
     if user and user.casefold() == (await forge.whoami()).casefold():
         # Without a time, the poll does not know who applied the label, and names the item's author.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from coding_agent_core.commands import CommandMetrics, IssueCommand, Target, execute
+from coding_agent_core.commands import CommandMetrics, IssueCommand, LastTask, Target, execute
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.forge.protocol import Forge
@@ -132,6 +132,7 @@ class NoticeHandler:
                 phase=Phase.QUEUED,
                 branch=state.branch if state else None,
                 change_url=state.change_url if state else None,
+                runner=task.request.runner,
             )
             await self._task(forge, item, waiting).comment(Phase.QUEUED)
 
@@ -153,7 +154,7 @@ class NoticeHandler:
             return latest is not None and not latest.terminal and not latest.cancel_requested
         labels = self.settings.labels(item.platform)
         seen = await forge.read_state(item)
-        return seen.open and bool({labels.bot_label, labels.processing_label} & seen.labels)
+        return seen.open and bool(labels.active & seen.labels)
 
     def _task(self, forge: Forge, item: Item, state: State) -> ForgeTask:
         limit = self.settings.consumer.max_attempts
@@ -165,17 +166,18 @@ class NoticeHandler:
         target = Target(
             forge=forge,
             tasks=self.source if isinstance(self.source, MemoryQueue) else labels,
-            phase=partial(_phase, forge, command.item, self.source),
+            last=partial(_last, forge, command.item, self.source),
         )
         await execute(command, target, self.metrics)
 
 
-async def _phase(forge: Forge, item: Item, source: NoticeSource) -> Phase | None:
+async def _last(forge: Forge, item: Item, source: NoticeSource) -> LastTask:
     latest = source.latest(item) if isinstance(source, MemoryQueue) else None
-    if latest is not None and latest.cancel_requested:
-        return Phase.CANCELLED
     state = await remembered(forge, item)
-    return state.phase if state else None
+    phase = state.phase if state else None
+    if latest is not None and latest.cancel_requested:
+        phase = Phase.CANCELLED
+    return LastTask(phase, state.runner if state else None)
 
 
 @dataclass(frozen=True)
@@ -192,14 +194,15 @@ class LabelRequests:
     async def submit(self, request: TaskRequest) -> Submission:
         name = task_name(request.item)
         details = await self.forge.read(request.item)
-        if {self.labels.bot_label, self.labels.processing_label} & details.labels:
+        if self.labels.active & details.labels:
             return Submission(name, duplicate="the item's task has not ended")
-        await self.forge.add_label(request.item, self.labels.bot_label)
+        await self.forge.add_label(request.item, self.labels.trigger(request.runner))
         return Submission(name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+        seen = await self.forge.read_state(withdrawal.item)
         removed = [
             await self.forge.remove_label(withdrawal.item, label)
-            for label in (self.labels.bot_label, self.labels.processing_label)
+            for label in sorted(self.labels.active & seen.labels)
         ]
         return task_name(withdrawal.item) if any(removed) else None

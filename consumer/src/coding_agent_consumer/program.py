@@ -241,7 +241,6 @@ def attempt_of(
         overtime=grace,
         recap=given.earlier.recap,
         model=given.model,
-        runner=given.runner,
         instructions=given.instructions,
         allowance=given.allowance,
         record=record,

@@ -117,17 +117,17 @@ class TaskHandler:
 
     async def _settle_locked_out(self, claim: Claim, forge: Forge, item: Item) -> bool:
         """Another consumer holds the item: settle this message; `False`: the item is free now."""
-        label = self.settings.labels(item.platform).bot_label
+        triggers = self.settings.labels(item.platform).triggers
         deadline = asyncio.get_running_loop().time() + _OTHER_CONSUMER_PATIENCE
         while asyncio.get_running_loop().time() < deadline:
             details = await self._retrying(claim, lambda: forge.read(item))
-            if label not in details.labels:
+            if not triggers & details.labels:
                 break
             await self._pause(claim, _OTHER_CONSUMER_POLL)
             async with claim.item_lock() as mine:
                 if mine:
                     return False
-        if label not in details.labels and not claim.redelivered:
+        if not triggers & details.labels and not claim.redelivered:
             _logger.info("Dropped a message for %s: another consumer works on it", item.display)
             await claim.done()
         else:
@@ -174,6 +174,7 @@ class TaskHandler:
                     phase=Phase.RUNNING,
                     branch=branch,
                     change_url=state.change_url if state and state.branch == branch else None,
+                    runner=queued.request.runner,
                 )
                 task = task_for(forge, item, labels, begun, max_attempts=limit, clock=_now)
                 await self._attempt(claim, task, details)

@@ -59,7 +59,7 @@ def decide(
     if state is None or state.uuid != task.uuid:
         if not details.open:
             return Drop("the item is closed")
-        if labels.bot_label not in details.labels and not manual:
+        if not labels.triggers & details.labels and not manual:
             return Drop("the item no longer has the label: it was removed, or another task answered it")
         # A comment that shows another message's wait shows the same run: only one of the messages starts it.
         earlier = 0 if state is None else state.run - state.waits_for_first_attempt
@@ -72,7 +72,7 @@ def decide(
     when = "before its task started" if state.attempt == 0 else "while its task was waiting to continue"
     if not details.open:
         return Abandon(state, Reason.CANCELLED, f"The item was closed {when}.")
-    if not manual and not {labels.bot_label, labels.processing_label} & details.labels:
+    if not manual and not labels.active & details.labels:
         return Abandon(state, Reason.CANCELLED, f"The label was removed {when}.")
     match state.phase:
         case Phase.QUEUED:  # stopped in good order, e.g. by a restart of the consumer: costs no attempt
@@ -171,7 +171,7 @@ class ForgeTask:
         details = await self.forge.read(self.item)
         if not details.open:
             return "The item was closed."
-        if not {self.labels.bot_label, self.labels.processing_label} & details.labels:
+        if not self.labels.active & details.labels:
             return LABEL_REMOVED
         return None
 
@@ -207,7 +207,7 @@ class ForgeTask:
             denied=outcome.denied if outcome else (),
             pushed=outcome is not None and outcome.branch is not None,
             began=self.state.attempt > 0,
-            bot_label=self.labels.bot_label,
+            bot_label=self.labels.trigger(self.state.runner),
             change_noun=FACTS[self.item.platform].change_noun,
         )
         await publish(self.forge, self.item, self.labels, report)

@@ -276,6 +276,7 @@ def manifest(
         "timeoutSeconds": timeout_seconds,
         "maxAttempts": max_attempts,
         "model": model,
+        "runner": None if request.runner is None else request.runner.value,
         "instructions": instructions,
     }
     spec = {

@@ -24,6 +24,7 @@ from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, Spec
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.protocol import Forge, Permission
 from coding_agent_core.outcome import Phase
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.tasks import (
     Cause,
     Frozen,
@@ -105,8 +106,8 @@ class IssueCommand(StoredCommand):
         """Takes the place of a delivery id on the task: the same for every delivery of the comment."""
         return f"comment-{self.comment}"
 
-    def request(self) -> TaskRequest:
-        """A new run, requested at the time of the comment."""
+    def request(self, runner: RunnerName | None) -> TaskRequest:
+        """A new run by this coding agent, requested at the time of the comment."""
         return TaskRequest(
             item=self.item,
             user=self.user,
@@ -120,6 +121,7 @@ class IssueCommand(StoredCommand):
                 labeled_at=self.at,
                 received_at=self.received_at,
             ),
+            runner=runner,
         )
 
     def withdrawal(self) -> Withdrawal:
@@ -261,12 +263,24 @@ class TaskRequests(Protocol):
 
 
 @dataclass(frozen=True)
+class LastTask:
+    """An item's newest task; `phase` is as `reason_not_to_run` takes it.
+
+    Attributes:
+        runner: the coding agent that was chosen for it, which does a further run too.
+    """
+
+    phase: Phase | None = None
+    runner: RunnerName | None = None
+
+
+@dataclass(frozen=True)
 class Target:
-    """What a command acts on; `phase` is for `reason_not_to_run`."""
+    """What a command acts on."""
 
     forge: Forge
     tasks: TaskRequests
-    phase: Callable[[], Awaitable[Phase | None]]
+    last: Callable[[], Awaitable[LastTask]]
 
 
 class CommandMetrics:
@@ -334,10 +348,11 @@ async def _act(command: IssueCommand, target: Target) -> tuple[ExecutionResult, 
         return ExecutionResult.DONE, f"cancelled {task}"
     if not (await target.forge.read(command.item)).open:
         return ExecutionResult.NOTHING, "the item is closed"
-    why = reason_not_to_run(command.name, await target.phase())
+    last = await target.last()
+    why = reason_not_to_run(command.name, last.phase)
     if why is not None:
         return ExecutionResult.NOTHING, why
-    submission = await target.tasks.submit(command.request())
+    submission = await target.tasks.submit(command.request(last.runner))
     if submission.duplicate is not None:
         return ExecutionResult.NOTHING, submission.duplicate
     return ExecutionResult.DONE, f"requested {submission.task}"

@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError
 from coding_agent_core.budget import Allowance
 from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.platforms import KEY_FIELDS, Platform
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Frozen, Item, Origin, TaskRequest, Trigger, new_uuid, task_name
 from coding_agent_core.text import first_problem
@@ -56,6 +55,7 @@ class QueuedTask(Frozen):
                 "trigger": request.trigger.model_dump(mode="json"),
                 "run": self.run,
                 "attempt": self.attempt,
+                **({} if request.runner is None else {"runner": request.runner.value}),
             },
         }
 
@@ -85,6 +85,7 @@ class QueuedTask(Frozen):
                 title=extra.get("title", ""),
                 url=extra.get("url", ""),
                 trigger=Trigger.model_validate(trigger),
+                runner=extra.get("runner"),
             )
             return QueuedTask(
                 request=request,
@@ -118,7 +119,6 @@ class AttemptInput(Frozen):
     Attributes:
         timeout_seconds: from the attempt's start; afterwards the cluster kills it.
         model: of this task, at the configured service; `None`: the configured one.
-        runner: of this task; `None`: the configured one.
         instructions: of this task, added to the configured ones.
         allowance: what this attempt may spend at the model; `None`: as much as it needs.
     """
@@ -128,7 +128,6 @@ class AttemptInput(Frozen):
     timeout_seconds: int = Field(ge=1)
     earlier: EarlierAttempts = EarlierAttempts()
     model: str | None = None
-    runner: RunnerName | None = None
     instructions: str | None = None
     allowance: Allowance | None = None
 
@@ -136,7 +135,6 @@ class AttemptInput(Frozen):
         """The queue's message with further fields."""
         options = {
             "model": self.model,
-            "runner": self.runner,
             "instructions": self.instructions,
             "allowance": None if self.allowance is None else self.allowance.to_wire(),
         }
@@ -170,7 +168,6 @@ class AttemptInput(Frozen):
                 timeout_seconds=data.get("timeoutSeconds", 3600),
                 earlier=EarlierAttempts.model_validate(data.get("earlier") or {}),
                 model=data.get("model"),
-                runner=data.get("runner"),
                 instructions=data.get("instructions"),
                 allowance=data.get("allowance"),
             )

@@ -18,6 +18,7 @@ from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.outcome import Denial, Phase, Usage
 from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reasons import Reason, advice
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen, Item
 from coding_agent_core.text import inline, quotation, quoted_code
@@ -45,6 +46,7 @@ class State(Frozen):
     phase: Phase
     branch: str | None = None
     change_url: str | None = None
+    runner: RunnerName | None = None
 
     @property
     def waits_for_first_attempt(self) -> bool:
@@ -179,7 +181,7 @@ def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tupl
             wanted = {labels.failed_label} if labels.failed_label else set()
         case Phase.CANCELLED:
             pass
-    ours = {labels.bot_label, labels.processing_label, labels.done_label, labels.failed_label} - {None}
+    ours = labels.active | {labels.done_label, labels.failed_label}
     add = [label for label in sorted(wanted) if label not in present]
     remove = [label for label in sorted(filter(None, ours - wanted)) if label in present]
     return add, remove

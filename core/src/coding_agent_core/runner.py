@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -21,10 +20,3 @@ class RunnerName(StrEnum):
     """OpenCode, with a service that speaks OpenAI's Chat Completions."""
     COMMAND = "command"
     """The command line of `consumer.command`."""
-
-
-def labelled_runner(labels: Iterable[str], bot_label: str) -> RunnerName | None:
-    """The coding agent that a label such as `coding agent: codex` names; of several, the first by name."""
-    names = {label.casefold() for label in labels}
-    chosen = [name for name in sorted(RunnerName) if f"{bot_label}: {name}".casefold() in names]
-    return chosen[0] if chosen else None

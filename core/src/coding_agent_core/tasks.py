@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.platforms import FACTS, KEY_TYPES, ItemKind, Platform
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52
@@ -212,6 +213,7 @@ class TaskRequest(Frozen):
     Attributes:
         user: login of the person who applied the label; their per-user settings apply.
         trusted: as `is_trusted` says.
+        runner: the coding agent that the label names; `None`: the configured one.
     """
 
     item: Item
@@ -220,6 +222,7 @@ class TaskRequest(Frozen):
     url: str = Field(default="", max_length=2048)
     trigger: Trigger
     trusted: bool = False
+    runner: RunnerName | None = None
 
 
 @dataclass(frozen=True)

@@ -123,13 +123,13 @@ def attempt_input(task: Task, number: int, allowance: Allowance | None = None) -
         title=spec.title,
         url=spec.url,
         trigger=spec.trigger,
+        runner=spec.runner,
     )
     return AttemptInput(
         task=QueuedTask(request=request, uuid=task.uid, run=spec.run, attempt=number),
         max_attempts=spec.max_attempts,
         timeout_seconds=spec.timeout_seconds,
         model=spec.model,
-        runner=spec.runner,
         instructions=spec.instructions,
         allowance=allowance,
         earlier=earlier_of(task.status),

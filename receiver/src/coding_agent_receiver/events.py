@@ -12,6 +12,7 @@ from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.logs import safe
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reporting import MARKER
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
@@ -123,20 +124,19 @@ def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> 
     """The label by whose removal a person cancels the task, `None` if there is none.
 
     Our own label changes add the next label before they remove the old one, so the next label is in `left`:
-    after the bot label the processing label, after that the done or the failed label. A done label from an
-    earlier run does not keep a task that still waits.
+    after a label that asks for a task the processing label, after that the done or the failed label. A done
+    label from an earlier run does not keep a task that still waits.
 
     Args:
         removed: labels that this event removed.
         left: labels on the item now.
     """
-    running = {labels.bot_label, labels.processing_label}
+    if labels.active & set(left):
+        return None
     ended = {labels.done_label, labels.failed_label}
-    if labels.processing_label in removed and not (running | ended) & set(left):
+    if labels.processing_label in removed and not ended & set(left):
         return labels.processing_label
-    if labels.bot_label in removed and not running & set(left):
-        return labels.bot_label
-    return None
+    return min(labels.triggers & set(removed), default=None)
 
 
 def applied_by_us(user: str, platform: Platform, settings: Settings) -> bool:
@@ -171,6 +171,7 @@ def accept(
     *,
     user: str,
     url: str,
+    runner: RunnerName | None,
     trusted: bool,
     delivered: Delivery,
     received_at: datetime,
@@ -185,10 +186,15 @@ def accept(
         labeled_at=labeled_at,
         received_at=received_at,
     )
-    title = printable(subject.optional_text("title"))[:1024]
     return Accepted(
         TaskRequest(
-            item=item, user=printable(user)[:255], title=title, url=url, trigger=trigger, trusted=trusted
+            item=item,
+            user=printable(user)[:255],
+            title=printable(subject.optional_text("title"))[:1024],
+            url=url,
+            trigger=trigger,
+            runner=runner,
+            trusted=trusted,
         )
     )
 

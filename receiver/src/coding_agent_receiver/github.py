@@ -70,11 +70,12 @@ def interpret(
         return _unlabeled(delivered, fields, settings)
     if action not in settings.webhook.github.actions:
         return Ignored(f"not a labeled action: {safe(action, 60)}")
-    bot_label = settings.github.bot_label
-    if action == "labeled":
-        if fields.object("label").text("name") != bot_label:
-            return Ignored("not the target label")
-    elif bot_label not in _labels(fields.object(subject)):
+    triggers = settings.github.triggers
+    applied = {fields.object("label").text("name")} if action == "labeled" else set[str]()
+    if applied and not applied & triggers:
+        return Ignored("not the target label")
+    labels = applied | _labels(fields.object(subject))
+    if not labels & triggers:
         return Ignored("the item does not have the target label")
     item = _item(fields, subject, settings)
     if isinstance(item, Ignored):
@@ -84,12 +85,12 @@ def interpret(
     user = fields.object("sender").text("login")
     if events.applied_by_us(user, Platform.GITHUB, settings):
         return Ignored(events.OWN_LABEL)
-    url = fields.object(subject).url("html_url")
     return events.accept(
         item,
         fields.object(subject),
         user=user,
-        url=url,
+        url=fields.object(subject).url("html_url"),
+        runner=settings.github.runner(labels),
         trusted=_is_trusted(fields, item, subject),
         delivered=delivered,
         received_at=received_at,
@@ -112,7 +113,7 @@ def _is_trusted(fields: Fields, item: Item, name: str) -> bool:
 
 def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meaning:
     removed = fields.object("label").text("name")
-    if removed not in (settings.github.bot_label, settings.github.processing_label):
+    if removed not in settings.github.active:
         return Ignored("not the target label")
     left = _labels(fields.object(_ITEM_FIELDS[delivered.event]))
     if events.cancels({removed}, left, settings.github) is None:

@@ -91,9 +91,9 @@ def interpret(
     ends = _ENDED.get(action)
     change = _LabelChange() if ends else _change(fields, action)
     lost = events.cancels(change.removed, change.left, settings.gitlab)
-    added = settings.gitlab.bot_label in change.added
+    added = settings.gitlab.triggers & change.added
     if not (ends or added or lost):
-        if settings.gitlab.bot_label in change.left:
+        if settings.gitlab.triggers & change.left:
             return Ignored("the item had the target label before this change")
         return Ignored("the target label was not added")
     url = attributes.url("url")
@@ -113,6 +113,7 @@ def interpret(
         attributes,
         user=user,
         url=url,
+        runner=settings.gitlab.runner(change.left),
         trusted=_is_trusted(fields, item, attributes),
         delivered=delivered,
         received_at=received_at,

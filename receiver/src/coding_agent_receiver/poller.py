@@ -86,7 +86,7 @@ async def poll_once(
     found, duplicates, created = 0, 0, list[str]()
     problem: str | None = None
     try:
-        async for request in forge.find_labeled(settings.labels(forge.platform).bot_label):
+        async for request in forge.find_labeled():
             found += 1
             with bound(item=request.item.display):
                 if await _applied_by_us(settings, forge, request):
@@ -301,7 +301,7 @@ class _RedeliveryRound:
                     item = await self.forge.read_state(meaning.request.item)
                 except ForgeNotFoundError:
                     continue
-                if not item.open or self.settings.github.bot_label not in item.labels:
+                if not item.open or not self.settings.github.triggers & item.labels:
                     continue
             yield delivery
 

@@ -68,12 +68,12 @@ async def test_a_project_that_is_known_by_its_id_alone_is_located(world: World) 
 async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: World, kind: ItemKind) -> None:
     item = await world.some(kind)
     began = datetime.now(UTC)
-    assert [candidate async for candidate in world.forge.find_labeled(LABEL)] == []
+    assert [candidate async for candidate in world.forge.find_labeled()] == []
     world.server.add_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
     world.server.remove_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
     world.server.add_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="alice")
     world.server.add_label(REPOSITORY, item.number, "other", kind=kind.value, by="reader")
-    [found] = [entry async for entry in world.forge.find_labeled(LABEL)]
+    [found] = [entry async for entry in world.forge.find_labeled()]
     assert found.item == item
     assert found.user == "alice"
     assert found.trusted  # the repository is private, and the branch of the change is in it
@@ -82,6 +82,13 @@ async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: Wor
     # Forges tell whole seconds or milliseconds.
     assert began - timedelta(seconds=2) < found.trigger.labeled_at < datetime.now(UTC) + timedelta(seconds=2)
     assert found.url.startswith(world.server.base_url)
+    assert found.runner is None
+    world.server.add_label(REPOSITORY, item.number, f"{LABEL}: codex", kind=kind.value, by="reader")
+    [found] = [entry async for entry in world.forge.find_labeled()]
+    assert (found.user, found.runner) == ("reader", "codex"), "the newest of both labels"
+    world.server.remove_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
+    [found] = [entry async for entry in world.forge.find_labeled()]
+    assert (found.user, found.runner) == ("reader", "codex")
 
 
 @pytest.mark.long
@@ -90,7 +97,7 @@ async def test_more_items_than_fit_a_page_are_all_found(world: World) -> None:
         world.server.add_label(
             REPOSITORY, world.server.open_issue(REPOSITORY, f"Number {number}"), LABEL, by="alice"
         )
-    found = [entry.item.number async for entry in world.forge.find_labeled(LABEL)]
+    found = [entry.item.number async for entry in world.forge.find_labeled()]
     assert len(found) == len(set(found)) == 105
 
 
@@ -124,7 +131,7 @@ async def test_the_configured_scope_selects(
     section["personal_access_token"] = "bot-token"
     forge = connect(Settings.model_validate({name: section}), world.platform)
     try:
-        assert len([entry async for entry in forge.find_labeled(LABEL)]) == count
+        assert len([entry async for entry in forge.find_labeled()]) == count
     finally:
         await forge.aclose()
 
@@ -139,7 +146,7 @@ async def test_what_our_own_account_opened_can_be_selected(world: World) -> None
     section["personal_access_token"] = "bot-token"
     forge = connect(Settings.model_validate({"github": section}), world.platform)
     try:
-        assert [found.item.number async for found in forge.find_labeled(LABEL)] == [ours]
+        assert [found.item.number async for found in forge.find_labeled()] == [ours]
     finally:
         await forge.aclose()
 

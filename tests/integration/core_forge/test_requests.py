@@ -42,10 +42,10 @@ async def everything(world: World) -> set[str]:
         await call("locate")(item.model_copy(update={"repository": ""}))
         await call("add_label")(item, LABEL)
         await call("add_label")(item, "area/api ü")
-        [_ async for _ in call("find_labeled")(LABEL)]
+        [_ async for _ in call("find_labeled")()]
         await call("read")(item)
         await call("read_state")(item)
-        await call("label_application")(item, LABEL)
+        await call("label_application")(item)
         await call("remove_label")(item, "area/api ü")
         await call("remove_label")(item, "not there")
         await call("upsert_comment")(item, MARKER, f"{MARKER}1 -->")

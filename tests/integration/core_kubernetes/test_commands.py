@@ -96,9 +96,9 @@ async def test_an_item_without_a_task_has_nothing_to_command(
 
 async def test_a_run_that_a_command_made_answers_for_it(place: Place, sinks: list[KubernetesSink]) -> None:
     asked = command(RUN, 1, item(1))
-    made = await sinks[0].submit(asked.request())
+    made = await sinks[0].submit(asked.request(None))
     assert made.duplicate is None
-    assert (await sinks[0].submit(asked.request())).duplicate is not None
+    assert (await sinks[0].submit(asked.request(None))).duplicate is not None
     assert isinstance(await sinks[0].command(asked), CommandIgnored)
 
 

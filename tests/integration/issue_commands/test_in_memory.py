@@ -6,7 +6,7 @@ import httpx
 import pytest
 from coding_agent_forge.model import Comment, Kind
 
-from tests.fixtures.system import DONE, PROCESSING, REPOSITORY, StartSystem, System, until
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
 from tests.integration.issue_commands.steps import (
     FLOW,
     bots,
@@ -120,3 +120,23 @@ def test_comments_are_comments_unless_the_feature_is_on(start_system: StartSyste
     assert system.item(1).title not in str(system.model.requests)
     assert bots(system) == []
     assert [event for event in system.label_history(1) if event[1] in FLOW] == []
+
+
+@pytest.mark.parametrize("flavour", ["github", "gitlab"])
+def test_a_label_that_names_a_coding_agent_is_enough(start_system: StartSystem, flavour: str) -> None:
+    """With the other label it makes one task. Its removal stops the task. A command keeps the agent."""
+    other = {"runner": "command", "command": ["false"], "max_attempts": 1}
+    system = start_system(flavour, scripts(), consumer=other, webhook={"commands": {"enabled": True}})
+    program = system.start_webhook()
+    builtin = f"{BOT}: builtin"
+    for label in (builtin, BOT):
+        system.forge.add_label(REPOSITORY, 1, label)
+    until(lambda: {PROCESSING, "bug"} == system.labels(1), "both labels are swapped")
+    until(lambda: len(system.model.requests) == 2, "the built-in agent is at work")
+    system.forge.remove_label(REPOSITORY, 1, PROCESSING)
+    wait_for_report(system, "Coding agent: cancelled")
+    say(system, "/retry")
+    system.wait_for_label(1, DONE)
+    assert "-r2`" in wait_for_report(system, "Coding agent: done")
+    redeliver_everything(system)
+    assert program.text().count("Task queued") == 1

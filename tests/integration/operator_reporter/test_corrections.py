@@ -11,7 +11,7 @@ from coding_agent_core.outcome import Phase
 from coding_agent_core.tasks import Origin
 
 from tests.integration.operator_reporter.process import Reporter, until
-from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
+from tests.integration.operator_reporter.world import BOT, CODEX, DONE, PROCESSING, World
 
 Start = Callable[..., Reporter]
 GRACE = 1.0
@@ -43,13 +43,14 @@ def test_a_removed_label_cancels_without_a_webhook(world: World, start: Start) -
     assert "The task was cancelled: the item has none of the bot's labels any more." in text
 
 
-def test_a_removed_label_cancels_a_waiting_task(world: World, start: Start) -> None:
+@pytest.mark.parametrize(("flavour", "label"), [("github", BOT), ("gitlab", CODEX)])
+def test_a_removed_label_cancels_a_waiting_task(world: World, start: Start, label: str) -> None:
     start(grace=GRACE, check_interval=0.3)
-    number = world.issue(BOT)
+    number = world.issue(label)
     name = world.task(number)
     world.set_phase(name, Phase.QUEUED, queuePosition=1)
-    world.shows(number, "waiting", {BOT})
-    world.remove_label(number, BOT)
+    world.shows(number, "waiting", {label})
+    world.remove_label(number, label)
     until("cancelled", lambda: is_cancelled(world, name))
 
 
@@ -100,7 +101,13 @@ def test_a_task_created_by_hand_never_had_the_label(world: World, start: Start) 
     until("then it has a label, which counts", lambda: is_cancelled(world, name))
 
 
-def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(world: World, start: Start) -> None:
+@pytest.mark.parametrize(
+    ("flavour", "label", "runner"),
+    [("github", BOT, None), ("github", CODEX, "codex"), ("gitlab", CODEX, "codex")],
+)
+def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(
+    world: World, start: Start, label: str, runner: str | None
+) -> None:
     start(grace=GRACE, check_interval=0.3)
     number = world.issue(BOT)
     name = running(world, number)
@@ -110,9 +117,10 @@ def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(world: Wor
     created = datetime.fromisoformat(world.read(name)["metadata"]["creationTimestamp"])
     # Forges give whole seconds, and a label of the same second as the task is not known to be newer.
     until("the next second", lambda: datetime.now(UTC) >= created + timedelta(seconds=1))
-    world.add_label(number, BOT)
+    world.add_label(number, label)
     second = f"{name}-r2"
     made = until("a new run", lambda: world.tasks().get(second))
+    assert made["spec"].get("runner") == runner
     assert made["spec"]["trigger"]["origin"] == "poll"
     assert made["spec"]["user"] == "alice", "who added the label"
     assert made["spec"]["trigger"]["labeledAt"]

@@ -30,7 +30,8 @@ BOT, PROCESSING, DONE, FAILED = (
     "coding agent done",
     "coding agent failed",
 )
-FLOW = {BOT, PROCESSING, DONE, FAILED}
+CODEX = "coding agent: codex"
+FLOW = {BOT, CODEX, PROCESSING, DONE, FAILED}
 BOT_TOKEN = "bot-token-4242"
 QUICK: dict[str, Any] = {
     "http_host": "127.0.0.1",

@@ -37,7 +37,7 @@ class People:
             raise ForgeUnavailableError("github.com does not answer")
         return {"alice": Permission.WRITE, "triager": Permission.TRIAGE}.get(user, Permission.NONE)
 
-    async def label_application(self, item: Item, label: str) -> LabelApplication | None:
+    async def label_application(self, item: Item) -> LabelApplication | None:
         return None if self.applied_by is None else LabelApplication(NOW, self.applied_by)
 
 
@@ -53,7 +53,7 @@ async def refused(
     own_label_counts: bool = False,
 ) -> str | None:
     forge = cast(Forge, people or People())
-    return await refusal(forge, ITEM, given, authorize, "coding agent", own_label_counts=own_label_counts)
+    return await refusal(forge, ITEM, given, authorize, own_label_counts=own_label_counts)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from coding_agent_core.commands import CommandMetrics, CommandName, ExecutionResult, Target, execute
+from coding_agent_core.commands import (
+    CommandMetrics,
+    CommandName,
+    ExecutionResult,
+    LastTask,
+    Target,
+    execute,
+)
 from coding_agent_core.errors import (
     ForgeError,
     ForgeNotFoundError,
@@ -15,6 +22,7 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.protocol import ItemDetails, Permission
 from coding_agent_core.outcome import Phase
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
 
@@ -34,6 +42,7 @@ class World:
     writers: set[str] = field(default_factory=lambda: {"alice", "coding-agent-bot", "CODING-agent-bot"})
     open: bool = True
     phase: Phase | None = Phase.FAILED
+    runner: RunnerName | None = None
     reacted: bool = False
     fails: dict[str, Exception] = field(default_factory=dict)
     asked: list[TaskRequest] = field(default_factory=list)
@@ -75,15 +84,22 @@ class World:
         return "task" if self.phase is Phase.RUNNING else None
 
     async def give(self, name: CommandName, user: str = "alice", **more: object) -> ExecutionResult:
-        async def phase() -> Phase | None:
-            return self.phase
+        async def last() -> LastTask:
+            return LastTask(self.phase, self.runner)
 
         given = command(name).model_copy(update={"user": user})
-        return await execute(given, Target(self, self, phase), **more)  # type: ignore[arg-type]
+        return await execute(given, Target(self, self, last), **more)  # type: ignore[arg-type]
 
     @property
     def untouched(self) -> bool:
         return not (self.asked or self.withdrawn or self.reacted)
+
+
+@pytest.mark.parametrize("name", [RUN, RETRY])
+async def test_the_new_run_has_the_coding_agent_of_the_last_one(name: CommandName) -> None:
+    world = World(runner=RunnerName.CODEX)
+    await world.give(name)
+    assert [request.runner for request in world.asked] == [RunnerName.CODEX]
 
 
 @pytest.mark.parametrize("name", list(CommandName))

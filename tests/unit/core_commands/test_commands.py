@@ -107,15 +107,15 @@ def test_when_a_run_is_not_even_requested(name: CommandName, phase: Phase | None
 def test_a_run_that_is_asked_for_goes_through_admission(
     at: datetime | None, task: LatestTask | None, run: int | None
 ) -> None:
-    request = command(at=at).request()
+    request = command(at=at).request(None)
     assert (request.trigger.origin, request.user) == (Origin.MANUAL, "alice")
     decision = admit(request.trigger, task)
     assert (decision.run if isinstance(decision, Create) else None) == run
 
 
 def test_the_same_comment_never_makes_two_runs_whatever_delivery_tells_of_it() -> None:
-    first = command(at=minutes(5)).request().trigger
-    again = command(at=minutes(5)).model_copy(update={"delivery_id": "d-2"}).request().trigger
+    first = command(at=minutes(5)).request(None).trigger
+    again = command(at=minutes(5)).model_copy(update={"delivery_id": "d-2"}).request(None).trigger
     assert first.delivery_id is not None
     made = LatestTask("t", 2, True, False, True, T0, None, frozenset({first.delivery_id}))
     assert isinstance(admit(again, made), Duplicate)

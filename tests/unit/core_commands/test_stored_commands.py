@@ -45,7 +45,7 @@ def command(name: CommandName = RUN, comment: int = 1, user: str = "alice", minu
 
 
 def task(*commands: IssueCommand, annotation: str | None = None) -> dict[str, Any]:
-    body = manifest(command().request(), run=1, timeout_seconds=60, max_attempts=3)
+    body = manifest(command().request(None), run=1, timeout_seconds=60, max_attempts=3)
     body["metadata"] |= {"resourceVersion": "10"}
     if annotation is not None:
         body["metadata"]["annotations"] = {ANNOTATION_COMMANDS: annotation}

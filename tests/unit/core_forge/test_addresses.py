@@ -11,6 +11,11 @@ from coding_agent_core.forge.protocol import clone_url, web_base
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.forges import GitHub, GitLab
 
+ANY = (
+    '"coding agent","coding agent: builtin","coding agent: claude-code","coding agent: codex",'
+    '"coding agent: command","coding agent: gemini","coding agent: opencode"'
+)
+
 
 @pytest.mark.parametrize(
     ("api_url", "base"),
@@ -54,27 +59,28 @@ def test_a_label_stays_one_segment(label: str, encoded: str) -> None:
         (
             GitHub(),
             ItemKind.ISSUE,
-            'label:"coding agent" is:issue state:open archived:false sort:updated-desc',
+            f"label:{ANY} is:issue state:open archived:false sort:updated-desc",
         ),
         (
             GitHub(owner="acme", assignee="bot", query=""),
             ItemKind.CHANGE,
-            'label:"coding agent" is:pull-request user:acme assignee:bot state:open',
+            f"label:{ANY} is:pull-request user:acme assignee:bot state:open",
         ),
         (
             GitHub(query="-label:wip is:open"),
             ItemKind.ISSUE,
-            'label:"coding agent" is:issue -label:wip is:open',
+            f"label:{ANY} is:issue -label:wip is:open",
         ),
     ],
 )
 def test_search_query(settings: GitHub, kind: ItemKind, query: str) -> None:
-    assert search_query("coding agent", kind, settings) == query
+    assert search_query(kind, settings) == query
 
 
 def test_quotes_in_a_label_cannot_end_the_qualifier() -> None:
-    query = search_query('a" repo:evil/x \\', ItemKind.ISSUE, GitHub(query="state:open"))
-    assert query == r'label:"a\" repo:evil/x \\" is:issue state:open'
+    labels = GitHub(query="state:open", bot_label='a" repo:evil/x \\')
+    query = search_query(ItemKind.ISSUE, labels)
+    assert query.startswith(r'label:"a\" repo:evil/x \\","a\" repo:evil/x \\: builtin",')
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ async def test_the_newest_labeling_is_looked_for_from_the_last_page_back(
         return answer(200, events, link=link)
 
     wire = Wire([handle])
-    [found] = [entry async for entry in wire.forge(Platform.GITHUB).find_labeled("coding agent")]
+    [found] = [entry async for entry in wire.forge(Platform.GITHUB).find_labeled()]
     assert pages == asked
     assert found.trigger.labeled_at == datetime(2026, 11, labeled_on, 0, 0, 2, tzinfo=UTC)
     assert found.user == "ghost"  # GitHub shows deleted accounts as null

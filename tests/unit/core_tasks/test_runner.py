@@ -1,9 +1,10 @@
-"""Which coding agent a label names."""
+"""Which labels ask for a task, and which coding agent they choose."""
 
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.runner import RunnerName, labelled_runner
+from coding_agent_core.runner import RunnerName
+from coding_agent_core.settings.forges import Labels
 
 
 @pytest.mark.parametrize(
@@ -21,4 +22,12 @@ from coding_agent_core.runner import RunnerName, labelled_runner
 def test_a_label_after_our_own_names_the_coding_agent(
     labels: tuple[str, ...], runner: RunnerName | None
 ) -> None:
-    assert labelled_runner(labels, "coding agent") is runner
+    assert Labels().runner(labels) is runner
+
+
+def test_every_coding_agent_has_a_label_that_asks_for_it() -> None:
+    labels = Labels(bot_label="robot")
+    assert labels.triggers == {"robot", *(f"robot: {name}" for name in RunnerName)}
+    assert [labels.trigger(labels.runner({label})) for label in sorted(labels.triggers)] == sorted(
+        labels.triggers
+    )

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 BOT, PROCESSING, DONE, FAILED = "coding agent", "coding agent processing", "coding agent done", "failed"
+CODEX = f"{BOT}: codex"
 LABELS = Labels(failed_label=FAILED)
 T = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
 GRACE = timedelta(seconds=60)
@@ -62,6 +63,7 @@ CASES: list[tuple[str, NewestRun, set[str], bool, float | None, LabelContradicti
         LabelContradiction.LABEL_REMOVED,
     ),
     ("waits, by hand", newest_run(Phase.QUEUED, **NEW, origin=Origin.MANUAL), set(), True, None, None),
+    ("waits with the label of a runner", newest_run(Phase.QUEUED, **NEW), {CODEX}, True, None, None),
     ("runs, not swapped yet", newest_run(Phase.RUNNING, **NEW), {BOT}, True, None, None),
     ("runs", newest_run(Phase.RUNNING), {PROCESSING}, True, None, None),
     ("runs, its label gone", newest_run(Phase.RUNNING), {DONE}, True, None, LabelContradiction.LABEL_REMOVED),
@@ -84,6 +86,14 @@ CASES: list[tuple[str, NewestRun, set[str], bool, float | None, LabelContradicti
         "done, put on after the work",
         newest_run(Phase.SUCCEEDED),
         {PROCESSING, BOT},
+        True,
+        101,
+        LabelContradiction.LABEL_APPLIED_AGAIN,
+    ),
+    (
+        "done, the label of a runner put on after the work",
+        newest_run(Phase.SUCCEEDED),
+        {PROCESSING, CODEX},
         True,
         101,
         LabelContradiction.LABEL_APPLIED_AGAIN,
@@ -178,12 +188,14 @@ def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:
     [
         (newest_run(Phase.QUEUED, **NEW), {BOT}, (), (), False),
         (newest_run(Phase.RUNNING, **NEW), {BOT, "bug"}, (PROCESSING,), (BOT,), True),
+        (newest_run(Phase.RUNNING, **NEW), {BOT, CODEX}, (PROCESSING,), (BOT, CODEX), True),
         (newest_run(Phase.RUNNING, **NEW), {PROCESSING}, (), (), True),  # the write of the condition was lost
         (newest_run(Phase.RUNNING), {PROCESSING}, (), (), False),
         (newest_run(Phase.RUNNING), set(), (), (), False),  # taken off: it must not come back
         (newest_run(Phase.RUNNING, cancel_requested=True, **NEW), {BOT}, (), (), False),
         (newest_run(Phase.SUCCEEDED), {PROCESSING}, (DONE,), (PROCESSING,), False),
         (newest_run(Phase.SUCCEEDED, **NEW), {BOT}, (DONE,), (BOT,), True),
+        (newest_run(Phase.SUCCEEDED, **NEW), {CODEX}, (DONE,), (CODEX,), True),
         (newest_run(Phase.CANCELLED, **NEW), set(), (), (), True),
         (newest_run(Phase.SUCCEEDED, end_shown=at(190)), set(), (), (), False),  # people's, once shown
     ],
@@ -222,7 +234,7 @@ def test_a_label_of_our_own_account_asks_for_nothing() -> None:
     st.booleans(),
     st.booleans(),
     st.sampled_from(Origin),
-    st.frozensets(st.sampled_from([BOT, PROCESSING, DONE, FAILED, "bug"])),
+    st.frozensets(st.sampled_from([BOT, CODEX, PROCESSING, DONE, FAILED, "bug"])),
     st.booleans(),
     st.none() | st.integers(-50, 250),
 )
@@ -241,7 +253,7 @@ def test_in_every_case(
     after = (present | set(found.add)) - set(found.remove)
     assert "bug" not in {*found.add, *found.remove}
     if found.acknowledge:
-        assert BOT not in after, "or the poll would make run after run"
+        assert not {BOT, CODEX} & after, "or the poll would make run after run"
     if found.pending is not None:
         second = plan(task, set(after), open=opened, applied=when, pending=found.pending, now=300)
         assert second.correct is found.pending.contradiction, (

@@ -26,6 +26,7 @@ def test_origin(age: float, origin: Origin) -> None:
         user="alice",
         url="",
         trusted=False,
+        runner=None,
         delivered=Delivery("issues", "d"),
         received_at=LABELED + timedelta(seconds=age),
     )
@@ -39,6 +40,7 @@ def test_an_event_without_a_time_is_a_webhook() -> None:
         user="a",
         url="",
         trusted=False,
+        runner=None,
         delivered=Delivery("issues", None),
         received_at=LABELED,
     )

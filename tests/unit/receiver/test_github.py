@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Origin
 from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
@@ -13,6 +14,7 @@ from coding_agent_receiver.payload import FieldError
 from tests.fixtures.deliveries import NOW, github_issue, github_pull_request, settings
 
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
+CODEX = f"{BOT}: codex"
 
 
 def meaning(payload, event="issues", configured=None):
@@ -44,6 +46,25 @@ def test_a_labeled_pull_request_is_a_task():
     assert result.request.item.key["type"] == "github_pull_request"
 
 
+@pytest.mark.parametrize(
+    ("applied", "present", "runner"),
+    [
+        (BOT, [BOT], None),
+        (CODEX, [CODEX], RunnerName.CODEX),
+        (BOT, [BOT, CODEX], RunnerName.CODEX),
+        (CODEX, [BOT, CODEX], RunnerName.CODEX),
+        (CODEX, [], RunnerName.CODEX),
+        (CODEX, [CODEX, f"{BOT}: claude-code"], RunnerName.CLAUDE_CODE),
+    ],
+)
+@pytest.mark.parametrize("event", ["issues", "pull_request"])
+def test_a_label_that_names_a_coding_agent_asks_for_its_work(event, applied, present, runner):
+    payload = github_issue if event == "issues" else github_pull_request
+    result = meaning(payload("labeled", applied, labels=labels(*present)), event)
+    assert isinstance(result, Accepted)
+    assert result.request.runner is runner
+
+
 def test_an_issues_event_about_a_pull_request_is_about_the_pull_request():
     result = meaning(github_issue(pull_request={"url": "https://api.github.com/x"}))
     assert isinstance(result, Accepted)
@@ -68,6 +89,10 @@ def test_an_issues_event_about_a_pull_request_is_about_the_pull_request():
         ("issues", github_issue("unlabeled", PROCESSING, labels=labels(DONE, "bug")), "still has"),
         ("issues", github_issue("unlabeled", PROCESSING, labels=labels(BOT)), "still has"),
         ("issues", github_issue("unlabeled", DONE, labels=[]), "not the target label"),
+        ("issues", github_issue("labeled", f"{BOT}: nobody"), "not the target label"),
+        ("issues", github_issue("unlabeled", CODEX, labels=labels(BOT)), "still has"),
+        ("issues", github_issue("unlabeled", BOT, labels=labels(CODEX)), "still has"),
+        ("issues", github_issue("unlabeled", CODEX, labels=labels(PROCESSING)), "still has"),
     ],
 )
 def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(event, payload, reason):
@@ -81,6 +106,7 @@ def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(event, paylo
     [
         ("issues", github_issue("unlabeled", BOT), "the issue lost the label 'coding agent'"),
         ("issues", github_issue("unlabeled", PROCESSING, labels=labels("bug")), "lost the label"),
+        ("issues", github_issue("unlabeled", CODEX), "the issue lost the label 'coding agent: codex'"),
         # A done label that is left from an earlier run does not keep a task that still waits.
         ("issues", github_issue("unlabeled", BOT, labels=labels(DONE)), "lost the label"),
         ("issues", github_issue("closed", None), "the issue was closed"),

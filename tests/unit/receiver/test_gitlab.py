@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Origin
 from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
@@ -12,6 +13,7 @@ from coding_agent_receiver.payload import FieldError
 from tests.fixtures.deliveries import NOW, gitlab_issue, gitlab_labels, gitlab_merge_request, settings
 
 BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
+CODEX = f"{BOT}: codex"
 
 
 def meaning(payload, event="Issue Hook", configured=None):
@@ -33,6 +35,26 @@ def test_a_label_added_to_an_issue_is_a_task():
     assert request.trigger.origin is Origin.WEBHOOK
     assert request.trigger.delivery_id == "k-1"
     assert request.trigger.labeled_at == datetime(2026, 11, 25, 11, 59, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "runner"),
+    [
+        ([], [BOT], None),
+        (["bug"], [CODEX, "bug"], RunnerName.CODEX),
+        ([], [BOT, CODEX], RunnerName.CODEX),
+        ([CODEX], [BOT, CODEX], RunnerName.CODEX),
+        ([], [CODEX, f"{BOT}: claude-code"], RunnerName.CLAUDE_CODE),
+    ],
+)
+def test_a_label_that_names_a_coding_agent_asks_for_its_work(before, now, runner):
+    for payload, event in (
+        (gitlab_issue("update", changes=change(before, now)), "Issue Hook"),
+        (gitlab_merge_request("update", changes=change(before, now)), "Merge Request Hook"),
+    ):
+        result = meaning(payload, event)
+        assert isinstance(result, Accepted)
+        assert result.request.runner is runner
 
 
 def test_a_label_added_to_a_merge_request_is_a_task_of_the_target_project():
@@ -87,6 +109,9 @@ def test_the_label_counts_when_it_was_added(payload, event):
         (gitlab_issue(changes=change([BOT], [PROCESSING])), "Issue Hook", "was not added"),
         (gitlab_issue(changes=change([BOT, PROCESSING], [PROCESSING])), "Issue Hook", "was not added"),
         (gitlab_issue(changes=change([PROCESSING], [DONE])), "Issue Hook", "was not added"),
+        (gitlab_issue(changes=change([], [f"{BOT}: nobody"])), "Issue Hook", "was not added"),
+        (gitlab_issue(changes=change([CODEX], [PROCESSING])), "Issue Hook", "was not added"),
+        (gitlab_issue(changes=change([BOT, CODEX], [CODEX])), "Issue Hook", "before this change"),
         ({"object_kind": "note"}, "Note Hook", "unsupported event type: Note Hook"),
         (gitlab_issue() | {"object_kind": "work_item"}, "Issue Hook", "unsupported object kind: work_item"),
         ({"object_kind": "push", "project": None}, "System Hook", "unsupported object kind: push"),
@@ -110,6 +135,11 @@ def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(payload, eve
         (gitlab_issue(labels=(), changes=change([BOT], [])), "Issue Hook", "lost the label 'coding agent'"),
         (gitlab_issue(labels=(), changes=change([PROCESSING], ["bug"])), "Issue Hook", "lost the label"),
         (gitlab_issue(changes=change([BOT, DONE], [DONE])), "Issue Hook", "lost the label"),
+        (
+            gitlab_issue(labels=(), changes=change([CODEX], [])),
+            "Issue Hook",
+            "the label 'coding agent: codex'",
+        ),
     ],
 )
 def test_a_person_who_takes_the_label_off_or_closes_the_item_withdraws_the_task(payload, event, reason):

@@ -38,14 +38,14 @@ class ListedForge:
         self.numbers = numbers
         self.fail_after: int | None = None
         self.broken: Exception = ForgeUnavailableError("github.com does not answer", status=502)
-        self.asked: list[str] = []
         self.user = ""
+        self.asked = 0
 
     async def whoami(self) -> str:
         return "coding-agent-bot"
 
-    async def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
-        self.asked.append(label)
+    async def find_labeled(self) -> AsyncIterator[TaskRequest]:
+        self.asked += 1
         for index, number in enumerate(self.numbers):
             if index == self.fail_after:
                 raise self.broken
@@ -68,7 +68,6 @@ async def test_a_labeled_item_becomes_one_task_however_often_it_is_polled():
     assert recovered(metrics) == 0, "shown from the start, or `increase()` would not see the first"
     first = await poll_once(Settings(), forge, queue, metrics=metrics)
     again = await poll_once(Settings(), forge, queue, metrics=metrics)
-    assert forge.asked == ["coding agent", "coding agent"]
     assert (first.found, len(first.created), first.duplicates, first.problem) == (2, 2, 0, None)
     assert (again.found, len(again.created), again.duplicates) == (2, 0, 2)
     assert recovered(metrics) == 2
@@ -119,7 +118,7 @@ async def test_polling_goes_on_after_a_failed_round_until_it_is_stopped(broken):
     )
     polling = asyncio.create_task(poll_forever(settings, forge, sink, stop))
     async with asyncio.timeout(5):
-        while len(forge.asked) < 2:
+        while forge.asked < 2:
             await asyncio.sleep(0)
         forge.fail_after = None
         await sink.entered.wait()

@@ -5,6 +5,7 @@ A pull request is an issue on GitHub's REST API: labels and comments go through 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -128,21 +129,17 @@ class GitHubForge(RestForge):
     def comment_path(self, item: Item, comment: str) -> str:
         return _repo_path(item, "issues", "comments", comment)
 
-    def same_label(self, one: str, other: str) -> bool:
-        """GitHub's label names ignore case."""
-        return one.casefold() == other.casefold()
-
-    def labels(self, found: ItemAnswer) -> frozenset[str]:
-        """The labels as our settings spell them: GitHub's label names ignore case, our rules compare."""
+    def spelled(self, label: str) -> str:
+        """See `RestForge`: GitHub's label names ignore case."""
         settings = self.settings
-        ours = (settings.bot_label, settings.processing_label, settings.done_label, settings.failed_label)
-        spelled = {label.casefold(): label for label in reversed(ours) if label}
-        return frozenset(spelled.get(name.casefold(), name) for name in found.label_names)
+        ours = (*settings.active, settings.done_label, settings.failed_label)
+        return next((own for own in ours if own and own.casefold() == label.casefold()), label)
 
-    async def search(self, label: str, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    async def search(self, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
         """Items from the search index, which may lag behind."""
-        query = search_query(label, kind, self.settings)
-        call = Call("GET", "/search/issues", f"searching for items labeled {label!r}", {"q": query})
+        query = search_query(kind, self.settings)
+        what = f"searching for items labeled {self.settings.bot_label!r}"
+        call = Call("GET", "/search/issues", what, {"q": query})
         async for page, _ in self.client.pages(_SearchPage, call, limit=_SEARCH_PAGES):
             if page.incomplete_results:
                 _logger.warning("%s ran out of time and gave incomplete search results", self.host)
@@ -229,7 +226,7 @@ class GitHubForge(RestForge):
                 return False
             # Another message: the item is gone, which reading it shows, or just the label.
             call = Call("GET", self.item_path(item), f"reading {item.display}")
-            if self.has_label(await self.client.get(ItemAnswer, call), label):
+            if self.spelled(label) in self.labels(await self.client.get(ItemAnswer, call)):
                 raise
             return False
         return True
@@ -364,14 +361,14 @@ def _repo_path(item: Item, *rest: str | int) -> str:
     return path("repos", *item.repository.split("/", 1), *rest)
 
 
-def search_query(label: str, kind: ItemKind, settings: GitHub) -> str:
+def search_query(kind: ItemKind, settings: GitHub) -> str:
     """The `q` of the issue search.
 
-    GitHub requires `is:issue` or `is:pull-request` in each search, so issues and pull requests are searched
-    one after the other. `user:` names organizations as well.
+    One of the labels between commas is enough. GitHub requires `is:issue` or `is:pull-request` in each, so
+    issues and pull requests are searched one after the other. `user:` names organizations as well.
     """
-    quoted = label.replace("\\", "\\\\").replace('"', '\\"')
-    parts = [f'label:"{quoted}"', "is:issue" if kind is ItemKind.ISSUE else "is:pull-request"]
+    labels = ",".join(json.dumps(label, ensure_ascii=False) for label in sorted(settings.triggers))
+    parts = [f"label:{labels}", "is:issue" if kind is ItemKind.ISSUE else "is:pull-request"]
     if settings.owner:
         parts.append(f"user:{settings.owner}")
     if settings.assignee:

@@ -91,17 +91,21 @@ class GitLabForge(RestForge):
     def comment_path(self, item: Item, comment: str) -> str:
         return self.item_path(item, "notes", comment)
 
-    async def search(self, label: str, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        """Items of all configured projects. One that is not found is logged, unless none is found."""
+    async def search(self, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+        """Items of all configured projects, label by label: the lists know no "or".
+
+        A project that is not found is logged, unless none is found.
+        """
         missing: list[ForgeNotFoundError] = []
         places = list_paths(kind, self.settings)
         for where in places:
-            what = f"looking in {where} for items labeled {label!r}"
-            call = Call("GET", where, what, list_params(label, self.settings))
             try:
-                async for page, _ in self.client.pages(list[_ProjectItem], call, limit=_LIST_PAGES):
-                    for found in page:
-                        yield found, self._item_of(found, kind)
+                for label in sorted(self.settings.triggers):
+                    what = f"looking in {where} for items labeled {label!r}"
+                    call = Call("GET", where, what, list_params(label, self.settings))
+                    async for page, _ in self.client.pages(list[_ProjectItem], call, limit=_LIST_PAGES):
+                        for found in page:
+                            yield found, self._item_of(found, kind)
             except ForgeNotFoundError as error:
                 missing.append(error)
                 if len(missing) == len(places):
@@ -192,7 +196,7 @@ class GitLabForge(RestForge):
         """
         what = f"removing the label {label!r} from {item.display}"
         found = await self.client.get(ItemAnswer, Call("GET", self.item_path(item), what))
-        if not self.has_label(found, label):
+        if label not in self.labels(found):
             return False
         await self.client.send(Call("PUT", self.item_path(item), what, json={"remove_labels": label}))
         return True

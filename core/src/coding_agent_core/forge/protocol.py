@@ -196,8 +196,8 @@ class Forge(Protocol):
         """Of a person, with the address that the forge gives to keep theirs private; `None`: unknown."""
         ...
 
-    def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
-        """Requests of origin `poll` for all open items in the configured scope that carry the label."""
+    def find_labeled(self) -> AsyncIterator[TaskRequest]:
+        """Requests of origin `poll` for open items of the configured scope with one of `Labels.triggers`."""
         ...
 
     async def locate(self, item: Item) -> Item:
@@ -210,8 +210,8 @@ class Forge(Protocol):
         """The item's state, in one request."""
         ...
 
-    async def label_application(self, item: Item, label: str) -> LabelApplication | None:
-        """When the label was last put on the item; `None` if its history does not show it."""
+    async def label_application(self, item: Item) -> LabelApplication | None:
+        """When one of `Labels.triggers` was last put on the item; `None` if its history does not show it."""
         ...
 
     async def comments(self, item: Item) -> list[Comment]:

@@ -147,8 +147,8 @@ class RestForge(ABC):
     def comment_path(self, item: Item, comment: str) -> str: ...
 
     @abstractmethod
-    def search(self, label: str, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        """Items of the configured scope that carry the label; the forge may list others as well."""
+    def search(self, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+        """Items of the configured scope with one of `Labels.triggers`; maybe others too, and some twice."""
 
     @abstractmethod
     async def find_user(self, login: str) -> User | None: ...
@@ -194,14 +194,17 @@ class RestForge(ABC):
         host = urlsplit(web_base(self.settings.api_url)).hostname
         return f"{user.id}{self.ID_MARK}{user.login}@users.noreply.{host}"
 
-    async def find_labeled(self, label: str) -> AsyncIterator[TaskRequest]:
-        """Open issues, then changes, that carry the label now."""
+    async def find_labeled(self) -> AsyncIterator[TaskRequest]:
+        """Open issues, then changes, that carry such a label now."""
+        seen = set[str]()
         for kind in ItemKind:
-            async for found, item in self.search(label, kind):
-                if not found.open or not self.has_label(found, label):
+            async for found, item in self.search(kind):
+                labels = self.labels(found)
+                if not found.open or not labels & self.settings.triggers or item.identity in seen:
                     continue
+                seen.add(item.identity)
                 try:
-                    applied = await self.label_application(item, label)
+                    applied = await self.label_application(item)
                     trusted = await self.is_trusted(found, item)
                 except ForgeNotFoundError:  # gone since it was listed
                     continue
@@ -216,25 +219,25 @@ class RestForge(ABC):
                         labeled_at=applied.at if applied else None,
                         received_at=self.client.clock.now(),
                     ),
+                    runner=self.settings.runner(labels),
                 )
 
-    async def label_application(self, item: Item, label: str) -> LabelApplication | None:
+    async def label_application(self, item: Item) -> LabelApplication | None:
         what = f"reading the label events of {item.display}"
         call = Call("GET", self.item_path(item, self.EVENTS), what)
         async for page in self.client.newest_first(list[_LabelEvent], call, limit=SCAN_PAGES):
             for event in reversed(page):
-                if event.action == self.LABELED and event.label and self.same_label(event.label.name, label):
+                asks = event.label and self.spelled(event.label.name) in self.settings.triggers
+                if asks and event.action == self.LABELED:
                     return LabelApplication(event.created_at, event.user.login if event.user else "")
         return None
 
-    def same_label(self, one: str, other: str) -> bool:
-        return one == other
-
-    def has_label(self, found: ItemAnswer, label: str) -> bool:
-        return any(self.same_label(name, label) for name in found.label_names)
+    def spelled(self, label: str) -> str:
+        """The label as our settings spell it, because our rules compare."""
+        return label
 
     def labels(self, found: ItemAnswer) -> frozenset[str]:
-        return frozenset(found.label_names)
+        return frozenset(map(self.spelled, found.label_names))
 
     async def locate(self, item: Item) -> Item:
         return item

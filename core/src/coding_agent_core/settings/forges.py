@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Self, assert_never
 
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from coding_agent_core.commands import CommandName
 from coding_agent_core.platforms import Platform
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import OptionalUrl, SecretField, Section, Url
 from coding_agent_core.tasks import host_of
@@ -19,13 +21,33 @@ class Labels(Section):
     """The labels that show an item's state; the system never changes other labels."""
 
     bot_label: str = Field(default="coding agent", min_length=1)
-    """A person applies it to ask for a task."""
+    """A person applies it to ask for a task. With a colon and the name of a coding agent, for example
+    `coding agent: codex`, it also chooses who does the work."""
     processing_label: str = Field(default="coding agent processing", min_length=1)
     """On the item while a task runs."""
     done_label: str = Field(default="coding agent done", min_length=1)
     """On the item after success."""
     failed_label: str | None = None
     """On the item after a failure; none by default."""
+
+    def trigger(self, runner: RunnerName | None) -> str:
+        """The label that asks for a task of this coding agent; `None`: of the configured one."""
+        return self.bot_label if runner is None else f"{self.bot_label}: {runner}"
+
+    @property
+    def triggers(self) -> frozenset[str]:
+        """The labels that ask for a task. Each of them counts alike: an item with two has one task."""
+        return frozenset(map(self.trigger, (None, *RunnerName)))
+
+    @property
+    def active(self) -> frozenset[str]:
+        """The labels of which an item has at least one while its task waits or runs."""
+        return self.triggers | {self.processing_label}
+
+    def runner(self, present: Iterable[str]) -> RunnerName | None:
+        """The coding agent that these labels choose; of several, the first by name."""
+        names = {label.casefold() for label in present}
+        return next((name for name in sorted(RunnerName) if self.trigger(name).casefold() in names), None)
 
 
 class Redelivery(Section):

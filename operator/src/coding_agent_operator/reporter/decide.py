@@ -27,9 +27,9 @@ class LabelContradiction(StrEnum):
     ITEM_CLOSED = "item_closed"
     """The item was closed while its task is active."""
     LABEL_REMOVED = "label_removed"
-    """The bot label and the processing label are both gone while the task is active."""
+    """The labels that ask for a task and the processing label are all gone while the task is active."""
     LABEL_APPLIED_AGAIN = "label_applied_again"
-    """The bot label was applied again after the task had ended."""
+    """A label that asks for a task was applied again after the task had ended."""
 
 
 CORRECTION_EVENTS = {
@@ -100,8 +100,8 @@ class ItemPlan:
 
 
 def needs_label_time(run: NewestRun, item: ItemState, labels: Labels) -> bool:
-    """Whether `decide` needs to know if the bot label was applied before or after the work ended."""
-    return run.phase.terminal and item.open and labels.bot_label in item.labels
+    """Whether `decide` needs to know if the label was applied before or after the work ended."""
+    return run.phase.terminal and item.open and bool(labels.triggers & item.labels)
 
 
 def decide(
@@ -118,7 +118,7 @@ def decide(
     """Decide what to do on the item.
 
     Args:
-        applied: when the bot label was last applied, by the forge's clock; `None` if that is not known.
+        applied: when such a label was last applied, by the forge's clock; `None` if that is not known.
         applied_by_us: our own account applied it, which asks for nothing.
         pending: what an earlier reconcile found.
     """
@@ -132,7 +132,7 @@ def decide(
     overdue = pending is not None and now - pending.since >= grace
     add, remove = _label_changes(run, item, labels, found)
     after = (item.labels | set(add)) - set(remove)
-    swapped = labels.bot_label not in after and (run.phase.terminal or labels.processing_label in after)
+    swapped = not labels.triggers & after and (run.phase.terminal or labels.processing_label in after)
     end_is_old = run.end_shown is not None and now - run.end_shown >= grace
     return ItemPlan(
         add=add,
@@ -156,13 +156,13 @@ def _contradiction(
         return LabelContradiction.ITEM_CLOSED
     # A task that was created by hand has no label until we add the processing label.
     expects_label = run.origin is not Origin.MANUAL or run.acknowledged
-    if expects_label and not {labels.bot_label, labels.processing_label} & item.labels:
+    if expects_label and not labels.active & item.labels:
         return LabelContradiction.LABEL_REMOVED
     return None
 
 
 def _applied_again(run: NewestRun, applied: datetime | None) -> bool:
-    """Whether the bot label on an ended task is a new application, not the one that made the task."""
+    """Whether the label on an ended task's item is a new application, not the one that made the task."""
     if applied is None:  # new if the label was off the item at some time
         return run.acknowledged or run.end_shown is not None
     # Both times are the forge's. Against our clock, a forge whose clock is ahead would create run after run.
@@ -186,5 +186,5 @@ def _label_changes(
         return (), ()  # a label that a person removed must not come back
     add, remove = label_changes(run.phase, labels, item.labels)
     if found is LabelContradiction.LABEL_APPLIED_AGAIN:
-        remove = [label for label in remove if label != labels.bot_label]
+        remove = [label for label in remove if label not in labels.triggers]
     return tuple(add), tuple(remove)

@@ -21,6 +21,7 @@ from coding_agent_core.commands import (
     CommandMetrics,
     CommandName,
     ExecutionResult,
+    LastTask,
     Target,
     execute,
     executed,
@@ -36,6 +37,7 @@ from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.outcome import Phase
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.reporting import MARKER, Links, Report, State, comment, read_state, swap_labels
+from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Origin, TaskRequest, Trigger
@@ -214,14 +216,15 @@ async def _execute_command(context: ForgeContext, body: Body) -> bool:
         result = ExecutionResult.FAILED
     else:
 
-        async def phase() -> Phase | None:
+        async def last() -> LastTask:
             runs = runs_of(command.item, await context.tasks.runs(read_task(body).item))
             latest = latest_of(runs)
             if latest is None:
-                return None
-            return Phase.CANCELLED if latest.cancel_requested else phase_of(runs[-1])
+                return LastTask()
+            phase = Phase.CANCELLED if latest.cancel_requested else phase_of(runs[-1])
+            return LastTask(phase, parse_spec(runs[-1]).runner)
 
-        result = await execute(command, Target(context.forge, context.sink, phase), _COMMAND_METRICS)
+        result = await execute(command, Target(context.forge, context.sink, last), _COMMAND_METRICS)
     done = result in (ExecutionResult.DONE, ExecutionResult.NOTHING)
     patch = executed(body, stored, stopped=done and stored.name is CommandName.CANCEL)
     # If the task has changed meanwhile the command is executed again, which does nothing twice.
@@ -238,7 +241,7 @@ async def _newest(
     now = context.clock()
     item, applied, by_us = await context.forge.read_state(task.spec.item), None, False
     if needs_label_time(run, item, context.labels):
-        applied = await context.forge.label_application(task.spec.item, context.labels.bot_label)
+        applied = await context.forge.label_application(task.spec.item)
         if applied is not None:
             by_us = applied.user.casefold() == (await context.forge.whoami()).casefold()
     plan = decide(
@@ -270,7 +273,7 @@ async def _newest(
         raise postponed
     memory.pending = plan.pending
     if plan.correct is not None:
-        await _correct(context, task, body, latest, plan.correct)
+        await _correct(context, task, body, latest, plan.correct, runner=context.labels.runner(item.labels))
         memory.pending = None
         return Requeue(0.5)
     if run.phase.terminal and memory.end_shown is None and plan.pending is None:
@@ -320,15 +323,25 @@ async def _settle(context: ForgeContext, body: Body | None, *wanted: Condition) 
 
 
 async def _correct(
-    context: ForgeContext, task: Task, body: Body, latest: LatestTask, contradiction: LabelContradiction
+    context: ForgeContext,
+    task: Task,
+    body: Body,
+    latest: LatestTask,
+    contradiction: LabelContradiction,
+    *,
+    runner: RunnerName | None,
 ) -> None:
-    """Cancel the task or start a new run, as the item's labels demand; `body`: as it was decided on.
+    """Cancel the task or start a new run, as the item's labels demand.
+
+    Args:
+        body: the task as it was decided on.
+        runner: of a new run, as the labels choose it.
 
     Raises:
         TaskChangedError: it has changed since; nothing was corrected.
     """
     if contradiction is LabelContradiction.LABEL_APPLIED_AGAIN:
-        await _start_new_run(context, task, body, latest)
+        await _start_new_run(context, task, body, latest, runner)
     elif not await context.tasks.patch(body, cancellation(CANCELLATION_CAUSES[contradiction])):
         raise TaskChangedError(f"{task.name} has changed since its item was read")
     metrics.CORRECTIONS.labels(contradiction).inc()
@@ -337,10 +350,12 @@ async def _correct(
     await _emit(context.tasks, task, Event("Normal", reason, message), context.clock())
 
 
-async def _start_new_run(context: ForgeContext, task: Task, body: Body, latest: LatestTask) -> None:
+async def _start_new_run(
+    context: ForgeContext, task: Task, body: Body, latest: LatestTask, runner: RunnerName | None
+) -> None:
     now = context.clock()
-    applied = await context.forge.label_application(task.spec.item, context.labels.bot_label)
-    # From here on a bot label on the item is a new application, whoever finds it.
+    applied = await context.forge.label_application(task.spec.item)
+    # From here on such a label on the item is a new application, whoever finds it.
     again = acknowledged("The label was applied again.")
     if await context.tasks.set_conditions(body, (again,), now) is None:
         raise TaskChangedError(f"{task.name} is gone")
@@ -355,6 +370,7 @@ async def _start_new_run(context: ForgeContext, task: Task, body: Body, latest: 
         url=task.spec.url,
         trusted=task.spec.trusted,
         trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=now),
+        runner=runner,
     )
     submission = await context.sink.submit(request)
     if submission.duplicate is not None:

@@ -100,6 +100,7 @@ def report_of(
             phase=phase,
             branch=branch,
             change_url=change,
+            runner=task.spec.runner,
         ),
         max_attempts=task.spec.max_attempts,
         since=_since(task, phase),
@@ -115,7 +116,7 @@ def report_of(
         transcript=(last.transcript_url or last.transcript) if last else None,
         tail=(last.tail or "") if last and last.outcome is OutcomeType.FAILED and show_reason else "",
         denied=(last.denied or ()) if last else (),
-        bot_label=labels.bot_label,
+        bot_label=labels.trigger(task.spec.runner),
         change_noun=FACTS[task.spec.source.platform].change_noun,
     )
 

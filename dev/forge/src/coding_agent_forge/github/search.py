@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 
 from coding_agent_forge.model import Item, Kind, Repository
 
-_TERM = re.compile(r'(?P<negated>-?)(?:(?P<name>[a-z][a-z-]*):)?(?P<value>"[^"]*"|[^\s"]+)', re.IGNORECASE)
+_TERM = re.compile(
+    r'(?P<negated>-?)(?:(?P<name>[a-z][a-z-]*):)?(?P<value>(?:"[^"]*"|[^\s"])+)', re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

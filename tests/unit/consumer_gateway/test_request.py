@@ -47,6 +47,7 @@ WAYS_OUT = [
     (GEMINI, {"tools": {"urlContext": {}}}),
     (GEMINI, {"contents": [{"parts": [{"fileData": {"fileUri": ADDRESS}}]}]}),
     (GEMINI, {"contents": {"parts": {"file_data": {"file_uri": ADDRESS}}}}),
+    (GEMINI, {"systemInstruction": {"parts": {"fileData": {"fileUri": ADDRESS}}}}),
 ]
 
 
@@ -64,6 +65,7 @@ ORDINARY = [
     (MESSAGES, _user({"type": "tool_use", "name": "WebFetch", "input": {"type": "url", "url": ADDRESS}})),
     (MESSAGES, _user({"type": "text", "text": ADDRESS})),
     (RESPONSES, {"tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "apply_patch"}]}),
+    (RESPONSES, {"input": "half of a pair: \ud83d"}),
     (RESPONSES, {"tools": [{"type": "web_search", "external_web_access": False}]}),
     (CHAT, _user({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})),
     (GEMINI, {"tools": [{"functionDeclarations": [{"name": "urlContext"}]}]}),
@@ -86,6 +88,7 @@ def test_the_longest_answer_and_the_input_are_estimated() -> None:
     assert estimated(MESSAGES, max_tokens=32_000)[1] == 32_000
     assert estimated(CHAT, max_completion_tokens=100, n=3)[1] == 300
     assert estimated(GEMINI, generationConfig={"maxOutputTokens": 7})[1] == 7
+    assert estimated(GEMINI, generation_config={"max_output_tokens": 9, "candidate_count": 2})[1] == 18
     assert estimated(RESPONSES)[1] == 16_384
     assert 250 < estimated(RESPONSES, input="x" * 1_000)[0] < 270
     image = {"type": "base64", "media_type": "image/png", "data": "A" * 1_000_000}
@@ -102,6 +105,14 @@ def test_the_longest_answer_and_the_input_are_estimated() -> None:
         b"{}",
         b'{"model": "m", "background": true}',
         b'{"model": "m", "tools": [], "tools": []}',
+        b'{"model": "m", "tools": [], "t\\u006fols": []}',
+        b'{"model": "m", "input": [{"type": "text", "type": "\\ud800"}]}',
+        b'{"model": "m", "Model": "another"}',
+        b'{"model": "m", "Tools": [{"type": "web_search"}]}',
+        '{"model": "m", "tool\u017f": []}'.encode(),
+        '{"model": "m"}'.encode("utf-16"),
+        b'{"model": "m", "input": "\xff"}',
+        b"[" * 100_000,
     ],
 )
 def test_what_cannot_be_counted_is_refused(body: bytes) -> None:

@@ -14,6 +14,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qsl
 
+import jiter
+
 from coding_agent_consumer.gateway.ledger import Tokens
 from coding_agent_consumer.gateway.wire import Operation, Route, WireFormat
 
@@ -34,6 +36,16 @@ _DECLARATIONS = ("functionDeclarations", "function_declarations")
 """Gemini names tools by key; these the client runs, others (`urlContext`, `googleSearch`) the provider."""
 _WAYS_OUT = ("mcp_servers", "web_search_options", "plugins", "prompt")
 """Keys of a request; a stored `prompt` has tools of its own."""
+_CONVERSATION = ("messages", "input", "contents", "system", "systemInstruction", "system_instruction")
+_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
+_GENERATION = ("generationConfig", "generation_config")
+_OTHERS = ("model", "tools", "background", "stream", "stream_options", "n")
+_READ = {
+    name.casefold(): name for name in (*_WAYS_OUT, *_CONVERSATION, *_OUTPUT_LIMITS, *_GENERATION, *_OTHERS)
+}
+"""Keys of a request that decide whether it may be sent."""
+_DATA = frozenset({"functionCall", "function_call", "args", "response"})
+"""Keys of calls and their results."""
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
@@ -48,7 +60,6 @@ _NOT_RETURNED = _HOP_BY_HOP | {
 }
 _QUERY = frozenset({"alt", "beta", "limit", "after_id", "before_id", "pageSize", "pageToken"})
 """Parameters that are passed on; a key in the address is not."""
-_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 
 
 class RequestRefusedError(Exception):
@@ -85,12 +96,7 @@ def read_request(
     Raises:
         RequestRefusedError: it is not such a request, or it may not be sent.
     """
-    try:
-        data = json.loads(body, object_pairs_hook=_object)
-    except (ValueError, RecursionError):
-        raise RequestRefusedError(400, "The body is not JSON, or it names a key twice.") from None
-    if not isinstance(data, dict):
-        raise RequestRefusedError(400, "The body is not a JSON object.")
+    data = _parsed(body)
     model = route.model if route.model is not None else data.get("model")
     if not isinstance(model, str) or not model:
         raise RequestRefusedError(400, "`model` is missing.")
@@ -100,13 +106,14 @@ def read_request(
         )
     if data.get("background"):
         raise RequestRefusedError(400, "`background` is not supported: the gateway counts what it sees.")
-    if not provider_tools and (found := next(_ways_out(route, data), None)) is not None:
+    nodes = _nodes(data)
+    if not provider_tools and (found := next(_ways_out(route, data, nodes), None)) is not None:
         raise RequestRefusedError(
             403,
             f"{found} would reach other hosts from the provider, past the egress rules; an administrator can"
             " allow it with gateway.provider_tools.",
         )
-    files = list(_files(data))
+    files = list(_files(nodes))
     estimated = Tokens(
         input=max(0, len(body) - sum(files)) // _BYTES_PER_TOKEN + _FILE_TOKENS * len(files),
         output=_longest_answer(data),
@@ -143,12 +150,29 @@ def sent_parameters(query: bytes) -> list[tuple[str, str]]:
     return [(name, value) for name, value in given if name in _QUERY]
 
 
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The request. Of two keys that a provider may take for one, we might check one and it use the other."""
+    try:
+        data = jiter.from_json(body, catch_duplicate_keys=True)
+    except ValueError:
+        # Slower, but it takes half of a surrogate pair, which is what clients make of a text that they cut.
+        try:
+            data = json.loads(body.decode(), object_pairs_hook=_object)
+        except (ValueError, RecursionError):
+            raise RequestRefusedError(400, "The body is not JSON, or it names a key twice.") from None
+    if not isinstance(data, dict):
+        raise RequestRefusedError(400, "The body is not a JSON object.")
+    for key in data:
+        if _READ.get(key.casefold(), key) != key:  # Go's encoding/json ignores the case
+            raise RequestRefusedError(400, f"`{key[:100]}` is not spelled `{_READ[key.casefold()]}`.")
+    return data
+
+
 def _longest_answer(data: Mapping[str, Any]) -> int:
-    inner = data.get("generationConfig")
-    inner = inner if isinstance(inner, Mapping) else {}
-    limit = max(_number(place.get(name)) for place in (data, inner) for name in _OUTPUT_LIMITS)
-    answers = max(1, _number(data.get("n")), _number(inner.get("candidateCount")))
-    return (limit or _DEFAULT_OUTPUT) * answers
+    inner = [entry for name in _GENERATION if isinstance(entry := data.get(name), dict)]
+    limit = max(_number(place.get(name)) for place in (data, *inner) for name in _OUTPUT_LIMITS)
+    counts = [_number(place.get(name)) for place in inner for name in ("candidateCount", "candidate_count")]
+    return (limit or _DEFAULT_OUTPUT) * max(1, _number(data.get("n")), *counts)
 
 
 def _number(value: Any) -> int:
@@ -163,7 +187,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _ways_out(route: Route, data: Mapping[str, Any]) -> Iterator[str]:
+def _ways_out(route: Route, data: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What makes the provider reach other hosts, in words."""
     for key in _WAYS_OUT:
         if key in data:
@@ -186,7 +210,7 @@ def _ways_out(route: Route, data: Mapping[str, Any]) -> Iterator[str]:
             continue  # OpenAI's own index
         if not isinstance(kind, str) or not (kind in _CLIENT_TOOLS or kind.startswith(_LOCAL_TOOLS)):
             yield f"The tool `{str(kind)[:100]}`"
-    for node in _nodes(data):
+    for node in nodes:
         kind = node.get("type")
         if kind == "url" and "url" in node:
             yield "A file by its address"
@@ -197,29 +221,26 @@ def _ways_out(route: Route, data: Mapping[str, Any]) -> Iterator[str]:
                 yield f"`{key}` with an address"
 
 
-def _nodes(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _nodes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The objects of the conversation; not those of tools' schemas, calls and results, which are data."""
-    waiting: list[Any] = [data.get(key) for key in ("messages", "input", "contents", "system")]
+    found: list[dict[str, Any]] = []
+    waiting: list[Any] = [data.get(key) for key in _CONVERSATION]
     while waiting:
         value = waiting.pop()
         if isinstance(value, list):
             waiting.extend(value)
-        elif isinstance(value, Mapping):
-            yield value
+        elif isinstance(value, dict):
+            found.append(value)
             call = value.get("type") == "tool_use"
-            waiting.extend(
-                entry
-                for key, entry in value.items()
-                if isinstance(entry, list | Mapping)
-                and key not in ("functionCall", "function_call", "args")
-                and not (call and key == "input")
-                and key != "response"
-            )
+            for key, entry in value.items():
+                if isinstance(entry, (list, dict)) and key not in _DATA and not (call and key == "input"):
+                    waiting.append(entry)
+    return found
 
 
-def _files(data: Mapping[str, Any]) -> Iterator[int]:
+def _files(nodes: Sequence[Mapping[str, Any]]) -> Iterator[int]:
     """Characters of each image or file in the request."""
-    for node in _nodes(data):
+    for node in nodes:
         for key in ("data", "file_data", "image_url", "url"):
             value = node.get(key)
             if isinstance(value, str) and (key in ("data", "file_data") or value.startswith("data:")):

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import aiohttp
 import uvicorn
 from coding_agent_core.budget import Allowance
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Price, Usage
 
+from coding_agent_consumer.gateway.connection import HEAD_LIMIT, Connection
 from coding_agent_consumer.gateway.ledger import Ledger, Pricing, Verdict, pricing_of
 from coding_agent_consumer.gateway.request import (
     Ask,
@@ -27,15 +28,8 @@ from coding_agent_consumer.gateway.request import (
     sent_headers,
     sent_parameters,
 )
-from coding_agent_consumer.gateway.wire import (
-    Meter,
-    Route,
-    WireFormat,
-    credential_header,
-    credential_of,
-    error_body,
-    route_of,
-)
+from coding_agent_consumer.gateway.upstream import Providers, Upstream, open_providers
+from coding_agent_consumer.gateway.wire import Meter, Route, credential_of, error_body, route_of
 
 _logger = logging.getLogger("coding_agent.gateway")
 
@@ -45,30 +39,12 @@ _BODIES_LIMIT = 2 * _BODY_LIMIT
 """Bytes of all bodies that are held at a time."""
 _BODY_SECONDS = 60.0
 """In which a request's body must arrive."""
-_HEAD_LIMIT = 64 * 1024
-"""Bytes of a request's head."""
 _CONCURRENCY = 64
 """Requests at a time."""
-_CONNECT_SECONDS = 10.0
 _STOP_SECONDS = 2
 """For requests in flight when the gateway closes."""
 _ERROR_LIMIT = 1024 * 1024
 """Bytes of a provider's error that are passed on."""
-_FALLBACK_STATUS = frozenset({429, 500, 502, 503, 504, 529})
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """A provider.
-
-    Attributes:
-        base_url: as the vendor's own SDK takes it: with `/v1` for OpenAI's format, without for the others.
-        key: the real credential; `None` sends none.
-    """
-
-    format: WireFormat
-    base_url: str
-    key: str | None = field(default=None, repr=False)
 
 
 class Gateway:
@@ -134,12 +110,11 @@ async def open_gateway(
         listener.listen()
         ledger = Ledger(allowance)
         gateway = Gateway(f"http://{host}:{listener.getsockname()[1]}", ledger)
-        limits = httpx.Timeout(timeout, connect=_CONNECT_SECONDS)
-        async with httpx.AsyncClient(timeout=limits, limits=httpx.Limits(max_connections=None)) as client:
+        async with open_providers(upstreams, timeout) as providers:
             app = _App(
                 gateway=gateway,
                 ledger=ledger,
-                client=client,
+                providers=providers,
                 upstreams=upstreams,
                 prices=dict(prices or {}),
                 allowed=models,
@@ -149,7 +124,7 @@ async def open_gateway(
             server = _Server(
                 uvicorn.Config(
                     app,
-                    http="h11",
+                    http=Connection,
                     ws="none",
                     lifespan="off",
                     log_config=None,
@@ -158,7 +133,6 @@ async def open_gateway(
                     proxy_headers=False,
                     server_header=False,
                     limit_concurrency=_CONCURRENCY,
-                    h11_max_incomplete_event_size=_HEAD_LIMIT,
                     timeout_graceful_shutdown=_STOP_SECONDS,
                 )
             )
@@ -190,7 +164,7 @@ class _App:
 
     gateway: Gateway
     ledger: Ledger
-    client: httpx.AsyncClient
+    providers: Providers
     upstreams: Sequence[Upstream]
     prices: dict[str, Price]
     allowed: Sequence[str]
@@ -212,8 +186,8 @@ class _App:
         if method == "HEAD" and path == "/":
             await _answer(send, 200, b"", [])  # Claude Code asks whether anybody is there
             return
-        if sum(len(name) + len(value) for name, value in headers.items()) > _HEAD_LIMIT:
-            await _refuse(send, None, 431, f"A request's head has at most {_HEAD_LIMIT} bytes.")
+        if sum(len(name) + len(value) for name, value in headers.items()) > HEAD_LIMIT:
+            await _refuse(send, None, 431, f"A request's head has at most {HEAD_LIMIT} bytes.")
             return
         given = credential_of(headers).encode("latin-1")
         route = route_of(method, path, headers)
@@ -272,7 +246,7 @@ class _App:
         sent = sent_headers(headers)
         parameters = sent_parameters(query)
         if route.operation.free:
-            response = await self._ask(upstreams, route, parameters, sent, body)
+            response = await self.providers.ask(upstreams, route, parameters, sent, body)
             await self._return(route, response, None, send)
             return
         ask = read_request(route, body, models=self.allowed, provider_tools=self.provider_tools)
@@ -288,8 +262,8 @@ class _App:
         number = await self._reserved(ask, pricing)
         meter = None
         try:
-            response = await self._ask([one for one, _ in priced], route, parameters, sent, ask.body)
-            if response.status_code == 200:
+            response = await self.providers.ask([one for one, _ in priced], route, parameters, sent, ask.body)
+            if response.status == 200:
                 headers_ = response.headers
                 meter = Meter(
                     route.operation, headers_.get("content-type", ""), headers_.get("content-encoding", "")
@@ -314,71 +288,40 @@ class _App:
             raise RequestRefusedError(402, f"The task's allowance of {self.ledger.allowance} is used up.")
         return found
 
-    async def _ask(
-        self,
-        upstreams: Sequence[Upstream],
-        route: Route,
-        parameters: Sequence[tuple[str, str]],
-        headers: Mapping[str, str],
-        body: bytes,
-    ) -> httpx.Response:
-        """The answer of the first upstream that has one, not read yet; else that of the last."""
-        for upstream in upstreams:
-            last = upstream is upstreams[-1]
-            key = dict([credential_header(upstream.format, upstream.key)]) if upstream.key else {}
-            request = self.client.build_request(
-                "POST" if body else "GET",
-                upstream.base_url.rstrip("/") + route.path,
-                params=httpx.QueryParams(list(parameters)),
-                headers={**headers, **key, "accept-encoding": "identity"},
-                content=body or None,
-            )
-            try:
-                response = await self.client.send(request, stream=True)
-            except httpx.TransportError as error:
-                _logger.warning("A provider cannot be reached: %s", type(error).__name__)
-                if last:
-                    status = 504 if isinstance(error, httpx.TimeoutException) else 502
-                    raise RequestRefusedError(status, "The provider cannot be reached.") from None
-                continue
-            if last or response.status_code not in _FALLBACK_STATUS:
-                return response
-            _logger.warning("A provider answered HTTP %d; asking the next", response.status_code)
-            await response.aclose()
-        raise AssertionError
-
-    async def _return(self, route: Route, response: httpx.Response, meter: Meter | None, send: Any) -> None:
+    async def _return(
+        self, route: Route, response: aiohttp.ClientResponse, meter: Meter | None, send: Any
+    ) -> None:
         """Pass an answer on. A client that goes away is served on, so that its answer is counted."""
         try:
-            if response.status_code >= 400:
+            if response.status >= 400:
                 await self._return_error(route, response, send)
                 return
             await send(
                 {
                     "type": "http.response.start",
-                    "status": response.status_code,
-                    "headers": returned_headers(response.headers.raw),
+                    "status": response.status,
+                    "headers": returned_headers(response.raw_headers),
                 }
             )
-            async for part in response.aiter_raw():
+            async for part in response.content.iter_any():
                 if meter is not None:
                     meter.feed(part)
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except httpx.TransportError as error:
+        except aiohttp.ClientError as error:
             # Returning without the end of the body makes uvicorn close the connection: cut off, as it came.
             _logger.warning("An answer was cut off: %s", type(error).__name__)
         finally:
-            await response.aclose()
+            response.close()
 
-    async def _return_error(self, route: Route, response: httpx.Response, send: Any) -> None:
-        status = response.status_code
+    async def _return_error(self, route: Route, response: aiohttp.ClientResponse, send: Any) -> None:
+        status = response.status
         if status == 401:
             # A provider's own words often repeat the key.
             await _refuse(send, route, status, "The provider refused the key that is configured for it.")
             return
         body = bytearray()
-        async for part in response.aiter_raw():
+        async for part in response.content.iter_any():
             body += part
             if len(body) > _ERROR_LIMIT:
                 break
@@ -386,7 +329,7 @@ class _App:
         for upstream in self.upstreams:
             if upstream.key:
                 text = text.replace(upstream.key.encode(), b"[key]")
-        await _answer(send, status, text, returned_headers(response.headers.raw))
+        await _answer(send, status, text, returned_headers(response.raw_headers))
 
 
 async def _refuse(send: Any, route: Route | None, status: int, message: str) -> None:

@@ -20,6 +20,10 @@ _ANSWER_LIMIT = 64 * 1024 * 1024
 """Bytes of one event, or of an answer that is not streamed, that are read for its usage."""
 _CHARACTERS = 3
 """Of one token, where an answer ends before it says what it used: fewer than usual, to count enough."""
+_HELD_LIMIT = 1024 * 1024
+"""Bytes of events without usage that are held until the answer's end."""
+_USAGE = re.compile(rb'"usage(?!": ?null)')
+"""In every event that says what was used; OpenAI's streams have `"usage": null` in all others."""
 _TEXTS = frozenset(
     {"text", "thinking", "partial_json", "content", "arguments", "refusal", "reasoning_content", "reasoning"}
 )
@@ -151,7 +155,10 @@ def error_body(format: WireFormat | None, status: int, message: str) -> bytes:
 
 
 class Meter:
-    """Reads the usage of one answer as its bytes pass by."""
+    """Reads the usage of one answer as its bytes pass by.
+
+    Events that say nothing of usage are parsed only if the answer ends before it said what it used.
+    """
 
     def __init__(self, operation: Operation, content_type: str, encoding: str) -> None:
         """
@@ -165,6 +172,8 @@ class Meter:
         self._readable = encoding in ("", "identity", "gzip", "deflate")
         self._pieces: list[bytes] = []
         self._held = 0
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
         self._reported = Tokens()
         self._characters = 0
         self._complete = False
@@ -185,7 +194,7 @@ class Meter:
             self._pieces, self._held = [rest], len(rest)
             for line in lines:
                 if line.startswith(b"data:"):
-                    self._read(line[5:])
+                    self._event(line[5:])
             return
         self._pieces.append(data)
         self._held += len(data)
@@ -203,6 +212,7 @@ class Meter:
         self._read(rest.removeprefix(b"data:") if self._streams else rest)
         if self._complete:
             return self._reported
+        self._catch_up()
         written = -(-self._characters // _CHARACTERS)
         return Tokens(
             input=self._reported.input or estimated_input,
@@ -210,6 +220,20 @@ class Meter:
             cache_read=self._reported.cache_read,
             cache_write=self._reported.cache_write,
         )
+
+    def _event(self, text: bytes) -> None:
+        if _USAGE.search(text):
+            self._read(text)
+        elif not self._complete:
+            self._unread.append(text)
+            self._unread_bytes += len(text)
+            if self._unread_bytes > _HELD_LIMIT:
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        unread, self._unread, self._unread_bytes = self._unread, [], 0
+        for text in unread:
+            self._read(text)
 
     def _read(self, text: bytes) -> None:
         try:
@@ -220,7 +244,9 @@ class Meter:
             if isinstance(event, dict):
                 self._reported = self._reported.largest(usage_in(self._action, event))
                 self._complete = self._complete or _is_last(self._action, event)
-                if not self._complete:
+                if self._complete:
+                    self._unread = []
+                else:
                     self._characters += _written(self._action, event)
 
 
@@ -276,7 +302,7 @@ def _written(operation: Operation, event: Mapping[str, Any]) -> int:
 
 
 def _lengths(value: Any) -> Iterator[int]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key, entry in value.items():
             if key in _TEXTS and isinstance(entry, str):
                 yield len(entry)
@@ -289,8 +315,8 @@ def _lengths(value: Any) -> Iterator[int]:
             yield from _lengths(entry)
 
 
-def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> int:

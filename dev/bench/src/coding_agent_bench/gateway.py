@@ -95,6 +95,7 @@ async def _provider() -> AsyncIterator[str]:
                 for part in (*[_EVENT] * _EVENTS, _LAST, b""):
                     writer.write(b"%x\r\n%b\r\n" % (len(part), part))
                     await writer.drain()
+                    await asyncio.sleep(0)  # one by one, as a model writes them
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # also at the end of the program, where Python 3.11 would print a traceback
         finally:

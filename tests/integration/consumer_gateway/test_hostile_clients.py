@@ -1,0 +1,175 @@
+"""What a program in the workspace can do to the gateway with bytes of its own choice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, connection, open_gateway
+
+from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider
+
+BODY = b'{"model": "m", "messages": []}'
+_DEADLINE = 60
+
+
+@asynccontextmanager
+async def _opened(play: Play) -> AsyncIterator[tuple[Gateway, Provider]]:
+    async with (
+        provider(play) as upstream,
+        open_gateway([Upstream(WireFormat.OPENAI, f"{upstream.base_url}/v1", "key")]) as gateway,
+    ):
+        yield gateway, upstream
+
+
+async def _connected(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+
+
+async def _said(gateway: Gateway, text: bytes) -> bytes:
+    """What the gateway answers until it closes the connection."""
+    reader, writer = await _connected(gateway)
+    async with asyncio.timeout(_DEADLINE):
+        writer.write(text.replace(b"@", gateway.credential.encode()))
+        return await _rest(reader)
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+_AUTH = b"Host: gateway\r\nAuthorization: Bearer @\r\nConnection: close\r\n"
+_LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+REFUSED = {
+    "CONNECT": b"CONNECT evil.example.com:443 HTTP/1.1\r\n" + _AUTH + b"\r\n",
+    "a doubled slash": b"GET //v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n",
+    "a host in the path": b"GET //evil.example.com/v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n",
+    "dots": b"GET /v1/models/../files HTTP/1.1\r\n" + _AUTH + b"\r\n",
+    "dots, encoded": b"GET /v1/models/%2e%2e/files HTTP/1.1\r\n" + _AUTH + b"\r\n",
+    "a slash, encoded": b"GET /v1/models/..%2f..%2ffiles HTTP/1.1\r\n" + _AUTH + b"\r\n",
+    "a line end, encoded": b"GET /v1/models/a%0d%0aX:1 HTTP/1.1\r\n" + _AUTH + b"\r\n",
+    "an absolute URL of another path": b"GET http://evil.example.com/ HTTP/1.1\r\n" + _AUTH + b"\r\n",
+    "an upgrade": b"GET /v1/responses HTTP/1.1\r\n"
+    + _AUTH.replace(b"close", b"Upgrade")
+    + b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    + b"\r\n\x81\x05hello",
+    "two lengths": b"POST /v1/responses HTTP/1.1\r\n" + _AUTH + _LENGTH + b"Content-Length: 0\r\n\r\n" + BODY,
+    "a length and chunks": b"POST /v1/responses HTTP/1.1\r\n"
+    + _AUTH
+    + _LENGTH
+    + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a folded header": b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"X-A: 1\r\n Host: evil\r\n\r\n",
+    "a space before the colon": b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"X-A : 1\r\n\r\n",
+    "a control character": b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"X-A: a\x00b\r\n\r\n",
+    "not HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+async def test_nothing_of_it_reaches_the_provider(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    async with _opened(answer(200, b"{}")) as (gateway, upstream):
+        said = await _said(gateway, text)
+        assert b" 200 " not in said.partition(b"\r\n")[0]
+        assert upstream.requests == []
+
+
+async def test_the_host_of_an_absolute_url_says_nothing() -> None:
+    async with _opened(answer(200, b"{}")) as (gateway, upstream):
+        said = await _said(gateway, b"GET http://evil.example.com/v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n")
+        assert said.startswith(b"HTTP/1.1 200 ")
+        [received] = upstream.requests
+        assert received.line.startswith("GET /v1/models ")
+        assert received.headers["host"] == upstream.base_url.removeprefix("http://")
+
+
+async def test_a_request_in_the_body_of_another_is_only_a_body() -> None:
+    inner = b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"X-Inner: 1\r\n\r\n"
+    async with _opened(answer(200, b"{}")) as (gateway, upstream):
+        inner = inner.replace(b"@", gateway.credential.encode())
+        head = b"POST /v1/responses/input_tokens HTTP/1.1\r\n" + _AUTH
+        said = await _said(gateway, head + b"Content-Length: %d\r\n\r\n" % len(inner) + inner)
+        assert said.count(b"HTTP/1.1 ") == 1
+        [received] = upstream.requests
+        assert received.body == inner
+
+
+async def test_a_head_that_does_not_end_is_cut_off() -> None:
+    async with _opened(answer(200, b"{}")) as (gateway, _):
+        reader, writer = await _connected(gateway)
+        writer.write(b"GET /v1/models HTTP/1.1\r\n")
+
+        async def write() -> None:
+            while True:
+                writer.write(b"X-A: 1\r\n" * 1_000)
+                await writer.drain()
+
+        async with asyncio.timeout(_DEADLINE):
+            with pytest.raises(ConnectionError):
+                await write()
+            await _rest(reader)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"",
+        b"GET /v1/models HTTP/1.1\r\nX-Slow:",
+        b"GET /nowhere HTTP/1.1\r\nHost: g\r\n\r\nGET /v1",
+        b"POST /v1/responses HTTP/1.1\r\nHost: g\r\nContent-Length: 1000000\r\n\r\nnot the credential",
+    ],
+    ids=["nothing", "half a head", "half a second head", "a refused body"],
+)
+async def test_a_client_that_says_nothing_more_is_cut_off(
+    start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    async with _opened(answer(200, b"{}")) as (gateway, _):
+        reader, writer = await _connected(gateway)
+        writer.write(start)
+        async with asyncio.timeout(_DEADLINE):
+            await _rest(reader)
+
+
+async def test_connections_have_a_limit_and_the_next_client_is_served_when_they_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "CONNECTIONS", 3)
+    async with _opened(answer(200, b"{}")) as (gateway, _), asyncio.timeout(_DEADLINE):
+        held = [await _connected(gateway) for _ in range(3)]
+        request = b"GET /v1/models HTTP/1.1\r\n" + _AUTH + b"\r\n"
+        while await _said(gateway, request):  # until the gateway has seen all three
+            await asyncio.sleep(0)
+        for _, writer in held:
+            writer.close()
+        while not (await _said(gateway, request)).startswith(b"HTTP/1.1 200 "):
+            await asyncio.sleep(0)
+
+
+async def test_a_client_that_does_not_read_is_counted_as_one_that_went_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "READ_SECONDS", 0.2)
+    event = b'data: {"choices": [{"delta": {"content": "' + b"x" * 60_000 + b'"}}]}\n\n'
+    last = b'data: {"usage": {"prompt_tokens": 5, "completion_tokens": 30}}\n\n'
+
+    async def play(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        for part in (*[event] * 300, last):  # more than all buffers on the way take
+            writer.write(part)
+            await writer.drain()
+
+    async with _opened(play) as (gateway, _):
+        _, writer = await _connected(gateway)
+        head = b"POST /v1/chat/completions HTTP/1.1\r\n" + _AUTH + _LENGTH + b"\r\n"
+        writer.write(head.replace(b"@", gateway.credential.encode()) + BODY)
+        async with asyncio.timeout(_DEADLINE):
+            while gateway.usage.requests == 0:
+                await asyncio.sleep(0)
+        assert (gateway.usage.input_tokens, gateway.usage.output_tokens) == (5, 30)
+        writer.close()

@@ -29,7 +29,7 @@ class Denials:
     def take(self, entry: dict[str, Any]) -> bool:
         """Count a line of Squid's log if it is a denial; whether it was one."""
         job = job_of(unquote(entry["user"]))
-        if job is None or entry["status"] != 403 or not entry["result"].endswith("_DENIED"):
+        if job is None or entry["status"] != 403 or "_DENIED" not in entry["result"]:
             return False
         host, port = unquote(entry["host"]), entry["port"]
         name = host if port in ("80", "443") else f"{host}:{port}"

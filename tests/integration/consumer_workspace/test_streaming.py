@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -99,6 +101,27 @@ async def test_the_patch_can_be_had_while_it_runs(workspace: WorkspaceClient) ->
         assert await anext(lines) == b"still here"
         assert (await process.wait()).exit_code == 0
     assert b"new.txt" in await workspace.diff()
+
+
+async def test_its_result_is_not_lost_to_a_patch_that_is_asked_for_as_it_ends(
+    workspace: WorkspaceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, connect = [], asyncio.open_unix_connection
+
+    async def noted(*, sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        opened.append(sock)
+        return await connect(sock=sock)
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", noted)
+    async with workspace.start(shell("read line; exit 3"), timeout=PATIENCE) as process:
+        await process.write(b"", end=True)
+        # The agent is busy while the process ends, so that it has not read the result when it asks.
+        ended = select.poll()
+        ended.register(opened[-1], select.POLLRDHUP)
+        assert ended.poll(PATIENCE * 1000)
+        with pytest.raises(WorkspaceGoneError):
+            await workspace.diff(finished=False)
+        assert (await process.wait()).exit_code == 3
 
 
 async def test_leaving_the_block_ends_it_with_its_daemons(workspace: WorkspaceClient) -> None:

@@ -114,6 +114,8 @@ class WorkspaceServer:
         fields, body = _answer_of(lambda: self._answer(header, length, connection))
         connection.settimeout(_TRANSFER_SECONDS)
         _send(connection, fields, body)
+        if header["op"] == "start":
+            _drain(connection)
 
     def _answer(
         self, header: dict[str, Any], length: int, connection: socket.socket
@@ -279,6 +281,14 @@ def _answer_of(work: Callable[[], tuple[dict[str, Any], bytes]]) -> tuple[dict[s
 def _send(connection: socket.socket, fields: dict[str, Any], body: bytes) -> None:
     connection.sendall(wire.encode_header(fields, len(body)))
     connection.sendall(body)
+
+
+def _drain(connection: socket.socket) -> None:
+    """Take what the client sends until it closes: with that unread, closing would lose it the answer."""
+    connection.shutdown(socket.SHUT_WR)
+    deadline = time.monotonic() + _TRANSFER_SECONDS
+    while connection.recv(wire.CHUNK) and time.monotonic() < deadline:
+        pass
 
 
 def _process_of(body: bytes) -> tuple[list[str], dict[str, str], dict[str, str]]:

@@ -37,6 +37,7 @@ from pydantic import (
 )
 
 from coding_agent_consumer.egress import egress_proxy
+from coding_agent_consumer.gateway import WireFormat
 
 _logger = logging.getLogger("coding_agent.attempt")
 
@@ -206,16 +207,17 @@ def with_task_options(
     runner: RunnerName | None = None,
     instructions: str | None = None,
 ) -> Settings:
-    """A copy with the repository's or the task's coding agent, the task's own model at the same service, and
-    its instructions after the others."""
+    """A copy with the repository's or the task's coding agent, the task's own model at the service that this
+    agent asks, and its instructions after the others."""
     chosen = runner or for_repository(settings.consumer.runners, item.host, item.repository)
     if chosen is not None:
         consumer = settings.consumer.model_copy(update={"runner": chosen})
         settings = settings.model_copy(update={"consumer": consumer})
     if model is not None:
-        provider = settings.llm.provider
-        section = getattr(settings.llm, provider).model_copy(update={"model": model})
-        settings = settings.model_copy(update={"llm": settings.llm.model_copy(update={provider: section})})
+        # A runner may ask another service than the provider: the one that speaks its format.
+        names = {settings.llm.provider, *(wire_format.value for wire_format in WireFormat)}
+        sections = {name: getattr(settings.llm, name).model_copy(update={"model": model}) for name in names}
+        settings = settings.model_copy(update={"llm": settings.llm.model_copy(update=sections)})
     if instructions is not None:
         joined = _joined(settings.instructions, instructions)
         settings = settings.model_copy(update={"instructions": joined})

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.per_user import with_task_options
 from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Said
-from coding_agent_consumer.runners.agent import RUNNERS, events_of, outcome_of_end
+from coding_agent_consumer.runners.agent import RUNNERS, events_of, model_of, outcome_of_end
 from coding_agent_consumer.runners.agent import runner_of as chosen
 from coding_agent_consumer.runners.command import runner_of
 from coding_agent_consumer.workspace.protocol import ProcessResult
@@ -15,6 +16,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
+from coding_agent_core.tasks import item_of
 
 RECORDED = Path(__file__).parent / "recorded"
 COMMAND = "echo made > made.txt; cat made.txt"
@@ -154,3 +156,23 @@ def test_a_runner_that_cannot_work_says_which_setting_to_change(
         return
     with pytest.raises(SettingsError, match=refused):
         chosen(name, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        (RunnerName.CODEX, "gpt-x"),
+        (RunnerName.CLAUDE_CODE, "claude-x"),
+        (RunnerName.GEMINI, "gemini-x"),
+    ],
+)
+@pytest.mark.parametrize("of_the_task", [None, "of-the-task"])
+def test_a_program_asks_for_the_model_of_the_service_that_speaks_its_format(
+    name: RunnerName, model: str, of_the_task: str | None
+) -> None:
+    models = {"openai": "gpt-x", "anthropic": "claude-x", "google": "gem-x"}
+    keyed = {vendor: {"api_key": "k", "model": each} for vendor, each in models.items()}
+    settings = Settings.model_validate({"llm": {"provider": "openai", **keyed}})
+    item = item_of("https://github.com/acme/pricing/issues/1")
+    settings = with_task_options(settings, item, runner=name, model=of_the_task)
+    assert model_of(RUNNERS[name], settings) == (of_the_task or model)

@@ -30,7 +30,7 @@ from pydantic_ai.messages import (
 
 from coding_agent_consumer.agent import Brief, OnStep, Step
 from coding_agent_consumer.agent.loop import duration
-from coding_agent_consumer.agent.models import upstreams
+from coding_agent_consumer.agent.models import model_spec, upstreams
 from coding_agent_consumer.agent.transcript import (
     Scrub,
     Transcript,
@@ -101,6 +101,13 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
     return runner
 
 
+def model_of(runner: Runner, settings: Settings) -> str:
+    """The model that a runner's program asks for: that of the service which speaks its format."""
+    if runner.format is None or runner.format is model_spec(settings.llm).wire_format:
+        return settings.llm.model_name
+    return str(getattr(settings.llm, runner.format.value).model)
+
+
 class CliAgent:
     """Works with the program of a runner; implements `Agent`."""
 
@@ -137,7 +144,7 @@ class CliAgent:
         order = Order(
             url=self._gateway.url,
             credential=self._gateway.credential,
-            model=self._settings.llm.model_name,
+            model=model_of(self._runner, self._settings),
             instructions=brief.instructions,
             prompt=brief.prompt,
         )

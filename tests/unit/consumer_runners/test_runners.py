@@ -163,7 +163,7 @@ def test_a_runner_that_cannot_work_says_which_setting_to_change(
     [
         (RunnerName.CODEX, "gpt-x"),
         (RunnerName.CLAUDE_CODE, "claude-x"),
-        (RunnerName.GEMINI, "gemini-x"),
+        (RunnerName.GEMINI, "gem-x"),
     ],
 )
 @pytest.mark.parametrize("of_the_task", [None, "of-the-task"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from coding_agent_core.agenttask import (
 )
 from coding_agent_core.tasks import Item
 from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
+from kubernetes.client.exceptions import ApiException, NotFoundException
 
 from kubectl_agenttask import DeniedError, PluginError, UnreachableError
 
@@ -135,6 +135,29 @@ class ClusterAccess:
                 _request_timeout=_TIMEOUT,
             )
         return list(json.loads(found.data)["items"])
+
+    def create_pod(self, manifest: Body) -> str:
+        """Create a pod; its name."""
+        with _sentences("create pods"):
+            created = self._core.create_namespaced_pod(
+                self.namespace, manifest, field_manager="kubectl-agenttask", _request_timeout=_TIMEOUT
+            )
+        return str(created.metadata.name)
+
+    def pod(self, name: str) -> Body:
+        """A pod by its name."""
+        with _sentences(f"get pod {name}", missing=f"somebody deleted the pod {name}."):
+            found = self._core.read_namespaced_pod(
+                name, self.namespace, _preload_content=False, _request_timeout=_TIMEOUT
+            )
+        return dict(json.loads(found.data))
+
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod at once; one that is gone already is fine."""
+        with _sentences(f"delete pod {name}"), suppress(NotFoundException):
+            self._core.delete_namespaced_pod(
+                name, self.namespace, grace_period_seconds=0, _request_timeout=_TIMEOUT
+            )
 
     def events(self, task: str) -> list[Body]:
         """The Kubernetes Events about a task, oldest first."""

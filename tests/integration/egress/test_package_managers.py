@@ -20,7 +20,7 @@ from tests.fixtures.system import until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
-_HOSTS = Path(__file__).resolve().parents[3] / "egress" / "hosts.sh"
+_HOSTS = Path(__file__).resolve().parents[3] / "plugin/src/kubectl_agenttask/hosts.sh"
 _ROUNDS = 6
 _LISTENS = "Accepting HTTP Socket connections"
 """What Squid logs at its start and after each reload."""

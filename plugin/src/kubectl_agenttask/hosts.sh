@@ -1,6 +1,7 @@
 #!/bin/sh
 # Prints the hosts for which the package managers of an image are configured, as values of the chart:
-#     docker run --rm -i IMAGE sh < egress/hosts.sh
+#     docker run --rm -i IMAGE sh < plugin/src/kubectl_agenttask/hosts.sh
+# `kubectl agenttask init IMAGE` runs it in a pod.
 # For images that you trust. Not for a checked-out repository: its files could name any host.
 cd / || exit 1
 pip_hosts() {

@@ -55,6 +55,15 @@ holds none.
   {{- $egress := pick .Values.egress "allow" "repositories" "private" "agent" -}}
   {{- $_ := set $egress "key" (dict "files" (list "/etc/coding-agent/egress/key")) -}}
   {{- $_ := set $egress "proxy" (printf "http://%s-egress:3128" (include "coding-agent.fullname" .)) -}}
+  {{- with .Values.egress.parent -}}
+    {{- if .host -}}
+      {{- $parent := pick . "host" "port" -}}
+      {{- if .existingSecret -}}
+        {{- $_ := set $parent "credentials" (dict "files" (list "/etc/coding-agent/egress/parent")) -}}
+      {{- end -}}
+      {{- $_ := set $egress "parent" $parent -}}
+    {{- end -}}
+  {{- end -}}
   {{- $_ := set $own "egress" $egress -}}
 {{- end -}}
 {{/* The repository that `helm test` sends: no forge can have it, and its tasks never start. */}}

@@ -49,7 +49,9 @@ class Proxy:
         keys = Secrets(settings.egress.key).current()
         if not keys:
             raise SettingsError("egress.key is not set; it must be the key that the operator has")
-        text, secrets = configuration(settings, self._place), "\n".join(keys)
+        parent = settings.egress.parent
+        login = Secrets(parent.credentials).first() if parent else None
+        text, secrets = configuration(settings, self._place, parent_login=login), "\n".join(keys)
         if (text, secrets) == self._written:
             return False
         self._place.pages.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, WORKSPACE_USERS, profile_of
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import S3
+from coding_agent_core.settings.egress import ParentProxy
 
 NEVER = ("169.254.0.0/16", "168.63.129.16", "fe80::/10", "fd00:ec2::254")
 """Link-local addresses and the metadata services of clouds, which give out credentials of the node."""
@@ -91,13 +92,18 @@ class Place:
         return self.folder / "pages"
 
 
-def configuration(settings: Settings, place: Place) -> str:
-    """squid.conf; the same for the same arguments."""
+def configuration(settings: Settings, place: Place, *, parent_login: str | None = None) -> str:
+    """squid.conf; the same for the same arguments.
+
+    Args:
+        parent_login: `USER:PASSWORD` for the parent proxy.
+    """
     egress = settings.egress
     workspace = tuple(Target.of(pattern) for pattern in egress.allow)
     agent = (*agent_targets(settings), *(Target.of(pattern) for pattern in egress.agent))
     lines = [
         *_program(place),
+        *_way_out(egress.parent, parent_login),
         f"acl agent proxy_auth_regex {AGENT_USERS}",
         f"acl workspace proxy_auth_regex {WORKSPACE_USERS}",
         *(f"acl exempt_name dstdom_regex -n -i {Target.of(pattern).regex}" for pattern in egress.private),
@@ -160,7 +166,25 @@ def _program(place: Place) -> list[str]:
         f"cache_peer 127.0.0.1 parent {place.denials} 0 no-query no-digest no-netdb-exchange originserver "
         "login=*:checked name=denials",
         *("cache_peer_access denials allow denials", "cache_peer_access denials deny all"),
-        *("never_direct allow denials", "always_direct deny denials", "always_direct allow all"),
+        *("never_direct allow denials", "always_direct deny denials"),
+    ]
+
+
+def _way_out(parent: ParentProxy | None, login: str | None) -> list[str]:
+    """By itself; or, to hosts without a private address, by a parent. Hosts that only it knows have none.
+
+    A login has URL escapes (http://www.squid-cache.org/Doc/config/cache_peer).
+    """
+    if parent is None:
+        return ["always_direct allow all"]
+    peer = f"cache_peer {parent.host} parent {parent.port} 0 no-query no-digest no-netdb-exchange default"
+    if login:
+        peer += f" login={quote(login, safe=':')}"
+    return [
+        f"{peer} name=parent",
+        "cache_peer_access parent deny denials",
+        *("always_direct allow private", "always_direct deny all"),
+        "never_direct allow all",
     ]
 
 

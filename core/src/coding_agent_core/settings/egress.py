@@ -36,12 +36,25 @@ HostPattern = Annotated[str, AfterValidator(_host_pattern)]
 """A host name in lower case, or `*.` and a domain for every name below it; optionally with a port."""
 
 
+class ParentProxy(Section):
+    """A proxy through which the egress proxy itself reaches other machines, such as a company's own."""
+
+    host: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+    """Its name or IPv4 address."""
+    port: int = Field(default=3128, ge=1, le=65535)
+    """Its port. It is spoken to without TLS."""
+    credentials: SecretField = SecretSettings()
+    """`USER:PASSWORD` for Basic authentication, if it asks for one."""
+
+
 class Egress(Section):
     """The proxy through which attempts reach other machines. Without `proxy` they connect by themselves."""
 
     proxy: Url | None = None
     """The proxy, as the operator reaches it: attempts get its address instead of a name server. Without
     Kubernetes, as consumer and workspace reach it."""
+    parent: ParentProxy | None = None
+    """The proxy behind it. Hosts with a private address are reached without it."""
     key: SecretField = SecretSettings()
     """Key of the attempts' passwords. The proxy accepts all values; operator and consumer use the first."""
     allow: tuple[HostPattern, ...] = ()

@@ -18,6 +18,7 @@ from coding_agent_operator import metrics
 from coding_agent_operator.budgets import (
     NAMESPACE,
     OTHER_UNIT,
+    Charges,
     Exhausted,
     Spent,
     charges,
@@ -127,16 +128,7 @@ class Spending:
             if task.uid in self._spent:
                 continue  # it has ended
             found = charges(task.status.attempts)
-            for key in (task.repository, NAMESPACE):
-                if key in spent:
-                    spent[key] += sum(
-                        (
-                            units.get(unit, Decimal(0))
-                            for day, units in found.items()
-                            if _same(key, day, today)
-                        ),
-                        Decimal(0),
-                    )
+            _add(spent, task.repository, found, today, unit)
             if demand := demands.get(task.name):
                 units = found.setdefault(today, {})
                 units[unit] = units.get(unit, Decimal(0)) + demand
@@ -144,9 +136,7 @@ class Spending:
         for uid, (repository, found) in before.items():
             if uid not in self._spent:
                 self._spent.put(uid, repository, found)  # deleted while it ran: it may have spent it all
-                for key in (repository, NAMESPACE):
-                    if key in spent:
-                        spent[key] = self._spent.of(key, today, unit)
+                _add(spent, repository, found, today, unit)
         return {OTHER_UNIT: Decimal(0)} | {
             key: limit.value - spent.get(key, Decimal(0)) for key, limit in self._limits.items()
         }
@@ -180,6 +170,16 @@ class Spending:
     @property
     def _unit(self) -> str:
         return (self._budgets.task or Allowance(tokens=0)).unit
+
+
+def _add(spent: dict[str, Decimal], repository: str, found: Charges, today: date, unit: str) -> None:
+    """Add what a task spent to the budgets that it shares."""
+    for key in (repository, NAMESPACE):
+        if key in spent:
+            spent[key] += sum(
+                (units.get(unit, Decimal(0)) for day, units in found.items() if _same(key, day, today)),
+                Decimal(0),
+            )
 
 
 def _same(key: str, day: date, today: date) -> bool:

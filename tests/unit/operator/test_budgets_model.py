@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
@@ -143,3 +144,18 @@ def test_what_is_left_is_used() -> None:
             model.end(0, "failed")
         model.check()
     assert set(model.days.values()) == {10}, "two tasks of five in each repository; two are left"
+
+
+def test_a_task_that_is_gone_takes_nothing_from_what_the_others_have_spent() -> None:
+    """The cache drops a task that has ended, and a pass may come before its end is counted."""
+    model = Model()
+    model.start()
+    mine = model.tasks[next(iter(model.jobs))].repository
+    first, second = [name for name in model.jobs if model.tasks[name].repository == mine][:2]
+    model.spend(list(model.jobs).index(first), 3)
+    model.end(list(model.jobs).index(first), "failed")
+    running = {second: Decimal(5)}
+    before = model.spending.unspent(model.tasks.values(), running)
+    del model.tasks[second]
+    after = model.spending.unspent(model.tasks.values(), {})
+    assert after[mine] == before[mine] - 5

@@ -206,6 +206,11 @@ async def test_nothing_but_requests_for_a_model_goes_through() -> None:
             ("DELETE", "/v1/models/m"),
             ("POST", "/v1beta/models/../files:generateContent"),
             ("POST", "/v1beta/models/m:batchGenerateContent"),
+            ("POST", "/@evil.example.com/v1/chat/completions"),
+            ("POST", "/v1%2fchat%2fcompletions%2f..%2ffiles"),
+            ("POST", "/v1/chat/completions;@evil.example.com"),
+            ("POST", "/v1beta/models/m@evil.example.com:generateContent"),
+            ("POST", "/v1beta/models/m%2f..%2f..%2fx:generateContent"),
         ):
             response = await client.request(method, path, json={})
             assert response.status_code == 404, path
@@ -215,15 +220,43 @@ async def test_nothing_but_requests_for_a_model_goes_through() -> None:
         assert upstream.requests == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "POST http://evil.example.com/v1/chat/completions",
+        "POST https://127.0.0.1/v1/chat/completions",
+        "POST evil.example.com/v1/chat/completions",
+        "POST //evil.example.com/v1/chat/completions",
+        "CONNECT evil.example.com:443",
+        "OPTIONS *",
+        "TRACE /v1/models",
+    ],
+)
+async def test_it_is_no_proxy(line: str) -> None:
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}")) as (gateway, upstream, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+        body = json.dumps(CHAT[1])
+        head = f"{line} HTTP/1.1\r\nHost: evil.example.com\r\nAuthorization: Bearer {gateway.credential}\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        status = int((await asyncio.wait_for(reader.readline(), 20)).split()[1])
+        writer.close()
+        received = [(one.line.split()[1], one.headers["host"]) for one in upstream.requests]
+        ours = [("/v1/chat/completions", upstream.base_url.removeprefix("http://"))]
+        assert (status // 100, received) in ((4, []), (2, ours)), "at most our own provider is asked"
+
+
 async def test_counting_and_listing_are_free() -> None:
     allowance = Allowance(tokens=0)
     async with _opened(WireFormat.ANTHROPIC, answer(200, b'{"input_tokens": 9}'), allowance) as (
         gateway,
-        _,
+        upstream,
         client,
     ):
         counted = await client.post("/v1/messages/count_tokens", json={"model": "m", "messages": []})
         assert counted.json() == {"input_tokens": 9}
+        out = {"model": "m", "messages": [], "mcp_servers": [{"type": "url", "url": "https://evil.invalid"}]}
+        refused = await client.post("/v1/messages/count_tokens", json=out)
+        assert (refused.status_code, len(upstream.requests)) == (403, 1), "counting fetches what it counts"
         listed = await client.get("/v1/models", headers={"anthropic-version": "2023-06-01"})
         assert listed.status_code == 200
         assert (gateway.usage.requests, gateway.exhausted.is_set()) == (0, False)

@@ -95,8 +95,7 @@ async def test_a_request_in_the_body_of_another_is_only_a_body() -> None:
         head = b"POST /v1/responses/input_tokens HTTP/1.1\r\n" + _AUTH
         said = await _said(gateway, head + b"Content-Length: %d\r\n\r\n" % len(inner) + inner)
         assert said.count(b"HTTP/1.1 ") == 1
-        [received] = upstream.requests
-        assert received.body == inner
+        assert upstream.requests == [], "the body is not JSON, and the inner request was not read"
 
 
 async def test_a_head_that_does_not_end_is_cut_off() -> None:

@@ -8,6 +8,7 @@ reach other hosts: that would be a way out past the egress proxy.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -34,18 +35,32 @@ _CLIENT_TOOLS = frozenset(
 """Types of tools that the client runs, or that run without any host but the provider's."""
 _DECLARATIONS = ("functionDeclarations", "function_declarations")
 """Gemini names tools by key; these the client runs, others (`urlContext`, `googleSearch`) the provider."""
-_WAYS_OUT = ("mcp_servers", "web_search_options", "plugins", "prompt")
-"""Keys of a request; a stored `prompt` has tools of its own."""
-_CONVERSATION = ("messages", "input", "contents", "system", "systemInstruction", "system_instruction")
+_WAYS_OUT = (
+    *("mcp_servers", "web_search_options", "prompt", "cachedContent", "cached_content"),
+    *("data_sources", "dataSources", "search_parameters", "enable_search", "plugins"),
+)
+"""Keys of a request. A stored `prompt` or content has tools of its own. The last five are of Azure OpenAI,
+xAI, Model Studio and OpenRouter."""
+_SEARCHING = ("*-search-preview*", "*-search-api*", "*:online")
+"""Models that search the web without a tool: OpenAI's, and a suffix of OpenRouter's."""
+_ADDRESS = re.compile(r"(?i:api_base|.*_(url|uri)(_prefix)?)|.*[a-z](Url|URL|Uri|URI)(Prefix)?")
+"""Keys with an address that the provider reads from or writes to: `image_url`, `fileUri` and the like."""
+_NO_FILES = frozenset({"tools", "functions", "metadata", "labels"})
+"""Keys of a request that are not part of the conversation; tools are checked for themselves."""
+_COUNTED = ("generateContentRequest", "generate_content_request")
+"""Google's request to count tokens may hold the request that it is about."""
 _OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 _GENERATION = ("generationConfig", "generation_config")
-_OTHERS = ("model", "tools", "background", "stream", "stream_options", "n")
+_OTHERS = ("model", "models", "fallbacks", "tools", "background", "stream", "stream_options", "n")
+_CONVERSATION = ("messages", "input", "contents", "system", "systemInstruction", "system_instruction")
 _READ = {
-    name.casefold(): name for name in (*_WAYS_OUT, *_CONVERSATION, *_OUTPUT_LIMITS, *_GENERATION, *_OTHERS)
+    name.casefold(): name
+    for name in (*_WAYS_OUT, *_CONVERSATION, *_COUNTED, *_OUTPUT_LIMITS, *_GENERATION, *_OTHERS)
 }
 """Keys of a request that decide whether it may be sent."""
-_DATA = frozenset({"functionCall", "function_call", "args", "response"})
-"""Keys of calls and their results."""
+_DATA = frozenset({"functionCall", "function_call", "args", "tools"})
+"""Keys of calls and of schemas."""
+_RESULTS = ("functionResponse", "function_response")
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
@@ -54,6 +69,8 @@ _NOT_SENT = _HOP_BY_HOP | {
     *("host", "content-length", "accept-encoding", "expect", "cookie", "forwarded", "via"),
     *("authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "api-key"),
 }
+_DESTINATION = re.compile(r"(.*-)?(host|url|uri|base|method-override|portkey-config)(-.*)?")
+"""Headers with which a gateway or a proxy at the provider sends a request elsewhere."""
 _NOT_RETURNED = _HOP_BY_HOP | {
     *("date", "server", "set-cookie", "www-authenticate", "alt-svc"),
     *("strict-transport-security", "proxy-authenticate"),
@@ -90,7 +107,8 @@ def read_request(
     """Check the body of a request for an answer.
 
     Args:
-        models: names that are allowed, with `*`; empty allows all.
+        models: names that are allowed, with `*`; empty allows all. They hold for the models that the provider
+            may choose instead, too.
         provider_tools: allow tools that the provider runs, and addresses that it fetches.
 
     Raises:
@@ -100,14 +118,15 @@ def read_request(
     model = route.model if route.model is not None else data.get("model")
     if not isinstance(model, str) or not model:
         raise RequestRefusedError(400, "`model` is missing.")
-    if models and not any(fnmatchcase(model, pattern) for pattern in models):
-        raise RequestRefusedError(
-            403, f"The model {model[:100]} is not allowed; an administrator can add it to gateway.models."
-        )
+    for name in (model, *_other_models(data)) if models else ():
+        if not any(fnmatchcase(name, pattern) for pattern in models):
+            raise RequestRefusedError(
+                403, f"The model {name[:100]} is not allowed; an administrator can add it to gateway.models."
+            )
     if data.get("background"):
         raise RequestRefusedError(400, "`background` is not supported: the gateway counts what it sees.")
     nodes = _nodes(data)
-    if not provider_tools and (found := next(_ways_out(route, data, nodes), None)) is not None:
+    if not provider_tools and (found := next(_ways_out(route, model, nodes), None)) is not None:
         raise RequestRefusedError(
             403,
             f"{found} would reach other hosts from the provider, past the egress rules; an administrator can"
@@ -131,7 +150,12 @@ def read_request(
 def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Of a request, those that the provider gets; names are in lower case."""
     named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
-    return {name: value for name, value in headers.items() if name not in _NOT_SENT | named}
+    unwanted = _NOT_SENT | named
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in unwanted and not _DESTINATION.fullmatch(name)
+    }
 
 
 def returned_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -187,13 +211,44 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _ways_out(route: Route, data: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _other_models(data: Mapping[str, Any]) -> Iterator[str]:
+    """Models that the provider may ask instead: `fallbacks` of Anthropic, `models` of OpenRouter."""
+    for value in (data.get("fallbacks"), data.get("models")):
+        for one in value if isinstance(value, list) else [value] if value else []:
+            yield str(one.get("model") if isinstance(one, Mapping) else one)
+
+
+def _ways_out(route: Route, model: str, nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What makes the provider reach other hosts, in words."""
-    for key in _WAYS_OUT:
-        if key in data:
-            yield f"`{key}`"
-    tools = data.get("tools") or []
-    waiting = list(tools) if isinstance(tools, list) else [tools]
+    if any(fnmatchcase(model, pattern) for pattern in _SEARCHING):
+        yield f"The model {model[:100]}"
+    requests = (nodes[0], *(node for key in _COUNTED if isinstance(node := nodes[0].get(key), Mapping)))
+    yield from (f"`{key}`" for request in requests for key in _WAYS_OUT if key in request)
+    for node in nodes:
+        kind = node.get("type")
+        if kind == "url" and "url" in node:
+            yield "A file by its address"
+        # Tools also come with the conversation: `additional_tools`, `tool_search_output`, `tool_definition`.
+        for tools in (node.get("tools"), node.get("definition") if kind == "tool_definition" else None):
+            yield from _tools_out(route, tools)
+        for key, value in node.items():
+            if isinstance(value, str | Mapping) and _is_address(key, value):
+                yield f"`{key[:100]}` with an address"
+
+
+def _is_address(key: str, value: str | Mapping[str, Any]) -> bool:
+    """Whether a provider would fetch what the key holds."""
+    if key == "file_data":
+        return isinstance(value, str) and "://" in value[:20]  # OpenRouter
+    if not _ADDRESS.fullmatch(key):
+        return False
+    given = value.get("url") if isinstance(value, Mapping) else value
+    return isinstance(given, str) and not given.startswith("data:")
+
+
+def _tools_out(route: Route, tools: Any) -> Iterator[str]:
+    """Of a list of tools, those that the provider runs."""
+    waiting = list(tools) if isinstance(tools, list) else [tools] if tools else []
     while waiting:
         tool = waiting.pop()
         if not isinstance(tool, Mapping):
@@ -210,21 +265,12 @@ def _ways_out(route: Route, data: Mapping[str, Any], nodes: Sequence[Mapping[str
             continue  # OpenAI's own index
         if not isinstance(kind, str) or not (kind in _CLIENT_TOOLS or kind.startswith(_LOCAL_TOOLS)):
             yield f"The tool `{str(kind)[:100]}`"
-    for node in nodes:
-        kind = node.get("type")
-        if kind == "url" and "url" in node:
-            yield "A file by its address"
-        for key in ("image_url", "file_url", "fileUri", "file_uri"):
-            value = node.get(key)
-            value = value.get("url") if isinstance(value, Mapping) else value
-            if isinstance(value, str) and not value.startswith("data:"):
-                yield f"`{key}` with an address"
 
 
-def _nodes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The objects of the conversation; not those of tools' schemas, calls and results, which are data."""
-    found: list[dict[str, Any]] = []
-    waiting: list[Any] = [data.get(key) for key in _CONVERSATION]
+def _nodes(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The request and the objects in it; not those of tools' schemas, calls and results, which are data."""
+    found: list[dict[str, Any]] = [data]
+    waiting: list[Any] = [value for key, value in data.items() if key not in _NO_FILES]
     while waiting:
         value = waiting.pop()
         if isinstance(value, list):
@@ -233,7 +279,11 @@ def _nodes(data: Mapping[str, Any]) -> list[dict[str, Any]]:
             found.append(value)
             call = value.get("type") == "tool_use"
             for key, entry in value.items():
-                if isinstance(entry, (list, dict)) and key not in _DATA and not (call and key == "input"):
+                if not isinstance(entry, (list, dict)) or key in _DATA or (call and key == "input"):
+                    continue
+                if key in _RESULTS and isinstance(entry, dict):
+                    waiting.append({name: part for name, part in entry.items() if name != "response"})
+                else:
                     waiting.append(entry)
     return found
 

@@ -29,7 +29,7 @@ from coding_agent_consumer.gateway.request import (
     sent_parameters,
 )
 from coding_agent_consumer.gateway.upstream import Providers, Upstream, open_providers
-from coding_agent_consumer.gateway.wire import Meter, Route, credential_of, error_body, route_of
+from coding_agent_consumer.gateway.wire import Meter, Operation, Route, credential_of, error_body, route_of
 
 _logger = logging.getLogger("coding_agent.gateway")
 
@@ -245,11 +245,13 @@ class _App:
             raise RequestRefusedError(404, f"No provider of the format {route.format} is configured.")
         sent = sent_headers(headers)
         parameters = sent_parameters(query)
+        if route.operation is not Operation.MODELS:
+            ask = read_request(route, body, models=self.allowed, provider_tools=self.provider_tools)
+            body = ask.body
         if route.operation.free:
             response = await self.providers.ask(upstreams, route, parameters, sent, body)
             await self._return(route, response, None, send)
             return
-        ask = read_request(route, body, models=self.allowed, provider_tools=self.provider_tools)
         prices = [(one, pricing_of(ask.model, one.base_url, self.prices)) for one in upstreams]
         priced = [(one, pricing) for one, pricing in prices if self.ledger.countable(pricing)]
         if not priced:

@@ -189,7 +189,9 @@ def with_personal(settings: Settings, data: Mapping[str, Any]) -> Settings:
     changes: dict[str, Any] = {"llm": _llm(settings.llm, own.llm)}
     if own.llm.names_a_service:
         # What a person sends to a service of their own goes to no other, and costs the installation nothing.
-        changes["gateway"] = settings.gateway.model_copy(update={"fallbacks": ()})
+        changes["gateway"] = settings.gateway.model_copy(update={"fallbacks": (), "identity": None})
+    elif own.llm.provider not in (None, settings.llm.provider):
+        changes["gateway"] = settings.gateway.model_copy(update={"identity": None})
     if own.system_prompt is not None:
         changes["system_prompt"] = own.system_prompt
     if own.instructions is not None:

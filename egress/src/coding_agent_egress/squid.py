@@ -213,6 +213,8 @@ def agent_targets(settings: Settings) -> tuple[Target, ...]:
     sections = (settings.llm.openai, settings.llm.anthropic, settings.llm.google)
     urls += [section.base_url for section in sections if section.api_key.configured]
     urls += [fallback.base_url for fallback in settings.gateway.fallbacks]
+    if settings.gateway.identity is not None:
+        urls += filter(None, (settings.gateway.identity.exchange, settings.gateway.identity.impersonation))
     if settings.user_config_api.enabled:
         urls.append(settings.user_config_api.url)
     if settings.context_storage.s3 is not None:

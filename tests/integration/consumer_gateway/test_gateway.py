@@ -8,14 +8,17 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, open_gateway
+from coding_agent_consumer.gateway.identity import WorkloadIdentity
 from coding_agent_core.budget import Allowance
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Price
+from coding_agent_core.settings.identity import Identity
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
 
@@ -397,6 +400,37 @@ async def test_another_provider_answers_for_one_that_cannot() -> None:
             refused = await client.post(CHAT[0], json=CHAT[1], headers=headers)
             assert (refused.status_code, "x-should-retry" in refused.headers) == (502, False)
             assert gateway.usage.requests == 0
+
+
+async def test_a_cloud_gets_a_token_of_the_workload_identity_and_no_client_sees_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("subject")
+    token = "token-of-the-cloud"
+    given = {"cloud": "azure", "tenant_id": "t", "client_id": "c", "token_file": tmp_path / "token"}
+    gives = answer(200, json.dumps({"access_token": token, "expires_in": 3600}).encode())
+    async with provider(gives) as cloud, provider(answer(400, f"bad {token}".encode())) as model:
+
+        def upstream(endpoint: str) -> Upstream:
+            identity = WorkloadIdentity(Identity(**given, endpoint=endpoint))
+            return Upstream(WireFormat.OPENAI, f"{model.base_url}/openai/v1", identity=identity)
+
+        async with (
+            open_gateway([upstream(cloud.base_url)]) as gateway,
+            httpx.AsyncClient(base_url=gateway.url) as client,
+        ):
+            headers = {"authorization": f"Bearer {gateway.credential}"}
+            for _ in range(2):
+                said = await client.post(CHAT[0], json=CHAT[1], headers=headers)
+                assert (said.status_code, said.text) == (400, "bad [key]")
+        assert [one.headers["authorization"] for one in model.requests] == [f"Bearer {token}"] * 2
+        assert model.requests[0].line == "POST /openai/v1/chat/completions HTTP/1.1"
+        assert len(cloud.requests) == 1, "the second request uses the same token"
+        async with (
+            open_gateway([upstream("http://127.0.0.1:1")]) as gateway,
+            httpx.AsyncClient(base_url=gateway.url) as client,
+        ):
+            headers = {"authorization": f"Bearer {gateway.credential}"}
+            said = await client.post(CHAT[0], json=CHAT[1], headers=headers)
+            assert (said.status_code, "There is no token for the provider" in said.text) == (502, True)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])

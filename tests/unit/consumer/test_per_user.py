@@ -56,6 +56,22 @@ async def test_a_persons_settings_come_over_a_copy(ours: Settings, tmp_path: Pat
     assert Secrets(alice.llm.openai.api_key).current() == ["our-key"]
 
 
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [
+        ({"openai": {"model": "big"}}, True),
+        ({"provider": "openai"}, True),
+        ({"provider": "anthropic"}, False),
+        ({"openai": {"base_url": "https://elsewhere.example/v1"}}, False),
+        ({"openai": {"api_key": "their-key"}}, False),
+    ],
+)
+def test_the_installations_identity_opens_no_provider_of_a_person(own: dict[str, Any], kept: bool) -> None:
+    identity = {"cloud": "azure", "tenant_id": "t", "client_id": "c"}
+    theirs = with_personal(Settings.model_validate({"gateway": {"identity": identity}}), {"llm": own})
+    assert (theirs.gateway.identity is not None) is kept
+
+
 def test_another_address_has_the_persons_own_key_or_none(ours: Settings) -> None:
     elsewhere = "https://elsewhere.example/v1"
     without = with_personal(ours, {"llm": {"openai": {"base_url": elsewhere}}})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.failures import failure_of, too_long, transient
-from coding_agent_consumer.agent.models import Api, model_spec, open_model
+from coding_agent_consumer.agent.models import Api, model_spec, open_model, upstreams
 from coding_agent_consumer.agent.retrying import retry_policy
 from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_core.errors import SettingsError
@@ -27,6 +27,35 @@ from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 
 def settings(**llm: Any) -> Settings:
     return Settings.model_validate({"llm": llm})
+
+
+IDENTITY = {"cloud": "azure", "tenant_id": "t", "client_id": "c"}
+
+
+def test_an_identity_opens_the_chosen_provider_alone() -> None:
+    llm = {
+        "openai": {"base_url": "https://r.openai.azure.com/openai/v1"},
+        "anthropic": {"api_key": "key-of-another"},
+    }
+    fallback = {"format": "openai", "base_url": "https://second.example.com/v1"}
+    given = {"llm": llm, "gateway": {"identity": IDENTITY, "fallbacks": [fallback]}}
+    chosen, other, second = upstreams(Settings.model_validate(given))
+    assert (chosen.base_url, chosen.key) == ("https://r.openai.azure.com/openai/v1", None)
+    assert chosen.identity is not None
+    assert (other.identity, second.identity) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("llm", "problem"),
+    [
+        ({}, "set llm.openai.base_url to the cloud's address"),
+        ({"provider": "ollama"}, "llm.ollama is not one"),
+        ({"openai": {"base_url": "https://r.example.com/v1", "api_key": "k"}}, "are both set: remove one"),
+    ],
+)
+def test_an_identity_that_fits_no_provider_is_refused(llm: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        upstreams(Settings.model_validate({"llm": llm, "gateway": {"identity": IDENTITY}}))
 
 
 def http(status: int, category: Any = None, message: str = "", **data: Any) -> ModelHTTPError:

@@ -10,6 +10,8 @@ import pytest
 from coding_agent_core.settings import Settings
 from coding_agent_egress.squid import Place, Target, agent_targets, configuration
 
+POOL = "projects/4242/locations/global/workloadIdentityPools/cluster/providers/kubernetes"
+
 
 def targets(**sections: Any) -> set[tuple[str, int | None]]:
     return {(target.host, target.port) for target in agent_targets(Settings.model_validate(sections))}
@@ -34,6 +36,12 @@ def test_the_agent_reaches_what_the_settings_name() -> None:
         ("api.anthropic.com", 443),
         ("api.openai.com", 443),
         ("second.example.com", 443),
+    }
+    identity = {"cloud": "google", "provider": POOL, "service_account": "models@p.iam.gserviceaccount.com"}
+    assert targets(**openai, gateway={"identity": identity}) == {
+        model,
+        ("sts.googleapis.com", 443),
+        ("iamcredentials.googleapis.com", 443),
     }
     servers = [
         {"mcp_server_name": "a", "url": "https://mcp.example.com/x"},

@@ -20,6 +20,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 
 from coding_agent_consumer.gateway import Upstream, WireFormat
+from coding_agent_consumer.gateway.identity import WorkloadIdentity
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -156,8 +157,12 @@ def upstreams(settings: Settings) -> list[Upstream]:
     Raises:
         SettingsError: as `model_spec`.
     """
+    cloud = settings.gateway.identity
+    if cloud is not None:
+        _check_identity(settings.llm)
     spec = model_spec(settings.llm)
-    found = [Upstream(spec.wire_format, spec.base_url, spec.api_key)]
+    identity = WorkloadIdentity(cloud) if cloud is not None else None
+    found = [Upstream(spec.wire_format, spec.base_url, spec.api_key, identity)]
     for name in _VENDORS:
         section = getattr(settings.llm, name)
         key = Secrets(section.api_key).first()
@@ -167,6 +172,17 @@ def upstreams(settings: Settings) -> list[Upstream]:
         key = Secrets(fallback.api_key).first()
         found.append(Upstream(WireFormat(fallback.format), fallback.base_url, key))
     return found
+
+
+def _check_identity(llm: LLM) -> None:
+    name, vendor = f"llm.{llm.provider}", _VENDORS.get(llm.provider)
+    if vendor is None or host_of(llm.address) == vendor[0]:
+        raise SettingsError(
+            f"gateway.identity opens a cloud's service, and {name} is not one: set {name}.base_url to the "
+            "cloud's address, or remove gateway.identity"
+        )
+    if getattr(llm, llm.provider).api_key.configured:
+        raise SettingsError(f"{name}.api_key and gateway.identity are both set: remove one")
 
 
 def request_settings(spec: ModelSpec, conversation: str) -> ModelSettings:

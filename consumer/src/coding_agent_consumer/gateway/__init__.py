@@ -4,7 +4,8 @@ Whoever holds its dummy credential can ask the configured models and nothing els
 key in, counts what each answer used, and answers 402 once the attempt's allowance is used up.
 
 `wire` knows the wire formats, `request` decides what may be asked, `ledger` prices and reserves, `connection`
-bounds the clients, `upstream` asks the providers, and `server` passes requests and answers on.
+bounds the clients, `upstream` asks the providers, `identity` has the tokens of clouds, and `server` passes
+requests and answers on.
 """
 
 from coding_agent_consumer.gateway.server import Gateway, open_gateway

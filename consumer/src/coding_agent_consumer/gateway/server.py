@@ -329,8 +329,8 @@ class _App:
                 break
         text = bytes(body[:_ERROR_LIMIT])
         for upstream in self.upstreams:
-            if upstream.key:
-                text = text.replace(upstream.key.encode(), b"[key]")
+            for secret in upstream.secrets:
+                text = text.replace(secret.encode(), b"[key]")
         await _answer(send, status, text, returned_headers(response.raw_headers))
 
 

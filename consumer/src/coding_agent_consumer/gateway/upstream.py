@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import httpx
 
+from coding_agent_consumer.gateway.identity import TokenError, WorkloadIdentity
 from coding_agent_consumer.gateway.request import RequestRefusedError
 from coding_agent_consumer.gateway.wire import Route, WireFormat, credential_header
 
@@ -30,11 +31,34 @@ class Upstream:
     Attributes:
         base_url: as the vendor's own SDK takes it: with `/v1` for OpenAI's format, without for the others.
         key: the real credential; `None` sends none.
+        identity: gives the credential in place of `key`.
     """
 
     format: WireFormat
     base_url: str
     key: str | None = field(default=None, repr=False)
+    identity: WorkloadIdentity | None = None
+
+    def url(self, route: Route) -> str:
+        """Where a request goes."""
+        # Vertex AI has its version before the project, which is in the base URL.
+        path = route.path.removeprefix("/v1beta") if self.identity else route.path
+        return self.base_url.rstrip("/") + path
+
+    async def credential(self) -> dict[str, str]:
+        """The header with the credential, if there is one.
+
+        Raises:
+            TokenError: the cloud gives none.
+        """
+        if self.identity is not None:
+            return {"authorization": f"Bearer {await self.identity.token()}"}
+        return dict([credential_header(self.format, self.key)]) if self.key else {}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no client may read in an answer."""
+        return tuple(filter(None, (self.key, self.identity.current if self.identity else None)))
 
 
 class Providers:
@@ -62,14 +86,20 @@ class Providers:
         """
         for upstream in upstreams:
             last = upstream is upstreams[-1]
-            key = dict([credential_header(upstream.format, upstream.key)]) if upstream.key else {}
+            try:
+                credential = await upstream.credential()
+            except TokenError as error:
+                _logger.warning("No token for a provider: %s", error)
+                if last:
+                    raise RequestRefusedError(502, f"There is no token for the provider: {error}.") from None
+                continue
             length = {"content-length": str(len(body))} if body else {}
             try:
                 response = await self._session.request(
                     "POST" if body else "GET",
-                    upstream.base_url.rstrip("/") + route.path,
+                    upstream.url(route),
                     params=parameters,
-                    headers={**headers, **key, **length, "accept-encoding": "identity"},
+                    headers={**headers, **credential, **length, "accept-encoding": "identity"},
                     data=_whole(body) if body else None,
                     allow_redirects=False,
                     proxy=self._proxies[upstream.base_url],

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from coding_agent_core.outcome import Price
 from coding_agent_core.runner import RunnerName
 from coding_agent_core.secrets import SecretSettings
+from coding_agent_core.settings.identity import Identity
 from coding_agent_core.settings.section import SecretField, Section, Url
 
 
@@ -163,6 +164,9 @@ class GatewaySettings(Section):
     fallbacks: tuple[Fallback, ...] = ()
     """Asked in turn where the provider answers 429 or 5xx, or cannot be reached. Not for people with an
     address or a key of their own."""
+    identity: Identity | None = None
+    """Workload identity that opens the provider of `llm.provider` in place of its `api_key`. Not for people
+    with an address, a key or a provider of their own."""
 
 
 class OpenAI(Section):

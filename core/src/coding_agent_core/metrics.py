@@ -15,8 +15,10 @@ from prometheus_client import (
     start_http_server,
 )
 
-from coding_agent_core.outcome import Usage
+from coding_agent_core.outcome import OTHER_MODELS, Usage
 
+_MAX_MODELS = 50
+"""Names of models that have series of their own."""
 _logger = logging.getLogger("coding_agent.metrics")
 
 
@@ -42,17 +44,24 @@ class UsageMetrics:
             ["repository", "model", "currency"],
             registry=registry,
         )
+        self._models: set[str] = set()
 
     def count(self, repository: str, usage: Usage | None) -> None:
         """Count what one attempt used; call it once for each."""
-        if usage is None or not usage.requests:
-            return
-        labels = (repository.lower(), usage.model or "unknown")
-        self._requests.labels(*labels).inc(usage.requests)
-        self._tokens.labels(*labels, "input").inc(usage.input_tokens)
-        self._tokens.labels(*labels, "output").inc(usage.output_tokens)
-        if usage.cost is not None:
-            self._cost.labels(*labels, usage.cost.currency).inc(float(usage.cost.amount))
+        for used in usage.by_model if usage is not None else ():
+            labels = (repository.lower(), self._label(used.model))
+            self._requests.labels(*labels).inc(used.requests)
+            self._tokens.labels(*labels, "input").inc(used.input_tokens)
+            self._tokens.labels(*labels, "output").inc(used.output_tokens)
+            if used.cost is not None:
+                self._cost.labels(*labels, used.cost.currency).inc(float(used.cost.amount))
+
+    def _label(self, model: str) -> str:
+        """An agent chooses the names, as far as its provider answers."""
+        if model not in self._models and len(self._models) >= _MAX_MODELS:
+            return OTHER_MODELS
+        self._models.add(model)
+        return model
 
 
 def process_registry() -> CollectorRegistry:

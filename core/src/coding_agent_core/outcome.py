@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 from typing import Literal
@@ -21,6 +22,10 @@ MAX_TAIL = 2048
 """Characters of an attempt's last steps that are kept with its outcome."""
 MAX_DENIALS = 10
 """Hosts that an outcome names as denied by the egress proxy: those that were denied most often."""
+MAX_MODELS = 8
+"""Models that a usage names: the dearest; what the rest used stands together under `OTHER_MODELS`."""
+OTHER_MODELS = "other"
+UNKNOWN_MODEL = "unknown"
 _MANY = 2**53
 """More tokens than any attempt uses."""
 _SMALLEST = Decimal("0.000001")
@@ -119,13 +124,8 @@ def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
     return Cost.of(Decimal(first.amount) + Decimal(second.amount), second.currency)
 
 
-class Usage(_ReportedModel):
-    """What an attempt used: requests to the model and tokens, as the provider counts them.
-
-    Attributes:
-        cost: `None` where the model's price is not configured.
-        model: its name; `None`: it is unknown, or there were several.
-    """
+class _Counts(_ReportedModel):
+    """Requests to the model and tokens, as the provider counts them."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
@@ -133,17 +133,73 @@ class Usage(_ReportedModel):
     input_tokens: int = Field(default=0, ge=0, le=_MANY)
     output_tokens: int = Field(default=0, ge=0, le=_MANY)
     cost: Cost | None = None
+    """`None`: the price of the model is not known."""
+
+
+class ModelUsage(_Counts):
+    """What was used of one model."""
+
+    model: str = Field(max_length=256)
+
+    def plus(self, other: ModelUsage) -> ModelUsage:
+        return ModelUsage(
+            model=self.model,
+            requests=self.requests + other.requests,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost=sum_of(self.cost, other.cost),
+        )
+
+
+class Usage(_Counts):
+    """What an attempt, or a task, used.
+
+    Attributes:
+        model: its name; `None`: it is unknown, or there were several.
+        models: by model, the dearest first, where there were several.
+    """
+
     model: str | None = Field(default=None, max_length=256)
+    models: tuple[ModelUsage, ...] | None = Field(default=None, max_length=MAX_MODELS)
+
+    @property
+    def by_model(self) -> tuple[ModelUsage, ...]:
+        """The same by model, also where there was only one; empty without a request."""
+        if self.models or not self.requests:
+            return self.models or ()
+        counts = {name: getattr(self, name) for name in _Counts.model_fields}
+        return (ModelUsage(model=self.model or UNKNOWN_MODEL, **counts),)
 
     def plus(self, other: Usage) -> Usage:
         only = other.model if not self.requests or self.model == other.model else None
+        models = _merged((*self.by_model, *other.by_model))
         return Usage(
             model=only if other.requests else self.model,
             requests=self.requests + other.requests,
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cost=sum_of(self.cost, other.cost),
+            models=models if len(models) > 1 else None,
         )
+
+
+def _merged(used: Iterable[ModelUsage]) -> tuple[ModelUsage, ...]:
+    """Each model once, the dearest first."""
+    sums: dict[str, ModelUsage] = {}
+    for one in used:
+        sums[one.model] = sums[one.model].plus(one) if one.model in sums else one
+    other = sums.pop(OTHER_MODELS, None)
+    dearest = sorted(sums.values(), key=_dearness, reverse=True)
+    if len(dearest) + (other is not None) > MAX_MODELS:
+        for one in dearest[MAX_MODELS - 1 :]:
+            rest = one.model_copy(update={"model": OTHER_MODELS})
+            other = rest if other is None else other.plus(rest)
+        dearest = dearest[: MAX_MODELS - 1]
+    return (*dearest, *(() if other is None else (other,)))
+
+
+def _dearness(used: ModelUsage) -> tuple[Decimal, int]:
+    return Decimal(used.cost.amount if used.cost else 0), used.input_tokens + used.output_tokens
 
 
 class Denial(_ReportedModel):
@@ -223,6 +279,8 @@ class Outcome(_ReportedModel):
                 outcome = outcome.model_copy(update={name: cut})
         if not outcome._fits:
             outcome = outcome.model_copy(update={"transcript": None, "transcript_url": None, "denied": ()})
+        if not outcome._fits:
+            outcome = outcome.model_copy(update={"usage": self.usage.model_copy(update={"models": None})})
         if not outcome._fits:
             raise ValueError("the outcome does not fit a termination message even without its texts")
         return outcome.model_dump_json()

@@ -209,6 +209,7 @@ def comment(report: Report) -> str:
         lines += _details("Last lines of the log", _cut(report.tail, _TAIL_LIMIT))
     if report.transcript:
         lines += [_transcript(report.transcript), ""]
+    lines += _models(report.usage)
     lines.append(f"<sub>{' · '.join(_facts(report))}</sub>")
     # In JSON these characters can be written so that no value ends the HTML comment.
     hidden = state.model_dump_json(exclude_none=True).replace("<", "\\u003c").replace(">", "\\u003e")
@@ -274,6 +275,26 @@ def _facts(report: Report) -> list[str]:
         facts.append(f"cost {used.cost}")
     facts.append(f"task `{report.task}`")
     return facts
+
+
+def _models(used: Usage) -> list[str]:
+    """A table of what was used by model, where there were several."""
+    if not used.models:
+        return []
+    rows = [
+        (
+            f"`{inline(one.model).replace('`', '')}`",
+            f"{one.requests:,}",
+            f"{one.input_tokens:,}",
+            f"{one.output_tokens:,}",
+            str(one.cost or "unknown"),
+        )
+        for one in used.models
+    ]
+    head = ("model", "requests", "tokens in", "tokens out", "cost")
+    lines = [head, ("---", *["---:"] * (len(head) - 1)), *rows]
+    table = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    return ["<details><summary>Usage by model</summary>", "", *table, "", "</details>", ""]
 
 
 def _clock(moment: datetime | None) -> str:

@@ -89,6 +89,7 @@ def describe(session: Session, arguments: Namespace) -> None:
     parts = [
         ("Conditions", tables.CONDITIONS, tables.condition_rows(task, now)),
         ("Attempts", tables.ATTEMPTS, tables.attempt_rows(task)),
+        ("Models", tables.MODELS, tables.model_rows(task)),
         ("Transcripts", tables.TRANSCRIPTS, tables.transcript_rows(task)),
     ]
     try:

@@ -19,6 +19,7 @@ COLUMNS = ("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON",
 CONDITIONS = ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE")
 ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "COST", "MESSAGE")
 SPENT = ("ATTEMPTS", "REQUESTS", "TOKENS IN", "TOKENS OUT", "COST")
+MODELS = ("MODEL", "REQUESTS", "TOKENS IN", "TOKENS OUT", "COST")
 TRANSCRIPTS = ("ATTEMPT", "PLACE", "LINK")
 _TAKEN_UP = 30.0
 """Seconds within which an operator takes a new task up, another one's Lease included."""
@@ -123,16 +124,20 @@ def spent_rows(tasks: Iterable[Body], by: str, since: datetime) -> list[tuple[st
             ended, usage = parse_time(attempt.get("completionTime")), attempt.get("usage")
             if ended is None or ended < since or not isinstance(usage, Mapping):
                 continue
-            name = {
-                "repository": _text(task, "spec", "source", "repository"),
-                "user": _text(task, "spec", "user"),
-                "model": _text(usage, "model"),
-            }[by] or "unknown"
-            counts = (1, *(int(usage.get(key) or 0) for key in ("requests", "inputTokens", "outputTokens")))
-            numbers[name] = [old + new for old, new in zip(numbers.get(name, [0] * 4), counts, strict=True)]
-            if isinstance(cost := usage.get("cost"), Mapping):
-                own, unit = costs.setdefault(name, {}), _text(cost, "currency")
-                own[unit] = own.get(unit, Decimal(0)) + Decimal(_text(cost, "amount"))
+            for used in _by_model(usage) if by == "model" else [usage]:
+                name = {
+                    "repository": _text(task, "spec", "source", "repository"),
+                    "user": _text(task, "spec", "user"),
+                    "model": _text(used, "model"),
+                }[by] or "unknown"
+                sums = [
+                    old + new
+                    for old, new in zip(numbers.get(name, [0] * 4), (1, *_counts(used)), strict=True)
+                ]
+                numbers[name] = sums
+                if isinstance(cost := used.get("cost"), Mapping):
+                    own, unit = costs.setdefault(name, {}), _text(cost, "currency")
+                    own[unit] = own.get(unit, Decimal(0)) + Decimal(_text(cost, "amount"))
     dearest = sorted(numbers, key=lambda name: (-max(costs.get(name, {}).values(), default=Decimal(0)), name))
     return [
         (
@@ -142,6 +147,12 @@ def spent_rows(tasks: Iterable[Body], by: str, since: datetime) -> list[tuple[st
         )
         for name in dearest
     ]
+
+
+def model_rows(task: Body) -> list[tuple[str, ...]]:
+    """Rows of `MODELS`: what a task used of each, where it used several."""
+    models = _at(task, "status", "result", "usage", "models") or []
+    return [(_text(used, "model"), *map(str, _counts(used)), _cost(used)) for used in models]
 
 
 def transcript_rows(task: Body) -> list[tuple[str, ...]]:
@@ -227,6 +238,18 @@ def _between(start: object, end: object) -> str:
 def _cost(usage: Any) -> str:
     cost = usage.get("cost") if isinstance(usage, Mapping) else None
     return plain(f"{cost.get('amount')} {cost.get('currency')}") if isinstance(cost, Mapping) else ""
+
+
+def _by_model(usage: Body) -> list[Body]:
+    """The same by model; an attempt that used one model lists none."""
+    return list(usage.get("models") or [usage])
+
+
+def _counts(usage: Body) -> tuple[int, int, int]:
+    requests, tokens_in, tokens_out = (
+        int(usage.get(key) or 0) for key in ("requests", "inputTokens", "outputTokens")
+    )
+    return requests, tokens_in, tokens_out
 
 
 def _allowance(budget: Any) -> str:

@@ -377,6 +377,19 @@ async def test_chat_streams_are_asked_for_their_usage() -> None:
         assert upstream.requests[1].body == raw, "nothing to change"
 
 
+async def test_what_each_model_used_is_counted() -> None:
+    async with _opened(WireFormat.OPENAI, answer(200, json.dumps({"usage": CHAT_USAGE}).encode())) as (
+        gateway,
+        _,
+        client,
+    ):
+        for count, model in enumerate(("m", "other-model", "m"), start=1):
+            await client.post(CHAT[0], json={**CHAT[1], "model": model})
+            await _counted(gateway, count)
+        found = [(one.model, one.requests, one.input_tokens) for one in gateway.usage.models or ()]
+        assert found == [("m", 2, 11_000), ("other-model", 1, 5_500)]
+
+
 async def test_another_provider_answers_for_one_that_cannot() -> None:
     ok = answer(200, json.dumps({"usage": CHAT_USAGE}).encode())
     with socket.create_server(("127.0.0.1", 0)) as closed:

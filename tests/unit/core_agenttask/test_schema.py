@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core import agenttask
-from coding_agent_core.outcome import MAX_DENIALS
+from coding_agent_core.outcome import MAX_DENIALS, MAX_MODELS
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_operator.task_state import MAX_RECORDED
 from pydantic import BaseModel
@@ -73,7 +73,9 @@ def test_what_is_written_fits_into_the_lists() -> None:
     assert lists["conditions"]["maxItems"] > 5
     assert lists["attempts"]["items"]["properties"]["denied"]["maxItems"] == MAX_DENIALS
     named = {path for path, node in NODES if node["type"] == "array"}
-    expected = {"status.attempts", "status.attempts[].denied", "status.conditions"}
+    models = {"status.attempts[].usage.models", "status.result.usage.models"}
+    assert {node["maxItems"] for path, node in NODES if path in models} == {MAX_MODELS}
+    expected = {"status.attempts", "status.attempts[].denied", "status.conditions", *models}
     assert named == expected, "each list has a line here"
 
 

@@ -36,6 +36,25 @@ def test_tokens_and_cost_add_up_by_repository_and_model() -> None:
     assert value(registry, "cost", model="qwen3", currency="USD") is None
 
 
+def test_an_attempt_with_several_models_counts_for_each() -> None:
+    registry = CollectorRegistry()
+    UsageMetrics(registry).count("acme/pricing", USED.plus(USED.model_copy(update={"model": "qwen3"})))
+    assert value(registry, "requests") == 3
+    assert value(registry, "cost", model="qwen3", currency="USD") == 0.25
+    assert value(registry, "requests", model="unknown") is None
+
+
+def test_names_of_models_do_not_make_series_without_end() -> None:
+    registry = CollectorRegistry()
+    metrics = UsageMetrics(registry)
+    for number in range(70):
+        metrics.count("acme/pricing", USED.model_copy(update={"model": f"m{number}"}))
+    metrics.count("acme/pricing", USED.model_copy(update={"model": "m0"}))
+    assert value(registry, "requests", model="m0") == 6
+    assert value(registry, "requests", model="m69") is None
+    assert value(registry, "requests", model="other") == 60
+
+
 @pytest.mark.parametrize("usage", [None, Usage()])
 def test_an_attempt_that_asked_no_model_makes_no_series(usage: Usage | None) -> None:
     registry = CollectorRegistry()

@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from coding_agent_core.outcome import MAX_MESSAGE_BYTES, MAX_TAIL, Cost, Denial, Outcome, Usage
+from coding_agent_core.outcome import (
+    MAX_MESSAGE_BYTES,
+    MAX_MODELS,
+    MAX_TAIL,
+    Cost,
+    Denial,
+    ModelUsage,
+    Outcome,
+    Usage,
+)
 from coding_agent_core.reasons import Reason
 from coding_agent_core.text import last_lines
 from hypothesis import given, settings
@@ -122,3 +131,43 @@ def test_denials_are_hosts_and_give_way_to_what_matters_more() -> None:
     for wrong in ("`x`", "a b", "<a>", "a/b", ""):
         with pytest.raises(ValidationError):
             Denial(host=wrong, count=1)
+
+
+def _of(model: str | None, amount: str | None = None, requests: int = 1) -> Usage:
+    cost = None if amount is None else Cost(amount=amount, currency="USD")
+    return Usage(requests=requests, input_tokens=10, output_tokens=2, cost=cost, model=model)
+
+
+def test_a_usage_of_several_models_names_each_and_the_dearest_first() -> None:
+    used = _of("small", "0.10").plus(_of("large", "0.30")).plus(_of("small", "0.05")).plus(Usage())
+    assert used.models is not None
+    assert [(one.model, one.requests, str(one.cost)) for one in used.models] == [
+        ("large", 1, "0.30 USD"),
+        ("small", 2, "0.15 USD"),
+    ]
+    assert (used.model, used.requests, str(used.cost)) == (None, 3, "0.45 USD")
+    assert _of("small").plus(_of("small")).models is None, "the usage itself says it"
+    assert _of(None).plus(_of("small")).by_model[0].model in ("unknown", "small")
+
+
+def test_the_cheapest_of_many_models_stand_together() -> None:
+    used = Usage()
+    for number in range(20):
+        used = used.plus(_of(f"m{number}", f"0.{number + 10}"))
+    assert used.models is not None
+    assert [one.model for one in used.models] == [f"m{19 - n}" for n in range(MAX_MODELS - 1)] + ["other"]
+    assert sum(one.requests for one in used.models) == used.requests == 20
+    assert sum(one.input_tokens for one in used.models) == used.input_tokens == 200
+
+
+def test_many_long_names_of_models_give_way() -> None:
+    models = tuple(ModelUsage(model=f"{n}" * 256, requests=1) for n in range(MAX_MODELS))
+    outcome = full(usage=USAGE.model_copy(update={"models": models}), branch="b" * 250)
+    few = Outcome.from_termination_message(outcome.to_termination_message())
+    assert few is not None
+    assert (few.usage.models, few.transcript) == (models, outcome.transcript), "that fits"
+    wide = tuple(ModelUsage(model=f"{n}" + "ü" * 255, requests=1) for n in range(MAX_MODELS))
+    outcome = full(usage=USAGE.model_copy(update={"models": wide}), message="m" * 900)
+    cut = Outcome.from_termination_message(outcome.to_termination_message())
+    assert cut is not None
+    assert cut.usage == USAGE

@@ -107,3 +107,10 @@ def test_a_comment_says_what_the_egress_proxy_has_denied() -> None:
         "An administrator can allow a host in `egress.allow`." in text
     )
     assert "egress" not in comment(report(Phase.FAILED))
+
+
+def test_a_comment_has_a_table_of_several_models() -> None:
+    used = Usage(requests=3, input_tokens=12_000, output_tokens=30, model="a|`b")
+    text = comment(report(Phase.SUCCEEDED, usage=used.plus(used.model_copy(update={"model": "qwen3"}))))
+    assert "| `a\\|b` | 3 | 12,000 | 30 | unknown |\n| `qwen3` | 3 |" in text
+    assert "Usage by model" not in comment(report(Phase.SUCCEEDED, usage=used))

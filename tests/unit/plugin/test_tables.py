@@ -211,6 +211,15 @@ def test_what_was_spent_by_repository_user_and_model() -> None:
         ("small", "1", "2", "10", "5", "0.10 USD"),
         ("unknown", "1", "1", "0", "0", ""),
     ]
+    both = used("ignored", "0.40") | {"model": None, "models": [used("large", "0.30"), used("small", "0.10")]}
+    mixed = task("d", today, attempts=[ended(today, both)], result={"usage": both})
+    assert tables.spent_rows([mixed], "model", since) == [
+        ("large", "1", "2", "10", "5", "0.30 USD"),
+        ("small", "1", "2", "10", "5", "0.10 USD"),
+    ]
+    assert [row[-1] for row in tables.spent_rows([mixed], "user", since)] == ["0.40 USD"]
+    assert tables.model_rows(mixed)[1] == ("small", "2", "10", "5", "0.10 USD")
+    assert tables.model_rows(tasks[0]) == []
     assert [row[:2] for row in tables.spent_rows(tasks, "repository", since)] == [("octo/demo", "4")]
     assert [row[:2] for row in tables.spent_rows(tasks, "user", since)] == [("alice", "4")]
     assert tables.spent_rows(tasks, "user", datetime(2026, 11, 26, tzinfo=UTC)) == []

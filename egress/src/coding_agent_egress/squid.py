@@ -19,12 +19,26 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import S3
 from coding_agent_core.settings.egress import ParentProxy
 
-NEVER = ("169.254.0.0/16", "168.63.129.16", "fe80::/10", "fd00:ec2::254")
-"""Link-local addresses and the metadata services of clouds, which give out credentials of the node."""
+NEVER = (
+    *("169.254.0.0/16", "168.63.129.16", "100.100.100.200", "fe80::/10"),
+    *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),
+    *("64:ff9b::a9fe:0/112", "64:ff9b:1::/48", "2002:a9fe::/32"),
+)
+"""Link-local addresses and the metadata services of clouds, which give out credentials of the node; the last
+three are ways to write the first in IPv6 (RFC 6052, RFC 8215, RFC 3056)."""
 PRIVATE = (
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.0.0.0/24"),
     *("192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
-    *("::/128", "::1/128", "64:ff9b::/96", "2002::/16", "fc00::/7", "fe80::/10", "ff00::/8"),
+    *(
+        "::/128",
+        "::1/128",
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "2002::/16",
+        "fc00::/7",
+        "fe80::/10",
+        "ff00::/8",
+    ),
     *("169.254.0.0/16", "168.63.129.16"),
 )
 """Addresses that are not public (https://www.iana.org/assignments/iana-ipv4-special-registry)."""

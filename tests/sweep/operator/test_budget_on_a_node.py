@@ -1,0 +1,153 @@
+"""Twenty attempts share a repository's budget, and agents and operator are killed: the model counts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from random import Random
+from typing import Any
+
+import pytest
+from coding_agent_cluster.access import KubectlError
+from coding_agent_model.script import Script, Turn
+
+from tests.e2e.pods import processes
+from tests.fixtures.system import REPOSITORY
+from tests.fixtures.system_in_pods import PodSystem, StartPods
+
+# Time for what may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
+
+ANSWER, ALLOWANCE = 1_000, 20_500
+"""Tokens of an answer and of a task, whose last answer exceeds its allowance."""
+PARALLEL, TASKS = 20, 24
+BUDGET = PARALLEL * ALLOWANCE
+"""As much as those may spend that run at a time, so the others wait for what is left over."""
+AT_A_TIME = 2
+"""Requests of one attempt."""
+ENDED = ("Succeeded", "Failed")
+
+ASKS = """
+import json, os, sys, threading, urllib.error, urllib.request
+
+sys.stdin.read()
+body = {"model": "scripted", "max_tokens": 990, "messages": [{"role": "user", "content": "Go on."}]}
+headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}
+url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+
+def ask():
+    while True:
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        try:
+            urllib.request.urlopen(request, timeout=300).read()
+        except urllib.error.HTTPError as error:
+            if error.code == 402:
+                return
+
+for thread in [threading.Thread(target=ask) for _ in range(AT_A_TIME)]:
+    thread.start()
+"""
+"""A coding agent that asks the model until its allowance is used up."""
+
+
+class Chance:
+    """Kills agents and the operator, each time after a number of answers of the model."""
+
+    def __init__(self, system: PodSystem, seed: int) -> None:
+        self.system = system
+        self.agents = self.operators = 0
+        self._random = Random(seed)
+        self._next = 0
+        self._choose()
+
+    def strike(self) -> None:
+        """Kill something if it is time."""
+        if answers(self.system) < self._next:
+            return
+        self._choose()
+        if self._random.random() < 0.2:
+            self.operators += 1
+            self.system.programs[0].kill()
+            self.system.programs[0] = self.system.start("--mode", "operator")
+            self.system.programs.pop()
+            return
+        running = [pod for pod in self.system.pods() if pod["status"].get("phase") == "Running"]
+        if not running:
+            return
+        pod = self._random.choice(running)["metadata"]
+        self.agents += 1
+        if self._random.random() < 0.2:
+            with suppress(KubectlError):
+                self.system.kubectl("delete", "pod", pod["name"], "--grace-period=0", "--force")
+            return
+        for pid, _, command in processes(pod["uid"]):
+            if "--mode attempt" in command:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _choose(self) -> None:
+        self._next = answers(self.system) + self._random.randint(10, 30)
+
+
+def test_the_model_gave_no_more_than_the_budget_and_the_answers_under_way(start_pods: StartPods) -> None:
+    # So slow that all of them ask at a time.
+    answer = Turn(text="Go on.", prompt_tokens=10, output_tokens=ANSWER - 10, delay_ms=3_000)
+    system = start_pods(
+        "github",
+        [Script(turns=(answer,), loop=True)],
+        consumer={"runner": "command", "command": ["python3", "-c", f"AT_A_TIME = {AT_A_TIME}\n{ASKS}"]},
+        budgets={"task": {"tokens": ALLOWANCE}, "repository": {"tokens": BUDGET}},
+        limits={"global": PARALLEL, "per_repository": PARALLEL},
+        operator={"lease_duration": 3},
+    )
+    for number in range(2, TASKS + 1):
+        assert system.forge.open_issue(REPOSITORY, f"Ask {number}", "Ask.") == number
+    for number in range(1, TASKS + 1):
+        system.put_label(number)
+    chance, at_a_time = Chance(system, seed=15), 0
+
+    def over() -> bool:
+        nonlocal at_a_time
+        chance.strike()
+        found = [task.get("status", {}) for task in system.tasks()]
+        at_a_time = max(at_a_time, sum(status.get("phase") == "Running" for status in found))
+        return len(found) == TASKS and all(
+            status.get("phase") in ENDED or status.get("reason") == "WaitingForBudget" for status in found
+        )
+
+    system.wait(over, "the budget is used up", 240)
+    tasks, spent = system.tasks(), tokens(system.model.usage["scripted"])
+    exceeded = [task for task in tasks if task["status"].get("reason") == "BudgetExceeded"]
+    attempts = [attempt for task in tasks for attempt in task["status"].get("attempts", ())]
+    counted = sum(tokens_of(attempt) for attempt in attempts)
+    # An attempt that was killed before its first answer, or with its pod, has left nothing behind.
+    charged = sum(tokens_of(attempt) or attempt["allowance"]["tokens"] for attempt in attempts)
+    print(f"{spent} of {BUDGET}, {counted} counted, {charged} charged;")
+    print(f"{len(exceeded)} used up; {at_a_time} at a time;")
+    print(f"killed: {chance.agents} agents, {chance.operators} operators")
+    under_way = len(exceeded) + AT_A_TIME * chance.agents
+    assert spent <= BUDGET + ANSWER * under_way
+    assert spent > 0.7 * BUDGET, "it was nearly used up"
+    assert counted <= spent
+    assert charged <= BUDGET + ANSWER * len(exceeded), "more was let start"
+    assert at_a_time == PARALLEL
+    assert chance.agents >= 5
+    assert chance.operators >= 1
+    assert [task for task in tasks if task["status"].get("reason") == "WaitingForBudget"]
+
+
+def answers(system: PodSystem) -> int:
+    """That the model has given."""
+    return system.model.usage.get("scripted", {}).get("answers", 0)
+
+
+def tokens(usage: dict[str, int]) -> int:
+    """Of all answers, as the model counts them."""
+    return usage["input_tokens"] + usage["output_tokens"]
+
+
+def tokens_of(attempt: dict[str, Any]) -> int:
+    """Of an attempt, as its status says."""
+    usage = attempt.get("usage") or {}
+    return int(usage.get("inputTokens", 0)) + int(usage.get("outputTokens", 0))

@@ -115,7 +115,33 @@ def passing_on(host: str, to: tuple[str, int]) -> Iterator[int]:
         loop.call_soon_threadsafe(loop.stop)
 
 
-@pytest.mark.parametrize("runner", ["builtin", "claude-code", "codex", "opencode"])
+def provider(runner: str, model: ModelServer) -> dict[str, str]:
+    """What docs/runners.md writes into `.env` for a runner."""
+    openai = {"OPENAI_API_KEY": MODEL_KEY, "OPENAI_BASE_URL": model.base_url, "OPENAI_MODEL": "scripted"}
+    return {
+        "builtin": {"LLM_PROVIDER": "openai", **openai},
+        "codex": {"LLM_PROVIDER": "openai", **openai},
+        "claude-code": {
+            "LLM_PROVIDER": "anthropic",
+            "ANTHROPIC_API_KEY": MODEL_KEY,
+            "ANTHROPIC_BASE_URL": model.url,
+            "ANTHROPIC_MODEL": "scripted",
+        },
+        "opencode": {
+            "LLM_PROVIDER": "ollama",
+            "OLLAMA_ENDPOINT": model.url,
+            "OLLAMA_MODEL": "scripted",
+        },
+        "gemini": {
+            "LLM_PROVIDER": "google",
+            "GEMINI_API_KEY": MODEL_KEY,
+            "GOOGLE_GEMINI_BASE_URL": model.url,
+            "GEMINI_MODEL": "scripted",
+        },
+    }[runner]
+
+
+@pytest.mark.parametrize("runner", ["builtin", "claude-code", "codex", "opencode", "gemini"])
 def test_label_to_pull_request_with_the_proxy_as_the_only_way_out(
     rendered: Render, tmp_path: Path, rabbitmq: Broker, rabbitmq_queue: str, runner: str
 ) -> None:
@@ -146,20 +172,11 @@ def test_label_to_pull_request_with_the_proxy_as_the_only_way_out(
         else:
             call = Call(run=command)
         scripts = [Script(turns=(Turn(calls=(call,)), last))]
-        model = stack.enter_context(ModelServer(scripts, api_key=MODEL_KEY, host=world))
+        local = runner == "opencode"  # a model of one's own, which asks for no key
+        model = stack.enter_context(ModelServer(scripts, api_key=None if local else MODEL_KEY, host=world))
         system = System(forge, model, tmp_path)
         broker = stack.enter_context(passing_on(networks.machine("queue"), (rabbitmq.host, rabbitmq.port)))
-        vendor = {"claude-code": "ANTHROPIC"}.get(runner, "OPENAI")
-        project = rendered(
-            **given,
-            GITHUB_API_URL=forge.api_url,
-            LLM_PROVIDER=vendor.lower(),
-            **{
-                f"{vendor}_API_KEY": MODEL_KEY,
-                f"{vendor}_BASE_URL": model.base_url if vendor == "OPENAI" else model.url,
-                f"{vendor}_MODEL": "scripted",
-            },
-        )
+        project = rendered(**given, GITHUB_API_URL=forge.api_url, **provider(runner, model))
         networks.project = project
         config = yaml.safe_load(Path("dev/compose/config.yaml").read_text(encoding="utf-8"))
         config["egress"] = {"allow": [f"packages.inside:{port}"], "private": ["packages.inside"]}

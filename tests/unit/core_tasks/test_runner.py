@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
+from coding_agent_core.agenttask import manifest, parse_spec
+from coding_agent_core.messages import AttemptInput, QueuedTask
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 
 @pytest.mark.parametrize(
@@ -31,3 +37,15 @@ def test_every_coding_agent_has_a_label_that_asks_for_it() -> None:
     assert [labels.trigger(labels.runner({label})) for label in sorted(labels.triggers)] == sorted(
         labels.triggers
     )
+
+
+@pytest.mark.parametrize("runner", [None, RunnerName.CODEX])
+def test_the_choice_is_kept_from_the_label_to_the_attempt(runner: RunnerName | None) -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    item = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
+    trigger = Trigger(origin=Origin.WEBHOOK, received_at=now)
+    request = TaskRequest(item=item, trigger=trigger, runner=runner)
+    assert parse_spec(manifest(request, run=1)).runner is runner
+    queued = QueuedTask(request=request, uuid="u")
+    given = AttemptInput(task=queued, max_attempts=1, timeout_seconds=1).to_json()
+    assert AttemptInput.from_json(given, now=now).task == queued

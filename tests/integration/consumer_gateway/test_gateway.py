@@ -467,12 +467,14 @@ async def test_headers_of_a_connection_stay_on_it() -> None:
             "Cookie": "a=b",
             "Proxy-Authorization": "x",
             "X-App": "cli",
+            "X-Folder": "grüße".encode(),
         }
         response = await client.post(CHAT[0] + "?key=abc&beta=true", json=CHAT[1], headers=headers)
         assert response.headers["x-request-id"] == "r1"
         assert {"x-private", "set-cookie"}.isdisjoint(response.headers)
         [received] = upstream.requests
         assert received.headers["x-app"] == "cli"
+        assert received.headers["x-folder"].encode("latin-1") == "grüße".encode()
         assert {"x-hop", "cookie", "proxy-authorization"}.isdisjoint(received.headers)
         assert received.line.split()[1] == "/v1/chat/completions?beta=true"
 
@@ -523,3 +525,35 @@ async def test_it_listens_on_the_address_that_it_is_given_and_nowhere_else() -> 
     with pytest.raises(SettingsError, match=r"gateway\.host: cannot listen on nowhere\.invalid"):
         async with open_gateway([], host="nowhere.invalid"):
             pass
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_providers_are_asked_through_the_proxy_of_the_environment(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with provider(answer(407, b"")) as proxy:
+        address = proxy.base_url.replace("http://", "http://job.agent:secret@")
+        monkeypatch.setenv(f"{scheme}_proxy", address)
+        monkeypatch.setenv("no_proxy", "direct.example.com")
+        upstream = Upstream(WireFormat.OPENAI, f"{scheme}://models.example.com/v1", KEY)
+        async with (
+            open_gateway([upstream]) as gateway,
+            httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client,
+        ):
+            headers = {"authorization": f"Bearer {gateway.credential}"}
+            response = await client.get("/v1/models", headers=headers)
+            assert response.status_code in (407, 502)
+            assert "secret" not in response.text
+    [received] = proxy.requests
+    expected = "GET http://models.example.com/v1/models" if scheme == "http" else "CONNECT models.example.com"
+    assert received.line.startswith(expected)
+    assert received.headers["proxy-authorization"] == "Basic am9iLmFnZW50OnNlY3JldA=="
+    assert ("authorization" in received.headers) is (scheme == "http"), "the key is for the provider"
+
+
+async def test_no_proxy_is_asked_for_a_provider_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}")) as (_, upstream, client):
+        assert (await client.get("/v1/models")).status_code == 200
+        assert len(upstream.requests) == 1

@@ -182,14 +182,18 @@ class _App:
 
     async def _handle(self, scope: Any, receive: Any, send: Any) -> None:
         method, path = scope["method"], scope["path"]
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        except UnicodeDecodeError:
+            await _refuse(send, None, 400, "A header is not UTF-8.")
+            return
         if method == "HEAD" and path == "/":
             await _answer(send, 200, b"", [])  # Claude Code asks whether anybody is there
             return
         if sum(len(name) + len(value) for name, value in headers.items()) > HEAD_LIMIT:
             await _refuse(send, None, 431, f"A request's head has at most {HEAD_LIMIT} bytes.")
             return
-        given = credential_of(headers).encode("latin-1")
+        given = credential_of(headers).encode()
         route = route_of(method, path, headers)
         if not hmac.compare_digest(given, self.gateway.credential.encode()):
             await _refuse(send, route, 401, "The credential is not the one of this attempt's gateway.")

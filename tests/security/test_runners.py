@@ -45,18 +45,38 @@ for path in ("/", "/v1/models", "/v1beta/models", "/metrics", "/.env", "/../", "
 END"""
 
 
-@pytest.mark.parametrize("runner", ["claude-code", "codex", "opencode"])
+ASK_SOCKETS = r"""cat /proc/net/tcp /proc/net/tcp6 /proc/net/unix; (ss -xtlnp || netstat -xtlnp)
+python3 - <<'END'
+import socket
+for line in list(open("/proc/net/unix"))[1:]:
+    kind, path = int(line.split()[4], 16), line.split()[-1]
+    if path.startswith("/"):
+        with socket.socket(socket.AF_UNIX, kind) as way:
+            way.settimeout(2)
+            try:
+                way.connect(path)
+                print("UNIX", "CONNECTED", path)
+            except OSError:
+                pass
+END"""
+
+
+@pytest.mark.parametrize("runner", ["claude-code", "codex", "opencode", "gemini", "command"])
 def test_its_commands_find_the_dummy_and_no_secret(
     start_system: StartSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
 ) -> None:
     monkeypatch.setattr("tests.fixtures.system.start_main", start_afresh)
-    monkeypatch.setenv("PATH", f"{program_folder(runner)}:{os.environ['PATH']}")
+    readable = []
+    if runner != "command":
+        monkeypatch.setenv("PATH", f"{program_folder(runner)}:{os.environ['PATH']}")
+        readable = [str(CACHE / f"{runner}-{version_of(runner)}")]
     # Without the last of them, which reads each open file for up to a second.
-    commands = [*ASK_PROCESSES[:-1], *ASK_FILES, ASK_GATEWAY, "echo HUNT IS OVER"]
-    turns = [asks(command, tmp_path) for command in commands]
+    commands = [*ASK_PROCESSES[:-1], *ASK_FILES, ASK_SOCKETS, ASK_GATEWAY, "echo HUNT IS OVER"]
+    asked = [asks(command, tmp_path) for command in commands]
+    turns = [Turn(calls=(Call(run=text),)) for text in asked]
     system = start_system("github", [Script(turns=(*turns, Turn(text="I looked around.")))])
-    provider = "anthropic" if runner == "claude-code" else "openai"
-    url = system.model.url if provider == "anthropic" else system.model.base_url
+    provider = {"claude-code": "anthropic", "gemini": "google"}.get(runner, "openai")
+    url = system.model.base_url if provider == "openai" else system.model.url
     system.sections = {
         "llm": {
             "provider": provider,
@@ -64,10 +84,8 @@ def test_its_commands_find_the_dummy_and_no_secret(
         },
         "consumer": {
             "runner": runner,
-            "workspace": {
-                "isolation": "namespaces",
-                "readable": [str(CACHE / f"{runner}-{version_of(runner)}")],
-            },
+            "workspace": {"isolation": "namespaces", "readable": readable},
+            **({"command": ["bash", "-c", "\n".join(asked)]} if runner == "command" else {}),
         },
     }
     program = system.start_webhook()
@@ -78,7 +96,9 @@ def test_its_commands_find_the_dummy_and_no_secret(
     assert "HUNT IS OVER" in found
     gateway = re.search(r"GATEWAY (\S+) (\S+)", found)
     assert gateway is not None, "the decoy: what the program holds is found"
-    for secret in (BOT_TOKEN, MODEL_KEY, SECRET, f"FOUND {CANARY}", "PTRACE ATTACHED"):
+    port = int(gateway[1].rpartition(":")[2])
+    assert f"0100007F:{port:04X}" in found, "the decoy: sockets are listed"
+    for secret in (BOT_TOKEN, MODEL_KEY, SECRET, f"FOUND {CANARY}", "PTRACE ATTACHED", "UNIX CONNECTED"):
         assert secret not in found, found[max(0, found.index(secret) - 500) :][:1000]
     with pytest.raises(httpx.ConnectError):  # it lived as long as the attempt
         httpx.get(gateway[1], timeout=5, trust_env=False)
@@ -94,8 +114,8 @@ def start_afresh(
         )
 
 
-def asks(command: str, folder: Path) -> Turn:
-    """A turn that looks for our secrets and keeps what it finds."""
+def asks(command: str, folder: Path) -> str:
+    """A command that looks for our secrets and keeps what it finds."""
     # In the memory of processes: the real one, in two pieces so that it is not in the command itself.
     command = re.sub(r"b'canary-' b'\w+'", "b'bot-token' b'-4242'", command)
     for name, value in (
@@ -105,5 +125,4 @@ def asks(command: str, folder: Path) -> Turn:
         ("-hsF canary-", "-hsF bot-token-"),
     ):
         command = command.replace(name, value)
-    text = f"{{ {command}\n}} 2>&1 </dev/null | tr -cd '\\11\\12\\40-\\176' >> hunt.txt"
-    return Turn(calls=(Call(run=text),))
+    return f"{{ {command}\n}} 2>&1 </dev/null | tr -cd '\\11\\12\\40-\\176' >> hunt.txt"

@@ -19,7 +19,8 @@ from tests.sweep.compose.project import Project
 
 INTERNET = "internet"
 """The network on which the machine is what Docker's is not: the only other machine."""
-_FIRST = "10.213"
+_FIRST = f"10.{150 + os.getpid() % 80}"
+"""Other test runs use the same machine."""
 
 
 @dataclass

@@ -116,3 +116,7 @@ def test_the_next_attempt_is_told_what_the_last_one_left() -> None:
     assert "Too much memory.\n- called run_command" in earlier.recap
     assert earlier.transcripts == ("s3://b/1",)
     assert attempt_input(task(), 1).earlier.recap == "", "the first attempt has nothing before it"
+
+
+def test_the_attempt_is_told_which_coding_agent_the_task_has() -> None:
+    assert attempt_input(task(runner="codex"), 1).task.request.runner == "codex"

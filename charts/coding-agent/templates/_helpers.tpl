@@ -196,7 +196,11 @@ key of `secrets`), name, the key in it, and whether it is known to be there.
 {{- range $document := splitList "\n---\n" $text -}}
 {{- $object := fromYaml $document -}}
 {{- if eq ($object.kind | default "") "Role" -}}
-{{- toYaml $object.rules -}}
+{{- $rules := $object.rules -}}
+{{- if and (eq (index $ 1) "operator") (dig "operator" "job" "cache" "enabled" false $root.Values.config) -}}
+{{- $rules = append $rules (dict "apiGroups" (list "") "resources" (list "persistentvolumeclaims") "verbs" (list "get" "create")) -}}
+{{- end -}}
+{{- toYaml $rules -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

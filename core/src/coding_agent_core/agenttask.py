@@ -251,7 +251,7 @@ class Event:
 def labels_for(item: Item) -> dict[str, str]:
     return {
         LABEL_PLATFORM: item.platform.value,
-        LABEL_REPOSITORY: _hash("|".join(item.identity.split("|")[:3])),
+        LABEL_REPOSITORY: _hash(item.repository_identity),
         LABEL_ITEM: _hash(item.identity),
         LABEL_DEFAULTED: "true",
     }

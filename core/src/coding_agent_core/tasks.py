@@ -134,7 +134,12 @@ class Item(Frozen):
 
         Paths are case-insensitive on both forges; a renamed project keeps its id.
         """
-        return f"{self.platform}|{self.host.lower()}|{self._place}|{self.kind}|{self.number}"
+        return f"{self.repository_identity}|{self.kind}|{self.number}"
+
+    @property
+    def repository_identity(self) -> str:
+        """As `identity`, of the repository."""
+        return f"{self.platform}|{self.host.lower()}|{self._place}"
 
     @property
     def display(self) -> str:

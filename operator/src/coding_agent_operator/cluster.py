@@ -82,6 +82,7 @@ class Cluster:
         self.tasks = AgentTasks(server, namespace, MANAGER, fence=self._require_lease)
         self._jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._core = f"/api/v1/namespaces/{namespace}"
+        self._claims = f"{self._core}/persistentvolumeclaims"
         group, version, plural = WORKLOADS
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._workloads = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
@@ -153,6 +154,21 @@ class Cluster:
         self._require_lease()
         return await self._server.request(
             "POST", self._jobs, body=manifest, query=[("fieldManager", MANAGER)]
+        )
+
+    async def get_claim(self, name: str) -> Body | None:
+        """A PersistentVolumeClaim."""
+        return await self._server.get(f"{self._claims}/{name}")
+
+    async def create_claim(self, manifest: Body) -> Body:
+        """Create a PersistentVolumeClaim.
+
+        Raises:
+            ApiError: 409 if its name is taken.
+        """
+        self._require_lease()
+        return await self._server.request(
+            "POST", self._claims, body=manifest, query=[("fieldManager", MANAGER)]
         )
 
     async def delete_job(self, job: Job) -> Body | None:

@@ -124,6 +124,7 @@ def attempt_input(task: Task, number: int, allowance: Allowance | None = None) -
         url=spec.url,
         trigger=spec.trigger,
         runner=spec.runner,
+        trusted=spec.trusted,
     )
     return AttemptInput(
         task=QueuedTask(request=request, uuid=task.uid, run=spec.run, attempt=number),

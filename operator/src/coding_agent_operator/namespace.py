@@ -33,6 +33,7 @@ from pydantic import ValidationError
 
 from coding_agent_operator import metrics
 from coding_agent_operator.budgets import next_allowance
+from coding_agent_operator.cache import RepositoryCaches
 from coding_agent_operator.cluster import Cluster, Lease, identity
 from coding_agent_operator.egress import EgressProxy
 from coding_agent_operator.job import build_job, with_transcript_annotations
@@ -87,6 +88,7 @@ class NamespaceController:
         self._controller = controller
         self._now = now or (lambda: datetime.now(UTC))
         self.cluster = Cluster(server, namespace)
+        self._caches = RepositoryCaches(self.cluster, operator.job)
         # Names of pods are unique in their namespace alone.
         me = f"{operator.own_namespace}/{identity(os.environ)}"
         self.lease = Lease(self.cluster, me, operator.lease_duration)
@@ -207,7 +209,10 @@ class NamespaceController:
         manifest = with_transcript_annotations(manifest, task, number, settings.context_storage)
         if self._kueue:
             manifest = with_kueue_labels(manifest, task, settings.queue.kueue)
-        return await self._egress.given_to(manifest, task.spec.item)
+        with_cache, event = await self._caches.given_to(manifest, task)
+        if event is not None:
+            await self._emit(task, event)
+        return await self._egress.given_to(with_cache, task.spec.item)
 
     def _ended(self, task: Task) -> None:
         """The end of a task is recorded, and the cache does not have it any more."""
@@ -272,11 +277,13 @@ class NamespaceController:
         if task is None or name in self._reported:
             return
         self._reported.add(name)
-        event = Event("Warning", "Refused", str(error))
+        await self._emit(task, Event("Warning", "Refused", str(error)))
+
+    async def _emit(self, task: Task, event: Event) -> None:
         try:
             await self.cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
-        except ApiError as second:
-            _logger.warning("The Event could not be written either: %s", second)
+        except ApiError as error:
+            _logger.warning("Event %s of %s could not be written: %s", event.reason, task.name, error)
 
     async def _listed(self, _: set[Key]) -> None:
         if self._kueue:

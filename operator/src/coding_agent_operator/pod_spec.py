@@ -79,13 +79,22 @@ def _without_ids(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def workspace_user(template: JobTemplate, given: AttemptInput) -> int:
-    """The user of an attempt's workspace, unless the template sets one: the same for the same attempt."""
+    """The user of an attempt's workspace, unless the template sets one: the same for the same attempt.
+
+    Attempts that write to one cache have one user. Package managers expect that: git refuses a repository of
+    another user, and several make files and folders that nobody else can read.
+    """
     spec = template.pod_template.get("spec", {})
     taken = {
         container.get("securityContext", {}).get("runAsUser") for container in spec.get("containers", ())
     }
     taken.add(spec.get("securityContext", {}).get("fsGroup"))
-    digest = sha256(f"{given.task.uuid}/{given.task.attempt}".encode()).digest()
+    request = given.task.request
+    if template.cache.enabled and request.trusted:
+        owner = request.item.repository_identity  # of what it writes to the repository's cache
+    else:
+        owner = f"{given.task.uuid}/{given.task.attempt}"
+    digest = sha256(owner.encode()).digest()
     first = int.from_bytes(digest[:8], "big")
     users = (WORKSPACE_USERS[(first + step) % len(WORKSPACE_USERS)] for step in range(len(taken) + 1))
     return next(user for user in users if user not in taken)

@@ -11,7 +11,10 @@ from pydantic import Field, field_validator
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings.section import Section, for_repository
 
-RESERVED_VOLUMES = ("work", "workspace", "socket", "program", "config", "credentials")
+RESERVED_VOLUMES = (
+    *("work", "workspace", "socket", "program", "config", "credentials"),
+    *("repository-cache", "repository-cache-copy"),
+)
 """Names of the pod's own volumes."""
 MIRROR_VARIABLE = "REPOSITORY_MIRROR"
 """Names the folder of the repository's mirror to the agent, where a cache is mounted."""
@@ -80,6 +83,24 @@ class WorkspaceImage(Section):
         return for_repository(self.images, host, repository) or self.image
 
 
+class Cache(Section):
+    """A volume for each repository: what its package managers downloaded, and a mirror of it.
+
+    The operator creates the claim with a repository's first attempt and never deletes it. Attempts of forks
+    and strangers cannot write to the volume.
+    """
+
+    enabled: bool = False
+    """Give each repository such a volume."""
+    size: str = Field(default="10Gi", pattern=rf"^{_QUANTITY.pattern}$")
+    """Size of a new claim."""
+    storage_class: str | None = Field(default=None, max_length=253)
+    """StorageClass of a new claim; `None`: the cluster's default."""
+    access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = "ReadWriteOnce"
+    """Access mode of a new claim. With `ReadWriteOnce`, attempts of a repository that run at once run
+    on one node, and wait for room there."""
+
+
 class JobTemplate(Section):
     """The attempt's Job."""
 
@@ -107,6 +128,7 @@ class JobTemplate(Section):
     """Run agent and workspace as different fixed users. `false`: as the user and group that the cluster
     assigns, which may be one for both, as OpenShift's `restricted-v2` does."""
     workspace: WorkspaceImage = WorkspaceImage()
+    cache: Cache = Cache()
     pod_template: dict[str, Any] = Field(default_factory=dict)
     """Part of a Kubernetes pod template that is merged over the pod: `metadata` (labels, annotations) and
     `spec`. Containers, named `agent` and `workspace`, are merged by name and may have `env`, `envFrom`,

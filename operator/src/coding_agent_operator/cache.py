@@ -1,0 +1,202 @@
+"""The cache volume of a repository: its claim, and how an attempt's pod mounts it (docs/decisions/0027)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from coding_agent_core.agenttask import LABEL_PLATFORM, LABEL_REPOSITORY, Event, labels_for
+from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.settings.job import MIRROR_VARIABLE, Cache, JobTemplate
+from coding_agent_core.tasks import Item
+
+from coding_agent_operator.cluster import Cluster
+from coding_agent_operator.observed import ATTEMPT, MANAGER, Task
+from coding_agent_operator.observed_pod import WORKSPACE_CONTAINER
+
+_logger = logging.getLogger("operator.cache")
+
+PACKAGES = "/var/cache/coding-agent"
+"""Where the workspace has the package managers' folders."""
+MIRROR = "/var/cache/mirror"
+"""Where the agent has the repository's mirror."""
+ANNOTATION_REPOSITORY = "coding-agent.dev/repository-path"
+"""On claims, for people: `github.com/acme/shop`."""
+COMPONENT = "cache"
+_SHARED = "/var/cache/shared"
+_VOLUME, _COPY = "repository-cache", "repository-cache-copy"
+
+VARIABLES = {
+    "CARGO_HOME": f"{PACKAGES}/cargo",
+    "GOMODCACHE": f"{PACKAGES}/go",
+    "GRADLE_USER_HOME": f"{PACKAGES}/gradle",
+    "MAVEN_ARGS": f"-Dmaven.repo.local={PACKAGES}/maven",
+    "PIP_CACHE_DIR": f"{PACKAGES}/pip",
+    "UV_CACHE_DIR": f"{PACKAGES}/uv",
+    "YARN_CACHE_FOLDER": f"{PACKAGES}/yarn",
+    "npm_config_cache": f"{PACKAGES}/npm",
+}
+"""What package managers read, each from its own documentation."""
+
+
+def claim_for(item: Item, cache: Cache) -> Body:
+    """The PersistentVolumeClaim of an item's repository; nobody owns it, so it outlives all tasks. Pure."""
+    spec: Body = {"accessModes": [cache.access_mode], "resources": {"requests": {"storage": cache.size}}}
+    if cache.storage_class is not None:
+        spec["storageClassName"] = cache.storage_class
+    labels = labels_for(item)
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            # More of the hash than a label has: a repository must not be found that shares another's cache.
+            "name": f"coding-agent-cache-{sha256(item.repository_identity.encode()).hexdigest()[:32]}",
+            "labels": {
+                LABEL_PLATFORM: labels[LABEL_PLATFORM],
+                LABEL_REPOSITORY: labels[LABEL_REPOSITORY],
+                "app.kubernetes.io/managed-by": MANAGER,
+                "app.kubernetes.io/component": COMPONENT,
+            },
+            "annotations": {ANNOTATION_REPOSITORY: f"{item.host}/{item.repository}"},
+        },
+        "spec": spec,
+    }
+
+
+def why_unusable(claim: Body) -> str | None:
+    """Why no further pod can use this claim; `None` if one can, perhaps when it has a volume. Pure."""
+    if claim["metadata"].get("deletionTimestamp"):
+        return "it is being deleted"
+    if (claim.get("status") or {}).get("phase") == "Lost":
+        return "its volume is gone; delete the claim"
+    return None
+
+
+def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, *, trusted: bool) -> Body:
+    """The manifest of an attempt's Job, whose pod mounts the repository's cache. Pure.
+
+    The workspace of a trusted task writes to the volume itself. That of another gets a copy, which an init
+    container makes of the volume that it mounts read-only: package managers work with a copy as with their
+    own cache, and there is nothing that the workspace could write to.
+
+    Args:
+        trusted: neither a fork nor a stranger wrote the item (`spec.trusted`).
+    """
+    job = manifest["spec"]
+    pod = job["template"]["spec"]
+    *programs, workspace = pod["initContainers"]
+    [agent] = pod["containers"]
+    volumes = [{"name": _VOLUME, "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}]
+    workspace = _with_variables(workspace, VARIABLES)
+    if trusted:
+        workspace = _mounting(workspace, _VOLUME, PACKAGES, sub_path="packages")
+    else:
+        volumes.append({"name": _COPY, "emptyDir": {"sizeLimit": "16Gi"}})
+        workspace = _mounting(workspace, _COPY, PACKAGES)
+        programs = [*programs, _copying(template, workspace["securityContext"])]
+    agent = _mounting(agent, _VOLUME, MIRROR, sub_path="mirror", read_only=not trusted)
+    agent = _with_variables(agent, {MIRROR_VARIABLE: MIRROR})
+    pod = {
+        **pod,
+        "initContainers": [*programs, workspace],
+        "containers": [agent],
+        "volumes": [*pod["volumes"], *volumes],
+    }
+    if claim["spec"]["accessModes"] == ["ReadWriteOnce"]:
+        pod["affinity"] = _on_one_node(pod.get("affinity") or {}, claim)
+    return {**manifest, "spec": {**job, "template": {**job["template"], "spec": pod}}}
+
+
+def _copying(template: JobTemplate, security: Body) -> Body:
+    container = {
+        "name": f"{WORKSPACE_CONTAINER}-cache",
+        "image": template.image,
+        "imagePullPolicy": template.pull_policy,
+        "command": ["python", "-I", "-m", "coding_agent_consumer.workspace.cache", _SHARED, PACKAGES],
+        "workingDir": "/",
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "securityContext": security,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    container = _mounting(container, _VOLUME, _SHARED, sub_path="packages", read_only=True)
+    return _mounting(container, _COPY, PACKAGES)
+
+
+def _mounting(
+    container: Mapping[str, Any], volume: str, path: str, *, sub_path: str = "", read_only: bool = False
+) -> Body:
+    mount: Body = {"name": volume, "mountPath": path}
+    if sub_path:
+        mount["subPath"] = sub_path
+    if read_only:
+        mount["readOnly"] = True
+    return {**container, "volumeMounts": [*container.get("volumeMounts", ()), mount]}
+
+
+def _with_variables(container: Mapping[str, Any], values: Mapping[str, str]) -> Body:
+    """The container with these variables, unless `pod_template` sets them."""
+    given = list(container.get("env") or ())
+    names = {entry["name"] for entry in given}
+    return {
+        **container,
+        "env": [
+            *given,
+            *({"name": key, "value": value} for key, value in values.items() if key not in names),
+        ],
+    }
+
+
+def _on_one_node(affinity: Mapping[str, Any], claim: Body) -> Body:
+    """Where the repository's other attempts run at the moment: on another node this volume cannot be mounted.
+
+    Kubernetes would start the pod there nevertheless, and its deadline would pass while it waits.
+    """
+    labels = {
+        "app.kubernetes.io/component": ATTEMPT,
+        LABEL_REPOSITORY: claim["metadata"]["labels"][LABEL_REPOSITORY],
+    }
+    term = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    key = "requiredDuringSchedulingIgnoredDuringExecution"
+    pods = affinity.get("podAffinity") or {}
+    return {**affinity, "podAffinity": {**pods, key: [*(pods.get(key) or ()), term]}}
+
+
+class RepositoryCaches:
+    """The claims of a namespace."""
+
+    def __init__(self, cluster: Cluster, template: JobTemplate) -> None:
+        self._cluster = cluster
+        self._template = template
+
+    async def given_to(
+        self, manifest: Mapping[str, Any], task: Task
+    ) -> tuple[Mapping[str, Any], Event | None]:
+        """The manifest of an attempt's Job with the repository's cache, if there is one.
+
+        Returns:
+            also what to tell people: an attempt starts without a cache that the cluster does not give.
+
+        Raises:
+            ApiError: the API server does not answer: retry later.
+        """
+        cache = self._template.cache
+        if not cache.enabled:
+            return manifest, None
+        wanted = claim_for(task.spec.item, cache)
+        name = wanted["metadata"]["name"]
+        try:
+            claim = await self._cluster.get_claim(name) or await self._cluster.create_claim(wanted)
+            problem = why_unusable(claim)
+        except ApiError as error:
+            if error.status is None or error.status >= 500 or error.status in (409, 429):
+                raise
+            problem = str(error)
+        if problem is not None:
+            text = f"The attempt starts without the cache {name}: {problem}"
+            _logger.warning("%s: %s", task.name, text)
+            return manifest, Event("Warning", "CacheUnavailable", text[:1000])
+        # What the claim is, not what a new one would be: the settings may have changed since.
+        claim = {**claim, "metadata": {**claim["metadata"], "labels": wanted["metadata"]["labels"]}}
+        return with_cache(manifest, claim, self._template, trusted=task.spec.trusted), None

@@ -1,0 +1,119 @@
+"""The claims of caches on a real API server: made once, kept, and made only with the right to do so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kubernetes import client
+
+from tests.fixtures.accounts import until_may
+from tests.integration.operator.pod_driver import DONE, PodDriver
+from tests.integration.operator.world import ACCOUNT, OperatorProcess, World
+
+Start = Callable[..., OperatorProcess]
+ENABLED: dict[str, Any] = {"job": {"cache": {"enabled": True, "size": "1Gi", "storage_class": "none"}}}
+RIGHTS = {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "create"]}
+"""As the chart gives them."""
+
+
+def allow(world: World) -> None:
+    rights = client.RbacAuthorizationV1Api(world.plane.api_client)
+    name, group = "caches", "rbac.authorization.k8s.io"
+    rights.create_namespaced_role(
+        world.namespace, {"metadata": {"name": name}, "rules": [RIGHTS]}, _request_timeout=10
+    )
+    binding = {
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": world.namespace}],
+    }
+    rights.create_namespaced_role_binding(world.namespace, binding, _request_timeout=10)
+    until_may(
+        world.plane,
+        ACCOUNT,
+        world.namespace,
+        {"group": "", "resource": "persistentvolumeclaims", "verb": "create"},
+    )
+
+
+def claims(world: World) -> dict[str, Any]:
+    found = world.plane.core.list_namespaced_persistent_volume_claim(
+        world.namespace, label_selector="app.kubernetes.io/component=cache", _request_timeout=10
+    )
+    return {claim.metadata.name: claim for claim in found.items}
+
+
+def claims_of(world: World, task: str) -> list[str]:
+    """The claims that the Jobs of a task mount."""
+    volumes = [
+        volume
+        for name, job in world.jobs().items()
+        if name.startswith(f"{task}-")
+        for volume in job.spec.template.spec.volumes
+    ]
+    return [one.persistent_volume_claim.claim_name for one in volumes if one.persistent_volume_claim]
+
+
+def test_a_claim_is_made_once_for_a_repository_and_outlives_its_tasks(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: DONE
+    process = operator(operator=ENABLED)
+    allow(world)
+    first = world.create(1, trusted=True)
+    world.until_phase(first, "Succeeded", 60)
+    [(name, claim)] = claims(world).items()
+    assert claims_of(world, first) == [name]
+    assert claim.spec.resources.requests == {"storage": "1Gi"}
+    assert claim.metadata.owner_references is None
+    assert claim.metadata.annotations["coding-agent.dev/repository-path"] == "github.com/octo/demo"
+    second, other = world.create(2), world.create(3, repository="octo/other")
+    for task in (second, other):
+        world.until_phase(task, "Succeeded", 60)
+    assert claims_of(world, second) == [name]
+    assert len(claims(world)) == 2
+    assert claims(world)[name].metadata.uid == claim.metadata.uid
+    assert name not in claims_of(world, other)
+    for task in (first, second):
+        world.plane.custom.delete_namespaced_custom_object(*world.place, task, _request_timeout=10)
+    world.until("its Jobs are gone", lambda: not claims_of(world, first) + claims_of(world, second), 60)
+    assert claims(world)[name].metadata.deletion_timestamp is None
+    assert process.stop() == 0
+
+
+def test_without_the_right_an_attempt_starts_without_a_cache_and_says_so(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: DONE
+    operator(operator=ENABLED)
+    name = world.create(1, trusted=True)
+    world.until_phase(name, "Succeeded", 60)
+    assert "CacheUnavailable" in world.events(name)
+    assert claims(world) == {}
+    assert claims_of(world, name) == []
+
+
+def test_a_claim_that_is_being_deleted_is_not_waited_for(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: DONE
+    operator(operator=ENABLED)
+    allow(world)
+    world.until_phase(world.create(1), "Succeeded", 60)
+    [name] = claims(world)
+    world.plane.core.patch_namespaced_persistent_volume_claim(
+        name, world.namespace, {"metadata": {"finalizers": ["test.example/kept"]}}, _request_timeout=10
+    )
+    world.plane.core.delete_namespaced_persistent_volume_claim(name, world.namespace, _request_timeout=10)
+    second = world.create(2)
+    world.until_phase(second, "Succeeded", 60)
+    assert claims_of(world, second) == []
+    assert "CacheUnavailable" in world.events(second)
+    world.plane.core.patch_namespaced_persistent_volume_claim(
+        name, world.namespace, [{"op": "remove", "path": "/metadata/finalizers"}], _request_timeout=10
+    )
+    world.until("it is gone", lambda: not claims(world), 60)
+    third = world.create(3)
+    world.until_phase(third, "Succeeded", 60)
+    assert claims_of(world, third) == [name]

@@ -1,0 +1,66 @@
+"""What is copied of a shared cache for an attempt that may not write to it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from coding_agent_consumer.workspace import cache
+
+
+def tree(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    root = tmp_path / "shared"
+    for name in ("pip/http-v2/a", "npm/_cacache/index-v5/b", "npm/_logs/log", "cargo/config.toml", "other/x"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def test_what_package_managers_download_is_copied_and_nothing_else(shared: Path, tmp_path: Path) -> None:
+    cache.main(shared, tmp_path)
+    assert tree(tmp_path / "pip") | tree(tmp_path / "npm") == {"http-v2/a", "_cacache/index-v5/b"}
+    assert not {"cargo", "other", ".part"} & set(os.listdir(tmp_path))
+    (tmp_path / "pip/http-v2/a").write_text("changed")
+    assert (shared / "pip/http-v2/a").read_text() == "pip/http-v2/a"
+
+
+def test_no_link_is_followed_and_nothing_but_files_is_read(shared: Path, tmp_path: Path) -> None:
+    (shared / "pip/passwd").symlink_to("/etc/passwd")
+    os.mkfifo(shared / "pip/fifo")
+    (shared / "pip/folder").symlink_to("/etc")
+    cache.main(shared, tmp_path)
+    assert os.readlink(tmp_path / "pip/passwd") == "/etc/passwd"
+    assert os.readlink(tmp_path / "pip/folder") == "/etc"
+    assert not (tmp_path / "pip/fifo").exists()
+    assert stat.S_ISREG((tmp_path / "pip/http-v2/a").lstat().st_mode)
+
+
+@pytest.mark.parametrize("limit", ["_BYTES", "_FILES", "_SECONDS"])
+def test_a_folder_is_copied_whole_or_not_at_all(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    (shared / "pip/http-v2/large").write_text("x" * 100_000)
+    monkeypatch.setattr(cache, limit, {"_BYTES": 50_000, "_FILES": 2, "_SECONDS": -1.0}[limit])
+    cache.main(shared, tmp_path)
+    assert not (tmp_path / "pip").exists()
+    assert not (tmp_path / ".part").exists()
+
+
+def test_without_a_cache_there_is_nothing_to_do(tmp_path: Path) -> None:
+    cache.main(tmp_path / "nowhere", tmp_path / "copy")
+
+
+def test_a_copy_that_cannot_be_written_is_left_out(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "file"
+    target.write_text("")
+    cache.main(shared, target)
+    assert "left out pip" in capsys.readouterr().out

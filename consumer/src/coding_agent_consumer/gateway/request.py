@@ -47,6 +47,8 @@ _ADDRESS = re.compile(r"(?i:api_base|.*_(url|uri)(_prefix)?)|.*[a-z](Url|URL|Uri
 """Keys with an address that the provider reads from or writes to: `image_url`, `fileUri` and the like."""
 _NO_FILES = frozenset({"tools", "functions", "metadata", "labels"})
 """Keys of a request that are not part of the conversation; tools are checked for themselves."""
+_FILES = frozenset({"data", "file_data", "image_url", "url"})
+"""Keys that hold a file or an image."""
 _COUNTED = ("generateContentRequest", "generate_content_request")
 """Google's request to count tokens may hold the request that it is about."""
 _OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
@@ -224,24 +226,26 @@ def _ways_out(route: Route, model: str, nodes: Sequence[Mapping[str, Any]]) -> I
         yield f"The model {model[:100]}"
     requests = (nodes[0], *(node for key in _COUNTED if isinstance(node := nodes[0].get(key), Mapping)))
     yield from (f"`{key}`" for request in requests for key in _WAYS_OUT if key in request)
+    # A long conversation has thousands of objects, but few different keys.
+    suspicious = {key for key in set().union(*nodes) if key == "file_data" or _ADDRESS.fullmatch(key)}
     for node in nodes:
         kind = node.get("type")
         if kind == "url" and "url" in node:
             yield "A file by its address"
         # Tools also come with the conversation: `additional_tools`, `tool_search_output`, `tool_definition`.
-        for tools in (node.get("tools"), node.get("definition") if kind == "tool_definition" else None):
+        if tools := node.get("tools"):
             yield from _tools_out(route, tools)
-        for key, value in node.items():
-            if isinstance(value, str | Mapping) and _is_address(key, value):
+        if kind == "tool_definition":
+            yield from _tools_out(route, node.get("definition"))
+        for key in suspicious.intersection(node):
+            if _is_address(key, node[key]):
                 yield f"`{key[:100]}` with an address"
 
 
-def _is_address(key: str, value: str | Mapping[str, Any]) -> bool:
-    """Whether a provider would fetch what the key holds."""
+def _is_address(key: str, value: Any) -> bool:
+    """Whether a provider would fetch what a key of `_ADDRESS`, or `file_data`, holds."""
     if key == "file_data":
         return isinstance(value, str) and "://" in value[:20]  # OpenRouter
-    if not _ADDRESS.fullmatch(key):
-        return False
     given = value.get("url") if isinstance(value, Mapping) else value
     return isinstance(given, str) and not given.startswith("data:")
 
@@ -291,7 +295,7 @@ def _nodes(data: dict[str, Any]) -> list[dict[str, Any]]:
 def _files(nodes: Sequence[Mapping[str, Any]]) -> Iterator[int]:
     """Characters of each image or file in the request."""
     for node in nodes:
-        for key in ("data", "file_data", "image_url", "url"):
-            value = node.get(key)
+        for key in _FILES.intersection(node):
+            value = node[key]
             if isinstance(value, str) and (key in ("data", "file_data") or value.startswith("data:")):
                 yield len(value)

@@ -25,11 +25,16 @@ _ROUNDS = 6
 _LISTENS = "Accepting HTTP Socket connections"
 """What Squid logs at its start and after each reload."""
 _CARGO = '[package]\nname = "a"\nversion = "0.1.0"\nedition = "2021"\n[dependencies]\nitoa = "1"\n'
+_APT = (
+    *("Dir::State::lists=lists", "Dir::Cache=cache", "APT::Sandbox::User=root", "Acquire::Languages=none"),
+    *("APT::Update::Error-Mode=any", "Acquire::Retries=0"),
+)
 COMMANDS = {
     "pip": ["pip", "download", "--no-deps", "--no-cache-dir", "--retries", "1", "--dest", ".", "six"],
     "npm": ["npm", "pack", "--fetch-retries", "0", "--cache", "cache", "is-odd"],
     "go": ["go", "mod", "download", "github.com/google/uuid@v1.6.0"],
     "cargo": ["cargo", "fetch"],
+    "apt": ["apt-get", "update", *(part for option in _APT for part in ("-o", option))],
 }
 
 
@@ -48,7 +53,7 @@ def allow(proxy: EgressProxy, hosts: list[str]) -> None:
 
 def prepared(tool: str, folder: Path) -> dict[str, str]:
     """What the tool needs in the folder; its environment, without any proxy."""
-    assert shutil.which(tool) is not None, f"{tool} is not installed"
+    assert shutil.which(COMMANDS[tool][0]) is not None, f"{tool} is not installed"
     (folder / "src").mkdir()
     (folder / "src" / "lib.rs").touch()
     if tool == "cargo":

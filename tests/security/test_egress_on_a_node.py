@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
@@ -43,7 +44,7 @@ def ask(url):
 def connects(address):
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=3).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
     except OSError as error:
         return type(error).__name__
     return "connected"
@@ -153,9 +154,18 @@ def test_a_canary_reaches_the_allowed_host_and_nothing_else(
             f"http://listed-nowhere.example.com:{packages}/",
             f"http://{address}:{packages}/",
             f"https://{address}:{packages}/",
+            f"http://{int(ip_address(address))}:{packages}/",
+            f"http://[::ffff:{address}]:{packages}/",
+            f"http://{allowed}@other-nowhere.example.com/",
+            "http://169.254.169.254/latest/meta-data/",
+            "http://metadata.google.internal/computeMetadata/v1/",
+            "http://[fd00:ec2::254]/latest/meta-data/",
             f"http://{forge.hostname}:{forge.port}/",
         ],
-        "addresses": [f"{address}:{packages}", f"{address}:{forge.port}", "10.96.0.10:53"],
+        "addresses": [
+            *(f"{address}:{packages}", f"{address}:{forge.port}", "10.96.0.10:53"),
+            *("169.254.169.254:80", "[fd00:ec2::254]:80", "100.100.100.200:80"),
+        ],
         "names": ["kubernetes.default.svc.cluster.local", "listed-nowhere.example.com"],
         "stolen": f"http://other-1.agent:{password('other-1.agent', 'guessed')}@PROXY",
     }

@@ -55,7 +55,7 @@ def test_an_evicted_attempt_goes_on_in_another_pod_and_does_not_count(start_pods
     system.wait_for_file(str(pod["metadata"]["name"]), "begun.md")
     eviction = {"metadata": {"name": pod["metadata"]["name"], "namespace": system.namespace}}
     system.cluster.core.create_namespaced_pod_eviction(
-        pod["metadata"]["name"], system.namespace, eviction, _request_timeout=10
+        pod["metadata"]["name"], system.namespace, eviction, _request_timeout=60
     )
     task = system.wait_for_phase("Succeeded")
     assert task["status"]["attempt"] == "1/3"

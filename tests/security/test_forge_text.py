@@ -97,7 +97,7 @@ def edit(system: System, change: Item, text: str) -> None:
         f"{system.forge.api_url}/{address}",
         json={field: text},
         headers={"Authorization": f"Bearer {BOT_TOKEN}"},
-        timeout=10,
+        timeout=60,
     ).raise_for_status()
 
 

@@ -32,7 +32,7 @@ def ask(path, credential, body=None, method=None):
     request.add_header("Authorization", "Bearer " + credential)
     data = None if body is None else json.dumps(body).encode()
     try:
-        with opener.open(request, data, timeout=10) as answer:
+        with opener.open(request, data, timeout=60) as answer:
             print(answer.status, path, answer.headers, answer.read().decode())
     except urllib.error.HTTPError as error:
         print(error.code, path, error.headers, error.read().decode())

@@ -18,8 +18,8 @@ logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 run(settings(server={"host": "127.0.0.1", "port": 0}, rate_limit={"failed": "5/minute"}), RecordingSink())
 """
 UNLIMITED = "import coding_agent_receiver.limits as limits; limits.LARGE_BODIES = 2**40" + PROGRAM
-SECONDS = 2.0
-"""In which every authentic webhook must be answered."""
+SECONDS = 10.0
+"""In which every authentic webhook must be answered: GitHub waits no longer."""
 
 
 async def flood(receiver: ReceiverProcess, kind: str, addresses: int = 1) -> None:

@@ -36,7 +36,7 @@ headers = {"authorization": "Bearer " + key}, {"x-api-key": key}, {"x-goog-api-k
 for path in ("/", "/v1/models", "/v1beta/models", "/metrics", "/.env", "/../", "/_sandbox/requests"):
     for header in headers:
         try:
-            answer = urlopen(Request(url + path, headers=header), timeout=5)
+            answer = urlopen(Request(url + path, headers=header), timeout=60)
             print(answer.status, answer.headers, answer.read()[:2000])
         except HTTPError as error:
             print(error.code, error.headers, error.read()[:2000])
@@ -101,7 +101,7 @@ def test_its_commands_find_the_dummy_and_no_secret(
     for secret in (BOT_TOKEN, MODEL_KEY, SECRET, f"FOUND {CANARY}", "PTRACE ATTACHED", "UNIX CONNECTED"):
         assert secret not in found, found[max(0, found.index(secret) - 500) :][:1000]
     with pytest.raises(httpx.ConnectError):  # it lived as long as the attempt
-        httpx.get(gateway[1], timeout=5, trust_env=False)
+        httpx.get(gateway[1], timeout=60, trust_env=False)
 
 
 def start_afresh(

@@ -219,12 +219,12 @@ async def test_when_the_agent_is_killed_nothing_of_the_workspace_stays(
     wish = wish_of(agent_folder, base_dir, "namespaces", None, ["(setsid sleep 987 &) ; echo started"])
     process = await start({**wish, "announce": True}, agent_folder)
     assert process.stdout is not None
-    told = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+    told = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
     below = children_of(told["pid"])
     assert below
     process.kill()
     await process.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(Path(f"/proc/{pid}").exists() for pid in below) or os.listdir(base_dir):
             await asyncio.sleep(0.02)
 

@@ -166,5 +166,5 @@ def test_a_team_gets_one_release_and_the_rights_end_with_the_platforms(installed
         False,
     ]
     installed.platform.upgrade({"operator": {"namespaces": [installed.teams[1].namespace]}})
-    until("the rights are gone", lambda: not allowed(team.namespace) or None, timeout=20)
+    until("the rights are gone", lambda: not allowed(team.namespace) or None, timeout=60)
     assert team.get("deployment", "coding-agent-receiver"), "the team's release is whole"

@@ -54,7 +54,7 @@ def http_server() -> Iterator[tuple[str, Callable[[], None]]]:
 
     def end() -> None:
         program.should_exit = program.force_exit = True
-        thread.join(10)
+        thread.join(60)
         listening.close()
 
     try:
@@ -110,7 +110,7 @@ async def test_a_stdio_server_gets_its_own_environment_and_ends_with_the_attempt
     assert outcome.reason is Reason.COMPLETED, outcome
     assert "OPENAI_API_KEY" not in told
     pid = int(told.split("pid=")[1].split(".")[0])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while Path(f"/proc/{pid}").exists():
             await asyncio.sleep(0.02)
 

@@ -56,7 +56,7 @@ class WorkspaceProcess:
         """End it as a pod's end does."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(60)
 
 
 @dataclass

@@ -37,7 +37,7 @@ def test_sigterm_ends_it_with_143_and_the_work_so_far_pushed(make_place: MakePla
     )
     until(lambda: len(place.system.model.requests) >= 2, f"it works; {program.log}")
     program.process.send_signal(signal.SIGTERM)
-    assert program.process.wait(30) == 143, program.text()
+    assert program.process.wait(60) == 143, program.text()
     outcome = Outcome.from_termination_message(last_words.read_text())
     assert outcome is not None
     assert (outcome.reason, outcome.branch) == (Reason.CANCELLED, FIRST)

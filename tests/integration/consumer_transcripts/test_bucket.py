@@ -71,12 +71,12 @@ async def test_a_store_that_is_down_is_told_in_a_sentence(s3: S3Server) -> None:
 
 
 async def test_a_store_that_does_not_answer_is_given_up_in_time(s3: S3Server) -> None:
-    bucket = S3Bucket(s3.section(timeout=60), timeout=0.5)
+    bucket = S3Bucket(s3.section(timeout=600), timeout=0.5)
     s3.freeze()
     began = time.monotonic()
     with pytest.raises(StoreError):
         await bucket.put("a.jsonl", b"x")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 async def test_a_bucket_that_is_not_there(s3: S3Server) -> None:

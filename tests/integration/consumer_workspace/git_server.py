@@ -58,7 +58,7 @@ class GitServer:
 def git(where: Path, *arguments: str, check: bool = True) -> str:
     identity = ("-c", "user.name=person", "-c", "user.email=person@example.com")
     done = subprocess.run(
-        ["git", *identity, *arguments], cwd=where, check=False, capture_output=True, text=True, timeout=30
+        ["git", *identity, *arguments], cwd=where, check=False, capture_output=True, text=True, timeout=60
     )
     assert not check or done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -143,4 +143,4 @@ def serve(root: Path) -> Iterator[GitServer]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(60)

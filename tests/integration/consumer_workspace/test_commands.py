@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import socket
@@ -19,7 +20,7 @@ from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 
 LIMIT = 2000
-PATIENCE = END_SECONDS + 20
+PATIENCE = END_SECONDS + 60
 """Seconds for what is to happen at once, on a machine as busy as the ending of processes allows for."""
 
 
@@ -79,7 +80,7 @@ async def test_a_command_out_of_time_is_ended_with_its_daemons(workspace: Worksp
         timeout=0.3,
     )
     assert (result.exit_code, result.timed_out) == (None, True)
-    assert result.seconds < 0.3 + END_SECONDS
+    assert result.seconds < PATIENCE
     assert alive(mark) == []
 
 
@@ -213,7 +214,8 @@ async def test_an_invalid_answer_is_gone_not_silent(tmp_path: Path) -> None:
             with socket.socket(fileno=descriptors[0]) as connection:
                 # What is left unread at the end would reset the connection, and the answer with it.
                 size = int.from_bytes(connection.recv(4, socket.MSG_WAITALL))
-                connection.recv(size, socket.MSG_WAITALL)
+                header = json.loads(connection.recv(size, socket.MSG_WAITALL))
+                connection.recv(header["body"], socket.MSG_WAITALL)
                 connection.sendall(b"\xff\xff\xff\xffgarbage")
 
     with socket.socket(socket.AF_UNIX) as listener:

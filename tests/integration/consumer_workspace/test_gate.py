@@ -51,7 +51,7 @@ def container(tmp_path: Path) -> Iterator[Container]:
     )
     yield Container(process, folder, root, temporary)
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert not (folder / "gate").exists(), "it clears up when it is stopped, too"
 
 
@@ -149,4 +149,4 @@ async def until_connected(gate: Path) -> tuple[asyncio.StreamReader, asyncio.Str
 def test_it_ends_when_it_is_told_to(container: Container) -> None:
     until((container.folder / "gate").exists, "the gate is open")
     container.process.send_signal(signal.SIGTERM)
-    assert container.process.wait(30) == 0
+    assert container.process.wait(60) == 0

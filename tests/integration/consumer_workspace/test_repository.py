@@ -314,7 +314,7 @@ async def test_git_verifies_the_signature_of_a_commit(
 ) -> None:
     key = tmp_path / "key"
     generate = ["ssh-keygen", "-q", "-t", *kind, "-N", "", "-C", "", "-f", str(key)]
-    subprocess.run(generate, check=True, timeout=30)
+    subprocess.run(generate, check=True, timeout=60)
     signers = tmp_path / "allowed_signers"
     signers.write_text(f"{AUTHOR.email} {key.with_suffix('.pub').read_text()}")
     repository = await clone(git_server, tmp_path / "agent")
@@ -347,6 +347,6 @@ def test_a_signing_key_that_cannot_be_used_is_a_wrong_setting(
 def test_a_signing_key_with_a_passphrase_is_a_wrong_setting(tmp_path: Path) -> None:
     key = tmp_path / "key"
     generate = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(key)]
-    subprocess.run(generate, check=True, timeout=30)
+    subprocess.run(generate, check=True, timeout=60)
     with pytest.raises(SettingsError, match="passphrase"):
         SshSigner.load(key)

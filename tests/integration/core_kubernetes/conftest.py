@@ -52,11 +52,11 @@ async def api_proxy(plane_with_agenttasks: PlaneUnderTest) -> AsyncIterator[ApiP
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     """A client that waits longer than a receiver may take."""
     limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(timeout=20, trust_env=False, limits=limits) as client:
+    async with httpx.AsyncClient(timeout=60, trust_env=False, limits=limits) as client:
         yield client
 
 
 def _end(program: Program) -> None:
     if program.process.poll() is None:
         program.process.terminate()
-        program.process.wait(30)
+        program.process.wait(60)

@@ -100,13 +100,13 @@ class Place:
 
     def _patch_status(self, name: str, status: dict[str, Any]) -> None:
         self.plane.custom.patch_namespaced_custom_object_status(
-            *self._where, name, {"status": status}, _request_timeout=10
+            *self._where, name, {"status": status}, _request_timeout=60
         )
 
     def cancel(self, name: str) -> None:
         """Someone else cancels the task."""
         self.plane.custom.patch_namespaced_custom_object(
-            *self._where, name, {"spec": {"cancel": True}}, _request_timeout=10
+            *self._where, name, {"spec": {"cancel": True}}, _request_timeout=60
         )
 
     @property

@@ -91,7 +91,7 @@ class Outage:
         program = self.place.start_receiver(self.place.account(), forge=self.forge())
         self.system.programs.append(program)
         ready = f"http://127.0.0.1:{program.port()}/readyz"
-        wait.until("readiness", lambda: httpx.get(ready, timeout=20).status_code == 200, timeout=60)
+        wait.until("readiness", lambda: httpx.get(ready, timeout=60).status_code == 200, timeout=60)
         self.door.receiver = program
         return program
 

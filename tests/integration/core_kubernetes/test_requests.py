@@ -38,13 +38,13 @@ class Receiver:
         """What the first connection costs is not a webhook's."""
         answer = await self._http.get(f"http://127.0.0.1:{self._port}/readyz")
         assert answer.status_code == 200
-        until("the log has the probe", self._log, timeout=20)
+        until("the log has the probe", self._log, timeout=60)
         self._seen = len(self._log())
 
     async def takes(self, event: Labeling, result: str, *expected: str) -> None:
         """A webhook comes, and exactly this is asked for; what comes too late shows next time."""
         assert results([await event.send(self._http, self._port)]) == {result: 1}
-        until("the log has it", lambda: len(self._log()) >= self._seen + len(expected), timeout=20)
+        until("the log has it", lambda: len(self._log()) >= self._seen + len(expected), timeout=60)
         new = self._log()[self._seen :]
         self._seen += len(new)
         assert new == list(expected)

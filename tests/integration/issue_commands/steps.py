@@ -36,7 +36,7 @@ def say(system: System, text: str, *, by: str = "alice", number: int = 1, kind: 
 def next_second() -> None:
     """Wait for it."""
     now = int(time.time())
-    until(lambda: int(time.time()) > now, "the next second", 2)
+    until(lambda: int(time.time()) > now, "the next second")
 
 
 def seen(comment: Comment) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ def redeliver_everything(system: System) -> None:
     deliveries = system.forge.sandbox.deliveries
     told = system.forge.run(lambda: list(deliveries.log))
     again = system.forge.run(lambda: [deliveries.resend(found) for found in told])
-    system.forge.wait_for(lambda: all(item.status != "pending" for item in again), 30)
+    system.forge.wait_for(lambda: all(item.status != "pending" for item in again), 60)
     assert {entry.status_code for entry in again} == {200}
 
 

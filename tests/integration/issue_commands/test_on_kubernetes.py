@@ -51,7 +51,7 @@ class Team(World):
         """The forge sends every event once more."""
         deliveries = self.forge.sandbox.deliveries
         again = self.forge.run(lambda: [deliveries.resend(found) for found in list(deliveries.log)])
-        self.forge.wait_for(lambda: all(item.status != "pending" for item in again), 30)
+        self.forge.wait_for(lambda: all(item.status != "pending" for item in again), 60)
         assert {entry.status_code for entry in again} == {200}
 
 
@@ -154,4 +154,4 @@ def test_people_with_write_access_command_the_agent_by_comments(
 def _end(program: Program) -> None:
     if program.process.poll() is None:
         program.process.terminate()
-        program.process.wait(30)
+        program.process.wait(60)

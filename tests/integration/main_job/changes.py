@@ -17,7 +17,7 @@ def push(system: System, files: Mapping[str, str], branch: str = "main") -> None
     path = str(system.forge.repository(REPOSITORY).path)
     with tempfile.TemporaryDirectory(dir=system.folder) as folder:
         tree = Path(folder)
-        subprocess.run(["git", "clone", "-q", path, folder], check=True, timeout=30)
+        subprocess.run(["git", "clone", "-q", path, folder], check=True, timeout=60)
         for name, text in files.items():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_text(text, encoding="utf-8")
@@ -27,7 +27,7 @@ def push(system: System, files: Mapping[str, str], branch: str = "main") -> None
             [*identity, "commit", "-q", "--allow-empty", "-m", "A feature"],
             ["push", "-q", "origin", f"HEAD:refs/heads/{branch}"],
         ):
-            subprocess.run(["git", "-C", folder, *command], check=True, timeout=30)
+            subprocess.run(["git", "-C", folder, *command], check=True, timeout=60)
 
 
 def open_change(system: System, files: Mapping[str, str] | None = None) -> int:
@@ -38,13 +38,13 @@ def open_change(system: System, files: Mapping[str, str] | None = None) -> int:
             f"{system.forge.api_url}/repos/{REPOSITORY}/pulls",
             json={"title": "A feature", "head": "feature", "base": "main"},
             headers={"Authorization": "Bearer alice-token"},
-            timeout=10,
+            timeout=60,
         )
         return int(answer.raise_for_status().json()["number"])
     answer = httpx.post(
         f"{system.forge.api_url}/projects/acme%2Fpricing/merge_requests",
         json={"title": "A feature", "source_branch": "feature", "target_branch": "main"},
         headers={"PRIVATE-TOKEN": "alice-token"},
-        timeout=10,
+        timeout=60,
     )
     return int(answer.raise_for_status().json()["iid"])

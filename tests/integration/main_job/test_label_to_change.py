@@ -55,7 +55,7 @@ def test_a_labeled_issue_becomes_a_change(start_system: StartSystem, flavour: st
 
     clone = tmp_path / "clone"
     path = str(system.forge.repository(REPOSITORY).path)
-    subprocess.run(["git", "clone", "-q", "-b", change.head, path, str(clone)], check=True, timeout=30)
+    subprocess.run(["git", "clone", "-q", "-b", change.head, path, str(clone)], check=True, timeout=60)
     tests = subprocess.run(
         ["python3", "-m", "unittest"], cwd=clone, capture_output=True, timeout=60, check=False
     )
@@ -166,7 +166,7 @@ def test_comments_of_people_reach_the_model_and_our_own_do_not(start_system: Sta
 def test_commits_are_signed_and_authored_as_configured(start_system: StartSystem, tmp_path: Path) -> None:
     key = tmp_path / "key"
     generate = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)]
-    subprocess.run(generate, check=True, timeout=30)
+    subprocess.run(generate, check=True, timeout=60)
     signers = tmp_path / "allowed_signers"
     signers.write_text(f"robots@example.com {key.with_suffix('.pub').read_text()}")
     commits = {"name": "Robots", "email": "robots@example.com", "signing_key": str(key)}

@@ -79,7 +79,7 @@ def test_webhook_redelivery_and_poll_together_make_one_task(
     until(lambda: "Task queued successfully" in system.programs[0].text(), "the webhook's message waits")
     for _ in range(3):
         producer = system.start("--mode", "producer")
-        assert producer.process.wait(30) == 0
+        assert producer.process.wait(60) == 0
         assert "1 known" in producer.text(), "the task's message waits in the queue already"
     for _ in range(2):
         system.start_consumer()
@@ -110,7 +110,7 @@ def test_consumer_and_producer_serve_their_metrics(
 
 def metrics_of(program: Program) -> str:
     [port] = re.findall(r"Metrics are at 127.0.0.1, port (\d+)", program.text())
-    return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10, trust_env=False).text
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False).text
 
 
 @pytest.mark.long
@@ -142,7 +142,7 @@ def test_the_receiver_answers_503_while_the_broker_is_down_and_the_poll_recovers
         "the delivery is refused",
     )
     rabbitmq.start()
-    assert system.start("--mode", "producer").process.wait(30) == 0
+    assert system.start("--mode", "producer").process.wait(60) == 0
     system.start_consumer()
     system.wait_for_label(1, DONE)
     assert len(system.changes()) == 1

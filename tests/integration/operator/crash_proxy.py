@@ -69,7 +69,7 @@ class CrashProxy:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def arm(self, fatal: int | str, pid: Callable[[], int]) -> None:
         """SIGKILL the process once the API server has done its request number `fatal` (0: never).

@@ -72,7 +72,7 @@ class PodDriver:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._watch.stop()  # type: ignore[no-untyped-call]
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _run(self) -> None:
         while not self._stop.is_set():

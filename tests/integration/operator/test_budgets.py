@@ -68,7 +68,7 @@ class Agents:
         )
 
     def _allowance(self, job: str) -> Decimal:
-        found = self._world.plane.batch.read_namespaced_job(job, self._world.namespace, _request_timeout=10)
+        found = self._world.plane.batch.read_namespaced_job(job, self._world.namespace, _request_timeout=60)
         [agent] = found.spec.template.spec.containers
         [text] = [entry.value for entry in agent.env if entry.name == "CODING_AGENT_TASK"]
         allowance = Allowance.of_wire(json.loads(text)["allowance"])

@@ -114,7 +114,7 @@ def test_a_task_of_six_lines_runs(
     for name in ("fix-it", "fix-it-again"):
         file.write_text(HAND_WRITTEN.replace("fix-it", name))
         world.plane.kubectl("-n", world.namespace, "apply", "-f", str(file))
-        world.until_phase(name, "Succeeded", timeout=30)
+        world.until_phase(name, "Succeeded")
     specs = [world.task(name)["spec"] for name in ("fix-it", "fix-it-again")]
     assert specs[0]["source"]["repository"] == "octo/demo"
     assert (specs[0]["trigger"]["origin"], specs[0]["maxAttempts"]) == ("manual", 3)

@@ -20,11 +20,11 @@ def test_it_is_said_and_going_back_is_as_documented(world: World, pods: PodDrive
         conditions = world.status(name).get("conditions", [])
         return any(condition["message"] == NOT_INSTALLED for condition in conditions) or None
 
-    world.until("the reason", said, timeout=30)
+    world.until("the reason", said)
     status = world.status(name)
     assert (status["phase"], status["reason"]) == ("Queued", "WaitingForKueue")
     assert "Kueue is not installed" in world.plane.kubectl("-n", world.namespace, "describe", "agt", name)
     assert process.stop() == 0
     operator(queue={"engine": "native"})
     world.plane.kubectl("-n", world.namespace, "delete", "job", f"{name}-1")
-    world.until_phase(name, "Succeeded", timeout=30)
+    world.until_phase(name, "Succeeded")

@@ -34,7 +34,7 @@ def hold_pod(world: World, job: str) -> str:
 
     def there() -> str | None:
         found = world.plane.core.list_namespaced_pod(
-            world.namespace, label_selector=f"batch.kubernetes.io/job-name={job}", _request_timeout=10
+            world.namespace, label_selector=f"batch.kubernetes.io/job-name={job}", _request_timeout=60
         )
         return str(found.items[0].metadata.name) if found.items else None
 
@@ -49,7 +49,7 @@ def let_pod_go(world: World, name: str) -> None:
 
 def _finalizers(world: World, name: str, what: str) -> None:
     def patched() -> bool:
-        known = world.plane.core.read_namespaced_pod(name, world.namespace, _request_timeout=10)
+        known = world.plane.core.read_namespaced_pod(name, world.namespace, _request_timeout=60)
         others = [finalizer for finalizer in known.metadata.finalizers or [] if finalizer != FINALIZER]
         wanted = [*others, FINALIZER] if what == "add" else others
         # A merge patch of the list as it was read: Kubernetes' own finalizer stays as it is.
@@ -70,7 +70,7 @@ def _finalizers(world: World, name: str, what: str) -> None:
 
 
 def is_being_deleted(world: World, pod: str) -> bool:
-    found = world.plane.core.read_namespaced_pod(pod, world.namespace, _request_timeout=10)
+    found = world.plane.core.read_namespaced_pod(pod, world.namespace, _request_timeout=60)
     return found.metadata.deletion_timestamp is not None
 
 

@@ -48,6 +48,6 @@ def test_a_job_without_a_task_takes_its_place_and_is_left_alone(
     assert set(world.jobs()) == {orphan}
     pods.script = lambda _: DONE
     world.plane.kubectl("-n", world.namespace, "annotate", "pods", "--all", "look=again")
-    world.until_phase(second, "Succeeded", timeout=30)
+    world.until_phase(second, "Succeeded")
     assert orphan in world.jobs()
     assert count.most == 1

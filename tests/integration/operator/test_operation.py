@@ -85,7 +85,7 @@ def test_the_api_server_is_killed_and_comes_back(
     waiting = world.create(8)
     world.until_phase(waiting, "Succeeded", timeout=60)
     world.plane.kubectl("-n", world.namespace, "annotate", "pods", "--all", "look=again")
-    world.until_phase(running, "Succeeded", timeout=30)
+    world.until_phase(running, "Succeeded")
     assert process.probe("/livez")[0] == 200
     assert process.stop() == 0
 

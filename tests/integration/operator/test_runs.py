@@ -23,7 +23,7 @@ def reported(world: World, name: str, **annotations: str) -> None:
     """The reporter has shown the end of a task."""
     labels = {LABEL_REPORTED: "true"}
     world.plane.custom.patch_namespaced_custom_object(
-        *world.place, name, {"metadata": {"labels": labels, "annotations": annotations}}, _request_timeout=10
+        *world.place, name, {"metadata": {"labels": labels, "annotations": annotations}}, _request_timeout=60
     )
 
 
@@ -35,7 +35,7 @@ def label(world: World, number: int) -> str:
     """A fresh webhook, whose sink creates run 1 without reading first."""
     body = task_body(number)
     body["spec"]["trigger"]["labeledAt"] = datetime.now(UTC).isoformat()
-    world.plane.custom.create_namespaced_custom_object(*world.place, body, _request_timeout=10)
+    world.plane.custom.create_namespaced_custom_object(*world.place, body, _request_timeout=60)
     return str(body["metadata"]["name"])
 
 
@@ -72,7 +72,7 @@ def by_hand(world: World, number: int) -> str:
         "metadata": {"name": f"by-hand-{number}"},
         "spec": {"source": task_body(number)["spec"]["source"]},
     }
-    world.plane.custom.create_namespaced_custom_object(*world.place, body, _request_timeout=10)
+    world.plane.custom.create_namespaced_custom_object(*world.place, body, _request_timeout=60)
     return str(body["metadata"]["name"])
 
 

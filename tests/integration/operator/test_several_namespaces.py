@@ -71,7 +71,7 @@ class Platform:
     def passing_team(self) -> Team:
         """One whose namespace the test itself deletes."""
         name = f"test-passing-{os.urandom(3).hex()}"
-        self.plane.core.create_namespace({"metadata": {"name": name}}, _request_timeout=10)
+        self.plane.core.create_namespace({"metadata": {"name": name}}, _request_timeout=60)
         return Team(self.plane, name, self._stack)
 
     def operator(
@@ -152,7 +152,7 @@ def test_equal_names_in_two_namespaces_run_to_their_end_each_under_its_own_limit
             )
             team.end_pods()
         for team in teams:
-            team.until("all end", lambda team=team: phases(team) == {"Succeeded": 3} or None, timeout=40)  # type: ignore[misc]
+            team.until("all end", lambda team=team: phases(team) == {"Succeeded": 3} or None)  # type: ignore[misc]
         assert (first.most, second.most) == (1, 1)
         assert sorted(first.order) == sorted(second.order) == [f"{name}-1" for name in sorted(names)]
     assert process.stop() == 0
@@ -200,7 +200,7 @@ def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform
     for team, name in done.items():
         team.until_phase(name, "Succeeded")
     emptied.plane.kubectl("-n", emptied.namespace, "delete", "agt", done[emptied])
-    went.plane.core.delete_namespace(went.namespace, _request_timeout=10)
+    went.plane.core.delete_namespace(went.namespace, _request_timeout=60)
     emptied.until("the Lease is given back", lambda: emptied.holder() == "" or None)
     for team in (emptied, went):
         team.until(
@@ -236,7 +236,7 @@ def test_with_a_star_a_dead_watch_is_begun_anew(platform: Platform) -> None:
         team.until_phase(name, "Running")
         team.until("it is noticed", lambda: (value(process, behind) or 0) > 0 or None)
         proxy.deaf = False
-        team.until("a new watch has shown all", lambda: value(process, behind) == 0 or None, timeout=40)
+        team.until("a new watch has shown all", lambda: value(process, behind) == 0 or None)
         assert process.probe("/livez") == (200, "ok")
         process.stop()
 
@@ -323,11 +323,11 @@ def test_a_namespace_without_rights_does_not_hinder_another(platform: Platform) 
         rf"needs the rules of operator/deploy/role\.yaml.*namespace={barred.namespace}", process.log()
     )
     grant(platform.plane, platform.home, barred.namespace)
-    barred.until_phase(waiting, "Succeeded", timeout=40)
+    barred.until_phase(waiting, "Succeeded")
     assert fails(process, barred) == 0
     # And taken away from one that is served.
     platform.plane.kubectl("-n", barred.namespace, "delete", "rolebinding", f"{NAME}-{platform.home}")
-    barred.until("it is told", lambda: fails(process, barred) == 1 or None, timeout=40)
+    barred.until("it is told", lambda: fails(process, barred) == 1 or None)
     served.until_phase(served.create(2), "Succeeded")
     assert not process.ended()
     assert process.probe("/livez") == (200, "ok")

@@ -42,7 +42,7 @@ class Arrivals:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _run(self) -> None:
         for number in range(1, 400):
@@ -79,7 +79,7 @@ def test_one_that_ends_hands_over_at_once(world: World, pods: PodDriver, operato
     ready(world, second)
     assert not leads(second), "ready, and waiting for its turn"
     assert first.stop() == 0
-    world.until("the other acts", lambda: leads(second) or None, timeout=15)
+    world.until("the other acts", lambda: leads(second) or None)
     world.until_phase(world.create(1), "Succeeded")
 
 

@@ -76,7 +76,7 @@ class OperatorProcess:
         if not (port := self.port):
             return 0, ""
         try:
-            answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10, trust_env=False)
+            answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60, trust_env=False)
         except httpx.TransportError:
             return 0, ""
         return answer.status_code, answer.text
@@ -110,10 +110,10 @@ class OperatorProcess:
         if self._process.poll() is None:
             self._process.send_signal(how)
         try:
-            return self._process.wait(15)
+            return self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(5)
+            self._process.wait(60)
             raise AssertionError(f"the operator did not end:\n{self.log()}") from None
 
     def log(self) -> str:
@@ -142,12 +142,12 @@ class World:
         """Label an issue: the AgentTask as the receiver makes it; its name."""
         body = task_body(number, repository=repository, run=run)
         body["spec"].update(spec)
-        self.plane.custom.create_namespaced_custom_object(*self.place, body, _request_timeout=10)
+        self.plane.custom.create_namespaced_custom_object(*self.place, body, _request_timeout=60)
         return str(body["metadata"]["name"])
 
     def task(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.plane.custom.get_namespaced_custom_object(
-            *self.place, name, _request_timeout=10
+            *self.place, name, _request_timeout=60
         )
         return found
 
@@ -160,28 +160,28 @@ class World:
 
     def patch(self, name: str, **spec: Any) -> None:
         self.plane.custom.patch_namespaced_custom_object(
-            *self.place, name, {"spec": spec}, _request_timeout=10
+            *self.place, name, {"spec": spec}, _request_timeout=60
         )
 
     def patch_status(self, name: str, status: Any) -> None:
         self.plane.custom.patch_namespaced_custom_object_status(
-            *self.place, name, {"status": status}, _request_timeout=10
+            *self.place, name, {"status": status}, _request_timeout=60
         )
 
     def jobs(self) -> dict[str, Any]:
         """The Jobs that are not being deleted, by name."""
-        found = self.plane.batch.list_namespaced_job(self.namespace, _request_timeout=10)
+        found = self.plane.batch.list_namespaced_job(self.namespace, _request_timeout=60)
         return {job.metadata.name: job for job in found.items if job.metadata.deletion_timestamp is None}
 
     def events(self, name: str) -> list[str]:
         """The reasons of an object's Events, in order."""
         found = self.plane.core.list_namespaced_event(
-            self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=10
+            self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=60
         )
         ordered = sorted(found.items, key=lambda e: int(e.metadata.resource_version))
         return [event.reason for event in ordered]
 
-    def until_phase(self, name: str, phase: str, timeout: float = 20) -> dict[str, Any]:
+    def until_phase(self, name: str, phase: str, timeout: float = 60) -> dict[str, Any]:
         """Wait until a task is in the phase; its status."""
 
         def there() -> dict[str, Any] | None:
@@ -190,5 +190,5 @@ class World:
 
         return self.until(f"{name} {phase}", there, timeout)
 
-    def until(self, what: str, condition: Callable[[], _T | None], timeout: float = 20) -> _T:
+    def until(self, what: str, condition: Callable[[], _T | None], timeout: float = 60) -> _T:
         return until(what, condition, timeout=timeout, interval=0.05)

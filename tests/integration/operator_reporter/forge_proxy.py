@@ -55,7 +55,7 @@ class ForgeProxy:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
+        self._thread.join(60)
         self._held.close()
 
     def arm(self, fatal: int, pid: Callable[[], int]) -> None:

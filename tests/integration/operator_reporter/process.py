@@ -79,7 +79,7 @@ class Reporter:
         if not port:
             return 0, ""
         try:
-            answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10, trust_env=False)
+            answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60, trust_env=False)
         except httpx.TransportError:
             return 0, ""
         return answer.status_code, answer.text

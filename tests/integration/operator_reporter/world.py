@@ -163,16 +163,16 @@ class World:
 
     def requests(self) -> list[dict[str, Any]]:
         """The API requests that the forge received."""
-        answer = httpx.get(f"{self.forge.base_url}/_sandbox/requests", timeout=20, trust_env=False)
+        answer = httpx.get(f"{self.forge.base_url}/_sandbox/requests", timeout=60, trust_env=False)
         return list(answer.json())
 
     def fault(self, **fault: Any) -> None:
         """Let the forge fail."""
-        httpx.post(f"{self.forge.base_url}/_sandbox/faults", json=fault, timeout=10).raise_for_status()
+        httpx.post(f"{self.forge.base_url}/_sandbox/faults", json=fault, timeout=60).raise_for_status()
 
     def clear_faults(self) -> None:
         """Let the forge work again."""
-        httpx.delete(f"{self.forge.base_url}/_sandbox/faults", timeout=10).raise_for_status()
+        httpx.delete(f"{self.forge.base_url}/_sandbox/faults", timeout=60).raise_for_status()
 
     # Tasks.
 
@@ -217,13 +217,13 @@ class World:
             ),
         )
         body = agenttask.manifest(request, run=run, timeout_seconds=600, max_attempts=3)
-        self.plane.custom.create_namespaced_custom_object(*self._place, body, _request_timeout=10)
+        self.plane.custom.create_namespaced_custom_object(*self._place, body, _request_timeout=60)
         return str(body["metadata"]["name"])
 
     def read(self, name: str) -> dict[str, Any]:
         """The AgentTask."""
         found: dict[str, Any] = self.plane.custom.get_namespaced_custom_object(
-            *self._place, name, _request_timeout=10
+            *self._place, name, _request_timeout=60
         )
         return found
 
@@ -234,7 +234,7 @@ class World:
 
     def patch(self, name: str, body: dict[str, Any]) -> None:
         """A merge patch."""
-        self.plane.custom.patch_namespaced_custom_object(*self._place, name, body, _request_timeout=10)
+        self.plane.custom.patch_namespaced_custom_object(*self._place, name, body, _request_timeout=60)
 
     def condition(self, name: str, kind: str) -> dict[str, Any]:
         """A condition, empty if it is not there."""
@@ -249,7 +249,7 @@ class World:
     def events(self, name: str) -> list[tuple[str, str]]:
         """Reason and message of the task's Events, in order."""
         found = self.plane.core.list_namespaced_event(
-            self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=10
+            self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=60
         )
         ordered = sorted(found.items, key=lambda e: int(e.metadata.resource_version))
         return [(event.reason, event.message) for event in ordered]
@@ -263,7 +263,7 @@ class World:
             patch = {"metadata": version, "status": status}
             try:
                 self.plane.custom.patch_namespaced_custom_object_status(
-                    *self._place, name, patch, _request_timeout=10
+                    *self._place, name, patch, _request_timeout=60
                 )
             except ApiException as error:
                 if error.status != 409:

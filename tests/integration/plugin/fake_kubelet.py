@@ -42,7 +42,7 @@ class FakeKubelet:
                 for line in kubelet.lines[pod, container]:
                     self.wfile.write(f"{line}\n".encode())
                     self.wfile.flush()
-                    kubelet.go_on.wait(30)
+                    kubelet.go_on.wait(60)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -58,7 +58,7 @@ class FakeKubelet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._plane.core.delete_node(self.node, _request_timeout=10)
+        self._plane.core.delete_node(self.node, _request_timeout=60)
         self._server.shutdown()
         self._server.server_close()
 
@@ -68,5 +68,5 @@ class FakeKubelet:
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._server.server_address[1]}},
         }
         core = self._plane.core
-        core.create_node({"metadata": {"name": self.node}}, _request_timeout=10)
-        core.patch_node_status(self.node, {"status": status}, _request_timeout=10)
+        core.create_node({"metadata": {"name": self.node}}, _request_timeout=60)
+        core.patch_node_status(self.node, {"status": status}, _request_timeout=60)

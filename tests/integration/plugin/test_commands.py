@@ -61,7 +61,7 @@ def test_limits_that_are_not_given_are_those_of_the_release(
         name = plugin("run", ISSUE, "--max-attempts", "5").out.split()[1]
         # The attempt's Job is made after the limits are filled in.
         job = until(
-            "a Job", lambda: place.plane.get("-n", place.namespace, "jobs")["items"] or None, timeout=30
+            "a Job", lambda: place.plane.get("-n", place.namespace, "jobs")["items"] or None, timeout=60
         )
         spec = place.task(name)["spec"]
         assert (spec["timeoutSeconds"], spec["maxAttempts"]) == (600, 5)

@@ -81,7 +81,7 @@ def test_following_shows_each_line_as_it_comes(place: Place, kubelet: FakeKubele
         assert not kubelet.go_on.is_set()
         kubelet.go_on.set()
         assert following.stdout.read() == b"done\n"
-        assert following.wait(10) == 0
+        assert following.wait(60) == 0
 
 
 @pytest.mark.long
@@ -119,7 +119,7 @@ def test_what_is_left_when_the_pods_are_gone(place: Place, plugin: Plugin, task:
     def record(**more: str) -> None:
         status = {"attempts": [attempt | more], "result": {"usage": attempt["usage"]}}
         place.plane.custom.patch_namespaced_custom_object_status(
-            GROUP, VERSION, place.namespace, PLURAL, task, {"status": status}, _request_timeout=10
+            GROUP, VERSION, place.namespace, PLURAL, task, {"status": status}, _request_timeout=60
         )
 
     record()

@@ -22,7 +22,7 @@ from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from tests.fixtures.rabbitmq import Broker
 
 QUICK = Timing(connect=3, first_pause=0.05, longest_pause=0.3, lock_patience=1.0, relock_grace=0.5)
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 def request(number: int = 1, origin: Origin = Origin.WEBHOOK) -> TaskRequest:

@@ -27,7 +27,7 @@ async def rest(connection: Connection) -> bytes:
     """What the receiver still sends before it closes the connection."""
     reader, writer = connection
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reader.read()
     except ConnectionError:
         return b""

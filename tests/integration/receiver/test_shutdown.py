@@ -30,7 +30,7 @@ run(settings(server={"host": "127.0.0.1", "port": 0}), SlowSink())
 
 async def until(stream, text):
     """Read lines until one contains the text; that line."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             line = (await stream.readline()).decode()
             assert line, f"the program ended before it said {text!r}"
@@ -46,7 +46,7 @@ async def test_a_request_in_flight_is_finished():
         port = (await until(program.stdout, "listening on")).rpartition(":")[2]
         body = encode(github_issue())
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60
         ) as http:
             sending = asyncio.create_task(
                 http.post("/webhook/github", content=body, headers=github_headers(body))

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 def exchanges(port: int, request: bytes, count: int) -> list[bytes]:
     """What the first look at each answer shows."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         seen = []
         for _ in range(count):
             connection.sendall(request)

@@ -37,7 +37,7 @@ def test_edits_of_settings_and_of_the_key_count_at_once(
     assert not re.search("first|second", service.text()), "no key is logged"
 
     service.process.send_signal(signal.SIGTERM)
-    service.process.wait(10)
+    service.process.wait(60)
     assert "Traceback" not in service.text()
 
 
@@ -48,6 +48,6 @@ def test_without_a_key_it_says_what_to_set(
     start_user_config: StartUserConfig, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     service = start_user_config(tmp_path, **environment)
-    assert service.process.wait(30) == 78
+    assert service.process.wait(60) == 78
     assert "Configuration error" in service.text()
     assert "Traceback" not in service.text()

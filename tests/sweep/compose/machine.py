@@ -74,7 +74,7 @@ class Running:
     def kill(self) -> None:
         """As a crash does."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Machine:
                 entry.process.terminate()
         for entry in self.running:
             try:
-                entry.process.wait(30)
+                entry.process.wait(60)
             except subprocess.TimeoutExpired:
                 entry.kill()
 

@@ -26,7 +26,7 @@ def name_server(name: str, addresses: Sequence[str]) -> Iterator[int]:
             yield sock.getsockname()[1]
         finally:
             sock.sendto(_STOP, sock.getsockname())
-            thread.join(10)
+            thread.join(60)
 
 
 def _serve(sock: socket.socket, name: str, addresses: Sequence[str]) -> None:

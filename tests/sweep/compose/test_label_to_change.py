@@ -80,7 +80,7 @@ def test_label_to_pull_request_and_back_to_polling(machine: Machine, system: Sys
     address = f"http://localhost:{front}"
     with running_caddy(machine, caddy, SITE_ADDRESS=address, CADDY_HTTP_PORT=str(front)):
         system.forge.add_hook(REPOSITORY, f"{address}/webhook/github", SECRET)
-        assert httpx.get(f"{address}/health", timeout=10).json()["status"] == "healthy"
+        assert httpx.get(f"{address}/health", timeout=60).json()["status"] == "healthy"
         system.put_label(1)
         system.wait_for_label(1, DONE)
     [change] = system.changes()

@@ -138,7 +138,7 @@ def test_it_runs_as_a_program() -> None:
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as program:
         try:
             transport = httpx.HTTPTransport(retries=8)
-            with httpx.Client(transport=transport, timeout=10) as http:
+            with httpx.Client(transport=transport, timeout=60) as http:
                 answer = http.get(f"http://127.0.0.1:{port}/v1/models")
                 assert answer.status_code == 401
                 assert re.search("Incorrect API key", answer.text)

@@ -52,7 +52,7 @@ class RunningPods:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(60)
         self._kubelet.__exit__()
 
     def _run(self) -> None:

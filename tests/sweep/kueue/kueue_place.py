@@ -138,13 +138,13 @@ class Kubelet(PodDriver):
         self._node = f"node-of-{place.namespace}"
 
     def __enter__(self) -> Kubelet:
-        self._core.create_node({"metadata": {"name": self._node}}, _request_timeout=10)
+        self._core.create_node({"metadata": {"name": self._node}}, _request_timeout=60)
         super().__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        self._core.delete_node(self._node, _request_timeout=10)
+        self._core.delete_node(self._node, _request_timeout=60)
 
     def _play(self, pod: Any) -> None:
         meta = pod.metadata

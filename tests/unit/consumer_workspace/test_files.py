@@ -57,7 +57,7 @@ def test_the_serving_program_needs_only_the_standard_library() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=60,
     )
     assert done.stdout.strip() == "[]"
 

@@ -81,7 +81,7 @@ def test_metrics_are_served_meanwhile(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with served("127.0.0.1", 0, registry):
         port = int(caplog.messages[-1].rsplit(" ", 1)[1])
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
     assert (
         'coding_agent_model_cost_total{currency="USD",model="gpt-4o",repository="acme/pricing"} 0.25' in text

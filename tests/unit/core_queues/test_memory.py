@@ -84,7 +84,7 @@ async def consumer(queue: MemoryQueue) -> AsyncIterator[Take]:
         async def take() -> Claim:
             asking.add(asyncio.current_task())
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(60):
                     return await anext(iterator)
             finally:
                 asking.discard(asyncio.current_task())
@@ -264,7 +264,7 @@ async def test_draining_ends_when_nothing_waits_or_is_in_hand(queue: MemoryQueue
             else:
                 await claim.done()
 
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         consumers = [group.create_task(consume()) for _ in range(3)]
         while len(seen) < 2:
             await asyncio.sleep(0)
@@ -280,7 +280,7 @@ async def test_stopping_ends_a_waiting_consumer(queue: MemoryQueue) -> None:
     waiting = asyncio.ensure_future(anext(queue.claims(stop)))
     await asyncio.sleep(0)
     stop.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(StopAsyncIteration):
             await waiting
 

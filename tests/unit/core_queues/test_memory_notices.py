@@ -44,7 +44,7 @@ async def test_they_come_in_order_and_wake_who_waits() -> None:
     taking = asyncio.create_task(take())
     await asyncio.sleep(0)
     assert [await queue.command(by(user)) for user in ("alice", "bob")] == [CommandStored("memory")] * 2
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await taking
     assert seen == ["alice", "bob"]
 
@@ -80,7 +80,7 @@ async def test_tasks_and_their_withdrawal_are_notices_and_the_items_lock_keeps_w
         async with queue.item_lock(asked.item) as second:
             assert not second
         assert not claiming.done()
-    claim = await asyncio.wait_for(claiming, 5)
+    claim = await asyncio.wait_for(claiming, 60)
     async with queue.item_lock(asked.item) as is_free:
         assert not is_free, "a worker has it"
     await claim.done()
@@ -103,5 +103,5 @@ async def test_a_lock_that_is_taken_first_holds_back_the_claim() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         assert not claiming.done()
-    assert (await asyncio.wait_for(claiming, 5)).task.request == request()
+    assert (await asyncio.wait_for(claiming, 60)).task.request == request()
     stop.set()

@@ -81,7 +81,7 @@ def post(server: ModelServer, wire: str, *, stream: bool = False, **more: Any) -
     path = PATHS["google-stream"] if (wire, stream) == ("google", True) else PATHS[wire]
     headers = {"x-api-key": API_KEY}
     return httpx.post(
-        server.url + path, json=request(wire, stream=stream, **more), headers=headers, timeout=5
+        server.url + path, json=request(wire, stream=stream, **more), headers=headers, timeout=60
     )
 
 
@@ -297,7 +297,7 @@ def test_a_stream_can_be_cut_and_can_stall(wire: str) -> None:
                 server.url + path,
                 json=request(wire, stream=True),
                 headers={"x-api-key": API_KEY},
-                timeout=0.3,
+                timeout=httpx.Timeout(60, read=0.3),
             )
         assert post(server, wire, stream=True).status_code == 200
         assert server.usage["m"]["answers"] == 3

@@ -43,7 +43,7 @@ def test_every_setting_is_documented_in_its_type() -> None:
 @pytest.mark.parametrize("block", SHELL, ids=place)
 def test_shell_blocks_are_shell(block: Block) -> None:
     bash = ["bash", "-n"]
-    done = subprocess.run(bash, input=script(block), capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(bash, input=script(block), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -60,5 +60,5 @@ async def test_a_relist_that_is_refused_is_repeated_soon(monkeypatch: pytest.Mon
 
     relist = Relist("team", [(cache(), lists)], 60, listed=listed, behind=lambda _: None)
     work = asyncio.create_task(relist.run())
-    await asyncio.wait_for(relist.synced.wait(), 5)
+    await asyncio.wait_for(relist.synced.wait(), 60)
     work.cancel()

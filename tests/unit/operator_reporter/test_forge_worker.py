@@ -95,7 +95,7 @@ class Scene:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition that a reconcile makes true."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.001)
 

@@ -71,7 +71,7 @@ IMAGES = {
     "consumer": Contents(
         "coding_agent_core,coding_agent_consumer,pydantic_ai,httpx",
         "kopf,kubernetes,limits,jinja2,coding_agent_receiver,coding_agent_operator",
-        megabytes=70,
+        megabytes=74,
     ),
     "user-config": Contents(
         "coding_agent_user_config,fastapi",

@@ -19,7 +19,7 @@ OUTAGES: dict[str, tuple[str, list[dict[str, Any]]]] = {
         "github",
         [
             {"path": f"{GITHUB}/issues/1/comments", "method": "GET", "times": LONGER, "status": 503},
-            {"path": r"/acme/pricing\.git", "times": LONGER, "status": 503},
+            {"path": r"/acme/pricing\.git", "times": 3, "status": 503},
         ],
     ),
     "labels": (

@@ -52,7 +52,7 @@ holds none.
   {{- $_ := set $own "context_storage" (mergeOverwrite $storage (dict "base_dir" "/var/lib/coding-agent/transcripts")) -}}
 {{- end -}}
 {{- if .Values.egress.enabled -}}
-  {{- $egress := pick .Values.egress "allow" "repositories" "private" "agent" -}}
+  {{- $egress := pick .Values.egress "allow" "repositories" "presets" "private" "agent" -}}
   {{- $_ := set $egress "key" (dict "files" (list "/etc/coding-agent/egress/key")) -}}
   {{- $_ := set $egress "proxy" (printf "http://%s-egress:3128" (include "coding-agent.fullname" .)) -}}
   {{- with .Values.egress.parent -}}

@@ -13,11 +13,12 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from coding_agent_core.budget import Allowance
+from coding_agent_core.environment import ENVIRONMENT_FILE, Environment, EnvironmentFileError
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeNotFoundError,
@@ -29,9 +30,8 @@ from coding_agent_core.forge.protocol import CommitIdentity, Forge, ItemDetails
 from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
-from coding_agent_core.retry import StoppedError, pause_until, run_until, while_unavailable
+from coding_agent_core.retry import StoppedError, either, pause_until, run_until, while_unavailable
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
 
@@ -40,8 +40,9 @@ from coding_agent_consumer.agent.models import upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.authorization import refusal
-from coding_agent_consumer.background import instruction_files, read_conversation
-from coding_agent_consumer.commits import SshSigner
+from coding_agent_consumer.background import instruction_files, project_commit, read_conversation
+from coding_agent_consumer.commits import SshSigner, commit_author
+from coding_agent_consumer.environment import pod_environment, read_environment, set_up
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.images import read_images
@@ -84,6 +85,7 @@ _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
     (WorkspaceRefusedError, Reason.WORKSPACE_FAILED),
     (PatchRefusedError, Reason.CHANGE_REFUSED),
     (SettingsError, Reason.CONFIGURATION),
+    (EnvironmentFileError, Reason.ENVIRONMENT_REFUSED),
     (CodingAgentError, Reason.INTERNAL),
 )
 
@@ -113,6 +115,7 @@ class Attempt:
         model: of this task alone, instead of the configured one.
         instructions: of this task alone, after the configured ones.
         allowance: what may be spent at the model; `None`: as much as the agent needs.
+        environment: that the attempt's pod was made with; `None`: it has no pod.
         record: keeps what is known so far, in case this process is killed. Called only with an allowance, all
             of which counts as spent if an attempt leaves nothing behind.
         mirror: of the item's repository, if there is a cache.
@@ -132,6 +135,7 @@ class Attempt:
     model: str | None = None
     instructions: str | None = None
     allowance: Allowance | None = None
+    environment: Environment | None = None
     record: Callable[[Outcome], None] | None = None
     mirror: Mirror | None = None
     _deadline: float = field(init=False)
@@ -194,13 +198,6 @@ class Attempt:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
         settings = await settings_for(self.settings, task.item.platform, self.request.user)
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
-        settings = with_task_options(
-            settings,
-            task.item,
-            model=self.model,
-            runner=self.request.runner,
-            instructions=self.instructions,
-        )
         recap = await self.transcripts.begin() or self.recap
         source, base, branch = task.target(details)
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
@@ -217,12 +214,28 @@ class Attempt:
             _logger.info(
                 "Cloned %s: branch %s%s", source, branch, " (continuing)" if repository.resumed else ""
             )
-            brief = await self._prepared(lambda: self._brief(settings, task, details, repository, recap))
+            project = await self._prepared(lambda: project_commit(task.forge, details, repository))
+            file = await read_environment(repository, project, settings, self.environment)
+            if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
+                message = f"`{ENVIRONMENT_FILE}` asks for another pod ({pod}); the next attempt gets it."
+                return Outcome(reason=Reason.ENVIRONMENT_CHANGED, message=message, environment=pod)
+            settings = with_task_options(
+                settings,
+                task.item,
+                model=self.model,
+                runner=self.request.runner or file.runner,
+                instructions=self.instructions,
+            )
+            brief = await self._prepared(
+                lambda: self._brief(settings, task, details, repository, project=project, recap=recap)
+            )
             key = settings.consumer.commits.signing_key
             author = await self._prepared(lambda: commit_author(task.forge, settings.consumer.commits))
             asked_by = await self._prepared(lambda: self._asked_by(task.forge))
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), branch)
+                notes = await run_until(lambda: set_up(workspace, file, self._deadline), self.stop)
+                brief = replace(brief, prompt=brief.prompt + scrub_for(settings)(notes))
                 publisher = Publisher(
                     repository=repository,
                     workspace=workspace,
@@ -238,7 +251,7 @@ class Attempt:
 
                 async with (
                     self._open_gateway(settings) as gateway,
-                    _either(self.stop, gateway.exhausted) as stop,
+                    either(self.stop, gateway.exhausted) as stop,
                 ):
                     worked = await self.make_agent(settings, gateway).work(
                         brief,
@@ -285,20 +298,21 @@ class Attempt:
         return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
 
     async def _brief(
-        self, settings: Settings, task: ForgeTask, details: ItemDetails, repository: BareClone, recap: str
+        self,
+        settings: Settings,
+        task: ForgeTask,
+        details: ItemDetails,
+        repository: BareClone,
+        *,
+        project: str,
+        recap: str,
     ) -> Brief:
         pushed = repository.branch if repository.resumed else None
         conversation = await read_conversation(task.forge, details, pushed_branch=pushed)
-        base = repository.base
-        if task.item.kind is ItemKind.CHANGE:
-            # What the change itself proposes does not count, and its branch may be in a fork.
-            base = await repository.fetch(
-                lambda: task.forge.clone_source(task.item.repository), details.base_branch
-            )
         text = prompt(
             conversation,
             own_login=await task.forge.whoami(),
-            files=await instruction_files(repository, base),
+            files=await instruction_files(repository, project),
             recap=recap,
         )
         return Brief(
@@ -375,28 +389,3 @@ class Attempt:
             pause=lambda seconds: pause_until(self.stop, seconds),
             longest_wait=_LONGEST_PAUSE,
         )
-
-
-@asynccontextmanager
-async def _either(first: asyncio.Event, second: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-    """An event that is set once one of two is."""
-    both = asyncio.Event()
-
-    async def copy(event: asyncio.Event) -> None:
-        await event.wait()
-        both.set()
-
-    copying = [asyncio.create_task(copy(event)) for event in (first, second)]
-    try:
-        yield both
-    finally:
-        for task in copying:
-            task.cancel()
-
-
-async def commit_author(forge: Forge, settings: Commits) -> CommitIdentity:
-    """The author of the commits: the forge's account, as far as the settings name nobody else."""
-    if settings.name and settings.email:
-        return CommitIdentity(settings.name, settings.email)
-    own = await forge.commit_identity()
-    return CommitIdentity(settings.name or own.name, settings.email or own.email)

@@ -69,6 +69,17 @@ async def read_conversation(forge: Forge, details: ItemDetails, *, pushed_branch
     )
 
 
+async def project_commit(forge: Forge, details: ItemDetails, repository: BareClone) -> str:
+    """The base branch's newest commit, whose instructions and environment count.
+
+    What a change itself proposes does not count, and its branch may be in a fork.
+    """
+    if details.item.kind is not ItemKind.CHANGE:
+        return repository.base
+    source = details.item.repository
+    return await repository.fetch(lambda: forge.clone_source(source), details.base_branch)
+
+
 @dataclass(frozen=True)
 class InstructionFile:
     """A file in which the repository tells agents how to work on it.
@@ -92,7 +103,8 @@ async def instruction_files(repository: BareClone, commit: str) -> tuple[Instruc
     """Those of a commit: of the root first, then nested ones; each text once."""
     found: list[InstructionFile] = []
     for entry in select(await repository.tree(commit)):
-        text = (await repository.blob(entry.id, _BYTES_LIMIT)).decode("utf-8", "replace").strip()
+        content = await repository.blob(entry.id, _BYTES_LIMIT) or b""
+        text = content.decode("utf-8", "replace").strip()
         if text and text not in [file.text for file in found]:
             found.append(InstructionFile(entry.path, text))
     return tuple(found)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.protocol import CommitIdentity
+from coding_agent_core.forge.protocol import CommitIdentity, Forge
+from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.text import inline, quotation
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
@@ -144,3 +145,11 @@ def _string(value: bytes) -> bytes:
 def _mpint(number: int) -> bytes:
     """The content of an SSH `mpint`: a positive number, with a zero in front if its first bit is set."""
     return number.to_bytes(number.bit_length() // 8 + 1, "big")
+
+
+async def commit_author(forge: Forge, settings: Commits) -> CommitIdentity:
+    """The author of the commits: the forge's account, as far as the settings name nobody else."""
+    if settings.name and settings.email:
+        return CommitIdentity(settings.name, settings.email)
+    own = await forge.commit_identity()
+    return CommitIdentity(settings.name or own.name, settings.email or own.email)

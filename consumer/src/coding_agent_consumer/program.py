@@ -121,7 +121,7 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
         outcome = asyncio.run(_attempt(settings, given, lambda so_far: _leave(so_far, environment)))
     except Exception as error:
         outcome = outcome_of(error)
-    log = _logger.info if outcome.succeeded else _logger.error
+    log = _logger.error if outcome.outcome_class.counted and not outcome.succeeded else _logger.info
     log("%s: %s", outcome.reason, outcome.message)
     _leave(outcome, environment)
     return outcome.exit_code.value
@@ -243,6 +243,7 @@ def attempt_of(
         model=given.model,
         instructions=given.instructions,
         allowance=given.allowance,
+        environment=given.environment,
         record=record,
         mirror=mirror,
     )

@@ -132,10 +132,10 @@ class BareClone:
         """Everything in a commit, folders left out."""
         return parse_tree(await self._git.local("ls-tree", "-r", "-z", "--full-tree", commit))
 
-    async def blob(self, id_: str, limit: int) -> bytes:
-        """The content of a file; nothing if it is larger than `limit` bytes."""
+    async def blob(self, id_: str, limit: int) -> bytes | None:
+        """The content of a file; `None` if it is larger than `limit` bytes."""
         size = int(await self._git.local_id("cat-file", "-s", id_))
-        return b"" if size > limit else await self._git.local("cat-file", "blob", id_)
+        return None if size > limit else await self._git.local("cat-file", "blob", id_)
 
     async def bundle(self) -> Path:
         """A bundle of the work branch at its start point, for `Workspace.seed`; in the clone's own folder."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.budget import Allowance
+from coding_agent_core.environment import Environment
 from coding_agent_core.outcome import MAX_DENIALS, Denial, Phase, Usage, terminal_phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.runner import RunnerName
@@ -157,6 +158,8 @@ class OutcomeType(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     CANCELLED = "Cancelled"
+    RESTARTED = "Restarted"
+    """It needs another pod; does not count as an attempt."""
     DISRUPTED = "Disrupted"
     """The cluster took the pod away (eviction, node lost); does not count as an attempt."""
 
@@ -209,6 +212,8 @@ class Status(_Wire):
     attempt: str | None = Field(default=None, max_length=16)
     counted_attempts: int | None = Field(default=None, ge=0)
     result: TaskResult | None = None
+    environment: Environment | None = None
+    """That the repository's `.coding-agent.yaml` asked for: the next attempt's pod gets it."""
     next_attempt_time: datetime | None = None
     observed_generation: int | None = None
 

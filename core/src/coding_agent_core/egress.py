@@ -23,7 +23,9 @@ NO_PROXY = "localhost,127.0.0.1,::1"
 """The pod's own loopback: the model gateway listens there."""
 AGENT_USERS = r"\.agent$"
 """Regular expression of the agents' user names."""
-WORKSPACE_USERS = r"\.workspace(\.[0-9a-f]{16})?$"
+PRESETS = "(_[a-z0-9-]+)*"
+"""Regular expression of the presets at the end of a user name. Names of Jobs have no `_`."""
+WORKSPACE_USERS = rf"\.workspace(\.[0-9a-f]{{16}})?{PRESETS}$"
 """Regular expression of the workspaces' user names."""
 DENIALS_HOST = "denials.egress.internal"
 """Under this name the proxy tells an agent what it has denied to its attempt."""
@@ -36,18 +38,20 @@ class Role(StrEnum):
     WORKSPACE = "workspace"
 
 
-def user_name(job: str, role: Role, profile: str | None = None) -> str:
-    """The proxy's user name of a container: `JOB.agent`, `JOB.workspace` or `JOB.workspace.PROFILE`.
+def user_name(job: str, role: Role, profile: str | None = None, presets: Iterable[str] = ()) -> str:
+    """The proxy's user name of a container: `JOB.agent` or `JOB.workspace[.PROFILE][_PRESET]...`.
 
     Args:
         job: name of the attempt's Job.
         profile: of the repository, if it has a list of its own.
+        presets: that the repository has asked for.
     """
-    return ".".join(filter(None, (job, role.value, profile)))
+    return "_".join((".".join(filter(None, (job, role.value, profile))), *presets))
 
 
 def job_of(user: str) -> str | None:
     """The Job that a user name belongs to; `None`: it is not a name of an attempt."""
+    user = user.partition("_")[0]
     parts = user.rsplit(".", 2)
     if len(parts) == 3 and parts[1] == Role.WORKSPACE:
         return parts[0]

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pydantic import Field, ValidationError
 
 from coding_agent_core.budget import Allowance
+from coding_agent_core.environment import Environment
 from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.platforms import KEY_FIELDS, Platform
 from coding_agent_core.settings.attempts import ContextStorage
@@ -121,6 +122,7 @@ class AttemptInput(Frozen):
         model: of this task, at the configured service; `None`: the configured one.
         instructions: of this task, added to the configured ones.
         allowance: what this attempt may spend at the model; `None`: as much as it needs.
+        environment: that the pod was made with, beyond the installation's.
     """
 
     task: QueuedTask
@@ -130,6 +132,7 @@ class AttemptInput(Frozen):
     model: str | None = None
     instructions: str | None = None
     allowance: Allowance | None = None
+    environment: Environment = Environment()
 
     def to_json(self) -> str:
         """The queue's message with further fields."""
@@ -137,6 +140,7 @@ class AttemptInput(Frozen):
             "model": self.model,
             "instructions": self.instructions,
             "allowance": None if self.allowance is None else self.allowance.to_wire(),
+            "environment": self.environment.to_wire() or None,
         }
         return json.dumps(
             {
@@ -170,6 +174,7 @@ class AttemptInput(Frozen):
                 model=data.get("model"),
                 instructions=data.get("instructions"),
                 allowance=data.get("allowance"),
+                environment=data.get("environment") or Environment(),
             )
         except ValidationError as error:
             raise ValueError(f"not an attempt's input: {first_problem(error)}") from error

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from coding_agent_core.environment import Environment
 from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.tasks import Frozen
 from coding_agent_core.text import beginning, last_lines
@@ -228,6 +229,7 @@ class Outcome(_ReportedModel):
         transcript_url: address at which people can read it, if one is configured.
         tail: the last steps in short lines, the newest last.
         denied: hosts that the egress proxy has denied to the attempt.
+        environment: that the next attempt's pod needs, with the reason `EnvironmentChanged`.
     """
 
     version: Literal[1] = 1
@@ -242,6 +244,7 @@ class Outcome(_ReportedModel):
     transcript_url: str | None = Field(default=None, max_length=MAX_PLACE, pattern=r"^https?://\S+$")
     tail: str = Field(default="", max_length=MAX_TAIL)
     denied: tuple[Denial, ...] = Field(default=(), max_length=MAX_DENIALS)
+    environment: Environment | None = None
 
     @property
     def outcome_class(self) -> ReasonClass:

@@ -30,18 +30,20 @@ class ReasonClass(StrEnum):
     """Another attempt can help."""
     PERMANENT = "permanent"
     OUT_OF_BUDGET = "out-of-budget"
+    RESTARTED = "restarted"
+    """The attempt needs another pod: another attempt starts, and this one does not count."""
     DISRUPTED = "disrupted"
     """The cluster removed the pod: another attempt starts, and this one does not count."""
     CANCELLED = "cancelled"
 
     @property
     def retried(self) -> bool:
-        return self in (ReasonClass.TRANSIENT, ReasonClass.DISRUPTED)
+        return self in (ReasonClass.TRANSIENT, ReasonClass.RESTARTED, ReasonClass.DISRUPTED)
 
     @property
     def counted(self) -> bool:
         """It counts against the task's maximum of attempts."""
-        return self not in (ReasonClass.DISRUPTED, ReasonClass.CANCELLED)
+        return self not in (ReasonClass.RESTARTED, ReasonClass.DISRUPTED, ReasonClass.CANCELLED)
 
 
 class Patience(StrEnum):
@@ -73,6 +75,8 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     WORKSPACE_FAILED = "WorkspaceFailed"
     CONFIGURATION = "Configuration"
+    ENVIRONMENT_REFUSED = "EnvironmentRefused"
+    ENVIRONMENT_CHANGED = "EnvironmentChanged"
     CANCELLED = "Cancelled"
     INTERNAL = "InternalError"
 
@@ -236,6 +240,18 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
             "The agent is not configured correctly.",
             "The administrator of this bot has to correct its configuration.",
             ExitCode.CONFIGURATION,
+        ),
+        Reason.ENVIRONMENT_REFUSED: ReasonFacts(
+            ReasonClass.PERMANENT,
+            "The repository's `.coding-agent.yaml` cannot be used.",
+            "The message names the field and what to change.",
+            ExitCode.CONFIGURATION,
+        ),
+        Reason.ENVIRONMENT_CHANGED: ReasonFacts(
+            ReasonClass.RESTARTED,
+            "The attempt's pod does not have the environment that the repository asks for.",
+            "Try again once `.coding-agent.yaml` stays as it is.",
+            ExitCode.TEMPORARY,
         ),
         Reason.CANCELLED: ReasonFacts(
             ReasonClass.CANCELLED, "The task was cancelled.", "There is nothing to do.", ExitCode.CANCELLED

@@ -8,8 +8,8 @@ import math
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -237,3 +237,20 @@ async def pause_until(stop: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
+
+
+@asynccontextmanager
+async def either(first: asyncio.Event, second: asyncio.Event) -> AsyncIterator[asyncio.Event]:
+    """An event that is set once one of two is."""
+    both = asyncio.Event()
+
+    async def copy(event: asyncio.Event) -> None:
+        await event.wait()
+        both.set()
+
+    copying = [asyncio.create_task(copy(event)) for event in (first, second)]
+    try:
+        yield both
+    finally:
+        for task in copying:
+            task.cancel()

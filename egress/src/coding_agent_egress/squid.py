@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, WORKSPACE_USERS, profile_of
+from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, PRESETS, WORKSPACE_USERS, profile_of
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import S3
@@ -133,9 +133,14 @@ def configuration(settings: Settings, place: Place, *, parent_login: str | None 
     ]
     for name, patterns in sorted(egress.repositories.items()):
         profile = profile_of(name)
-        lines.append(f"acl user_{profile} proxy_auth_regex {re.escape('.workspace.')}{profile}$")
+        lines.append(f"acl user_{profile} proxy_auth_regex {re.escape('.workspace.')}{profile}{PRESETS}$")
         targets = tuple(Target.of(pattern) for pattern in patterns)
         lines += _allow(profile, f"user_{profile}", targets, "public")
+    for name, patterns in sorted(egress.presets.items()):
+        users = WORKSPACE_USERS.removesuffix("$") + f"_{name}{PRESETS}$"
+        lines.append(f"acl preset_{name} proxy_auth_regex {users}")
+        targets = tuple(Target.of(pattern) for pattern in patterns)
+        lines += _allow(f"preset_{name}", f"preset_{name}", targets, "public")
     return "\n".join([*lines, "http_access deny not_listed", ""])
 
 

@@ -190,6 +190,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
         attempt=f"{counted}/{task.spec.max_attempts}",
         counted_attempts=counted,
         result=state.result,
+        environment=state.environment,
         next_attempt_time=state.next_attempt_time if phase is Phase.BACKOFF else None,
         observed_generation=task.generation,
     )

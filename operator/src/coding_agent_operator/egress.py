@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from coding_agent_core.egress import Role, user_name, variables
+from coding_agent_core.environment import SERVICE_PREFIX
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.egress import Egress
@@ -20,25 +21,35 @@ _NO_NAME_SERVER = "127.0.0.1"
 
 
 def with_egress(
-    manifest: Mapping[str, Any], item: Item, egress: Egress, *, address: str, key: str
+    manifest: Mapping[str, Any],
+    item: Item,
+    egress: Egress,
+    *,
+    address: str,
+    key: str,
+    presets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest of an attempt's Job, whose pod has no name server and the proxy in its environment. Pure.
 
     Args:
         address: host and port of the proxy.
         key: of the passwords.
+        presets: that the workspace may reach too. Services of the repository get no identity at all.
     """
     job = manifest["metadata"]["name"]
     profile = egress.profile(item.host, item.repository)
     agent = variables(address, user_name(job, Role.AGENT), key)
-    workspace = variables(address, user_name(job, Role.WORKSPACE, profile), key)
+    workspace = variables(address, user_name(job, Role.WORKSPACE, profile, presets), key)
     template = manifest["spec"]["template"]
     pod = template["spec"]
     pod = {
         **pod,
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": [_NO_NAME_SERVER]},
-        "initContainers": [_with(container, workspace) for container in pod["initContainers"]],
+        "initContainers": [
+            container if container["name"].startswith(SERVICE_PREFIX) else _with(container, workspace)
+            for container in pod["initContainers"]
+        ],
         "containers": [_with(container, agent) for container in pod["containers"]],
     }
     return {**manifest, "spec": {**manifest["spec"], "template": {**template, "spec": pod}}}
@@ -60,7 +71,9 @@ class EgressProxy:
         self._egress = egress
         self._key = Secrets(egress.key)
 
-    async def given_to(self, manifest: Mapping[str, Any], item: Item) -> Mapping[str, Any]:
+    async def given_to(
+        self, manifest: Mapping[str, Any], item: Item, presets: Sequence[str] = ()
+    ) -> Mapping[str, Any]:
         """The manifest of an attempt's Job with the proxy, if there is one.
 
         Raises:
@@ -72,9 +85,8 @@ class EgressProxy:
         key = self._key.first()
         if key is None:
             raise ApiError("egress.key is not set, and attempts need it for the egress proxy", None)
-        return with_egress(
-            manifest, item, self._egress, address=await address_of(self._egress.proxy), key=key
-        )
+        address = await address_of(self._egress.proxy)
+        return with_egress(manifest, item, self._egress, address=address, key=key, presets=presets)
 
 
 async def address_of(url: str) -> str:

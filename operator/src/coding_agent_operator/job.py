@@ -20,6 +20,7 @@ from coding_agent_core.agenttask import (
     labels_for,
 )
 from coding_agent_core.budget import Allowance
+from coding_agent_core.environment import Environment
 from coding_agent_core.messages import (
     AttemptInput,
     EarlierAttempts,
@@ -30,6 +31,7 @@ from coding_agent_core.messages import (
 )
 from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempts import ContextStorage
+from coding_agent_core.settings.environment import ServiceResources
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import TaskRequest
 
@@ -46,10 +48,23 @@ _RECAP = 12_000
 
 
 def build_job(
-    task: Task, number: int, template: JobTemplate, allowance: Allowance | None = None
+    task: Task,
+    number: int,
+    template: JobTemplate,
+    allowance: Allowance | None = None,
+    *,
+    environment: Environment | None = None,
+    resources: ServiceResources | None = None,
 ) -> dict[str, Any]:
-    """The manifest of attempt `number`; the same for the same arguments."""
+    """The manifest of attempt `number`; the same for the same arguments.
+
+    Args:
+        environment: that the repository asked for, as far as the settings allow it.
+        resources: of its services.
+    """
     given = attempt_input(task, number, allowance)
+    if environment:
+        given = given.model_copy(update={"environment": environment})
     shared = {
         **{key: value for key, value in labels_for(task.spec.item).items() if key != LABEL_DEFAULTED},
         LABEL_TASK: label_value(task.name),
@@ -57,7 +72,7 @@ def build_job(
         "app.kubernetes.io/managed-by": MANAGER,
         "app.kubernetes.io/component": ATTEMPT,
     }
-    pod = pod_spec(template, given)
+    pod = pod_spec(template, given, resources or ServiceResources())
     metadata = template.pod_template.get("metadata", {})
     return {
         "apiVersion": "batch/v1",

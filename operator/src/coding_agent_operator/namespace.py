@@ -23,6 +23,7 @@ from coding_agent_core.agenttask import (
     labels_for,
     parse_spec,
 )
+from coding_agent_core.environment import Environment
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer, Body
@@ -205,14 +206,28 @@ class NamespaceController:
     async def _build(self, task: Task, number: int) -> Mapping[str, Any]:
         settings = self._settings
         allowance = next_allowance(task, settings.budgets)
-        manifest = build_job(task, number, settings.operator.job, allowance)
+        environment = self._environment_of(task)
+        resources = settings.repository_environment.service_resources
+        job = settings.operator.job
+        manifest = build_job(task, number, job, allowance, environment=environment, resources=resources)
         manifest = with_transcript_annotations(manifest, task, number, settings.context_storage)
         if self._kueue:
             manifest = with_kueue_labels(manifest, task, settings.queue.kueue)
         with_cache, event = await self._caches.given_to(manifest, task)
         if event is not None:
             await self._emit(task, event)
-        return await self._egress.given_to(with_cache, task.spec.item)
+        return await self._egress.given_to(with_cache, task.spec.item, environment.egress)
+
+    def _environment_of(self, task: Task) -> Environment:
+        """What the task's last attempt asked for, if these settings allow it: no attempt is trusted."""
+        asked = task.status.environment
+        if asked is None:
+            return Environment()
+        settings = self._settings
+        refused = settings.repository_environment.pod_refusal(asked, settings.egress.presets)
+        if refused is not None:
+            _logger.warning("Task %s gets a pod without its environment: %s", task.name, refused)
+        return asked if refused is None else Environment()
 
     def _ended(self, task: Task) -> None:
         """The end of a task is recorded, and the cache does not have it any more."""

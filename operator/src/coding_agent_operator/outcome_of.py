@@ -66,6 +66,7 @@ _TYPES = {
     ReasonClass.TRANSIENT: OutcomeType.FAILED,
     ReasonClass.PERMANENT: OutcomeType.FAILED,
     ReasonClass.OUT_OF_BUDGET: OutcomeType.FAILED,
+    ReasonClass.RESTARTED: OutcomeType.RESTARTED,
     ReasonClass.DISRUPTED: OutcomeType.DISRUPTED,
     ReasonClass.CANCELLED: OutcomeType.CANCELLED,
 }

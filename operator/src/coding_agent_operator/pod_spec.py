@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
+from coding_agent_core.environment import SERVICE_PREFIX, Service
 from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
+from coding_agent_core.settings.environment import ServiceResources
 from coding_agent_core.settings.job import AGENT_USER, FS_GROUP, WORKSPACE_USERS, Credential, JobTemplate
 from coding_agent_core.tasks import Item
 
@@ -25,6 +27,9 @@ SOCKET_FOLDER = "/run/coding-agent"
 SOCKET = f"{SOCKET_FOLDER}/workspace.sock"
 PROGRAM = "/opt/coding-agent"
 """Where our command server lies in an image that is not ours."""
+
+_SERVICE_START_S = 120
+"""Seconds in which a service must listen; then it is started again."""
 
 _SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -41,10 +46,14 @@ _SERVE = (
 )
 
 
-def pod_spec(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
-    """The pod's spec; the same for the same arguments."""
+def pod_spec(template: JobTemplate, given: AttemptInput, resources: ServiceResources) -> dict[str, Any]:
+    """The pod's spec; the same for the same arguments.
+
+    Args:
+        resources: of each service.
+    """
     item = given.task.request.item
-    image = template.workspace.image_of(item.host, item.repository)
+    image = given.environment.image or template.workspace.image_of(item.host, item.repository)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -68,6 +77,12 @@ def pod_spec(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
         "volumes": _volumes(template, item, foreign=image is not None),
     }
     merged = _merge_template(spec, template.pod_template.get("spec", {}))
+    user = _service_user(merged)
+    for service in given.environment.services:
+        merged["initContainers"].insert(-1, _service(template, service, resources, user))
+        merged["volumes"].append(
+            {"name": f"{SERVICE_PREFIX}{service.name}", "emptyDir": {"sizeLimit": resources.storage}}
+        )
     return merged if template.fixed_ids else _without_ids(merged)
 
 
@@ -205,6 +220,44 @@ def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str,
         },
         "securityContext": _security(user),
         "volumeMounts": mounts,
+    }
+
+
+def _service_user(spec: Mapping[str, Any]) -> int:
+    """The user of the services: none that another container of the pod has."""
+    security = [holder["securityContext"] for holder in (*spec["initContainers"], *spec["containers"])]
+    taken = {one["runAsUser"] for one in security} | {spec["securityContext"].get("fsGroup")}
+    workspace: int = spec["initContainers"][-1]["securityContext"]["runAsUser"]
+    return next(user for user in range(workspace + 1, workspace + 5) if user not in taken)
+
+
+def _service(
+    template: JobTemplate, service: Service, resources: ServiceResources, user: int
+) -> dict[str, Any]:
+    """A service of the repository: a native sidecar that has started before the workspace does."""
+    name = f"{SERVICE_PREFIX}{service.name}"
+    folders = dict.fromkeys(("/tmp", *service.folders))  # noqa: S108 - in the container, of its own
+    return {
+        "name": name,
+        "image": service.image,
+        "imagePullPolicy": template.pull_policy,
+        "restartPolicy": "Always",
+        "env": [{"name": key, "value": value.replace("$", "$$")} for key, value in service.env.items()],
+        "resources": {
+            "requests": {"cpu": resources.cpu, "memory": resources.memory, "ephemeral-storage": "64Mi"},
+            "limits": {"memory": resources.memory, "ephemeral-storage": resources.storage},
+        },
+        "securityContext": _security(user),
+        # The kubelet asks at the pod's address: it cannot reach its loopback.
+        "startupProbe": {
+            "tcpSocket": {"port": service.port},
+            "periodSeconds": 1,
+            "failureThreshold": _SERVICE_START_S,
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            _mount(name, folder, sub_path=f"folder-{number}") for number, folder in enumerate(folders)
+        ],
     }
 
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
+from coding_agent_core.environment import Environment
 from coding_agent_core.outcome import MAX_TAIL, Outcome, Phase, Usage
 from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.retry import asked_wait, backoff
@@ -32,6 +33,10 @@ from coding_agent_operator.outcome_of import (
 
 MAX_RECORDED = 60
 """Attempts that a status can hold (`maxItems` 64 in the CRD), with some room."""
+MAX_RESTARTS = 3
+"""Attempts of a task that may end for want of another environment."""
+_AT_ONCE = (PodReason.SUSPENDED, Reason.ENVIRONMENT_CHANGED)
+"""Reasons after which the next attempt waits for nothing, and that are no sign of a problem."""
 KEPT_TAILS = 3
 """Newest attempts that keep their last steps: more is never read, and a status is to stay small."""
 
@@ -65,6 +70,7 @@ class TaskState:
         stop: those of them to delete.
         next_number: of the next attempt's Job.
         next_attempt_time: the soonest time at which it may start, in BACKOFF.
+        environment: that the next attempt's pod is made with.
         problem: what keeps the attempt's pod from starting or from ending, if its pods were read.
     """
 
@@ -77,6 +83,7 @@ class TaskState:
     result: TaskResult | None = None
     next_attempt_time: datetime | None = None
     problem: PodProblem | None = None
+    environment: Environment | None = None
 
     @property
     def waiting(self) -> Job | None:
@@ -118,9 +125,8 @@ def task_state(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -
     if task.ended:
         stop = tuple(job for job in live if not job.deleting)
         known_end = _recorded_outcome(task)
-        return TaskState(
-            Stage.ENDED, task.status.attempts, live, stop, next_number, known_end, task.status.result
-        )
+        state = TaskState(Stage.ENDED, task.status.attempts, live, stop, next_number, known_end)
+        return replace(state, result=task.status.result, environment=task.status.environment)
     attempts, reports, last = _attempts(task, own, live, now, policy)
     shown = bounded(attempts)
     result = result_of(task.status.result, reports, shown)
@@ -134,9 +140,12 @@ def task_state(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -
     stop = tuple(job for job in live if job.number in intended | unwanted and not job.deleting)
     if live:
         problem = pod_problem(live[0], now, policy)
-        return TaskState(Stage.ACTIVE, shown, live, stop, next_number, None, result, problem=problem)
-    stage, outcome, soonest = _between_attempts(task, attempts, last, now, policy)
-    return TaskState(stage, shown, live, stop, next_number, outcome, result, soonest)
+        state = TaskState(Stage.ACTIVE, shown, live, stop, next_number, None, result, problem=problem)
+    else:
+        stage, outcome, soonest = _between_attempts(task, attempts, last, now, policy)
+        state = TaskState(stage, shown, live, stop, next_number, outcome, result, soonest)
+    changed = [one.environment for one in reports if one.reason is Reason.ENVIRONMENT_CHANGED]
+    return replace(state, environment=(changed[-1] if changed else task.status.environment) or None)
 
 
 def _between_attempts(
@@ -255,7 +264,11 @@ def _task_outcome(
     counted, maximum = sum(1 for attempt in attempts if attempt.counted), task.spec.max_attempts
     if counted >= maximum:
         return TaskOutcome(Phase.FAILED, reason, f"{message} That was attempt {counted} of {maximum}.")
-    disrupted = sum(1 for attempt in attempts if not attempt.counted and attempt.reason != "Suspended")
+    restarts = sum(1 for attempt in attempts if attempt.reason == Reason.ENVIRONMENT_CHANGED)
+    if restarts > MAX_RESTARTS:
+        many = f"{message} It has changed {restarts} times during this task; given up."
+        return TaskOutcome(Phase.FAILED, Reason.ENVIRONMENT_CHANGED, many)
+    disrupted = sum(1 for attempt in attempts if not attempt.counted and attempt.reason not in _AT_ONCE)
     if disrupted > policy.max_disruptions:
         many = f"{message} The cluster disrupted {disrupted} attempts; given up."
         return TaskOutcome(Phase.FAILED, reason, many)
@@ -349,14 +362,14 @@ def result_of(
 
 
 def delay_after(uid: str, attempts: Sequence[AttemptStatus], policy: Policy) -> float:
-    """Seconds between the end of the last attempt and the next; 0 after one that was only suspended.
+    """Seconds between the end of the last attempt and the next; 0 after one that shows no problem.
 
     The jitter is seeded by the task and its attempt, so that a restart of the operator changes nothing.
     """
     last = attempts[-1]
-    if last.reason == "Suspended":
+    if last.reason in _AT_ONCE:
         return 0.0
-    failures = sum(1 for attempt in attempts if attempt.reason != "Suspended")
+    failures = sum(1 for attempt in attempts if attempt.reason not in _AT_ONCE)
     return backoff(failures, policy.backoff_base, policy.backoff_max, _chance(uid, last))
 
 

@@ -98,6 +98,8 @@ def leaves(schema: Fields, path: str) -> Iterator[Leaf]:
 def sample(schema: Fields, *, largest: bool) -> Any:
     """A value as large (or as small) as may be, with all that can be in it."""
     kind = schema["type"]
+    if "additionalProperties" in schema:
+        return {"NAME": sample(schema["additionalProperties"], largest=largest)}
     if kind == "object":
         return {name: sample(property_, largest=largest) for name, property_ in schema["properties"].items()}
     if kind == "array":

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from coding_agent_core.egress import profile_of
+from coding_agent_core.environment import Preset
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import SecretField, Section, Url
 
@@ -63,6 +64,8 @@ class Egress(Section):
     repositories: dict[str, tuple[HostPattern, ...]] = Field(default_factory=dict)
     """Hosts that are allowed in addition, for single repositories, by `owner/repo` or `host/owner/repo`;
     letter case is ignored."""
+    presets: dict[Preset, tuple[HostPattern, ...]] = Field(default_factory=dict)
+    """Lists by name, which a repository's `.coding-agent.yaml` may ask for in addition (`egress: [NAME]`)."""
     private: tuple[HostPattern, ...] = ()
     """Those of the allowed hosts that may have a private address. Others are denied if they do, because
     whoever owns a name chooses its address."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from coding_agent_core.environment import SERVICE_PREFIX
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings.section import Section, for_repository
 
@@ -176,7 +177,7 @@ def _volumes(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         seen.add(name)
         if name in ("work", "workspace") and set(volume) == {"name", "emptyDir"}:
             _allow(f"{at}.emptyDir", _mapping(f"{at}.emptyDir", volume["emptyDir"]), {"sizeLimit"})
-        elif name in RESERVED_VOLUMES:
+        elif name in RESERVED_VOLUMES or name.startswith(SERVICE_PREFIX):
             raise ValueError(f"`{at}`: the pod has a volume {name!r} of its own; choose another name")
         elif len(volume) != 2:
             raise ValueError(f"`{at}`: volume {name!r} needs exactly one source besides its name")

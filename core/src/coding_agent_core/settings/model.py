@@ -22,6 +22,7 @@ from coding_agent_core.settings.attempts import (
     UserConfigApi,
 )
 from coding_agent_core.settings.egress import Egress
+from coding_agent_core.settings.environment import RepositoryEnvironment
 from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
 from coding_agent_core.settings.section import SecretField, Section, for_repository
@@ -162,6 +163,7 @@ class Settings(Section):
     limits: Limits = Limits()
     budgets: Budgets = Budgets()
     egress: Egress = Egress()
+    repository_environment: RepositoryEnvironment = RepositoryEnvironment()
     operator: Operator = Operator()
     reporter: Reporter = Reporter()
 

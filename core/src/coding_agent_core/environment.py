@@ -1,0 +1,256 @@
+"""The environment that a repository asks for in its `.coding-agent.yaml`. Pure.
+
+The file is written by whoever can push to the base branch, so everything in it has a limit. What of it is
+allowed is the administrator's decision (`repository_environment` in the settings).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.runner import RunnerName
+from coding_agent_core.text import one_line, printable
+
+ENVIRONMENT_FILE = ".coding-agent.yaml"
+"""Its path in the repository."""
+SERVICE_PREFIX = "service-"
+"""Before the names of the containers and volumes of services."""
+MAX_FILE_BYTES = 64 * 1024
+MAX_POD_BYTES = 2048
+"""Of image, presets and services as JSON: they go through a termination message, which has 4 KiB."""
+
+_HOST = r"(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+|[a-z0-9-]+(?=:[0-9]))(?::[0-9]{1,5})?"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?P<name>{_HOST}(?:/{_COMPONENT})+)(?::(?P<tag>\w[\w.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?",
+    re.ASCII,
+)
+"""A whole reference (https://github.com/distribution/reference), with the registry's host, without which each
+runtime would choose a registry of its own."""
+_PATTERN = re.compile(
+    rf"(?P<name>{_HOST}(?:/[a-z0-9._*-]+)+)(?::(?P<tag>[\w.*-]{{1,128}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?",
+    re.ASCII,
+)
+_FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
+_PROBLEMS = {
+    "extra_forbidden": "is not a known key",
+    "missing": "is missing",
+    "string_type": "must be text",
+    "int_parsing": "must be a number",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+}
+"""What pydantic's types of errors mean here."""
+
+
+class EnvironmentFileError(CodingAgentError):
+    """The file cannot be used; the message names the file, the field and what to change."""
+
+
+def _image(value: str) -> str:
+    if not _IMAGE.fullmatch(value):
+        raise ValueError(
+            "is not an image with its registry; write for example `registry.example.com/team/tools:1.2`"
+        )
+    return value
+
+
+def image_pattern(value: str) -> str:
+    """
+    Raises:
+        ValueError: it is not a pattern for `matches`.
+    """
+    if not _PATTERN.fullmatch(value) or ".." in value:
+        raise ValueError(
+            f"{value!r} is not a pattern of images; write the registry's host and a path, for example "
+            "`registry.example.com/team/*`. A `*` stands for any characters but `/`, and not in the host"
+        )
+    return value
+
+
+def matches(image: str, pattern: str) -> bool:
+    """Whether a pattern allows an image.
+
+    A pattern without a tag allows every tag and digest of the repositories that it names. One with a tag
+    allows no digest, because a digest replaces the tag and may be any version.
+    """
+    wanted, given = _PATTERN.fullmatch(pattern), _IMAGE.fullmatch(image)
+    if wanted is None or given is None or not _glob(wanted["name"]).fullmatch(given["name"]):
+        return False
+    if wanted["digest"]:
+        return bool(wanted["digest"] == given["digest"])
+    if wanted["tag"] is None:
+        return True
+    return given["digest"] is None and bool(_glob(wanted["tag"]).fullmatch(given["tag"] or "latest"))
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    return re.compile("[^/]*".join(re.escape(part) for part in re.sub(r"\*+", "*", pattern).split("*")))
+
+
+def _folder(value: str) -> str:
+    if not _FOLDER.fullmatch(value) or value.split("/")[1] in ("proc", "sys", "dev"):
+        raise ValueError("is not an absolute path of a folder, such as `/var/lib/data`")
+    return value
+
+
+Image = Annotated[str, Field(max_length=255), AfterValidator(_image)]
+Port = Annotated[int, Field(ge=1024, le=65535)]
+Preset = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+"""Name of a list of hosts in the settings."""
+_Command = Annotated[str, Field(min_length=1, max_length=4096)]
+_ServiceName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")]
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+_Env = Annotated[dict[_Name, Annotated[str, Field(max_length=512)]], Field(max_length=20)]
+_Folder = Annotated[str, Field(max_length=128), AfterValidator(_folder)]
+_Folders = Annotated[tuple[_Folder, ...], Field(max_length=5)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ServiceSpec(_Strict):
+    """A service in the file."""
+
+    image: Image
+    port: Port
+    env: _Env = Field(default_factory=dict)
+    folders: _Folders = ()
+
+
+class Service(ServiceSpec):
+    """A program that runs beside the workspace, which reaches it at 127.0.0.1.
+
+    Attributes:
+        port: that it listens on, on all addresses: the kubelet asks there whether it has started.
+        folders: absolute paths that it can write to, besides `/tmp`.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+    name: _ServiceName
+
+
+class Environment(BaseModel):
+    """What the attempt's pod must be made with.
+
+    Attributes:
+        image: of the workspace; `None`: the installation's.
+        egress: names of presets, sorted.
+        services: sorted by name.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    image: Image | None = None
+    egress: Annotated[tuple[Preset, ...], Field(max_length=10)] = ()
+    services: Annotated[tuple[Service, ...], Field(max_length=5)] = ()
+
+    def to_wire(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def __bool__(self) -> bool:
+        """Whether it asks for anything."""
+        return self != Environment()
+
+    def __str__(self) -> str:
+        parts = [f"image {self.image}"] if self.image else []
+        for kind, names in (("service", [one.name for one in self.services]), ("preset", list(self.egress))):
+            if names:
+                parts.append(f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names)}")
+        return "; ".join(parts) or "the installation's own"
+
+
+class RepositoryFile(_Strict):
+    """The content of `.coding-agent.yaml`."""
+
+    image: Image | None = None
+    setup: Annotated[tuple[_Command, ...], Field(max_length=20)] = ()
+    egress: Annotated[tuple[Preset, ...], Field(max_length=10)] = ()
+    runner: RunnerName | None = None
+    services: Annotated[dict[_ServiceName, ServiceSpec], Field(max_length=5)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> RepositoryFile:
+        ports = [service.port for service in self.services.values()]
+        if len(set(ports)) < len(ports):
+            raise ValueError("two `services` have the same `port`; give each a port of its own")
+        if (size := len(self.pod.model_dump_json().encode())) > MAX_POD_BYTES:
+            raise ValueError(
+                f"`image`, `egress` and `services` have {size} bytes as JSON, of at most "
+                f"{MAX_POD_BYTES}; shorten `env`"
+            )
+        return self
+
+    @property
+    def pod(self) -> Environment:
+        """What of it the pod must be made with."""
+        services = tuple(
+            Service(name=name, **dict(service)) for name, service in sorted(self.services.items())
+        )
+        return Environment(image=self.image, egress=tuple(sorted(set(self.egress))), services=services)
+
+
+def read_file(content: bytes) -> RepositoryFile:
+    """The file's content, checked.
+
+    Every scalar is read as text, so that `1.10`, `on` and `null` mean what is written.
+
+    Raises:
+        EnvironmentFileError: it is too large, not YAML, or does not have the form of a `RepositoryFile`.
+    """
+    if len(content) > MAX_FILE_BYTES:
+        raise EnvironmentFileError(
+            f"`{ENVIRONMENT_FILE}` has more than {MAX_FILE_BYTES // 1024} KiB; make it smaller."
+        )
+    try:
+        data = yaml.load(content.decode("utf-8"), Loader=_TextLoader)  # noqa: S506 - as BaseLoader, it makes text alone
+    except UnicodeDecodeError as error:
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not UTF-8 text; save it as such.") from error
+    except RecursionError as error:
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is nested too deeply; make it flat.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}`{_place(error)} is not valid YAML.") from error
+    try:
+        return RepositoryFile.model_validate({} if data in (None, "") else data)
+    except ValidationError as error:
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}`: {_problem(error)}.") from error
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Reads every scalar as text, and refuses aliases and keys that are given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                raise yaml.MarkedYAMLError(problem="a key twice, or not text", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _place(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return f", line {mark.line + 1}," if mark else ""
+
+
+def _problem(error: ValidationError) -> str:
+    """The first wrong field and what to change."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = one_line(printable(".".join(str(part) for part in first["loc"])), 80)
+    words = _PROBLEMS.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        fields = RepositoryFile if len(first["loc"]) == 1 else ServiceSpec
+        words += f"; write one of {', '.join(fields.model_fields)}"
+    return f"`{where}`: {words}" if where else words

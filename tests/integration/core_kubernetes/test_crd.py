@@ -6,6 +6,7 @@ What the bounds are is told by the schema itself, which a unit test holds agains
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -74,10 +75,10 @@ def task(form: str) -> Fields:
 def changed(body: Fields, path: str, value: Any) -> Fields:
     """The body with that field of another value, or without it."""
     body = copy.deepcopy(body)
-    *parents, last = path.split(".")
+    *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
     place: Any = body
     for parent in parents:
-        place = place[int(parent) if parent.isdigit() else parent]
+        place = place[parent]
     if value is ABSENT:
         del place[last]
     else:
@@ -91,7 +92,9 @@ def leaves(schema: Fields, path: str) -> Iterator[Leaf]:
         yield from leaves(below, f"{path}.{name}")
     if "items" in schema:
         yield from leaves(schema["items"], f"{path}.0")
-    if "properties" not in schema and "items" not in schema:
+    if "additionalProperties" in schema:
+        yield from leaves(schema["additionalProperties"], f"{path}.NAME")
+    if not schema.keys() & {"properties", "items", "additionalProperties"}:
         yield path, schema
 
 
@@ -149,7 +152,7 @@ def has(body: Fields, path: str) -> bool:
 
 def dotted(path: str) -> str:
     """As the API server writes it."""
-    return path.replace(".0.", "[0].")
+    return re.sub(r"\.0\b", "[0]", path)
 
 
 Try = Callable[[Fields], str]

@@ -36,7 +36,7 @@ def test_the_pod_has_its_image_and_services_before_the_workspace() -> None:
     assert (workspace["name"], workspace["image"]) == ("workspace", ASKED.image)
     assert (service["name"], service["restartPolicy"]) == ("service-db", "Always")
     assert service["startupProbe"]["tcpSocket"] == {"port": 5432}
-    assert [mount["mountPath"] for mount in service["volumeMounts"]] == ["/tmp", "/data"]  # noqa: S108
+    assert [mount["mountPath"] for mount in service["volumeMounts"]] == ["/tmp", "/data"]
     users = {one["securityContext"]["runAsUser"] for one in (*pod["containers"], service, workspace)}
     assert len(users) == 3
     assert service["securityContext"]["readOnlyRootFilesystem"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core import agenttask
+from coding_agent_core.environment import Environment
 from coding_agent_core.outcome import MAX_DENIALS, MAX_MODELS
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_operator.task_state import MAX_RECORDED
@@ -75,7 +76,12 @@ def test_what_is_written_fits_into_the_lists() -> None:
     named = {path for path, node in NODES if node["type"] == "array"}
     models = {"status.attempts[].usage.models", "status.result.usage.models"}
     assert {node["maxItems"] for path, node in NODES if path in models} == {MAX_MODELS}
-    expected = {"status.attempts", "status.attempts[].denied", "status.conditions", *models}
+    environment = lists["environment"]["properties"]
+    asked = Environment.model_json_schema()["properties"]
+    for name in ("egress", "services"):
+        assert environment[name]["maxItems"] == asked[name]["maxItems"]
+    of_pods = {f"status.environment.{name}" for name in ("egress", "services", "services[].folders")}
+    expected = {"status.attempts", "status.attempts[].denied", "status.conditions", *models, *of_pods}
     assert named == expected, "each list has a line here"
 
 

@@ -234,8 +234,9 @@ class Attempt:
             asked_by = await self._prepared(lambda: self._asked_by(task.forge))
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), branch)
-                notes = await run_until(lambda: set_up(workspace, file, self._deadline), self.stop)
-                brief = replace(brief, prompt=brief.prompt + scrub_for(settings)(notes))
+                scrub = scrub_for(settings)
+                notes = await run_until(lambda: set_up(workspace, file, self._deadline, scrub), self.stop)
+                brief = replace(brief, prompt=brief.prompt + notes)
                 publisher = Publisher(
                     repository=repository,
                     workspace=workspace,

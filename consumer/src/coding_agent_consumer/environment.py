@@ -17,6 +17,7 @@ from coding_agent_core.environment import (
 from coding_agent_core.settings import Settings
 from coding_agent_core.text import last_lines, one_line, printable
 
+from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.protocol import Workspace
 
@@ -37,11 +38,14 @@ async def read_environment(
     Raises:
         EnvironmentFileError: it cannot be used, or asks for something that is not allowed.
     """
-    entry = next((one for one in await repository.tree(commit) if one.path == ENVIRONMENT_FILE), None)
+    tree = await repository.tree(commit)
+    entry = next((one for one in tree if one.path.partition("/")[0] == ENVIRONMENT_FILE), None)
     if entry is None:
         return RepositoryFile()
-    if not entry.is_file:
-        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not a plain file; replace the link by a file.")
+    if entry.path != ENVIRONMENT_FILE or not entry.is_file:
+        raise EnvironmentFileError(
+            f"`{ENVIRONMENT_FILE}` on the base branch is not a plain file; replace it by one."
+        )
     content = await repository.blob(entry.id, MAX_FILE_BYTES)
     file = read_file(b"x" * (MAX_FILE_BYTES + 1) if content is None else content)
     refused = settings.repository_environment.refusal(file, settings.egress.presets)
@@ -70,11 +74,12 @@ def pod_environment(file: RepositoryFile, settings: Settings) -> Environment:
     return pod if settings.egress.proxy is not None else pod.model_copy(update={"egress": ()})
 
 
-async def set_up(workspace: Workspace, file: RepositoryFile, deadline: float) -> str:
+async def set_up(workspace: Workspace, file: RepositoryFile, deadline: float, scrub: Scrub) -> str:
     """Run the setup commands in turn until one fails; what to add to the prompt, empty without such a file.
 
     Args:
         deadline: of the attempt, by the monotonic clock.
+        scrub: takes secrets out of text. Before it is cut: half of a secret is not found.
 
     Raises:
         WorkspaceGoneError: the workspace does not answer.
@@ -83,12 +88,12 @@ async def set_up(workspace: Workspace, file: RepositoryFile, deadline: float) ->
     notes = [f"These services run beside your workspace: {services}."] if services else []
     for number, command in enumerate(file.setup, 1):
         result = await workspace.run(command, timeout=max(1.0, deadline - time.monotonic()))
-        shown, which = one_line(printable(command), _SHOWN_COMMAND), f"{number} of {len(file.setup)}"
+        shown, which = one_line(scrub(printable(command)), _SHOWN_COMMAND), f"{number} of {len(file.setup)}"
         _logger.info("Setup command %s took %.1f s: %s", which, result.seconds, shown)
         if result.exit_code == 0:
             continue
         how = "ran out of time" if result.timed_out else f"ended with exit code {result.exit_code}"
-        output = last_lines(result.output, _SHOWN_OUTPUT) or "(no output)"
+        output = last_lines(scrub(printable(result.output)), _SHOWN_OUTPUT) or "(no output)"
         _logger.warning("Setup command %s %s: %s", which, how, output)
         mark = secrets.token_hex(6)
         notes.append(

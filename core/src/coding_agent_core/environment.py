@@ -100,14 +100,21 @@ def _folder(value: str) -> str:
     return value
 
 
+def _without_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("holds a NUL character, which no command and no variable can have; remove it")
+    return value
+
+
 Image = Annotated[str, Field(max_length=255), AfterValidator(_image)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Preset = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 """Name of a list of hosts in the settings."""
-_Command = Annotated[str, Field(min_length=1, max_length=4096)]
+_Command = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_without_nul)]
 _ServiceName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-_Env = Annotated[dict[_Name, Annotated[str, Field(max_length=512)]], Field(max_length=20)]
+_Value = Annotated[str, Field(max_length=512), AfterValidator(_without_nul)]
+_Env = Annotated[dict[_Name, _Value], Field(max_length=20)]
 _Folder = Annotated[str, Field(max_length=128), AfterValidator(_folder)]
 _Folders = Annotated[tuple[_Folder, ...], Field(max_length=5)]
 

@@ -62,7 +62,7 @@ async def test_setup_runs_in_order_before_the_agent_and_ignored_files_stay_out_o
 async def test_a_setup_command_that_fails_is_told_to_the_model_without_secrets(make_place: MakePlace) -> None:
     place = make_place("github", WORKS)
     # The shown end of the output, and of the command, starts and stops within a key.
-    long = f"true {'x' * 190} {MODEL_KEY}; printf %s {MODEL_KEY}; head -c 7993 /dev/zero | tr '\\0' z; exit 3"
+    long = f"true {'x' * 185} {MODEL_KEY}; printf %s {MODEL_KEY}; head -c 7993 /dev/zero | tr '\\0' z; exit 3"
     commands = "\n".join(f"- {command!r}" for command in ("true", long, "echo late > said.txt"))
     push(place.system, {FILE: f"setup:\n{commands}\n"})
     outcome = await place.run(place.given())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -16,14 +16,15 @@ from coding_agent_core.agenttask import (
     duration,
     item_mark,
 )
+from coding_agent_core.environment import Environment
 from coding_agent_core.outcome import Phase
-from coding_agent_core.reasons import REASONS
+from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.settings.operator import Policy
 
 from coding_agent_operator.budgets import Exhausted, day_of
 from coding_agent_operator.observed import Job, Task, attempt_number
 from coding_agent_operator.outcome_of import PodProblem, sentence
-from coding_agent_operator.task_state import Stage, TaskState, task_state
+from coding_agent_operator.task_state import Stage, TaskOutcome, TaskState, task_state
 
 _CONDITIONS = ("Succeeded", "Running", "Finished", "WithinBudget")
 """Types of the operator's conditions."""
@@ -31,6 +32,8 @@ WAITING_FOR_BUDGET = "WaitingForBudget"
 """Reason of a task for which a budget leaves too little. Its condition `WithinBudget` says since when."""
 DELETING_REQUEUE_S = 2.0
 """Seconds until a Job whose pods are ending is read again."""
+Refusal = Callable[[Environment], str | None]
+"""Why the settings do not allow an environment, as a sentence; `None`: they do."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,24 @@ class Plan:
 
 
 def decide(
-    task: Task, jobs: Sequence[Job], decision: SchedulingDecision, now: datetime, policy: Policy
+    task: Task,
+    jobs: Sequence[Job],
+    decision: SchedulingDecision,
+    now: datetime,
+    policy: Policy,
+    *,
+    refusal: Refusal = lambda _: None,
 ) -> Plan:
     """Decide what to do for a task, from nothing but what exists.
 
     Args:
         jobs: every Job of the task that exists, and Jobs of others that have one of its names; pods of Jobs
             that ended must have been read.
+        refusal: of the environment that the next attempt would need.
     """
     if task.deleting:
         return Plan(Stage.ENDED)
-    state = task_state(task, jobs, now, policy)
+    state = _if_allowed(task_state(task, jobs, now, policy), refusal)
     if state.stage is Stage.READY and decision.start:
         return Plan(state.stage, create=state.next_number)
     status = status_of(task, state, decision, now)
@@ -116,6 +126,20 @@ def decide(
         release=release,
         requeue_at=_requeue_at(state, now, policy),
     )
+
+
+def _if_allowed(state: TaskState, refusal: Refusal) -> TaskState:
+    """The state; the task's end if no pod may have what the next attempt needs.
+
+    An attempt in another pod would only ask for the same again.
+    """
+    if state.stage not in (Stage.READY, Stage.BACKOFF) or state.environment is None:
+        return state
+    refused = refusal(state.environment)
+    if refused is None:
+        return state
+    outcome = TaskOutcome(Phase.FAILED, Reason.ENVIRONMENT_REFUSED, refused)
+    return replace(state, stage=Stage.ENDED, outcome=outcome, next_attempt_time=None)
 
 
 def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | None:

@@ -118,6 +118,7 @@ class NamespaceController:
             self._messages,
             policy=operator.policy,
             build=self._build,
+            refusal=self._refusal,
             waits=self.scheduler.kueue_messages,
             ended=self._ended,
             now=self._now,
@@ -218,16 +219,15 @@ class NamespaceController:
             await self._emit(task, event)
         return await self._egress.given_to(with_cache, task.spec.item, environment.egress)
 
-    def _environment_of(self, task: Task) -> Environment:
-        """What the task's last attempt asked for, if these settings allow it: no attempt is trusted."""
-        asked = task.status.environment
-        if asked is None:
-            return Environment()
+    def _refusal(self, environment: Environment) -> str | None:
+        """Why these settings do not allow what an attempt asks for: no attempt is trusted."""
         settings = self._settings
-        refused = settings.repository_environment.pod_refusal(asked, settings.egress.presets)
-        if refused is not None:
-            _logger.warning("Task %s gets a pod without its environment: %s", task.name, refused)
-        return asked if refused is None else Environment()
+        return settings.repository_environment.pod_refusal(environment, settings.egress.presets)
+
+    def _environment_of(self, task: Task) -> Environment:
+        """What the task's last attempt asked for, if it is allowed; otherwise the task ends anyway."""
+        asked = task.status.environment
+        return Environment() if asked is None or self._refusal(asked) is not None else asked
 
     def _ended(self, task: Task) -> None:
         """The end of a task is recorded, and the cache does not have it any more."""

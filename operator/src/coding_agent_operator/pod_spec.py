@@ -7,14 +7,21 @@ socket.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
 from coding_agent_core.environment import SERVICE_PREFIX, Service
 from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.settings.environment import ServiceResources
-from coding_agent_core.settings.job import AGENT_USER, FS_GROUP, WORKSPACE_USERS, Credential, JobTemplate
+from coding_agent_core.settings.job import (
+    AGENT_USER,
+    FS_GROUP,
+    SERVICE_USERS,
+    WORKSPACE_USERS,
+    Credential,
+    JobTemplate,
+)
 from coding_agent_core.tasks import Item
 
 from coding_agent_operator.observed_pod import AGENT_CONTAINER, WORKSPACE_CONTAINER
@@ -77,7 +84,7 @@ def pod_spec(template: JobTemplate, given: AttemptInput, resources: ServiceResou
         "volumes": _volumes(template, item, foreign=image is not None),
     }
     merged = _merge_template(spec, template.pod_template.get("spec", {}))
-    user = _service_user(merged)
+    user = _service_user(merged, given)
     for service in given.environment.services:
         merged["initContainers"].insert(-1, _service(template, service, resources, user))
         merged["volumes"].append(
@@ -109,10 +116,14 @@ def workspace_user(template: JobTemplate, given: AttemptInput) -> int:
         owner = request.item.repository_identity  # of what it writes to the repository's cache
     else:
         owner = f"{given.task.uuid}/{given.task.attempt}"
-    digest = sha256(owner.encode()).digest()
-    first = int.from_bytes(digest[:8], "big")
-    users = (WORKSPACE_USERS[(first + step) % len(WORKSPACE_USERS)] for step in range(len(taken) + 1))
-    return next(user for user in users if user not in taken)
+    return _user_of(owner, WORKSPACE_USERS, taken)
+
+
+def _user_of(owner: str, users: range, taken: Collection[int | None]) -> int:
+    """The owner's number in a range, or the next that is not taken."""
+    first = int.from_bytes(sha256(owner.encode()).digest()[:8], "big")
+    numbers = (users[(first + step) % len(users)] for step in range(len(taken) + 1))
+    return next(user for user in numbers if user not in taken)
 
 
 def _merge_template(spec: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,12 +234,11 @@ def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str,
     }
 
 
-def _service_user(spec: Mapping[str, Any]) -> int:
-    """The user of the services: none that another container of the pod has."""
+def _service_user(spec: Mapping[str, Any], given: AttemptInput) -> int:
+    """The user of an attempt's services: none that another container of the pod has."""
     security = [holder["securityContext"] for holder in (*spec["initContainers"], *spec["containers"])]
     taken = {one["runAsUser"] for one in security} | {spec["securityContext"].get("fsGroup")}
-    workspace: int = spec["initContainers"][-1]["securityContext"]["runAsUser"]
-    return next(user for user in range(workspace + 1, workspace + 5) if user not in taken)
+    return _user_of(f"{given.task.uuid}/{given.task.attempt}", SERVICE_USERS, taken)
 
 
 def _service(

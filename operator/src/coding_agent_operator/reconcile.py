@@ -17,7 +17,7 @@ from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Policy
 
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.decide import Plan, SchedulingDecision, decide
+from coding_agent_operator.decide import Plan, Refusal, SchedulingDecision, decide
 from coding_agent_operator.metrics import count_change
 from coding_agent_operator.observed import (
     ATTEMPTS,
@@ -70,6 +70,7 @@ class Reconciler:
         *,
         policy: Policy,
         build: Builder,
+        refusal: Refusal,
         waits: Mapping[str, str],
         ended: Callable[[Task], None],
         now: Callable[[], datetime],
@@ -80,6 +81,7 @@ class Reconciler:
         self._messages = messages
         self._policy = policy
         self._build = build
+        self._refusal = refusal
         self._waits = waits
         self._ended = ended
         self._now = now
@@ -102,11 +104,11 @@ class Reconciler:
             self._foreign.pop(name, None)
             return None
         jobs = await self._jobs_of(task)
-        plan = decide(task, jobs, decision, self._now(), self._policy)
+        plan = decide(task, jobs, decision, self._now(), self._policy, refusal=self._refusal)
         if plan.create is not None:
             job = await self._create(task, plan.create)
             jobs = [other for other in jobs if other.name != job.name] + [job]
-            plan = decide(task, jobs, SchedulingDecision(), self._now(), self._policy)
+            plan = decide(task, jobs, SchedulingDecision(), self._now(), self._policy, refusal=self._refusal)
         if plan.status is not None:
             recorded = await self._record(task, plan, plan.status)
             if recorded is None:

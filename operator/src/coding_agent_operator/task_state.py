@@ -5,17 +5,15 @@ Nothing is remembered between two reconciliations: the recorded attempts and the
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
 from coding_agent_core.environment import Environment
 from coding_agent_core.outcome import MAX_TAIL, Outcome, Phase, Usage
 from coding_agent_core.reasons import PodReason, Reason
-from coding_agent_core.retry import asked_wait, backoff
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.text import last_lines
 
@@ -30,13 +28,12 @@ from coding_agent_operator.outcome_of import (
     stopped,
     stuck,
 )
+from coding_agent_operator.waits import AT_ONCE, next_attempt_time
 
 MAX_RECORDED = 60
 """Attempts that a status can hold (`maxItems` 64 in the CRD), with some room."""
 MAX_RESTARTS = 3
 """Attempts of a task that may end for want of another environment."""
-_AT_ONCE = (PodReason.SUSPENDED, Reason.ENVIRONMENT_CHANGED)
-"""Reasons after which the next attempt waits for nothing, and that are no sign of a problem."""
 KEPT_TAILS = 3
 """Newest attempts that keep their last steps: more is never read, and a status is to stay small."""
 
@@ -268,7 +265,7 @@ def _task_outcome(
     if restarts > MAX_RESTARTS:
         many = f"{message} It has changed {restarts} times during this task; given up."
         return TaskOutcome(Phase.FAILED, Reason.ENVIRONMENT_CHANGED, many)
-    disrupted = sum(1 for attempt in attempts if not attempt.counted and attempt.reason not in _AT_ONCE)
+    disrupted = sum(1 for attempt in attempts if not attempt.counted and attempt.reason not in AT_ONCE)
     if disrupted > policy.max_disruptions:
         many = f"{message} The cluster disrupted {disrupted} attempts; given up."
         return TaskOutcome(Phase.FAILED, reason, many)
@@ -359,49 +356,3 @@ def result_of(
             total = total.plus(usage)
         known = known.model_copy(update={"usage": total})
     return known if known != TaskResult() else None
-
-
-def delay_after(uid: str, attempts: Sequence[AttemptStatus], policy: Policy) -> float:
-    """Seconds between the end of the last attempt and the next; 0 after one that shows no problem.
-
-    The jitter is seeded by the task and its attempt, so that a restart of the operator changes nothing.
-    """
-    last = attempts[-1]
-    if last.reason in _AT_ONCE:
-        return 0.0
-    failures = sum(1 for attempt in attempts if attempt.reason not in _AT_ONCE)
-    return backoff(failures, policy.backoff_base, policy.backoff_max, _chance(uid, last))
-
-
-def _chance(uid: str, last: AttemptStatus) -> float:
-    return random.Random(f"{uid}/{last.number}").random()
-
-
-def next_attempt_time(
-    uid: str,
-    attempts: Sequence[AttemptStatus],
-    policy: Policy,
-    now: datetime,
-    *,
-    asked: float | None = None,
-    stored: datetime | None = None,
-) -> datetime | None:
-    """When the next attempt may start.
-
-    Args:
-        now: no wait is longer than `policy.backoff_max`: if the time is farther away, the clock was set back,
-            and the attempt is due.
-        asked: seconds that the model or the forge asked to wait when the last attempt ended.
-        stored: what was decided when it ended; ignored if it is impossible.
-    """
-    end = attempts[-1].completion_time if attempts else None
-    if end is None:
-        return None
-    longest = timedelta(seconds=policy.backoff_max)
-    soonest = end + timedelta(seconds=delay_after(uid, attempts, policy))
-    if asked is not None:
-        wait = asked_wait(asked, policy.backoff_max, _chance(uid, attempts[-1]))
-        soonest = max(soonest, end + timedelta(seconds=wait))
-    if stored is not None and end <= stored <= end + longest:
-        soonest = max(soonest, stored)
-    return soonest if soonest <= now + longest else now

@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, TextIO
 
+from coding_agent_core.environment import Environment
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.tasks import parse_time
 from rich.console import Console
@@ -75,10 +76,19 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
         ("Branch", _text(task, "status", "result", "branch")),
         ("Change", _text(task, "status", "result", "changeURL")),
         ("Summary", _text(task, "status", "result", "summary")),
+        ("Environment", _environment(_at(task, "status", "environment"))),
         ("Budget", _allowance(spec.get("budget"))),
         ("Usage", _usage(usage) if isinstance(usage, Mapping) and usage.get("requests") else ""),
     ]
     return [(name, value) for name, value in pairs if value]
+
+
+def _environment(asked: Any) -> str:
+    """What the repository asked for; empty if nothing."""
+    try:
+        return str(Environment.model_validate(asked)) if asked else ""
+    except ValueError:
+        return "not readable"  # of another version
 
 
 def condition_rows(task: Body, now: datetime) -> list[tuple[str, ...]]:

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpx
 import pytest
@@ -48,6 +49,8 @@ def proxy(start_egress: StartEgress, machine: int) -> EgressProxy:
         "notwild.inside",
         "mine.inside",
         "closed.inside",
+        "node.inside",
+        "more.inside",
     )
     return start_egress(
         {
@@ -61,12 +64,19 @@ def proxy(start_egress: StartEgress, machine: int) -> EgressProxy:
                     "gone.invalid",
                 ],
                 "repositories": {"o/mine": [f"mine.inside:{machine}"]},
+                "presets": {
+                    "node": [f"node.inside:{machine}"],
+                    "node-more": [f"more.inside:{machine}"],
+                    "empty": [],
+                },
                 "private": [
                     "packages.inside",
                     "*.wild.inside",
                     "wild.inside",
                     "*.1",
                     "mine.inside",
+                    "node.inside",
+                    "more.inside",
                     "metadata.inside",
                 ],
             },
@@ -80,7 +90,7 @@ def proxy(start_egress: StartEgress, machine: int) -> EgressProxy:
 
 
 def test_what_a_workspace_reaches(proxy: EgressProxy, machine: int) -> None:
-    def status(host: str, **more: str) -> int:
+    def status(host: str, **more: Any) -> int:
         return proxy.get(f"http://{host}:{machine}/", **more).status_code
 
     assert status("packages.inside") == 200
@@ -142,6 +152,45 @@ def test_identities(proxy: EgressProxy, machine: int) -> None:
     assert status("job-1", password("job-1", KEY)) == 407, "no container"
     assert status("job-1.workspace", "%0a") == 407
     assert through(f"http://{proxy.address}", f"http://packages.inside:{machine}/").status_code == 407
+
+
+def test_presets(proxy: EgressProxy, machine: int) -> None:
+    def status(host: str, *presets: str, repository: str = "o/r") -> int:
+        url = f"http://{host}.inside:{machine}/"
+        return proxy.get(url, presets=presets, repository=repository).status_code
+
+    assert status("node", "node") == 200
+    assert status("node") == 403
+    assert status("more", "node") == 403, "the beginning of another preset's name"
+    assert status("node", "node-more") == 403
+    assert status("more", "node-more") == 200
+    assert [status(host, "empty", "node", "node-more") for host in ("node", "more")] == [200, 200]
+    assert status("packages", "node") == 200, "the list for all holds too"
+    assert status("mine", "node", repository="o/mine") == 200, "the repository's own too"
+    assert status("node", "node", repository="o/mine") == 200
+    assert status("mine", "node") == 403
+    assert status("listed-nowhere", "node", "unknown") == 403
+    assert status("node", "unknown") == 403
+
+
+def test_nobody_can_take_a_preset(proxy: EgressProxy, machine: int) -> None:
+    """The name is signed: a workspace that adds a preset to it has no password for it."""
+    own = "job-1.workspace"
+
+    def status(user: str, signed: str) -> int:
+        login = f"{user}:{password(signed, KEY)}"
+        return through(f"http://{login}@{proxy.address}", f"http://node.inside:{machine}/").status_code
+
+    assert status(own, own) == 403
+    assert status(f"{own}_node", own) == 407
+    assert status(f"{own}_node-more_node", f"{own}_node-more") == 407
+    assert status(own, f"{own}_node") == 407
+    assert status("job-1.agent", "job-1.agent") == 403, "presets are the workspace's"
+
+
+def test_denials_of_a_workspace_with_presets_are_its_attempts(proxy: EgressProxy) -> None:
+    proxy.get("https://listed-nowhere.inside/", "told-3", presets=["node"], repository="o/mine")
+    until(lambda: proxy.denials("told-3") == {"listed-nowhere.inside": 1}, "the denial is counted")
 
 
 def test_an_agent_hears_what_was_denied_to_its_attempt(proxy: EgressProxy, machine: int) -> None:

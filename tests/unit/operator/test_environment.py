@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from coding_agent_core.environment import Environment, Service
+from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.job import SERVICE_USERS, WORKSPACE_USERS, JobTemplate
+from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.job import build_job
 from coding_agent_operator.task_state import MAX_RESTARTS, Stage, task_state
 
@@ -37,6 +39,44 @@ def test_the_pod_has_its_image_and_services_before_the_workspace() -> None:
     assert (service["name"], service["restartPolicy"]) == ("service-db", "Always")
     assert service["startupProbe"]["tcpSocket"] == {"port": 5432}
     assert [mount["mountPath"] for mount in service["volumeMounts"]] == ["/tmp", "/data"]
-    users = {one["securityContext"]["runAsUser"] for one in (*pod["containers"], service, workspace)}
-    assert len(users) == 3
     assert service["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_what_is_not_allowed_ends_the_task_and_no_pod_is_made() -> None:
+    told = failed(**said(Reason.ENVIRONMENT_CHANGED, environment=ASKED))
+    start = SchedulingDecision(start=True)
+    assert decide(task(), [told], start, NOW, POLICY, refusal=lambda _: None).create == 2
+    plan = decide(task(), [told], start, NOW, POLICY, refusal=lambda asked: f"no {asked.image}")
+    assert plan.create is None
+    assert plan.status is not None
+    assert (plan.status.phase, plan.status.reason) == (Phase.FAILED, "EnvironmentRefused")
+    assert plan.status.conditions[0].message == "no registry.example.com/tools:1"
+
+
+def test_services_have_a_user_that_no_workspace_has() -> None:
+    """The kernel counts processes by user, and a workspace must keep its own."""
+
+    def users(number: int, **template: object) -> list[int]:
+        made = JobTemplate.model_validate(template)
+        pod = build_job(task(), number, made, environment=ASKED)["spec"]["template"]["spec"]
+        containers = (pod["initContainers"][-2], *pod["containers"], pod["initContainers"][-1])
+        assert all(
+            one["securityContext"]["runAsGroup"] == one["securityContext"]["runAsUser"] for one in containers
+        )
+        return [one["securityContext"]["runAsUser"] for one in containers]
+
+    assert not set(SERVICE_USERS) & set(WORKSPACE_USERS)
+    services = {users(number)[0] for number in range(1, 41)}
+    assert len(services) > 35
+    assert services <= set(SERVICE_USERS)
+    assert users(1) == users(1)
+    taken = users(1)[0]
+    agent = {"containers": [{"name": "agent", "securityContext": {"runAsUser": taken}}]}
+    assert len(set(users(1, pod_template={"spec": agent}))) == 3
+    group = {"securityContext": {"fsGroup": taken}}
+    assert users(1, pod_template={"spec": group})[0] != taken
+
+
+def test_where_the_cluster_assigns_users_a_service_names_none() -> None:
+    pod = build_job(task(), 1, JobTemplate(fixed_ids=False), environment=ASKED)["spec"]["template"]["spec"]
+    assert not {"runAsUser", "runAsGroup"} & set(pod["initContainers"][-2]["securityContext"])

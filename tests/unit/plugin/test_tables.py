@@ -95,6 +95,15 @@ gitlab-9-mr-3-5e6f7a8b   group/sub/project   !3     New                         
     assert text(tables.COLUMNS, rows).strip() == golden.strip()
 
 
+def test_describe_shows_what_the_repository_asked_for() -> None:
+    service = {"name": "database", "image": "registry.example.com/db:1", "port": 5432}
+    asked = {"image": "registry.example.com/tools:1", "egress": ["node"], "services": [service]}
+    shown = dict(tables.facts(task("a", "2026-11-25T12:00:00Z", environment=asked), NOW))
+    assert shown["Environment"] == "image registry.example.com/tools:1; service database; preset node"
+    other = task("a", "2026-11-25T12:00:00Z", environment={"image": 7})
+    assert dict(tables.facts(other, NOW))["Environment"] == "not readable"
+
+
 def test_describe_tells_everything() -> None:
     out = io.StringIO()
     show_facts(console(out), tables.facts(DONE, NOW))

@@ -30,6 +30,9 @@ WORKSPACE_USERS = range(20_000, 60_000)
 """Default users and groups of workspaces: one for each attempt, because the kernel counts processes by user.
 With one for all, a fork bomb in one workspace stops the commands of all others on its node. All are below
 65,536, the users that a pod with a user namespace of its own has."""
+SERVICE_USERS = range(11_000, 20_000)
+"""Users and groups of the services beside a workspace: one for each attempt, and none of `WORKSPACE_USERS`,
+so that a service cannot use up the processes of another attempt's workspace either."""
 
 _NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i|e[0-9]+)?")

@@ -1,0 +1,160 @@
+"""An attempt asks for another pod: the operator makes it, within its settings and not for ever."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from coding_agent_core.environment import Environment, Service
+from coding_agent_core.outcome import Usage
+from coding_agent_core.reasons import Reason
+
+from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, reported
+from tests.integration.operator.world import OperatorProcess, World
+
+Start = Callable[..., OperatorProcess]
+DATABASE = Service(
+    name="database",
+    image="registry.example.com/library/postgres:16",
+    port=5432,
+    env={"POSTGRES_PASSWORD": "test"},
+    folders=("/var/lib/data",),
+)
+ASKED = Environment(image="registry.example.com/team/tools:1.10", egress=("node",), services=(DATABASE,))
+SETTINGS: dict[str, Any] = {
+    "repository_environment": {
+        "images": ["registry.example.com/team/*"],
+        "service_images": ["registry.example.com/library/postgres:16"],
+    },
+    "egress": {
+        "proxy": "http://127.0.0.1:3128",
+        "key": "a key",
+        "presets": {"node": ["packages.example.com"]},
+    },
+}
+
+
+def changed(asked: Environment = ASKED) -> Ends:
+    return reported(Reason.ENVIRONMENT_CHANGED, "It asks for another pod.", environment=asked, usage=Usage())
+
+
+def pod_of(world: World, job: str) -> Any:
+    return world.jobs()[job].spec.template.spec
+
+
+def proxy_users(pod: Any) -> dict[str, str | None]:
+    """By container, the user name at the egress proxy."""
+    found = {}
+    for container in (*pod.init_containers, *pod.containers):
+        values = {one.name: one.value for one in container.env or ()}
+        found[container.name] = values.get("HTTP_PROXY", "//:").split("//")[1].split(":")[0] or None
+    return found
+
+
+def test_the_next_attempt_gets_what_the_repository_asks_for(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda job: changed() if job.endswith("-1") else DONE
+    operator(**SETTINGS, operator={"policy": {"backoff_base": 600, "backoff_max": 600}})
+    name = world.create(7, maxAttempts=1)
+    status = world.until_phase(name, "Succeeded")
+    assert [(a["outcome"], a["reason"], a["counted"]) for a in status["attempts"]] == [
+        ("Restarted", "EnvironmentChanged", False),
+        ("Succeeded", "Completed", True),
+    ]
+    assert status["attempt"] == "1/1"
+    assert Environment.model_validate(status["environment"]) == ASKED
+    assert [container.name for container in pod_of(world, f"{name}-1").init_containers] == ["workspace"]
+    pod = pod_of(world, f"{name}-2")
+    *_, service, workspace = pod.init_containers
+    assert (workspace.name, workspace.image) == ("workspace", ASKED.image)
+    assert (service.name, service.image, service.restart_policy) == (
+        "service-database",
+        DATABASE.image,
+        "Always",
+    )
+    assert service.startup_probe.tcp_socket.port == 5432
+    assert {mount.mount_path for mount in service.volume_mounts} == {"/tmp", "/var/lib/data"}
+    users = proxy_users(pod)
+    assert users["service-database"] is None
+    assert (users["workspace"], users["agent"]) == (f"{name}-2.workspace_node", f"{name}-2.agent")
+
+
+def test_what_the_settings_do_not_allow_ends_the_task_without_another_pod(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: changed()
+    operator()
+    name = world.create(7)
+    status = world.until_phase(name, "Failed")
+    assert status["reason"] == "EnvironmentRefused"
+    message = status["conditions"][0]["message"]
+    assert "registry.example.com/team/tools:1.10" in message
+    assert "repository_environment.images" in message
+    assert list(world.jobs()) == [f"{name}-1"]
+
+
+def test_an_environment_that_changes_again_and_again_ends_the_task(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    tags = iter(range(100))
+    pods.script = lambda _: changed(Environment(image=f"registry.example.com/team/tools:{next(tags)}"))
+    operator(**SETTINGS)
+    name = world.create(7, maxAttempts=9)
+    status = world.until_phase(name, "Failed")
+    assert status["reason"] == "EnvironmentChanged"
+    assert "changed 4 times" in status["conditions"][0]["message"]
+    assert [attempt["outcome"] for attempt in status["attempts"]] == ["Restarted"] * 4
+    assert status["attempt"] == "0/9"
+    assert len(world.jobs()) == 4
+
+
+def test_a_file_that_is_gone_gives_the_installations_own_pod_again(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    ends = {"1": changed(), "2": changed(Environment()), "3": DONE}
+    pods.script = lambda job: ends[job[-1]]
+    operator(**SETTINGS)
+    name = world.create(7)
+    status = world.until_phase(name, "Succeeded")
+    assert "environment" not in status
+    assert [one.name for one in pod_of(world, f"{name}-3").init_containers] == ["workspace"]
+
+
+def test_an_operator_that_was_killed_before_the_next_job_goes_on(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: RUNS
+    process = operator(**SETTINGS, operator={"lease_duration": 3})
+    name = world.create(7)
+    world.until_phase(name, "Running")
+    process.stop(signal.SIGKILL)
+    pods.script = lambda job: changed() if job.endswith("-1") else DONE
+    world.until("the first Job has ended", lambda: world.jobs()[f"{name}-1"].status.failed)
+    assert list(world.jobs()) == [f"{name}-1"]
+    process.start()
+    status = world.until_phase(name, "Succeeded")
+    assert [attempt["outcome"] for attempt in status["attempts"]] == ["Restarted", "Succeeded"]
+    assert pod_of(world, f"{name}-2").init_containers[-1].image == ASKED.image
+
+
+def test_an_operator_that_was_killed_after_it_recorded_the_environment_goes_on(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    """Another task takes the turn meanwhile, so that the next Job is not made at once."""
+    pods.script = lambda _: RUNS
+    process = operator(**SETTINGS, limits={"global": 1}, operator={"lease_duration": 3})
+    name = world.create(7)
+    world.until_phase(name, "Running")
+    other = world.create(8, priority=10)
+    world.until_phase(other, "Queued")
+    pods.script = lambda job: changed() if job == f"{name}-1" else RUNS
+    world.until("the environment is recorded", lambda: world.status(name).get("environment"))
+    world.until_phase(other, "Running")
+    process.stop(signal.SIGKILL)
+    assert f"{name}-2" not in world.jobs()
+    pods.script = lambda job: changed() if job == f"{name}-1" else DONE
+    process.start()
+    world.until_phase(name, "Succeeded")
+    assert pod_of(world, f"{name}-2").init_containers[-1].image == ASKED.image

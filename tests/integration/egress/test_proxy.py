@@ -189,7 +189,7 @@ def test_nobody_can_take_a_preset(proxy: EgressProxy, machine: int) -> None:
 
 
 def test_denials_of_a_workspace_with_presets_are_its_attempts(proxy: EgressProxy) -> None:
-    proxy.get("https://listed-nowhere.inside/", "told-3", presets=["node"], repository="o/mine")
+    proxy.get("https://listed-nowhere.inside/", "told-3", presets=["node"])
     until(lambda: proxy.denials("told-3") == {"listed-nowhere.inside": 1}, "the denial is counted")
 
 

@@ -105,6 +105,8 @@ def _prepare(options: argparse.Namespace) -> None:
         if options.tier == "sweep":
             for runner in images.TRIED_RUNNERS:
                 images.make(images.runner_image(runner))
+            for target in images.DATABASE_TARGETS:
+                images.make(images.database_image(target))
 
 
 def _why_no_node() -> str:

@@ -13,6 +13,8 @@ from coding_agent_cluster.progress import step
 TAG = "dev"
 TRIED_RUNNERS = ("claude-code", "codex", "opencode")
 """The CLI coding agents that are tried on a node."""
+DATABASE_TARGETS = ("tools", "database")
+"""A workspace with PostgreSQL's client, and its server: what a repository's environment is tried with."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ def test_image() -> Image:
     """The small image that the cluster's own tests use."""
     folder = paths.source_root() / "testdata"
     return Image("localhost/cluster-test:1", folder / "Dockerfile", folder)
+
+
+def database_image(target: str) -> Image:
+    """An image that a repository's `.coding-agent.yaml` names, by its target."""
+    folder = paths.source_root() / "testdata" / "database"
+    return Image(f"localhost/environment/{target}:1", folder / "Dockerfile", folder, target=target)
 
 
 def layout_folder() -> Path:

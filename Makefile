@@ -47,8 +47,9 @@ test: setup-test lint test-parts ## lint, unit and integration tests (with a rea
 e2e: setup-e2e $(VENV)/.dev node-parts ## end to end through the chart, on a real Kubernetes node (Linux, root)
 	@$(PYTEST) tests/e2e
 
-# Load on a node, and how quickly a cluster starts: not beside other tests.
-ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test_cluster_lifecycle.py
+# Load on a node, how quickly a cluster starts, nine programs at a time on a node: not beside other tests.
+ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test_cluster_lifecycle.py \
+	tests/sweep/runners/test_runners_on_a_node.py
 
 .PHONY: sweep
 sweep: setup-sweep $(VENV)/.dev sweep-parts ## everything exhaustive: all security trials, crashes, volume, development tools, documents as programs, alert rules

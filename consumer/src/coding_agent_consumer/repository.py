@@ -361,4 +361,5 @@ class Publisher:
                 await self.commit(finished=False)
                 await while_unavailable(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
         except (CodingAgentError, TimeoutError) as error:
-            _logger.warning("Could not push the work so far; the next checkpoint retries: %s", error)
+            why = str(error) or f"it took more than {_CHECKPOINT_SECONDS:g} s"
+            _logger.warning("Could not push the work so far; the next checkpoint retries: %s", why)

@@ -47,7 +47,7 @@ test: setup-test lint test-parts ## lint, unit and integration tests (with a rea
 e2e: setup-e2e $(VENV)/.dev node-parts ## end to end through the chart, on a real Kubernetes node (Linux, root)
 	@$(PYTEST) tests/e2e
 
-# Load on a node, how quickly a cluster starts, nine programs at a time on a node: not beside other tests.
+# Load on a node, how quickly a cluster starts, and nine CLI agents at a time: not while other tests run.
 ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test_cluster_lifecycle.py \
 	tests/sweep/runners/test_runners_on_a_node.py
 

@@ -54,7 +54,9 @@ async def read_environment(
     if refused is not None:
         raise EnvironmentFileError(refused)
     if file.egress and settings.egress.proxy is None:
-        _logger.warning("`%s`: `egress` changes nothing: there is no egress proxy here", ENVIRONMENT_FILE)
+        _logger.warning(
+            "`%s`: `egress` has no effect: this installation has no egress proxy", ENVIRONMENT_FILE
+        )
     return file
 
 
@@ -85,7 +87,7 @@ async def set_up(workspace: Workspace, file: RepositoryFile, deadline: float, sc
         WorkspaceGoneError: the workspace does not answer.
     """
     services = ", ".join(f"{name} at 127.0.0.1:{one.port}" for name, one in file.services.items())
-    notes = [f"These services run beside your workspace: {services}."] if services else []
+    notes = [f"These services run next to your workspace: {services}."] if services else []
     for number, command in enumerate(file.setup, 1):
         result = await workspace.run(command, timeout=max(1.0, deadline - time.monotonic()))
         shown, which = one_line(scrub(printable(command)), _SHOWN_COMMAND), f"{number} of {len(file.setup)}"

@@ -62,9 +62,10 @@ def _image(value: str) -> str:
 
 
 def image_pattern(value: str) -> str:
-    """
+    """The value, if `matches` can take it as a pattern.
+
     Raises:
-        ValueError: it is not a pattern for `matches`.
+        ValueError: it cannot; the sentence says what a pattern looks like.
     """
     if not _PATTERN.fullmatch(value) or ".." in value:
         raise ValueError(

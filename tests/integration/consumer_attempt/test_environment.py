@@ -250,7 +250,7 @@ async def test_another_pod_is_asked_for_before_the_model_is_and_then_it_works(
     assert left.environment is not None
     outcome = await place.run(made_with(place.given(attempt=2), left.environment), **sections)
     assert outcome.reason is Reason.COMPLETED, outcome.message
-    assert "These services run beside your workspace: db at 127.0.0.1:5432." in asked(place)
+    assert "These services run next to your workspace: db at 127.0.0.1:5432." in asked(place)
     assert set(tree(place, FIRST)) == {"a.md", *tree(place, "main")}
 
 
@@ -268,7 +268,7 @@ async def test_without_a_proxy_presets_need_no_other_pod(
     push(place.system, {FILE: "egress: [node]"})
     outcome = await place.run(place.given(), egress=EGRESS)
     assert outcome.reason is Reason.COMPLETED, outcome.message
-    assert "`egress` changes nothing" in caplog.text
+    assert "`egress` has no effect" in caplog.text
 
 
 def test_the_program_leaves_the_largest_environment_to_the_operator(

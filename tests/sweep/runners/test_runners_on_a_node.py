@@ -1,6 +1,6 @@
 """The real programs in their images, behind the egress proxy: from label to change, and what can go wrong.
 
-One release serves three repositories, each with another coding agent. All tasks run beside one another.
+One release serves three repositories, each with another coding agent. All tasks run at the same time.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ READ_SECONDS = 60.0
 """In which a client must take what it was sent; then it counts as gone, and its answer is read to the end."""
 
 
-class Connection(HttpToolsProtocol):
+class ClientConnection(HttpToolsProtocol):
     """uvicorn's protocol with bounds that it does not have."""
 
     _head_deadline: asyncio.TimerHandle | None = None

@@ -18,7 +18,7 @@ from coding_agent_core.budget import Allowance
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Price, Usage
 
-from coding_agent_consumer.gateway.connection import HEAD_LIMIT, Connection
+from coding_agent_consumer.gateway.connection import HEAD_LIMIT, ClientConnection
 from coding_agent_consumer.gateway.ledger import Ledger, Pricing, Verdict, pricing_of
 from coding_agent_consumer.gateway.request import (
     Ask,
@@ -124,7 +124,7 @@ async def open_gateway(
             server = _Server(
                 uvicorn.Config(
                     app,
-                    http=Connection,
+                    http=ClientConnection,
                     ws="none",
                     lifespan="off",
                     log_config=None,

@@ -166,7 +166,7 @@ class Meter:
             content_type: of the answer.
             encoding: its `Content-Encoding`; other than gzip and deflate, nothing can be read.
         """
-        self._action = operation
+        self._operation = operation
         self._streams = content_type.lower().startswith("text/event-stream")
         self._decompress = zlib.decompressobj(47) if encoding in ("gzip", "deflate") else None
         self._readable = encoding in ("", "identity", "gzip", "deflate")
@@ -242,12 +242,12 @@ class Meter:
             return  # the end of a stream, `[DONE]`, or an answer that was cut off
         for event in value if isinstance(value, list) else [value]:
             if isinstance(event, dict):
-                self._reported = self._reported.largest(usage_in(self._action, event))
-                self._complete = self._complete or _is_last(self._action, event)
+                self._reported = self._reported.largest(usage_in(self._operation, event))
+                self._complete = self._complete or _is_last(self._operation, event)
                 if self._complete:
                     self._unread = []
                 else:
-                    self._characters += _written(self._action, event)
+                    self._characters += _written(self._operation, event)
 
 
 def usage_in(operation: Operation, event: Mapping[str, Any]) -> Tokens:

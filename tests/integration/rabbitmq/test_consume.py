@@ -293,3 +293,17 @@ async def test_closing_the_source_ends_its_consumers_and_gives_tasks_back(
         with pytest.raises(StopAsyncIteration):
             await anext(first)
     await until(lambda: queue.ready() == 1)
+
+
+@pytest.mark.parametrize("has_started", [True, False])
+async def test_closing_the_source_ends_a_consumer_that_is_only_starting(
+    new_source: NewSource, has_started: bool
+) -> None:
+    source = new_source()
+    waiting = asyncio.ensure_future(anext(source.claims(asyncio.Event())))
+    if has_started:
+        await asyncio.sleep(0)  # one turn of the event loop: it asks for its connection
+    async with asyncio.timeout(60):
+        await source.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await waiting

@@ -51,13 +51,15 @@ class RabbitMQSource:
         self._closing = asyncio.Event()
 
     async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
+        if self._closing.is_set():
+            return
         loop = asyncio.get_running_loop()
         connection = ConsumerConnection(
             self._settings, self._hosts, self._tracker, self._timing, io=self._io, loop=loop
         )
-        await self._io.run(connection.start())
-        self._connections.add(connection)
+        self._connections.add(connection)  # before it starts: `aclose` must find it
         try:
+            await self._io.run(connection.start())
             while not (stop.is_set() or self._closing.is_set()):
                 waiting = self._io.run(connection.claimed.wait())
                 await first_of(stop.wait(), self._closing.wait(), waiting)

@@ -46,7 +46,10 @@ async def test_a_flood_neither_fills_the_memory_nor_delays_authentic_webhooks(
     async with receiver_process(PROGRAM) as receiver:
         idle = receiver.resident()
         async with authentic(receiver.port, rate=5) as sent:
-            await flood(receiver, kind, addresses)
+            for _ in range(20):  # a fast machine may answer one flood before enough authentic ones were sent
+                await flood(receiver, kind, addresses)
+                if len(sent) > LARGE_EVERY:
+                    break
         peak = receiver.resident("VmHWM")
     slowest = max(answer.seconds for answer in sent)
     memory = f"{idle / MEBI:.0f} to {peak / MEBI:.0f} MiB"

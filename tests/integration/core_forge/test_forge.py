@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -89,6 +90,15 @@ async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: Wor
     world.server.remove_label(REPOSITORY, item.number, LABEL, kind=kind.value, by="reader")
     [found] = [entry async for entry in world.forge.find_labeled()]
     assert (found.user, found.runner) == ("reader", "codex")
+
+
+async def test_a_poll_asks_once_for_each_repository_who_may_see_it(world: World) -> None:
+    for title in ("One", "Two", "Three"):
+        world.server.add_label(REPOSITORY, world.server.open_issue(REPOSITORY, title), LABEL, by="alice")
+    world.server.sandbox.requests.clear()
+    assert [entry.trusted async for entry in world.forge.find_labeled()] == [True] * 3
+    paths = [request.path for request in world.server.sandbox.requests]
+    assert len([path for path in paths if re.search(r"/(repos/[^/]+|projects)/[^/]+$", path)]) == 1, paths
 
 
 @pytest.mark.long

@@ -21,7 +21,7 @@ from coding_agent_core.forge.protocol import Change, Hook, HookDelivery, ItemDet
 from coding_agent_core.forge.rest import COMMENT_LIMIT, CommentAnswer, ItemAnswer, RestForge, User
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub
-from coding_agent_core.tasks import GITHUB_MEMBERS, Item, is_trusted
+from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
@@ -159,15 +159,15 @@ class GitHubForge(RestForge):
                     ),
                 )
 
-    async def is_trusted(self, found: ItemAnswer, item: Item) -> bool:
+    async def is_closed(self, item: Item) -> bool:
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
-        repository = await self.client.get(_Repository, call)
-        head = (await self.read(item)).head_repository if item.kind is ItemKind.CHANGE else item.repository
-        return is_trusted(
-            closed=repository.private,
-            member=found.author_association in GITHUB_MEMBERS,
-            own_code=head is not None and head.lower() == item.repository.lower(),
-        )
+        return (await self.client.get(_Repository, call)).private
+
+    async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
+        if item.kind is ItemKind.ISSUE:
+            return True
+        head = (await self.read(item)).head_repository
+        return head is not None and head.lower() == item.repository.lower()
 
     async def read(self, item: Item) -> ItemDetails:
         what = f"reading {item.display}"

@@ -21,7 +21,7 @@ from coding_agent_core.forge.rest import (
 )
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitLab
-from coding_agent_core.tasks import Item, is_trusted
+from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _LIST_PAGES = 50
@@ -122,15 +122,14 @@ class GitLabForge(RestForge):
             project_id=found.project_id,
         )
 
-    async def is_trusted(self, found: ItemAnswer, item: Item) -> bool:
+    async def is_closed(self, item: Item) -> bool:
         call = Call("GET", _project_path(item), f"reading the project of {item.display}")
-        project = await self.client.get(_Project, call)
-        own_code = item.kind is ItemKind.ISSUE
-        if isinstance(found, _ProjectItem) and not own_code:
-            own_code = found.source_project_id == found.project_id
-        return is_trusted(
-            closed=project.visibility in ("private", "internal"), member=False, own_code=own_code
-        )
+        return (await self.client.get(_Project, call)).visibility in ("private", "internal")
+
+    async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
+        if item.kind is ItemKind.ISSUE:
+            return True
+        return isinstance(found, _ProjectItem) and found.source_project_id == found.project_id
 
     async def locate(self, item: Item) -> Item:
         if item.repository:

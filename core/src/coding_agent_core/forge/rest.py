@@ -31,7 +31,7 @@ from coding_agent_core.forge.protocol import (
 )
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import GitHub, GitLab
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import GITHUB_MEMBERS, Item, Origin, TaskRequest, Trigger, is_trusted
 
 COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
@@ -160,8 +160,12 @@ class RestForge(ABC):
     async def create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change: ...
 
     @abstractmethod
-    async def is_trusted(self, found: ItemAnswer, item: Item) -> bool:
-        """Whether neither a fork nor a stranger wrote the item (`tasks.is_trusted`)."""
+    async def is_closed(self, item: Item) -> bool:
+        """Whether only people with an approved account see the item's repository (`tasks.is_trusted`)."""
+
+    @abstractmethod
+    async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
+        """Whether it is an issue, or the branch of the change is in the repository itself."""
 
     @property
     def platform(self) -> Platform:
@@ -197,6 +201,7 @@ class RestForge(ABC):
     async def find_labeled(self) -> AsyncIterator[TaskRequest]:
         """Open issues, then changes, that carry such a label now."""
         seen = set[str]()
+        closed: dict[tuple[str, int | None], bool] = {}
         for kind in ItemKind:
             async for found, item in self.search(kind):
                 labels = self.labels(found)
@@ -205,7 +210,7 @@ class RestForge(ABC):
                 seen.add(item.identity)
                 try:
                     applied = await self.label_application(item)
-                    trusted = await self.is_trusted(found, item)
+                    trusted = await self._is_trusted(found, item, closed)
                 except ForgeNotFoundError:  # gone since it was listed
                     continue
                 yield TaskRequest(
@@ -221,6 +226,19 @@ class RestForge(ABC):
                     ),
                     runner=self.settings.runner(labels),
                 )
+
+    async def _is_trusted(
+        self, found: ItemAnswer, item: Item, closed: dict[tuple[str, int | None], bool]
+    ) -> bool:
+        """See `tasks.is_trusted`. `closed` remembers each repository's `is_closed`."""
+        repository = (item.repository, item.project_id)
+        if repository not in closed:
+            closed[repository] = await self.is_closed(item)
+        return is_trusted(
+            closed=closed[repository],
+            member=found.author_association in GITHUB_MEMBERS,  # GitLab says nothing like it
+            own_code=await self.is_own_code(found, item),
+        )
 
     async def label_application(self, item: Item) -> LabelApplication | None:
         what = f"reading the label events of {item.display}"

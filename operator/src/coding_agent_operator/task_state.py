@@ -20,15 +20,16 @@ from coding_agent_core.text import last_lines
 from coding_agent_operator.budgets import used_up
 from coding_agent_operator.observed import Job, Task, attempt_number
 from coding_agent_operator.outcome_of import (
+    AT_ONCE,
     AttemptOutcome,
     PodProblem,
+    next_attempt_time,
     outcome_of,
     pod_problem,
     report_of,
     stopped,
     stuck,
 )
-from coding_agent_operator.waits import AT_ONCE, next_attempt_time
 
 MAX_RECORDED = 60
 """Attempts that a status can hold (`maxItems` 64 in the CRD), with some room."""

@@ -12,8 +12,8 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.observed import Job, Task
+from coding_agent_operator.outcome_of import delay_after
 from coding_agent_operator.task_state import Stage, stage_of
-from coding_agent_operator.waits import delay_after
 
 from tests.unit.operator.making import (
     NOW,

@@ -1,21 +1,46 @@
-"""What the model reads before it starts: the conversation on the forge, and the repository's instructions."""
+"""What the model gets before it starts: the conversation on the forge, the images that people attached to it,
+and the repository's instructions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import html
+import logging
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.discussion import Checks, Comment, Discussion
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.tasks import Item
 
+from coding_agent_consumer.agent import Image
 from coding_agent_consumer.repository import BareClone, TreeEntry
+
+_logger = logging.getLogger("coding_agent.attempt")
 
 _AT_ROOT = ("AGENTS.md", "CLAUDE.md", ".github/copilot-instructions.md")
 _NESTED_LIMIT = 40
 """Files in folders that are read: those nearest to the root."""
 _BYTES_LIMIT = 64 * 1024
 """Bytes of one file; a larger one is not read."""
+MOST_IMAGES = 8
+"""Images of one task; those of the item come first."""
+MOST_IMAGES_TRIED = 16
+"""Attachments that are read for them."""
+LARGEST_IMAGE = 3_500_000
+"""Bytes of one image. Anthropic takes 5 MB in base64, the others more."""
+MOST_IMAGE_BYTES = 10_000_000
+"""Bytes of all together: they are part of every request."""
+# Bounded, and without the characters that begin a link: a hostile text costs no more than a long one.
+_IMAGE_LINK = re.compile(
+    r"!\[[^\[\]]{0,1000}\]\(\s{0,9}<?(?P<markdown>[^\s<>)]{1,2000})"
+    r"|<img\b[^<>]{0,1000}?\bsrc\s{0,9}=\s{0,9}[\"'](?P<html>[^\"'>]{1,2000})",
+    re.IGNORECASE,
+)
+_IMAGE_TYPES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
 @dataclass(frozen=True)
@@ -116,3 +141,61 @@ def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
     nested = [path for path in files if path.endswith("/AGENTS.md")]
     nested.sort(key=lambda path: (path.count("/"), path))
     return [files[path] for path in (*_AT_ROOT, *nested[:_NESTED_LIMIT]) if path in files]
+
+
+def image_links(text: str) -> Iterator[str]:
+    """The addresses of images in Markdown with HTML, in their order."""
+    for found in _IMAGE_LINK.finditer(text):
+        yield html.unescape(found["markdown"] or found["html"])
+
+
+def media_type_of(data: bytes) -> str | None:
+    """The type of an image, by its first bytes: names and headers are other people's text."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for start, kind in _IMAGE_TYPES if data.startswith(start)), None)
+
+
+async def read_images(forge: Forge, conversation: Conversation) -> tuple[Image, ...]:
+    """The attached images of a conversation, as far as they can be read.
+
+    Only attachments of the forge itself are read: any other address could be one that a stranger chose.
+    """
+    images: list[Image] = []
+    room = MOST_IMAGE_BYTES
+    tried = 0
+    for item, link in _image_links_of(conversation):
+        if len(images) == MOST_IMAGES or tried == MOST_IMAGES_TRIED:
+            break
+        try:
+            data = await forge.attachment(item, link, limit=min(LARGEST_IMAGE, room))
+        except ForgeError as error:
+            tried += 1
+            _logger.warning("An attached image is left out: %s", error)
+            continue
+        if data is None:
+            continue
+        tried += 1
+        kind = media_type_of(data)
+        if kind is None:
+            _logger.info("An attachment of %s is not an image of a known type", item.display)
+            continue
+        images.append(Image(link, kind, data))
+        room -= len(data)
+    return tuple(images)
+
+
+def _image_links_of(conversation: Conversation) -> Iterator[tuple[Item, str]]:
+    """Each link once, with the item in whose text it stands."""
+    details, change = conversation.item, conversation.change
+    texts = [(details.item, details.body)]
+    texts += [(details.item, comment.body) for comment in conversation.comments]
+    if change is not None:
+        texts += [(change.item, change.body)] * (change is not details)
+        texts += [(change.item, comment.body) for comment in conversation.change_comments]
+    seen: set[str] = set()
+    for item, text in texts:
+        for link in image_links(text):
+            if link not in seen:
+                seen.add(link)
+                yield item, link

@@ -21,10 +21,9 @@ from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import TaskSource
 from coding_agent_core.reporting import State
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings, examine
 from coding_agent_core.settings.job import MIRROR_VARIABLE
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Item, RunnerName
 from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.agent import Agent

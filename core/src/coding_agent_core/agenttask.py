@@ -19,8 +19,7 @@ from coding_agent_core.budget import Allowance
 from coding_agent_core.environment import Environment
 from coding_agent_core.outcome import MAX_DENIALS, Denial, Phase, Usage, terminal_phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
-from coding_agent_core.runner import RunnerName
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of, task_name
+from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger, item_of, task_name
 
 GROUP, VERSION, PLURAL, KIND = "coding-agent.dev", "v1alpha1", "agenttasks", "AgentTask"
 API_VERSION = f"{GROUP}/{VERSION}"

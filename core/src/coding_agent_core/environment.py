@@ -13,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.runner import RunnerName
+from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import one_line, printable
 
 ENVIRONMENT_FILE = ".coding-agent.yaml"

@@ -18,9 +18,8 @@ from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.outcome import Denial, Phase, Usage
 from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reasons import Reason, advice
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Frozen, Item
+from coding_agent_core.tasks import Frozen, Item, RunnerName
 from coding_agent_core.text import inline, quotation, quoted_code
 
 MARKER = "<!-- coding-agent:status "

@@ -1,4 +1,4 @@
-"""Items, label applications, and requests for a task."""
+"""Items, label applications, runners, and requests for a task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.platforms import FACTS, KEY_TYPES, ItemKind, Platform
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52
@@ -37,6 +36,23 @@ class Origin(StrEnum):
     REDELIVERY = "redelivery"
     """A webhook that came more than a minute after its event: sent again, or late."""
     MANUAL = "manual"
+
+
+class RunnerName(StrEnum):
+    """The coding agent that does the work."""
+
+    BUILTIN = "builtin"
+    """Our own, in the agent's process."""
+    CLAUDE_CODE = "claude-code"
+    """Claude Code, with `llm.provider: anthropic`."""
+    CODEX = "codex"
+    """Codex, with a service that speaks OpenAI's Responses."""
+    GEMINI = "gemini"
+    """Gemini CLI, with `llm.provider: google`."""
+    OPENCODE = "opencode"
+    """OpenCode, with a service that speaks OpenAI's Chat Completions."""
+    COMMAND = "command"
+    """The command line of `consumer.command`."""
 
 
 class Frozen(BaseModel):

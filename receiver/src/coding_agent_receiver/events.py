@@ -12,7 +12,6 @@ from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.logs import safe
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reporting import MARKER
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
@@ -20,6 +19,7 @@ from coding_agent_core.tasks import (
     LABEL_REMOVED,
     Item,
     Origin,
+    RunnerName,
     TaskRequest,
     Trigger,
     Withdrawal,

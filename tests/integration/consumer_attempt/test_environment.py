@@ -18,9 +18,8 @@ from coding_agent_core.messages import AttemptInput
 from coding_agent_core.outcome import MAX_MESSAGE_BYTES, Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Item, RunnerName
 
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, until
 from tests.integration.consumer_attempt.conftest import MakePlace

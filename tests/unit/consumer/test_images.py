@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_consumer.background import Conversation
-from coding_agent_consumer.images import (
-    LARGEST,
-    MOST,
-    MOST_BYTES,
-    MOST_TRIED,
+from coding_agent_consumer.background import (
+    LARGEST_IMAGE,
+    MOST_IMAGE_BYTES,
+    MOST_IMAGES,
+    MOST_IMAGES_TRIED,
+    Conversation,
     image_links,
     media_type_of,
     read_images,
@@ -108,17 +108,20 @@ async def test_other_addresses_are_not_read_and_each_image_once() -> None:
 
 async def test_their_number_is_bounded() -> None:
     files = Files()
-    assert len(await read(files, " ".join(f"![](/{number})" for number in range(50)))) == MOST
-    assert len(files.asked) == MOST
+    assert len(await read(files, " ".join(f"![](/{number})" for number in range(50)))) == MOST_IMAGES
+    assert len(files.asked) == MOST_IMAGES
     broken = Files(b"%PDF")
     assert await read(broken, " ".join(f"![](/{number})" for number in range(50))) == []
-    assert len(broken.asked) == MOST_TRIED
+    assert len(broken.asked) == MOST_IMAGES_TRIED
 
 
 async def test_their_size_is_bounded() -> None:
-    large = Files(PNG + bytes(LARGEST))
+    large = Files(PNG + bytes(LARGEST_IMAGE))
     assert await read(large, "![](/a)") == []
-    files = Files(PNG + bytes(LARGEST - 100))
-    assert len(await read(files, " ".join(f"![](/{number})" for number in range(5)))) == MOST_BYTES // LARGEST
-    assert files.asked[0][1] == LARGEST
-    assert files.asked[-1][1] < LARGEST
+    files = Files(PNG + bytes(LARGEST_IMAGE - 100))
+    assert (
+        len(await read(files, " ".join(f"![](/{number})" for number in range(5))))
+        == MOST_IMAGE_BYTES // LARGEST_IMAGE
+    )
+    assert files.asked[0][1] == LARGEST_IMAGE
+    assert files.asked[-1][1] < LARGEST_IMAGE

@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.per_user import with_task_options
 from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Said
-from coding_agent_consumer.runners.agent import RUNNERS, events_of, model_of, outcome_of_end
-from coding_agent_consumer.runners.agent import runner_of as chosen
-from coding_agent_consumer.runners.command import runner_of
+from coding_agent_consumer.runners.agent import (
+    RUNNERS,
+    command_runner,
+    events_of,
+    model_of,
+    outcome_of_end,
+    runner_of,
+)
 from coding_agent_consumer.workspace.protocol import ProcessResult
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import item_of
+from coding_agent_core.tasks import RunnerName, item_of
 
 RECORDED = Path(__file__).parent / "recorded"
 COMMAND = "echo made > made.txt; cat made.txt"
@@ -125,7 +129,7 @@ def test_the_program_gets_the_gateway_and_the_dummy(name: RunnerName) -> None:
 
 
 def test_any_command_gets_the_gateway_in_the_variables_that_clients_know() -> None:
-    runner = runner_of(["sh", "-c", "run"])
+    runner = command_runner(["sh", "-c", "run"])
     launch = runner.launch(ORDER)
     assert launch.process.argv == ("sh", "-c", "run")
     assert launch.process.env["OPENAI_BASE_URL"] == "http://127.0.0.1:4000/v1"
@@ -152,10 +156,10 @@ def test_a_runner_that_cannot_work_says_which_setting_to_change(
 ) -> None:
     given = Settings.model_validate(settings)
     if refused is None:
-        assert chosen(name, given).name == name
+        assert runner_of(name, given).name == name
         return
     with pytest.raises(SettingsError, match=refused):
-        chosen(name, given)
+        runner_of(name, given)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,7 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.protocol import ItemDetails, Permission
 from coding_agent_core.outcome import Phase
-from coding_agent_core.runner import RunnerName
-from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
+from coding_agent_core.tasks import Item, RunnerName, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
 
 from tests.unit.core_commands.test_commands import command

@@ -8,9 +8,8 @@ import pytest
 from coding_agent_core.agenttask import manifest, parse_spec
 from coding_agent_core.messages import AttemptInput, QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Origin
+from coding_agent_core.tasks import Origin, RunnerName
 from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_receiver.github import delivery, interpret
 from coding_agent_receiver.payload import FieldError

@@ -10,8 +10,8 @@ from coding_agent_core.forge.discussion import Checks, Comment, FailedCheck, Rev
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reporting import MARKER
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
+from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import one_line
 
 from coding_agent_consumer.background import Conversation, InstructionFile

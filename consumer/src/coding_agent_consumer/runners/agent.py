@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import StoppedError, run_until
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings import Settings
+from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import last_lines, one_line
 from pydantic_ai.messages import (
     ModelRequest,
@@ -43,18 +43,19 @@ from coding_agent_consumer.runners import (
     Called,
     Event,
     Failed,
+    Launch,
     Order,
     Returned,
     Runner,
     Said,
     claude_code,
     codex,
-    command,
     gemini,
     opencode,
 )
 from coding_agent_consumer.workspace.protocol import (
     ProcessResult,
+    ProcessSpec,
     RunningProcess,
     Workspace,
     WorkspaceGoneError,
@@ -90,7 +91,7 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
     if name is RunnerName.COMMAND:
         if not settings.consumer.command:
             raise SettingsError("consumer.command is not set: `command` needs a program and its arguments")
-        return command.runner_of(settings.consumer.command)
+        return command_runner(settings.consumer.command)
     runner = RUNNERS[name]
     formats = {upstream.format for upstream in upstreams(settings)}
     if runner.format not in formats:
@@ -99,6 +100,32 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
             f" {settings.llm.provider} does not; set another llm.provider, or another runner"
         )
     return runner
+
+
+def command_runner(command: Sequence[str]) -> Runner:
+    """Any other program, by the command line of `consumer.command`.
+
+    It gets the prompt on its standard input and, in its environment, the gateway in the variables that most
+    clients know. Its output is the log of its work, and the end of it the summary.
+    """
+
+    def launch(order: Order) -> Launch:
+        openai = f"{order.url}/v1"
+        env = {
+            "ANTHROPIC_BASE_URL": order.url,
+            "ANTHROPIC_AUTH_TOKEN": order.credential,
+            "ANTHROPIC_API_KEY": order.credential,
+            "OPENAI_BASE_URL": openai,
+            "OPENAI_API_BASE": openai,
+            "OPENAI_API_KEY": order.credential,
+            "GOOGLE_GEMINI_BASE_URL": order.url,
+            "GEMINI_API_KEY": order.credential,
+            "CODING_AGENT_MODEL": order.model,
+            "CODING_AGENT_INSTRUCTIONS": order.instructions,
+        }
+        return Launch(ProcessSpec(tuple(command), env), order.prompt)
+
+    return Runner("command", None, launch, None)
 
 
 def model_of(runner: Runner, settings: Settings) -> str:

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from coding_agent_core.outcome import Price
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.identity import Identity
 from coding_agent_core.settings.section import SecretField, Section, Url
+from coding_agent_core.tasks import RunnerName
 
 
 class Isolation(StrEnum):

@@ -14,8 +14,8 @@ from coding_agent_core.environment import (
     image_pattern,
     matches,
 )
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings.section import Section
+from coding_agent_core.tasks import RunnerName
 
 ImagePattern = Annotated[str, AfterValidator(image_pattern)]
 """An image with its registry; `*` stands for any characters but `/`, and not in the host."""

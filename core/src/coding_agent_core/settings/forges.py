@@ -11,10 +11,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from coding_agent_core.commands import CommandName
 from coding_agent_core.platforms import Platform
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.section import OptionalUrl, SecretField, Section, Url
-from coding_agent_core.tasks import host_of
+from coding_agent_core.tasks import RunnerName, host_of
 
 
 class Labels(Section):

@@ -37,10 +37,9 @@ from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.outcome import Phase
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.reporting import MARKER, Links, Report, State, comment, read_state, swap_labels
-from coding_agent_core.runner import RunnerName
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.tasks import Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Origin, RunnerName, TaskRequest, Trigger
 from prometheus_client import REGISTRY
 
 from coding_agent_operator.observed import Task, read_task

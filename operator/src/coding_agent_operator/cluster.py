@@ -314,10 +314,10 @@ class Lease:
 
     async def release(self) -> None:
         """Give it back, so that the next need not wait; only when no request is under way any more."""
-        if self.held() and self._seen is not None:
+        if self.held():
             self._until = 0.0
             try:
-                await self._cluster.patch_lease(self._seen.version, {"holderIdentity": ""})
+                await self._give_back()
             except ApiError as error:
                 _logger.warning("The Lease could not be given back: %s", error)
         LEADER.labels(self._cluster.namespace).set(0)
@@ -344,6 +344,19 @@ class Lease:
         # A third of it is left for requests that are under way when the fence closes.
         self._until = asked + self._duration * 2 / 3
         return True
+
+    async def _give_back(self) -> None:
+        for last in (False, True):
+            if self._seen is None or self._seen.holder != self._me:
+                return
+            try:
+                await self._cluster.patch_lease(self._seen.version, {"holderIdentity": ""})
+            except ApiError as error:
+                if last or not error.conflict:
+                    raise
+                await self._read()  # a renewal that was cancelled may have been done
+            else:
+                return
 
     async def _taken(self) -> Body | None:
         """The Lease as we wrote it; `None` if another has it."""

@@ -238,12 +238,16 @@ class Namespaces:
                     self._open(namespace)
             except ApiError as error:
                 _logger.warning("The cluster cannot be listed: %s", error)
-            else:
-                self._discovered = True
-                sweep_due = clock() + operator.sweep_interval if ended_too else sweep_due
-                for namespace, controller in list(self._controllers.items()):
-                    if controller.empty and not await controller.cluster.has_tasks() and controller.empty:
-                        self._serving[namespace].cancel()
+                await asyncio.sleep(min(_RETRY_FIRST_S, operator.relist_interval))
+                continue
+            self._discovered = True
+            sweep_due = clock() + operator.sweep_interval if ended_too else sweep_due
+            for namespace, controller in list(self._controllers.items()):
+                if not controller.empty or await controller.cluster.has_tasks() or not controller.empty:
+                    continue
+                # It may have been closed by itself while the API server was asked.
+                if self._controllers.get(namespace) is controller:
+                    self._serving[namespace].cancel()
             await asyncio.sleep(operator.relist_interval)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -123,3 +124,36 @@ async def test_given_back_it_is_free_at_once_and_deleted_it_is_made_again() -> N
     assert not mine.held()
     assert server.lease is not None
     assert server.lease["spec"]["holderIdentity"] == ""
+
+
+async def test_it_is_given_back_although_a_renewal_was_cancelled_that_was_done() -> None:
+    server, clock = Server(), Clock()
+    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    await mine.acquire()
+    done = asyncio.Event()
+    answers = server.request
+
+    async def without_an_answer(*arguments: Any, **named: Any) -> dict[str, Any]:
+        await answers(*arguments, **named)
+        done.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    server.request = without_an_answer  # type: ignore[method-assign]
+    renewal = asyncio.create_task(mine.renew())
+    await done.wait()
+    renewal.cancel()
+    await asyncio.gather(renewal, return_exceptions=True)
+    server.request = answers  # type: ignore[method-assign]
+    await mine.release()
+    assert server.lease is not None
+    assert server.lease["spec"]["holderIdentity"] == ""
+
+
+async def test_what_another_has_by_now_is_not_given_back() -> None:
+    server, clock = Server(), Clock()
+    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    await mine.acquire()
+    server.lease = {"metadata": {"resourceVersion": "9"}, "spec": {"holderIdentity": "other"}}
+    await mine.release()
+    assert server.lease["spec"]["holderIdentity"] == "other"

@@ -1,0 +1,80 @@
+"""Which namespaces are served with `operator.namespaces: ["*"]`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.settings import Settings
+from coding_agent_operator import program
+from coding_agent_operator.program import Namespaces
+
+
+def namespaces(**operator: Any) -> Namespaces:
+    settings = Settings.model_validate({"operator": {"namespace": "home", "namespaces": ["*"], **operator}})
+    return Namespaces(None, settings)  # type: ignore[arg-type]
+
+
+async def until_ready(served: Namespaces) -> None:
+    """Run until the cluster was listed."""
+    work = asyncio.create_task(served.run())
+    try:
+        async with asyncio.timeout(60):
+            while served.ready() is not None:
+                assert not work.done(), work
+                await asyncio.sleep(0)
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_a_list_that_is_refused_is_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+
+    async def listed(_: object, fields: str) -> set[str]:
+        tries.append(fields)
+        if len(tries) < 3:
+            raise ApiError("storage is (re)initializing", 429)
+        return set()
+
+    monkeypatch.setattr(program, "namespaces_with_tasks", listed)
+    monkeypatch.setattr(program, "_RETRY_FIRST_S", 0.01)
+    await until_ready(namespaces(relist_interval=3600))
+    assert tries == ["", "", ""]
+
+
+async def test_a_namespace_that_is_closed_while_the_api_server_is_asked_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served = namespaces(relist_interval=0.01)
+    asked = 0
+
+    class Closing:
+        """The controller of a namespace that is closed by itself."""
+
+        acting, empty = False, True
+
+        @property
+        def cluster(self) -> Closing:
+            return self
+
+        async def has_tasks(self) -> bool:
+            nonlocal asked
+            asked += 1
+            served._controllers.pop("team")
+            return False
+
+    async def listed(*_: object) -> set[str]:
+        served._controllers["team"] = Closing()  # type: ignore[assignment]
+        return set()
+
+    monkeypatch.setattr(program, "namespaces_with_tasks", listed)
+    work = asyncio.create_task(served.run())
+    async with asyncio.timeout(60):
+        while asked < 3:
+            assert not work.done(), work
+            await asyncio.sleep(0)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)

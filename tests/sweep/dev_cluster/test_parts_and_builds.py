@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from coding_agent_cluster import build, go, gomod, parts, paths, standalone
+from coding_agent_cluster import again, build, go, gomod, parts, paths, standalone
 from coding_agent_cluster.errors import BuildError, MachineError
 
 # A `go` that only copies the word of its package into the file or folder after -o, and counts its calls.
@@ -37,6 +37,7 @@ def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FAIL", "")
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.delenv("KUBERNETES_VERSION", raising=False)
+    monkeypatch.setattr(again, "PAUSE_S", 0)
     return calls
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from typing import Any
 from kubernetes import client, config
 
 from coding_agent_cluster.errors import ClusterError
+from coding_agent_cluster.wait import until
 
 # Long enough for `kubectl wait` and `rollout status` with their own, shorter timeouts.
 _KUBECTL_TIMEOUT_S = 120.0
+_ESTABLISHED_TIMEOUT_S = 90.0
+# Within it an API server is up again that was killed, or that refuses lists while a resource changes.
+_AGAIN_S = 20.0
 # What kubectl prints when it did not get through, or the server's answer is "not now".
 _TRANSIENT = re.compile(
     r"\bwas refused\b|connection refused|connection reset|connection lost|broken pipe|\bEOF\b|i/o timeout"
-    r"|TLS handshake timeout|deadline exceeded|Client\.Timeout|no route to host|network is unreachable"
+    r"|GOAWAY|TLS handshake timeout|deadline exceeded|Client\.Timeout|no route to host|network is unreachable"
     r"|\((?:InternalError|ServerTimeout|ServiceUnavailable|Timeout|TooManyRequests)\)|etcdserver: "
 )
 
@@ -96,7 +101,26 @@ class Access:
             KubectlError: the server refuses one.
         """
         listing = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=listing)
+        self._surely("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=listing)
+
+    def wait_until_established(self, *crds: str) -> None:
+        """Wait until the API server serves these custom resources, by the names of their definitions.
+
+        ``kubectl wait`` fails on a definition that is so new that its conditions are null.
+
+        Raises:
+            KubectlError: there is no such definition.
+            NotReadyError: one is not served in time.
+        """
+
+        def established() -> bool:
+            found = [self.get("crd", name).get("status", {}).get("conditions") or [] for name in crds]
+            return all(
+                any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions)
+                for conditions in found
+            )
+
+        until(f"{', '.join(crds)} established", established, timeout=_ESTABLISHED_TIMEOUT_S, interval=0.1)
 
     def get(self, *arguments: str) -> Any:
         """``kubectl get ... -o json`` as data.
@@ -104,4 +128,15 @@ class Access:
         Raises:
             KubectlError: there is no such object.
         """
-        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return json.loads(self._surely("get", *arguments, "-o", "json"))
+
+    def _surely(self, *arguments: str, stdin: str = "") -> str:
+        """kubectl for what may be done twice: again while the server does not answer, or not now."""
+        end = time.monotonic() + _AGAIN_S
+        while True:
+            try:
+                return self.kubectl(*arguments, stdin=stdin)
+            except KubectlError as error:
+                if not error.is_transient or time.monotonic() > end:
+                    raise
+            time.sleep(0.5)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from coding_agent_cluster.again import again
 from coding_agent_cluster.errors import MachineError
 from coding_agent_cluster.locks import locked
 from coding_agent_cluster.paths import cache_root
@@ -47,12 +48,17 @@ def _install(packages: Iterable[str]) -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise MachineError(f"missing on this machine: {', '.join(names)}. Install it: sudo {command}")
     with locked(cache_root() / "apt.lock"), step(f"install {', '.join(names)}"):
-        _apt(["update", "-qq"])
-        _apt(["install", "-y", "-qq", "--no-install-recommends", *names])
+        again(f"install {', '.join(names)}", lambda: _fetch(names))
+
+
+def _fetch(names: list[str]) -> None:
+    # Both: of a package that was replaced meanwhile the older index knows the wrong version.
+    _apt(["update", "-qq"])
+    _apt(["install", "-y", "-qq", "--no-install-recommends", *names])
 
 
 def _apt(arguments: list[str]) -> None:
-    # apt's own lock may be held by someone else's installation: wait for it, it ends.
+    # dpkg's lock may be held by someone else's installation: wait for it, it ends. apt's other locks fail.
     command = ["apt-get", "-o", "DPkg::Lock::Timeout=300", *arguments]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:

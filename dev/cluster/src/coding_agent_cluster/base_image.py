@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from coding_agent_cluster import apt, paths
+from coding_agent_cluster.again import again
 from coding_agent_cluster.buildah import build, buildah, command
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.errors import ClusterError
@@ -56,16 +57,18 @@ def ensure_node(base: str) -> str:
 
 def _make(work: Path, recipe: Path) -> None:
     root, context = work / "root", work / "context"
-    shutil.rmtree(root, ignore_errors=True)
     context.mkdir(parents=True, exist_ok=True)
     include = f"--include={','.join(_PACKAGES)}"
     debootstrap = apt.which("debootstrap") or "debootstrap"
     # In a mount namespace: an interrupted debootstrap leaves /proc mounted in the new root.
     namespace = ["unshare", "--mount", "--propagation", "private"]
-    run(
-        [*namespace, debootstrap, "--variant=minbase", include, _SUITE, str(root)],
-        timeout=_DEBOOTSTRAP_TIMEOUT_S,
-    )
+    command_line = [*namespace, debootstrap, "--variant=minbase", include, _SUITE, str(root)]
+
+    def bootstrap() -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        run(command_line, timeout=_DEBOOTSTRAP_TIMEOUT_S)
+
+    again("debootstrap", bootstrap)
     for folder in _EXCESS:
         shutil.rmtree(root / folder, ignore_errors=True)
     # The public image has the name `python` too.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coding_agent_cluster import apt, go, paths
+from coding_agent_cluster.again import again
 from coding_agent_cluster.errors import BuildError
 from coding_agent_cluster.gomod import module_folder, required_version
 from coding_agent_cluster.locks import locked
@@ -118,6 +119,10 @@ def _compile(src: Source, group: list[Part], scratch: Path) -> None:
 
 
 def _run(src: Source, command: list[str]) -> None:
+    again(f"build {src.module.name}", lambda: _go_build(src, command))
+
+
+def _go_build(src: Source, command: list[str]) -> None:
     environment = build_environment(src.module, dict(os.environ))
     try:
         run = subprocess.run(

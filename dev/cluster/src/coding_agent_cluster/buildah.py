@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from coding_agent_cluster import apt, paths
+from coding_agent_cluster.again import again
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.errors import ClusterError
 
@@ -74,17 +75,24 @@ def build(dockerfile: Path, context: Path, image: str, base: str, flags: Sequenc
     settings = pip_settings(_pip_config_list())
     for file, text in (("pip.conf", pip_configuration(settings)), ("uv/uv.toml", uv_configuration(settings))):
         (folder / file).parent.mkdir(exist_ok=True)
-        (folder / file).write_text(text)
+        _write(folder / file, text)
         mounts[folder / file] = f"/etc/{file}"
     command_line = build_arguments(dockerfile, context, image, base, mounts)
-    buildah(command_line[0], *flags, *command_line[1:], timeout=_BUILD_TIMEOUT_S)
+    words = (command_line[0], *flags, *command_line[1:])
+    again(f"image {image}", lambda: buildah(*words, timeout=_BUILD_TIMEOUT_S))
+
+
+def _write(file: Path, text: str) -> None:
+    """Leave a file alone that is right: another build may be reading it."""
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
 
 
 def npm_flags() -> list[str]:
     """Flags of ``build`` that lend npm's settings and the machine's certificates to the RUN steps."""
     file = paths.cache_root() / "buildah" / "npmrc"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(npm_configuration(_npm_config_list()))
+    _write(file, npm_configuration(_npm_config_list()))
     return [f"--volume={file}:/root/.npmrc:ro"]
 
 

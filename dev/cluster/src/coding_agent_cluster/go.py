@@ -7,6 +7,7 @@ SHA-256.
 
 import functools
 import hashlib
+import http.client
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 from coding_agent_cluster import paths
+from coding_agent_cluster.again import again
 from coding_agent_cluster.errors import BuildError
 from coding_agent_cluster.locks import locked
 from coding_agent_cluster.progress import step
@@ -76,7 +78,8 @@ def _toolchain(folder: Path) -> Path:
         archive, scratch = folder / "download.zip", folder / "unpacked"
         try:
             with step(f"download Go {VERSION}"):
-                _download(f"{_proxy()}/{name.replace('@', '/@v/')}.zip", archive, _SHA256[host])
+                url = f"{_proxy()}/{name.replace('@', '/@v/')}.zip"
+                again(f"download Go {VERSION}", lambda: _download(url, archive, _SHA256[host]))
                 with zipfile.ZipFile(archive) as files:
                     files.extractall(scratch)
             for tool in [*(scratch / name).glob("bin/*"), *(scratch / name).glob("pkg/tool/*/*")]:
@@ -101,10 +104,14 @@ def _download(url: str, file: Path, sha256: str) -> None:
             while block := answer.read(1 << 20):
                 digest.update(block)
                 out.write(block)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise BuildError(
             f"Go {VERSION} or later was not found on PATH, and {url} cannot be downloaded: {error}."
             " Install Go (https://go.dev/dl) or set GOPROXY"
         ) from error
+    headers = getattr(answer, "headers", None) or {}
+    wanted = headers.get("content-length")
+    if wanted is not None and file.stat().st_size != int(wanted):
+        raise BuildError(f"{url} is incomplete: {file.stat().st_size} of {wanted} bytes came")
     if digest.hexdigest() != sha256:
         raise BuildError(f"{url} is not what was pinned: its SHA-256 is {digest.hexdigest()}")

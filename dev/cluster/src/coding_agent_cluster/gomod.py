@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 from coding_agent_cluster import go, paths
+from coding_agent_cluster.again import again
 from coding_agent_cluster.errors import BuildError
 from coding_agent_cluster.locks import locked
 from coding_agent_cluster.parts import KUBERNETES, MODULES, PARTS, Module
@@ -92,6 +93,10 @@ def _derive(wanted: str, etcd: str) -> Path:
 
 
 def _go(arguments: list[str], folder: Path, mode: str = "mod") -> str:
+    return again(f"go {' '.join(arguments[:2])}", lambda: _go_once(arguments, folder, mode))
+
+
+def _go_once(arguments: list[str], folder: Path, mode: str) -> str:
     environment = {**os.environ, "GOFLAGS": f"-mod={mode}", "GOWORK": "off"}
     try:
         run = subprocess.run(

@@ -1,6 +1,7 @@
 """One at a time: a lock that the kernel lets go when its holder dies, whatever killed it."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,21 @@ def locked(path: Path) -> Iterator[None]:
     The holders do bounded work (a build, a start), each with its own deadline, so the wait ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _is_at(handle.fileno(), path):
+                continue  # the holder that we waited for has removed it
+            yield
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that others find under this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class Teams:
 
     def install(self) -> None:
         self.platform.install()
-        self.plane.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=30s")
+        self.plane.wait_until_established(CRD)
         for team in self.teams:
             team.install({"metrics": {"prometheusRule": {"enabled": False}}})
 

@@ -37,7 +37,7 @@ QUICK = {
 def install(plane: PlaneUnderTest) -> None:
     """Put the CRD into the control plane."""
     plane.apply(yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text()))
-    plane.kubectl("wait", "--for=condition=Established", "crd/agenttasks.coding-agent.dev", "--timeout=30s")
+    plane.wait_until_established("agenttasks.coding-agent.dev")
 
 
 def account(plane: PlaneUnderTest, namespace: str, folder: Path, server: str | None = None) -> Path:

@@ -1,5 +1,6 @@
 """Processes are found again and ended for certain, and waiting ends."""
 
+import http.client
 import os
 import signal
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_a_pid_that_another_process_has_by_now_is_left_alone(processes: Processe
 
 def test_who_ignores_a_signal_is_killed(processes: Processes) -> None:
     processes.start("deaf", ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"])
-    until("trap set", lambda: "ready" in processes.log_tail("deaf"), timeout=10)
+    until("trap set", lambda: "ready" in processes.log_tail("deaf"), timeout=60)
     pid = processes.pid("deaf") or 0
     processes.stop("deaf", how=signal.SIGTERM, timeout=0.3)
     assert fingerprint(pid) is None
@@ -49,9 +50,9 @@ def test_who_ignores_a_signal_is_killed(processes: Processes) -> None:
 
 def test_a_dead_process_is_reported_with_the_end_of_its_log(processes: Processes) -> None:
     processes.start("failing", ["sh", "-c", "echo the reason; sleep 60"])
-    until("output", lambda: "reason" in processes.log_tail("failing"), timeout=10)
+    until("output", lambda: "reason" in processes.log_tail("failing"), timeout=60)
     os.kill(processes.pid("failing") or 0, signal.SIGKILL)
-    until("its end", lambda: processes.pid("failing") is None, timeout=10)
+    until("its end", lambda: processes.pid("failing") is None, timeout=60)
     with pytest.raises(NotReadyError, match="failing has ended: the reason"):
         processes.require("failing")
 
@@ -61,7 +62,7 @@ def test_a_process_gets_no_secret_of_its_starters_environment(
 ) -> None:
     monkeypatch.setenv("GITHUB_PERSONAL_ACCESS_TOKEN", "secret")
     processes.start("printer", ["sh", "-c", "env; echo done; sleep 60"])
-    until("output", lambda: "done" in processes.log_tail("printer", 50), timeout=10)
+    until("output", lambda: "done" in processes.log_tail("printer", 50), timeout=60)
     processes.stop("printer", how=signal.SIGKILL, timeout=5)
     assert "secret" not in processes.log_tail("printer", 50)
 
@@ -106,6 +107,7 @@ def http_status(status: int) -> httpx.HTTPStatusError:
     "error",
     [
         ConnectionRefusedError(),
+        http.client.IncompleteRead(b"half"),
         ValueError("half of it"),
         *(ApiException(status=status) for status in (None, 0, 408, 429, 500, 503, 504)),
         urllib3.exceptions.ReadTimeoutError(None, "/", "read timed out"),  # type: ignore[arg-type]

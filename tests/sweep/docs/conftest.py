@@ -80,21 +80,21 @@ def release(tmp_path: Path) -> Iterator[MakeShell]:
         plane = standalone.up(root, parts.CONTROL_PLANE, owner=os.getpid())
         for name, path in programs.items():
             (tmp_path / name).symlink_to(path)
-        with RunningPods(PlaneUnderTest(plane), "coding-agent"):
-            yield lambda: _installed(Shell(tmp_path, environment={"KUBECONFIG": str(plane.kubeconfig)}))
+        under_test = PlaneUnderTest(plane)
+        with RunningPods(under_test, "coding-agent"):
+            shell = Shell(tmp_path, environment={"KUBECONFIG": str(plane.kubeconfig)})
+            yield lambda: _installed(shell, under_test)
     finally:
         standalone.down(root)
 
 
-def _installed(shell: Shell) -> Shell:
+def _installed(shell: Shell, plane: PlaneUnderTest) -> Shell:
     page = blocks(DOCS / "install.md")
     installs = next(number for number, block in enumerate(page) if "helm install" in block.text)
     shell.play(page[: installs + 1], "install")
-    ready = (
-        "kubectl wait --for=condition=Established crd/agenttasks.coding-agent.dev --timeout=60s",
-        "kubectl wait -n coding-agent --for=condition=Available deployment --all --timeout=120s",
-    )
-    wait = Block(DOCS / "install.md", 0, "sh", "\n".join(ready), "run", "release")
+    plane.wait_until_established("agenttasks.coding-agent.dev")
+    ready = "kubectl wait -n coding-agent --for=condition=Available deployment --all --timeout=250s"
+    wait = Block(DOCS / "install.md", 0, "sh", ready, "run", "release")
     shell.play([wait], "release")
     return shell
 
@@ -113,7 +113,7 @@ def _tasks(stack: ExitStack, folder: Path, plane: PlaneUnderTest, namespace: str
     operator = OperatorProcess(plane.kubeconfig, namespace, folder, {"limits": {"global": 1}}).start()
     stack.callback(operator.stop)
     for number, phase in ((7, "Succeeded"), (9, "Failed"), (12, "Running"), (15, "Queued")):
-        world.until_phase(world.create(number, repository=REPOSITORY), phase, timeout=60)
+        world.until_phase(world.create(number, repository=REPOSITORY), phase, timeout=150)
     (folder / "kubectl").symlink_to(plane.plane.binaries["kubectl"])
     return Shell(
         folder,

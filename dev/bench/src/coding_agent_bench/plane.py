@@ -65,9 +65,7 @@ class Plane(Access):
             KubectlError: it is refused, or not there in time.
         """
         self.apply(yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text(encoding="utf-8")))
-        self.kubectl(
-            "wait", "--for=condition=Established", "crd/agenttasks.coding-agent.dev", "--timeout=30s"
-        )
+        self.wait_until_established("agenttasks.coding-agent.dev")
 
     def namespace(self) -> str:
         """A new one, in which pods can be made."""

@@ -55,7 +55,7 @@ def remove(cluster: str) -> None:
     """Remove the cluster's groups, emptied by the end of its processes.
 
     Raises:
-        NotReadyError: some are still in use after ten seconds.
+        NotReadyError: some are still in use after a minute.
     """
 
     def gone() -> bool:
@@ -67,6 +67,6 @@ def remove(cluster: str) -> None:
         return not left(cluster)
 
     try:
-        until("control groups removed", gone, timeout=10)
+        until("control groups removed", gone, timeout=60)
     except NotReadyError as error:
         raise NotReadyError(f"{error}; left: {', '.join(map(str, left(cluster)))}") from error

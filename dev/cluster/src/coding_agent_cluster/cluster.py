@@ -101,7 +101,7 @@ class Cluster:
         with step("DNS"):
             text = manifest("coredns", IMAGE=dns_image, ADDRESS=self.network.dns_service)
             self.access.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
-            self.access.kubectl("-n", "kube-system", "rollout", "status", "deploy/coredns", "--timeout=90s")
+            self.access.kubectl("-n", "kube-system", "rollout", "status", "deploy/coredns", "--timeout=110s")
 
     def end(self) -> None:
         """End everything, and leave no process, mount, interface, firewall rule or control group."""

@@ -10,7 +10,7 @@ from coding_agent_cluster.errors import ClusterError
 def run(
     command: Sequence[str],
     *,
-    timeout: float = 30.0,
+    timeout: float = 60.0,
     stdin: str | IO[bytes] | None = None,
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,

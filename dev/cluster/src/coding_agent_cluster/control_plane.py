@@ -17,7 +17,7 @@ from coding_agent_cluster.processes import Processes
 from coding_agent_cluster.progress import step
 from coding_agent_cluster.wait import until
 
-_READY_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S = 120.0
 # In this order: etcd waits five seconds on SIGTERM for the API server's watches to end.
 _DEPENDENTS = ("kueue", "kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver")
 

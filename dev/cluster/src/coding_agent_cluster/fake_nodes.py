@@ -84,4 +84,4 @@ def add(plane: ControlPlane, access: Access, count: int) -> None:
             ],
         )
         access.apply(*(fake_node(n) for n in range(count)))
-        access.kubectl("wait", "--for=condition=Ready", "node", "-l", "type=kwok", "--timeout=60s")
+        access.kubectl("wait", "--for=condition=Ready", "node", "-l", "type=kwok", "--timeout=110s")

@@ -87,7 +87,8 @@ def enable(cluster: Cluster) -> None:
         resources += "\n---\n" + gateway_crds((examples / "gateway" / "00-crds.yaml").read_text())
         kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=resources)
         # Contour ends when it starts before its own resources are served.
-        kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", "-", stdin=resources)
+        # Of definitions, nothing but their own names is indented by two.
+        cluster.access.wait_until_established(*re.findall(r"^  name: (\S+)$", resources, re.MULTILINE))
         cluster.access.apply(ingress_class(), gateway_class())
         folder = cluster.root / "envoy"
         folder.mkdir(exist_ok=True)

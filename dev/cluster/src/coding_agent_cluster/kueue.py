@@ -30,7 +30,7 @@ _CONFIG = "controller_manager_config.yaml"
 _SECRET = "kueue-webhook-server-cert"
 # What takes a pod to be of use. An APIService that nobody serves keeps namespaces from being deleted.
 _ONLY_WITH_A_NODE = ("Deployment", "Service", "APIService")
-_READY_TIMEOUT_S = 90.0
+_READY_TIMEOUT_S = 150.0
 
 
 class Kueue:
@@ -56,8 +56,7 @@ class Kueue:
             objects = [entry for entry in yaml.safe_load_all(text) if entry]
             (self._folder / _CONFIG).write_text(self._config(objects))
             self._access.apply(*installed(objects, self._webhook_port, secret_data(self._folder)))
-            names = [f"crd/{n}" for n in crds(objects)]
-            self._access.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
+            self._access.wait_until_established(*crds(objects))
             (self._folder / "kubeconfig").write_text(json.dumps(self._kubeconfig()))
             self.start()
 

@@ -17,5 +17,5 @@ def enable(cluster: Cluster) -> None:
         text = manifest("metrics-server", IMAGE=image)
         kubectl = cluster.access.kubectl
         kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
-        kubectl("-n", "kube-system", "rollout", "status", "deploy/metrics-server", "--timeout=90s")
-        kubectl("wait", "--for=condition=Available", "apiservice/v1beta1.metrics.k8s.io", "--timeout=60s")
+        kubectl("-n", "kube-system", "rollout", "status", "deploy/metrics-server", "--timeout=110s")
+        kubectl("wait", "--for=condition=Available", "apiservice/v1beta1.metrics.k8s.io", "--timeout=110s")

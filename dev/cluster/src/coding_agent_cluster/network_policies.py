@@ -41,7 +41,7 @@ def enable(cluster: Cluster) -> None:
         text = manifest("network-policies", IMAGE=image, NODE=NODE_NAME, QUEUE=str(_QUEUE))
         kubectl = cluster.access.kubectl
         kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
-        kubectl("-n", "kube-system", "rollout", "status", "daemonset/network-policies", "--timeout=60s")
+        kubectl("-n", "kube-system", "rollout", "status", "daemonset/network-policies", "--timeout=110s")
         # Only now: a queue that nobody reads drops what it is given.
         inside = sandbox.enter(cluster.processes)
         for rule in firewall_rules(cluster.network):

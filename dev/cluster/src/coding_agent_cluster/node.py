@@ -23,7 +23,7 @@ from coding_agent_cluster.processes import Processes
 from coding_agent_cluster.wait import until
 
 NAMES = ("containerd", "kubelet", "kube-proxy")
-_READY_TIMEOUT_S = 90.0
+_READY_TIMEOUT_S = 150.0
 # Unpacking a large image on a busy disk.
 _IMPORT_TIMEOUT_S = 600.0
 
@@ -54,7 +54,7 @@ class Node:
         until(
             "containerd ready",
             self._containerd_answers,
-            timeout=30,
+            timeout=90,
             alive=lambda: self._processes.require("containerd"),
         )
 
@@ -156,7 +156,7 @@ class Node:
         enter = sandbox.enter(self._processes)
         self._processes.start(name, [str(binary), *arguments], enter=enter, path=str(binary.parent))
 
-    def _ctr(self, *arguments: str, timeout: float = 30.0, stdin: IO[bytes] | None = None) -> str:
+    def _ctr(self, *arguments: str, timeout: float = 120.0, stdin: IO[bytes] | None = None) -> str:
         command = [
             *sandbox.enter(self._processes),
             *(str(self._binaries["ctr"]), "--address", str(self._folders.containerd_socket)),
@@ -166,7 +166,7 @@ class Node:
 
     def _containerd_answers(self) -> bool:
         try:
-            self._ctr("version", timeout=5)
+            self._ctr("version", timeout=10)
         except ClusterError:
             return False
         return True

@@ -14,6 +14,9 @@ from coding_agent_cluster.errors import ClusterError, NotReadyError
 from coding_agent_cluster.wait import until
 
 _CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# On a machine that does much else.
+_START_S = 60
+_END_S = 60
 # Children of this process: kept so that they are reaped when they end.
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -76,7 +79,10 @@ class Processes:
         pid = child.pid if not enter else self._only_child(child, name)
         if (started := fingerprint(pid)) is None:
             raise NotReadyError(f"{name} ended at once: {self.log_tail(name)}")
-        (self._pids / name).write_text(f"{pid} {started}")
+        # In one step: another process may read it at any moment, and this one may be killed.
+        record = self._pids / f".{name}.{os.getpid()}"
+        record.write_text(f"{pid} {started}")
+        record.rename(self._pids / name)
 
     def forget(self, name: str) -> None:
         """Drop the record of a process that has ended otherwise."""
@@ -95,7 +101,8 @@ class Processes:
 
     def names(self) -> list[str]:
         """Every name that was started and not stopped, dead ones included."""
-        return sorted(p.name for p in self._pids.iterdir()) if self._pids.is_dir() else []
+        found = self._pids.iterdir() if self._pids.is_dir() else ()
+        return sorted(file.name for file in found if not file.name.startswith("."))
 
     def require(self, *names: str) -> None:
         """Raise NotReadyError, with the end of its log, when one of the processes is not alive."""
@@ -116,7 +123,7 @@ class Processes:
             except NotReadyError:
                 _signal(pid, signal.SIGKILL)
                 try:
-                    until(f"end of {name}", lambda: self.pid(name) is None, timeout=10, interval=0.02)
+                    until(f"end of {name}", lambda: self.pid(name) is None, timeout=_END_S, interval=0.02)
                 except NotReadyError as error:
                     raise ClusterError(f"{name} (pid {pid}) does not die of SIGKILL") from error
         (self._pids / name).unlink(missing_ok=True)
@@ -135,7 +142,7 @@ class Processes:
             children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
             return int(children[0]) if children else None
 
-        return until(f"start of {name}", child, timeout=10, interval=0.01)
+        return until(f"start of {name}", child, timeout=_START_S, interval=0.01)
 
 
 def _signal(pid: int, how: signal.Signals) -> None:

@@ -85,7 +85,7 @@ def up(processes: Processes, network: Network) -> None:
         processes.require(NAME)
         return Path(f"/proc/{pid}/comm").read_text().strip() == "pause"
 
-    until("sandbox", ready, timeout=10, interval=0.01)
+    until("sandbox", ready, timeout=60, interval=0.01)
     for command in cable_commands(network, pid or 0):
         run(command)
 
@@ -114,4 +114,4 @@ def remove_cable(network: Network) -> None:
         return not interface.exists()
 
     if interface.exists():
-        until(f"{network.host_interface} removed", gone, timeout=10)
+        until(f"{network.host_interface} removed", gone, timeout=60)

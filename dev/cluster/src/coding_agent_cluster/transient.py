@@ -3,7 +3,7 @@
 from coding_agent_cluster.errors import ClusterError
 
 # By name: importing the Kubernetes client alone takes longer than most waits; who asks by httpx brings it.
-_NO_ANSWER = {"urllib3.exceptions.HTTPError", "httpx.TransportError"}
+_NO_ANSWER = {"urllib3.exceptions.HTTPError", "httpx.TransportError", "http.client.HTTPException"}
 _BAD_ANSWER = {"kubernetes.client.exceptions.ApiException", "httpx.HTTPStatusError"}
 # Request Timeout, Too Many Requests.
 _ASK_AGAIN = {408, 429}

@@ -17,7 +17,7 @@ from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, PRESETS, WORKSPA
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import S3
-from coding_agent_core.settings.egress import ParentProxy
+from coding_agent_core.settings.environment import ParentProxy
 
 NEVER = (
     *("169.254.0.0/16", "168.63.129.16", "100.100.100.200", "fe80::/10"),

@@ -21,8 +21,7 @@ from coding_agent_core.settings.attempts import (
     McpServer,
     UserConfigApi,
 )
-from coding_agent_core.settings.egress import Egress
-from coding_agent_core.settings.environment import RepositoryEnvironment
+from coding_agent_core.settings.environment import Egress, RepositoryEnvironment
 from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
 from coding_agent_core.settings.section import SecretField, Section, for_repository

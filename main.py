@@ -137,9 +137,9 @@ def _check_scope(settings: Settings) -> None:
 
 
 def _check_token(settings: Settings) -> None:
-    from coding_agent_core.forge.connect import connect
+    from coding_agent_core.forge.connect import connect_forge
 
-    connect(settings, settings.task_source)
+    connect_forge(settings, settings.task_source)
 
 
 def _check_model(settings: Settings) -> None:
@@ -191,7 +191,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     """Run receiver, poller and consumer in one process, which holds the in-memory queue."""
     from coding_agent_consumer.notices import handle_notices
     from coding_agent_core.commands import CommandMetrics
-    from coding_agent_core.forge.connect import connect
+    from coding_agent_core.forge.connect import connect_forge
     from coding_agent_core.queues.memory import MemoryQueue
     from coding_agent_receiver.app import create_app
     from coding_agent_receiver.metrics import PollMetrics
@@ -201,7 +201,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
 
     queue = MemoryQueue()
     registry = CollectorRegistry()
-    forge = connect(settings, settings.task_source)
+    forge = connect_forge(settings, settings.task_source)
     try:
         app = create_app(settings, queue, registry=registry)
         parts = [
@@ -308,13 +308,13 @@ async def _poll(
     settings: Settings, sink: TaskSink, stop: asyncio.Event, *, loop_forever: bool = False
 ) -> str | None:
     """Poll once or forever; why a single poll ended early, else `None`."""
-    from coding_agent_core.forge.connect import connect
+    from coding_agent_core.forge.connect import connect_forge
     from coding_agent_core.metrics import process_registry, served
     from coding_agent_receiver.metrics import PollMetrics
     from coding_agent_receiver.poller import poll_forever, poll_once
 
     _check_scope(settings)
-    forge = connect(settings, settings.task_source)
+    forge = connect_forge(settings, settings.task_source)
     try:
         if loop_forever:
             registry, scheduling = process_registry(), settings.scheduling

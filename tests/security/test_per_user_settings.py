@@ -28,7 +28,7 @@ from coding_agent_core.platforms import Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import LLM
-from coding_agent_user_config.__main__ import ApiKey, create_app
+from coding_agent_user_config.__main__ import ApiKey, user_config_app
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic_ai.messages import ModelRequest, UserPromptPart
@@ -189,7 +189,7 @@ async def stolen(
     (users / "github").mkdir(parents=True, exist_ok=True)
     (users / "default.yaml").write_text(yaml.safe_dump(default))
     (users / "github" / "mallory.yaml").write_text(yaml.safe_dump(dict(stored)))
-    transport = httpx.ASGITransport(create_app(users, ApiKey(SERVICE)))
+    transport = httpx.ASGITransport(user_config_app(users, ApiKey(SERVICE)))
     theirs = await settings_for(ours, Platform.GITHUB, "mallory", transport=transport)
     spec = model_spec(theirs.llm)
     with recorded(monkeypatch) as requests:
@@ -375,7 +375,7 @@ async def test_the_key_of_the_default_stays_with_the_address_of_the_default(
     ours = installation(tmp_path)
     for stored in ({}, {"llm": {"openai": {"base_url": EVIL}}}):
         assert await stolen(ours, stored, default, tmp_path, monkeypatch) == set()
-    transport = httpx.ASGITransport(create_app(tmp_path / "users", ApiKey(SERVICE)))
+    transport = httpx.ASGITransport(user_config_app(tmp_path / "users", ApiKey(SERVICE)))
     bob = await settings_for(ours, Platform.GITHUB, "bob", transport=transport)
     assert (bob.llm.openai.base_url, model_spec(bob.llm).api_key) == (gateway, DEFAULT)
 

@@ -89,7 +89,7 @@ _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
 )
 
 
-def outcome_of(error: Exception) -> Outcome:
+def outcome_of_error(error: Exception) -> Outcome:
     """The outcome of an attempt that met this error. Unexpected errors are logged with their traceback."""
     for kind, reason in _REASONS:
         if isinstance(error, kind):
@@ -180,7 +180,7 @@ class Attempt:
         except StoppedError:
             return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped before it started.")
         except Exception as error:
-            return outcome_of(error)
+            return outcome_of_error(error)
 
     async def _run(self) -> Outcome:
         task, details = await self._prepared(self.load)

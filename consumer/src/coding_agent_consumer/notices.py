@@ -29,7 +29,7 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, task_name
 
-from coding_agent_consumer.tasks import ForgeTask, Start, decide, remembered, task_for
+from coding_agent_consumer.tasks import ForgeTask, Start, decide_start, remembered, task_for
 
 _logger = logging.getLogger("coding_agent.notices")
 
@@ -60,7 +60,7 @@ async def handle_notices(
 
 
 async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.Event) -> None:
-    item = item_of(notice)
+    item = item_of_notice(notice)
     while not stop.is_set():
         try:
             await handler.handle(notice)
@@ -75,7 +75,7 @@ async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.E
         return
 
 
-def item_of(notice: Notice) -> Item:
+def item_of_notice(notice: Notice) -> Item:
     return notice.request.item if isinstance(notice, QueuedTask) else notice.item
 
 
@@ -96,7 +96,7 @@ class NoticeHandler:
 
     async def handle(self, notice: Notice) -> None:
         """Raises ForgeError or QueueUnavailableError."""
-        item = item_of(notice)
+        item = item_of_notice(notice)
         forge = self.forges.get(item.host)
         if forge is None:
             _logger.warning("Dropped a notice: no forge is configured for %s", item.host)
@@ -122,7 +122,7 @@ class NoticeHandler:
                 return
             limit = self.settings.consumer.max_attempts
             labels = self.settings.labels(item.platform)
-            decision = decide(task, await forge.read(item), state, labels, limit)
+            decision = decide_start(task, await forge.read(item), state, labels, limit)
             if not isinstance(decision, Start):
                 return
             waiting = State(

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from coding_agent_core.errors import ForgeNotFoundError, SettingsError
-from coding_agent_core.forge.connect import connect, connect_all, forge_of
+from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.logs import configure
 from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
@@ -30,7 +30,7 @@ from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import model_spec
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
-from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of
+from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
 from coding_agent_consumer.egress import Identities, denials
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.mirror import Mirror
@@ -119,7 +119,7 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
         given = _read_input(environment)
         outcome = asyncio.run(_attempt(settings, given, lambda so_far: _leave(so_far, environment)))
     except Exception as error:
-        outcome = outcome_of(error)
+        outcome = outcome_of_error(error)
     log = _logger.error if outcome.outcome_class.counted and not outcome.succeeded else _logger.info
     log("%s: %s", outcome.reason, outcome.message)
     _leave(outcome, environment)
@@ -154,20 +154,20 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
     check_model(settings)
     item = given.task.request.item
     # Only the item's own forge: the credentials of another need not be there.
-    forge = connect(settings, item.platform)
+    forge = connect_forge(settings, item.platform)
     try:
         forge_of({forge.host: forge}, item)
         grace = settings.operator.job.grace_seconds
         folder = os.environ.get(MIRROR_VARIABLE)
         mirror = Mirror(Path(folder)) if folder else None
-        attempt = attempt_of(settings, given, forge, stop, grace=grace, record=record, mirror=mirror)
+        attempt = build_attempt(settings, given, forge, stop, grace=grace, record=record, mirror=mirror)
         outcome = await attempt.run()
         return outcome.model_copy(update={"denied": await denials(os.environ)})
     finally:
         await forge.aclose()
 
 
-def attempt_of(
+def build_attempt(
     settings: Settings,
     given: AttemptInput,
     forge: Forge,

@@ -34,7 +34,7 @@ from coding_agent_consumer.tasks import (
     ForgeTask,
     Start,
     branch_for,
-    decide,
+    decide_start,
     remembered,
     task_for,
 )
@@ -143,7 +143,7 @@ class TaskHandler:
         labels = self.settings.labels(item.platform)
         details = await self._retrying(claim, lambda: forge.read(item))
         state = await self._retrying(claim, lambda: remembered(forge, item))
-        decision = decide(queued, details, state, labels, limit)
+        decision = decide_start(queued, details, state, labels, limit)
         match decision:
             case Drop(why):
                 _logger.info("Dropped a message for %s: %s", item.display, why)

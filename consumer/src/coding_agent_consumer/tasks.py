@@ -1,7 +1,7 @@
 """A task on its item: whether a claimed one may start, which branch gets its work, and what the item shows.
 
-The decisions are pure. The consumer holds the item's lock from `decide` until the attempt ends: nobody else
-works on the item. What a `ForgeTask` shows can be shown again.
+The decisions are pure. The consumer holds the item's lock from `decide_start` until the attempt ends: nobody
+else works on the item. What a `ForgeTask` shows can be shown again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Abandon:
     message: str
 
 
-def decide(
+def decide_start(
     task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
 ) -> Start | Drop | Abandon:
     """What becomes of a message, from the item's labels and the state in our comment."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coding_agent_core.errors import StoreError
-from coding_agent_core.messages import attempt_of, folder_of, key_of, place_of, url_of
+from coding_agent_core.messages import attempt_of_key, folder_of, place_of, transcript_key, url_of
 from coding_agent_core.outcome import MAX_TAIL, Outcome
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item
@@ -70,7 +70,7 @@ class Transcripts:
 
     @property
     def key(self) -> str:
-        return key_of(self.item, self.run, self.uuid, self.attempt)
+        return transcript_key(self.item, self.run, self.uuid, self.attempt)
 
     @property
     def path(self) -> Path | None:
@@ -143,7 +143,7 @@ class Transcripts:
 
     def _local_recaps(self) -> dict[int, str]:
         folder = self.base / folder_of(self.item, self.run, self.uuid)
-        found = {attempt_of(path.name): path for path in folder.glob("attempt-*.jsonl")}
+        found = {attempt_of_key(path.name): path for path in folder.glob("attempt-*.jsonl")}
         return {
             number: recap(path)
             for number, path in found.items()
@@ -153,7 +153,7 @@ class Transcripts:
     async def _fetch(self, bucket: S3Bucket, recaps: dict[int, str]) -> None:
         """Fetch earlier transcripts from the bucket, and what another pod of this attempt left there."""
         folder = folder_of(self.item, self.run, self.uuid)
-        keys = {attempt_of(key): key for key in await bucket.keys(folder)}
+        keys = {attempt_of_key(key): key for key in await bucket.keys(folder)}
         numbers = sorted(number for number in keys if number is not None and number <= self.attempt)
         for number in numbers[-_EARLIER:]:
             if recaps.get(number):
@@ -162,7 +162,7 @@ class Transcripts:
             data = await bucket.get(keys[number], last=None if own else _FETCH_SIZE)
             if data is None:
                 continue
-            path = self.base / key_of(self.item, self.run, self.uuid, number)
+            path = self.base / transcript_key(self.item, self.run, self.uuid, number)
             await asyncio.to_thread(write_private, path, data)
             recaps[number] = await asyncio.to_thread(recap, path)
 

@@ -219,12 +219,12 @@ def folder_of(item: Item, run: int, uuid: str) -> str:
     return "/".join(re.sub(r"^\.+|[^A-Za-z0-9._-]", "_", part) or "_" for part in parts)
 
 
-def key_of(item: Item, run: int, uuid: str, attempt: int) -> str:
+def transcript_key(item: Item, run: int, uuid: str, attempt: int) -> str:
     """The key of an attempt's transcript in the store."""
     return f"{folder_of(item, run, uuid)}/attempt-{attempt}.jsonl"
 
 
-def attempt_of(key: str) -> int | None:
+def attempt_of_key(key: str) -> int | None:
     """The attempt whose transcript has this key; `None` if it is not a transcript's key."""
     found = re.search(r"(?:^|/)attempt-(\d{1,6})\.jsonl$", key)
     return int(found.group(1)) if found else None

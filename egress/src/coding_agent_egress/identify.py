@@ -21,11 +21,11 @@ def answer(line: str, keys: list[str]) -> str:
     return "OK" if job_of(name) and is_valid(name, unquote(given), keys) else "ERR"
 
 
-def serve(keys: Path, lines: TextIO, answers: TextIO) -> None:
+def answer_lines(keys: Path, lines: TextIO, answers: TextIO) -> None:
     """Answer until the input ends. The file has one key in each line, and is read again for each answer."""
     for line in lines:
         print(answer(line, keys.read_text(encoding="utf-8").splitlines()), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), sys.stdin, sys.stdout)
+    answer_lines(Path(sys.argv[1]), sys.stdin, sys.stdout)

@@ -33,7 +33,7 @@ _WAIT_S = 1.0
 """Between two tries of one that waits for the Lease, or whose renewal failed."""
 
 
-async def connect(timeout: float) -> ApiServer:
+async def connect_api_server(timeout: float) -> ApiServer:
     """Connections with the credentials that this process has; close them with `aclose`.
 
     Raises:

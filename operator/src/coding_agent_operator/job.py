@@ -25,8 +25,8 @@ from coding_agent_core.messages import (
     AttemptInput,
     EarlierAttempts,
     QueuedTask,
-    key_of,
     place_of,
+    transcript_key,
     url_of,
 )
 from coding_agent_core.reasons import ExitCode
@@ -176,7 +176,7 @@ def with_transcript_annotations(
     manifest: Mapping[str, Any], task: Task, number: int, storage: ContextStorage
 ) -> dict[str, Any]:
     """The manifest of attempt `number` with the place of its transcript, if it is kept anywhere."""
-    key = key_of(task.spec.item, task.spec.run, task.uid, number)
+    key = transcript_key(task.spec.item, task.spec.run, task.uid, number)
     places = {ANNOTATION_TRANSCRIPT: place_of(storage, key), ANNOTATION_TRANSCRIPT_URL: url_of(storage, key)}
     notes = {name: place for name, place in places.items() if place is not None}
     if not notes:

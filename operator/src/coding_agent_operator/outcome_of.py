@@ -166,7 +166,7 @@ def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
     return not (pod.disruption or told)
 
 
-def report_of(job: Job) -> Outcome | None:
+def agent_report(job: Job) -> Outcome | None:
     """What the agent has said of its work, whether or not the Job has ended."""
     pod = _speaker(job)
     return None if pod is None else Outcome.from_termination_message(pod.message)

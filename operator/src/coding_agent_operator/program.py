@@ -27,7 +27,7 @@ from coding_agent_core.retry import backoff
 from coding_agent_core.settings import Settings
 
 from coding_agent_operator import metrics
-from coding_agent_operator.cluster import connect, namespaces_with_tasks
+from coding_agent_operator.cluster import connect_api_server, namespaces_with_tasks
 from coding_agent_operator.namespace import NamespaceController
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, Job, Task, read_job, read_task
 from coding_agent_operator.watching import Resource, Selector, serve_probes, watch
@@ -49,7 +49,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """
     operator = settings.operator
     stop = stop or asyncio.Event()
-    server = await connect(operator.request_limit)
+    server = await connect_api_server(operator.request_limit)
     namespaces = Namespaces(server, settings)
     probes = await serve_probes(
         operator.http_host, operator.http_port, alive=namespaces.alive, ready=namespaces.ready
@@ -67,7 +67,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         for task in done:
             task.result()
     finally:
-        await cancelled(work)
+        await cancel_and_wait(work)
         await probes.cleanup()
         await server.aclose()
 
@@ -150,8 +150,9 @@ class Namespaces:
                 task.result()
         finally:
             self._stopping = True
-            await cancelled([discovery, *self._serving.values()])  # each waits for its requests under way
-            await cancelled([workers])
+            # Each waits for its requests under way.
+            await cancel_and_wait([discovery, *self._serving.values()])
+            await cancel_and_wait([workers])
 
     async def _reconcile(self, key: Key) -> Requeue:
         controller = self._controllers.get(key.namespace)
@@ -251,7 +252,7 @@ class Namespaces:
             await asyncio.sleep(operator.relist_interval)
 
 
-async def cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel the tasks and wait for their ends, whatever these are."""
     tasks = list(tasks)
     for task in tasks:

@@ -23,10 +23,10 @@ from coding_agent_operator.outcome_of import (
     AT_ONCE,
     AttemptOutcome,
     PodProblem,
+    agent_report,
     next_attempt_time,
     outcome_of,
     pod_problem,
-    report_of,
     stopped,
     stuck,
 )
@@ -184,7 +184,7 @@ def _attempts(
         if attempt is None and own[number].waiting:
             continue  # it has not started: deleted now, it never existed
         if attempt is None:
-            attempt = started(own[number], number)
+            attempt = started_attempt(own[number], number)
         elif job is not None and job.queue and job.started is not None and not job.finished:
             attempt = attempt.model_copy(update={"start_time": job.started})
         outcome = None
@@ -192,11 +192,11 @@ def _attempts(
             first = job is None or job in live[:1]
             attempt, outcome = _settle(task, attempt, job, first=first, now=now, policy=policy)
             last = outcome or last
-        report = outcome.report if outcome else report_of(job) if job and not job.finished else None
+        report = outcome.report if outcome else agent_report(job) if job and not job.finished else None
         if report is not None:
             # An agent that is being stopped reports before its Job is gone for good.
             reports.append(report)
-            attempt = attempt if outcome else reported(attempt, report)
+            attempt = attempt if outcome else with_report(attempt, report)
         attempts.append(attempt)
     return attempts, reports, last
 
@@ -284,7 +284,7 @@ def _recorded_outcome(task: Task) -> TaskOutcome:
     return TaskOutcome(phase, condition.reason, condition.message)
 
 
-def started(job: Job, number: int) -> AttemptStatus:
+def started_attempt(job: Job, number: int) -> AttemptStatus:
     """An attempt whose Job exists; the Job already says where its transcript will be."""
     return AttemptStatus(
         number=number,
@@ -296,7 +296,7 @@ def started(job: Job, number: int) -> AttemptStatus:
     )
 
 
-def reported(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
+def with_report(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
     return attempt.model_copy(
         update={
             "usage": report.usage,
@@ -311,7 +311,7 @@ def reported(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
 def ended(attempt: AttemptStatus, outcome: AttemptOutcome, when: datetime) -> AttemptStatus:
     """The attempt with its end, within the CRD's bounds."""
     if outcome.report is not None:
-        attempt = reported(attempt, outcome.report)
+        attempt = with_report(attempt, outcome.report)
     elif outcome.never_began and attempt.allowance is not None:
         attempt = attempt.model_copy(update={"usage": Usage()})  # it counts, but it spent nothing
     return attempt.model_copy(

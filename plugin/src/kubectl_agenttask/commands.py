@@ -115,7 +115,7 @@ def logs(session: Session, arguments: Namespace) -> None:
     """`logs`: what a container of an attempt says."""
     pod = _pod(session, arguments)
     name = pod["metadata"]["name"]
-    session.notes.print(f"Attempt {attempt_of(pod)}, pod {name}, container {arguments.container}:")
+    session.notes.print(f"Attempt {attempt_of_pod(pod)}, pod {name}, container {arguments.container}:")
     for chunk in session.cluster.log(name, arguments.container, follow=arguments.follow):
         session.raw.write(chunk)
         session.raw.flush()
@@ -127,7 +127,7 @@ def _pod(session: Session, arguments: Namespace) -> Body:
     while True:
         task = session.cluster.task(arguments.name)
         pod = choose(session.cluster.pods(arguments.name), arguments.attempt)
-        if pod is not None and started(pod, arguments.container):
+        if pod is not None and has_started(pod, arguments.container):
             return dict(pod)
         why = f"its pod waits: {waiting_for(pod)}" if pod is not None else _no_pod(task)
         problem = f"{arguments.name} has no log yet or any more: {why}."
@@ -158,7 +158,7 @@ def _left(task: Body) -> str:
     return "; its pods are gone, read them in your log store"
 
 
-def attempt_of(pod: Mapping[str, Any]) -> int:
+def attempt_of_pod(pod: Mapping[str, Any]) -> int:
     """The number of the attempt that a pod belongs to; 0 if that is unknown."""
     value = str((pod["metadata"].get("labels") or {}).get(LABEL_ATTEMPT, ""))
     return int(value) if value.isdigit() else 0
@@ -170,18 +170,18 @@ def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[st
     Raises:
         PluginError: that attempt has none, but others have.
     """
-    numbers = sorted({attempt_of(pod) for pod in pods})
+    numbers = sorted({attempt_of_pod(pod) for pod in pods})
     if not numbers:
         return None
     wanted = numbers[-1] if attempt is None else attempt
     if wanted not in numbers:
         there = ", ".join(str(number) for number in numbers)
         raise PluginError(f"attempt {wanted} has no pod (any more). Attempts that have one: {there}.")
-    of_attempt = [pod for pod in pods if attempt_of(pod) == wanted]
+    of_attempt = [pod for pod in pods if attempt_of_pod(pod) == wanted]
     return max(of_attempt, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
 
 
-def started(pod: Mapping[str, Any], container: str) -> bool:
+def has_started(pod: Mapping[str, Any], container: str) -> bool:
     """Whether the container has started, so that it has a log.
 
     Raises:

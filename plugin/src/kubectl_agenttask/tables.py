@@ -39,7 +39,7 @@ def task_rows(tasks: Iterable[Body], now: datetime) -> list[tuple[str, ...]]:
         (
             _name(task),
             _text(task, "spec", "source", "repository"),
-            item_mark(task),
+            item_text(task),
             phase(task),
             _text(task, "status", "attempt"),
             _text(task, "status", "result", "changeURL"),
@@ -59,7 +59,7 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
     pairs = [
         ("Name", _name(task)),
         ("Namespace", _text(task, "metadata", "namespace")),
-        ("Item", f"{_text(task, 'spec', 'source', 'repository')}{item_mark(task)}"),
+        ("Item", f"{_text(task, 'spec', 'source', 'repository')}{item_text(task)}"),
         ("Title", _text(task, "spec", "title")),
         ("URL", _text(task, "spec", "url")),
         ("Phase", phase(task) + (f" ({reason})" if reason and reason != phase(task) else "")),
@@ -212,7 +212,7 @@ def nobody_looks(task: Body, now: datetime) -> str:
     )
 
 
-def item_mark(task: Body) -> str:
+def item_text(task: Body) -> str:
     """`#7`, or `!7` for a merge request."""
     platform, number = _text(task, "spec", "source", "platform"), _text(task, "spec", "source", "number")
     is_change = _text(task, "spec", "source", "kind") == ItemKind.CHANGE and platform in list(Platform)

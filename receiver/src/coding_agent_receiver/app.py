@@ -33,7 +33,7 @@ from coding_agent_receiver.events import Answer, Delivery, PlatformWebhooks, Web
 from coding_agent_receiver.intake import Intake
 from coding_agent_receiver.limits import AddressCheck, Allowlist, BodyRoom, NoRoomError, RateLimits
 from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
-from coding_agent_receiver.payload import BodyError, decode, require_json
+from coding_agent_receiver.payload import BodyError, decode_payload, require_json
 from coding_agent_receiver.verify import Address, Verification
 
 _logger = logging.getLogger("webhook.server")
@@ -147,7 +147,7 @@ class WebhookEndpoint:
             return events.too_many(wait)
         try:
             require_json(headers.get("content-type"))
-            return decode(body)
+            return decode_payload(body)
         except BodyError as error:
             _logger.error("Cannot read the %s payload: %s", webhooks.title, error)  # noqa: TRY400
             return events.unreadable(error)

@@ -27,7 +27,7 @@ from coding_agent_core.tasks import (
     parse_time,
 )
 
-from coding_agent_receiver.payload import BodyError, FieldError, Fields, printable
+from coding_agent_receiver.payload import BodyError, FieldError, Fields, display_text
 from coding_agent_receiver.verify import Verification
 
 
@@ -189,8 +189,8 @@ def accept(
     return Accepted(
         TaskRequest(
             item=item,
-            user=printable(user)[:255],
-            title=printable(subject.optional_text("title"))[:1024],
+            user=display_text(user)[:255],
+            title=display_text(subject.optional_text("title"))[:1024],
             url=url,
             trigger=trigger,
             runner=runner,
@@ -199,7 +199,7 @@ def accept(
     )
 
 
-def withdraw(item: Item, subject: Fields, what: str, delivered: Delivery, *, ended: bool) -> Withdrawn:
+def withdrawal_of(item: Item, subject: Fields, what: str, delivered: Delivery, *, ended: bool) -> Withdrawn:
     """The withdrawal of an item that was closed (`ended`) or lost its label: `what` in words."""
     noun = "issue" if item.kind is ItemKind.ISSUE else FACTS[item.platform].change_noun
     return Withdrawn(
@@ -234,7 +234,7 @@ def command(
             at=parse_time(comment.optional_text("created_at")),
             delivery_id=delivered.id,
             received_at=received_at,
-            title=printable(subject.optional_text("title"))[:1024],
+            title=display_text(subject.optional_text("title"))[:1024],
             url=url,
         )
     )

@@ -128,7 +128,7 @@ def _withdraw(
     item = _item(fields, subject, settings)
     if isinstance(item, Ignored):
         return item
-    return events.withdraw(item, fields.object(subject), what, delivered, ended=ended)
+    return events.withdrawal_of(item, fields.object(subject), what, delivered, ended=ended)
 
 
 def _comment(delivered: Delivery, fields: Fields, settings: Settings, received_at: datetime) -> Meaning:

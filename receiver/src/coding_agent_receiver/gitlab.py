@@ -102,7 +102,7 @@ def interpret(
         return item
     if not added:
         what = ends or f"lost the label {lost!r}"
-        return events.withdraw(item, attributes, what, delivered, ended=bool(ends))
+        return events.withdrawal_of(item, attributes, what, delivered, ended=bool(ends))
     if attributes.optional_text("state") not in ("", "opened"):
         return Ignored("the item is closed; reopen it and apply the label again")
     user = fields.object("user").text("username")

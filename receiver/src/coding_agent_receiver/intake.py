@@ -137,7 +137,7 @@ class Intake:
         if submission.duplicate is not None:
             _logger.info("Duplicate of task %s: %s", submission.task, submission.duplicate)
             return events.duplicate(submission.task)
-        _logger.info("Task queued successfully: %s: %s", submission.task, describe(request.item))
+        _logger.info("Task queued successfully: %s: %s", submission.task, task_text(request.item))
         return events.success(submission.task)
 
     async def _withdraw(self, withdrawal: Withdrawal) -> Answer:
@@ -158,7 +158,7 @@ class Intake:
         return events.command_stored(command.name, stored.place)
 
 
-def describe(item: Item) -> str:
+def task_text(item: Item) -> str:
     """`TaskGitHubIssue(owner=notfolder, repo=coding_agent, issue=123)`: log analysis depends on the form."""
     fields = item.key
     key_type = str(fields.pop("type"))

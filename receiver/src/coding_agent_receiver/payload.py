@@ -39,7 +39,7 @@ def require_json(content_type: str | None) -> None:
         )
 
 
-def decode(body: bytes | bytearray) -> dict[str, Any]:
+def decode_payload(body: bytes | bytearray) -> dict[str, Any]:
     """The payload's object.
 
     Of duplicate keys the last wins, as with the forges' own parsers.
@@ -128,7 +128,7 @@ class Fields:
     def url(self, name: str) -> str:
         """An http(s) URL of at most 2,048 characters."""
         value = self.text(name)
-        if not value.startswith(("https://", "http://")) or len(value) > 2048 or value != printable(value):
+        if not value.startswith(("https://", "http://")) or len(value) > 2048 or value != display_text(value):
             raise FieldError(self._at(name), "is not an http(s) URL")
         return value
 
@@ -172,6 +172,6 @@ class Fields:
         return f"{self._path}.{name}" if self._path else name
 
 
-def printable(text: str) -> str:
+def display_text(text: str) -> str:
     """Text without control characters and lone surrogates, to be shown to people."""
     return _UNPRINTABLE.sub(" ", text.encode("utf-8", "replace").decode("utf-8"))

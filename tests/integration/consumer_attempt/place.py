@@ -14,8 +14,8 @@ from typing import Any
 
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.attempt import MakeAgent
-from coding_agent_consumer.program import attempt_of
-from coding_agent_core.forge.connect import connect
+from coding_agent_consumer.program import build_attempt
+from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.platforms import ItemKind, Platform
@@ -150,10 +150,10 @@ class AttemptPlace:
         """Run an attempt in this process, with a workspace of its own."""
         self.workspace.fresh()
         settings = self.settings(**sections)
-        forge = connect(settings, self.platform)
+        forge = connect_forge(settings, self.platform)
         try:
             stop = stop or asyncio.Event()
-            return await attempt_of(
+            return await build_attempt(
                 settings, given, forge, stop, grace=grace, make_agent=make_agent, record=record
             ).run()
         finally:

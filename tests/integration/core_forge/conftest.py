@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.retry import Clock
@@ -74,6 +74,6 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         {request.param: {"api_url": server.api_url, "personal_access_token": BOT_TOKEN}}
     )
     # The forges are real, the waiting between two tries is not.
-    forge = connect(settings, Platform(request.param), clock=Clock(sleep=lambda _: asyncio.sleep(0)))
+    forge = connect_forge(settings, Platform(request.param), clock=Clock(sleep=lambda _: asyncio.sleep(0)))
     yield World(server, forge, settings, tmp_path)
     await forge.aclose()

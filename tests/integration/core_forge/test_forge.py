@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
-from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.protocol import CommitIdentity, Permission
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
@@ -139,7 +139,7 @@ async def test_the_configured_scope_selects(
     name = world.platform.value
     section = world.settings.model_dump()[name] | scope[name]
     section["personal_access_token"] = "bot-token"
-    forge = connect(Settings.model_validate({name: section}), world.platform)
+    forge = connect_forge(Settings.model_validate({name: section}), world.platform)
     try:
         assert len([entry async for entry in forge.find_labeled()]) == count
     finally:
@@ -154,7 +154,7 @@ async def test_what_our_own_account_opened_can_be_selected(world: World) -> None
         world.server.add_label(REPOSITORY, number, LABEL)
     section = world.settings.model_dump()["github"] | {"query": "state:open author:@me"}
     section["personal_access_token"] = "bot-token"
-    forge = connect(Settings.model_validate({"github": section}), world.platform)
+    forge = connect_forge(Settings.model_validate({"github": section}), world.platform)
     try:
         assert [found.item.number async for found in forge.find_labeled()] == [ours]
     finally:
@@ -264,7 +264,7 @@ async def test_an_item_that_is_not_there(world: World) -> None:
 async def test_a_wrong_token_is_refused_at_once(world: World) -> None:
     name = world.platform.value
     section = {"api_url": world.server.api_url, "personal_access_token": "wrong-token"}
-    forge = connect(Settings.model_validate({name: section}), world.platform)
+    forge = connect_forge(Settings.model_validate({name: section}), world.platform)
     try:
         with pytest.raises(ForgeRefusedError, match="token") as caught:
             await forge.whoami()

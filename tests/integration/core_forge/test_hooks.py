@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.protocol import Hook, HookDelivery, Hooks
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
@@ -27,7 +27,7 @@ def settings(server: ForgeServer, token: str) -> Settings:
 
 @pytest.fixture
 async def hooks(github_forge: ForgeServer) -> AsyncIterator[Hooks]:
-    forge = connect(settings(github_forge, PERSON_TOKEN), Platform.GITHUB)
+    forge = connect_forge(settings(github_forge, PERSON_TOKEN), Platform.GITHUB)
     found = forge.hooks()
     assert found is not None
     yield found
@@ -123,7 +123,7 @@ async def test_an_inactive_webhook_is_none_and_without_the_right_there_is_an_err
     hook = next(entry for entry in github_forge.sandbox.store.hooks if entry.id == hook_id)
     hook.active = False
     assert await hooks.of_repository(REPOSITORY) == []
-    forge = connect(settings(github_forge, BOT_TOKEN), Platform.GITHUB)
+    forge = connect_forge(settings(github_forge, BOT_TOKEN), Platform.GITHUB)
     try:
         theirs = forge.hooks()
         assert theirs is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_consumer.tasks import Abandon, Drop, Start, decide
+from coding_agent_consumer.tasks import Abandon, Drop, Start, decide_start
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.outcome import Phase
@@ -176,7 +176,7 @@ CASES = [
 
 def test_a_task_that_only_waited_continues_nothing() -> None:
     waiting = state(OWN, Phase.QUEUED, attempt=0)
-    decision = decide(message(), item(BOT), waiting, Labels(), max_attempts=3)
+    decision = decide_start(message(), item(BOT), waiting, Labels(), max_attempts=3)
     assert decision == Start(run=1, attempt=1, previous=waiting, continues=False)
 
 
@@ -184,7 +184,7 @@ def test_a_task_that_only_waited_continues_nothing() -> None:
     ("queued", "details", "remembered", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
 def test_claim(queued: QueuedTask, details: ItemDetails, remembered: State | None, expected: object) -> None:
-    decision = decide(queued, details, remembered, Labels(), max_attempts=3)
+    decision = decide_start(queued, details, remembered, Labels(), max_attempts=3)
     match decision:
         case Start(run, attempt):
             assert (run, attempt) == expected

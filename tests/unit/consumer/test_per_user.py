@@ -16,7 +16,7 @@ from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings
 from coding_agent_core.settings.attempts import LLM
 from coding_agent_core.tasks import Item, RunnerName
-from coding_agent_user_config.__main__ import ApiKey, create_app
+from coding_agent_user_config.__main__ import ApiKey, user_config_app
 
 KEY = "service-key"
 ITEM = Item(
@@ -33,7 +33,7 @@ def ours() -> Settings:
 
 
 def service(tmp_path: Path) -> httpx.ASGITransport:
-    return httpx.ASGITransport(create_app(tmp_path, ApiKey(KEY)))
+    return httpx.ASGITransport(user_config_app(tmp_path, ApiKey(KEY)))
 
 
 async def test_a_persons_settings_come_over_a_copy(ours: Settings, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.forge.client import translate
+from coding_agent_core.forge.client import forge_error
 from coding_agent_core.forge.pacing import message_of, retry_after
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -83,7 +83,9 @@ def test_translate(
     status: int, headers: dict[str, str], body: Any, kind: type[ForgeError], wait: float | None
 ) -> None:
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    error = translate(status, headers, content, what="reading acme/pricing#7", host="forge.example", now=NOW)
+    error = forge_error(
+        status, headers, content, what="reading acme/pricing#7", host="forge.example", now=NOW
+    )
     assert type(error) is kind
     assert error.status == status
     assert error.retry_after == wait

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.connect import connect, connect_all, forge_of
+from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
 
@@ -22,7 +22,7 @@ from tests.unit.core_forge.wire import ITEMS, SETTINGS, Wire, answer
 )
 def test_no_token_names_the_setting_and_the_variable(platform: Platform, names: tuple[str, str]) -> None:
     with pytest.raises(SettingsError) as caught:
-        connect(Settings(), platform)
+        connect_forge(Settings(), platform)
     assert all(name in str(caught.value) for name in names)
     with pytest.raises(SettingsError) as caught:
         connect_all(Settings())

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-from coding_agent_core.forge.connect import connect
+from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.retry import Clock
@@ -63,7 +63,7 @@ class Wire:
 
     def forge(self, platform: Platform, settings: Settings = SETTINGS) -> Forge:
         clock = Clock(now=lambda: NOW, monotonic=lambda: self.elapsed, sleep=self.sleep, chance=lambda: 0.999)
-        return connect(settings, platform, clock=clock, transport=httpx.MockTransport(self.handle))
+        return connect_forge(settings, platform, clock=clock, transport=httpx.MockTransport(self.handle))
 
     @property
     def sent(self) -> list[tuple[str, str]]:

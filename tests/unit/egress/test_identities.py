@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from coding_agent_core.egress import Role, is_valid, job_of, password, profile_of, user_name, variables
 from coding_agent_core.settings import Settings
-from coding_agent_egress.identify import serve
+from coding_agent_egress.identify import answer_lines
 from pydantic import ValidationError
 
 
@@ -61,7 +61,7 @@ def test_the_helper_answers_each_line(tmp_path: Path) -> None:
     keys.write_text("an old key\nkey")
     good = password("web-1.agent", "an old key")
     answers = StringIO()
-    serve(
+    answer_lines(
         keys,
         StringIO(
             f"web%2D1.agent {good}\nweb-2.agent {good}\nweb-1.agent\n\nroot {password('root', 'key')}\n"

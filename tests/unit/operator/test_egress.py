@@ -15,7 +15,7 @@ from coding_agent_core.settings.environment import Egress
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_operator.egress import EgressProxy, address_of, with_egress
 from coding_agent_operator.job import build_job
-from coding_agent_operator.task_state import reported
+from coding_agent_operator.task_state import with_report
 
 from tests.unit.operator.making import NOW, task
 
@@ -94,6 +94,6 @@ async def test_without_its_key_no_attempt_starts(tmp_path: Path) -> None:
 def test_denials_stand_on_the_status() -> None:
     denied = (Denial(host="a.example.com", count=3),)
     first = AttemptStatus(number=1, job="web-1", start_time=NOW)
-    attempt = reported(first, Outcome(reason=Reason.COMPLETED, message="m", denied=denied))
+    attempt = with_report(first, Outcome(reason=Reason.COMPLETED, message="m", denied=denied))
     assert attempt.to_wire()["denied"] == [{"host": "a.example.com", "count": 3}]
-    assert "denied" not in reported(first, Outcome(reason=Reason.COMPLETED, message="m")).to_wire()
+    assert "denied" not in with_report(first, Outcome(reason=Reason.COMPLETED, message="m")).to_wire()

@@ -14,10 +14,10 @@ from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import Job
 from coding_agent_operator.outcome_of import (
     EXITS,
+    agent_report,
     attempt_outcome,
     outcome_of,
     pod_problem,
-    report_of,
     stopped,
     stuck,
 )
@@ -236,8 +236,8 @@ def test_what_the_agent_has_pushed_is_known_however_it_ended() -> None:
     outcome = outcome_of(failed(**pushed, disruption="PreemptionByScheduler"))
     assert outcome.report is not None
     assert outcome.report.branch == "coding-agent/7"
-    assert report_of(job(pods=(pod(**pushed),))) is not None
-    assert report_of(job(pods=(pod(phase="Running"),))) is None
+    assert agent_report(job(pods=(pod(**pushed),))) is not None
+    assert agent_report(job(pods=(pod(phase="Running"),))) is None
 
 
 def test_the_pod_that_succeeded_speaks_for_a_complete_job() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType, TaskResult
-from coding_agent_core.messages import attempt_of, key_of, place_of, url_of
+from coding_agent_core.messages import attempt_of_key, place_of, transcript_key, url_of
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
@@ -87,18 +87,18 @@ FOLDERS = [
 
 @pytest.mark.parametrize(("item", "folder"), FOLDERS)
 def test_keys_are_paths_that_stay_inside(item: Item, folder: str) -> None:
-    found = key_of(item, 2, "0b54-4ee3", 11)
+    found = transcript_key(item, 2, "0b54-4ee3", 11)
     assert found == f"{folder}/run-2-0b54-4ee3/attempt-11.jsonl"
-    assert attempt_of(found) == 11
+    assert attempt_of_key(found) == 11
     assert (Path("/root") / found).resolve().is_relative_to("/root/" + found.split("/", maxsplit=1)[0])
 
 
 @pytest.mark.parametrize("uuid", ["../../../etc", "a/b", "", "u\n", "x" * 5000])
 def test_a_queues_uuid_that_is_none_stays_inside_and_is_told_from_others(uuid: str) -> None:
     item = Item(platform=Platform.GITHUB, host="h", repository="o/r", kind=ItemKind.ISSUE, number=1)
-    found = key_of(item, 1, uuid, 1)
+    found = transcript_key(item, 1, uuid, 1)
     assert re.fullmatch(r"github/h/o/r/issue-1/run-1-[0-9a-f]{32}/attempt-1\.jsonl", found)
-    assert found != key_of(item, 1, f"{uuid}.", 1)
+    assert found != transcript_key(item, 1, f"{uuid}.", 1)
 
 
 def test_the_next_attempt_is_told_what_the_last_one_left() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from kubectl_agenttask import PluginError
-from kubectl_agenttask.commands import choose, started, waiting_for
+from kubectl_agenttask.commands import choose, has_started, waiting_for
 
 
 def pod(name: str, attempt: str, created: str = "2026-11-25T12:00:00Z", **status: Any) -> dict[str, Any]:
@@ -56,15 +56,18 @@ def test_a_pod_without_the_label_is_of_no_attempt_but_has_a_log() -> None:
     ],
 )
 def test_a_container_has_a_log_once_it_began(state: dict[str, Any], has_begun: bool) -> None:
-    assert started(pod("a", "1", containerStatuses=[{"name": "agent", "state": state}]), "agent") is has_begun
+    assert (
+        has_started(pod("a", "1", containerStatuses=[{"name": "agent", "state": state}]), "agent")
+        is has_begun
+    )
     init = pod("a", "1", initContainerStatuses=[{"name": "workspace", "state": state}])
-    assert started(init, "workspace") is has_begun
-    assert started(init, "agent") is False
+    assert has_started(init, "workspace") is has_begun
+    assert has_started(init, "agent") is False
 
 
 def test_a_container_that_is_not_there_names_those_that_are() -> None:
     with pytest.raises(PluginError, match="--container agent or workspace"):
-        started(pod("a", "1"), "sidecar")
+        has_started(pod("a", "1"), "sidecar")
 
 
 @pytest.mark.parametrize(

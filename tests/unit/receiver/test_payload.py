@@ -1,7 +1,7 @@
 """S6: a body that cannot be read has a status and a plain reason."""
 
 import pytest
-from coding_agent_receiver.payload import BodyError, decode, require_json
+from coding_agent_receiver.payload import BodyError, decode_payload, require_json
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,13 @@ from coding_agent_receiver.payload import BodyError, decode, require_json
 )
 def test_what_cannot_be_read_is_refused_with_a_reason(body, status, reason):
     with pytest.raises(BodyError) as caught:
-        decode(body)
+        decode_payload(body)
     assert caught.value.status == status
     assert reason in str(caught.value)
 
 
 def test_of_duplicate_keys_the_last_wins():
-    assert decode(b'{"action": "opened", "action": "labeled"}') == {"action": "labeled"}
+    assert decode_payload(b'{"action": "opened", "action": "labeled"}') == {"action": "labeled"}
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8"])

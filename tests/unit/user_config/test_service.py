@@ -6,14 +6,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from coding_agent_user_config.__main__ import ApiKey, create_app
+from coding_agent_user_config.__main__ import ApiKey, user_config_app
 
 KEY = "k3y"
 
 
 async def get(directory: Path, path: str, key: str | None = KEY) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}".encode()} if key is not None else {}
-    transport = httpx.ASGITransport(create_app(directory, ApiKey(KEY)))
+    transport = httpx.ASGITransport(user_config_app(directory, ApiKey(KEY)))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         return await client.get(path, headers=headers)
 
@@ -69,7 +69,7 @@ async def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_service_without_a_key_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="USER_CONFIG_API_KEY"):
-        create_app(tmp_path, ApiKey(" "))
+        user_config_app(tmp_path, ApiKey(" "))
 
 
 async def test_health_needs_no_key(tmp_path: Path) -> None:

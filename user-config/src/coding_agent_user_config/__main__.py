@@ -59,7 +59,7 @@ class ApiKey:
         return [key for key in (self.value.strip(), stored.strip()) if key]
 
 
-def create_app(directory: Path, key: ApiKey) -> FastAPI:
+def user_config_app(directory: Path, key: ApiKey) -> FastAPI:
     """Serve the settings in a folder; every request except `/health` needs the key.
 
     Raises:
@@ -157,7 +157,7 @@ def main() -> int:
     key_file = os.environ.get("USER_CONFIG_API_KEY_FILE")
     key = ApiKey(os.environ.get("USER_CONFIG_API_KEY", ""), Path(key_file) if key_file else None)
     try:
-        app = create_app(arguments.directory, key)
+        app = user_config_app(arguments.directory, key)
     except (OSError, ValueError) as error:
         print(f"Configuration error:\n{error}", file=sys.stderr)
         return EX_CONFIG

@@ -117,7 +117,7 @@ class ModelAgent:
         except TimeoutError:
             outcome = Outcome(
                 reason=Reason.DEADLINE_EXCEEDED,
-                message=f"The agent did not finish within {duration(timeout)} (consumer.timeout_seconds).",
+                message=f"The agent did not finish within {time_text(timeout)} (consumer.timeout_seconds).",
             )
         counted = Usage(
             requests=usage.requests,
@@ -172,7 +172,7 @@ class ModelAgent:
             return [], ""
         from coding_agent_consumer.agent import mcp  # noqa: PLC0415 - takes seconds, used by few
 
-        toolsets, failed = await mcp.connect(self._settings.mcp_servers, stack, scrub)
+        toolsets, failed = await mcp.connect_servers(self._settings.mcp_servers, stack, scrub)
         for name, why in failed.items():
             await on_step(Step(0, "tool", f"MCP server {name} cannot be used", why))
         if not failed:
@@ -195,7 +195,7 @@ async def _closed_quietly() -> AsyncIterator[AsyncExitStack]:
             _logger.warning("An MCP server did not close cleanly: %s", type(error).__name__)
 
 
-def duration(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 

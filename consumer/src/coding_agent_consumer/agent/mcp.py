@@ -35,7 +35,7 @@ RESULT_LIMIT = 40_000
 """Characters of one tool's result that the model sees: its head and tail."""
 
 
-async def connect(
+async def connect_servers(
     servers: Sequence[McpServer], stack: AsyncExitStack, scrub: Scrub
 ) -> tuple[list[AbstractToolset[Any]], dict[str, str]]:
     """Start or reach each server; one that fails is left out and logged.

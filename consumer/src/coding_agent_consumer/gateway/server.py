@@ -111,7 +111,7 @@ async def open_gateway(
         ledger = Ledger(allowance)
         gateway = Gateway(f"http://{host}:{listener.getsockname()[1]}", ledger)
         async with open_providers(upstreams, timeout) as providers:
-            app = _App(
+            app = _GatewayApp(
                 gateway=gateway,
                 ledger=ledger,
                 providers=providers,
@@ -121,7 +121,7 @@ async def open_gateway(
                 provider_tools=provider_tools,
                 on_counted=on_counted,
             )
-            server = _Server(
+            server = _GatewayServer(
                 uvicorn.Config(
                     app,
                     http=ClientConnection,
@@ -146,7 +146,7 @@ async def open_gateway(
                     await asyncio.wait(app.running, timeout=_STOP_SECONDS)
 
 
-class _Server(uvicorn.Server):
+class _GatewayServer(uvicorn.Server):
     """Leaves signals to the caller."""
 
     @contextlib.contextmanager
@@ -159,7 +159,7 @@ class _ClientGoneError(Exception):
 
 
 @dataclass
-class _App:
+class _GatewayApp:
     """The ASGI application. It holds no rule: `wire`, `request` and `ledger` decide."""
 
     gateway: Gateway

@@ -29,7 +29,7 @@ from pydantic_ai.messages import (
 )
 
 from coding_agent_consumer.agent import Brief, OnStep, Step
-from coding_agent_consumer.agent.loop import duration
+from coding_agent_consumer.agent.loop import time_text
 from coding_agent_consumer.agent.models import model_spec, upstreams
 from coding_agent_consumer.agent.transcript import (
     Scrub,
@@ -159,7 +159,7 @@ class CliAgent:
         except TimeoutError:
             return Outcome(
                 reason=Reason.DEADLINE_EXCEEDED,
-                message=f"The agent did not finish within {duration(timeout)} (consumer.timeout_seconds).",
+                message=f"The agent did not finish within {time_text(timeout)} (consumer.timeout_seconds).",
             )
         return outcome.model_copy(
             update={"message": scrub(outcome.message), "summary": scrub(outcome.summary)}

@@ -62,9 +62,9 @@ def events(line: Mapping[str, Any]) -> Iterator[Event]:
             yield Failed(text_of(fields_of(line.get("error")).get("message")))
 
 
-def status_of(exit_code: int) -> int | None:
+def http_status_of(exit_code: int) -> int | None:
     """It ends with the HTTP status, of which the system keeps the lower eight bits: 402 becomes 146."""
     return exit_code + 256 if 400 - 256 <= exit_code <= 255 else None
 
 
-RUNNER = Runner("gemini", WireFormat.GOOGLE, launch, events, status_of)
+RUNNER = Runner("gemini", WireFormat.GOOGLE, launch, events, http_status_of)

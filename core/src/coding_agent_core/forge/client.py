@@ -269,7 +269,7 @@ class ForgeClient:
         raise problem
 
     def _problem(self, call: Call, response: httpx.Response, content: bytes) -> ForgeError:
-        return translate(
+        return forge_error(
             response.status_code,
             response.headers,
             content,
@@ -329,7 +329,7 @@ class ForgeClient:
         return self._pool
 
 
-def translate(
+def forge_error(
     status: int, headers: Mapping[str, str], content: bytes, *, what: str, host: str, now: datetime
 ) -> ForgeError:
     """The error for an answer with a status of 300 or more; names in `headers` are in lower case."""

@@ -23,7 +23,7 @@ from coding_agent_core.tasks import Item
 _logger = logging.getLogger("coding_agent.forge")
 
 
-def connect(
+def connect_forge(
     settings: Settings,
     platform: Platform,
     *,
@@ -57,7 +57,7 @@ def connect(
 
 
 def connect_all(
-    settings: Settings, connect_one: Callable[[Settings, Platform], Forge] = connect
+    settings: Settings, connect_one: Callable[[Settings, Platform], Forge] = connect_forge
 ) -> dict[str, Forge]:
     """The clients of every platform that has a token, by host.
 

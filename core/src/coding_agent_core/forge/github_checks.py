@@ -16,7 +16,7 @@ _PAGES = 2
 _FAILED = ("failure", "timed_out", "startup_failure", "error")
 
 
-class _App(ResponseModel):
+class _CheckApp(ResponseModel):
     slug: str | None = None
 
 
@@ -32,7 +32,7 @@ class _CheckRun(ResponseModel):
     conclusion: str | None = None
     html_url: Text = ""
     output: _Output = _Output()
-    app: _App | None = None
+    app: _CheckApp | None = None
 
 
 class _CheckRuns(ResponseModel):
@@ -49,7 +49,7 @@ class _Runs(ResponseModel):
     workflow_runs: list[_Run]
 
 
-class _Job(ResponseModel):
+class _WorkflowJob(ResponseModel):
     id: int
     name: str
     conclusion: str | None = None
@@ -57,7 +57,7 @@ class _Job(ResponseModel):
 
 
 class _Jobs(ResponseModel):
-    jobs: list[_Job]
+    jobs: list[_WorkflowJob]
 
 
 class _Status(ResponseModel):
@@ -135,7 +135,7 @@ class GitHubChecks:
     async def _jobs_of(self, run: _Run) -> list[FailedCheck]:
         what = f"reading the jobs of {self.item.display}"
         call = Call("GET", self._path("actions", "runs", run.id, "jobs"), what, {"filter": "latest"})
-        jobs: list[_Job] = []
+        jobs: list[_WorkflowJob] = []
         async for page, _ in self.client.pages(_Jobs, call, limit=1):
             jobs += [job for job in page.jobs if job.conclusion in _FAILED]
         return [

@@ -1,4 +1,4 @@
-"""Settings of the hosts that attempts may reach, and of what a repository's `.coding-agent.yaml` may ask for."""
+"""Settings of the hosts that attempts reach, and of what a repository's `.coding-agent.yaml` may ask for."""
 
 from __future__ import annotations
 

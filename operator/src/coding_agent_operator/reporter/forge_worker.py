@@ -28,7 +28,7 @@ from coding_agent_operator.reporter.reconcile import (
     TaskMemory,
     record_problem,
 )
-from coding_agent_operator.reporter.report import phase_of
+from coding_agent_operator.reporter.report import phase_to_show
 
 _logger = logging.getLogger("reporter.forge_worker")
 
@@ -193,7 +193,7 @@ class ForgeWorker:
         memory = self._memory(task)
         if rank is Rank.CHANGE and memory.comment is None:
             rank = Rank.NEW
-        creates = memory.postponed is not None and memory.postponed is phase_of(task)
+        creates = memory.postponed is not None and memory.postponed is phase_to_show(task)
         self.backlog.add(task.name, rank, _now(), item=task.item, delay=delay, creates=creates)
         self._wake.set()
 
@@ -287,7 +287,7 @@ class ForgeWorker:
             now = _now()
             if error.kind is Kind.CREATE:
                 # Labels, edits and checks of other tasks go on.
-                memory.postponed = phase_of(task)
+                memory.postponed = phase_to_show(task)
                 self.backlog.postpone(name, now, until=now + (error.retry_after or 0.0))
                 return
             self._rate_limited_until = max(self._rate_limited_until, now + (error.retry_after or 0.0))

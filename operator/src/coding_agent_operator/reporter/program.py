@@ -14,7 +14,7 @@ from typing import Any
 
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
 from coding_agent_core.errors import TokenMissingError
-from coding_agent_core.forge.connect import connect, connect_all
+from coding_agent_core.forge.connect import connect_all, connect_forge
 from coding_agent_core.forge.pacing import Paced, Rate
 from coding_agent_core.forge.protocol import Forge, web_base
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
@@ -89,7 +89,7 @@ def connect_forges(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
     def connect_paced(settings: Settings, platform: Platform) -> Forge:
         host = settings.forge(platform).host
         paces[host] = _CountingPace(host, rate_for(settings.reporter, platform, host), Clock())
-        return connect(settings, platform, policy=_POLICY, pace=paces[host])
+        return connect_forge(settings, platform, policy=_POLICY, pace=paces[host])
 
     return {host: (forge, paces[host]) for host, forge in connect_all(settings, connect_paced).items()}
 

@@ -43,7 +43,7 @@ _CAUSE_LIMIT = 256
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def phase_of(task: Task) -> Phase:
+def phase_to_show(task: Task) -> Phase:
     """The phase by the conditions, which are authoritative."""
     if (ended := task.status.terminal_phase) is not None:
         return ended
@@ -57,7 +57,7 @@ def newest_run(task: Task, latest: LatestTask, end_shown: datetime | None) -> Ne
     ended = condition.last_transition_time if condition else task.created
     completions = [a.completion_time for a in task.status.attempts if a.completion_time is not None]
     return NewestRun(
-        phase=phase_of(task),
+        phase=phase_to_show(task),
         origin=task.spec.trigger.origin,
         cancel_requested=task.spec.cancel,
         acknowledged=latest.acknowledged,
@@ -79,7 +79,7 @@ def report_of(
             last one, so these are shown until the run has its own.
         cause: who or what cancelled it, from `cancellation_cause`.
     """
-    phase, result, attempts = phase_of(task), task.status.result, task.status.attempts
+    phase, result, attempts = phase_to_show(task), task.status.result, task.status.attempts
     item = task.spec.item
     pushed, change = _checked(result.branch, result.change_url, item, links) if result else (None, None)
     branch = pushed

@@ -27,7 +27,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     Timing,
     dead_message,
     dead_queue,
-    decode,
+    decode_task,
     delay_arguments,
     delay_queue,
     delay_seconds,
@@ -325,7 +325,7 @@ class ConsumerConnection:
 
     def _receive(self, delivery: UnackedDelivery) -> None:
         try:
-            task = decode(delivery.body, now=datetime.now(UTC), hosts=self._hosts)
+            task = decode_task(delivery.body, now=datetime.now(UTC), hosts=self._hosts)
         except Exception as error:  # whatever it is, the next reading would end alike
             rejecting = asyncio.ensure_future(self._reject(delivery, str(error)))
             self._rejecting.add(rejecting)

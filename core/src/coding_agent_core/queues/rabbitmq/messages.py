@@ -116,7 +116,7 @@ def decode_notice(body: bytes) -> Notice:
         raise ValueError(f"not a notice: {first_problem(error)}") from None
 
 
-def decode(body: bytes, *, now: datetime, hosts: Mapping[Platform, str]) -> QueuedTask:
+def decode_task(body: bytes, *, now: datetime, hosts: Mapping[Platform, str]) -> QueuedTask:
     """Raises ValueError with the reason if the message is not a task."""
     try:
         data = json.loads(body)

@@ -22,6 +22,7 @@ from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.environment")
+_OTHER_SPELLING = ".coding-agent.yml"
 _SHOWN_COMMAND = 200
 _SHOWN_OUTPUT = 8_000
 """Characters of a failed command's output that the model is told: its end."""
@@ -41,6 +42,11 @@ async def read_environment(
     tree = await repository.tree(commit)
     entry = next((one for one in tree if one.path.partition("/")[0] == ENVIRONMENT_FILE), None)
     if entry is None:
+        if any(one.path == _OTHER_SPELLING for one in tree):
+            raise EnvironmentFileError(
+                f"`{ENVIRONMENT_FILE}` is the only name that is read; "
+                f"rename `{_OTHER_SPELLING}` on the base branch."
+            )
         return RepositoryFile()
     if entry.path != ENVIRONMENT_FILE or not entry.is_file:
         raise EnvironmentFileError(

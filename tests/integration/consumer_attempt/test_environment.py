@@ -182,6 +182,14 @@ async def test_setup_that_is_switched_off_fails_the_task(make_place: MakePlace) 
     assert "`repository_environment.setup`" in outcome.message
 
 
+async def test_a_file_of_the_other_spelling_fails_the_task(make_place: MakePlace) -> None:
+    place = make_place("github", WORKS)
+    push(place.system, {".coding-agent.yml": "setup: ['true']"})
+    outcome = await place.run(place.given())
+    is_refused(place, outcome)
+    assert "rename `.coding-agent.yml` on the base branch" in outcome.message
+
+
 @pytest.mark.parametrize("kind", ["link", "submodule", "folder"])
 async def test_what_is_not_a_plain_file_fails_the_task(make_place: MakePlace, kind: str) -> None:
     place = make_place("github", WORKS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -55,11 +55,14 @@ async def handle_notices(
                 "apply to the run, not those of the command's author (docs/decisions/0015)"
             )
         handler = NoticeHandler(settings, source, forges, metrics)
-        async for notice in source.notices(stop):
-            await _until_handled(handler, notice, stop)
+        async with aclosing(source.notices(stop)) as notices:
+            async for notice in notices:
+                if not await _until_handled(handler, notice, stop):
+                    break  # to ask for the next one would acknowledge this one
 
 
-async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.Event) -> None:
+async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.Event) -> bool:
+    """Whether it was handled, which a stop can prevent."""
     item = item_of_notice(notice)
     while not stop.is_set():
         try:
@@ -72,7 +75,8 @@ async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.E
             _logger.warning("Could not handle a notice about %s: %s", item.display, error)
         except Exception:  # a defect of ours at one notice must not end the others
             _logger.exception("Unexpected error at a notice about %s", item.display)
-        return
+        return True
+    return False
 
 
 def item_of_notice(notice: Notice) -> Item:

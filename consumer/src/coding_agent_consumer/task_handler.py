@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -321,16 +321,17 @@ async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int)
     """
 
     async def work() -> None:
-        async for claim in source.claims(handler.shutdown):
-            try:
-                await handler.handle(claim)
-            except Exception:
-                _logger.exception("Handling %s failed unexpectedly", claim.task.name)
-                consumer = handler.settings.consumer
-                if claim.task.attempt < consumer.max_attempts:
-                    await claim.retry(consumer.retry_delay)
-                else:
-                    await claim.dead_letter("handling it failed unexpectedly; see the consumer's log")
+        async with aclosing(source.claims(handler.shutdown)) as claims:
+            async for claim in claims:
+                try:
+                    await handler.handle(claim)
+                except Exception:
+                    _logger.exception("Handling %s failed unexpectedly", claim.task.name)
+                    consumer = handler.settings.consumer
+                    if claim.task.attempt < consumer.max_attempts:
+                        await claim.retry(consumer.retry_delay)
+                    else:
+                        await claim.dead_letter("handling it failed unexpectedly; see the consumer's log")
 
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):

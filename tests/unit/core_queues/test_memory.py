@@ -79,7 +79,7 @@ Take = Callable[[], Awaitable[Claim]]
 @asynccontextmanager
 async def consumer(queue: MemoryQueue) -> AsyncIterator[Take]:
     asking: set[asyncio.Task[object] | None] = set()
-    async with aclosing(queue.claims(asyncio.Event())) as iterator:  # type: ignore[type-var]
+    async with aclosing(queue.claims(asyncio.Event())) as iterator:
 
         async def take() -> Claim:
             asking.add(asyncio.current_task())

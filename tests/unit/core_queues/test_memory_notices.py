@@ -37,6 +37,7 @@ async def test_they_come_in_order_and_wake_who_waits() -> None:
 
     async def take() -> None:
         async for entry in queue.notices(stop):
+            assert isinstance(entry, IssueCommand)
             seen.append(entry.user)
             if len(seen) == 2:
                 stop.set()
@@ -60,7 +61,7 @@ async def test_many_by_one_author_are_one_and_many_authors_are_bounded() -> None
     count = 0
     async for entry in queue.notices(stop):
         count += 1
-        if entry.user == "alice":
+        if isinstance(entry, IssueCommand) and entry.user == "alice":
             break
     assert count == LIMIT_PER_NAME + 1
 

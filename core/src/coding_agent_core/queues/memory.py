@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -176,7 +176,7 @@ class MemoryQueue:
         self._notices[key] = notice
         self._notice_arrived.set()
 
-    async def notices(self, stop: asyncio.Event) -> AsyncIterator[Notice]:
+    async def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
         while not stop.is_set():
             if not self._notices:
                 self._notice_arrived.clear()
@@ -213,7 +213,7 @@ class MemoryQueue:
         self._draining = True
         self._wake()
 
-    async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
+    async def claims(self, stop: asyncio.Event) -> AsyncGenerator[Claim, None]:
         wake = asyncio.Event()
         self._iterators.add(wake)
         try:

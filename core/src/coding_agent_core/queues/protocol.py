@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -105,7 +105,7 @@ class Claim(Protocol):
 
 
 class TaskSource(Protocol):
-    def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
+    def claims(self, stop: asyncio.Event) -> AsyncGenerator[Claim, None]:
         """One claim at a time, as tasks come, until `stop` is set; reconnects by itself.
 
         Several iterators can run side by side (`consumer.concurrency`).
@@ -118,10 +118,10 @@ class TaskSource(Protocol):
 class NoticeSource(Protocol):
     """Delivers notices where there is no reporter."""
 
-    def notices(self, stop: asyncio.Event) -> AsyncIterator[Notice]:
+    def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
         """One at a time, in order of arrival, until `stop` is set; reconnects by itself.
 
-        Asking for the next one means that the last one was handled.
+        Asking for the next one means that the last one was handled; closing the iterator does not.
         """
         ...
 

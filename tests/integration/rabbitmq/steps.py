@@ -89,7 +89,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def claims(source: RabbitMQSource) -> AsyncIterator[Callable[[], Any]]:
     """The source's next claim, within the deadline, as often as called."""
     stop = asyncio.Event()
-    async with aclosing(source.claims(stop)) as iterator:  # type: ignore[type-var]
+    async with aclosing(source.claims(stop)) as iterator:
 
         async def take() -> Claim:
             async with asyncio.timeout(DEADLINE):

@@ -57,16 +57,29 @@ class IoThread:
         self._thread: threading.Thread | None = None
 
     async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run it there and wait for its end here; cancelling here cancels it there."""
+        """Run it there and wait for its end here; cancelling here cancels it there.
+
+        Raises:
+            BrokerError: the thread was stopped, before or meanwhile.
+        """
         if self.stopped:
             work.close()
-            raise RuntimeError(f"the thread {self._name} was stopped")
+            raise self._stopped_error()
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             # A daemon: a program that forgot to close its queue must still be able to end.
             self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
             self._thread.start()
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        try:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self.stopped and not (caller is not None and caller.cancelling()):
+                raise self._stopped_error() from None  # nobody cancelled the caller
+            raise
+
+    def _stopped_error(self) -> BrokerError:
+        return BrokerError(f"The connection was closed; this program is ending ({self._name}).")
 
     async def stop(self) -> None:
         """Cancel what still runs there, then end the thread."""

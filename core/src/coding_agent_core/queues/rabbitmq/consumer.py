@@ -137,12 +137,18 @@ class ConsumerConnection:
         self._publisher: ConfirmingChannel | None = None
         self._rejecting: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self._serving = asyncio.create_task(self._serve())
 
     async def close(self) -> None:
-        """Close the connection; a claimed task goes back to the queue."""
+        """Close the connection; a claimed task goes back to the queue. Another caller may be closing it."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         ending = [*self._rejecting, *([self._serving] if self._serving else [])]
         for task in ending:
             task.cancel()

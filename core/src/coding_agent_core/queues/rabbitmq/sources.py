@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from coding_agent_core.platforms import Platform
@@ -24,7 +24,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     lock_queue,
     notice_queue,
 )
-from coding_agent_core.retry import first_of
+from coding_agent_core.retry import StoppedError, first_of, run_until
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Item
@@ -50,7 +50,7 @@ class RabbitMQSource:
         self._connections: set[ConsumerConnection] = set()
         self._closing = asyncio.Event()
 
-    async def claims(self, stop: asyncio.Event) -> AsyncIterator[Claim]:
+    async def claims(self, stop: asyncio.Event) -> AsyncGenerator[Claim, None]:
         if self._closing.is_set():
             return
         loop = asyncio.get_running_loop()
@@ -76,14 +76,13 @@ class RabbitMQSource:
     async def aclose(self) -> None:
         """Close the connections; unsettled tasks go back to the queue."""
         self._closing.set()
-        for connection in list(self._connections):
-            await self._close(connection)
+        await asyncio.gather(*(self._close(connection) for connection in self._connections))
         await self._io.stop()
 
     async def _close(self, connection: ConsumerConnection) -> None:
-        if connection in self._connections:
-            self._connections.discard(connection)
+        if connection in self._connections:  # until it is closed, for `aclose` must wait for that
             await self._io.run(connection.close())
+            self._connections.discard(connection)
 
 
 class RabbitMQNotices:
@@ -101,17 +100,13 @@ class RabbitMQNotices:
         self._channel: Channel | None = None
         self._inbox: asyncio.Queue[UnackedDelivery] = asyncio.Queue()
 
-    async def notices(self, stop: asyncio.Event) -> AsyncIterator[Notice]:
-        stopping = asyncio.ensure_future(stop.wait())
+    async def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
         try:
             while not stop.is_set():
-                receiving = asyncio.ensure_future(self._io.run(self._receive()))
-                await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not receiving.done():
-                    receiving.cancel()
-                    break
                 try:
-                    delivery = receiving.result()
+                    delivery = await run_until(lambda: self._io.run(self._receive()), stop)
+                except StoppedError:
+                    break
                 except (BrokerError, TimeoutError) as error:
                     _logger.warning("Cannot receive notices now: %s", str(error) or "RabbitMQ is slow")
                     await first_of(asyncio.sleep(_RECONNECT_SECONDS), stop.wait())
@@ -122,9 +117,7 @@ class RabbitMQNotices:
                     _logger.warning("Dropped a message that is not a notice: %s", error)
                 await self._io.run(_acknowledge(delivery))
         finally:
-            stopping.cancel()
-            if self._connection is not None:
-                await self._io.run(self._connection.close())
+            await self._io.run(self._close())
             await self._io.stop()
 
     @asynccontextmanager
@@ -138,12 +131,15 @@ class RabbitMQNotices:
                 await self._io.run(self._unlock(lock))
 
     async def _lock(self, lock: str) -> bool:
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             raise BrokerError("The connection to RabbitMQ is gone")
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                return await self._connection.lock(lock, patience=0)
+                return await connection.lock(lock, patience=0)
         except TimeoutError as error:
+            # The broker may still give it to this connection, which would keep it from all workers.
+            connection.drop()
             raise BrokerError(f"RabbitMQ did not answer within {_CONNECT_SECONDS:g} s") from error
 
     async def _unlock(self, lock: str) -> None:
@@ -164,6 +160,11 @@ class RabbitMQNotices:
                 self._channel = await Channel.open(self._connection)
                 await self._channel.consume(self._queue, self._inbox.put_nowait)
         return await self._channel.wait(asyncio.ensure_future(self._inbox.get()))
+
+    async def _close(self) -> None:
+        """A connection that was being opened counts: this runs after the cancellation of `_receive`."""
+        if self._connection is not None:
+            await self._connection.close()
 
 
 async def _acknowledge(delivery: UnackedDelivery) -> None:

@@ -1,1 +1,1 @@
-"""The kopf operator: AgentTasks to Jobs. `decide` and `schedule` hold the rules, `reconcile` applies them."""
+"""The operator: AgentTasks to Jobs. `task_plan` and `fair_share` are the rules, `reconcile` applies them."""

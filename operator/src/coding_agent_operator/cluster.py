@@ -22,8 +22,7 @@ from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import JSON_PATCH, Access, ApiError, ApiServer, Body
 
 from coding_agent_operator.metrics import API_REQUESTS, LEADER
-from coding_agent_operator.observed import ACTIVE, MANAGER, Job
-from coding_agent_operator.schedule import WORKLOADS
+from coding_agent_operator.observed import ACTIVE, MANAGER, WORKLOADS, Job
 
 _logger = logging.getLogger("operator.cluster")
 

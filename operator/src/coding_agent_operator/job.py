@@ -33,9 +33,10 @@ from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.environment import ServiceResources
 from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import TaskRequest
 
-from coding_agent_operator.observed import ATTEMPT, MANAGER, Task, job_name, label_value
+from coding_agent_operator.observed import ATTEMPT, MANAGER, QUEUE_LABEL, Task, job_name, label_value
 from coding_agent_operator.observed_pod import AGENT_CONTAINER
 from coding_agent_operator.pod_spec import pod_spec
 
@@ -184,3 +185,20 @@ def with_transcript_annotations(
     metadata = manifest["metadata"]
     annotations = {**(metadata.get("annotations") or {}), **notes}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
+
+
+def with_kueue_labels(manifest: Mapping[str, Any], task: Task, kueue: Kueue) -> dict[str, Any]:
+    """The manifest of an attempt's Job for Kueue: suspended, in the queue of its repository.
+
+    The contract is Kueue's own for plain Jobs (https://kueue.sigs.k8s.io/docs/tasks/run/jobs/): they are
+    created suspended, with the queue's name as label; Kueue sets `suspend: false` once there is quota, and
+    true again to preempt.
+    """
+    source = task.spec.source
+    metadata, spec = manifest["metadata"], manifest["spec"]
+    labels = {**metadata["labels"], QUEUE_LABEL: kueue.of(source.host, source.repository)}
+    return {
+        **manifest,
+        "metadata": {**metadata, "labels": labels},
+        "spec": {**spec, "suspend": True},
+    }

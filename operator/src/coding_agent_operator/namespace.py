@@ -37,11 +37,10 @@ from coding_agent_operator.budgets import next_allowance
 from coding_agent_operator.cache import RepositoryCaches
 from coding_agent_operator.cluster import Cluster, Lease, identity
 from coding_agent_operator.egress import EgressProxy
-from coding_agent_operator.job import build_job, with_transcript_annotations
+from coding_agent_operator.job import build_job, with_kueue_labels, with_transcript_annotations
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job, Task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError, TerminationMessages
 from coding_agent_operator.runs import Duplicates, sweep_forever
-from coding_agent_operator.schedule import with_kueue_labels
 from coding_agent_operator.scheduler import Scheduler
 from coding_agent_operator.task_state import Stage
 from coding_agent_operator.watching import Relist

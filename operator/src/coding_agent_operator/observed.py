@@ -51,6 +51,13 @@ ATTEMPTS = f"app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/component=
 """Selects the pods of attempts."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 """Kueue's label of a Job: the LocalQueue that it is in."""
+WORKLOADS = ("kueue.x-k8s.io", "v1beta2", "workloads")
+"""Group, version and plural of what Kueue makes of a Job."""
+_WORKLOAD_JOB_LABEL = "kueue.x-k8s.io/job-uid"
+KUEUE_NOT_INSTALLED = (
+    "Kueue is not installed in this cluster, so nobody admits the attempt's Job. Install it, or set "
+    "`queue.engine` to `native`."
+)
 _LENGTH = 63
 """RFC 1123 label: a Job's name becomes a label value of its pods."""
 
@@ -283,3 +290,22 @@ def label_value(name: str, length: int = _LENGTH) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{name[: length - 9].rstrip('-.')}-{digest}"
+
+
+def workload_waits_for(workload: Mapping[str, Any]) -> str | None:
+    """Why Kueue has not admitted a workload, in its own words; `None` if it has, or has not decided yet."""
+    conditions = {c["type"]: c for c in (workload.get("status") or {}).get("conditions") or ()}
+    if (conditions.get("Admitted") or {}).get("status") == "True":
+        return None
+    if not (workload.get("spec") or {}).get("active", True):
+        return "Kueue has deactivated the attempt's workload."
+    reserved = conditions.get("QuotaReserved")
+    if reserved is None:
+        return None
+    if reserved.get("status") == "True":
+        return "Kueue has reserved quota and waits for its admission checks."
+    return f"Kueue: {reserved.get('message') or reserved.get('reason')}"[:1024]
+
+
+def workload_job_uid(workload: Mapping[str, Any]) -> str:
+    return str((workload["metadata"].get("labels") or {}).get(_WORKLOAD_JOB_LABEL, ""))

@@ -17,7 +17,6 @@ from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Policy
 
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.decide import Plan, Refusal, SchedulingDecision, decide
 from coding_agent_operator.metrics import count_change
 from coding_agent_operator.observed import (
     ATTEMPTS,
@@ -29,6 +28,7 @@ from coding_agent_operator.observed import (
     read_task,
 )
 from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod, missing_secrets, read_pod, read_pods
+from coding_agent_operator.task_plan import Plan, Refusal, SchedulingDecision, plan_task
 
 _logger = logging.getLogger("operator.reconcile")
 
@@ -59,7 +59,7 @@ class JobRefusedError(RefusedError):
 
 
 class Reconciler:
-    """Brings the cluster nearer to what `decide` says, for one task at a time."""
+    """Brings the cluster nearer to what `plan_task` says, for one task at a time."""
 
     def __init__(
         self,
@@ -104,11 +104,13 @@ class Reconciler:
             self._foreign.pop(name, None)
             return None
         jobs = await self._jobs_of(task)
-        plan = decide(task, jobs, decision, self._now(), self._policy, refusal=self._refusal)
+        plan = plan_task(task, jobs, decision, self._now(), self._policy, refusal=self._refusal)
         if plan.create is not None:
             job = await self._create(task, plan.create)
             jobs = [other for other in jobs if other.name != job.name] + [job]
-            plan = decide(task, jobs, SchedulingDecision(), self._now(), self._policy, refusal=self._refusal)
+            plan = plan_task(
+                task, jobs, SchedulingDecision(), self._now(), self._policy, refusal=self._refusal
+            )
         if plan.status is not None:
             recorded = await self._record(task, plan, plan.status)
             if recorded is None:

@@ -1,4 +1,4 @@
-"""Scheduling in one namespace: runs `schedule` when something has changed, and remembers what it granted.
+"""Scheduling in one namespace: runs `fair_schedule` when something changes, and remembers what it granted.
 
 Starts are exact: nothing starts before tasks and Jobs were listed consistently, and a task that was granted a
 start counts as running until its Job is seen or is known not to exist.
@@ -23,19 +23,22 @@ from coding_agent_core.settings.model import Engine
 
 from coding_agent_operator import metrics
 from coding_agent_operator.cluster import Cluster
-from coding_agent_operator.decide import SchedulingDecision
-from coding_agent_operator.observed import Job, Task
-from coding_agent_operator.schedule import (
-    NOT_INSTALLED,
+from coding_agent_operator.fair_share import (
     UNLIMITED,
     Candidate,
     Schedule,
     coarse,
-    job_uid,
-    schedule,
-    waits_for,
+    fair_schedule,
+)
+from coding_agent_operator.observed import (
+    KUEUE_NOT_INSTALLED,
+    Job,
+    Task,
+    workload_job_uid,
+    workload_waits_for,
 )
 from coding_agent_operator.spending import Spending
+from coding_agent_operator.task_plan import SchedulingDecision
 from coding_agent_operator.task_state import Stage, stage_of
 
 _logger = logging.getLogger("operator.scheduler")
@@ -150,10 +153,12 @@ class Scheduler:
             if error.status != 404:
                 _logger.warning("Kueue's workloads cannot be read: %s", error)
                 return
-            found = dict.fromkeys(waiting, NOT_INSTALLED)
+            found = dict.fromkeys(waiting, KUEUE_NOT_INSTALLED)
         else:
             found = {
-                job_uid(workload): text for workload in workloads if (text := waits_for(workload)) is not None
+                workload_job_uid(workload): text
+                for workload in workloads
+                if (text := workload_waits_for(workload)) is not None
             }
         new = [(uid, text) for uid, text in found.items() if uid in waiting and known.get(uid) != text]
         known.update(new[:_KUEUE_MESSAGES_AT_A_TIME])
@@ -180,7 +185,9 @@ class Scheduler:
         limit = UNLIMITED if self._limits is None else self._limits.global_
         candidates = self._candidates()
         unspent = self._unspent(candidates)
-        self._schedule = schedule(candidates, limit, self._now(), aging=self._policy.aging, unspent=unspent)
+        self._schedule = fair_schedule(
+            candidates, limit, self._now(), aging=self._policy.aging, unspent=unspent
+        )
         self.spending.show(self._namespace, unspent, self._schedule.left)
         self._granted.update(self._schedule.start)
         for name in self._schedule.start:

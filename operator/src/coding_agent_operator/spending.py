@@ -1,4 +1,4 @@
-"""What the tasks of a namespace spend of the budgets that they share: the input of `schedule`.
+"""What the tasks of a namespace spend of the budgets that they share: the input of `fair_schedule`.
 
 Active tasks are counted from the caches. Those that ended are read once at the start, and counted as they
 end; the sweep keeps them until the period is over in which a budget counts them.

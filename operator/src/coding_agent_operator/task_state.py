@@ -43,7 +43,7 @@ class Stage(StrEnum):
     """What a task needs now."""
 
     READY = "ready"
-    """An attempt may start as soon as `schedule` says so."""
+    """An attempt may start as soon as `fair_schedule` says so."""
     ACTIVE = "active"
     """A Job of it exists that has not ended, or whose end is not recorded yet."""
     BACKOFF = "backoff"

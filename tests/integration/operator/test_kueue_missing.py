@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coding_agent_operator.schedule import NOT_INSTALLED
+from coding_agent_operator.observed import KUEUE_NOT_INSTALLED
 
 from tests.integration.operator.pod_driver import PodDriver
 from tests.integration.operator.world import OperatorProcess, World
@@ -18,7 +18,7 @@ def test_it_is_said_and_going_back_is_as_documented(world: World, pods: PodDrive
 
     def said() -> bool | None:
         conditions = world.status(name).get("conditions", [])
-        return any(condition["message"] == NOT_INSTALLED for condition in conditions) or None
+        return any(condition["message"] == KUEUE_NOT_INSTALLED for condition in conditions) or None
 
     world.until("the reason", said)
     status = world.status(name)

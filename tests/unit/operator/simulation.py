@@ -1,4 +1,4 @@
-"""A cluster in memory for `decide` and `schedule`: it does what is planned, and what can go wrong does."""
+"""A cluster in memory that does what `plan_task` and `fair_schedule` plan, and in which anything can fail."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from coding_agent_core.agenttask import Status
 from coding_agent_core.settings.operator import Limits, Policy
-from coding_agent_operator.decide import SchedulingDecision, decide
+from coding_agent_operator.fair_share import UNLIMITED, Candidate, coarse, fair_schedule
 from coding_agent_operator.observed import Job, Task, job_name, read_task
 from coding_agent_operator.observed_pod import Pod
-from coding_agent_operator.schedule import UNLIMITED, Candidate, coarse, schedule
+from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, stage_of
 
 from tests.unit.operator.making import NOW, pod, task_body
@@ -148,7 +148,7 @@ class Operator:
                 )
             )
         limit = UNLIMITED if self.cluster.kueue else LIMITS.global_
-        planned = schedule(candidates, limit, self.cluster.now, aging=POLICY.aging)
+        planned = fair_schedule(candidates, limit, self.cluster.now, aging=POLICY.aging)
         self.granted.update(planned.start)
         self.decisions = {
             name: SchedulingDecision(position=coarse(place), after=planned.after.get(name))
@@ -165,7 +165,7 @@ class Operator:
             if attempt.outcome is None and attempt.job not in jobs and attempt.job in self.cluster.jobs:
                 jobs[attempt.job] = self.cluster.jobs[attempt.job]
         decision = self.decisions.get(name, SchedulingDecision())
-        plan = decide(
+        plan = plan_task(
             task, list(jobs.values()), replace(decision, start=name in self.granted), self.cluster.now, POLICY
         )
         if plan.create is not None:
@@ -173,7 +173,7 @@ class Operator:
             if dies_after == 0:
                 return
             self.jobs[made.name] = jobs[made.name] = made
-            plan = decide(task, list(jobs.values()), SchedulingDecision(), self.cluster.now, POLICY)
+            plan = plan_task(task, list(jobs.values()), SchedulingDecision(), self.cluster.now, POLICY)
         if plan.status is not None and not self._write(task, plan.status):
             self.watch(name)
             return

@@ -25,12 +25,12 @@ from coding_agent_operator.budgets import (
     read_spent,
     reserved,
 )
-from coding_agent_operator.decide import SchedulingDecision, decide
+from coding_agent_operator.fair_share import Candidate, fair_schedule
 from coding_agent_operator.job import build_job
 from coding_agent_operator.observed import read_job
 from coding_agent_operator.observed_pod import read_pod
 from coding_agent_operator.runs import is_counted
-from coding_agent_operator.schedule import Candidate, schedule
+from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, task_state
 from hypothesis import given
 from hypothesis import strategies as st
@@ -201,7 +201,7 @@ def test_the_job_carries_the_allowance() -> None:
 
 def test_who_waits_for_a_budget_is_told_which_since_when_and_until_when() -> None:
     waits = SchedulingDecision(position=1, exhausted=exhausted("r", "octo/demo", usd("20"), usd("5"), NOW))
-    plan = decide(task(), [], waits, NOW, POLICY)
+    plan = plan_task(task(), [], waits, NOW, POLICY)
     assert plan.status is not None
     assert (plan.status.phase, plan.status.reason) == (Phase.QUEUED, "WaitingForBudget")
     condition = plan.status.condition("WithinBudget")
@@ -211,8 +211,8 @@ def test_who_waits_for_a_budget_is_told_which_since_when_and_until_when() -> Non
         "The task waits until 2026-01-03 00:00 UTC. It has waited since 2026-01-02 12:00 UTC."
     )
     later = NOW + timedelta(minutes=5)
-    assert decide(task(plan.status), [], waits, later, POLICY).status is None, "it stays as it is"
-    free = decide(task(plan.status), [], SchedulingDecision(position=1), later, POLICY).status
+    assert plan_task(task(plan.status), [], waits, later, POLICY).status is None, "it stays as it is"
+    free = plan_task(task(plan.status), [], SchedulingDecision(position=1), later, POLICY).status
     assert free is not None
     assert {c.type: c.status for c in free.conditions}["WithinBudget"] == "True"
 
@@ -269,7 +269,7 @@ def test_who_may_start(
     tasks: list[Candidate], unspent: dict[str, int], start: list[str], short: dict[str, str]
 ) -> None:
     numbers = {key: Decimal(value) for key, value in unspent.items()}
-    planned = schedule(tasks, 99, NOW, aging=60, unspent=numbers)
+    planned = fair_schedule(tasks, 99, NOW, aging=60, unspent=numbers)
     assert list(planned.start) == start
     assert planned.short == short
     assert set(planned.positions) == {task.name for task in tasks if task.stage is Stage.READY} - set(start)
@@ -294,7 +294,7 @@ def test_nothing_starts_beyond_a_budget_and_nothing_that_fits_waits(
         waiting(str(number), demand, repository, *(["n"] if shares else []), stage=stage)
         for number, (demand, repository, shares, stage) in enumerate(tasks)
     ]
-    planned = schedule(candidates, 10**6, NOW, aging=60, unspent=numbers)
+    planned = fair_schedule(candidates, 10**6, NOW, aging=60, unspent=numbers)
     for key, number in numbers.items():
         taken = [
             c for c in candidates if key in c.budgets and (c.stage is Stage.ACTIVE or c.name in planned.start)

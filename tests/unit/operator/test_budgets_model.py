@@ -13,8 +13,8 @@ from coding_agent_core.budget import Allowance
 from coding_agent_core.outcome import Usage
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_operator.budgets import next_allowance, used_up
+from coding_agent_operator.fair_share import Candidate, fair_schedule
 from coding_agent_operator.observed import Job, Task, job_name, read_task
-from coding_agent_operator.schedule import Candidate, schedule
 from coding_agent_operator.spending import Spending
 from coding_agent_operator.task_state import Stage
 from hypothesis import given, settings
@@ -64,7 +64,7 @@ class Model:
             )  # fmt: skip
         running = {c.name: c.demand for c in candidates if c.stage is Stage.ACTIVE}
         unspent = self.spending.unspent(self.tasks.values(), running)
-        for name in schedule(candidates, 99, self.now, aging=60, unspent=unspent).start:
+        for name in fair_schedule(candidates, 99, self.now, aging=60, unspent=unspent).start:
             task = self.tasks[name]
             number = len(task.status.attempts) + 1
             self.jobs[name] = Job(

@@ -6,8 +6,8 @@ from coding_agent_core.environment import Environment, Service
 from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.job import SERVICE_USERS, WORKSPACE_USERS, JobTemplate
-from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.job import build_job
+from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import MAX_RESTARTS, Stage, task_state
 
 from tests.unit.operator.making import NOW, POLICY, failed, said, status, task
@@ -45,8 +45,8 @@ def test_the_pod_has_its_image_and_services_before_the_workspace() -> None:
 def test_what_is_not_allowed_ends_the_task_and_no_pod_is_made() -> None:
     told = failed(**said(Reason.ENVIRONMENT_CHANGED, environment=ASKED))
     start = SchedulingDecision(start=True)
-    assert decide(task(), [told], start, NOW, POLICY, refusal=lambda _: None).create == 2
-    plan = decide(task(), [told], start, NOW, POLICY, refusal=lambda asked: f"no {asked.image}")
+    assert plan_task(task(), [told], start, NOW, POLICY, refusal=lambda _: None).create == 2
+    plan = plan_task(task(), [told], start, NOW, POLICY, refusal=lambda asked: f"no {asked.image}")
     assert plan.create is None
     assert plan.status is not None
     assert (plan.status.phase, plan.status.reason) == (Phase.FAILED, "EnvironmentRefused")

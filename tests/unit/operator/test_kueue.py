@@ -10,10 +10,10 @@ from coding_agent_core.outcome import Phase
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.model import Engine, Kueue, Queue
-from coding_agent_operator.decide import SchedulingDecision, decide
-from coding_agent_operator.job import build_job
-from coding_agent_operator.observed import read_job
-from coding_agent_operator.schedule import UNLIMITED, Candidate, schedule, waits_for, with_kueue_labels
+from coding_agent_operator.fair_share import UNLIMITED, Candidate, fair_schedule
+from coding_agent_operator.job import build_job, with_kueue_labels
+from coding_agent_operator.observed import read_job, workload_waits_for
+from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage
 
 from tests.unit.operator.making import NOW, POLICY, ago, attempt, job, pod, status, task
@@ -55,13 +55,13 @@ def test_only_one_task_of_an_item_is_kept_from_starting() -> None:
         Candidate(f"t{n}", f"i{n // 2}", "r", NOW, Stage.READY, limit=UNLIMITED, run=n % 2 + 1)
         for n in range(200)
     ]
-    planned = schedule(tasks, UNLIMITED, NOW, aging=60)
+    planned = fair_schedule(tasks, UNLIMITED, NOW, aging=60)
     assert len(planned.start) == 100
     assert len(planned.after) == 100
 
 
 def test_a_job_that_waits_is_queued_and_no_attempt_has_begun() -> None:
-    plan = decide(task(), [job(**WAITS, waits_for="Kueue: no quota")], SchedulingDecision(), NOW, POLICY)
+    plan = plan_task(task(), [job(**WAITS, waits_for="Kueue: no quota")], SchedulingDecision(), NOW, POLICY)
     assert plan.stage is Stage.ACTIVE, "it holds its item's place"
     assert plan.status is not None
     assert (plan.status.phase, plan.status.reason) == (Phase.QUEUED, "WaitingForKueue")
@@ -74,33 +74,33 @@ def test_a_job_that_waits_is_queued_and_no_attempt_has_begun() -> None:
 
 def test_it_waits_for_days_without_being_given_up() -> None:
     waiting = job(**WAITS, created=ago(10 * 86400), pods=())
-    assert decide(task(), [waiting], SchedulingDecision(), NOW, POLICY).delete == ()
+    assert plan_task(task(), [waiting], SchedulingDecision(), NOW, POLICY).delete == ()
 
 
 def test_the_attempt_begins_when_it_is_admitted() -> None:
-    plan = decide(task(), [job(**RUNS, created=ago(5000))], SchedulingDecision(), NOW, POLICY)
+    plan = plan_task(task(), [job(**RUNS, created=ago(5000))], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     assert plan.status.phase is Phase.RUNNING
     assert [a.start_time for a in plan.status.attempts] == [ago(5)]
     just = job(queue="agents", created=ago(5000))
-    plan = decide(task(), [just], SchedulingDecision(), NOW, POLICY)
+    plan = plan_task(task(), [just], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     assert plan.status.attempts == (), "admitted, and not started yet"
 
 
 def test_a_preempted_attempt_is_the_same_attempt_and_begins_anew() -> None:
     begun = status(attempt(1), phase=Phase.RUNNING)
-    preempted = decide(task(begun), [job(**WAITS)], SchedulingDecision(), NOW, POLICY)
+    preempted = plan_task(task(begun), [job(**WAITS)], SchedulingDecision(), NOW, POLICY)
     assert preempted.status is not None
     assert (preempted.status.phase, preempted.status.reason) == (Phase.QUEUED, "WaitingForKueue")
     assert [(a.number, a.outcome) for a in preempted.status.attempts] == [(1, None)]
     assert [n.reason for n in preempted.events] == ["Preempted"]
-    resumed = decide(task(preempted.status), [job(**RUNS)], SchedulingDecision(), NOW, POLICY)
+    resumed = plan_task(task(preempted.status), [job(**RUNS)], SchedulingDecision(), NOW, POLICY)
     assert resumed.status is not None
     assert [(a.number, a.start_time) for a in resumed.status.attempts] == [(1, ago(5))]
     pods = (pod(phase="Succeeded", exit_code=0),)
     ended = job(**{**RUNS, "ready": 0}, complete=True, pods=pods)
-    last = decide(task(resumed.status), [ended], SchedulingDecision(), NOW, POLICY)
+    last = plan_task(task(resumed.status), [ended], SchedulingDecision(), NOW, POLICY)
     assert last.status is not None
     assert (last.status.phase, last.status.attempt) == (Phase.SUCCEEDED, "1/3")
 
@@ -110,9 +110,9 @@ def test_a_waiting_job_goes_with_the_persons_wish(field: str, stage: Stage) -> N
     spec: dict[str, Any] = {field: True}
     asked = task(**spec)
     waiting = job(**WAITS)
-    plan = decide(asked, [waiting], SchedulingDecision(), NOW, POLICY)
+    plan = plan_task(asked, [waiting], SchedulingDecision(), NOW, POLICY)
     assert plan.delete == (waiting,)
-    over = decide(asked, [], SchedulingDecision(), NOW, POLICY)
+    over = plan_task(asked, [], SchedulingDecision(), NOW, POLICY)
     assert over.stage is stage
     assert over.status is not None
     assert over.status.attempts == (), "it never ran"
@@ -120,16 +120,16 @@ def test_a_waiting_job_goes_with_the_persons_wish(field: str, stage: Stage) -> N
 
 def test_a_preempted_attempt_that_is_cancelled_is_recorded_as_such() -> None:
     asked = task(status(attempt(1)), cancel=True)
-    plan = decide(asked, [job(**WAITS)], SchedulingDecision(), NOW, POLICY)
+    plan = plan_task(asked, [job(**WAITS)], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     assert plan.status.attempts[0].reason == "Cancelled"
-    over = decide(task(plan.status, cancel=True), [], SchedulingDecision(), NOW, POLICY)
+    over = plan_task(task(plan.status, cancel=True), [], SchedulingDecision(), NOW, POLICY)
     assert over.status is not None
     assert over.status.attempts[0].outcome is OutcomeType.CANCELLED
 
 
 def test_a_job_that_a_person_suspended_is_not_shown_as_running() -> None:
-    plan = decide(task(), [job(suspended=True)], SchedulingDecision(), NOW, POLICY)
+    plan = plan_task(task(), [job(suspended=True)], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     assert (plan.status.phase, plan.status.reason) == (Phase.QUEUED, "JobSuspended")
 
@@ -174,4 +174,4 @@ WORDS: list[tuple[dict[str, Any], str | None]] = [
 
 @pytest.mark.parametrize(("workload", "words"), WORDS)
 def test_kueues_own_words(workload: dict[str, Any], words: str | None) -> None:
-    assert waits_for(workload) == words
+    assert workload_waits_for(workload) == words

@@ -1,4 +1,4 @@
-"""`decide` and `schedule` over a simulated cluster, whatever happens in whatever order (hypothesis).
+"""`plan_task` and `fair_schedule` over a simulated cluster, whatever happens in whatever order (hypothesis).
 
 At no moment are limits exceeded, two Jobs of an item active, or attempts above the maximum; and once the
 world calms down every task comes to its end.

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.outcome import Phase
-from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import UnreadableTaskError, read_job, read_task
 from coding_agent_operator.observed_pod import missing_secrets, read_pod
+from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 
 from tests.unit.operator.making import NOW, POLICY, task_body
 
@@ -34,11 +34,11 @@ EDITED: list[Any] = [
 def test_a_status_edited_by_hand_is_read_and_repaired(raw: Any) -> None:
     task = read_task({**task_body(), "status": raw})
     assert not task.ended, "a phase alone ends nothing"
-    plan = decide(task, [], SchedulingDecision(position=1), NOW, POLICY)
+    plan = plan_task(task, [], SchedulingDecision(position=1), NOW, POLICY)
     assert plan.status is not None
     mended = read_task({**task_body(), "status": plan.status.to_wire()})
     assert mended.intact
-    assert decide(mended, [], SchedulingDecision(position=1), NOW, POLICY).status is None
+    assert plan_task(mended, [], SchedulingDecision(position=1), NOW, POLICY).status is None
 
 
 def test_what_can_be_read_is_kept() -> None:
@@ -102,7 +102,7 @@ def test_phases_end_only_by_conditions() -> None:
     }
     task = read_task({**task_body(), "status": {"phase": "Queued", "conditions": [condition]}})
     assert task.ended
-    plan = decide(task, [], SchedulingDecision(), NOW, POLICY)
+    plan = plan_task(task, [], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     assert plan.status.phase is Phase.SUCCEEDED
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import ExitCode, PodReason, Reason
-from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import Job
 from coding_agent_operator.outcome_of import (
     EXITS,
@@ -21,6 +20,7 @@ from coding_agent_operator.outcome_of import (
     stopped,
     stuck,
 )
+from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 
 from tests.unit.operator.making import NOW, POLICY, ago, complete, failed, job, pod, said, task
 
@@ -140,7 +140,7 @@ ENDED: list[tuple[str, Job, tuple[str, str, bool, bool]]] = [
 def test_a_finished_job(job: Job, expected: tuple[str, str, bool, bool]) -> None:
     outcome = outcome_of(job)
     assert (outcome.type.value, outcome.reason, outcome.retried, outcome.counted) == expected
-    plan = decide(task(), [job], SchedulingDecision(), NOW, POLICY)
+    plan = plan_task(task(), [job], SchedulingDecision(), NOW, POLICY)
     assert plan.status is not None
     phase = (
         Phase.SUCCEEDED if expected[0] == "Succeeded" else Phase.BACKOFF if outcome.retried else Phase.FAILED

@@ -6,8 +6,8 @@ import pytest
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
 from coding_agent_core.outcome import MAX_TAIL, Cost, Usage
 from coding_agent_core.reasons import Reason
-from coding_agent_operator.decide import SchedulingDecision, decide
 from coding_agent_operator.observed import Job, read_job
+from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import KEPT_TAILS, bounded, task_state
 
 from tests.unit.operator.making import NOW, POLICY, attempt, complete, failed, job, pod, said, status, task
@@ -54,9 +54,9 @@ def test_the_costs_of_failed_cancelled_and_good_attempts_are_added_up() -> None:
 
 def test_looking_twice_adds_nothing() -> None:
     jobs = [failed(**said(Reason.MODEL_UNAVAILABLE, usage=usage()))]
-    once = decide(task(), jobs, SchedulingDecision(), NOW, POLICY)
+    once = plan_task(task(), jobs, SchedulingDecision(), NOW, POLICY)
     assert once.status is not None
-    again = decide(task(once.status), jobs, SchedulingDecision(), NOW, POLICY)
+    again = plan_task(task(once.status), jobs, SchedulingDecision(), NOW, POLICY)
     assert again.status is None, "nothing has changed"
 
 

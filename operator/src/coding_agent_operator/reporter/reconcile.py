@@ -44,13 +44,13 @@ from prometheus_client import REGISTRY
 
 from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter import metrics
-from coding_agent_operator.reporter.decide import (
+from coding_agent_operator.reporter.item_plan import (
     CANCELLATION_CAUSES,
     CORRECTION_EVENTS,
     LabelContradiction,
     PendingCorrection,
-    decide,
     needs_label_time,
+    plan_item,
 )
 from coding_agent_operator.reporter.report import (
     acknowledged,
@@ -243,7 +243,7 @@ async def _newest(
         applied = await context.forge.label_application(task.spec.item)
         if applied is not None:
             by_us = applied.user.casefold() == (await context.forge.whoami()).casefold()
-    plan = decide(
+    plan = plan_item(
         run,
         item,
         context.labels,

@@ -19,7 +19,7 @@ from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item
 
 from coding_agent_operator.observed import Task
-from coding_agent_operator.reporter.decide import NewestRun
+from coding_agent_operator.reporter.item_plan import NewestRun
 
 Body = Mapping[str, Any]
 
@@ -52,7 +52,7 @@ def phase_to_show(task: Task) -> Phase:
 
 
 def newest_run(task: Task, latest: LatestTask, end_shown: datetime | None) -> NewestRun:
-    """The state that `decide` needs; `latest` is the same task as admission sees it."""
+    """The state that `plan_item` needs; `latest` is the same task as admission sees it."""
     condition = task.status.condition("Succeeded")
     ended = condition.last_transition_time if condition else task.created
     completions = [a.completion_time for a in task.status.attempts if a.completion_time is not None]

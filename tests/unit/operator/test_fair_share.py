@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.settings.operator import Limits
-from coding_agent_operator.schedule import Candidate, coarse, schedule
+from coding_agent_operator.fair_share import Candidate, coarse, fair_schedule
 from coding_agent_operator.task_state import Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ def running(name: str, repository: str = "r", **fields: Any) -> Candidate:
 
 
 def start(*tasks: Candidate, limit: int = 100) -> list[str]:
-    return list(schedule(tasks, limit, NOW, aging=60).start)
+    return list(fair_schedule(tasks, limit, NOW, aging=60).start)
 
 
 STARTS: list[tuple[str, list[Candidate], int, list[str]]] = [
@@ -74,14 +74,14 @@ def test_who_starts(tasks: list[Candidate], limit: int, expected: list[str]) -> 
 
 def test_positions_are_the_order_of_starting() -> None:
     tasks = [waiting(f"{repo}{n}", repo, created=ago(100 - n)) for repo in "ab" for n in range(4)]
-    planned = schedule(tasks, 2, NOW, aging=60)
+    planned = fair_schedule(tasks, 2, NOW, aging=60)
     assert planned.start == ("a0", "b0")
     assert list(planned.positions) == ["a1", "b1", "a2", "b2", "a3", "b3"]
     assert list(planned.positions.values()) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_waiting_run_knows_for_whom() -> None:
-    planned = schedule([running("a", item="i"), waiting("b", item="i", run=2)], 9, NOW, aging=60)
+    planned = fair_schedule([running("a", item="i"), waiting("b", item="i", run=2)], 9, NOW, aging=60)
     assert planned.after == {"b": "a"}
     assert planned.positions == {"b": 1}
 
@@ -98,7 +98,7 @@ def test_nobody_starves_behind_higher_priorities() -> None:
     for minute in range(200):
         now = NOW + timedelta(minutes=minute)
         rival = waiting(f"new{minute}", priority=100, created=now)
-        if "old" in schedule([old, rival], 1, now, aging=60).start:
+        if "old" in fair_schedule([old, rival], 1, now, aging=60).start:
             assert minute == 110
             return
     pytest.fail("it starved")
@@ -138,7 +138,7 @@ def test_every_task_starts_in_bounded_time(
     for minute in range(bound + 1):
         going = {name: (entry, until) for name, (entry, until) in going.items() if until > minute}
         active = [replace(found, stage=ACTIVE) for found, _ in going.values()]
-        for name in schedule([*queue, *active], limit, NOW + timedelta(minutes=minute), aging=60).start:
+        for name in fair_schedule([*queue, *active], limit, NOW + timedelta(minutes=minute), aging=60).start:
             if name == "ours":
                 return
             [each] = [one for one in queue if one.name == name]

@@ -38,7 +38,7 @@ Refusal = Callable[[Environment], str | None]
 
 @dataclass(frozen=True)
 class SchedulingDecision:
-    """What `schedule` decided about a task.
+    """What `fair_schedule` decided about a task.
 
     Attributes:
         start: its next attempt may start.
@@ -82,7 +82,7 @@ class Plan:
     requeue_at: datetime | None = None
 
 
-def decide(
+def plan_task(
     task: Task,
     jobs: Sequence[Job],
     decision: SchedulingDecision,

@@ -10,12 +10,12 @@ from coding_agent_core.forge.protocol import ItemState
 from coding_agent_core.outcome import Phase
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Origin
-from coding_agent_operator.reporter.decide import (
+from coding_agent_operator.reporter.item_plan import (
     ItemPlan,
     LabelContradiction,
     NewestRun,
     PendingCorrection,
-    decide,
+    plan_item,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +48,7 @@ def plan(task: NewestRun, present: set[str], *, now: float = 200, **more: Any) -
     known: dict[str, Any] = {"applied": None, "pending": None, **more}
     opened = known.pop("open", True)
     item = ItemState(frozenset(present), opened)
-    return decide(task, item, LABELS, now=at(now), grace=GRACE, **known)
+    return plan_item(task, item, LABELS, now=at(now), grace=GRACE, **known)
 
 
 NEW = {"acknowledged": False}

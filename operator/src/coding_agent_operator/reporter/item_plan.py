@@ -100,11 +100,11 @@ class ItemPlan:
 
 
 def needs_label_time(run: NewestRun, item: ItemState, labels: Labels) -> bool:
-    """Whether `decide` needs to know if the label was applied before or after the work ended."""
+    """Whether `plan_item` needs to know if the label was applied before or after the work ended."""
     return run.phase.terminal and item.open and bool(labels.triggers & item.labels)
 
 
-def decide(
+def plan_item(
     run: NewestRun,
     item: ItemState,
     labels: Labels,

@@ -10,9 +10,9 @@ from coding_agent_core.agenttask import OutcomeType, Status
 from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
-from coding_agent_operator.decide import Plan, SchedulingDecision, decide
 from coding_agent_operator.observed import Job, Task
 from coding_agent_operator.outcome_of import delay_after
+from coding_agent_operator.task_plan import Plan, SchedulingDecision, plan_task
 from coding_agent_operator.task_state import Stage, stage_of
 
 from tests.unit.operator.making import (
@@ -100,14 +100,14 @@ NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
 def test_what_is_next(
     task: Task, jobs: list[Job], decision: SchedulingDecision, expected: Phase | int
 ) -> None:
-    plan = decide(task, jobs, decision, NOW, POLICY)
+    plan = plan_task(task, jobs, decision, NOW, POLICY)
     if isinstance(expected, int) and not isinstance(expected, Phase):
         assert plan.create == expected
         assert plan.status is None, "create comes before record"
     else:
         assert plan.create is None
         assert shown(task, plan).phase is expected
-    again = decide(task, jobs, decision, NOW, POLICY)
+    again = plan_task(task, jobs, decision, NOW, POLICY)
     assert again == plan, "nothing is remembered"
 
 
@@ -122,25 +122,25 @@ def test_a_written_status_is_not_written_again(
     task_: Task, jobs: list[Job], decision: SchedulingDecision
 ) -> None:
     waiting = SchedulingDecision(position=decision.position)
-    plan = decide(task_, jobs, waiting, NOW, POLICY)
+    plan = plan_task(task_, jobs, waiting, NOW, POLICY)
     spec = {
         "maxAttempts": task_.spec.max_attempts,
         "cancel": task_.spec.cancel,
         "suspend": task_.spec.suspend,
     }
     written = task(shown(task_, plan), **spec)
-    later = decide(written, jobs, waiting, NOW + timedelta(milliseconds=1), POLICY)
+    later = plan_task(written, jobs, waiting, NOW + timedelta(milliseconds=1), POLICY)
     assert later.status is None
 
 
 def test_a_job_is_deleted_only_after_the_reason_is_written_and_in_the_foreground() -> None:
     running = task(status(attempt()), cancel=True)
-    plan = decide(running, [job()], WAIT, NOW, POLICY)
+    plan = plan_task(running, [job()], WAIT, NOW, POLICY)
     assert plan.status is not None
     assert plan.status.attempts[0].reason == "Cancelled"
     assert plan.status.attempts[0].outcome is None, "it has not ended yet"
     assert [entry.name for entry in plan.delete] == [job().name]
-    ending = decide(task(plan.status, cancel=True), [job(deleting=True)], WAIT, NOW, POLICY)
+    ending = plan_task(task(plan.status, cancel=True), [job(deleting=True)], WAIT, NOW, POLICY)
     assert ending.delete == ()
     assert ending.stage is not Stage.ENDED, "the item is not free before its pods are gone"
     assert ending.requeue_at is not None
@@ -150,10 +150,10 @@ def test_a_stuck_pod_costs_its_attempt_only_once_it_is_gone() -> None:
     waiting = pod(
         phase="Pending", created=ago(1e4), waiting="CreateContainerConfigError", waiting_detail="no Secret"
     )
-    plan = decide(task(status(attempt())), [job(created=ago(1e4), pods=(waiting,))], WAIT, NOW, POLICY)
+    plan = plan_task(task(status(attempt())), [job(created=ago(1e4), pods=(waiting,))], WAIT, NOW, POLICY)
     assert plan.delete
     assert plan.status is not None
-    gone = decide(task(plan.status), [], WAIT, NOW, POLICY)
+    gone = plan_task(task(plan.status), [], WAIT, NOW, POLICY)
     assert gone.status is not None
     assert gone.status.phase is Phase.FAILED
     assert gone.status.reason == "CreateContainerConfigError"
@@ -162,7 +162,7 @@ def test_a_stuck_pod_costs_its_attempt_only_once_it_is_gone() -> None:
 
 def test_a_reason_to_stop_that_has_passed_is_taken_back() -> None:
     """Suspended and resumed before the Job was deleted."""
-    plan = decide(task(status(attempt(reason="Suspended", message="m"))), [job()], WAIT, NOW, POLICY)
+    plan = plan_task(task(status(attempt(reason="Suspended", message="m"))), [job()], WAIT, NOW, POLICY)
     assert plan.delete == ()
     assert plan.status is not None
     assert plan.status.attempts[0].reason is None
@@ -201,7 +201,7 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
 ) -> None:
     begun = task(status(attempt()))
     stays = job(pods=(pod(phase="Pending", **pod_),))
-    told = decide(begun, [stays], WAIT, NOW, POLICY).status
+    told = plan_task(begun, [stays], WAIT, NOW, POLICY).status
     assert told is not None
     assert told.phase is Phase.RUNNING, "its place is taken"
     assert told.reason == reason
@@ -212,47 +212,47 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
     # A pull that fails says `ErrImagePull` and `ImagePullBackOff` in turn: not worth a write each.
     other = "ImagePullBackOff" if reason == "ErrImagePull" else pod_.get("waiting", "")
     turns = job(pods=(pod(phase="Pending", **pod_ | {"waiting": other, "waiting_detail": "otherwise"}),))
-    assert decide(task(told), [turns], WAIT, NOW, POLICY).status is None
-    well = decide(task(told), [job(ready=1)], WAIT, NOW, POLICY).status
+    assert plan_task(task(told), [turns], WAIT, NOW, POLICY).status is None
+    well = plan_task(task(told), [job(ready=1)], WAIT, NOW, POLICY).status
     assert well is not None
     assert well.reason == "Running"
 
 
 def test_a_job_that_is_refused_is_told_until_it_is_taken() -> None:
     why = "the Kubernetes API server answers 403: exceeded quota: none"
-    told = decide(task(), [], SchedulingDecision(refused=why), NOW, POLICY).status
+    told = plan_task(task(), [], SchedulingDecision(refused=why), NOW, POLICY).status
     assert told is not None
     assert (told.phase, told.reason) == (Phase.QUEUED, "Refused")
     assert told.conditions[0].message == f"The attempt's Job cannot be created, which is tried again: {why}."
-    assert decide(task(told), [], SchedulingDecision(refused=why), NOW, POLICY).status is None
-    assert decide(task(told), [], GO, NOW, POLICY).create == 1
+    assert plan_task(task(told), [], SchedulingDecision(refused=why), NOW, POLICY).status is None
+    assert plan_task(task(told), [], GO, NOW, POLICY).create == 1
 
 
 def test_disruptions_have_an_end() -> None:
     policy = Policy(max_disruptions=2)
     lost = [attempt(n, DISRUPTED, counted=False, reason="NodeLost", **LONG_AGO) for n in (1, 2)]
-    assert decide(task(status(*lost)), [], GO, NOW, policy).create == 3
-    plan = decide(task(status(*lost, attempt(3))), [], GO, NOW, policy)
+    assert plan_task(task(status(*lost)), [], GO, NOW, policy).create == 3
+    plan = plan_task(task(status(*lost, attempt(3))), [], GO, NOW, policy)
     assert plan.status is not None
     assert plan.status.phase is Phase.FAILED
 
 
 def test_what_ended_is_released() -> None:
     done = complete()
-    plan = decide(task(status(attempt())), [done], WAIT, NOW, POLICY)
+    plan = plan_task(task(status(attempt())), [done], WAIT, NOW, POLICY)
     assert plan.release == (done,)
-    retried = decide(task(status(attempt())), [failed(exit_code=75)], WAIT, NOW, POLICY)
+    retried = plan_task(task(status(attempt())), [failed(exit_code=75)], WAIT, NOW, POLICY)
     assert retried.release
 
 
 def test_usage_adds_up_and_the_newest_result_counts() -> None:
     first = failed(**said(Reason.MODEL_UNAVAILABLE, branch="b", usage=Usage(requests=2, input_tokens=10)))
-    plan = decide(task(status(attempt())), [first], WAIT, NOW, POLICY)
+    plan = plan_task(task(status(attempt())), [first], WAIT, NOW, POLICY)
     assert plan.status is not None
     second = job(
         2, complete=True, pods=(pod(**said(Reason.COMPLETED, change_url="u", usage=Usage(requests=1))),)
     )
-    end = decide(task(plan.status), [first, second], WAIT, NOW, POLICY).status
+    end = plan_task(task(plan.status), [first, second], WAIT, NOW, POLICY).status
     assert end is not None
     assert end.result is not None
     assert end.result.branch == "b"
@@ -263,19 +263,19 @@ def test_usage_adds_up_and_the_newest_result_counts() -> None:
 
 def test_the_model_is_not_asked_again_before_it_wants_to() -> None:
     patient = failed(**said(Reason.MODEL_UNAVAILABLE, retry_after=500.0))
-    plan = decide(task(status(attempt())), [patient], WAIT, NOW, POLICY)
+    plan = plan_task(task(status(attempt())), [patient], WAIT, NOW, POLICY)
     assert plan.requeue_at is not None
     # Not all tasks return to it at once.
     assert timedelta(seconds=500) < plan.requeue_at - ago(1) <= timedelta(seconds=550)
     assert plan.status is not None
     written = task(plan.status)
-    assert decide(written, [], GO, NOW + timedelta(seconds=490), POLICY).create is None
-    assert decide(written, [], GO, NOW + timedelta(seconds=550), POLICY).create == 2
+    assert plan_task(written, [], GO, NOW + timedelta(seconds=490), POLICY).create is None
+    assert plan_task(written, [], GO, NOW + timedelta(seconds=550), POLICY).create == 2
 
 
 def test_a_next_time_edited_by_hand_is_not_believed() -> None:
     far = task(status(attempt(outcome=FAILED, **LONG_AGO), next_attempt_time=NOW + timedelta(days=900)))
-    assert decide(far, [], GO, NOW, POLICY).create == 2
+    assert plan_task(far, [], GO, NOW, POLICY).create == 2
 
 
 def test_the_delay_is_exponential_jittered_capped_and_repeatable() -> None:
@@ -292,7 +292,7 @@ def test_the_delay_is_exponential_jittered_capped_and_repeatable() -> None:
 
 
 def test_of_two_running_jobs_one_goes() -> None:
-    plan = decide(task(status(attempt())), [job(), job(2)], WAIT, NOW, POLICY)
+    plan = plan_task(task(status(attempt())), [job(), job(2)], WAIT, NOW, POLICY)
     assert [entry.number for entry in plan.delete] == [2]
 
 
@@ -326,6 +326,6 @@ def test_the_stage_counts_whatever_may_run(task: Task, jobs: list[Job], stage: S
 
 
 def test_a_job_of_an_ended_task_is_deleted_and_looked_at_again() -> None:
-    plan = decide(task(ended("True")), [job()], WAIT, NOW, POLICY)
+    plan = plan_task(task(ended("True")), [job()], WAIT, NOW, POLICY)
     assert plan.delete
     assert plan.requeue_at is not None

@@ -4,9 +4,7 @@ Fair share comes first: of the repositories that could start a task, the one wit
 Among equals, and within a repository, the higher priority does, and waiting raises it; then the older task.
 A task for which a budget leaves too little is passed over.
 
-With `queue.engine: kueue` Kueue decides instead. The contract is its own for plain Jobs
-(https://kueue.sigs.k8s.io/docs/tasks/run/jobs/): they are created suspended, with the queue's name as label;
-Kueue sets `suspend: false` once there is quota, and true again to preempt.
+With `queue.engine: kueue` Kueue decides instead (`with_kueue_labels`).
 """
 
 from __future__ import annotations
@@ -17,22 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
-from coding_agent_core.settings.model import Kueue
-
-from coding_agent_operator.observed import QUEUE_LABEL, Task
 from coding_agent_operator.task_state import Stage
 
 UNLIMITED = 2**63
 """A limit where Kueue keeps the limits."""
-WORKLOADS = ("kueue.x-k8s.io", "v1beta2", "workloads")
-"""Group, version and plural of what Kueue makes of a Job."""
-_WORKLOAD_JOB_LABEL = "kueue.x-k8s.io/job-uid"
-NOT_INSTALLED = (
-    "Kueue is not installed in this cluster, so nobody admits the attempt's Job. Install it, or set "
-    "`queue.engine` to `native`."
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +68,7 @@ class Schedule:
     left: Mapping[str, Decimal] = field(default_factory=dict)
 
 
-def schedule(
+def fair_schedule(
     active: Sequence[Candidate],
     limit: int,
     now: datetime,
@@ -198,34 +185,3 @@ def _fairly(
 def _reserve(left: dict[str, Decimal], task: Candidate) -> None:
     for key in task.budgets:
         left[key] -= task.demand
-
-
-def with_kueue_labels(manifest: Mapping[str, Any], task: Task, kueue: Kueue) -> dict[str, Any]:
-    """The manifest of an attempt's Job for Kueue: suspended, in the queue of its repository."""
-    source = task.spec.source
-    metadata, spec = manifest["metadata"], manifest["spec"]
-    labels = {**metadata["labels"], QUEUE_LABEL: kueue.of(source.host, source.repository)}
-    return {
-        **manifest,
-        "metadata": {**metadata, "labels": labels},
-        "spec": {**spec, "suspend": True},
-    }
-
-
-def waits_for(workload: Mapping[str, Any]) -> str | None:
-    """Why Kueue has not admitted a workload, in its own words; `None` if it has, or has not decided yet."""
-    conditions = {c["type"]: c for c in (workload.get("status") or {}).get("conditions") or ()}
-    if (conditions.get("Admitted") or {}).get("status") == "True":
-        return None
-    if not (workload.get("spec") or {}).get("active", True):
-        return "Kueue has deactivated the attempt's workload."
-    reserved = conditions.get("QuotaReserved")
-    if reserved is None:
-        return None
-    if reserved.get("status") == "True":
-        return "Kueue has reserved quota and waits for its admission checks."
-    return f"Kueue: {reserved.get('message') or reserved.get('reason')}"[:1024]
-
-
-def job_uid(workload: Mapping[str, Any]) -> str:
-    return str((workload["metadata"].get("labels") or {}).get(_WORKLOAD_JOB_LABEL, ""))

@@ -94,7 +94,7 @@ def server(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     context.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
     served = ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (GitServer,), {"root": root}))
     served.socket = context.wrap_socket(served.socket, server_side=True)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield int(served.server_port)
     served.shutdown()
 

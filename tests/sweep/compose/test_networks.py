@@ -85,7 +85,7 @@ class _Ok(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def web_server(host: str) -> Iterator[int]:
     server = ThreadingHTTPServer((host, 0), _Ok)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield server.server_port
     finally:

@@ -139,12 +139,14 @@ class LimitedHttp(HttpToolsProtocol):
         elif len(connections) > CONNECTIONS:
             self._close_oldest(connections)
 
-    @staticmethod
-    def _close_oldest(crowd: Iterable[LimitedHttp]) -> None:
+    def _close_oldest(self, crowd: Iterable[LimitedHttp]) -> None:
         incomplete = [
             one for one in crowd if not one.cycle or one.cycle.more_body or one.cycle.response_complete
         ]
-        min(incomplete, key=lambda one: one._since).transport.abort()
+        oldest = min(incomplete, key=lambda one: one._since)
+        oldest.transport.abort()
+        # uvicorn forgets it in the loop's next step: too late for what else is accepted in this one.
+        self.connections.discard(oldest)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import socket
+from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 from coding_agent_receiver import server
@@ -51,7 +52,9 @@ async def test_an_endless_head_is_refused(receiver: Receiver) -> None:
 
 
 async def test_a_head_just_too_large_is_answered_431(receiver: Receiver) -> None:
-    connection = await connect(receiver, START + b"X-Large: " + b"a" * server.HEAD_SIZE)
+    # One byte too much: with more, the last ones may arrive only when the connection is closed, and reset it.
+    head = START + b"X-Large: "
+    connection = await connect(receiver, head + b"a" * (server.HEAD_SIZE + 1 - len(head)))
     assert (await rest(connection)).startswith(b"HTTP/1.1 431 ")
 
 
@@ -69,9 +72,9 @@ async def test_a_head_that_does_not_arrive_is_given_up(
 async def test_a_second_head_on_a_connection_is_limited_too(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, second: bytes
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_TIME", 0.2)
     connection = await connect(receiver, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await connection[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+    monkeypatch.setattr(server, "HEAD_TIME", 0.2)
     connection[1].write(second)
     assert (await rest(connection)).startswith(b"HTTP/1.1 408 ")
 
@@ -89,3 +92,28 @@ async def test_connections_without_a_request_make_room_for_authentic_webhooks(
         answer = await receiver.github(github_issue(number=77))
         assert answer.status_code == 200
         assert not held[-1][0].at_eof()
+
+
+@pytest.mark.parametrize("limit", ["CONNECTIONS", "CONNECTIONS_OF_ADDRESS"])
+async def test_the_limit_holds_for_connections_that_are_accepted_in_one_step(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(server, limit, 8)
+    monkeypatch.setattr(server, "HEAD_TIME", 600)
+    with ExitStack() as stack:
+        # Nothing is awaited: the receiver, in the same loop, finds all of them at once.
+        burst = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", receiver.port), timeout=60))
+            for _ in range(20)
+        ]
+        for connection in burst[:10]:
+            connection.setblocking(False)
+            try:
+                async with asyncio.timeout(60):
+                    assert await asyncio.get_running_loop().sock_recv(connection, 1) == b""
+            except ConnectionResetError:
+                pass
+        for connection in burst[-8:]:
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                connection.recv(1)

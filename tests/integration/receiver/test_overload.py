@@ -14,8 +14,8 @@ from tests.fixtures.deliveries import RecordingSink, github_issue, settings
 from tests.fixtures.receiver import receiving
 from tests.fixtures.receiver_process import authentic, receiver_process
 
-CAPACITY = 40
-"""Events a second that the queue of this test stores: 16 at a time, each in 0.4 s."""
+CAPACITY = 10
+"""Events a second that the queue of this test stores: 8 at a time, each in 0.8 s."""
 PROGRAM = """
 import asyncio, logging, sys
 from coding_agent_core.tasks import Submission
@@ -23,11 +23,11 @@ from coding_agent_receiver.server import run
 from tests.fixtures.deliveries import RecordingSink, settings
 
 class Slow(RecordingSink):
-    turns = asyncio.Semaphore(16)
+    turns = asyncio.Semaphore(8)
 
     async def submit(self, request):
         async with self.turns:
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.8)
         return Submission("a-task")
 
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
@@ -89,6 +89,7 @@ async def test_an_event_that_waits_too_long_for_its_turn_is_shed(monkeypatch: py
 async def test_turns_come_in_order_and_a_long_line_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "STORING_AT_ONCE", 1)
     monkeypatch.setattr(intake, "IN_LINE", 3)
+    monkeypatch.setattr(intake, "LONGEST_WAIT", 60.0)
     limit, order = ConcurrencyLimit(), []
 
     async def store(number: int) -> None:

@@ -20,8 +20,8 @@ from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.seed import Seed, from_data
 
 T = TypeVar("T")
-START_TIMEOUT = 15.0
-"""Seconds that a start may take."""
+START_TIMEOUT = 60.0
+"""Seconds that a start may take, or the end of what a test waits for."""
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -19,8 +22,6 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-
-from coding_agent_docs.docstrings import attribute_docstrings
 
 _NUMBERS = re.compile(r" \(requirement [A-Z]\d+\)")
 _NAMES = {
@@ -198,3 +199,26 @@ def _for_readers(meaning: str) -> str:
 def _first(text: str) -> str:
     """The first paragraph, without what only the code's readers look up."""
     return _NUMBERS.sub("", " ".join(text.split("\n\n", maxsplit=1)[0].split()))
+
+
+def attribute_docstrings(cls: type) -> dict[str, str]:
+    """The strings under the attributes of a class, inherited ones included; line breaks become blanks."""
+    found: dict[str, str] = {}
+    for entry in reversed(cls.__mro__):
+        if entry.__module__.partition(".")[0] == cls.__module__.partition(".")[0]:
+            found.update(_own_docstrings(entry))
+    return found
+
+
+def _own_docstrings(cls: type) -> dict[str, str]:
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(definition, ast.ClassDef)
+    found: dict[str, str] = {}
+    for statement, after in zip(definition.body, definition.body[1:], strict=False):
+        match statement, after:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = " ".join(text.split())
+    return found

@@ -1,12 +1,15 @@
 """One consumer works on an item at a time, among all consumers of the broker (decision record 0005)."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 
+import pytest
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
+from coding_agent_core.queues.rabbitmq.connection import Connection
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import ConsumerProcess, Queue, Relay, claims, request
+from tests.integration.rabbitmq.steps import PATIENT, ConsumerProcess, Queue, Relay, claims, request, until
 
 NewSource = Callable[..., RabbitMQSource]
 
@@ -76,6 +79,7 @@ async def test_the_death_of_the_holder_frees_the_item(
             async with second.item_lock() as held:
                 assert not held
             await holder.kill()
+            await until(lambda: not queue.is_locked(second.task.request.item))
             async with second.item_lock() as held:
                 assert held
             await second.done()
@@ -84,7 +88,7 @@ async def test_the_death_of_the_holder_frees_the_item(
 
 
 async def test_the_lock_is_taken_again_after_a_reconnection(
-    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
+    sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker, queue: Queue
 ) -> None:
     for _ in range(2):
         await sink.submit(request(1))
@@ -93,11 +97,44 @@ async def test_the_lock_is_taken_again_after_a_reconnection(
         async with first.item_lock() as held:
             assert held
             await asyncio.to_thread(rabbitmq.restart)
+            await until(lambda: queue.is_locked(first.task.request.item))
             async with claims(new_source()) as take_too:
                 second = await take_too()
                 async with second.item_lock() as held_too:
                     assert not held_too
             assert not first.lost.is_set()
+
+
+async def test_an_item_that_is_unlocked_during_a_reconnection_stays_unlocked(
+    sink: RabbitMQSink,
+    new_source: NewSource,
+    rabbitmq: Broker,
+    queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await sink.submit(request(1))
+    relocking, unlocked, locked_again = (threading.Event() for _ in range(3))
+    lock = Connection.lock
+
+    async def lock_later(connection: Connection, name: str, patience: float) -> bool:
+        relocking.set()
+        await asyncio.to_thread(unlocked.wait, 60)
+        held = await lock(connection, name, patience)
+        locked_again.set()
+        return held
+
+    async with Relay(rabbitmq) as relay, claims(new_source(port=relay.port)) as take:
+        claim = await take()
+        async with claim.item_lock() as held:
+            assert held
+            monkeypatch.setattr(Connection, "lock", lock_later)
+            relay.cut()
+            relay.mend()
+            assert await asyncio.to_thread(relocking.wait, 60)
+        unlocked.set()
+        assert await asyncio.to_thread(locked_again.wait, 60)
+        await until(lambda: not queue.is_locked(claim.task.request.item))
+        await claim.done()
 
 
 async def test_who_finds_the_item_taken_after_a_reconnection_has_lost_it(
@@ -109,7 +146,7 @@ async def test_who_finds_the_item_taken_after_a_reconnection_has_lost_it(
         async with first.item_lock() as held:
             assert held
             relay.cut()
-            async with claims(new_source()) as take_too:
+            async with claims(new_source(timing=PATIENT)) as take_too:
                 second = await take_too()
                 assert (second.task.uuid, second.redelivered) == (first.task.uuid, True)
                 async with second.item_lock() as held_too:

@@ -280,13 +280,8 @@ class ConsumerConnection:
                 self._connection = connection
                 try:
                     await connection.declare_durable(self._settings.queue, dead_queue(self._settings.queue))
-                    locked = self.claim if self.claim is not None and self.claim.is_locked else None
-                    if locked is not None and not await connection.lock(self._lock_name(locked), patience):
-                        _logger.warning(
-                            "Another consumer took task %s over while the connection was gone",
-                            locked.task.name,
-                        )
-                        self._lose(locked)
+                    if self.claim is not None and self.claim.is_locked:
+                        await self._lock_again(self.claim, connection, patience)
                     failures = 0
                     self._up.set()
                     await self._consume(connection)
@@ -303,6 +298,15 @@ class ConsumerConnection:
                 _logger.exception("Unexpected error; connecting again")
             await asyncio.sleep(self._timing.pause(failures))
             failures += 1
+
+    async def _lock_again(self, claim: RabbitMQClaim, connection: Connection, patience: float) -> None:
+        if not await connection.lock(self._lock_name(claim), patience):
+            _logger.warning(
+                "Another consumer took task %s over while the connection was gone", claim.task.name
+            )
+            self._lose(claim)
+        elif not claim.is_locked:  # it was unlocked meanwhile, on a connection that did not have the lock yet
+            await connection.delete(self._lock_name(claim))
 
     async def _consume(self, connection: Connection) -> None:
         """Consume while no task is claimed, until the connection ends.

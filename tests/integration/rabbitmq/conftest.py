@@ -8,17 +8,25 @@ from coding_agent_core.queues.rabbitmq.messages import Timing
 from coding_agent_core.settings.model import RabbitMQ
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import QUICK, Queue
+from tests.integration.rabbitmq.steps import HASTE, QUICK, Queue
 
 
 @pytest.fixture
 def settings(rabbitmq: Broker, rabbitmq_queue: str) -> RabbitMQ:
-    return RabbitMQ(host=rabbitmq.host, port=rabbitmq.port, queue=rabbitmq_queue, publish_timeout=3.0)
+    return RabbitMQ(host=rabbitmq.host, port=rabbitmq.port, queue=rabbitmq_queue, publish_timeout=60)
 
 
 @pytest.fixture
 async def sink(settings: RabbitMQ) -> AsyncIterator[RabbitMQSink]:
     sink = RabbitMQSink(settings)
+    yield sink
+    await sink.aclose()
+
+
+@pytest.fixture
+async def hasty_sink(settings: RabbitMQ) -> AsyncIterator[RabbitMQSink]:
+    """One that gives up after three seconds."""
+    sink = RabbitMQSink(settings.model_copy(update={"publish_timeout": HASTE}))
     yield sink
     await sink.aclose()
 

@@ -8,21 +8,28 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pika
+import pika.exceptions
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
-from coding_agent_core.queues.rabbitmq.messages import Timing
+from coding_agent_core.queues.rabbitmq.connection import RESOURCE_LOCKED
+from coding_agent_core.queues.rabbitmq.messages import Timing, lock_queue
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures.rabbitmq import Broker
 
-QUICK = Timing(connect=3, first_pause=0.05, longest_pause=0.3, lock_patience=1.0, relock_grace=0.5)
+QUICK = Timing(connect=30, first_pause=0.05, longest_pause=0.3, lock_patience=1.0, relock_grace=0.5)
+PATIENT = replace(QUICK, lock_patience=60)
+"""Where a lock is about to become free: the broker can take its time."""
 DEADLINE = 60.0
+HASTE = 3.0
+"""Seconds in which a hasty sink publishes, or gives up."""
 
 
 def request(number: int = 1, origin: Origin = Origin.WEBHOOK) -> TaskRequest:
@@ -49,7 +56,9 @@ class Queue:
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[Any]:
-        parameters = pika.ConnectionParameters(host=self._broker.host, port=self._broker.port)
+        parameters = pika.ConnectionParameters(
+            host=self._broker.host, port=self._broker.port, socket_timeout=DEADLINE, stack_timeout=DEADLINE
+        )
         connection = pika.BlockingConnection(parameters)
         try:
             yield connection.channel()
@@ -60,6 +69,15 @@ class Queue:
         with self.channel() as channel:
             frame = channel.queue_declare(self.name + suffix, passive=True)
             return int(frame.method.message_count)
+
+    def is_locked(self, item: Item) -> bool:
+        """Whether a consumer holds the item's lock."""
+        try:
+            with self.channel() as channel:
+                channel.queue_declare(lock_queue(self.name, item), passive=True)
+        except pika.exceptions.ChannelClosedByBroker as error:
+            return bool(error.reply_code == RESOURCE_LOCKED)  # 404: there is none
+        raise AssertionError("a lock is exclusive")
 
     def put(self, body: bytes) -> None:
         with self.channel() as channel:
@@ -176,6 +194,10 @@ class Relay:
         flowing.set()
         there, to_broker = await asyncio.open_connection(self._broker.host, self._broker.port)
         ends = {writer, to_broker}
+        if self._cut:  # meanwhile
+            for entry in ends:
+                entry.transport.abort()
+            return
         self._open |= ends
         await asyncio.gather(_pump(reader, to_broker, flowing), _pump(there, writer, flowing))
         self._open -= ends

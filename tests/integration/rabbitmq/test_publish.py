@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
+from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource, publisher
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Origin
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import DEADLINE, Queue, Relay, claims, request, until
+from tests.integration.rabbitmq.steps import DEADLINE, HASTE, Queue, Relay, claims, request, until
 
 READINESS_S = 4
 """Seconds that a kubelet waits for the answer, by the chart's `timeoutSeconds`."""
@@ -20,6 +20,17 @@ READINESS_S = 4
 
 def numbers(queue: Queue) -> list[int]:
     return sorted(json.loads(body)["number"] for _, body in queue.get_all())
+
+
+async def submit_again(sink: RabbitMQSink, number: int) -> None:
+    """Submit it until it is taken: the broker is there, and may need longer than the sink has."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            try:
+                await sink.submit(request(number))
+            except QueueUnavailableError:
+                continue
+            return
 
 
 @pytest.mark.long
@@ -70,43 +81,43 @@ async def test_a_deleted_queue_is_made_again(sink: RabbitMQSink, queue: Queue) -
 
 @pytest.mark.long
 async def test_a_stopped_broker_is_unavailable_within_the_budget_and_nothing_is_lost_after_it(
-    sink: RabbitMQSink, settings: RabbitMQ, rabbitmq: Broker, queue: Queue
+    hasty_sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
 ) -> None:
-    await sink.submit(request(1))
-    assert await sink.connected()
+    await submit_again(hasty_sink, 1)
+    assert await hasty_sink.connected()
     rabbitmq.stop()
     began = time.monotonic()
-    with pytest.raises(QueueUnavailableError, match=f"{settings.host}:{settings.port}"):
-        await sink.submit(request(2))
-    assert time.monotonic() - began < 2 * settings.publish_timeout, "no second budget was begun"
-    assert not await sink.connected()
+    with pytest.raises(QueueUnavailableError, match=f"{rabbitmq.host}:{rabbitmq.port}"):
+        await hasty_sink.submit(request(2))
+    assert time.monotonic() - began < 2 * HASTE, "no second budget was begun"
+    assert not await hasty_sink.connected()
     rabbitmq.start()
-    await sink.submit(request(3))
-    assert numbers(queue) == [1, 3]
+    await submit_again(hasty_sink, 3)
+    assert set(numbers(queue)) == {1, 3}
 
 
 async def test_a_frozen_broker_is_unavailable_within_the_budget(
-    sink: RabbitMQSink, settings: RabbitMQ, rabbitmq: Broker, queue: Queue
+    hasty_sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
 ) -> None:
-    await sink.submit(request(1))
+    await submit_again(hasty_sink, 1)
     rabbitmq.freeze()
     began = time.monotonic()
-    probe = asyncio.create_task(sink.connected())
+    probe = asyncio.create_task(hasty_sink.connected())
     with pytest.raises(QueueUnavailableError, match=r"confirm|answer"):
-        await sink.submit(request(2))
-    assert time.monotonic() - began < 2 * settings.publish_timeout, "no second budget was begun"
+        await hasty_sink.submit(request(2))
+    assert time.monotonic() - began < 2 * HASTE, "no second budget was begun"
     assert not await probe
     began = time.monotonic()
-    assert not await sink.connected()
+    assert not await hasty_sink.connected()
     assert time.monotonic() - began < READINESS_S
     rabbitmq.thaw()
-    await sink.submit(request(3))
+    await submit_again(hasty_sink, 3)
     # What was on its way into the frozen broker may arrive late; nothing that was promised is missing.
     assert {1, 3} <= set(numbers(queue)) <= {1, 2, 3}
 
 
 async def test_a_broker_restarted_in_mid_stream_loses_nothing_that_was_promised(
-    sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
+    hasty_sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
 ) -> None:
     promised: list[int] = []
     stop = asyncio.Event()
@@ -116,7 +127,7 @@ async def test_a_broker_restarted_in_mid_stream_loses_nothing_that_was_promised(
         while not stop.is_set():
             number += 10
             try:
-                await sink.submit(request(number))
+                await hasty_sink.submit(request(number))
             except QueueUnavailableError:
                 continue
             promised.append(number)
@@ -139,7 +150,7 @@ async def test_a_broker_restarted_in_mid_stream_loses_nothing_that_was_promised(
 
 async def test_a_wrong_password_is_told_without_it(settings: RabbitMQ) -> None:
     wrong = RabbitMQ.model_validate(
-        settings.model_dump() | {"password": "not-this-one", "publish_timeout": 1}
+        settings.model_dump() | {"password": "not-this-one", "publish_timeout": HASTE}
     )
     sink = RabbitMQSink(wrong)
     with pytest.raises(QueueUnavailableError) as error:
@@ -149,10 +160,11 @@ async def test_a_wrong_password_is_told_without_it(settings: RabbitMQ) -> None:
     await sink.aclose()
 
 
-async def test_while_the_password_is_rotated_both_are_tried(settings: RabbitMQ) -> None:
+async def test_while_the_password_is_rotated_both_are_tried(settings: RabbitMQ, queue: Queue) -> None:
     both = RabbitMQ.model_validate(settings.model_dump() | {"password": ["the-new-one", "guest"]})
     sink = RabbitMQSink(both)
-    assert await sink.connected()
+    await sink.submit(request(1))
+    assert numbers(queue) == [1]
     await sink.aclose()
 
 
@@ -161,7 +173,7 @@ async def test_a_connection_that_died_without_a_sign_costs_time_and_not_the_task
 ) -> None:
     async with Relay(rabbitmq) as relay:
         # Half of the time for the dead connection; the other half holds a new one on a busy machine too.
-        budget = 3 * settings.publish_timeout
+        budget = 3 * HASTE
         sink = RabbitMQSink(settings.model_copy(update={"port": relay.port, "publish_timeout": budget}))
         try:
             await sink.submit(request(1))
@@ -169,7 +181,6 @@ async def test_a_connection_that_died_without_a_sign_costs_time_and_not_the_task
             began = time.monotonic()
             await sink.submit(request(2))
             assert time.monotonic() - began >= budget / 2
-            assert await sink.connected()
             assert relay.connections == 2
             assert numbers(queue) == [1, 2]
             relay.silence()
@@ -193,8 +204,15 @@ async def test_many_submits_share_one_connection(settings: RabbitMQ, rabbitmq: B
 
 @pytest.mark.parametrize("first", [Origin.POLL, Origin.WEBHOOK])
 async def test_polls_do_not_publish_what_waits_already(
-    sink: RabbitMQSink, new_source: Callable[..., RabbitMQSource], queue: Queue, first: Origin
+    sink: RabbitMQSink,
+    new_source: Callable[..., RabbitMQSource],
+    queue: Queue,
+    first: Origin,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(
+        publisher, "_PROBE_SECONDS", DEADLINE
+    )  # it must show what waits, however long it takes
     poll = request(1, Origin.POLL)
     answers = [(await sink.submit(entry)).duplicate for entry in (request(1, first), poll, poll)]
     assert answers == [None, *["its message waits in the queue already"] * 2]

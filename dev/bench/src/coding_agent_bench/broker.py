@@ -15,7 +15,10 @@ import time
 import uuid
 from pathlib import Path
 
-_START_SECONDS = 60
+from coding_agent_cluster.network import free_ports
+
+_START_SECONDS = 150
+"""For a start or an end on a machine that does much else."""
 _INSTALL = (
     "RabbitMQ is not installed, and a real one is used here. On Debian or Ubuntu: "
     "`apt-get install --no-install-recommends rabbitmq-server` (the service itself need not run)."
@@ -33,15 +36,6 @@ def _server_program() -> Path:
     return Path(on_path)
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [entry.getsockname()[1] for entry in sockets]
-    for entry in sockets:
-        entry.close()
-    return ports
-
-
 class Broker:
     """A RabbitMQ server that can be stopped, killed, frozen and started again; its data stays."""
 
@@ -52,7 +46,7 @@ class Broker:
     def __init__(self, folder: Path) -> None:
         self._program = _server_program()
         self._folder = folder
-        self.port, epmd_port, dist_port = _free_ports(3)
+        self.port, epmd_port, dist_port = free_ports(3)  # a restart needs them again
         self._node = f"test-{uuid.uuid4().hex[:8]}@localhost"
         self._server: subprocess.Popen[bytes] | None = None
         home = folder / "home"
@@ -159,7 +153,7 @@ class Broker:
             text=True,
             env=self._environment,
             cwd=self._folder,
-            timeout=60,
+            timeout=_START_SECONDS,
         )
         return done.stdout
 
@@ -180,7 +174,9 @@ class Broker:
         try:
             with socket.create_connection((self.host, self.port), timeout=1) as connection:
                 connection.sendall(b"AMQP\x00\x00\x09\x01")
-                return connection.recv(1) == b"\x01"
+                if connection.recv(1) == b"\x01":
+                    return True
         except OSError:
-            time.sleep(0.05)  # nobody listens yet; the deadline of `start` bounds these
-            return False
+            pass  # nobody listens yet
+        time.sleep(0.05)  # the deadline of `start` bounds these
+        return False

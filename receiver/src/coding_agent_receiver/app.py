@@ -31,7 +31,14 @@ from starlette.types import Receive, Scope, Send
 from coding_agent_receiver import events, github, gitlab, verify
 from coding_agent_receiver.events import Answer, Delivery, PlatformWebhooks, Webhooks
 from coding_agent_receiver.intake import Intake
-from coding_agent_receiver.limits import AddressCheck, Allowlist, BodyRoom, NoRoomError, RateLimits
+from coding_agent_receiver.limits import (
+    SMALL_BODY,
+    AddressCheck,
+    Allowlist,
+    BodyRoom,
+    NoRoomError,
+    RateLimits,
+)
 from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
 from coding_agent_receiver.payload import BodyError, decode_payload, require_json
 from coding_agent_receiver.verify import Address, Verification
@@ -202,9 +209,10 @@ class WebhookEndpoint:
         size = int(length[:20]) if length.isdecimal() else self._largest
         if size > self._largest:
             raise too_large
-        body = bytearray()
-        start = asyncio.get_running_loop().time()
         async with self._room.reserve(client, size) as room:
+            start = asyncio.get_running_loop().time()
+            # A large one is not enlarged with each part: to move it would take more memory than is reserved.
+            body, end = bytearray(size if size > SMALL_BODY else 0), 0
             try:
                 async with asyncio.timeout(BODY_GRACE) as deadline:
                     room.on_eviction = lambda: deadline.reschedule(0)
@@ -214,16 +222,18 @@ class WebhookEndpoint:
                             raise _DisconnectedError
                         chunk: bytes = message.get("body", b"")
                         more = message.get("more_body", False)
-                        if len(body) + len(chunk) > self._largest:
+                        if end + len(chunk) > self._largest:
                             raise too_large
                         verification.update(chunk)
-                        if not more and not body:
+                        if not more and not end:
                             return chunk
                         room.arrived(len(chunk))
-                        body += chunk
+                        body[end : end + len(chunk)] = chunk
+                        end += len(chunk)
                         if not more:
+                            del body[end:]
                             return body
-                        seconds = BODY_GRACE + len(body) / BODY_RATE
+                        seconds = BODY_GRACE + end / BODY_RATE
                         deadline.reschedule(start + min(BODY_TIMEOUT, seconds))
             except TimeoutError as error:
                 if room.evicted:

@@ -1,13 +1,14 @@
 """S11: the allowlist, and GitHub's hook addresses in it."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 
 import httpx
 import pytest
 from coding_agent_core.settings import Settings
-from coding_agent_receiver import limits
+from coding_agent_receiver import app, limits
 from coding_agent_receiver.limits import (
     SMALL_BODY,
     AddressCheck,
@@ -16,6 +17,9 @@ from coding_agent_receiver.limits import (
     NoRoomError,
     Reservation,
 )
+
+from tests.fixtures.deliveries import RecordingSink, encode, github_headers, github_issue
+from tests.fixtures.deliveries import settings as configured
 
 SIZE = SMALL_BODY + 1
 
@@ -98,6 +102,7 @@ async def test_a_larger_body_waits_for_room_and_one_client_gets_half_of_it(monke
             await stack.enter_async_context(room.reserve("b", SIZE))
         with pytest.raises(NoRoomError):
             await stack.enter_async_context(room.reserve("c", SIZE))
+        monkeypatch.setattr(limits, "LARGE_WAIT", 60.0)
         waiting = asyncio.create_task(enter(room, "c", SIZE))
         await asyncio.sleep(0)
         await stack.aclose()
@@ -105,6 +110,40 @@ async def test_a_larger_body_waits_for_room_and_one_client_gets_half_of_it(monke
     async with AsyncExitStack() as stack:
         for client in "aabb":
             await stack.enter_async_context(room.reserve(client, SIZE))
+
+
+async def test_the_wait_for_room_is_not_taken_from_the_time_in_which_the_body_must_arrive(monkeypatch):
+    monkeypatch.setattr(limits, "LARGE_BODIES", SIZE)
+    monkeypatch.setattr(app, "BODY_GRACE", 2.0)
+    loop, waited = asyncio.get_running_loop(), 0.0
+    monkeypatch.setattr(loop, "time", lambda: time.monotonic() + waited)
+    short = encode(github_issue())
+    body = short + b" " * (SIZE - len(short))
+    parts, answered = [body[:1000], body[1000:]], []
+
+    async def receive():
+        for _ in range(3):  # steps of the loop, in which a deadline that has passed ends the reading
+            await asyncio.sleep(0)
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    async def send(message):
+        answered.append(message)
+
+    headers = github_headers(body) | {"Content-Length": str(SIZE)}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/webhook/github",
+        "client": ("127.0.0.1", 1),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    }
+    receiver = app.create_app(configured(max_body_bytes=SIZE), RecordingSink())
+    async with receiver.endpoint._room.reserve("another client", SIZE):
+        answering = asyncio.create_task(receiver(scope, receive, send))
+        await asyncio.sleep(0)
+        waited = 4.0
+    await answering
+    assert answered[0]["status"] == 200
 
 
 async def test_small_bodies_count_as_they_arrive_and_do_not_wait_for_larger_ones(monkeypatch):

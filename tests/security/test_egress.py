@@ -6,6 +6,7 @@ The decoy: the same forms of request reach the listed host, and the attacker's s
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import socket
 import threading
@@ -49,7 +50,7 @@ class Host:
             except OSError:
                 return
             with connection:
-                connection.settimeout(10)
+                connection.settimeout(60)
                 self.seen.append(b"")
                 try:
                     self.seen[-1] = connection.recv(65536)
@@ -120,14 +121,13 @@ def _authorization(user: str | bytes, given: str | bytes, scheme: str = "Basic")
 
 
 def _said(proxy: EgressProxy, text: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as way:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=60) as way:
         said = b""
-        try:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # what it did not want to read
             way.sendall(text)
+        with contextlib.suppress(ConnectionResetError):
             while part := way.recv(65536):
                 said += part
-        except (ConnectionResetError, BrokenPipeError):
-            pass  # what it did not want to read
         return said
 
 
@@ -312,7 +312,7 @@ def test_the_decoys(proxy: EgressProxy, packages: Host, attacker: Host, say: Say
     for form in (b"packages.inside", b"PACKAGES.inside"):
         said = say(b"GET http://%s:PORT/ HTTP/1.1\r\nHost: x\r\nAUTH\r\n\r\n" % form)
         assert _statuses(said) == [200]
-    with socket.create_connection(("127.0.0.2", attacker.port), timeout=10) as way:
+    with socket.create_connection(("127.0.0.2", attacker.port), timeout=60) as way:
         way.sendall(b"secret")
         assert way.recv(10)
     assert attacker.seen == [b"secret"]

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.long
 ASK = """python3 -c "
 import urllib.request, urllib.error
 try:
-    urllib.request.urlopen('http://secrets.invalid/', timeout=10)
+    urllib.request.urlopen('http://secrets.invalid/', timeout=60)
 except urllib.error.HTTPError as error:
     print('ASKED', error.code)
 "

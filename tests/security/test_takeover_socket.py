@@ -109,14 +109,21 @@ async def test_a_stopped_server_is_not_replaced_by_a_commands_own(
 ) -> None:
     workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60, command_timeout=30), sidecar.socket)
     await workspace.seed(bundle, "work")
-    monkeypatch.setattr(client, "_GRACE_SECONDS", -25.0)  # it gives the command up after 5 s
     monkeypatch.setattr(client, "_CONNECT_SECONDS", 2.0)
     workspace.restart_patience = 3
-    with pytest.raises(WorkspaceGoneError, match="has not answered for 3 s"):
-        await workspace.run(take(sidecar.socket, seen) + "kill -STOP $PPID; sleep 25")
+    # A busy machine may take longer than the first of these before the server is stopped.
+    for gives_up_after in (5.0, 20.0):
+        monkeypatch.setattr(client, "_GRACE_SECONDS", gives_up_after - 30)
+        command = f"rm -f {seen}; {take(sidecar.socket, seen)} kill -STOP $PPID; sleep 60"
+        try:
+            said = (await workspace.run(command)).output
+        except WorkspaceGoneError as error:
+            said = str(error)
+            break
+    assert "has not answered for 3 s" in said
     assert asked(seen) == []
     newcomer = WorkspaceClient(sidecar.socket, command_timeout=30, output_limit=1000)
-    await newcomer.connect(10)
+    await newcomer.connect(60)
     assert (await newcomer.run("true")).output == "TAKEN OVER", "the impostor works"
     assert "run" in asked(seen)
     newcomer.close()

@@ -139,7 +139,7 @@ async def start(wish: dict[str, Any], agent_folder: Path) -> asyncio.subprocess.
 
 async def outputs_of(wish: dict[str, Any], agent_folder: Path) -> tuple[list[str], str]:
     process = await start(wish, agent_folder)
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    out, err = await asyncio.wait_for(process.communicate(), 150)
     assert process.returncode == 0, err.decode()
     return json.loads(out)["outputs"], err.decode()
 
@@ -225,7 +225,7 @@ async def test_when_the_agent_is_killed_nothing_of_the_workspace_stays(
     process.kill()
     await process.wait()
     async with asyncio.timeout(60):
-        while any(Path(f"/proc/{pid}").exists() for pid in below) or os.listdir(base_dir):
+        while living_parents().keys() & below or os.listdir(base_dir):
             await asyncio.sleep(0.02)
 
 

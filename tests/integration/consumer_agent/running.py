@@ -40,7 +40,7 @@ class Running:
         self,
         settings: Settings,
         prompt: str = "Please fix it.",
-        timeout: float = 60,
+        timeout: float = 150,
         gateway: Gateway | None = None,
         images: tuple[Image, ...] = (),
     ) -> Outcome:

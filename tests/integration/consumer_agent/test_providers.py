@@ -124,7 +124,7 @@ async def test_a_rate_limit_is_waited_out_as_long_as_the_service_asks(running: R
 async def test_a_stream_that_is_cut_or_stalls_is_asked_for_again(running: Running, way: str) -> None:
     turn = {**call("list_files"), "cut": 1, "stall": 1}
     with model_server(script(turn, finish()), api_key=None) as server:
-        outcome = await running.work(provider_settings(server, way, request_timeout=1, stream=True))
+        outcome = await running.work(provider_settings(server, way, request_timeout=4, stream=True))
         assert len(server.requests) == 4
     assert outcome.reason is Reason.COMPLETED, outcome.message
     assert len(running.waits) == 2

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
+from coding_agent_cluster.network import free_ports
+
 Kind = Literal["503", "refused", "hangs"]
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
@@ -29,8 +31,9 @@ class Outage:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self.begun = threading.Event()
-        self._listen(0)
-        self._port = self._server.server_address[1]
+        # Nothing else may get it while nobody listens here.
+        [self._port] = free_ports(1)
+        self._listen(self._port)
         self.url = f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
@@ -87,7 +90,8 @@ class Outage:
     def answer(self, request: _Handler) -> None:
         """Answer a request, or not."""
         body = request.rfile.read(int(request.headers.get("Content-Length", "0")))
-        if self._first is not None and self._first.match(f"{request.command} {request.path}"):
+        first = self._first
+        if first is not None and first.match(f"{request.command} {request.path}"):
             if self._served and not self.begun.is_set():
                 self._forward(request, body)
                 self._away()

@@ -32,7 +32,7 @@ async def test_what_is_put_is_there_for_everybody(s3: S3Server) -> None:
 
 
 async def test_a_long_transcript(s3: S3Server) -> None:
-    bucket = S3Bucket(s3.section(timeout=20))
+    bucket = S3Bucket(s3.section())
     long = b"x" * 12_000_000
     await bucket.put("long.jsonl", long)
     assert await bucket.get("long.jsonl") == long
@@ -113,7 +113,7 @@ async def test_the_environment_does_not_redirect_what_is_configured(
 
 async def test_the_process_ends_with_its_own_exit_code(s3: S3Server) -> None:
     """The library's coroutines made one process in six end with SIGABRT."""
-    data = json.dumps(s3.settings(timeout=10))
+    data = json.dumps(s3.settings())
     processes = [
         subprocess.Popen([sys.executable, str(PROGRAM), data], cwd=PROGRAM.parents[3]) for _ in range(4)
     ]

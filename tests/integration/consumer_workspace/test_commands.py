@@ -29,7 +29,7 @@ async def workspace(
     request: pytest.FixtureRequest, base_dir: Path, bundle: Path
 ) -> AsyncIterator[WorkspaceClient]:
     settings = WorkspaceSettings(
-        isolation=request.param, base_dir=base_dir, command_timeout=20, output_limit=LIMIT
+        isolation=request.param, base_dir=base_dir, command_timeout=120, output_limit=LIMIT
     )
     async with launch_workspace(settings) as client:
         await client.seed(bundle, "work")
@@ -250,7 +250,7 @@ class sidecar:
         assert self._process.stdout is not None
         assert b'"none"' in await self._process.stdout.readline()
         assert path.stat().st_mode & 0o777 == 0o600
-        return WorkspaceClient(path, command_timeout=10, output_limit=1000)
+        return WorkspaceClient(path, command_timeout=60, output_limit=1000)
 
     async def __aexit__(self, *_: object) -> None:
         if self._process.returncode is None:

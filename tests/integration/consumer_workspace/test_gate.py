@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -142,8 +143,12 @@ async def seeded(container: Container, bundle: Path) -> None:
 
 
 async def until_connected(gate: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    await asyncio.to_thread(until, gate.exists, "the gate is open")
-    return await asyncio.open_unix_connection(gate)
+    async with asyncio.timeout(60):
+        while True:
+            # Its path is there a moment before it takes connections.
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                return await asyncio.open_unix_connection(gate)
+            await asyncio.sleep(0.01)
 
 
 def test_it_ends_when_it_is_told_to(container: Container) -> None:

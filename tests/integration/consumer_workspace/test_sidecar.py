@@ -56,8 +56,9 @@ async def test_an_answer_that_does_not_come_is_not_called_an_end(
     process: WorkspaceProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60, command_timeout=30), process.socket)
+    await workspace.run("echo kept > kept.md")
     monkeypatch.setattr(client, "_GRACE_SECONDS", -29.0)  # it loses patience before the workspace does
-    result = await workspace.run("echo kept > kept.md; sleep 25")
+    result = await workspace.run("sleep 25")
     assert result.exit_code == 137
     assert result.output.startswith("The workspace did not answer within 1 s. It answers again.")
     assert "restarted" not in result.output

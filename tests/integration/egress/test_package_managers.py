@@ -82,15 +82,18 @@ def test_a_package_manager_works_with_the_hosts_that_were_denied(
 ) -> None:
     environment = prepared(tool, tmp_path) | proxy.variables(job := f"{tool}-1")
     allowed: list[str] = []
-    said = []
+    said: list[str] = []
+
+    def denied() -> list[str]:
+        return [host for host in proxy.denials(job) if host not in allowed]
+
     for _ in range(_ROUNDS):
         run = install(tool, environment, tmp_path)
         said.append(run.stdout + run.stderr)
         if run.returncode == 0:
             break
         # They are counted a moment after the tool was answered.
-        until(lambda: proxy.denials(job).keys() - set(allowed), lambda: f"a denial; {said[-1]}")
-        allowed += [host for host in proxy.denials(job) if host not in allowed]
+        allowed += until(denied, lambda: f"another denial; {said}")
         allow(proxy, allowed)
     else:
         pytest.fail("\n".join(said))

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from coding_agent_cluster.network import free_ports
 
 from tests.fixtures.egress import EgressProxy, StartEgress
-from tests.fixtures.ports import free_port
 from tests.fixtures.system import until
 from tests.integration.egress.test_proxy import machine
 
@@ -46,7 +46,8 @@ class Parent:
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parent]:
     """It alone knows where `outside.test` really is."""
     folder = tmp_path_factory.mktemp("parent")
-    found = Parent(free_port(), folder / "access.log")
+    [port] = free_ports(1)
+    found = Parent(port, folder / "access.log")
     check = folder / "check"
     # Squid gives its helper blanks and percent signs in URL escapes.
     check.write_text(CHECK.format(expected=f"{USER} p:a%20ss%25w/rd"))

@@ -14,8 +14,9 @@ from coding_agent_cluster.access import Access, KubectlError
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.crd import install
 from tests.fixtures.rights import allowed
-from tests.integration.operator.world import World, install
+from tests.integration.operator.world import World
 
 TASKS = "agenttasks.coding-agent.dev"
 LEASES = "leases.coordination.k8s.io"

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.crd import install
 from tests.fixtures.system import Program
 from tests.integration.core_kubernetes.api_proxy import ApiProxy
-from tests.integration.core_kubernetes.place import Place, install
+from tests.integration.core_kubernetes.place import Place
 
 
 @pytest.fixture(scope="session")

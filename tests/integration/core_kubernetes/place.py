@@ -15,15 +15,9 @@ from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.deliveries import SECRET, TOKEN
 from tests.fixtures.preloaded import start_main
-from tests.fixtures.system import ROOT, Program
+from tests.fixtures.system import Program
 
 ACCOUNT = "coding-agent-receiver"
-
-
-def install(plane: PlaneUnderTest) -> None:
-    """Put the CRD into the control plane."""
-    plane.apply(yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text()))
-    plane.wait_until_established("agenttasks.coding-agent.dev")
 
 
 @dataclass

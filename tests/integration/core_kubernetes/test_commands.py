@@ -30,7 +30,8 @@ CANCEL, RETRY, RUN = CommandName
 async def sinks(place: Place) -> AsyncIterator[list[KubernetesSink]]:
     """Three receivers' queues."""
     access = Access(str(place.account()))
-    made = [KubernetesSink(access, place.namespace, Consumer()) for _ in range(3)]
+    # More time than a receiver has: what is stored is tried here, not how quickly.
+    made = [KubernetesSink(access, place.namespace, Consumer(), budget=60) for _ in range(3)]
     yield made
     for entry in made:
         await entry.aclose()

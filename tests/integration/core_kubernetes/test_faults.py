@@ -126,10 +126,11 @@ async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_eno
 ) -> None:
     port = start_receiver(place.account(api_proxy.url)).port()
     await recovers(http, port)
-    api_proxy.rule = Answers([429, 429], retry_after="1", method="POST")
+    # One wait is up to two seconds, so that a second one might not fit into the receiver's four.
+    api_proxy.rule = Answers([429], retry_after="1", method="POST")
     begun = time.monotonic()
     assert results([await Labeling(1, "a", now()).send(http, port)]) == {"success": 1}
-    assert time.monotonic() - begun > 2
+    assert time.monotonic() - begun > 1
 
     api_proxy.rule = Answers([429], retry_after="30", method="POST")
     before, posts = await response_seconds(http, port), api_proxy.seen.count("POST")

@@ -14,6 +14,7 @@ from tests.fixtures.system import Program
 from tests.integration.core_kubernetes.events import Labeling, now, results
 from tests.integration.core_kubernetes.place import ACCOUNT, Place
 from tests.integration.core_kubernetes.test_exactly_once import item
+from tests.integration.core_kubernetes.test_faults import recovers
 
 NEW = 20
 LONG_AGO = -3600
@@ -36,8 +37,7 @@ class Receiver:
 
     async def connects(self) -> None:
         """What the first connection costs is not a webhook's."""
-        answer = await self._http.get(f"http://127.0.0.1:{self._port}/readyz")
-        assert answer.status_code == 200
+        await recovers(self._http, self._port)
         until("the log has the probe", self._log, timeout=60)
         self._seen = len(self._log())
 

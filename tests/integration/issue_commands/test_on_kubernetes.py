@@ -17,9 +17,10 @@ from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Comment
 
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.crd import install
 from tests.fixtures.deliveries import SECRET, TOKEN
 from tests.fixtures.system import Program
-from tests.integration.core_kubernetes.place import Place, install
+from tests.integration.core_kubernetes.place import Place
 from tests.integration.issue_commands.steps import next_second, seen
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, PROCESSING, REPOSITORY, SEED, World

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.crd import install
 from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.pod_driver import DONE, PodDriver
-from tests.integration.operator.world import OperatorProcess, World, account, install
+from tests.integration.operator.world import OperatorProcess, World, account
 
 
 @pytest.fixture(scope="session")

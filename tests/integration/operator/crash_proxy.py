@@ -64,7 +64,7 @@ class CrashProxy:
 
     def __enter__(self) -> CrashProxy:
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._started.result(10)}"
+        self.url = f"http://127.0.0.1:{self._started.result(60)}"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,6 +84,16 @@ class CrashProxy:
         """The next process lives on."""
         self._fatal = 0
 
+    async def _kill(self, asked: str, requests: list[str]) -> None:
+        # A request that was under way when the process before was killed kills nothing.
+        while requests is self.requests and not self.killed.is_set():
+            if pid := self._pid():
+                self.died_after = asked
+                os.kill(pid, signal.SIGKILL)
+                self.killed.set()
+            else:  # it is not known yet who was started
+                await asyncio.sleep(0.01)
+
     async def _serve(self) -> None:
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{path:.*}", self._forward)
@@ -102,21 +112,20 @@ class CrashProxy:
             await runner.cleanup()
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(f"{request.method} {request.path}")
-        number = len(self.requests)
+        requests, asked = self.requests, f"{request.method} {request.path}"
+        requests.append(asked)
+        number = len(requests)
         headers = {key: value for key in _PASSED_ON if (value := request.headers.get(key))}
         data = await request.read() or None
-        while self.held and self.requests[number - 1].startswith(self.held):
+        while self.held and asked.startswith(self.held):
             await asyncio.sleep(0.02)
         async with self._session.request(
             request.method, self._upstream + request.path_qs, headers=headers, data=data
         ) as answer:
             watching = request.query.get("watch") == "true"
             body = b"" if watching else await answer.read()
-            if self._fatal in (number, kind_of(self.requests[number - 1])) and not self.killed.is_set():
-                os.kill(self._pid(), signal.SIGKILL)
-                self.died_after = self.requests[number - 1]
-                self.killed.set()
+            if self._fatal in (number, kind_of(asked)):
+                await self._kill(asked, requests)
             kept = {"Content-Type": answer.headers.get("Content-Type", "application/json")}
             if not watching:
                 return web.Response(status=answer.status, body=body, headers=kept)

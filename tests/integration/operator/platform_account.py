@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from coding_agent_core.settings.operator import EVERYWHERE
 
+from tests.fixtures.accounts import until_may
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.world import ACCOUNT, ROOT
 
@@ -25,7 +26,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def grant(plane: PlaneUnderTest, home: str, *namespaces: str) -> None:
-    """The rights of the operator in `home`: in the namespaces, or in all (`"*"`)."""
+    """The rights of the operator in `home`: in the namespaces, or in all (`"*"`). They are in force."""
     for namespace in namespaces:
         everywhere = namespace == EVERYWHERE
         kind = "ClusterRole" if everywhere else "Role"
@@ -43,6 +44,9 @@ def grant(plane: PlaneUnderTest, home: str, *namespaces: str) -> None:
                 "subjects": [subject],
             },
         )
+        first = rules()[0]
+        right = {"group": first["apiGroups"][0], "resource": first["resources"][0], "verb": first["verbs"][0]}
+        until_may(plane, ACCOUNT, "" if everywhere else namespace, right, home=home)
 
 
 def platform_account(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from kubernetes import client
 
 from tests.fixtures.accounts import until_may
@@ -55,6 +56,7 @@ def claims_of(world: World, task: str) -> list[str]:
     return [one.persistent_volume_claim.claim_name for one in volumes if one.persistent_volume_claim]
 
 
+@pytest.mark.timeout(300)  # the garbage collector learns of a new CRD within half a minute
 def test_a_claim_is_made_once_for_a_repository_and_outlives_its_tasks(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
@@ -77,7 +79,7 @@ def test_a_claim_is_made_once_for_a_repository_and_outlives_its_tasks(
     assert name not in claims_of(world, other)
     for task in (first, second):
         world.plane.custom.delete_namespaced_custom_object(*world.place, task, _request_timeout=10)
-    world.until("its Jobs are gone", lambda: not claims_of(world, first) + claims_of(world, second), 60)
+    world.until("its Jobs are gone", lambda: not claims_of(world, first) + claims_of(world, second), 120)
     assert claims(world)[name].metadata.deletion_timestamp is None
     assert process.stop() == 0
 

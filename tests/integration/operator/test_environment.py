@@ -126,7 +126,7 @@ def test_an_operator_that_was_killed_before_the_next_job_goes_on(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: RUNS
-    process = operator(**SETTINGS, operator={"lease_duration": 3})
+    process = operator(**SETTINGS)
     name = world.create(7)
     world.until_phase(name, "Running")
     process.stop(signal.SIGKILL)
@@ -144,7 +144,7 @@ def test_an_operator_that_was_killed_after_it_recorded_the_environment_goes_on(
 ) -> None:
     """Another task takes the turn meanwhile, so that the next Job is not made at once."""
     pods.script = lambda _: RUNS
-    process = operator(**SETTINGS, limits={"global": 1}, operator={"lease_duration": 3})
+    process = operator(**SETTINGS, limits={"global": 1})
     name = world.create(7)
     world.until_phase(name, "Running")
     other = world.create(8, priority=10)

@@ -70,6 +70,7 @@ def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[...,
         ["ForgeRefused", "alice", "webhook", "", ""],
     ]
     assert done in world.plane.kubectl(*kubectl, "--field-selector", "status.phase=Succeeded")
+    world.until("the Event", lambda: "Failed" in world.events(bad))
     described = world.plane.kubectl("-n", world.namespace, "describe", "agt", bad)
     assert re.search(r"Tail:\s+- called run_command", described)
     assert re.search(r"Transcript:\s+s3://agent-logs/9/attempt-1.jsonl", described)
@@ -82,13 +83,13 @@ def test_wait_for_the_end_returns_on_failure_too(
 ) -> None:
     pods.script = lambda _: reported(Reason.FORGE_REFUSED)
     operator()
-    kubectl = ["-n", world.namespace, "wait", "--timeout=30s"]
+    kubectl = ["-n", world.namespace, "wait", "--timeout=60s"]
+    created = datetime.now(UTC)
     name = world.create(9)
     assert "condition met" in world.plane.kubectl(*kubectl, "--for=condition=Finished", f"agt/{name}")
-    waited = datetime.now(UTC)
     status = world.status(name)
     ended = datetime.fromisoformat(status["completionTime"])
-    assert (waited - ended).total_seconds() < 2, "times in the status are whole seconds"
+    assert created.replace(microsecond=0) <= ended <= datetime.now(UTC), "it is in whole seconds"
     finished = next(condition for condition in status["conditions"] if condition["type"] == "Finished")
     assert (finished["status"], finished["reason"]) == ("True", "Failed")
     assert status["startTime"] <= status["completionTime"]

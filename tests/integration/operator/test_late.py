@@ -36,9 +36,10 @@ def hold_pod(world: World, job: str) -> str:
         found = world.plane.core.list_namespaced_pod(
             world.namespace, label_selector=f"batch.kubernetes.io/job-name={job}", _request_timeout=60
         )
-        return str(found.items[0].metadata.name) if found.items else None
+        # Once it runs, nothing but the test writes its status.
+        return next((str(pod.metadata.name) for pod in found.items if pod.status.phase == "Running"), None)
 
-    name = world.until("the pod", there)
+    name = world.until("the pod runs", there)
     _finalizers(world, name, "add")
     return name
 
@@ -86,7 +87,7 @@ def test_a_job_that_comes_after_its_task_was_cancelled_is_deleted(
     try:
         name = world.create(7)
         asked = f"POST /apis/batch/v1/namespaces/{world.namespace}/jobs"
-        world.until("no answer", lambda: "does not answer POST" in process.log(), timeout=60)
+        world.until("no answer", lambda: f"does not answer {asked}" in process.log(), timeout=60)
         world.patch(name, cancel=True)
         world.until_phase(name, "Cancelled", timeout=60)
         assert asked in proxy.requests

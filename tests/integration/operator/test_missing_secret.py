@@ -37,7 +37,8 @@ def test_it_names_the_secrets_and_goes_on_once_they_are_there(
 
 def test_waiting_does_not_count_as_attempts(world: World, pods: PodDriver, operator: Start) -> None:
     pods.script = lambda _: CannotMount(KUBELET)
-    operator(operator={"policy": {**FAST, "unschedulable_after": 0.5}})
+    # A Job whose pod is not there by then has another attempt too.
+    operator(operator={"policy": {**FAST, "unschedulable_after": 2, "max_disruptions": 40}})
     name = world.create(2, maxAttempts=1)
     world.until("a second attempt", lambda: len(world.status(name).get("attempts") or ()) > 1 or None)
     pods.script = lambda _: DONE

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.reasons import Reason
+from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of
@@ -23,6 +24,11 @@ def proxy(world: World) -> Iterator[CrashProxy]:
         yield made
 
 
+def alive(world: World, process: OperatorProcess) -> None:
+    """Wait until the watches have shown everything: on a busy machine they are behind for a moment."""
+    world.until("the watches show all", lambda: process.probe("/livez") == (200, "ok") or None)
+
+
 def test_metrics_tell_what_happened(world: World, pods: PodDriver, operator: Start) -> None:
     outcomes = {"1": reported(Reason.MODEL_UNAVAILABLE), "2": DONE}
     pods.script = lambda job: outcomes[job[-1]]
@@ -30,8 +36,15 @@ def test_metrics_tell_what_happened(world: World, pods: PodDriver, operator: Sta
     world.until_phase(world.create(7), "Succeeded")
     assert process.probe("/readyz") == (200, "ok")
     assert process.probe("/livez") == (200, "ok")
-    status, text = process.probe("/metrics")
-    assert status == 200
+    # A test reads a status before the operator has the answer to its request, and counts.
+    ended = 'coding_agent_tasks_ended_total{phase="Succeeded",reason="Completed"} 1.0'
+    phases = f'coding_agent_tasks{{phase="Running",served_namespace="{world.namespace}"}}'
+
+    def counted() -> str | None:
+        status, text = process.probe("/metrics")
+        return text if status == 200 and ended in text and phases in text else None
+
+    text = world.until("the end is counted", counted)
 
     def value(name: str) -> float:
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
@@ -41,14 +54,12 @@ def test_metrics_tell_what_happened(world: World, pods: PodDriver, operator: Sta
     assert value('coding_agent_attempts_total{outcome="Failed",reason="ModelUnavailable"}') == 1
     assert value('coding_agent_attempts_total{outcome="Succeeded",reason="Completed"}') == 1
     assert value('coding_agent_tasks_accepted_total{origin="webhook"}') == 1
-    assert value('coding_agent_tasks_ended_total{phase="Succeeded",reason="Completed"}') == 1
     assert value("coding_agent_retries_total") == 1
     assert value("coding_agent_queue_wait_seconds_count") == 1
     assert value('coding_agent_attempt_duration_seconds_count{outcome="Failed"}') == 1
     assert value('coding_agent_api_requests_total{status="201",verb="POST"}') > 2
     assert value("coding_agent_reconcile_errors_total") >= 0
     assert value("coding_agent_reconcile_duration_seconds_count") > 2
-    assert f'coding_agent_tasks{{phase="Running",served_namespace="{world.namespace}"}}' in text
 
 
 def test_a_dead_watch_is_noticed_and_work_goes_on_all_the_same(
@@ -60,18 +71,19 @@ def test_a_dead_watch_is_noticed_and_work_goes_on_all_the_same(
     try:
         pods.script = lambda _: RUNS
         world.until_phase(world.create(7), "Running")
-        assert process.probe("/livez") == (200, "ok")
+        alive(world, process)
         proxy.deaf = True
         pods.script = lambda _: DONE
         other = world.create(8)
         world.until("it is noticed", lambda: "A watch is dead" in process.log() or None)
         world.until_phase(other, "Succeeded")
         proxy.deaf = False
-        world.until("a new watch has shown all", lambda: process.probe("/livez") == (200, "ok") or None)
+        alive(world, process)
     finally:
         process.stop()
 
 
+@pytest.mark.timeout(400)  # who follows the API server may ask it again after a minute only
 def test_the_api_server_is_killed_and_comes_back(
     world: World, chaos_plane: PlaneUnderTest, pods: PodDriver, operator: Start
 ) -> None:
@@ -83,21 +95,29 @@ def test_the_api_server_is_killed_and_comes_back(
     chaos_plane.start("kube-apiserver")
     pods.script = lambda _: DONE
     waiting = world.create(8)
-    world.until_phase(waiting, "Succeeded", timeout=60)
+    world.until_phase(waiting, "Succeeded", timeout=150)
     world.plane.kubectl("-n", world.namespace, "annotate", "pods", "--all", "look=again")
-    world.until_phase(running, "Succeeded")
-    assert process.probe("/livez")[0] == 200
+    world.until_phase(running, "Succeeded", timeout=150)
+    alive(world, process)
     assert process.stop() == 0
 
 
+@pytest.mark.timeout(400)  # the next try is up to a minute later
 def test_a_refusal_is_told_and_does_not_block_others(world: World, pods: PodDriver, operator: Start) -> None:
     """A quota lets no Job in; a limit of one must not be held by the task that was refused."""
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
     world.plane.core.create_namespaced_resource_quota(world.namespace, quota)
-    world.until(
-        "the quota is in force",
-        lambda: world.plane.core.read_namespaced_resource_quota("none", world.namespace).status.hard,
-    )
+    spec = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}}}
+    probe = {"metadata": {"name": "probe"}, "spec": {"suspend": True, **spec}}
+
+    def in_force() -> bool:
+        try:
+            world.plane.batch.create_namespaced_job(world.namespace, probe, dry_run="All")
+        except ApiException as error:
+            return error.status == 403
+        return False
+
+    world.until("the quota is in force", in_force)
     operator(limits={"global": 1})
     first, second = world.create(7), world.create(8, repository="octo/other")
     for name in (first, second):
@@ -112,7 +132,7 @@ def test_a_refusal_is_told_and_does_not_block_others(world: World, pods: PodDriv
         assert "exceeded quota: none" in told["conditions"][0]["message"]
     world.plane.core.delete_namespaced_resource_quota("none", world.namespace)
     for name in (first, second):
-        world.until_phase(name, "Succeeded", timeout=60)
+        world.until_phase(name, "Succeeded", timeout=120)
 
 
 def test_a_job_that_can_never_be_is_no_conflict(world: World, operator: Start) -> None:
@@ -132,7 +152,8 @@ def test_a_pod_that_cannot_begin_says_why_before_it_is_given_up(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: Waits("ImagePullBackOff", 'Back-off pulling image "x:1"')
-    operator(operator={"policy": {"config_after": 1, "image_after": 6, "pod_check_interval": 0.5}})
+    policy = {"config_after": 1, "pod_check_interval": 0.5}
+    process = operator(operator={"policy": {**policy, "image_after": 600}})
     name = world.create(7, maxAttempts=1)
     told = world.until(
         "told", lambda: found if (found := world.status(name)).get("reason") == "ErrImagePull" else None
@@ -142,6 +163,8 @@ def test_a_pod_that_cannot_begin_says_why_before_it_is_given_up(
         "Attempt 1 has not started yet. The agent's image could not be pulled. "
         'Back-off pulling image "x:1". It is given up'
     )
+    process.stop()
+    operator(operator={"policy": {**policy, "image_after": 1}})
     ended = world.until_phase(name, "Failed")
     assert ended["conditions"][0]["message"] == (
         'The agent\'s image could not be pulled. Back-off pulling image "x:1". That was attempt 1 of 1.'

@@ -8,11 +8,16 @@ from coding_agent_core.agenttask import LABEL_ACTIVE
 
 from tests.fixtures.audit import requests
 from tests.integration.operator.pod_driver import PodDriver
-from tests.integration.operator.world import ACCOUNT, OperatorProcess, World
+from tests.integration.operator.world import ACCOUNT, QUICK, OperatorProcess, World
 
 START = ["create jobs", "patch agenttasks/status"]
 END = ["patch agenttasks/status", "patch jobs"]
-RARELY = {"relist_interval": 3600, "sweep_interval": 3600}
+RARELY = {
+    "relist_interval": 3600,
+    "sweep_interval": 3600,
+    "policy": {**QUICK["policy"], "pod_check_interval": 3600},
+}
+"""However long an attempt takes, nothing is read only because time has passed."""
 
 
 def test_a_task_costs_two_requests_at_its_start_and_two_at_its_end(

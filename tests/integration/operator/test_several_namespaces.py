@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.platform_account import NAME, grant, platform_account
 from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver
 from tests.integration.operator.test_limits import phases
+from tests.integration.operator.test_operation import alive
 from tests.integration.operator.world import OperatorProcess, World, account
 
 LEASE = "coding-agent-operator"
@@ -137,7 +139,7 @@ def test_equal_names_in_two_namespaces_run_to_their_end_each_under_its_own_limit
         for team in teams:
             team.until("1 runs", lambda team=team: phases(team) == {"Running": 1, "Queued": 2} or None)  # type: ignore[misc]
         assert process.probe("/readyz") == (200, "ok")
-        assert process.probe("/livez") == (200, "ok")
+        alive(teams[0], process)
         for team in teams:
             team.until(
                 "tasks are counted by namespace",
@@ -153,6 +155,8 @@ def test_equal_names_in_two_namespaces_run_to_their_end_each_under_its_own_limit
             team.end_pods()
         for team in teams:
             team.until("all end", lambda team=team: phases(team) == {"Succeeded": 3} or None)  # type: ignore[misc]
+        first.catch_up()
+        second.catch_up()
         assert (first.most, second.most) == (1, 1)
         assert sorted(first.order) == sorted(second.order) == [f"{name}-1" for name in sorted(names)]
     assert process.stop() == 0
@@ -186,13 +190,14 @@ def test_with_a_star_it_finds_namespaces_that_come(platform: Platform) -> None:
     early.until_phase(first, "Succeeded")
     late = platform.team()
     late.until_phase(late.create(1), "Succeeded")
-    assert process.probe("/readyz") == (200, "ok")
+    late.until("the cluster was listed", lambda: process.probe("/readyz") == (200, "ok") or None)
     assert acts(process, late)
     assert process.stop() == 0
     assert [early.holder(), late.holder()] == ["", ""]
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform: Platform) -> None:
     emptied, went = platform.team(), platform.passing_team()
     process = platform.operator("*", operator={"sweep_interval": 0.5})
@@ -206,10 +211,10 @@ def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform
         team.until(
             "it is let go of",
             lambda team=team: f'"{team.namespace}"' not in process.probe("/metrics")[1] or None,  # type: ignore[misc]
-            timeout=40,
+            timeout=120,
         )
     emptied.until_phase(emptied.create(2), "Succeeded")
-    assert process.probe("/livez") == (200, "ok")
+    alive(emptied, process)
 
 
 def test_with_a_star_it_does_not_wait_for_ever_for_a_lease_of_nothing(platform: Platform) -> None:
@@ -234,10 +239,17 @@ def test_with_a_star_a_dead_watch_is_begun_anew(platform: Platform) -> None:
         behind = f'coding_agent_watch_behind{{served_namespace="{team.namespace}"}}'
         name = team.create(2)
         team.until_phase(name, "Running")
-        team.until("it is noticed", lambda: (value(process, behind) or 0) > 0 or None)
+        priorities = itertools.count(1)
+
+        def noticed() -> bool:
+            # A watch that was begun anew lists all first: only what changes after that is missed again.
+            team.patch(name, priority=next(priorities))
+            return (value(process, behind) or 0) > 0
+
+        team.until("it is noticed", noticed)
         proxy.deaf = False
         team.until("a new watch has shown all", lambda: value(process, behind) == 0 or None)
-        assert process.probe("/livez") == (200, "ok")
+        alive(team, process)
         process.stop()
 
 
@@ -289,7 +301,7 @@ def test_with_a_list_nothing_is_permitted_outside_of_it(platform: Platform, tmp_
     unserved = other.create(1)
     team.until_phase(team.create(1), "Succeeded")
     assert other.status(unserved) == {}
-    assert " 403" not in process.log()
+    assert not re.search(r"\b403\b", process.log())
 
 
 def test_a_teams_own_operator_and_the_platforms_never_act_together(platform: Platform) -> None:
@@ -312,6 +324,7 @@ def test_a_teams_own_operator_and_the_platforms_never_act_together(platform: Pla
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)  # it is tried again after up to a minute
 def test_a_namespace_without_rights_does_not_hinder_another(platform: Platform) -> None:
     served, barred = platform.team(), platform.team()
     process = platform.operator(barred.namespace, served.namespace, rights=(served.namespace,))
@@ -323,11 +336,11 @@ def test_a_namespace_without_rights_does_not_hinder_another(platform: Platform) 
         rf"needs the rules of operator/deploy/role\.yaml.*namespace={barred.namespace}", process.log()
     )
     grant(platform.plane, platform.home, barred.namespace)
-    barred.until_phase(waiting, "Succeeded")
+    barred.until_phase(waiting, "Succeeded", timeout=150)
     assert fails(process, barred) == 0
     # And taken away from one that is served.
     platform.plane.kubectl("-n", barred.namespace, "delete", "rolebinding", f"{NAME}-{platform.home}")
     barred.until("it is told", lambda: fails(process, barred) == 1 or None)
     served.until_phase(served.create(2), "Succeeded")
     assert not process.ended()
-    assert process.probe("/livez") == (200, "ok")
+    alive(served, process)

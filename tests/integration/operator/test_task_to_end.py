@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from coding_agent_core.agenttask import LABEL_ACTIVE
 from coding_agent_core.outcome import Usage
 from coding_agent_core.reasons import Reason
@@ -199,6 +200,7 @@ def test_a_task_made_by_hand_without_labels_is_adopted(
     world.until_phase(name, "Succeeded")
 
 
+@pytest.mark.timeout(300)  # the garbage collector learns of a new CRD within half a minute
 def test_what_ended_is_deleted_after_its_time(world: World, pods: PodDriver, operator: Start) -> None:
     operator(operator={"sweep_interval": 0.3, "policy": {"keep_finished": 1}})
     unreported, name = world.create(8), world.create(7)
@@ -206,5 +208,5 @@ def test_what_ended_is_deleted_after_its_time(world: World, pods: PodDriver, ope
         world.until_phase(entry, "Succeeded")
     world.plane.kubectl("-n", world.namespace, "label", "agt", name, "coding-agent.dev/reported=true")
     world.until("gone", lambda: name not in {t["metadata"]["name"] for t in world.tasks()} or None)
-    world.until("its Jobs gone", lambda: set(world.jobs()) == {f"{unreported}-1"} or None)
+    world.until("its Jobs gone", lambda: set(world.jobs()) == {f"{unreported}-1"} or None, timeout=120)
     assert world.status(unreported)["phase"] == "Succeeded", "nobody has told the issue yet"

@@ -65,6 +65,7 @@ def test_two_operators_never_exceed_the_limit_nor_double_a_job(
             proxy.delay = 0.05
             with Arrivals(world):
                 world.until("10 Jobs", lambda: len(count.order) >= 10 or None, timeout=60)
+            count.catch_up()
             assert count.most == 2
             assert len(set(count.order)) == len(count.order), "one Job for each task"
             assert [leads(quick), leads(late)].count(True) == 1
@@ -101,4 +102,5 @@ def test_one_that_sleeps_is_replaced_and_does_nothing_when_it_wakes(
     world.until("the first has lost the Lease", lambda: "has the Lease" in first.log() or None, timeout=60)
     assert not leads(first)
     world.until_phase(two, "Queued")
+    count.catch_up()
     assert (count.most, set(world.jobs())) == (1, {f"{one}-1"})

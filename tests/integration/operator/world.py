@@ -34,12 +34,6 @@ QUICK = {
 """Waits short enough for a test."""
 
 
-def install(plane: PlaneUnderTest) -> None:
-    """Put the CRD into the control plane."""
-    plane.apply(yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text()))
-    plane.wait_until_established("agenttasks.coding-agent.dev")
-
-
 def account(plane: PlaneUnderTest, namespace: str, folder: Path, server: str | None = None) -> Path:
     """A kubeconfig of the operator's service account, with nothing but what `deploy/role.yaml` gives."""
     return accounts.account(plane, "operator/deploy/role.yaml", namespace, folder, server)

@@ -11,7 +11,7 @@ import pytest
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.integration.operator.world import install
+from tests.fixtures.crd import install
 from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.world import SEED, World
 

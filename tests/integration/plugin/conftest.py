@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.integration.core_kubernetes.place import Place, install
+from tests.fixtures.crd import install
+from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.fake_kubelet import FakeKubelet
 
 PLUGIN = Path(sys.executable).with_name("kubectl-agenttask")

@@ -14,9 +14,10 @@ from coding_agent_docs.blocks import Block, blocks
 from coding_agent_docs.paths import DOCS
 
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.crd import install
 from tests.fixtures.system import SECRET, StartSystem
 from tests.integration.operator.pod_driver import Ends, PodDriver, reported
-from tests.integration.operator.world import OperatorProcess, World, install
+from tests.integration.operator.world import OperatorProcess, World
 from tests.sweep.docs.running_pods import RunningPods
 from tests.sweep.docs.shell import Shell
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.fixtures.cluster import KueueUnderTest
+from tests.fixtures.crd import install
 from tests.integration.operator.pod_driver import DONE, RUNS
-from tests.integration.operator.world import ACCOUNT, OperatorProcess, account, install
+from tests.integration.operator.world import ACCOUNT, OperatorProcess, account
 from tests.sweep.kueue.kueue_place import (
     QUEUES,
     SETTINGS,

@@ -59,7 +59,7 @@ class Chance:
         self.system = system
         self.agents = self.operators = 0
         self._random = Random(seed)
-        self._next = 0
+        self._next = self._strikes = 0
         self._choose()
 
     def strike(self) -> None:
@@ -67,7 +67,8 @@ class Chance:
         if answers(self.system) < self._next:
             return
         self._choose()
-        if self._random.random() < 0.2:
+        self._strikes += 1
+        if self._strikes % 5 == 3:
             self.operators += 1
             self.system.programs[0].kill()
             self.system.programs[0] = self.system.start("--mode", "operator")

@@ -24,11 +24,13 @@ def test_200_tasks_of_20_repositories_at_limit_20(
     single = world.create(5000, repository="octo/single")
     process = operator(limits={"global": 20, "per_repository": 20})
     world.until("20 run", lambda: phases(world) == {"Running": 20, "Queued": 180} or None, timeout=120)
+    count.catch_up()
     assert f"{single}-1" in count.order, "the repository with one task is in the first round"
     assert len(set(count.repositories)) == 20, "every repository is"
     pods.script = lambda _: DONE
     world.plane.kubectl("-n", world.namespace, "annotate", "pods", "--all", "look=again")
     world.until("all succeed", lambda: phases(world) == {"Succeeded": 200} or None, timeout=400)
+    count.catch_up()
     assert count.most == 20, "the limit is used, and never exceeded"
     assert len(count.order) == 200, "one Job for each task"
     assert process.stop() == 0

@@ -6,7 +6,6 @@ succeed at once.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,10 +18,12 @@ from coding_agent_cluster import fake_nodes
 from coding_agent_cluster.wait import until
 from coding_agent_core import agenttask
 
+from tests.fixtures import audit
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.crd import install
 from tests.fixtures.watcher import Object, Watcher
 from tests.integration.operator.job_count import JobCount
-from tests.integration.operator.world import ACCOUNT, OperatorProcess, World, account, install
+from tests.integration.operator.world import ACCOUNT, OperatorProcess, World, account
 
 # kwok and the scheduler may have to be built first.
 pytestmark = pytest.mark.timeout(2400)
@@ -56,15 +57,8 @@ class Moves(Watcher):
 
 def requests(world: World) -> Counter[str]:
     """How often the API server has done what for the operator, by its audit log."""
-    user = f"system:serviceaccount:{world.namespace}:{ACCOUNT}"
-    found: Counter[str] = Counter()
-    for line in world.plane.plane.folders.audit_log.read_text().splitlines():
-        entry = json.loads(line)
-        done = entry.get("responseStatus", {}).get("code", 0) < 300
-        if entry["user"]["username"] == user and "objectRef" in entry and done:
-            parts = (entry["objectRef"]["resource"], entry["objectRef"].get("subresource"))
-            found[f"{entry['verb']} {'/'.join(filter(None, parts))}"] += 1
-    return found
+    asked = audit.requests(world.plane, world.namespace, ACCOUNT)
+    return Counter(request.what for request in asked if request.status < 300)
 
 
 def create_all(world: World) -> str:
@@ -101,6 +95,7 @@ def test_a_thousand_tasks_of_20_repositories_at_limit_50(
             )
         finally:
             assert holding.stop() == 0
+        count.catch_up()
         assert count.most == len(count.order) == LIMIT
         assert f"{single}-1" in count.order
         assert len(set(count.repositories)) == REPOSITORIES, "in the first round every repository has one"
@@ -111,7 +106,7 @@ def test_a_thousand_tasks_of_20_repositories_at_limit_50(
             until(
                 "the end", lambda: moves.phases() == all_done, timeout=1500, interval=0.2, alive=moves.check
             )
-            world.until("the other watch too", lambda: len(count.order) == TASKS or None, timeout=60)
+            count.catch_up()
         finally:
             assert going.stop() == 0
     took = time.monotonic() - begin

@@ -19,7 +19,7 @@ from coding_agent_core.settings.operator import Reporter as Shipped
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.integration.operator.world import install
+from tests.fixtures.crd import install
 from tests.integration.operator_reporter.forge_proxy import ForgeProxy
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, SEED, World

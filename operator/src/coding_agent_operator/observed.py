@@ -120,6 +120,7 @@ class Job:
         waits_for: what Kueue says it waits for, as far as that is known.
         transcript: where the attempt is to keep its transcript.
         allowance: what the attempt may spend; `None`: as much as it needs.
+        gone: it was deleted; what its pods have reported is known.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Job:
     transcript: str | None = None
     transcript_url: str | None = None
     allowance: Allowance | None = None
+    gone: bool = False
 
     @property
     def finished(self) -> bool:

@@ -13,8 +13,8 @@ from typing import Any
 
 from coding_agent_core.tasks import parse_time
 
-JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
-"""The Job controller's label of a pod."""
+JOB_UID_LABEL, JOB_NAME_LABEL = "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"
+"""The Job controller's labels of a pod."""
 AGENT_CONTAINER = "agent"
 WORKSPACE_CONTAINER = "workspace"
 NOT_READY_TO_START = "PodNotReadyToStart"
@@ -40,7 +40,7 @@ class Pod:
         gone_by: when it was to be gone at the latest, once it is being deleted.
         missing: names of Secrets that it waits for.
         node: that it is on.
-        job_uid: of its Job.
+        job_uid, job_name: of its Job.
         began: the agent's container has started; in doubt it has.
     """
 
@@ -62,6 +62,7 @@ class Pod:
     missing: tuple[str, ...] = ()
     node: str = ""
     job_uid: str = ""
+    job_name: str = ""
     began: bool = True
 
     @property
@@ -120,6 +121,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         gone_by=time_of(meta["deletionTimestamp"]) if meta.get("deletionTimestamp") else None,
         node=(body.get("spec") or {}).get("nodeName") or "",
         job_uid=(meta.get("labels") or {}).get(JOB_UID_LABEL) or "",
+        job_name=(meta.get("labels") or {}).get(JOB_NAME_LABEL) or "",
         began=began
         or bool((body.get("spec") or {}).get("nodeName") and "waiting" not in (agent.get("state") or {})),
     )

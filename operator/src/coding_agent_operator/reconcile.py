@@ -165,9 +165,12 @@ class Reconciler:
         ]
 
     async def _left_behind(self, task: Task, attempt: AttemptStatus) -> Job | None:
-        """A Job that was deleted in the background, while a pod of it goes on: it counts as still ending."""
+        """A Job that was deleted: one whose pod goes on counts as still ending, another left its report."""
         pods = read_pods(await self._cluster.pods_of(attempt.job))
-        if all(pod.phase in ("Succeeded", "Failed") for pod in pods):
+        gone = all(pod.phase in ("Succeeded", "Failed") for pod in pods)
+        if gone:
+            pods = self._messages.of(attempt.job, attempt.start_time)
+        if not pods:
             return None
         return Job(
             name=attempt.job,
@@ -179,6 +182,7 @@ class Reconciler:
             labels={},
             deleting=True,
             pods=pods,
+            gone=gone,
         )
 
     async def _with_pods(self, job: Job) -> Job:
@@ -307,6 +311,12 @@ class TerminationMessages:
         known = {pod.name for pod in pods}
         gone = [pod for name, pod in self._pods.get(job.uid, {}).items() if name not in known]
         return tuple(sorted([*pods, *gone], key=lambda pod: (pod.created, pod.name))) if gone else pods
+
+    def of(self, job: str, since: datetime) -> tuple[Pod, ...]:
+        """The pods of a Job that is gone, oldest first; `since`: an older Job may have had its name."""
+        pods = [pod for known in self._pods.values() for pod in known.values()]
+        found = [pod for pod in pods if pod.job_name == job and pod.created >= since.replace(microsecond=0)]
+        return tuple(sorted(found, key=lambda pod: (pod.created, pod.name)))
 
     def take(self, kind: str, body: Mapping[str, Any]) -> None:
         pod = read_pod(body)

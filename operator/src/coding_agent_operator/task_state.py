@@ -116,7 +116,7 @@ def task_state(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -
             that ended must have been read.
     """
     own = {job.number: job for job in jobs if job.owner == task.uid and job.number is not None}
-    live = tuple(own[number] for number in sorted(own) if not own[number].finished)
+    live = tuple(own[number] for number in sorted(own) if not (own[number].finished or own[number].gone))
     taken = [number for job in jobs if (number := attempt_number(task.name, job.name)) is not None]
     recorded = {attempt.number: attempt for attempt in task.status.attempts}
     next_number = max([0, *taken, *recorded]) + 1
@@ -189,7 +189,7 @@ def _attempts(
             attempt = attempt.model_copy(update={"start_time": job.started})
         outcome = None
         if attempt.outcome is None:
-            first = job is None or job in live[:1]
+            first = job is None or job.gone or job in live[:1]
             attempt, outcome = _settle(task, attempt, job, first=first, now=now, policy=policy)
             last = outcome or last
         report = outcome.report if outcome else agent_report(job) if job and not job.finished else None
@@ -205,9 +205,11 @@ def _settle(
     task: Task, attempt: AttemptStatus, job: Job | None, *, first: bool, now: datetime, policy: Policy
 ) -> tuple[AttemptStatus, AttemptOutcome | None]:
     """An attempt without a recorded end: its end, or why to delete its Job, or nothing new."""
-    if job is None:
+    if job is None or job.gone:
         # It was recorded, so it ran: a Job that is missing was deleted.
         outcome = stopped("Cancelled" if task.spec.cancel else attempt.reason, attempt.message)
+        if job is not None:
+            outcome = replace(outcome, report=agent_report(job))
         return ended(attempt, outcome, now), outcome
     if job.finished:
         outcome = outcome_of(job)

@@ -58,7 +58,7 @@ def answer(status: int, body: bytes, content_type: str = "application/json", ext
     """Always the same."""
 
     async def play(_: Received, writer: asyncio.StreamWriter) -> None:
-        head = f"HTTP/1.1 {status} OK\r\nContent-Type: {content_type}\r\n{extra}"
+        head = f"HTTP/1.1 {status} OK\r\nContent-Type: {content_type}\r\nConnection: close\r\n{extra}"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
 
@@ -70,7 +70,8 @@ def stream(*parts: bytes, cut: bool = False) -> Play:
 
     async def play(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         for part in parts:
             writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")

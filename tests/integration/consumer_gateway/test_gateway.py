@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -23,6 +22,7 @@ from coding_agent_core.settings.identity import Identity
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
 
 KEY = "sk-real-0123456789"
+_SECONDS = 60.0
 DOLLAR = Allowance(amount=Decimal(1), currency="USD")
 EURO = Allowance(amount=Decimal(1), currency="EUR")
 PRICES = {
@@ -76,8 +76,13 @@ async def _opened(
         base_url = upstream.base_url + ("/v1" if wire is WireFormat.OPENAI else "")
         async with open_gateway([Upstream(wire, base_url, KEY)], allowance, **options) as gateway:
             headers = {"authorization": f"Bearer {gateway.credential}"}
-            async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=_SECONDS) as client:
                 yield gateway, upstream, client
+
+
+def _client_of(gateway: Gateway) -> httpx.AsyncClient:
+    """A client without a credential."""
+    return httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=_SECONDS)
 
 
 MESSAGES = ("/v1/messages?beta=true", {"model": "m", "max_tokens": 100, "messages": []})
@@ -170,7 +175,7 @@ async def test_an_answer_passes_byte_by_byte_and_is_counted(
 
 async def _counted(gateway: Gateway, requests: int) -> None:
     """The last byte may come before the count."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(_SECONDS):
         while gateway.usage.requests < requests:
             await asyncio.sleep(0)
 
@@ -180,7 +185,7 @@ async def test_only_the_credential_of_this_gateway_opens_it(header: str) -> None
     async with (
         _opened(WireFormat.OPENAI, answer(200, b"{}")) as (gateway, upstream, _),
         _opened(WireFormat.OPENAI, answer(200, b"{}")) as (other, *_),
-        httpx.AsyncClient(base_url=gateway.url) as client,
+        _client_of(gateway) as client,
     ):
         for wrong in (other.credential, KEY, "", gateway.credential + "x", gateway.credential[:-1]):
             value = f"Bearer {wrong}".strip() if header == "authorization" else wrong
@@ -241,7 +246,7 @@ async def test_it_is_no_proxy(line: str) -> None:
         body = json.dumps(CHAT[1])
         head = f"{line} HTTP/1.1\r\nHost: evil.example.com\r\nAuthorization: Bearer {gateway.credential}\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
-        status = int((await asyncio.wait_for(reader.readline(), 20)).split()[1])
+        status = int((await asyncio.wait_for(reader.readline(), _SECONDS)).split()[1])
         writer.close()
         received = [(one.line.split()[1], one.headers["host"]) for one in upstream.requests]
         ours = [("/v1/chat/completions", upstream.base_url.removeprefix("http://"))]
@@ -358,7 +363,7 @@ async def test_closing_the_gateway_counts_what_is_under_way() -> None:
         async with open_gateway([Upstream(WireFormat.ANTHROPIC, upstream.base_url, KEY)]) as gateway:
             headers = {"x-api-key": gateway.credential}
             async with (
-                httpx.AsyncClient() as client,
+                httpx.AsyncClient(timeout=_SECONDS) as client,
                 client.stream(
                     "POST", gateway.url + MESSAGES[0], json=MESSAGES[1], headers=headers
                 ) as response,
@@ -392,23 +397,31 @@ async def test_what_each_model_used_is_counted() -> None:
 
 async def test_another_provider_answers_for_one_that_cannot() -> None:
     ok = answer(200, json.dumps({"usage": CHAT_USAGE}).encode())
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        dead = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    dead = "http://127.0.0.1:1/v1"
     async with provider(answer(429, b"{}")) as busy, provider(ok) as good:
         upstreams = [
             Upstream(WireFormat.OPENAI, url, KEY)
-            for url in (dead, f"{busy.base_url}/v1", f"{good.base_url}/v1", "http://127.0.0.1:1/v1")
+            for url in (dead, f"{busy.base_url}/v1", f"{good.base_url}/v1", dead)
         ]
-        async with open_gateway(upstreams) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+        async with (
+            open_gateway(upstreams) as gateway,
+            _client_of(gateway) as client,
+        ):
             headers = {"authorization": f"Bearer {gateway.credential}"}
             assert (await client.post(CHAT[0], json=CHAT[1], headers=headers)).status_code == 200
             assert (len(busy.requests), len(good.requests)) == (1, 1)
-        async with open_gateway(upstreams[:2]) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+        async with (
+            open_gateway(upstreams[:2]) as gateway,
+            _client_of(gateway) as client,
+        ):
             headers = {"authorization": f"Bearer {gateway.credential}"}
             assert (await client.post(CHAT[0], json=CHAT[1], headers=headers)).status_code == 429, (
                 "as it says"
             )
-        async with open_gateway(upstreams[:1]) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+        async with (
+            open_gateway(upstreams[:1]) as gateway,
+            _client_of(gateway) as client,
+        ):
             headers = {"authorization": f"Bearer {gateway.credential}"}
             refused = await client.post(CHAT[0], json=CHAT[1], headers=headers)
             assert (refused.status_code, "x-should-retry" in refused.headers) == (502, False)
@@ -428,7 +441,7 @@ async def test_a_cloud_gets_a_token_of_the_workload_identity_and_no_client_sees_
 
         async with (
             open_gateway([upstream(cloud.base_url)]) as gateway,
-            httpx.AsyncClient(base_url=gateway.url) as client,
+            _client_of(gateway) as client,
         ):
             headers = {"authorization": f"Bearer {gateway.credential}"}
             for _ in range(2):
@@ -439,7 +452,7 @@ async def test_a_cloud_gets_a_token_of_the_workload_identity_and_no_client_sees_
         assert len(cloud.requests) == 1, "the second request uses the same token"
         async with (
             open_gateway([upstream("http://127.0.0.1:1")]) as gateway,
-            httpx.AsyncClient(base_url=gateway.url) as client,
+            _client_of(gateway) as client,
         ):
             headers = {"authorization": f"Bearer {gateway.credential}"}
             said = await client.post(CHAT[0], json=CHAT[1], headers=headers)
@@ -511,6 +524,7 @@ async def test_parallel_requests_wait_for_each_other_near_the_allowance() -> Non
         statuses = await asyncio.gather(*(client.post(CHAT[0], json=CHAT[1]) for _ in range(3)))
         assert [one.status_code for one in statuses] == [200, 200, 200]
         assert max(at_a_time) == 1
+        await _counted(gateway, 3)
         assert gateway.usage.output_tokens == 90
 
 
@@ -518,10 +532,10 @@ async def test_it_listens_on_the_address_that_it_is_given_and_nowhere_else() -> 
     async with open_gateway([], host="127.0.0.2") as gateway:
         assert gateway.url.startswith("http://127.0.0.2:")
         port = int(gateway.url.rpartition(":")[2])
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=_SECONDS) as client:
             assert (await client.get(f"{gateway.url}/v1/models")).status_code == 401
             with pytest.raises(httpx.ConnectError):
-                await client.get(f"http://127.0.0.1:{port}/v1/models")
+                await client.get(f"http://127.0.0.3:{port}/v1/models")  # no other test listens there
     with pytest.raises(SettingsError, match=r"gateway\.host: cannot listen on nowhere\.invalid"):
         async with open_gateway([], host="nowhere.invalid"):
             pass
@@ -538,7 +552,7 @@ async def test_providers_are_asked_through_the_proxy_of_the_environment(
         upstream = Upstream(WireFormat.OPENAI, f"{scheme}://models.example.com/v1", KEY)
         async with (
             open_gateway([upstream]) as gateway,
-            httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client,
+            _client_of(gateway) as client,
         ):
             headers = {"authorization": f"Bearer {gateway.credential}"}
             response = await client.get("/v1/models", headers=headers)

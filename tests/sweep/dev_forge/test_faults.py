@@ -46,6 +46,16 @@ def test_the_connection_is_cut_before_the_work(github_forge: ForgeServer) -> Non
     assert github_forge.item(REPOSITORY, 1).comments == []
 
 
+def test_a_cut_connection_is_closed_and_not_reset_however_large_the_request(
+    github_forge: ForgeServer,
+) -> None:
+    """Else a client is now and then told of a broken connection, which not every test expects."""
+    plant_fault(github_forge, method="POST", path=".*/comments", close="before", times=20)
+    for _ in range(20):
+        with client(github_forge) as api, pytest.raises(httpx.RemoteProtocolError):
+            api.post(f"/repos/{REPOSITORY}/issues/1/comments", content=b"x" * 600_000)
+
+
 def test_the_connection_is_cut_after_the_work(github_forge: ForgeServer) -> None:
     plant_fault(github_forge, method="POST", path=".*/comments", close="after")
     with client(github_forge) as api, pytest.raises(httpx.RemoteProtocolError):

@@ -8,7 +8,7 @@ import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Fault(BaseModel):
@@ -75,9 +75,11 @@ class Faults:
             return
         if fault.delay_ms:
             await asyncio.sleep(fault.delay_ms / 1000)
-        if fault.close == "after":
-            await self.app(scope, receive, _swallow)
         if fault.close is not None:
+            request = _Whole(receive)
+            if fault.close == "after":
+                await self.app(scope, request, _swallow)
+            await request.read()
             await cut(receive, send)
             return
         answer = fault.answer()
@@ -98,6 +100,27 @@ class Faults:
                     self.planted.remove(fault)
                 return fault
         return None
+
+
+class _Whole:
+    """A request that can be read to its end, however much of it the application has read.
+
+    A connection that is closed with unread bytes is reset, and the client may see that instead of an end.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._ended = self._ended or not message.get("more_body", False)
+        return message
+
+    async def read(self) -> None:
+        """Read what is left."""
+        while not self._ended:
+            await self()
 
 
 async def _swallow(message: Any) -> None:

@@ -21,7 +21,7 @@ from coding_agent_model.play import Play, refusal
 from coding_agent_model.responses import Responses
 from coding_agent_model.script import Failure, Script
 
-_STOP_TIMEOUT = 10.0
+_STOP_TIMEOUT = 60.0
 """Seconds in which the server must end."""
 _CHAT, _RESPONSES, _MESSAGES, _GEMINI = ChatCompletions(), Responses(), Messages(), GenerateContent()
 _MODEL = {

@@ -63,5 +63,6 @@ if [ ! -e $policy ]; then
     chmod +x $policy
     trap 'rm -f $policy' EXIT
 fi
-apt-get -o DPkg::Lock::Timeout=300 -qq update
-apt-get -o DPkg::Lock::Timeout=300 -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+# Again from the index on: a mirror may be in the middle of an update, and of apt's locks only dpkg's is waited for.
+apt="apt-get -o DPkg::Lock::Timeout=300 -qq"
+"$(dirname "$0")/again.sh" bash -c "$apt update && $apt install -y --no-install-recommends ${missing[*]} >/dev/null"

@@ -6,19 +6,21 @@ MANIFESTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 
 .uv/bin/uv:
 	@echo "Installing uv $(UV_VERSION) into .uv"
-	@python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@python3 -m venv .uv/venv
+	@dev/again.sh .uv/venv/bin/pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@mkdir -p .uv/bin && mv .uv/venv/bin/uv .uv/bin/uv
 
 $(VENV)/.dev: requirements/dev.txt $(MANIFESTS) | $(filter .uv/%,$(UV))
 	@$(UV) venv --quiet --allow-existing --python 3 $(VENV)
-	@$(UV) pip sync --quiet --python $(PY) --require-hashes requirements/dev.txt
-	@$(UV) pip install --quiet --python $(PY) --no-deps $(EDITABLE)
+	@dev/again.sh $(UV) pip sync --quiet --python $(PY) --require-hashes requirements/dev.txt
+	@dev/again.sh $(UV) pip install --quiet --python $(PY) --no-deps $(EDITABLE)
 	@touch $(VENV)/.dev $(VENV)/.demo
 
 # What `make demo` needs is part of what development needs; it is just quicker to install.
 $(VENV)/.demo: requirements/demo.txt $(MANIFESTS) | $(filter .uv/%,$(UV))
 	@$(UV) venv --quiet --allow-existing --python 3 $(VENV)
-	@$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/demo.txt
-	@$(UV) pip install --quiet --python $(PY) --no-deps $(EDITABLE)
+	@dev/again.sh $(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/demo.txt
+	@dev/again.sh $(UV) pip install --quiet --python $(PY) --no-deps $(EDITABLE)
 	@touch $(VENV)/.demo
 
 .PHONY: venv

@@ -21,7 +21,7 @@ from coding_agent_demo.programs import CACHE, PACKAGES, program_folder, version_
 from coding_agent_demo.story import Story
 from coding_agent_demo.world import LABEL, REPOSITORY, DemoError, Runner, World, running_world
 
-_TIMEOUT = 120.0
+_TIMEOUT = 250.0
 
 
 def main() -> int:

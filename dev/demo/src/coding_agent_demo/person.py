@@ -32,7 +32,7 @@ class Person:
         headers = {"Authorization": f"Bearer {PERSON_TOKEN}"} if github else {"PRIVATE-TOKEN": PERSON_TOKEN}
         place = f"/api/v3/repos/{REPOSITORY}" if github else "/api/v4/projects/acme%2Fpricing"
         self.client = httpx.Client(
-            base_url=self.world.forge_url + place, headers=headers, timeout=10, trust_env=False
+            base_url=self.world.forge_url + place, headers=headers, timeout=60, trust_env=False
         )
 
     def apply_label(self) -> None:

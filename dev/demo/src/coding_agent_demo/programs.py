@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ _CACHE = os.environ.get("CODING_AGENT_CACHE") or os.environ.get("XDG_CACHE_HOME"
 CACHE = Path(_CACHE).expanduser().absolute() / "coding-agent" / "runners"
 """Shared by checkouts. Not below `/tmp`, which a workspace has of its own."""
 _INSTALL_SECONDS = 300
+_RETRIES = ("--fetch-retries=5", "--fetch-retry-mintimeout=2000", "--fetch-retry-maxtimeout=20000")
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,17 @@ def program_folder(runner: str) -> Path:
     """
     package, version = PACKAGES[runner], version_of(runner)
     home = CACHE / f"{runner}-{version}"
-    if not home.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=CACHE))
-        try:
-            _install(f"{package.name}@{version}", fresh)
-            fresh.chmod(0o755)
-            if not home.exists():  # else another run was faster
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f".{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be installing it
+        if not home.exists():
+            fresh = Path(tempfile.mkdtemp(dir=CACHE))
+            try:
+                _install(f"{package.name}@{version}", fresh)
+                fresh.chmod(0o755)
                 fresh.rename(home)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
     found = sorted((home / "node_modules").glob(package.program))
     if not found:
         raise DemoError(f"{package.name} {version} has no program for this machine; see {home}.")
@@ -85,10 +88,14 @@ def _install(package: str, folder: Path) -> None:
         "--ignore-scripts",
         "--no-audit",
         "--no-fund",
+        *_RETRIES,
         "--prefix",
         str(folder),
         package,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DemoError(f"npm took more than {_INSTALL_SECONDS} s to install {package}.") from error
     if done.returncode:
         raise DemoError(f"npm cannot install {package}: {done.stderr[-2000:]}")

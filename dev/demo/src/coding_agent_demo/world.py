@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[4]
 REPOSITORY = "acme/pricing"
 LABEL = "coding agent"
 PERSON_TOKEN = "alice-sandbox-token"
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _PROVIDERS = {"claude-code": "anthropic", "gemini": "google"}
 """Whose format a CLI coding agent speaks, if not OpenAI's."""
 
@@ -120,7 +121,7 @@ def running_world(forge: str, folder: Path, runner: Runner | None = None) -> Ite
                     *("-m", "coding_agent_model", "--port", str(model_port)),
                     *("--scripts", str(scripts), "--api-key", "sandbox-key"),
                 ],
-                None,
+                f"{world.model_url}/_sandbox/usage",
             )
         )
         stack.enter_context(
@@ -194,7 +195,7 @@ def _config(world: World, port: int, runner: Runner | None) -> dict[str, object]
 
 
 @contextlib.contextmanager
-def _process(world: World, name: str, command: list[str], url: str | None, path: str = "") -> Iterator[None]:
+def _process(world: World, name: str, command: list[str], url: str, path: str = "") -> Iterator[None]:
     log = world.logs / f"{name}.log"
     # Nothing of the person's own environment may change what the demo does.
     environment = {
@@ -212,18 +213,18 @@ def _process(world: World, name: str, command: list[str], url: str | None, path:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(15)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def _wait_for(process: subprocess.Popen[bytes], name: str, log: Path, url: str | None) -> None:
+def _wait_for(process: subprocess.Popen[bytes], name: str, log: Path, url: str) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while url is not None:
+    while True:
         if process.poll() is not None:
             raise DemoError(f"The {name} ended at once: {_tail(log)}")
-        with contextlib.suppress(URLError, OSError), urlopen(url, timeout=2):
+        with contextlib.suppress(URLError, OSError), urlopen(url, timeout=10):
             return
         if time.monotonic() > deadline:
             raise DemoError(f"The {name} did not start within {_START_SECONDS:.0f} s: {_tail(log)}")
@@ -235,8 +236,11 @@ def _tail(log: Path) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [entry.getsockname()[1] for entry in sockets]
-    for entry in sockets:
-        entry.close()
-    return ports
+    """Ports free a moment ago, below those that Linux gives to connections (32768 and up, ip(7))."""
+    ports: list[int] = []
+    for port in random.sample(range(20_000, 32_000), 1_000):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise DemoError("No free port was found on 127.0.0.1.")

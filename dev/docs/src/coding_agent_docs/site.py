@@ -22,7 +22,7 @@ from coding_agent_docs.paths import DOCS, ROOT
 
 CONFIG = ROOT / "zensical.toml"
 SITE = ROOT / ".cache" / "site"
-_BUILD_S = 120
+_BUILD_S = 300
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _MERMAID_VERSION = "12.3.0"
 _MERMAID_INTEGRITY = (
@@ -31,6 +31,7 @@ _MERMAID_INTEGRITY = (
 """SHA-512 of the package, base64, as `npm view mermaid@VERSION dist.integrity` says it."""
 _MERMAID = DOCS / "assets" / "javascripts" / "mermaid.min.js"
 _FETCH_S = 240
+_RETRIES = ("--fetch-retries=5", "--fetch-retry-mintimeout=2000", "--fetch-retry-maxtimeout=20000")
 
 
 def build() -> Path:
@@ -78,7 +79,8 @@ def _provide_mermaid() -> Path:
 
 def _fetch_mermaid() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        command = ["npm", "pack", "--silent", "--pack-destination", folder, f"mermaid@{_MERMAID_VERSION}"]
+        command = ["npm", "pack", "--silent", *_RETRIES, "--pack-destination", folder]
+        command.append(f"mermaid@{_MERMAID_VERSION}")
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_S, check=False)
         except (FileNotFoundError, subprocess.TimeoutExpired) as error:

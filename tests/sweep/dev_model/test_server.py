@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from coding_agent_cluster.network import free_ports
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
@@ -22,7 +22,7 @@ HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
 def client(base_url: str, key: str = API_KEY) -> OpenAI:
-    return OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=5)
+    return OpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=60)
 
 
 def ask(base_url: str, messages: Any = HELLO) -> ChatCompletion:
@@ -69,9 +69,12 @@ def test_a_cut_answer_breaks_the_connection_in_its_middle(stream: bool) -> None:
         body = {"model": "m", "messages": HELLO, "stream": stream}
         headers = {"Authorization": f"Bearer {API_KEY}"}
         with pytest.raises(httpx.RemoteProtocolError):
-            httpx.post(f"{server.base_url}/chat/completions", json=body, headers=headers)
+            httpx.post(f"{server.base_url}/chat/completions", json=body, headers=headers, timeout=60)
         assert (
-            httpx.post(f"{server.base_url}/chat/completions", json=body, headers=headers).status_code == 200
+            httpx.post(
+                f"{server.base_url}/chat/completions", json=body, headers=headers, timeout=60
+            ).status_code
+            == 200
         )
 
 
@@ -116,7 +119,7 @@ def test_the_key_is_demanded() -> None:
 def test_requests_are_logged_without_the_key() -> None:
     with model_server(script(call("f"))) as server:
         ask(server.base_url)
-        log = httpx.get(server.base_url.removesuffix("/v1") + "/_sandbox/requests").json()
+        log = httpx.get(server.base_url.removesuffix("/v1") + "/_sandbox/requests", timeout=60).json()
     assert [(entry["script"], entry["position"], entry["status"]) for entry in log] == [("test", 0, 200)]
     assert API_KEY not in str(log)
 
@@ -124,14 +127,13 @@ def test_requests_are_logged_without_the_key() -> None:
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"messages": 1}'])
 def test_a_bad_request_is_refused(body: bytes) -> None:
     with model_server(script({"text": "Hi."}), api_key=None) as server:
-        answer = httpx.post(f"{server.base_url}/chat/completions", content=body)
+        answer = httpx.post(f"{server.base_url}/chat/completions", content=body, timeout=60)
     assert answer.status_code == 400
     assert "message" in answer.json()["error"]
 
 
 def test_it_runs_as_a_program() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     scripts = Path(__file__).parents[3] / "dev/model/scripts"
     command = [sys.executable, "-m", "coding_agent_model", "--port", str(port), "--scripts", str(scripts)]
     environment = {**os.environ, "MODEL_API_KEY": "k-from-environment"}

@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 # npm may have to fetch the diagrams' library first (two calls of up to two minutes), and the site is built.
 pytestmark = pytest.mark.timeout(900)
 
-_SECONDS = 30
+_SECONDS = 120
 _FLAGS = (
     "--headless=new",
     "--no-sandbox",

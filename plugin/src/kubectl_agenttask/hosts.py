@@ -11,8 +11,6 @@ from argparse import Namespace
 from importlib.resources import files
 from typing import Any
 
-from coding_agent_core.settings.job import WORKSPACE_USERS
-
 from kubectl_agenttask import PluginError
 from kubectl_agenttask.cluster import Body
 from kubectl_agenttask.commands import Session, waiting_for
@@ -26,7 +24,8 @@ _CANNOT_START = frozenset(
 )
 _CONTAINER = "package-managers"
 _HOME = "/tmp"  # noqa: S108 - in the container
-_USER = WORKSPACE_USERS.start
+_USER = 20_000
+"""One of the settings' `WORKSPACE_USERS`; to import those would cost each command a tenth of a second."""
 _HOST = re.compile(r"^    - ([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?)$", re.MULTILINE)
 _NO_SHELL = 128
 """Exit status with which the container runtime reports that it cannot start `sh`."""

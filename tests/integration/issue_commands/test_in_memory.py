@@ -16,7 +16,7 @@ from tests.integration.issue_commands.steps import (
     wait_for_report,
     wait_until_seen,
 )
-from tests.integration.main_job.test_label_to_change import open_change
+from tests.integration.main_job.changes import open_change
 
 
 def redeliver_everything(system: System) -> None:
@@ -31,9 +31,21 @@ def redeliver_everything(system: System) -> None:
 def type_on_the_page(system: System, text: str) -> Comment:
     """Alice writes a comment in the browser, which sends line ends as CRLF."""
     here = system.forge.sandbox.url_of(system.forge.repository(REPOSITORY), system.item(1))
-    sent = httpx.post(f"{here}/comments", data={"body": f"{text}\r\nonce more"}, timeout=10)
+    sent = httpx.post(f"{here}/comments", data={"body": f"{text}\r\nonce more"}, timeout=60)
     assert sent.status_code == 303
     return system.comments(1)[-1]
+
+
+def put_at_once(system: System, *labels: str) -> None:
+    """Alice puts labels on, one by one, before anybody can react to the first."""
+    store, repository = system.forge.sandbox.store, system.forge.repository(REPOSITORY)
+    item, alice = system.item(1), system.forge.user("alice")
+
+    def put() -> None:
+        for label in labels:
+            store.update(repository, item, alice, add=[label])
+
+    system.forge.run(put)
 
 
 @pytest.mark.parametrize("flavour", ["github", "gitlab"])
@@ -60,7 +72,8 @@ def test_people_with_write_access_command_the_agent_by_comments(
     assert [seen(stranger) for stranger in strangers] == [[], []], "no answer: nobody can make the bot write"
 
     wait_until_seen(type_on_the_page(system, "/run"))
-    page = httpx.get(system.forge.sandbox.url_of(system.forge.repository(REPOSITORY), system.item(1)))
+    here = system.forge.sandbox.url_of(system.forge.repository(REPOSITORY), system.item(1))
+    page = httpx.get(here, timeout=60)
     assert page.text.count("\N{EYES}") == 2, "a person sees on the page what was taken"
     assert "working on it" in bots(system)[0].body, "the task goes on, and there is still one"
 
@@ -96,7 +109,9 @@ def test_people_with_write_access_command_the_agent_by_comments(
     system.wait_for_label(number, DONE, Kind.CHANGE)
     assert system.file_at("feature", "notes.md") == "hello\n"
 
-    metrics = httpx.get(f"http://127.0.0.1:{program.port()}/metrics", headers={"accept": "text/plain"})
+    metrics = httpx.get(
+        f"http://127.0.0.1:{program.port()}/metrics", headers={"accept": "text/plain"}, timeout=60
+    )
     for line in (
         'command="cancel",platform="%s",result="refused"} 4.0',
         'command="run",platform="%s",result="done"} 2.0',
@@ -128,9 +143,7 @@ def test_a_label_that_names_a_coding_agent_is_enough(start_system: StartSystem, 
     other = {"runner": "command", "command": ["false"], "max_attempts": 1}
     system = start_system(flavour, scripts(), consumer=other, webhook={"commands": {"enabled": True}})
     program = system.start_webhook()
-    builtin = f"{BOT}: builtin"
-    for label in (builtin, BOT):
-        system.forge.add_label(REPOSITORY, 1, label)
+    put_at_once(system, f"{BOT}: builtin", BOT)
     until(lambda: {PROCESSING, "bug"} == system.labels(1), "both labels are swapped")
     until(lambda: len(system.model.requests) == 2, "the built-in agent is at work")
     system.forge.remove_label(REPOSITORY, 1, PROCESSING)

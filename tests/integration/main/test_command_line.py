@@ -23,7 +23,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         env={"PATH": os.environ["PATH"], "HOME": str(folder), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
 
@@ -112,7 +112,7 @@ def test_one_process_polls_unless_it_is_switched_off(tmp_path: Path) -> None:
                 if ("Ready for tasks" in line and enabled == "false") or "The poll of" in line:
                     break
             process.terminate()
-            shown[enabled] = "".join(lines) + process.communicate(timeout=60)[1]
+            shown[enabled] = "".join(lines) + process.communicate(timeout=150)[1]
     assert "The poll of 127.0.0.1:1 ended early" in shown["true"]
     assert "Webhooks only: scheduling.enabled is false" in shown["false"]
     assert "The poll of" not in shown["false"]

@@ -14,9 +14,8 @@ FLOW = {BOT, PROCESSING, DONE}
 
 
 def label_later(system: System, number: int, who: str) -> None:
-    """Label it again, in a later second: forges show whole seconds, which tell two labels apart."""
-    refused_at = system.item(number).events[-1].created_at
-    until(lambda: int(system.forge.sandbox.store.now().timestamp()) > int(refused_at.timestamp()), "a second")
+    """Label it again."""
+    system.wait_for_next_second(number)
     system.forge.add_label(REPOSITORY, number, BOT, by=who)
 
 

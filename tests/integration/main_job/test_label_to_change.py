@@ -104,7 +104,7 @@ def test_polling_alone_does_the_same(start_system: StartSystem, flavour: str) ->
     system = start_system(flavour, fixes_the_bug())
     system.put_label(1)
     program = system.start()
-    assert program.process.wait(60) == 0, program.text()
+    assert program.process.wait(150) == 0, program.text()
     assert DONE in system.labels(1)
     assert len(system.changes()) == 1
     assert "recovered by poll" in program.text()

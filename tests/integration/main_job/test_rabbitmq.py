@@ -105,7 +105,8 @@ def test_consumer_and_producer_serve_their_metrics(
     until(
         lambda: f"coding_agent_model_requests_total{{{labels}}} 3.0" in metrics_of(consumer), "it is counted"
     )
-    assert 'coding_agent_tasks_recovered_by_poll_total{platform="github"} 1.0' in metrics_of(producer)
+    recovered = 'coding_agent_tasks_recovered_by_poll_total{platform="github"} 1.0'
+    until(lambda: recovered in metrics_of(producer), "the poll's end, which the consumer does not wait for")
 
 
 def metrics_of(program: Program) -> str:

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from coding_agent_bench.__main__ import BENCHMARKS
 
+# Of one run, and its end.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).parents[3]
 CASES = {
     "workspace": ["a bare process", "through the sandbox"],
@@ -27,7 +30,7 @@ CASES = {
     "reporter": ["one at a time", "a burst of 3"],
     "ended-tasks": ["no ended tasks", "20 ended tasks"],
 }
-_SECONDS = 280
+_SECONDS = 500
 """A quarter of a minute where the machine has nothing else to do."""
 
 
@@ -40,12 +43,11 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
             stdout, stderr = process.communicate(timeout=_SECONDS)
         except subprocess.TimeoutExpired:
             process.terminate()  # not a kill: it ends what it has started
-            stdout, stderr = process.communicate(timeout=30)
+            stdout, stderr = process.communicate(timeout=60)
             pytest.fail(f"did not end within {_SECONDS} s:\n{stdout}{stderr}")
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-@pytest.mark.timeout(_SECONDS + 40)
 def test_every_benchmark_gives_figures(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = bench("--quick", "--json", str(file))

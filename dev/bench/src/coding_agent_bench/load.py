@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,5 @@ def _load(hits: list[dict[str, Any]], statuses: frozenset[int]) -> Load:
 
 
 def _seconds(timestamp: str) -> float:
-    """Seconds of the day of a time in RFC 3339 with nanoseconds, which `datetime` does not read."""
-    hours, minutes, seconds = timestamp[11:].rstrip("Z").partition("+")[0].split(":")
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds.partition("-")[0])
+    """Seconds since the epoch of a time in RFC 3339; of its nanoseconds only the microseconds count."""
+    return datetime.fromisoformat(timestamp).timestamp()

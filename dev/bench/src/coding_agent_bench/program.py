@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,20 +13,20 @@ from typing import Any
 
 import httpx
 import yaml
+from coding_agent_cluster.network import free_ports
 
 from coding_agent_bench.errors import BenchError
 from coding_agent_bench.waiting import until
 
 ROOT = Path(__file__).resolve().parents[4]
 START_SECONDS = 90.0
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 60.0
 _SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? ([0-9.e+-]+)$", re.MULTILINE)
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """A loopback port that was free a moment ago, and that no connection gets by chance."""
+    return free_ports(1)[0]
 
 
 class Program:
@@ -148,7 +147,7 @@ class Program:
         return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "(empty)"
 
     def _client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=10, trust_env=False)
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

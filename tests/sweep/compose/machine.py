@@ -27,18 +27,21 @@ WEBHOOK_ADDRESSES = ("127.0.0.2", "127.0.0.3")
 """Two replicas with a port in common, as containers have."""
 
 
+_START_SECONDS = 180
+"""On a machine with much to do, a program can take minutes to start."""
 _PORTS = itertools.count(random.randrange(100))
 
 
 def free_port(hosts: tuple[str, ...] = ("127.0.0.1",)) -> int:
     """A port that was free on all of these addresses a moment ago; none twice in a row.
 
-    From below those that the kernel hands out to anybody who asks for any port (32768 and up), and from a
-    part of them that only this process of the test run uses.
+    From below those that the kernel hands out to anybody who asks for any port (32768 and up), above those
+    that the local cluster and the broker draw from, and of them a part that only this process of the test run
+    uses.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for number in itertools.islice(_PORTS, 100):
-        port = 20_000 + worker * 100 + number % 100
+        port = 32_000 + worker % 7 * 100 + number % 100
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for host in hosts:
                 stack.enter_context(socket.create_server((host, port)))
@@ -62,7 +65,8 @@ class Running:
         """Wait until it has."""
         until(
             lambda: text in self.text() or self.process.poll() is not None,
-            f"{self.service} says {text!r}; it said: {self.text()[-2000:]}",
+            lambda: f"{self.service} says {text!r}; it said: {self.text()[-2000:]}",
+            _START_SECONDS,
         )
         assert text in self.text(), self.text()[-3000:]
 

@@ -65,6 +65,11 @@ class Networks:
 
     def __exit__(self, *_: object) -> None:
         for service in self.services:
+            for outer, *_rest in self._cables(service):
+                # By itself it goes with the namespace, which the kernel removes at its own time; the next
+                # test of this process wants the name.
+                with contextlib.suppress(subprocess.CalledProcessError):
+                    _ip("link", "delete", outer)
             with contextlib.suppress(subprocess.CalledProcessError):
                 _ip("netns", "delete", self._space(service))
             shutil.rmtree(self._etc(service), ignore_errors=True)
@@ -76,9 +81,7 @@ class Networks:
         space = self._space(service)
         _ip("netns", "add", space)
         _ip("-n", space, "link", "set", "lo", "up")
-        number = list(self.services).index(service)
-        for count, network in enumerate(self.project.services[service]["networks"]):
-            outer, inner = f"{self._mark}v{number}{count}", f"eth{count}"
+        for outer, inner, network in self._cables(service):
             _ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space)
             _ip("link", "set", outer, "master", self._bridge(network), "up")
             _ip("-n", space, "address", "add", f"{self.address(service, network)}/24", "dev", inner)
@@ -87,6 +90,12 @@ class Networks:
         self._etc(service).mkdir(parents=True)
         lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in self._known(service))]
         (self._etc(service) / "hosts").write_text("\n".join([*lines, ""]))
+
+    def _cables(self, service: str) -> Iterator[tuple[str, str, str]]:
+        """Of each network of a service the ends outside and inside of its namespace, and the network."""
+        number = list(self.services).index(service)
+        for count, network in enumerate(self.project.services[service]["networks"]):
+            yield f"{self._mark}v{number}{count}", f"eth{count}", network
 
     def _known(self, service: str) -> Iterator[tuple[str, str]]:
         """What Docker's name server answers to a service."""

@@ -45,7 +45,7 @@ import urllib.request, urllib.error, socket
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({{}}))
 def ask(name, opener, url):
     try:
-        print("ASKED", name, opener.open(url, timeout=5).status)
+        print("ASKED", name, opener.open(url, timeout=60).status)
     except urllib.error.HTTPError as error:
         print("ASKED", name, error.code)
     except OSError as error:

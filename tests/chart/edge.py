@@ -102,7 +102,10 @@ def forwarder(edge: Edge) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Forward)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 512  # with the usual 5, of many deliveries at once some connect a second later
+
+    server = Server(("127.0.0.1", 0), Forward)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -91,7 +91,7 @@ def test_a_restarted_node_does_not_cost_an_attempt(start_pods: StartPods, chaos:
 
 def test_the_time_limit_is_reported_as_such(start_pods: StartPods) -> None:
     turns = (write("begun.md", "begun\n"), run(LONG), finish())
-    system = start_pods("github", script(*turns), consumer={"timeout_seconds": 30})
+    system = start_pods("github", script(*turns), consumer={"timeout_seconds": 60})
     system.put_label(1)
     task = system.wait_for_phase("Failed")
     [attempt] = task["status"]["attempts"]
@@ -121,11 +121,11 @@ class Deletions(Watcher):
 
 
 def end_with_the_node(uid: str) -> int:
-    """Kill a pod's processes and the shims that would tell of their end; how many there were.
+    """Kill a pod's processes and the shims that would tell of their end; how many shims there were.
 
     The shims are those of the containers whose control groups lie below the pod's.
     """
-    mine = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if uid in groups_of(pid)]
+    mine = processes_of(uid)
     containers = {found for pid in mine for found in re.findall(r"[0-9a-f]{64}", groups_of(pid))}
     shims = [
         pid
@@ -133,10 +133,23 @@ def end_with_the_node(uid: str) -> int:
         if "containerd-shim" in (command := read(pid, "cmdline"))
         and any(container in command for container in containers)
     ]
-    for pid in [*shims, *mine]:
+    kill(shims)
+    while mine:  # again: a shell may have started another process while we looked
+        kill(mine)
+        mine = processes_of(uid)
+    return len(shims)
+
+
+def processes_of(uid: str) -> list[int]:
+    """The living processes of a pod: one that has ended has no command line."""
+    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
+    return [pid for pid in pids if uid in groups_of(pid) and read(pid, "cmdline")]
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return len(shims) and len(mine)
 
 
 def groups_of(pid: int) -> str:

@@ -24,10 +24,10 @@ class Web:
         self._cluster, self.namespace = cluster, namespace
         sleep = python(image, "import time; time.sleep(600)")
         self.apply(*server("web", image), pod("friend", sleep), pod("stranger", sleep))
-        ready = ["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]
+        ready = ["wait", "--for=condition=Ready", "pod", "--all", "--timeout=110s"]
         cluster.kubectl("-n", namespace, *ready)
         # That a pod is Ready travels through an endpoint slice and kube-proxy to the firewall.
-        until("web is served", lambda: self.answers("friend"), timeout=30, interval=0.1)
+        self.wait_until_answered("friend")
 
     def apply(self, *objects: dict[str, object]) -> None:
         listing = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
@@ -44,6 +44,10 @@ class Web:
     def answers(self, client: str) -> bool:
         return self.fetch(client, "http://web/")[0].startswith("hello")
 
+    def wait_until_answered(self, client: str) -> None:
+        """A fetch has two seconds, which may not be enough on a busy machine: then it is tried again."""
+        until(f"{client} is answered", lambda: self.answers(client), timeout=120, interval=0.2)
+
 
 @pytest.fixture
 def web(cluster: ClusterUnderTest, namespace: str, test_image: str) -> Web:
@@ -52,15 +56,21 @@ def web(cluster: ClusterUnderTest, namespace: str, test_image: str) -> Web:
 
 def test_a_service_is_reached_by_name_and_by_address(web: Web) -> None:
     names = ["web", f"web.{web.namespace}", f"web.{web.namespace}.svc.cluster.local", web.address]
-    answers = web.fetch("friend", *(f"http://{name}/" for name in names))
-    assert len(answers) == len(names)
-    assert all(answer.startswith("hello from web") for answer in answers), answers
+
+    def answered() -> bool:
+        answers = web.fetch("friend", *(f"http://{name}/" for name in names))
+        assert len(answers) == len(names)
+        if not all(answer.startswith("hello from web") for answer in answers):
+            raise ValueError(f"answered: {answers}")
+        return True
+
+    until("all names are answered", answered, timeout=120, interval=0.2)
 
 
 def test_a_pod_reaches_its_own_service(web: Web) -> None:
     # By address: in a pod its own name is its own address, not the service's.
-    (answer,) = web.fetch("web", f"http://{web.address}/")
-    assert answer.startswith("hello from web")
+    address = f"http://{web.address}/"
+    until("its answer", lambda: web.fetch("web", address)[0].startswith("hello from web"), timeout=120)
 
 
 def test_an_unknown_name_is_refused_at_once(web: Web) -> None:
@@ -70,8 +80,9 @@ def test_an_unknown_name_is_refused_at_once(web: Web) -> None:
 
 
 def test_the_test_itself_reaches_a_service(own_cluster: local.Cluster, web: Web) -> None:
-    answer = urllib.request.urlopen(f"http://{web.address}/", timeout=5).read().decode()
-    assert answer.startswith("hello from web")
+    address = f"http://{web.address}/"
+    answer = until("its answer", lambda: urllib.request.urlopen(address, timeout=5).read(), timeout=120)
+    assert answer.decode().startswith("hello from web")
 
 
 def test_the_internet_is_not_there(own_cluster: local.Cluster) -> None:
@@ -86,30 +97,30 @@ def policy(name: str, spec: Mapping[str, object]) -> dict[str, object]:
 
 
 def test_a_network_policy_for_ingress_is_enforced(enforced_policies: None, web: Web) -> None:
-    assert web.answers("friend")
-    assert web.answers("stranger")
+    web.wait_until_answered("friend")
+    web.wait_until_answered("stranger")
     peer = {"podSelector": {"matchLabels": {"app": "friend"}}}
     rule = {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"from": [peer]}]}
     web.apply(policy("only-friend", rule))
-    until("stranger refused", lambda: not web.answers("stranger"), timeout=30, interval=0.2)
-    assert web.answers("friend")
+    until("stranger refused", lambda: not web.answers("stranger"), timeout=120, interval=0.2)
+    web.wait_until_answered("friend")
 
 
 def test_a_network_policy_for_egress_is_enforced(enforced_policies: None, web: Web) -> None:
     """As the attempt's pod has it: everything is denied but DNS and what is named."""
-    assert web.answers("friend")
+    web.wait_until_answered("friend")
     dns = {
         "to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}],
         "ports": [{"protocol": "UDP", "port": 53}],
     }
     friend = {"matchLabels": {"app": "friend"}}
     web.apply(policy("dns-only", {"podSelector": friend, "policyTypes": ["Egress"], "egress": [dns]}))
-    until("friend refused", lambda: not web.answers("friend"), timeout=30, interval=0.2)
+    until("friend refused", lambda: not web.answers("friend"), timeout=120, interval=0.2)
     resolve = "import socket; print(socket.gethostbyname('web'))"
     command = ["exec", "friend", "--", "python3", "-c", resolve]
     assert web._cluster.kubectl("-n", web.namespace, *command).strip() == web.address
-    assert web.answers("stranger")
+    web.wait_until_answered("stranger")
     to_web = {"to": [{"podSelector": {"matchLabels": {"app": "web"}}}]}
     both = {"podSelector": friend, "policyTypes": ["Egress"], "egress": [dns, to_web]}
     web.apply(policy("dns-only", both))
-    until("friend let through", lambda: web.answers("friend"), timeout=30, interval=0.2)
+    until("friend let through", lambda: web.answers("friend"), timeout=120, interval=0.2)

@@ -188,7 +188,7 @@ key of `secrets`), name, the key in it, and whether it is known to be there.
 {{- end -}}
 {{- end -}}
 
-{{/* The rules of a Role, from the manifest beside the program. Call with (list $ "receiver"). */}}
+{{/* The rules of a Role, from the manifest next to the program. Call with (list $ "receiver"). */}}
 {{- define "coding-agent.rules" -}}
 {{- $root := index . 0 -}}
 {{- $file := printf "files/roles/%s.yaml" (index . 1) -}}

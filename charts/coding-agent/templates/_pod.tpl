@@ -54,7 +54,7 @@ imagePullSecrets:
 labels:
   {{- include "coding-agent.labels" (list $root (index . 1) $values.podLabels) | nindent 2 }}
 annotations:
-  # A changed configuration starts the pods anew. Changed secrets do not: their files are read again.
+  # A changed configuration restarts the pods. Changed secrets do not: their files are read again.
   {{- $checksum := dict "checksum/config" (include "coding-agent.config" $root | sha256sum) }}
   {{- mergeOverwrite (deepCopy $values.podAnnotations) $checksum | toYaml | nindent 2 }}
 {{- end -}}

@@ -25,7 +25,7 @@ _logger = logging.getLogger("coding_agent.environment")
 _OTHER_SPELLING = ".coding-agent.yml"
 _SHOWN_COMMAND = 200
 _SHOWN_OUTPUT = 8_000
-"""Characters of a failed command's output that the model is told: its end."""
+"""Characters of a failed command's output that the model gets: its end."""
 
 
 async def read_environment(

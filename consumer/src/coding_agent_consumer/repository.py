@@ -151,7 +151,7 @@ class BareClone:
         """Commit everything that changed since the start point; `None` if the branch's tip holds it already.
 
         May be called again with a later patch, also relative to the start point: its commit follows the last.
-        Symbolic links are committed as what they are, wherever they point: here nothing follows them.
+        Symbolic links are committed as links, wherever they point: here nothing follows them.
 
         Args:
             patch: what `Workspace.diff` gave.

@@ -79,7 +79,7 @@ def variables(address: str, user: str, key: str, *, direct: Iterable[str] = ()) 
 
     Args:
         address: host and port of the proxy, as a URL has them.
-        direct: hosts besides loopback that are reached without the proxy.
+        direct: hosts, in addition to loopback, that are reached without the proxy.
     """
     url = f"http://{user}:{password(user, key)}@{address}"
     no_proxy = ",".join([NO_PROXY, *direct])

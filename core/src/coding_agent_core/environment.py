@@ -134,11 +134,11 @@ class ServiceSpec(_Strict):
 
 
 class Service(ServiceSpec):
-    """A program that runs beside the workspace, which reaches it at 127.0.0.1.
+    """A program that runs next to the workspace, which reaches it at 127.0.0.1.
 
     Attributes:
         port: that it listens on, on all addresses: the kubelet asks there whether it has started.
-        folders: absolute paths that it can write to, besides `/tmp`.
+        folders: absolute paths that it can write to, in addition to `/tmp`.
     """
 
     model_config = ConfigDict(extra="ignore")

@@ -24,7 +24,7 @@ MAX_TAIL = 2048
 MAX_DENIALS = 10
 """Hosts that an outcome names as denied by the egress proxy: those that were denied most often."""
 MAX_MODELS = 8
-"""Models that a usage names: the dearest; what the rest used stands together under `OTHER_MODELS`."""
+"""Models that a usage names: the most expensive. The rest is summed up as `OTHER_MODELS`."""
 OTHER_MODELS = "other"
 UNKNOWN_MODEL = "unknown"
 _MANY = 2**53
@@ -157,7 +157,7 @@ class Usage(_Counts):
 
     Attributes:
         model: its name; `None`: it is unknown, or there were several.
-        models: by model, the dearest first, where there were several.
+        models: by model, the most expensive first, if there were several.
     """
 
     model: str | None = Field(default=None, max_length=256)
@@ -185,7 +185,7 @@ class Usage(_Counts):
 
 
 def _merged(used: Iterable[ModelUsage]) -> tuple[ModelUsage, ...]:
-    """Each model once, the dearest first."""
+    """Each model once, the most expensive first."""
     sums: dict[str, ModelUsage] = {}
     for one in used:
         sums[one.model] = sums[one.model].plus(one) if one.model in sums else one

@@ -250,7 +250,7 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         Reason.ENVIRONMENT_CHANGED: ReasonFacts(
             ReasonClass.RESTARTED,
             "The attempt's pod does not have the environment that the repository asks for.",
-            "Try again once `.coding-agent.yaml` stays as it is.",
+            "Try again when nobody changes `.coding-agent.yaml` any more.",
             ExitCode.TEMPORARY,
         ),
         Reason.CANCELLED: ReasonFacts(

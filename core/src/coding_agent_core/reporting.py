@@ -217,7 +217,7 @@ def comment(report: Report) -> str:
 
 
 def _denied(denied: Sequence[Denial]) -> str:
-    """Often why an installation or a test failed, which nobody but an administrator can change."""
+    """Often why an installation or a test failed; only an administrator can change it."""
     hosts = ", ".join(
         f"`{entry.host}` ({entry.count} {'time' if entry.count == 1 else 'times'})" for entry in denied
     )

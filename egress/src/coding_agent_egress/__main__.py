@@ -1,4 +1,4 @@
-"""`python -m coding_agent_egress`: runs Squid with the settings, and applies them anew when they change."""
+"""`python -m coding_agent_egress`: runs Squid with the settings, and applies them again when they change."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def in_another_unit(task: Task, budgets: Budgets) -> bool:
 def exhausted(
     key: str, repository: str, budget: Allowance | None, allowance: Allowance, now: datetime
 ) -> Exhausted:
-    """What is said of a budget of which less is left than a task may spend."""
+    """The message about a budget of which less is left than a task may spend."""
     if budget is None:
         return Exhausted(
             f"The task's own budget is in {allowance.unit}, those that it shares are not, and they cannot be "

@@ -116,7 +116,7 @@ class Cluster:
         return list((await self._server.request("GET", f"{self._core}/pods", query=query))["items"])
 
     async def mount_failures(self, pod: str) -> list[str]:
-        """What the kubelet says of volumes that it cannot set up for a pod; the newest last."""
+        """What the kubelet says about volumes that it cannot set up for a pod; the newest last."""
         selector = f"involvedObject.kind=Pod,involvedObject.name={pod},reason=FailedMount"
         query = [("fieldSelector", selector), ("limit", "50")]
         found = await self._server.request("GET", f"{self._core}/events", query=query)

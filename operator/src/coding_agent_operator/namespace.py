@@ -54,7 +54,7 @@ _ADOPTION_RETRY_S = 5.0
 
 
 class NamespaceError(CodingAgentError):
-    """The namespace cannot be served as it is; its controller is started afresh."""
+    """The namespace cannot be served now; its controller is restarted."""
 
 
 class NamespaceController:

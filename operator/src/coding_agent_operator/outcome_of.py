@@ -129,7 +129,7 @@ _WAITING = {
 }
 
 AT_ONCE = (PodReason.SUSPENDED, Reason.ENVIRONMENT_CHANGED)
-"""Reasons after which the next attempt waits for nothing, and that are no sign of a problem."""
+"""Reasons after which the next attempt starts at once: they do not indicate a problem."""
 
 
 def outcome_of(job: Job) -> AttemptOutcome:
@@ -167,7 +167,7 @@ def _its_own_end(job: Job, pod: Pod, report: Outcome) -> bool:
 
 
 def agent_report(job: Job) -> Outcome | None:
-    """What the agent has said of its work, whether or not the Job has ended."""
+    """The agent's own report of its work, whether or not the Job has ended."""
     pod = _speaker(job)
     return None if pod is None else Outcome.from_termination_message(pod.message)
 
@@ -178,7 +178,7 @@ class PodProblem:
 
     Attributes:
         outcome: how the attempt ends if it stays so for longer than `patience`.
-        patience: seconds for which it may stay so; infinite: nothing but the cluster can end it.
+        patience: seconds for which it may stay so; infinite: only the cluster can end it.
         over: that time has passed.
     """
 

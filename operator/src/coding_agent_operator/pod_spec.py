@@ -1,7 +1,7 @@
 """The spec of an attempt's pod, built from plain data. Pure.
 
 The pod has two containers with different users. `agent` has the credentials and its own clone; `workspace`, a
-native sidecar, runs the model's commands and has nothing but its tree. All they share is a folder with a
+native sidecar, runs the model's commands and has only its tree. All they share is a folder with a
 socket.
 """
 

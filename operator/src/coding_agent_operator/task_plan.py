@@ -91,7 +91,7 @@ def plan_task(
     *,
     refusal: Refusal = lambda _: None,
 ) -> Plan:
-    """Decide what to do for a task, from nothing but what exists.
+    """Decide what to do for a task, only from what exists.
 
     Args:
         jobs: every Job of the task that exists, and Jobs of others that have one of its names; pods of Jobs

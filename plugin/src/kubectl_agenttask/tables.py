@@ -122,7 +122,7 @@ def attempt_rows(task: Body) -> list[tuple[str, ...]]:
 
 
 def spent_rows(tasks: Iterable[Body], by: str, since: datetime) -> list[tuple[str, ...]]:
-    """What attempts used that ended since then, the dearest first: a name, then `SPENT`.
+    """What attempts used that ended since then, the most expensive first: a name, then `SPENT`.
 
     Args:
         by: `repository`, `user` or `model`.

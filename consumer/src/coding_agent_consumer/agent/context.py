@@ -60,7 +60,7 @@ class Split:
 
 
 def task_of(prompt: str, images: Sequence[Image]) -> UserPromptPart:
-    """The first thing that the model is told."""
+    """The first message to the model."""
     if not images:
         return UserPromptPart(prompt)
     content: list[UserContent] = [prompt]

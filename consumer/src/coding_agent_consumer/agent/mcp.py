@@ -1,7 +1,7 @@
 """Tools of MCP servers: connected for one attempt, and unable to break it.
 
-They run beside the agent, not in the workspace. Of its environment they get only HOME, PATH and the like, and
-the egress proxy.
+They run in the agent's container, not in the workspace. Of its environment they get only HOME, PATH and the
+like, and the egress proxy.
 Import this module only where servers are configured: the library behind it takes seconds to load.
 """
 

@@ -219,7 +219,7 @@ def _text(found: Mapping[str, Any], name: str, answer: httpx.Response) -> str:
 
 def _require(answer: httpx.Response) -> None:
     if answer.status_code != 200:
-        # OAuth's and AWS's codes are words; the sentences beside them can repeat the token.
+        # OAuth's and AWS's codes are words; the sentences next to them can repeat the token.
         code = re.search(r'"error": ?"([a-z_]{1,60})"|<Code>([A-Za-z]{1,60})</Code>', answer.text)
         said = f": {code[1] or code[2]}" if code else ""
         raise TokenError(f"{answer.url.host} answered {answer.status_code}{said}")

@@ -1,8 +1,8 @@
-"""CLI coding agents: what is to be known of each, as plain data and pure functions.
+"""CLI coding agents: what we know about each, as plain data and pure functions.
 
 A runner is one module with a `RUNNER`, and its image a target of consumer/runners.Dockerfile. `agent` drives
 all of them. A runner's program runs unmodified in the workspace. It reaches the model through the attempt's
-gateway, and holds nothing but that gateway's dummy credential.
+gateway, and has only that gateway's dummy credential.
 
 The workspace of a further attempt is new, so no runner resumes its own session: the next attempt starts from
 the pushed branch, and the prompt says what happened before.

@@ -175,7 +175,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Streams:
-    """What a program and a client exchange while it runs, besides its output.
+    """What a program and a client exchange while it runs, in addition to its output.
 
     Attributes:
         on_error: gets the standard error as it arrives.

@@ -42,7 +42,7 @@ class ProcessSpec:
 
     Attributes:
         argv: the program and its arguments; it is found in the commands' PATH.
-        env: variables besides those of a command.
+        env: variables in addition to those of a command.
         files: text by path in HOME, written before it starts.
     """
 

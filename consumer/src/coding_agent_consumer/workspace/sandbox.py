@@ -253,7 +253,7 @@ def plan_view(readable: Iterable[Path], hidden: Iterable[Path], machine: Machine
     """The steps that build the view, parents before children.
 
     Args:
-        readable: paths needed besides the system's folders, such as the Python installation and toolchains.
+        readable: paths in addition to the system's folders, such as the Python installation and toolchains.
         hidden: files and folders of the agent that must stay invisible, even inside a visible folder. A
             readable path below a hidden one is visible; a hidden path below a readable one is not.
     """

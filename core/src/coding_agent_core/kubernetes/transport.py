@@ -71,7 +71,7 @@ class Access:
         )
 
     async def load(self, settings: Any) -> str | None:
-        """Read address and credentials into a client `Configuration`, anew at each call.
+        """Read address and credentials into a client `Configuration`, again at each call.
 
         Returns:
             The namespace that goes with them, if one does.
@@ -132,13 +132,13 @@ class ApiError(CodingAgentError):
 
     @property
     def conflict(self) -> bool:
-        """The object is not as it was thought to be: read it again."""
+        """The object has changed since it was read: read it again."""
         # A JSON patch whose `test` fails is answered 422.
         return self.status in (409, 422)
 
     @property
     def uncached(self) -> bool:
-        """A list was refused because the API server reads all objects of the kind anew, for its cache.
+        """A list was refused because the API server reads all objects of the kind again, for its cache.
 
         It does so for seconds after each change of their CRD. Single objects are read without the cache
         (https://kep.k8s.io/4568).

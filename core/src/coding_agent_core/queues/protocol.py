@@ -14,7 +14,7 @@ from coding_agent_core.messages import QueuedTask
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal
 
 Notice = QueuedTask | Withdrawal | IssueCommand
-"""What a consumer handles besides the tasks: one was queued or withdrawn, or a command was given."""
+"""What a consumer handles in addition to tasks: one was queued or withdrawn, or a command was given."""
 
 
 class TaskSink(Protocol):

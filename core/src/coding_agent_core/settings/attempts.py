@@ -130,7 +130,7 @@ class McpServer(Section):
     headers: dict[str, str] = Field(default_factory=dict)
     """Sent with each request to `url`."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Complete environment of `command`, besides HOME, PATH, SHELL and TERM."""
+    """Complete environment of `command`, in addition to HOME, PATH, SHELL and TERM."""
 
     @model_validator(mode="after")
     def _one_transport(self) -> McpServer:

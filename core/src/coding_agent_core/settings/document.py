@@ -34,7 +34,7 @@ class Document:
         return None
 
     def keep_entries(self, key: str, kept: Sequence[int]) -> None:
-        """Number the lines of a list's entries anew after others were removed from its data."""
+        """Renumber the lines of a list's entries after others were removed from its data."""
         numbers: dict[str | int, int] = {old: new for new, old in enumerate(kept)}
         lines: dict[KeyPath, int] = {}
         for path, line in self.lines.items():
@@ -48,7 +48,7 @@ class Document:
 def read_yaml(text: str, environment: Mapping[str, str], *, name: str) -> Document:
     """Parse YAML and expand `${VAR}` and `${VAR:-default}`; `$$` is a dollar sign.
 
-    A value that is nothing but variables, all of them unset and without default, counts as not given, so
+    A value that consists only of variables, all of them unset and without default, counts as not given, so
     that the setting's own default holds.
 
     Of a key that is given twice, the first value counts.

@@ -121,7 +121,7 @@ class RepositoryEnvironment(Section):
     `registry.example.com/team/*`. A `*` stands for any characters but `/`. Without a tag, every tag and
     digest is allowed; with a tag, no digest."""
     service_images: tuple[ImagePattern, ...] = ()
-    """Images that it may run as services beside the workspace, written as in `images`."""
+    """Images that it may run as services next to the workspace, written as in `images`."""
     service_resources: ServiceResources = ServiceResources()
 
     def refusal(self, file: RepositoryFile, presets: Collection[str]) -> str | None:

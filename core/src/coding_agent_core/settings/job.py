@@ -31,7 +31,7 @@ WORKSPACE_USERS = range(20_000, 60_000)
 With one for all, a fork bomb in one workspace stops the commands of all others on its node. All are below
 65,536, the users that a pod with a user namespace of its own has."""
 SERVICE_USERS = range(11_000, 20_000)
-"""Users and groups of the services beside a workspace: one for each attempt, and none of `WORKSPACE_USERS`,
+"""Users and groups of the services next to a workspace: one for each attempt, and none of `WORKSPACE_USERS`,
 so that a service cannot use up the processes of another attempt's workspace either."""
 
 _NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -183,7 +183,7 @@ def _volumes(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         elif name in RESERVED_VOLUMES or name.startswith(SERVICE_PREFIX):
             raise ValueError(f"`{at}`: the pod has a volume {name!r} of its own; choose another name")
         elif len(volume) != 2:
-            raise ValueError(f"`{at}`: volume {name!r} needs exactly one source besides its name")
+            raise ValueError(f"`{at}`: volume {name!r} needs its name and exactly one source")
         else:
             yield name, volume
 

@@ -174,3 +174,16 @@ async def test_it_is_seeded_once_and_with_a_bundle(base_dir: Path, bundle: Path,
         await client.seed(bundle, "work")
         with pytest.raises(WorkspaceRefusedError, match="already"):
             await client.seed(bundle, "work")
+
+
+async def test_a_bundle_that_cannot_be_kept_is_refused_whatever_of_it_was_read(
+    base_dir: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(bytes(8 * 2**20))  # more than fits between the two while nobody reads
+    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
+        root = '"$(cd .. && pwd)"'
+        assert (await client.run(f"chmod 555 {root}")).exit_code == 0
+        with pytest.raises(WorkspaceRefusedError, match="cannot do that"):
+            await client.seed(large, "work")
+        await client.run(f"chmod 755 {root}")

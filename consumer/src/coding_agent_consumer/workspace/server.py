@@ -114,7 +114,7 @@ class WorkspaceServer:
         fields, body = _answer_of(lambda: self._answer(header, length, connection))
         connection.settimeout(_TRANSFER_SECONDS)
         _send(connection, fields, body)
-        if header["op"] == "start":
+        if header["op"] in ("start", "seed"):  # it may not have read all that the client sends
             _drain(connection)
 
     def _answer(

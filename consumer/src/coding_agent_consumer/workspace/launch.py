@@ -21,6 +21,7 @@ from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.client import WorkspaceClient, connect_sidecar
 from coding_agent_consumer.workspace.files import remove
 from coding_agent_consumer.workspace.gate import GATE, WORKSPACE
+from coding_agent_consumer.workspace.processes import END_SECONDS
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
 from coding_agent_consumer.workspace.sandbox import SYSTEM, python_installation
 
@@ -29,7 +30,8 @@ _START_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _MAX_GATE_ANSWER = 8192
 """Bytes of the gate's answer."""
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = END_SECONDS + 20.0
+"""To end all its processes and remove their files."""
 _UIDS = range(61184, 65520)
 """Ids that systemd reserves for dynamic services (its UIDS-GIDS document): no person or package has one."""
 _NOBODY = 65534

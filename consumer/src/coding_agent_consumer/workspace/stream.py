@@ -91,7 +91,11 @@ class ProcessStream:
             raise WorkspaceGoneError("The process in the workspace has ended.")
         waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._diffs.append(waiting)
-        await self._send({"op": "diff", "finished": finished}, b"")
+        try:
+            await self._send({"op": "diff", "finished": finished}, b"")
+        except BaseException:
+            waiting.cancel()  # nobody waits for it
+            raise
         return await waiting
 
     async def _send(self, header: dict[str, Any], body: bytes) -> None:

@@ -114,12 +114,15 @@ def run(config: Path | None, place: Place) -> int:
         SettingsError: the proxy cannot start with these settings.
     """
     proxy, denials, stop = Proxy(config, place), Denials(), threading.Event()
+    for number in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # also while Squid only starts
+        signal.signal(number, lambda *_: stop.set())
     proxy.write()
     server = server_of(denials, place.denials)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     squid = proxy.start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     threading.Thread(target=_relay, args=(squid, denials), daemon=True).start()
     _logger.info("Serving on port %d", place.port)
     while squid.poll() is None and not stop.wait(_CHECK_S):

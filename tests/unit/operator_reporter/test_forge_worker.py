@@ -10,17 +10,18 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.agenttask import Condition, Status
+from coding_agent_core.agenttask import Condition, Event, Status
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.outcome import Phase
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.forge_worker import Backlog, ForgeWorker, Rank
-from coding_agent_operator.reporter.reconcile import NotConfiguredError, TaskMemory
+from coding_agent_operator.reporter.reconcile import NotConfiguredError, TaskMemory, record_problem
 
 from tests.unit.operator.making import task
 
@@ -54,6 +55,8 @@ class Scene:
         self.problems = RecordedProblems(self.tasks)
         self.answers = 0
         self.reconciles: list[str] = []
+        self.seen: list[str] = []
+        self.returns: Requeue | None = Requeue(3600)
         self.at_once = self.most_at_once = 0
         self.does: Callable[[str], Exception | None] = lambda _: None
         self.asks = True
@@ -69,17 +72,18 @@ class Scene:
             answers=lambda: self.answers,
         )
 
-    async def _reconcile(self, seen: Task, _: TaskMemory) -> Requeue:
+    async def _reconcile(self, seen: Task, _: TaskMemory) -> Requeue | None:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.reconciles.append(seen.name)
+        self.seen.append(seen.uid)
         try:
             await self.go_on.wait()
             error = self.does(seen.name)
             if error is not None:
                 raise error
             self.answers += 1 if self.asks else 0
-            return Requeue(3600)
+            return self.returns
         finally:
             self.at_once -= 1
 
@@ -398,3 +402,47 @@ def test_a_forgotten_task_is_not_taken() -> None:
     backlog.add("a", Rank.END, 0, item="1")
     backlog.forget("a")
     assert backlog.take(0) is None
+
+
+async def test_a_task_that_takes_the_name_of_one_that_is_deleted_is_reconciled() -> None:
+    async with running() as scene:
+        scene.go_on.clear()
+        (name,) = scene.add(1)
+        await scene.until(lambda: scene.at_once == 1)
+        second = task(None, 1, uid="another")
+        assert second.name == name
+        scene.tasks[name] = second
+        scene.worker.add(second, Rank.CHANGE)
+        scene.returns = None
+        scene.go_on.set()
+        await scene.until(lambda: scene.seen == ["1", "another"])
+
+
+async def test_a_problem_that_ends_while_its_event_is_written_is_recorded_when_it_comes_again() -> None:
+    found = task(None, 1, uid="1")
+    memory, problem = TaskMemory(found.uid), Event("Warning", "ForgeUnavailable", "It does not answer.")
+
+    class Recovers(RecordedProblems):
+        async def emit(self, *_: object, **__: object) -> None:
+            memory.problem = ""  # a reconcile has shown the task meanwhile
+
+    api = Recovers({found.name: found})
+    for _ in range(2):
+        await record_problem(cast(AgentTasks, api), found, memory, problem, datetime.now(UTC))
+    assert api.reasons == [(found.name, "ForgeUnavailable")] * 2
+
+
+async def test_a_problem_that_could_not_be_recorded_is_recorded_later() -> None:
+    found = task(None, 1, uid="1")
+    memory, problem = TaskMemory(found.uid), Event("Warning", "ForgeUnavailable", "It does not answer.")
+
+    class Away(RecordedProblems):
+        async def get(self, name: str) -> dict[str, Any]:
+            raise ApiError("the API server does not answer", None)
+
+    now, tasks = datetime.now(UTC), {found.name: found}
+    with pytest.raises(ApiError):
+        await record_problem(cast(AgentTasks, Away(tasks)), found, memory, problem, now)
+    api = RecordedProblems(tasks)
+    await record_problem(cast(AgentTasks, api), found, memory, problem, now)
+    assert api.reasons == [(found.name, "ForgeUnavailable")]

@@ -318,7 +318,10 @@ class ForgeWorker:
             self._retry(name, memory, self._settings.retry_max)
         else:
             memory.failures, memory.outage, memory.postponed = 0, None, None
-            if requeue is None or self._task(name) is None:
+            now_there = self._task(name)
+            if now_there is not None and now_there.uid != task.uid:
+                return  # another task of that name, which was queued when it was seen
+            if requeue is None or now_there is None:
                 self.forget(name)
             else:
                 after = self._check_interval() if requeue.after is None else requeue.after

@@ -395,11 +395,16 @@ async def record_problem(
     _logger.warning(
         "%s does not show its task's state: %s: %s", task.spec.item.display, problem.reason, problem.message
     )
-    body = await tasks.get(task.name)
-    if body is not None and body["metadata"]["uid"] == task.uid:
-        await tasks.set_conditions(body, (unreported(problem.reason, problem.message),), now)
-        await _emit(tasks, task, problem, now)
+    # Set first: a reconcile that shows the task while this waits for an answer clears it.
     memory.problem = problem.reason
+    try:
+        body = await tasks.get(task.name)
+        if body is not None and body["metadata"]["uid"] == task.uid:
+            await tasks.set_conditions(body, (unreported(problem.reason, problem.message),), now)
+            await _emit(tasks, task, problem, now)
+    except ApiError:
+        memory.problem = ""
+        raise
 
 
 async def _emit(tasks: AgentTasks, task: Task, event: Event, now: datetime) -> None:

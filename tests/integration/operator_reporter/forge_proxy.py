@@ -81,7 +81,12 @@ class ForgeProxy:
         app.router.add_route("*", "/{path:.*}", self._forward)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         timeout = aiohttp.ClientTimeout(total=30)
-        async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
+        # A connection of its own for each request: the forge closes idle ones, also at the very moment of the
+        # next request.
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=timeout, auto_decompress=False
+        ) as session:
             self._session = session
             await self._listen()
             self._started.set_result(None)

@@ -15,6 +15,8 @@ from tests.integration.operator_reporter.world import BOT, CODEX, DONE, PROCESSI
 
 Start = Callable[..., Reporter]
 GRACE = 1.0
+LONG_GRACE = 4.0
+"""Where the test has to act, or to see something, before it is over."""
 
 
 def running(world: World, number: int, labeled_before: float = 60.0) -> str:
@@ -108,15 +110,15 @@ def test_a_task_created_by_hand_never_had_the_label(world: World, start: Start) 
 def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(
     world: World, start: Start, label: str, runner: str | None
 ) -> None:
-    start(grace=GRACE, check_interval=0.3)
+    start(grace=LONG_GRACE, check_interval=0.3)
     number = world.issue(BOT)
     name = running(world, number)
-    result = {"branch": "coding-agent/issue-1", "changeURL": world.change_url(9)}
-    world.set_phase(name, Phase.SUCCEEDED, result=result)
-    world.shows(number, "Coding agent: done", {DONE})
     created = datetime.fromisoformat(world.read(name)["metadata"]["creationTimestamp"])
     # Forges give whole seconds, and a label of the same second as the task is not known to be newer.
     until("the next second", lambda: datetime.now(UTC) >= created + timedelta(seconds=1))
+    result = {"branch": "coding-agent/issue-1", "changeURL": world.change_url(9)}
+    world.set_phase(name, Phase.SUCCEEDED, result=result)
+    world.shows(number, "Coding agent: done", {DONE})
     world.add_label(number, label)
     second = f"{name}-r2"
     made = until("a new run", lambda: world.tasks().get(second))
@@ -135,7 +137,7 @@ def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(
 @pytest.mark.long
 @pytest.mark.parametrize("flavour", ["github", "gitlab"])
 def test_a_label_of_our_own_account_starts_no_run(world: World, start: Start) -> None:
-    start(grace=4.0, check_interval=0.3)
+    start(grace=LONG_GRACE, check_interval=0.3)
     number = world.issue(BOT)
     name = running(world, number)
     world.set_phase(name, Phase.SUCCEEDED)
@@ -149,7 +151,7 @@ def test_a_label_of_our_own_account_starts_no_run(world: World, start: Start) ->
 @pytest.mark.long
 def test_a_label_between_the_end_of_the_work_and_the_written_end(world: World, start: Start) -> None:
     """The webhook found a task that had not ended, so it was answered as a duplicate: only the item knows."""
-    start(grace=GRACE, check_interval=3600)
+    start(grace=LONG_GRACE, check_interval=3600)
     number = world.issue(BOT)
     name = running(world, number)
     world.remove_label(
@@ -177,7 +179,7 @@ def test_a_label_that_was_never_swapped_starts_no_run(world: World, start: Start
 
 
 def test_an_older_run_that_ends_late_writes_nothing(world: World, start: Start) -> None:
-    start(grace=0.3)
+    start(grace=0.3, check_interval=3600)  # a check between the two steps of a person would take the label
     number = world.issue(BOT)
     first = running(world, number)
     world.patch(first, {"spec": {"cancel": True}})

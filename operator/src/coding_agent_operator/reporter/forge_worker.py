@@ -318,15 +318,19 @@ class ForgeWorker:
             self._retry(name, memory, self._settings.retry_max)
         else:
             memory.failures, memory.outage, memory.postponed = 0, None, None
-            now_there = self._task(name)
-            if now_there is not None and now_there.uid != task.uid:
-                return  # another task of that name, which was queued when it was seen
-            if requeue is None or now_there is None:
-                self.forget(name)
-            else:
-                after = self._check_interval() if requeue.after is None else requeue.after
-                memory.due = _now() + after
-                self.add(task, Rank.CHECK, after)
+            self._requeue(task, memory, requeue)
+
+    def _requeue(self, task: Task, memory: TaskMemory, requeue: Requeue | None) -> None:
+        """What follows a reconcile that succeeded."""
+        found = self._task(task.name)
+        if found is not None and found.uid != task.uid:
+            return  # another task of that name, which was queued when it was seen
+        if requeue is None or found is None:
+            self.forget(task.name)
+        else:
+            after = self._check_interval() if requeue.after is None else requeue.after
+            memory.due = _now() + after
+            self.add(task, Rank.CHECK, after)
 
     def _check_interval(self) -> float:
         """Seconds between two checks of an item to which nothing happens; longer if there are many."""

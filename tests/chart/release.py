@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from coding_agent_cluster.access import Access, KubectlError
+from coding_agent_cluster.wait import until
 
 from tests.chart.helm import CHART, helm
 from tests.fixtures.system import over
@@ -54,9 +55,9 @@ class Release:
         return self.cluster.get("-n", self.namespace, *arguments)
 
     def tasks(self) -> list[dict[str, Any]]:
-        """The AgentTasks."""
-        found: list[dict[str, Any]] = self.get("agenttasks")["items"]
-        return found
+        """The AgentTasks, which the API server refuses to list for a moment after a change of their CRD."""
+        [found] = until("the AgentTasks", lambda: [self.get("agenttasks")["items"]], timeout=60)
+        return list(found)
 
     def take_crd(self) -> None:
         """The cluster is shared: hand the CRD over to this release if it is there, as the chart says."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from tests.chart.helm import CHART, HelmError
 from tests.chart.release import CRD, Release
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.crd import until_served
 
 # One CRD for the whole control plane, so one after the other. Time for helm, which may have to be built.
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("agenttask-crd-of-the-chart")]
@@ -45,11 +46,12 @@ Make = Callable[[str], Release]
 
 
 @pytest.fixture
-def release(control_plane: PlaneUnderTest, namespace: str) -> Release:
+def release(control_plane: PlaneUnderTest, namespace: str) -> Iterator[Release]:
     """A release that is not installed yet, and has the CRD if it is there."""
     made = Release(control_plane, namespace, REQUIRED)
     made.take_crd()
-    return made
+    yield made
+    until_served(control_plane)  # for the tests that follow
 
 
 def older_chart(folder: Path) -> Path:

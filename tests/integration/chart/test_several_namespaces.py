@@ -16,6 +16,7 @@ from coding_agent_cluster.wait import until
 from tests.chart.helm import CHART, HelmError, one, render
 from tests.chart.release import CRD, Release
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.crd import until_served
 from tests.integration.operator.world import OperatorProcess, World
 
 # One CRD for the whole control plane, so one after the other. Time for helm, which may have to be built.
@@ -119,6 +120,7 @@ def installed(
         teams = Teams(control_plane, new_namespace, tmp_path, stack)
         teams.install()
         yield teams
+    until_served(control_plane)  # for the tests that follow
 
 
 @pytest.mark.long
@@ -160,11 +162,9 @@ def test_a_team_gets_one_release_and_the_rights_end_with_the_platforms(installed
         except KubectlError:
             return False
 
-    assert [allowed(entry) for entry in (team.namespace, installed.platform.namespace, "default")] == [
-        True,
-        True,
-        False,
-    ]
+    for served in (team.namespace, installed.platform.namespace):
+        until("the rights are known", lambda served=served: allowed(served) or None, timeout=60)  # type: ignore[misc]
+    assert not allowed("default")
     installed.platform.upgrade({"operator": {"namespaces": [installed.teams[1].namespace]}})
     until("the rights are gone", lambda: not allowed(team.namespace) or None, timeout=60)
     assert team.get("deployment", "coding-agent-receiver"), "the team's release is whole"

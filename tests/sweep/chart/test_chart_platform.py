@@ -12,6 +12,7 @@ import pytest
 from coding_agent_cluster import cluster as local
 from coding_agent_cluster import ingress
 from coding_agent_cluster.access import KubectlError
+from coding_agent_cluster.wait import until
 
 from tests.chart.edge import HOST, TLS_SECRET, Edge, certificate, forwarder
 from tests.chart.place import node_values, place
@@ -60,6 +61,11 @@ def gateway(own_cluster: local.Cluster, tmp_path: Path) -> Iterator[Edge]:
         kubectl("delete", "namespace", home, "--timeout=60s")  # then Ingresses are served again
 
 
+def parents(team: Release) -> list[dict[str, Any]]:
+    """What the Gateway says of the team's route; it may say so after it leads there."""
+    return list(team.get("httproute", team.name).get("status", {}).get("parents", []))
+
+
 def test_one_operator_and_one_gateway_for_the_namespace_of_another_team(
     cluster: ClusterUnderTest,
     namespace: str,
@@ -92,7 +98,7 @@ def test_one_operator_and_one_gateway_for_the_namespace_of_another_team(
         assert programs == {"coding-agent-receiver", "coding-agent-reporter"}
 
         gateway.wait("/webhook/gitlab")
-        [told] = team.get("httproute", team.name)["status"]["parents"]
+        [told] = until("the route's status", lambda: parents(team), timeout=60)
         assert {condition["type"]: condition["status"] for condition in told["conditions"]} == {
             "Accepted": "True",
             "ResolvedRefs": "True",

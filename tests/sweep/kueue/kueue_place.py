@@ -113,7 +113,9 @@ class Place(World):
     def refused(self, account: str) -> list[str]:
         """What the API server has forbidden to a service account of this namespace, by its audit log."""
         user = f"system:serviceaccount:{self.namespace}:{account}"
-        entries = map(json.loads, self.plane.plane.folders.audit_log.read_text().splitlines())
+        # What follows the last end of a line is being written.
+        *lines, _ = self.plane.plane.folders.audit_log.read_text().split("\n")
+        entries = map(json.loads, lines)
         return [
             f"{entry['verb']} {entry['requestURI']}"
             for entry in entries

@@ -96,6 +96,7 @@ def test_quota_for_two_of_three_and_the_next_follows(
     assert words.startswith("Kueue: ")
     status = place.status(waiting)
     assert (status["attempt"], status["attempts"], status.get("queuePosition")) == ("0/3", [], None)
+    place.until("the watch has shown all three", lambda: len(admissions.first) == 3 or None)
     for job in (f"{name}-1" for name in names):
         assert admissions.first[job]["spec"]["suspend"] is True
         assert admissions.first[job]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "coding-agent"
@@ -166,7 +167,7 @@ def test_a_preempted_attempt_is_not_counted_and_goes_on(
     place.plane.apply(of_another_team(place.namespace, "training"))
     place.until("two run", lambda: len(place.running()) == 2 or None, timeout=60)
     (preempted,) = set(names) - set(place.running())
-    assert "Preempted" in place.events(preempted)
+    place.until("an Event", lambda: "Preempted" in place.events(preempted) or None)
     place.until("Kueue's words", lambda: place.waits(preempted, NO_QUOTA), timeout=60)
     status = place.status(preempted)
     assert status["attempt"] == "1/3"
@@ -215,7 +216,7 @@ def test_while_kueue_is_away_tasks_wait_and_then_go_on(place: Place, pods: Kubel
     status = place.until("the refusal", lambda: place.because(waits, "Refused"), timeout=60)
     assert status["phase"] == "Queued"
     assert 'failed calling webhook "mjob.kb.io"' in status["conditions"][0]["message"]
-    assert "Refused" in place.events(waits)
+    place.until("an Event", lambda: "Refused" in place.events(waits) or None)
     assert set(place.jobs()) == {f"{runs}-1"}
     assert place.running() == [runs]
     place.kueue.start()

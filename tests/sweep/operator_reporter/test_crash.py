@@ -35,6 +35,7 @@ class Stage:
         self._config = world.config(**SETTINGS)
         self._log = world.folder / "reporters.log"
         self._pid = 0
+        self._starting = threading.Lock()
         self._restarted = False
 
     def play(self, fatal: int) -> tuple[Any, bool]:
@@ -42,9 +43,9 @@ class Stage:
         number = self.world.issue("bug", BOT)
         name = self.world.task(number)
         self.world.set_phase(name, Phase.RUNNING)
-        self.proxy.arm(fatal, lambda: self._pid)
+        self.proxy.arm(fatal, self._started)
         self._restarted = False
-        self._pid = start_reporter(self._kubeconfig, self._config, self._log).pid
+        self._start()
         try:
             self._until(lambda: self.world.condition(name, "Acknowledged").get("status") == "True")
             result = {"branch": "coding-agent/issue-1", "changeURL": self.world.change_url(9)}
@@ -59,12 +60,21 @@ class Stage:
         ]
         return (self.world.forge.labels("acme/pricing", number), comments, self.world.history(number)), died
 
+    def _start(self) -> None:
+        with self._starting:
+            self._pid = start_reporter(self._kubeconfig, self._config, self._log).pid
+
+    def _started(self) -> int:
+        """The last one that was started; its first request may come before its pid is known here."""
+        with self._starting:
+            return self._pid
+
     def _until(self, condition: Callable[[], bool]) -> None:
         def there() -> bool:
             if self.proxy.killed.is_set() and not self._restarted:
                 self._restarted = True
                 self.proxy.disarm()
-                self._pid = start_reporter(self._kubeconfig, self._config, self._log).pid
+                self._start()
             return condition()
 
         try:

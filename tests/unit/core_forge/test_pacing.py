@@ -126,6 +126,27 @@ async def test_a_wait_that_is_too_long_is_handed_to_the_caller() -> None:
     assert time.at == pytest.approx(30)
 
 
+@pytest.mark.parametrize("asked", [3, 30])
+async def test_a_pause_that_begins_while_a_request_waits_for_its_turn_is_kept(asked: int) -> None:
+    time = Time()
+
+    async def sleep(seconds: float) -> None:
+        if not time.slept:  # another request is answered meanwhile
+            pace.answered("GET", 429, {"retry-after": str(asked)}, b"")
+        await time.sleep(seconds)
+
+    clock = Clock(now=lambda: NOW, monotonic=lambda: time.at, sleep=sleep)
+    pace = Paced("h", Rate(per_second=2, burst=1), clock)
+    await pace.turn(Kind.READ)
+    if asked < FAST.patience:
+        await pace.turn(Kind.READ)
+        assert time.at == pytest.approx(asked)
+        return
+    with pytest.raises(NotYetError) as raised:
+        await pace.turn(Kind.READ)
+    assert raised.value.retry_after == pytest.approx(asked - time.at)
+
+
 async def test_our_own_limit_is_no_outage_of_the_forge() -> None:
     time = Time()
     rate = Rate(per_second=100, burst=10, writes_per_minute=60, per_hour=360_000, patience=0.9)

@@ -146,6 +146,17 @@ class Paced:
         wait = max(self._until - now, *(bucket.wait(now) for bucket in buckets))
         if kind is Kind.CREATE:
             wait = max(wait, self._created.wait(now))
+        self._require_patience(kind, wait)
+        for bucket in buckets:
+            bucket.take(now)
+        if kind is Kind.CREATE:
+            self._created.take(now + wait)
+        while wait > 0:
+            await self._clock.sleep(wait)
+            wait = self._until - self._clock.monotonic()  # a pause may have begun meanwhile
+            self._require_patience(kind, wait)
+
+    def _require_patience(self, kind: Kind, wait: float) -> None:
         if wait > self._rate.patience:
             raise NotYetError(
                 f"The next request to {self.host} ({kind}) may be sent in {wait:.0f} s: that keeps the "
@@ -153,12 +164,6 @@ class Paced:
                 kind,
                 wait,
             )
-        for bucket in buckets:
-            bucket.take(now)
-        if kind is Kind.CREATE:
-            self._created.take(now + wait)
-        if wait > 0:
-            await self._clock.sleep(wait)
 
     def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
         """Record an answer and the rate limit that it shows; status `None`: there was no answer."""

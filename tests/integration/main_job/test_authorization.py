@@ -42,10 +42,17 @@ def runs(
     return system
 
 
-@pytest.mark.parametrize("flavour", ["github", "gitlab"])
-@pytest.mark.parametrize("mode", ["memory", "rabbitmq"])
+@pytest.mark.parametrize(
+    ("mode", "flavour"),
+    [
+        ("memory", "github"),
+        ("rabbitmq", "gitlab"),
+        pytest.param("memory", "gitlab", marks=pytest.mark.long),
+        pytest.param("rabbitmq", "github", marks=pytest.mark.long),
+    ],
+)
 def test_without_write_access_the_label_starts_nothing_also_from_an_issue_form(
-    start_system: StartSystem, request: pytest.FixtureRequest, flavour: str, mode: str
+    start_system: StartSystem, request: pytest.FixtureRequest, mode: str, flavour: str
 ) -> None:
     broker = request.getfixturevalue("rabbitmq") if mode == "rabbitmq" else None
     queue = request.getfixturevalue("rabbitmq_queue") if mode == "rabbitmq" else ""

@@ -11,7 +11,8 @@ from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import DONE, REPOSITORY, Program, StartSystem, System, over, until
 from tests.integration.main_job.scripts import finish, run, script, write
 
-FORGES = ["github", "gitlab"]
+GITLAB = pytest.param("gitlab", marks=pytest.mark.long)
+GITHUB = pytest.param("github", marks=pytest.mark.long)
 
 
 def slow(seconds: float) -> list[object]:
@@ -33,7 +34,7 @@ def at_work(system: System) -> None:
     until(lambda: len(system.model.requests) >= 2, "the agent is in mid-task")
 
 
-@pytest.mark.parametrize("flavour", FORGES)
+@pytest.mark.parametrize("flavour", ["github", GITLAB])
 def test_a_consumer_killed_in_mid_task_loses_nothing(
     start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str, flavour: str
 ) -> None:
@@ -69,7 +70,7 @@ def test_a_broker_restarted_in_mid_task_makes_no_second_run(
     )
 
 
-@pytest.mark.parametrize("flavour", FORGES)
+@pytest.mark.parametrize("flavour", ["gitlab", GITHUB])
 def test_webhook_redelivery_and_poll_together_make_one_task(
     start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str, flavour: str
 ) -> None:

@@ -509,7 +509,8 @@ async def test_an_attempt_sends_nothing_of_ours_to_a_persons_service(
     (users / "github" / "alice.yaml").write_text(yaml.safe_dump({"llm": {"openai": openai}}))
     service = start_user_config(users, USER_CONFIG_API_KEY=SERVICE)
     outcome = await place.run(
-        place.given(), user_config_api={"enabled": True, "url": service.url(), "api_key": SERVICE}
+        place.given(),
+        user_config_api={"enabled": True, "url": service.url(), "api_key": SERVICE, "timeout": 60},
     )
     sent = b"\n".join(listener.received).decode()
     assert not [secret for secret in (BOT_TOKEN, MODEL_KEY, DEFAULT, SERVICE) if secret in sent]

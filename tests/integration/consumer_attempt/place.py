@@ -104,7 +104,7 @@ class AttemptPlace:
         attempt: int = 1,
         run: int = 1,
         uuid: str = "",
-        timeout: int = 60,
+        timeout: int = 150,
         user: str = "alice",
         **earlier: Any,
     ) -> AttemptInput:

@@ -53,7 +53,7 @@ def the_task(system: System, status: Status | None = None) -> Task:
         project_id=system.forge.repository(REPOSITORY).id if gitlab else None,
     )
     request = TaskRequest(item=item, user="alice", trigger=Trigger(origin=Origin.WEBHOOK, received_at=NOW))
-    body = agenttask.manifest(request, run=1, timeout_seconds=60, max_attempts=3)
+    body = agenttask.manifest(request, run=1, timeout_seconds=120, max_attempts=3)
     body["metadata"] |= {"uid": "uid-1", "resourceVersion": "1", "creationTimestamp": NOW.isoformat()}
     if status is not None:
         body["status"] = status.to_wire()

@@ -215,6 +215,18 @@ async def test_a_retry_is_the_next_attempt_and_comes_after_its_delay(queue: Memo
         assert (again.task.uuid, again.task.attempt) == (claim.task.uuid, 2)
 
 
+async def test_a_retry_waits_until_its_attempt_was_reported(queue: MemoryQueue, time: Time) -> None:
+    await queue.submit(labeled())
+    async with consumer(queue) as take_too:
+        async with consumer(queue) as take:
+            claim = await take()
+            await claim.retry(0)
+            waiting = asyncio.ensure_future(take_too())
+            await time.pass_by(seconds=1)
+            assert await nothing_comes(waiting), "the comment of the first attempt must not come last"
+        assert (await waiting).task.attempt == 2
+
+
 async def test_a_withdrawn_task_is_not_tried_again(queue: MemoryQueue, time: Time) -> None:
     await queue.submit(labeled(1))
     await queue.submit(labeled(2))

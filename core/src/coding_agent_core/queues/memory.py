@@ -38,6 +38,7 @@ class Entry:
 
     Attributes:
         after: the item's previous run, which must end before this one can be claimed.
+        handled: whoever claimed it last has asked for the next task, and reports no more on this one.
         delayed: a retry waits for its delay.
         ending: its end is being reported on the item; admission sees it as ended.
     """
@@ -48,6 +49,7 @@ class Entry:
     after: Entry | None = None
     deliveries: deque[str] = field(default_factory=lambda: deque(maxlen=256))
     claim: MemoryClaim | None = None
+    handled: bool = True
     delayed: bool = False
     cancel_requested: bool = False
     redelivered: bool = False
@@ -224,8 +226,13 @@ class MemoryQueue:
                     await first_of(wake.wait(), stop.wait())
                     continue
                 claim = entry.claim = MemoryClaim(entry.task, entry.redelivered, self, entry)
+                entry.handled = False
                 try:
-                    yield claim
+                    try:
+                        yield claim
+                    finally:
+                        entry.handled = True
+                        self._wake()
                     await first_of(claim.settled.wait(), stop.wait())
                 finally:
                     if entry.claim is claim:  # not settled: the task can be claimed again
@@ -265,8 +272,9 @@ class MemoryQueue:
 
     def _next(self) -> Entry | None:
         for entry in self._active:
-            waits = entry.claim is None and not entry.delayed and (entry.after is None or entry.after.ended)
-            if waits and entry.task.request.item.identity not in self._locked:
+            waits = entry.claim is None and entry.handled and not entry.delayed
+            is_first = entry.after is None or entry.after.ended
+            if waits and is_first and entry.task.request.item.identity not in self._locked:
                 entry.after = None
                 return entry
         return None

@@ -1,4 +1,4 @@
-"""Addresses, command lines and configuration files of the local cluster: pure functions."""
+"""Addresses, command lines, keys and configuration files of the local cluster."""
 
 import tomllib
 from ipaddress import ip_network
@@ -104,6 +104,21 @@ def test_certificates_name_every_address_that_clients_use() -> None:
     network = node_network(3)
     server = next(c for c in pki.certificates(network) if c.name == "apiserver")
     assert {f"IP:{network.address}", f"IP:{network.api_service}", "IP:127.0.0.1"} <= set(server.alternatives)
+
+
+def test_keys_that_were_made_halfway_for_another_network_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    pki.create(tmp_path, node_network(0))
+    with monkeypatch.context() as context:
+        context.setattr(pki, "sign", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pki.create(tmp_path, node_network(1))
+    pki.create(tmp_path, node_network(0))
+    pki.openssl(tmp_path, "verify", "-CAfile", "ca.crt", "apiserver.crt")
 
 
 def test_a_manifest_has_its_words_filled_in() -> None:

@@ -17,7 +17,7 @@ from coding_agent_cluster.network import LOOPBACK, Network
 
 NODE_NAME = "node1"
 _DAYS = 365
-_OPENSSL_TIMEOUT_S = 30
+_OPENSSL_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def create(folder: Path, network: Network) -> None:
         return
     ensure({"openssl": "openssl"})
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stamp.unlink(missing_ok=True)  # if this is interrupted, the keys of two networks lie here
     for authority in AUTHORITIES:
         _key(folder, authority)
         openssl(
@@ -161,7 +162,7 @@ def openssl(folder: Path, *arguments: str) -> None:
     """Run openssl in the folder.
 
     Raises:
-        ClusterError: it failed, or took more than 30 s.
+        ClusterError: it failed, or took more than a minute.
     """
     command = ["openssl", *arguments]
     try:

@@ -70,6 +70,16 @@ def test_an_unknown_image_is_an_error_that_names_it(folder: Path) -> None:
         layout.manifest_entry(folder, "localhost/y:1")
 
 
+def test_a_layout_with_half_an_index_is_removed_and_a_whole_one_is_not(folder: Path) -> None:
+    layout.remove_if_broken(folder)
+    assert layout.manifest_entry(folder, "localhost/x:1")
+    index = folder / "index.json"
+    index.write_bytes(index.read_bytes()[:10])
+    layout.remove_if_broken(folder)
+    assert not folder.exists()
+    layout.remove_if_broken(folder)
+
+
 def test_an_image_that_is_there_as_it_is_needs_no_second_export(folder: Path) -> None:
     _, config, _ = layout.digests(folder, layout.manifest_entry(folder, "localhost/x:1"))
     assert layout.holds(folder, "localhost/x:1", config.removeprefix("sha256:"))

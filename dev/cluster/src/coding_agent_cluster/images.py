@@ -79,6 +79,7 @@ def make(image: Image, hand_over: Callable[[Path], None] = lambda _: None) -> No
     folder = layout_folder()
     with locked(folder.with_suffix(".lock")):
         with step(f"image {image.name}"):
+            layout.remove_if_broken(folder)
             folder.mkdir(parents=True, exist_ok=True)
             build(image.dockerfile, image.context, image.name, base, _flags(image, base))
             identity = buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", image.name)

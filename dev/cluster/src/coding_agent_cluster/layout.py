@@ -5,6 +5,7 @@ Format: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Collection
 from pathlib import Path
@@ -37,6 +38,16 @@ def digests(layout: Path, entry: dict[str, Any]) -> list[str]:
     """The digests of an image's blobs: manifest, configuration, layers."""
     manifest = json.loads(blob(layout, entry["digest"]).read_text())
     return [entry["digest"], manifest["config"]["digest"], *(x["digest"] for x in manifest["layers"])]
+
+
+def remove_if_broken(layout: Path) -> None:
+    """Remove a layout whose index is half of one: whoever wrote it was killed."""
+    try:
+        json.loads((layout / "index.json").read_text())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        shutil.rmtree(layout)
 
 
 def holds(layout: Path, image: str, identity: str) -> bool:

@@ -89,8 +89,9 @@ class Broker:
         )
 
     def start(self) -> None:
-        """Start the server and wait until it speaks AMQP."""
+        """Start the server and wait until it speaks AMQP; one that is frozen goes on."""
         if self._server is not None:
+            self.thaw()
             return
         with (self._folder / "console.log").open("ab") as log:
             self._server = subprocess.Popen(
@@ -123,8 +124,17 @@ class Broker:
         self.start()
 
     def freeze(self) -> None:
-        """Connections stay open, and nobody answers."""
+        """Connections stay open, and nobody answers.
+
+        One of the server's threads takes the signal and stops the others: until it gets the processor, they
+        go on.
+        """
         self._signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._is_stopped():
+            if time.monotonic() > deadline:
+                raise RuntimeError("RabbitMQ did not stop at SIGSTOP")
+            time.sleep(0.01)
 
     def thaw(self) -> None:
         """Go on after `freeze`."""
@@ -160,6 +170,17 @@ class Broker:
     def _signal(self, number: signal.Signals) -> None:
         assert self._server is not None
         self._server.send_signal(number)
+
+    def _is_stopped(self) -> bool:
+        assert self._server is not None
+        threads = Path(f"/proc/{self._server.pid}/task")
+        try:
+            states = [
+                (thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads.iterdir()
+            ]
+        except (FileNotFoundError, ProcessLookupError):  # one has just ended, so it was not stopped
+            return False
+        return set(states) == {"T"}
 
     def _end(self, number: signal.Signals) -> None:
         if self._server is None:

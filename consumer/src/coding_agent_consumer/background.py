@@ -109,7 +109,7 @@ async def project_commit(forge: Forge, details: ItemDetails, repository: BareClo
 class InstructionFile:
     """A file in which the repository tells agents how to work on it.
 
-    `AGENTS.md` (https://agents.md) may stand in any folder, and the one nearest to a file counts for it.
+    `AGENTS.md` (https://agents.md) may be in any folder, and the one nearest to a file applies to it.
     `CLAUDE.md` and `.github/copilot-instructions.md` are read at the root.
 
     Attributes:
@@ -186,7 +186,7 @@ async def read_images(forge: Forge, conversation: Conversation) -> tuple[Image, 
 
 
 def _image_links_of(conversation: Conversation) -> Iterator[tuple[Item, str]]:
-    """Each link once, with the item in whose text it stands."""
+    """Each link once, with the item whose text has it."""
     details, change = conversation.item, conversation.change
     texts = [(details.item, details.body)]
     texts += [(details.item, comment.body) for comment in conversation.comments]

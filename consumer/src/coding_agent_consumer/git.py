@@ -117,7 +117,7 @@ class Git:
         try:
             code, out, said = await self._run(arguments, stdin, {**base, **(env or {})}, memory)
         except TimeoutError as error:
-            raise GitFailedError(f"git {arguments[0]} needed more than {_TIMEOUT:.0f} s.") from error
+            raise GitFailedError(f"git {arguments[0]} took more than {_TIMEOUT:.0f} s.") from error
         if code != 0:
             raise GitFailedError(f"git {arguments[0]} {_ended(code, said, memory)}")
         return out
@@ -130,8 +130,8 @@ class Git:
         """Run git against the forge with the present token, and once more if it was replaced meanwhile.
 
         Args:
-            command: what stands before the repository's URL.
-            rest: what stands behind it.
+            command: the part before the repository's URL.
+            rest: the part after it.
 
         Raises:
             ForgeUnavailableError: unreachable, overloaded, or out of time.
@@ -242,7 +242,7 @@ def redact(text: str, source: CloneSource) -> str:
 
 
 def classify(output: str, url: str) -> ForgeError:
-    """The error that git's output about a remote stands for. `output` must be redacted.
+    """The error that git's output about a remote means. `output` must be redacted.
 
     The texts are those of git's `http.c`, `remote-curl.c` and `builtin/push.c` under LC_ALL=C; a server's own
     text comes after `remote:`.

@@ -133,8 +133,8 @@ async def fetch(git: Git, command: Sequence[str], wanted: Sequence[str], mirror:
     """Fetch into a new clone, from the forge only what the mirror does not have.
 
     Args:
-        command: what stands before the repository's URL.
-        wanted: what stands behind it.
+        command: the part before the repository's URL.
+        wanted: the part after it.
 
     Raises:
         ForgeError: as `Git.remote`. A broken mirror is never the reason.

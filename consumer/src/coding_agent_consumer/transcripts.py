@@ -232,7 +232,7 @@ class Transcripts:
 
 
 def _end_the_line(path: Path) -> None:
-    """End a line that a crash cut off, so that the next one stands alone."""
+    """End a line that a crash cut off, so that the next one is separate."""
     data = path.read_bytes()[-1:] if path.exists() else b"\n"
     if data not in (b"\n", b""):
         with path.open("ab") as file:

@@ -185,7 +185,7 @@ class AttemptStatus(_Wire):
 
 
 class TaskResult(_Wire):
-    """What came of the task."""
+    """The result of the task."""
 
     branch: str | None = Field(default=None, max_length=255)
     change_url: str | None = Field(default=None, max_length=2048)
@@ -194,7 +194,7 @@ class TaskResult(_Wire):
 
 
 class Status(_Wire):
-    """Where the task stands. `conditions` are the truth; `phase` is derived from them for people."""
+    """The state of the task. `conditions` are the truth; `phase` is derived from them for people."""
 
     conditions: tuple[Condition, ...] = ()
     item: str | None = Field(default=None, max_length=32)

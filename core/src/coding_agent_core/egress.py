@@ -60,7 +60,7 @@ def job_of(user: str) -> str | None:
 
 
 def profile_of(repository: str) -> str:
-    """What stands for a key of `egress.repositories` in user names, which take no `/`."""
+    """The form of a key of `egress.repositories` in user names, which take no `/`."""
     return hashlib.sha256(repository.lower().encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """Every request that the operator makes itself, and its Lease: one operator at a time acts in a namespace.
 
 `kubernetes.aio.leaderelection` is not used: its requests have no timeout, a broken connection ends it, it
-does not release the Lease at the end, and it has no fence, so that a process that slept would go on writing.
+does not release the Lease at the end, and it has no fence, so that a process that slept would still write.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def free(lease: Seen, me: str, now: float) -> bool:
 
 
 def identity(environment: Mapping[str, str]) -> str:
-    """Who we are: the pod, so that a container that was killed and starts again goes on at once."""
+    """Who we are: the pod, so that a container that was killed and starts again continues at once."""
     host = environment.get("POD_NAME") or socket.gethostname()
     return host if {"POD_NAME", "KUBERNETES_SERVICE_HOST"} & environment.keys() else f"{host}-{os.getpid()}"
 
@@ -298,7 +298,7 @@ class Lease:
         _logger.info("Acting as %s", self._me)
 
     async def keep(self) -> None:
-        """Renew it until cancelled. Nothing is written while that fails; work goes on unless it is taken.
+        """Renew it until cancelled. Nothing is written while that fails; work continues unless it is taken.
 
         Raises:
             LeaseLostError: another has it.

@@ -224,7 +224,7 @@ def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str,
         "command": command,
         "workingDir": "/",
         "env": [],
-        # A command that needs more memory than the limit is killed; the agent goes on.
+        # A command that needs more memory than the limit is killed; the agent continues.
         "resources": {
             "requests": {"cpu": "250m", "memory": "512Mi", "ephemeral-storage": "256Mi"},
             "limits": {"memory": "4Gi", "ephemeral-storage": "16Gi"},

@@ -165,7 +165,7 @@ class Reconciler:
         ]
 
     async def _left_behind(self, task: Task, attempt: AttemptStatus) -> Job | None:
-        """A Job that was deleted: one whose pod goes on counts as still ending, another left its report."""
+        """A Job that was deleted: while its pod runs, it counts as ending; then it has left its report."""
         pods = read_pods(await self._cluster.pods_of(attempt.job))
         gone = all(pod.phase in ("Succeeded", "Failed") for pod in pods)
         if gone:

@@ -327,7 +327,7 @@ def _phase_entered(old: Status, new: Status) -> Iterator[Event]:
         case Phase.QUEUED if old.phase is Phase.SUSPENDED:
             yield Event("Normal", "Resumed", message)
         case Phase.QUEUED if old.phase is Phase.RUNNING and new.reason == "WaitingForKueue":
-            yield Event("Normal", "Preempted", "Kueue has suspended the attempt; it waits to go on.")
+            yield Event("Normal", "Preempted", "Kueue has suspended the attempt; it waits to continue.")
         case Phase.QUEUED if new.attempts:
             yield Event("Normal", "Retrying", "The next attempt waits for its turn.")
 

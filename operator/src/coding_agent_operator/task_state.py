@@ -1,4 +1,4 @@
-"""Where a task stands: its attempts brought up to date from its Jobs, and what follows from them. Pure.
+"""The state of a task: its attempts, updated from its Jobs, and what follows from them. Pure.
 
 Nothing is remembered between two reconciliations: the recorded attempts and the existing Jobs say it all.
 """
@@ -60,7 +60,7 @@ class TaskOutcome:
 
 @dataclass(frozen=True)
 class TaskState:
-    """Where a task stands.
+    """The state of a task.
 
     Attributes:
         attempts: to record, oldest first.
@@ -109,7 +109,7 @@ def stage_of(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> 
 
 
 def task_state(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -> TaskState:
-    """Where the task stands.
+    """The state of the task.
 
     Args:
         jobs: every Job of the task that exists, and Jobs of others that have one of its names. Pods of Jobs

@@ -58,7 +58,7 @@ async def watch(
         restart: once it is set, every watch is started afresh, with a list.
 
     Raises:
-        WatchError: kopf cannot go on.
+        WatchError: kopf cannot continue.
     """
     restart = restart or asyncio.Event()
     while not stop.is_set():

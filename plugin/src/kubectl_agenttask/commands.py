@@ -176,7 +176,7 @@ def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[st
     wanted = numbers[-1] if attempt is None else attempt
     if wanted not in numbers:
         there = ", ".join(str(number) for number in numbers)
-        raise PluginError(f"attempt {wanted} has no pod (any more). Attempts that have one: {there}.")
+        raise PluginError(f"attempt {wanted} has no pod, or no longer. Attempts that have one: {there}.")
     of_attempt = [pod for pod in pods if attempt_of_pod(pod) == wanted]
     return max(of_attempt, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
 
@@ -238,7 +238,7 @@ def suspend(session: Session, arguments: Namespace) -> None:
 
 
 def resume(session: Session, arguments: Namespace) -> None:
-    """`resume`: let it go on."""
+    """`resume`: let it continue."""
     task = _not_ended(session, arguments.name, f"`kubectl agenttask retry {arguments.name}` starts a new run")
     if not (task.get("spec") or {}).get("suspend"):
         session.notes.print(f"{arguments.name} is not suspended.")

@@ -282,7 +282,7 @@ def test_a_url_with_user_information_is_refused(field: str, url: str, tmp_path: 
     with pytest.raises(SettingsError) as error:
         load_settings(file, {})
     assert field in str(error.value)
-    assert "Remove what stands before the `@`" in str(error.value)
+    assert "Remove the part before the `@`" in str(error.value)
     assert "s3cret-word" not in str(error.value)
 
 

@@ -18,7 +18,7 @@ from coding_agent_consumer.workspace.protocol import Workspace
 class Image:
     """
     Attributes:
-        link: as it stands in the text.
+        link: as written in the text.
         media_type: for example `image/png`.
     """
 

@@ -51,7 +51,7 @@ class Split:
     Attributes:
         task: the first request.
         older: to be summarized.
-        recent: kept as it is; begins with an answer, so that no result stands without its call.
+        recent: kept unchanged; begins with an answer, so that no result comes without its call.
     """
 
     task: ModelRequest

@@ -256,7 +256,7 @@ class _Conversation:
             except ModelAPIError as error:
                 if refuses_images(error) and context.has_images(self.messages):
                     self.messages = [context.without_images(message) for message in self.messages]
-                    await self._step("model", "The model's service refused the images; going on without", "")
+                    await self._step("model", "The service refused the images; continuing without", "")
                     continue
                 if not too_long(error) or self._rejections >= _MAX_REJECTIONS:
                     raise

@@ -96,7 +96,7 @@ class Runner:
         launch: its command line, variables, files and input.
         format: what it speaks with the model; `None`: any.
         events: what one JSON line of its output says; `None`: its output is plain text.
-        status_of: the HTTP status of the model's answer that an exit status stands for.
+        status_of: the HTTP status of the model's answer that an exit status means.
     """
 
     name: str

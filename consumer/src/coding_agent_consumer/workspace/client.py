@@ -139,7 +139,7 @@ class WorkspaceClient:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 line = await restarts.readline()
         except (OSError, ValueError) as error:
-            raise WorkspaceGoneError("The workspace was not started again.") from error
+            raise WorkspaceGoneError("The workspace was not restarted.") from error
         if not line:
             raise WorkspaceGoneError("The workspace's container has ended.")
 

@@ -135,7 +135,7 @@ class WorkspaceServer:
             case "start":
                 return self._start(header, body, connection)
             case "input":
-                raise RefusalError("No process runs that could take input.")
+                raise RefusalError("No process is running that could take input.")
             case "list_files":
                 text = self._tree.list_files(_string(header, "path"), self._output_limit(header))
             case "search":

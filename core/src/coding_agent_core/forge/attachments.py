@@ -40,7 +40,7 @@ def attachment_of(platform: Platform, api_url: str, item: Item, link: str) -> At
 
     Args:
         api_url: of the forge's REST API.
-        link: as it stands in the text; GitLab's are relative to the project.
+        link: as written in the text; GitLab's are relative to the project.
     """
     web = web_base(api_url)
     match platform:

@@ -219,7 +219,7 @@ class ForgeClient:
                             del end[:-limit]
                             if size > _LONGEST:
                                 raise ForgeError(
-                                    f"{self.host} gave more than {_LONGEST} bytes while {call.what}"
+                                    f"{self.host} sent more than {_LONGEST} bytes while {call.what}"
                                 )
                         return bytes(end)
         except (TimeoutError, httpx.HTTPError) as error:
@@ -239,7 +239,7 @@ class ForgeClient:
             return TypeAdapter(type_).validate_json(response.content)
         except ValidationError as error:
             raise ForgeUnavailableError(
-                f"{self.host} gave an answer of an unknown shape while {call.what}: {first_problem(error)}",
+                f"{self.host} answered in an unknown shape while {call.what}: {first_problem(error)}",
                 status=response.status_code,
             ) from None  # the validation error quotes the answer
 

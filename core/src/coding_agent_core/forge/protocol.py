@@ -101,10 +101,10 @@ def web_base(api_url: str) -> str:
     """The web address, without a trailing slash, of the forge whose REST API is at `api_url`.
 
     `https://api.github.com` -> `https://github.com`; `https://HOST/api/v3` and `https://HOST/path/api/v4` ->
-    what stands before `/api/`; `https://api.TENANT.ghe.com` -> `https://TENANT.ghe.com`.
+    the part before `/api/`; `https://api.TENANT.ghe.com` -> `https://TENANT.ghe.com`.
     """
     parts = urlsplit(api_url)
-    # What stands before an `@` are credentials, which must not be in a URL of ours.
+    # The part before an `@` is credentials, which must not be in a URL of ours.
     location = parts.netloc.rpartition("@")[2]
     if "/api/" in f"{parts.path}/":
         return f"{parts.scheme}://{location}{parts.path.split('/api/')[0]}"

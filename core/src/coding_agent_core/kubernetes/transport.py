@@ -66,7 +66,7 @@ class Access:
         if usual.is_file():
             return Access(str(usual))
         raise SettingsError(
-            "this process has no way to a Kubernetes cluster: run it in a pod with a "
+            "this process has no access to a Kubernetes cluster: run it in a pod with a "
             "service account token, or set KUBECONFIG to a kubeconfig file"
         )
 
@@ -314,7 +314,7 @@ class ApiServer:
         if status == 403 and "User " not in said:
             return ""  # a quota, Pod Security or another policy, which name themselves
         return {
-            401: "; its credentials are not valid (any more)",
+            401: "; its credentials are invalid or have expired",
             403: f"; its service account needs the rules of {self._role} in this namespace",
             404: "; is crds/agenttask.yaml applied, and does the namespace exist?",
         }.get(status, "")

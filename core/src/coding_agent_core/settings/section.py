@@ -16,7 +16,7 @@ _Value = TypeVar("_Value")
 
 
 def _without_user(value: str) -> str:
-    """Refuse what stands before an `@` in the authority: a URL is logged and shown on items.
+    """Refuse a part before an `@` in the authority: a URL is logged and shown on items.
 
     Raises:
         ValueError: it has user information.
@@ -24,7 +24,7 @@ def _without_user(value: str) -> str:
     rest = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*:/*", "", value.strip())
     if "@" in re.split(r"[/?#\\]", rest, maxsplit=1)[0]:
         raise ValueError(
-            "the URL has user information, and URLs are shown and logged. Remove what stands before the `@`, "
+            "the URL has user information, and URLs are shown and logged. Remove the part before the `@`, "
             "and set the credential where it stays secret: `api_key`, `headers` or `personal_access_token`"
         )
     return value

@@ -280,7 +280,7 @@ class Channel:
         try:
             channel.raw = connection.raw.channel(on_open_callback=lambda _raw: _resolve(opened, None))
         except exceptions.AMQPError as error:
-            raise BrokerError(f"RabbitMQ opened no channel: {text(error)}") from error
+            raise BrokerError(f"RabbitMQ did not open a channel: {text(error)}") from error
         channel.raw.add_on_close_callback(lambda _raw, reason: _resolve(channel.closed, reason))
         await channel.wait(opened)
         return channel

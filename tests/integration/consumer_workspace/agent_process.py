@@ -51,7 +51,7 @@ def closed_ancestor(path: str) -> str | None:
 
 async def work(wish: dict[str, Any]) -> dict[str, Any]:
     settings = WorkspaceSettings(
-        isolation=wish["isolation"], base_dir=Path(wish["base_dir"]), command_timeout=wish.get("timeout", 20)
+        isolation=wish["isolation"], base_dir=Path(wish["base_dir"]), command_timeout=wish.get("timeout", 60)
     )
     outputs = []
     async with (

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from aiohttp import web
+from coding_agent_bench.broker import freeze
 from coding_agent_core.kubernetes.task_sink import BUDGET
 from coding_agent_core.tasks import task_name
 
@@ -28,8 +29,8 @@ def stopped(plane: PlaneUnderTest, name: str) -> Iterator[None]:
     """The process does nothing meanwhile, but its connections stay."""
     pid = plane.plane.processes.pid(name)
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
     try:
+        freeze(pid)
         yield
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -36,6 +36,31 @@ def _server_program() -> Path:
     return Path(on_path)
 
 
+def freeze(pid: int) -> None:
+    """Send SIGSTOP, and wait until the process has stopped.
+
+    One of its threads takes the signal and stops the others: until that one gets the processor, they go on.
+
+    Raises:
+        RuntimeError: it did not stop.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + _START_SECONDS
+    while not _is_stopped(pid):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the process did not stop at SIGSTOP")
+        time.sleep(0.01)
+
+
+def _is_stopped(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task")
+    try:
+        states = [(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads.iterdir()]
+    except (FileNotFoundError, ProcessLookupError):  # one has just ended, so it was not stopped
+        return False
+    return set(states) == {"T"}
+
+
 class Broker:
     """A RabbitMQ server that can be stopped, killed, frozen and started again; its data stays."""
 
@@ -124,17 +149,9 @@ class Broker:
         self.start()
 
     def freeze(self) -> None:
-        """Connections stay open, and nobody answers.
-
-        One of the server's threads takes the signal and stops the others: until it gets the processor, they
-        go on.
-        """
-        self._signal(signal.SIGSTOP)
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._is_stopped():
-            if time.monotonic() > deadline:
-                raise RuntimeError("RabbitMQ did not stop at SIGSTOP")
-            time.sleep(0.01)
+        """Connections stay open, and nobody answers."""
+        assert self._server is not None
+        freeze(self._server.pid)
 
     def thaw(self) -> None:
         """Go on after `freeze`."""
@@ -170,17 +187,6 @@ class Broker:
     def _signal(self, number: signal.Signals) -> None:
         assert self._server is not None
         self._server.send_signal(number)
-
-    def _is_stopped(self) -> bool:
-        assert self._server is not None
-        threads = Path(f"/proc/{self._server.pid}/task")
-        try:
-            states = [
-                (thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads.iterdir()
-            ]
-        except (FileNotFoundError, ProcessLookupError):  # one has just ended, so it was not stopped
-            return False
-        return set(states) == {"T"}
 
     def _end(self, number: signal.Signals) -> None:
         if self._server is None:

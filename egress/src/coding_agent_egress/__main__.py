@@ -114,10 +114,8 @@ def run(config: Path | None, place: Place) -> int:
         SettingsError: the proxy cannot start with these settings.
     """
     proxy, denials, stop = Proxy(config, place), Denials(), threading.Event()
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # also while Squid only starts
+    # Before Squid starts: it must not be left alone.
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     proxy.write()
     server = server_of(denials, place.denials)

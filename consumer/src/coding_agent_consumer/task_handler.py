@@ -266,6 +266,11 @@ class TaskHandler:
                 except ForgeError as error:
                     _logger.warning("Could not check if %s is still wanted: %s", task.item.display, error)
                     continue
+                except Exception:  # a defect of ours must not make the attempt deaf to every stop
+                    _logger.exception(
+                        "Unexpected error when checking if %s is still wanted", task.item.display
+                    )
+                    continue
                 if reason:
                     why[0] = reason
                     return

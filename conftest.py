@@ -5,17 +5,14 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
+# One of them may import another before pytest loads that one as a plugin.
+pytest.register_assert_rewrite("tests.fixtures")
 pytest_plugins = [
     f"tests.fixtures.{module.stem}"
     for module in sorted((Path(__file__).parent / "tests" / "fixtures").glob("*.py"))
     if module.stem != "__init__"
 ]
-
-# A busy machine can delay any example by more than the 200 ms that Hypothesis grants it.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tests")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

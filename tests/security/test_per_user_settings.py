@@ -428,7 +428,7 @@ def is_address(url: str) -> bool:
 _SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=_SHARED)
+@settings(max_examples=80, suppress_health_check=_SHARED)
 @given(data=st.data(), default=st.sampled_from(DEFAULTS), by_file=st.booleans())
 async def test_whatever_a_person_stores_no_secret_leaves_to_an_address_of_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject, default: Any, by_file: bool
@@ -438,7 +438,7 @@ async def test_whatever_a_person_stores_no_secret_leaves_to_an_address_of_theirs
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@settings(max_examples=2000, deadline=None, suppress_health_check=_SHARED)
+@settings(max_examples=2000, suppress_health_check=_SHARED)
 @given(data=st.data(), default=st.sampled_from(DEFAULTS), by_file=st.booleans())
 async def test_the_same_at_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject, default: Any, by_file: bool

@@ -16,7 +16,7 @@ import pytest
 from coding_agent_consumer.agent.transcript import Scrub, Transcript, read, recap, scrub_for, scrub_logs
 from coding_agent_consumer.transcripts import cleanup
 from coding_agent_core.settings import Settings
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_ai.messages import (
     ModelMessage,
@@ -99,7 +99,6 @@ def test_the_settings_secrets_are_known() -> None:
     assert "model-key-1" not in repr(scrub)
 
 
-@settings(deadline=None)
 @given(st.text(min_size=8, max_size=40), st.binary(max_size=5), st.binary(max_size=5))
 def test_no_form_of_a_secret_is_left(secret: str, before: bytes, after: bytes) -> None:
     secret = secret.encode("utf-8", "replace").decode()

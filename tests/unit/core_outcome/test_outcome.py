@@ -42,7 +42,7 @@ def test_what_is_written_is_read() -> None:
     assert Outcome.from_termination_message(outcome.to_termination_message()) == outcome
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     message=TEXT, summary=TEXT, tail=st.text(max_size=MAX_TAIL).map(lambda text: last_lines(text, MAX_TAIL))
 )

@@ -9,7 +9,7 @@ from coding_agent_core.outcome import Phase
 from coding_agent_core.reporting import Report, State, comment, read_state
 from coding_agent_core.text import BREAK, inline, quotation, quoted_code
 from coding_agent_forge import markup
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 FORMS = [inline, quotation, quoted_code]
@@ -79,14 +79,12 @@ def test_a_forge_executes_each_attack_and_nothing_of_its_inert_forms(attack: str
         assert markup.effects(form(attack)) == []
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_nothing_of_any_text_has_an_effect(text: str) -> None:
     for form in FORMS:
         assert markup.effects(form(text)) == []
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_a_text_stays_where_it_was_put(text: str) -> None:
     assert len(inline(text).splitlines()) <= 1
@@ -95,7 +93,6 @@ def test_a_text_stays_where_it_was_put(text: str) -> None:
     assert [line for line in quoted_code(text).splitlines() if "```" in line] == ["> ```", "> ```"]
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_a_comment_has_the_same_effects_whatever_is_quoted_in_it(text: str, other: str) -> None:
     def shown(**texts: str) -> str:
@@ -113,7 +110,6 @@ def test_a_comment_has_the_same_effects_whatever_is_quoted_in_it(text: str, othe
     assert state.uuid == "u"
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_the_hidden_state_cannot_be_ended_by_a_value(branch: str, url: str) -> None:
     branch, url = (

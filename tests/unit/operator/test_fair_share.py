@@ -107,7 +107,7 @@ def test_nobody_starves_behind_higher_priorities() -> None:
 arrivals = st.tuples(st.sampled_from("abcd"), st.integers(-2, 2))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     crowd=st.lists(arrivals, max_size=8),
     stream=st.lists(arrivals, min_size=1, max_size=6),

@@ -425,7 +425,7 @@ def _active(body: Mapping[str, Any]) -> bool:
     return LABEL_REPORTED not in body["metadata"]["labels"]
 
 
-_SETTINGS = settings(max_examples=40, stateful_step_count=50, deadline=None)
+_SETTINGS = settings(max_examples=40, stateful_step_count=50)
 TestOneItem = OneItem.TestCase
 TestOneItem.settings = _SETTINGS
 TestOneItemAndPeople = OneItemAndPeople.TestCase

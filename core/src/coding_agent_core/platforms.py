@@ -62,7 +62,7 @@ class PlatformFacts:
     Attributes:
         web_host: of the public installation.
         web_limits: of requests there.
-        limits: of requests to an installation of one's own, as it is shipped.
+        limits: of requests to a self-managed installation with its default settings.
         change_path: between a repository and a change's number in web addresses.
         change_mark: precedes a change's number; an issue's mark is always `#`.
         change_word: means a change in a task's name.

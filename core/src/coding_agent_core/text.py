@@ -90,7 +90,7 @@ def quotation(text: str) -> str:
 
 
 def quoted_code(text: str) -> str:
-    """The text as it is, in a quotation: no Markdown in it is rendered, and it cannot end its block."""
+    """The unchanged text in a quotation: no Markdown in it is rendered, and it cannot end its block."""
     lines = [_BLOCK.sub(_broken, line) for line in _plain(text).split("\n")]
     return _quoted(["```", *lines, "```"])
 

@@ -53,7 +53,7 @@ PAGES = {
 
 
 @dataclass(frozen=True)
-class HostPort:
+class ProxyTarget:
     """Hosts that may be reached.
 
     Attributes:
@@ -65,10 +65,10 @@ class HostPort:
     port: int | None = None
 
     @staticmethod
-    def of(pattern: str) -> HostPort:
-        """The target of an entry of the settings."""
+    def of(pattern: str) -> ProxyTarget:
+        """The target that an entry of the settings names."""
         host, _, port = pattern.partition(":")
-        return HostPort(host, int(port) if port else None)
+        return ProxyTarget(host, int(port) if port else None)
 
     @property
     def regex(self) -> str:
@@ -113,14 +113,17 @@ def configuration(settings: Settings, place: Place, *, parent_login: str | None 
         parent_login: `USER:PASSWORD` for the parent proxy.
     """
     egress = settings.egress
-    workspace = tuple(HostPort.of(pattern) for pattern in egress.allow)
-    agent = (*agent_targets(settings), *(HostPort.of(pattern) for pattern in egress.agent))
+    workspace = tuple(ProxyTarget.of(pattern) for pattern in egress.allow)
+    agent = (*agent_targets(settings), *(ProxyTarget.of(pattern) for pattern in egress.agent))
     lines = [
         *_program(place),
         *_way_out(egress.parent, parent_login),
         f"acl agent proxy_auth_regex {AGENT_USERS}",
         f"acl workspace proxy_auth_regex {WORKSPACE_USERS}",
-        *(f"acl exempt_name dstdom_regex -n -i {HostPort.of(pattern).regex}" for pattern in egress.private),
+        *(
+            f"acl exempt_name dstdom_regex -n -i {ProxyTarget.of(pattern).regex}"
+            for pattern in egress.private
+        ),
         *(["acl exempt all-of exempt_name !never"] if egress.private else []),
         "acl public_address all-of !private",
         f"acl public any-of {'exempt ' if egress.private else ''}public_address",
@@ -134,12 +137,12 @@ def configuration(settings: Settings, place: Place, *, parent_login: str | None 
     for name, patterns in sorted(egress.repositories.items()):
         profile = profile_of(name)
         lines.append(f"acl user_{profile} proxy_auth_regex {re.escape('.workspace.')}{profile}{PRESETS}$")
-        targets = tuple(HostPort.of(pattern) for pattern in patterns)
+        targets = tuple(ProxyTarget.of(pattern) for pattern in patterns)
         lines += _allow(profile, f"user_{profile}", targets, "public")
     for name, patterns in sorted(egress.presets.items()):
         users = WORKSPACE_USERS.removesuffix("$") + f"_{name}{PRESETS}$"
         lines.append(f"acl preset_{name} proxy_auth_regex {users}")
-        targets = tuple(HostPort.of(pattern) for pattern in patterns)
+        targets = tuple(ProxyTarget.of(pattern) for pattern in patterns)
         lines += _allow(f"preset_{name}", f"preset_{name}", targets, "public")
     return "\n".join([*lines, "http_access deny not_listed", ""])
 
@@ -207,7 +210,7 @@ def _way_out(parent: ParentProxy | None, login: str | None) -> list[str]:
     ]
 
 
-def _allow(name: str, user: str, targets: Iterable[HostPort], address: str) -> Iterator[str]:
+def _allow(name: str, user: str, targets: Iterable[ProxyTarget], address: str) -> Iterator[str]:
     """Allow a user these targets, if what they resolve to is acceptable."""
     by_port: dict[int | None, set[str]] = {}
     for target in targets:
@@ -221,7 +224,7 @@ def _allow(name: str, user: str, targets: Iterable[HostPort], address: str) -> I
         yield f"http_access deny {user} {hosts} {ports} not_public"
 
 
-def agent_targets(settings: Settings) -> tuple[HostPort, ...]:
+def agent_targets(settings: Settings) -> tuple[ProxyTarget, ...]:
     """What the settings send the agent to: forges, models, bucket, MCP servers, per-user settings."""
     urls = [server.url for server in settings.mcp_servers if server.url]
     for platform in Platform:
@@ -244,7 +247,7 @@ def agent_targets(settings: Settings) -> tuple[HostPort, ...]:
         host = parts.hostname or ""
         # Also a tunnel to an http port: some clients tunnel everything.
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        found.append(HostPort(f"[{host}]" if ":" in host else host, port))
+        found.append(ProxyTarget(f"[{host}]" if ":" in host else host, port))
     return tuple(dict.fromkeys(found))
 
 

@@ -174,7 +174,7 @@ class Cluster:
         """Delete exactly this Job in the foreground: it stays until its pods are gone.
 
         Returns:
-            The Job as it is now, which is being deleted; `None` if it is gone.
+            The Job's current state, in which it is being deleted; `None` if it is gone.
         """
         self._require_lease()
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": job.uid}}

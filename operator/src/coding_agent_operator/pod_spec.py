@@ -204,7 +204,7 @@ def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str,
     mounts = [
         _mount("socket", SOCKET_FOLDER),
         _mount("workspace", WORKSPACE),
-        _mount("workspace", "/tmp", sub_path="tmp"),  # noqa: S108 - in the container, of its own
+        _mount("workspace", "/tmp", sub_path="tmp"),  # noqa: S108 - the container's own
     ]
     module = ("-I", "-m", "coding_agent_consumer.workspace")
     if image is None:
@@ -246,7 +246,7 @@ def _service(
 ) -> dict[str, Any]:
     """A service of the repository: a native sidecar that has started before the workspace does."""
     name = f"{SERVICE_PREFIX}{service.name}"
-    folders = dict.fromkeys(("/tmp", *service.folders))  # noqa: S108 - in the container, of its own
+    folders = dict.fromkeys(("/tmp", *service.folders))  # noqa: S108 - the container's own
     return {
         "name": name,
         "image": service.image,

@@ -53,7 +53,7 @@ def _finalizers(world: World, name: str, what: str) -> None:
         known = world.plane.core.read_namespaced_pod(name, world.namespace, _request_timeout=60)
         others = [finalizer for finalizer in known.metadata.finalizers or [] if finalizer != FINALIZER]
         wanted = [*others, FINALIZER] if what == "add" else others
-        # A merge patch of the list as it was read: Kubernetes' own finalizer stays as it is.
+        # A merge patch of the list as it was read: Kubernetes' own finalizer stays.
         body: dict[str, Any] = {
             "metadata": {"finalizers": wanted, "resourceVersion": known.metadata.resource_version}
         }

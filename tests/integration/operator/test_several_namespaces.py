@@ -243,7 +243,7 @@ def test_with_a_star_a_dead_watch_is_begun_anew(platform: Platform) -> None:
         priorities = itertools.count(1)
 
         def noticed() -> bool:
-            # A watch that was begun anew lists all first: only what changes after that is missed again.
+            # A watch that was started again lists all objects first: only later changes are missed again.
             team.patch(name, priority=next(priorities))
             return (value(process, behind) or 0) > 0
 

@@ -171,12 +171,12 @@ class Relay:
         self._server.close()
 
     def cut(self) -> None:
-        """End all connections, and make none until `mend`."""
+        """End all connections, and make none until `restore`."""
         self._cut = True
         for entry in list(self._open):
             entry.transport.abort()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Let connections through again."""
         self._cut = False
 

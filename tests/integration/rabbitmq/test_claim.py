@@ -129,7 +129,7 @@ async def test_an_item_that_is_unlocked_during_a_reconnection_stays_unlocked(
             assert held
             monkeypatch.setattr(Connection, "lock", lock_later)
             relay.cut()
-            relay.mend()
+            relay.restore()
             assert await asyncio.to_thread(relocking.wait, 60)
         unlocked.set()
         assert await asyncio.to_thread(locked_again.wait, 60)
@@ -151,7 +151,7 @@ async def test_who_finds_the_item_taken_after_a_reconnection_has_lost_it(
                 assert (second.task.uuid, second.redelivered) == (first.task.uuid, True)
                 async with second.item_lock() as held_too:
                     assert held_too
-                    relay.mend()
+                    relay.restore()
                     async with asyncio.timeout(60):
                         await first.lost.wait()
                     await first.done()  # settles nothing: the task is the other's

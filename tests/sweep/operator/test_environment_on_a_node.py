@@ -1,4 +1,4 @@
-"""A repository's `.coding-agent.yaml` on a real node: its image, PostgreSQL beside it, and setup commands."""
+"""A repository's `.coding-agent.yaml` on a real node: its image, PostgreSQL next to it, setup commands."""
 
 from __future__ import annotations
 

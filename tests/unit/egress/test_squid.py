@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.settings import Settings
-from coding_agent_egress.squid import HostPort, Place, agent_targets, configuration
+from coding_agent_egress.squid import Place, ProxyTarget, agent_targets, configuration
 
 POOL = "projects/4242/locations/global/workloadIdentityPools/cluster/providers/kubernetes"
 
@@ -79,7 +79,7 @@ def test_the_agent_reaches_the_bucket(s3: dict[str, Any], host: str) -> None:
     ],
 )
 def test_what_a_pattern_matches(pattern: str, host: str, matches: bool) -> None:
-    assert bool(re.search(HostPort.of(pattern).regex, host)) is matches
+    assert bool(re.search(ProxyTarget.of(pattern).regex, host)) is matches
 
 
 def test_a_name_is_resolved_after_it_was_found_in_the_list() -> None:

@@ -123,7 +123,7 @@ class Operator:
         self.seen, self.jobs = dict(self.cluster.tasks), dict(self.cluster.jobs)
 
     def watch(self, name: str) -> None:
-        """An event of one task or Job comes, late or twice; it shows the object as it is now."""
+        """An event of one task or Job comes, late or twice; it shows the object's current state."""
         _show(self.cluster.tasks, self.seen, name)
         _show(self.cluster.jobs, self.jobs, name)
 

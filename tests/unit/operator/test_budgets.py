@@ -211,7 +211,7 @@ def test_who_waits_for_a_budget_is_told_which_since_when_and_until_when() -> Non
         "The task waits until 2026-01-03 00:00 UTC. It has waited since 2026-01-02 12:00 UTC."
     )
     later = NOW + timedelta(minutes=5)
-    assert plan_task(task(plan.status), [], waits, later, POLICY).status is None, "it stays as it is"
+    assert plan_task(task(plan.status), [], waits, later, POLICY).status is None, "nothing is written again"
     free = plan_task(task(plan.status), [], SchedulingDecision(position=1), later, POLICY).status
     assert free is not None
     assert {c.type: c.status for c in free.conditions}["WithinBudget"] == "True"

@@ -36,9 +36,9 @@ def test_a_status_edited_by_hand_is_read_and_repaired(raw: Any) -> None:
     assert not task.ended, "a phase alone ends nothing"
     plan = plan_task(task, [], SchedulingDecision(position=1), NOW, POLICY)
     assert plan.status is not None
-    mended = read_task({**task_body(), "status": plan.status.to_wire()})
-    assert mended.intact
-    assert plan_task(mended, [], SchedulingDecision(position=1), NOW, POLICY).status is None
+    repaired = read_task({**task_body(), "status": plan.status.to_wire()})
+    assert repaired.intact
+    assert plan_task(repaired, [], SchedulingDecision(position=1), NOW, POLICY).status is None
 
 
 def test_what_can_be_read_is_kept() -> None:

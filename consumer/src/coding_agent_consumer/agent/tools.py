@@ -122,8 +122,8 @@ class Finish(BaseModel):
     """The end of the work."""
 
     status: Literal["done", "nothing_to_change", "cannot"] = Field(
-        description="done: the request is fulfilled and checked. nothing_to_change: the repository is right"
-        " as it is. cannot: it cannot be done as asked; say why in the summary."
+        description="done: the request is fulfilled and checked. nothing_to_change: the repository is already"
+        " correct. cannot: it cannot be done as asked; say why in the summary."
     )
     summary: str = Field(
         min_length=1,
@@ -175,7 +175,7 @@ async def check_change(workspace: Workspace) -> None:
     try:
         require_bounded(await workspace.diff())
     except (WorkspaceRefusedError, PatchRefusedError) as error:
-        raise ModelRetry(f"The work cannot be taken over as it is. {error}") from error
+        raise ModelRetry(f"The work cannot be taken over yet. {error}") from error
 
 
 def _is_written_call(text: str, tool_names: Collection[str]) -> bool:

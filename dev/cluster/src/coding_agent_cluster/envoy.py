@@ -1,4 +1,4 @@
-"""Envoy, which is no Go program: from the Python package that carries it, into an environment of its own."""
+"""Envoy, which is not a Go program: from the Python package that contains it, in its own environment."""
 
 import shutil
 import sys

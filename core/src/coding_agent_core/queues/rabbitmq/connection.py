@@ -186,7 +186,7 @@ class Connection:
     async def declare_durable(self, *queues: str) -> None:
         """Durable queues without arguments, as the existing system declares its own.
 
-        One that exists with other arguments (a person's wish, e.g. a quorum queue) is used as it is.
+        One that exists with other arguments (somebody made it so, e.g. a quorum queue) is used unchanged.
         """
         for queue in queues:
             try:
@@ -194,7 +194,7 @@ class Connection:
             except ChannelRefusedError as error:
                 if error.code != PRECONDITION_FAILED:
                     raise
-                _logger.warning("The queue %s has its own arguments and is used as it is: %s", queue, error)
+                _logger.warning("The queue %s has its own arguments and is used unchanged: %s", queue, error)
 
     async def lock(self, name: str, patience: float) -> bool:
         """Take a lock for this connection; `False` if another has it and keeps it for `patience` seconds.

@@ -136,7 +136,7 @@ async def params_of(request: Request) -> Params:
     """The parameters of a request.
 
     Raises:
-        Refused: 400, the body is no JSON object.
+        Refused: 400, the body is not a JSON object.
     """
     values: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
@@ -149,7 +149,7 @@ async def params_of(request: Request) -> Params:
         except ValueError:
             raise Refused(400, "body is not JSON") from None
         if not isinstance(body, dict):
-            raise Refused(400, "body is no JSON object")
+            raise Refused(400, "body is not a JSON object")
         values |= body
     elif "form" in kind:
         values |= dict(await request.form())

@@ -4,7 +4,7 @@ Fair share comes first: of the repositories that could start a task, the one wit
 Among equals, and within a repository, the higher priority does, and waiting raises it; then the older task.
 A task for which a budget leaves too little is passed over.
 
-With `queue.engine: kueue` Kueue decides instead (`with_kueue_labels`).
+With `queue.engine: kueue` Kueue decides instead (`with_kueue_labels` in `job.py`).
 """
 
 from __future__ import annotations

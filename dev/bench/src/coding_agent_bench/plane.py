@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from coding_agent_cluster.access import Access
+from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_cluster.control_plane import ControlPlane
+from coding_agent_cluster.wait import until
 from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import Access as Credentials
 from coding_agent_core.kubernetes.transport import ApiServer
@@ -66,6 +67,13 @@ class Plane(Access):
         """
         self.apply(yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text(encoding="utf-8")))
         self.wait_until_established("agenttasks.coding-agent.dev")
+        # The API server refuses lists until its cache is filled; an operator would retry a second later.
+        until("lists of AgentTasks", self._list_all, timeout=30, transient=(KubectlError,))
+
+    def _list_all(self) -> bool:
+        # Without a limit: kubectl's usual one is answered without the cache.
+        self.kubectl("get", "agenttasks.coding-agent.dev", "--all-namespaces", "--chunk-size=0")
+        return True
 
     def namespace(self) -> str:
         """A new one, in which pods can be made."""

@@ -151,6 +151,8 @@ class ModelServer:
     ) -> None:
         self.app = create_app(scripts, api_key=api_key)
         self._socket = socket.create_server((host, 0))
+        # Connections inherit it; asyncio sets it only where the socket names its protocol.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(self.app, log_level="critical", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)

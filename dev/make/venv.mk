@@ -13,7 +13,7 @@ MANIFESTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 $(VENV)/.dev: requirements/dev.txt $(MANIFESTS) | $(filter .uv/%,$(UV))
 	@$(UV) venv --quiet --allow-existing --python 3 $(VENV)
 	@dev/again.sh $(UV) pip sync --quiet --python $(PY) --require-hashes requirements/dev.txt
-	@dev/again.sh $(UV) pip install --quiet --python $(PY) --no-deps $(EDITABLE)
+	@dev/again.sh $(UV) pip install --quiet --compile-bytecode --python $(PY) --no-deps $(EDITABLE)
 	@touch $(VENV)/.dev $(VENV)/.demo
 
 # What `make demo` needs is part of what development needs; it is just quicker to install.

@@ -1,5 +1,7 @@
 """Addresses, command lines, keys and configuration files of the local cluster."""
 
+import subprocess
+import sys
 import tomllib
 from ipaddress import ip_network
 from itertools import pairwise
@@ -59,8 +61,21 @@ def test_the_service_addresses_are_those_that_kubernetes_expects() -> None:
 
 
 def test_free_ports_are_different_even_if_chance_repeats_itself() -> None:
-    draws = iter([20001, 20001, 20002])
+    draws = iter([20001, 20001, *range(20002, 20100)])
     assert len(set(free_ports(2, choose=lambda _: next(draws)))) == 2
+
+
+def test_two_processes_never_draw_the_same_port_although_nothing_listens_there_yet() -> None:
+    [ours] = free_ports(1)
+    program = f"""
+from coding_agent_cluster.network import free_ports
+draws = iter([{ours}, *range({ours} + 1, {ours} + 100)])
+print(*free_ports(1, choose=lambda _: next(draws)))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ours < int(run.stdout) < ours + 100
 
 
 def test_the_api_server_is_closed_to_strangers_and_keeps_an_audit_log() -> None:

@@ -1,12 +1,16 @@
-"""The addresses of a cluster: pure arithmetic, so that several clusters never meet."""
+"""The addresses of a cluster, chosen so that several clusters never meet."""
 
+import fcntl
+import os
 import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import ip_network
 
 from coding_agent_cluster.errors import MachineError
+from coding_agent_cluster.paths import cache_root
 
 LOOPBACK = "127.0.0.1"
 # Below the range that Linux gives to outgoing connections (32768 and up, ip(7)), so that a port stays ours
@@ -83,9 +87,9 @@ def loopback_network() -> Network:
 
 
 def free_ports(count: int, choose: Callable[[range], int] = random.choice) -> list[int]:
-    """``count`` different ports that nothing listens on now.
+    """``count`` different ports that nothing listens on now. They are this process's for as long as it runs.
 
-    Another process may take one before it is used; who starts a server tries again with others.
+    Other programs can still take one before it is used; who starts a server tries again with others.
 
     Raises:
         MachineError: there seem to be none.
@@ -93,11 +97,28 @@ def free_ports(count: int, choose: Callable[[range], int] = random.choice) -> li
     ports: list[int] = []
     for _ in range(1000):
         port = choose(_PORTS)
-        if port not in ports and _is_free(port):
+        if port not in ports and _reserve(port) and _is_free(port):
             ports.append(port)
         if len(ports) == count:
             return ports
     raise MachineError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop - 1}")
+
+
+@cache
+def _reservations() -> int:
+    """A file in which each byte stands for a port. The kernel drops the locks of a process that ends."""
+    file = cache_root() / "ports"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+
+
+def _reserve(port: int) -> bool:
+    """Whether no other process has drawn the port; it may not listen there yet."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except (BlockingIOError, PermissionError):  # either, fcntl(2)
+        return False
+    return True
 
 
 def _is_free(port: int) -> bool:

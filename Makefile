@@ -7,9 +7,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PACKAGES := core receiver operator consumer user-config egress plugin dev/forge dev/model dev/demo dev/cluster dev/docs dev/bench
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
-# Tests wait more than they compute: three workers for two cores.
-JOBS ?= 3
+# Tests wait more than they compute: four workers for two cores.
+JOBS ?= 4
+# Those of the sweep load the machine on purpose.
+SWEEP_JOBS ?= 3
 PYTEST := $(VENV)/bin/pytest --durations=15 --durations-min=5
+# Python images often set it; then each of a few thousand programs compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 include dev/make/venv.mk
 -include dev/cluster/cluster.mk
@@ -54,8 +58,8 @@ ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test
 .PHONY: sweep
 sweep: setup-sweep $(VENV)/.dev sweep-parts ## everything exhaustive: all security trials, crashes, volume, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
-	@$(PYTEST) -n $(JOBS) --dist loadgroup -m long tests/integration
-	@$(PYTEST) -n $(JOBS) --dist loadgroup tests/sweep tests/security $(addprefix --ignore=,$(ALONE))
+	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup -m long tests/integration
+	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep tests/security $(addprefix --ignore=,$(ALONE))
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: read it in a browser)

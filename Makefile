@@ -9,7 +9,7 @@ PACKAGES := core receiver operator consumer user-config egress plugin dev/forge 
 SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
 # Tests wait more than they compute: four workers for two cores.
 JOBS ?= 4
-# Those of the sweep load the machine on purpose.
+# Tests of the sweep load the machine on purpose: one worker fewer.
 SWEEP_JOBS ?= 3
 PYTEST := $(VENV)/bin/pytest --durations=15 --durations-min=5
 # Python images often set it; then each of a few thousand programs compiles all that it imports.

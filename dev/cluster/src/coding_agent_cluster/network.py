@@ -87,9 +87,10 @@ def loopback_network() -> Network:
 
 
 def free_ports(count: int, choose: Callable[[range], int] = random.choice) -> list[int]:
-    """``count`` different ports that nothing listens on now. They are this process's for as long as it runs.
+    """``count`` different ports that nothing listens on now.
 
-    Other programs can still take one before it is used; who starts a server tries again with others.
+    This function gives them to no other process while this one runs. A program that does not use it can still
+    take one; whoever starts a server tries again with others.
 
     Raises:
         MachineError: there seem to be none.
@@ -113,7 +114,7 @@ def _reservations() -> int:
 
 
 def _reserve(port: int) -> bool:
-    """Whether no other process has drawn the port; it may not listen there yet."""
+    """Whether the port was still undrawn; a process that has drawn one may not listen there yet."""
     try:
         fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except (BlockingIOError, PermissionError):  # either, fcntl(2)

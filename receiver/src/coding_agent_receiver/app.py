@@ -28,7 +28,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from coding_agent_receiver import events, github, gitlab, verify
+from coding_agent_receiver import events, github, gitlab
 from coding_agent_receiver.events import Answer, Delivery, PlatformWebhooks, Webhooks
 from coding_agent_receiver.intake import Intake
 from coding_agent_receiver.limits import (
@@ -40,8 +40,15 @@ from coding_agent_receiver.limits import (
     RateLimits,
 )
 from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
-from coding_agent_receiver.payload import BodyError, decode_payload, require_json
-from coding_agent_receiver.verify import Address, Verification
+from coding_agent_receiver.request import (
+    Address,
+    BodyError,
+    Verification,
+    client_address,
+    client_group,
+    decode_payload,
+    require_json,
+)
 
 _logger = logging.getLogger("webhook.server")
 _HEALTH_TIMEOUT = 3.0
@@ -139,7 +146,7 @@ class WebhookEndpoint:
         if self._intake.limit.overloaded:
             return events.overloaded()
         try:
-            body = await self._read(receive, verification, headers, verify.client_group(client))
+            body = await self._read(receive, verification, headers, client_group(client))
         except BodyError as error:
             _logger.error("Refused a %s webhook: %s", webhooks.title, error)  # noqa: TRY400 - not our error
             return events.unreadable(error)
@@ -148,7 +155,7 @@ class WebhookEndpoint:
             return events.unavailable("too many bodies at once", "overloaded")
         if not verification.valid():
             return self._not_verified(webhooks, delivery, client)
-        wait = self._limits.verified(verify.client_group(client))
+        wait = self._limits.verified(client_group(client))
         if wait is not None:
             _logger.error("Too many webhooks from %s; this event is lost", client)
             return events.too_many(wait)
@@ -166,7 +173,7 @@ class WebhookEndpoint:
             if self._trusted
             else []
         )
-        return verify.client_address(peer, forwarded, self._trusted)
+        return client_address(peer, forwarded, self._trusted)
 
     def _refused_network(self, client: Address | None) -> Answer | None:
         match self._allowlist.check(client):
@@ -181,7 +188,7 @@ class WebhookEndpoint:
 
     def _not_verified(self, webhooks: Webhooks, delivery: Delivery, client: Address | None) -> Answer:
         self._metrics.signature_failed(webhooks.platform)
-        wait = self._limits.failed(verify.client_group(client))
+        wait = self._limits.failed(client_group(client))
         if wait is not None:
             _logger.debug("Too many requests without a valid %s", webhooks.module.PROOF)
             return events.too_many(wait)

@@ -27,8 +27,7 @@ from coding_agent_core.tasks import (
     parse_time,
 )
 
-from coding_agent_receiver.payload import BodyError, FieldError, Fields, display_text
-from coding_agent_receiver.verify import Verification
+from coding_agent_receiver.request import BodyError, FieldError, Fields, Verification, display_text
 
 
 @dataclass(frozen=True)

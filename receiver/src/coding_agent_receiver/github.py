@@ -18,8 +18,7 @@ from coding_agent_core.tasks import GITHUB_MEMBERS, Item, is_trusted
 
 from coding_agent_receiver import events
 from coding_agent_receiver.events import Delivery, Ignored, Meaning
-from coding_agent_receiver.payload import Fields
-from coding_agent_receiver.verify import GitHubSignature, Verification
+from coding_agent_receiver.request import Fields, GitHubSignature, Verification
 
 EVENT_HEADER = "X-GitHub-Event"
 PROOF = "signature"

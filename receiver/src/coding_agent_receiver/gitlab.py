@@ -18,8 +18,7 @@ from coding_agent_core.tasks import Item, is_trusted
 
 from coding_agent_receiver import events
 from coding_agent_receiver.events import Delivery, Ignored, Meaning
-from coding_agent_receiver.payload import Fields
-from coding_agent_receiver.verify import GitLabToken, Verification
+from coding_agent_receiver.request import Fields, GitLabToken, Verification
 
 EVENT_HEADER = "X-Gitlab-Event"
 PROOF = "token"

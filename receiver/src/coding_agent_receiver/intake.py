@@ -22,7 +22,7 @@ from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
 from coding_agent_receiver import events
 from coding_agent_receiver.events import Accepted, Answer, Commanded, Delivery, Ignored, Meaning, Webhooks
 from coding_agent_receiver.metrics import ReceiverMetrics
-from coding_agent_receiver.payload import FieldError
+from coding_agent_receiver.request import FieldError
 
 _logger = logging.getLogger("webhook.server")
 

@@ -16,7 +16,7 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import RateLimit, networks
 from limits import RateLimitItem, parse_many
 
-from coding_agent_receiver.verify import Address, Network, contains
+from coding_agent_receiver.request import Address, Network, contains
 
 _logger = logging.getLogger("webhook.networks")
 

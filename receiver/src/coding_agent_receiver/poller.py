@@ -31,7 +31,7 @@ from coding_agent_core.tasks import TaskRequest
 from coding_agent_receiver import github
 from coding_agent_receiver.events import OWN_LABEL, Accepted, Delivery
 from coding_agent_receiver.metrics import PollMetrics
-from coding_agent_receiver.payload import FieldError
+from coding_agent_receiver.request import FieldError
 
 _logger = logging.getLogger("webhook.poller")
 _GITHUB_SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from coding_agent_receiver.app import create_app
-from coding_agent_receiver.verify import client_group, parse_address
+from coding_agent_receiver.request import client_group, parse_address
 
 _logger = logging.getLogger("webhook.server")
 

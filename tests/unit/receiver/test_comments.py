@@ -10,7 +10,7 @@ from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.settings import Settings
 from coding_agent_receiver import github, gitlab
 from coding_agent_receiver.events import Accepted, Commanded, Delivery, Ignored, Meaning
-from coding_agent_receiver.payload import FieldError
+from coding_agent_receiver.request import FieldError
 
 from tests.fixtures.deliveries import NOW, github_issue, gitlab_issue, settings
 

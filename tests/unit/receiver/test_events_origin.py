@@ -8,7 +8,7 @@ import pytest
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.tasks import Item, Origin
 from coding_agent_receiver.events import Delivery, accept
-from coding_agent_receiver.payload import Fields
+from coding_agent_receiver.request import Fields
 
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 LABELED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

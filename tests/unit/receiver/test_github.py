@@ -8,7 +8,7 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Origin, RunnerName
 from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_receiver.github import delivery, interpret
-from coding_agent_receiver.payload import FieldError
+from coding_agent_receiver.request import FieldError
 
 from tests.fixtures.deliveries import NOW, github_issue, github_pull_request, settings
 

@@ -7,7 +7,7 @@ from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Origin, RunnerName
 from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_receiver.gitlab import delivery, interpret
-from coding_agent_receiver.payload import FieldError
+from coding_agent_receiver.request import FieldError
 
 from tests.fixtures.deliveries import NOW, gitlab_issue, gitlab_labels, gitlab_merge_request, settings
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.logs import configure
 from coding_agent_core.settings import Settings, examine
 from coding_agent_core.settings.model import Backend
+from coding_agent_core.telemetry import configure, process_registry, served
 
 if TYPE_CHECKING:
     from coding_agent_core.queues.protocol import TaskSink, TaskSource
@@ -271,7 +271,6 @@ async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event)
 
 async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_consumer.notices import handle_notices
-    from coding_agent_core.metrics import process_registry, served
 
     registry = process_registry()
     parts = [_work(settings, connect_source(settings), stop, registry)]
@@ -309,7 +308,6 @@ async def _poll(
 ) -> str | None:
     """Poll once or forever; why a single poll ended early, else `None`."""
     from coding_agent_core.forge.connect import connect_forge
-    from coding_agent_core.metrics import process_registry, served
     from coding_agent_receiver.metrics import PollMetrics
     from coding_agent_receiver.poller import poll_forever, poll_once
 

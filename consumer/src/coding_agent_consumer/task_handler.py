@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
-from coding_agent_core.metrics import UsageMetrics
 from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.protocol import Claim, TaskSource
 from coding_agent_core.reasons import Reason
@@ -24,6 +23,7 @@ from coding_agent_core.reporting import State
 from coding_agent_core.retry import asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
+from coding_agent_core.telemetry import UsageMetrics
 from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.attempt import Attempt, MakeAgent

@@ -22,9 +22,9 @@ from coding_agent_core.kubernetes.controller import (
     key_of,
 )
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer
-from coding_agent_core.logs import bound
 from coding_agent_core.retry import backoff
 from coding_agent_core.settings import Settings
+from coding_agent_core.telemetry import bound
 
 from coding_agent_operator import metrics
 from coding_agent_operator.cluster import connect_api_server, namespaces_with_tasks

@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.logs import bound, safe
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import networks
+from coding_agent_core.telemetry import bound, safe
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry

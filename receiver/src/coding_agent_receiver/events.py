@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from coding_agent_core.admission import FRESH
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
-from coding_agent_core.logs import safe
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reporting import MARKER
 from coding_agent_core.secrets import Secrets
@@ -26,6 +25,7 @@ from coding_agent_core.tasks import (
     host_of,
     parse_time,
 )
+from coding_agent_core.telemetry import safe
 
 from coding_agent_receiver.request import BodyError, FieldError, Fields, Verification, display_text
 

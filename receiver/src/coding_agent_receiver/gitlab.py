@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.logs import safe
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item, is_trusted
+from coding_agent_core.telemetry import safe
 
 from coding_agent_receiver import events
 from coding_agent_receiver.events import Delivery, Ignored, Meaning

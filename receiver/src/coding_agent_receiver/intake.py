@@ -13,11 +13,11 @@ from typing import Any
 
 from coding_agent_core.commands import CommandIgnored, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.logs import safe
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
+from coding_agent_core.telemetry import safe
 
 from coding_agent_receiver import events
 from coding_agent_receiver.events import Accepted, Answer, Commanded, Delivery, Ignored, Meaning, Webhooks

@@ -6,8 +6,8 @@ import logging
 import re
 
 import pytest
-from coding_agent_core.logs import configure
 from coding_agent_core.settings.model import Logging
+from coding_agent_core.telemetry import configure
 
 from tests.fixtures.deliveries import (
     SECRET,

@@ -18,8 +18,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.logs import bound
 from coding_agent_core.retry import backoff
+from coding_agent_core.telemetry import bound
 
 _logger = logging.getLogger("controller")
 _T = TypeVar("_T")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from coding_agent_core.logs import configure
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.settings import load_settings
+from coding_agent_core.telemetry import configure
 from coding_agent_receiver.server import run
 
 

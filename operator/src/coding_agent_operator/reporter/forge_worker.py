@@ -15,9 +15,9 @@ from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.logs import bound
 from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Reporter
+from coding_agent_core.telemetry import bound
 
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import metrics

@@ -7,8 +7,8 @@ import re
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.logs import JsonFormatter, TextFormatter, bound, configure, safe
 from coding_agent_core.settings.model import Logging
+from coding_agent_core.telemetry import JsonFormatter, TextFormatter, bound, configure, safe
 
 
 @pytest.fixture

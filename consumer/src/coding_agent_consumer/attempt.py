@@ -39,7 +39,6 @@ from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.models import upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
-from coding_agent_consumer.authorization import refusal
 from coding_agent_consumer.background import instruction_files, project_commit, read_conversation, read_images
 from coding_agent_consumer.commits import SshSigner, commit_author
 from coding_agent_consumer.environment import pod_environment, read_environment, set_up
@@ -49,7 +48,7 @@ from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.repository import BareClone, Publisher
-from coding_agent_consumer.tasks import ForgeTask
+from coding_agent_consumer.tasks import ForgeTask, refusal
 from coding_agent_consumer.transcripts import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 

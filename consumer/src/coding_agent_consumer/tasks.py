@@ -1,4 +1,4 @@
-"""A task on its item: whether a claimed one may start, which branch gets its work, and what the item shows.
+"""A task on its item: whether it may start, which branch gets its work, and what the item shows.
 
 The decisions are pure. The consumer holds the item's lock from `decide_start` until the attempt ends: nobody
 else works on the item. What a `ForgeTask` shows can be shown again.
@@ -10,14 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.forge.protocol import Forge, ItemDetails, Permission
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.outcome import Outcome, Phase, Usage
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import MARKER, Report, State, publish, read_state
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import LABEL_REMOVED, Item, Origin, task_name
+from coding_agent_core.settings.model import Authorize
+from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, TaskRequest, task_name
+
+_REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,45 @@ def decide_start(
             "it is not retried. See the consumer's log around that time.",
         )
     return Start(run=state.run, attempt=attempt, previous=state, continues=state.attempt > 0)
+
+
+async def refusal(
+    forge: Forge,
+    item: Item,
+    request: TaskRequest,
+    authorize: Authorize,
+    *,
+    own_label_counts: bool,
+) -> str | None:
+    """Why the person who applied the label may not ask for the task, for people; `None` if they may.
+
+    The attempt checks this as it starts, because it runs in every mode and has a forge token; receiver and
+    operator have none (docs/decisions/0021).
+
+    Args:
+        item: with its repository.
+        own_label_counts: as in the settings: our own account applies the label for commands.
+
+    Raises:
+        ForgeError: it is not known what the person may do.
+    """
+    trigger = request.trigger
+    if trigger.cause is None:  # who writes AgentTasks has the cluster's rights
+        return None
+    user = request.user
+    if not user or (trigger.origin is Origin.MANUAL and trigger.cause is Cause.LABEL):
+        # A message of the polling agent names the item's author.
+        applied = await forge.label_application(item)
+        user = applied.user if applied and applied.user else user
+    if user and user.casefold() == (await forge.whoami()).casefold():
+        # Without a time, the poll does not know who applied the label, and names the item's author.
+        if own_label_counts or trigger.labeled_at is None:
+            return None
+        return "The agent's own account applied the label. Only people start tasks."
+    if authorize is Authorize.ANYONE or (user and await forge.permission(item, user) >= _REQUIRED[authorize]):
+        return None
+    who = f"{user} applied the label" if user else "It is not known who applied the label"
+    return f"{who}, but only people with {authorize} access to {item.repository} may ask for a task."
 
 
 def work_branch(

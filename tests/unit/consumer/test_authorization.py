@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 import pytest
-from coding_agent_consumer.authorization import refusal
+from coding_agent_consumer.tasks import refusal
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.protocol import Forge, LabelApplication, Permission
 from coding_agent_core.platforms import ItemKind, Platform

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.patch import PatchRefusedError
+from coding_agent_consumer.commits import PatchRefusedError
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_core.forge.protocol import CommitIdentity

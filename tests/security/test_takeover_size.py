@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer import git as consumer_git
 from coding_agent_consumer import repository as consumer_repository
-from coding_agent_consumer.patch import MAX_UNPACKED, PatchRefusedError, require_bounded
+from coding_agent_consumer.commits import MAX_UNPACKED, PatchRefusedError, require_bounded
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace

@@ -40,12 +40,11 @@ from coding_agent_consumer.agent.models import upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.background import instruction_files, project_commit, read_conversation, read_images
-from coding_agent_consumer.commits import SshSigner, commit_author
+from coding_agent_consumer.commits import PatchRefusedError, SshSigner, commit_author
 from coding_agent_consumer.environment import pod_environment, read_environment, set_up
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror
-from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.repository import BareClone, Publisher
 from coding_agent_consumer.tasks import ForgeTask, refusal

@@ -1,16 +1,18 @@
-"""What a commit of ours says and carries: its message, and its signature as `git commit -S` makes one."""
+"""What becomes a commit: the patches that are accepted, the commit's message, and its signature."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
+import string
 import struct
 import textwrap
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coding_agent_core.errors import SettingsError
+from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.forge.protocol import CommitIdentity, Forge
 from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.text import inline, quotation
@@ -18,6 +20,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa,
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
+from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_PATCH
+
+MAX_UNPACKED = 128 * 1024 * 1024
+"""Bytes of all binary files of a patch together, before and after: git holds them in memory at once."""
+_MAX_DELTA_HEAD = 20
+"""Bytes of two sizes at the start of a delta, seven bits in each byte."""
+_LENGTHS = string.ascii_uppercase.encode() + string.ascii_lowercase.encode()
+# Lines of text files start with a blank, `+`, `-` or a backslash, so a file cannot look like a header.
+_BINARY = re.compile(rb"^(literal|delta) ([^\n]*)\n", re.MULTILINE)
+_COPIED = re.compile(rb"^(?:copy|rename) (?:from|to) ", re.MULTILINE)
+_FILE = re.compile(rb"^diff --git ([^\n]*)\n", re.MULTILINE)
+_GITLINK = "160000"
+_SYMLINK = "120000"
 SUBJECT_LIMIT = 72
 """Characters of the first line: forges fold what is longer."""
 _MARKUP = re.compile(r"^(?:#{1,6}|[-*+]|\d+[.)]|>)\s+|\*\*|__")
@@ -28,6 +43,145 @@ _MAGIC = b"SSHSIG"
 _NAMESPACE = b"git"
 _HASH = b"sha512"
 _CURVES: dict[str, HashAlgorithm] = {"secp256r1": SHA256(), "secp384r1": SHA384(), "secp521r1": SHA512()}
+
+
+class PatchRefusedError(CodingAgentError):
+    """The workspace's patch does not apply, or touches what it must not."""
+
+
+def require_bounded(patch: bytes) -> None:
+    """Refuse a patch that git might need much memory for.
+
+    A git binary patch holds compressed data: 2 MiB of it can make git need 3 GiB. Its headers give the sizes
+    (git's apply.c, `parse_binary_hunk`; gitformat-pack(5) on deltas): `literal SIZE` is the size of the file,
+    `delta SIZE` the size of a delta, which begins with the sizes of the file before and after.
+
+    Raises:
+        PatchRefusedError: says which file is too large.
+    """
+    if len(patch) > MAX_PATCH:
+        raise PatchRefusedError(f"The change is larger than {MAX_PATCH // 2**20} MiB.")
+    if _COPIED.search(patch):
+        # A line for each copy of a large file. The workspace's own patches have none.
+        raise PatchRefusedError("The change cannot be taken over: its patch copies or renames files.")
+    total = 0
+    for header in _BINARY.finditer(patch):
+        size = _unpacked_size(patch, header)
+        if size is None:
+            raise PatchRefusedError("The change cannot be taken over: its patch is not a git patch.")
+        if size > MAX_FILE:
+            raise PatchRefusedError(
+                f"{_file_at(patch, header.start())} has {size / 2**20:.0f} MiB, before or after the change; "
+                f"a changed binary file may have {MAX_FILE // 2**20} MiB."
+            )
+        total += size
+    if total > MAX_UNPACKED:
+        raise PatchRefusedError(
+            f"The change has {total / 2**20:.0f} MiB of binary files, counted before and after it; "
+            f"it may have {MAX_UNPACKED // 2**20} MiB."
+        )
+
+
+def _unpacked_size(patch: bytes, header: re.Match[bytes]) -> int | None:
+    """Bytes that git needs for the data below a header, `None` if that is not data."""
+    if not re.fullmatch(rb"[0-9]{1,12}", header[2]):
+        return None
+    size = int(header[2])
+    if header[1] == b"literal":
+        return size
+    head = _start_of_data(patch, header.end())
+    sizes = _delta_sizes(head) if head is not None else None
+    return None if sizes is None else size + max(sizes)
+
+
+def _start_of_data(patch: bytes, at: int) -> bytes | None:
+    """The first bytes of the compressed data that starts at `at`; `None` if it is not such data."""
+    unpacker = zlib.decompressobj()
+    head = b""
+    while len(head) < _MAX_DELTA_HEAD and not unpacker.eof:
+        end = patch.find(b"\n", at)
+        if end <= at:
+            break
+        try:
+            packed = unpacker.unconsumed_tail + _decoded(patch[at:end])
+            head += unpacker.decompress(packed, _MAX_DELTA_HEAD - len(head))
+        except (ValueError, zlib.error):
+            return None
+        at = end + 1
+    return head
+
+
+def _decoded(line: bytes) -> bytes:
+    """A line of binary data: the number of bytes as a letter, then groups of five characters for four bytes.
+
+    Raises:
+        ValueError: it is not such a line.
+    """
+    length = _LENGTHS.find(line[:1]) + 1
+    groups, rest = divmod(len(line) - 1, 5)
+    if rest or not 4 * (groups - 1) < length <= 4 * groups:
+        raise ValueError("not a line of binary data")
+    return base64.b85decode(line[1:])[:length]
+
+
+def _delta_sizes(head: bytes) -> tuple[int, int] | None:
+    """The sizes of the file before and after a delta."""
+    sizes = []
+    size = shift = 0
+    for byte in head:
+        size |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            sizes.append(size)
+            size = shift = 0
+        if len(sizes) == 2:
+            return sizes[0], sizes[1]
+    return None
+
+
+def _file_at(patch: bytes, position: int) -> str:
+    """The name in the header of the file whose data is at `position`."""
+    start = patch.rfind(b"\ndiff --git ", 0, position) + 1
+    header = _FILE.match(patch, start)
+    if header is None:
+        return "A file"
+    name = header[1][: len(header[1]) // 2].decode("utf-8", "replace")  # `a/NAME b/NAME`
+    return name.removeprefix('"').removeprefix("a/")[:200]
+
+
+def why_refused(path: str, mode: str) -> str | None:
+    """Why a change may not be committed, `None` if it may. Git refuses much of this itself: two locks.
+
+    Args:
+        mode: the new one, as git writes it; `000000` for what is removed.
+    """
+    parts = path.split("/")
+    if any(_is_dot_git(part) for part in parts):
+        return f"{path!r} would be part of a .git folder"
+    if any(part in ("", ".", "..") for part in parts):
+        return f"{path!r} is not a path inside the repository"
+    if mode == _GITLINK:
+        return f"{path!r} is a submodule or another repository, which is not followed"
+    if mode == _SYMLINK and parts[-1].lower() in (".gitmodules", ".gitattributes", ".gitignore"):
+        return f"{path!r} must not be a symbolic link"
+    return None
+
+
+def _is_dot_git(part: str) -> bool:
+    # As Windows and macOS read it: case, trailing dots and blanks, streams, short names, ignored characters.
+    plain = (
+        re.sub("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]", "", part).split(":")[0].rstrip(". ").lower()
+    )
+    return plain in (".git", "git~1")
+
+
+def parse_changes(raw: bytes) -> list[tuple[str, str]]:
+    """Path and new mode of each change, from `git diff-tree -r -z --raw --no-renames`."""
+    fields = raw.split(b"\0")
+    return [
+        (path.decode("utf-8", "surrogateescape"), head.decode("ascii").split(" ")[1])
+        for head, path in zip(fields[::2], fields[1::2], strict=False)
+    ]
 
 
 def commit_message(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -22,17 +21,21 @@ from coding_agent_core.reporting import is_branch_name
 from coding_agent_core.retry import while_unavailable
 
 from coding_agent_consumer.agent import OnStep, Step
-from coding_agent_consumer.commits import SshSigner, commit_message
+from coding_agent_consumer.commits import (
+    PatchRefusedError,
+    SshSigner,
+    commit_message,
+    parse_changes,
+    require_bounded,
+    why_refused,
+)
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
 from coding_agent_consumer.mirror import Mirror, fetch
-from coding_agent_consumer.patch import PatchRefusedError, require_bounded
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024
 """Bytes for applying a patch: the patch, and twice what it may unpack to."""
-_GITLINK = "160000"
-_SYMLINK = "120000"
 _CHECKPOINT_SECONDS = 60.0
 """For pushing unfinished work: the model waits meanwhile."""
 _CHECKPOINT_PATIENCE = 10.0
@@ -215,41 +218,6 @@ class BareClone:
 
 async def _commit_of(git: Git, reference: str) -> str:
     return await git.local_id("rev-parse", "--verify", f"{reference}^{{commit}}")
-
-
-def why_refused(path: str, mode: str) -> str | None:
-    """Why a change may not be committed, `None` if it may. Git refuses much of this itself: two locks.
-
-    Args:
-        mode: the new one, as git writes it; `000000` for what is removed.
-    """
-    parts = path.split("/")
-    if any(_is_dot_git(part) for part in parts):
-        return f"{path!r} would be part of a .git folder"
-    if any(part in ("", ".", "..") for part in parts):
-        return f"{path!r} is not a path inside the repository"
-    if mode == _GITLINK:
-        return f"{path!r} is a submodule or another repository, which is not followed"
-    if mode == _SYMLINK and parts[-1].lower() in (".gitmodules", ".gitattributes", ".gitignore"):
-        return f"{path!r} must not be a symbolic link"
-    return None
-
-
-def _is_dot_git(part: str) -> bool:
-    # As Windows and macOS read it: case, trailing dots and blanks, streams, short names, ignored characters.
-    plain = (
-        re.sub("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]", "", part).split(":")[0].rstrip(". ").lower()
-    )
-    return plain in (".git", "git~1")
-
-
-def parse_changes(raw: bytes) -> list[tuple[str, str]]:
-    """Path and new mode of each change, from `git diff-tree -r -z --raw --no-renames`."""
-    fields = raw.split(b"\0")
-    return [
-        (path.decode("utf-8", "surrogateescape"), head.decode("ascii").split(" ")[1])
-        for head, path in zip(fields[::2], fields[1::2], strict=False)
-    ]
 
 
 def parse_tree(listing: bytes) -> list[TreeEntry]:

@@ -8,9 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.commits import SshSigner
+from coding_agent_consumer.commits import PatchRefusedError, SshSigner
 from coding_agent_consumer.git import Credentials, RemoteMovedError
-from coding_agent_consumer.patch import PatchRefusedError
 from coding_agent_consumer.repository import BareClone
 from coding_agent_core.errors import (
     ForgeError,

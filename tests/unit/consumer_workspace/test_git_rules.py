@@ -6,8 +6,9 @@ import base64
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.commits import parse_changes, why_refused
 from coding_agent_consumer.git import RemoteMovedError, classify, git_environment, redact
-from coding_agent_consumer.repository import parse_changes, parse_tips, require_branch_name, why_refused
+from coding_agent_consumer.repository import parse_tips, require_branch_name
 from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.protocol import CloneSource
 

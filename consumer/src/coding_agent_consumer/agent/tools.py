@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from pydantic_ai import FunctionToolset, ModelRetry, ToolFailed, ToolOutput
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
 
-from coding_agent_consumer.patch import PatchRefusedError, require_bounded
+from coding_agent_consumer.commits import PatchRefusedError, require_bounded
 from coding_agent_consumer.workspace.protocol import CommandResult, Workspace, WorkspaceRefusedError
 
 _T = TypeVar("_T")

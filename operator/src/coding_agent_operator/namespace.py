@@ -294,10 +294,7 @@ class NamespaceController:
         await self._emit(task, Event("Warning", "Refused", str(error)))
 
     async def _emit(self, task: Task, event: Event) -> None:
-        try:
-            await self.cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
-        except ApiError as error:
-            _logger.warning("Event %s of %s could not be written: %s", event.reason, task.name, error)
+        await self.cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
 
     async def _listed(self, _: set[Key]) -> None:
         if self._kueue:

@@ -286,12 +286,8 @@ class Reconciler:
                 self._tasks.put(body)
 
     async def _emit(self, task: Task, events: Sequence[Event]) -> None:
-        """Write Events; one that cannot be written is logged and not repeated."""
         for event in events:
-            try:
-                await self._cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
-            except ApiError as error:
-                _logger.warning("Event %s of %s could not be written: %s", event.reason, task.name, error)
+            await self._cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
 
 
 class TerminationMessages:

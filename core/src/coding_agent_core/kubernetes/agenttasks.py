@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -20,12 +21,14 @@ from coding_agent_core.agenttask import (
 )
 from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer, Body
 
+_logger = logging.getLogger("agenttasks")
+
 _RACES = 10
 """Tries to write a condition; each further one means that somebody else has written in between."""
 
 
 class AgentTasks:
-    """The AgentTasks of one namespace. Every method raises `ApiError`.
+    """The AgentTasks of one namespace. Every method but `emit` raises `ApiError`.
 
     Reads are consistent: they name no resourceVersion, which is the API's "Most Recent"; 0 could be answered
     from a stale cache (https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
@@ -176,8 +179,7 @@ class AgentTasks:
         now: datetime,
         kind: str = KIND,
     ) -> None:
-        """Write an Event about a task, or about a Job of one."""
-        self._fence()
+        """Write an Event about a task, or about a Job of one; a failure is logged, and it is not repeated."""
         at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
         body = {
             "metadata": {"generateName": f"{name[:200]}."},
@@ -198,7 +200,11 @@ class AgentTasks:
             "reportingComponent": self._manager,
             "reportingInstance": "",
         }
-        await self._server.request("POST", f"/api/v1/namespaces/{self.namespace}/events", body=body)
+        try:
+            self._fence()
+            await self._server.request("POST", f"/api/v1/namespaces/{self.namespace}/events", body=body)
+        except ApiError as error:
+            _logger.warning("Event %s of %s could not be written: %s", event.reason, name, error)
 
     async def renew(self) -> None:
         """Read the credentials again: they were replaced, or have expired."""

@@ -346,7 +346,8 @@ async def _correct(
     metrics.CORRECTIONS.labels(contradiction).inc()
     reason, message = CORRECTION_EVENTS[contradiction]
     _logger.info("%s: %s", task.spec.item.display, message)
-    await _emit(context.tasks, task, Event("Normal", reason, message), context.clock())
+    event = Event("Normal", reason, message)
+    await context.tasks.emit(event, name=task.name, uid=task.uid, now=context.clock())
 
 
 async def _start_new_run(
@@ -401,15 +402,7 @@ async def record_problem(
         body = await tasks.get(task.name)
         if body is not None and body["metadata"]["uid"] == task.uid:
             await tasks.set_conditions(body, (unreported(problem.reason, problem.message),), now)
-            await _emit(tasks, task, problem, now)
+            await tasks.emit(problem, name=task.name, uid=task.uid, now=now)
     except ApiError:
         memory.problem = ""
         raise
-
-
-async def _emit(tasks: AgentTasks, task: Task, event: Event, now: datetime) -> None:
-    """Write an Event; one that cannot be written is logged and not repeated."""
-    try:
-        await tasks.emit(event, name=task.name, uid=task.uid, now=now)
-    except ApiError as error:
-        _logger.warning("Event %s of %s could not be written: %s", event.reason, task.name, error)

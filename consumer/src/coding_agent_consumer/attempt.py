@@ -111,7 +111,7 @@ class Attempt:
         recap: what earlier attempts did, for the model, if their transcripts are not kept.
         model: of this task alone, instead of the configured one.
         instructions: of this task alone, after the configured ones.
-        allowance: what may be spent at the model; `None`: as much as the agent needs.
+        allowance: what may be spent on the model; `None`: as much as the agent needs.
         environment: that the attempt's pod was made with; `None`: it has no pod.
         record: keeps what is known so far, in case this process is killed. Called only with an allowance, all
             of which counts as spent if an attempt leaves nothing behind.
@@ -292,7 +292,7 @@ class Attempt:
         stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
         if not gateway.exhausted.is_set() or stopped or worked.succeeded:
             return worked
-        message = f"The attempt used up what it may spend at the model: {self.allowance}."
+        message = f"The attempt spent everything that it may spend on the model: {self.allowance}."
         return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
 
     async def _brief(

@@ -121,7 +121,7 @@ class AttemptInput(Frozen):
         timeout_seconds: from the attempt's start; afterwards the cluster kills it.
         model: of this task, at the configured service; `None`: the configured one.
         instructions: of this task, added to the configured ones.
-        allowance: what this attempt may spend at the model; `None`: as much as it needs.
+        allowance: what this attempt may spend on the model; `None`: as much as it needs.
         environment: that the pod was made with, beyond the installation's.
     """
 

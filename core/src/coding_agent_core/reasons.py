@@ -133,8 +133,8 @@ class ReasonFacts:
 
 
 _IMAGE = "The administrator of this bot has to check the attempt's image."
-_NODES = "The administrator of this bot can see in the nodes' events what happened."
-_LATER = "It may work later."
+_NODES = "The administrator of this bot can look up the cause in the nodes' events."
+_LATER = "The problem may be gone in a few minutes."
 _NOT_STARTING = "running-but-nothing-comes-of-it"
 
 REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
@@ -160,55 +160,56 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         Reason.MODEL_UNAVAILABLE: ReasonFacts(
             ReasonClass.TRANSIENT,
             "The model could not be reached.",
-            f"The model's provider did not answer often enough. {_LATER}",
+            f"The model's provider repeatedly failed to answer. {_LATER}",
             ExitCode.TEMPORARY,
         ),
         Reason.MODEL_REFUSED: ReasonFacts(
             ReasonClass.PERMANENT,
             "The model refused the agent's requests.",
-            "The model's address, name and key are set in the section `llm`.",
+            "The administrator of this bot has to check the model's address, name and key in the section "
+            "`llm`.",
             ExitCode.CONFIGURATION,
         ),
         Reason.MODEL_MALFORMED: ReasonFacts(
             ReasonClass.PERMANENT,
-            "The model gave answers that cannot be used.",
-            "Another model, set in the section `llm`, may do better with tools.",
+            "The model's answers could not be used.",
+            "Another model may use tools more reliably; the section `llm` sets the model.",
             ExitCode.CANNOT,
         ),
         Reason.FORGE_UNAVAILABLE: ReasonFacts(
             ReasonClass.TRANSIENT,
             "The forge could not be reached.",
-            f"The forge did not answer often enough. {_LATER}",
+            f"The forge repeatedly failed to answer. {_LATER}",
             ExitCode.TEMPORARY,
         ),
         Reason.FORGE_REFUSED: ReasonFacts(
             ReasonClass.PERMANENT,
-            "The forge refused what the agent needs to do.",
-            "The bot's account needs the right to push to this repository, and a token that has not expired.",
+            "The forge refused one of the agent's requests.",
+            "Check that the bot's account may push to this repository, and that its token has not expired.",
             ExitCode.REFUSED,
         ),
         Reason.NOT_AUTHORIZED: ReasonFacts(
             ReasonClass.PERMANENT,
-            "The person who applied the label may not ask for a task.",
-            "Somebody who has that access can apply the label.",
+            "The person who applied the label is not allowed to start a task.",
+            "Somebody who has the required access can apply the label.",
             ExitCode.REFUSED,
         ),
         Reason.ITEM_GONE: ReasonFacts(
             ReasonClass.PERMANENT,
-            "The item does not exist any more, or is closed.",
+            "The item no longer exists, or it is closed.",
             "Reopen it, or give the bot's account access to it.",
             ExitCode.CANNOT,
         ),
         Reason.BUDGET_EXHAUSTED: ReasonFacts(
             ReasonClass.OUT_OF_BUDGET,
-            "The attempt used all requests to the model that it may make.",
+            "The attempt made as many requests to the model as it is allowed to.",
             "A smaller task, or a larger `max_llm_process_num`, may help.",
             ExitCode.CANNOT,
         ),
         Reason.BUDGET_EXCEEDED: ReasonFacts(
             ReasonClass.OUT_OF_BUDGET,
-            "The attempt used up what it may spend at the model.",
-            "A smaller task, or a larger budget, may help. What was done is pushed.",
+            "The attempt spent everything that it may spend on the model.",
+            "A smaller task, or a larger budget, may help. The work so far is pushed.",
             ExitCode.CANNOT,
         ),
         Reason.TOOL_FAILING: ReasonFacts(
@@ -220,7 +221,7 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         Reason.RUNNER_FAILED: ReasonFacts(
             ReasonClass.TRANSIENT,
             "The coding agent's program ended before its work was done.",
-            "The message says how it ended; the attempt's log has its last steps.",
+            "The message says how it ended, and the attempt's log shows its last steps.",
             ExitCode.TEMPORARY,
         ),
         Reason.DEADLINE_EXCEEDED: ReasonFacts(
@@ -231,8 +232,8 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         ),
         Reason.WORKSPACE_FAILED: ReasonFacts(
             ReasonClass.TRANSIENT,
-            "The workspace, in which the agent runs commands, ended or does not answer.",
-            "It may need more memory (`operator.job`); the workspace container's log says more.",
+            "The workspace, where the agent runs commands, stopped or does not answer.",
+            "It may need more memory (`operator.job`). The log of the container `workspace` says more.",
             ExitCode.TEMPORARY,
         ),
         Reason.CONFIGURATION: ReasonFacts(
@@ -250,7 +251,7 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         Reason.ENVIRONMENT_CHANGED: ReasonFacts(
             ReasonClass.RESTARTED,
             "The attempt's pod does not have the environment that the repository asks for.",
-            "Try again when nobody changes `.coding-agent.yaml` any more.",
+            "Try again once nobody is changing `.coding-agent.yaml`.",
             ExitCode.TEMPORARY,
         ),
         Reason.CANCELLED: ReasonFacts(
@@ -259,7 +260,7 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         Reason.INTERNAL: ReasonFacts(
             ReasonClass.TRANSIENT,
             "The agent failed because of a defect.",
-            "This is a defect of the bot; its administrator finds the trace in the attempt's log.",
+            "This is a defect in the bot. Its administrator can find the stack trace in the attempt's log.",
             ExitCode.TEMPORARY,
         ),
         PodReason.TEMPORARY: ReasonFacts(
@@ -271,17 +272,17 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         PodReason.CRASHED: ReasonFacts(
             ReasonClass.TRANSIENT,
             "The agent ended unexpectedly.",
-            "The administrator of this bot finds the cause in the attempt's log.",
+            "The administrator of this bot can find the cause in the attempt's log.",
         ),
         PodReason.OOM_KILLED: ReasonFacts(
             ReasonClass.TRANSIENT,
-            "The attempt needed more memory than it may have.",
-            "It needs more memory than the attempt's pod may use (`operator.job`).",
+            "The attempt needed more memory than it is allowed.",
+            "The administrator of this bot can give attempts more memory (`operator.job`).",
         ),
         PodReason.STORAGE_EXCEEDED: ReasonFacts(
             ReasonClass.TRANSIENT,
-            "The attempt needed more disk space than it may have.",
-            "It needs more disk space than the attempt's pod may use (`operator.job`).",
+            "The attempt needed more disk space than it is allowed.",
+            "The administrator of this bot can give attempts more disk space (`operator.job`).",
         ),
         PodReason.INIT_FAILED: ReasonFacts(
             ReasonClass.TRANSIENT,
@@ -289,7 +290,7 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
             _IMAGE,
         ),
         PodReason.POD_LOST: ReasonFacts(
-            ReasonClass.TRANSIENT, "The attempt failed, and its pod is gone, so nobody knows why.", _NODES
+            ReasonClass.TRANSIENT, "The attempt failed, and its pod is gone, so the cause is unknown.", _NODES
         ),
         # An agent that used up its time is ended by its own clock, or by its pod's deadline, long before its
         # Job's deadline.
@@ -310,15 +311,15 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
             ReasonClass.DISRUPTED, "The attempt's node was lost or removed.", _NODES
         ),
         PodReason.NODE_RESTARTED: ReasonFacts(
-            ReasonClass.DISRUPTED, "The attempt's node was restarted while it ran.", _NODES
+            ReasonClass.DISRUPTED, "The attempt's node restarted during the attempt.", _NODES
         ),
         PodReason.DISRUPTED: ReasonFacts(
-            ReasonClass.DISRUPTED, "The cluster took the attempt's pod away.", _NODES
+            ReasonClass.DISRUPTED, "The cluster removed the attempt's pod.", _NODES
         ),
         PodReason.POD_NOT_ENDING: ReasonFacts(
             ReasonClass.DISRUPTED,
-            "The attempt's pod does not end.",
-            "Its node does not answer: bring it back or remove it.",
+            "The attempt's pod does not terminate.",
+            "Its node does not answer. Bring the node back or remove it from the cluster.",
             anchor=_NOT_STARTING,
         ),
         PodReason.SUSPENDED: ReasonFacts(
@@ -327,22 +328,22 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         PodReason.JOB_DELETED: ReasonFacts(
             ReasonClass.DISRUPTED,
             "The attempt's Job was deleted.",
-            "Somebody with access to the cluster did it.",
+            "Somebody with access to the cluster deleted it.",
         ),
         PodReason.SUPERFLUOUS: ReasonFacts(
             ReasonClass.DISRUPTED, "Another attempt was running.", "There is nothing to do."
         ),
         PodReason.UNSCHEDULABLE: ReasonFacts(
             ReasonClass.DISRUPTED,
-            "No node of the cluster could take the attempt.",
-            "The cluster needs more room for it.",
+            "No node in the cluster could run the attempt.",
+            "The cluster needs a node with room for it.",
             patience=Patience.SCHEDULING,
             anchor=_NOT_STARTING,
         ),
         PodReason.POD_NOT_CREATED: ReasonFacts(
             ReasonClass.DISRUPTED,
             "The cluster did not create the attempt's pod; the Job's events say why.",
-            "The administrator of this bot has to check why the cluster does not accept its pods.",
+            "The administrator of this bot has to find out why the cluster does not accept its pods.",
             patience=Patience.SCHEDULING,
             anchor=_NOT_STARTING,
         ),
@@ -367,22 +368,22 @@ REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
         ),
         PodReason.CREATE_CONTAINER_CONFIG_ERROR: ReasonFacts(
             ReasonClass.PERMANENT,
-            "A Secret or ConfigMap of the agent is missing.",
+            "A Secret or ConfigMap that the agent needs is missing.",
             "The administrator of this bot has to check its Secrets.",
             patience=Patience.CONFIG,
             anchor=_NOT_STARTING,
         ),
         PodReason.POD_NOT_READY_TO_START: ReasonFacts(
             ReasonClass.TRANSIENT,
-            "The attempt's pod could not be set up: a Secret, a ConfigMap or another volume of it is "
-            "missing; the pod's events name it.",
+            "The attempt's pod could not be set up: one of its Secrets, ConfigMaps or other volumes is "
+            "missing. The pod's events name it.",
             "The administrator of this bot has to check its Secrets and volumes.",
             patience=Patience.IMAGE,
             anchor=_NOT_STARTING,
         ),
         PodReason.SECRET_MISSING: ReasonFacts(
             ReasonClass.DISRUPTED,
-            "The attempt waits for a Secret that does not exist.",
+            "The attempt is waiting for a Secret that does not exist.",
             "The administrator of this bot has to create it.",
             patience=Patience.SCHEDULING,
             anchor=_NOT_STARTING,

@@ -191,14 +191,14 @@ def exhausted(
     """The message about a budget of which less is left than a task may spend."""
     if budget is None:
         return Exhausted(
-            f"The task's own budget is in {allowance.unit}, those that it shares are not, and they cannot be "
-            "compared. Create the task again with a `budget` in their unit."
+            f"The task's own budget is in {allowance.unit}, but the budgets that it shares are not, so they "
+            "cannot be compared. Create the task again with a `budget` in their unit."
         )
     until = period_end(key, day_of(now))
     whose = "this namespace" if key == NAMESPACE else repository
     period = "month" if key == NAMESPACE else "day"
     return Exhausted(
-        f"The budget of {whose}, {budget} a {period}, has less left than the {allowance} that the task may "
+        f"The budget of {whose} ({budget} a {period}) has less left than the {allowance} that the task may "
         f"spend. The task waits until {until:%Y-%m-%d %H:%M} UTC.",
         until,
     )

@@ -317,7 +317,8 @@ class NamespaceController:
             event = Event(
                 "Warning",
                 "OrphanedJob",
-                "No AgentTask owns this Job; it is left alone. Delete it if nobody needs it.",
+                "No AgentTask owns this Job, so the operator leaves it alone. Delete the Job if nobody "
+                "needs it.",
             )
             _logger.warning("Job %s has no task; it is left alone", job.name)
             await self.cluster.tasks.emit(event, kind="Job", name=job.name, uid=job.uid, now=self._now())

@@ -228,7 +228,9 @@ def _not_ending(pods: Sequence[Pod], now: datetime) -> PodProblem | None:
     if not late:
         return None
     pod, node = late[-1].name, late[-1].node or "unknown"
-    words = f"Pod {pod} does not end: its node {node} does not answer. Bring the node back or remove it."
+    words = (
+        f"Pod {pod} does not terminate: its node {node} does not answer. Bring the node back or remove it."
+    )
     return PodProblem(replace(attempt_outcome(PodReason.POD_NOT_ENDING), message=words), inf, over=False)
 
 

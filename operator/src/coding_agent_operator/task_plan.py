@@ -236,11 +236,12 @@ def _summary(task: Task, state: TaskState, decision: SchedulingDecision) -> tupl
         case Stage.SUSPENDED:
             return Phase.SUSPENDED, "Suspended", "The task is suspended; no attempt is started."
         case Stage.BACKOFF if last is not None:
-            message = f"{last.message or ''} It will be tried again.".strip()
+            message = f"{last.message or ''} Another attempt will follow.".strip()
             return Phase.BACKOFF, last.reason or "Backoff", message
         case _ if decision.refused is not None:
             message = (
-                f"The attempt's Job cannot be created, which is tried again: {sentence(decision.refused)}"
+                "The attempt's Job cannot be created; the operator keeps trying: "
+                f"{sentence(decision.refused)}"
             )
             return Phase.QUEUED, "Refused", message[:4096]
         case _ if decision.after is not None:
@@ -285,8 +286,8 @@ def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None
     if known is not None and known.reason == outcome.reason and known.message.startswith(begin):
         return known.message
     rest = outcome.message.removeprefix(REASONS[outcome.reason].message)
-    then = "It is given up" if outcome.counted else "Another attempt follows"
-    return f"{begin}{rest} {then} if that lasts for {problem.patience:.0f} s."
+    then = "the attempt fails" if outcome.counted else "another attempt starts"
+    return f"{begin}{rest} If this lasts for {problem.patience:.0f} s, {then}."
 
 
 def _transitions(old: Status, new: Status, max_attempts: int) -> Iterator[Event]:
@@ -349,6 +350,6 @@ def _lasting(task: Task, jobs: Sequence[Job], problem: PodProblem | None) -> Ite
             yield Event(
                 "Warning",
                 "ForeignJob",
-                f"Job {job.name} does not belong to this task; it is left alone, and the attempt gets the "
-                "next number. Delete it if nobody needs it.",
+                f"Job {job.name} does not belong to this task. The operator leaves it alone and gives the "
+                "attempt the next number. Delete the Job if nobody needs it.",
             )

@@ -259,21 +259,21 @@ def _task_outcome(
         return TaskOutcome(Phase.FAILED, reason, message)
     allowance = used_up(attempts)
     if allowance is not None:
-        rest = f"{message} Of the {allowance} that it was allowed, nothing is left for another attempt."
+        rest = f"{message} Nothing is left of the {allowance} that the task may spend."
         return TaskOutcome(Phase.FAILED, Reason.BUDGET_EXCEEDED, rest)
     counted, maximum = sum(1 for attempt in attempts if attempt.counted), task.spec.max_attempts
     if counted >= maximum:
         return TaskOutcome(Phase.FAILED, reason, f"{message} That was attempt {counted} of {maximum}.")
     restarts = sum(1 for attempt in attempts if attempt.reason == Reason.ENVIRONMENT_CHANGED)
     if restarts > MAX_RESTARTS:
-        many = f"{message} It has changed {restarts} times during this task; given up."
+        many = f"{message} It has changed {restarts} times during this task, so the operator gave up."
         return TaskOutcome(Phase.FAILED, Reason.ENVIRONMENT_CHANGED, many)
     disrupted = sum(1 for attempt in attempts if not attempt.counted and attempt.reason not in AT_ONCE)
     if disrupted > policy.max_disruptions:
-        many = f"{message} The cluster disrupted {disrupted} attempts; given up."
+        many = f"{message} The cluster disrupted {disrupted} attempts, so the operator gave up."
         return TaskOutcome(Phase.FAILED, reason, many)
     if len(attempts) >= MAX_RECORDED:
-        many = f"{len(attempts)} attempts were started; given up."
+        many = f"The operator gave up after {len(attempts)} attempts."
         return TaskOutcome(Phase.FAILED, PodReason.TOO_MANY_ATTEMPTS, many)
     return None
 

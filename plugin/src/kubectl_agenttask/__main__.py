@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--repo", type=_repository, metavar="OWNER/REPO", help="only those of this repository"
     )
-    spent = add("spend", commands.spend, "show what attempts used at the model", named=False)
+    spent = add("spend", commands.spend, "show what attempts spent on the model", named=False)
     spent.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
     spent.add_argument("--repo", type=_repository, metavar="OWNER/REPO", help="only of this repository")
     spent.add_argument(

@@ -1,4 +1,4 @@
-"""An attempt that may spend only so much at the model."""
+"""An attempt that may spend only so much on the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_at_its_end_the_work_is_pushed_and_the_outcome_says_why(make_place
     given = place.given().model_copy(update={"allowance": allowance})
     outcome = await place.run(given, llm=PRICES)
     assert (outcome.reason, outcome.branch) == (Reason.BUDGET_EXCEEDED, FIRST)
-    assert outcome.message == "The attempt used up what it may spend at the model: 0.25 USD."
+    assert outcome.message == "The attempt spent everything that it may spend on the model: 0.25 USD."
     assert not outcome.retryable
     assert place.system.file_at(FIRST, "begun.md") == "begun\n"
     asked = len(place.system.model.requests)

@@ -28,8 +28,8 @@ def test_it_names_the_secrets_and_goes_on_once_they_are_there(
     )
     assert status["phase"] == "Running"
     assert status["conditions"][0]["message"] == (
-        "Attempt 1 has not started yet. The attempt waits for a Secret that does not exist. "
-        "Missing: coding-agent-github, coding-agent-model. Another attempt follows if that lasts for 900 s."
+        "Attempt 1 has not started yet. The attempt is waiting for a Secret that does not exist. "
+        "Missing: coding-agent-github, coding-agent-model. If this lasts for 900 s, another attempt starts."
     )
     pods.script = lambda _: DONE
     assert world.until_phase(name, "Succeeded")["attempt"] == "1/3"

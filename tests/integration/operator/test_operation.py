@@ -161,7 +161,7 @@ def test_a_pod_that_cannot_begin_says_why_before_it_is_given_up(
     assert told["phase"] == "Running"
     assert told["conditions"][0]["message"].startswith(
         "Attempt 1 has not started yet. The agent's image could not be pulled. "
-        'Back-off pulling image "x:1". It is given up'
+        'Back-off pulling image "x:1". If this lasts'
     )
     process.stop()
     operator(operator={"policy": {**policy, "image_after": 1}})

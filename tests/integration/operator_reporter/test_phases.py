@@ -33,7 +33,7 @@ def test_from_waiting_to_done(world: World, start: Start) -> None:
         Phase.BACKOFF,
         attempts=failed,
         reason="ModelUnavailable",
-        message="The model did not answer. It will be tried again.",
+        message="The model did not answer. Another attempt will follow.",
         nextAttemptTime="2026-01-02T03:04:05Z",
     )
     text = world.shows(number, "will try again at 2026-01-02 03:04:05 UTC", {PROCESSING})
@@ -91,7 +91,7 @@ def test_a_failure_says_why_and_what_to_do(world: World, start: Start) -> None:
     text = world.shows(number, "Coding agent: failed", {FAILED})
     for expected in (
         "The forge refused the push.",
-        "needs the right to push",
+        "bot's account may push",
         f"add the label `{BOT}` again",
         "! [remote rejected]",
     ):

@@ -207,7 +207,7 @@ def test_who_waits_for_a_budget_is_told_which_since_when_and_until_when() -> Non
     condition = plan.status.condition("WithinBudget")
     assert condition is not None
     assert condition.message == (
-        "The budget of octo/demo, 20.00 USD a day, has less left than the 5.00 USD that the task may spend. "
+        "The budget of octo/demo (20.00 USD a day) has less left than the 5.00 USD that the task may spend. "
         "The task waits until 2026-01-03 00:00 UTC. It has waited since 2026-01-02 12:00 UTC."
     )
     later = NOW + timedelta(minutes=5)

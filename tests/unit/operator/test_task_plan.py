@@ -174,21 +174,21 @@ TROUBLES: list[tuple[str, dict[str, Any], str, str]] = [
         {"waiting": "ErrImagePull", "waiting_detail": 'failed to pull "x:1": not found'},
         "ErrImagePull",
         "Attempt 1 has not started yet. The agent's image could not be pulled. failed to pull "
-        '"x:1": not found. It is given up if that lasts for 300 s.',
+        '"x:1": not found. If this lasts for 300 s, the attempt fails.',
     ),
     (
         "no node",
         {"unschedulable": True, "waiting_detail": "0/1 nodes are available: 1 Insufficient memory."},
         "Unschedulable",
-        "Attempt 1 has not started yet. No node of the cluster could take the attempt. 0/1 nodes are "
-        "available: 1 Insufficient memory. Another attempt follows if that lasts for 900 s.",
+        "Attempt 1 has not started yet. No node in the cluster could run the attempt. 0/1 nodes are "
+        "available: 1 Insufficient memory. If this lasts for 900 s, another attempt starts.",
     ),
     (
         "a Secret",
         {"waiting": "CreateContainerConfigError", "waiting_detail": 'secret "token" not found'},
         "CreateContainerConfigError",
-        "Attempt 1 has not started yet. A Secret or ConfigMap of the agent is missing. secret "
-        '"token" not found. It is given up if that lasts for 120 s.',
+        "Attempt 1 has not started yet. A Secret or ConfigMap that the agent needs is missing. secret "
+        '"token" not found. If this lasts for 120 s, the attempt fails.',
     ),
 ]
 
@@ -223,7 +223,10 @@ def test_a_job_that_is_refused_is_told_until_it_is_taken() -> None:
     told = plan_task(task(), [], SchedulingDecision(refused=why), NOW, POLICY).status
     assert told is not None
     assert (told.phase, told.reason) == (Phase.QUEUED, "Refused")
-    assert told.conditions[0].message == f"The attempt's Job cannot be created, which is tried again: {why}."
+    assert (
+        told.conditions[0].message
+        == f"The attempt's Job cannot be created; the operator keeps trying: {why}."
+    )
     assert plan_task(task(told), [], SchedulingDecision(refused=why), NOW, POLICY).status is None
     assert plan_task(task(told), [], GO, NOW, POLICY).create == 1
 

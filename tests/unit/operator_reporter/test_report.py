@@ -39,7 +39,7 @@ def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> S
         ),
         (
             status(Phase.RUNNING, "Unschedulable", "… 0/3 nodes are available: pool=agents.", begun=True),
-            "take the attempt. The administrator of this bot can read the details in the task's status.",
+            "run the attempt. The administrator of this bot can read the details in the task's status.",
             "pool=agents",
         ),
         (
@@ -53,9 +53,11 @@ def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> S
         ),
         (
             status(
-                Phase.BACKOFF, "StorageExceeded", "… EmptyDir volume work exceeds. It will be tried again."
+                Phase.BACKOFF,
+                "StorageExceeded",
+                "… EmptyDir volume work exceeds. Another attempt will follow.",
             ),
-            "The attempt needed more disk space than it may have. The administrator",
+            "The attempt needed more disk space than it is allowed. The administrator",
             "EmptyDir",
         ),
         (

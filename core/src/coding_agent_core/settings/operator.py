@@ -33,7 +33,7 @@ class Limits(Section):
 
 
 class Budgets(Section):
-    """What may be spent at the model: `task` for all attempts of a task together, `repository` for each
+    """What may be spent on the model: `task` for all attempts of a task together, `repository` for each
     repository and day (UTC), `namespace` for all tasks of a namespace and month (UTC). All are given in one
     unit: money of one currency, or tokens. Without a budget nothing is limited."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.runners.agent import RUNNERS
+from coding_agent_consumer.runners.programs import RUNNERS
 from coding_agent_core.tasks import RunnerName
 from coding_agent_demo.programs import version_of
 

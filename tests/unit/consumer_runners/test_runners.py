@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.per_user import with_task_options
 from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Said
-from coding_agent_consumer.runners.agent import (
-    RUNNERS,
-    command_runner,
-    events_of,
-    model_of,
-    outcome_of_end,
-    runner_of,
-)
+from coding_agent_consumer.runners.agent import events_of, model_of, outcome_of_end, runner_of
+from coding_agent_consumer.runners.programs import RUNNERS, command_runner
 from coding_agent_consumer.workspace.protocol import ProcessResult
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason

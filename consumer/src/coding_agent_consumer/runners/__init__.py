@@ -1,8 +1,7 @@
-"""CLI coding agents: what we know about each, as plain data and pure functions.
+"""CLI coding agents: the types with which `programs` describes each of them and `agent` drives them.
 
-A runner is one module with a `RUNNER`, and its image a target of consumer/runners.Dockerfile. `agent` drives
-all of them. A runner's program runs unmodified in the workspace. It reaches the model through the attempt's
-gateway, and has only that gateway's dummy credential.
+A runner's image is a target of consumer/runners.Dockerfile. Its program runs unmodified in the workspace. It
+reaches the model through the attempt's gateway, and has only that gateway's dummy credential.
 
 The workspace of a further attempt is new, so no runner resumes its own session: the next attempt starts from
 the pushed branch, and the prompt says what happened before.
@@ -13,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from coding_agent_core.tasks import RunnerName
 
 from coding_agent_consumer.gateway import WireFormat
 from coding_agent_consumer.workspace.protocol import ProcessSpec
@@ -56,7 +57,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Called:
-    """A tool that is used."""
+    """A tool that the program calls."""
 
     id: str
     tool: str
@@ -65,7 +66,7 @@ class Called:
 
 @dataclass(frozen=True)
 class Returned:
-    """What a tool gave."""
+    """What a tool returned."""
 
     id: str
     tool: str
@@ -94,28 +95,13 @@ class Runner:
 
     Attributes:
         launch: its command line, variables, files and input.
-        format: what it speaks with the model; `None`: any.
+        format: the wire format in which it asks the model; `None`: any.
         events: what one JSON line of its output says; `None`: its output is plain text.
-        status_of: the HTTP status of the model's answer that an exit status means.
+        status_of: the HTTP status of the model's answer that an exit status stands for.
     """
 
-    name: str
+    name: RunnerName
     format: WireFormat | None
     launch: Callable[[Order], Launch]
     events: Callable[[Mapping[str, Any]], Iterator[Event]] | None
     status_of: Callable[[int], int | None] = lambda _: None
-
-
-def text_of(value: Any) -> str:
-    """A field that should be text."""
-    return value if isinstance(value, str) else ""
-
-
-def fields_of(value: Any) -> Mapping[str, Any]:
-    """A field that should be an object."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def list_of(value: Any) -> list[Mapping[str, Any]]:
-    """A field that should be a list of objects."""
-    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []

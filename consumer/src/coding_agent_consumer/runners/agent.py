@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
@@ -39,23 +39,10 @@ from coding_agent_consumer.agent.transcript import (
     steps_of_results,
 )
 from coding_agent_consumer.gateway import Gateway
-from coding_agent_consumer.runners import (
-    Called,
-    Event,
-    Failed,
-    Launch,
-    Order,
-    Returned,
-    Runner,
-    Said,
-    claude_code,
-    codex,
-    gemini,
-    opencode,
-)
+from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Runner, Said
+from coding_agent_consumer.runners.programs import RUNNERS, command_runner
 from coding_agent_consumer.workspace.protocol import (
     ProcessResult,
-    ProcessSpec,
     RunningProcess,
     Workspace,
     WorkspaceGoneError,
@@ -65,21 +52,13 @@ from coding_agent_consumer.workspace.protocol import (
 _logger = logging.getLogger("coding_agent.agent")
 
 _CLEANUP_SECONDS = 5.0
-"""In which a cancelled program must be let go."""
+"""For the end of a program that was cancelled."""
 _OVERTIME = 30.0
 """Seconds after its time in which the workspace ends the program, if we cannot."""
 _SUMMARY_LENGTH = 16_000
 """Characters of the end of a plain text that are the summary."""
 _PROBLEM_LENGTH = 500
-_REFUSED = {400, 401, 403, 404, 405, 413, 422}
-_NO_CREDIT = 402
-
-RUNNERS: Mapping[RunnerName, Runner] = {
-    RunnerName.CLAUDE_CODE: claude_code.RUNNER,
-    RunnerName.CODEX: codex.RUNNER,
-    RunnerName.GEMINI: gemini.RUNNER,
-    RunnerName.OPENCODE: opencode.RUNNER,
-}
+_REFUSED = {400, 401, 402, 403, 404, 405, 413, 422}
 
 
 def runner_of(name: RunnerName, settings: Settings) -> Runner:
@@ -100,32 +79,6 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
             f" {settings.llm.provider} does not; set another llm.provider, or another runner"
         )
     return runner
-
-
-def command_runner(command: Sequence[str]) -> Runner:
-    """Any other program, by the command line of `consumer.command`.
-
-    It gets the prompt on its standard input and, in its environment, the gateway in the variables that most
-    clients know. Its output is the log of its work, and the end of it the summary.
-    """
-
-    def launch(order: Order) -> Launch:
-        openai = f"{order.url}/v1"
-        env = {
-            "ANTHROPIC_BASE_URL": order.url,
-            "ANTHROPIC_AUTH_TOKEN": order.credential,
-            "ANTHROPIC_API_KEY": order.credential,
-            "OPENAI_BASE_URL": openai,
-            "OPENAI_API_BASE": openai,
-            "OPENAI_API_KEY": order.credential,
-            "GOOGLE_GEMINI_BASE_URL": order.url,
-            "GEMINI_API_KEY": order.credential,
-            "CODING_AGENT_MODEL": order.model,
-            "CODING_AGENT_INSTRUCTIONS": order.instructions,
-        }
-        return Launch(ProcessSpec(tuple(command), env), order.prompt)
-
-    return Runner("command", None, launch, None)
 
 
 def model_of(runner: Runner, settings: Settings) -> str:
@@ -250,7 +203,7 @@ def outcome_of_end(runner: Runner, result: ProcessResult, failure: Failed | None
     if status is None:
         ended = "ran out of time" if result.exit_code is None else f"ended with status {result.exit_code}"
         return Outcome(reason=Reason.RUNNER_FAILED, message=f"{runner.name} {ended}: {said}")
-    if status == _NO_CREDIT or status in _REFUSED:
+    if status in _REFUSED:
         return Outcome(
             reason=Reason.MODEL_REFUSED,
             message=f"The model's service refused a request of {runner.name} (HTTP {status}): {said}",

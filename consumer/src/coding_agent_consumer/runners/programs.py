@@ -1,0 +1,289 @@
+"""What we know about each CLI coding agent: how its program starts, and what its output says.
+
+The facts come from each program's own documentation, and from what it wrote when it was tried in the version
+named here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from coding_agent_core.tasks import RunnerName
+
+from coding_agent_consumer.gateway import WireFormat
+from coding_agent_consumer.runners import Called, Event, Failed, Launch, Order, Returned, Runner, Said
+from coding_agent_consumer.workspace.protocol import ProcessSpec
+
+
+def _start_claude_code(order: Order) -> Launch:
+    """Claude Code 2.1.332; documented in *Headless mode* and *Environment variables*.
+
+    It reports a refused request as `subtype: success` with `is_error: true`, and invents prices for models
+    that it does not know. We read neither.
+    """
+    arguments = (
+        *("claude", "-p", "--output-format", "stream-json", "--verbose"),
+        *("--permission-mode", "bypassPermissions", "--strict-mcp-config"),
+        *("--model", order.model),
+        *("--append-system-prompt", order.instructions),
+    )
+    env = {
+        "ANTHROPIC_BASE_URL": order.url,
+        "ANTHROPIC_AUTH_TOKEN": order.credential,
+        "ANTHROPIC_SMALL_FAST_MODEL": order.model,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_RETRIES": "5",
+        "DISABLE_AUTOUPDATER": "1",
+        "DISABLE_ERROR_REPORTING": "1",
+        "DISABLE_TELEMETRY": "1",
+        "IS_SANDBOX": "1",  # else it refuses to work as root, which it is in some images
+    }
+    return Launch(ProcessSpec(arguments, env), order.prompt)
+
+
+def _claude_code_events(line: Mapping[str, Any]) -> Iterator[Event]:
+    match line.get("type"):
+        case "assistant" if not line.get("is_api_error_message"):
+            for part in _list(_fields(line.get("message")).get("content")):
+                if part.get("type") == "text":
+                    yield Said(_text(part.get("text")))
+                elif part.get("type") == "tool_use":
+                    yield Called(_text(part.get("id")), _text(part.get("name")), _fields(part.get("input")))
+        case "user":
+            for part in _list(_fields(line.get("message")).get("content")):
+                if part.get("type") == "tool_result":
+                    failed = part.get("is_error") is True
+                    yield Returned(_text(part.get("tool_use_id")), "", _claude_code_result(part), failed)
+        case "result" if line.get("is_error") is True:
+            status = line.get("api_error_status")
+            message = _text(line.get("result")) or _text(line.get("subtype"))
+            yield Failed(message, status if isinstance(status, int) else None)
+
+
+def _claude_code_result(part: Mapping[str, Any]) -> str:
+    content = part.get("content")
+    if isinstance(content, str):
+        return content
+    texts = [_text(one.get("text")) for one in _list(content) if one.get("type") == "text"]
+    return "\n".join(texts) if texts else json.dumps(content)[:1000]
+
+
+_CODEX_KEY = "CODING_AGENT_GATEWAY"
+_CODEX_STATUS = re.compile(r"status:? (\d{3})\b")
+
+
+def _start_codex(order: Order) -> Launch:
+    """Codex 0.171.0; documented in *Non-interactive mode* and *config.toml*.
+
+    One stream left out a command that had run, so nothing is counted here.
+    """
+    settings = {
+        "model": order.model,
+        "model_provider": "gateway",
+        "model_providers.gateway": {
+            "name": "gateway",
+            "base_url": f"{order.url}/v1",
+            "env_key": _CODEX_KEY,
+            "wire_api": "responses",
+            "request_max_retries": 4,
+            "stream_max_retries": 4,
+        },
+        "developer_instructions": order.instructions,
+        "shell_environment_policy.exclude": [_CODEX_KEY],
+        "check_for_update_on_startup": False,
+        "web_search": "disabled",
+        "analytics.enabled": False,
+        "otel.metrics_exporter": "none",
+        "features.plugins": False,
+        "features.apps": False,
+    }
+    arguments = ["codex", "exec", "--json", "--ephemeral", "--skip-git-repo-check"]
+    arguments.append("--dangerously-bypass-approvals-and-sandbox")  # the workspace is the sandbox
+    for name, value in settings.items():
+        arguments += ["-c", f"{name}={_toml(value)}"]
+    return Launch(ProcessSpec((*arguments, "-"), {_CODEX_KEY: order.credential}), order.prompt)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(entry)}" for name, entry in value.items()) + "}"
+    return json.dumps(value)  # strings, numbers, booleans and lists of strings are written alike
+
+
+def _codex_events(line: Mapping[str, Any]) -> Iterator[Event]:
+    if line.get("type") == "turn.failed":
+        message = _text(_fields(line.get("error")).get("message"))
+        found = _CODEX_STATUS.search(message)
+        # Without a status it could not reach the model, or the stream broke.
+        yield Failed(message, int(found[1]) if found else 503)
+        return
+    item = _fields(line.get("item"))
+    name, ended = _text(item.get("id")), line.get("type") == "item.completed"
+    match item.get("type"):
+        case "agent_message" if ended:
+            yield Said(_text(item.get("text")))
+        case "command_execution":
+            if not ended:
+                yield Called(name, "command", {"command": _text(item.get("command"))})
+            else:
+                failed = item.get("exit_code") != 0
+                yield Returned(name, "command", _text(item.get("aggregated_output")), failed)
+        case "file_change" if ended:
+            paths = [_text(change.get("path")) for change in _list(item.get("changes"))]
+            yield Called(name, "edit", {"path": ", ".join(paths)})
+        case "mcp_tool_call" if not ended:
+            yield Called(name, _text(item.get("tool")), _fields(item.get("arguments")))
+
+
+def _start_gemini(order: Order) -> Launch:
+    """Gemini CLI 0.61.0; documented in *Configuration* and *Headless mode*.
+
+    It retries for more than 45 s when a provider answers 429 or 5xx.
+    """
+    settings = {
+        "security": {"auth": {"selectedType": "gemini-api-key"}},
+        "privacy": {"usageStatisticsEnabled": False},
+        "telemetry": {"enabled": False},
+        "general": {"enableAutoUpdate": False, "enableAutoUpdateNotification": False},
+    }
+    env = {
+        "GOOGLE_GEMINI_BASE_URL": order.url,
+        "GEMINI_API_KEY": order.credential,
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+    }
+    arguments = ("gemini", "-m", order.model, "--yolo", "-o", "stream-json")
+    process = ProcessSpec(arguments, env, {".gemini/settings.json": json.dumps(settings)})
+    # It has no option for further instructions; a file would replace its own system prompt.
+    return Launch(process, f"{order.instructions}\n\n{order.prompt}")
+
+
+def _gemini_events(line: Mapping[str, Any]) -> Iterator[Event]:
+    match line.get("type"):
+        case "message" if line.get("role") == "assistant":
+            yield Said(_text(line.get("content")), continues=line.get("delta") is True)
+        case "tool_use":
+            yield Called(
+                _text(line.get("tool_id")),
+                _text(line.get("tool_name")),
+                _fields(line.get("parameters")),
+            )
+        case "tool_result":
+            failed = line.get("status") != "success"
+            text = _text(_fields(line.get("error")).get("message")) if failed else ""
+            yield Returned(_text(line.get("tool_id")), "", text or _text(line.get("output")), failed)
+        case "result" if line.get("status") == "error":
+            yield Failed(_text(_fields(line.get("error")).get("message")))
+
+
+def _gemini_status(exit_code: int) -> int | None:
+    """Its exit status is the HTTP status, of which the system keeps the lower eight bits: 402 becomes 146."""
+    return exit_code + 256 if 400 - 256 <= exit_code <= 255 else None
+
+
+_OPENCODE_INSTRUCTIONS = ".config/opencode/coding-agent.md"
+
+
+def _start_opencode(order: Order) -> Launch:
+    """OpenCode 1.18.33; documented in *CLI* and *Config*.
+
+    It retries for more than 45 s when a provider answers 429 or 5xx. It does not limit its requests.
+    """
+    model = f"gateway/{order.model}"
+    config = {
+        "share": "disabled",
+        "autoupdate": False,
+        "permission": "allow",
+        "instructions": [f"~/{_OPENCODE_INSTRUCTIONS}"],
+        "model": model,
+        "small_model": model,
+        "provider": {
+            "gateway": {
+                "npm": "@ai-sdk/openai-compatible",
+                "name": "gateway",
+                "options": {"baseURL": f"{order.url}/v1", "apiKey": order.credential},
+                "models": {order.model: {"name": order.model}},
+            }
+        },
+    }
+    env = {
+        "OPENCODE_CONFIG_CONTENT": json.dumps(config),
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+    }
+    arguments = ("opencode", "run", "--format", "json")
+    return Launch(ProcessSpec(arguments, env, {_OPENCODE_INSTRUCTIONS: order.instructions}), order.prompt)
+
+
+def _opencode_events(line: Mapping[str, Any]) -> Iterator[Event]:
+    part = _fields(line.get("part"))
+    match line.get("type"):
+        case "text":
+            yield Said(_text(part.get("text")))
+        case "tool_use":
+            # It writes this when the tool has ended.
+            state, name, tool = _fields(part.get("state")), _text(part.get("callID")), part.get("tool")
+            failed = state.get("status") == "error"
+            yield Called(name, _text(tool), _fields(state.get("input")))
+            text = _text(state.get("error")) if failed else _text(state.get("output"))
+            yield Returned(name, _text(tool), text, failed)
+        case "error":
+            error = _fields(line.get("error"))
+            data = _fields(error.get("data"))
+            status = data.get("statusCode")
+            message = _text(data.get("message")) or _text(error.get("name"))
+            yield Failed(message, status if isinstance(status, int) else None)
+
+
+RUNNERS: Mapping[RunnerName, Runner] = {
+    runner.name: runner
+    for runner in (
+        Runner(RunnerName.CLAUDE_CODE, WireFormat.ANTHROPIC, _start_claude_code, _claude_code_events),
+        Runner(RunnerName.CODEX, WireFormat.OPENAI, _start_codex, _codex_events),
+        Runner(RunnerName.GEMINI, WireFormat.GOOGLE, _start_gemini, _gemini_events, _gemini_status),
+        Runner(RunnerName.OPENCODE, WireFormat.OPENAI, _start_opencode, _opencode_events),
+    )
+}
+
+
+def command_runner(command: Sequence[str]) -> Runner:
+    """Any other program, by the command line of `consumer.command`.
+
+    It gets the prompt on its standard input, and the gateway in the environment variables that most clients
+    read. Its output is the log of its work, and the end of the output is the summary.
+    """
+
+    def launch(order: Order) -> Launch:
+        openai = f"{order.url}/v1"
+        env = {
+            "ANTHROPIC_BASE_URL": order.url,
+            "ANTHROPIC_AUTH_TOKEN": order.credential,
+            "ANTHROPIC_API_KEY": order.credential,
+            "OPENAI_BASE_URL": openai,
+            "OPENAI_API_BASE": openai,
+            "OPENAI_API_KEY": order.credential,
+            "GOOGLE_GEMINI_BASE_URL": order.url,
+            "GEMINI_API_KEY": order.credential,
+            "CODING_AGENT_MODEL": order.model,
+            "CODING_AGENT_INSTRUCTIONS": order.instructions,
+        }
+        return Launch(ProcessSpec(tuple(command), env), order.prompt)
+
+    return Runner(RunnerName.COMMAND, None, launch, None)
+
+
+def _text(value: Any) -> str:
+    """A field that should be text."""
+    return value if isinstance(value, str) else ""
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    """A field that should be an object."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Mapping[str, Any]]:
+    """A field that should be a list of objects."""
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []

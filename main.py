@@ -121,7 +121,7 @@ def _missing(settings: Settings) -> Iterator[str]:
 
 def _check_webhooks(settings: Settings) -> None:
     from coding_agent_core.queues.memory import MemoryQueue
-    from coding_agent_receiver.app import create_app
+    from coding_agent_receiver.server import create_app
     from prometheus_client import CollectorRegistry
 
     if settings.webhook.enabled:
@@ -193,10 +193,9 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_core.commands import CommandMetrics
     from coding_agent_core.forge.connect import connect_forge
     from coding_agent_core.queues.memory import MemoryQueue
-    from coding_agent_receiver.app import create_app
     from coding_agent_receiver.metrics import PollMetrics
     from coding_agent_receiver.poller import poll_forever, scope_problem
-    from coding_agent_receiver.server import serve
+    from coding_agent_receiver.server import create_app, serve
     from prometheus_client import CollectorRegistry
 
     queue = MemoryQueue()

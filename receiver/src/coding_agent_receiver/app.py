@@ -1,7 +1,7 @@
-"""The HTTP application: the webhook endpoint, health and metrics.
+"""The webhook endpoint: from the bytes of a request to what the queue has stored, and the answer.
 
-`WebhookEndpoint` is a plain ASGI application in front of FastAPI. It refuses what cannot be authentic before
-it reads the body, and nothing is parsed before it is verified.
+`WebhookEndpoint` refuses what cannot be authentic before it reads the body, and nothing is parsed before it
+is verified. `Intake` acts on what an authentic request means.
 """
 
 from __future__ import annotations
@@ -10,39 +10,47 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from coding_agent_core.errors import SettingsError
+from coding_agent_core.commands import CommandIgnored, IssueCommand
+from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import networks
+from coding_agent_core.tasks import Item, TaskRequest, Withdrawal
 from coding_agent_core.telemetry import bound, safe
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
-from prometheus_client import CollectorRegistry
-from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from coding_agent_receiver import events, github, gitlab
-from coding_agent_receiver.events import Answer, Delivery, PlatformWebhooks, Webhooks
-from coding_agent_receiver.intake import Intake
+from coding_agent_receiver.events import (
+    Accepted,
+    Answer,
+    Commanded,
+    Delivery,
+    Ignored,
+    Meaning,
+    PlatformWebhooks,
+)
 from coding_agent_receiver.limits import (
     SMALL_BODY,
     AddressCheck,
     Allowlist,
     BodyRoom,
+    ConcurrencyLimit,
     NoRoomError,
+    OverloadedError,
     RateLimits,
 )
-from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
+from coding_agent_receiver.metrics import ReceiverMetrics
 from coding_agent_receiver.request import (
     Address,
     BodyError,
+    FieldError,
     Verification,
     client_address,
     client_group,
@@ -51,8 +59,9 @@ from coding_agent_receiver.request import (
 )
 
 _logger = logging.getLogger("webhook.server")
-_HEALTH_TIMEOUT = 3.0
 
+STORE_TIMEOUT = 8.0
+"""Seconds for the queue; GitHub treats an answer after 10 seconds as a failure."""
 BODY_GRACE = 5.0
 """Seconds in which the first bytes of a body must arrive."""
 BODY_RATE = 256 * 1024
@@ -62,12 +71,24 @@ BODY_TIMEOUT = 30.0
 
 Headers = Mapping[str, str]
 
-
 WEBHOOKS: Mapping[Platform, PlatformWebhooks] = {Platform.GITHUB: github, Platform.GITLAB: gitlab}
 
 
 class _DisconnectedError(Exception):
     """The sender closed the connection before its request was complete."""
+
+
+@dataclass(frozen=True)
+class Webhooks:
+    """The webhooks of one platform, with their secrets."""
+
+    platform: Platform
+    module: PlatformWebhooks
+    secrets: Secrets
+
+    @property
+    def title(self) -> str:
+        return FACTS[self.platform].title
 
 
 class WebhookEndpoint:
@@ -259,122 +280,89 @@ async def _send(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class _App(FastAPI):
-    """FastAPI with the webhook endpoint in front of its middleware."""
+@dataclass
+class Intake:
+    """Turns verified webhooks into tasks, cancellations and commands.
 
-    endpoint: WebhookEndpoint
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not await self.endpoint.handle(scope, receive, send):
-            await super().__call__(scope, receive, send)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def create_app(
-    settings: Settings,
-    sink: TaskSink,
-    *,
-    clock: Callable[[], datetime] = _now,
-    allowlist: Allowlist | None = None,
-    registry: CollectorRegistry | None = None,
-) -> FastAPI:
-    """The receiver as an ASGI application.
-
-    Args:
-        clock: aware time of receipt.
-        allowlist: replaces the one that the settings describe.
-        registry: for a program that exposes more metrics than the receiver's; the app's own by default.
-
-    Raises:
-        SettingsError: no secret is configured for any forge, or a rate limit is invalid.
+    Nothing is answered 200 before the queue has stored it.
     """
-    _require_secrets(settings)
-    allowlist = allowlist or Allowlist(settings)
-    intake = Intake(settings, sink, ReceiverMetrics(registry or CollectorRegistry()), clock)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        follower = asyncio.create_task(allowlist.follow_github()) if allowlist.follows_github else None
-        yield
-        if follower is not None:
-            follower.cancel()
+    settings: Settings
+    sink: TaskSink
+    metrics: ReceiverMetrics
+    clock: Callable[[], datetime]
+    limit: ConcurrencyLimit = field(default_factory=ConcurrencyLimit)
 
-    app = _App(
-        title="coding agent receiver",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-        lifespan=lifespan,
-    )
-    app.endpoint = WebhookEndpoint(settings, intake, allowlist)
-    _add_operation(app, intake)
-    _add_errors(app)
-    return app
-
-
-def _add_operation(app: FastAPI, intake: Intake) -> None:
-    async def connected() -> bool:
+    async def answer(self, webhooks: Webhooks, delivery: Delivery, payload: dict[str, Any]) -> Answer:
+        """Act on one authentic webhook."""
+        if not delivery.event:
+            _logger.error("The request has no %s header", webhooks.module.EVENT_HEADER)
+            return events.refused(400, f"the header {webhooks.module.EVENT_HEADER} is missing", "unreadable")
         try:
-            async with asyncio.timeout(_HEALTH_TIMEOUT):
-                return await intake.sink.connected()
-        except Exception:
-            _logger.exception("The check of the queue's connection failed")
-            return False
+            meaning = webhooks.module.interpret(delivery, payload, self.settings, self.clock())
+        except FieldError as error:
+            _logger.error("Cannot use the payload: %s", error)  # noqa: TRY400
+            return events.refused(422, str(error), "unreadable")
+        if _logger.isEnabledFor(logging.DEBUG):
+            action = safe(webhooks.module.action_of(payload), 60)
+            event = safe(delivery.event, 60)
+            _logger.debug("Received %s webhook: event=%s, action=%s", webhooks.title, event, action)
+            _logger.debug("%s validation successful", webhooks.module.PROOF.capitalize())
+        return await self._act(webhooks, meaning)
 
-    @app.get("/health")
-    async def health() -> Response:
-        queue_connected = await connected()
-        body: dict[str, Any] = {
-            "status": "healthy" if queue_connected else "unhealthy",
-            "timestamp": intake.clock().astimezone(UTC).isoformat(),
-            "queue_connected": queue_connected,
-        }
-        return JSONResponse(body, 200 if queue_connected else 503)
+    async def _act(self, webhooks: Webhooks, meaning: Meaning) -> Answer:
+        if isinstance(meaning, Ignored):
+            _logger.warning("Ignored: %s", meaning.reason)
+            return events.ignored(meaning.reason)
+        try:
+            async with self.limit.turn(), asyncio.timeout(STORE_TIMEOUT):
+                if isinstance(meaning, Accepted):
+                    return await self._submit(webhooks, meaning.request)
+                if isinstance(meaning, Commanded):
+                    return await self._command(meaning.command)
+                return await self._withdraw(meaning.withdrawal)
+        except OverloadedError:
+            _logger.warning("Not stored: more events arrive than the queue can take")
+            return events.overloaded()
+        except (QueueUnavailableError, TimeoutError) as error:
+            self.metrics.queue_failed(webhooks.platform)
+            problem = str(error) or "the queue did not answer in time"
+            what = "Command not stored" if isinstance(meaning, Commanded) else "Task not queued"
+            _logger.error("%s: %s", what, problem)  # noqa: TRY400 - the sentence says it all
+            return events.unavailable("the task queue is not reachable; send the event again later")
 
-    @app.get("/livez")
-    async def livez() -> Response:
-        return JSONResponse({"status": "alive"})
+    async def _submit(self, webhooks: Webhooks, request: TaskRequest) -> Answer:
+        _logger.debug("Label matched: %s", self.settings.labels(webhooks.platform).bot_label)
+        submission = await self.sink.submit(request)
+        if submission.duplicate is not None:
+            _logger.info("Duplicate of task %s: %s", submission.task, submission.duplicate)
+            return events.duplicate(submission.task)
+        _logger.info("Task queued successfully: %s: %s", submission.task, task_text(request.item))
+        return events.success(submission.task)
 
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        ready = await connected()
-        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+    async def _withdraw(self, withdrawal: Withdrawal) -> Answer:
+        task = await self.sink.withdraw(withdrawal)
+        if task is None:
+            _logger.warning("Ignored: %s; it has no task to cancel", withdrawal.reason)
+            return events.ignored(f"{withdrawal.reason}; it has no task to cancel")
+        _logger.info("Cancelling task %s: %s", task, withdrawal.reason)
+        return events.cancelled(task)
 
-    @app.get("/metrics")
-    async def metrics(request: Request) -> Response:
-        accept = ",".join(request.headers.getlist("accept"))
-        if wants_text(accept):
-            content, content_type = exposition(intake.metrics.registry, accept)
-            return Response(content, headers={"Content-Type": content_type})
-        return JSONResponse(intake.metrics.summary())
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
-        answer = events.refused(error.status_code, str(error.detail), "refused")
-        return JSONResponse(answer.body, answer.status, error.headers)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        # Starlette raises the error again after this answer, and the server logs it with its trace.
-        answer = events.unavailable("an internal error")
-        return JSONResponse(answer.body, answer.status, answer.headers)
+    async def _command(self, command: IssueCommand) -> Answer:
+        what = f"/{command.name} by {command.user} on {command.item.display}"
+        stored = await self.sink.command(command)
+        if isinstance(stored, CommandIgnored):
+            _logger.warning("Ignored: %s: %s", what, stored.why)
+            return events.ignored(stored.why)
+        _logger.info("Command stored: %s, on %s", what, stored.place)
+        return events.command_stored(command.name, stored.place)
 
 
-def _require_secrets(settings: Settings) -> None:
-    missing = [platform for platform in Platform if not settings.webhook.secret(platform).configured]
-    keys = {
-        platform: f"webhook.{platform}.{facts.webhook_setting} ({facts.webhook_variable})"
-        for platform, facts in FACTS.items()
-    }
-    if len(missing) == len(Platform):
-        raise SettingsError(f"no webhook could be verified: set {' or '.join(keys.values())}")
-    for platform in missing:
-        _logger.warning(
-            "%s webhooks are all answered 401: %s is not set", FACTS[platform].title, keys[platform]
-        )
+def task_text(item: Item) -> str:
+    """`TaskGitHubIssue(owner=notfolder, repo=coding_agent, issue=123)`: log analysis depends on the form."""
+    fields = item.key
+    key_type = str(fields.pop("type"))
+    if "number" in fields:
+        fields[key_type.partition("_")[2]] = fields.pop("number")
+    inside = ", ".join(f"{name}={value}" for name, value in fields.items())
+    return f"{FACTS[item.platform].keys[item.kind].task_class}({inside})"

@@ -11,7 +11,6 @@ from coding_agent_core.admission import FRESH
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reporting import MARKER
-from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import (
@@ -96,19 +95,6 @@ class PlatformWebhooks(Protocol):
     def interpret(
         self, delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
     ) -> Meaning: ...
-
-
-@dataclass(frozen=True)
-class Webhooks:
-    """The webhooks of one platform, with their secrets."""
-
-    platform: Platform
-    module: PlatformWebhooks
-    secrets: Secrets
-
-    @property
-    def title(self) -> str:
-        return FACTS[self.platform].title
 
 
 def comment_command(body: str, settings: Settings) -> CommandName | Ignored:

@@ -1,4 +1,4 @@
-"""What bounds strangers: allowed networks, rate limits, and bytes of bodies that are not verified yet."""
+"""What bounds senders: allowed networks, rate limits, bytes of bodies in memory, and events at the queue."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from enum import Enum
 from ipaddress import ip_network
 
@@ -38,6 +39,13 @@ LARGE_BODIES = 40 * 1024 * 1024
 """Bytes of larger bodies in memory, as announced; always room for one of the largest."""
 LARGE_WAIT = 5.0
 """Seconds that a larger body waits for room."""
+
+STORING_AT_ONCE = 32
+"""Events at the queue: enough to keep it busy. More would only wait there, and time out after the work."""
+IN_LINE = 512
+"""Events that wait for their turn at the queue."""
+LONGEST_WAIT = 0.8
+"""Seconds of such a wait; one that has waited so long is answered 503 within a second."""
 
 
 class AddressCheck(Enum):
@@ -267,3 +275,47 @@ class _Bytes:
             if not granted.done() and self.take(owner, wanted):
                 self._waiting.remove(waiting)
                 granted.set_result(None)
+
+
+class OverloadedError(Exception):
+    """More events arrive than the queue can store."""
+
+
+class ConcurrencyLimit:
+    """Lets a number of events be stored at once; the others wait in line, in their order."""
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(STORING_AT_ONCE)
+        self._line: dict[object, float] = {}
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether an event that arrives now would wait too long, as far as the first in line shows."""
+        since = next(iter(self._line.values()), None)
+        if since is None:
+            return False
+        return len(self._line) >= IN_LINE or time.monotonic() - since > LONGEST_WAIT / 2
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and have it while the context is open.
+
+        Raises:
+            OverloadedError: it does not come in time.
+        """
+        if self._turns.locked():
+            place = object()
+            self._line[place] = time.monotonic()
+            try:
+                async with asyncio.timeout(LONGEST_WAIT):
+                    await self._turns.acquire()
+            except TimeoutError as error:
+                raise OverloadedError from error
+            finally:
+                del self._line[place]
+        else:
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._turns.release()

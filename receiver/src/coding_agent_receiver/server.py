@@ -1,4 +1,4 @@
-"""Runs the receiver (`main.py --mode webhook`)."""
+"""Runs the receiver (`main.py --mode webhook`): one HTTP server for webhooks, health and metrics."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import uvicorn
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import WebhookServer
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from coding_agent_receiver.app import create_app
+from coding_agent_receiver import events
+from coding_agent_receiver.app import Intake, WebhookEndpoint
+from coding_agent_receiver.limits import Allowlist
+from coding_agent_receiver.metrics import ReceiverMetrics, exposition, wants_text
 from coding_agent_receiver.request import client_group, parse_address
 
 _logger = logging.getLogger("webhook.server")
@@ -36,6 +45,7 @@ CONNECTIONS = 900
 CONNECTIONS_OF_ADDRESS = 450
 """Connections of one address at a time. All of an Ingress controller's come from one."""
 
+_HEALTH_TIMEOUT = 3.0
 _BACKLOG = 2048
 
 
@@ -73,7 +83,7 @@ async def serve(
 
     Args:
         started: called with the port when the server listens (`webhook.server.port` may be 0).
-        app: replaces `create_app(settings, sink)`.
+        app: replaces what `create_app` makes of the settings and the sink.
 
     Raises:
         SettingsError: webhooks are disabled, no secret is set, or the address is not available.
@@ -85,12 +95,6 @@ async def serve(
     app = app or create_app(settings, sink)
     listener = _listen(settings.webhook.server)
     host, port = listener.getsockname()[:2]
-
-    def on_started() -> None:
-        _logger.info("Webhook server listening on %s:%d", host, port)
-        if started is not None:
-            started(port)
-
     server = _Server(
         uvicorn.Config(
             app,
@@ -103,9 +107,11 @@ async def serve(
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACE,
-        ),
-        on_started,
+        )
     )
+    _logger.info("Webhook server listening on %s:%d", host, port)
+    if started is not None:
+        started(port)
     stopping = asyncio.create_task(_stop(server, stop))
     try:
         await server.serve(sockets=[listener])
@@ -113,6 +119,127 @@ async def serve(
         stopping.cancel()
         listener.close()
     _logger.info("Webhook server stopped")
+
+
+class _App(FastAPI):
+    """FastAPI with the webhook endpoint in front of its middleware."""
+
+    endpoint: WebhookEndpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not await self.endpoint.handle(scope, receive, send):
+            await super().__call__(scope, receive, send)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def create_app(
+    settings: Settings,
+    sink: TaskSink,
+    *,
+    clock: Callable[[], datetime] = _now,
+    allowlist: Allowlist | None = None,
+    registry: CollectorRegistry | None = None,
+) -> FastAPI:
+    """The receiver as an ASGI application.
+
+    Args:
+        clock: aware time of receipt.
+        allowlist: replaces the one that the settings describe.
+        registry: for a program that exposes more metrics than the receiver's; the app's own by default.
+
+    Raises:
+        SettingsError: no secret is configured for any forge, or a rate limit is invalid.
+    """
+    _require_secrets(settings)
+    allowlist = allowlist or Allowlist(settings)
+    intake = Intake(settings, sink, ReceiverMetrics(registry or CollectorRegistry()), clock)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        follower = asyncio.create_task(allowlist.follow_github()) if allowlist.follows_github else None
+        yield
+        if follower is not None:
+            follower.cancel()
+
+    app = _App(
+        title="coding agent receiver",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.endpoint = WebhookEndpoint(settings, intake, allowlist)
+    _add_operation(app, intake)
+    _add_errors(app)
+    return app
+
+
+def _add_operation(app: FastAPI, intake: Intake) -> None:
+    async def connected() -> bool:
+        try:
+            async with asyncio.timeout(_HEALTH_TIMEOUT):
+                return await intake.sink.connected()
+        except Exception:
+            _logger.exception("The check of the queue's connection failed")
+            return False
+
+    @app.get("/health")
+    async def health() -> Response:
+        queue_connected = await connected()
+        body: dict[str, Any] = {
+            "status": "healthy" if queue_connected else "unhealthy",
+            "timestamp": intake.clock().astimezone(UTC).isoformat(),
+            "queue_connected": queue_connected,
+        }
+        return JSONResponse(body, 200 if queue_connected else 503)
+
+    @app.get("/livez")
+    async def livez() -> Response:
+        return JSONResponse({"status": "alive"})
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        ready = await connected()
+        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        accept = ",".join(request.headers.getlist("accept"))
+        if wants_text(accept):
+            content, content_type = exposition(intake.metrics.registry, accept)
+            return Response(content, headers={"Content-Type": content_type})
+        return JSONResponse(intake.metrics.summary())
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        answer = events.refused(error.status_code, str(error.detail), "refused")
+        return JSONResponse(answer.body, answer.status, error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        # Starlette raises the error again after this answer, and the server logs it with its trace.
+        answer = events.unavailable("an internal error")
+        return JSONResponse(answer.body, answer.status, answer.headers)
+
+
+def _require_secrets(settings: Settings) -> None:
+    missing = [platform for platform in Platform if not settings.webhook.secret(platform).configured]
+    keys = {
+        platform: f"webhook.{platform}.{facts.webhook_setting} ({facts.webhook_variable})"
+        for platform, facts in FACTS.items()
+    }
+    if len(missing) == len(Platform):
+        raise SettingsError(f"no webhook could be verified: set {' or '.join(keys.values())}")
+    for platform in missing:
+        _logger.warning(
+            "%s webhooks are all answered 401: %s is not set", FACTS[platform].title, keys[platform]
+        )
 
 
 class LimitedHttp(HttpToolsProtocol):
@@ -216,15 +343,6 @@ class _JoinedWrites:
 
 class _Server(uvicorn.Server):
     """Leaves signals to the caller; uvicorn would raise them again, and the sink would not be closed."""
-
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._on_started()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

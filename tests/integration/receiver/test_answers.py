@@ -69,7 +69,7 @@ async def test_a_queue_that_cannot_be_reached_is_answered_503_with_retry_after(r
 
 
 async def test_a_queue_that_hangs_is_answered_503_before_github_gives_up(receiver, sink, monkeypatch):
-    monkeypatch.setattr("coding_agent_receiver.intake.STORE_TIMEOUT", 0.05)
+    monkeypatch.setattr("coding_agent_receiver.app.STORE_TIMEOUT", 0.05)
     sink.hold = asyncio.Event()
     response = await receiver.github(github_issue())
     assert response.status_code == 503

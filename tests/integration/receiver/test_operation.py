@@ -7,8 +7,7 @@ import httpx
 import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings import Settings
-from coding_agent_receiver.app import create_app
-from coding_agent_receiver.server import run, serve
+from coding_agent_receiver.server import create_app, run, serve
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fixtures.deliveries import NOW, RecordingSink, github_issue, gitlab_issue, settings
@@ -53,7 +52,7 @@ class HangingSink(RecordingSink):
 
 
 async def test_health_answers_though_the_queue_cannot_tell(monkeypatch):
-    monkeypatch.setattr("coding_agent_receiver.app._HEALTH_TIMEOUT", 0.05)
+    monkeypatch.setattr("coding_agent_receiver.server._HEALTH_TIMEOUT", 0.05)
     async with client(create_app(settings(), HangingSink())) as http:
         assert (await http.get("/health")).json()["queue_connected"] is False
 

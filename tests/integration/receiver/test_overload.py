@@ -7,8 +7,8 @@ import time
 
 import httpx
 import pytest
-from coding_agent_receiver import intake
-from coding_agent_receiver.intake import ConcurrencyLimit, OverloadedError
+from coding_agent_receiver import limits
+from coding_agent_receiver.limits import ConcurrencyLimit, OverloadedError
 
 from tests.fixtures.deliveries import RecordingSink, github_issue, settings
 from tests.fixtures.receiver import receiving
@@ -69,8 +69,8 @@ async def test_beyond_its_capacity_it_sheds_early_and_keeps_its_throughput() -> 
 
 
 async def test_an_event_that_waits_too_long_for_its_turn_is_shed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "STORING_AT_ONCE", 1)
-    monkeypatch.setattr(intake, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(limits, "STORING_AT_ONCE", 1)
+    monkeypatch.setattr(limits, "LONGEST_WAIT", 0.1)
     sink = RecordingSink(hold=asyncio.Event())
     async with receiving(settings(), sink) as receiver:
         stored = asyncio.create_task(receiver.github(github_issue()))
@@ -87,9 +87,9 @@ async def test_an_event_that_waits_too_long_for_its_turn_is_shed(monkeypatch: py
 
 
 async def test_turns_come_in_order_and_a_long_line_refuses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "STORING_AT_ONCE", 1)
-    monkeypatch.setattr(intake, "IN_LINE", 3)
-    monkeypatch.setattr(intake, "LONGEST_WAIT", 60.0)
+    monkeypatch.setattr(limits, "STORING_AT_ONCE", 1)
+    monkeypatch.setattr(limits, "IN_LINE", 3)
+    monkeypatch.setattr(limits, "LONGEST_WAIT", 60.0)
     limit, order = ConcurrencyLimit(), []
 
     async def store(number: int) -> None:
@@ -107,8 +107,8 @@ async def test_turns_come_in_order_and_a_long_line_refuses_at_once(monkeypatch: 
 
 
 async def test_a_turn_that_was_waited_for_in_vain_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "STORING_AT_ONCE", 1)
-    monkeypatch.setattr(intake, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(limits, "STORING_AT_ONCE", 1)
+    monkeypatch.setattr(limits, "LONGEST_WAIT", 0.01)
     limit = ConcurrencyLimit()
     async with limit.turn():
         with pytest.raises(OverloadedError):

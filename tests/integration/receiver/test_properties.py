@@ -6,7 +6,7 @@ import json
 
 import httpx
 import pytest
-from coding_agent_receiver.app import create_app
+from coding_agent_receiver.server import create_app
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st

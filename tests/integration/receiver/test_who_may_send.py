@@ -3,8 +3,8 @@
 import httpx
 import pytest
 from coding_agent_core.settings import Settings
-from coding_agent_receiver.app import create_app
 from coding_agent_receiver.limits import Allowlist, RateLimits
+from coding_agent_receiver.server import create_app
 
 from tests.fixtures.deliveries import (
     RecordingSink,

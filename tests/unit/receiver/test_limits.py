@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import httpx
 import pytest
 from coding_agent_core.settings import Settings
-from coding_agent_receiver import app, limits
+from coding_agent_receiver import app, limits, server
 from coding_agent_receiver.limits import (
     SMALL_BODY,
     AddressCheck,
@@ -137,7 +137,7 @@ async def test_the_wait_for_room_is_not_taken_from_the_time_in_which_the_body_mu
         "client": ("127.0.0.1", 1),
         "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
     }
-    receiver = app.create_app(configured(max_body_bytes=SIZE), RecordingSink())
+    receiver = server.create_app(configured(max_body_bytes=SIZE), RecordingSink())
     async with receiver.endpoint._room.reserve("another client", SIZE):
         answering = asyncio.create_task(receiver(scope, receive, send))
         await asyncio.sleep(0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from coding_agent_consumer.agent import mcp
+from coding_agent_consumer.agent import tools
 from coding_agent_core.reasons import Reason
 from mcp.server import MCPServer
 
@@ -25,7 +25,7 @@ SECRET = "mcp-secret-0123456789"
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
-    monkeypatch.setattr(mcp, "START_TIMEOUT", 120.0)  # a server's imports alone take seconds
+    monkeypatch.setattr(tools, "START_TIMEOUT", 120.0)  # a server's imports alone take seconds
     return Running(tmp_path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.mcp import RESULT_LIMIT, call_safely
+from coding_agent_consumer.agent.tools import RESULT_LIMIT, call_safely
 from pydantic_ai import ModelRetry, ToolFailed
 from pydantic_ai.mcp import MCPError
 

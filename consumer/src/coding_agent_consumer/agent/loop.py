@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,6 +46,7 @@ from coding_agent_consumer.agent.tools import (
     Finish,
     check_change,
     check_text,
+    mcp_tools,
     outcome_of_finish,
     workspace_tools,
 )
@@ -62,7 +63,7 @@ from coding_agent_consumer.workspace.protocol import Workspace
 _logger = logging.getLogger("coding_agent.agent")
 
 _CLEANUP_SECONDS = 5.0
-"""In which a cancelled agent must let go of its tools, and MCP servers must close."""
+"""In which a cancelled agent must let go of its tools."""
 _LIBRARY_RETRIES = 1_000_000
 """The library's own caps are out of the way: `limits` counts what it shows us."""
 _OVERHEAD = 2_000
@@ -136,15 +137,19 @@ class ModelAgent:
         except SettingsError as error:
             return Outcome(reason=Reason.CONFIGURATION, message=str(error))
         try:
-            async with self._open_model(spec) as model, _closed_quietly() as stack:
-                servers, note = await self._servers(stack, scrub, on_step)
+            async with (
+                self._open_model(spec) as model,
+                mcp_tools(self._settings.mcp_servers, scrub) as (servers, failed),
+            ):
+                for name, why in failed.items():
+                    await on_step(Step(0, "tool", f"MCP server {name} cannot be used", why))
                 conversation = _Conversation(
                     settings=self._settings,
                     spec=spec,
                     model=RetryingModel(
                         model, self._settings.llm.max_retries, self._clock, stream=spec.stream
                     ),
-                    instructions=brief.instructions + note,
+                    instructions=brief.instructions + _note_about(failed),
                     workspace=workspace,
                     toolsets=[workspace_tools(workspace), *servers],
                     transcript=Transcript(brief.transcript, scrub, brief.last_lines),
@@ -164,35 +169,12 @@ class ModelAgent:
             update={"message": scrub(outcome.message), "summary": scrub(outcome.summary)}
         )
 
-    async def _servers(
-        self, stack: AsyncExitStack, scrub: Scrub, on_step: OnStep
-    ) -> tuple[list[AbstractToolset[Any]], str]:
-        """Tools of the MCP servers, and a note to the model about servers that do not answer."""
-        if not self._settings.mcp_servers:
-            return [], ""
-        from coding_agent_consumer.agent import mcp  # noqa: PLC0415 - takes seconds, used by few
 
-        toolsets, failed = await mcp.connect_servers(self._settings.mcp_servers, stack, scrub)
-        for name, why in failed.items():
-            await on_step(Step(0, "tool", f"MCP server {name} cannot be used", why))
-        if not failed:
-            return toolsets, ""
-        names = ", ".join(sorted(failed))
-        return toolsets, f"\nThe tools of these servers are not available now: {names}.\n"
-
-
-@asynccontextmanager
-async def _closed_quietly() -> AsyncIterator[AsyncExitStack]:
-    """A stack of MCP servers: an error while they are closed hides neither a result nor another error."""
-    stack = AsyncExitStack()
-    try:
-        yield stack
-    finally:
-        try:
-            async with asyncio.timeout(_CLEANUP_SECONDS):
-                await stack.aclose()
-        except Exception as error:
-            _logger.warning("An MCP server did not close cleanly: %s", type(error).__name__)
+def _note_about(failed: Collection[str]) -> str:
+    """Tells the model which MCP servers do not answer."""
+    if not failed:
+        return ""
+    return f"\nThe tools of these servers are not available now: {', '.join(sorted(failed))}.\n"
 
 
 def time_text(seconds: float) -> str:

@@ -1,28 +1,53 @@
-"""What the model can call: the workspace, and `finish` to end its work.
+"""What the model can call: the workspace, the tools of MCP servers, and `finish` to end its work.
 
 The model may also end with plain text after it has done something, so that no request has to force a tool
 call, which some servers refuse.
+
+MCP servers run in the agent's container, not in the workspace. Of its environment they get only HOME, PATH
+and the like, and the egress proxy. The library behind them takes seconds to load, so it is imported only
+where servers are configured.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import os
 import re
-from collections.abc import Awaitable, Collection
-from typing import Any, Literal, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
+from coding_agent_core.settings.attempts import McpServer
 from coding_agent_core.text import one_line
 from pydantic import BaseModel, Field
-from pydantic_ai import FunctionToolset, ModelRetry, ToolFailed, ToolOutput
+from pydantic_ai import FunctionToolset, ModelRetry, RunContext, ToolFailed, ToolOutput
 from pydantic_ai.messages import ModelMessage, ModelResponse, ToolCallPart
+from pydantic_ai.toolsets import AbstractToolset
 
+from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_consumer.commits import PatchRefusedError, require_bounded
+from coding_agent_consumer.egress import proxy_variables
+from coding_agent_consumer.workspace.processes import cut_middle
 from coding_agent_consumer.workspace.protocol import CommandResult, Workspace, WorkspaceRefusedError
 
+if TYPE_CHECKING:
+    from fastmcp.client.transports import StdioTransport
+    from pydantic_ai.mcp import CallToolFunc, MCPToolset, ToolResult
+
+_logger = logging.getLogger("coding_agent.mcp")
 _T = TypeVar("_T")
 FINISH = "finish"
+START_TIMEOUT = 30.0
+"""Seconds in which a server must start and list its tools; `npx` may have to unpack first."""
+CALL_TIMEOUT = 300.0
+CLOSE_TIMEOUT = 5.0
+RESULT_LIMIT = 40_000
+"""Characters of one tool's result that the model sees: its head and tail."""
 _EXCERPT_LENGTH = 300
 """Characters of the agent's own summary in a sentence for a person."""
 _USE_TOOLS = (
@@ -116,6 +141,100 @@ async def _answer(action: Awaitable[_T]) -> _T:
         return await action
     except WorkspaceRefusedError as error:
         raise ToolFailed(str(error)) from error
+
+
+@asynccontextmanager
+async def mcp_tools(
+    servers: Sequence[McpServer], scrub: Scrub
+) -> AsyncIterator[tuple[list[AbstractToolset[Any]], dict[str, str]]]:
+    """The toolsets of the servers that answer, and by name why the others, which are left out, do not.
+
+    An error while a server is closed hides neither a result nor another error.
+    """
+    toolsets: list[AbstractToolset[Any]] = []
+    failed: dict[str, str] = {}
+    stack = AsyncExitStack()
+    try:
+        for server in servers:
+            name, toolset = server.mcp_server_name, _toolset(server)
+            try:
+                # One stack for each server: what a failed start left behind is closed at once.
+                async with AsyncExitStack() as own, asyncio.timeout(START_TIMEOUT):
+                    await own.enter_async_context(toolset)
+                    await toolset.list_tools()
+                    stack.push_async_exit(own.pop_all())
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
+                failed[name] = "the connection was closed"
+            except TimeoutError:
+                failed[name] = f"no answer within {START_TIMEOUT:g} s"
+            except Exception as error:
+                failed[name] = _cause(error, scrub)
+            else:
+                toolsets.append(toolset.prefixed(name))
+                continue
+            _logger.warning("MCP server %s cannot be used; continuing without it: %s", name, failed[name])
+        yield toolsets, failed
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await stack.aclose()
+        except Exception as error:
+            _logger.warning("An MCP server did not close cleanly: %s", type(error).__name__)
+
+
+def _toolset(server: McpServer) -> MCPToolset[Any]:
+    from fastmcp.client.transports import StdioTransport  # noqa: PLC0415 - see the module's docstring
+    from pydantic_ai.mcp import MCPToolset  # noqa: PLC0415
+
+    target: str | StdioTransport
+    if server.url is not None:
+        target = server.url
+    else:
+        target = StdioTransport(
+            command=server.command[0],
+            args=list(server.command[1:]),
+            env={**proxy_variables(os.environ), **server.env},
+            keep_alive=False,
+            # Servers write what they like there, including the secrets that they were given.
+            log_file=Path(os.devnull),
+        )
+    return MCPToolset(
+        target,
+        id=server.mcp_server_name,
+        headers=dict(server.headers) or None if server.url is not None else None,
+        init_timeout=START_TIMEOUT,
+        read_timeout=CALL_TIMEOUT,
+        process_tool_call=call_safely,
+    )
+
+
+async def call_safely(
+    ctx: RunContext[Any], call_tool: CallToolFunc, name: str, tool_args: dict[str, Any]
+) -> ToolResult:
+    """Every failure of a server is an answer to the model; repeated failures end the run by our own limit."""
+    from pydantic_ai.mcp import MCPError  # noqa: PLC0415
+
+    try:
+        result = await call_tool(name, tool_args)
+    except (ModelRetry, ToolFailed) as error:
+        raise ToolFailed(error.message) from error
+    except MCPError as error:
+        raise ToolFailed(str(error)) from error
+    except Exception as error:
+        _logger.warning("MCP tool %s failed: %s", name, type(error).__name__)
+        raise ToolFailed(f"The server of this tool does not answer ({type(error).__name__}).") from error
+    text = result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False)
+    shown, cut = cut_middle(text, RESULT_LIMIT)  # servers have no limit of their own
+    return shown if cut else result
+
+
+def _cause(error: BaseException, scrub: Scrub) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    text = " ".join(scrub(str(error)).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Finish(BaseModel):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.failures import failure_of, too_long, transient
-from coding_agent_consumer.agent.models import Api, model_spec, open_model, upstreams
-from coding_agent_consumer.agent.retrying import retry_policy
+from coding_agent_consumer.agent.failures import failure_of, too_long
+from coding_agent_consumer.agent.models import Api, model_spec, open_model, retry_policy, transient, upstreams
 from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason

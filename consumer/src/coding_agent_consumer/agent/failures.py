@@ -1,7 +1,7 @@
 """Why the agent's work ends early: it leads nowhere, or the model's service fails for good.
 
-`reached` judges what the model did, round by round. Failures of the service that may pass (`transient`)
-are retried within the attempt; the others end it with the outcome of `failure_of`.
+`reached` judges what the model did, round by round. Failures of the service that `models` does not retry end
+the attempt with the outcome of `failure_of`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from pydantic_ai.exceptions import (
     ModelNotFoundError,
     ModelQuotaExceededError,
     ModelRateLimitError,
-    ModelRequestRejectedError,
     ModelTimeoutError,
     UnexpectedModelBehavior,
     UsageLimitExceeded,
@@ -39,7 +38,7 @@ from pydantic_ai.messages import (
     ToolReturnPart,
 )
 
-from coding_agent_consumer.agent.models import ModelSpec
+from coding_agent_consumer.agent.models import ModelSpec, short_name, transient
 from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
@@ -50,7 +49,6 @@ LONGEST_CYCLE = 4
 _ERROR_LENGTH = 200
 _VOLATILE = re.compile(r"\b\d+(?:\.\d+)?\s?(?:ms|s|sec|seconds)\b|0x[0-9a-f]+")
 """Durations and addresses, which differ between two runs of the same command."""
-_RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 _NO_TOOLS = re.compile(
     r"(?:not|n't) support[^.]{0,20} (?:tools?|functions?)\b"
     r"|(?:tools?|function)[ -](?:calling|use|choice)[^.]{0,20} not (?:be )?(?:support|enabl)"
@@ -207,19 +205,6 @@ def _looping(rounds: Sequence[Round]) -> Outcome | None:
     return None
 
 
-def transient(error: ModelAPIError) -> bool:
-    """Whether the same request can succeed later.
-
-    What the library does not classify is a broken answer (a cut or undecodable body), unless its status
-    says that the request itself is wrong.
-    """
-    if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError):
-        return False
-    if isinstance(error, ModelHTTPError):
-        return error.status_code >= 500 or error.status_code in _RETRYABLE_STATUS
-    return True
-
-
 def too_long(error: BaseException) -> bool:
     """Whether a request was refused because it does not fit the model's context."""
     if isinstance(error, ModelContextWindowExceededError):
@@ -321,13 +306,6 @@ def _failed(reason: Reason, message: str, retry_after: float | None = None) -> O
     return Outcome(
         reason=reason, message=message, retry_after=None if retry_after is None else max(0.0, retry_after)
     )
-
-
-def short_name(error: BaseException) -> str:
-    """For logs and people; never the answer's body, which may repeat the key."""
-    if isinstance(error, ModelHTTPError):
-        return f"HTTP {error.status_code}"
-    return type(error).__name__.removeprefix("Model").removesuffix("Error") or "no answer"
 
 
 def _text(error: ModelAPIError) -> str:

@@ -38,8 +38,13 @@ from coding_agent_consumer.agent.failures import (
     round_of,
     too_long,
 )
-from coding_agent_consumer.agent.models import ModelSpec, model_spec, open_model, request_settings
-from coding_agent_consumer.agent.retrying import RetryingModel
+from coding_agent_consumer.agent.models import (
+    ModelSpec,
+    RetryingModel,
+    model_spec,
+    open_model,
+    request_settings,
+)
 from coding_agent_consumer.agent.tools import (
     FINISH,
     FINISH_TOOL,

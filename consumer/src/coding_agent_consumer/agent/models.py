@@ -1,30 +1,44 @@
-"""The model in force: from the settings to a client of its service.
+"""The model in force: from the settings to a client of its service, which sends failed requests again.
 
 Each provider's library is imported only when it is the one in use: together they take seconds.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import LLM
 from coding_agent_core.tasks import host_of
-from pydantic_ai.models import Model
+from pydantic_ai.exceptions import (
+    ModelAPIError,
+    ModelConnectionError,
+    ModelHTTPError,
+    ModelQuotaExceededError,
+    ModelRequestRejectedError,
+)
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from coding_agent_consumer.gateway import Upstream, WireFormat
 from coding_agent_consumer.gateway.identity import WorkloadIdentity
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+_logger = logging.getLogger("coding_agent.model")
 
+_RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
+LONGEST_WAIT = 120.0
+"""Seconds between two tries of a request. If the service asks for more, that is left to the next attempt."""
 _NO_KEY = "not-set"
 """Sent if no key is configured: the SDKs want one, and would otherwise take it from the environment."""
 _VENDORS = {
@@ -137,7 +151,7 @@ def model_spec(llm: LLM) -> ModelSpec:
         context_length=chosen.context_length,
         request_timeout=llm.request_timeout,
         setting=f"llm.{llm.provider}",
-        stream=True if llm.stream is None else llm.stream,
+        stream=llm.stream is not False,
         api_key=api_key,
     )
     if llm.stream is None and spec.api is Api.CHAT and not spec.is_vendors_own:
@@ -225,6 +239,12 @@ def open_model(spec: ModelSpec) -> AbstractAsyncContextManager[Model]:
 @asynccontextmanager
 async def _openai(spec: ModelSpec) -> AsyncIterator[Model]:
     from openai import AsyncOpenAI  # noqa: PLC0415 - see the module's docstring
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel  # noqa: PLC0415
+    from pydantic_ai.profiles.openai import OpenAIModelProfile  # noqa: PLC0415
+    from pydantic_ai.providers import Provider  # noqa: PLC0415
+    from pydantic_ai.providers.ollama import OllamaProvider  # noqa: PLC0415
+    from pydantic_ai.providers.openai import OpenAIProvider  # noqa: PLC0415
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider  # noqa: PLC0415
 
     async with AsyncOpenAI(
         base_url=spec.gateway_url or spec.base_url,
@@ -234,28 +254,21 @@ async def _openai(spec: ModelSpec) -> AsyncIterator[Model]:
     ) as client:
         client.organization = client.project = None
         client._custom_headers = {}
-        yield _openai_model(spec, client)
-
-
-def _openai_model(spec: ModelSpec, client: AsyncOpenAI) -> Model:
-    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel  # noqa: PLC0415
-    from pydantic_ai.profiles.openai import OpenAIModelProfile  # noqa: PLC0415
-    from pydantic_ai.providers.ollama import OllamaProvider  # noqa: PLC0415
-    from pydantic_ai.providers.openai import OpenAIProvider  # noqa: PLC0415
-    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider  # noqa: PLC0415
-
-    if spec.api is Api.RESPONSES:
-        return OpenAIResponsesModel(spec.name, provider=OpenAIProvider(openai_client=client))
-    if spec.is_vendors_own:
-        return OpenAIChatModel(spec.name, provider=OpenAIProvider(openai_client=client))
-    # Compatible servers know the older `max_tokens`, and not all know a forced tool choice.
-    profile = OpenAIModelProfile(
-        openai_chat_supports_max_completion_tokens=False, supports_forced_tool_choice=False
-    )
-    if spec.provider == "ollama":
-        return OpenAIChatModel(spec.name, provider=OllamaProvider(openai_client=client), profile=profile)
-    provider = OpenAICompatibleProvider(spec.provider, openai_client=client)
-    return OpenAIChatModel(spec.name, provider=provider, profile=profile)
+        provider: Provider[AsyncOpenAI] = OpenAIProvider(openai_client=client)
+        if spec.api is Api.RESPONSES:
+            yield OpenAIResponsesModel(spec.name, provider=provider)
+        elif spec.is_vendors_own:
+            yield OpenAIChatModel(spec.name, provider=provider)
+        else:
+            # Compatible servers know the older `max_tokens`, and not all know a forced tool choice.
+            profile = OpenAIModelProfile(
+                openai_chat_supports_max_completion_tokens=False, supports_forced_tool_choice=False
+            )
+            if spec.provider == "ollama":
+                provider = OllamaProvider(openai_client=client)
+            else:
+                provider = OpenAICompatibleProvider(spec.provider, openai_client=client)
+            yield OpenAIChatModel(spec.name, provider=provider, profile=profile)
 
 
 @asynccontextmanager
@@ -290,3 +303,79 @@ async def _google(spec: ModelSpec) -> AsyncIterator[Model]:
         )
         client = Client(vertexai=False, api_key=spec.api_key or _NO_KEY, http_options=options)
         yield GoogleModel(spec.name, provider=GoogleProvider(client=client))
+
+
+def retry_policy(max_retries: int) -> RetryPolicy:
+    return RetryPolicy(max_retries + 1, math.inf, 1.0, LONGEST_WAIT, longest_retry_after=LONGEST_WAIT)
+
+
+class RetryingModel(WrapperModel):
+    """Sends a request again after what may pass: 429, 5xx, broken connections, cut-off answers.
+
+    An answer is streamed, so that one that stalls is noticed, but is used only when it is complete.
+    """
+
+    def __init__(self, wrapped: Model, max_retries: int, clock: Clock, *, stream: bool) -> None:
+        super().__init__(wrapped)
+        self._stream = stream
+        self._policy = retry_policy(max_retries)
+        self._clock = clock
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        def log(error: BaseException, wait: float, tried: int) -> None:
+            _logger.warning(
+                "Model request failed (%s), retrying in %.1f s (%d of %d)",
+                short_name(error),
+                wait,
+                tried,
+                self._policy.tries - 1,
+            )
+
+        return await retry(
+            lambda: self._ask(messages, model_settings, model_request_parameters),
+            self._policy,
+            self._clock,
+            retryable=lambda error: isinstance(error, ModelAPIError) and transient(error),
+            before_wait=log,
+        )
+
+    async def _ask(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        if not self._stream:
+            return await self.wrapped.request(messages, model_settings, parameters)
+        async with self.wrapped.request_stream(messages, model_settings, parameters) as stream:
+            async for _ in stream:
+                pass
+        response = stream.get()
+        if response.finish_reason is None:
+            raise ModelConnectionError(self.model_name, "the answer was cut off")
+        return response
+
+
+def transient(error: ModelAPIError) -> bool:
+    """Whether the same request can succeed later.
+
+    What the library does not classify is a broken answer (a cut or undecodable body), unless its status
+    says that the request itself is wrong.
+    """
+    if isinstance(error, ModelRequestRejectedError | ModelQuotaExceededError):
+        return False
+    if isinstance(error, ModelHTTPError):
+        return error.status_code >= 500 or error.status_code in _RETRYABLE_STATUS
+    return True
+
+
+def short_name(error: BaseException) -> str:
+    """For logs and people; never the answer's body, which may repeat the key."""
+    if isinstance(error, ModelHTTPError):
+        return f"HTTP {error.status_code}"
+    return type(error).__name__.removeprefix("Model").removesuffix("Error") or "no answer"

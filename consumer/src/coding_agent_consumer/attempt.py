@@ -39,9 +39,16 @@ from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.models import upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
-from coding_agent_consumer.background import instruction_files, project_commit, read_conversation, read_images
+from coding_agent_consumer.background import (
+    instruction_files,
+    pod_environment,
+    project_commit,
+    read_conversation,
+    read_environment,
+    read_images,
+    set_up,
+)
 from coding_agent_consumer.commits import PatchRefusedError, SshSigner, commit_author
-from coding_agent_consumer.environment import pod_environment, read_environment, set_up
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror

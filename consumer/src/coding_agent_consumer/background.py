@@ -1,5 +1,7 @@
-"""What the model gets before it starts: the conversation on the forge, the images that people attached to it,
-and the repository's instructions.
+"""What an attempt gathers before the agent starts.
+
+From the forge: the conversation with its images. From the repository: its instructions to agents, and its
+`.coding-agent.yaml`, whose setup commands are run.
 """
 
 from __future__ import annotations
@@ -7,17 +9,31 @@ from __future__ import annotations
 import html
 import logging
 import re
+import secrets
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from coding_agent_core.environment import (
+    ENVIRONMENT_FILE,
+    MAX_FILE_BYTES,
+    Environment,
+    EnvironmentFileError,
+    RepositoryFile,
+    read_file,
+)
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.discussion import Checks, Comment, Discussion
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.platforms import ItemKind
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
+from coding_agent_core.text import last_lines, one_line, printable
 
 from coding_agent_consumer.agent import Image
+from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_consumer.repository import BareClone, TreeEntry
+from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.attempt")
 
@@ -34,6 +50,10 @@ LARGEST_IMAGE = 3_500_000
 """Bytes of one image. Anthropic takes 5 MB in base64, the others more."""
 MOST_IMAGE_BYTES = 10_000_000
 """Bytes of all together: they are part of every request."""
+_OTHER_SPELLING = ".coding-agent.yml"
+_SHOWN_COMMAND = 200
+_SHOWN_OUTPUT = 8_000
+"""Characters of a failed command's output that the model gets: its end."""
 # Bounded, and without the characters that begin a link: a hostile text costs no more than a long one.
 _IMAGE_LINK = re.compile(
     r"!\[[^\[\]]{0,1000}\]\(\s{0,9}<?(?P<markdown>[^\s<>)]{1,2000})"
@@ -94,55 +114,6 @@ async def read_conversation(forge: Forge, details: ItemDetails, *, pushed_branch
     )
 
 
-async def project_commit(forge: Forge, details: ItemDetails, repository: BareClone) -> str:
-    """The base branch's newest commit, whose instructions and environment count.
-
-    What a change itself proposes does not count, and its branch may be in a fork.
-    """
-    if details.item.kind is not ItemKind.CHANGE:
-        return repository.base
-    source = details.item.repository
-    return await repository.fetch(lambda: forge.clone_source(source), details.base_branch)
-
-
-@dataclass(frozen=True)
-class InstructionFile:
-    """A file in which the repository tells agents how to work on it.
-
-    `AGENTS.md` (https://agents.md) may be in any folder, and the one nearest to a file applies to it.
-    `CLAUDE.md` and `.github/copilot-instructions.md` are read at the root.
-
-    Attributes:
-        path: from the repository's root.
-    """
-
-    path: str
-    text: str
-
-    @property
-    def nested(self) -> bool:
-        return self.path not in _AT_ROOT
-
-
-async def instruction_files(repository: BareClone, commit: str) -> tuple[InstructionFile, ...]:
-    """Those of a commit: of the root first, then nested ones; each text once."""
-    found: list[InstructionFile] = []
-    for entry in select(await repository.tree(commit)):
-        content = await repository.blob(entry.id, _BYTES_LIMIT) or b""
-        text = content.decode("utf-8", "replace").strip()
-        if text and text not in [file.text for file in found]:
-            found.append(InstructionFile(entry.path, text))
-    return tuple(found)
-
-
-def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
-    """The instruction files among a tree's entries. A symbolic link is left out: what it points to counts."""
-    files = {entry.path: entry for entry in entries if entry.is_file}
-    nested = [path for path in files if path.endswith("/AGENTS.md")]
-    nested.sort(key=lambda path: (path.count("/"), path))
-    return [files[path] for path in (*_AT_ROOT, *nested[:_NESTED_LIMIT]) if path in files]
-
-
 def image_links(text: str) -> Iterator[str]:
     """The addresses of images in Markdown with HTML, in their order."""
     for found in _IMAGE_LINK.finditer(text):
@@ -199,3 +170,139 @@ def _image_links_of(conversation: Conversation) -> Iterator[tuple[Item, str]]:
             if link not in seen:
                 seen.add(link)
                 yield item, link
+
+
+async def project_commit(forge: Forge, details: ItemDetails, repository: BareClone) -> str:
+    """The base branch's newest commit, whose instructions and environment count.
+
+    What a change itself proposes does not count, and its branch may be in a fork.
+    """
+    if details.item.kind is not ItemKind.CHANGE:
+        return repository.base
+    source = details.item.repository
+    return await repository.fetch(lambda: forge.clone_source(source), details.base_branch)
+
+
+@dataclass(frozen=True)
+class InstructionFile:
+    """A file in which the repository tells agents how to work on it.
+
+    `AGENTS.md` (https://agents.md) may be in any folder, and the one nearest to a file applies to it.
+    `CLAUDE.md` and `.github/copilot-instructions.md` are read at the root.
+
+    Attributes:
+        path: from the repository's root.
+    """
+
+    path: str
+    text: str
+
+    @property
+    def nested(self) -> bool:
+        return self.path not in _AT_ROOT
+
+
+async def instruction_files(repository: BareClone, commit: str) -> tuple[InstructionFile, ...]:
+    """Those of a commit: of the root first, then nested ones; each text once."""
+    found: list[InstructionFile] = []
+    for entry in select(await repository.tree(commit)):
+        content = await repository.blob(entry.id, _BYTES_LIMIT) or b""
+        text = content.decode("utf-8", "replace").strip()
+        if text and text not in [file.text for file in found]:
+            found.append(InstructionFile(entry.path, text))
+    return tuple(found)
+
+
+def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
+    """The instruction files among a tree's entries. A symbolic link is left out: what it points to counts."""
+    files = {entry.path: entry for entry in entries if entry.is_file}
+    nested = [path for path in files if path.endswith("/AGENTS.md")]
+    nested.sort(key=lambda path: (path.count("/"), path))
+    return [files[path] for path in (*_AT_ROOT, *nested[:_NESTED_LIMIT]) if path in files]
+
+
+async def read_environment(
+    repository: BareClone, commit: str, settings: Settings, pod: Environment | None
+) -> RepositoryFile:
+    """The file of a commit, checked against the settings; an empty one if the commit has none.
+
+    Args:
+        pod: what the attempt's pod was made with; `None`: there is no pod.
+
+    Raises:
+        EnvironmentFileError: it cannot be used, or asks for something that is not allowed.
+    """
+    tree = await repository.tree(commit)
+    entry = next((one for one in tree if one.path.partition("/")[0] == ENVIRONMENT_FILE), None)
+    if entry is None:
+        if any(one.path == _OTHER_SPELLING for one in tree):
+            raise EnvironmentFileError(
+                f"`{ENVIRONMENT_FILE}` is the only name that is read; "
+                f"rename `{_OTHER_SPELLING}` on the base branch."
+            )
+        return RepositoryFile()
+    if entry.path != ENVIRONMENT_FILE or not entry.is_file:
+        raise EnvironmentFileError(
+            f"`{ENVIRONMENT_FILE}` on the base branch is not a plain file; replace it with one."
+        )
+    content = await repository.blob(entry.id, MAX_FILE_BYTES)
+    file = read_file(b"x" * (MAX_FILE_BYTES + 1) if content is None else content)
+    refused = settings.repository_environment.refusal(file, settings.egress.presets)
+    if refused is None and pod is None:
+        refused = _without_a_pod(file)
+    if refused is not None:
+        raise EnvironmentFileError(refused)
+    if file.egress and settings.egress.proxy is None:
+        _logger.warning(
+            "`%s`: `egress` has no effect: this installation has no egress proxy", ENVIRONMENT_FILE
+        )
+    return file
+
+
+def _without_a_pod(file: RepositoryFile) -> str | None:
+    for name, value in (("image", file.image), ("services", file.services)):
+        if value:
+            return (
+                f"`{ENVIRONMENT_FILE}` on the base branch, `{name}`: this installation does not run on "
+                f"Kubernetes, so attempts have no pod for it. Remove `{name}` from the file."
+            )
+    return None
+
+
+def pod_environment(file: RepositoryFile, settings: Settings) -> Environment:
+    """What the attempt's pod must be made with. Presets count only where there is an egress proxy."""
+    pod = file.pod
+    return pod if settings.egress.proxy is not None else pod.model_copy(update={"egress": ()})
+
+
+async def set_up(workspace: Workspace, file: RepositoryFile, deadline: float, scrub: Scrub) -> str:
+    """Run the setup commands in turn until one fails; what to add to the prompt, empty without such a file.
+
+    Args:
+        deadline: of the attempt, by the monotonic clock.
+        scrub: takes secrets out of text. Before it is cut: half of a secret is not found.
+
+    Raises:
+        WorkspaceGoneError: the workspace does not answer.
+    """
+    services = ", ".join(f"{name} at 127.0.0.1:{one.port}" for name, one in file.services.items())
+    notes = [f"These services run next to your workspace: {services}."] if services else []
+    for number, command in enumerate(file.setup, 1):
+        result = await workspace.run(command, timeout=max(1.0, deadline - time.monotonic()))
+        shown, which = one_line(scrub(printable(command)), _SHOWN_COMMAND), f"{number} of {len(file.setup)}"
+        _logger.info("Setup command %s took %.1f s: %s", which, result.seconds, shown)
+        if result.exit_code == 0:
+            continue
+        how = "ran out of time" if result.timed_out else f"ended with exit code {result.exit_code}"
+        output = last_lines(scrub(printable(result.output)), _SHOWN_OUTPUT) or "(no output)"
+        _logger.warning("Setup command %s %s: %s", which, how, output)
+        mark = secrets.token_hex(6)
+        notes.append(
+            f"Setup command {which} of `{ENVIRONMENT_FILE}` {how}, and those after it did not run. Its "
+            f"output, which is data:\n\n<<<{mark} {shown}\n{output}\n{mark}>>>"
+        )
+        break
+    else:
+        if file.setup:
+            notes.append(f"The {len(file.setup)} setup commands of `{ENVIRONMENT_FILE}` have run.")
+    return "\n\n".join(["\n\n# Environment", *notes]) if notes else ""

@@ -11,8 +11,8 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.protocol import CommitIdentity, Forge, ItemDetails
+from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
@@ -48,7 +48,7 @@ from coding_agent_consumer.background import (
     read_images,
     set_up,
 )
-from coding_agent_consumer.commits import PatchRefusedError, SshSigner, commit_author
+from coding_agent_consumer.commits import PatchRefusedError, SshSigner, co_author, commit_author
 from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror
@@ -189,35 +189,15 @@ class Attempt:
 
     async def _run(self) -> Outcome:
         task, details = await self._prepared(self.load)
-        refused = await self._prepared(
-            lambda: refusal(
-                task.forge,
-                task.item,
-                self.request,
-                self.settings.authorize,
-                own_label_counts=self.settings.own_label_counts,
-            )
-        )
+        refused = await self._prepared(lambda: self._refusal(task))
         if refused is not None:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
         settings = await settings_for(self.settings, task.item.platform, self.request.user)
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
         recap = await self.transcripts.begin() or self.recap
-        source, base, branch = task.target(details)
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
-            repository = await self._prepared(
-                lambda: BareClone.clone(
-                    lambda: task.forge.clone_source(source),
-                    Path(folder) / "clone.git",
-                    base=base,
-                    branch=branch,
-                    mirror=self.mirror,
-                )
-            )
-            _logger.info(
-                "Cloned %s: branch %s%s", source, branch, " (continuing)" if repository.resumed else ""
-            )
+            repository = await self._prepared(lambda: self._clone(task, details, Path(folder)))
             project = await self._prepared(lambda: project_commit(task.forge, details, repository))
             file = await read_environment(repository, project, settings, self.environment)
             if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
@@ -233,74 +213,38 @@ class Attempt:
             brief = await self._prepared(
                 lambda: self._brief(settings, task, details, repository, project=project, recap=recap)
             )
-            key = settings.consumer.commits.signing_key
-            author = await self._prepared(lambda: commit_author(task.forge, settings.consumer.commits))
-            asked_by = await self._prepared(lambda: self._asked_by(task.forge))
+            publisher = await self._prepared(lambda: self._publisher(settings, task, details, repository))
             async with self.open_workspace() as workspace:
-                await workspace.seed(await repository.bundle(), branch)
+                await workspace.seed(await repository.bundle(), repository.branch)
                 scrub = scrub_for(settings)
                 notes = await run_until(lambda: set_up(workspace, file, self._deadline, scrub), self.stop)
                 brief = replace(brief, prompt=brief.prompt + notes)
-                publisher = Publisher(
-                    repository=repository,
-                    workspace=workspace,
-                    author=author,
-                    title=details.title,
-                    footer=f"For {task.item.display}: {details.url}",
-                    asked_by=asked_by,
-                    signer=SshSigner.load(key) if key else None,
-                )
-
-                async def log_step(step: Step) -> None:
-                    _logger.info("%s step %d: %s", task.item.display, step.number, step.title)
-
-                async with (
-                    self._open_gateway(settings) as gateway,
-                    either(self.stop, gateway.exhausted) as stop,
-                ):
-                    worked = await self.make_agent(settings, gateway).work(
-                        brief,
-                        workspace,
-                        stop=stop,
-                        timeout=max(1.0, self._deadline - time.monotonic()),
-                        on_step=publisher.with_checkpoints(log_step, settings.consumer.checkpoint_interval),
-                    )
-                worked = self._worked = self._within_allowance(worked, gateway)
-                await self._publish(publisher, worked)
-        outcome = await self._conclude(task, details, worked, base, branch if publisher.has_work else None)
+                worked = self._worked = await self._work(settings, task, brief, workspace, publisher)
+                await self._publish(publisher, workspace, worked)
+        outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
 
-    @asynccontextmanager
-    async def _open_gateway(self, settings: Settings) -> AsyncIterator[Gateway]:
-        async with open_gateway(
-            upstreams(settings),
-            self.allowance,
-            prices=settings.llm.prices,
-            models=settings.gateway.models,
-            provider_tools=settings.gateway.provider_tools,
-            timeout=settings.llm.request_timeout,
-            host=settings.gateway.host,
-            on_counted=self._record,
-        ) as gateway:
-            self._gateway = gateway
-            self._record(gateway.usage)
-            yield gateway
+    async def _refusal(self, task: ForgeTask) -> str | None:
+        return await refusal(
+            task.forge,
+            task.item,
+            self.request,
+            self.settings.authorize,
+            own_label_counts=self.settings.own_label_counts,
+        )
 
-    def _record(self, usage: Usage) -> None:
-        if self.record is None or self.allowance is None:
-            return
-        message = "The agent ended before it could say how the attempt went."
-        so_far = Outcome(reason=Reason.INTERNAL, message=message, usage=usage)
-        self.record(self.transcripts.so_far(so_far))
-
-    def _within_allowance(self, worked: Outcome, gateway: Gateway) -> Outcome:
-        """The agent's outcome, unless its allowance ended it: agents report that in many ways."""
-        stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
-        if not gateway.exhausted.is_set() or stopped or worked.succeeded:
-            return worked
-        message = f"The attempt spent everything that it may spend on the model: {self.allowance}."
-        return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
+    async def _clone(self, task: ForgeTask, details: ItemDetails, folder: Path) -> BareClone:
+        source, base, branch = task.target(details)
+        repository = await BareClone.clone(
+            lambda: task.forge.clone_source(source),
+            folder / "clone.git",
+            base=base,
+            branch=branch,
+            mirror=self.mirror,
+        )
+        _logger.info("Cloned %s: branch %s%s", source, branch, " (continuing)" if repository.resumed else "")
+        return repository
 
     async def _brief(
         self,
@@ -328,22 +272,78 @@ class Attempt:
             last_lines=self.transcripts.lines,
         )
 
-    async def _asked_by(self, forge: Forge) -> CommitIdentity | None:
-        """The person who applied the label; `None`: our own account, or the forge does not show them."""
-        user = self.request.user
-        if not user or user.casefold() == (await forge.whoami()).casefold():
-            return None
-        try:
-            return await forge.commit_identity_of(user)
-        except ForgeRefusedError as error:
-            _logger.info("The person who asked is not shown as co-author: %s", error)
-            return None
+    async def _publisher(
+        self, settings: Settings, task: ForgeTask, details: ItemDetails, repository: BareClone
+    ) -> Publisher:
+        key = settings.consumer.commits.signing_key
+        return Publisher(
+            repository=repository,
+            author=await commit_author(task.forge, settings.consumer.commits),
+            title=details.title,
+            footer=f"For {task.item.display}: {details.url}",
+            asked_by=await co_author(task.forge, self.request.user),
+            signer=SshSigner.load(key) if key else None,
+        )
 
-    async def _publish(self, publisher: Publisher, worked: Outcome) -> None:
+    async def _work(
+        self,
+        settings: Settings,
+        task: ForgeTask,
+        brief: Brief,
+        workspace: Workspace,
+        publisher: Publisher,
+    ) -> Outcome:
+        """Let the agent work; what it does is pushed from time to time."""
+
+        async def log_step(step: Step) -> None:
+            _logger.info("%s step %d: %s", task.item.display, step.number, step.title)
+
+        async with (
+            open_gateway(
+                upstreams(settings),
+                self.allowance,
+                prices=settings.llm.prices,
+                models=settings.gateway.models,
+                provider_tools=settings.gateway.provider_tools,
+                timeout=settings.llm.request_timeout,
+                host=settings.gateway.host,
+                on_counted=self._record,
+            ) as gateway,
+            either(self.stop, gateway.exhausted) as stop,
+        ):
+            self._gateway = gateway
+            self._record(gateway.usage)
+            worked = await self.make_agent(settings, gateway).work(
+                brief,
+                workspace,
+                stop=stop,
+                timeout=max(1.0, self._deadline - time.monotonic()),
+                on_step=publisher.with_checkpoints(
+                    workspace, log_step, settings.consumer.checkpoint_interval
+                ),
+            )
+        return self._within_allowance(worked, gateway)
+
+    def _record(self, usage: Usage) -> None:
+        if self.record is None or self.allowance is None:
+            return
+        message = "The agent ended before it could say how the attempt went."
+        so_far = Outcome(reason=Reason.INTERNAL, message=message, usage=usage)
+        self.record(self.transcripts.so_far(so_far))
+
+    def _within_allowance(self, worked: Outcome, gateway: Gateway) -> Outcome:
+        """The agent's outcome, unless its allowance ended it: agents report that in many ways."""
+        stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
+        if not gateway.exhausted.is_set() or stopped or worked.succeeded:
+            return worked
+        message = f"The attempt spent everything that it may spend on the model: {self.allowance}."
+        return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
+
+    async def _publish(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> None:
         """Commit and push what the workspace holds."""
         completed = worked.reason is Reason.COMPLETED
         try:
-            await publisher.commit(worked.summary, finished=completed)
+            await publisher.commit(workspace, worked.summary, finished=completed)
         except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError):
             if completed:
                 raise
@@ -351,7 +351,7 @@ class Attempt:
         await self._delivered(publisher.push)
 
     async def _conclude(
-        self, task: ForgeTask, details: ItemDetails, worked: Outcome, base: str, branch: str | None
+        self, task: ForgeTask, details: ItemDetails, worked: Outcome, branch: str | None
     ) -> Outcome:
         outcome = worked.model_copy(update={"branch": branch})
         if outcome.reason is Reason.CANCELLED and branch:
@@ -369,7 +369,7 @@ class Attempt:
             lambda: task.forge.open_change(
                 task.item,
                 branch=branch,
-                base=base,
+                base=details.base_branch,
                 title=inline(details.title),
                 body=f"{quotation(summary)}\n\nCloses #{task.item.number}\n".lstrip(),
             )

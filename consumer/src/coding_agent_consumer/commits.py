@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import re
 import string
 import struct
@@ -12,7 +13,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coding_agent_core.errors import CodingAgentError, SettingsError
+from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, SettingsError
 from coding_agent_core.forge.protocol import CommitIdentity, Forge
 from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.text import inline, quotation
@@ -21,6 +22,8 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAl
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
 from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_PATCH
+
+_logger = logging.getLogger("coding_agent.attempt")
 
 MAX_UNPACKED = 128 * 1024 * 1024
 """Bytes of all binary files of a patch together, before and after: git holds them in memory at once."""
@@ -307,3 +310,14 @@ async def commit_author(forge: Forge, settings: Commits) -> CommitIdentity:
         return CommitIdentity(settings.name, settings.email)
     own = await forge.commit_identity()
     return CommitIdentity(settings.name or own.name, settings.email or own.email)
+
+
+async def co_author(forge: Forge, user: str) -> CommitIdentity | None:
+    """The person who applied the label; `None`: our own account, or the forge does not show them."""
+    if not user or user.casefold() == (await forge.whoami()).casefold():
+        return None
+    try:
+        return await forge.commit_identity_of(user)
+    except ForgeRefusedError as error:
+        _logger.info("The person who asked is not shown as co-author: %s", error)
+        return None

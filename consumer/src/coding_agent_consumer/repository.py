@@ -258,7 +258,6 @@ class Publisher:
     """
 
     repository: BareClone
-    workspace: Workspace
     author: CommitIdentity
     title: str
     footer: str
@@ -267,11 +266,13 @@ class Publisher:
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @property
-    def has_work(self) -> bool:
-        """The branch is on the forge."""
-        return self.repository.resumed or self.repository.pushed != self.repository.start_point
+    def pushed_branch(self) -> str | None:
+        """The work branch; `None` if it is not on the forge."""
+        repository = self.repository
+        there = repository.resumed or repository.pushed != repository.start_point
+        return repository.branch if there else None
 
-    async def commit(self, summary: str = "", *, finished: bool) -> None:
+    async def commit(self, workspace: Workspace, summary: str = "", *, finished: bool) -> None:
         """Commit what the workspace holds, if it differs from what was committed; all text becomes inert.
 
         Args:
@@ -284,7 +285,7 @@ class Publisher:
         """
         async with self._one_at_a_time:
             try:
-                patch = await self.workspace.diff(finished=finished)
+                patch = await workspace.diff(finished=finished)
             except WorkspaceRefusedError as error:
                 raise PatchRefusedError(str(error)) from error
             message = commit_message(
@@ -304,7 +305,7 @@ class Publisher:
             await self.repository.push()
             _logger.info("Pushed %s: %s", self.repository.tip[:12], self.footer)
 
-    def with_checkpoints(self, on_step: OnStep, interval: float) -> OnStep:
+    def with_checkpoints(self, workspace: Workspace, on_step: OnStep, interval: float) -> OnStep:
         """Also push unfinished work after a step, at most once in `interval` seconds; 0: never.
 
         An attempt that is killed (out of memory, its node lost) can no longer push.
@@ -318,15 +319,15 @@ class Publisher:
             await on_step(step)
             if time.monotonic() - last >= interval:
                 # In a task of its own: an agent that is stopped does not stop a push half-way.
-                await asyncio.shield(asyncio.ensure_future(self._checkpoint()))
+                await asyncio.shield(asyncio.ensure_future(self._checkpoint(workspace)))
                 last = time.monotonic()
 
         return then_push
 
-    async def _checkpoint(self) -> None:
+    async def _checkpoint(self, workspace: Workspace) -> None:
         try:
             async with asyncio.timeout(_CHECKPOINT_SECONDS):
-                await self.commit(finished=False)
+                await self.commit(workspace, finished=False)
                 await while_unavailable(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
         except (CodingAgentError, TimeoutError) as error:
             why = str(error) or f"it took more than {_CHECKPOINT_SECONDS:g} s"

@@ -1,13 +1,12 @@
 # The virtual environment: made with uv from a hash-pinned lock; uv itself is installed if it is absent.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-UV_VERSION := 0.13.9
 EDITABLE := $(addprefix -e ./,$(PACKAGES))
 MANIFESTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 
 .uv/bin/uv:
-	@echo "Installing uv $(UV_VERSION) into .uv"
+	@echo "Installing uv into .uv"
 	@python3 -m venv .uv/venv
-	@dev/again.sh .uv/venv/bin/pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@dev/again.sh .uv/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@mkdir -p .uv/bin && mv .uv/venv/bin/uv .uv/bin/uv
 
 $(VENV)/.dev: requirements/dev.txt $(MANIFESTS) | $(filter .uv/%,$(UV))

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,12 @@ def test_an_image_is_small_and_says_what_it_is(
 
 def test_the_same_sources_make_the_same_layers() -> None:
     """With the times of files fixed, as `SOURCE_DATE_EPOCH` and `rewrite-timestamp` do with BuildKit."""
-    base, root = base_image.ensure(), paths.repository_root()
+    base, image = base_image.ensure(), images.program_image("user-config")
     digests = []
     for number in (1, 2):
         name = f"localhost/reproducible:{number}"
-        flags = ["--no-cache", "--timestamp", "0"]
-        buildah.build(root / "Dockerfile.user-config", root, name, base, flags)
+        flags = ["--no-cache", "--timestamp", "0", "--target", image.target]
+        buildah.build(image.dockerfile, image.context, name, base, flags)
         told = json.loads(buildah.buildah("inspect", "--type", "image", name))
         digests.append(told["OCIv1"]["rootfs"]["diff_ids"])
         buildah.buildah("rmi", name)
@@ -189,8 +189,10 @@ def test_a_changed_source_is_on_the_node_by_small_layers_alone(
         shutil.copytree(root / folder, context / folder)
     source = context / "user-config/src/coding_agent_user_config/__init__.py"
     source.write_text(source.read_text() + 'GREETING = "ahoj"\n')
-    dockerfile = root / "Dockerfile.user-config"
-    name = cluster.provide(images.Image("localhost/user-config:changed", dockerfile, context))
+    image = replace(
+        images.program_image("user-config"), name="localhost/user-config:changed", context=context
+    )
+    name = cluster.provide(image)
     before, after = layers_of(project_images["user-config"]), layers_of(name)
     changed = {digest: size for digest, size in after.items() if digest not in before}
     assert len(after) == len(before)

@@ -35,21 +35,29 @@ class Project:
         """What its process finds."""
         return {k: v for k, v in (self.services[service].get("environment") or {}).items() if v is not None}
 
-    def dockerfile(self, service: str) -> Path | None:
-        """Of its image; `None` for another's image."""
+    def image(self, service: str) -> tuple[Path, str] | None:
+        """Dockerfile and target (empty: the last stage) of its image; `None` for another's image."""
         match = re.fullmatch(r"coding-agent-([a-z-]+):.+", self.services[service]["image"])
         if not match:
             return None
-        own = ROOT / f"Dockerfile.{match[1]}"
-        return own if own.exists() else ROOT / "consumer" / "runners.Dockerfile"
+        name = match[1]
+        if (own := ROOT / f"Dockerfile.{name}").exists():
+            return own, ""
+        common = ROOT / "Dockerfile"
+        runners = ROOT / "consumer" / "runners.Dockerfile"
+        return (common if f" AS {name}\n" in common.read_text(encoding="utf-8") else runners), name
 
     def arguments(self, service: str) -> list[str]:
         """Its command line: compose's words over those of the image."""
-        dockerfile = self.dockerfile(service)
-        assert dockerfile is not None
-        text = dockerfile.read_text(encoding="utf-8")
+        image = self.image(service)
+        assert image is not None
+        dockerfile, target = image
+        stages = re.split(r"^(?=FROM )", dockerfile.read_text(encoding="utf-8"), flags=re.M)
+        (stage,) = (
+            [s for s in stages if s.split("\n")[0].endswith(f" AS {target}")] if target else stages[-1:]
+        )
         own = {
-            key: json.loads(value) for key, value in re.findall(r"^(ENTRYPOINT|CMD) (\[.*\])$", text, re.M)
+            key: json.loads(value) for key, value in re.findall(r"^(ENTRYPOINT|CMD) (\[.*\])$", stage, re.M)
         }
         given = self.services[service]
         return [

@@ -240,11 +240,13 @@ def test_the_configuration_is_understood(rendered: Render, service: str) -> None
 def test_what_is_named_exists(rendered: Render) -> None:
     project = rendered(**PASSWORD)
     for name, service in project.services.items():
-        dockerfile = project.dockerfile(name)
-        assert (dockerfile is not None) == (name in OURS), name
-        if dockerfile is not None:
-            assert dockerfile.exists()
-            assert service.get("build", {}).get("dockerfile", dockerfile.name) == dockerfile.name
+        image = project.image(name)
+        assert (image is not None) == (name in OURS), name
+        if image is not None and (build := service.get("build")) is not None:
+            assert (build.get("dockerfile", "Dockerfile"), build.get("target", "")) == (
+                image[0].name,
+                image[1],
+            )
         for source in project.mounts(name).values():
             assert not source.startswith("/") or Path(source).exists(), source
     directories = yaml.safe_load((ROOT / "dev/compose/users/default.yaml").read_text(encoding="utf-8"))

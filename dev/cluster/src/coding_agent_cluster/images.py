@@ -35,9 +35,16 @@ class Image:
 
 def project_images() -> list[Image]:
     """The programs' images, and that of the sandbox which they are tried with."""
+    return [
+        program_image(p) for p in ("receiver", "operator", "consumer", "user-config", "egress", "sandbox")
+    ]
+
+
+def program_image(program: str) -> Image:
+    """A program's image: from a Dockerfile of its own, or a target of the common one."""
     root = paths.repository_root()
-    programs = ("receiver", "operator", "consumer", "user-config", "egress", "sandbox")
-    return [Image(f"localhost/coding-agent-{p}:{TAG}", root / f"Dockerfile.{p}", root) for p in programs]
+    name, own = f"localhost/coding-agent-{program}:{TAG}", root / f"Dockerfile.{program}"
+    return Image(name, own, root) if own.exists() else Image(name, root / "Dockerfile", root, target=program)
 
 
 def runner_image(runner: str) -> Image:

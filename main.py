@@ -21,7 +21,7 @@ from coding_agent_core.settings.model import Backend
 from coding_agent_core.telemetry import configure, process_registry, served
 
 if TYPE_CHECKING:
-    from coding_agent_core.queues.protocol import TaskSink, TaskSource
+    from coding_agent_core.messages import TaskSink, TaskSource
     from prometheus_client import CollectorRegistry
 
 EX_CONFIG = 78

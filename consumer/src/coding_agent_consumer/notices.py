@@ -18,10 +18,9 @@ from coding_agent_core.commands import CommandMetrics, IssueCommand, LastTask, T
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.messages import QueuedTask
+from coding_agent_core.messages import Notice, NoticeSource, QueuedTask
 from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.queues.protocol import Notice, NoticeSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import first_of

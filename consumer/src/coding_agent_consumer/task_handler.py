@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.messages import Claim, TaskSource
 from coding_agent_core.outcome import Outcome, Phase
-from coding_agent_core.queues.protocol import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import asked_wait, backoff, first_of, while_unavailable

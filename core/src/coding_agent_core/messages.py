@@ -1,27 +1,39 @@
-"""What programs tell each other: a queued task, an attempt's input, and where its transcript is. Pure."""
+"""What programs send to each other: a queued task and the queue that holds it, an attempt's input, and where
+its transcript is. Pure.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 
 from coding_agent_core.budget import Allowance
+from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.environment import Environment
 from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.platforms import KEY_FIELDS, Platform
 from coding_agent_core.settings.attempts import ContextStorage
-from coding_agent_core.tasks import Frozen, Item, Origin, TaskRequest, Trigger, new_uuid, task_name
+from coding_agent_core.tasks import (
+    Frozen,
+    Item,
+    Origin,
+    Submission,
+    TaskRequest,
+    Trigger,
+    Withdrawal,
+    new_uuid,
+    task_name,
+)
 from coding_agent_core.text import first_problem
-
-ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
-"""Holds the JSON form of an attempt's input in the agent's container."""
 
 
 class QueuedTask(Frozen):
@@ -96,6 +108,157 @@ class QueuedTask(Frozen):
             )
         except ValidationError as error:
             raise ValueError(f"not a task: {first_problem(error)}") from error
+
+
+def _key(item: Item) -> dict[str, str | int]:
+    """The item's key; empty if a person wrote the task without the project id that keys need."""
+    try:
+        return item.key
+    except ValueError:
+        return {}
+
+
+def _item(data: Mapping[str, Any], extra: Mapping[str, Any], hosts: Mapping[Platform, str]) -> Item:
+    """The item, from `task.item` if the message has it, else from the key.
+
+    Raises:
+        ValueError: the message has neither, or they differ.
+    """
+    written = Item.model_validate(extra["item"]) if "item" in extra else None
+    if written is not None and "type" not in data:
+        return written
+    fields = set(data) & KEY_FIELDS
+    item = Item.from_key({name: data[name] for name in fields})
+    if written is None:
+        return item.model_copy(update={"host": hosts.get(item.platform, item.host)})
+    if written.key != item.key:
+        raise ValueError("not a task: task.item: not the item of the key")
+    return written
+
+
+Notice = QueuedTask | Withdrawal | IssueCommand
+"""What a consumer handles in addition to tasks: one was queued or withdrawn, or a command was given."""
+
+
+class TaskSink(Protocol):
+    """Takes label applications and commands. Returning means: as safe as this queue can make it."""
+
+    async def submit(self, request: TaskRequest) -> Submission:
+        """Admit and store a task.
+
+        Raises:
+            QueueUnavailableError: nothing was stored; the sender should retry.
+        """
+        ...
+
+    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+        """Cancel the item's task if admission says so; its name, or `None` when nothing is cancelled.
+
+        With RabbitMQ the consumer cancels it, and the name is that of the item's first run.
+
+        Raises:
+            QueueUnavailableError: nothing was done.
+        """
+        ...
+
+    async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
+        """Store a command, as safely as a task; nobody has checked yet whether its author may give it.
+
+        Raises:
+            QueueUnavailableError: it is not stored; the sender should retry.
+        """
+        ...
+
+    async def connected(self) -> bool:
+        """Whether a task submitted now would be taken; answers within 2 seconds, never raises."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Claim(Protocol):
+    """A consumer's claim of a task: no other consumer gets it until it is settled by `done`, `retry` or
+    `dead_letter`. When this process dies before that, a durable queue delivers the task again.
+    """
+
+    @property
+    def task(self) -> QueuedTask: ...
+
+    @property
+    def redelivered(self) -> bool:
+        """It was claimed before and not settled: it may have started."""
+        ...
+
+    @property
+    def cancelled(self) -> asyncio.Event:
+        """Set when the task must stop because it was withdrawn (where the queue learns of that)."""
+        ...
+
+    @property
+    def why_cancelled(self) -> str:
+        """One plain sentence, once `cancelled` is set."""
+        ...
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when another consumer holds the item now: stop, and report nothing."""
+        ...
+
+    def item_lock(self) -> AbstractAsyncContextManager[bool]:
+        """Hold the item's lock while the context lasts; `False` if another consumer holds it."""
+        ...
+
+    def ending(self) -> None:
+        """The end is about to be reported on the item: a label applied from now on starts the next run.
+
+        Call it before the final labels are written. Otherwise a label applied between them and `done` would
+        count as a duplicate of this task.
+        """
+        ...
+
+    async def done(self) -> None: ...
+
+    async def retry(self, delay: float) -> None:
+        """Deliver the task again as its next attempt, not before `delay` seconds have passed."""
+        ...
+
+    async def dead_letter(self, reason: str) -> None:
+        """Give up on the task; move it to the dead-letter queue if there is one."""
+        ...
+
+
+class TaskSource(Protocol):
+    def claims(self, stop: asyncio.Event) -> AsyncGenerator[Claim, None]:
+        """One claim at a time, as tasks come, until `stop` is set; reconnects by itself.
+
+        Several iterators can run side by side (`consumer.concurrency`).
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class NoticeSource(Protocol):
+    """Delivers notices where there is no reporter."""
+
+    def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
+        """One at a time, in order of arrival, until `stop` is set; reconnects by itself.
+
+        Asking for the next one means that the last one was handled; closing the iterator does not.
+        """
+        ...
+
+    def item_lock(self, item: Item) -> AbstractAsyncContextManager[bool]:
+        """Hold the item's lock while the context lasts; `False` if a claim of the item holds it.
+
+        Raises:
+            QueueUnavailableError: the lock cannot be asked for now.
+        """
+        ...
+
+
+ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
+"""Holds the JSON form of an attempt's input in the agent's container."""
 
 
 class EarlierAttempts(Frozen):
@@ -178,32 +341,6 @@ class AttemptInput(Frozen):
             )
         except ValidationError as error:
             raise ValueError(f"not an attempt's input: {first_problem(error)}") from error
-
-
-def _key(item: Item) -> dict[str, str | int]:
-    """The item's key; empty if a person wrote the task without the project id that keys need."""
-    try:
-        return item.key
-    except ValueError:
-        return {}
-
-
-def _item(data: Mapping[str, Any], extra: Mapping[str, Any], hosts: Mapping[Platform, str]) -> Item:
-    """The item, from `task.item` if the message has it, else from the key.
-
-    Raises:
-        ValueError: the message has neither, or they differ.
-    """
-    written = Item.model_validate(extra["item"]) if "item" in extra else None
-    if written is not None and "type" not in data:
-        return written
-    fields = set(data) & KEY_FIELDS
-    item = Item.from_key({name: data[name] for name in fields})
-    if written is None:
-        return item.model_copy(update={"host": hosts.get(item.platform, item.host)})
-    if written.key != item.key:
-        raise ValueError("not a task: task.item: not the item of the key")
-    return written
 
 
 def folder_of(item: Item, run: int, uuid: str) -> str:

@@ -22,8 +22,8 @@ from coding_agent_core.errors import (
     QueueUnavailableError,
 )
 from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks
+from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform
-from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.telemetry import bound

@@ -15,8 +15,8 @@ from typing import Any
 
 import pika
 import pika.exceptions
+from coding_agent_core.messages import Claim
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import RESOURCE_LOCKED
 from coding_agent_core.queues.rabbitmq.messages import Timing, lock_queue

@@ -10,8 +10,8 @@ from coding_agent_consumer import notices
 from coding_agent_consumer.notices import NoticeHandler, handle_notices
 from coding_agent_core.commands import CommandName
 from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.messages import Notice
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.queues.protocol import Notice
 from coding_agent_core.settings import Settings
 
 from tests.unit.core_commands.test_commands import command

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
+from coding_agent_core.messages import Claim
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.queues.protocol import Claim
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
 
 START = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -21,8 +21,7 @@ from coding_agent_core.commands import (
     IssueCommand,
 )
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.messages import QueuedTask
-from coding_agent_core.queues.protocol import Claim, Notice
+from coding_agent_core.messages import Claim, Notice, QueuedTask
 from coding_agent_core.retry import first_of
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, new_uuid
 

@@ -21,8 +21,8 @@ from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
+from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform
-from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.reporting import Links
 from coding_agent_core.retry import Clock, RetryPolicy, pause_until
 from coding_agent_core.settings import Settings

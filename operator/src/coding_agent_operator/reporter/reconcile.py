@@ -34,8 +34,8 @@ from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.messages import TaskSink
 from coding_agent_core.outcome import Phase
-from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.reporting import MARKER, Links, Report, State, comment, read_state, swap_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter

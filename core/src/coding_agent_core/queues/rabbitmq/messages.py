@@ -14,9 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from coding_agent_core.commands import IssueCommand
-from coding_agent_core.messages import QueuedTask
+from coding_agent_core.messages import Notice, QueuedTask
 from coding_agent_core.platforms import Platform
-from coding_agent_core.queues.protocol import Notice
 from coding_agent_core.retry import backoff
 from coding_agent_core.tasks import Frozen, Item, Withdrawal, new_uuid, task_name
 from coding_agent_core.text import first_problem

@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
+from coding_agent_core.messages import Claim, Notice
 from coding_agent_core.platforms import Platform
-from coding_agent_core.queues.protocol import Claim, Notice
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,

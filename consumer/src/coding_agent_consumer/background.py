@@ -23,8 +23,7 @@ from coding_agent_core.environment import (
     read_file,
 )
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.discussion import Checks, Comment, Discussion
-from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.forge.protocol import Checks, Comment, Discussion, Forge, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from urllib.parse import quote, urlsplit
 
 
 class Platform(StrEnum):
@@ -141,3 +142,21 @@ KEY_FIELDS = frozenset({"type", "owner", "repo", "project_id"}) | {
 KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = MappingProxyType(
     {form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()}
 )
+
+
+def web_base(api_url: str) -> str:
+    """The web address, without a trailing slash, of the forge whose REST API is at `api_url`.
+
+    `https://api.github.com` -> `https://github.com`; `https://HOST/api/v3` and `https://HOST/path/api/v4` ->
+    the part before `/api/`; `https://api.TENANT.ghe.com` -> `https://TENANT.ghe.com`.
+    """
+    parts = urlsplit(api_url)
+    # The part before an `@` is credentials, which must not be in a URL of ours.
+    location = parts.netloc.rpartition("@")[2]
+    if "/api/" in f"{parts.path}/":
+        return f"{parts.scheme}://{location}{parts.path.split('/api/')[0]}"
+    return f"{parts.scheme}://{location.removeprefix('api.')}"
+
+
+def clone_url(api_url: str, repository: str) -> str:
+    return f"{web_base(api_url)}/{quote(repository.strip('/'))}.git"

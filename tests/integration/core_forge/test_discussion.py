@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from coding_agent_core.forge.discussion import Checks, Review, Thread
+from coding_agent_core.forge.protocol import Checks, Review, Thread
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.tasks import Item
 

@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent.prompt import COMMENTS_LIMIT, LOG_LIMIT, THREADS_LIMIT, instructions, prompt
 from coding_agent_consumer.background import Conversation, InstructionFile
-from coding_agent_core.forge.discussion import Checks, Comment, Discussion, FailedCheck, Review, Thread
-from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.forge.protocol import (
+    Checks,
+    Comment,
+    Discussion,
+    FailedCheck,
+    ItemDetails,
+    Review,
+    Thread,
+)
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reporting import MARKER
 from coding_agent_core.settings import Settings

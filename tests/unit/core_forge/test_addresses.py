@@ -7,8 +7,7 @@ from coding_agent_core.forge.client import path
 from coding_agent_core.forge.github import repository_of, search_query
 from coding_agent_core.forge.gitlab import list_params, list_paths
 from coding_agent_core.forge.gitlab import repository_of as gitlab_repository_of
-from coding_agent_core.forge.protocol import clone_url, web_base
-from coding_agent_core.platforms import ItemKind
+from coding_agent_core.platforms import ItemKind, clone_url, web_base
 from coding_agent_core.settings.forges import GitHub, GitLab
 
 ANY = (

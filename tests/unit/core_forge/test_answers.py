@@ -14,8 +14,7 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.forge.client import forge_error
-from coding_agent_core.forge.pacing import message_of, retry_after
+from coding_agent_core.forge.pacing import forge_error, message_of, retry_after
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 RESET = str(int(NOW.timestamp()) + 90)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.forge.attachments import Attachment, attachment_of
+from coding_agent_core.forge.connect import connect_forge
+from coding_agent_core.forge.rest import Attachment, RestForge
 from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 
 GITHUB, GHES, GITLAB = "https://api.github.com", "https://ghe.example/api/v3", "https://git.example/api/v4"
@@ -23,7 +25,10 @@ def found(api_url: str, link: str) -> Attachment | None:
         number=1,
         project_id=7 if platform is Platform.GITLAB else None,
     )
-    return attachment_of(platform, api_url, item, link)
+    section = {"api_url": api_url, "personal_access_token": "a-token"}
+    forge = connect_forge(Settings.model_validate({platform.value: section}), platform)
+    assert isinstance(forge, RestForge)
+    return forge.attachment_of(item, link)
 
 
 @pytest.mark.parametrize(

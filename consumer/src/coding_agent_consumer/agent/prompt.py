@@ -6,8 +6,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from coding_agent_core.forge.discussion import Checks, Comment, FailedCheck, Review, Thread
-from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.forge.protocol import Checks, Comment, FailedCheck, ItemDetails, Review, Thread
 from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reporting import MARKER
 from coding_agent_core.settings import Settings

@@ -5,25 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from coding_agent_core.errors import (
-    ForgeError,
-    ForgeNotFoundError,
-    ForgeRefusedError,
-    ForgeUnavailableError,
-    SettingsError,
-    TokenMissingError,
-)
-from coding_agent_core.forge.pacing import LIMITED_WAIT, Kind, Paced, message_of, rate_limited, retry_after
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
+from coding_agent_core.forge.pacing import Kind, Paced, forge_error, message_of, rate_limited
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.secrets import Secrets
@@ -42,6 +35,12 @@ _READS = ("GET", "HEAD", "OPTIONS")
 _REDIRECTS = 3
 _LONGEST = 64 * 2**20
 """Bytes of an answer of which only the end is kept."""
+_LOG_BYTES = 64 * 1024
+"""Bytes that are kept of the end of a log."""
+_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_GITLAB_SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
+_GITHUB_TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ?", re.MULTILINE)
+_GITHUB_ERROR = "##[error]"
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -49,6 +48,23 @@ class ResponseModel(BaseModel):
     """The fields of an answer that we use; others are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+
+
+class User(ResponseModel):
+    """An account; `commit_email` is shown by GitLab to the account itself."""
+
+    id: int
+    login: str = Field(validation_alias=AliasChoices("login", "username"))
+    name: Text = ""
+    commit_email: Text = ""
+
+
+GHOST = User.model_validate({"login": "ghost", "id": 10137})
+"""GitHub's stand-in for a deleted account, whose user is null."""
+Author = Annotated[User, BeforeValidator(lambda value: GHOST if value is None else value)]
 
 
 class Repeat(Enum):
@@ -164,28 +180,43 @@ class ForgeClient:
             before_wait=log,
         )
 
-    async def pages(
-        self, type_: type[_T], call: Call, *, limit: int, first: int = 1
-    ) -> AsyncIterator[tuple[_T, httpx.Response]]:
-        """At most `limit` pages of a list, from page `first` on."""
-        for number in range(first, first + limit):
-            numbered = replace(call, params={**call.params, "per_page": PAGE_SIZE, "page": number})
-            response = await self.send(numbered)
-            yield self.parse(type_, response, numbered), response
-            if "next" not in response.links:
+    async def pages(self, type_: type[_T], call: Call, *, limit: int) -> AsyncIterator[_T]:
+        """At most `limit` pages of a list."""
+        for number in range(1, limit + 1):
+            page, links = await self._page(type_, call, number)
+            yield page
+            if "next" not in links:
                 return
+
+    async def entries(self, type_: type[list[_T]], call: Call, *, limit: int = 1) -> list[_T]:
+        """The entries of at most `limit` pages of a list."""
+        return [entry async for page in self.pages(type_, call, limit=limit) for entry in page]
 
     async def newest_first(self, type_: type[_T], call: Call, *, limit: int) -> AsyncIterator[_T]:
         """At most `limit` pages of a list that the forge sorts oldest first, from the last one backwards."""
-        async for first, response in self.pages(type_, call, limit=1):
-            url = response.links.get("last", {}).get("url", "")
-            shown = parse_qs(urlsplit(url).query).get("page", ["1"])[0]
-            last = int(shown) if shown.isdigit() else 1
-            for number in range(last, max(1, last - limit), -1):
-                async for page, _ in self.pages(type_, call, limit=1, first=number):
-                    yield page
-            if last <= limit:
-                yield first
+        first, links = await self._page(type_, call, 1)
+        shown = parse_qs(urlsplit(links.get("last", {}).get("url", "")).query).get("page", ["1"])[0]
+        last = int(shown) if shown.isdigit() else 1
+        for number in range(last, max(1, last - limit), -1):
+            yield (await self._page(type_, call, number))[0]
+        if last <= limit:
+            yield first
+
+    async def _page(
+        self, type_: type[_T], call: Call, number: int
+    ) -> tuple[_T, Mapping[str | None, Mapping[str, str]]]:
+        """A page of a list, and the links to others."""
+        numbered = replace(call, params={**call.params, "per_page": PAGE_SIZE, "page": number})
+        response = await self.send(numbered)
+        return self.parse(type_, response, numbered), response.links
+
+    async def log(self, call: Call) -> str:
+        """The end of a log as plain text; empty if it cannot be read: it expired, or is not shown to us."""
+        try:
+            return log_text(await self.end_of(call, _LOG_BYTES))
+        except ForgeError as error:
+            _logger.info("%s", error)
+            return ""
 
     async def end_of(self, call: Call, limit: int, *, with_token: bool = True) -> bytes:
         """The last `limit` bytes of an answer of any length, e.g. of a log.
@@ -329,42 +360,17 @@ class ForgeClient:
         return self._pool
 
 
-def forge_error(
-    status: int, headers: Mapping[str, str], content: bytes, *, what: str, host: str, now: datetime
-) -> ForgeError:
-    """The error for an answer with a status of 300 or more; names in `headers` are in lower case."""
-    message = message_of(content)
-    detail = f": {message}" if message else ""
-    if rate_limited(status, headers, message):
-        wait = retry_after(headers, now)
-        if wait is None and status == 403:
-            wait = LIMITED_WAIT
-        return ForgeUnavailableError(
-            f"{host} limits our rate of requests ({status}) while {what}{detail}",
-            status=status,
-            retry_after=wait,
-        )
-    if status in (401, 403):
-        return ForgeRefusedError(
-            f"{host} refused {what} ({status}){detail}. Check the token and its rights.", status=status
-        )
-    if status in (404, 410):
-        return ForgeNotFoundError(
-            f"{host} does not have it, or the token may not see it ({status}): {what}{detail}", status=status
-        )
-    if status in (408, 425) or status >= 500:
-        return ForgeUnavailableError(
-            f"{host} could not answer ({status}) while {what}{detail}",
-            status=status,
-            retry_after=retry_after(headers, now),
-        )
-    if status < 400:
-        return ForgeError(
-            f"{host} redirects elsewhere ({status}) while {what}. Our token is not sent there; "
-            "check the `api_url`.",
-            status=status,
-        )
-    return ForgeError(f"{host} did not accept {what} ({status}){detail}", status=status)
+def log_text(content: bytes) -> str:
+    """The end of a log as plain text: no terminal sequences, times or section marks.
+
+    After a failed step GitHub Actions still cleans up; that is left out. A line that was overwritten (`\\r`)
+    shows what it became last.
+    """
+    text = _TERMINAL.sub("", content.decode("utf-8", "replace"))
+    text = _GITHUB_TIME.sub("", _GITLAB_SECTION.sub("", text))
+    text = "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))
+    before, error, after = text.rpartition(_GITHUB_ERROR)
+    return (f"{before}{error}{after.partition(chr(10))[0]}" if error else text).strip()
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -49,9 +49,9 @@ def connect_forge(
 
     match platform:
         case Platform.GITHUB:
-            return GitHubForge(settings.github, token, client(GitHubForge.HEADERS))
+            return GitHubForge(settings.github, client(GitHubForge.HEADERS))
         case Platform.GITLAB:
-            return GitLabForge(settings.gitlab, token, client(GitLabForge.HEADERS))
+            return GitLabForge(settings.gitlab, client(GitLabForge.HEADERS))
         case _:
             assert_never(platform)
 

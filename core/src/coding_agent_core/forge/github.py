@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from coding_agent_core.errors import ForgeNotFoundError
-from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat, ResponseModel, path
-from coding_agent_core.forge.discussion import Checks, Comment, Discussion
-from coding_agent_core.forge.github_checks import GitHubChecks
+from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.github_discussion import GitHubDiscussion
-from coding_agent_core.forge.protocol import Change, Hook, HookDelivery, ItemDetails, Permission
-from coding_agent_core.forge.rest import COMMENT_LIMIT, CommentAnswer, ItemAnswer, RestForge, User
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.protocol import (
+    Change,
+    Checks,
+    Comment,
+    Discussion,
+    Hook,
+    HookDelivery,
+    ItemDetails,
+    Permission,
+)
+from coding_agent_core.forge.rest import COMMENT_LIMIT, Attachment, CommentAnswer, ItemAnswer, RestForge
+from coding_agent_core.platforms import ItemKind, Platform, web_base
 from coding_agent_core.settings.forges import GitHub
 from coding_agent_core.tasks import Item
 
@@ -32,6 +40,9 @@ _LOG_PAGES = 30
 _TITLE_LIMIT = 256
 _BODY_LIMIT = 65_536
 """Characters of a pull request's title and body that GitHub takes."""
+_ATTACHMENT = re.compile(r"/(?:user-attachments/assets|[\w.-]+/[\w.-]+/assets/\d+)/[\w-]+")
+"""Below the web address; the second form is from before 2024."""
+_PUBLIC_ATTACHMENT = re.compile(r"https://user-images\.githubusercontent\.com/\d+/[\w.-]+")
 
 
 class _FoundItem(ItemAnswer):
@@ -140,7 +151,7 @@ class GitHubForge(RestForge):
         query = search_query(kind, self.settings)
         what = f"searching for items labeled {self.settings.bot_label!r}"
         call = Call("GET", "/search/issues", what, {"q": query})
-        async for page, _ in self.client.pages(_SearchPage, call, limit=_SEARCH_PAGES):
+        async for page in self.client.pages(_SearchPage, call, limit=_SEARCH_PAGES):
             if page.incomplete_results:
                 _logger.warning("%s ran out of time and gave incomplete search results", self.host)
             for found in page.items:
@@ -201,7 +212,7 @@ class GitHubForge(RestForge):
     async def failed_checks(self, change: ItemDetails) -> Checks:
         if change.head_sha is None:
             return Checks()
-        return await GitHubChecks(self.client, change.item).failed(change.head_sha)
+        return await GitHubDiscussion(self.client, change.item).failed_checks(change.head_sha)
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"
@@ -213,12 +224,9 @@ class GitHubForge(RestForge):
         GitHub answers the second removal with 404. For the same reason the request is not repeated when its
         answer was lost: the result would be `False` although we removed the label.
         """
-        call = Call(
-            "DELETE",
-            self.item_path(item, "labels", label),
-            f"removing the label {label!r} from {item.display}",
-            repeat=Repeat.UNLESS_PROCESSED,
-        )
+        address = self.item_path(item, "labels", label)
+        what = f"removing the label {label!r} from {item.display}"
+        call = Call("DELETE", address, what, repeat=Repeat.UNLESS_PROCESSED)
         try:
             await self.client.send(call)
         except ForgeNotFoundError as error:
@@ -232,18 +240,14 @@ class GitHubForge(RestForge):
         return True
 
     async def find_change(self, item: Item, *, branch: str) -> Change | None:
-        call = Call(
-            "GET",
-            _repo_path(item, "pulls"),
-            f"looking for the pull request of {item.display}",
-            {"head": f"{item.repository.split('/')[0]}:{branch}", "state": "open"},
-        )
+        what = f"looking for the pull request of {item.display}"
+        params = {"head": f"{item.repository.split('/')[0]}:{branch}", "state": "open"}
+        call = Call("GET", _repo_path(item, "pulls"), what, params)
         # GitHub ignores a `head` that it cannot read, and then lists every pull request.
-        async for page, _ in self.client.pages(list[_PullRequest], call, limit=1):
-            for pull in page:
-                head, base = pull.head.repo, pull.base.repo
-                if pull.head.ref == branch and head and base and head.full_name == base.full_name:
-                    return Change(number=pull.number, url=pull.url, created=False)
+        for pull in await self.client.entries(list[_PullRequest], call):
+            head, base = pull.head.repo, pull.base.repo
+            if pull.head.ref == branch and head and base and head.full_name == base.full_name:
+                return Change(number=pull.number, url=pull.url, created=False)
         return None
 
     async def create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
@@ -266,11 +270,8 @@ class GitHubForge(RestForge):
 
     async def permission(self, item: Item, user: str) -> Permission:
         """See `Forge`. `NONE` also for repositories that our token cannot see."""
-        call = Call(
-            "GET",
-            _repo_path(item, "collaborators", user, "permission"),
-            f"reading what {user} may do in the repository of {item.display}",
-        )
+        what = f"reading what {user} may do in the repository of {item.display}"
+        call = Call("GET", _repo_path(item, "collaborators", user, "permission"), what)
         try:
             answer = await self.client.get(_Permission, call)
         except ForgeNotFoundError:
@@ -280,6 +281,15 @@ class GitHubForge(RestForge):
         # An organization's own roles have names of their own, but the rights of the role that they extend.
         may_triage = answer.user is not None and answer.user.permissions.triage
         return Permission.TRIAGE if may_triage else Permission.NONE
+
+    def attachment_of(self, item: Item, link: str) -> Attachment | None:
+        """See `RestForge`. They are below GitHub's web address, or were once public."""
+        web = web_base(self.settings.api_url)
+        if _PUBLIC_ATTACHMENT.fullmatch(link) and web == "https://github.com":
+            return Attachment(link, with_token=False)
+        if link.startswith(f"{web}/") and _ATTACHMENT.fullmatch(link.removeprefix(web)):
+            return Attachment(link, with_token=True)
+        return None
 
     def hooks(self) -> GitHubHooks:
         return GitHubHooks(self.client)
@@ -314,11 +324,7 @@ class GitHubHooks:
                 if entry.delivered_at < since:
                     return
                 delivery = HookDelivery(
-                    id=entry.id,
-                    guid=entry.guid,
-                    at=entry.delivered_at,
-                    status=entry.status_code,
-                    event=entry.event,
+                    entry.id, entry.guid, entry.delivered_at, entry.status_code, entry.event
                 )
                 if not (failed_only and delivery.succeeded):  # an older Enterprise may not know `status`
                     yield delivery
@@ -328,32 +334,23 @@ class GitHubHooks:
             call = Call("GET", following, call.what)
 
     async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]:
-        call = Call(
-            "GET", f"{hook.path}/deliveries/{delivery.id}", f"reading delivery {delivery.guid} of {hook.name}"
-        )
+        what = f"reading delivery {delivery.guid} of {hook.name}"
+        call = Call("GET", f"{hook.path}/deliveries/{delivery.id}", what)
         return (await self.client.get(_HookDeliveryDetail, call)).request.payload or {}
 
     async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
         """See `Hooks`. The redelivery has the same `X-GitHub-Delivery`."""
-        await self.client.send(
-            Call(
-                "POST",
-                f"{hook.path}/deliveries/{delivery.id}/attempts",
-                f"having delivery {delivery.guid} of {hook.name} sent again",
-                repeat=Repeat.UNLESS_PROCESSED,
-            )
-        )
+        what = f"having delivery {delivery.guid} of {hook.name} sent again"
+        address = f"{hook.path}/deliveries/{delivery.id}/attempts"
+        await self.client.send(Call("POST", address, what, repeat=Repeat.UNLESS_PROCESSED))
 
     async def _hooks(self, where: str, owner: str) -> list[Hook]:
-        found: list[Hook] = []
         call = Call("GET", where, f"reading the webhooks of {owner}")
-        async for page, _ in self.client.pages(list[_HookResponse], call, limit=_HOOK_PAGES):
-            found += [
-                Hook(path=f"{where}/{hook.id}", url=hook.config.url, name=f"the webhook {hook.id} of {owner}")
-                for hook in page
-                if hook.active
-            ]
-        return found
+        return [
+            Hook(path=f"{where}/{hook.id}", url=hook.config.url, name=f"the webhook {hook.id} of {owner}")
+            for hook in await self.client.entries(list[_HookResponse], call, limit=_HOOK_PAGES)
+            if hook.active
+        ]
 
 
 def _repo_path(item: Item, *rest: str | int) -> str:

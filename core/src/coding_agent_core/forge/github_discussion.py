@@ -1,4 +1,4 @@
-"""How a pull request's reviews and threads are read from GitHub.
+"""How a pull request's reviews, threads and failed checks are read from GitHub.
 
 The REST API shows everything but whether a thread is resolved, which only the GraphQL API says.
 """
@@ -12,14 +12,23 @@ from datetime import datetime
 from typing import Literal
 
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.client import Call, ForgeClient, ResponseModel, path
-from coding_agent_core.forge.discussion import Comment, Discussion, Review, Thread
-from coding_agent_core.forge.rest import GHOST, Author, Text
+from coding_agent_core.forge.client import GHOST, Author, Call, ForgeClient, ResponseModel, Text, path
+from coding_agent_core.forge.protocol import (
+    CHECKS_LIMIT,
+    Checks,
+    Comment,
+    Discussion,
+    FailedCheck,
+    Review,
+    Thread,
+)
 from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _PAGES = 5
 """Pages of reviews, comments, threads and files that are read: the newest 500."""
+_CHECK_PAGES = 2
+_FAILED = ("failure", "timed_out", "startup_failure", "error")
 _VERDICTS = {
     "APPROVED": "approved",
     "CHANGES_REQUESTED": "changes requested",
@@ -119,6 +128,61 @@ class _ThreadAnswer(ResponseModel):
     errors: tuple[_GraphqlError, ...] = ()
 
 
+class _CheckApp(ResponseModel):
+    slug: str | None = None
+
+
+class _Output(ResponseModel):
+    title: Text = ""
+    summary: Text = ""
+    text: Text = ""
+
+
+class _CheckRun(ResponseModel):
+    id: int
+    name: str
+    conclusion: str | None = None
+    html_url: Text = ""
+    output: _Output = _Output()
+    app: _CheckApp | None = None
+
+
+class _CheckRuns(ResponseModel):
+    check_runs: list[_CheckRun]
+
+
+class _Run(ResponseModel):
+    id: int
+    name: Text = ""
+    conclusion: str | None = None
+
+
+class _Runs(ResponseModel):
+    workflow_runs: list[_Run]
+
+
+class _WorkflowJob(ResponseModel):
+    id: int
+    name: str
+    conclusion: str | None = None
+    html_url: Text = ""
+
+
+class _Jobs(ResponseModel):
+    jobs: list[_WorkflowJob]
+
+
+class _Status(ResponseModel):
+    context: str
+    state: str
+    description: Text = ""
+    target_url: Text = ""
+
+
+class _Statuses(ResponseModel):
+    statuses: list[_Status]
+
+
 @dataclass(frozen=True)
 class GitHubDiscussion:
     """Reads what belongs to one pull request."""
@@ -141,15 +205,9 @@ class GitHubDiscussion:
         )
 
     async def _threads(self) -> tuple[Thread, ...]:
-        comments: list[_ReviewComment] = []
-        call = Call(
-            "GET",
-            self._pull("comments"),
-            f"reading the review comments of {self.item.display}",
-            {"sort": "created", "direction": "desc"},
-        )
-        async for page, _ in self.client.pages(list[_ReviewComment], call, limit=_PAGES):
-            comments += page
+        what = f"reading the review comments of {self.item.display}"
+        call = Call("GET", self._pull("comments"), what, {"sort": "created", "direction": "desc"})
+        comments = await self.client.entries(list[_ReviewComment], call, limit=_PAGES)
         if not comments:
             return ()
         states, renames = await self._states(), await self._renames()
@@ -196,14 +254,93 @@ class GitHubDiscussion:
         return found
 
     async def _renames(self) -> dict[str, str]:
-        renames: dict[str, str] = {}
         call = Call("GET", self._pull("files"), f"reading the files of {self.item.display}")
-        async for page, _ in self.client.pages(list[_File], call, limit=_PAGES):
-            renames |= {file.previous_filename: file.filename for file in page if file.previous_filename}
-        return renames
+        files = await self.client.entries(list[_File], call, limit=_PAGES)
+        return {file.previous_filename: file.filename for file in files if file.previous_filename}
+
+    async def failed_checks(self, sha: str) -> Checks:
+        """Failed check runs and commit statuses of a commit.
+
+        Fine-grained tokens cannot have the permission *Checks*. For these the jobs of GitHub Actions are read
+        instead, for which *Actions*, read, is enough.
+        """
+        failed: list[FailedCheck] = []
+        unreadable: list[str] = []
+        try:
+            failed += await self._check_runs(sha)
+        except ForgeError as error:
+            unreadable.append(f"the check runs ({error.status or 'no answer'})")
+            try:
+                failed += await self._jobs(sha)
+            except ForgeError as also:
+                unreadable.append(f"the jobs of GitHub Actions ({also.status or 'no answer'})")
+        try:
+            failed += await self._statuses(sha)
+        except ForgeError as error:
+            unreadable.append(f"the commit statuses ({error.status or 'no answer'})")
+        return Checks(tuple(failed[:CHECKS_LIMIT]), tuple(unreadable))
+
+    async def _check_runs(self, sha: str) -> list[FailedCheck]:
+        call = Call(
+            "GET",
+            self._repository("commits", sha, "check-runs"),
+            f"reading the checks of {self.item.display}",
+        )
+        pages = self.client.pages(_CheckRuns, call, limit=_CHECK_PAGES)
+        failed = [run async for page in pages for run in page.check_runs if run.conclusion in _FAILED]
+        return [
+            FailedCheck(
+                name=run.name,
+                result=run.conclusion or "",
+                url=run.html_url,
+                summary=_joined(run.output.title, run.output.summary, run.output.text),
+                # A job of GitHub Actions has the id of its check run.
+                log=await self._log(run.id) if run.app and run.app.slug == "github-actions" else "",
+            )
+            for run in failed[:CHECKS_LIMIT]
+        ]
+
+    async def _jobs(self, sha: str) -> list[FailedCheck]:
+        what = f"reading the workflow runs of {self.item.display}"
+        call = Call("GET", self._repository("actions", "runs"), what, {"head_sha": sha})
+        pages = self.client.pages(_Runs, call, limit=1)
+        runs = [run async for page in pages for run in page.workflow_runs if run.conclusion in _FAILED]
+        return [check for run in runs[:CHECKS_LIMIT] for check in await self._jobs_of(run)]
+
+    async def _jobs_of(self, run: _Run) -> list[FailedCheck]:
+        what = f"reading the jobs of {self.item.display}"
+        call = Call("GET", self._repository("actions", "runs", run.id, "jobs"), what, {"filter": "latest"})
+        pages = self.client.pages(_Jobs, call, limit=1)
+        jobs = [job async for page in pages for job in page.jobs if job.conclusion in _FAILED]
+        return [
+            FailedCheck(
+                name=" / ".join(filter(None, (run.name, job.name))),
+                result=job.conclusion or "",
+                url=job.html_url,
+                log=await self._log(job.id),
+            )
+            for job in jobs[:CHECKS_LIMIT]
+        ]
+
+    async def _log(self, job: int) -> str:
+        what = f"reading the log of a check of {self.item.display}"
+        return await self.client.log(Call("GET", self._repository("actions", "jobs", job, "logs"), what))
+
+    async def _statuses(self, sha: str) -> list[FailedCheck]:
+        what = f"reading the commit statuses of {self.item.display}"
+        call = Call("GET", self._repository("commits", sha, "status"), what)
+        return [
+            FailedCheck(status.context, status.state, status.target_url, status.description)
+            async for page in self.client.pages(_Statuses, call, limit=_CHECK_PAGES)
+            for status in page.statuses
+            if status.state in _FAILED
+        ]
 
     def _pull(self, *rest: str | int) -> str:
-        return path("repos", *self.item.repository.split("/", 1), "pulls", self.item.number, *rest)
+        return self._repository("pulls", self.item.number, *rest)
+
+    def _repository(self, *rest: str | int) -> str:
+        return path("repos", *self.item.repository.split("/", 1), *rest)
 
 
 def thread_of(comments: Sequence[_ReviewComment], state: _ThreadState | None) -> Thread:
@@ -233,3 +370,7 @@ def graphql_url(api_url: str) -> str:
     https://docs.github.com/en/enterprise-server/graphql/guides/forming-calls-with-graphql
     """
     return f"{api_url.rstrip('/').removesuffix('/v3')}/graphql"
+
+
+def _joined(*texts: str) -> str:
+    return "\n\n".join(text.strip() for text in texts if text.strip())

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
 from coding_agent_core.errors import ForgeNotFoundError
-from coding_agent_core.forge.client import Call, Repeat, ResponseModel, path
-from coding_agent_core.forge.discussion import Checks, Comment, Discussion
+from coding_agent_core.forge.client import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.gitlab_discussion import GitLabDiscussion
-from coding_agent_core.forge.protocol import Change, ItemDetails, Permission
+from coding_agent_core.forge.protocol import Change, Checks, Comment, Discussion, ItemDetails, Permission
 from coding_agent_core.forge.rest import (
     COMMENT_LIMIT,
     SCAN_PAGES,
+    Attachment,
     CommentAnswer,
     ItemAnswer,
     RestForge,
-    User,
 )
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind, Platform, web_base
 from coding_agent_core.settings.forges import GitLab
 from coding_agent_core.tasks import Item
 
@@ -29,6 +30,7 @@ _LIST_PAGES = 50
 _TITLE_LIMIT = 255
 _BODY_LIMIT = 1_048_576
 """Characters of a merge request's title and description that GitLab takes."""
+_ATTACHMENT = re.compile(r"/uploads/([0-9a-f]{32})/([^/?#]+)")
 _PLANNER, _DEVELOPER = 15, 30
 """The lowest access levels that may label and push (documentation, *Members API* and *Permissions*)."""
 
@@ -103,7 +105,7 @@ class GitLabForge(RestForge):
                 for label in sorted(self.settings.triggers):
                     what = f"looking in {where} for items labeled {label!r}"
                     call = Call("GET", where, what, list_params(label, self.settings))
-                    async for page, _ in self.client.pages(list[_ProjectItem], call, limit=_LIST_PAGES):
+                    async for page in self.client.pages(list[_ProjectItem], call, limit=_LIST_PAGES):
                         for found in page:
                             yield found, self._item_of(found, kind)
             except ForgeNotFoundError as error:
@@ -171,7 +173,7 @@ class GitLabForge(RestForge):
     async def comments(self, item: Item) -> list[Comment]:
         call = self.comments_call(item, {"sort": "desc", "order_by": "created_at"})
         newest: list[CommentAnswer] = []
-        async for page, _ in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
+        async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
             newest += [found for found in page if not found.system]
             if len(newest) >= COMMENT_LIMIT:
                 break
@@ -201,17 +203,13 @@ class GitLabForge(RestForge):
         return True
 
     async def find_change(self, item: Item, *, branch: str) -> Change | None:
-        call = Call(
-            "GET",
-            _project_path(item, "merge_requests"),
-            f"looking for the merge request of {item.display}",
-            {"source_branch": branch, "state": "opened", "scope": "all"},
-        )
-        async for page, _ in self.client.pages(list[_MergeRequest], call, limit=1):
-            for found in page:
-                # Forks have branches of the same name.
-                if found.source_branch == branch and found.source_project_id == found.project_id:
-                    return Change(number=found.number, url=found.url, created=False)
+        what = f"looking for the merge request of {item.display}"
+        params = {"source_branch": branch, "state": "opened", "scope": "all"}
+        call = Call("GET", _project_path(item, "merge_requests"), what, params)
+        for found in await self.client.entries(list[_MergeRequest], call):
+            # Forks have branches of the same name.
+            if found.source_branch == branch and found.source_project_id == found.project_id:
+                return Change(number=found.number, url=found.url, created=False)
         return None
 
     async def create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
@@ -250,6 +248,19 @@ class GitLabForge(RestForge):
         if member.state != "active" or member.access_level < _PLANNER:
             return Permission.NONE
         return Permission.WRITE if member.access_level >= _DEVELOPER else Permission.TRIAGE
+
+    def attachment_of(self, item: Item, link: str) -> Attachment | None:
+        """See `RestForge`. They are below the project, and links to them are often relative.
+
+        Its API reads them (documentation, *Markdown uploads API*).
+        """
+        web = web_base(self.settings.api_url)
+        for place in (f"{web}/{item.repository}", f"{web}/-/project/{item.project_id}", ""):
+            found = _ATTACHMENT.fullmatch(link.removeprefix(place)) if link.startswith(place) else None
+            if found is not None:
+                address = _project_path(item, "uploads", found[1], unquote(found[2]))
+                return Attachment(address, with_token=True)
+        return None
 
     def hooks(self) -> None:
         """None: the API does not list what a hook of a whole instance sent."""

@@ -5,25 +5,15 @@ GitLab has no review as a whole: its summary is an ordinary comment.
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.client import Call, ForgeClient, ResponseModel, path
-from coding_agent_core.forge.discussion import (
-    CHECKS_LIMIT,
-    LOG_BYTES,
-    Checks,
-    Discussion,
-    FailedCheck,
-    Thread,
-    hunk_at,
-    log_text,
-)
-from coding_agent_core.forge.rest import CommentAnswer, Text
+from coding_agent_core.forge.client import Call, ForgeClient, ResponseModel, Text, path
+from coding_agent_core.forge.protocol import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Thread
+from coding_agent_core.forge.rest import CommentAnswer
 
-_logger = logging.getLogger("coding_agent.forge")
 _PAGES = 10
 """Pages of discussions: GitLab sorts them oldest first, and knows no other order."""
 _VERSIONS = 5
@@ -124,10 +114,9 @@ class GitLabDiscussion:
     display: str
 
     async def read(self) -> Discussion:
-        positioned: list[list[_Note]] = []
         call = Call("GET", f"{self.path}/discussions", f"reading the discussions of {self.display}")
-        async for page, _ in self.client.pages(list[_DiscussionAnswer], call, limit=_PAGES):
-            positioned += [found.notes for found in page if found.notes and found.notes[0].position]
+        found = await self.client.entries(list[_DiscussionAnswer], call, limit=_PAGES)
+        positioned = [one.notes for one in found if one.notes and one.notes[0].position]
         if not positioned:
             return Discussion()
         refs = (await self._change()).diff_refs or _DiffRefs()
@@ -148,17 +137,13 @@ class GitLabDiscussion:
             if pipeline is None or (pipeline.sha != change.sha and not merged):
                 return Checks()
             project = path("projects", pipeline.project_id)
-            call = Call(
-                "GET",
-                f"{project}/pipelines/{pipeline.id}/jobs",
-                f"reading the failed jobs of {self.display}",
-                {"scope[]": "failed"},
-            )
-            jobs: list[_Job] = []
-            async for page, _ in self.client.pages(list[_Job], call, limit=1):
-                jobs += [job for job in page if job.status == "failed" and not job.allow_failure]
+            what = f"reading the failed jobs of {self.display}"
+            call = Call("GET", f"{project}/pipelines/{pipeline.id}/jobs", what, {"scope[]": "failed"})
+            jobs = await self.client.entries(list[_Job], call)
         except ForgeError as error:
             return Checks(unreadable=(f"the pipeline ({error.status or 'no answer'})",))
+        failed = [job for job in jobs if job.status == "failed" and not job.allow_failure]
+        log = f"reading the log of a job of {self.display}"
         return Checks(
             tuple(
                 [
@@ -167,9 +152,9 @@ class GitLabDiscussion:
                         result=job.status,
                         url=job.web_url,
                         summary=job.failure_reason,
-                        log=await self._log(f"{project}/jobs/{job.id}/trace"),
+                        log=await self.client.log(Call("GET", f"{project}/jobs/{job.id}/trace", log)),
                     )
-                    for job in jobs[:CHECKS_LIMIT]
+                    for job in failed[:CHECKS_LIMIT]
                 ]
             )
         )
@@ -181,23 +166,14 @@ class GitLabDiscussion:
         """The differences of the newest version and of those that threads are on, by their newest commit."""
         call = Call("GET", f"{self.path}/versions", f"reading the versions of {self.display}")
         ids: dict[str, int] = {}
-        async for page, _ in self.client.pages(list[_Version], call, limit=1):
-            for version in page:  # newest first; a rebase can give the same commit another base
-                ids.setdefault(version.head_commit_sha, version.id)
+        for version in await self.client.entries(list[_Version], call):  # newest first
+            ids.setdefault(version.head_commit_sha, version.id)  # a rebase can give a commit another base
         found: dict[str, list[_FileDiff]] = {}
         for sha in list(dict.fromkeys([head, *wanted]))[:_VERSIONS]:
             if sha is not None and sha in ids:
                 call = Call("GET", f"{self.path}/versions/{ids[sha]}", f"reading a version of {self.display}")
                 found[sha] = (await self.client.get(_VersionDetail, call)).diffs
         return found
-
-    async def _log(self, trace: str) -> str:
-        try:
-            call = Call("GET", trace, f"reading the log of a job of {self.display}")
-            return log_text(await self.client.end_of(call, LOG_BYTES))
-        except ForgeError as error:  # erased, or not shown to our role
-            _logger.info("%s", error)
-            return ""
 
 
 def _thread(notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileDiff]]) -> Thread:
@@ -228,3 +204,36 @@ def _thread(notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileD
         outdated=position.refs != refs,
         comments=tuple(note.comment() for note in notes if not note.system),
     )
+
+
+def hunk_at(diff: str, *, new_line: int | None, old_line: int | None, context: int = 8) -> str:
+    """The lines of a file's unified diff up to the one that is meant, as GitHub shows them.
+
+    Args:
+        diff: from its first `@@` on.
+        new_line: the line after the change; or
+        old_line: the line before it.
+        context: lines before it at most.
+
+    Returns:
+        empty if the diff does not show the line.
+    """
+    shown: list[str] = []
+    head, old, new = "", 0, 0
+    for line in diff.splitlines():
+        start = re.match(r"@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@", line)
+        if start:
+            head, old, new, shown = line, int(start[1]), int(start[2]), []
+            continue
+        shown.append(line)
+        kind = line[:1]
+        meant = (
+            new == new_line and kind in (" ", "+")
+            if new_line is not None
+            else old == old_line and kind == "-"
+        )
+        if meant:
+            return "\n".join([head, *shown[-context:]])
+        old += kind in (" ", "-")
+        new += kind in (" ", "+")
+    return ""

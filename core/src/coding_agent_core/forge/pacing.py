@@ -1,4 +1,4 @@
-"""Rate limits: keeps requests to a forge within the configured rate and the forge's own limits.
+"""Keeps requests to a forge within the configured rate and the forge's limits; what its answers mean.
 
 There is a budget for each kind of request, since forges limit new comments more than edits and labels
 (`platforms.RequestLimits`). A request is sent when every limit for its kind permits it. GitHub's limits:
@@ -16,7 +16,12 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from math import inf
 
-from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+)
 from coding_agent_core.retry import Clock
 
 LIMITED_WAIT = 60.0
@@ -206,6 +211,44 @@ def asked_pause(
     if int(remaining) > keep:
         return None
     return max(0.0, int(reset) - now.timestamp())
+
+
+def forge_error(
+    status: int, headers: Mapping[str, str], content: bytes, *, what: str, host: str, now: datetime
+) -> ForgeError:
+    """The error for an answer with a status of 300 or more; names in `headers` are in lower case."""
+    message = message_of(content)
+    detail = f": {message}" if message else ""
+    if rate_limited(status, headers, message):
+        wait = retry_after(headers, now)
+        if wait is None and status == 403:
+            wait = LIMITED_WAIT
+        return ForgeUnavailableError(
+            f"{host} limits our rate of requests ({status}) while {what}{detail}",
+            status=status,
+            retry_after=wait,
+        )
+    if status in (401, 403):
+        return ForgeRefusedError(
+            f"{host} refused {what} ({status}){detail}. Check the token and its rights.", status=status
+        )
+    if status in (404, 410):
+        return ForgeNotFoundError(
+            f"{host} does not have it, or the token may not see it ({status}): {what}{detail}", status=status
+        )
+    if status in (408, 425) or status >= 500:
+        return ForgeUnavailableError(
+            f"{host} could not answer ({status}) while {what}{detail}",
+            status=status,
+            retry_after=retry_after(headers, now),
+        )
+    if status < 400:
+        return ForgeError(
+            f"{host} redirects elsewhere ({status}) while {what}. Our token is not sent there; "
+            "check the `api_url`.",
+            status=status,
+        )
+    return ForgeError(f"{host} did not accept {what} ({status}){detail}", status=status)
 
 
 def rate_limited(status: int, headers: Mapping[str, str], message: str) -> bool:

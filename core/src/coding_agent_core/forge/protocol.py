@@ -6,14 +6,12 @@ and never a secret.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum
 from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
 
-from coding_agent_core.forge.discussion import Checks, Comment, Discussion
 from coding_agent_core.platforms import Platform
 from coding_agent_core.tasks import Item, TaskRequest
 
@@ -97,22 +95,109 @@ class CommitIdentity:
     email: str
 
 
-def web_base(api_url: str) -> str:
-    """The web address, without a trailing slash, of the forge whose REST API is at `api_url`.
+CHECKS_LIMIT = 10
+"""Failed checks whose logs are read."""
 
-    `https://api.github.com` -> `https://github.com`; `https://HOST/api/v3` and `https://HOST/path/api/v4` ->
-    the part before `/api/`; `https://api.TENANT.ghe.com` -> `https://TENANT.ghe.com`.
+
+@dataclass(frozen=True)
+class Comment:
+    """A comment on an item. `id` is the forge's id as text."""
+
+    id: str
+    author: str
+    body: str
+    created_at: datetime
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Review:
+    """A review as a whole.
+
+    Attributes:
+        verdict: `approved`, `changes requested`, `commented` or `dismissed`.
     """
-    parts = urlsplit(api_url)
-    # The part before an `@` is credentials, which must not be in a URL of ours.
-    location = parts.netloc.rpartition("@")[2]
-    if "/api/" in f"{parts.path}/":
-        return f"{parts.scheme}://{location}{parts.path.split('/api/')[0]}"
-    return f"{parts.scheme}://{location.removeprefix('api.')}"
+
+    author: str
+    verdict: str
+    body: str
+    created_at: datetime
 
 
-def clone_url(api_url: str, repository: str) -> str:
-    return f"{web_base(api_url)}/{quote(repository.strip('/'))}.git"
+@dataclass(frozen=True)
+class Thread:
+    """Comments on lines of a file of a change.
+
+    Attributes:
+        path: where the file is in the change's newest commit; if it is gone, where it last was.
+        previous_path: another path of the file, before it was renamed.
+        line: the last line that is meant; `None`: the whole file.
+        start_line: the first one, if there are several.
+        removed: the lines are counted in the file as it was before the change.
+        hunk: the part of the difference that the comments were written on; empty if it is not known.
+        resolved: `None` if it is not known.
+        outdated: the lines were changed since; they are counted in the commit that was commented on.
+        comments: oldest first, at least one.
+    """
+
+    path: str
+    line: int | None
+    hunk: str
+    resolved: bool | None
+    outdated: bool
+    comments: tuple[Comment, ...]
+    start_line: int | None = None
+    removed: bool = False
+    previous_path: str | None = None
+
+    def renamed(self, renames: Mapping[str, str]) -> Thread:
+        """With the file's present path.
+
+        Args:
+            renames: path before the change to path in its newest commit, of the files that it renames.
+        """
+        if self.path in renames:
+            return replace(self, path=renames[self.path], previous_path=self.path)
+        before = next((old for old, new in renames.items() if new == self.path), None)
+        return replace(self, previous_path=before) if before else self
+
+
+@dataclass(frozen=True)
+class Discussion:
+    """What the reviewers of a change say, oldest first."""
+
+    reviews: tuple[Review, ...] = ()
+    threads: tuple[Thread, ...] = ()
+
+
+@dataclass(frozen=True)
+class FailedCheck:
+    """A check that failed on the change's newest commit.
+
+    Attributes:
+        result: in the forge's word, e.g. `failure` or `timed_out`.
+        summary: what the check itself reported, empty if nothing.
+        log: the end of its log, empty if it has none or it could not be read.
+    """
+
+    name: str
+    result: str
+    url: str
+    summary: str = ""
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The checks of a change's newest commit.
+
+    Attributes:
+        failed: at most `CHECKS_LIMIT`.
+        unreadable: what could not be read, a phrase for each, e.g. `the check runs (403)`.
+    """
+
+    failed: tuple[FailedCheck, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,27 +9,24 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AliasChoices, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.attachments import attachment_of
-from coding_agent_core.forge.client import Call, ForgeClient, Repeat, ResponseModel, Token
-from coding_agent_core.forge.discussion import Comment
+from coding_agent_core.forge.client import GHOST, Author, Call, ForgeClient, Repeat, ResponseModel, Text, User
 from coding_agent_core.forge.pacing import NotYetError
 from coding_agent_core.forge.protocol import (
     Change,
     CloneSource,
+    Comment,
     CommitIdentity,
     ItemDetails,
     ItemState,
     LabelApplication,
-    clone_url,
-    web_base,
 )
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind, Platform, clone_url, web_base
 from coding_agent_core.settings.forges import GitHub, GitLab
 from coding_agent_core.tasks import GITHUB_MEMBERS, Item, Origin, TaskRequest, Trigger, is_trusted
 
@@ -37,23 +34,6 @@ COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
 """Pages of comments, reactions or events that are read at most."""
 _REACTION = "eyes"
-
-
-Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
-
-
-class User(ResponseModel):
-    """An account; `commit_email` is shown by GitLab to the account itself."""
-
-    id: int
-    login: str = Field(validation_alias=AliasChoices("login", "username"))
-    name: Text = ""
-    commit_email: Text = ""
-
-
-GHOST = User.model_validate({"login": "ghost", "id": 10137})
-"""GitHub's stand-in for a deleted account, whose user is null."""
-Author = Annotated[User, BeforeValidator(lambda value: GHOST if value is None else value)]
 
 
 class Label(ResponseModel):
@@ -111,6 +91,19 @@ class _Reaction(ResponseModel):
     user: User | None = None
 
 
+@dataclass(frozen=True)
+class Attachment:
+    """Where an attached file is read.
+
+    Attributes:
+        address: a path of the forge's API, or a whole address.
+        with_token: whether our token goes there: to the forge's own host alone.
+    """
+
+    address: str
+    with_token: bool
+
+
 @dataclass
 class RestForge(ABC):
     """One installation of a forge, with one token; see `Forge`.
@@ -133,7 +126,6 @@ class RestForge(ABC):
     """Between id and login in an account's private e-mail address."""
 
     settings: GitHub | GitLab
-    token: Token
     client: ForgeClient
 
     def __post_init__(self) -> None:
@@ -167,6 +159,10 @@ class RestForge(ABC):
     async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
         """Whether it is an issue, or the branch of the change is in the repository itself."""
 
+    @abstractmethod
+    def attachment_of(self, item: Item, link: str) -> Attachment | None:
+        """The attachment that a link in an item's text leads to; `None`: the link leads elsewhere."""
+
     @property
     def platform(self) -> Platform:
         return self.PLATFORM
@@ -179,7 +175,7 @@ class RestForge(ABC):
         return (await self.account()).login
 
     async def account(self) -> User:
-        token = self.token.fingerprint()
+        token = self.client.token.fingerprint()
         if self._own is None or self._own[0] != token:
             call = Call("GET", "/user", "asking who our token belongs to")
             self._own = (token, await self.client.get(User, call))
@@ -284,7 +280,7 @@ class RestForge(ABC):
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
         own = await self.account()
         call = self.comments_call(item, self.OLDEST_FIRST)
-        async for page, _ in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
+        async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
             for found in page:
                 if found.author.id == own.id and not found.system and marker in found.body:
                     return found.comment()
@@ -301,19 +297,16 @@ class RestForge(ABC):
         """
         if marker not in body:
             raise ValueError("the body of our comment must contain its marker")
-        if known is not None:
-            try:
-                return await self._edit_comment(item, known, body)
-            except ForgeNotFoundError:
-                pass  # somebody deleted it
+        edited = await self._edit_comment(item, known, body) if known else None
+        if edited is not None:
+            return edited
         found = await self.find_comment(item, marker)
         if found is not None:
             if _same(found.body, body):
                 return found
-            try:
-                return await self._edit_comment(item, found, body)
-            except ForgeNotFoundError:
-                pass  # somebody deleted it meanwhile; if the item is gone too, creating fails
+            edited = await self._edit_comment(item, found, body)
+            if edited is not None:
+                return edited
         call = Call(
             "POST",
             self.item_path(item, self.COMMENTS),
@@ -333,14 +326,14 @@ class RestForge(ABC):
                 return written
             raise
 
-    async def _edit_comment(self, item: Item, comment: Comment, body: str) -> Comment:
-        call = Call(
-            self.EDIT_METHOD,
-            self.comment_path(item, comment.id),
-            f"editing our comment on {item.display}",
-            json={"body": body},
-        )
-        return (await self.client.get(CommentAnswer, call)).comment()
+    async def _edit_comment(self, item: Item, comment: Comment, body: str) -> Comment | None:
+        """The comment then; `None`: somebody has deleted it, or the item is gone, as creating one shows."""
+        what = f"editing our comment on {item.display}"
+        call = Call(self.EDIT_METHOD, self.comment_path(item, comment.id), what, json={"body": body})
+        try:
+            return (await self.client.get(CommentAnswer, call)).comment()
+        except ForgeNotFoundError:
+            return None
 
     async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
         found = await self.find_change(item, branch=branch)
@@ -363,7 +356,7 @@ class RestForge(ABC):
             f"{self.comment_path(item, comment)}/{self.REACTIONS}",
             f"reading the reactions to a comment on {item.display}",
         )
-        async for page, _ in self.client.pages(list[_Reaction], call, limit=SCAN_PAGES):
+        async for page in self.client.pages(list[_Reaction], call, limit=SCAN_PAGES):
             if any(
                 reaction.content == _REACTION and reaction.user and reaction.user.id == own.id
                 for reaction in page
@@ -386,7 +379,7 @@ class RestForge(ABC):
                 raise
 
     async def attachment(self, item: Item, link: str, *, limit: int) -> bytes | None:
-        found = attachment_of(self.platform, self.settings.api_url, item, link)
+        found = self.attachment_of(item, link)
         if found is None:
             return None
         call = Call("GET", found.address, f"reading an attachment of {item.display}")
@@ -398,7 +391,7 @@ class RestForge(ABC):
     async def clone_source(self, repository: str) -> CloneSource:
         """See `Forge`. Both forges accept a token as the password of any user name."""
         url = clone_url(self.settings.api_url, repository)
-        return CloneSource(url=url, username=self.CLONE_USER, token=self.token.current())
+        return CloneSource(url=url, username=self.CLONE_USER, token=self.client.token.current())
 
     async def aclose(self) -> None:
         await self.client.aclose()

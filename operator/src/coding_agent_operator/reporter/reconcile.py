@@ -28,9 +28,8 @@ from coding_agent_core.commands import (
     next_command,
 )
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
-from coding_agent_core.forge.discussion import Comment
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.protocol import Forge
+from coding_agent_core.forge.protocol import Comment, Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError, Body

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import uvicorn
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform
-from coding_agent_core.queues.protocol import TaskSink
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import WebhookServer
 from fastapi import FastAPI, Request

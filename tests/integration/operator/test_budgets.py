@@ -144,7 +144,7 @@ def test_twenty_attempts_and_a_killed_operator_stay_within_the_budget(
     assert waiting or days > 1, "the budget was large enough for all"
     for status in waiting:
         [message] = [c["message"] for c in status["conditions"] if c["type"] == "WithinBudget"]
-        assert message.startswith("The budget of octo/demo, 10.00 USD a day, has less left than the ")
+        assert message.startswith("The budget of octo/demo (10.00 USD a day) has less left than the ")
         assert "The task waits until " in message
     count.catch_up()
     assert 2 <= count.most <= BUDGET / ALLOWANCE

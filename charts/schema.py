@@ -1,6 +1,6 @@
 """`python charts/schema.py`: makes values.schema.json from values.schema.yaml and the settings' own types.
 
-`config` takes what config.yaml takes, less what the chart sets itself.
+`config` takes what config.yaml takes, except what the chart sets itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CHART_SETS = {
     "operator.job.config_key": "",
     "operator.job.credentials": "attempts.credentials",
 }
-"""Settings that `config` does not take, with the value in their place; empty: only the chart's way works."""
+"""Settings that `config` does not take, with the value to set instead; empty: the chart alone sets them."""
 
 
 def values_schema() -> dict[str, Any]:
@@ -63,7 +63,7 @@ def values_schema() -> dict[str, Any]:
 
 
 def _tidy(node: Any) -> Any:
-    """Without what only readers of the types need; references point to where the definitions are here."""
+    """The node without what only readers of the types need; references point into this schema."""
     if isinstance(node, list):
         return [_tidy(entry) for entry in node]
     if not isinstance(node, dict):

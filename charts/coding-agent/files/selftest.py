@@ -26,8 +26,8 @@ DEADLINE_S = 60.0
 PAUSE_S = 1.0
 PASSING = {429, 500, 502, 503, 504}
 NOT_ALLOWED = """the receiver answered 403: {said}
-It works, and config.webhook.allowed_networks keeps this pod out. To test it all the same, add the network of
-the cluster's pods there for the length of `helm test`; or redeliver a webhook from the forge instead."""
+The receiver works, but config.webhook.allowed_networks does not include this pod. To run the test, add the
+network of the cluster's pods to it while `helm test` runs. Or redeliver a webhook from the forge instead."""
 
 
 def delivery(platform: str, host: str, label: str, number: int) -> tuple[dict[str, Any], dict[str, str]]:
@@ -111,16 +111,16 @@ def main() -> int:
         answer = patiently("the receiver", lambda: send(base, platform, payload, headers))  # noqa: B023
         # A duplicate: an earlier try made the task, and its answer was lost. Whose it is, the task says.
         if answer.get("status") not in ("success", "duplicate"):
-            print(f"{platform}: the receiver did not make a task: {answer}", file=sys.stderr)
+            print(f"{platform}: the receiver did not create a task: {answer}", file=sys.stderr)
             return 1
         name = str(answer["task"])
         source = patiently("the API server", lambda: api("GET", name))["spec"]["source"]  # noqa: B023
         if source["repository"] != f"{OWNER}/{REPOSITORY}" or source["number"] != number:
-            print(f"{platform}: {name} is another task: {source}", file=sys.stderr)
+            print(f"{platform}: {name} is not the task of this test: {source}", file=sys.stderr)
             return 1
         print(f"{platform}: a signed webhook became the AgentTask {name}")
         patiently("the API server", lambda: removed(name))  # noqa: B023 - called at once, as those above
-        print(f"{platform}: {name} is removed again")
+        print(f"{platform}: the AgentTask {name} was removed again")
     return 0
 
 

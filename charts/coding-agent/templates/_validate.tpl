@@ -7,7 +7,7 @@
   {{- $name := include "coding-agent.secretName" (list $ $kind) -}}
   {{- $expected := or (has $kind $forges) (and (eq $kind "model") (include "coding-agent.modelEnabled" $)) (and (ne $kind "model") (not (include "coding-agent.tokensGiven" $ | fromJsonArray))) -}}
   {{- if and $expected (not (or $secret.existingSecret (index $secret $field))) (include "coding-agent.ownSecret" (list $ $name)) -}}
-    {{- $problems = append $problems (printf "secrets.%s.%s: the release has the Secret %s, and without this value it would be deleted; give your values again, or add --reset-then-reuse-values" $kind $field $name) -}}
+    {{- $problems = append $problems (printf "secrets.%s.%s: the release has the Secret %s, and without this value it would be deleted; pass your values again, or add --reset-then-reuse-values" $kind $field $name) -}}
   {{- end -}}
 {{- end -}}
 {{- range $kind, $field := dict "github" "token" "gitlab" "token" "model" "apiKey" "userConfig" "apiKey" "egress" "key" -}}
@@ -53,13 +53,13 @@
 {{- range $path, $given := $labels -}}
   {{- range $reserved := include "coding-agent.reservedLabels" $ | fromJsonArray -}}
     {{- if hasKey $given $reserved -}}
-      {{- $problems = append $problems (printf "%s: the chart sets the label %s itself, because objects are found by it; leave it out" $path $reserved) -}}
+      {{- $problems = append $problems (printf "%s: the chart sets the label %s itself, to find objects by it; remove it from your values" $path $reserved) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- with .Values.operator -}}
   {{- if and .namespaces (not .enabled) -}}
-    {{- $problems = append $problems "operator.namespaces: it has no effect with operator.enabled=false; leave the list empty, or set it in the release that runs the operator" -}}
+    {{- $problems = append $problems "operator.namespaces: this list has no effect with operator.enabled=false; leave it empty, or set it in the release that runs the operator" -}}
   {{- end -}}
   {{- if and (has "*" .namespaces) (gt (len .namespaces) 1) -}}
     {{- $problems = append $problems "operator.namespaces: * means all namespaces; use it alone, or list names only" -}}

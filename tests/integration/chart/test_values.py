@@ -55,7 +55,7 @@ WRONG = [
 ]
 """The schema refuses them, all at once."""
 IMPOSSIBLE = [
-    ("operator.enabled=false,operator.namespaces={team-a}", "operator.namespaces: it has no effect"),
+    ("operator.enabled=false,operator.namespaces={team-a}", "operator.namespaces: this list has no effect"),
     ("secrets.github.existingSecret=mine", "secrets.github: give either existingSecret or token"),
     ("secrets.s3.existingSecret=mine", "config.context_storage.s3.bucket: "),
     ("fullnameOverride=Foo_Bar", 'fullnameOverride: "Foo_Bar" is not a valid object name'),

@@ -157,7 +157,7 @@ def test_somebody_elses_task_is_left_alone(
 ) -> None:
     place.task = {"spec": {"source": {"repository": "acme/pricing", "number": 7}}}
     assert selftest.main() == 1
-    assert "is another task" in capsys.readouterr().err
+    assert "is not the task of this test" in capsys.readouterr().err
     assert place.task is not None
     assert "DELETE" not in place.asked
 

@@ -30,9 +30,9 @@ KEYS: dict[str, dict[str, Any]] = {
     "gitlab_issue": {"type": "gitlab_issue", "project_id": 3, "issue_iid": 7},
     "gitlab_merge_request": {"type": "gitlab_merge_request", "project_id": 3, "mr_iid": 7},
 }
-IMMUTABLE = "spec is immutable but for cancel, suspend and priority; create another task instead"
-CANCELLED = "a cancelled task cannot be brought back; use `kubectl agenttask retry`"
-NO_ITEM = "give spec.source, or spec.url with the web address of the item"
+IMMUTABLE = "spec is immutable except for cancel, suspend and priority; create another task instead"
+CANCELLED = "a cancelled task cannot be resumed; start a new run with `kubectl agenttask retry`"
+NO_ITEM = "set spec.source, or set spec.url to the web address of the item"
 UNIT = "give either amount and currency, or tokens"
 ABSENT = object()
 SAMPLES = {

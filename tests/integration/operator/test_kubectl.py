@@ -133,7 +133,7 @@ def test_a_cancelled_task_cannot_be_brought_back_nor_changed(world: World) -> No
     name = world.create(7)
     kubectl = ["-n", world.namespace, "patch", "agt", name, "--type=merge", "-p"]
     world.plane.kubectl(*kubectl, '{"spec":{"cancel":true}}')
-    with pytest.raises(KubectlError, match="cannot be brought back"):
+    with pytest.raises(KubectlError, match="cannot be resumed"):
         world.plane.kubectl(*kubectl, '{"spec":{"cancel":false}}')
     with pytest.raises(KubectlError, match="immutable"):
         world.plane.kubectl(*kubectl, '{"spec":{"maxAttempts":9}}')

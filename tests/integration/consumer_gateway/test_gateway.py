@@ -12,8 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, open_gateway
-from coding_agent_consumer.gateway.identity import WorkloadIdentity
+from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, WorkloadIdentity, open_gateway
 from coding_agent_core.budget import Allowance
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Price

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs
 
 import httpx
 import pytest
-from coding_agent_consumer.gateway import Upstream, WireFormat
-from coding_agent_consumer.gateway.identity import TokenError, WorkloadIdentity, bedrock_token
+from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
+from coding_agent_consumer.gateway.upstream import TokenError, bedrock_token
 from coding_agent_consumer.gateway.wire import route_of
 from coding_agent_core.settings.identity import Identity
 

@@ -31,8 +31,7 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
-from coding_agent_consumer.gateway import Upstream, WireFormat
-from coding_agent_consumer.gateway.identity import WorkloadIdentity
+from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
 
 _logger = logging.getLogger("coding_agent.model")
 

@@ -162,7 +162,7 @@ class NoticeHandler:
     def _task(self, forge: Forge, item: Item, state: State) -> ForgeTask:
         limit = self.settings.consumer.max_attempts
         labels = self.settings.labels(item.platform)
-        return task_for(forge, item, labels, state, max_attempts=limit, clock=lambda: datetime.now(UTC))
+        return task_for(forge, item, labels, state, max_attempts=limit)
 
     async def _execute(self, command: IssueCommand, forge: Forge) -> None:
         labels = LabelRequests(forge, self.settings.labels(command.item.platform))

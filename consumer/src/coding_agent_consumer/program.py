@@ -212,7 +212,6 @@ def build_attempt(
                 uuid=queued.uuid, run=queued.run, attempt=queued.attempt, phase=Phase.RUNNING, branch=branch
             ),
             max_attempts=given.max_attempts,
-            clock=lambda: datetime.now(UTC),
         )
         return task, details
 

@@ -56,10 +56,6 @@ _OVERTIME = 600.0
 """Seconds after an attempt's time in which its finished work can still be pushed."""
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class _TaskStoppedError(Exception):
     """The consumer is shutting down, or the queue gave the task to another consumer: report nothing more."""
 
@@ -149,7 +145,7 @@ class TaskHandler:
                 _logger.info("Dropped a message for %s: %s", item.display, why)
                 await claim.done()
             case Abandon(ended, reason, message):
-                task = task_for(forge, item, labels, ended, max_attempts=limit, clock=_now)
+                task = task_for(forge, item, labels, ended, max_attempts=limit)
                 outcome = Outcome(reason=reason, message=message)
                 claim.ending()
                 await self._retrying(claim, lambda: task.finish(outcome))
@@ -176,7 +172,7 @@ class TaskHandler:
                     change_url=state.change_url if state and state.branch == branch else None,
                     runner=queued.request.runner,
                 )
-                task = task_for(forge, item, labels, begun, max_attempts=limit, clock=_now)
+                task = task_for(forge, item, labels, begun, max_attempts=limit)
                 await self._attempt(claim, task, details)
 
     async def _attempt(self, claim: Claim, task: ForgeTask, details: ItemDetails) -> None:
@@ -217,7 +213,7 @@ class TaskHandler:
         if claim.lost.is_set():
             raise _TaskStoppedError
         if outcome.reason is Reason.CANCELLED:
-            if why and why[0]:
+            if why[0]:
                 saved = " What was done so far is pushed." if outcome.branch else ""
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped.{saved}"})
             else:  # the consumer is ending, the person still wants it: another consumer goes on
@@ -230,7 +226,7 @@ class TaskHandler:
         if outcome.retryable and attempt < task.max_attempts:
             wait = self._delay(attempt, outcome.retry_after)
             await claim.retry(wait)
-            await self._comment(task, Phase.BACKOFF, outcome, _now() + timedelta(seconds=wait))
+            await self._comment(task, Phase.BACKOFF, outcome, datetime.now(UTC) + timedelta(seconds=wait))
             return
         claim.ending()
         await self._retrying(claim, lambda: task.finish(outcome))
@@ -304,14 +300,12 @@ class TaskHandler:
         )
 
     async def _pause(self, claim: Claim, seconds: float) -> None:
-        ends = [asyncio.ensure_future(event.wait()) for event in (self.shutdown, claim.lost)]
         try:
-            done, _ = await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for end in ends:
-                end.cancel()
-        if done:
-            raise _TaskStoppedError
+            async with asyncio.timeout(seconds):
+                await first_of(self.shutdown.wait(), claim.lost.wait())
+        except TimeoutError:
+            return
+        raise _TaskStoppedError
 
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer

@@ -6,9 +6,8 @@ else works on the item. What a `ForgeTask` shows can be shown again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from coding_agent_core.forge.protocol import Forge, ItemDetails, Permission
 from coding_agent_core.messages import QueuedTask
@@ -191,11 +190,7 @@ class ForgeTask:
     labels: Labels
     state: State
     max_attempts: int
-    clock: Callable[[], datetime]
-    since: datetime = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.since = self.clock()
+    since: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
 
     @property
     def name(self) -> str:
@@ -226,7 +221,7 @@ class ForgeTask:
             ForgeError: not all of it could be shown.
         """
         if phase is not self.state.phase:
-            self.since = self.clock()
+            self.since = datetime.now(UTC)
         update: dict[str, object] = {"phase": phase}
         if outcome is not None:
             update |= {
@@ -304,13 +299,5 @@ TASK_CLASSES: dict[tuple[Platform, ItemKind], type[ForgeTask]] = {
 }
 
 
-def task_for(
-    forge: Forge,
-    item: Item,
-    labels: Labels,
-    state: State,
-    *,
-    max_attempts: int,
-    clock: Callable[[], datetime],
-) -> ForgeTask:
-    return TASK_CLASSES[item.platform, item.kind](forge, item, labels, state, max_attempts, clock)
+def task_for(forge: Forge, item: Item, labels: Labels, state: State, *, max_attempts: int) -> ForgeTask:
+    return TASK_CLASSES[item.platform, item.kind](forge, item, labels, state, max_attempts)

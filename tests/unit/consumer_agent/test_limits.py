@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
-from coding_agent_consumer.agent.failures import CallResult, CallStatus, LoopLimits, Round, reached
+from coding_agent_consumer.agent.failures import CallResult, CallStatus, Round, reached
 from coding_agent_core.reasons import Reason
 
-LIMITS = LoopLimits(tool_errors=3, malformed_answers=5, setting="llm.openai")
+end_of = partial(reached, tool_errors=3, malformed_answers=5, setting="llm.openai")
 
 
 def ok(arguments: str = "{}", text: str = "fine", tool: str = "read_file") -> Round:
@@ -68,11 +70,11 @@ VARIED = [ok(str(number)) for number in range(30)]
     ],
 )
 def test_when_to_stop(rounds: list[Round], reason: Reason | None) -> None:
-    stop = reached(rounds, LIMITS)
+    stop = end_of(rounds)
     assert (stop.reason if stop else None) is reason
 
 
 def test_answers_that_were_cut_off_name_the_setting_to_raise() -> None:
-    stop = reached([CUT] * 5, LIMITS)
+    stop = end_of([CUT] * 5)
     assert stop is not None
     assert stop.message == "The model's answers were cut off 5 times in a row; raise llm.openai.max_token."

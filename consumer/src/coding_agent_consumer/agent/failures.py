@@ -95,16 +95,6 @@ class Round:
     cut: bool = False
 
 
-@dataclass(frozen=True)
-class LoopLimits:
-    tool_errors: int
-    """Consecutive errors of one tool."""
-    malformed_answers: int
-    """Unusable answers in a row."""
-    setting: str
-    """Section of the settings that names the model."""
-
-
 def round_of(response: ModelResponse, request: ModelRequest) -> Round:
     """The round that an answer and the request after it make."""
     arguments = {
@@ -138,9 +128,21 @@ class LimitReachedError(Exception):
         self.outcome = outcome
 
 
-def reached(rounds: Sequence[Round], limits: LoopLimits) -> Outcome | None:
-    """The outcome if the attempt must end after these rounds."""
-    return _tool_failing(rounds, limits.tool_errors) or _malformed(rounds, limits) or _looping(rounds)
+def reached(
+    rounds: Sequence[Round], *, tool_errors: int, malformed_answers: int, setting: str
+) -> Outcome | None:
+    """The outcome if the attempt must end after these rounds.
+
+    Args:
+        tool_errors: most errors of one tool in a row.
+        malformed_answers: most unusable answers in a row.
+        setting: section of the settings that names the model.
+    """
+    return (
+        _tool_failing(rounds, tool_errors)
+        or _malformed(rounds, malformed_answers, setting)
+        or _looping(rounds)
+    )
 
 
 def _status(part: ToolReturnPart) -> CallStatus:
@@ -169,19 +171,17 @@ def _tool_failing(rounds: Sequence[Round], limit: int) -> Outcome | None:
     return None
 
 
-def _malformed(rounds: Sequence[Round], limits: LoopLimits) -> Outcome | None:
+def _malformed(rounds: Sequence[Round], limit: int, setting: str) -> Outcome | None:
     unusable = list(takewhile(lambda round_: not round_.usable, reversed(rounds)))
     count = len(unusable)
-    if count < limits.malformed_answers:
+    if count < limit:
         return None
     if all(round_.cut for round_ in unusable):
-        message = (
-            f"The model's answers were cut off {count} times in a row; raise {limits.setting}.max_token."
-        )
+        message = f"The model's answers were cut off {count} times in a row; raise {setting}.max_token."
     else:
         message = (
             f"The model answered {count} times in a row without a usable tool call; check that"
-            f" {limits.setting}.model supports tool calls."
+            f" {setting}.model supports tool calls."
         )
     return Outcome(reason=Reason.MODEL_MALFORMED, message=message)
 

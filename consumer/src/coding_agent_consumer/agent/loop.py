@@ -30,7 +30,6 @@ from pydantic_graph import End
 from coding_agent_consumer.agent import Brief, Image, OnStep, Step, context
 from coding_agent_consumer.agent.failures import (
     LimitReachedError,
-    LoopLimits,
     Round,
     failure_of,
     reached,
@@ -85,27 +84,20 @@ _TOO_LONG_ANSWER = (
 OpenModel = Callable[[ModelSpec], AbstractAsyncContextManager[Model]]
 
 
+@dataclass(frozen=True)
 class ModelAgent:
-    """Works with the model and the MCP servers of the settings; implements `Agent`."""
+    """Works with the model and the MCP servers of the settings; implements `Agent`.
 
-    def __init__(
-        self,
-        settings: Settings,
-        gateway: Gateway | None = None,
-        *,
-        clock: Clock | None = None,
-        open_model: OpenModel = open_model,
-    ) -> None:
-        """
-        Args:
-            gateway: to the model; `None` asks the model directly, with the real key.
-            clock: for waits between tries of a request.
-            open_model: makes the model; tests give their own.
-        """
-        self._settings = settings
-        self._gateway = gateway
-        self._clock = clock or Clock()
-        self._open_model = open_model
+    Attributes:
+        gateway: to the model; `None` asks the model directly, with the real key.
+        clock: for waits between tries of a request.
+        open_model: makes the model; tests give their own.
+    """
+
+    settings: Settings
+    gateway: Gateway | None = None
+    clock: Clock = field(default_factory=Clock)
+    open_model: OpenModel = open_model
 
     async def work(
         self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
@@ -129,31 +121,29 @@ class ModelAgent:
             requests=usage.requests,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
-            model=self._settings.llm.model_name[:256],
+            model=self.settings.llm.model_name[:256],
         )
         return outcome.model_copy(update={"usage": counted})
 
     async def _work(self, brief: Brief, workspace: Workspace, on_step: OnStep, usage: RunUsage) -> Outcome:
-        scrub = scrub_for(self._settings)
+        scrub = scrub_for(self.settings)
         try:
-            spec = model_spec(self._settings.llm)
-            if self._gateway is not None:
-                spec = spec.through(self._gateway.url, self._gateway.credential)
+            spec = model_spec(self.settings.llm)
+            if self.gateway is not None:
+                spec = spec.through(self.gateway.url, self.gateway.credential)
         except SettingsError as error:
             return Outcome(reason=Reason.CONFIGURATION, message=str(error))
         try:
             async with (
-                self._open_model(spec) as model,
-                mcp_tools(self._settings.mcp_servers, scrub) as (servers, failed),
+                self.open_model(spec) as model,
+                mcp_tools(self.settings.mcp_servers, scrub) as (servers, failed),
             ):
                 for name, why in failed.items():
                     await on_step(Step(0, "tool", f"MCP server {name} cannot be used", why))
                 conversation = _Conversation(
-                    settings=self._settings,
+                    settings=self.settings,
                     spec=spec,
-                    model=RetryingModel(
-                        model, self._settings.llm.max_retries, self._clock, stream=spec.stream
-                    ),
+                    model=RetryingModel(model, self.settings.llm.max_retries, self.clock, stream=spec.stream),
                     instructions=brief.instructions + _note_about(failed),
                     workspace=workspace,
                     toolsets=[workspace_tools(workspace), *servers],
@@ -164,7 +154,7 @@ class ModelAgent:
                 )
                 outcome = outcome_of_finish(await conversation.run(brief.prompt, brief.images))
         except Exception as error:
-            failure = failure_of(error, spec, scrub, max_requests=self._settings.max_llm_process_num)
+            failure = failure_of(error, spec, scrub, max_requests=self.settings.max_llm_process_num)
             if failure is None:
                 _logger.exception("The agent failed unexpectedly")
                 message = f"The agent failed unexpectedly ({type(error).__name__}); see the log for details."
@@ -312,12 +302,13 @@ class _Conversation:
 
     def _check_limits(self, latest: Round) -> None:
         self._rounds.append(latest)
-        limits = LoopLimits(
+        outcome = reached(
+            self._rounds,
             tool_errors=self.settings.consumer.max_tool_errors,
             malformed_answers=self.settings.consumer.max_malformed_answers,
             setting=self.spec.setting,
         )
-        if (outcome := reached(self._rounds, limits)) is not None:
+        if outcome is not None:
             message = self.scrub(outcome.message)
             raise LimitReachedError(outcome.model_copy(update={"message": message}))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from coding_agent_core.forge.protocol import Checks, Comment, FailedCheck, ItemDetails, Review, Thread
@@ -202,25 +202,29 @@ def _section(title: str, entries: Sequence[_T], limit: int, text_of: Callable[[_
     """The newest entries that fit, oldest first; empty if there are none."""
     if not entries:
         return ""
-    shown: list[str] = []
-    room = limit
-    for entry in reversed(entries):
-        text = text_of(entry)
-        if len(text) > room:
-            break
-        room -= len(text)
-        shown.append(text)
+    shown = _fitting(map(text_of, reversed(entries)), limit)
     left_out = len(entries) - len(shown)
     note = f"\n({left_out} older ones left out)" if left_out else ""
     return "\n\n".join([f"{title}{note}", *reversed(shown)])
+
+
+def _fitting(texts: Iterable[str], room: int) -> list[str]:
+    """The first texts that have room together, in characters."""
+    shown = []
+    for text in texts:
+        room -= len(text)
+        if room < 0:
+            break
+        shown.append(text)
+    return shown
 
 
 def _comment(comment: Comment, mark: str) -> str:
     return _fenced(mark, f"comment by {_by(comment)}", _cut(comment.body, COMMENT_LIMIT))
 
 
-def _by(comment: Comment) -> str:
-    return f"{comment.author} at {comment.created_at:%Y-%m-%d %H:%M} UTC"
+def _by(entry: Comment | Review) -> str:
+    return f"{entry.author} at {entry.created_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _says_something(review: Review) -> bool:
@@ -229,8 +233,9 @@ def _says_something(review: Review) -> bool:
 
 
 def _review(review: Review, mark: str) -> str:
-    title = f"review by {review.author} at {review.created_at:%Y-%m-%d %H:%M} UTC: {review.verdict}"
-    return _fenced(mark, title, _cut(review.body, COMMENT_LIMIT) or "(no text)")
+    return _fenced(
+        mark, f"review by {_by(review)}: {review.verdict}", _cut(review.body, COMMENT_LIMIT) or "(no text)"
+    )
 
 
 def _threads(threads: Sequence[Thread], mark: str) -> str:
@@ -240,12 +245,7 @@ def _threads(threads: Sequence[Thread], mark: str) -> str:
     order = sorted(
         range(len(threads)), key=lambda at: (bool(threads[at].resolved), threads[at].outdated, -at)
     )
-    room, kept = THREADS_LIMIT, set[int]()
-    for at in order:
-        if len(texts[at]) > room:
-            break
-        room -= len(texts[at])
-        kept.add(at)
+    kept = set(order[: len(_fitting((texts[at] for at in order), THREADS_LIMIT))])
     lines = [
         "# Threads on lines, oldest first",
         "Lines are counted in the file as it is now; in an outdated thread, as it was when the thread began.",
@@ -274,13 +274,7 @@ def _checks(checks: Checks, mark: str) -> str:
     lines = []
     if checks.unreadable:
         lines.append(f"These could not be read with the agent's token: {', '.join(checks.unreadable)}.")
-    shown, room = [], CHECKS_LIMIT
-    for check in checks.failed:
-        text = _check(check, mark)
-        if len(text) > room:
-            break
-        room -= len(text)
-        shown.append(text)
+    shown = _fitting((_check(check, mark) for check in checks.failed), CHECKS_LIMIT)
     if len(shown) < len(checks.failed):
         lines.append(f"({len(checks.failed) - len(shown)} more failed)")
     if not lines and not shown:

@@ -1,7 +1,7 @@
 """One attempt: clone, let the agent work in the workspace, push its work, open the change.
 
 A Job's pod and a consumer of a queue run the same attempt. It writes neither labels nor comments. Whatever
-happens, it returns an `Outcome` in time; work that was done is pushed even if the attempt fails or is
+happens, it returns an `Outcome` in time. Work that was done is pushed even if the attempt fails or is
 stopped, so that the next attempt continues from it.
 """
 
@@ -66,16 +66,16 @@ OpenWorkspace = Callable[[], AbstractAsyncContextManager[Workspace]]
 MakeAgent = Callable[[Settings, Gateway], Agent]
 """Makes the agent that works with these settings; it reaches the model through the gateway."""
 Load = Callable[[], Awaitable[tuple[ForgeTask, ItemDetails]]]
-"""Reads what the attempt works on; called again while the forge is not available.
+"""Reads what the attempt works on. It is called again while the forge is not available.
 
 Raises:
-    ForgeNotFoundError: there is nothing to work on any more.
+    ForgeNotFoundError: there is no longer anything to work on.
 """
 
 _LAST_UPLOAD = 20.0
 """Seconds for the last upload of the transcript, unless time is short."""
 _RESERVE = 10.0
-"""Seconds at the end of the grace time for writing down how the attempt ended."""
+"""Seconds at the end of the grace time in which the outcome is written."""
 _LONGEST_PAUSE = 30.0
 """Seconds between two tries to push finished work."""
 _DESCRIPTION_LIMIT = 16_000
@@ -119,9 +119,9 @@ class Attempt:
         model: of this task alone, instead of the configured one.
         instructions: of this task alone, after the configured ones.
         allowance: what may be spent on the model; `None`: as much as the agent needs.
-        environment: that the attempt's pod was made with; `None`: it has no pod.
-        record: keeps what is known so far, in case this process is killed. Called only with an allowance, all
-            of which counts as spent if an attempt leaves nothing behind.
+        environment: with which the attempt's pod was made; `None`: it has no pod.
+        record: saves what is known so far, in case this process is killed. It is called only with an
+            allowance, because all of that counts as spent if an attempt leaves no outcome.
         mirror: of the item's repository, if there is a cache.
     """
 
@@ -146,10 +146,10 @@ class Attempt:
     _worked: Outcome | None = field(default=None, init=False)
     """The agent's own outcome, once it has one."""
     _gateway: Gateway | None = field(default=None, init=False)
-    """Open while the agent works; what it counted counts afterwards too."""
+    """Open while the agent works. What it counted is read afterwards too."""
 
     async def run(self) -> Outcome:
-        """Run it to its end; raises only if cancelled from outside."""
+        """Run it to its end. It raises only if it is cancelled from outside."""
         self._deadline = time.monotonic() + self.timeout
         reserve = min(_RESERVE, self.grace / 3)
         try:
@@ -332,7 +332,7 @@ class Attempt:
         self.record(self.transcripts.so_far(so_far))
 
     def _within_allowance(self, worked: Outcome, gateway: Gateway) -> Outcome:
-        """The agent's outcome, unless its allowance ended it: agents report that in many ways."""
+        """The agent's outcome; `BudgetExceeded` if the allowance ended it: agents report that differently."""
         stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
         if not gateway.exhausted.is_set() or stopped or worked.succeeded:
             return worked
@@ -347,7 +347,7 @@ class Attempt:
         except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError):
             if completed:
                 raise
-            # Why the attempt ended matters more than that the rest of its work is lost.
+            # The reason of the attempt's end matters more than the loss of the rest of its work.
         await self._delivered(publisher.push)
 
     async def _conclude(
@@ -377,14 +377,14 @@ class Attempt:
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
 
     async def _prepared(self, action: Callable[[], Awaitable[_T]]) -> _T:
-        """Before the work: wait for a forge that is down, but give up at once when stopped."""
+        """Before the work: wait while the forge is down, but give up at once when stopped."""
         within = self._deadline - time.monotonic()
         return await run_until(lambda: while_unavailable(action, within=within, logger=_logger), self.stop)
 
     async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:
-        """After the work: wait for a forge that is down until the end, for the work exists nowhere else yet.
+        """After the work: wait until the end while the forge is down. The work exists nowhere else yet.
 
-        Both actions can be repeated: a push of the same commit changes nothing, and `open_change`
+        Both actions can be repeated safely: a push of the same commit changes nothing, and `open_change`
         returns the change that is open already.
         """
         return await while_unavailable(

@@ -44,16 +44,16 @@ _BYTES_LIMIT = 64 * 1024
 MOST_IMAGES = 8
 """Images of one task; those of the item come first."""
 MOST_IMAGES_TRIED = 16
-"""Attachments that are read for them."""
+"""Attachments that are read to find them."""
 LARGEST_IMAGE = 3_500_000
-"""Bytes of one image. Anthropic takes 5 MB in base64, the others more."""
+"""Bytes of one image. Anthropic accepts 5 MB in base64, the others more."""
 MOST_IMAGE_BYTES = 10_000_000
-"""Bytes of all together: they are part of every request."""
+"""Bytes of all images together: they are part of every request."""
 _OTHER_SPELLING = ".coding-agent.yml"
 _SHOWN_COMMAND = 200
 _SHOWN_OUTPUT = 8_000
 """Characters of a failed command's output that the model gets: its end."""
-# Bounded, and without the characters that begin a link: a hostile text costs no more than a long one.
+# Bounded, and without the characters that begin a link: a hostile text takes no longer than a long one.
 _IMAGE_LINK = re.compile(
     r"!\[[^\[\]]{0,1000}\]\(\s{0,9}<?(?P<markdown>[^\s<>)]{1,2000})"
     r"|<img\b[^<>]{0,1000}?\bsrc\s{0,9}=\s{0,9}[\"'](?P<html>[^\"'>]{1,2000})",
@@ -120,14 +120,14 @@ def image_links(text: str) -> Iterator[str]:
 
 
 def media_type_of(data: bytes) -> str | None:
-    """The type of an image, by its first bytes: names and headers are other people's text."""
+    """The type of an image, by its first bytes. Names and headers are other people's text."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for start, kind in _IMAGE_TYPES if data.startswith(start)), None)
 
 
 async def read_images(forge: Forge, conversation: Conversation) -> tuple[Image, ...]:
-    """The attached images of a conversation, as far as they can be read.
+    """The attached images of a conversation that can be read.
 
     Only attachments of the forge itself are read: any other address could be one that a stranger chose.
     """
@@ -202,7 +202,7 @@ class InstructionFile:
 
 
 async def instruction_files(repository: BareClone, commit: str) -> tuple[InstructionFile, ...]:
-    """Those of a commit: of the root first, then nested ones; each text once."""
+    """The files of a commit: those of the root first, then nested ones; equal texts only once."""
     found: list[InstructionFile] = []
     for entry in select(await repository.tree(commit)):
         content = await repository.blob(entry.id, _BYTES_LIMIT) or b""
@@ -213,7 +213,7 @@ async def instruction_files(repository: BareClone, commit: str) -> tuple[Instruc
 
 
 def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
-    """The instruction files among a tree's entries. A symbolic link is left out: what it points to counts."""
+    """The instruction files among a tree's entries. Symbolic links are left out: their targets count."""
     files = {entry.path: entry for entry in entries if entry.is_file}
     nested = [path for path in files if path.endswith("/AGENTS.md")]
     nested.sort(key=lambda path: (path.count("/"), path))
@@ -223,10 +223,10 @@ def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
 async def read_environment(
     repository: BareClone, commit: str, settings: Settings, pod: Environment | None
 ) -> RepositoryFile:
-    """The file of a commit, checked against the settings; an empty one if the commit has none.
+    """The file of a commit, checked against the settings; an empty one if the commit has no such file.
 
     Args:
-        pod: what the attempt's pod was made with; `None`: there is no pod.
+        pod: the environment with which the attempt's pod was made; `None`: there is no pod.
 
     Raises:
         EnvironmentFileError: it cannot be used, or asks for something that is not allowed.
@@ -269,17 +269,20 @@ def _without_a_pod(file: RepositoryFile) -> str | None:
 
 
 def pod_environment(file: RepositoryFile, settings: Settings) -> Environment:
-    """What the attempt's pod must be made with. Presets count only where there is an egress proxy."""
+    """The environment that the attempt's pod must have. Presets count only where there is an egress proxy."""
     pod = file.pod
     return pod if settings.egress.proxy is not None else pod.model_copy(update={"egress": ()})
 
 
 async def set_up(workspace: Workspace, file: RepositoryFile, deadline: float, scrub: Scrub) -> str:
-    """Run the setup commands in turn until one fails; what to add to the prompt, empty without such a file.
+    """Run the setup commands in turn until one fails.
+
+    Returns:
+        what to add to the prompt; empty without such a file.
 
     Args:
         deadline: of the attempt, by the monotonic clock.
-        scrub: takes secrets out of text. Before it is cut: half of a secret is not found.
+        scrub: removes secrets from text, before the text is cut: half of a secret is not found.
 
     Raises:
         WorkspaceGoneError: the workspace does not answer.

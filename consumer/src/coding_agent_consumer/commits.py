@@ -86,7 +86,7 @@ def require_bounded(patch: bytes) -> None:
 
 
 def _unpacked_size(patch: bytes, header: re.Match[bytes]) -> int | None:
-    """Bytes that git needs for the data below a header, `None` if that is not data."""
+    """Bytes that git needs for the data after a header; `None` if what follows is not data."""
     if not re.fullmatch(rb"[0-9]{1,12}", header[2]):
         return None
     size = int(header[2])
@@ -153,7 +153,7 @@ def _file_at(patch: bytes, position: int) -> str:
 
 
 def why_refused(path: str, mode: str) -> str | None:
-    """Why a change may not be committed, `None` if it may. Git refuses much of this itself: two locks.
+    """Why a change may not be committed, `None` if it may. Git itself refuses much of this too.
 
     Args:
         mode: the new one, as git writes it; `000000` for what is removed.
@@ -190,7 +190,7 @@ def parse_changes(raw: bytes) -> list[tuple[str, str]]:
 def commit_message(
     summary: str, *, finished: bool, item_title: str, footer: str, asked_by: CommitIdentity | None
 ) -> str:
-    """The whole message; every text in it becomes inert.
+    """The whole message. Nothing in its texts has an effect on the forge.
 
     Args:
         summary: the model's, of its work; empty if there is none.
@@ -230,8 +230,8 @@ def _cut(subject: str) -> str:
 class SshSigner:
     """Signs with one key; made by `load`.
 
-    In this process, because `ssh-keygen` works only for a user with an entry in /etc/passwd, which a pod's
-    user need not have. The formats are those of OpenSSH's PROTOCOL.sshsig, RFC 4253, 5656, 8332 and 8709, and
+    It signs in this process, because `ssh-keygen` needs a user with an entry in /etc/passwd, and a pod's user
+    may have none. The formats are those of OpenSSH's PROTOCOL.sshsig, RFC 4253, 5656, 8332 and 8709, and
     git's gitformat-signature.
     """
 
@@ -242,7 +242,7 @@ class SshSigner:
         """The signer with the private key in a file.
 
         Raises:
-            SettingsError: the file cannot be read, or holds no key that can be used.
+            SettingsError: the file cannot be read, or has no usable key.
         """
         setting = f"`consumer.commits.signing_key`: {file}"
         try:
@@ -295,7 +295,7 @@ class SshSigner:
 
 
 def _string(value: bytes) -> bytes:
-    """An SSH `string`: its length, and it."""
+    """An SSH `string`: its length, then its content."""
     return struct.pack(">I", len(value)) + value
 
 
@@ -305,7 +305,7 @@ def _mpint(number: int) -> bytes:
 
 
 async def commit_author(forge: Forge, settings: Commits) -> CommitIdentity:
-    """The author of the commits: the forge's account, as far as the settings name nobody else."""
+    """The author of the commits: the agent's account on the forge, unless the settings name somebody else."""
     if settings.name and settings.email:
         return CommitIdentity(settings.name, settings.email)
     own = await forge.commit_identity()

@@ -1,4 +1,4 @@
-"""An attempt at the egress proxy: what it has denied to it, and, in a consumer of a queue, who it is."""
+"""How an attempt uses the egress proxy: its identity, and what the proxy has denied to it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Identities:
 async def denials(environment: Mapping[str, str]) -> tuple[Denial, ...]:
     """The hosts that were denied most often to agent and workspace together, and how often.
 
-    Empty without an egress proxy, and with a warning in the log if it does not answer within 3 s.
+    Empty without an egress proxy. Also empty if the proxy does not answer within 3 s; this is logged.
     """
     proxy = egress_proxy(environment)
     if proxy is None:
@@ -91,12 +91,12 @@ async def denials(environment: Mapping[str, str]) -> tuple[Denial, ...]:
             answer = await client.get(f"http://{DENIALS_HOST}/")
             counts = _COUNTS.validate_json(answer.raise_for_status().content)
     except (httpx.HTTPError, ValidationError) as error:
-        _logger.warning("The egress proxy does not say what it has denied: %s", type(error).__name__)
+        _logger.warning("The egress proxy did not report what it denied: %s", type(error).__name__)
         return ()
     found = []
     for host, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
         try:
             found.append(Denial(host=host, count=count))
         except ValidationError:
-            continue  # not a name that anybody could allow
+            continue  # not a name that a person could allow
     return tuple(found[:MAX_DENIALS])

@@ -1,4 +1,4 @@
-"""Git where the agent's credentials are: a fixed environment, bounded time, and errors by their cause.
+"""How the agent, which has the credentials, runs git: a fixed environment, bounded time, and typed errors.
 
 Git ignores what a repository or this machine's configuration says: no hooks, no filters, no helpers, no
 system or user configuration, no protocol except HTTP(S), no redirects. The token reaches git only by its
@@ -30,8 +30,8 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.protocol import CloneSource
 
 Credentials = Callable[[], Awaitable[CloneSource]]
-"""Where the repository is, and the token that is valid now: asked before each run of git, because a token may
-be replaced while an attempt works."""
+"""The repository's address, and the token that is valid now. It is called before each run of git, because a
+token may be replaced while an attempt works."""
 
 _TIMEOUT = 600.0
 """Seconds for one run."""
@@ -79,11 +79,11 @@ _CONFIG = {
 
 
 class RemoteMovedError(ForgeError):
-    """Someone else pushed to our branch meanwhile; nothing was overwritten. Another attempt resumes there."""
+    """Someone else pushed to our branch; nothing was overwritten. The next attempt continues from there."""
 
 
 class GitFailedError(CodingAgentError):
-    """Git failed on this machine; no forge was involved."""
+    """Git failed on this machine, without a request to a forge."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSou
     Args:
         inherited: our own, of which only the way to the forge is passed on.
         home: a folder without configuration and without `.netrc`.
-        token: whose token is sent, to URLs below its own alone; `None`: none.
+        token: the source whose token is sent, only to URLs below its own; `None`: no token is sent.
     """
     config = dict(_CONFIG)
     if token is not None:
@@ -210,7 +210,7 @@ def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSou
         config[f"http.{token.url}.extraHeader"] = f"Authorization: Basic {basic}"
     env = {name: inherited[name] for name in _PASSED_ON if name in inherited}
     if authorities := env.get("SSL_CERT_FILE"):
-        # Python's variable for the authorities to trust; git has one of its own and does not know this one.
+        # Python's variable for trusted authorities. Git does not know it and has its own.
         env.setdefault("GIT_SSL_CAINFO", authorities)
     env |= {
         "HOME": str(home),
@@ -233,7 +233,7 @@ def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSou
 
 
 def redact(text: str, source: CloneSource) -> str:
-    """The text without the token in any form that git could repeat."""
+    """The text without the token, in every form that git could print."""
     basic = base64.b64encode(f"{source.username}:{source.token}".encode()).decode("ascii")
     for secret in (source.token, basic):
         if secret:
@@ -244,8 +244,8 @@ def redact(text: str, source: CloneSource) -> str:
 def classify(output: str, url: str) -> ForgeError:
     """The error that git's output about a remote means. `output` must be redacted.
 
-    The texts are those of git's `http.c`, `remote-curl.c` and `builtin/push.c` under LC_ALL=C; a server's own
-    text comes after `remote:`.
+    The texts are those of git's `http.c`, `remote-curl.c` and `builtin/push.c` with LC_ALL=C. A server's own
+    text follows `remote:`.
     """
     if re.search(r"^!\t.*\[(rejected\]|remote rejected\] \(cannot lock ref)", output, re.MULTILINE):
         return RemoteMovedError(f"The branch on {url} was changed by someone else meanwhile.")

@@ -1,8 +1,8 @@
-"""A mirror of a repository on its cache volume: objects that an attempt's clone need not fetch again.
+"""A mirror of a repository on its cache volume: objects that an attempt's clone does not have to fetch again.
 
-The mirror is never needed. A clone borrows its objects only until it has packed its own, so whatever happens
-to the mirror later does not concern it. If borrowing fails, the clone fetches everything from the forge, and
-the mirror is deleted. The next attempt that may write fills it again.
+An attempt works without the mirror too. A clone borrows its objects only until it has packed its own, so
+later changes to the mirror do not affect it. If borrowing fails, the clone fetches everything from the forge,
+and the mirror is deleted. The next attempt that may write fills it again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from coding_agent_consumer.git import Git, GitFailedError
 
 _logger = logging.getLogger("coding_agent.mirror")
 _UPDATE_SECONDS = 300.0
-"""For one update. The attempt waits meanwhile, so a repository that needs longer has no mirror."""
+"""For one update. The attempt waits meanwhile, so a repository that takes longer has no mirror."""
 _MAX_PACKS = 20
 """Each update adds one; more are packed together."""
 _PACK = ("repack", "-a", "-d", "--quiet", "--window=0")
-"""Into one pack, with the deltas that are there: to look for better ones would take longer than to fetch."""
+"""Into one pack, with the existing deltas: finding better ones would take longer than a fetch."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Mirror:
         return objects if (self.repository / "HEAD").is_file() and objects.is_dir() else None
 
     async def update(self, clone: Git, base: str) -> None:
-        """Take the newest commit of a base branch over from a clone. What goes wrong is logged only.
+        """Copy the newest commit of a base branch from a clone. Errors are only logged.
 
-        One attempt at a time does it. Others do not wait: the next attempt brings what is missing. The kernel
-        releases the lock of an agent that is killed.
+        One attempt at a time does this, and others do not wait: the next attempt adds what is missing. The
+        kernel releases the lock of an agent that is killed.
         """
         if not os.access(self.directory, os.W_OK):
             return
@@ -90,7 +90,7 @@ class Mirror:
             await asyncio.to_thread(self._delete)
 
     async def discard(self) -> None:
-        """Delete it, unless another attempt updates it just now. What goes wrong is logged only."""
+        """Delete it, unless another attempt is updating it. Errors are only logged."""
         if not os.access(self.directory, os.W_OK):
             return
         try:
@@ -115,7 +115,7 @@ class Mirror:
             os.close(descriptor)
 
     def _delete(self) -> None:
-        # Renamed first: nobody borrows from half a mirror.
+        # Renamed first, so that nobody borrows from half a mirror.
         with suppress(FileNotFoundError):
             self.repository.rename(self.directory / f"deleted-{uuid4()}")
         self._remove_remains()
@@ -147,12 +147,12 @@ async def fetch(git: Git, command: Sequence[str], wanted: Sequence[str], mirror:
     try:
         alternates.write_text(f"{objects}\n")
         await git.remote(command, *wanted)
-        await git.local(*_PACK)  # also what was borrowed: git reads and checks all that the clone needs
+        await git.local(*_PACK)  # git reads and checks all that the clone needs, also what it borrowed
         alternates.unlink()
     except (ForgeError, GitFailedError, OSError) as error:
         await asyncio.to_thread(shutil.rmtree, git.directory)
         await git.local("init", "--quiet", "--bare")
         await git.remote(command, *wanted)
-        # Without the mirror it worked, so the forge was not the reason.
+        # It worked without the mirror, so the forge was not the reason.
         _logger.warning("The repository's mirror is broken and not used: %s", error)
         await mirror.discard()

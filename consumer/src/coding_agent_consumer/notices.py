@@ -57,11 +57,11 @@ async def handle_notices(
         async with aclosing(source.notices(stop)) as notices:
             async for notice in notices:
                 if not await _until_handled(handler, notice, stop):
-                    break  # to ask for the next one would acknowledge this one
+                    break  # asking for the next one would acknowledge this one
 
 
 async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.Event) -> bool:
-    """Whether it was handled, which a stop can prevent."""
+    """Whether the notice was handled; a stop can prevent that."""
     item = item_of_notice(notice)
     while not stop.is_set():
         try:
@@ -72,7 +72,7 @@ async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.E
             continue
         except ForgeError as error:
             _logger.warning("Could not handle a notice about %s: %s", item.display, error)
-        except Exception:  # a defect of ours at one notice must not end the others
+        except Exception:  # a bug that one notice meets must not end the others
             _logger.exception("Unexpected error at a notice about %s", item.display)
         return True
     return False
@@ -84,9 +84,9 @@ def item_of_notice(notice: Notice) -> Item:
 
 @dataclass(frozen=True)
 class NoticeHandler:
-    """Handles a notice; handling it again does no harm.
+    """Handles notices. A notice may be handled twice.
 
-    The in-memory queue knows its tasks. RabbitMQ does not: there the item's labels and our comment do.
+    The in-memory queue knows its tasks' state. With RabbitMQ, the item's labels and our comment show it.
 
     Attributes:
         forges: by host.
@@ -113,7 +113,7 @@ class NoticeHandler:
                 await self._execute(notice, forge)
 
     async def _show_waiting(self, task: QueuedTask, forge: Forge) -> None:
-        """Show that a task waits, unless a worker shows more: it holds the item's lock, or did."""
+        """Show that a task waits, unless a worker has the item's lock, or had it: it shows more."""
         age = (datetime.now(UTC) - task.request.trigger.received_at).total_seconds()
         await asyncio.sleep(min(_WAITS_AFTER, max(0.0, _WAITS_AFTER - age)))
         async with self.source.item_lock(task.request.item) as is_free:
@@ -140,7 +140,7 @@ class NoticeHandler:
             await self._task(forge, item, waiting).comment(Phase.QUEUED)
 
     async def _show_cancelled(self, withdrawal: Withdrawal, forge: Forge) -> None:
-        """Show that a waiting task was cancelled. The worker of a running one shows that itself."""
+        """Show that a waiting task was cancelled. The worker of a running task shows this itself."""
         async with self.source.item_lock(withdrawal.item) as is_free:
             if not is_free or await self._is_wanted(withdrawal.item, forge):
                 return
@@ -151,7 +151,7 @@ class NoticeHandler:
                 await self._task(forge, item, state).finish(outcome)
 
     async def _is_wanted(self, item: Item, forge: Forge) -> bool:
-        """Whether the item has a task that is not cancelled, e.g. as its label was applied again."""
+        """Whether the item has a task that is not cancelled: its label may have been applied again."""
         if isinstance(self.source, MemoryQueue):
             latest = self.source.latest(item)
             return latest is not None and not latest.terminal and not latest.cancel_requested

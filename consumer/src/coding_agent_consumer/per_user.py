@@ -1,8 +1,8 @@
 """What a person may set for their tasks, and the settings of one attempt that follow from it.
 
 A person's settings are a list of plain keys, not a part of the tree of settings: no file, no variable of the
-environment, nothing that decides where a secret of the installation goes. An address of their own gets the
-key that they give as text, or none.
+environment, nothing that decides where a secret of the installation goes. A service of their own gets
+the key that they give as text, or no key.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _PROBLEMS = {
     "string_type": "must be text",
     "model_type": "must be a mapping",
 }
-"""What pydantic's types of errors mean here; others have a message that says it."""
+"""What pydantic's types of errors mean here. The messages of the others are used as they are."""
 
 _SectionT = TypeVar("_SectionT", bound=Section)
 _KeyedT = TypeVar("_KeyedT", OpenAI, Anthropic, Google)
@@ -187,7 +187,7 @@ def with_personal(settings: Settings, data: Mapping[str, Any]) -> Settings:
         raise SettingsError(_problems(error)) from error
     changes: dict[str, Any] = {"llm": _llm(settings.llm, own.llm)}
     if own.llm.names_a_service:
-        # What a person sends to a service of their own goes to no other, and costs the installation nothing.
+        # Requests to a person's own service go to no other service, and cost the installation nothing.
         changes["gateway"] = settings.gateway.model_copy(update={"fallbacks": (), "identity": None})
     elif own.llm.provider not in (None, settings.llm.provider):
         changes["gateway"] = settings.gateway.model_copy(update={"identity": None})
@@ -239,11 +239,11 @@ def _llm(ours: LLM, own: _LLM) -> LLM:
 
 
 def _keyed(ours: _KeyedT, own: _Keyed) -> _KeyedT:
-    """A service with a key: another address than ours never gets ours."""
+    """A service with a key. Our key goes only to our address."""
     changes = _given(own)
     if own.base_url is not None:
         if _same_address(own.base_url, ours.base_url):
-            del changes["base_url"]  # in our own spelling, whatever a client makes of theirs
+            del changes["base_url"]  # keep our own spelling: a client may read theirs differently
         else:
             changes["api_key"] = SecretSettings()
     if own.api_key is not None:
@@ -254,7 +254,8 @@ def _keyed(ours: _KeyedT, own: _Keyed) -> _KeyedT:
 def _same_address(one: str, other: str) -> bool:
     """Whether two URLs are the same address in different spellings.
 
-    Too strict does no harm, for then a person's own key is needed; so paths are compared as they are.
+    A difference that does not matter does no harm: the person then needs a key of their own. So paths are
+    compared as they are.
     """
     first, second = _parsed(one), _parsed(other)
     if first is None or second is None:
@@ -284,7 +285,7 @@ def _over(section: _SectionT, changes: Mapping[str, Any]) -> _SectionT:
 
 
 def _without_none(value: Any, depth: int = 3) -> Any:
-    """YAML's empty value is a key without a setting: the installation's holds."""
+    """Without keys whose value is YAML's empty value: for these, the installation's settings apply."""
     if not isinstance(value, Mapping) or depth == 0:
         return value
     return {key: _without_none(entry, depth - 1) for key, entry in value.items() if entry is not None}

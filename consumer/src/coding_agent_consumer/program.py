@@ -1,4 +1,4 @@
-"""The two ways to start: a consumer of a queue, and the one attempt of a Job's pod (`--mode attempt`)."""
+"""The two programs: a consumer of a queue, and the single attempt of a Job's pod (`--mode attempt`)."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     check_model(settings)
     item = given.task.request.item
-    # Only the item's own forge: the credentials of another need not be there.
+    # Only the item's own forge: there may be no credentials for another.
     forge = connect_forge(settings, item.platform)
     try:
         forge_of({forge.host: forge}, item)
@@ -194,8 +194,8 @@ def build_attempt(
             raise ForgeNotFoundError("The item was closed before the attempt started.")
         branch = given.earlier.branch
         if branch is None:
-            # Nothing is known to be pushed by this run, so an earlier run's branch counts while its change is
-            # open. The same answer each time, so that a pod that replaces a lost one finds what that pushed.
+            # This run is not known to have pushed anything, so an earlier run's branch counts while its
+            # change is open. The answer is always the same: a pod that replaces a lost one finds its work.
             branch = await branch_for(
                 forge,
                 item,
@@ -248,11 +248,11 @@ def build_attempt(
 async def _located(forge: Forge, item: Item) -> Item:
     """The item with its repository's path.
 
-    An AgentTask can name a project by path and by number. The path has chosen the credential and the image,
-    and requests go to the number: they must be one project.
+    An AgentTask can name a project by path and by number. The credential and the image were chosen by
+    the path, and requests use the number, so both must be the same project.
 
     Raises:
-        ForgeNotFoundError: they are two, or the project was renamed after the task was created.
+        ForgeNotFoundError: they are two projects, or the project was renamed after the task was created.
     """
     if not item.repository or item.project_id is None:
         return await forge.locate(item)
@@ -266,7 +266,7 @@ async def _located(forge: Forge, item: Item) -> Item:
 
 
 def check_model(settings: Settings) -> None:
-    """Fail now rather than in a task; with per-user settings, however, each person may bring a key."""
+    """Fail now and not in a task, unless per-user settings are on: then each person may have a key."""
     if not settings.user_config_api.enabled:
         model_spec(settings.llm)
         for name in {settings.consumer.runner, *settings.consumer.runners.values()} - {RunnerName.BUILTIN}:

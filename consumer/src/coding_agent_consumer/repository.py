@@ -1,8 +1,8 @@
 """The agent's own clone, and how the workspace's work is committed and pushed from it.
 
-The clone is bare, so that nothing is ever checked out, and out of reach of the workspace. The workspace's
-work comes over as a patch that is applied to an index without a work tree: on the agent's side, none of it is
-ever written as a file, no link is followed, and no filter runs.
+The clone is bare, so nothing is ever checked out, and the workspace cannot reach it. The workspace's work
+arrives as a patch, which is applied to an index without a work tree: on the agent's side, none of it is ever
+written as a file, no link is followed, and no filter runs.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class BareClone:
         start_point: commit that the workspace starts from, and that its patches are relative to.
         resumed: the work branch was on the forge already; the start point is its tip.
         tip: the newest commit of the work branch here.
-        pushed: the commit of it that is on the forge; the start point while nothing was pushed.
+        pushed: the newest commit of it that was pushed; the start point while nothing was pushed.
     """
 
     def __init__(self, git: Git, base: str, branch: str, start_point: str, resumed: bool) -> None:
@@ -81,10 +81,10 @@ class BareClone:
     async def clone(
         credentials: Credentials, directory: Path, *, base: str, branch: str, mirror: Mirror | None = None
     ) -> BareClone:
-        """Clone the base branch and, if the forge has it, the work branch. Can be called again if it failed.
+        """Clone the base branch and, if the forge has it, the work branch. It can be retried.
 
         Args:
-            directory: a folder for it alone, which the workspace must not see.
+            directory: a folder for the clone alone; the workspace must not see it.
             base: branch that the work starts from.
             branch: the work branch; may be the base itself.
             mirror: of the repository, if there is a cache.
@@ -108,7 +108,7 @@ class BareClone:
             raise ForgeNotFoundError(f"{(await credentials()).url} has no branch {base}.")
         wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
         await fetch(git, ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), wanted, mirror)
-        # What was fetched counts, not what was listed: the forge may have moved in between.
+        # What was fetched counts, not what was listed: a branch may have moved in between.
         resumed = f"refs/heads/{branch}" in tips
         start = base_commit = await _commit_of(git, f"refs/remotes/origin/{base}")
         if resumed:
@@ -132,7 +132,7 @@ class BareClone:
         return await _commit_of(git, reference)
 
     async def tree(self, commit: str) -> list[TreeEntry]:
-        """Everything in a commit, folders left out."""
+        """Everything in a commit except folders."""
         return parse_tree(await self._git.local("ls-tree", "-r", "-z", "--full-tree", commit))
 
     async def blob(self, id_: str, limit: int) -> bytes | None:
@@ -151,10 +151,10 @@ class BareClone:
     async def commit(
         self, patch: bytes, message: str, author: CommitIdentity, signer: SshSigner | None = None
     ) -> str | None:
-        """Commit everything that changed since the start point; `None` if the branch's tip holds it already.
+        """Commit everything that changed since the start point; `None` if the branch's tip has it already.
 
-        May be called again with a later patch, also relative to the start point: its commit follows the last.
-        Symbolic links are committed as links, wherever they point: here nothing follows them.
+        It may be called again with a later patch, also relative to the start point. The new commit follows
+        the last one. Symbolic links are committed as links, wherever they point: nothing follows them here.
 
         Args:
             patch: what `Workspace.diff` gave.
@@ -248,7 +248,7 @@ def require_branch_name(name: str) -> None:
 
 @dataclass
 class Publisher:
-    """Publishes the workspace's work on the forge: at the end, and meanwhile in case the attempt is killed.
+    """Publishes the workspace's work on the forge: at the end, and before, in case the attempt is killed.
 
     Attributes:
         title: of the item.
@@ -273,11 +273,11 @@ class Publisher:
         return repository.branch if there else None
 
     async def commit(self, workspace: Workspace, summary: str = "", *, finished: bool) -> None:
-        """Commit what the workspace holds, if it differs from what was committed; all text becomes inert.
+        """Commit the workspace's work, if it differs from what was committed.
 
         Args:
             summary: of the work, by the model.
-            finished: `False`: also without new files that are too large to be committed.
+            finished: if not, new files that are too large to be committed are left out.
 
         Raises:
             WorkspaceGoneError: the workspace does not answer.
@@ -306,9 +306,9 @@ class Publisher:
             _logger.info("Pushed %s: %s", self.repository.tip[:12], self.footer)
 
     def with_checkpoints(self, workspace: Workspace, on_step: OnStep, interval: float) -> OnStep:
-        """Also push unfinished work after a step, at most once in `interval` seconds; 0: never.
+        """`on_step`, which then also pushes unfinished work, at most once in `interval` seconds; 0: never.
 
-        An attempt that is killed (out of memory, its node lost) can no longer push.
+        An attempt that is killed (out of memory, or its node is lost) can no longer push.
         """
         if not interval:
             return on_step
@@ -318,7 +318,7 @@ class Publisher:
             nonlocal last
             await on_step(step)
             if time.monotonic() - last >= interval:
-                # In a task of its own: an agent that is stopped does not stop a push half-way.
+                # In a task of its own, so that stopping the agent does not interrupt a push.
                 await asyncio.shield(asyncio.ensure_future(self._checkpoint(workspace)))
                 last = time.monotonic()
 

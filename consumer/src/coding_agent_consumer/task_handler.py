@@ -1,7 +1,7 @@
 """The consumer of a queue: claims tasks, runs an attempt of each, reports it on the item, settles the claim.
 
-The order of effects makes every crash harmless: the comment is written before labels are swapped, the end is
-reported before the message is acknowledged, and a retry is in the queue before the item says so.
+The order of the steps makes every crash harmless: the comment is written before labels are swapped, the end
+is reported before the message is acknowledged, and a retry is in the queue before the item shows it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _TaskStoppedError(Exception):
 
 @dataclass
 class TaskHandler:
-    """Handles claims, several at a time if called so.
+    """Handles claims; several may be handled at a time.
 
     Attributes:
         forges: by host.
@@ -81,7 +81,7 @@ class TaskHandler:
     identities: Identities | None = None
 
     async def handle(self, claim: Claim) -> None:
-        """Work on a task until it is settled; left unsettled only when shutting down or losing the claim."""
+        """Work on a task until its claim is settled. Only a shutdown or a lost claim leaves it unsettled."""
         item = claim.task.request.item
         forge = self.forges.get(item.host)
         if forge is None:
@@ -204,7 +204,7 @@ class TaskHandler:
                 timeout=consumer.timeout_seconds,
                 grace=_GRACE,
                 overtime=_OVERTIME,
-                # No queue remembers what earlier attempts spent: each has the whole budget.
+                # No queue stores what earlier attempts spent: each attempt has the whole budget.
                 allowance=self.settings.budgets.task,
             ).run()
         if identities is not None:
@@ -216,7 +216,7 @@ class TaskHandler:
             if why[0]:
                 saved = " What was done so far is pushed." if outcome.branch else ""
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped.{saved}"})
-            else:  # the consumer is ending, the person still wants it: another consumer goes on
+            else:  # the consumer ends, but the task is still wanted: another consumer continues it
                 await self._comment(task, Phase.QUEUED, outcome, None)
                 raise _TaskStoppedError
         await self._settle(claim, task, outcome)
@@ -233,7 +233,7 @@ class TaskHandler:
         await self._settle_end(claim, outcome)
 
     async def _settle_end(self, claim: Claim, outcome: Outcome) -> None:
-        # What a stranger asked for must not fill the queue of what people have to look at.
+        # Requests of strangers must not fill the queue that people have to look at.
         if outcome.succeeded or outcome.reason in (Reason.CANCELLED, Reason.NOT_AUTHORIZED):
             await claim.done()
         else:
@@ -244,7 +244,7 @@ class TaskHandler:
     ) -> None:
         try:
             await task.comment(phase, outcome=outcome, next_attempt=next_attempt)
-        except ForgeError as error:  # the next attempt shows the truth anyway
+        except ForgeError as error:  # the next attempt shows the right state anyway
             _logger.warning("Could not report on %s that it is %s: %s", task.item.display, phase, error)
 
     @asynccontextmanager
@@ -262,7 +262,7 @@ class TaskHandler:
                 except ForgeError as error:
                     _logger.warning("Could not check if %s is still wanted: %s", task.item.display, error)
                     continue
-                except Exception:  # a defect of ours must not make the attempt deaf to every stop
+                except Exception:  # a bug here must not keep the attempt from seeing any stop
                     _logger.exception(
                         "Unexpected error when checking if %s is still wanted", task.item.display
                     )
@@ -286,7 +286,7 @@ class TaskHandler:
             watcher.cancel()
 
     async def _retrying(self, claim: Claim, action: Callable[[], Awaitable[_T]]) -> _T:
-        """Do it, waiting while the forge is down: a task does not fail for that.
+        """Run an action, and wait while the forge is down: a task does not fail because of that.
 
         Raises:
             ForgeError: the forge refused, or was down for too long.

@@ -1,7 +1,7 @@
 """A task on its item: whether it may start, which branch gets its work, and what the item shows.
 
-The decisions are pure. The consumer holds the item's lock from `decide_start` until the attempt ends: nobody
-else works on the item. What a `ForgeTask` shows can be shown again.
+The decisions are pure. The consumer holds the item's lock from `decide_start` until the attempt ends, so
+nobody else works on the item. A `ForgeTask` may show the same state twice.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Abandon:
 def decide_start(
     task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
 ) -> Start | Drop | Abandon:
-    """What becomes of a message, from the item's labels and the state in our comment."""
+    """What happens to a message, by the item's labels and the state in our comment."""
     manual = task.request.trigger.origin is Origin.MANUAL
     if state is None or state.uuid != task.uuid:
         if not details.open:
@@ -68,7 +68,7 @@ def decide_start(
         run = max(task.run, earlier + 1)
         return Start(run=run, attempt=task.attempt, previous=state, continues=False)
 
-    # It is shown as waiting, or it was started before: by a consumer that died, or as an earlier attempt.
+    # The task is shown as waiting, or it started before: in a consumer that died, or as an earlier attempt.
     if state.phase.terminal:
         return Drop("the task has ended already")
     when = "before its task started" if state.attempt == 0 else "while its task was waiting to continue"
@@ -77,7 +77,7 @@ def decide_start(
     if not manual and not labels.active & details.labels:
         return Abandon(state, Reason.CANCELLED, f"The label was removed {when}.")
     match state.phase:
-        case Phase.QUEUED:  # stopped in good order, e.g. by a restart of the consumer: costs no attempt
+        case Phase.QUEUED:  # e.g. the consumer was restarted: this does not count as an attempt
             attempt = max(task.attempt, state.attempt)
         case Phase.BACKOFF:
             if task.attempt <= state.attempt:
@@ -116,11 +116,11 @@ async def refusal(
         ForgeError: it is not known what the person may do.
     """
     trigger = request.trigger
-    if trigger.cause is None:  # who writes AgentTasks has the cluster's rights
+    if trigger.cause is None:  # a person who can create AgentTasks has rights in the cluster
         return None
     user = request.user
     if not user or (trigger.origin is Origin.MANUAL and trigger.cause is Cause.LABEL):
-        # A message of the polling agent names the item's author.
+        # A message of the polling agent names the item's author instead.
         applied = await forge.label_application(item)
         user = applied.user if applied and applied.user else user
     if user and user.casefold() == (await forge.whoami()).casefold():
@@ -160,7 +160,7 @@ async def branch_for(
     """As `work_branch` decides.
 
     Raises:
-        ForgeError: whether the change of an earlier run is still open is not known.
+        ForgeError: it is not known whether the change of an earlier run is still open.
     """
     still_open = False
     if previous is not None and previous.branch is not None and previous.change_url is not None:
@@ -178,7 +178,7 @@ async def remembered(forge: Forge, item: Item) -> State | None:
 
 @dataclass
 class ForgeTask:
-    """An item's task while it is worked on; its subclasses are the kinds of items.
+    """An item's task while an attempt works on it. There is a subclass for each kind of item.
 
     Attributes:
         state: what our comment remembers; changed by each report.
@@ -215,7 +215,7 @@ class ForgeTask:
     async def comment(
         self, phase: Phase, *, outcome: Outcome | None = None, next_attempt: datetime | None = None
     ) -> None:
-        """Show a phase: update our one comment, then swap the labels.
+        """Show a phase: update our comment, then swap the labels.
 
         Raises:
             ForgeError: not all of it could be shown.

@@ -2,7 +2,7 @@
 
 The agent always appends to a local file: in a scratch folder, or on a mounted volume. If a bucket is
 configured, the file is uploaded there while the attempt runs, so that a killed agent leaves what it had, and
-once more at the end. A store that is down costs an attempt only its record.
+once more at the end. If the store is down, an attempt loses only its record.
 
 The library for buckets takes 15 MB of memory, so it is imported only where a bucket is configured.
 """
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 _CHUNK = 1000
 """Objects in one answer of a bucket's listing; S3's own maximum."""
 _FETCH_TIMEOUT = 15.0
-"""Seconds before the work in which earlier transcripts are read from the bucket."""
+"""Seconds for reading earlier transcripts from the bucket, before the work."""
 _FETCH_SIZE = 512 * 1024
 """Bytes of the end of an earlier transcript that are read for its recap."""
 _EARLIER = 3
@@ -50,7 +50,7 @@ _GIVE_UP = 5
 _PAUSE = 1.0
 """Seconds between two tries of the last upload."""
 _TAIL = 1500
-"""Characters of the last steps; together with a summary they still fit a termination message."""
+"""Characters of the last steps. Together with a summary they fit into a termination message."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Transcripts:
 
     @property
     def path(self) -> Path | None:
-        """The file that the agent appends to; `None` where no transcripts are kept."""
+        """The file to which the agent appends; `None` where no transcripts are kept."""
         return self.base / self.key if self.storage.enabled else None
 
     async def begin(self) -> str:
@@ -107,7 +107,7 @@ class Transcripts:
         return "\n\n".join(filter(None, newest))
 
     def so_far(self, outcome: Outcome) -> Outcome:
-        """The outcome with the last steps, and with the place of what is kept already."""
+        """The outcome with the last steps, and with the location of what is stored already."""
         kept = self.path is not None and self.storage.s3 is None
         return self._located(outcome, self.lines.text(), kept=kept)
 
@@ -190,7 +190,7 @@ class Transcripts:
         if not self.path.exists() or self.path.stat().st_size == self._uploaded:
             return
         data = await asyncio.to_thread(self.path.read_bytes)
-        # A request cannot be recalled: the next upload must not overtake it.
+        # A request cannot be cancelled, and the next upload must not overtake it.
         self._putting = asyncio.ensure_future(bucket.put(self.key, data))
         await asyncio.shield(self._putting)
         self._uploaded = len(data)
@@ -205,7 +205,7 @@ class Transcripts:
         if self._putting is not None and not self._putting.done():
             await asyncio.wait({self._putting}, timeout=within)
             if self._putting.done():
-                self._putting.exception()  # what matters now is the upload below
+                self._putting.exception()  # only the upload below matters now
         for _ in range(self.storage.s3.max_retries + 1):
             left = deadline - loop.time()
             bucket = self._bucket(left) if left > 0 else None
@@ -371,7 +371,7 @@ class S3Bucket:
 
 
 def _why(error: Exception) -> str:
-    """In our words: the library's message holds the store's answer, which may repeat the key's id."""
+    """In our words: the library's message contains the store's answer, which may repeat the key's id."""
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError  # noqa: PLC0415
 
     status = re.search(r"status code: (\d{3})", str(error))

@@ -1,4 +1,4 @@
-"""The agent that does an attempt's work, and the border between the two."""
+"""The agent that does an attempt's work, and the interface between the two."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Brief:
 
 @dataclass(frozen=True)
 class Step:
-    """Something the agent did, for progress displays and logs. The texts are short and hold no secrets."""
+    """Something that the agent did, for progress displays and logs. The texts are short, without secrets."""
 
     number: int
     kind: str

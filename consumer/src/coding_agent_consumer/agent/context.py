@@ -1,6 +1,6 @@
 """Compress a conversation so that it fits the model's context again (`context_storage.*`). Pure.
 
-A conversation is the request with the task, then answers and requests in turn. Compressed, it is the task
+A conversation is the request with the task, then answers and requests in turn. A compressed one is the task
 with a summary of what followed, and the newest answers with all results of their calls.
 """
 
@@ -30,9 +30,9 @@ from coding_agent_consumer.agent.transcript import digest
 _CHARS_PER_TOKEN = 4
 """Of English and code; a character beyond ASCII counts as one token."""
 _MESSAGE_TOKENS = 8
-"""What a message costs in addition to its text."""
+"""Tokens of a message in addition to its text."""
 _IMAGE_TOKENS = 1_600
-"""What services count for a large image, at most."""
+"""The most that services count for a large image."""
 _LEAST_RESULT = 400
 """Characters that a shortened tool result keeps."""
 _CUT = "\n[… cut to save room; ask again for the part you need …]\n"
@@ -186,7 +186,7 @@ def _without_usage(message: ModelMessage) -> ModelMessage:
 
 
 def without_images(message: ModelMessage) -> ModelMessage:
-    """The message with a word in place of each image: for records, and for models that cannot see."""
+    """The message with a word in place of each image: for records, and for models without vision."""
     if not isinstance(message, ModelRequest) or not any(map(_images, message.parts)):
         return message
     parts: list[ModelRequestPart] = [

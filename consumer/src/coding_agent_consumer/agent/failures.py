@@ -1,4 +1,4 @@
-"""Why the agent's work ends early: it leads nowhere, or the model's service fails for good.
+"""Why the agent's work ends early: it makes no progress, or the model's service fails for good.
 
 `reached` judges what the model did, round by round. Failures of the service that `models` does not retry end
 the attempt with the outcome of `failure_of`.

@@ -67,15 +67,15 @@ from coding_agent_consumer.workspace.protocol import Workspace
 _logger = logging.getLogger("coding_agent.agent")
 
 _CLEANUP_SECONDS = 5.0
-"""In which a cancelled agent must let go of its tools."""
+"""In which a cancelled agent must release its tools."""
 _LIBRARY_RETRIES = 1_000_000
-"""The library's own caps are out of the way: `limits` counts what it shows us."""
+"""So many that the library's own limits never apply: `reached` counts instead."""
 _OVERHEAD = 2_000
 """Tokens of instructions and tools, until the service reports the first request."""
 _MAX_REJECTIONS = 3
 """Times in a row that a conversation may be refused as too long before we give up."""
 _MAX_REFUSED_CHANGES = 2
-"""How often the model is asked to fix a change that cannot be taken over; then the attempt ends with it."""
+"""How often the model is asked to fix a change that cannot be taken over. Then the attempt ends with it."""
 _TOO_LONG_ANSWER = (
     "Your last answer was cut off because it was too long, and nothing of it was done. Go on in smaller"
     " steps: write or edit files piece by piece."
@@ -185,9 +185,9 @@ class _Conversation:
     """One attempt's exchange with the model.
 
     Attributes:
-        usage: counted here also where the attempt fails.
-        messages: the conversation as the model sees it, compressed where that was needed.
-        name: under which the service caches its prefix.
+        usage: is counted here even if the attempt fails.
+        messages: the conversation as the model sees it, compressed where necessary.
+        name: the service caches the conversation's prefix under it.
     """
 
     settings: Settings
@@ -321,7 +321,7 @@ class _Conversation:
             self.messages = context.merged(parts, await self._summary(parts, budget))
         if context.estimate(self.messages) + _OVERHEAD > budget:
             self.messages = context.shorten(self.messages, max(0, budget - _OVERHEAD))
-        self._may_compress = False  # until the next answer: a second time would not help
+        self._may_compress = False  # until the next answer: doing it twice would not help
         self.transcript.append(context.without_images(self.messages[0]))
         await self._step("compress", f"Made room: {before} messages became {len(self.messages)}", "")
 

@@ -49,7 +49,7 @@ _VENDORS = {
 
 
 class Api(StrEnum):
-    """The API that a model is spoken to by."""
+    """The API of a model's service."""
 
     RESPONSES = "responses"
     CHAT = "chat"
@@ -62,10 +62,10 @@ class ModelSpec:
     """Which model, where, and how large.
 
     Attributes:
-        base_url: as the vendor's own SDK takes it: `/v1` included for OpenAI's APIs, without for the others.
+        base_url: as the vendor's own SDK expects it: with `/v1` for OpenAI's APIs, without it for the others.
         max_tokens: of one answer.
         context_length: tokens that fit its context.
-        request_timeout: seconds without a sign of the service.
+        request_timeout: seconds without any data from the service.
         setting: name of the section that set it, for messages to people.
         gateway_url: base URL of the gateway that requests go to; `None`: to `base_url`.
     """
@@ -204,7 +204,7 @@ def request_settings(spec: ModelSpec, conversation: str) -> ModelSettings:
     Anthropic caches what is marked; the others cache by themselves, OpenAI better with a key.
 
     Args:
-        conversation: names the conversation; no secret, and of no meaning to others.
+        conversation: names the conversation; it is not secret, and means nothing to others.
     """
     more: dict[str, Any] = {}
     if spec.api is Api.ANTHROPIC:
@@ -225,7 +225,7 @@ def open_model(spec: ModelSpec) -> AbstractAsyncContextManager[Model]:
     """A model whose connections are closed at the end; it never retries by itself.
 
     The SDKs take keys, account ids, addresses and headers from the environment as well, for any address.
-    Those stay there: only settings count.
+    All these are ignored: only settings count.
     """
     match spec.api:
         case Api.ANTHROPIC:

@@ -22,11 +22,11 @@ BODY_LIMIT = 30_000
 COMMENT_LIMIT = 6_000
 """Characters of one comment."""
 COMMENTS_LIMIT = 60_000
-"""Characters of all comments on one item: the oldest give way."""
+"""Characters of all comments on one item. The oldest are left out first."""
 REVIEWS_LIMIT = 20_000
-"""Characters of all reviews: the oldest give way."""
+"""Characters of all reviews. The oldest are left out first."""
 THREADS_LIMIT = 50_000
-"""Characters of all threads: resolved ones give way first, then outdated ones, then the oldest."""
+"""Characters of all threads. Resolved ones are left out first, then outdated ones, then the oldest."""
 CHECKS_LIMIT = 30_000
 """Characters of all failed checks."""
 LOG_LIMIT = 6_000

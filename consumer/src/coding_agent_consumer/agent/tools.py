@@ -128,7 +128,7 @@ def workspace_tools(workspace: Workspace) -> FunctionToolset[Any]:
 
 
 def show(result: CommandResult) -> str:
-    """A command's result as the model sees it. It holds no times: equal results look equal."""
+    """A command's result as the model sees it. It contains no times, so that equal results look equal."""
     if result.timed_out:
         end = f"killed: it ran out of time after {result.seconds:.0f} s"
     else:

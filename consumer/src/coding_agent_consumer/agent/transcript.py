@@ -1,4 +1,4 @@
-"""The agent's messages as they leave this process: JSON lines, and short lines for people; no secrets."""
+"""The agent's messages as they leave this process: JSON lines and short lines for people, without secrets."""
 
 from __future__ import annotations
 
@@ -162,8 +162,8 @@ class LastLines:
 class Transcript:
     """Appends messages to a file that only its owner can read, each with one write.
 
-    If the file cannot be written, that is logged once and no more is written: the work matters more than its
-    record.
+    If the file cannot be written, this is logged once and nothing more is written: the work matters more than
+    its record.
     """
 
     def __init__(self, path: Path | None, scrub: Scrub, last_lines: LastLines | None = None) -> None:
@@ -174,7 +174,7 @@ class Transcript:
     def append(self, message: ModelMessage) -> None:
         line = self._scrub(_MESSAGE.dump_json(message).decode()) + "\n"
         if self._last_lines is not None:
-            # Parsed again: in lines that were shortened first, the beginning of a secret would not be found.
+            # Parsed again: in lines that were shortened first, a secret that was cut would not be found.
             self._last_lines.add(digest(_MESSAGE.validate_json(line)))
         if self._path is None:
             return

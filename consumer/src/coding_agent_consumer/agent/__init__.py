@@ -48,13 +48,12 @@ class Brief:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that the agent did, for progress displays and logs. The texts are short, without secrets."""
+    """Something that the agent did, for the log. The title is short and without secrets."""
 
     number: int
     kind: str
     """`model`, `tool` or `compress`."""
     title: str
-    detail: str = ""
 
 
 OnStep = Callable[[Step], Awaitable[None]]

@@ -138,8 +138,8 @@ class ModelAgent:
                 self.open_model(spec) as model,
                 mcp_tools(self.settings.mcp_servers, scrub) as (servers, failed),
             ):
-                for name, why in failed.items():
-                    await on_step(Step(0, "tool", f"MCP server {name} cannot be used", why))
+                for name in failed:
+                    await on_step(Step(0, "tool", f"MCP server {name} cannot be used"))
                 conversation = _Conversation(
                     settings=self.settings,
                     spec=spec,
@@ -233,7 +233,7 @@ class _Conversation:
             except ModelAPIError as error:
                 if refuses_images(error) and context.has_images(self.messages):
                     self.messages = [context.without_images(message) for message in self.messages]
-                    await self._step("model", "The service refused the images; continuing without", "")
+                    await self._step("model", "The service refused the images; continuing without")
                     continue
                 if not too_long(error) or self._rejections >= _MAX_REJECTIONS:
                     raise
@@ -288,7 +288,7 @@ class _Conversation:
                     self._rejections = 0
                     self._may_compress = True
                     self._record(response)
-                    await self._step("model", *step_of_answer(response, self.scrub))
+                    await self._step("model", step_of_answer(response, self.scrub))
                 elif isinstance(node, CallToolsNode) and isinstance(following, ModelRequestNode):
                     await self._acted(node.model_response, following.request)
                 node = following
@@ -296,8 +296,8 @@ class _Conversation:
 
     async def _acted(self, response: ModelResponse, request: ModelRequest) -> None:
         self._record(request)
-        for title, detail in steps_of_results(response, request, self.scrub, without=FINISH):
-            await self._step("tool", title, detail)
+        for title in steps_of_results(response, request, self.scrub, without=FINISH):
+            await self._step("tool", title)
         self._check_limits(round_of(response, request))
 
     def _check_limits(self, latest: Round) -> None:
@@ -323,7 +323,7 @@ class _Conversation:
             self.messages = context.shorten(self.messages, max(0, budget - _OVERHEAD))
         self._may_compress = False  # until the next answer: doing it twice would not help
         self.transcript.append(context.without_images(self.messages[0]))
-        await self._step("compress", f"Made room: {before} messages became {len(self.messages)}", "")
+        await self._step("compress", f"Made room: {before} messages became {len(self.messages)}")
 
     async def _summary(self, parts: context.Split, budget: int) -> str:
         """The model's own summary, or a list of the steps if it cannot write one."""
@@ -348,10 +348,10 @@ class _Conversation:
         self.messages.append(message)
         self.transcript.append(context.without_images(message))
 
-    async def _step(self, kind: str, title: str, detail: str) -> None:
+    async def _step(self, kind: str, title: str) -> None:
         self._steps += 1
         _logger.debug("Step %d (%s): %s", self._steps, kind, title)
-        await self.on_step(Step(number=self._steps, kind=kind, title=title, detail=detail))
+        await self.on_step(Step(self._steps, kind, title))
 
 
 def _tool_names(ctx: RunContext[None]) -> list[str]:

@@ -146,13 +146,13 @@ async def _answer(action: Awaitable[_T]) -> _T:
 @asynccontextmanager
 async def mcp_tools(
     servers: Sequence[McpServer], scrub: Scrub
-) -> AsyncIterator[tuple[list[AbstractToolset[Any]], dict[str, str]]]:
-    """The toolsets of the servers that answer, and by name why the others, which are left out, do not.
+) -> AsyncIterator[tuple[list[AbstractToolset[Any]], list[str]]]:
+    """The toolsets of the servers that answer, and the names of the others, which are left out.
 
     An error while a server is closed hides neither a result nor another error.
     """
     toolsets: list[AbstractToolset[Any]] = []
-    failed: dict[str, str] = {}
+    failed: list[str] = []
     stack = AsyncExitStack()
     try:
         for server in servers:
@@ -166,15 +166,16 @@ async def mcp_tools(
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
-                failed[name] = "the connection was closed"
+                why = "the connection was closed"
             except TimeoutError:
-                failed[name] = f"no answer within {START_TIMEOUT:g} s"
+                why = f"no answer within {START_TIMEOUT:g} s"
             except Exception as error:
-                failed[name] = _cause(error, scrub)
+                why = _cause(error, scrub)
             else:
                 toolsets.append(toolset.prefixed(name))
                 continue
-            _logger.warning("MCP server %s cannot be used; continuing without it: %s", name, failed[name])
+            failed.append(name)
+            _logger.warning("MCP server %s cannot be used; continuing without it: %s", name, why)
         yield toolsets, failed
     finally:
         try:

@@ -29,7 +29,6 @@ _MESSAGE: TypeAdapter[ModelMessage] = TypeAdapter(ModelMessage)
 _SAID_LENGTH = 300
 _CALL_LENGTH = 160
 _TITLE_LENGTH = 120
-_DETAIL_LENGTH = 400
 _MAIN_ARGUMENTS = ("command", "path", "pattern")
 """The arguments that describe a call best."""
 _SHORTEST = 8
@@ -232,18 +231,17 @@ def digest(message: ModelMessage) -> list[str]:
     return lines
 
 
-def step_of_answer(response: ModelResponse, scrub: Scrub) -> tuple[str, str]:
-    """Title and detail of the step: what the model said, otherwise what it calls."""
+def step_of_answer(response: ModelResponse, scrub: Scrub) -> str:
+    """The step's title: what the model said, otherwise what it calls."""
     said = " ".join(part.content for part in response.parts if isinstance(part, TextPart)).strip()
     calls = [_call_title(part) for part in response.parts if isinstance(part, ToolCallPart)]
-    title = said or ", ".join(calls) or "an empty answer"
-    return one_line(scrub(title), _TITLE_LENGTH), one_line(scrub("; ".join(calls)), _DETAIL_LENGTH)
+    return one_line(scrub(said or ", ".join(calls) or "an empty answer"), _TITLE_LENGTH)
 
 
 def steps_of_results(
     response: ModelResponse, request: ModelRequest, scrub: Scrub, *, without: str
-) -> Iterator[tuple[str, str]]:
-    """Title and detail of each result of an answer's calls, except calls of the tool `without`."""
+) -> Iterator[str]:
+    """The title of each result of an answer's calls, except calls of the tool `without`."""
     calls = {part.tool_call_id: part for part in response.parts if isinstance(part, ToolCallPart)}
     for part in request.parts:
         if isinstance(part, ToolReturnPart) and part.tool_name != without:
@@ -251,10 +249,7 @@ def steps_of_results(
             title = _call_title(call) if call else part.tool_name
             if part.outcome != "success":
                 title += " (failed)"
-            text = scrub(part.model_response_str(wrap_if_error=False)).strip()
-            # The end: that of a command's output says how it went.
-            detail = text if len(text) <= _DETAIL_LENGTH else f"…{text[-_DETAIL_LENGTH:]}"
-            yield one_line(scrub(title), _TITLE_LENGTH), detail
+            yield one_line(scrub(title), _TITLE_LENGTH)
 
 
 def _call_title(call: ToolCallPart) -> str:

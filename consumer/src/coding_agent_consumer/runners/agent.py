@@ -259,10 +259,8 @@ class _Record:
                 )
                 request = ModelRequest(parts=[part])
                 self.transcript.append(request)
-                for title, detail in steps_of_results(
-                    ModelResponse(parts=[call]), request, self.scrub, without=""
-                ):
-                    await self._step("tool", title, detail)
+                for title in steps_of_results(ModelResponse(parts=[call]), request, self.scrub, without=""):
+                    await self._step("tool", title)
             case Failed():
                 self.failure = event
 
@@ -276,8 +274,8 @@ class _Record:
 
     async def _answer(self, response: ModelResponse) -> None:
         self.transcript.append(response)
-        await self._step("model", *step_of_answer(response, self.scrub))
+        await self._step("model", step_of_answer(response, self.scrub))
 
-    async def _step(self, kind: str, title: str, detail: str) -> None:
+    async def _step(self, kind: str, title: str) -> None:
         self._steps += 1
-        await self.on_step(Step(self._steps, kind, title, detail))
+        await self.on_step(Step(self._steps, kind, title))

@@ -269,13 +269,14 @@ class Channel:
         closed: done when the channel is gone, with the reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.raw: Any = None
         self.closed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def open(cls, connection: Connection) -> Self:
-        channel = cls()
+        channel = cls(connection)
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             channel.raw = connection.raw.channel(on_open_callback=lambda _raw: _resolve(opened, None))
@@ -287,7 +288,7 @@ class Channel:
 
     @property
     def is_open(self) -> bool:
-        return bool(self.raw.is_open)
+        return bool(self.raw.is_open) and self.connection.is_open
 
     async def call(self, method: Callable[..., object], **arguments: Any) -> Any:
         """Call a method of `raw` and wait for the broker's answer (a pika frame); raises as `wait`."""

@@ -1,15 +1,16 @@
-"""Takes tasks from RabbitMQ."""
+"""Takes tasks from RabbitMQ: the source, its connections, and the claim of a task."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from coding_agent_core.messages import QueuedTask
+from coding_agent_core.messages import Claim, QueuedTask
 from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
@@ -37,12 +38,70 @@ from coding_agent_core.queues.rabbitmq.messages import (
     waiting_queue,
 )
 from coding_agent_core.queues.rabbitmq.publisher import ConfirmingChannel
+from coding_agent_core.retry import first_of
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
 
 _logger = logging.getLogger("coding_agent.queue")
 
 
+class RabbitMQSource:
+    """See `TaskSource`. Each iterator has a connection of its own, so that item locks exclude each other.
+
+    `hosts` is for messages that do not name theirs.
+    """
+
+    def __init__(
+        self,
+        settings: RabbitMQ,
+        hosts: Mapping[Platform, str],
+        *,
+        timing: Timing = Timing(),  # noqa: B008 - immutable
+    ) -> None:
+        self._settings = settings
+        self._hosts = hosts
+        self._timing = timing
+        self._tracker = DeliveryTracker()
+        self._io = IoThread("rabbitmq-consumer")
+        self._connections: set[ConsumerConnection] = set()
+        self._closing = asyncio.Event()
+
+    async def claims(self, stop: asyncio.Event) -> AsyncGenerator[Claim, None]:
+        if self._closing.is_set():
+            return
+        loop = asyncio.get_running_loop()
+        connection = ConsumerConnection(
+            self._settings, self._hosts, self._tracker, self._timing, self._io, loop
+        )
+        self._connections.add(connection)  # before it starts: `aclose` must find it
+        try:
+            await self._io.run(connection.start())
+            while not (stop.is_set() or self._closing.is_set()):
+                waiting = self._io.run(connection.claimed.wait())
+                await first_of(stop.wait(), self._closing.wait(), waiting)
+                claim = connection.claim
+                if stop.is_set() or self._closing.is_set() or claim is None:
+                    break
+                yield claim
+                await first_of(claim.settled.wait(), claim.lost.wait(), stop.wait(), self._closing.wait())
+                if claim.lost.is_set() and not self._closing.is_set():
+                    await self._io.run(connection.abandon(claim))
+        finally:
+            await self._close(connection)
+
+    async def aclose(self) -> None:
+        """Close the connections; unsettled tasks go back to the queue."""
+        self._closing.set()
+        await asyncio.gather(*(self._close(connection) for connection in self._connections))
+        await self._io.stop()
+
+    async def _close(self, connection: ConsumerConnection) -> None:
+        if connection in self._connections:  # until it is closed: `aclose` must wait for that
+            await self._io.run(connection.close())
+            self._connections.discard(connection)
+
+
+@dataclass(eq=False)
 class RabbitMQClaim:
     """See `Claim`. The events belong to the program's loop, all else to the connection's thread.
 
@@ -51,19 +110,18 @@ class RabbitMQClaim:
         is_refused: another consumer has the item, so this attempt never started.
     """
 
-    def __init__(
-        self, task: QueuedTask, delivery: UnackedDelivery, redelivered: bool, connection: ConsumerConnection
-    ) -> None:
-        self.task = task
-        self.delivery = delivery
-        self.redelivered = redelivered
-        self.cancelled = asyncio.Event()
+    task: QueuedTask
+    delivery: UnackedDelivery
+    redelivered: bool
+    connection: ConsumerConnection
+
+    def __post_init__(self) -> None:
+        self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
-        self.lost = asyncio.Event()
-        self.settled = asyncio.Event()
         self.is_locked = self.is_refused = self.is_lost = False
-        self._connection = connection
-        self._io = connection.io
+        self._io = self.connection.io
+        self._queue = self.connection.settings.queue
+        self.lock = lock_queue(self._queue, self.task.request.item)
 
     @asynccontextmanager
     async def item_lock(self) -> AsyncIterator[bool]:
@@ -72,87 +130,83 @@ class RabbitMQClaim:
         Where another has it, settle with `retry`, never with `done`: that consumer may still die. Such a
         retry does not count as an attempt.
         """
-        held = not self._io.stopped and await self._io.run(self._connection.lock_item(self))
+        held = not self._io.stopped and await self._io.run(self.connection.lock_item(self))
         try:
             yield held
         finally:
             if held and not self._io.stopped:
-                await self._io.run(self._connection.unlock_item(self))
+                await self._io.run(self.connection.unlock_item(self))
 
     def ending(self) -> None:
         """Nothing to do: each application of the label is a message of its own."""
 
     async def done(self) -> None:
-        await self._settle(self._connection.done(self))
+        await self._settle(None)
 
     async def retry(self, delay: float) -> None:
         """Publish a copy for later, confirmed, then acknowledge: a crash in between leaves both, never none.
 
         While the broker is away for longer than `Timing.settle`, the original is delivered again instead.
         """
-        await self._settle(self._connection.retry(self, delay))
+        seconds = delay_seconds(delay)
+        attempt = self.task.attempt + (0 if self.is_refused else 1)
+        copy = self.task.model_copy(update={"attempt": attempt})
+        # The holder of the lock may be the one that started this very attempt.
+        redelivered = self.is_refused and self.redelivered
+        message = task_message(delay_queue(self._queue, seconds), copy, redelivered=redelivered)
+        await self._settle(message, delay_arguments(self._queue, seconds))
 
     async def dead_letter(self, reason: str) -> None:
         """Publish a copy to the dead-letter queue, confirmed, then acknowledge."""
-        await self._settle(self._connection.dead_letter(self, reason))
+        await self._settle(dead_message(self._queue, self.task, reason))
 
-    async def _settle(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._io.stopped:  # the source was closed, and the message is back in the queue
-            work.close()
-        else:
-            await self._io.run(work)
+    async def _settle(self, copy: Message | None, delay: dict[str, Any] | None = None) -> None:
+        if not self._io.stopped:  # else the source was closed, and the message is back in the queue
+            await self._io.run(self.connection.settle(self, copy, delay))
         self.settled.set()
 
 
+@dataclass(eq=False)
 class ConsumerConnection:
     """A connection that consumes one task at a time, and reconnects. Its methods run in the `io` thread.
 
     While a task is claimed nothing else is consumed, also after a reconnection: its own message may then be
-    delivered to another consumer, which the item's lock keeps from working on it. `loop` is the program's, in
-    which a claim's events are set.
+    delivered to another consumer, which the item's lock keeps from working on it.
+
+    Attributes:
+        loop: the program's, in which a claim's events are set.
     """
 
-    def __init__(
-        self,
-        settings: RabbitMQ,
-        hosts: Mapping[Platform, str],
-        tracker: DeliveryTracker,
-        timing: Timing,
-        *,
-        io: IoThread,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self.io = io
+    settings: RabbitMQ
+    hosts: Mapping[Platform, str]
+    tracker: DeliveryTracker
+    timing: Timing
+    io: IoThread
+    loop: asyncio.AbstractEventLoop
+
+    def __post_init__(self) -> None:
         self.claim: RabbitMQClaim | None = None
-        self.claimed = asyncio.Event()
-        self._settings = settings
-        self._secrets = Secrets(settings.password)
-        self._hosts = hosts
-        self._tracker = tracker
-        self._timing = timing
-        self._loop = loop
-        self._idle, self._up = asyncio.Event(), asyncio.Event()
+        self.claimed, self._idle, self._up = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._idle.set()
+        self._secrets = Secrets(self.settings.password)
         self._connection: Connection | None = None
         self._publisher: ConfirmingChannel | None = None
         self._rejecting: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def start(self) -> None:
         self._serving = asyncio.create_task(self._serve())
 
     async def close(self) -> None:
         """Close the connection; a claimed task goes back to the queue. Another caller may be closing it."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
         ending = [*self._rejecting, *([self._serving] if self._serving else [])]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        if not self._closing:
+            self._closing = True
+            for task in ending:
+                task.cancel()
+        if ending:
+            await asyncio.wait(ending)
         if self.claim is not None:
             self._lose(self.claim)
             self.claim = None
@@ -161,20 +215,10 @@ class ConsumerConnection:
 
     async def lock_item(self, claim: RabbitMQClaim) -> bool:
         """Take the item's lock; while the connection is away, wait for it."""
-        held = False
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timing.settle):
-                if claim.redelivered:
-                    await asyncio.sleep(self._timing.relock_grace)
-                while self.claim is claim:
-                    await self._up.wait()
-                    try:
-                        held = await self._open_connection().lock(
-                            self._lock_name(claim), self._timing.lock_patience
-                        )
-                        break
-                    except BrokerError:
-                        await asyncio.sleep(self._timing.first_pause)
+        if claim.redelivered:
+            await asyncio.sleep(self.timing.relock_grace)
+        patience = self.timing.lock_patience
+        held = await self._while_claimed(claim, lambda connection: connection.lock(claim.lock, patience))
         claim.is_locked, claim.is_refused = held, not held
         return held
 
@@ -183,28 +227,30 @@ class ConsumerConnection:
         if claim.is_locked:
             claim.is_locked = False
             with suppress(BrokerError, TimeoutError):
-                async with asyncio.timeout(self._timing.connect):
-                    waiting = waiting_queue(self._settings.queue, claim.task.request.item)
-                    await self._open_connection().delete(self._lock_name(claim), waiting)
+                async with asyncio.timeout(self.timing.connect):
+                    waiting = waiting_queue(self.settings.queue, claim.task.request.item)
+                    await self._open_connection().delete(claim.lock, waiting)
 
-    async def done(self, claim: RabbitMQClaim) -> None:
+    async def settle(self, claim: RabbitMQClaim, copy: Message | None, delay: dict[str, Any] | None) -> None:
+        """Acknowledge the task's message, once a copy is published if there is one.
+
+        Args:
+            delay: arguments of the copy's queue, if that may not exist.
+        """
         if claim.is_lost:
             await self.abandon(claim)
-        elif self.claim is claim:
-            self._acknowledge(claim)
-
-    async def retry(self, claim: RabbitMQClaim, delay: float) -> None:
-        seconds = delay_seconds(delay)
-        queue = delay_queue(self._settings.queue, seconds)
-        attempt = claim.task.attempt + (0 if claim.is_refused else 1)
-        copy = claim.task.model_copy(update={"attempt": attempt})
-        # The holder of the lock may be the one that started this very attempt.
-        redelivered = claim.is_refused and claim.redelivered
-        arguments = delay_arguments(self._settings.queue, seconds)
-        await self._replace(claim, task_message(queue, copy, redelivered=redelivered), arguments)
-
-    async def dead_letter(self, claim: RabbitMQClaim, reason: str) -> None:
-        await self._replace(claim, dead_message(self._settings.queue, claim.task, reason), None)
+        if self.claim is not claim:
+            return
+        if copy is not None and not await self._while_claimed(
+            claim, lambda connection: self._moved(connection, copy, delay)
+        ):
+            _logger.warning("Task %s could not be moved; it will be delivered again", claim.task.name)
+            await self.abandon(claim)
+            return
+        if not claim.is_refused:  # a refused attempt comes again
+            self.tracker.settle(claim.task)
+        claim.delivery.acknowledge()
+        self._end_claim()
 
     async def abandon(self, claim: RabbitMQClaim) -> None:
         """Settle nothing: if the message is still ours, it goes back to the queue."""
@@ -212,44 +258,36 @@ class ConsumerConnection:
             claim.delivery.requeue()
             self._end_claim()
 
-    async def _replace(self, claim: RabbitMQClaim, copy: Message, delay: dict[str, Any] | None) -> None:
-        if claim.is_lost:
-            await self.abandon(claim)
-        if self.claim is not claim:
-            return
-        try:
-            async with asyncio.timeout(self._timing.settle):
-                while True:
+    async def _while_claimed(
+        self, claim: RabbitMQClaim, action: Callable[[Connection], Awaitable[bool]]
+    ) -> bool:
+        """Do it once there is a connection; `False` if it says so, or takes longer than `Timing.settle`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.timing.settle):
+                while self.claim is claim:
                     await self._up.wait()
                     try:
-                        if delay is not None:
-                            await self._open_connection().declare(copy.queue, durable=True, arguments=delay)
-                        await self._publish(copy)
-                        break
+                        return await action(self._open_connection())
                     except BrokerError as error:
                         _logger.warning("%s; trying again", error)
-                        await asyncio.sleep(self._timing.first_pause)
-        except TimeoutError:
-            _logger.warning("Task %s could not be moved; it will be delivered again", claim.task.name)
-            await self.abandon(claim)
-        else:
-            self._acknowledge(claim)
+                        await asyncio.sleep(self.timing.first_pause)
+        return False
+
+    async def _moved(self, connection: Connection, copy: Message, delay: dict[str, Any] | None) -> bool:
+        if delay is not None:
+            await connection.declare(copy.queue, durable=True, arguments=delay)
+        await self._publish(copy)
+        return True
 
     async def _publish(self, message: Message) -> None:
         """Raises BrokerError if it is not confirmed within the time of the settings."""
         if self._publisher is None or not self._publisher.is_open:
             self._publisher = await ConfirmingChannel.open(self._open_connection())
         try:
-            async with asyncio.timeout(self._settings.publish_timeout):
+            async with asyncio.timeout(self.settings.publish_timeout):
                 await self._publisher.publish(message)
         except TimeoutError as error:
             raise BrokerError("RabbitMQ did not confirm a message in time") from error
-
-    def _acknowledge(self, claim: RabbitMQClaim) -> None:
-        if not claim.is_refused:  # a refused attempt comes again
-            self._tracker.settle(claim.task)
-        claim.delivery.acknowledge()
-        self._end_claim()
 
     def _end_claim(self) -> None:
         self.claim = None
@@ -259,10 +297,7 @@ class ConsumerConnection:
     def _lose(self, claim: RabbitMQClaim) -> None:
         claim.is_lost, claim.is_locked = True, False
         with suppress(RuntimeError):  # the program's loop has ended
-            self._loop.call_soon_threadsafe(claim.lost.set)
-
-    def _lock_name(self, claim: RabbitMQClaim) -> str:
-        return lock_queue(self._settings.queue, claim.task.request.item)
+            self.loop.call_soon_threadsafe(claim.lost.set)
 
     def _open_connection(self) -> Connection:
         if self._connection is None or not self._connection.is_open:
@@ -273,13 +308,13 @@ class ConsumerConnection:
 
     async def _serve(self) -> None:
         failures = 0
-        patience = self._timing.lock_patience
+        patience = self.timing.lock_patience
         while True:
             try:
-                connection = await Connection.open(self._settings, self._secrets, self._timing.connect)
+                connection = await Connection.open(self.settings, self._secrets, self.timing.connect)
                 self._connection = connection
                 try:
-                    await connection.declare_durable(self._settings.queue, dead_queue(self._settings.queue))
+                    await connection.declare_durable(self.settings.queue, dead_queue(self.settings.queue))
                     if self.claim is not None and self.claim.is_locked:
                         await self._lock_again(self.claim, connection, patience)
                     failures = 0
@@ -289,24 +324,23 @@ class ConsumerConnection:
                     self._up.clear()
                     await connection.close()
                     # A broker that does not know yet that the connection is dead keeps its locks.
-                    silence = 2.0 * self._settings.heartbeat if was_silent(connection) else 0.0
-                    patience = self._timing.lock_patience + silence
+                    silence = 2.0 * self.settings.heartbeat if was_silent(connection) else 0.0
+                    patience = self.timing.lock_patience + silence
             except BrokerError as error:
                 _logger.warning("%s; connecting again", error)
             except Exception:
                 # A defect of ours must not end the consumer for good: the process would go on and do nothing.
                 _logger.exception("Unexpected error; connecting again")
-            await asyncio.sleep(self._timing.pause(failures))
+            await asyncio.sleep(self.timing.pause(failures))
             failures += 1
 
     async def _lock_again(self, claim: RabbitMQClaim, connection: Connection, patience: float) -> None:
-        if not await connection.lock(self._lock_name(claim), patience):
-            _logger.warning(
-                "Another consumer took task %s over while the connection was gone", claim.task.name
-            )
+        if not await connection.lock(claim.lock, patience):
+            name = claim.task.name
+            _logger.warning("Another consumer took task %s over while the connection was gone", name)
             self._lose(claim)
         elif not claim.is_locked:  # it was unlocked meanwhile, on a connection that did not have the lock yet
-            await connection.delete(self._lock_name(claim))
+            await connection.delete(claim.lock)
 
     async def _consume(self, connection: Connection) -> None:
         """Consume while no task is claimed, until the connection ends.
@@ -318,30 +352,27 @@ class ConsumerConnection:
             BrokerError: the connection ended, or the queue is gone.
         """
         while True:
-            idle = asyncio.ensure_future(self._idle.wait())
-            ends: list[asyncio.Future[Any]] = [idle, connection.closed]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            idle.cancel()
+            await first_of(self._idle.wait(), asyncio.wait([connection.closed]))
             if connection.closed.done():
                 raise closed_error(connection.closed.result())
             channel = await Channel.open(connection)
-            await channel.consume(self._settings.queue, self._receive)
+            await channel.consume(self.settings.queue, self._receive)
             await asyncio.wait([channel.closed])
             error = closed_error(channel.closed.result())
             if not connection.is_open:
                 raise error
             _logger.warning("%s", error)
-            await asyncio.sleep(self._timing.pause(0))
+            await asyncio.sleep(self.timing.pause(0))
 
     def _receive(self, delivery: UnackedDelivery) -> None:
         try:
-            task = decode_task(delivery.body, now=datetime.now(UTC), hosts=self._hosts)
+            task = decode_task(delivery.body, now=datetime.now(UTC), hosts=self.hosts)
         except Exception as error:  # whatever it is, the next reading would end alike
             rejecting = asyncio.ensure_future(self._reject(delivery, str(error)))
             self._rejecting.add(rejecting)
             rejecting.add_done_callback(self._rejecting.discard)
             return
-        if self._tracker.is_settled(task):
+        if self.tracker.is_settled(task):
             delivery.acknowledge()
             return
         redelivered = delivery.redelivered or (delivery.headers or {}).get(REDELIVERED) is True
@@ -350,7 +381,7 @@ class ConsumerConnection:
         self.claimed.set()
 
     async def _reject(self, delivery: UnackedDelivery, reason: str) -> None:
-        message = malformed_message(self._settings.queue, delivery.body, reason, delivery.tag)
+        message = malformed_message(self.settings.queue, delivery.body, reason, delivery.tag)
         _logger.warning("A message that is not a task goes to %s: %s", message.queue, reason)
         try:
             await self._publish(message)

@@ -1,53 +1,61 @@
-"""Publishes tasks and commands to RabbitMQ. What `submit` returned for is confirmed by the broker."""
+"""Publishes tasks and notices to RabbitMQ, and takes the notices.
+
+What `submit` returned for is confirmed by the broker.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any, Self, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self
 
 import pika
 from pika import exceptions
 
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.messages import QueuedTask
+from coding_agent_core.messages import Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
     ChannelRefusedError,
     Connection,
     IoThread,
+    UnackedDelivery,
     text,
 )
 from coding_agent_core.queues.rabbitmq.messages import (
     WAITING_ARGUMENTS,
     Message,
     dead_queue,
+    decode_notice,
+    lock_queue,
     notice_message,
     notice_queue,
     task_message,
     waiting_queue,
 )
+from coding_agent_core.retry import StoppedError, first_of, run_until
 from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
-from coding_agent_core.tasks import Origin, Submission, TaskRequest, Withdrawal, new_uuid, task_name
+from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Withdrawal, new_uuid, task_name
 
 _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8
 _RECONNECT_SECONDS = 0.2
+_NOTICES_CONNECT_SECONDS, _NOTICES_RECONNECT_SECONDS = 10.0, 2.0
 _PERSISTENT = 2
-_T = TypeVar("_T")
 
 
 class ConfirmingChannel(Channel):
     """A channel on which the broker confirms each message. Several may be on their way at a time."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
         self._sent = 0
         self._unconfirmed: dict[int, asyncio.Future[None]] = {}
-        self._returnable: dict[str, int] = {}
+        self._returnable: dict[str, asyncio.Future[None]] = {}
 
     @classmethod
     async def open(cls, connection: Connection) -> Self:
@@ -65,8 +73,7 @@ class ConfirmingChannel(Channel):
         self._sent += 1
         number = self._sent
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unconfirmed[number] = confirmed
-        self._returnable[message.id] = number
+        self._unconfirmed[number] = self._returnable[message.id] = confirmed
         properties = pika.BasicProperties(
             delivery_mode=_PERSISTENT,
             content_type="application/json",
@@ -96,7 +103,7 @@ class ConfirmingChannel(Channel):
 
     def _on_return(self, _raw: object, method: Any, properties: Any, _body: bytes) -> None:
         """Callback for messages that no queue took; it comes before the message's confirmation."""
-        confirmed = self._unconfirmed.get(self._returnable.get(str(properties.message_id), 0))
+        confirmed = self._returnable.get(str(properties.message_id))
         if confirmed is not None and not confirmed.done():
             confirmed.set_exception(BrokerError(f"RabbitMQ has no queue {method.routing_key!r} any more"))
 
@@ -109,10 +116,8 @@ class RabbitMQSink:
         self._queues = [settings.queue, dead_queue(settings.queue), notice_queue(settings.queue)]
         self._secrets = Secrets(settings.password)
         self._io = IoThread("rabbitmq-publisher")
-        self._connection: Connection | None = None
         self._channel: ConfirmingChannel | None = None
         self._connecting = asyncio.Lock()
-        self._closed = False
 
     async def submit(self, request: TaskRequest) -> Submission:
         """Publish a task and wait for the broker's confirmation.
@@ -122,10 +127,10 @@ class RabbitMQSink:
         """
         task = QueuedTask(request=request, uuid=new_uuid())
         waiting = waiting_queue(self._settings.queue, request.item)
-        if request.trigger.origin is Origin.POLL and await self._run(self._exists(waiting)):
+        if request.trigger.origin is Origin.POLL and await self._io.run(self._exists(waiting)):
             return Submission(task.name, duplicate="its message waits in the queue already")
-        await self._run(self._publish(task_message(self._settings.queue, task), f"task {task.name}"))
-        await self._run(self._after_publishing(task, waiting))
+        await self._io.run(self._publish(task_message(self._settings.queue, task), f"task {task.name}"))
+        await self._io.run(self._after_publishing(task, waiting))
         return Submission(task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
@@ -134,17 +139,15 @@ class RabbitMQSink:
         The consumer checks the labels before and while it works.
         """
         message = notice_message(self._settings.queue, withdrawal)
-        await self._run(self._publish(message, f"cancellation of {withdrawal.item.display}"))
+        await self._io.run(self._publish(message, f"cancellation of {withdrawal.item.display}"))
         return task_name(withdrawal.item)
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
         message = notice_message(self._settings.queue, command)
-        await self._run(self._publish(message, f"/{command.name} on {command.item.display}"))
+        await self._io.run(self._publish(message, f"/{command.name} on {command.item.display}"))
         return CommandStored(message.queue)
 
     async def connected(self) -> bool:
-        if self._closed:
-            return False
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 return await self._io.run(self._probe())
@@ -153,18 +156,9 @@ class RabbitMQSink:
             return False
 
     async def aclose(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        if self._connection is not None:
-            await self._io.run(self._connection.close())
+        if self._channel is not None and not self._io.stopped:
+            await self._io.run(self._channel.connection.close())
         await self._io.stop()
-
-    async def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        if self._closed:
-            work.close()
-            raise BrokerError("The queue was closed; this program is ending.")
-        return await self._io.run(work)
 
     # From here on: in the connection's thread.
 
@@ -212,9 +206,7 @@ class RabbitMQSink:
         budget = self._settings.publish_timeout
         try:
             async with asyncio.timeout(budget):
-                await self._open_channel()
-                assert self._connection is not None  # noqa: S101 - opened above
-                await self._connection.declare(queue, passive=True)
+                await (await self._open_channel()).connection.declare(queue, passive=True)
         except TimeoutError as error:
             if self._channel is not None:
                 self._drop(self._channel)
@@ -246,8 +238,7 @@ class RabbitMQSink:
         for _ in range(2):
             is_new = not self._is_alive()
             channel = await self._open_channel()
-            assert self._connection is not None  # noqa: S101 - opened above
-            if self._connection.blocked:
+            if channel.connection.blocked:
                 return False
             try:
                 async with asyncio.timeout(_PROBE_SECONDS / 2):
@@ -261,32 +252,110 @@ class RabbitMQSink:
         return False
 
     def _is_alive(self) -> bool:
-        return (
-            self._connection is not None
-            and self._connection.is_open
-            and self._channel is not None
-            and self._channel.is_open
-        )
+        return self._channel is not None and self._channel.is_open
 
     async def _open_channel(self) -> ConfirmingChannel:
         async with self._connecting:
-            if not self._is_alive():
-                if self._connection is not None:
-                    self._connection.drop()
-                connection = await Connection.open(
-                    self._settings, self._secrets, self._settings.publish_timeout
-                )
-                try:
-                    await connection.declare_durable(*self._queues)
-                    self._channel = await ConfirmingChannel.open(connection)
-                except BaseException:
-                    connection.drop()
-                    raise
-                self._connection = connection
-            assert self._channel is not None  # noqa: S101 - set above or alive
+            if self._channel is not None:
+                if self._channel.is_open:
+                    return self._channel
+                self._channel.connection.drop()
+            connection = await Connection.open(self._settings, self._secrets, self._settings.publish_timeout)
+            try:
+                await connection.declare_durable(*self._queues)
+                self._channel = await ConfirmingChannel.open(connection)
+            except BaseException:
+                connection.drop()
+                raise
             return self._channel
 
     def _drop(self, channel: ConfirmingChannel) -> None:
-        if channel is self._channel and self._connection is not None:
-            self._connection.drop()
+        if channel is self._channel:
+            channel.connection.drop()
             self._channel = None
+
+
+class RabbitMQNotices:
+    """See `NoticeSource`. Consumers that run side by side share the notices among them.
+
+    An unacknowledged notice is delivered again.
+    """
+
+    def __init__(self, settings: RabbitMQ) -> None:
+        self._settings = settings
+        self._queue = notice_queue(settings.queue)
+        self._secrets = Secrets(settings.password)
+        self._io = IoThread("rabbitmq-notices")
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+        self._inbox: asyncio.Queue[UnackedDelivery] = asyncio.Queue()
+
+    async def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
+        try:
+            while not stop.is_set():
+                try:
+                    delivery = await run_until(lambda: self._io.run(self._receive()), stop)
+                except StoppedError:
+                    break
+                except (BrokerError, TimeoutError) as error:
+                    _logger.warning("Cannot receive notices now: %s", str(error) or "RabbitMQ is slow")
+                    await first_of(asyncio.sleep(_NOTICES_RECONNECT_SECONDS), stop.wait())
+                    continue
+                try:
+                    yield decode_notice(delivery.body)
+                except ValueError as error:
+                    _logger.warning("Dropped a message that is not a notice: %s", error)
+                await self._io.run(_acknowledge(delivery))
+        finally:
+            await self._io.run(self._close())
+            await self._io.stop()
+
+    @asynccontextmanager
+    async def item_lock(self, item: Item) -> AsyncIterator[bool]:
+        lock = lock_queue(self._settings.queue, item)
+        held = await self._io.run(self._lock(lock))
+        try:
+            yield held
+        finally:
+            if held:
+                await self._io.run(self._unlock(lock))
+
+    async def _lock(self, lock: str) -> bool:
+        connection = self._connection
+        if connection is None:
+            raise BrokerError("The connection to RabbitMQ is gone")
+        try:
+            async with asyncio.timeout(_NOTICES_CONNECT_SECONDS):
+                return await connection.lock(lock, patience=0)
+        except TimeoutError as error:
+            # The broker may still give it to this connection, which would keep it from all workers.
+            connection.drop()
+            raise BrokerError(f"RabbitMQ did not answer within {_NOTICES_CONNECT_SECONDS:g} s") from error
+
+    async def _unlock(self, lock: str) -> None:
+        """Where the connection is gone, its locks are gone too."""
+        if self._connection is not None:
+            with suppress(BrokerError, TimeoutError):
+                async with asyncio.timeout(_NOTICES_CONNECT_SECONDS):
+                    await self._connection.delete(lock)
+
+    async def _receive(self) -> UnackedDelivery:
+        if self._channel is None or not self._channel.is_open:
+            if self._connection is not None:
+                self._connection.drop()
+            self._connection = await Connection.open(self._settings, self._secrets, _NOTICES_CONNECT_SECONDS)
+            self._inbox = asyncio.Queue()
+            async with asyncio.timeout(_NOTICES_CONNECT_SECONDS):
+                await self._connection.declare_durable(self._queue)
+                self._channel = await Channel.open(self._connection)
+                await self._channel.consume(self._queue, self._inbox.put_nowait)
+        return await self._channel.wait(asyncio.ensure_future(self._inbox.get()))
+
+    async def _close(self) -> None:
+        """A connection that was being opened counts: this runs after the cancellation of `_receive`."""
+        if self._connection is not None:
+            await self._connection.close()
+
+
+async def _acknowledge(delivery: UnackedDelivery) -> None:
+    delivery.acknowledge()

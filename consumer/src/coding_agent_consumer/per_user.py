@@ -16,12 +16,11 @@ from urllib.parse import quote
 import httpx
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import Platform
-from coding_agent_core.secrets import Secrets, SecretSettings
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.attempts import LLM, Anthropic, Google, OpenAI
 from coding_agent_core.settings.document import Document
+from coding_agent_core.settings.llm import LLM, Anthropic, Google, OpenAI
 from coding_agent_core.settings.predecessor import translate
-from coding_agent_core.settings.section import Section, for_repository
+from coding_agent_core.settings.section import Secrets, SecretSettings, Section, for_repository
 from coding_agent_core.tasks import Item, RunnerName
 from coding_agent_core.text import one_line, printable
 from pydantic import (

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, TypeVar
 from coding_agent_core.errors import StoreError
 from coding_agent_core.messages import attempt_of_key, folder_of, place_of, transcript_key, url_of
 from coding_agent_core.outcome import MAX_TAIL, Outcome
-from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.attempts import S3, ContextStorage
+from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines
 

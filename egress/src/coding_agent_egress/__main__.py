@@ -14,8 +14,8 @@ import threading
 from pathlib import Path
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import load_settings
+from coding_agent_core.settings.section import Secrets
 from coding_agent_core.telemetry import configure
 
 from coding_agent_egress.denials import Denials, server_of

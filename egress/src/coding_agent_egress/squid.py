@@ -16,8 +16,7 @@ from urllib.parse import quote, urlsplit
 from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, PRESETS, WORKSPACE_USERS, profile_of
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.attempts import S3
-from coding_agent_core.settings.environment import ParentProxy
+from coding_agent_core.settings.attempts import S3, ParentProxy
 
 NEVER = (
     *("169.254.0.0/16", "168.63.129.16", "100.100.100.200", "fe80::/10"),

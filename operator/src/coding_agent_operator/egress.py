@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from coding_agent_core.egress import Role, user_name, variables
 from coding_agent_core.environment import SERVICE_PREFIX
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.secrets import Secrets
-from coding_agent_core.settings.environment import Egress
+from coding_agent_core.settings.attempts import Egress
+from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
 
 _LIMIT_S = 5.0

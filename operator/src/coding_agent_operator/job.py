@@ -30,8 +30,7 @@ from coding_agent_core.messages import (
     url_of,
 )
 from coding_agent_core.reasons import ExitCode
-from coding_agent_core.settings.attempts import ContextStorage
-from coding_agent_core.settings.environment import ServiceResources
+from coding_agent_core.settings.attempts import ContextStorage, ServiceResources
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import TaskRequest

@@ -13,7 +13,7 @@ from typing import Any
 
 from coding_agent_core.environment import SERVICE_PREFIX, Service
 from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
-from coding_agent_core.settings.environment import ServiceResources
+from coding_agent_core.settings.attempts import ServiceResources
 from coding_agent_core.settings.job import (
     AGENT_USER,
     FS_GROUP,

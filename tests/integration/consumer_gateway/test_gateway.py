@@ -16,7 +16,7 @@ from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, Workloa
 from coding_agent_core.budget import Allowance
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.outcome import Price
-from coding_agent_core.settings.identity import Identity
+from coding_agent_core.settings.llm import Identity
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
 

@@ -14,7 +14,7 @@ import pytest
 from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
 from coding_agent_consumer.gateway.upstream import TokenError, bedrock_token
 from coding_agent_consumer.gateway.wire import route_of
-from coding_agent_core.settings.identity import Identity
+from coding_agent_core.settings.llm import Identity
 
 NOW = datetime(2026, 11, 27, 1, 2, 3, tzinfo=UTC)
 SUBJECT = "header.payload.signature"

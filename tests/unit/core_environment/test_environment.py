@@ -25,7 +25,7 @@ from coding_agent_core.outcome import (
     Usage,
 )
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.environment import RepositoryEnvironment
+from coding_agent_core.settings.attempts import RepositoryEnvironment
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import Settings, load_settings
-from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
-from coding_agent_core.settings.model import Backend
+from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Backend
 from coding_agent_core.settings.operator import Operator
+from coding_agent_core.settings.section import Secrets
 from pydantic import ValidationError
 
 ROOT = Path(__file__).parents[3]

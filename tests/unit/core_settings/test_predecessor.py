@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings import examine
-from coding_agent_core.settings.load import VARIABLES, Findings
+from coding_agent_core.settings.load import Findings
+from coding_agent_core.settings.model import VARIABLES
 from coding_agent_core.settings.predecessor import OLD_KEYS, OLD_VARIABLES
+from coding_agent_core.settings.section import Secrets
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = ROOT / "tests/fixtures/polling_agent"

@@ -4,7 +4,7 @@ import pytest
 from coding_agent_consumer.tasks import TASK_CLASSES
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
+from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES
 
 
 @pytest.mark.parametrize("platform", Platform)

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from coding_agent_core.secrets import SecretSettings
-from coding_agent_core.settings.section import SecretField, Section
+from coding_agent_core.settings.section import SecretField, SecretSettings, Section
 from coding_agent_docs.settings_reference import Key, groups
 from pydantic import Field
 

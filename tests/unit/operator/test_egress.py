@@ -11,7 +11,7 @@ from coding_agent_core.egress import NO_PROXY, Role, profile_of, user_name, vari
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.outcome import Denial, Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.environment import Egress
+from coding_agent_core.settings.attempts import Egress
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_operator.egress import EgressProxy, address_of, with_egress
 from coding_agent_operator.job import build_job

@@ -19,7 +19,7 @@ from coding_agent_core.errors import ForgeError, ForgeUnavailableError, Settings
 from coding_agent_core.forge.pacing import Kind, Paced, forge_error, message_of, rate_limited
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
-from coding_agent_core.secrets import Secrets
+from coding_agent_core.settings.section import Secrets
 from coding_agent_core.text import first_problem
 
 _logger = logging.getLogger("coding_agent.forge")

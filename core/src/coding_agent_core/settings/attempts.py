@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from coding_agent_core.outcome import Price
-from coding_agent_core.secrets import SecretSettings
-from coding_agent_core.settings.identity import Identity
-from coding_agent_core.settings.section import SecretField, Section, Url
+from coding_agent_core.settings.llm import Identity
+from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
 from coding_agent_core.tasks import RunnerName
 
 

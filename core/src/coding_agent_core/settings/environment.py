@@ -17,8 +17,7 @@ from coding_agent_core.environment import (
     image_pattern,
     matches,
 )
-from coding_agent_core.secrets import SecretSettings
-from coding_agent_core.settings.section import SecretField, Section, Url
+from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
 from coding_agent_core.tasks import RunnerName
 
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"

@@ -11,8 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from coding_agent_core.commands import CommandName
 from coding_agent_core.platforms import Platform
-from coding_agent_core.secrets import SecretSettings
-from coding_agent_core.settings.section import OptionalUrl, SecretField, Section, Url
+from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section, Url
 from coding_agent_core.tasks import RunnerName, host_of
 
 

@@ -12,19 +12,18 @@ from typing import Literal, assert_never
 from pydantic import Field, model_validator
 
 from coding_agent_core.platforms import Platform
-from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings.attempts import (
-    LLM,
     Consumer,
     ContextStorage,
-    GatewaySettings,
+    Egress,
     McpServer,
+    RepositoryEnvironment,
     UserConfigApi,
 )
-from coding_agent_core.settings.environment import Egress, RepositoryEnvironment
 from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
+from coding_agent_core.settings.llm import LLM, GatewaySettings
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
-from coding_agent_core.settings.section import SecretField, Section, for_repository
+from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
 
 
 class Backend(StrEnum):

@@ -17,9 +17,9 @@ from typing import Any
 
 import annotated_types
 import yaml
-from coding_agent_core.secrets import SecretSettings
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.load import SECRET_VARIABLES, VARIABLES
+from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES
+from coding_agent_core.settings.section import SecretSettings
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 

@@ -14,8 +14,8 @@ from pika import exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.section import Secrets
 
 _logger = logging.getLogger("coding_agent.queue")
 # pika logs each failed socket with a traceback; what matters is raised, and logged here as one line.

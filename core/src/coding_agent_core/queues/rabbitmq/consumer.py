@@ -39,8 +39,8 @@ from coding_agent_core.queues.rabbitmq.messages import (
 )
 from coding_agent_core.queues.rabbitmq.publisher import ConfirmingChannel
 from coding_agent_core.retry import first_of
-from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.section import Secrets
 
 _logger = logging.getLogger("coding_agent.queue")
 

@@ -37,8 +37,8 @@ from coding_agent_core.queues.rabbitmq.messages import (
     waiting_queue,
 )
 from coding_agent_core.retry import StoppedError, first_of, run_until
-from coding_agent_core.secrets import Secrets
 from coding_agent_core.settings.model import RabbitMQ
+from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Withdrawal, new_uuid, task_name
 
 _logger = logging.getLogger("coding_agent.queue")

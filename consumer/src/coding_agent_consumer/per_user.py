@@ -17,9 +17,8 @@ import httpx
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
-from coding_agent_core.settings.document import Document
 from coding_agent_core.settings.llm import LLM, Anthropic, Google, OpenAI
-from coding_agent_core.settings.predecessor import translate
+from coding_agent_core.settings.predecessor import Translation
 from coding_agent_core.settings.section import Secrets, SecretSettings, Section, for_repository
 from coding_agent_core.tasks import Item, RunnerName
 from coding_agent_core.text import one_line, printable
@@ -179,7 +178,7 @@ def with_personal(settings: Settings, data: Mapping[str, Any]) -> Settings:
     """
     plain = _without_none(data)
     # Without our environment: people must not be able to name its variables.
-    translate(Document({"llm": plain.get("llm")}), {})
+    Translation({"llm": plain.get("llm")}, {})
     try:
         own = PersonalSettings.model_validate(plain)
     except ValidationError as error:

@@ -30,7 +30,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import aiohttp
 import httpx
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.settings.identity import Identity
+from coding_agent_core.settings.llm import Identity
 from coding_agent_core.tasks import parse_time
 
 from coding_agent_consumer.gateway.request import RequestRefusedError

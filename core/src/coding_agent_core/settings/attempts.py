@@ -1,18 +1,29 @@
-"""Settings of attempts: limits, workspace, model, tools, transcripts, and per-user settings."""
+"""Settings of attempts: limits, workspace, tools, transcripts, egress, and what a repository may ask for."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from coding_agent_core.outcome import Price
-from coding_agent_core.settings.llm import Identity
-from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
+from coding_agent_core.egress import profile_of
+from coding_agent_core.environment import (
+    ENVIRONMENT_FILE,
+    Environment,
+    Preset,
+    RepositoryFile,
+    image_pattern,
+    matches,
+)
+from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url, for_repository
 from coding_agent_core.tasks import RunnerName
+
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_PATTERN = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*(:[0-9]{{1,5}})?")
 
 
 class Isolation(StrEnum):
@@ -138,153 +149,6 @@ class McpServer(Section):
         return self
 
 
-class Fallback(Section):
-    """A second provider of the same wire format and the same models."""
-
-    format: Literal["anthropic", "openai", "google"]
-    """Wire format: Anthropic's Messages, OpenAI's Responses and Chat Completions, or Google's Gemini."""
-    base_url: Url
-    """Base URL of the API, as in the section `llm`: with `/v1` for `openai`, without for the others."""
-    api_key: SecretField = SecretSettings()
-    """Key of the service, if it needs one."""
-
-
-class GatewaySettings(Section):
-    """The way of every agent to its model."""
-
-    host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9._-]+$")
-    """Address on which an attempt's gateway listens, or a name of it: of this machine, and as the workspace
-    reaches it. Not loopback if the workspace is a container of its own, as with Docker Compose."""
-    models: tuple[str, ...] = ()
-    """Names of the models that agents may use, with `*` for any characters; empty: all."""
-    provider_tools: bool = False
-    """Whether requests may name tools that the provider runs (web search, remote MCP servers) and files by
-    their address. The provider then reaches hosts that the attempt itself cannot reach."""
-    fallbacks: tuple[Fallback, ...] = ()
-    """Asked in turn where the provider answers 429 or 5xx, or cannot be reached. Not for people with an
-    address or a key of their own."""
-    identity: Identity | None = None
-    """Workload identity that opens the provider of `llm.provider` in place of its `api_key`. Not for people
-    with an address, a key or a provider of their own."""
-
-
-class OpenAI(Section):
-    """OpenAI, or a service with a compatible API."""
-
-    base_url: Url = "https://api.openai.com/v1"
-    """Base URL of the API, `/v1` included, for any compatible service."""
-    api: Literal["auto", "responses", "chat"] = "auto"
-    """Which of OpenAI's APIs is used. `auto`: Responses at OpenAI itself, Chat Completions elsewhere, for few
-    compatible services know Responses."""
-    api_key: SecretField = SecretSettings()
-    """Key of the service, if it needs one."""
-    model: str = "gpt-4o"
-    """Name of the model; it must support native tool calls."""
-    max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
-    context_length: int = Field(default=128_000, gt=0)
-    """Size of the model's context in tokens."""
-
-
-class Anthropic(Section):
-    """Anthropic, or a service with the same API (Messages)."""
-
-    base_url: Url = "https://api.anthropic.com"
-    """Base URL of the API, without `/v1`."""
-    api_key: SecretField = SecretSettings()
-    """Key of the service."""
-    model: str = "claude-sonnet-5-5"
-    """Name of the model."""
-    max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
-    context_length: int = Field(default=200_000, gt=0)
-    """Size of the model's context in tokens."""
-
-
-class Google(Section):
-    """Google's Gemini API, or a service with the same API (generateContent)."""
-
-    base_url: Url = "https://generativelanguage.googleapis.com"
-    """Base URL of the API, without `/v1beta`."""
-    api_key: SecretField = SecretSettings()
-    """Key of the service."""
-    model: str = "gemini-3.8-flash"
-    """Name of the model."""
-    max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
-    context_length: int = Field(default=1_000_000, gt=0)
-    """Size of the model's context in tokens."""
-
-
-class Ollama(Section):
-    """A local Ollama."""
-
-    endpoint: Url = "http://localhost:11434"
-    """Address of the server, without `/v1`."""
-    model: str = "qwen3"
-    """Name of the model; it must support native tool calls."""
-    max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
-    context_length: int = Field(default=32_768, gt=0)
-    """Size of the model's context in tokens."""
-
-
-class LMStudio(Section):
-    """A local LM Studio."""
-
-    base_url: Url = "http://localhost:1234/v1"
-    """Base URL of its API; `HOST:PORT` stands for `http://HOST:PORT/v1`."""
-    model: str = "local"
-    """Name of the model; it must support native tool calls."""
-    max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
-    context_length: int = Field(default=32_768, gt=0)
-    """Size of the model's context in tokens."""
-
-    @field_validator("base_url", mode="before")
-    @classmethod
-    def _complete(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        url = value if "://" in value else f"http://{value}"
-        return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
-
-
-class LLM(Section):
-    """The model."""
-
-    provider: Literal["openai", "anthropic", "google", "ollama", "lmstudio"] = "openai"
-    """Which of the sections below is used."""
-    openai: OpenAI = OpenAI()
-    anthropic: Anthropic = Anthropic()
-    google: Google = Google()
-    ollama: Ollama = Ollama()
-    lmstudio: LMStudio = LMStudio()
-    images: bool = True
-    """Whether the model gets the images that people attached to the item and its comments. A service that
-    refuses them gets the text alone."""
-    stream: bool | None = None
-    """Whether answers are streamed, so that one that stalls is noticed early. `None`: they are, except by
-    Chat Completions of other services than OpenAI, several of which stream broken tool calls."""
-    request_timeout: float = Field(default=300.0, gt=0)
-    """Seconds without a sign of the service while it answers; not streamed: for the whole answer."""
-    max_retries: int = Field(default=5, ge=0)
-    """Retries of one request after 429, 5xx and broken connections."""
-    prices: dict[str, Price] = Field(default_factory=dict)
-    """What a million tokens cost, by the model's name; by default the public list price, if known."""
-
-    @property
-    def address(self) -> str:
-        """Base URL of the service in use."""
-        if self.provider == "ollama":
-            return self.ollama.endpoint
-        return str(getattr(self, self.provider).base_url)
-
-    @property
-    def model_name(self) -> str:
-        return str(getattr(self, self.provider).model)
-
-
 class S3(Section):
     """A bucket of an S3-compatible store, for transcripts that outlive the machine."""
 
@@ -340,3 +204,133 @@ class ContextStorage(Section):
                 "write for example https://logs.example.com/{key}: http or https, and {key} or {place}"
             )
         return value
+
+
+def _host_pattern(value: str) -> str:
+    """
+    Raises:
+        ValueError: it is not a host name with an optional wildcard and port.
+    """
+    pattern = value.lower()
+    host, _, port = pattern.partition(":")
+    if not _PATTERN.fullmatch(pattern) or (port and not 0 < int(port) < 65536):
+        raise ValueError(
+            f"{value!r} is not a host; write a name such as `files.example.com`, `*.example.com` for all "
+            "names below it, or `files.example.com:8443` for another port than 443 (HTTPS) and 80 (HTTP)"
+        )
+    if re.fullmatch(r"[0-9.]+|0x[0-9a-f.]+", host):
+        raise ValueError(f"{value!r} is an address; the proxy allows names only")
+    return pattern
+
+
+HostPattern = Annotated[str, AfterValidator(_host_pattern)]
+"""A host name in lower case, or `*.` and a domain for every name below it; optionally with a port."""
+
+
+class ParentProxy(Section):
+    """A proxy through which the egress proxy itself reaches other machines, such as a company's own."""
+
+    host: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+    """Its name or IPv4 address."""
+    port: int = Field(default=3128, ge=1, le=65535)
+    """Its port. It is spoken to without TLS."""
+    credentials: SecretField = SecretSettings()
+    """`USER:PASSWORD` for Basic authentication, if it asks for one."""
+
+
+class Egress(Section):
+    """The proxy through which attempts reach other machines. Without `proxy` they connect by themselves."""
+
+    proxy: Url | None = None
+    """The proxy, as the operator reaches it: attempts get its address instead of a name server. Without
+    Kubernetes, as consumer and workspace reach it."""
+    parent: ParentProxy | None = None
+    """The proxy behind it. Hosts with a private address are reached without it."""
+    key: SecretField = SecretSettings()
+    """Key of the attempts' passwords. The proxy accepts all values; operator and consumer use the first."""
+    allow: tuple[HostPattern, ...] = ()
+    """Hosts that the model's commands may reach: names, or `*.example.com` for all names below it, on the
+    ports 443 (HTTPS) and 80 (HTTP), or on the port in the entry (`example.com:8443`)."""
+    repositories: dict[str, tuple[HostPattern, ...]] = Field(default_factory=dict)
+    """Hosts that are allowed in addition, for single repositories, by `owner/repo` or `host/owner/repo`;
+    letter case is ignored."""
+    presets: dict[Preset, tuple[HostPattern, ...]] = Field(default_factory=dict)
+    """Lists by name, which a repository's `.coding-agent.yaml` may ask for in addition (`egress: [NAME]`)."""
+    private: tuple[HostPattern, ...] = ()
+    """Those of the allowed hosts that may have a private address. Others are denied if they do, because
+    whoever owns a name chooses its address."""
+    agent: tuple[HostPattern, ...] = ()
+    """Hosts that the agent may reach in addition to those that the other settings name: forge, model, bucket,
+    MCP servers, per-user settings. For example the models of per-user settings."""
+
+    def profile(self, host: str, repository: str) -> str | None:
+        """The profile of a repository, in which the proxy knows its list; `None`: it has none of its own."""
+        profiles = {name: profile_of(name) for name in self.repositories}
+        return for_repository(profiles, host, repository)
+
+
+ImagePattern = Annotated[str, AfterValidator(image_pattern)]
+"""An image with its registry; `*` stands for any characters but `/`, and not in the host."""
+_Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?$")]
+
+
+class ServiceResources(Section):
+    """Resources of each service's container."""
+
+    cpu: _Quantity = "100m"
+    """CPU that the scheduler reserves; there is no limit."""
+    memory: _Quantity = "512Mi"
+    """Memory that is reserved, and that it may use."""
+    storage: _Quantity = "2Gi"
+    """Size of the folders that it can write to."""
+
+
+class RepositoryEnvironment(Section):
+    """What a `.coding-agent.yaml` on the base branch may ask for. By default: setup commands alone."""
+
+    setup: bool = True
+    """Whether its `setup` commands run in the workspace before the agent starts. They can do what the model's
+    commands can do, each for at most `consumer.workspace.command_timeout` seconds."""
+    runners: tuple[RunnerName, ...] = ()
+    """Coding agents that it may choose."""
+    images: tuple[ImagePattern, ...] = ()
+    """Images that it may choose for the workspace, with their registry, for example
+    `registry.example.com/team/*`. A `*` stands for any characters but `/`. Without a tag, every tag and
+    digest is allowed; with a tag, no digest."""
+    service_images: tuple[ImagePattern, ...] = ()
+    """Images that it may run as services next to the workspace, written as in `images`."""
+    service_resources: ServiceResources = ServiceResources()
+
+    def refusal(self, file: RepositoryFile, presets: Collection[str]) -> str | None:
+        """Why a file is refused, as a sentence; `None`: all that it asks for is allowed.
+
+        Args:
+            presets: names in `egress.presets`.
+        """
+        if file.setup and not self.setup:
+            return _not_allowed("setup", "commands are not run here", "repository_environment.setup")
+        if file.runner is not None and file.runner not in self.runners:
+            return _not_allowed("runner", f"{file.runner} is not allowed", "repository_environment.runners")
+        return self.pod_refusal(file.pod, presets)
+
+    def pod_refusal(self, environment: Environment, presets: Collection[str]) -> str | None:
+        """The same of what the pod is made with; the operator trusts no attempt."""
+        image = environment.image
+        if image is not None and not any(matches(image, pattern) for pattern in self.images):
+            return _not_allowed("image", f"{image} is not allowed", "repository_environment.images")
+        for service in environment.services:
+            if not any(matches(service.image, pattern) for pattern in self.service_images):
+                field = f"services.{service.name}.image"
+                setting = "repository_environment.service_images"
+                return _not_allowed(field, f"{service.image} is not allowed", setting)
+        for name in environment.egress:
+            if name not in presets:
+                return _not_allowed("egress", f"there is no preset {name!r}", "egress.presets")
+        return None
+
+
+def _not_allowed(field: str, problem: str, setting: str) -> str:
+    return (
+        f"`{ENVIRONMENT_FILE}` on the base branch, `{field}`: {problem}. An administrator can allow it in "
+        f"`{setting}`; otherwise remove it from the file."
+    )

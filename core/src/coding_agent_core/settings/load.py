@@ -1,4 +1,7 @@
-"""Loads the settings from the defaults, `config.yaml` and the environment; the later source wins."""
+"""Loads the settings from the defaults, `config.yaml` and the environment; the later source wins.
+
+An error names its key with the line of the file, or with the variable.
+"""
 
 from __future__ import annotations
 
@@ -7,81 +10,23 @@ import logging
 import os
 import re
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.settings.document import Document, dotted, read_yaml
-from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.predecessor import ignored_variables, translate
+from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
+from coding_agent_core.settings.predecessor import KeyPath, Translation, ignored_variables
 
 _logger = logging.getLogger("coding_agent.settings")
 
-VARIABLES: dict[str, tuple[str, ...]] = {
-    "TASK_SOURCE": ("task_source",),
-    "GITHUB_API_URL": ("github", "api_url"),
-    "GITHUB_BOT_NAME": ("github", "assignee"),
-    "GITHUB_PERSONAL_ACCESS_TOKEN": ("github", "personal_access_token"),
-    "GITLAB_API_URL": ("gitlab", "api_url"),
-    "GITLAB_BOT_NAME": ("gitlab", "assignee"),
-    "GITLAB_PERSONAL_ACCESS_TOKEN": ("gitlab", "personal_access_token"),
-    "WEBHOOK_ENABLED": ("webhook", "enabled"),
-    "WEBHOOK_SERVER_HOST": ("webhook", "server", "host"),
-    "WEBHOOK_SERVER_PORT": ("webhook", "server", "port"),
-    "GITHUB_WEBHOOK_SECRET": ("webhook", "github", "secret"),
-    "GITLAB_WEBHOOK_TOKEN": ("webhook", "gitlab", "token"),
-    "LLM_PROVIDER": ("llm", "provider"),
-    "OPENAI_API_KEY": ("llm", "openai", "api_key"),
-    "OPENAI_BASE_URL": ("llm", "openai", "base_url"),
-    "OPENAI_MODEL": ("llm", "openai", "model"),
-    "ANTHROPIC_API_KEY": ("llm", "anthropic", "api_key"),
-    "ANTHROPIC_BASE_URL": ("llm", "anthropic", "base_url"),
-    "ANTHROPIC_MODEL": ("llm", "anthropic", "model"),
-    "GEMINI_API_KEY": ("llm", "google", "api_key"),
-    "GOOGLE_GEMINI_BASE_URL": ("llm", "google", "base_url"),
-    "GEMINI_MODEL": ("llm", "google", "model"),
-    "OLLAMA_ENDPOINT": ("llm", "ollama", "endpoint"),
-    "OLLAMA_MODEL": ("llm", "ollama", "model"),
-    "LMSTUDIO_BASE_URL": ("llm", "lmstudio", "base_url"),
-    "LMSTUDIO_MODEL": ("llm", "lmstudio", "model"),
-    "USE_RABBITMQ": ("use_rabbitmq",),
-    "QUEUE_BACKEND": ("queue", "backend"),
-    "RABBITMQ_HOST": ("rabbitmq", "host"),
-    "RABBITMQ_PORT": ("rabbitmq", "port"),
-    "RABBITMQ_USER": ("rabbitmq", "user"),
-    "RABBITMQ_PASSWORD": ("rabbitmq", "password"),
-    "RABBITMQ_QUEUE": ("rabbitmq", "queue"),
-    "USE_USER_CONFIG_API": ("user_config_api", "enabled"),
-    "USER_CONFIG_API_URL": ("user_config_api", "url"),
-    "USER_CONFIG_API_KEY": ("user_config_api", "api_key"),
-    "EGRESS_PROXY": ("egress", "proxy"),
-    "EGRESS_KEY": ("egress", "key"),
-    "WORKSPACE_SOCKET": ("consumer", "workspace", "socket"),
-    "LOGS": ("logging", "file"),
-    "LOG_FORMAT": ("logging", "format"),
-    "DEBUG": ("logging", "level"),
-}
-
-SECRET_VARIABLES = frozenset(
-    {
-        "GITHUB_PERSONAL_ACCESS_TOKEN",
-        "GITLAB_PERSONAL_ACCESS_TOKEN",
-        "GITHUB_WEBHOOK_SECRET",
-        "GITLAB_WEBHOOK_TOKEN",
-        "OPENAI_API_KEY",
-        "ANTHROPIC_API_KEY",
-        "GEMINI_API_KEY",
-        "RABBITMQ_PASSWORD",
-        "USER_CONFIG_API_KEY",
-        "EGRESS_KEY",
-    }
-)
-"""Each of these can also be given as the path of a file in `<NAME>_FILE`."""
-
+_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_ABSENT = object()
 _SERVICE_LINK = re.compile(r"tcp://[^/]*:(\d+)")
 """Kubernetes sets `RABBITMQ_PORT=tcp://10.0.0.1:5672` in pods where a Service is called `rabbitmq`."""
 
@@ -145,10 +90,16 @@ def examine(file: Path | None = None, environment: Mapping[str, str] | None = No
     if named or Path(name).exists():
         source = name
         try:
-            document = read_yaml(_text(name), environment, name=name)
+            document = _read_yaml(_text(name), environment, name=name)
         except SettingsError as error:
             return Findings(source, None, (str(error),))
-    warnings = [f"{name}, line {line}: {sentence}" for line, sentence in translate(document, environment)]
+    translation = Translation(document.data, environment)
+    notices = [(document.line(path) or 0, _dotted(path), text) for path, text in translation.notices]
+    warnings = [
+        f"{name}, line {line}: {key}: {text}" for line, key, text in sorted(notices, key=itemgetter(0))
+    ]
+    if translation.kept_servers is not None:
+        document.keep_entries("mcp_servers", translation.kept_servers)
     warnings += ignored_variables(environment)
     errors = list(document.problems)
     from_environment, names = _from_environment(environment, errors)
@@ -160,6 +111,34 @@ def examine(file: Path | None = None, environment: Mapping[str, str] | None = No
     return Findings(source, None if errors else settings, tuple(errors), tuple(warnings))
 
 
+@dataclass
+class Document:
+    """A file's data, the line (from 1) of each key or list entry, and each key that is given twice."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def line(self, path: KeyPath) -> int | None:
+        """The line of the path, or of its nearest parent in the file."""
+        while path:
+            if path in self.lines:
+                return self.lines[path]
+            path = path[:-1]
+        return None
+
+    def keep_entries(self, key: str, kept: Sequence[int]) -> None:
+        """Renumber the lines of a list's entries after others were removed from its data."""
+        numbers: dict[str | int, int] = {old: new for new, old in enumerate(kept)}
+        lines: dict[KeyPath, int] = {}
+        for path, line in self.lines.items():
+            if path[0] != key or len(path) == 1:
+                lines[path] = line
+            elif path[1] in numbers:
+                lines[key, numbers[path[1]], *path[2:]] = line
+        self.lines = lines
+
+
 def _text(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
@@ -167,6 +146,81 @@ def _text(name: str) -> str:
         raise SettingsError(f"{name}: cannot read the configuration file: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{name}: the configuration file is not UTF-8") from error
+
+
+def _read_yaml(text: str, environment: Mapping[str, str], *, name: str) -> Document:
+    """Parse YAML and expand `${VAR}` and `${VAR:-default}`; `$$` is a dollar sign.
+
+    A value that consists only of variables, all of them unset and without default, counts as not given, so
+    that the setting's own default holds.
+
+    Of a key that is given twice, the first value counts.
+
+    Raises:
+        SettingsError: not YAML, or no mapping at the top; names the line.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise SettingsError(
+            f"{name}, line {line}: not valid YAML: {error.problem or error.context}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{name}: not valid YAML: {error}") from error
+    document = Document()
+    if node is None:
+        return document
+    if not isinstance(node, yaml.MappingNode):
+        raise SettingsError(f"{name}, line 1: the file must hold a mapping of sections")
+    document.data = _build(node, (), document, environment, name)
+    return document
+
+
+def _build(
+    node: yaml.Node, path: KeyPath, document: Document, environment: Mapping[str, str], name: str
+) -> Any:
+    if path:
+        document.lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if key in result:
+                document.problems.append(f"{name}, line {line}: {_dotted((*path, key))} is given twice")
+                continue
+            document.lines[(*path, key)] = line
+            value = _build(value_node, (*path, key), document, environment, name)
+            if value is not _ABSENT:
+                result[key] = value
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        entries = (_build(n, (*path, i), document, environment, name) for i, n in enumerate(node.value))
+        return [entry for entry in entries if entry is not _ABSENT]
+    if node.tag == "tag:yaml.org,2002:str":
+        return _expand(node.value, environment)
+    return yaml.safe_load(yaml.serialize(node))
+
+
+def _expand(text: str, environment: Mapping[str, str]) -> Any:
+    missing = found = False
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal missing, found
+        if match.group() == "$$":
+            found = True
+            return "$"
+        value = environment.get(match["name"]) or match["default"]
+        if value is None:
+            missing = True
+            return ""
+        found = True
+        return value
+
+    expanded = _VARIABLE.sub(replace, text)
+    return _ABSENT if missing and not found and not expanded else expanded
 
 
 def _from_environment(
@@ -217,7 +271,7 @@ def _sentences(
     sentences = []
     for detail in error.errors(include_url=False, include_input=False):
         path = tuple(part for part in detail["loc"] if part not in ("function-before", "list", "tuple"))
-        key = dotted(path)
+        key = _dotted(path)
         variable = next((name for at, name in names.items() if at == path[: len(at)]), None)
         line = document.line(path)
         where = variable or (f"{file}, line {line}" if line else "defaults" if path else file)
@@ -244,3 +298,7 @@ def _field_model(model: Any, part: str | int) -> Any:
     field = model.model_fields.get(part)
     candidates = [field.annotation, *typing.get_args(field.annotation)] if field else []
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)

@@ -1,4 +1,4 @@
-"""The tree of all settings, with the sections of queues, polling and logs.
+"""The tree of all settings, with the sections of queues, polling and logs, and the variables that set them.
 
 Every type forbids unknown keys; `load` reports an error with its key and the file's line or the variable.
 """
@@ -214,3 +214,66 @@ class Settings(Section):
     def hosts(self) -> dict[Platform, str]:
         """The configured host of each platform."""
         return {platform: self.forge(platform).host for platform in Platform}
+
+
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "TASK_SOURCE": ("task_source",),
+    "GITHUB_API_URL": ("github", "api_url"),
+    "GITHUB_BOT_NAME": ("github", "assignee"),
+    "GITHUB_PERSONAL_ACCESS_TOKEN": ("github", "personal_access_token"),
+    "GITLAB_API_URL": ("gitlab", "api_url"),
+    "GITLAB_BOT_NAME": ("gitlab", "assignee"),
+    "GITLAB_PERSONAL_ACCESS_TOKEN": ("gitlab", "personal_access_token"),
+    "WEBHOOK_ENABLED": ("webhook", "enabled"),
+    "WEBHOOK_SERVER_HOST": ("webhook", "server", "host"),
+    "WEBHOOK_SERVER_PORT": ("webhook", "server", "port"),
+    "GITHUB_WEBHOOK_SECRET": ("webhook", "github", "secret"),
+    "GITLAB_WEBHOOK_TOKEN": ("webhook", "gitlab", "token"),
+    "LLM_PROVIDER": ("llm", "provider"),
+    "OPENAI_API_KEY": ("llm", "openai", "api_key"),
+    "OPENAI_BASE_URL": ("llm", "openai", "base_url"),
+    "OPENAI_MODEL": ("llm", "openai", "model"),
+    "ANTHROPIC_API_KEY": ("llm", "anthropic", "api_key"),
+    "ANTHROPIC_BASE_URL": ("llm", "anthropic", "base_url"),
+    "ANTHROPIC_MODEL": ("llm", "anthropic", "model"),
+    "GEMINI_API_KEY": ("llm", "google", "api_key"),
+    "GOOGLE_GEMINI_BASE_URL": ("llm", "google", "base_url"),
+    "GEMINI_MODEL": ("llm", "google", "model"),
+    "OLLAMA_ENDPOINT": ("llm", "ollama", "endpoint"),
+    "OLLAMA_MODEL": ("llm", "ollama", "model"),
+    "LMSTUDIO_BASE_URL": ("llm", "lmstudio", "base_url"),
+    "LMSTUDIO_MODEL": ("llm", "lmstudio", "model"),
+    "USE_RABBITMQ": ("use_rabbitmq",),
+    "QUEUE_BACKEND": ("queue", "backend"),
+    "RABBITMQ_HOST": ("rabbitmq", "host"),
+    "RABBITMQ_PORT": ("rabbitmq", "port"),
+    "RABBITMQ_USER": ("rabbitmq", "user"),
+    "RABBITMQ_PASSWORD": ("rabbitmq", "password"),
+    "RABBITMQ_QUEUE": ("rabbitmq", "queue"),
+    "USE_USER_CONFIG_API": ("user_config_api", "enabled"),
+    "USER_CONFIG_API_URL": ("user_config_api", "url"),
+    "USER_CONFIG_API_KEY": ("user_config_api", "api_key"),
+    "EGRESS_PROXY": ("egress", "proxy"),
+    "EGRESS_KEY": ("egress", "key"),
+    "WORKSPACE_SOCKET": ("consumer", "workspace", "socket"),
+    "LOGS": ("logging", "file"),
+    "LOG_FORMAT": ("logging", "format"),
+    "DEBUG": ("logging", "level"),
+}
+"""The setting that each variable of the environment sets; `DEBUG` is true or false."""
+
+SECRET_VARIABLES = frozenset(
+    {
+        "GITHUB_PERSONAL_ACCESS_TOKEN",
+        "GITLAB_PERSONAL_ACCESS_TOKEN",
+        "GITHUB_WEBHOOK_SECRET",
+        "GITLAB_WEBHOOK_TOKEN",
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "GEMINI_API_KEY",
+        "RABBITMQ_PASSWORD",
+        "USER_CONFIG_API_KEY",
+        "EGRESS_KEY",
+    }
+)
+"""Each of these can also be given as the path of a file in `<NAME>_FILE`."""

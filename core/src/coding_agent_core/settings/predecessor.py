@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coding_agent_core.settings.document import Document, dotted
 from coding_agent_core.settings.forges import GitHub
+
+KeyPath = tuple[str | int, ...]
+"""The keys, and the indices of list entries, that lead to a value."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +111,6 @@ _PARAMETERS = re.compile(r"\w+=[^&]*(&\w+=[^&]*)*")
 _FORGES = ("github", "gitlab")
 
 
-def translate(document: Document, environment: Mapping[str, str]) -> list[tuple[int | None, str]]:
-    """Replace the polling agent's keys in a document by settings.
-
-    Args:
-        environment: the variables; empty for data of people who must not read ours.
-
-    Returns:
-        the line of each key that was replaced or removed, if it is in the file, and a sentence about it.
-    """
-    return _Translation(document, environment).run()
-
-
 def ignored_variables(environment: Mapping[str, str]) -> Iterable[str]:
     """A sentence for each variable that the polling agent read and that is ignored here."""
     for old in OLD_VARIABLES:
@@ -128,27 +118,36 @@ def ignored_variables(environment: Mapping[str, str]) -> Iterable[str]:
             yield f"{old.name}: {old.sentence}"
 
 
-class _Translation:
-    def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
-        self._document = document
-        self._data = document.data
-        self._environment = environment
-        self._notices: list[tuple[int | None, str]] = []
+class Translation:
+    """Replaces the polling agent's keys in a file's data by settings.
 
-    def run(self) -> list[tuple[int | None, str]]:
-        if "api_server" in self._data:
-            del self._data["api_server"]
+    Args:
+        data: the data, which is changed.
+        environment: the variables; empty for data of people who must not read ours.
+
+    Attributes:
+        notices: each key that was replaced or removed, and a sentence about it.
+        kept_servers: the former indices of the entries of `mcp_servers` that are left; `None`: none was
+            the polling agent's way to the forge.
+    """
+
+    def __init__(self, data: dict[str, Any], environment: Mapping[str, str]) -> None:
+        self.notices: list[tuple[KeyPath, str]] = []
+        self.kept_servers: list[int] | None = None
+        self._data = data
+        self._environment = environment
+        if "api_server" in data:
+            del data["api_server"]
             self._notice(_API_SERVER, "api_server")
         self._context_storage()
         self._llm()
-        had_forge_server = self._servers()
+        self._servers()
         self._gitlab()
-        if had_forge_server:
+        if self.kept_servers is not None:
             self._author()
-        return sorted(self._notices, key=lambda notice: notice[0] or 0)
 
     def _notice(self, old: OldKey, *path: str | int) -> None:
-        self._notices.append((self._document.line(path), f"{dotted(path)}: {old.sentence}"))
+        self.notices.append((path, old.sentence))
 
     def _section(self, *path: str) -> dict[str, Any]:
         """The mapping at a path; empty if there is none."""
@@ -177,11 +176,10 @@ class _Translation:
             if value := self._environment.get(name):
                 openai["api_key"] = value
 
-    def _servers(self) -> bool:
-        """Whether one of the servers was the polling agent's way to the forge."""
+    def _servers(self) -> None:
         servers = self._data.get("mcp_servers")
         if not isinstance(servers, list):
-            return False
+            return
         found = [index for index, server in enumerate(servers) if _reaches_forge(server)]
         for index in found:
             self._notice(_FORGE_SERVER, "mcp_servers", index)
@@ -193,11 +191,9 @@ class _Translation:
                 ours = self._data.get("instructions")
                 self._data["instructions"] = f"{ours}\n\n{text}" if ours else text
                 self._notice(_SERVER_PROMPT, "mcp_servers", index, "system_prompt")
-        kept = [index for index in range(len(servers)) if index not in found]
-        self._data["mcp_servers"] = [servers[index] for index in kept]
         if found:
-            self._document.keep_entries("mcp_servers", kept)
-        return bool(found)
+            self.kept_servers = [index for index in range(len(servers)) if index not in found]
+            self._data["mcp_servers"] = [servers[index] for index in self.kept_servers]
 
     def _gitlab(self) -> None:
         gitlab = self._section("gitlab")

@@ -1,0 +1,214 @@
+"""Settings of the model: its providers, and the gateway with its fallbacks and workload identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from coding_agent_core.outcome import Price
+from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section, Url
+
+_REGION = r"^([a-z]{2,}(-[a-z]+)+-[0-9]+)?$"
+_GOOGLE_PROVIDER = (
+    r"^(projects/[0-9]+/locations/global/workloadIdentityPools/[a-z0-9-]+/providers/[a-z0-9-]+)?$"
+)
+_NEEDED = {"azure": ("tenant_id", "client_id"), "aws": ("role_arn", "region"), "google": ("provider",)}
+
+
+class OpenAI(Section):
+    """OpenAI, or a service with a compatible API."""
+
+    base_url: Url = "https://api.openai.com/v1"
+    """Base URL of the API, `/v1` included, for any compatible service."""
+    api: Literal["auto", "responses", "chat"] = "auto"
+    """Which of OpenAI's APIs is used. `auto`: Responses at OpenAI itself, Chat Completions elsewhere, for few
+    compatible services know Responses."""
+    api_key: SecretField = SecretSettings()
+    """Key of the service, if it needs one."""
+    model: str = "gpt-4o"
+    """Name of the model; it must support native tool calls."""
+    max_token: int = Field(default=16384, gt=0)
+    """Most tokens of one answer."""
+    context_length: int = Field(default=128_000, gt=0)
+    """Size of the model's context in tokens."""
+
+
+class Anthropic(Section):
+    """Anthropic, or a service with the same API (Messages)."""
+
+    base_url: Url = "https://api.anthropic.com"
+    """Base URL of the API, without `/v1`."""
+    api_key: SecretField = SecretSettings()
+    """Key of the service."""
+    model: str = "claude-sonnet-5-5"
+    """Name of the model."""
+    max_token: int = Field(default=16384, gt=0)
+    """Most tokens of one answer."""
+    context_length: int = Field(default=200_000, gt=0)
+    """Size of the model's context in tokens."""
+
+
+class Google(Section):
+    """Google's Gemini API, or a service with the same API (generateContent)."""
+
+    base_url: Url = "https://generativelanguage.googleapis.com"
+    """Base URL of the API, without `/v1beta`."""
+    api_key: SecretField = SecretSettings()
+    """Key of the service."""
+    model: str = "gemini-3.8-flash"
+    """Name of the model."""
+    max_token: int = Field(default=16384, gt=0)
+    """Most tokens of one answer."""
+    context_length: int = Field(default=1_000_000, gt=0)
+    """Size of the model's context in tokens."""
+
+
+class Ollama(Section):
+    """A local Ollama."""
+
+    endpoint: Url = "http://localhost:11434"
+    """Address of the server, without `/v1`."""
+    model: str = "qwen3"
+    """Name of the model; it must support native tool calls."""
+    max_token: int = Field(default=16384, gt=0)
+    """Most tokens of one answer."""
+    context_length: int = Field(default=32_768, gt=0)
+    """Size of the model's context in tokens."""
+
+
+class LMStudio(Section):
+    """A local LM Studio."""
+
+    base_url: Url = "http://localhost:1234/v1"
+    """Base URL of its API; `HOST:PORT` stands for `http://HOST:PORT/v1`."""
+    model: str = "local"
+    """Name of the model; it must support native tool calls."""
+    max_token: int = Field(default=16384, gt=0)
+    """Most tokens of one answer."""
+    context_length: int = Field(default=32_768, gt=0)
+    """Size of the model's context in tokens."""
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _complete(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        url = value if "://" in value else f"http://{value}"
+        return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
+
+
+class LLM(Section):
+    """The model."""
+
+    provider: Literal["openai", "anthropic", "google", "ollama", "lmstudio"] = "openai"
+    """Which of the sections below is used."""
+    openai: OpenAI = OpenAI()
+    anthropic: Anthropic = Anthropic()
+    google: Google = Google()
+    ollama: Ollama = Ollama()
+    lmstudio: LMStudio = LMStudio()
+    images: bool = True
+    """Whether the model gets the images that people attached to the item and its comments. A service that
+    refuses them gets the text alone."""
+    stream: bool | None = None
+    """Whether answers are streamed, so that one that stalls is noticed early. `None`: they are, except by
+    Chat Completions of other services than OpenAI, several of which stream broken tool calls."""
+    request_timeout: float = Field(default=300.0, gt=0)
+    """Seconds without a sign of the service while it answers; not streamed: for the whole answer."""
+    max_retries: int = Field(default=5, ge=0)
+    """Retries of one request after 429, 5xx and broken connections."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """What a million tokens cost, by the model's name; by default the public list price, if known."""
+
+    @property
+    def address(self) -> str:
+        """Base URL of the service in use."""
+        if self.provider == "ollama":
+            return self.ollama.endpoint
+        return str(getattr(self, self.provider).base_url)
+
+    @property
+    def model_name(self) -> str:
+        return str(getattr(self, self.provider).model)
+
+
+class Identity(Section):
+    """An identity at a cloud, proven by a token of the pod's ServiceAccount. `azure` needs `tenant_id` and
+    `client_id`, `aws` needs `role_arn` and `region`, `google` needs `provider`."""
+
+    cloud: Literal["azure", "aws", "google"]
+    """`azure`: Microsoft Entra, for Azure OpenAI and Foundry. `aws`: an IAM role, for Bedrock. `google`:
+    workload identity federation, for Vertex AI."""
+    token_file: Path = Path("/var/run/secrets/coding-agent.dev/token")
+    """File with the token of the pod's ServiceAccount, mounted into the agent's container alone."""
+    tenant_id: str = Field(default="", pattern=r"^[A-Za-z0-9.-]*$")
+    """Azure: the tenant."""
+    client_id: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$")
+    """Azure: client id of the managed identity or of the application."""
+    role_arn: str = Field(default="", pattern=r"^(arn:[a-z-]+:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+)?$")
+    """AWS: the role that may call the models."""
+    region: str = Field(default="", pattern=_REGION)
+    """AWS: region of the service, for example `eu-west-1`."""
+    provider: str = Field(default="", pattern=_GOOGLE_PROVIDER)
+    """Google: full name of the workload identity provider, which starts with `projects/`."""
+    service_account: str = Field(default="", pattern=r"^([a-z0-9.-]+@[a-z0-9.-]+)?$")
+    """Google: service account to impersonate; empty: the identity itself has the right."""
+    endpoint: OptionalUrl = ""
+    """Address that exchanges the token, in place of the cloud's own: for example an STS of your network."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for name in _NEEDED[self.cloud]:
+            if not getattr(self, name):
+                raise ValueError(f"{name} is missing: `cloud: {self.cloud}` needs it")
+        return self
+
+    @property
+    def exchange(self) -> str:
+        """The address that exchanges the token, without a trailing slash."""
+        own = {
+            "azure": "https://login.microsoftonline.com",
+            "aws": f"https://sts.{self.region}.amazonaws.com",
+            "google": "https://sts.googleapis.com",
+        }
+        return (self.endpoint or own[self.cloud]).rstrip("/")
+
+    @property
+    def impersonation(self) -> str | None:
+        """Google's address that gives tokens of `service_account`; `None`: it is not needed."""
+        if self.cloud != "google" or not self.service_account:
+            return None
+        return "https://iamcredentials.googleapis.com"
+
+
+class Fallback(Section):
+    """A second provider of the same wire format and the same models."""
+
+    format: Literal["anthropic", "openai", "google"]
+    """Wire format: Anthropic's Messages, OpenAI's Responses and Chat Completions, or Google's Gemini."""
+    base_url: Url
+    """Base URL of the API, as in the section `llm`: with `/v1` for `openai`, without for the others."""
+    api_key: SecretField = SecretSettings()
+    """Key of the service, if it needs one."""
+
+
+class GatewaySettings(Section):
+    """The way of every agent to its model."""
+
+    host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9._-]+$")
+    """Address on which an attempt's gateway listens, or a name of it: of this machine, and as the workspace
+    reaches it. Not loopback if the workspace is a container of its own, as with Docker Compose."""
+    models: tuple[str, ...] = ()
+    """Names of the models that agents may use, with `*` for any characters; empty: all."""
+    provider_tools: bool = False
+    """Whether requests may name tools that the provider runs (web search, remote MCP servers) and files by
+    their address. The provider then reaches hosts that the attempt itself cannot reach."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """Asked in turn where the provider answers 429 or 5xx, or cannot be reached. Not for people with an
+    address or a key of their own."""
+    identity: Identity | None = None
+    """Workload identity that opens the provider of `llm.provider` in place of its `api_key`. Not for people
+    with an address, a key or a provider of their own."""

@@ -197,8 +197,7 @@ class GitHubForge(RestForge):
         return self.details(item, issue, base=repository.default_branch)
 
     async def comments(self, item: Item) -> list[Comment]:
-        # GitHub sorts them oldest first and knows no other order. One page more than the limit has, since the
-        # last one is seldom full.
+        # GitHub lists them oldest first only. One page more than the limit has: the last one is seldom full.
         call = self.comments_call(item, self.OLDEST_FIRST)
         newest: list[CommentAnswer] = []
         pages = COMMENT_LIMIT // PAGE_SIZE + 1
@@ -361,8 +360,8 @@ def _repo_path(item: Item, *rest: str | int) -> str:
 def search_query(kind: ItemKind, settings: GitHub) -> str:
     """The `q` of the issue search.
 
-    One of the labels between commas is enough. GitHub requires `is:issue` or `is:pull-request` in each, so
-    issues and pull requests are searched one after the other. `user:` names organizations as well.
+    One of the labels between commas is enough. GitHub requires `is:issue` or `is:pull-request` in each query,
+    so issues and pull requests are searched one after the other. `user:` names organizations as well.
     """
     labels = ",".join(json.dumps(label, ensure_ascii=False) for label in sorted(settings.triggers))
     parts = [f"label:{labels}", "is:issue" if kind is ItemKind.ISSUE else "is:pull-request"]

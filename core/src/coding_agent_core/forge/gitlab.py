@@ -94,7 +94,7 @@ class GitLabForge(RestForge):
         return self.item_path(item, "notes", comment)
 
     async def search(self, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        """Items of all configured projects, label by label: the lists know no "or".
+        """Items of all configured projects, label by label: the lists have no "or".
 
         A project that is not found is logged, unless none is found.
         """

@@ -15,7 +15,7 @@ from coding_agent_core.forge.protocol import CHECKS_LIMIT, Checks, Discussion, F
 from coding_agent_core.forge.rest import CommentAnswer
 
 _PAGES = 10
-"""Pages of discussions: GitLab sorts them oldest first, and knows no other order."""
+"""Pages of discussions: GitLab lists them oldest first only."""
 _VERSIONS = 5
 """Versions of the merge request whose differences are read, for the hunks of threads."""
 
@@ -38,7 +38,6 @@ class _LineRange(ResponseModel):
 class _Position(_DiffRefs):
     """What a note is on; on images and whole files there is no line."""
 
-    position_type: str = "text"
     old_path: Text = ""
     new_path: Text = ""
     old_line: int | None = None
@@ -51,7 +50,6 @@ class _Position(_DiffRefs):
 
 
 class _Note(CommentAnswer):
-    type: str | None = None
     resolvable: bool = False
     resolved: bool = False
     position: _Position | None = None

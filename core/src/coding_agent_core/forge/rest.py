@@ -327,7 +327,7 @@ class RestForge(ABC):
             raise
 
     async def _edit_comment(self, item: Item, comment: Comment, body: str) -> Comment | None:
-        """The comment then; `None`: somebody has deleted it, or the item is gone, as creating one shows."""
+        """The edited comment; `None` if it is gone. If the item is gone too, creating a comment fails."""
         what = f"editing our comment on {item.display}"
         call = Call(self.EDIT_METHOD, self.comment_path(item, comment.id), what, json={"body": body})
         try:

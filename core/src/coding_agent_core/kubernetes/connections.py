@@ -16,7 +16,7 @@ import httptools
 
 _IDEMPOTENT = frozenset({"GET", "DELETE"})
 _LONGEST_IDLE = 15.0
-"""Seconds; what lies between us and the server may forget a connection that is idle for long."""
+"""Seconds; a proxy or firewall on the way may forget a connection that is idle for longer."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Connections:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if body is not None or method not in _IDEMPOTENT:
             lines.append(f"Content-Length: {len(body or b'')}")
-        # What is foreign in a line must not begin another one.
+        # Foreign text in a line must not begin another line.
         if " " in path or not all(line.isprintable() for line in lines):
             raise ValueError(f"not a request that can be sent: {method} {path!r}")
         head = "\r\n".join(lines) + "\r\n" + self._common + "\r\n"
@@ -170,7 +170,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None:  # the server says something that nobody asked for
+        if self._waiting is None:  # the server sends what nobody asked for
             self.abort()
             return
         self._begun = True

@@ -146,34 +146,30 @@ class ApiError(CodingAgentError):
         return self.status == 429 and "storage is (re)initializing" in str(self)
 
 
+@dataclass(eq=False, repr=False)
 class ApiServer:
     """The API server, with the credentials that this process has. Every request raises `ApiError`.
 
     Attributes:
+        settings: address and credentials, as `kubernetes.aio` holds them.
+        timeout: seconds for one request.
         namespace: that goes with the credentials, if one does.
+        role: the file with the rules that this program needs, for a reader of the error that it lacks them.
     """
 
-    def __init__(
-        self,
-        settings: Any,
-        access: Access,
-        timeout: float,
-        *,
-        namespace: str | None,
-        role: str,
-        on_answer: OnAnswer,
-    ) -> None:
-        self._settings = settings
-        context = RESTClientObject(settings).ssl_context
+    settings: Any
+    access: Access
+    timeout: float
+    namespace: str | None
+    role: str
+    on_answer: OnAnswer
+
+    def __post_init__(self) -> None:
+        context = RESTClientObject(self.settings).ssl_context
         self._requests = Connections(
-            settings.host, _CONNECTIONS, context=context, name=settings.tls_server_name
+            self.settings.host, _CONNECTIONS, context=context, name=self.settings.tls_server_name
         )
         self._session = _session(context)
-        self._access = access
-        self._timeout = timeout
-        self._role = role
-        self._on_answer = on_answer
-        self.namespace = namespace
 
     @staticmethod
     async def connect(
@@ -181,27 +177,23 @@ class ApiServer:
     ) -> ApiServer:
         """Read the credentials; nothing is sent yet.
 
-        Args:
-            timeout: seconds for one request.
-            role: the file with the rules that this program needs, for whoever reads that it lacks them.
-
         Raises:
             SettingsError: the credentials cannot be read.
         """
         settings = client.Configuration()
         namespace = await access.load(settings)
-        return ApiServer(settings, access, timeout, namespace=namespace, role=role, on_answer=on_answer)
+        return ApiServer(settings, access, timeout, namespace, role, on_answer)
 
     async def renew(self) -> None:
-        """Read the credentials again: they were replaced, or have run out."""
-        await self._access.load(self._settings)
+        """Read the credentials again: they were replaced, or have expired."""
+        await self.access.load(self.settings)
 
     async def aclose(self) -> None:
         await self._requests.aclose()
         await self._session.close()
 
     async def get(self, path: str) -> Body | None:
-        """The object, as new as this request; `None` if there is none."""
+        """The object as it is now, not from a cache; `None` if there is none."""
         try:
             return await self.request("GET", path)
         except ApiError as error:
@@ -210,7 +202,7 @@ class ApiServer:
             raise
 
     async def merge(self, path: str, patch: Body) -> Body | None:
-        """Apply a merge patch; `None` if the object is gone, or not the one that was read any more."""
+        """Apply a merge patch; `None` if the object is gone, or is no longer the one that was read."""
         try:
             return await self.request("PATCH", path, body=patch, kind=MERGE_PATCH)
         except ApiError as error:
@@ -233,15 +225,15 @@ class ApiServer:
         try:
             answer = await self._answer(method, target, await self._headers(kind), data)
         except _BROKEN as error:
-            self._on_answer(method, "none")
+            self.on_answer(method, "none")
             raise _unanswered(method, path, error) from error
-        self._on_answer(method, str(answer.status))
+        self.on_answer(method, str(answer.status))
         if answer.status >= 300:
             raise self._refusal(method, path, answer)
         return _parsed(answer.body)
 
     async def watch(self, path: str, query: list[tuple[str, str]], seconds: int) -> AsyncIterator[Body]:
-        """What happens since the `resourceVersion` in the query, event by event, for so many seconds.
+        """What has happened since the `resourceVersion` in the query, event by event, for so many seconds.
 
         Raises:
             ApiError: it was refused or broke off, or the version is too old (410).
@@ -250,13 +242,13 @@ class ApiServer:
         answer = None
         try:
             headers = await self._headers("application/json")
-            answer = await self._send("GET", target, headers, None, seconds + self._timeout)
-            self._on_answer("WATCH", str(answer.status))
+            answer = await self._send("GET", target, headers, None, seconds + self.timeout)
+            self.on_answer("WATCH", str(answer.status))
             if answer.status >= 300:
                 raise self._refusal("GET", path, await _read_all(answer))
             rest = b""
             async for chunk in answer.content.iter_any():
-                # Lines are taken apart here: one pod can be longer than what `readline` takes.
+                # Lines are split here: one pod can be longer than what `readline` accepts.
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     event = _parsed(line)
@@ -275,30 +267,30 @@ class ApiServer:
     async def _headers(self, kind: str) -> dict[str, str]:
         headers = {**_AGENT, "Content-Type": kind}
         # This renews the token too, e.g. the service account's, which the kubelet replaces.
-        if token := await self._settings.get_api_key_with_prefix("BearerToken", alias="authorization"):
+        if token := await self.settings.get_api_key_with_prefix("BearerToken", alias="authorization"):
             headers["Authorization"] = token
         return headers
 
     async def _answer(
         self, method: str, target: str, headers: dict[str, str], body: bytes | None
     ) -> Response:
-        if self._settings.proxy:
-            return await _read_all(await self._send(method, target, headers, body, self._timeout))
-        return await self._requests.request(method, target, headers, body, self._timeout)
+        if self.settings.proxy:
+            return await _read_all(await self._send(method, target, headers, body, self.timeout))
+        return await self._requests.request(method, target, headers, body, self.timeout)
 
     async def _send(
         self, method: str, target: str, headers: dict[str, str], body: bytes | None, seconds: float
     ) -> aiohttp.ClientResponse:
         return await self._session.request(
             method,
-            URL(self._settings.host + target, encoded=True),
+            URL(self.settings.host + target, encoded=True),
             data=body,
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=seconds),
             allow_redirects=False,
-            server_hostname=self._settings.tls_server_name,
-            proxy=self._settings.proxy,
-            proxy_headers=self._settings.proxy_headers,
+            server_hostname=self.settings.tls_server_name,
+            proxy=self.settings.proxy,
+            proxy_headers=self.settings.proxy_headers,
         )
 
     def _refusal(self, method: str, path: str, answer: Response) -> ApiError:
@@ -315,7 +307,7 @@ class ApiServer:
             return ""  # a quota, Pod Security or another policy, which name themselves
         return {
             401: "; its credentials are invalid or have expired",
-            403: f"; its service account needs the rules of {self._role} in this namespace",
+            403: f"; its service account needs the rules of {self.role} in this namespace",
             404: "; is crds/agenttask.yaml applied, and does the namespace exist?",
         }.get(status, "")
 

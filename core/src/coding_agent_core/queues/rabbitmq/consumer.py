@@ -367,7 +367,7 @@ class ConsumerConnection:
     def _receive(self, delivery: UnackedDelivery) -> None:
         try:
             task = decode_task(delivery.body, now=datetime.now(UTC), hosts=self.hosts)
-        except Exception as error:  # whatever it is, the next reading would end alike
+        except Exception as error:  # whatever it is, it would happen again
             rejecting = asyncio.ensure_future(self._reject(delivery, str(error)))
             self._rejecting.add(rejecting)
             rejecting.add_done_callback(self._rejecting.discard)

@@ -153,7 +153,7 @@ class Timing:
 
     Attributes:
         first_pause: before the second attempt to connect; doubled for each further one.
-        longest_pause: cap of that; low, for a broker that is back should not wait for us.
+        longest_pause: limit of that; low, because a broker that is back should not wait for us.
         lock_patience: how long a lock may stay taken before its item counts as held by another. The broker
             may notice the end of a connection a moment after it delivers that connection's message again.
         relock_grace: how long a task that was delivered before is left to its last holder, which may have

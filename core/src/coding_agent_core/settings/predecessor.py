@@ -78,8 +78,8 @@ _OWNER = OldKey("gitlab.owner", "gitlab.assignee", "an `assignee` wins over it; 
 _PROJECT = OldKey(
     "gitlab.project_id: NAME",
     "",
-    "the polling agent never read it, and a name alone identifies no project; write the number, or the full "
-    "path GROUP/PROJECT",
+    "the polling agent never read it, and a name alone does not identify a project; write the number, or the "
+    "full path GROUP/PROJECT",
 )
 _QUERY = OldKey(
     "gitlab.query: state=…&labels=…",

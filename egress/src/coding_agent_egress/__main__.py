@@ -1,8 +1,13 @@
-"""`python -m coding_agent_egress`: runs Squid with the settings, and applies them again when they change."""
+"""`python -m coding_agent_egress`: runs Squid with the settings, and applies them again when they change.
+
+What Squid's log shows as denied is answered to the agents that ask, over HTTP on loopback.
+"""
 
 from __future__ import annotations
 
 import argparse
+import base64
+import binascii
 import json
 import logging
 import os
@@ -11,14 +16,18 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
+from coding_agent_core.egress import job_of
 from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.telemetry import configure
 
-from coding_agent_egress.denials import Denials, server_of
 from coding_agent_egress.squid import PAGES, Place, configuration
 
 _logger = logging.getLogger("coding_agent.egress")
@@ -28,6 +37,10 @@ _CHECK_S = 2.0
 _CHECK_LIMIT_S = 30.0
 _STOP_LIMIT_S = 25.0
 """More than Squid gives open connections at its end (`shutdown_lifetime`)."""
+_ATTEMPTS = 2000
+"""Attempts that are remembered: far more than run at a time."""
+_HOSTS = 50
+"""Hosts of one attempt; a command can invent any number."""
 
 
 class Proxy:
@@ -105,6 +118,74 @@ def _replace(path: Path, text: str) -> None:
     new.touch(mode=0o600)
     new.write_text(text, encoding="utf-8")
     new.replace(path)
+
+
+class Denials:
+    """How often each host was denied to each attempt, since this process started."""
+
+    def __init__(self) -> None:
+        self._attempts: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, entry: dict[str, Any]) -> bool:
+        """Count a line of Squid's log if it is a denial; whether it was one."""
+        job = job_of(unquote(entry["user"]))
+        if job is None or entry["status"] != 403 or "_DENIED" not in entry["result"]:
+            return False
+        host, port = unquote(entry["host"]), entry["port"]
+        name = host if port in ("80", "443") else f"{host}:{port}"
+        with self._lock:
+            hosts = self._attempts.setdefault(job, {})
+            self._attempts.move_to_end(job)
+            if name in hosts or len(hosts) < _HOSTS:
+                hosts[name] = hosts.get(name, 0) + 1
+            if len(self._attempts) > _ATTEMPTS:
+                self._attempts.popitem(last=False)
+        return True
+
+    def of(self, job: str) -> dict[str, int]:
+        with self._lock:
+            return dict(self._attempts.get(job, {}))
+
+
+def server_of(denials: Denials, port: int) -> ThreadingHTTPServer:
+    """The server on loopback, which Squid alone reaches.
+
+    `GET /` answers `{"HOST": COUNT}` for the user's attempt.
+
+    Raises:
+        OSError: the port is taken.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
+        def do_GET(self) -> None:
+            if self.path == "/healthz":
+                return self._answer(200, {})
+            job = job_of(_user(self.headers.get("Authorization", "")))
+            return self._answer(200, denials.of(job)) if job else self._answer(403, {})
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Squid's log has it already."""
+
+        def _answer(self, status: int, body: dict[str, int]) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+
+
+def _user(authorization: str) -> str:
+    """The user name that Squid sends; empty if there is none."""
+    try:
+        return base64.b64decode(authorization.partition(" ")[2]).decode().partition(":")[0]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def run(config: Path | None, place: Place) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from kubectl_agenttask import PluginError, commands, hosts
+from kubectl_agenttask import PluginError, commands
 from kubectl_agenttask.cluster import ClusterAccess
 from kubectl_agenttask.tables import console
 
@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     add("suspend", commands.suspend, "suspend a task until it is resumed")
     add("resume", commands.resume, "resume a suspended task")
     _add_run(add("run", commands.run, "start a task for an item, without a label", named=False))
-    asking = add("init", hosts.init, "print the hosts that an image's package managers use", named=False)
+    asking = add("init", commands.init, "print the hosts that an image's package managers use", named=False)
     asking.add_argument("image", metavar="IMAGE", help="the workspace's image")
     asking.add_argument(
         "--pull-secret",

@@ -1,10 +1,10 @@
-"""The requests to the API server, each with a timeout; its refusals become sentences."""
+"""The requests to the API server, each with a timeout; its refusals become sentences. What its pods show."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import urllib3
 from coding_agent_core.agenttask import (
     GROUP,
+    LABEL_ATTEMPT,
     LABEL_ITEM,
     LABEL_TASK,
     NOT_ENDED,
@@ -193,6 +194,65 @@ class ClusterAccess:
             f"there is no agenttask {name} in namespace {self.namespace}: see `kubectl agenttask list`, "
             "or `list -A` for all namespaces."
         )
+
+
+def attempt_of_pod(pod: Mapping[str, Any]) -> int:
+    """The number of the attempt that a pod belongs to; 0 if that is unknown."""
+    value = str((pod["metadata"].get("labels") or {}).get(LABEL_ATTEMPT, ""))
+    return int(value) if value.isdigit() else 0
+
+
+def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[str, Any] | None:
+    """The newest pod of the attempt, by default of the last one that has a pod.
+
+    Raises:
+        PluginError: that attempt has none, but others have.
+    """
+    numbers = sorted({attempt_of_pod(pod) for pod in pods})
+    if not numbers:
+        return None
+    wanted = numbers[-1] if attempt is None else attempt
+    if wanted not in numbers:
+        there = ", ".join(str(number) for number in numbers)
+        raise PluginError(f"attempt {wanted} has no pod, or no longer. Attempts that have one: {there}.")
+    of_attempt = [pod for pod in pods if attempt_of_pod(pod) == wanted]
+    return max(of_attempt, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
+
+
+def has_started(pod: Mapping[str, Any], container: str) -> bool:
+    """Whether the container has started, so that it has a log.
+
+    Raises:
+        PluginError: the pod has no such container.
+    """
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    names = [known["name"] for key in ("containers", "initContainers") for known in spec.get(key) or ()]
+    if container not in names:
+        raise PluginError(
+            f"pod {pod['metadata']['name']} has no container {container}: choose --container "
+            f"{' or '.join(names)}."
+        )
+    states = [
+        known.get("state") or {}
+        for key in ("containerStatuses", "initContainerStatuses")
+        for known in status.get(key) or ()
+        if known["name"] == container
+    ]
+    return any("running" in state or "terminated" in state for state in states)
+
+
+def waiting_for(pod: Mapping[str, Any]) -> str:
+    """Why a pod has not started, as the cluster says."""
+    status = pod.get("status") or {}
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(key) or ():
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") not in (None, "PodInitializing"):
+                return str(waiting["reason"])
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("reason") or "not scheduled")
+    return str(status.get("phase") or "Pending")
 
 
 def _repository_of(task: Body) -> str:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.resources import files
 from typing import Any, BinaryIO
 
 from coding_agent_core.admission import latest_of, runs_of
-from coding_agent_core.agenttask import LABEL_ATTEMPT, LABEL_DEFAULTED, manifest, parse_spec
+from coding_agent_core.agenttask import LABEL_DEFAULTED, manifest, parse_spec
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of
 from rich.console import Console
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, tables
-from kubectl_agenttask.cluster import Body, ClusterAccess
+from kubectl_agenttask.cluster import (
+    Body,
+    ClusterAccess,
+    attempt_of_pod,
+    choose,
+    has_started,
+    waiting_for,
+)
 from kubectl_agenttask.tables import show_facts, show_table
 
 _POLL = 1.0
-"""Seconds between two reads of a pod that has not started."""
+"""Seconds between two reads of a pod."""
 _LONGEST_WAIT = 600.0
 """Seconds that `logs -f` waits for a pod to start."""
 
@@ -158,65 +167,6 @@ def _left(task: Body) -> str:
     return "; its pods are gone, read them in your log store"
 
 
-def attempt_of_pod(pod: Mapping[str, Any]) -> int:
-    """The number of the attempt that a pod belongs to; 0 if that is unknown."""
-    value = str((pod["metadata"].get("labels") or {}).get(LABEL_ATTEMPT, ""))
-    return int(value) if value.isdigit() else 0
-
-
-def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[str, Any] | None:
-    """The newest pod of the attempt, by default of the last one that has a pod.
-
-    Raises:
-        PluginError: that attempt has none, but others have.
-    """
-    numbers = sorted({attempt_of_pod(pod) for pod in pods})
-    if not numbers:
-        return None
-    wanted = numbers[-1] if attempt is None else attempt
-    if wanted not in numbers:
-        there = ", ".join(str(number) for number in numbers)
-        raise PluginError(f"attempt {wanted} has no pod, or no longer. Attempts that have one: {there}.")
-    of_attempt = [pod for pod in pods if attempt_of_pod(pod) == wanted]
-    return max(of_attempt, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
-
-
-def has_started(pod: Mapping[str, Any], container: str) -> bool:
-    """Whether the container has started, so that it has a log.
-
-    Raises:
-        PluginError: the pod has no such container.
-    """
-    spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    names = [known["name"] for key in ("containers", "initContainers") for known in spec.get(key) or ()]
-    if container not in names:
-        raise PluginError(
-            f"pod {pod['metadata']['name']} has no container {container}: choose --container "
-            f"{' or '.join(names)}."
-        )
-    states = [
-        known.get("state") or {}
-        for key in ("containerStatuses", "initContainerStatuses")
-        for known in status.get(key) or ()
-        if known["name"] == container
-    ]
-    return any("running" in state or "terminated" in state for state in states)
-
-
-def waiting_for(pod: Mapping[str, Any]) -> str:
-    """Why a pod has not started, as the cluster says."""
-    status = pod.get("status") or {}
-    for key in ("initContainerStatuses", "containerStatuses"):
-        for container in status.get(key) or ():
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") not in (None, "PodInitializing"):
-                return str(waiting["reason"])
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return str(condition.get("reason") or "not scheduled")
-    return str(status.get("phase") or "Pending")
-
-
 def cancel(session: Session, arguments: Namespace) -> None:
     """`cancel`: ask a task to stop."""
     task = _not_ended(session, arguments.name, "there is nothing to cancel")
@@ -343,3 +293,115 @@ def _not_ended(session: Session, name: str, hint: str) -> Body:
 def _ended(task: Body) -> bool:
     latest = latest_of([task])
     return latest is not None and latest.terminal
+
+
+_DEADLINE = 300
+"""Seconds for the image's pull and the script, after which the cluster ends the pod."""
+_CANNOT_START = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerError", "RunContainerError"}
+)
+_CONTAINER = "package-managers"
+_HOME = "/tmp"  # noqa: S108 - in the container
+_USER = 20_000
+"""One of the settings' `WORKSPACE_USERS`; to import those would cost each command a tenth of a second."""
+_HOST = re.compile(r"^    - ([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?)$", re.MULTILINE)
+_NO_SHELL = 128
+"""Exit status with which the container runtime reports that it cannot start `sh`."""
+
+
+def init(session: Session, arguments: Namespace) -> None:
+    """`init`: print the hosts that the package managers of an image fetch from, as values of the chart.
+
+    A short-lived pod of the image asks them (`hosts.sh`). It has no credential, no service account's token and
+    no file of a repository, because a file of a repository could name any host.
+
+    Raises:
+        PluginError: the pod cannot run, or the image names no host.
+    """
+    image: str = arguments.image
+    name = session.cluster.create_pod(init_pod(image, arguments.pull_secret))
+    session.notes.print(f"Pod {name} asks the package managers of {image}.", soft_wrap=True)
+    try:
+        code = _wait(session, name, image)
+        said = b"".join(session.cluster.log(name, _CONTAINER, follow=False)).decode(errors="replace")
+    finally:
+        session.cluster.delete_pod(name)
+    # The image's programs wrote the output: nothing but names of hosts is repeated.
+    hosts = sorted(set(_HOST.findall(said)))
+    if not hosts:
+        raise PluginError(
+            f"the package managers of {image} name no host (exit status {code}). The image needs one of pip, "
+            "npm, Go, cargo and apt."
+        )
+    session.out.print("\n".join(["egress:", "  allow:", *(f"    - {host}" for host in hosts)]))
+
+
+def init_pod(image: str, pull_secret: str | None = None) -> Body:
+    """The pod, which the restricted Pod Security Standard admits."""
+    script = files("kubectl_agenttask").joinpath("hosts.sh").read_text(encoding="utf-8")
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": _DEADLINE,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": [{"name": "home", "emptyDir": {"sizeLimit": "256Mi"}}],
+        "containers": [
+            {
+                "name": _CONTAINER,
+                "image": image,
+                "command": ["sh", "-c", script],
+                # As in a workspace: what is set in the home of one of the image's users does not count.
+                "env": [{"name": "HOME", "value": _HOME}],
+                "resources": {
+                    "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"},
+                    "limits": {"cpu": "1", "memory": "512Mi", "ephemeral-storage": "512Mi"},
+                },
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [{"name": "home", "mountPath": _HOME}],
+            }
+        ],
+    }
+    if pull_secret is not None:
+        spec["imagePullSecrets"] = [{"name": pull_secret}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": "agenttask-init-",
+            "labels": {"app.kubernetes.io/name": "kubectl-agenttask"},
+        },
+        "spec": spec,
+    }
+
+
+def _wait(session: Session, name: str, image: str) -> int:
+    """Wait for the pod's end; the exit status of its script."""
+    end = session.monotonic() + _DEADLINE
+    while True:
+        found = session.cluster.pod(name)
+        states = [
+            one.get("state") or {} for one in (found.get("status") or {}).get("containerStatuses") or ()
+        ]
+        ended = next((state["terminated"] for state in states if "terminated" in state), None)
+        if ended is not None and ended.get("exitCode") == _NO_SHELL:
+            raise PluginError(f"{image} cannot run `sh`: {ended.get('message') or ended.get('reason')}")
+        if ended is not None:
+            return int(ended["exitCode"])
+        why = waiting_for(found)
+        if why in _CANNOT_START:
+            raise PluginError(
+                f"{image} cannot start: {why}. Check its name, and give --pull-secret for a private registry."
+            )
+        if session.monotonic() > end:
+            raise PluginError(f"{image} did not end within {_DEADLINE} s: its pod shows {why}.")
+        session.sleep(_POLL)

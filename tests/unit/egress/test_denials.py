@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_egress.denials import Denials
+from coding_agent_egress.__main__ import Denials
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from coding_agent_core.settings.job import WORKSPACE_USERS
-from kubectl_agenttask.hosts import pod
+from kubectl_agenttask.commands import init_pod
 
 
 def test_the_pod_runs_as_a_user_of_workspaces() -> None:
     assert (
-        pod("registry.example.com/team/toolchain:1")["spec"]["securityContext"]["runAsUser"]
+        init_pod("registry.example.com/team/toolchain:1")["spec"]["securityContext"]["runAsUser"]
         in WORKSPACE_USERS
     )

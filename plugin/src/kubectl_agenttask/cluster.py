@@ -1,4 +1,4 @@
-"""The requests to the API server, each with a timeout; its refusals become sentences. What its pods show."""
+"""The requests to the API server, each with a timeout, and what pods show; refusals become sentences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ _TIMEOUT = 10
 _SILENCE = 86_400
 """Seconds for which a container that is followed may say nothing."""
 _PAGE = 500
+INIT_CONTAINER = "package-managers"
+_HOME = "/tmp"  # noqa: S108 - in the container
+_USER = 20_000
+"""One of the settings' `WORKSPACE_USERS`; to import those would cost each command a tenth of a second."""
+INIT_DEADLINE = 300
+"""Seconds for the image's pull and the script, after which the cluster ends the pod."""
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Body = dict[str, Any]
@@ -253,6 +260,54 @@ def waiting_for(pod: Mapping[str, Any]) -> str:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return str(condition.get("reason") or "not scheduled")
     return str(status.get("phase") or "Pending")
+
+
+def init_pod(image: str, pull_secret: str | None = None) -> Body:
+    """The pod of `init`, which the restricted Pod Security Standard admits."""
+    script = files("kubectl_agenttask").joinpath("hosts.sh").read_text(encoding="utf-8")
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": INIT_DEADLINE,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": [{"name": "home", "emptyDir": {"sizeLimit": "256Mi"}}],
+        "containers": [
+            {
+                "name": INIT_CONTAINER,
+                "image": image,
+                "command": ["sh", "-c", script],
+                # As in a workspace: what is set in the home of one of the image's users does not count.
+                "env": [{"name": "HOME", "value": _HOME}],
+                "resources": {
+                    "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"},
+                    "limits": {"cpu": "1", "memory": "512Mi", "ephemeral-storage": "512Mi"},
+                },
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [{"name": "home", "mountPath": _HOME}],
+            }
+        ],
+    }
+    if pull_secret is not None:
+        spec["imagePullSecrets"] = [{"name": pull_secret}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": "agenttask-init-",
+            "labels": {"app.kubernetes.io/name": "kubectl-agenttask"},
+        },
+        "spec": spec,
+    }
 
 
 def _repository_of(task: Body) -> str:

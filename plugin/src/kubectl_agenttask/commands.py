@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from typing import Any, BinaryIO
 
 from coding_agent_core.admission import latest_of, runs_of
@@ -19,11 +18,14 @@ from rich.console import Console
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, tables
 from kubectl_agenttask.cluster import (
+    INIT_CONTAINER,
+    INIT_DEADLINE,
     Body,
     ClusterAccess,
     attempt_of_pod,
     choose,
     has_started,
+    init_pod,
     waiting_for,
 )
 from kubectl_agenttask.tables import show_facts, show_table
@@ -295,15 +297,9 @@ def _ended(task: Body) -> bool:
     return latest is not None and latest.terminal
 
 
-_DEADLINE = 300
-"""Seconds for the image's pull and the script, after which the cluster ends the pod."""
 _CANNOT_START = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerError", "RunContainerError"}
 )
-_CONTAINER = "package-managers"
-_HOME = "/tmp"  # noqa: S108 - in the container
-_USER = 20_000
-"""One of the settings' `WORKSPACE_USERS`; to import those would cost each command a tenth of a second."""
 _HOST = re.compile(r"^    - ([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?)$", re.MULTILINE)
 _NO_SHELL = 128
 """Exit status with which the container runtime reports that it cannot start `sh`."""
@@ -312,8 +308,8 @@ _NO_SHELL = 128
 def init(session: Session, arguments: Namespace) -> None:
     """`init`: print the hosts that the package managers of an image fetch from, as values of the chart.
 
-    A short-lived pod of the image asks them (`hosts.sh`). It has no credential, no service account's token and
-    no file of a repository, because a file of a repository could name any host.
+    A short-lived pod of the image asks them (`hosts.sh`). It has no credential, no service account's token
+    and no file of a repository, because a file of a repository could name any host.
 
     Raises:
         PluginError: the pod cannot run, or the image names no host.
@@ -323,7 +319,7 @@ def init(session: Session, arguments: Namespace) -> None:
     session.notes.print(f"Pod {name} asks the package managers of {image}.", soft_wrap=True)
     try:
         code = _wait(session, name, image)
-        said = b"".join(session.cluster.log(name, _CONTAINER, follow=False)).decode(errors="replace")
+        said = b"".join(session.cluster.log(name, INIT_CONTAINER, follow=False)).decode(errors="replace")
     finally:
         session.cluster.delete_pod(name)
     # The image's programs wrote the output: nothing but names of hosts is repeated.
@@ -336,57 +332,9 @@ def init(session: Session, arguments: Namespace) -> None:
     session.out.print("\n".join(["egress:", "  allow:", *(f"    - {host}" for host in hosts)]))
 
 
-def init_pod(image: str, pull_secret: str | None = None) -> Body:
-    """The pod, which the restricted Pod Security Standard admits."""
-    script = files("kubectl_agenttask").joinpath("hosts.sh").read_text(encoding="utf-8")
-    spec: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "activeDeadlineSeconds": _DEADLINE,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "volumes": [{"name": "home", "emptyDir": {"sizeLimit": "256Mi"}}],
-        "containers": [
-            {
-                "name": _CONTAINER,
-                "image": image,
-                "command": ["sh", "-c", script],
-                # As in a workspace: what is set in the home of one of the image's users does not count.
-                "env": [{"name": "HOME", "value": _HOME}],
-                "resources": {
-                    "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"},
-                    "limits": {"cpu": "1", "memory": "512Mi", "ephemeral-storage": "512Mi"},
-                },
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "volumeMounts": [{"name": "home", "mountPath": _HOME}],
-            }
-        ],
-    }
-    if pull_secret is not None:
-        spec["imagePullSecrets"] = [{"name": pull_secret}]
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "generateName": "agenttask-init-",
-            "labels": {"app.kubernetes.io/name": "kubectl-agenttask"},
-        },
-        "spec": spec,
-    }
-
-
 def _wait(session: Session, name: str, image: str) -> int:
     """Wait for the pod's end; the exit status of its script."""
-    end = session.monotonic() + _DEADLINE
+    end = session.monotonic() + INIT_DEADLINE
     while True:
         found = session.cluster.pod(name)
         states = [
@@ -403,5 +351,5 @@ def _wait(session: Session, name: str, image: str) -> int:
                 f"{image} cannot start: {why}. Check its name, and give --pull-secret for a private registry."
             )
         if session.monotonic() > end:
-            raise PluginError(f"{image} did not end within {_DEADLINE} s: its pod shows {why}.")
+            raise PluginError(f"{image} did not end within {INIT_DEADLINE} s: its pod shows {why}.")
         session.sleep(_POLL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coding_agent_core.settings.job import WORKSPACE_USERS
-from kubectl_agenttask.commands import init_pod
+from kubectl_agenttask.cluster import init_pod
 
 
 def test_the_pod_runs_as_a_user_of_workspaces() -> None:

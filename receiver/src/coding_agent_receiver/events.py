@@ -11,8 +11,8 @@ from coding_agent_core.admission import FRESH
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reporting import MARKER
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (
     LABEL_REMOVED,
     Item,

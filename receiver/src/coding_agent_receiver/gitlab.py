@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, is_trusted
 from coding_agent_core.telemetry import safe
 

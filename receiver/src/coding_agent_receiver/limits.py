@@ -13,8 +13,8 @@ from enum import Enum
 from ipaddress import ip_network
 
 import httpx
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import RateLimit, networks
+from coding_agent_core.settings.model import Settings
 from limits import RateLimitItem, parse_many
 
 from coding_agent_receiver.request import Address, Network, contains

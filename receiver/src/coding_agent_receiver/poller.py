@@ -24,7 +24,7 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.telemetry import bound
 

@@ -15,8 +15,8 @@ import uvicorn
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import WebhookServer
+from coding_agent_core.settings.model import Settings
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry

@@ -9,6 +9,7 @@ import pytest
 from coding_agent_consumer.agent.prompt import COMMENTS_LIMIT, LOG_LIMIT, THREADS_LIMIT, instructions, prompt
 from coding_agent_consumer.background import Conversation, InstructionFile
 from coding_agent_core.forge.protocol import (
+    MARKER,
     Checks,
     Comment,
     Discussion,
@@ -18,7 +19,6 @@ from coding_agent_core.forge.protocol import (
     Thread,
 )
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.reporting import MARKER
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item
 

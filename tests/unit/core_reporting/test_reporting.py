@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from coding_agent_core.forge.protocol import MARKER
 from coding_agent_core.outcome import Denial, Phase, Usage
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import MARKER, Report, State, comment, label_changes, read_state
+from coding_agent_core.reporting import Report, State, comment, label_changes, read_state
 from coding_agent_core.settings.forges import Labels
 from hypothesis import given
 from hypothesis import strategies as st

@@ -6,9 +6,8 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from coding_agent_core.forge.protocol import Checks, Comment, FailedCheck, ItemDetails, Review, Thread
+from coding_agent_core.forge.protocol import MARKER, Checks, Comment, FailedCheck, ItemDetails, Review, Thread
 from coding_agent_core.platforms import FACTS, ItemKind
-from coding_agent_core.reporting import MARKER
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import one_line

@@ -15,6 +15,9 @@ from typing import Any, Protocol
 from coding_agent_core.platforms import Platform
 from coding_agent_core.tasks import Item, TaskRequest
 
+MARKER = "<!-- coding-agent:status "
+"""Starts the hidden part of our comment on an item, and identifies our comment."""
+
 
 class Permission(IntEnum):
     """What somebody may do in a repository; a greater one includes the others."""

@@ -29,13 +29,13 @@ from coding_agent_core.commands import (
 )
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.protocol import Comment, Forge
+from coding_agent_core.forge.protocol import MARKER, Comment, Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.outcome import Phase
-from coding_agent_core.reporting import MARKER, Links, Report, State, comment, read_state, swap_labels
+from coding_agent_core.reporting import Links, Report, State, comment, read_state, swap_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Origin, RunnerName, TaskRequest, Trigger

@@ -17,7 +17,6 @@ _EVENTS = frozenset(
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Seconds; GitHub gives up after 10."""
 
-
 _Metric = TypeVar("_Metric", Counter, Histogram)
 
 
@@ -33,49 +32,47 @@ class ReceiverMetrics:
             ["platform", "event", "result"],
             registry=registry,
         )
-        self._processed = _from_zero(
-            Counter(
-                "coding_agent_webhooks_processed",
-                "Webhook requests answered 2xx",
-                ["platform"],
-                registry=registry,
-            )
+        self._processed = Counter(
+            "coding_agent_webhooks_processed",
+            "Webhook requests answered 2xx",
+            ["platform"],
+            registry=registry,
         )
-        self._failed = _from_zero(
-            Counter(
-                "coding_agent_webhooks_failed",
-                "Webhook requests answered 4xx or 5xx",
-                ["platform"],
-                registry=registry,
-            )
+        self._failed = Counter(
+            "coding_agent_webhooks_failed",
+            "Webhook requests answered 4xx or 5xx",
+            ["platform"],
+            registry=registry,
         )
-        self._signature_failures = _from_zero(
-            Counter(
-                "coding_agent_webhook_signature_failures",
-                "Webhook requests without a valid signature or token",
-                ["platform"],
-                registry=registry,
-            )
+        self._signature_failures = Counter(
+            "coding_agent_webhook_signature_failures",
+            "Webhook requests without a valid signature or token",
+            ["platform"],
+            registry=registry,
         )
-        self._tasks_queued = _from_zero(
-            Counter("coding_agent_tasks_queued", "Tasks created by webhooks", ["platform"], registry=registry)
+        self._tasks_queued = Counter(
+            "coding_agent_tasks_queued", "Tasks created by webhooks", ["platform"], registry=registry
         )
-        self._queue_errors = _from_zero(
-            Counter(
-                "coding_agent_queue_errors",
-                "Tasks that the queue could not take",
-                ["platform"],
-                registry=registry,
-            )
+        self._queue_errors = Counter(
+            "coding_agent_queue_errors",
+            "Tasks that the queue could not take",
+            ["platform"],
+            registry=registry,
         )
-        self._seconds = _from_zero(
-            Histogram(
-                "coding_agent_webhook_response_seconds",
-                "Time from a webhook's headers to the answer",
-                ["platform"],
-                registry=registry,
-                buckets=_BUCKETS,
-            )
+        self._seconds = Histogram(
+            "coding_agent_webhook_response_seconds",
+            "Time from a webhook's headers to the answer",
+            ["platform"],
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+        _show_from_zero(
+            self._processed,
+            self._failed,
+            self._signature_failures,
+            self._tasks_queued,
+            self._queue_errors,
+            self._seconds,
         )
 
     def answered(self, platform: str, event: str, *, result: str, status: int, seconds: float) -> None:
@@ -133,37 +130,32 @@ class PollMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.recovered = _from_zero(
-            Counter(
-                "coding_agent_tasks_recovered_by_poll",
-                "Tasks created by the poll, which no webhook had created before",
-                ["platform"],
-                registry=registry,
-            )
+        self.recovered = Counter(
+            "coding_agent_tasks_recovered_by_poll",
+            "Tasks created by the poll, which no webhook had created before",
+            ["platform"],
+            registry=registry,
         )
-        self.redelivered = _from_zero(
-            Counter(
-                "coding_agent_poll_redeliveries",
-                "Missed deliveries that the poll asked the forge to send again",
-                ["platform"],
-                registry=registry,
-            )
+        self.redelivered = Counter(
+            "coding_agent_poll_redeliveries",
+            "Missed deliveries that the poll asked the forge to send again",
+            ["platform"],
+            registry=registry,
         )
-        self.failed = _from_zero(
-            Counter(
-                "coding_agent_poll_failures",
-                "Polls that a forge or queue error ended early",
-                ["platform"],
-                registry=registry,
-            )
+        self.failed = Counter(
+            "coding_agent_poll_failures",
+            "Polls that a forge or queue error ended early",
+            ["platform"],
+            registry=registry,
         )
+        _show_from_zero(self.recovered, self.redelivered, self.failed)
 
 
-def _from_zero(metric: _Metric) -> _Metric:
+def _show_from_zero(*metrics: Counter | Histogram) -> None:
     """Show a series of each platform from the start: `increase()` does not see one that starts at 1."""
-    for platform in Platform:
-        metric.labels(platform.value)
-    return metric
+    for metric in metrics:
+        for platform in Platform:
+            metric.labels(platform.value)
 
 
 def wants_text(accept: str) -> bool:

@@ -239,9 +239,10 @@ class Fields:
             raise FieldError(self._at(name), "must be a list")
         found = []
         for index, entry in enumerate(value):
+            path = f"{self._at(name)}[{index}]"
             if not isinstance(entry, Mapping):
-                raise FieldError(f"{self._at(name)}[{index}]", "must be an object")
-            found.append(Fields(entry, f"{self._at(name)}[{index}]"))
+                raise FieldError(path, "must be an object")
+            found.append(Fields(entry, path))
         return found
 
     def text(self, name: str) -> str:
@@ -269,9 +270,9 @@ class Fields:
 
     def flag(self, name: str) -> bool:
         """A boolean, false where it is missing or null."""
-        if not self.has(name):
+        value = self._data.get(name)
+        if value is None:
             return False
-        value = self._present(name)
         if not isinstance(value, bool):
             raise FieldError(self._at(name), "must be true or false")
         return value
@@ -284,10 +285,8 @@ class Fields:
 
     def integer(self, name: str) -> int | None:
         """An integer of any sign, `None` where it is missing or null."""
-        if not self.has(name):
-            return None
-        value = self._present(name)
-        if isinstance(value, bool) or not isinstance(value, int):
+        value = self._data.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | None):
             raise FieldError(self._at(name), "must be an integer")
         return value
 

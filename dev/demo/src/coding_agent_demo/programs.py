@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shutil
 import subprocess
@@ -11,10 +10,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from coding_agent_demo.world import ROOT, DemoError
+from coding_agent_demo.world import CACHE_ROOT, ROOT, DemoError
 
-_CACHE = os.environ.get("CODING_AGENT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-CACHE = Path(_CACHE).expanduser().absolute() / "coding-agent" / "runners"
+CACHE = CACHE_ROOT / "runners"
 """Shared by checkouts. Not below `/tmp`, which a workspace has of its own."""
 _INSTALL_SECONDS = 300
 _RETRIES = ("--fetch-retries=5", "--fetch-retry-mintimeout=2000", "--fetch-retry-maxtimeout=20000")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import signal
@@ -19,6 +20,9 @@ from urllib.request import urlopen
 import yaml
 
 ROOT = Path(__file__).resolve().parents[4]
+_CACHE = os.environ.get("CODING_AGENT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+CACHE_ROOT = Path(_CACHE).expanduser().absolute() / "coding-agent"
+"""The same folder as for dev/cluster."""
 REPOSITORY = "acme/pricing"
 LABEL = "coding agent"
 PERSON_TOKEN = "alice-sandbox-token"
@@ -236,10 +240,18 @@ def _tail(log: Path) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports free a moment ago, below those that Linux gives to connections (32768 and up, ip(7))."""
+    """Ports free a moment ago, below those that Linux gives to connections (32768 and up, ip(7)).
+
+    Each byte of a file stands for a port, as in dev/cluster, so that no program that locks it draws the same
+    one. The file stays open: the kernel drops the locks when this process ends.
+    """
+    CACHE_ROOT.mkdir(parents=True, exist_ok=True)
+    reservations = os.open(CACHE_ROOT / "ports", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     ports: list[int] = []
     for port in random.sample(range(20_000, 32_000), 1_000):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        with contextlib.suppress(OSError):
+            fcntl.lockf(reservations, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            socket.create_server(("127.0.0.1", port)).close()
             ports.append(port)
         if len(ports) == count:
             return ports

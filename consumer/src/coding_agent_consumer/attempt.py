@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from coding_agent_core.budget import Allowance
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.environment import ENVIRONMENT_FILE, Environment, EnvironmentFileError
 from coding_agent_core.errors import (
     CodingAgentError,
@@ -27,13 +27,13 @@ from coding_agent_core.errors import (
     SettingsError,
 )
 from coding_agent_core.forge.protocol import ItemDetails
-from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, either, pause_until, run_until, while_unavailable
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
+from coding_agent_core.usage import Allowance, Usage
 
 from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.models import upstreams

@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
-from coding_agent_core.egress import DENIALS_HOST, VARIABLES, Role, job_of, user_name, variables
+from coding_agent_core.egress import (
+    DENIALS_HOST,
+    MAX_DENIALS,
+    VARIABLES,
+    Denial,
+    Role,
+    job_of,
+    user_name,
+    variables,
+)
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import MAX_DENIALS, Denial
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.commands import CommandMetrics, IssueCommand, LastTask, Target, execute
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.messages import Notice, NoticeSource, QueuedTask
-from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import first_of
 from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, task_name
+from coding_agent_core.tasks import Item, Phase, Submission, TaskRequest, Withdrawal, task_name
 
 from coding_agent_consumer.tasks import ForgeTask, Start, decide_start, remembered, task_for
 

@@ -12,15 +12,15 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
 from coding_agent_core.errors import ForgeNotFoundError, SettingsError
 from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.protocol import Forge, ItemDetails
-from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput, TaskSource
-from coding_agent_core.outcome import Outcome, Phase
+from coding_agent_core.messages import TaskSource
 from coding_agent_core.reporting import State
 from coding_agent_core.settings import Settings, examine
 from coding_agent_core.settings.job import MIRROR_VARIABLE
-from coding_agent_core.tasks import Item, RunnerName
+from coding_agent_core.tasks import Item, Phase, RunnerName
 from coding_agent_core.telemetry import UsageMetrics, configure
 from prometheus_client import CollectorRegistry
 

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.messages import Claim, TaskSource
-from coding_agent_core.outcome import Outcome, Phase
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings import Settings
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.telemetry import UsageMetrics
 from prometheus_client import CollectorRegistry
 

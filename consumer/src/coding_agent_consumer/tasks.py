@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.forge.protocol import MARKER, Forge, ItemDetails, Permission
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.outcome import Outcome, Phase, Usage
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import Report, State, publish, read_state
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Authorize
-from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, TaskRequest, task_name
+from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, task_name
+from coding_agent_core.usage import Usage
 
 _REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
 

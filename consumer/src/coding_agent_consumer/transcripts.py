@@ -20,9 +20,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from coding_agent_core.attempts import MAX_TAIL, Outcome, attempt_of_key, folder_of, transcript_key
 from coding_agent_core.errors import StoreError
-from coding_agent_core.messages import attempt_of_key, folder_of, place_of, transcript_key, url_of
-from coding_agent_core.outcome import MAX_TAIL, Outcome
 from coding_agent_core.settings.attempts import S3, ContextStorage
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
@@ -132,8 +131,8 @@ class Transcripts:
         there = kept or self._uploaded >= 0
         return outcome.model_copy(
             update={
-                "transcript": place_of(self.storage, self.key) if there else None,
-                "transcript_url": url_of(self.storage, self.key) if there else None,
+                "transcript": self.storage.place_of(self.key) if there else None,
+                "transcript_url": self.storage.url_of(self.key) if there else None,
                 "tail": tail,
             }
         )

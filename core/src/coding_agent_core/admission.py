@@ -21,8 +21,7 @@ from coding_agent_core.agenttask import (
     Spec,
     parse_spec,
 )
-from coding_agent_core.outcome import Phase, terminal_phase
-from coding_agent_core.tasks import Cause, Item, Origin, Trigger, parse_time, task_name
+from coding_agent_core.tasks import Cause, Item, Origin, Phase, Trigger, parse_time, task_name, terminal_phase
 
 FRESH = timedelta(minutes=1)
 """A webhook that comes within this time after its label is fresh; a later one may be a redelivery."""

@@ -15,11 +15,21 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from coding_agent_core.budget import Allowance
+from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import Environment
-from coding_agent_core.outcome import MAX_DENIALS, Denial, Phase, Usage, terminal_phase
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
-from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger, item_of, task_name
+from coding_agent_core.tasks import (
+    Item,
+    Origin,
+    Phase,
+    RunnerName,
+    TaskRequest,
+    Trigger,
+    item_of,
+    task_name,
+    terminal_phase,
+)
+from coding_agent_core.usage import Allowance, Usage
 
 GROUP, VERSION, PLURAL, KIND = "coding-agent.dev", "v1alpha1", "agenttasks", "AgentTask"
 API_VERSION = f"{GROUP}/{VERSION}"

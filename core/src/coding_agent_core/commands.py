@@ -23,12 +23,12 @@ from pydantic import Field, ValidationError
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, Spec
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.protocol import Forge, Permission
-from coding_agent_core.outcome import Phase
 from coding_agent_core.tasks import (
     Cause,
     Frozen,
     Item,
     Origin,
+    Phase,
     RunnerName,
     Submission,
     TaskRequest,

@@ -1,4 +1,4 @@
-"""Identities of attempts at the egress proxy: names, passwords, and the variables that programs read. Pure.
+"""Attempts at the egress proxy: names, passwords, variables, and the hosts that it denies to them. Pure.
 
 A password is an HMAC of the user name under a key that operator and proxy share. So the proxy knows every
 attempt without any state, and the name says all that it needs: the attempt, its container, and the list of
@@ -11,6 +11,10 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from enum import StrEnum
+
+from pydantic import Field
+
+from coding_agent_core.tasks import Frozen
 
 _PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 """curl reads `http_proxy` in lower case alone, other programs only the other form."""
@@ -29,6 +33,8 @@ WORKSPACE_USERS = rf"\.workspace(\.[0-9a-f]{{16}})?{PRESETS}$"
 """Regular expression of the workspaces' user names."""
 DENIALS_HOST = "denials.egress.internal"
 """Under this name the proxy tells an agent what it has denied to its attempt."""
+MAX_DENIALS = 10
+"""Hosts that an outcome names as denied by the egress proxy: those that were denied most often."""
 
 
 class Role(StrEnum):
@@ -84,3 +90,15 @@ def variables(address: str, user: str, key: str, *, direct: Iterable[str] = ()) 
     url = f"http://{user}:{password(user, key)}@{address}"
     no_proxy = ",".join([NO_PROXY, *direct])
     return {**dict.fromkeys(_PROXY, url), **dict.fromkeys(_DIRECT, no_proxy), _NODE: "1"}
+
+
+class Denial(Frozen, extra="ignore"):
+    """A host that the egress proxy has denied to an attempt. Fields of a newer release are ignored.
+
+    Attributes:
+        host: with its port, unless that is 443 or 80.
+        count: how often.
+    """
+
+    host: str = Field(max_length=260, pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$")
+    count: int = Field(ge=1, le=2**53)

@@ -1,27 +1,17 @@
-"""What programs send to each other: a queued task and the queue that holds it, an attempt's input, and where
-its transcript is. Pure.
-"""
+"""What programs send to each other through a queue: the queued task, and the queue that holds it. Pure."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 
-from coding_agent_core.budget import Allowance
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.environment import Environment
-from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.platforms import KEY_FIELDS, Platform
-from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import (
     Frozen,
     Item,
@@ -255,136 +245,3 @@ class NoticeSource(Protocol):
             QueueUnavailableError: the lock cannot be asked for now.
         """
         ...
-
-
-ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
-"""Holds the JSON form of an attempt's input in the agent's container."""
-
-
-class EarlierAttempts(Frozen):
-    """What earlier attempts of the same task left.
-
-    Attributes:
-        branch: a pushed branch to continue from.
-        change_url: the change that was opened from it.
-        recap: what they did and why they ended, as plain text for the model.
-        transcripts: locations of their transcripts, oldest first.
-    """
-
-    branch: str | None = None
-    change_url: str | None = None
-    recap: str = Field(default="", max_length=16_384)
-    transcripts: tuple[str, ...] = ()
-
-
-class AttemptInput(Frozen):
-    """The input of one attempt. It holds no secret.
-
-    Attributes:
-        timeout_seconds: from the attempt's start; afterwards the cluster kills it.
-        model: of this task, at the configured service; `None`: the configured one.
-        instructions: of this task, added to the configured ones.
-        allowance: what this attempt may spend on the model; `None`: as much as it needs.
-        environment: that the pod was made with, beyond the installation's.
-    """
-
-    task: QueuedTask
-    max_attempts: int = Field(ge=1)
-    timeout_seconds: int = Field(ge=1)
-    earlier: EarlierAttempts = EarlierAttempts()
-    model: str | None = None
-    instructions: str | None = None
-    allowance: Allowance | None = None
-    environment: Environment = Environment()
-
-    def to_json(self) -> str:
-        """The queue's message with further fields."""
-        options = {
-            "model": self.model,
-            "instructions": self.instructions,
-            "allowance": None if self.allowance is None else self.allowance.to_wire(),
-            "environment": self.environment.to_wire() or None,
-        }
-        return json.dumps(
-            {
-                **self.task.to_message(),
-                "maxAttempts": self.max_attempts,
-                "timeoutSeconds": self.timeout_seconds,
-                "earlier": self.earlier.model_dump(mode="json", exclude_defaults=True),
-                **{name: value for name, value in options.items() if value is not None},
-            },
-            ensure_ascii=False,
-        )
-
-    @staticmethod
-    def from_json(text: str, *, now: datetime) -> AttemptInput:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: not an attempt's input; the sentence names the field.
-        """
-        try:
-            data: Any = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"not an attempt's input: not JSON: {error}") from error
-        task = QueuedTask.from_message(data, now=now)
-        try:
-            return AttemptInput(
-                task=task,
-                max_attempts=data.get("maxAttempts", task.attempt),
-                timeout_seconds=data.get("timeoutSeconds", 3600),
-                earlier=EarlierAttempts.model_validate(data.get("earlier") or {}),
-                model=data.get("model"),
-                instructions=data.get("instructions"),
-                allowance=data.get("allowance"),
-                environment=data.get("environment") or Environment(),
-            )
-        except ValidationError as error:
-            raise ValueError(f"not an attempt's input: {first_problem(error)}") from error
-
-
-def folder_of(item: Item, run: int, uuid: str) -> str:
-    """The folder of a task's transcripts in the store: `github/github.com/acme/shop/issue-7/run-1-UUID`.
-
-    The run's number alone does not identify a task: counting restarts once the item's last task is deleted,
-    and transcripts are kept longer than tasks.
-    """
-    platform, host, place, kind, number = item.identity.split("|")
-    plain = re.fullmatch(r"[A-Za-z0-9-]{1,64}", uuid)
-    task = uuid if plain else hashlib.sha256(uuid.encode()).hexdigest()[:32]
-    parts = [platform, host, *place.split("/"), f"{kind}-{number}", f"run-{run}-{task}"]
-    return "/".join(re.sub(r"^\.+|[^A-Za-z0-9._-]", "_", part) or "_" for part in parts)
-
-
-def transcript_key(item: Item, run: int, uuid: str, attempt: int) -> str:
-    """The key of an attempt's transcript in the store."""
-    return f"{folder_of(item, run, uuid)}/attempt-{attempt}.jsonl"
-
-
-def attempt_of_key(key: str) -> int | None:
-    """The attempt whose transcript has this key; `None` if it is not a transcript's key."""
-    found = re.search(r"(?:^|/)attempt-(\d{1,6})\.jsonl$", key)
-    return int(found.group(1)) if found else None
-
-
-def place_of(storage: ContextStorage, key: str) -> str | None:
-    """The transcript's location, if it outlives the attempt: a relative folder belongs to its process."""
-    if not storage.enabled:
-        return None
-    if storage.s3 is not None:
-        prefix = storage.s3.prefix.strip("/")
-        place = f"s3://{storage.s3.bucket}/{prefix + '/' if prefix else ''}{key}"
-    elif storage.base_dir.is_absolute():
-        place = str(storage.base_dir / key)
-    else:
-        return None
-    return place if len(place) <= MAX_PLACE else None
-
-
-def url_of(storage: ContextStorage, key: str) -> str | None:
-    """The web address, if `context_storage.link` is set and the transcript outlives the attempt."""
-    place = place_of(storage, key)
-    if place is None or storage.link is None:
-        return None
-    url = storage.link.replace("{key}", quote(key)).replace("{place}", quote(place, safe=""))
-    return url if len(url) <= MAX_PLACE else None

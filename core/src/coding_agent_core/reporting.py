@@ -14,13 +14,14 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import ValidationError
 
+from coding_agent_core.egress import Denial
 from coding_agent_core.forge.protocol import MARKER, Forge
-from coding_agent_core.outcome import Denial, Phase, Usage
 from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Frozen, Item, RunnerName
+from coding_agent_core.tasks import Frozen, Item, Phase, RunnerName
 from coding_agent_core.text import inline, quotation, quoted_code
+from coding_agent_core.usage import Usage
 
 _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
 _TAIL_LIMIT = 2_000

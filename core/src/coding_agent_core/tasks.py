@@ -1,4 +1,4 @@
-"""Items, label applications, runners, and requests for a task."""
+"""Items, label applications, runners, requests for a task, and the phases of one."""
 
 from __future__ import annotations
 
@@ -36,6 +36,31 @@ class Origin(StrEnum):
     REDELIVERY = "redelivery"
     """A webhook that came more than a minute after its event: sent again, or late."""
     MANUAL = "manual"
+
+
+class Phase(StrEnum):
+    """A task's phase, by the same name in comments, columns, metrics and logs."""
+
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    BACKOFF = "Backoff"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
+
+
+def terminal_phase(status: str | None, reason: str | None) -> Phase | None:
+    """How a task ended, from its `Succeeded` condition; `None` while it has not ended."""
+    if status == "True":
+        return Phase.SUCCEEDED
+    if status == "False":
+        return Phase.CANCELLED if reason == Phase.CANCELLED else Phase.FAILED
+    return None
 
 
 class RunnerName(StrEnum):

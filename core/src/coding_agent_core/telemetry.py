@@ -26,8 +26,8 @@ from prometheus_client import (
 )
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import OTHER_MODELS, Usage
 from coding_agent_core.settings.model import Logging
+from coding_agent_core.usage import OTHER_MODELS, Usage
 
 _logger = logging.getLogger("coding_agent.metrics")
 _CONTEXT: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("coding_agent_log_context", default=())

@@ -16,8 +16,8 @@ from decimal import Decimal
 from typing import Any
 
 from coding_agent_core.agenttask import LABEL_REPOSITORY, AttemptStatus
-from coding_agent_core.budget import Allowance
 from coding_agent_core.settings.operator import Budgets
+from coding_agent_core.usage import Allowance
 
 from coding_agent_operator.observed import Job, Task, read_status
 

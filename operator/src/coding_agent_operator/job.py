@@ -19,21 +19,15 @@ from coding_agent_core.agenttask import (
     TaskResult,
     labels_for,
 )
-from coding_agent_core.budget import Allowance
+from coding_agent_core.attempts import AttemptInput, EarlierAttempts, transcript_key
 from coding_agent_core.environment import Environment
-from coding_agent_core.messages import (
-    AttemptInput,
-    EarlierAttempts,
-    QueuedTask,
-    place_of,
-    transcript_key,
-    url_of,
-)
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.reasons import ExitCode
 from coding_agent_core.settings.attempts import ContextStorage, ServiceResources
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.model import Kueue
 from coding_agent_core.tasks import TaskRequest
+from coding_agent_core.usage import Allowance
 
 from coding_agent_operator.observed import ATTEMPT, MANAGER, QUEUE_LABEL, Task, job_name, label_value
 from coding_agent_operator.observed_pod import AGENT_CONTAINER
@@ -177,7 +171,7 @@ def with_transcript_annotations(
 ) -> dict[str, Any]:
     """The manifest of attempt `number` with the place of its transcript, if it is kept anywhere."""
     key = transcript_key(task.spec.item, task.spec.run, task.uid, number)
-    places = {ANNOTATION_TRANSCRIPT: place_of(storage, key), ANNOTATION_TRANSCRIPT_URL: url_of(storage, key)}
+    places = {ANNOTATION_TRANSCRIPT: storage.place_of(key), ANNOTATION_TRANSCRIPT_URL: storage.url_of(key)}
     notes = {name: place for name, place in places.items() if place is not None}
     if not notes:
         return dict(manifest)

@@ -7,11 +7,10 @@ from contextlib import suppress
 from decimal import Decimal
 
 from coding_agent_core.agenttask import Status
-from coding_agent_core.budget import Allowance
-from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import REASONS, Reason
-from coding_agent_core.tasks import Origin
+from coding_agent_core.tasks import Origin, Phase
 from coding_agent_core.telemetry import UsageMetrics
+from coding_agent_core.usage import Allowance
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from coding_agent_operator.observed import Task

@@ -29,10 +29,10 @@ from coding_agent_core.agenttask import (
     labels_for,
     parse_spec,
 )
-from coding_agent_core.budget import Allowance
+from coding_agent_core.attempts import MAX_PLACE
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.outcome import MAX_PLACE
 from coding_agent_core.tasks import parse_time
+from coding_agent_core.usage import Allowance
 from pydantic import BaseModel, ValidationError
 
 from coding_agent_operator.observed_pod import Pod, time_of

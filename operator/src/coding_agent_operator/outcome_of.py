@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from math import inf
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
-from coding_agent_core.outcome import MAX_TAIL, Outcome
+from coding_agent_core.attempts import MAX_TAIL, Outcome
 from coding_agent_core.reasons import REASONS, ExitCode, PodReason, Reason, ReasonClass
 from coding_agent_core.retry import asked_wait, backoff
 from coding_agent_core.settings.operator import Policy

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
+from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.environment import SERVICE_PREFIX, Service
-from coding_agent_core.messages import ENVIRONMENT_VARIABLE, AttemptInput
 from coding_agent_core.settings.attempts import ServiceResources
 from coding_agent_core.settings.job import (
     AGENT_USER,

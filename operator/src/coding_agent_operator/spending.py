@@ -11,8 +11,8 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 from coding_agent_core.agenttask import ENDED, LABEL_REPOSITORY
-from coding_agent_core.budget import Allowance
 from coding_agent_core.settings.operator import Budgets
+from coding_agent_core.usage import Allowance
 
 from coding_agent_operator import metrics
 from coding_agent_operator.budgets import (

@@ -17,9 +17,9 @@ from coding_agent_core.agenttask import (
     item_mark,
 )
 from coding_agent_core.environment import Environment
-from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import REASONS, Reason
 from coding_agent_core.settings.operator import Policy
+from coding_agent_core.tasks import Phase
 
 from coding_agent_operator.budgets import Exhausted, day_of
 from coding_agent_operator.observed import Job, Task, attempt_number

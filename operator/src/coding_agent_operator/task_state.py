@@ -11,11 +11,13 @@ from datetime import datetime
 from enum import StrEnum
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
+from coding_agent_core.attempts import MAX_TAIL, Outcome
 from coding_agent_core.environment import Environment
-from coding_agent_core.outcome import MAX_TAIL, Outcome, Phase, Usage
 from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.settings.operator import Policy
+from coding_agent_core.tasks import Phase
 from coding_agent_core.text import last_lines
+from coding_agent_core.usage import Usage
 
 from coding_agent_operator.budgets import used_up
 from coding_agent_operator.observed import Job, Task, attempt_number

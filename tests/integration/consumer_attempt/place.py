@@ -15,9 +15,9 @@ from typing import Any
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.attempt import MakeAgent
 from coding_agent_consumer.program import build_attempt
+from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
-from coding_agent_core.outcome import Outcome
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger

@@ -9,9 +9,9 @@ import httpx
 from coding_agent_consumer.agent import Brief
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.budget import Allowance
-from coding_agent_core.outcome import Outcome
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
+from coding_agent_core.usage import Allowance
 from coding_agent_model.script import Turn
 
 from tests.fixtures.system import MODEL_KEY

@@ -11,9 +11,10 @@ import pytest
 from coding_agent_consumer.agent import Brief
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.outcome import Outcome, Phase
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import Report, State, comment
+from coding_agent_core.tasks import Phase
 from coding_agent_forge.model import Item
 from coding_agent_model.script import Script
 

@@ -11,11 +11,10 @@ import pytest
 from coding_agent_consumer.agent import Agent
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.gateway import Gateway
+from coding_agent_core.attempts import MAX_MESSAGE_BYTES, AttemptInput, Outcome
 from coding_agent_core.environment import MAX_POD_BYTES, Environment, read_file
 from coding_agent_core.forge.github import GitHubForge
 from coding_agent_core.forge.protocol import ItemDetails
-from coding_agent_core.messages import AttemptInput
-from coding_agent_core.outcome import MAX_MESSAGE_BYTES, Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.settings import Settings

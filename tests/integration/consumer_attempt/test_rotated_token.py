@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.workspace.protocol import Workspace
-from coding_agent_core.outcome import Outcome
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 
 from tests.fixtures.system import BOT_TOKEN

@@ -13,10 +13,9 @@ from typing import Any
 import httpx
 import pytest
 from coding_agent_consumer.gateway import Gateway, Upstream, WireFormat, WorkloadIdentity, open_gateway
-from coding_agent_core.budget import Allowance
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import Price
 from coding_agent_core.settings.llm import Identity
+from coding_agent_core.usage import Allowance, Price
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
 

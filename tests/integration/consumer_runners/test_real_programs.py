@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.program import make_agent
-from coding_agent_core.budget import Allowance
-from coding_agent_core.outcome import Outcome
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
+from coding_agent_core.usage import Allowance
 from coding_agent_demo.programs import program_folder
 from coding_agent_model.script import Call, Script, Turn
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import yaml
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import OutcomeType, Status
-from coding_agent_core.messages import ENVIRONMENT_VARIABLE
+from coding_agent_core.attempts import ENVIRONMENT_VARIABLE
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate

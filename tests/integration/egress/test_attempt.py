@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.egress import denials, egress_proxy, proxy_variables
 from coding_agent_consumer.per_user import settings_for
-from coding_agent_core.egress import Role
-from coding_agent_core.outcome import Denial
+from coding_agent_core.egress import Denial, Role
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings import Settings
 

@@ -12,9 +12,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from coding_agent_core.budget import Allowance
-from coding_agent_core.outcome import Cost, Usage
 from coding_agent_core.reasons import Reason
+from coding_agent_core.usage import Allowance, Cost, Usage
 
 from tests.integration.operator.crash_proxy import proxy_of
 from tests.integration.operator.job_count import JobCount

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from coding_agent_core.environment import Environment, Service
-from coding_agent_core.outcome import Usage
 from coding_agent_core.reasons import Reason
+from coding_agent_core.usage import Usage
 
 from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World

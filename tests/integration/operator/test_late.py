@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from coding_agent_cluster.access import KubectlError
 from coding_agent_core import agenttask
-from coding_agent_core.outcome import Cost, Usage
 from coding_agent_core.reasons import Reason
+from coding_agent_core.usage import Cost, Usage
 from kubernetes.client.exceptions import ApiException
 
 from tests.integration.operator.crash_proxy import CrashProxy, proxy_of

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from coding_agent_core.agenttask import LABEL_ACTIVE
-from coding_agent_core.outcome import Usage
 from coding_agent_core.reasons import Reason
+from coding_agent_core.usage import Usage
 
 from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World

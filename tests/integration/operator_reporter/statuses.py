@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from coding_agent_core.outcome import Phase
+from coding_agent_core.tasks import Phase
 
 
 def operators_status(body: dict[str, Any], phase: Phase, more: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.outcome import Phase
 from coding_agent_core.settings.attempts import Consumer
-from coding_agent_core.tasks import Withdrawal
+from coding_agent_core.tasks import Phase, Withdrawal
 
 from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.world import BOT, PROCESSING, World

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from coding_agent_core.outcome import Phase
+from coding_agent_core.tasks import Phase
 
 from tests.integration.operator_reporter.forge_proxy import ForgeProxy
 from tests.integration.operator_reporter.process import Reporter, until

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from coding_agent_core.outcome import Phase
+from coding_agent_core.tasks import Phase
 
 from tests.fixtures.system import BOT_TOKEN
 from tests.integration.operator.crash_proxy import proxy_of

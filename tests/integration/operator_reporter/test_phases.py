@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
-from coding_agent_core.outcome import Phase
+from coding_agent_core.tasks import Phase
 
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.statuses import attempt

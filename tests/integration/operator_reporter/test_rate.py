@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from coding_agent_core.outcome import Phase
+from coding_agent_core.tasks import Phase
 
 from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, DONE, FAILED, PROCESSING, World

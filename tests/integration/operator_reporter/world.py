@@ -12,9 +12,8 @@ import httpx
 import yaml
 from coding_agent_core import agenttask
 from coding_agent_core.forge.protocol import MARKER
-from coding_agent_core.outcome import Phase
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, host_of
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, host_of
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Comment
 from kubernetes.client.exceptions import ApiException

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from coding_agent_core.outcome import Phase
 from coding_agent_core.settings.operator import Reporter as Shipped
+from coding_agent_core.tasks import Phase
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.cluster import PlaneUnderTest

@@ -8,12 +8,11 @@ import pytest
 from coding_agent_consumer.tasks import Abandon, Drop, Start, decide_start
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.outcome import Phase
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_consumer.tasks import work_branch
-from coding_agent_core.outcome import Phase
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reporting import State
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Item, Phase
 
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 

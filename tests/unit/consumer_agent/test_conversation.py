@@ -14,7 +14,7 @@ from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.models import ModelSpec
 from coding_agent_consumer.agent.tools import show
 from coding_agent_consumer.workspace.protocol import CommandResult
-from coding_agent_core.outcome import Outcome
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings import Settings
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart

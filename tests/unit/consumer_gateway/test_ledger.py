@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from coding_agent_consumer.gateway.ledger import Ledger, Money, Pricing, Tokens, Verdict, pricing_of
-from coding_agent_core.budget import Allowance
+from coding_agent_core.usage import Allowance
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core import agenttask
+from coding_agent_core.egress import MAX_DENIALS
 from coding_agent_core.environment import Environment
-from coding_agent_core.outcome import MAX_DENIALS, MAX_MODELS
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.usage import MAX_MODELS
 from coding_agent_operator.task_state import MAX_RECORDED
 from pydantic import BaseModel
 

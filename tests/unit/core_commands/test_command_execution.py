@@ -21,8 +21,7 @@ from coding_agent_core.errors import (
     QueueUnavailableError,
 )
 from coding_agent_core.forge.protocol import ItemDetails, Permission
-from coding_agent_core.outcome import Phase
-from coding_agent_core.tasks import Item, RunnerName, Submission, TaskRequest, Withdrawal
+from coding_agent_core.tasks import Item, Phase, RunnerName, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
 
 from tests.unit.core_commands.test_commands import command

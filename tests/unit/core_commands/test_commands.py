@@ -12,9 +12,8 @@ from coding_agent_core.commands import (
     command_in,
     reason_not_to_run,
 )
-from coding_agent_core.outcome import Phase
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.tasks import Item, Origin
+from coding_agent_core.tasks import Item, Origin, Phase
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+from coding_agent_core.attempts import MAX_MESSAGE_BYTES, MAX_PLACE, MAX_TAIL, Outcome
+from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import (
     MAX_POD_BYTES,
     Environment,
@@ -14,18 +16,9 @@ from coding_agent_core.environment import (
     matches,
     read_file,
 )
-from coding_agent_core.outcome import (
-    MAX_DENIALS,
-    MAX_MESSAGE_BYTES,
-    MAX_PLACE,
-    MAX_TAIL,
-    Denial,
-    ModelUsage,
-    Outcome,
-    Usage,
-)
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.attempts import RepositoryEnvironment
+from coding_agent_core.usage import ModelUsage, Usage
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError

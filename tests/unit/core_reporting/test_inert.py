@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.outcome import Phase
 from coding_agent_core.reporting import Report, State, comment, read_state
+from coding_agent_core.tasks import Phase
 from coding_agent_core.text import BREAK, inline, quotation, quoted_code
 from coding_agent_forge import markup
 from hypothesis import given

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from coding_agent_core.egress import Denial
 from coding_agent_core.forge.protocol import MARKER
-from coding_agent_core.outcome import Denial, Phase, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import Report, State, comment, label_changes, read_state
 from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Phase
+from coding_agent_core.usage import Usage
 from hypothesis import given
 from hypothesis import strategies as st
 

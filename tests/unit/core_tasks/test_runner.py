@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.agenttask import manifest, parse_spec
-from coding_agent_core.messages import AttemptInput, QueuedTask
+from coding_agent_core.attempts import AttemptInput
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger

@@ -7,8 +7,8 @@ from decimal import Decimal
 from urllib.request import urlopen
 
 import pytest
-from coding_agent_core.outcome import Cost, Usage
 from coding_agent_core.telemetry import UsageMetrics, served
+from coding_agent_core.usage import Cost, Usage
 from prometheus_client import CollectorRegistry
 
 USED = Usage(

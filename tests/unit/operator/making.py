@@ -7,7 +7,7 @@ from typing import Any
 
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AttemptStatus, Condition, OutcomeType, Status
-from coding_agent_core.outcome import Outcome
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy

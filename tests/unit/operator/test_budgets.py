@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType, Status
-from coding_agent_core.budget import Allowance
-from coding_agent_core.outcome import Cost, Phase, Usage
 from coding_agent_core.reasons import PodReason, Reason
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.operator import Budgets
+from coding_agent_core.tasks import Phase
+from coding_agent_core.usage import Allowance, Cost, Usage
 from coding_agent_operator.budgets import (
     NAMESPACE,
     Spent,

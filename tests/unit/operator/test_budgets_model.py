@@ -9,9 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
-from coding_agent_core.budget import Allowance
-from coding_agent_core.outcome import Usage
 from coding_agent_core.settings.operator import Budgets
+from coding_agent_core.usage import Allowance, Usage
 from coding_agent_operator.budgets import next_allowance, used_up
 from coding_agent_operator.fair_share import Candidate, fair_schedule
 from coding_agent_operator.observed import Job, Task, job_name, read_task

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import AttemptStatus
-from coding_agent_core.egress import NO_PROXY, Role, profile_of, user_name, variables
+from coding_agent_core.attempts import Outcome
+from coding_agent_core.egress import NO_PROXY, Denial, Role, profile_of, user_name, variables
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.outcome import Denial, Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.attempts import Egress
 from coding_agent_core.settings.job import JobTemplate

@@ -6,9 +6,9 @@ from typing import Any
 
 from coding_agent_core.agenttask import OutcomeType
 from coding_agent_core.kubernetes.controller import ObjectCache
-from coding_agent_core.outcome import Cost, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
+from coding_agent_core.usage import Cost, Usage
 from coding_agent_operator.observed import read_job, read_task
 from coding_agent_operator.reconcile import Reconciler, TerminationMessages
 from coding_agent_operator.task_plan import SchedulingDecision

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 from coding_agent_core.agenttask import OutcomeType
-from coding_agent_core.outcome import Usage
 from coding_agent_core.reasons import Reason
+from coding_agent_core.usage import Usage
 from coding_agent_operator.metrics import count_change
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families

@@ -10,8 +10,8 @@ from collections import Counter
 from typing import Any
 
 from coding_agent_core.agenttask import OutcomeType
-from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import Reason
+from coding_agent_core.tasks import Phase
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

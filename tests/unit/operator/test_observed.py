@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.outcome import Phase
+from coding_agent_core.tasks import Phase
 from coding_agent_operator.observed import UnreadableTaskError, read_job, read_task
 from coding_agent_operator.observed_pod import missing_secrets, read_pod
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.outcome import Phase
 from coding_agent_core.reasons import ExitCode, PodReason, Reason
+from coding_agent_core.tasks import Phase
 from coding_agent_operator.observed import Job
 from coding_agent_operator.outcome_of import (
     EXITS,

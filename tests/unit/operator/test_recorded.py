@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
-from coding_agent_core.outcome import MAX_TAIL, Cost, Usage
+from coding_agent_core.attempts import MAX_TAIL
 from coding_agent_core.reasons import Reason
+from coding_agent_core.usage import Cost, Usage
 from coding_agent_operator.observed import Job, read_job
 from coding_agent_operator.task_plan import SchedulingDecision, plan_task
 from coding_agent_operator.task_state import KEPT_TAILS, bounded, task_state

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.agenttask import LABEL_REPORTED, Status
-from coding_agent_core.outcome import Phase
+from coding_agent_core.tasks import Phase
 from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.runs import due, expired
 from coding_agent_operator.task_plan import SchedulingDecision, status_of

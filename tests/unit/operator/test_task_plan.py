@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType, Status
-from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
+from coding_agent_core.tasks import Phase
+from coding_agent_core.usage import Usage
 from coding_agent_operator.observed import Job, Task
 from coding_agent_operator.outcome_of import delay_after
 from coding_agent_operator.task_plan import Plan, SchedulingDecision, plan_task

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType, TaskResult
-from coding_agent_core.messages import attempt_of_key, place_of, transcript_key, url_of
+from coding_agent_core.attempts import attempt_of_key, transcript_key
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
@@ -50,7 +50,7 @@ def test_the_job_says_where_its_transcript_will_be(
 ) -> None:
     storage = ContextStorage.model_validate(settings)
     manifest = with_transcript_annotations(build_job(task(), 2, JobTemplate()), task(), 2, storage)
-    assert (place_of(storage, KEY), url_of(storage, KEY)) == (place, url)
+    assert (storage.place_of(KEY), storage.url_of(KEY)) == (place, url)
     metadata = {"uid": "u", "resourceVersion": "1", **manifest["metadata"]}
     seen = read_job({**manifest, "metadata": metadata})
     assert (seen.transcript, seen.transcript_url) == (place, url)

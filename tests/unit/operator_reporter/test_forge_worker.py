@@ -16,8 +16,8 @@ from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.outcome import Phase
 from coding_agent_core.settings.operator import Reporter
+from coding_agent_core.tasks import Phase
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.forge_worker import Backlog, ForgeWorker, Rank

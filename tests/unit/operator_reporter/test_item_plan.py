@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core.forge.protocol import ItemState
-from coding_agent_core.outcome import Phase
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Origin
+from coding_agent_core.tasks import Origin, Phase
 from coding_agent_operator.reporter.item_plan import (
     ItemPlan,
     LabelContradiction,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Status, TaskResult
-from coding_agent_core.outcome import Phase
 from coding_agent_core.reporting import Links, comment
 from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Phase
 from coding_agent_operator.observed import read_task
 from coding_agent_operator.reporter.report import cancellation_cause, link_problems, report_of
 

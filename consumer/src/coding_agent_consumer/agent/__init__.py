@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from coding_agent_core.outcome import Outcome
+from coding_agent_core.attempts import Outcome
 
 from coding_agent_consumer.agent.transcript import LastLines
 from coding_agent_consumer.workspace.protocol import Workspace

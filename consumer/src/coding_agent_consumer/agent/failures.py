@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
 
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.text import one_line
 from pydantic_ai.exceptions import (

@@ -13,11 +13,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import Outcome, Usage
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Clock, StoppedError, run_until
 from coding_agent_core.settings import Settings
+from coding_agent_core.usage import Usage
 from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, ModelRetry, RunContext
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, OutputTokenLimitExceeded, UsageLimitExceeded
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart

@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from coding_agent_core.outcome import Outcome
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.attempts import McpServer
 from coding_agent_core.text import one_line

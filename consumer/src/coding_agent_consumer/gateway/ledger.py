@@ -14,8 +14,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
 
-from coding_agent_core.budget import Allowance
-from coding_agent_core.outcome import Cost, Price, Usage
+from coding_agent_core.usage import Allowance, Cost, Price, Usage
 from genai_prices import Usage as ListedUsage
 from genai_prices import calc_price
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import aiohttp
 import uvicorn
-from coding_agent_core.budget import Allowance
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import Price, Usage
+from coding_agent_core.usage import Allowance, Price, Usage
 
 from coding_agent_consumer.gateway.connection import HEAD_LIMIT, ClientConnection
 from coding_agent_consumer.gateway.ledger import Ledger, Pricing, Verdict, pricing_of

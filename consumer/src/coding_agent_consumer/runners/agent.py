@@ -12,8 +12,8 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.outcome import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import StoppedError, run_until
 from coding_agent_core.settings import Settings

@@ -7,9 +7,11 @@ from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from coding_agent_core.attempts import MAX_PLACE
 from coding_agent_core.egress import profile_of
 from coding_agent_core.environment import (
     ENVIRONMENT_FILE,
@@ -204,6 +206,27 @@ class ContextStorage(Section):
                 "write for example https://logs.example.com/{key}: http or https, and {key} or {place}"
             )
         return value
+
+    def place_of(self, key: str) -> str | None:
+        """The transcript's location, if it outlives the attempt: a relative folder belongs to its process."""
+        if not self.enabled:
+            return None
+        if self.s3 is not None:
+            prefix = self.s3.prefix.strip("/")
+            place = f"s3://{self.s3.bucket}/{prefix + '/' if prefix else ''}{key}"
+        elif self.base_dir.is_absolute():
+            place = str(self.base_dir / key)
+        else:
+            return None
+        return place if len(place) <= MAX_PLACE else None
+
+    def url_of(self, key: str) -> str | None:
+        """The web address, if `link` is set and the transcript outlives the attempt."""
+        place = self.place_of(key)
+        if place is None or self.link is None:
+            return None
+        url = self.link.replace("{key}", quote(key)).replace("{place}", quote(place, safe=""))
+        return url if len(url) <= MAX_PLACE else None
 
 
 def _host_pattern(value: str) -> str:

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from coding_agent_core.outcome import Price
 from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section, Url
+from coding_agent_core.usage import Price
 
 _REGION = r"^([a-z]{2,}(-[a-z]+)+-[0-9]+)?$"
 _GOOGLE_PROVIDER = (

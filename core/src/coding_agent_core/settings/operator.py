@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from coding_agent_core.budget import Allowance
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.section import Section, for_repository
+from coding_agent_core.usage import Allowance
 
 EVERYWHERE = "*"
 """Instead of names: every namespace of the cluster."""

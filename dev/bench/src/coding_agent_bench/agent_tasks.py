@@ -8,9 +8,8 @@ from typing import Any
 
 from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import MERGE_PATCH, ApiError, ApiServer
-from coding_agent_core.outcome import Phase
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
+from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, new_uuid
 
 from coding_agent_bench.load import Request
 from coding_agent_bench.plane import Account, tasks_path

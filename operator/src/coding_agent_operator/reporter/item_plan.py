@@ -11,10 +11,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.forge.protocol import ItemState
-from coding_agent_core.outcome import Phase
 from coding_agent_core.reporting import label_changes
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Origin
+from coding_agent_core.tasks import Origin, Phase
 
 _SAME_APPLICATION = timedelta(seconds=10)
 """The times of one label application, from a webhook and from the item's history, differ by less than

@@ -34,11 +34,10 @@ from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.messages import TaskSink
-from coding_agent_core.outcome import Phase
 from coding_agent_core.reporting import Links, Report, State, comment, read_state, swap_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.tasks import Origin, RunnerName, TaskRequest, Trigger
+from coding_agent_core.tasks import Origin, Phase, RunnerName, TaskRequest, Trigger
 from prometheus_client import REGISTRY
 
 from coding_agent_operator.observed import Task, read_task

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from coding_agent_core.admission import LatestTask
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, OutcomeType, TaskResult
-from coding_agent_core.outcome import Phase, Usage
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.reporting import Links, Report, State, work_on
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Item, Phase
+from coding_agent_core.usage import Usage
 
 from coding_agent_operator.observed import Task
 from coding_agent_operator.reporter.item_plan import NewestRun

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.outcome import Cost, Price, sum_of
 from coding_agent_core.settings import load_settings
+from coding_agent_core.usage import Cost, Price, sum_of
 from pydantic import ValidationError
 
 CHEAP = Price.model_validate({"input": "0.15", "output": "0.60"})

@@ -1,28 +1,19 @@
-"""How an attempt and a task end: phase, outcome, tokens used and what they cost."""
+"""What attempts use of the model, what it costs, and what they may spend: money or tokens. Pure.
+
+Usage goes from a pod to the operator: fields of a newer release are ignored.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
-from enum import StrEnum
-from typing import Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, field_serializer, model_validator
 from pydantic.alias_generators import to_camel
 
-from coding_agent_core.environment import Environment
-from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.tasks import Frozen
-from coding_agent_core.text import beginning, last_lines
 
-MAX_MESSAGE_BYTES = 4096
-"""Kubernetes keeps at most 4,096 bytes of a container's termination message."""
-MAX_PLACE = 1024
-"""Characters that name a transcript's place, or its web address."""
-MAX_TAIL = 2048
-"""Characters of an attempt's last steps that are kept with its outcome."""
-MAX_DENIALS = 10
-"""Hosts that an outcome names as denied by the egress proxy: those that were denied most often."""
 MAX_MODELS = 8
 """Models that a usage names: the most expensive. The rest is summed up as `OTHER_MODELS`."""
 OTHER_MODELS = "other"
@@ -35,38 +26,7 @@ _MILLION = Decimal(1_000_000)
 _CENTS = 2
 
 
-class Phase(StrEnum):
-    """A task's phase, by the same name in comments, columns, metrics and logs."""
-
-    QUEUED = "Queued"
-    RUNNING = "Running"
-    BACKOFF = "Backoff"
-    SUSPENDED = "Suspended"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-    CANCELLED = "Cancelled"
-
-    @property
-    def terminal(self) -> bool:
-        return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
-
-
-def terminal_phase(status: str | None, reason: str | None) -> Phase | None:
-    """How a task ended, from its `Succeeded` condition; `None` while it has not ended."""
-    if status == "True":
-        return Phase.SUCCEEDED
-    if status == "False":
-        return Phase.CANCELLED if reason == Phase.CANCELLED else Phase.FAILED
-    return None
-
-
-class _ReportedModel(Frozen):
-    """Goes from a pod to the operator: fields of a newer release are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class Cost(_ReportedModel):
+class Cost(Frozen, extra="ignore"):
     """An amount of money.
 
     Attributes:
@@ -88,10 +48,8 @@ class Cost(_ReportedModel):
         return f"{self.amount} {self.currency}"
 
 
-class Price(BaseModel):
+class Price(Frozen):
     """What a model's provider asks for a million tokens."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     input: Decimal = Field(ge=0, le=1_000_000)
     """For a million tokens sent."""
@@ -125,10 +83,8 @@ def sum_of(first: Cost | None, second: Cost | None) -> Cost | None:
     return Cost.of(Decimal(first.amount) + Decimal(second.amount), second.currency)
 
 
-class _Counts(_ReportedModel):
+class _Counts(Frozen, extra="ignore", alias_generator=to_camel, populate_by_name=True):
     """Requests to the model and tokens, as the provider counts them."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
     requests: int = Field(default=0, ge=0, le=_MANY)
     input_tokens: int = Field(default=0, ge=0, le=_MANY)
@@ -203,99 +159,72 @@ def _dearness(used: ModelUsage) -> tuple[Decimal, int]:
     return Decimal(used.cost.amount if used.cost else 0), used.input_tokens + used.output_tokens
 
 
-class Denial(_ReportedModel):
-    """A host that the egress proxy has denied to an attempt.
+class Allowance(Frozen):
+    """What may be spent at most: money (`amount` with `currency`), or `tokens`, never both."""
 
-    Attributes:
-        host: with its port, unless that is 443 or 80.
-        count: how often.
-    """
+    amount: Decimal | None = Field(default=None, ge=0, max_digits=18, decimal_places=6, allow_inf_nan=False)
+    """Money, with at most six places."""
+    currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    """ISO 4217 code of `amount`, for example `USD`."""
+    tokens: int | None = Field(default=None, ge=0, le=_MANY)
+    """Tokens sent and received together."""
 
-    host: str = Field(max_length=260, pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$")
-    count: int = Field(ge=1, le=_MANY)
+    @model_validator(mode="after")
+    def _money_or_tokens(self) -> Allowance:
+        if (self.amount is None) != (self.currency is None):
+            raise ValueError("give `amount` and `currency` together, for example amount 5.00, currency USD")
+        if (self.amount is None) == (self.tokens is None):
+            raise ValueError("give either `amount` with `currency`, or `tokens`")
+        return self
 
-
-class Outcome(_ReportedModel):
-    """How one attempt ended.
-
-    Attributes:
-        version: of this format, for readers of another release.
-        message: one plain sentence for the person who applied the label.
-        branch: the branch that holds the work, if anything was pushed.
-        change_url: the pull or merge request, if there is one.
-        summary: what the agent says it did, Markdown.
-        retry_after: seconds that the model or the forge asked us to wait.
-        transcript: place of the whole transcript, where it is kept beyond the attempt.
-        transcript_url: address at which people can read it, if one is configured.
-        tail: the last steps in short lines, the newest last.
-        denied: hosts that the egress proxy has denied to the attempt.
-        environment: that the next attempt's pod needs, with the reason `EnvironmentChanged`.
-    """
-
-    version: Literal[1] = 1
-    reason: Reason
-    message: str
-    branch: str | None = None
-    change_url: str | None = None
-    summary: str = ""
-    usage: Usage = Usage()
-    retry_after: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    transcript: str | None = Field(default=None, max_length=MAX_PLACE)
-    transcript_url: str | None = Field(default=None, max_length=MAX_PLACE, pattern=r"^https?://\S+$")
-    tail: str = Field(default="", max_length=MAX_TAIL)
-    denied: tuple[Denial, ...] = Field(default=(), max_length=MAX_DENIALS)
-    environment: Environment | None = None
-
-    @property
-    def outcome_class(self) -> ReasonClass:
-        return REASONS[self.reason].outcome_class
-
-    @property
-    def exit_code(self) -> ExitCode:
-        code = REASONS[self.reason].exit_code
-        if code is None:
-            raise ValueError(f"{self.reason} is not for attempts to report")
-        return code
-
-    @property
-    def succeeded(self) -> bool:
-        return self.outcome_class is ReasonClass.SUCCEEDED
-
-    @property
-    def retryable(self) -> bool:
-        """Another attempt can help."""
-        return self.outcome_class is ReasonClass.TRANSIENT
-
-    def to_termination_message(self) -> str:
-        """JSON of at most 4 KiB: cuts the tail (from its start), then the summary and the message, to fit."""
-        outcome = self
-        for name, lengths in (
-            ("tail", (1200, 600, 300, 0)),
-            ("summary", (1500, 500, 100, 0)),
-            ("message", (500, 100, 0)),
-        ):
-            whole: str = getattr(self, name)
-            for length in lengths:
-                if outcome._fits:
-                    return outcome.model_dump_json()
-                cut = last_lines(whole, length) if name == "tail" else beginning(whole, length)
-                outcome = outcome.model_copy(update={name: cut})
-        if not outcome._fits:
-            outcome = outcome.model_copy(update={"transcript": None, "transcript_url": None, "denied": ()})
-        if not outcome._fits:
-            outcome = outcome.model_copy(update={"usage": self.usage.model_copy(update={"models": None})})
-        if not outcome._fits:
-            raise ValueError("the outcome does not fit a termination message even without its texts")
-        return outcome.model_dump_json()
+    @field_serializer("amount")
+    def _as_text(self, amount: Decimal | None) -> str | None:
+        """JSON numbers are binary fractions."""
+        return None if amount is None else f"{amount:f}"
 
     @staticmethod
-    def from_termination_message(text: str) -> Outcome | None:
-        """The outcome that a container left; `None` for other text, such as a log's last lines."""
-        try:
-            return Outcome.model_validate_json(text) if text else None
-        except ValidationError:
-            return None
+    def of_wire(data: Mapping[str, Any] | None) -> Allowance | None:
+        """From a `budget` or `allowance` as an AgentTask or an attempt's input has it.
+
+        Raises:
+            ValueError: it is neither money nor tokens.
+        """
+        return None if data is None else Allowance.model_validate(data)
+
+    def to_wire(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True)
 
     @property
-    def _fits(self) -> bool:
-        return len(self.model_dump_json().encode()) <= MAX_MESSAGE_BYTES
+    def unit(self) -> str:
+        """The currency, or `tokens`."""
+        return self.currency or "tokens"
+
+    @property
+    def value(self) -> Decimal:
+        """The number, in `unit`."""
+        return self.amount if self.amount is not None else Decimal(self.tokens or 0)
+
+    def with_value(self, value: Decimal) -> Allowance:
+        """Another number in the same unit; at least 0."""
+        value = max(Decimal(0), value)
+        if self.currency is None:
+            return Allowance(tokens=int(value))
+        return Allowance(amount=value, currency=self.currency)
+
+    def spent(self, usage: Usage | None) -> Decimal | None:
+        """What a usage is in this unit; `None` if that is not known.
+
+        Money is not known where the model has no price, or one in another currency.
+        """
+        if usage is None:
+            return None
+        if self.currency is None:
+            return Decimal(usage.input_tokens + usage.output_tokens)
+        if usage.cost is None:
+            return None if usage.requests else Decimal(0)
+        return Decimal(usage.cost.amount) if usage.cost.currency == self.currency else None
+
+    def __str__(self) -> str:
+        if self.currency is None:
+            return f"{self.tokens or 0:,} tokens"
+        return str(Cost.of(self.value, self.currency))

@@ -3,10 +3,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from coding_agent_core.budget import Allowance
-from coding_agent_core.messages import AttemptInput, EarlierAttempts, QueuedTask
+from coding_agent_core.attempts import AttemptInput, EarlierAttempts
+from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_core.usage import Allowance
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 

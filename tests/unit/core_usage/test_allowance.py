@@ -2,8 +2,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from coding_agent_core.budget import Allowance
-from coding_agent_core.outcome import Cost, Usage
+from coding_agent_core.usage import Allowance, Cost, Usage
 
 FIVE = Allowance(amount=Decimal(5), currency="USD")
 MANY = Allowance(tokens=1000)

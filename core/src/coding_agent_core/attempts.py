@@ -1,0 +1,220 @@
+"""One attempt: its input, its outcome, and the key of its transcript. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from coding_agent_core.egress import MAX_DENIALS, Denial
+from coding_agent_core.environment import Environment
+from coding_agent_core.messages import QueuedTask
+from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
+from coding_agent_core.tasks import Frozen, Item
+from coding_agent_core.text import beginning, first_problem, last_lines
+from coding_agent_core.usage import Allowance, Usage
+
+ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
+"""Holds the JSON form of an attempt's input in the agent's container."""
+MAX_MESSAGE_BYTES = 4096
+"""Kubernetes keeps at most 4,096 bytes of a container's termination message."""
+MAX_PLACE = 1024
+"""Characters that name a transcript's place, or its web address."""
+MAX_TAIL = 2048
+"""Characters of an attempt's last steps that are kept with its outcome."""
+
+
+class EarlierAttempts(Frozen):
+    """What earlier attempts of the same task left.
+
+    Attributes:
+        branch: a pushed branch to continue from.
+        change_url: the change that was opened from it.
+        recap: what they did and why they ended, as plain text for the model.
+        transcripts: locations of their transcripts, oldest first.
+    """
+
+    branch: str | None = None
+    change_url: str | None = None
+    recap: str = Field(default="", max_length=16_384)
+    transcripts: tuple[str, ...] = ()
+
+
+class AttemptInput(Frozen):
+    """The input of one attempt. It holds no secret.
+
+    Attributes:
+        timeout_seconds: from the attempt's start; afterwards the cluster kills it.
+        model: of this task, at the configured service; `None`: the configured one.
+        instructions: of this task, added to the configured ones.
+        allowance: what this attempt may spend on the model; `None`: as much as it needs.
+        environment: that the pod was made with, beyond the installation's.
+    """
+
+    task: QueuedTask
+    max_attempts: int = Field(ge=1)
+    timeout_seconds: int = Field(ge=1)
+    earlier: EarlierAttempts = EarlierAttempts()
+    model: str | None = None
+    instructions: str | None = None
+    allowance: Allowance | None = None
+    environment: Environment = Environment()
+
+    def to_json(self) -> str:
+        """The queue's message with further fields."""
+        options = {
+            "model": self.model,
+            "instructions": self.instructions,
+            "allowance": None if self.allowance is None else self.allowance.to_wire(),
+            "environment": self.environment.to_wire() or None,
+        }
+        return json.dumps(
+            {
+                **self.task.to_message(),
+                "maxAttempts": self.max_attempts,
+                "timeoutSeconds": self.timeout_seconds,
+                "earlier": self.earlier.model_dump(mode="json", exclude_defaults=True),
+                **{name: value for name, value in options.items() if value is not None},
+            },
+            ensure_ascii=False,
+        )
+
+    @staticmethod
+    def from_json(text: str, *, now: datetime) -> AttemptInput:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: not an attempt's input; the sentence names the field.
+        """
+        try:
+            data: Any = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"not an attempt's input: not JSON: {error}") from error
+        task = QueuedTask.from_message(data, now=now)
+        try:
+            return AttemptInput(
+                task=task,
+                max_attempts=data.get("maxAttempts", task.attempt),
+                timeout_seconds=data.get("timeoutSeconds", 3600),
+                earlier=EarlierAttempts.model_validate(data.get("earlier") or {}),
+                model=data.get("model"),
+                instructions=data.get("instructions"),
+                allowance=data.get("allowance"),
+                environment=data.get("environment") or Environment(),
+            )
+        except ValidationError as error:
+            raise ValueError(f"not an attempt's input: {first_problem(error)}") from error
+
+
+class Outcome(Frozen, extra="ignore"):
+    """How one attempt ended. Fields of a newer release are ignored.
+
+    Attributes:
+        version: of this format, for readers of another release.
+        message: one plain sentence for the person who applied the label.
+        branch: the branch that holds the work, if anything was pushed.
+        change_url: the pull or merge request, if there is one.
+        summary: what the agent says it did, Markdown.
+        retry_after: seconds that the model or the forge asked us to wait.
+        transcript: place of the whole transcript, where it is kept beyond the attempt.
+        transcript_url: address at which people can read it, if one is configured.
+        tail: the last steps in short lines, the newest last.
+        denied: hosts that the egress proxy has denied to the attempt.
+        environment: that the next attempt's pod needs, with the reason `EnvironmentChanged`.
+    """
+
+    version: Literal[1] = 1
+    reason: Reason
+    message: str
+    branch: str | None = None
+    change_url: str | None = None
+    summary: str = ""
+    usage: Usage = Usage()
+    retry_after: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    transcript: str | None = Field(default=None, max_length=MAX_PLACE)
+    transcript_url: str | None = Field(default=None, max_length=MAX_PLACE, pattern=r"^https?://\S+$")
+    tail: str = Field(default="", max_length=MAX_TAIL)
+    denied: tuple[Denial, ...] = Field(default=(), max_length=MAX_DENIALS)
+    environment: Environment | None = None
+
+    @property
+    def outcome_class(self) -> ReasonClass:
+        return REASONS[self.reason].outcome_class
+
+    @property
+    def exit_code(self) -> ExitCode:
+        code = REASONS[self.reason].exit_code
+        if code is None:
+            raise ValueError(f"{self.reason} is not for attempts to report")
+        return code
+
+    @property
+    def succeeded(self) -> bool:
+        return self.outcome_class is ReasonClass.SUCCEEDED
+
+    @property
+    def retryable(self) -> bool:
+        """Another attempt can help."""
+        return self.outcome_class is ReasonClass.TRANSIENT
+
+    def to_termination_message(self) -> str:
+        """JSON of at most 4 KiB: cuts the tail (from its start), then the summary and the message, to fit."""
+        outcome = self
+        for name, lengths in (
+            ("tail", (1200, 600, 300, 0)),
+            ("summary", (1500, 500, 100, 0)),
+            ("message", (500, 100, 0)),
+        ):
+            whole: str = getattr(self, name)
+            for length in lengths:
+                if outcome._fits:
+                    return outcome.model_dump_json()
+                cut = last_lines(whole, length) if name == "tail" else beginning(whole, length)
+                outcome = outcome.model_copy(update={name: cut})
+        if not outcome._fits:
+            outcome = outcome.model_copy(update={"transcript": None, "transcript_url": None, "denied": ()})
+        if not outcome._fits:
+            outcome = outcome.model_copy(update={"usage": self.usage.model_copy(update={"models": None})})
+        if not outcome._fits:
+            raise ValueError("the outcome does not fit a termination message even without its texts")
+        return outcome.model_dump_json()
+
+    @staticmethod
+    def from_termination_message(text: str) -> Outcome | None:
+        """The outcome that a container left; `None` for other text, such as a log's last lines."""
+        try:
+            return Outcome.model_validate_json(text) if text else None
+        except ValidationError:
+            return None
+
+    @property
+    def _fits(self) -> bool:
+        return len(self.model_dump_json().encode()) <= MAX_MESSAGE_BYTES
+
+
+def folder_of(item: Item, run: int, uuid: str) -> str:
+    """The folder of a task's transcripts in the store: `github/github.com/acme/shop/issue-7/run-1-UUID`.
+
+    The run's number alone does not identify a task: counting restarts once the item's last task is deleted,
+    and transcripts are kept longer than tasks.
+    """
+    platform, host, place, kind, number = item.identity.split("|")
+    plain = re.fullmatch(r"[A-Za-z0-9-]{1,64}", uuid)
+    task = uuid if plain else hashlib.sha256(uuid.encode()).hexdigest()[:32]
+    parts = [platform, host, *place.split("/"), f"{kind}-{number}", f"run-{run}-{task}"]
+    return "/".join(re.sub(r"^\.+|[^A-Za-z0-9._-]", "_", part) or "_" for part in parts)
+
+
+def transcript_key(item: Item, run: int, uuid: str, attempt: int) -> str:
+    """The key of an attempt's transcript in the store."""
+    return f"{folder_of(item, run, uuid)}/attempt-{attempt}.jsonl"
+
+
+def attempt_of_key(key: str) -> int | None:
+    """The attempt whose transcript has this key; `None` if it is not a transcript's key."""
+    found = re.search(r"(?:^|/)attempt-(\d{1,6})\.jsonl$", key)
+    return int(found.group(1)) if found else None

@@ -122,39 +122,31 @@ def model_spec(llm: LLM) -> ModelSpec:
     Raises:
         SettingsError: a vendor's own service without a key.
     """
-    chosen = getattr(llm, llm.provider)
-    api_key = None
+    chosen, url, vendor = getattr(llm, llm.provider), llm.address.rstrip("/"), _VENDORS.get(llm.provider)
+    is_own = vendor is not None and host_of(url) == vendor[0]
     match llm.provider:
+        case "openai" if llm.openai.api != "auto":
+            api = Api(llm.openai.api)
         case "openai":
-            url = llm.openai.base_url
-            is_own = host_of(url) == _VENDORS["openai"][0]
-            named = llm.openai.api
-            api = Api(named) if named != "auto" else Api.RESPONSES if is_own else Api.CHAT
-        case "anthropic":
-            url, api = llm.anthropic.base_url, Api.ANTHROPIC
-        case "google":
-            url, api = llm.google.base_url, Api.GOOGLE
-        case "ollama":
-            url, api = llm.ollama.endpoint.rstrip("/"), Api.CHAT
-            url = url if url.endswith("/v1") else f"{url}/v1"
-        case "lmstudio":
-            url, api = llm.lmstudio.base_url, Api.CHAT
-    if llm.provider in _VENDORS:
-        api_key = Secrets(chosen.api_key).first()
+            api = Api.RESPONSES if is_own else Api.CHAT
+        case "anthropic" | "google":
+            api = Api(llm.provider)
+        case _:
+            api = Api.CHAT
+    if llm.provider == "ollama" and not url.endswith("/v1"):
+        url += "/v1"
     spec = ModelSpec(
         provider=llm.provider,
         api=api,
-        base_url=url.rstrip("/"),
+        base_url=url,
         name=chosen.model,
         max_tokens=chosen.max_token,
         context_length=chosen.context_length,
         request_timeout=llm.request_timeout,
         setting=f"llm.{llm.provider}",
-        stream=llm.stream is not False,
-        api_key=api_key,
+        stream=(is_own or api is not Api.CHAT) if llm.stream is None else llm.stream,
+        api_key=None if vendor is None else Secrets(chosen.api_key).first(),
     )
-    if llm.stream is None and spec.api is Api.CHAT and not spec.is_vendors_own:
-        spec = replace(spec, stream=False)
     if spec.is_vendors_own and spec.api_key is None:
         variable = _VENDORS[spec.provider][1]
         raise SettingsError(

@@ -24,6 +24,7 @@ from coding_agent_core.errors import CodingAgentError, ForgeError
 from coding_agent_consumer.git import Git, GitFailedError
 
 _logger = logging.getLogger("coding_agent.mirror")
+FETCH = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules")
 _UPDATE_SECONDS = 300.0
 """For one update. The attempt waits meanwhile, so a repository that takes longer has no mirror."""
 _MAX_PACKS = 20
@@ -129,30 +130,26 @@ class Mirror:
                 file.unlink(missing_ok=True)
 
 
-async def fetch(git: Git, command: Sequence[str], wanted: Sequence[str], mirror: Mirror | None) -> None:
-    """Fetch into a new clone, from the forge only what the mirror does not have.
-
-    Args:
-        command: the part before the repository's URL.
-        wanted: the part after it.
+async def fetch(git: Git, wanted: Sequence[str], mirror: Mirror | None) -> None:
+    """Fetch references into a new clone, from the forge only what the mirror does not have.
 
     Raises:
         ForgeError: as `Git.remote`. A broken mirror is never the reason.
     """
     objects = mirror.objects() if mirror is not None else None
     if mirror is None or objects is None:
-        await git.remote(command, *wanted)
+        await git.remote(FETCH, *wanted)
         return
     alternates = git.directory / "objects" / "info" / "alternates"
     try:
         alternates.write_text(f"{objects}\n")
-        await git.remote(command, *wanted)
+        await git.remote(FETCH, *wanted)
         await git.local(*_PACK)  # git reads and checks all that the clone needs, also what it borrowed
         alternates.unlink()
     except (ForgeError, GitFailedError, OSError) as error:
         await asyncio.to_thread(shutil.rmtree, git.directory)
         await git.local("init", "--quiet", "--bare")
-        await git.remote(command, *wanted)
+        await git.remote(FETCH, *wanted)
         # It worked without the mirror, so the forge was not the reason.
         _logger.warning("The repository's mirror is broken and not used: %s", error)
         await mirror.discard()

@@ -256,9 +256,7 @@ def _same_address(one: str, other: str) -> bool:
     compared as they are.
     """
     first, second = _parsed(one), _parsed(other)
-    if first is None or second is None:
-        return False
-    return _parts(first) == _parts(second)
+    return first is not None and second is not None and _parts(first) == _parts(second)
 
 
 def _parts(url: HttpUrl) -> tuple[object, ...]:

@@ -30,7 +30,7 @@ from coding_agent_consumer.commits import (
     why_refused,
 )
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
-from coding_agent_consumer.mirror import Mirror, fetch
+from coding_agent_consumer.mirror import FETCH, Mirror, fetch
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.publisher")
@@ -107,7 +107,7 @@ class BareClone:
         if names[0] not in tips:
             raise ForgeNotFoundError(f"{(await credentials()).url} has no branch {base}.")
         wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
-        await fetch(git, ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), wanted, mirror)
+        await fetch(git, wanted, mirror)
         # What was fetched counts, not what was listed: a branch may have moved in between.
         resumed = f"refs/heads/{branch}" in tips
         start = base_commit = await _commit_of(git, f"refs/remotes/origin/{base}")
@@ -127,8 +127,7 @@ class BareClone:
         require_branch_name(branch)
         git = Git(self._git.directory, credentials)
         reference = f"refs/remotes/fetched/{branch}"
-        wanted = f"+refs/heads/{branch}:{reference}"
-        await git.remote(("fetch", "--quiet", "--no-tags", "--no-recurse-submodules"), wanted)
+        await git.remote(FETCH, f"+refs/heads/{branch}:{reference}")
         return await _commit_of(git, reference)
 
     async def tree(self, commit: str) -> list[TreeEntry]:

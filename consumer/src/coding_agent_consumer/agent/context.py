@@ -206,10 +206,6 @@ def _images(part: object) -> list[BinaryContent]:
     return [item for item in part.content if isinstance(item, BinaryContent)]
 
 
-def _shown(item: object) -> str:
-    return item if isinstance(item, str) else "[image]"
-
-
 def _is_summary(part: ModelRequestPart) -> bool:
     return isinstance(part, UserPromptPart) and _text(part).startswith(SUMMARY_HEAD)
 
@@ -223,8 +219,8 @@ def _text(part: object) -> str:
         case TextPart() | ThinkingPart():
             return part.content
         case UserPromptPart():
-            content = part.content
-            return content if isinstance(content, str) else "\n".join(_shown(item) for item in content)
+            content = [part.content] if isinstance(part.content, str) else part.content
+            return "\n".join(item if isinstance(item, str) else "[image]" for item in content)
     return str(getattr(part, "content", ""))
 
 

@@ -43,11 +43,13 @@ _logger = logging.getLogger("coding_agent.mcp")
 _T = TypeVar("_T")
 FINISH = "finish"
 START_TIMEOUT = 30.0
-"""Seconds in which a server must start and list its tools; `npx` may have to unpack first."""
+"""Seconds in which an MCP server must start and list its tools; `npx` may have to unpack first."""
 CALL_TIMEOUT = 300.0
+"""Seconds for one call of an MCP tool."""
 CLOSE_TIMEOUT = 5.0
+"""Seconds in which all MCP servers must close."""
 RESULT_LIMIT = 40_000
-"""Characters of one tool's result that the model sees: its head and tail."""
+"""Characters of one MCP tool's result that the model sees: its head and tail."""
 _EXCERPT_LENGTH = 300
 """Characters of the agent's own summary in a sentence for a person."""
 _USE_TOOLS = (

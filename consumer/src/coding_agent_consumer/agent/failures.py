@@ -6,8 +6,9 @@ the attempt with the outcome of `failure_of`.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
@@ -15,6 +16,7 @@ from itertools import takewhile
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
+from coding_agent_core.retry import StoppedError, run_until
 from coding_agent_core.text import one_line
 from pydantic_ai.exceptions import (
     ContentFilterError,
@@ -42,6 +44,8 @@ from coding_agent_consumer.agent.models import ModelSpec, short_name, transient
 from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
+_CLEANUP_SECONDS = 5.0
+"""In which a cancelled agent must release its tools, or a runner's program must end."""
 REPEATS = 5
 """Equal rounds in a row that make an endless loop."""
 LONGEST_CYCLE = 4
@@ -63,6 +67,23 @@ _TOO_LONG = re.compile(
 )
 """How servers that send no code for it say that a request does not fit (llama.cpp, LM Studio, vLLM)."""
 _DETAIL_LENGTH = 300
+
+
+async def work_until(
+    work: Callable[[], Awaitable[Outcome]], scrub: Scrub, stop: asyncio.Event, timeout: float
+) -> Outcome:
+    """The outcome of an agent's work, without secrets; it ends at a stop, or after `timeout` seconds."""
+    try:
+        outcome = await run_until(work, stop, timeout=timeout, cleanup=_CLEANUP_SECONDS)
+    except StoppedError:
+        return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped.")
+    except TimeoutError:
+        time = f"{timeout / 60:.0f} minutes" if timeout >= 120 else f"{timeout:.0f} seconds"
+        return Outcome(
+            reason=Reason.DEADLINE_EXCEEDED,
+            message=f"The agent did not finish within {time} (consumer.timeout_seconds).",
+        )
+    return outcome.model_copy(update={"message": scrub(outcome.message), "summary": scrub(outcome.summary)})
 
 
 class CallStatus(StrEnum):

@@ -16,7 +16,7 @@ from typing import Any
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import Clock, StoppedError, run_until
+from coding_agent_core.retry import Clock
 from coding_agent_core.settings import Settings
 from coding_agent_core.usage import Usage
 from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, ModelRetry, RunContext
@@ -37,6 +37,7 @@ from coding_agent_consumer.agent.failures import (
     refuses_images,
     round_of,
     too_long,
+    work_until,
 )
 from coding_agent_consumer.agent.models import (
     ModelSpec,
@@ -67,8 +68,6 @@ from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.agent")
 
-_CLEANUP_SECONDS = 5.0
-"""In which a cancelled agent must release its tools."""
 _LIBRARY_RETRIES = 1_000_000
 """So many that the library's own limits never apply: `reached` counts instead."""
 _OVERHEAD = 2_000
@@ -103,21 +102,10 @@ class ModelAgent:
     async def work(
         self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
     ) -> Outcome:
-        usage = RunUsage()
-        try:
-            outcome = await run_until(
-                lambda: self._work(brief, workspace, on_step, usage),
-                stop,
-                timeout=timeout,
-                cleanup=_CLEANUP_SECONDS,
-            )
-        except StoppedError:
-            outcome = Outcome(reason=Reason.CANCELLED, message="The attempt was stopped.")
-        except TimeoutError:
-            outcome = Outcome(
-                reason=Reason.DEADLINE_EXCEEDED,
-                message=f"The agent did not finish within {time_text(timeout)} (consumer.timeout_seconds).",
-            )
+        usage, scrub = RunUsage(), scrub_for(self.settings)
+        outcome = await work_until(
+            lambda: self._work(brief, workspace, scrub, on_step, usage), scrub, stop, timeout
+        )
         counted = Usage(
             requests=usage.requests,
             input_tokens=usage.input_tokens,
@@ -126,8 +114,9 @@ class ModelAgent:
         )
         return outcome.model_copy(update={"usage": counted})
 
-    async def _work(self, brief: Brief, workspace: Workspace, on_step: OnStep, usage: RunUsage) -> Outcome:
-        scrub = scrub_for(self.settings)
+    async def _work(
+        self, brief: Brief, workspace: Workspace, scrub: Scrub, on_step: OnStep, usage: RunUsage
+    ) -> Outcome:
         try:
             spec = model_spec(self.settings.llm)
             if self.gateway is not None:
@@ -153,7 +142,7 @@ class ModelAgent:
                     on_step=on_step,
                     usage=usage,
                 )
-                outcome = outcome_of_finish(await conversation.run(brief.prompt, brief.images))
+                return outcome_of_finish(await conversation.run(brief.prompt, brief.images))
         except Exception as error:
             failure = failure_of(error, spec, scrub, max_requests=self.settings.max_llm_process_num)
             if failure is None:
@@ -161,9 +150,6 @@ class ModelAgent:
                 message = f"The agent failed unexpectedly ({type(error).__name__}); see the log for details."
                 failure = Outcome(reason=Reason.INTERNAL, message=message)
             return failure
-        return outcome.model_copy(
-            update={"message": scrub(outcome.message), "summary": scrub(outcome.summary)}
-        )
 
 
 def _note_about(failed: Collection[str]) -> str:
@@ -171,10 +157,6 @@ def _note_about(failed: Collection[str]) -> str:
     if not failed:
         return ""
     return f"\nThe tools of these servers are not available now: {', '.join(sorted(failed))}.\n"
-
-
-def time_text(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
 class _ContextFullError(Exception):
@@ -310,8 +292,7 @@ class _Conversation:
             setting=self.spec.setting,
         )
         if outcome is not None:
-            message = self.scrub(outcome.message)
-            raise LimitReachedError(outcome.model_copy(update={"message": message}))
+            raise LimitReachedError(outcome)
 
     async def _compress(self, budget: int) -> None:
         """Summarize the older messages, then cut long results if that is not enough."""

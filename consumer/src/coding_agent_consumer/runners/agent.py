@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.retry import StoppedError, run_until
 from coding_agent_core.settings import Settings
 from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import last_lines, one_line
@@ -29,7 +28,7 @@ from pydantic_ai.messages import (
 )
 
 from coding_agent_consumer.agent import Brief, OnStep, Step
-from coding_agent_consumer.agent.loop import time_text
+from coding_agent_consumer.agent.failures import work_until
 from coding_agent_consumer.agent.models import model_spec, upstreams
 from coding_agent_consumer.agent.transcript import (
     Scrub,
@@ -51,8 +50,6 @@ from coding_agent_consumer.workspace.protocol import (
 
 _logger = logging.getLogger("coding_agent.agent")
 
-_CLEANUP_SECONDS = 5.0
-"""For the end of a program that was cancelled."""
 _OVERTIME = 30.0
 """Seconds after its time in which the workspace ends the program, if we cannot."""
 _SUMMARY_LENGTH = 16_000
@@ -100,22 +97,8 @@ class CliAgent:
         self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
     ) -> Outcome:
         scrub = scrub_for(self._settings)
-        try:
-            outcome = await run_until(
-                lambda: self._work(brief, workspace, scrub, on_step, timeout),
-                stop,
-                timeout=timeout,
-                cleanup=_CLEANUP_SECONDS,
-            )
-        except StoppedError:
-            return Outcome(reason=Reason.CANCELLED, message="The attempt was stopped.")
-        except TimeoutError:
-            return Outcome(
-                reason=Reason.DEADLINE_EXCEEDED,
-                message=f"The agent did not finish within {time_text(timeout)} (consumer.timeout_seconds).",
-            )
-        return outcome.model_copy(
-            update={"message": scrub(outcome.message), "summary": scrub(outcome.summary)}
+        return await work_until(
+            lambda: self._work(brief, workspace, scrub, on_step, timeout), scrub, stop, timeout
         )
 
     async def _work(

@@ -254,10 +254,7 @@ class ForgeClient:
                                 )
                         return bytes(end)
         except (TimeoutError, httpx.HTTPError) as error:
-            reason = str(error) or type(error).__name__
-            raise ForgeUnavailableError(
-                f"{self.host} cannot be reached while {call.what}: {reason[:200]}"
-            ) from None
+            raise self._unreachable(call, error) from None
         raise ForgeError(f"{self.host} redirects more than {_REDIRECTS} times while {call.what}")
 
     def parse(self, type_: type[_T], response: httpx.Response, call: Call) -> _T:
@@ -284,12 +281,7 @@ class ForgeClient:
         try:
             response = await self._following(call)
         except (TimeoutError, httpx.HTTPError) as error:
-            reason = str(error) or type(error).__name__
-            if isinstance(error, TimeoutError):
-                reason = f"no whole answer within {TOTAL_TIMEOUT:.0f} s"
-            unreachable = ForgeUnavailableError(
-                f"{self.host} cannot be reached while {call.what}: {reason[:200]}"
-            )
+            unreachable = self._unreachable(call, error)
             unreachable.repeatable = safe or isinstance(error, _NOT_SENT)
             raise unreachable from None
         if response.is_success:
@@ -300,14 +292,14 @@ class ForgeClient:
         raise problem
 
     def _problem(self, call: Call, response: httpx.Response, content: bytes) -> ForgeError:
-        return forge_error(
-            response.status_code,
-            response.headers,
-            content,
-            what=call.what,
-            host=self.host,
-            now=self.clock.now(),
-        )
+        status, headers, now = response.status_code, response.headers, self.clock.now()
+        return forge_error(status, headers, content, what=call.what, host=self.host, now=now)
+
+    def _unreachable(self, call: Call, error: Exception) -> ForgeUnavailableError:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, TimeoutError):
+            reason = f"no whole answer within {TOTAL_TIMEOUT:.0f} s"
+        return ForgeUnavailableError(f"{self.host} cannot be reached while {call.what}: {reason[:200]}")
 
     def _headers(self) -> dict[str, str]:
         # `Bearer` takes tokens of all kinds on both forges, and is a header that HTTP libraries keep secret.

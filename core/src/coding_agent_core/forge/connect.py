@@ -84,13 +84,14 @@ def connect_all(
             )
         found[forge.host] = forge
     if not found:
-        names = " or ".join(_setting(platform) for platform in Platform)
-        kind = (
-            TokenMissingError
-            if problems and all(type(p) is TokenMissingError for p in problems)
-            else SettingsError
+        if problems:
+            missing = all(isinstance(problem, TokenMissingError) for problem in problems)
+            raise (TokenMissingError if missing else SettingsError)("\n".join(map(str, problems)))
+        names = " or ".join(
+            f"`{platform}.personal_access_token` ({FACTS[platform].credential_variable})"
+            for platform in Platform
         )
-        raise kind("\n".join(map(str, problems)) or f"No token for any forge: set {names}.")
+        raise SettingsError(f"No token for any forge: set {names}.")
     for problem in problems:
         _logger.warning("%s", problem)
     return found
@@ -110,7 +111,3 @@ def forge_of(forges: Mapping[str, Forge], item: Item) -> Forge:
             f"See `{item.platform}.api_url` and `{item.platform}.personal_access_token`."
         )
     return forge
-
-
-def _setting(platform: Platform) -> str:
-    return f"`{platform}.personal_access_token` ({FACTS[platform].credential_variable})"

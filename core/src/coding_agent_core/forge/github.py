@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from pydantic import AliasPath, Field
+
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.github_discussion import GitHubDiscussion
@@ -74,29 +76,17 @@ class _PullRequest(ItemAnswer):
     base: _Tip
 
 
-class _Rights(ResponseModel):
-    triage: bool = False
-
-
-class _PermittedUser(ResponseModel):
-    permissions: _Rights = _Rights()
-
-
 class _Permission(ResponseModel):
     """What somebody may do; in `permission`, `maintain` is `write` and `triage` is `read`."""
 
     permission: str = "none"
-    user: _PermittedUser | None = None
-
-
-class _HookConfig(ResponseModel):
-    url: str = ""
+    triage: bool = Field(default=False, validation_alias=AliasPath("user", "permissions", "triage"))
 
 
 class _HookResponse(ResponseModel):
     id: int
     active: bool
-    config: _HookConfig
+    url: str = Field(default="", validation_alias=AliasPath("config", "url"))
 
 
 class _HookDeliveryResponse(ResponseModel):
@@ -107,12 +97,8 @@ class _HookDeliveryResponse(ResponseModel):
     event: str
 
 
-class _HookRequest(ResponseModel):
-    payload: dict[str, Any] | None = None
-
-
 class _HookDeliveryDetail(ResponseModel):
-    request: _HookRequest
+    payload: dict[str, Any] | None = Field(default=None, validation_alias=AliasPath("request", "payload"))
 
 
 @dataclass
@@ -278,8 +264,7 @@ class GitHubForge(RestForge):
         if answer.permission in ("admin", "write"):
             return Permission.WRITE
         # An organization's own roles have names of their own, but the rights of the role that they extend.
-        may_triage = answer.user is not None and answer.user.permissions.triage
-        return Permission.TRIAGE if may_triage else Permission.NONE
+        return Permission.TRIAGE if answer.triage else Permission.NONE
 
     def attachment_of(self, item: Item, link: str) -> Attachment | None:
         """See `RestForge`. They are below GitHub's web address, or were once public."""
@@ -335,7 +320,7 @@ class GitHubHooks:
     async def payload(self, hook: Hook, delivery: HookDelivery) -> dict[str, Any]:
         what = f"reading delivery {delivery.guid} of {hook.name}"
         call = Call("GET", f"{hook.path}/deliveries/{delivery.id}", what)
-        return (await self.client.get(_HookDeliveryDetail, call)).request.payload or {}
+        return (await self.client.get(_HookDeliveryDetail, call)).payload or {}
 
     async def redeliver(self, hook: Hook, delivery: HookDelivery) -> None:
         """See `Hooks`. The redelivery has the same `X-GitHub-Delivery`."""
@@ -346,7 +331,7 @@ class GitHubHooks:
     async def _hooks(self, where: str, owner: str) -> list[Hook]:
         call = Call("GET", where, f"reading the webhooks of {owner}")
         return [
-            Hook(path=f"{where}/{hook.id}", url=hook.config.url, name=f"the webhook {hook.id} of {owner}")
+            Hook(path=f"{where}/{hook.id}", url=hook.url, name=f"the webhook {hook.id} of {owner}")
             for hook in await self.client.entries(list[_HookResponse], call, limit=_HOOK_PAGES)
             if hook.active
         ]

@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from pydantic import AliasPath, Field
+
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.client import GHOST, Author, Call, ForgeClient, ResponseModel, Text, path
 from coding_agent_core.forge.protocol import (
     CHECKS_LIMIT,
     Checks,
-    Comment,
     Discussion,
     FailedCheck,
     Review,
     Thread,
 )
+from coding_agent_core.forge.rest import CommentAnswer
 from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.forge")
@@ -57,15 +59,10 @@ class _Review(ResponseModel):
     submitted_at: datetime | None = None
 
 
-class _ReviewComment(ResponseModel):
+class _ReviewComment(CommentAnswer):
     """A comment of a thread; `line` is null when the thread is outdated, and for a whole file."""
 
-    id: int
     in_reply_to_id: int | None = None
-    user: Author = GHOST
-    body: Text = ""
-    created_at: datetime
-    html_url: str = ""
     path: str
     diff_hunk: str = ""
     line: int | None = None
@@ -81,40 +78,24 @@ class _File(ResponseModel):
     previous_filename: str | None = None
 
 
-class _CommentId(ResponseModel):
-    fullDatabaseId: int | None = None  # noqa: N815 - GitHub's name; a number beyond 32 bits, sent as text
-
-
-class _CommentIds(ResponseModel):
-    nodes: list[_CommentId | None] | None = None
-
-
 class _ThreadState(ResponseModel):
-    isResolved: bool  # noqa: N815
-    isOutdated: bool  # noqa: N815
-    comments: _CommentIds
+    """What GraphQL says of a thread.
 
+    Attributes:
+        first: the id of its first comment; a number beyond 32 bits, which GitHub sends as text.
+    """
 
-class _PageInfo(ResponseModel):
-    hasPreviousPage: bool  # noqa: N815
-    startCursor: str | None = None  # noqa: N815
+    resolved: bool = Field(validation_alias="isResolved")
+    outdated: bool = Field(validation_alias="isOutdated")
+    first: int | None = Field(
+        default=None, validation_alias=AliasPath("comments", "nodes", 0, "fullDatabaseId")
+    )
 
 
 class _ThreadPage(ResponseModel):
-    pageInfo: _PageInfo  # noqa: N815
     nodes: list[_ThreadState | None] | None = None
-
-
-class _PullRequestThreads(ResponseModel):
-    reviewThreads: _ThreadPage  # noqa: N815
-
-
-class _RepositoryThreads(ResponseModel):
-    pullRequest: _PullRequestThreads | None = None  # noqa: N815
-
-
-class _ThreadData(ResponseModel):
-    repository: _RepositoryThreads | None = None
+    more: bool = Field(validation_alias=AliasPath("pageInfo", "hasPreviousPage"))
+    before: str | None = Field(default=None, validation_alias=AliasPath("pageInfo", "startCursor"))
 
 
 class _GraphqlError(ResponseModel):
@@ -124,12 +105,10 @@ class _GraphqlError(ResponseModel):
 class _ThreadAnswer(ResponseModel):
     """GraphQL reports errors with status 200."""
 
-    data: _ThreadData | None = None
+    page: _ThreadPage | None = Field(
+        default=None, validation_alias=AliasPath("data", "repository", "pullRequest", "reviewThreads")
+    )
     errors: tuple[_GraphqlError, ...] = ()
-
-
-class _CheckApp(ResponseModel):
-    slug: str | None = None
 
 
 class _Output(ResponseModel):
@@ -144,7 +123,7 @@ class _CheckRun(ResponseModel):
     conclusion: str | None = None
     html_url: Text = ""
     output: _Output = _Output()
-    app: _CheckApp | None = None
+    app: str | None = Field(default=None, validation_alias=AliasPath("app", "slug"))
 
 
 class _CheckRuns(ResponseModel):
@@ -238,19 +217,14 @@ class GitHubDiscussion:
             except ForgeError as error:
                 _logger.warning("Which threads are resolved is not known: %s", error)
                 return found
-            repository = answer.data.repository if answer.data else None
-            if repository is None or repository.pullRequest is None:
+            if answer.page is None:
                 why = "; ".join(error.message for error in answer.errors) or "the answer is empty"
                 _logger.warning("Which threads of %s are resolved is not known: %s", self.item.display, why)
                 return found
-            page = repository.pullRequest.reviewThreads
-            for thread in page.nodes or ():
-                for comment in (thread.comments.nodes or ()) if thread else ():
-                    if comment and comment.fullDatabaseId is not None and thread:
-                        found[comment.fullDatabaseId] = thread
-            if not page.pageInfo.hasPreviousPage:
+            found |= {thread.first: thread for thread in answer.page.nodes or () if thread and thread.first}
+            if not answer.page.more:
                 break
-            before = page.pageInfo.startCursor
+            before = answer.page.before
         return found
 
     async def _renames(self) -> dict[str, str]:
@@ -295,7 +269,7 @@ class GitHubDiscussion:
                 url=run.html_url,
                 summary=_joined(run.output.title, run.output.summary, run.output.text),
                 # A job of GitHub Actions has the id of its check run.
-                log=await self._log(run.id) if run.app and run.app.slug == "github-actions" else "",
+                log=await self._log(run.id) if run.app == "github-actions" else "",
             )
             for run in failed[:CHECKS_LIMIT]
         ]
@@ -347,7 +321,7 @@ def thread_of(comments: Sequence[_ReviewComment], state: _ThreadState | None) ->
     """A thread from its comments, oldest first, and what GraphQL says of it, if it is known."""
     first = comments[0]
     on_file = first.subject_type == "file"
-    outdated = state.isOutdated if state else first.line is None and not on_file
+    outdated = state.outdated if state else first.line is None and not on_file
     use_original = first.line is None
     return Thread(
         path=first.path,
@@ -355,12 +329,9 @@ def thread_of(comments: Sequence[_ReviewComment], state: _ThreadState | None) ->
         start_line=None if on_file else first.original_start_line if use_original else first.start_line,
         removed=first.side == "LEFT",
         hunk="" if on_file else first.diff_hunk,
-        resolved=state.isResolved if state else None,
+        resolved=state.resolved if state else None,
         outdated=outdated,
-        comments=tuple(
-            Comment(str(found.id), found.user.login, found.body, found.created_at, found.html_url)
-            for found in comments
-        ),
+        comments=tuple(found.comment() for found in comments),
     )
 
 

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
+from pydantic import AliasPath, Field
+
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.client import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.gitlab_discussion import GitLabDiscussion
@@ -35,14 +37,10 @@ _PLANNER, _DEVELOPER = 15, 30
 """The lowest access levels that may label and push (documentation, *Members API* and *Permissions*)."""
 
 
-class _References(ResponseModel):
-    full: str
-    """How other projects refer to the item: `group/project#7`."""
-
-
 class _ProjectItem(ItemAnswer):
     project_id: int
-    references: _References | None = None
+    reference: str = Field(default="", validation_alias=AliasPath("references", "full"))
+    """How other projects refer to the item: `group/project#7`."""
     source_project_id: int | None = None
     """Of a merge request; null when the fork was deleted."""
 
@@ -118,7 +116,7 @@ class GitLabForge(RestForge):
         return Item(
             platform=Platform.GITLAB,
             host=self.host,
-            repository=repository_of(found.references.full) if found.references else "",
+            repository=repository_of(found.reference),
             kind=kind,
             number=found.number,
             project_id=found.project_id,

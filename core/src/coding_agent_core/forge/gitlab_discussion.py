@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import AliasPath, Field
+
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.client import Call, ForgeClient, ResponseModel, Text, path
 from coding_agent_core.forge.protocol import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Thread
@@ -26,15 +28,6 @@ class _DiffRefs(ResponseModel):
     head_sha: str | None = None
 
 
-class _RangeEnd(ResponseModel):
-    new_line: int | None = None
-    old_line: int | None = None
-
-
-class _LineRange(ResponseModel):
-    start: _RangeEnd
-
-
 class _Position(_DiffRefs):
     """What a note is on; on images and whole files there is no line."""
 
@@ -42,7 +35,8 @@ class _Position(_DiffRefs):
     new_path: Text = ""
     old_line: int | None = None
     new_line: int | None = None
-    line_range: _LineRange | None = None
+    new_start: int | None = Field(default=None, validation_alias=AliasPath("line_range", "start", "new_line"))
+    old_start: int | None = Field(default=None, validation_alias=AliasPath("line_range", "start", "old_line"))
 
     @property
     def refs(self) -> _DiffRefs:
@@ -183,9 +177,7 @@ def _thread(notes: list[_Note], refs: _DiffRefs, diffs: Mapping[str, list[_FileD
     position = notes[0].position
     assert position is not None  # noqa: S101 - the caller selects them
     removed = position.new_line is None and position.old_line is not None
-    start: int | None = None
-    if position.line_range:
-        start = position.line_range.start.old_line if removed else position.line_range.start.new_line
+    start = position.old_start if removed else position.new_start
     line = position.old_line if removed else position.new_line
     own = next(
         (file for file in diffs.get(position.head_sha or "", ()) if file.new_path == position.new_path), None

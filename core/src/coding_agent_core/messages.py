@@ -131,7 +131,7 @@ Notice = QueuedTask | Withdrawal | IssueCommand
 
 
 class TaskSink(Protocol):
-    """Takes label applications and commands. Returning means: as safe as this queue can make it."""
+    """Takes label applications and commands. What they returned for is stored as safely as it can be."""
 
     async def submit(self, request: TaskRequest) -> Submission:
         """Admit and store a task.

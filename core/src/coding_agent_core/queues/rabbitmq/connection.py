@@ -57,7 +57,7 @@ class IoThread:
         self._thread: threading.Thread | None = None
 
     async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run it there and wait for its end here; cancelling here cancels it there.
+        """Run it in the thread and wait for its end; cancelling the wait cancels the work.
 
         Raises:
             BrokerError: the thread was stopped, before or meanwhile.
@@ -82,7 +82,7 @@ class IoThread:
         return BrokerError(f"The connection was closed; this program is ending ({self._name}).")
 
     async def stop(self) -> None:
-        """Cancel what still runs there, then end the thread."""
+        """Cancel what still runs in the thread, then end it."""
         self.stopped = True
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
@@ -107,7 +107,7 @@ class Connection:
 
     Attributes:
         closed: done when the connection is gone, with the reason.
-        blocked: the broker takes no messages from us now (its memory or disk is short).
+        blocked: the broker accepts no messages from us now (its memory or disk is short).
     """
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class Connection:
     async def declare_durable(self, *queues: str) -> None:
         """Durable queues without arguments, as the existing system declares its own.
 
-        One that exists with other arguments (somebody made it so, e.g. a quorum queue) is used unchanged.
+        A queue that exists with other arguments, e.g. as a quorum queue, is used unchanged.
         """
         for queue in queues:
             try:
@@ -235,7 +235,7 @@ class Connection:
             self.raw.close()
 
     async def close(self) -> None:
-        """Close it; what is sent already still arrives. Stops waiting after 2 seconds."""
+        """Close it; what was sent already still arrives. Stops waiting after 2 seconds."""
         self.drop()
         await asyncio.wait([self.closed], timeout=2)
 

@@ -165,8 +165,8 @@ class RabbitMQSink:
     async def _publish(self, message: Message, what: str) -> None:
         """Publish within the time that the settings allow.
 
-        A connection that was idle may be dead without a sign of it: the first try on one gets half of the
-        time, so that enough is left for a second try on a new one. That can leave the message in the queue
+        An idle connection may be dead unnoticed: the first try on one gets half of the time, so that enough
+        is left for a second try on a new connection. That can leave the message in the queue
         twice, which the consumer makes harmless (a task's claim, a command's reaction); it never loses one.
 
         Raises:

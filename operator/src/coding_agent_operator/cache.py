@@ -114,7 +114,10 @@ def _copying(template: JobTemplate, security: Body) -> Body:
         "name": f"{WORKSPACE_CONTAINER}-cache",
         "image": template.image,
         "imagePullPolicy": template.pull_policy,
-        "command": ["python", "-I", "-m", "coding_agent_consumer.workspace.cache", _SHARED, PACKAGES],
+        "command": [
+            *("python", "-I", "-m", "coding_agent_consumer.workspace.init_containers"),
+            *("packages", _SHARED, PACKAGES),
+        ],
         "workingDir": "/",
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": security,

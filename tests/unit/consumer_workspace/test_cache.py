@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace import cache
+from coding_agent_consumer.workspace import init_containers
 
 
 def tree(root: Path) -> set[str]:
@@ -24,7 +24,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 def test_what_package_managers_download_is_copied_and_nothing_else(shared: Path, tmp_path: Path) -> None:
-    cache.main(shared, tmp_path)
+    init_containers.copy_packages(shared, tmp_path)
     assert tree(tmp_path / "pip") | tree(tmp_path / "npm") == {"http-v2/a", "_cacache/index-v5/b"}
     assert not {"cargo", "other", ".part"} & set(os.listdir(tmp_path))
     (tmp_path / "pip/http-v2/a").write_text("changed")
@@ -35,7 +35,7 @@ def test_no_link_is_followed_and_nothing_but_files_is_read(shared: Path, tmp_pat
     (shared / "pip/passwd").symlink_to("/etc/passwd")
     os.mkfifo(shared / "pip/fifo")
     (shared / "pip/folder").symlink_to("/etc")
-    cache.main(shared, tmp_path)
+    init_containers.copy_packages(shared, tmp_path)
     assert os.readlink(tmp_path / "pip/passwd") == "/etc/passwd"
     assert os.readlink(tmp_path / "pip/folder") == "/etc"
     assert not (tmp_path / "pip/fifo").exists()
@@ -47,14 +47,14 @@ def test_a_folder_is_copied_whole_or_not_at_all(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     (shared / "pip/http-v2/large").write_text("x" * 100_000)
-    monkeypatch.setattr(cache, limit, {"_BYTES": 50_000, "_FILES": 2, "_SECONDS": -1.0}[limit])
-    cache.main(shared, tmp_path)
+    monkeypatch.setattr(init_containers, limit, {"_BYTES": 50_000, "_FILES": 2, "_SECONDS": -1.0}[limit])
+    init_containers.copy_packages(shared, tmp_path)
     assert not (tmp_path / "pip").exists()
     assert not (tmp_path / ".part").exists()
 
 
 def test_without_a_cache_there_is_nothing_to_do(tmp_path: Path) -> None:
-    cache.main(tmp_path / "nowhere", tmp_path / "copy")
+    init_containers.copy_packages(tmp_path / "nowhere", tmp_path / "copy")
 
 
 def test_a_copy_that_cannot_be_written_is_left_out(
@@ -62,5 +62,5 @@ def test_a_copy_that_cannot_be_written_is_left_out(
 ) -> None:
     target = tmp_path / "file"
     target.write_text("")
-    cache.main(shared, target)
+    init_containers.copy_packages(shared, target)
     assert "left out pip" in capsys.readouterr().out

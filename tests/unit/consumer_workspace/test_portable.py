@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace.portable import CannotCopyError, loaded_loader, needed
+from coding_agent_consumer.workspace.init_containers import CannotCopyError, loaded_loader, needed
 
 OLDER = """\
 \tlinux-vdso.so.1 (0x00007ffd5c3f2000)

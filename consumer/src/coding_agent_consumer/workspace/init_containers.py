@@ -1,8 +1,15 @@
-"""`python -m coding_agent_consumer.workspace.portable FOLDER`: the workspace program for any image.
+"""What the init containers of a pod copy, without secrets, before the workspace starts.
 
-It copies this interpreter, its standard library, git, their shared libraries and the dynamic loader. Started
-through that loader, the program needs no Python, no git and no particular C library in the image; only the
-commands need `/bin/sh`.
+    python -m coding_agent_consumer.workspace.init_containers program FOLDER
+    python -m coding_agent_consumer.workspace.init_containers packages FROM TO
+
+`program` copies the workspace program for an image that is not ours: this interpreter, its standard library,
+git, their shared libraries and the dynamic loader. Started through that loader, the program needs no Python,
+no git and no particular C library in the image; only the commands need `/bin/sh`.
+
+`packages` copies a repository's shared package cache for an attempt that may not write to it. The folder of a
+package manager is copied whole or not at all: part of an unpacked package would be taken for the package.
+Whatever happens, it exits 0, because without a copy, packages are downloaded.
 """
 
 from __future__ import annotations
@@ -10,9 +17,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 LOADER, LIBRARIES, PYTHON, GIT = "ld.so", "lib", "bin/python3", "git/git"
@@ -20,28 +30,27 @@ _NOT_COPIED = shutil.ignore_patterns(
     *("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data", "venv"),
     *("site-packages", "dist-packages", "lib-dynload", "config-*", "sqlite3", "__phello__", "*.a"),
 )
-_TIMEOUT = 60.0
+_LOADER_SECONDS = 60.0
 _NEEDED = re.compile(r"^\s*([^\s/]+) => (/\S+) \(0x", re.MULTILINE)
 """A line of the loader's `--list`: a library's name and its file. glibc 2.41 lists the loader too, by its
 path; it is copied separately."""
 _SERVICES = ("upload-pack", "receive-pack", "upload-archive")
 """Programs that git starts by name, also between two local repositories."""
+FOLDERS = (
+    *("pip", "npm/_cacache", "yarn", "uv", "maven"),
+    # What was downloaded, without what was unpacked of it: that is larger, and may be half done.
+    *("go/cache/download", "cargo/registry/index", "cargo/registry/cache"),
+)
+"""Package managers put whole files into these, by renaming, so that a copy while they work is sound."""
+_BYTES = 1024**3
+_FILES = 100_000
+"""Limits for the folder of one package manager."""
+_SECONDS = 80.0
+"""For all package managers. The attempt waits meanwhile."""
 
 
 class CannotCopyError(Exception):
     """A needed file is missing; the message says which."""
-
-
-def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: python -m coding_agent_consumer.workspace.portable FOLDER", file=sys.stderr)
-        return 64
-    try:
-        copy_program(Path(arguments[0]))
-    except (CannotCopyError, OSError, subprocess.SubprocessError) as error:
-        print(f"Cannot copy the workspace program: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def copy_program(target: Path) -> None:
@@ -62,7 +71,7 @@ def copy_program(target: Path) -> None:
     _copy(Path(os.path.realpath(git)), target / GIT)
     for program in (python, Path(git), *modules):
         listing = subprocess.run(
-            [loader, "--list", program], capture_output=True, text=True, timeout=_TIMEOUT, check=True
+            [loader, "--list", program], capture_output=True, text=True, timeout=_LOADER_SECONDS, check=True
         )
         for name, file in needed(listing.stdout).items():
             _copy(file, target / LIBRARIES / name)
@@ -128,6 +137,89 @@ def _copy(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     shutil.copyfile(source, target)
     target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+
+
+class TooLargeError(Exception):
+    """The rest of the copy would exceed a limit."""
+
+
+@dataclass
+class Limit:
+    """What may still be copied.
+
+    Attributes:
+        until: by the monotonic clock.
+    """
+
+    bytes: int
+    files: int
+    until: float
+
+    def take(self, size: int) -> None:
+        self.bytes -= size
+        self.files -= 1
+        if self.bytes < 0 or self.files < 0 or time.monotonic() > self.until:
+            raise TooLargeError
+
+
+def _copy_tree(source: Path, target: Path, limit: Limit) -> None:
+    """Copy a tree: folders, files and symbolic links as they are; what vanishes meanwhile is left out.
+
+    Raises:
+        TooLargeError: the limit is reached.
+        OSError: it cannot be written.
+    """
+    target.mkdir(parents=True)
+    with os.scandir(source) as entries:
+        for entry in entries:
+            to = target / entry.name
+            try:
+                status = entry.stat(follow_symlinks=False)
+                limit.take(status.st_size)
+                if stat.S_ISLNK(status.st_mode):
+                    to.symlink_to(os.readlink(entry.path))
+                elif stat.S_ISDIR(status.st_mode):
+                    _copy_tree(Path(entry.path), to, limit)
+                elif stat.S_ISREG(status.st_mode):
+                    shutil.copy2(entry.path, to, follow_symlinks=False)
+            except (FileNotFoundError, PermissionError):
+                continue
+
+
+def copy_packages(source: Path, target: Path) -> None:
+    """Copy every package manager's folder that fits."""
+    for name in FOLDERS:
+        part = target / ".part"
+        limit = Limit(_BYTES, _FILES, time.monotonic() + _SECONDS / len(FOLDERS))
+        try:
+            if not (source / name).is_dir():
+                continue
+            _copy_tree(source / name, part, limit)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            part.rename(target / name)
+            print(f"copied {name}: {_FILES - limit.files} entries, {(_BYTES - limit.bytes) >> 20} MiB")
+        except TooLargeError:
+            print(f"left out {name}: it is too large")
+        except OSError as error:
+            print(f"left out {name}: {error}")
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["program", folder]:
+            try:
+                copy_program(Path(folder))
+            except (CannotCopyError, OSError, subprocess.SubprocessError) as error:
+                print(f"Cannot copy the workspace program: {error}", file=sys.stderr)
+                return 1
+        case ["packages", source, target]:
+            copy_packages(Path(source), Path(target))
+        case _:
+            print("usage: init_containers (program FOLDER | packages FROM TO)", file=sys.stderr)
+            return 64
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.workspace.client import WorkspaceClient, connect_sidecar
-from coding_agent_consumer.workspace.launch import launch_workspace
+from coding_agent_consumer.workspace.client import WorkspaceClient
+from coding_agent_consumer.workspace.launch import connect_sidecar, launch_workspace
 from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
 from coding_agent_core.settings.attempts import WorkspaceSettings
 

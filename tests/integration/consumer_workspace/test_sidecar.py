@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace import client
-from coding_agent_consumer.workspace.client import WorkspaceClient, connect_sidecar
+from coding_agent_consumer.workspace.client import WorkspaceClient
+from coding_agent_consumer.workspace.launch import connect_sidecar
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, WorkspaceRefusedError
 from coding_agent_core.settings.attempts import WorkspaceSettings
 

@@ -15,11 +15,11 @@ from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.processes import living_parents
 from coding_agent_consumer.workspace.protocol import (
+    MAX_LINE,
     ProcessSpec,
     WorkspaceGoneError,
     WorkspaceRefusedError,
 )
-from coding_agent_consumer.workspace.stream import MAX_LINE
 from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 
 PATIENCE = 60.0

@@ -151,9 +151,9 @@ async def test_cancelling_from_outside_ends_the_work_too(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("result", "shown"),
     [
-        (CommandResult(0, "fine\n", False, False, 1.5), "fine\n[exit code 0]"),
-        (CommandResult(1, "", False, False, 0.1), "[exit code 1]"),
-        (CommandResult(None, "slow", False, True, 30.2), "slow\n[killed: it ran out of time after 30 s]"),
+        (CommandResult(0, "fine\n", False, 1.5), "fine\n[exit code 0]"),
+        (CommandResult(1, "", False, 0.1), "[exit code 1]"),
+        (CommandResult(None, "slow", False, 30.2), "slow\n[killed: it ran out of time after 30 s]"),
     ],
 )
 def test_a_commands_result_in_words(result: CommandResult, shown: str) -> None:

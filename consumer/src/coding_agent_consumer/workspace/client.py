@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from coding_agent_consumer.workspace import wire
 from coding_agent_consumer.workspace.files import cut_end
@@ -22,8 +21,9 @@ from coding_agent_consumer.workspace.protocol import (
     RunningProcess,
     WorkspaceGoneError,
     WorkspaceRefusedError,
+    exit_code_of,
+    invalid_answer,
 )
-from coding_agent_consumer.workspace.stream import ProcessStream, start_request
 
 _logger = logging.getLogger("coding_agent.workspace")
 
@@ -33,9 +33,6 @@ _CONNECT_SECONDS = 10.0
 _GRACE_SECONDS = END_SECONDS + 20.0
 """Added to a command's own time: to start it, to kill it, to answer."""
 _POLL_SECONDS = 0.2
-_RESTART_SECONDS = 360.0
-"""For a container to restart. The kubelet's back-off grows to 300 s, it checks up to 15 s later, and the
-container needs time to start."""
 _MAX_REFUSAL = 4000
 _MAX_COMMAND_SECONDS = 1e6
 _KILLED = 137
@@ -81,7 +78,7 @@ class WorkspaceClient:
         # Line numbers, notes on omitted text and one long first line come on top of the limit.
         self._text_limit = 2 * output_limit + 10_000
         self._exchange = asyncio.Lock()
-        self._process: ProcessStream | None = None
+        self._process: RunningProcess | None = None
         self.restart_patience = restart_patience
 
     async def connect(self, patience: float) -> None:
@@ -167,20 +164,21 @@ class WorkspaceClient:
 
     @contextlib.asynccontextmanager
     async def start(self, process: ProcessSpec, *, timeout: float) -> AsyncIterator[RunningProcess]:
-        header, body = start_request(process, timeout)
+        fields = {"argv": process.argv, "env": dict(process.env), "files": dict(process.files)}
+        body = json.dumps(fields).encode()
         if len(body) > wire.BODY_LIMITS["start"]:
             raise WorkspaceRefusedError(f"The command, variables and files have {len(body)} bytes: too many.")
         async with self._exchange, contextlib.AsyncExitStack() as stack:
             with _as_gone():
                 reader, writer = await stack.enter_async_context(self._connection())
-                writer.write(wire.encode_header(header, len(body)) + body)
+                writer.write(wire.encode_header({"op": "start", "timeout": timeout}, len(body)) + body)
                 await writer.drain()
 
             async def receive() -> tuple[dict[str, Any], bytes]:
                 with _as_gone():
                     return await _receive(reader, wire.MAX_PATCH)
 
-            stream = self._process = ProcessStream(receive, writer)
+            stream = self._process = RunningProcess(receive, writer)
             reading = asyncio.create_task(stream.read())
             try:
                 yield stream
@@ -203,18 +201,14 @@ class WorkspaceClient:
             )
         except WorkspaceGoneError as error:
             reason = await self._reconnect(error)
-            return CommandResult(_KILLED, reason, False, False, time.monotonic() - began)
-        code = fields.get("exit_code")
-        if code is not None and (type(code) is not int or not 0 <= code <= 255):
-            raise _invalid("the exit status is not a number from 0 to 255")
+            return CommandResult(_KILLED, reason, truncated=False, seconds=time.monotonic() - began)
         seconds = wire.number(fields.get("seconds"), most=_MAX_COMMAND_SECONDS)
         if seconds is None:
-            raise _invalid("the duration is not a number of seconds")
+            raise invalid_answer("the duration is not a number of seconds")
         return CommandResult(
-            exit_code=code,
+            exit_code=exit_code_of(fields),
             output=self._text(body),
             truncated=fields.get("truncated") is True,
-            timed_out=code is None,
             seconds=seconds,
         )
 
@@ -339,28 +333,6 @@ class WorkspaceClient:
             writer.transport.abort()  # at once, whatever is unsent: the server then kills the command
 
 
-async def connect_sidecar(
-    settings: WorkspaceSettings, path: Path, *, restarts: asyncio.StreamReader | None = None
-) -> WorkspaceClient:
-    """Connect to a workspace whose container is restarted when it stops.
-
-    Args:
-        restarts: as of `WorkspaceClient`.
-
-    Raises:
-        WorkspaceGoneError: it does not answer within `settings.start_timeout`.
-    """
-    client = WorkspaceClient(
-        path,
-        command_timeout=settings.command_timeout,
-        output_limit=settings.output_limit,
-        restart_patience=max(_RESTART_SECONDS, settings.start_timeout),
-        restarts=restarts,
-    )
-    await client.connect(settings.start_timeout)
-    return client
-
-
 def _is_closed(session: socket.socket) -> bool:
     """Whether the other end of a session is closed; it never sends anything."""
     try:
@@ -388,8 +360,4 @@ def _as_gone() -> Iterator[None]:
     except (OSError, asyncio.IncompleteReadError) as error:
         raise WorkspaceGoneError("The workspace is gone: its process or its socket closed.") from error
     except wire.WireError as error:
-        raise _invalid(str(error)) from error
-
-
-def _invalid(what: str) -> WorkspaceGoneError:
-    return WorkspaceGoneError(f"The workspace sent an invalid answer: {what}.")
+        raise invalid_answer(str(error)) from error

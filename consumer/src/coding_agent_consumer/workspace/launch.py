@@ -18,7 +18,7 @@ from types import MappingProxyType
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from coding_agent_consumer.workspace import linux
-from coding_agent_consumer.workspace.client import WorkspaceClient, connect_sidecar
+from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.files import remove
 from coding_agent_consumer.workspace.gate import GATE, WORKSPACE
 from coding_agent_consumer.workspace.processes import END_SECONDS
@@ -27,6 +27,9 @@ from coding_agent_consumer.workspace.sandbox import SYSTEM, python_installation
 
 _logger = logging.getLogger("coding_agent.workspace")
 _START_SECONDS = 60.0
+_RESTART_SECONDS = 360.0
+"""For a container to restart. The kubelet's back-off grows to 300 s, it checks up to 15 s later, and the
+container needs time to start."""
 _POLL_SECONDS = 0.2
 _MAX_GATE_ANSWER = 8192
 """Bytes of the gate's answer."""
@@ -117,6 +120,28 @@ async def launch_workspace(
             await _end(process)
     finally:
         await asyncio.to_thread(remove, instance)
+
+
+async def connect_sidecar(
+    settings: WorkspaceSettings, path: Path, *, restarts: asyncio.StreamReader | None = None
+) -> WorkspaceClient:
+    """Connect to a workspace whose container is restarted when it stops.
+
+    Args:
+        restarts: as of `WorkspaceClient`.
+
+    Raises:
+        WorkspaceGoneError: it does not answer within `settings.start_timeout`.
+    """
+    client = WorkspaceClient(
+        path,
+        command_timeout=settings.command_timeout,
+        output_limit=settings.output_limit,
+        restart_patience=max(_RESTART_SECONDS, settings.start_timeout),
+        restarts=restarts,
+    )
+    await client.connect(settings.start_timeout)
+    return client
 
 
 def _make_instance(base: str | None) -> Path:

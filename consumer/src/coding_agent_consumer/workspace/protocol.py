@@ -1,14 +1,21 @@
-"""What a workspace offers to the agent, and the form of its answers."""
+"""What a workspace offers to the agent: commands, files, and processes whose output and input stream."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from coding_agent_core.errors import CodingAgentError
+
+from coding_agent_consumer.workspace import wire
+
+MAX_LINE = 4 * 1024 * 1024
+"""Bytes of a line of a process's output; a longer one is left out."""
 
 
 class WorkspaceRefusedError(CodingAgentError):
@@ -32,8 +39,11 @@ class CommandResult:
     exit_code: int | None
     output: str
     truncated: bool
-    timed_out: bool
     seconds: float
+
+    @property
+    def timed_out(self) -> bool:
+        return self.exit_code is None
 
 
 @dataclass(frozen=True)
@@ -66,20 +76,57 @@ class ProcessResult:
     truncated: bool = False
 
 
-class RunningProcess(Protocol):
-    """A process whose output and input stream."""
+class RunningProcess:
+    """A process whose output and input stream over one connection; `read` must run until it returns.
 
-    def lines(self) -> AsyncIterator[bytes]:
-        """Its standard output, line by line as it arrives; a line of more than 4 MiB is left out.
+    It reads at once whatever arrives, so that an agent that is busy stops neither the process nor the answer
+    to `diff`. The workspace bounds how much that is.
+    """
 
-        Raises:
-            WorkspaceGoneError: the workspace is gone.
-        """
-        ...
+    def __init__(
+        self, receive: Callable[[], Awaitable[tuple[dict[str, Any], bytes]]], writer: asyncio.StreamWriter
+    ) -> None:
+        self._receive = receive
+        self._writer = writer
+        self._output: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._diffs: deque[asyncio.Future[bytes]] = deque()
+        self._result: asyncio.Future[ProcessResult] = asyncio.get_running_loop().create_future()
 
-    async def write(self, data: bytes, *, end: bool = False) -> None:
-        """Send to its standard input; `end` closes it afterwards."""
-        ...
+    async def read(self) -> None:
+        """Take all frames up to the answer."""
+        try:
+            while True:
+                fields, body = await self._receive()
+                if fields.get("kind") == "output":
+                    self._output.put_nowait(body)
+                elif fields.get("kind") == "diff":
+                    self._answer_diff(fields, body)
+                else:
+                    self._result.set_result(_result_of(fields, body))
+                    return
+        except (WorkspaceGoneError, WorkspaceRefusedError) as error:
+            self._result.set_exception(error)
+            self._result.exception()  # retrieved, so that asyncio does not warn if nobody waits for it
+        finally:
+            for waiting in self._diffs:
+                if not waiting.done():
+                    waiting.set_exception(WorkspaceGoneError("The process in the workspace has ended."))
+            self._output.put_nowait(None)
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Its standard output, line by line as it arrives; a line of more than 4 MiB is left out."""
+        rest, skipping = b"", False
+        while (data := await self._output.get()) is not None:
+            *whole, end = data.split(b"\n")
+            for part in whole:
+                if not skipping:
+                    yield rest + part
+                rest, skipping = b"", False
+            skipping = skipping or len(rest) + len(end) > MAX_LINE
+            rest = b"" if skipping else rest + end
+        self._output.put_nowait(None)
+        if rest:
+            yield rest
 
     async def wait(self) -> ProcessResult:
         """How it ended; to be called after the last line.
@@ -88,7 +135,70 @@ class RunningProcess(Protocol):
             WorkspaceRefusedError: it could not be started.
             WorkspaceGoneError: the workspace is gone.
         """
-        ...
+        return await asyncio.shield(self._result)
+
+    async def write(self, data: bytes, *, end: bool = False) -> None:
+        """Send to its standard input; `end` closes it afterwards.
+
+        Raises:
+            WorkspaceRefusedError: the data is too large.
+            WorkspaceGoneError: the workspace is gone.
+        """
+        if len(data) > wire.MAX_TEXT:
+            raise WorkspaceRefusedError(f"The input has {len(data)} bytes; the limit is {wire.MAX_TEXT}.")
+        await self._send({"op": "input", "end": end}, data)
+
+    async def diff(self, *, finished: bool) -> bytes:
+        """The patch while the process runs."""
+        if self._result.done():
+            raise WorkspaceGoneError("The process in the workspace has ended.")
+        waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._diffs.append(waiting)
+        try:
+            await self._send({"op": "diff", "finished": finished}, b"")
+        except BaseException:
+            waiting.cancel()  # nobody waits for it
+            raise
+        return await waiting
+
+    async def _send(self, header: dict[str, Any], body: bytes) -> None:
+        self._writer.write(wire.encode_header(header, len(body)) + body)
+        try:
+            await self._writer.drain()
+        except OSError as error:
+            raise WorkspaceGoneError("The workspace is gone: its socket closed.") from error
+
+    def _answer_diff(self, fields: dict[str, Any], body: bytes) -> None:
+        waiting = self._diffs.popleft() if self._diffs else None
+        if waiting is None or waiting.done():
+            return
+        if fields.get("ok") is True:
+            waiting.set_result(body)
+        else:
+            waiting.set_exception(WorkspaceRefusedError(body.decode("utf-8", "replace")))
+
+
+def _result_of(fields: dict[str, Any], body: bytes) -> ProcessResult:
+    text = body.decode("utf-8", "replace")
+    if fields.get("ok") is not True:
+        raise WorkspaceRefusedError(text or "The workspace refused the request.")
+    return ProcessResult(exit_code_of(fields), text, truncated=fields.get("truncated") is True)
+
+
+def exit_code_of(fields: Mapping[str, Any]) -> int | None:
+    """The exit status in an answer; `None` after a timeout.
+
+    Raises:
+        WorkspaceGoneError: it is not one.
+    """
+    code = fields.get("exit_code")
+    if code is not None and (type(code) is not int or not 0 <= code <= 255):
+        raise invalid_answer("the exit status is not a number from 0 to 255")
+    return code
+
+
+def invalid_answer(what: str) -> WorkspaceGoneError:
+    return WorkspaceGoneError(f"The workspace sent an invalid answer: {what}.")
 
 
 class Workspace(Protocol):

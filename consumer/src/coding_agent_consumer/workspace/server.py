@@ -202,7 +202,6 @@ class WorkspaceServer:
         fields = {
             "exit_code": finished.exit_code,
             "truncated": truncated,
-            "timed_out": finished.timed_out,
             "seconds": round(finished.seconds, 3),
         }
         return fields, text.encode("utf-8", "replace")

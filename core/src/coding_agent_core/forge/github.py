@@ -161,8 +161,6 @@ class GitHubForge(RestForge):
         return (await self.client.get(_Repository, call)).private
 
     async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
-        if item.kind is ItemKind.ISSUE:
-            return True
         head = (await self.read(item)).head_repository
         return head is not None and head.lower() == item.repository.lower()
 

@@ -127,8 +127,6 @@ class GitLabForge(RestForge):
         return (await self.client.get(_Project, call)).visibility in ("private", "internal")
 
     async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
-        if item.kind is ItemKind.ISSUE:
-            return True
         return isinstance(found, _ProjectItem) and found.source_project_id == found.project_id
 
     async def locate(self, item: Item) -> Item:

@@ -157,7 +157,7 @@ class RestForge(ABC):
 
     @abstractmethod
     async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
-        """Whether it is an issue, or the branch of the change is in the repository itself."""
+        """Whether the branch of a change is in the repository itself."""
 
     @abstractmethod
     def attachment_of(self, item: Item, link: str) -> Attachment | None:
@@ -204,9 +204,13 @@ class RestForge(ABC):
                 if not found.open or not labels & self.settings.triggers or item.identity in seen:
                     continue
                 seen.add(item.identity)
+                repository = (item.repository, item.project_id)
                 try:
                     applied = await self.label_application(item)
-                    trusted = await self._is_trusted(found, item, closed)
+                    if repository not in closed:
+                        closed[repository] = await self.is_closed(item)
+                    is_issue = item.kind is ItemKind.ISSUE
+                    own_code = is_issue or await self.is_own_code(found, item)
                 except ForgeNotFoundError:  # gone since it was listed
                     continue
                 yield TaskRequest(
@@ -214,7 +218,11 @@ class RestForge(ABC):
                     user=(applied.user if applied else "") or found.author.login,
                     title=found.title[:1024],
                     url=found.url[:2048],
-                    trusted=trusted,
+                    trusted=is_trusted(
+                        closed=closed[repository],
+                        member=found.author_association in GITHUB_MEMBERS,  # GitLab says nothing like it
+                        own_code=own_code,
+                    ),
                     trigger=Trigger(
                         origin=Origin.POLL,
                         labeled_at=applied.at if applied else None,
@@ -222,19 +230,6 @@ class RestForge(ABC):
                     ),
                     runner=self.settings.runner(labels),
                 )
-
-    async def _is_trusted(
-        self, found: ItemAnswer, item: Item, closed: dict[tuple[str, int | None], bool]
-    ) -> bool:
-        """See `tasks.is_trusted`. `closed` remembers each repository's `is_closed`."""
-        repository = (item.repository, item.project_id)
-        if repository not in closed:
-            closed[repository] = await self.is_closed(item)
-        return is_trusted(
-            closed=closed[repository],
-            member=found.author_association in GITHUB_MEMBERS,  # GitLab says nothing like it
-            own_code=await self.is_own_code(found, item),
-        )
 
     async def label_application(self, item: Item) -> LabelApplication | None:
         what = f"reading the label events of {item.display}"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.settings import Settings, examine
-from coding_agent_core.settings.model import Backend
+from coding_agent_core.settings.load import examine
+from coding_agent_core.settings.model import Backend, Settings
 from coding_agent_core.telemetry import configure, process_registry, served
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 
 FOLDER = Path(__file__).parent
 TARGET = FOLDER / "coding-agent" / "values.schema.json"

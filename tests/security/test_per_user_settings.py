@@ -26,8 +26,8 @@ from coding_agent_consumer.per_user import settings_for, with_personal
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import Platform
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.llm import LLM
+from coding_agent_core.settings.model import Settings
 from coding_agent_user_config.__main__ import ApiKey, user_config_app
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -6,8 +6,7 @@ import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
-from coding_agent_core.settings import Settings
-from coding_agent_core.settings.model import Backend, Queue
+from coding_agent_core.settings.model import Backend, Queue, Settings
 
 from main import connect_sink, connect_source
 

@@ -30,7 +30,7 @@ from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, either, pause_until, run_until, while_unavailable
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
 from coding_agent_core.usage import Allowance, Usage

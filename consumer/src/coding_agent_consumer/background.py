@@ -25,7 +25,7 @@ from coding_agent_core.environment import (
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.protocol import Checks, Comment, Discussion, Forge, ItemDetails
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 from coding_agent_core.text import last_lines, one_line, printable
 

@@ -19,7 +19,7 @@ from coding_agent_core.egress import (
     variables,
 )
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
 from pydantic import TypeAdapter, ValidationError

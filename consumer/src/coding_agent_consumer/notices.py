@@ -24,8 +24,8 @@ from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import first_of
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import Labels
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Phase, Submission, TaskRequest, Withdrawal, task_name
 
 from coding_agent_consumer.tasks import ForgeTask, Start, decide_start, remembered, task_for

@@ -16,8 +16,8 @@ from urllib.parse import quote
 import httpx
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import Platform
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.llm import LLM, Anthropic, Google, OpenAI
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.predecessor import Translation
 from coding_agent_core.settings.section import Secrets, SecretSettings, Section, for_repository
 from coding_agent_core.tasks import Item, RunnerName

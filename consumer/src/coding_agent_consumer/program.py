@@ -18,8 +18,9 @@ from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.messages import TaskSource
 from coding_agent_core.reporting import State
-from coding_agent_core.settings import Settings, examine
 from coding_agent_core.settings.job import MIRROR_VARIABLE
+from coding_agent_core.settings.load import examine
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Phase, RunnerName
 from coding_agent_core.telemetry import UsageMetrics, configure
 from prometheus_client import CollectorRegistry

@@ -21,7 +21,7 @@ from coding_agent_core.messages import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import asked_wait, backoff, first_of, while_unavailable
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.telemetry import UsageMetrics
 from prometheus_client import CollectorRegistry

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 
 from coding_agent_core.egress import job_of
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.settings import load_settings
+from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.telemetry import configure
 

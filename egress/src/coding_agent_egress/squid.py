@@ -15,8 +15,8 @@ from urllib.parse import quote, urlsplit
 
 from coding_agent_core.egress import AGENT_USERS, DENIALS_HOST, PRESETS, WORKSPACE_USERS, profile_of
 from coding_agent_core.platforms import Platform
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.attempts import S3, ParentProxy
+from coding_agent_core.settings.model import Settings
 
 NEVER = (
     *("169.254.0.0/16", "168.63.129.16", "100.100.100.200", "fe80::/10"),

@@ -27,8 +27,7 @@ from coding_agent_core.environment import Environment
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer, Body
-from coding_agent_core.settings import Settings
-from coding_agent_core.settings.model import Engine
+from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.text import first_problem
 from pydantic import ValidationError
 

@@ -23,7 +23,7 @@ from coding_agent_core.kubernetes.controller import (
 )
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer
 from coding_agent_core.retry import backoff
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.telemetry import bound
 
 from coding_agent_operator import metrics

@@ -17,8 +17,7 @@ from decimal import Decimal
 from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.settings import Settings
-from coding_agent_core.settings.model import Engine
+from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.tasks import Phase
 
 from coding_agent_operator import metrics

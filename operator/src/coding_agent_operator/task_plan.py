@@ -14,7 +14,6 @@ from coding_agent_core.agenttask import (
     OutcomeType,
     Status,
     duration,
-    item_mark,
 )
 from coding_agent_core.environment import Environment
 from coding_agent_core.reasons import REASONS, Reason
@@ -202,7 +201,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
     kept_as_usual = task.spec.ttl_seconds_after_finished is None
     return Status(
         conditions=tuple(conditions),
-        item=item_mark(task.spec.item),
+        item=task.spec.item.mark,
         phase=phase,
         reason=reason,
         start_time=start,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.settings import load_settings
+from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Backend
 
 from tests.chart.helm import CHART, VALUES_FILES, HelmError, helm, one, render, render_text

@@ -12,7 +12,7 @@ from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.retry import Clock
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.workspace import FolderWorkspace
 

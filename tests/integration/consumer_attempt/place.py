@@ -19,7 +19,7 @@ from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, System, over, until

@@ -17,7 +17,7 @@ from coding_agent_core.forge.github import GitHubForge
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, RunnerName
 
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, until

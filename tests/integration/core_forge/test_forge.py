@@ -12,7 +12,7 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefuse
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.protocol import CommitIdentity, Permission
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Origin
 
 from tests.fixtures.forge import REPOSITORY, git, plant_fault, push_fix

@@ -11,7 +11,7 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.protocol import Hook, HookDelivery, Hooks
 from coding_agent_core.platforms import Platform
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_forge import ForgeServer
 
 from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, REPOSITORY

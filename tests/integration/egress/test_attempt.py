@@ -12,7 +12,7 @@ from coding_agent_consumer.egress import denials, egress_proxy, proxy_variables
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_core.egress import Denial, Role
 from coding_agent_core.platforms import Platform
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.egress import EgressProxy, StartEgress
 from tests.fixtures.system import until

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_receiver.server import create_app, run, serve
 from prometheus_client.parser import text_string_to_metric_families
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.deliveries import RecordingSink, settings
 from tests.fixtures.receiver import receiving

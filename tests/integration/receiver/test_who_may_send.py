@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_receiver.limits import Allowlist, RateLimits
 from coding_agent_receiver.server import create_app
 

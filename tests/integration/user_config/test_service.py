@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.per_user import with_personal
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.user_config import StartUserConfig
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.forges import networks
+from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Backend
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import RunnerName

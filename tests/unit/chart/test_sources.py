@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.forges import GitHub, GitLab
+from coding_agent_core.settings.model import Settings
 from coding_agent_receiver import github, gitlab
 from coding_agent_receiver.events import Accepted, Delivery
 

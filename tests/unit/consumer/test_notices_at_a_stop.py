@@ -12,7 +12,7 @@ from coding_agent_core.commands import CommandName
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.messages import Notice
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 
 from tests.unit.core_commands.test_commands import command
 

@@ -12,8 +12,9 @@ import pytest
 from coding_agent_consumer.per_user import PersonalSettings, settings_for, with_personal, with_task_options
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.settings import Settings, load_settings
 from coding_agent_core.settings.llm import LLM
+from coding_agent_core.settings.load import load_settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item, RunnerName
 from coding_agent_user_config.__main__ import ApiKey, user_config_app

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from coding_agent_consumer.task_handler import TaskHandler
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 
 UNUSED: Any = None
 

@@ -16,7 +16,7 @@ from coding_agent_consumer.agent.tools import show
 from coding_agent_consumer.workspace.protocol import CommandResult
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models import Model
 from pydantic_ai.models.function import AgentInfo, FunctionModel

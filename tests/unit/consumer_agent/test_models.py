@@ -10,7 +10,7 @@ from coding_agent_consumer.agent.models import Api, model_spec, open_model, retr
 from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from pydantic_ai.exceptions import (
     ModelAPIError,
     ModelAuthenticationError,

@@ -19,7 +19,7 @@ from coding_agent_core.forge.protocol import (
     Thread,
 )
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)

@@ -13,7 +13,7 @@ from coding_agent_consumer.runners.programs import RUNNERS, command_runner
 from coding_agent_consumer.workspace.protocol import ProcessResult
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName, item_of
 
 RECORDED = Path(__file__).parent / "recorded"

@@ -6,7 +6,7 @@ import pytest
 from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.rest import Attachment, RestForge
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 
 GITHUB, GHES, GITLAB = "https://api.github.com", "https://ghe.example/api/v3", "https://git.example/api/v4"

@@ -12,7 +12,7 @@ from coding_agent_core.forge.connect import connect_forge
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.retry import Clock
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.settings import Settings, load_settings
-from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Backend
+from coding_agent_core.settings.load import load_settings
+from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Backend, Settings
 from coding_agent_core.settings.operator import Operator
 from coding_agent_core.settings.section import Secrets
 from pydantic import ValidationError

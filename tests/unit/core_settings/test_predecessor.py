@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from coding_agent_core.settings import examine
-from coding_agent_core.settings.load import Findings
+from coding_agent_core.settings.load import Findings, examine
 from coding_agent_core.settings.model import VARIABLES
 from coding_agent_core.settings.predecessor import OLD_KEYS, OLD_VARIABLES
 from coding_agent_core.settings.section import Secrets

@@ -3,8 +3,7 @@
 import pytest
 from coding_agent_consumer.tasks import TASK_CLASSES
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
-from coding_agent_core.settings import Settings
-from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES
+from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
 
 
 @pytest.mark.parametrize("platform", Platform)

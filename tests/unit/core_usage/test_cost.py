@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.settings import load_settings
+from coding_agent_core.settings.load import load_settings
 from coding_agent_core.usage import Cost, Price, sum_of
 from pydantic import ValidationError
 

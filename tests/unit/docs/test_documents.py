@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from coding_agent_core.reasons import REASONS
-from coding_agent_core.settings import load_settings
+from coding_agent_core.settings.load import load_settings
 from coding_agent_docs import write
 from coding_agent_docs.blocks import SHELLS, Block, blocks, script
 from coding_agent_docs.paths import DOCS, ROOT, pages

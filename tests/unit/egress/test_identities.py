@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.egress import Role, is_valid, job_of, password, profile_of, user_name, variables
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_egress.identify import answer_lines
 from pydantic import ValidationError
 

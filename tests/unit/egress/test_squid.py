@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_egress.squid import Place, ProxyTarget, agent_targets, configuration
 
 POOL = "projects/4242/locations/global/workloadIdentityPools/cluster/providers/kubernetes"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_operator import program
 from coding_agent_operator.program import Namespaces
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType
-from coding_agent_core.settings import load_settings
 from coding_agent_core.settings.job import JobTemplate
+from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Engine, Kueue, Queue
 from coding_agent_core.tasks import Phase
 from coding_agent_operator.fair_share import UNLIMITED, Candidate, fair_schedule

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.commands import CommandName, IssueCommand
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_receiver import github, gitlab
 from coding_agent_receiver.events import Accepted, Commanded, Delivery, Ignored, Meaning
 from coding_agent_receiver.request import FieldError

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Origin, RunnerName
 from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_receiver.github import delivery, interpret

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Origin, RunnerName
 from coding_agent_receiver.events import Accepted, Delivery, Ignored, Withdrawn
 from coding_agent_receiver.gitlab import delivery, interpret

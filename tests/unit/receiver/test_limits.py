@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import httpx
 import pytest
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_receiver import app, limits, server
 from coding_agent_receiver.limits import (
     SMALL_BODY,

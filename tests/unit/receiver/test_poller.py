@@ -8,7 +8,8 @@ import pytest
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.memory import MemoryQueue
-from coding_agent_core.settings import Settings, load_settings
+from coding_agent_core.settings.load import load_settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.poller import poll_forever, poll_once, scope_problem

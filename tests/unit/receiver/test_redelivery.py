@@ -6,8 +6,8 @@ from random import Random
 import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.protocol import Hook, HookDelivery
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.load import load_settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_receiver.poller import LIMIT, Missed, events, missed, ours, turns, wanted
 
 from tests.fixtures.deliveries import NOW

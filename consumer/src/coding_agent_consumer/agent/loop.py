@@ -17,7 +17,7 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.retry import Clock
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.usage import Usage
 from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, ModelRetry, RunContext
 from pydantic_ai.exceptions import AgentRunError, ModelAPIError, OutputTokenLimitExceeded, UsageLimitExceeded

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.retry import Clock, RetryPolicy, retry
-from coding_agent_core.settings import Settings
 from coding_agent_core.settings.llm import LLM
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import host_of
 from pydantic_ai.exceptions import (

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from coding_agent_core.forge.protocol import MARKER, Checks, Comment, FailedCheck, ItemDetails, Review, Thread
 from coding_agent_core.platforms import FACTS, ItemKind
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import one_line
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import last_lines, one_line
 from pydantic_ai.messages import (

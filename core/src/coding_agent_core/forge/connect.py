@@ -16,7 +16,7 @@ from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import annotated_types
 import yaml
-from coding_agent_core.settings import Settings
-from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES
+from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
 from coding_agent_core.settings.section import SecretSettings
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo

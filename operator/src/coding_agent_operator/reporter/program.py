@@ -25,7 +25,7 @@ from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform, web_base
 from coding_agent_core.reporting import Links
 from coding_agent_core.retry import Clock, RetryPolicy, pause_until
-from coding_agent_core.settings import Settings
+from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
 
 from coding_agent_operator.observed import Task, read_task

@@ -188,7 +188,7 @@ def latest_of(runs: Iterable[Body]) -> LatestTask | None:
         run=max(spec_.run for spec_, _ in readable),
         terminal=_terminal(newest),
         cancel_requested=spec.cancel,
-        acknowledged=_condition(newest, "Acknowledged") == "True",
+        acknowledged=_condition(newest, "Acknowledged").get("status") == "True",
         created_at=_created(newest),
         labeled_at=max(labeled, default=None),
         delivery_ids=frozenset().union(*(_deliveries(spec_, body) for spec_, body in readable)),
@@ -208,8 +208,7 @@ def first_run(item: Item, runs: Iterable[Body]) -> Body | None:
 
 def phase_of(newest: Body) -> Phase:
     """How a run ended, by its conditions, which are the truth; Running while it has not."""
-    conditions = (newest.get("status") or {}).get("conditions") or []
-    end: Body = next((condition for condition in conditions if condition.get("type") == "Succeeded"), {})
+    end = _condition(newest, "Succeeded")
     return terminal_phase(end.get("status"), end.get("reason")) or Phase.RUNNING
 
 
@@ -285,7 +284,7 @@ def trigger_of(body: Body) -> Trigger | None:
 
 
 def _of(item: Item, objects: Iterable[Body]) -> list[tuple[Spec, Body]]:
-    return [(spec, body) for body in objects if (spec := _spec(body)) and _identity(spec) == item.identity]
+    return [(spec, body) for body in objects if (spec := _spec(body)) and spec.item.identity == item.identity]
 
 
 def _spec(body: Body) -> Spec | None:
@@ -312,13 +311,6 @@ def _created(body: Body) -> datetime:
     return parse_time(body["metadata"].get("creationTimestamp")) or _NEVER
 
 
-def _identity(spec: Spec) -> str | None:
-    try:
-        return spec.item.identity
-    except ValueError:
-        return None
-
-
 def _labeled_at(spec: Spec, body: Body) -> datetime | None:
     noted = parse_time((body["metadata"].get("annotations") or {}).get(ANNOTATION_LABELED_AT))
     return max((time for time in (spec.trigger.labeled_at, noted) if time is not None), default=None)
@@ -334,6 +326,7 @@ def _noted(body: Body) -> list[str]:
     return [delivery for delivery in noted.split(",") if delivery]
 
 
-def _condition(body: Body, name: str) -> str | None:
+def _condition(body: Body, name: str) -> Body:
+    """The condition of this type; empty if there is none."""
     conditions = (body.get("status") or {}).get("conditions") or []
-    return next((condition.get("status") for condition in conditions if condition.get("type") == name), None)
+    return next((condition for condition in conditions if condition.get("type") == name), {})

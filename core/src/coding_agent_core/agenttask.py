@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import Environment
-from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.tasks import (
     Item,
     Origin,
@@ -234,12 +234,6 @@ class Status(_Wire):
         """How the task ended; `None` while it has not ended."""
         succeeded = self.condition("Succeeded")
         return terminal_phase(succeeded.status, succeeded.reason) if succeeded else None
-
-
-def item_mark(item: Item) -> str:
-    """The item as people write it: `#7`, `!7`."""
-    mark = FACTS[item.platform].change_mark if item.kind is ItemKind.CHANGE else "#"
-    return f"{mark}{item.number}"
 
 
 def duration(start: datetime, end: datetime) -> str:

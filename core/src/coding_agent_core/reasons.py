@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from types import MappingProxyType
 
 
 class ExitCode(IntEnum):
@@ -137,264 +136,251 @@ _NODES = "The administrator of this bot can look up the cause in the nodes' even
 _LATER = "The problem may be gone in a few minutes."
 _NOT_STARTING = "running-but-nothing-comes-of-it"
 
-REASONS: Mapping[str, ReasonFacts] = MappingProxyType(
-    {
-        Reason.COMPLETED: ReasonFacts(
-            ReasonClass.SUCCEEDED, "The task is done.", "There is nothing to do.", ExitCode.DONE
-        ),
-        Reason.NOTHING_TO_CHANGE: ReasonFacts(
-            ReasonClass.SUCCEEDED, "There is nothing to change.", "There is nothing to do.", ExitCode.DONE
-        ),
-        Reason.CANNOT_BE_DONE: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The task cannot be done as asked.",
-            "Say in the description or in a comment what is missing.",
-            ExitCode.CANNOT,
-        ),
-        Reason.CHANGE_REFUSED: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The agent's change cannot be committed.",
-            "The message says what is wrong with it. Say in a comment what to leave out, then try again.",
-            ExitCode.CANNOT,
-        ),
-        Reason.MODEL_UNAVAILABLE: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The model could not be reached.",
-            f"The model's provider repeatedly failed to answer. {_LATER}",
-            ExitCode.TEMPORARY,
-        ),
-        Reason.MODEL_REFUSED: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The model refused the agent's requests.",
-            "The administrator of this bot has to check the model's address, name and key in the section "
-            "`llm`.",
-            ExitCode.CONFIGURATION,
-        ),
-        Reason.MODEL_MALFORMED: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The model's answers could not be used.",
-            "Another model may use tools more reliably; the section `llm` sets the model.",
-            ExitCode.CANNOT,
-        ),
-        Reason.FORGE_UNAVAILABLE: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The forge could not be reached.",
-            f"The forge repeatedly failed to answer. {_LATER}",
-            ExitCode.TEMPORARY,
-        ),
-        Reason.FORGE_REFUSED: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The forge refused one of the agent's requests.",
-            "Check that the bot's account may push to this repository, and that its token has not expired.",
-            ExitCode.REFUSED,
-        ),
-        Reason.NOT_AUTHORIZED: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The person who applied the label is not allowed to start a task.",
-            "Somebody who has the required access can apply the label.",
-            ExitCode.REFUSED,
-        ),
-        Reason.ITEM_GONE: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The item no longer exists, or it is closed.",
-            "Reopen it, or give the bot's account access to it.",
-            ExitCode.CANNOT,
-        ),
-        Reason.BUDGET_EXHAUSTED: ReasonFacts(
-            ReasonClass.OUT_OF_BUDGET,
-            "The attempt made as many requests to the model as it is allowed to.",
-            "A smaller task, or a larger `max_llm_process_num`, may help.",
-            ExitCode.CANNOT,
-        ),
-        Reason.BUDGET_EXCEEDED: ReasonFacts(
-            ReasonClass.OUT_OF_BUDGET,
-            "The attempt spent everything that it may spend on the model.",
-            "A smaller task, or a larger budget, may help. The work so far is pushed.",
-            ExitCode.CANNOT,
-        ),
-        Reason.TOOL_FAILING: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "One of the agent's tools failed again and again.",
-            "If it is the tool of an MCP server, check that server (`mcp_servers`).",
-            ExitCode.CANNOT,
-        ),
-        Reason.RUNNER_FAILED: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The coding agent's program ended before its work was done.",
-            "The message says how it ended, and the attempt's log shows its last steps.",
-            ExitCode.TEMPORARY,
-        ),
-        Reason.DEADLINE_EXCEEDED: ReasonFacts(
-            ReasonClass.OUT_OF_BUDGET,
-            "The attempt took longer than the task's time limit.",
-            "A smaller task, or a larger `consumer.timeout_seconds`, may help.",
-            ExitCode.CANNOT,
-        ),
-        Reason.WORKSPACE_FAILED: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The workspace, where the agent runs commands, stopped or does not answer.",
-            "It may need more memory (`operator.job`). The log of the container `workspace` says more.",
-            ExitCode.TEMPORARY,
-        ),
-        Reason.CONFIGURATION: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The agent is not configured correctly.",
-            "The administrator of this bot has to correct its configuration.",
-            ExitCode.CONFIGURATION,
-        ),
-        Reason.ENVIRONMENT_REFUSED: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The repository's `.coding-agent.yaml` cannot be used.",
-            "The message names the field and what to change.",
-            ExitCode.CONFIGURATION,
-        ),
-        Reason.ENVIRONMENT_CHANGED: ReasonFacts(
-            ReasonClass.RESTARTED,
-            "The attempt's pod does not have the environment that the repository asks for.",
-            "Try again once nobody is changing `.coding-agent.yaml`.",
-            ExitCode.TEMPORARY,
-        ),
-        Reason.CANCELLED: ReasonFacts(
-            ReasonClass.CANCELLED, "The task was cancelled.", "There is nothing to do.", ExitCode.CANCELLED
-        ),
-        Reason.INTERNAL: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The agent failed because of a defect.",
-            "This is a defect in the bot. Its administrator can find the stack trace in the attempt's log.",
-            ExitCode.TEMPORARY,
-        ),
-        PodReason.TEMPORARY: ReasonFacts(
-            ReasonClass.TRANSIENT, "The model or the forge could not be reached.", _LATER
-        ),
-        PodReason.STOPPED: ReasonFacts(
-            ReasonClass.DISRUPTED, "The attempt was stopped from outside.", _NODES
-        ),
-        PodReason.CRASHED: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The agent ended unexpectedly.",
-            "The administrator of this bot can find the cause in the attempt's log.",
-        ),
-        PodReason.OOM_KILLED: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The attempt needed more memory than it is allowed.",
-            "The administrator of this bot can give attempts more memory (`operator.job`).",
-        ),
-        PodReason.STORAGE_EXCEEDED: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The attempt needed more disk space than it is allowed.",
-            "The administrator of this bot can give attempts more disk space (`operator.job`).",
-        ),
-        PodReason.INIT_FAILED: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The attempt's pod could not be prepared: one of its init containers failed.",
-            _IMAGE,
-        ),
-        PodReason.POD_LOST: ReasonFacts(
-            ReasonClass.TRANSIENT, "The attempt failed, and its pod is gone, so the cause is unknown.", _NODES
-        ),
-        # An agent that used up its time is ended by its own clock, or by its pod's deadline, long before its
-        # Job's deadline.
-        PodReason.JOB_DEADLINE_EXCEEDED: ReasonFacts(
-            ReasonClass.DISRUPTED,
-            "The attempt was interrupted or kept waiting so long that its Job's time ran out.",
-            _NODES,
-        ),
-        PodReason.PREEMPTED: ReasonFacts(
-            ReasonClass.DISRUPTED, "A pod of higher priority took the attempt's place.", _NODES
-        ),
-        PodReason.EVICTED: ReasonFacts(
-            ReasonClass.DISRUPTED,
-            "The attempt's node was drained, ran out of resources or was shut down.",
-            _NODES,
-        ),
-        PodReason.NODE_LOST: ReasonFacts(
-            ReasonClass.DISRUPTED, "The attempt's node was lost or removed.", _NODES
-        ),
-        PodReason.NODE_RESTARTED: ReasonFacts(
-            ReasonClass.DISRUPTED, "The attempt's node restarted during the attempt.", _NODES
-        ),
-        PodReason.DISRUPTED: ReasonFacts(
-            ReasonClass.DISRUPTED, "The cluster removed the attempt's pod.", _NODES
-        ),
-        PodReason.POD_NOT_ENDING: ReasonFacts(
-            ReasonClass.DISRUPTED,
-            "The attempt's pod does not terminate.",
-            "Its node does not answer. Bring the node back or remove it from the cluster.",
-            anchor=_NOT_STARTING,
-        ),
-        PodReason.SUSPENDED: ReasonFacts(
-            ReasonClass.DISRUPTED, "The task was suspended.", "Resume it with `kubectl agenttask resume`."
-        ),
-        PodReason.JOB_DELETED: ReasonFacts(
-            ReasonClass.DISRUPTED,
-            "The attempt's Job was deleted.",
-            "Somebody with access to the cluster deleted it.",
-        ),
-        PodReason.SUPERFLUOUS: ReasonFacts(
-            ReasonClass.DISRUPTED, "Another attempt was running.", "There is nothing to do."
-        ),
-        PodReason.UNSCHEDULABLE: ReasonFacts(
-            ReasonClass.DISRUPTED,
-            "No node in the cluster could run the attempt.",
-            "The cluster needs a node with room for it.",
-            patience=Patience.SCHEDULING,
-            anchor=_NOT_STARTING,
-        ),
-        PodReason.POD_NOT_CREATED: ReasonFacts(
-            ReasonClass.DISRUPTED,
-            "The cluster did not create the attempt's pod; the Job's events say why.",
-            "The administrator of this bot has to find out why the cluster does not accept its pods.",
-            patience=Patience.SCHEDULING,
-            anchor=_NOT_STARTING,
-        ),
-        PodReason.ERR_IMAGE_PULL: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The agent's image could not be pulled.",
-            _IMAGE,
-            patience=Patience.IMAGE,
-            anchor=_NOT_STARTING,
-        ),
-        PodReason.INVALID_IMAGE: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "The agent's image cannot be used.",
-            _IMAGE,
-            patience=Patience.CONFIG,
-        ),
-        PodReason.CREATE_CONTAINER_ERROR: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The agent's container could not be started.",
-            _IMAGE,
-            patience=Patience.IMAGE,
-        ),
-        PodReason.CREATE_CONTAINER_CONFIG_ERROR: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "A Secret or ConfigMap that the agent needs is missing.",
-            "The administrator of this bot has to check its Secrets.",
-            patience=Patience.CONFIG,
-            anchor=_NOT_STARTING,
-        ),
-        PodReason.POD_NOT_READY_TO_START: ReasonFacts(
-            ReasonClass.TRANSIENT,
-            "The attempt's pod could not be set up: one of its Secrets, ConfigMaps or other volumes is "
-            "missing. The pod's events name it.",
-            "The administrator of this bot has to check its Secrets and volumes.",
-            patience=Patience.IMAGE,
-            anchor=_NOT_STARTING,
-        ),
-        PodReason.SECRET_MISSING: ReasonFacts(
-            ReasonClass.DISRUPTED,
-            "The attempt is waiting for a Secret that does not exist.",
-            "The administrator of this bot has to create it.",
-            patience=Patience.SCHEDULING,
-            anchor=_NOT_STARTING,
-        ),
-        PodReason.TOO_MANY_ATTEMPTS: ReasonFacts(
-            ReasonClass.PERMANENT,
-            "Too many attempts were started, most of them disrupted.",
-            "The administrator of this bot has to check the nodes.",
-        ),
-    }
-)
+REASONS: Mapping[str, ReasonFacts] = {
+    Reason.COMPLETED: ReasonFacts(
+        ReasonClass.SUCCEEDED, "The task is done.", "There is nothing to do.", ExitCode.DONE
+    ),
+    Reason.NOTHING_TO_CHANGE: ReasonFacts(
+        ReasonClass.SUCCEEDED, "There is nothing to change.", "There is nothing to do.", ExitCode.DONE
+    ),
+    Reason.CANNOT_BE_DONE: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The task cannot be done as asked.",
+        "Say in the description or in a comment what is missing.",
+        ExitCode.CANNOT,
+    ),
+    Reason.CHANGE_REFUSED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The agent's change cannot be committed.",
+        "The message says what is wrong with it. Say in a comment what to leave out, then try again.",
+        ExitCode.CANNOT,
+    ),
+    Reason.MODEL_UNAVAILABLE: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The model could not be reached.",
+        f"The model's provider repeatedly failed to answer. {_LATER}",
+        ExitCode.TEMPORARY,
+    ),
+    Reason.MODEL_REFUSED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The model refused the agent's requests.",
+        "The administrator of this bot has to check the model's address, name and key in the section `llm`.",
+        ExitCode.CONFIGURATION,
+    ),
+    Reason.MODEL_MALFORMED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The model's answers could not be used.",
+        "Another model may use tools more reliably; the section `llm` sets the model.",
+        ExitCode.CANNOT,
+    ),
+    Reason.FORGE_UNAVAILABLE: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The forge could not be reached.",
+        f"The forge repeatedly failed to answer. {_LATER}",
+        ExitCode.TEMPORARY,
+    ),
+    Reason.FORGE_REFUSED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The forge refused one of the agent's requests.",
+        "Check that the bot's account may push to this repository, and that its token has not expired.",
+        ExitCode.REFUSED,
+    ),
+    Reason.NOT_AUTHORIZED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The person who applied the label is not allowed to start a task.",
+        "Somebody who has the required access can apply the label.",
+        ExitCode.REFUSED,
+    ),
+    Reason.ITEM_GONE: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The item no longer exists, or it is closed.",
+        "Reopen it, or give the bot's account access to it.",
+        ExitCode.CANNOT,
+    ),
+    Reason.BUDGET_EXHAUSTED: ReasonFacts(
+        ReasonClass.OUT_OF_BUDGET,
+        "The attempt made as many requests to the model as it is allowed to.",
+        "A smaller task, or a larger `max_llm_process_num`, may help.",
+        ExitCode.CANNOT,
+    ),
+    Reason.BUDGET_EXCEEDED: ReasonFacts(
+        ReasonClass.OUT_OF_BUDGET,
+        "The attempt spent everything that it may spend on the model.",
+        "A smaller task, or a larger budget, may help. The work so far is pushed.",
+        ExitCode.CANNOT,
+    ),
+    Reason.TOOL_FAILING: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "One of the agent's tools failed again and again.",
+        "If it is the tool of an MCP server, check that server (`mcp_servers`).",
+        ExitCode.CANNOT,
+    ),
+    Reason.RUNNER_FAILED: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The coding agent's program ended before its work was done.",
+        "The message says how it ended, and the attempt's log shows its last steps.",
+        ExitCode.TEMPORARY,
+    ),
+    Reason.DEADLINE_EXCEEDED: ReasonFacts(
+        ReasonClass.OUT_OF_BUDGET,
+        "The attempt took longer than the task's time limit.",
+        "A smaller task, or a larger `consumer.timeout_seconds`, may help.",
+        ExitCode.CANNOT,
+    ),
+    Reason.WORKSPACE_FAILED: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The workspace, where the agent runs commands, stopped or does not answer.",
+        "It may need more memory (`operator.job`). The log of the container `workspace` says more.",
+        ExitCode.TEMPORARY,
+    ),
+    Reason.CONFIGURATION: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The agent is not configured correctly.",
+        "The administrator of this bot has to correct its configuration.",
+        ExitCode.CONFIGURATION,
+    ),
+    Reason.ENVIRONMENT_REFUSED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The repository's `.coding-agent.yaml` cannot be used.",
+        "The message names the field and what to change.",
+        ExitCode.CONFIGURATION,
+    ),
+    Reason.ENVIRONMENT_CHANGED: ReasonFacts(
+        ReasonClass.RESTARTED,
+        "The attempt's pod does not have the environment that the repository asks for.",
+        "Try again once nobody is changing `.coding-agent.yaml`.",
+        ExitCode.TEMPORARY,
+    ),
+    Reason.CANCELLED: ReasonFacts(
+        ReasonClass.CANCELLED, "The task was cancelled.", "There is nothing to do.", ExitCode.CANCELLED
+    ),
+    Reason.INTERNAL: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The agent failed because of a defect.",
+        "This is a defect in the bot. Its administrator can find the stack trace in the attempt's log.",
+        ExitCode.TEMPORARY,
+    ),
+    PodReason.TEMPORARY: ReasonFacts(
+        ReasonClass.TRANSIENT, "The model or the forge could not be reached.", _LATER
+    ),
+    PodReason.STOPPED: ReasonFacts(ReasonClass.DISRUPTED, "The attempt was stopped from outside.", _NODES),
+    PodReason.CRASHED: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The agent ended unexpectedly.",
+        "The administrator of this bot can find the cause in the attempt's log.",
+    ),
+    PodReason.OOM_KILLED: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The attempt needed more memory than it is allowed.",
+        "The administrator of this bot can give attempts more memory (`operator.job`).",
+    ),
+    PodReason.STORAGE_EXCEEDED: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The attempt needed more disk space than it is allowed.",
+        "The administrator of this bot can give attempts more disk space (`operator.job`).",
+    ),
+    PodReason.INIT_FAILED: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The attempt's pod could not be prepared: one of its init containers failed.",
+        _IMAGE,
+    ),
+    PodReason.POD_LOST: ReasonFacts(
+        ReasonClass.TRANSIENT, "The attempt failed, and its pod is gone, so the cause is unknown.", _NODES
+    ),
+    # An agent that used up its time is ended by its own clock, or by its pod's deadline, long before its
+    # Job's deadline.
+    PodReason.JOB_DEADLINE_EXCEEDED: ReasonFacts(
+        ReasonClass.DISRUPTED,
+        "The attempt was interrupted or kept waiting so long that its Job's time ran out.",
+        _NODES,
+    ),
+    PodReason.PREEMPTED: ReasonFacts(
+        ReasonClass.DISRUPTED, "A pod of higher priority took the attempt's place.", _NODES
+    ),
+    PodReason.EVICTED: ReasonFacts(
+        ReasonClass.DISRUPTED,
+        "The attempt's node was drained, ran out of resources or was shut down.",
+        _NODES,
+    ),
+    PodReason.NODE_LOST: ReasonFacts(
+        ReasonClass.DISRUPTED, "The attempt's node was lost or removed.", _NODES
+    ),
+    PodReason.NODE_RESTARTED: ReasonFacts(
+        ReasonClass.DISRUPTED, "The attempt's node restarted during the attempt.", _NODES
+    ),
+    PodReason.DISRUPTED: ReasonFacts(ReasonClass.DISRUPTED, "The cluster removed the attempt's pod.", _NODES),
+    PodReason.POD_NOT_ENDING: ReasonFacts(
+        ReasonClass.DISRUPTED,
+        "The attempt's pod does not terminate.",
+        "Its node does not answer. Bring the node back or remove it from the cluster.",
+        anchor=_NOT_STARTING,
+    ),
+    PodReason.SUSPENDED: ReasonFacts(
+        ReasonClass.DISRUPTED, "The task was suspended.", "Resume it with `kubectl agenttask resume`."
+    ),
+    PodReason.JOB_DELETED: ReasonFacts(
+        ReasonClass.DISRUPTED,
+        "The attempt's Job was deleted.",
+        "Somebody with access to the cluster deleted it.",
+    ),
+    PodReason.SUPERFLUOUS: ReasonFacts(
+        ReasonClass.DISRUPTED, "Another attempt was running.", "There is nothing to do."
+    ),
+    PodReason.UNSCHEDULABLE: ReasonFacts(
+        ReasonClass.DISRUPTED,
+        "No node in the cluster could run the attempt.",
+        "The cluster needs a node with room for it.",
+        patience=Patience.SCHEDULING,
+        anchor=_NOT_STARTING,
+    ),
+    PodReason.POD_NOT_CREATED: ReasonFacts(
+        ReasonClass.DISRUPTED,
+        "The cluster did not create the attempt's pod; the Job's events say why.",
+        "The administrator of this bot has to find out why the cluster does not accept its pods.",
+        patience=Patience.SCHEDULING,
+        anchor=_NOT_STARTING,
+    ),
+    PodReason.ERR_IMAGE_PULL: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The agent's image could not be pulled.",
+        _IMAGE,
+        patience=Patience.IMAGE,
+        anchor=_NOT_STARTING,
+    ),
+    PodReason.INVALID_IMAGE: ReasonFacts(
+        ReasonClass.PERMANENT, "The agent's image cannot be used.", _IMAGE, patience=Patience.CONFIG
+    ),
+    PodReason.CREATE_CONTAINER_ERROR: ReasonFacts(
+        ReasonClass.TRANSIENT, "The agent's container could not be started.", _IMAGE, patience=Patience.IMAGE
+    ),
+    PodReason.CREATE_CONTAINER_CONFIG_ERROR: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "A Secret or ConfigMap that the agent needs is missing.",
+        "The administrator of this bot has to check its Secrets.",
+        patience=Patience.CONFIG,
+        anchor=_NOT_STARTING,
+    ),
+    PodReason.POD_NOT_READY_TO_START: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The attempt's pod could not be set up: one of its Secrets, ConfigMaps or other volumes is "
+        "missing. The pod's events name it.",
+        "The administrator of this bot has to check its Secrets and volumes.",
+        patience=Patience.IMAGE,
+        anchor=_NOT_STARTING,
+    ),
+    PodReason.SECRET_MISSING: ReasonFacts(
+        ReasonClass.DISRUPTED,
+        "The attempt is waiting for a Secret that does not exist.",
+        "The administrator of this bot has to create it.",
+        patience=Patience.SCHEDULING,
+        anchor=_NOT_STARTING,
+    ),
+    PodReason.TOO_MANY_ATTEMPTS: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "Too many attempts were started, most of them disrupted.",
+        "The administrator of this bot has to check the nodes.",
+    ),
+}
 
 
 def advice(reason: str | None) -> str:

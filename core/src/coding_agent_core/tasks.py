@@ -183,10 +183,15 @@ class Item(Frozen):
         return f"{self.platform}|{self.host.lower()}|{self._place}"
 
     @property
+    def mark(self) -> str:
+        """Within the repository, as people write it: `#7`, `!7`."""
+        sign = FACTS[self.platform].change_mark if self.kind is ItemKind.CHANGE else "#"
+        return f"{sign}{self.number}"
+
+    @property
     def display(self) -> str:
         """For people and logs: `owner/repo#7`, `group/project!7`."""
-        mark = FACTS[self.platform].change_mark if self.kind is ItemKind.CHANGE else "#"
-        return f"{self.repository or self._place}{mark}{self.number}"
+        return f"{self.repository or self._place}{self.mark}"
 
 
 def task_name(item: Item, run: int = 1) -> str:

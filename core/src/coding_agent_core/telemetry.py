@@ -103,16 +103,8 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
-class _OwnHandler:
-    """Marks the handlers that `configure` created, so that it replaces only these."""
-
-
-class _StreamHandler(_OwnHandler, logging.StreamHandler[TextIO]):
-    pass
-
-
-class _FileHandler(_OwnHandler, logging.FileHandler):
-    pass
+_handlers: list[logging.Handler] = []
+"""Those that `configure` created: a second call replaces only these."""
 
 
 def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
@@ -128,19 +120,20 @@ def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
     # (https://docs.python.org/3/howto/logging.html#optimization).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handlers: list[logging.Handler] = [_StreamHandler(stream or sys.stderr)]
+    handlers: list[logging.Handler] = [logging.StreamHandler(stream or sys.stderr)]
     if settings.file is not None:
         try:
             settings.file.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(_FileHandler(settings.file, encoding="utf-8"))
+            handlers.append(logging.FileHandler(settings.file, encoding="utf-8"))
         except OSError as error:
             raise SettingsError(
                 f"logging.file: cannot write to {settings.file}: {error.strerror or error}"
             ) from error
     root = logging.getLogger()
-    for old in [handler for handler in root.handlers if isinstance(handler, _OwnHandler)]:
+    for old in _handlers:
         root.removeHandler(old)
         old.close()
+    _handlers[:] = handlers
     for handler in handlers:
         handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
         root.addHandler(handler)

@@ -141,7 +141,8 @@ def withdraw(at: datetime | None, latest: LatestTask | None) -> Cancel | Keep:
 
     Args:
         at: when, by the forge's clock. Deliveries come late and out of order: one that is not newer than the
-            last application of the label is ignored, for unwanted work costs less than lost work.
+            last application of the label is ignored, because unwanted work costs less than lost
+            work.
         latest: the item's newest task.
     """
     if latest is None:
@@ -167,7 +168,7 @@ def runs_of(item: Item, objects: Iterable[Body]) -> list[Body]:
     """The runs of exactly this item, the newest last: labels hold a hash, which other items may share.
 
     The newest is the one that works; if none does, the one that was created last. Numbers alone do not say
-    it: where a person deleted run 1, the next run can be run 1 again.
+    it: if a person deleted run 1, the next run can be run 1 again.
     """
     return [body for _, body in sorted(_of(item, objects), key=_order)]
 
@@ -196,7 +197,7 @@ def latest_of(runs: Iterable[Body]) -> LatestTask | None:
 
 
 def works(body: Body) -> bool:
-    """The run has not ended, and nobody asked to stop it: at most one of an item does, but for accidents."""
+    """The run has not ended, and nobody asked to stop it: normally at most one run of an item does."""
     spec = _spec(body)
     return spec is not None and not spec.cancel and not _terminal(body)
 
@@ -226,7 +227,7 @@ def note(
     if labeled_at is not None:
         annotations[ANNOTATION_LABELED_AT] = labeled_at.isoformat()
     delivery = trigger.delivery_id
-    # One that tells a time which the task knows is a duplicate by that time, whenever it comes again.
+    # A delivery with a time that the task knows is recognized by that time when it comes again.
     unknown_by_time = labeled_at is not None or trigger.labeled_at is None
     if delivery and unknown_by_time and "," not in delivery and delivery not in latest.delivery_ids:
         known = [*_noted(newest), delivery]
@@ -247,7 +248,8 @@ def is_announced(first: Body) -> bool:
 
 
 def may_delete_first(item: Item, runs: Iterable[Body], now: datetime) -> bool:
-    """Whether the ended run 1 of an item may go: it is the only run, and no other is about to come.
+    """Whether the ended run 1 of an item may be deleted: it is the only run, and no other is about to
+    come.
 
     While a run of an item is stored, the name of run 1 stays taken. So whoever creates it has the item's
     only run.
@@ -290,7 +292,7 @@ def _of(item: Item, objects: Iterable[Body]) -> list[tuple[Spec, Body]]:
 def _spec(body: Body) -> Spec | None:
     try:
         return parse_spec(body)
-    except ValueError:  # pydantic's are ValueErrors: what another release stored is not ours to judge
+    except ValueError:  # pydantic's are ValueErrors: another release may have stored it
         return None
 
 
@@ -303,7 +305,7 @@ def _order(run: tuple[Spec, Body]) -> tuple[bool, bool, bool, datetime, int]:
 
 
 def _terminal(body: Body) -> bool:
-    # What is being deleted will start nothing any more: its item can have its next run.
+    # A run that is being deleted starts nothing any more: its item can have its next run.
     return phase_of(body) is not Phase.RUNNING or bool(body["metadata"].get("deletionTimestamp"))
 
 

@@ -187,7 +187,7 @@ class AttemptStatus(_Wire):
     transcript: str | None = Field(default=None, max_length=1024)
     transcript_url: str | None = Field(default=None, max_length=1024)
     tail: str | None = Field(default=None, max_length=2048)
-    """The newest attempts alone keep it."""
+    """Only the newest attempts keep it."""
     allowance: Allowance | None = None
     denied: tuple[Denial, ...] | None = Field(default=None, max_length=MAX_DENIALS)
     """Hosts that the egress proxy has denied to it."""
@@ -352,7 +352,7 @@ def parse_spec(body: Mapping[str, Any]) -> Spec:
 def conditions_patch(
     body: Mapping[str, Any], wanted: Sequence[Condition], now: datetime
 ) -> list[dict[str, Any]] | None:
-    """The JSON patch that sets conditions on exactly this version of a task; `None`: they are so already.
+    """The JSON patch that sets conditions on exactly this version of a task; `None`: they are set already.
 
     The operator replaces the whole status, the reporter the list of conditions; both test the resourceVersion
     that they have read. Whoever comes second is refused, reads again and decides again: no change is lost.

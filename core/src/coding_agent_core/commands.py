@@ -76,7 +76,7 @@ class StoredCommand(Frozen):
 
     @property
     def time(self) -> datetime:
-        """When it was written, as far as known."""
+        """When it was written, as far as is known."""
         return self.at or self.received_at
 
     def on(self, spec: Spec) -> IssueCommand:
@@ -125,7 +125,7 @@ class IssueCommand(StoredCommand):
         )
 
     def withdrawal(self) -> Withdrawal:
-        """The task is not wanted since the time of the comment."""
+        """A request to cancel the task, made at the time of the comment."""
         return Withdrawal(
             item=self.item,
             reason=f"{self.user} cancelled it by a comment",
@@ -249,7 +249,7 @@ class ExecutionResult(StrEnum):
     REFUSED = "refused"
     """Its author may not give it."""
     FAILED = "failed"
-    """The forge does not allow us to check or to act, and would not later."""
+    """The forge does not allow us to check or to act, now or later."""
 
 
 class TaskRequests(Protocol):
@@ -335,7 +335,7 @@ async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResu
         await forge.react(command.item, command.comment)
     except ForgeUnavailableError:
         raise
-    except ForgeError as error:  # the command was executed all the same
+    except ForgeError as error:  # the command was executed anyway
         _logger.warning("Could not react to the comment: %s", error)
     return result
 

@@ -49,4 +49,4 @@ class ForgeNotFoundError(ForgeError):
 
 
 class StoreError(CodingAgentError):
-    """The bucket failed. The sentence holds neither a key nor the store's own words."""
+    """The bucket failed. The message contains neither a key nor text from the store."""

@@ -47,7 +47,7 @@ def backoff(failures: int, first: float, longest: float, chance: float | None = 
 
 
 def asked_wait(asked: float, longest: float, chance: float | None = None) -> float:
-    """Seconds to wait where a server asks for some: up to a tenth more by chance, at most `longest`.
+    """Seconds to wait if a server asks for a delay: up to a tenth more by chance, at most `longest`.
 
     Args:
         chance: in [0, 1), so that all who were asked do not return at once; random by default.
@@ -230,7 +230,7 @@ async def run_until(
 
 
 async def pause_until(stop: asyncio.Event, seconds: float) -> None:
-    """Wait so many seconds, less if `stop` is set meanwhile. If it is set already, wait all of them."""
+    """Wait this many seconds, or until `stop` is set. If it is set already, wait the whole time."""
     if stop.is_set():
         await asyncio.sleep(seconds)
         return
@@ -241,7 +241,7 @@ async def pause_until(stop: asyncio.Event, seconds: float) -> None:
 
 @asynccontextmanager
 async def either(first: asyncio.Event, second: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-    """An event that is set once one of two is."""
+    """An event that is set once one of the two is set."""
     both = asyncio.Event()
 
     async def copy(event: asyncio.Event) -> None:

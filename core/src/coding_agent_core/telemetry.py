@@ -116,7 +116,7 @@ def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
     Raises:
         SettingsError: `logging.file` cannot be opened.
     """
-    # Nothing of these is in a line, and to find it out takes a third of a line's time
+    # No line has any of these, and finding them out takes a third of the time of a line
     # (https://docs.python.org/3/howto/logging.html#optimization).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -65,7 +65,7 @@ class Price(Frozen):
     def amount(
         self, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0, cache_write_tokens: int = 0
     ) -> Decimal:
-        """Of requests; `input_tokens` includes those read from and written to the provider's cache."""
+        """What requests cost; `input_tokens` includes those read from and written to the provider's cache."""
         cached = min(max(cached_tokens, 0), input_tokens)
         written = min(max(cache_write_tokens, 0), input_tokens - cached)
         read_rate = self.input if self.cached_input is None else self.cached_input
@@ -121,7 +121,7 @@ class Usage(_Counts):
 
     @property
     def by_model(self) -> tuple[ModelUsage, ...]:
-        """The same by model, also where there was only one; empty without a request."""
+        """The usage by model, even if there was only one; empty if there was no request."""
         if self.models or not self.requests:
             return self.models or ()
         counts = {name: getattr(self, name) for name in _Counts.model_fields}
@@ -146,16 +146,16 @@ def _merged(used: Iterable[ModelUsage]) -> tuple[ModelUsage, ...]:
     for one in used:
         sums[one.model] = sums[one.model].plus(one) if one.model in sums else one
     other = sums.pop(OTHER_MODELS, None)
-    dearest = sorted(sums.values(), key=_dearness, reverse=True)
-    if len(dearest) + (other is not None) > MAX_MODELS:
-        for one in dearest[MAX_MODELS - 1 :]:
+    ordered = sorted(sums.values(), key=_expense, reverse=True)
+    if len(ordered) + (other is not None) > MAX_MODELS:
+        for one in ordered[MAX_MODELS - 1 :]:
             rest = one.model_copy(update={"model": OTHER_MODELS})
             other = rest if other is None else other.plus(rest)
-        dearest = dearest[: MAX_MODELS - 1]
-    return (*dearest, *(() if other is None else (other,)))
+        ordered = ordered[: MAX_MODELS - 1]
+    return (*ordered, *(() if other is None else (other,)))
 
 
-def _dearness(used: ModelUsage) -> tuple[Decimal, int]:
+def _expense(used: ModelUsage) -> tuple[Decimal, int]:
     return Decimal(used.cost.amount if used.cost else 0), used.input_tokens + used.output_tokens
 
 

@@ -337,7 +337,7 @@ class RepositoryEnvironment(Section):
         return self.pod_refusal(file.pod, presets)
 
     def pod_refusal(self, environment: Environment, presets: Collection[str]) -> str | None:
-        """The same of what the pod is made with; the operator trusts no attempt."""
+        """The same for what the pod is made with: the operator does not trust an attempt."""
         image = environment.image
         if image is not None and not any(matches(image, pattern) for pattern in self.images):
             return _not_allowed("image", f"{image} is not allowed", "repository_environment.images")

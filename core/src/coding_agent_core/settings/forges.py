@@ -34,7 +34,7 @@ class Labels(Section):
 
     @property
     def triggers(self) -> frozenset[str]:
-        """The labels that ask for a task. Each of them counts alike: an item with two has one task."""
+        """The labels that ask for a task. All of them mean the same: an item with two has one task."""
         return frozenset(map(self.trigger, (None, *RunnerName)))
 
     @property

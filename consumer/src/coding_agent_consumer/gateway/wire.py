@@ -19,7 +19,7 @@ from coding_agent_consumer.gateway.ledger import Tokens
 _ANSWER_LIMIT = 64 * 1024 * 1024
 """Bytes of one event, or of an answer that is not streamed, that are read for its usage."""
 _CHARACTERS = 3
-"""Of one token, where an answer ends before it says what it used: fewer than usual, to count enough."""
+"""Of one token, if an answer ends before it says what it used: fewer than usual, so that we count enough."""
 _HELD_LIMIT = 1024 * 1024
 """Bytes of events without usage that are held until the answer's end."""
 _USAGE = re.compile(rb'"usage(?!": ?null)')
@@ -53,7 +53,7 @@ class Operation(StrEnum):
 
     @property
     def free(self) -> bool:
-        """The provider asks nothing for it."""
+        """The provider charges nothing for it."""
         return self in (Operation.COUNT, Operation.MODELS)
 
 

@@ -1,0 +1,265 @@
+"""What the gateway does with a request: who may ask, what is sent on, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from coding_agent_core.usage import Price, Usage
+
+from coding_agent_consumer.gateway.ledger import Ledger, Pricing, Verdict, pricing_of
+from coding_agent_consumer.gateway.request import (
+    Ask,
+    RequestRefusedError,
+    read_request,
+    returned_headers,
+    sent_headers,
+    sent_parameters,
+)
+from coding_agent_consumer.gateway.upstream import Providers, Upstream
+from coding_agent_consumer.gateway.wire import Meter, Operation, Route, credential_of, error_body, route_of
+
+_logger = logging.getLogger("coding_agent.gateway")
+
+HEAD_LIMIT = 64 * 1024
+"""Bytes of a request's head."""
+_BODY_LIMIT = 32 * 1024 * 1024
+"""Bytes of a request's body; Anthropic takes no more."""
+_BODIES_LIMIT = 2 * _BODY_LIMIT
+"""Bytes of all bodies that are held at a time."""
+_BODY_SECONDS = 60.0
+"""In which a request's body must arrive."""
+_ERROR_LIMIT = 1024 * 1024
+"""Bytes of a provider's error that are passed on."""
+
+
+class Gateway:
+    """An open gateway.
+
+    Attributes:
+        url: base URL for clients of Anthropic's and Google's format; OpenAI's have `/v1` after it.
+        credential: opens this gateway alone; as Bearer token, `x-api-key` or `x-goog-api-key`.
+        exhausted: set once a request was answered 402.
+    """
+
+    def __init__(self, url: str, ledger: Ledger) -> None:
+        self.url = url
+        self.credential = f"gateway-{secrets.token_urlsafe(32)}"
+        self.exhausted = asyncio.Event()
+        self._ledger = ledger
+
+    @property
+    def usage(self) -> Usage:
+        """What was used so far, over all models."""
+        return self._ledger.usage
+
+    @property
+    def models(self) -> Mapping[str, Usage]:
+        """What was used so far, by model."""
+        return self._ledger.models
+
+
+class _ClientGoneError(Exception):
+    """The client closed its connection before its request was complete."""
+
+
+@dataclass
+class GatewayApp:
+    """The ASGI application. It holds no rule: `wire`, `request` and `ledger` decide."""
+
+    gateway: Gateway
+    ledger: Ledger
+    providers: Providers
+    upstreams: Sequence[Upstream]
+    prices: dict[str, Price]
+    allowed: Sequence[str]
+    provider_tools: bool
+    on_counted: Callable[[Usage], None]
+    running: set[asyncio.Future[None]] = field(default_factory=set)
+    _held: int = 0
+    _settled: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        handling = asyncio.ensure_future(self._handle(scope, receive, send))
+        self.running.add(handling)
+        handling.add_done_callback(self.running.discard)
+        await handling
+
+    async def _handle(self, scope: Any, receive: Any, send: Any) -> None:
+        method, path = scope["method"], scope["path"]
+        try:
+            headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        except UnicodeDecodeError:
+            await _refuse(send, None, 400, "A header is not UTF-8.")
+            return
+        if method == "HEAD" and path == "/":
+            await _answer(send, 200, b"", [])  # Claude Code checks that the gateway answers
+            return
+        if sum(len(name) + len(value) for name, value in headers.items()) > HEAD_LIMIT:
+            await _refuse(send, None, 431, f"A request's head has at most {HEAD_LIMIT} bytes.")
+            return
+        given = credential_of(headers).encode()
+        route = route_of(method, path, headers)
+        if not hmac.compare_digest(given, self.gateway.credential.encode()):
+            await _refuse(send, route, 401, "The credential is not the one of this attempt's gateway.")
+            return
+        if route is None:
+            await _refuse(send, None, 404, "The gateway knows requests for answers of a model only.")
+            return
+        try:
+            body = await self._body(headers, receive) if method == "POST" else b""
+            try:
+                await self._proxy(route, scope["query_string"], headers, body, send)
+            finally:
+                self._held -= len(body)
+        except RequestRefusedError as refused:
+            await _refuse(send, route, refused.status, str(refused))
+        except _ClientGoneError:
+            return
+
+    async def _body(self, headers: Mapping[str, str], receive: Any) -> bytes:
+        if headers.get("content-encoding", "identity") != "identity":
+            raise RequestRefusedError(400, "A compressed request is not supported: send it uncompressed.")
+        body = bytearray()
+        more = True
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                while more:
+                    message = await receive()
+                    part = message.get("body", b"")
+                    self._held += len(part)
+                    body += part
+                    more = message.get("more_body", False)
+                    self._check_size(message["type"], len(body))
+        except BaseException as error:
+            self._held -= len(body)
+            if isinstance(error, TimeoutError):
+                raise RequestRefusedError(400, "The request did not arrive in time.") from None
+            raise
+        return bytes(body)
+
+    def _check_size(self, kind: str, length: int) -> None:
+        if kind == "http.disconnect":
+            raise _ClientGoneError
+        if length > _BODY_LIMIT:
+            raise RequestRefusedError(413, f"A request has at most {_BODY_LIMIT} bytes.")
+        if self._held > _BODIES_LIMIT:
+            raise RequestRefusedError(503, "Too many large requests at a time; try again later.")
+
+    async def _proxy(
+        self, route: Route, query: bytes, headers: Mapping[str, str], body: bytes, send: Any
+    ) -> None:
+        upstreams = [one for one in self.upstreams if one.format is route.format]
+        if not upstreams:
+            raise RequestRefusedError(404, f"No provider of the format {route.format} is configured.")
+        sent = sent_headers(headers)
+        parameters = sent_parameters(query)
+        if route.operation is not Operation.MODELS:
+            ask = read_request(route, body, models=self.allowed, provider_tools=self.provider_tools)
+            body = ask.body
+        if route.operation.free:
+            response = await self.providers.ask(upstreams, route, parameters, sent, body)
+            await self._return(route, response, None, send)
+            return
+        prices = [(one, pricing_of(ask.model, one.base_url, self.prices)) for one in upstreams]
+        priced = [(one, pricing) for one, pricing in prices if self.ledger.countable(pricing)]
+        if not priced:
+            raise RequestRefusedError(
+                403,
+                f"The task may spend {self.ledger.allowance}, and the price of {ask.model[:100]} in that"
+                " currency is not known: set llm.prices.",
+            )
+        pricing = priced[0][1]
+        number = await self._reserved(ask, pricing)
+        meter = None
+        try:
+            response = await self.providers.ask([one for one, _ in priced], route, parameters, sent, ask.body)
+            if response.status == 200:
+                kind, encoding = (
+                    response.headers.get(name, "") for name in ("content-type", "content-encoding")
+                )
+                meter = Meter(route.operation, kind, encoding)
+            await self._return(route, response, meter, send)
+        finally:
+            if meter is None:
+                self.ledger.release(number)
+            else:
+                self.ledger.settle(number, ask.model, meter.end(ask.estimated.input), pricing)
+                self.on_counted(self.ledger.usage)
+            async with self._settled:
+                self._settled.notify_all()
+
+    async def _reserved(self, ask: Ask, pricing: Pricing | None) -> int:
+        """Wait for answers under way if only they decide whether this one fits."""
+        async with self._settled:
+            while (found := self.ledger.reserve(ask.estimated, pricing)) is Verdict.WAIT:
+                await self._settled.wait()
+        if isinstance(found, Verdict):
+            self.gateway.exhausted.set()
+            raise RequestRefusedError(402, f"The task's allowance of {self.ledger.allowance} is used up.")
+        return found
+
+    async def _return(
+        self, route: Route, response: aiohttp.ClientResponse, meter: Meter | None, send: Any
+    ) -> None:
+        """Pass an answer on; if the client goes away, read it to the end, so that it is counted."""
+        try:
+            if response.status >= 400:
+                await self._return_error(route, response, send)
+                return
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": response.status,
+                    "headers": returned_headers(response.raw_headers),
+                }
+            )
+            async for part in response.content.iter_any():
+                if meter is not None:
+                    meter.feed(part)
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except aiohttp.ClientError as error:
+            # Returning without the end of the body makes uvicorn close the connection: cut off, as it came.
+            _logger.warning("An answer was cut off: %s", type(error).__name__)
+        finally:
+            response.close()
+
+    async def _return_error(self, route: Route, response: aiohttp.ClientResponse, send: Any) -> None:
+        status = response.status
+        if status == 401:
+            # A provider's message often repeats the key.
+            await _refuse(send, route, status, "The provider refused the key that is configured for it.")
+            return
+        body = bytearray()
+        async for part in response.content.iter_any():
+            body += part
+            if len(body) > _ERROR_LIMIT:
+                break
+        text = bytes(body[:_ERROR_LIMIT])
+        for upstream in self.upstreams:
+            for secret in upstream.secrets:
+                text = text.replace(secret.encode(), b"[key]")
+        await _answer(send, status, text, returned_headers(response.raw_headers))
+
+
+async def _refuse(send: Any, route: Route | None, status: int, message: str) -> None:
+    """An error in the format of the client's vendor; clients retry it only where that can help."""
+    body = error_body(route.format if route else None, status, message)
+    headers = [(b"content-type", b"application/json")]
+    if status < 500:
+        headers.append((b"x-should-retry", b"false"))
+    await _answer(send, status, body, headers)
+
+
+async def _answer(send: Any, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    lines = [(name, value) for name, value in headers if name.lower() != b"content-length"]
+    lines.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})

@@ -143,8 +143,8 @@ def deadline(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file of ours next to the tree, whatever a command has put in its place.
+def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file, whatever a command has put in its place.
 
     The name is replaced, never opened: opening a FIFO would wait for a reader, and a link would be followed.
 
@@ -155,6 +155,7 @@ def replace_file(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            os.fchmod(file.fileno(), mode)
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -282,16 +283,7 @@ def write(tree: Path, path: str, data: bytes) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else 0o644
-        descriptor, name = tempfile.mkstemp(prefix=".write-", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                os.fchmod(file.fileno(), mode)
-            os.replace(name, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        replace_file(target, data, mode)
     except OSError as error:
         raise RefusalError(f"{shown} cannot be written: {error.strerror}.") from error
 

@@ -246,42 +246,22 @@ async def _enter_gate(
     """An empty workspace behind the gate in `folder`; everything in it is removed at the end of the block."""
     # While a task has the workspace, its commands can put a socket of their own where the gate was.
     turn = _turns.setdefault(folder, asyncio.Lock())
-    try:
-        async with asyncio.timeout(settings.start_timeout):
-            await turn.acquire()
-    except TimeoutError as error:
-        raise WorkspaceGoneError(_busy(settings, folder)) from error
-    try:
-        async with _through_gate(settings, folder, environment) as workspace:
-            yield workspace
-    finally:
-        turn.release()
-
-
-def _busy(settings: WorkspaceSettings, folder: Path) -> str:
-    return (
-        f"No workspace behind {folder / GATE} within {settings.start_timeout:.0f} s: its container is "
-        "not running, or it serves another task."
-    )
-
-
-@contextlib.asynccontextmanager
-async def _through_gate(
-    settings: WorkspaceSettings, folder: Path, environment: Mapping[str, str]
-) -> AsyncIterator[Workspace]:
-    try:
-        async with asyncio.timeout(settings.start_timeout):
-            reader, writer, answer = await _connect_to_gate(folder / GATE, environment)
-    except TimeoutError as error:
-        raise WorkspaceGoneError(_busy(settings, folder)) from error
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(settings.start_timeout):
+                await stack.enter_async_context(turn)
+            async with asyncio.timeout(settings.start_timeout):
+                reader, writer, answer = await _connect_to_gate(folder / GATE, environment)
+        except TimeoutError as error:
+            raise WorkspaceGoneError(
+                f"No workspace behind {folder / GATE} within {settings.start_timeout:.0f} s: its container "
+                "is not running, or it serves another task."
+            ) from error
+        stack.callback(writer.close)  # the gate then ends the task
         if "failed" in answer:
             raise WorkspaceGoneError(f"The workspace cannot be started: {str(answer['failed'])[:500]}.")
         client = await connect_sidecar(settings, folder / WORKSPACE, restarts=reader)
-        with contextlib.closing(client):
-            yield client
-    finally:
-        writer.close()  # the gate ends the task
+        yield stack.enter_context(contextlib.closing(client))
 
 
 async def _connect_to_gate(

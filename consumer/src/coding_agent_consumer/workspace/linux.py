@@ -1,4 +1,4 @@
-"""The few Linux calls that Python has no name for, through the C library.
+"""The few Linux calls that Python does not offer, through the C library.
 
 Numbers from the kernel's headers (linux/prctl.h, linux/mount.h, linux/sched.h, linux/capability.h).
 """

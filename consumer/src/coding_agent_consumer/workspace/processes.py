@@ -229,7 +229,6 @@ class CommandRunner:
             stdout=subprocess.PIPE,
             stderr=stderr if streams is None else subprocess.PIPE,
             start_new_session=True,
-            close_fds=True,
         )
         self._running += 1
         pipes: dict[int, Callable[[bytes], bool | None]] = {}
@@ -239,14 +238,12 @@ class CommandRunner:
             pipes[process.stderr.fileno()] = streams.on_error
         for pipe in (*pipes, *([process.stdin.fileno()] if process.stdin else [])):
             os.set_blocking(pipe, False)
-        try:
-            code, abandoned = self._watch(process, pipes, started + timeout, client, streams)
-        finally:
-            self._end(process.pid)
-            process.returncode = 0  # already reaped: Popen must not wait for it
-            if process.stdin is not None:
-                process.stdin.close()
-        with process.stdout or contextlib.nullcontext(), process.stderr or contextlib.nullcontext():
+        with process:  # closes the pipes
+            try:
+                code, abandoned = self._watch(process, pipes, started + timeout, client, streams)
+            finally:
+                self._end(process.pid)
+                process.returncode = 0  # already reaped: Popen must not wait for it
             deadline = time.monotonic() + _DRAIN_SECONDS
             for descriptor, take in pipes.items():
                 while data := _read(descriptor):

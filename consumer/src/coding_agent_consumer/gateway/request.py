@@ -1,4 +1,4 @@
-"""What a request asks for, whether it may be sent, and what of it is. Pure.
+"""What a request asks for, whether it may be sent, and which parts of it are sent. Pure.
 
 The dummy credential is in the hands of the commands that the model runs, so a request is foreign input. It
 may ask for text from a model that is allowed. It may not make the provider fetch addresses or run tools that
@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 import jiter
 
 from coding_agent_consumer.gateway.ledger import Tokens
-from coding_agent_consumer.gateway.wire import Operation, Route, WireFormat
+from coding_agent_consumer.gateway.wire import Operation, Route, WireFormat, positive
 
 _BYTES_PER_TOKEN = 4
 """Of a request: English, code and JSON."""
@@ -34,7 +34,7 @@ _CLIENT_TOOLS = frozenset(
 )
 """Types of tools that the client runs, or that run without any host but the provider's."""
 _DECLARATIONS = ("functionDeclarations", "function_declarations")
-"""Gemini names tools by key; these the client runs, others (`urlContext`, `googleSearch`) the provider."""
+"""Gemini names tools by key; the client runs these, the provider others (`urlContext`, `googleSearch`)."""
 _WAYS_OUT = (
     *("mcp_servers", "web_search_options", "prompt", "cachedContent", "cached_content"),
     *("data_sources", "dataSources", "search_parameters", "enable_search", "plugins"),
@@ -46,7 +46,7 @@ _SEARCHING = ("*-search-preview*", "*-search-api*", "*:online")
 _ADDRESS = re.compile(r"(?i:api_base|.*_(url|uri)(_prefix)?)|.*[a-z](Url|URL|Uri|URI)(Prefix)?")
 """Keys with an address that the provider reads from or writes to: `image_url`, `fileUri` and the like."""
 _NO_FILES = frozenset({"tools", "functions", "metadata", "labels"})
-"""Keys of a request that are not part of the conversation; tools are checked for themselves."""
+"""Keys of a request that are not part of the conversation; tools are checked separately."""
 _FILES = frozenset({"data", "file_data", "image_url", "url"})
 """Keys that hold a file or an image."""
 _COUNTED = ("generateContentRequest", "generate_content_request")
@@ -150,7 +150,7 @@ def read_request(
 
 
 def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Of a request, those that the provider gets; names are in lower case."""
+    """The headers of a request that the provider gets; names are in lower case."""
     named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
     unwanted = _NOT_SENT | named
     return {
@@ -161,7 +161,7 @@ def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def returned_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Of an answer, those that the client gets."""
+    """The headers of an answer that the client gets."""
     lines = [(name.lower(), value) for name, value in headers]
     named = {
         one.strip().lower() for name, value in lines if name == b"connection" for one in value.split(b",")
@@ -171,17 +171,17 @@ def returned_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes
 
 
 def sent_parameters(query: bytes) -> list[tuple[str, str]]:
-    """Of a request's address, those that the provider gets."""
+    """The parameters of a request's address that the provider gets."""
     given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     return [(name, value) for name, value in given if name in _QUERY]
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
-    """The request. Of two keys that a provider may take for one, we might check one and it use the other."""
+    """The request. If a provider took two keys for one, we might check one and it might use the other."""
     try:
         data = jiter.from_json(body, catch_duplicate_keys=True)
     except ValueError:
-        # Slower, but it takes half of a surrogate pair, which is what clients make of a text that they cut.
+        # Slower, but it accepts half of a surrogate pair, which clients produce when they cut a text.
         try:
             data = json.loads(body.decode(), object_pairs_hook=_object)
         except (ValueError, RecursionError):
@@ -196,17 +196,13 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 def _longest_answer(data: Mapping[str, Any]) -> int:
     inner = [entry for name in _GENERATION if isinstance(entry := data.get(name), dict)]
-    limit = max(_number(place.get(name)) for place in (data, *inner) for name in _OUTPUT_LIMITS)
-    counts = [_number(place.get(name)) for place in inner for name in ("candidateCount", "candidate_count")]
-    return (limit or _DEFAULT_OUTPUT) * max(1, _number(data.get("n")), *counts)
-
-
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    limit = max(positive(place.get(name)) for place in (data, *inner) for name in _OUTPUT_LIMITS)
+    counts = [positive(place.get(name)) for place in inner for name in ("candidateCount", "candidate_count")]
+    return (limit or _DEFAULT_OUTPUT) * max(1, positive(data.get("n")), *counts)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values of one key we might check one, and the provider use the other."""
+    """An object without repeated keys: of two values we might check one, and the provider use the other."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key occurs twice")
@@ -221,7 +217,7 @@ def _other_models(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ways_out(route: Route, model: str, nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What makes the provider reach other hosts, in words."""
+    """What makes the provider reach other hosts, in words for the refusal."""
     if any(fnmatchcase(model, pattern) for pattern in _SEARCHING):
         yield f"The model {model[:100]}"
     requests = (nodes[0], *(node for key in _COUNTED if isinstance(node := nodes[0].get(key), Mapping)))
@@ -251,7 +247,7 @@ def _is_address(key: str, value: Any) -> bool:
 
 
 def _tools_out(route: Route, tools: Any) -> Iterator[str]:
-    """Of a list of tools, those that the provider runs."""
+    """Which of these tools the provider runs."""
     waiting = list(tools) if isinstance(tools, list) else [tools] if tools else []
     while waiting:
         tool = waiting.pop()

@@ -255,26 +255,26 @@ def usage_in(operation: Operation, event: Mapping[str, Any]) -> Tokens:
     if operation is Operation.GENERATE_CONTENT:
         used = _dict(event.get("usageMetadata"))
         return Tokens(
-            input=_number(used.get("promptTokenCount")) + _number(used.get("toolUsePromptTokenCount")),
-            output=_number(used.get("candidatesTokenCount")) + _number(used.get("thoughtsTokenCount")),
-            cache_read=_number(used.get("cachedContentTokenCount")),
+            input=positive(used.get("promptTokenCount")) + positive(used.get("toolUsePromptTokenCount")),
+            output=positive(used.get("candidatesTokenCount")) + positive(used.get("thoughtsTokenCount")),
+            cache_read=positive(used.get("cachedContentTokenCount")),
         )
     inner = "message" if operation is Operation.MESSAGES else "response"
     used = _dict(event.get("usage")) or _dict(_dict(event.get(inner)).get("usage"))
     if operation is Operation.MESSAGES:
-        read = _number(used.get("cache_read_input_tokens"))
-        write = _number(used.get("cache_creation_input_tokens"))
-        new = _number(used.get("input_tokens"))
-        lasting = _number(_dict(used.get("cache_creation")).get("ephemeral_1h_input_tokens"))
+        read = positive(used.get("cache_read_input_tokens"))
+        write = positive(used.get("cache_creation_input_tokens"))
+        new = positive(used.get("input_tokens"))
+        lasting = positive(_dict(used.get("cache_creation")).get("ephemeral_1h_input_tokens"))
         return Tokens(
-            new + read + write, _number(used.get("output_tokens")), read, write, min(lasting, write)
+            new + read + write, positive(used.get("output_tokens")), read, write, min(lasting, write)
         )
     details = _dict(used.get("input_tokens_details")) or _dict(used.get("prompt_tokens_details"))
     return Tokens(
-        input=_number(used.get("input_tokens")) or _number(used.get("prompt_tokens")),
-        output=_number(used.get("output_tokens")) or _number(used.get("completion_tokens")),
-        cache_read=_number(details.get("cached_tokens")),
-        cache_write=_number(details.get("cache_write_tokens")),
+        input=positive(used.get("input_tokens")) or positive(used.get("prompt_tokens")),
+        output=positive(used.get("output_tokens")) or positive(used.get("completion_tokens")),
+        cache_read=positive(details.get("cached_tokens")),
+        cache_write=positive(details.get("cache_write_tokens")),
     )
 
 
@@ -319,5 +319,6 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _number(value: Any) -> int:
+def positive(value: Any) -> int:
+    """A whole number above 0; 0 if it is something else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

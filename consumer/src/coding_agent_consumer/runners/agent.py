@@ -135,7 +135,7 @@ class CliAgent:
         return outcome_of_end(self._runner, result, record.failure, record.words)
 
     async def _follow(self, process: RunningProcess, record: _Record) -> bool:
-        """Take its output to the end; whether it stayed within its requests."""
+        """Follow its output to the end; returns whether it made no more requests than it may."""
         async for line in process.lines():
             for event in events_of(self._runner, line):
                 await record.add(event)
@@ -146,7 +146,7 @@ class CliAgent:
 
 
 def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
-    """What a line of a runner's output says; a line that it does not know says nothing."""
+    """What a line of a runner's output says; an unknown line says nothing."""
     text = line.decode("utf-8", "replace")
     if runner.events is None:
         yield Said(f"{text}\n", continues=True)
@@ -160,10 +160,10 @@ def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
 
 
 def outcome_of_end(runner: Runner, result: ProcessResult, failure: Failed | None, words: str) -> Outcome:
-    """How the attempt ended, by the program's end.
+    """How the attempt ended, from the way the program ended.
 
     Args:
-        failure: that it gave up, if that was the last that it said.
+        failure: it gave up, and said nothing after that.
         words: the last text of the model.
     """
     if result.truncated:

@@ -26,7 +26,7 @@ from coding_agent_consumer.workspace.server import ServerOptions, WorkspaceServe
 
 _START_SECONDS = 20
 _MAX_SESSIONS = 64
-"""Of the agent and of commands, which may connect too. The agent has one."""
+"""At a time. The agent has one; commands may connect too."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def supervise(options: Options, isolation: str, *, lifeline: bool, report: Calla
         else:
             report(failed=warning if isolation == "namespaces" else failure)
             return 1
-        # Commands may run as the same user: they must not get at the sessions.
+        # Commands may run as the same user: they must not reach the sessions.
         linux.forbid_inspection()
         with sessions:
             _pass_sessions(
@@ -93,7 +93,7 @@ def _pass_sessions(
 ) -> None:
     """Accept sessions and pass them to the server, until the server ends or we have to.
 
-    We hold them too: a client is to see the end of its session only when every command has ended.
+    We keep them open too: a client must see the end of its session only when every command has ended.
     """
     server.setblocking(False)
     poll = select.poll()
@@ -117,7 +117,7 @@ def _pass_sessions(
                         continue
                     socket.send_fds(server, [b"\0"], [session.fileno()])
                     held[session.fileno()] = session
-                    poll.register(session, 0)  # its end alone: what arrives is for the server
+                    poll.register(session, 0)  # only its end: what arrives is for the server
             else:
                 poll.unregister(descriptor)
                 held.pop(descriptor).close()
@@ -158,7 +158,7 @@ def _start(options: Options, isolation: str, sessions: socket.socket) -> tuple[i
 
 
 def _in_child(work: Callable[[], None], report: int) -> None:
-    """Run `work` in a forked child, which never returns to the parent's code."""
+    """Run `work` in a forked child, and exit instead of returning to the parent's code."""
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What the agent can ask of a workspace, over its socket. Answers are bounded, and never trusted."""
+"""The agent's client of a workspace, over its socket. Answers are bounded, and never trusted."""
 
 from __future__ import annotations
 
@@ -330,11 +330,11 @@ class WorkspaceClient:
         try:
             yield reader, writer
         finally:
-            writer.transport.abort()  # at once, whatever is unsent: the server then kills the command
+            writer.transport.abort()  # at once, even with data unsent: the server then kills the command
 
 
 def _is_closed(session: socket.socket) -> bool:
-    """Whether the other end of a session is closed; it never sends anything."""
+    """Whether the other end of a session, which never sends anything, is closed."""
     try:
         return session.recv(1) == b""
     except BlockingIOError:

@@ -95,10 +95,10 @@ def _read_environment(connection: socket.socket) -> dict[str, str]:
 def _run_workspace(
     connection: socket.socket, workspace: Sequence[str], environment: Mapping[str, str]
 ) -> None:
-    """Keep a workspace running while the connection is open; restart it when it ran out of memory.
+    """Keep a workspace running while the connection is open; restart it when it has run out of memory.
 
-    The consumer gets a line each time that it was started: from then on it is behind its socket, and nothing
-    that a command has put there.
+    The consumer gets a line each time that it was started: from then on the socket is the workspace's
+    own, not one that a command has put there.
     """
     arguments = [*workspace, *(word for name in environment for word in ("--keep-env", name))]
     variables = {**os.environ, **environment}

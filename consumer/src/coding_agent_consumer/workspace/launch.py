@@ -45,7 +45,7 @@ _START = (
 _SOCKET_PATH = 107
 """Bytes of a Unix socket's path (unix(7): `sun_path` has 108, the last one is NUL)."""
 _turns: dict[Path, asyncio.Lock] = {}
-"""Whose turn it is, by the folder of a gate."""
+"""Held by the task that uses a gate, by the gate's folder."""
 _next = itertools.count(os.getpid())
 
 

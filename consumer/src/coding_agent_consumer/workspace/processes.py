@@ -120,7 +120,7 @@ def reap() -> dict[int, int]:
 
 
 _DRAIN_SECONDS = 2.0
-"""For what is left in the pipe after all its writers were killed."""
+"""To read what is left in the pipe after all its writers were killed."""
 
 
 class AbandonedError(Exception):
@@ -312,9 +312,9 @@ def _select(
 
 
 def _disconnected(client: socket.socket, streams: Streams | None) -> bool:
-    """Take what the client sent; whether it is gone."""
+    """Take what the client sent; returns whether it is gone."""
     if streams is None:
-        return True  # a client sends nothing before it has the answer
+        return True  # until it has the answer, a client sends nothing
     data = client.recv(CHUNK)
     if data:
         streams.on_client(data)

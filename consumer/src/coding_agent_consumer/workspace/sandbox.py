@@ -170,7 +170,7 @@ def _make_devices(new: Path) -> None:
         "tmpfs", str(devices / "shm"), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=256m"
     )
     (devices / "pts").mkdir()
-    with contextlib.suppress(OSError):  # terminals are a convenience
+    with contextlib.suppress(OSError):  # commands can do without terminals
         linux.mount(
             "devpts", str(devices / "pts"), "devpts", linux.MS_NOSUID, "newinstance,ptmxmode=0666,mode=0620"
         )
@@ -178,7 +178,7 @@ def _make_devices(new: Path) -> None:
 
 
 def _make_read_only(new: Path) -> None:
-    """Everything mounted below the new root so far, except /dev and /proc."""
+    """Remount everything that is mounted below the new root so far, except /dev and /proc."""
     keep = (str(new / "dev"), str(new / "proc"))
     for line in (
         Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -191,7 +191,7 @@ def _make_read_only(new: Path) -> None:
 
 
 def _remount_read_only(path: Path) -> None:
-    # The flags a mount has must be given again, or a user namespace is refused (mount_namespaces(7), locked).
+    # In a user namespace, a mount must keep the flags that it has (mount_namespaces(7), locked).
     has = os.statvfs(path).f_flag
     locked = {
         os.ST_NOSUID: linux.MS_NOSUID,
@@ -208,7 +208,7 @@ def _remount_read_only(path: Path) -> None:
 
 
 def python_installation() -> list[Path]:
-    """What this interpreter needs to be readable, and what `python3` on a command's PATH is."""
+    """What this interpreter must be able to read; `python3` on a command's PATH is in it."""
     return [Path(path) for path in dict.fromkeys((sys.base_prefix, sys.base_exec_prefix))]
 
 

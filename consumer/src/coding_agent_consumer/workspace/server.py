@@ -36,7 +36,7 @@ _TRANSFER_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What the command line says about the server.
+    """The server's part of the command line.
 
     Attributes:
         command_timeout: seconds for one command.
@@ -104,7 +104,7 @@ class WorkspaceServer:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             connection.settimeout(_TRANSFER_SECONDS)
-            # The client is gone or its request is not valid: nobody to answer.
+            # If the client is gone or its request is not valid, there is nobody to answer.
             with contextlib.suppress(OSError, wire.WireError, AbandonedError):
                 self._exchange(connection)
 
@@ -283,7 +283,7 @@ def _send(connection: socket.socket, fields: dict[str, Any], body: bytes) -> Non
 
 
 def _drain(connection: socket.socket) -> None:
-    """Take what the client sends until it closes: with that unread, closing would lose it the answer."""
+    """Read what the client sends until it closes: if we closed before, it would lose the answer."""
     connection.shutdown(socket.SHUT_WR)
     deadline = time.monotonic() + _TRANSFER_SECONDS
     while connection.recv(wire.CHUNK) and time.monotonic() < deadline:
@@ -331,7 +331,7 @@ def _number(header: dict[str, Any], name: str) -> int:
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:
-    """Exactly `length` bytes.
+    """Receive exactly `length` bytes.
 
     Raises:
         wire.WireError: the client stopped sending.

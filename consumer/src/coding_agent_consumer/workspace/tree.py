@@ -30,7 +30,7 @@ from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_PATCH, RefusalErr
 
 _GIT_TIMEOUT = 300.0
 _SEARCH_TIMEOUT = 30.0
-"""For an answer that the model waits for."""
+"""The model waits for the answer."""
 _MAX_FILES = 2000
 _MAX_MATCHES = 300
 _MAX_LINE = 300

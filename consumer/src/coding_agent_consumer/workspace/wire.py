@@ -49,7 +49,7 @@ BODY_LIMITS: Mapping[str, int] = {
     "search": 64 * 1024,
     "ping": 0,
 }
-"""Operations, with the most bytes of a request's body."""
+"""The operations, each with the most bytes of a request's body."""
 
 
 class WireError(Exception):
@@ -106,7 +106,7 @@ def decode_header(text: bytes, limit: int | None = None) -> tuple[dict[str, Any]
 
 
 class FrameReader:
-    """Takes requests out of a stream of bytes, whole ones alone.
+    """Takes complete requests out of a stream of bytes.
 
     Args:
         limit: most bytes of all bodies together.
@@ -120,7 +120,7 @@ class FrameReader:
         """The requests that are complete now.
 
         Raises:
-            WireError: they are not valid, or together too large.
+            WireError: one is not valid, or all together are too large.
         """
         self._received += data
         while len(self._received) >= PREFIX.size:

@@ -119,11 +119,12 @@ class Ledger:
     Attributes:
         allowance: `None` limits nothing.
         models: what was used so far, by model.
+        spent: so far, in the allowance's unit.
     """
 
     allowance: Allowance | None = None
     models: dict[str, Usage] = field(default_factory=dict)
-    _spent: Decimal = Decimal(0)
+    spent: Decimal = Decimal(0)
     _reserved: dict[int, Decimal] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -134,11 +135,6 @@ class Ledger:
         for used in self.models.values():
             total = total.plus(used)
         return total
-
-    @property
-    def spent(self) -> Decimal:
-        """In the allowance's unit."""
-        return self._spent
 
     def countable(self, pricing: Pricing | None) -> bool:
         """Whether the allowance can count what a model uses: money needs a price in its currency."""
@@ -153,7 +149,7 @@ class Ledger:
             estimated: of the request's input, and of the longest answer that it allows.
 
         Returns:
-            the number by which `settle` knows the reservation, or why there is none.
+            the number of the reservation for `settle` and `release`, or why there is none.
         """
         most = self._value(estimated, pricing)
         verdict = self._verdict(self._value(replace(estimated, output=0), pricing), most)
@@ -170,7 +166,7 @@ class Ledger:
     def settle(self, number: int, model: str, used: Tokens, pricing: Pricing | None) -> None:
         """Replace a reservation by what the answer used."""
         self.release(number)
-        self._spent += self._value(used, pricing)
+        self.spent += self._value(used, pricing)
         cost = pricing(used) if pricing is not None else None
         answer = Usage(
             requests=1,
@@ -184,7 +180,7 @@ class Ledger:
     def _verdict(self, certain: Decimal, most: Decimal) -> Verdict:
         if self.allowance is None:
             return Verdict.ADMITTED
-        left = self.allowance.value - self._spent
+        left = self.allowance.value - self.spent
         if left <= 0 or certain > left:
             return Verdict.EXHAUSTED
         if not self._reserved or most <= left - sum(self._reserved.values()):

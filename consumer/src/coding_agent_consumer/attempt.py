@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from coding_agent_core.attempts import Outcome
+from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.environment import ENVIRONMENT_FILE, Environment, EnvironmentFileError
 from coding_agent_core.errors import (
     CodingAgentError,
@@ -33,7 +33,7 @@ from coding_agent_core.retry import StoppedError, either, pause_until, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
-from coding_agent_core.usage import Allowance, Usage
+from coding_agent_core.usage import Usage
 
 from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.models import upstreams
@@ -110,15 +110,11 @@ class Attempt:
     """
     Attributes:
         settings: before those of the user and of the task are applied.
-        request: the label application that asked for the task.
-        timeout: seconds after which the agent must have finished.
+        given: the task, and what the operator says about this attempt. The agent must have finished within
+            its time.
         stop: set to end the attempt early; what was done is still pushed.
         grace: seconds after `stop` until the attempt returns.
-        overtime: seconds after `timeout` until the attempt returns: for work that cannot be pushed yet.
-        recap: what earlier attempts did, for the model, if their transcripts are not kept.
-        model: of this task alone, instead of the configured one.
-        instructions: of this task alone, after the configured ones.
-        allowance: what may be spent on the model; `None`: as much as the agent needs.
+        overtime: seconds after its time until the attempt returns: for work that cannot be pushed yet.
         environment: with which the attempt's pod was made; `None`: it has no pod.
         record: saves what is known so far, in case this process is killed. It is called only with an
             allowance, because all of that counts as spent if an attempt leaves no outcome.
@@ -126,19 +122,14 @@ class Attempt:
     """
 
     settings: Settings
-    request: TaskRequest
+    given: AttemptInput
     load: Load
     transcripts: Transcripts
     make_agent: MakeAgent
     open_workspace: OpenWorkspace
     stop: asyncio.Event
-    timeout: float
     grace: float
     overtime: float
-    recap: str = ""
-    model: str | None = None
-    instructions: str | None = None
-    allowance: Allowance | None = None
     environment: Environment | None = None
     record: Callable[[Outcome], None] | None = None
     mirror: Mirror | None = None
@@ -148,16 +139,21 @@ class Attempt:
     _gateway: Gateway | None = field(default=None, init=False)
     """Open while the agent works. What it counted is read afterwards too."""
 
+    @property
+    def _request(self) -> TaskRequest:
+        return self.given.task.request
+
     async def run(self) -> Outcome:
         """Run it to its end. It raises only if it is cancelled from outside."""
-        self._deadline = time.monotonic() + self.timeout
+        timeout = self.given.timeout_seconds
+        self._deadline = time.monotonic() + timeout
         reserve = min(_RESERVE, self.grace / 3)
         try:
             outcome = await run_until(
                 self._outcome,
                 self.stop,
                 grace=self.grace - reserve,
-                timeout=self.timeout + self.overtime - reserve,
+                timeout=timeout + self.overtime - reserve,
                 cleanup=reserve / 2,
             )
         except StoppedError:
@@ -166,7 +162,7 @@ class Attempt:
             )
         except TimeoutError:
             outcome = self._cut_off(
-                Reason.DEADLINE_EXCEEDED, f"The attempt did not finish within {self.timeout:.0f} s."
+                Reason.DEADLINE_EXCEEDED, f"The attempt did not finish within {timeout} s."
             )
         if self._gateway is not None:
             # The work was paid for even if it could not be pushed.
@@ -192,9 +188,9 @@ class Attempt:
         refused = await self._prepared(lambda: self._refusal(task))
         if refused is not None:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
-        settings = await settings_for(self.settings, task.item.platform, self.request.user)
+        settings = await settings_for(self.settings, task.item.platform, self._request.user)
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
-        recap = await self.transcripts.begin() or self.recap
+        recap = await self.transcripts.begin() or self.given.earlier.recap
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
             repository = await self._prepared(lambda: self._clone(task, details, Path(folder)))
@@ -206,9 +202,9 @@ class Attempt:
             settings = with_task_options(
                 settings,
                 task.item,
-                model=self.model,
-                runner=self.request.runner or file.runner,
-                instructions=self.instructions,
+                model=self.given.model,
+                runner=self._request.runner or file.runner,
+                instructions=self.given.instructions,
             )
             brief = await self._prepared(
                 lambda: self._brief(settings, task, details, repository, project=project, recap=recap)
@@ -229,7 +225,7 @@ class Attempt:
         return await refusal(
             task.forge,
             task.item,
-            self.request,
+            self._request,
             self.settings.authorize,
             own_label_counts=self.settings.own_label_counts,
         )
@@ -281,7 +277,7 @@ class Attempt:
             author=await commit_author(task.forge, settings.consumer.commits),
             title=details.title,
             footer=f"For {task.item.display}: {details.url}",
-            asked_by=await co_author(task.forge, self.request.user),
+            asked_by=await co_author(task.forge, self._request.user),
             signer=SshSigner.load(key) if key else None,
         )
 
@@ -301,7 +297,7 @@ class Attempt:
         async with (
             open_gateway(
                 upstreams(settings),
-                self.allowance,
+                self.given.allowance,
                 prices=settings.llm.prices,
                 models=settings.gateway.models,
                 provider_tools=settings.gateway.provider_tools,
@@ -325,7 +321,7 @@ class Attempt:
         return self._within_allowance(worked, gateway)
 
     def _record(self, usage: Usage) -> None:
-        if self.record is None or self.allowance is None:
+        if self.record is None or self.given.allowance is None:
             return
         message = "The agent ended before it could say how the attempt went."
         so_far = Outcome(reason=Reason.INTERNAL, message=message, usage=usage)
@@ -336,7 +332,7 @@ class Attempt:
         stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
         if not gateway.exhausted.is_set() or stopped or worked.succeeded:
             return worked
-        message = f"The attempt spent everything that it may spend on the model: {self.allowance}."
+        message = f"The attempt spent everything that it may spend on the model: {self.given.allowance}."
         return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
 
     async def _publish(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> None:

@@ -220,7 +220,7 @@ def build_attempt(
     base = Path(tempfile.gettempdir()) / settings.context_storage.base_dir
     return Attempt(
         settings=settings,
-        request=queued.request,
+        given=given,
         load=load,
         transcripts=Transcripts(
             settings.context_storage,
@@ -233,13 +233,8 @@ def build_attempt(
         make_agent=make_agent,
         open_workspace=lambda: _open_workspace(settings, {}),
         stop=stop,
-        timeout=given.timeout_seconds,
         grace=grace,
         overtime=grace,
-        recap=given.earlier.recap,
-        model=given.model,
-        instructions=given.instructions,
-        allowance=given.allowance,
         environment=given.environment,
         record=record,
         mirror=mirror,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from coding_agent_core.attempts import Outcome
+from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.messages import Claim, TaskSource
@@ -188,7 +188,13 @@ class TaskHandler:
         async with self._watch(claim, task) as (stop, why):
             outcome = await Attempt(
                 settings=self.settings,
-                request=claim.task.request,
+                given=AttemptInput(
+                    task=claim.task,
+                    max_attempts=task.max_attempts,
+                    timeout_seconds=consumer.timeout_seconds,
+                    # No queue stores what earlier attempts spent: each attempt has the whole budget.
+                    allowance=self.settings.budgets.task,
+                ),
                 load=load,
                 transcripts=Transcripts(
                     storage,
@@ -201,11 +207,8 @@ class TaskHandler:
                 make_agent=self.make_agent,
                 open_workspace=lambda: self.open_workspace(variables),
                 stop=stop,
-                timeout=consumer.timeout_seconds,
                 grace=_GRACE,
                 overtime=_OVERTIME,
-                # No queue stores what earlier attempts spent: each attempt has the whole budget.
-                allowance=self.settings.budgets.task,
             ).run()
         if identities is not None:
             outcome = outcome.model_copy(update={"denied": await denials(identities.agent(job))})

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 from urllib.parse import quote, urlsplit
 
 
@@ -94,54 +93,52 @@ _GITHUB_LIMITS = RequestLimits(
 minute, of which a request that changes something costs 5; 5,000 requests an hour. Enterprise Server is
 shipped without limits, but with the same best practices."""
 
-FACTS: Mapping[Platform, PlatformFacts] = MappingProxyType(
-    {
-        Platform.GITHUB: PlatformFacts(
-            title="GitHub",
-            web_host="github.com",
-            web_limits=_GITHUB_LIMITS,
-            limits=_GITHUB_LIMITS,
-            change_noun="pull request",
-            change_path="pull",
-            change_mark="#",
-            change_word="pr",
-            by_project_id=False,
-            keys={
-                ItemKind.ISSUE: KeyForm("github_issue", "number", "TaskGitHubIssue"),
-                ItemKind.CHANGE: KeyForm("github_pull_request", "number", "TaskGitHubPullRequest"),
-            },
-            credential_variable="GITHUB_PERSONAL_ACCESS_TOKEN",
-            webhook_setting="secret",
-            webhook_variable="GITHUB_WEBHOOK_SECRET",
-        ),
-        Platform.GITLAB: PlatformFacts(
-            title="GitLab",
-            web_host="gitlab.com",
-            # *GitLab.com rate limits* and *Rate limits on note creation*.
-            web_limits=RequestLimits(creates_per_minute=60),
-            limits=RequestLimits(creates_per_minute=300),
-            change_noun="merge request",
-            change_path="-/merge_requests",
-            change_mark="!",
-            change_word="mr",
-            by_project_id=True,
-            keys={
-                ItemKind.ISSUE: KeyForm("gitlab_issue", "issue_iid", "TaskGitLabIssue"),
-                ItemKind.CHANGE: KeyForm("gitlab_merge_request", "mr_iid", "TaskGitLabMergeRequest"),
-            },
-            credential_variable="GITLAB_PERSONAL_ACCESS_TOKEN",
-            webhook_setting="token",
-            webhook_variable="GITLAB_WEBHOOK_TOKEN",
-        ),
-    }
-)
+FACTS: Mapping[Platform, PlatformFacts] = {
+    Platform.GITHUB: PlatformFacts(
+        title="GitHub",
+        web_host="github.com",
+        web_limits=_GITHUB_LIMITS,
+        limits=_GITHUB_LIMITS,
+        change_noun="pull request",
+        change_path="pull",
+        change_mark="#",
+        change_word="pr",
+        by_project_id=False,
+        keys={
+            ItemKind.ISSUE: KeyForm("github_issue", "number", "TaskGitHubIssue"),
+            ItemKind.CHANGE: KeyForm("github_pull_request", "number", "TaskGitHubPullRequest"),
+        },
+        credential_variable="GITHUB_PERSONAL_ACCESS_TOKEN",
+        webhook_setting="secret",
+        webhook_variable="GITHUB_WEBHOOK_SECRET",
+    ),
+    Platform.GITLAB: PlatformFacts(
+        title="GitLab",
+        web_host="gitlab.com",
+        # *GitLab.com rate limits* and *Rate limits on note creation*.
+        web_limits=RequestLimits(creates_per_minute=60),
+        limits=RequestLimits(creates_per_minute=300),
+        change_noun="merge request",
+        change_path="-/merge_requests",
+        change_mark="!",
+        change_word="mr",
+        by_project_id=True,
+        keys={
+            ItemKind.ISSUE: KeyForm("gitlab_issue", "issue_iid", "TaskGitLabIssue"),
+            ItemKind.CHANGE: KeyForm("gitlab_merge_request", "mr_iid", "TaskGitLabMergeRequest"),
+        },
+        credential_variable="GITLAB_PERSONAL_ACCESS_TOKEN",
+        webhook_setting="token",
+        webhook_variable="GITLAB_WEBHOOK_TOKEN",
+    ),
+}
 
 KEY_FIELDS = frozenset({"type", "owner", "repo", "project_id"}) | {
     form.number for facts in FACTS.values() for form in facts.keys.values()
 }
-KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = MappingProxyType(
-    {form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()}
-)
+KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = {
+    form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()
+}
 
 
 def web_base(api_url: str) -> str:

@@ -5,7 +5,7 @@ Usage goes from a pod to the operator: fields of a newer release are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
@@ -181,15 +181,6 @@ class Allowance(Frozen):
     def _as_text(self, amount: Decimal | None) -> str | None:
         """JSON numbers are binary fractions."""
         return None if amount is None else f"{amount:f}"
-
-    @staticmethod
-    def of_wire(data: Mapping[str, Any] | None) -> Allowance | None:
-        """From a `budget` or `allowance` as an AgentTask or an attempt's input has it.
-
-        Raises:
-            ValueError: it is neither money nor tokens.
-        """
-        return None if data is None else Allowance.model_validate(data)
 
     def to_wire(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_none=True)

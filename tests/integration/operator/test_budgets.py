@@ -70,9 +70,7 @@ class Agents:
         found = self._world.plane.batch.read_namespaced_job(job, self._world.namespace, _request_timeout=60)
         [agent] = found.spec.template.spec.containers
         [text] = [entry.value for entry in agent.env if entry.name == "CODING_AGENT_TASK"]
-        allowance = Allowance.of_wire(json.loads(text)["allowance"])
-        assert allowance is not None
-        return allowance.value
+        return Allowance.model_validate(json.loads(text)["allowance"]).value
 
 
 def charged(task: dict[str, Any]) -> Decimal:

@@ -24,12 +24,12 @@ MANY = Allowance(tokens=1000)
 )
 def test_an_allowance_is_money_or_tokens(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"amount|currency|tokens"):
-        Allowance.of_wire(data)
+        Allowance.model_validate(data)
 
 
 @pytest.mark.parametrize("allowance", [FIVE, MANY, Allowance(amount=Decimal("0.1"), currency="EUR")])
 def test_what_is_written_is_read_again(allowance: Allowance) -> None:
-    assert Allowance.of_wire(allowance.to_wire()) == allowance
+    assert Allowance.model_validate(allowance.to_wire()) == allowance
 
 
 def test_money_is_written_as_text() -> None:

@@ -16,7 +16,7 @@ import httpx
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
-from coding_agent_core.forge.pacing import Kind, Paced, forge_error, message_of, rate_limited
+from coding_agent_core.forge.pacing import Kind, Paced, forge_error, rate_limited
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.section import Secrets
@@ -287,7 +287,7 @@ class ForgeClient:
         if response.is_success:
             return response
         problem = self._problem(call, response, response.content)
-        limited = rate_limited(response.status_code, response.headers, message_of(response.content))
+        limited = rate_limited(response.status_code, response.headers, response.content)
         problem.repeatable = isinstance(problem, ForgeUnavailableError) and (safe or limited)
         raise problem
 

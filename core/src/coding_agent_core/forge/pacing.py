@@ -183,7 +183,7 @@ def _available(status: int, headers: Mapping[str, str], content: bytes) -> bool:
     """Whether an answer, be it a refusal, shows that the forge is available."""
     if status in (408, 425) or status >= 500:
         return False
-    return not rate_limited(status, headers, message_of(content) if status == 403 else "")
+    return not rate_limited(status, headers, content)
 
 
 def asked_pause(
@@ -196,7 +196,7 @@ def asked_pause(
     """
     if status is None:
         return None
-    if rate_limited(status, headers, message_of(content) if status in (403, 429) else ""):
+    if rate_limited(status, headers, content):
         wait = retry_after(headers, now)
         return LIMITED_WAIT if wait is None else wait
     if status == 503 and "retry-after" in headers:
@@ -219,7 +219,7 @@ def forge_error(
     """The error for an answer with a status of 300 or more; names in `headers` are in lower case."""
     message = message_of(content)
     detail = f": {message}" if message else ""
-    if rate_limited(status, headers, message):
+    if rate_limited(status, headers, content):
         wait = retry_after(headers, now)
         if wait is None and status == 403:
             wait = LIMITED_WAIT
@@ -251,7 +251,7 @@ def forge_error(
     return ForgeError(f"{host} did not accept {what} ({status}){detail}", status=status)
 
 
-def rate_limited(status: int, headers: Mapping[str, str], message: str) -> bool:
+def rate_limited(status: int, headers: Mapping[str, str], content: bytes) -> bool:
     """Whether an answer means that we send too many requests, and that nothing was done.
 
     GitHub answers 403 or 429 with one of: no requests remaining, Retry-After, or a phrase in the message
@@ -264,7 +264,7 @@ def rate_limited(status: int, headers: Mapping[str, str], message: str) -> bool:
     return (
         headers.get("x-ratelimit-remaining") == "0"
         or "retry-after" in headers
-        or any(phrase in message.lower() for phrase in _RATE_LIMIT_PHRASES)
+        or any(phrase in message_of(content).lower() for phrase in _RATE_LIMIT_PHRASES)
     )
 
 

@@ -308,18 +308,18 @@ class MemoryQueue:
             event.set()
 
 
+@dataclass(eq=False)
 class MemoryClaim:
     """See `Claim`. Settling twice, or after another consumer claimed the task, does nothing."""
 
-    def __init__(self, task: QueuedTask, redelivered: bool, queue: MemoryQueue, entry: Entry) -> None:
-        self.task = task
-        self.redelivered = redelivered
-        self.cancelled = asyncio.Event()
+    task: QueuedTask
+    redelivered: bool
+    queue: MemoryQueue
+    entry: Entry
+
+    def __post_init__(self) -> None:
+        self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
-        self.lost = asyncio.Event()
-        self.settled = asyncio.Event()
-        self._queue = queue
-        self._entry = entry
 
     @asynccontextmanager
     async def item_lock(self) -> AsyncIterator[bool]:
@@ -328,22 +328,22 @@ class MemoryClaim:
 
     def ending(self) -> None:
         """From now on a label starts the next run, which waits until this one is settled."""
-        self._entry.ending = True
+        self.entry.ending = True
 
     async def done(self) -> None:
         if self._open():
-            self._queue.end(self._entry)
+            self.queue.end(self.entry)
 
     async def retry(self, delay: float) -> None:
         """Start the next attempt later; a task that was cancelled meanwhile ends instead."""
         if self._open():
-            self._queue.retry(self._entry, delay)
+            self.queue.retry(self.entry, delay)
 
     async def dead_letter(self, reason: str) -> None:
         """Only the log keeps such tasks."""
         if self._open():
             _logger.error("Gave up on task %s, attempt %d: %s", self.task.name, self.task.attempt, reason)
-            self._queue.end(self._entry)
+            self.queue.end(self.entry)
 
     def _open(self) -> bool:
         if self.settled.is_set() or self.lost.is_set():

@@ -1,4 +1,4 @@
-"""While an attempt works, its consumer looks again and again whether it is still wanted."""
+"""A consumer of a queue: how long a task waits for its next attempt, and how an attempt is watched."""
 
 from __future__ import annotations
 
@@ -14,8 +14,20 @@ from coding_agent_core.settings.model import Settings
 UNUSED: Any = None
 
 
-@pytest.mark.parametrize("error", [ForgeUnavailableError("down"), RuntimeError("a defect")])
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [(None, 15, 30), (0.0, 15, 30), (60.0, 60, 66), (600.0, 600, 600), (7200.0, 600, 600)],
+)
+def test_an_asked_wait_is_kept_spread_and_capped(asked: float | None, least: float, most: float) -> None:
+    """A task waits no longer than its comment says, whatever the model or the forge asks for."""
+    handler = TaskHandler(Settings(), {}, UNUSED, UNUSED, asyncio.Event())
+    waits = [handler._delay(1, asked) for _ in range(50)]
+    assert least <= min(waits) <= max(waits) <= most
+
+
+@pytest.mark.parametrize("error", [ForgeUnavailableError("down"), RuntimeError("a bug")])
 async def test_a_check_that_failed_is_repeated(error: Exception) -> None:
+    """While an attempt works, its consumer checks again and again whether it is still wanted."""
     settings = Settings.model_validate({"consumer": {"cancel_check_interval": 0.01}})
     handler = TaskHandler(settings, {}, UNUSED, UNUSED, asyncio.Event())
     answers: list[Exception | str] = [error, "", "The label was removed."]

@@ -116,17 +116,17 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
         findings.log()
         scrub_logs(scrub_for(settings))
         given = _read_input(environment)
-        outcome = asyncio.run(_attempt(settings, given, lambda so_far: _leave(so_far, environment)))
+        outcome = asyncio.run(_attempt(settings, given, lambda so_far: _write_outcome(so_far, environment)))
     except Exception as error:
         outcome = outcome_of_error(error)
     log = _logger.error if outcome.outcome_class.counted and not outcome.succeeded else _logger.info
     log("%s: %s", outcome.reason, outcome.message)
-    _leave(outcome, environment)
+    _write_outcome(outcome, environment)
     return outcome.exit_code.value
 
 
-def _leave(outcome: Outcome, environment: Mapping[str, str]) -> None:
-    """Write the termination message."""
+def _write_outcome(outcome: Outcome, environment: Mapping[str, str]) -> None:
+    """Write it as the termination message."""
     file = Path(environment.get("TERMINATION_LOG", _TERMINATION_LOG))
     if file.exists():  # in a pod
         try:

@@ -90,11 +90,9 @@ class BareClone:
             mirror: of the repository, if there is a cache.
 
         Raises:
-            ForgeUnavailableError: unreachable.
-            ForgeRefusedError: the credentials do not suffice.
             ForgeNotFoundError: no such repository, or it has no such base branch.
-            SettingsError: there is no token.
             ValueError: a branch name is invalid.
+            Otherwise as `Git.remote`.
         """
         for name in (base, branch):
             require_branch_name(name)
@@ -190,10 +188,7 @@ class BareClone:
         """Push the work branch, never by force.
 
         Raises:
-            RemoteMovedError: someone else pushed to it; nothing was overwritten.
-            ForgeUnavailableError: unreachable.
-            ForgeRefusedError: no right to push, or a rule of the forge declined it.
-            ForgeNotFoundError: the repository is gone.
+            As `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
         """
         tip = self.tip
         target = f"{tip}:refs/heads/{self.branch}"

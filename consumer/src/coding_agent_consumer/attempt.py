@@ -197,7 +197,7 @@ class Attempt:
             project = await self._prepared(lambda: project_commit(task.forge, details, repository))
             file = await read_environment(repository, project, settings, self.environment)
             if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
-                message = f"`{ENVIRONMENT_FILE}` asks for another pod ({pod}); the next attempt gets it."
+                message = f"`{ENVIRONMENT_FILE}` asks for a different pod ({pod}); the next attempt gets it."
                 return Outcome(reason=Reason.ENVIRONMENT_CHANGED, message=message, environment=pod)
             settings = with_task_options(
                 settings,
@@ -351,7 +351,7 @@ class Attempt:
     ) -> Outcome:
         outcome = worked.model_copy(update={"branch": branch})
         if outcome.reason is Reason.CANCELLED and branch:
-            message = f"{outcome.message} What was done so far is pushed."
+            message = f"{outcome.message} The work so far is pushed."
             return outcome.model_copy(update={"message": message})
         if outcome.outcome_class is not ReasonClass.SUCCEEDED:
             return outcome

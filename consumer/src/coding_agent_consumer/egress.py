@@ -66,7 +66,7 @@ class Identities:
             return None
         key = Secrets(egress.key).first()
         if key is None:
-            raise SettingsError("egress.key is not set; it must be the key that the egress proxy has")
+            raise SettingsError("egress.key is not set; it must be the same key as the egress proxy's")
         return Identities(settings, urlsplit(egress.proxy).netloc, key)
 
     def agent(self, job: str) -> dict[str, str]:

@@ -248,7 +248,7 @@ def classify(output: str, url: str) -> ForgeError:
     text follows `remote:`.
     """
     if re.search(r"^!\t.*\[(rejected\]|remote rejected\] \(cannot lock ref)", output, re.MULTILINE):
-        return RemoteMovedError(f"The branch on {url} was changed by someone else meanwhile.")
+        return RemoteMovedError(f"The branch on {url} was changed by someone else in the meantime.")
     found = re.search(r"returned error: (\d{3})|HTTP (\d{3}) ", output)
     status = int(found[1] or found[2]) if found else None
     declined = re.search(r"^!\t.*\[remote rejected\] (.*)$", output, re.MULTILINE)
@@ -259,11 +259,11 @@ def classify(output: str, url: str) -> ForgeError:
         r"Authentication failed|could not read (Username|Password)", output
     ):
         return ForgeRefusedError(
-            f"{url} refused the credentials, or they lack a right.", status=status or 401
+            f"{url} refused the credentials, or they lack a permission.", status=status or 401
         )
     if status is not None and 300 <= status < 400:
         return ForgeRefusedError(
-            f"{url} redirects elsewhere, where the token is not sent; configure the address it redirects to.",
+            f"{url} redirects to another address, and the token is not sent there; configure that address.",
             status=status,
         )
     if status in (404, 410) or re.search(r"repository '[^']*' not found", output):

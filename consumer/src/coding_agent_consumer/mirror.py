@@ -87,7 +87,7 @@ class Mirror:
             if len(packs) > _MAX_PACKS:
                 await git.local(*_PACK)
         except CodingAgentError as error:
-            _logger.warning("The repository's mirror is deleted, it cannot be updated: %s", error)
+            _logger.warning("The repository's mirror cannot be updated and is deleted: %s", error)
             await asyncio.to_thread(self._delete)
 
     async def discard(self) -> None:
@@ -151,5 +151,5 @@ async def fetch(git: Git, wanted: Sequence[str], mirror: Mirror | None) -> None:
         await git.local("init", "--quiet", "--bare")
         await git.remote(FETCH, *wanted)
         # It worked without the mirror, so the forge was not the reason.
-        _logger.warning("The repository's mirror is broken and not used: %s", error)
+        _logger.warning("The repository's mirror is broken and is not used: %s", error)
         await mirror.discard()

@@ -67,13 +67,13 @@ async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.E
         try:
             await handler.handle(notice)
         except (ForgeUnavailableError, QueueUnavailableError) as error:
-            _logger.warning("A notice about %s waits: %s", item.display, error)
+            _logger.warning("A notice about %s is waiting: %s", item.display, error)
             await first_of(asyncio.sleep(RETRY_SECONDS), stop.wait())
             continue
         except ForgeError as error:
             _logger.warning("Could not handle a notice about %s: %s", item.display, error)
         except Exception:  # a bug that one notice meets must not end the others
-            _logger.exception("Unexpected error at a notice about %s", item.display)
+            _logger.exception("Unexpected error while handling a notice about %s", item.display)
         return True
     return False
 

@@ -78,7 +78,8 @@ async def run_consumer(
         if settings.consumer.workspace.gate is None:
             _logger.warning(
                 "The model's commands share this machine's network: they have the egress proxy in their"
-                " environment, and nothing stops those that go past it. Docker Compose and Kubernetes do."
+                " environment, and nothing stops a command that bypasses it. Docker Compose and "
+                "Kubernetes do."
             )
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)

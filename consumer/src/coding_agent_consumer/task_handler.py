@@ -124,7 +124,7 @@ class TaskHandler:
                 if mine:
                     return False
         if not triggers & details.labels and not claim.redelivered:
-            _logger.info("Dropped a message for %s: another consumer works on it", item.display)
+            _logger.info("Dropped a message for %s: another consumer is working on it", item.display)
             await claim.done()
         else:
             # It may be the message of the other consumer's own task, delivered again because its connection
@@ -217,7 +217,7 @@ class TaskHandler:
             raise _TaskStoppedError
         if outcome.reason is Reason.CANCELLED:
             if why[0]:
-                saved = " What was done so far is pushed." if outcome.branch else ""
+                saved = " The work so far is pushed." if outcome.branch else ""
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped.{saved}"})
             else:  # the consumer ends, but the task is still wanted: another consumer continues it
                 await self._comment(task, Phase.QUEUED, outcome, None)

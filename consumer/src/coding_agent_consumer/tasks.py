@@ -82,7 +82,7 @@ def decide_start(
             attempt = max(task.attempt, state.attempt)
         case Phase.BACKOFF:
             if task.attempt <= state.attempt:
-                return Drop("the next attempt is in the queue already")
+                return Drop("the next attempt is already in the queue")
             attempt = task.attempt
         case _:  # its consumer died
             attempt = max(task.attempt, state.attempt + 1)

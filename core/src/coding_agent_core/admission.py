@@ -150,9 +150,9 @@ def withdraw(at: datetime | None, latest: LatestTask | None) -> Cancel | Keep:
     if latest.terminal:
         return Keep("the item's task has ended")
     if latest.cancel_requested:
-        return Keep("the task is being cancelled already")
+        return Keep("the task is already being cancelled")
     if _not_after(at, latest.labeled_at):
-        return Keep("the label was applied again since")
+        return Keep("the label has been applied again since then")
     return Cancel(latest.name)
 
 
@@ -268,7 +268,7 @@ def may_delete_first(item: Item, runs: Iterable[Body], now: datetime) -> bool:
 
 def duplicate_of(duplicate: Duplicate) -> dict[str, Any]:
     """The merge patch for a task that should not have been created: it is cancelled, and never the newest."""
-    because = f"{duplicate.task} answers for it already: {duplicate.why}"
+    because = f"{duplicate.task} already covers it: {duplicate.why}"
     patch = cancellation(because)
     patch["metadata"]["annotations"][ANNOTATION_DUPLICATE_OF] = duplicate.task
     return patch

@@ -128,8 +128,8 @@ class IssueCommand(StoredCommand):
         """A request to cancel the task, made at the time of the comment."""
         return Withdrawal(
             item=self.item,
-            reason=f"{self.user} cancelled it by a comment",
-            message=f"{self.user} cancelled it by a comment.",
+            reason=f"{self.user} cancelled it with a comment",
+            message=f"{self.user} cancelled it with a comment.",
             delivery_id=self.trigger_id,
             at=self.at,
         )
@@ -207,9 +207,11 @@ def store(body: Body, command: IssueCommand) -> dict[str, Any] | CommandIgnored:
     own = next((entry for entry in same if entry.user.casefold() == command.user.casefold()), None)
     entry = command.stored()
     if own is not None and (own.comment == entry.comment or own.time > entry.time):
-        return CommandIgnored("it waits already, or a newer one by the same author")
+        return CommandIgnored("it is already waiting, or a newer one by the same author is")
     if own is None and len(same) >= LIMIT_PER_NAME:
-        return CommandIgnored(f"{len(same)} commands /{command.name} wait already; is the reporter running?")
+        return CommandIgnored(
+            f"{len(same)} commands /{command.name} are already waiting; is the reporter running?"
+        )
     patch = _patch(body, [*(other for other in stored if other is not own), entry])
     # The reporter watches the tasks whose end it has not shown yet.
     patch["metadata"]["labels"][LABEL_REPORTED] = None
@@ -322,12 +324,12 @@ async def execute(
 async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResult, str]:
     forge = target.forge
     if command.user.casefold() == (await forge.whoami()).casefold():
-        return ExecutionResult.REFUSED, "our own account gives no commands"
+        return ExecutionResult.REFUSED, "the bot's own account cannot give commands"
     if await forge.permission(command.item, command.user) < Permission.WRITE:
         return ExecutionResult.REFUSED, f"{command.user} has no write access to the repository"
     try:
         if await forge.has_reacted(command.item, command.comment):
-            return ExecutionResult.NOTHING, "it was executed before"
+            return ExecutionResult.NOTHING, "it has already been executed"
     except ForgeNotFoundError:
         return ExecutionResult.NOTHING, "its comment is gone"
     result = await _act(command, target)

@@ -69,7 +69,7 @@ def image_pattern(value: str) -> str:
     """
     if not _PATTERN.fullmatch(value) or ".." in value:
         raise ValueError(
-            f"{value!r} is not a pattern of images; write the registry's host and a path, for example "
+            f"{value!r} is not an image pattern; write the registry's host and a path, for example "
             "`registry.example.com/team/*`. A `*` stands for any characters but `/`, and not in the host"
         )
     return value
@@ -103,7 +103,7 @@ def _folder(value: str) -> str:
 
 def _without_nul(value: str) -> str:
     if "\0" in value:
-        raise ValueError("holds a NUL character, which no command and no variable can have; remove it")
+        raise ValueError("contains a NUL character, which commands and variables cannot have; remove it")
     return value
 
 
@@ -187,7 +187,7 @@ class RepositoryFile(_Strict):
     def _fits(self) -> RepositoryFile:
         ports = [service.port for service in self.services.values()]
         if len(set(ports)) < len(ports):
-            raise ValueError("two `services` have the same `port`; give each a port of its own")
+            raise ValueError("two `services` have the same `port`; give each service its own port")
         if (size := len(self.pod.model_dump_json().encode())) > MAX_POD_BYTES:
             raise ValueError(
                 f"`image`, `egress` and `services` have {size} bytes as JSON, of at most "
@@ -219,7 +219,7 @@ def read_file(content: bytes) -> RepositoryFile:
     try:
         data = yaml.load(content.decode("utf-8"), Loader=_TextLoader)  # noqa: S506 - as BaseLoader, it makes text alone
     except UnicodeDecodeError as error:
-        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not UTF-8 text; save it as such.") from error
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not UTF-8 text; save it as UTF-8.") from error
     except RecursionError as error:
         raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is nested too deeply; make it flat.") from error
     except (yaml.YAMLError, ValueError) as error:
@@ -243,7 +243,9 @@ class _TextLoader(yaml.BaseLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value in seen:
-                raise yaml.MarkedYAMLError(problem="a key twice, or not text", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem="a key is given twice or is not text", problem_mark=key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -117,7 +117,7 @@ class Item(Frozen):
         """
         key_type = key.get("type")
         if not isinstance(key_type, str) or key_type not in KEY_TYPES:
-            raise ValueError(f"not a task key: type: {key_type!r} is none of {', '.join(KEY_TYPES)}")
+            raise ValueError(f"not a task key: type: {key_type!r} is not one of {', '.join(KEY_TYPES)}")
         platform, kind = KEY_TYPES[key_type]
         facts = FACTS[platform]
         number = facts.keys[kind].number

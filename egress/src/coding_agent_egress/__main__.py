@@ -61,7 +61,7 @@ class Proxy:
         settings = load_settings(self._config)
         keys = Secrets(settings.egress.key).current()
         if not keys:
-            raise SettingsError("egress.key is not set; it must be the key that the operator has")
+            raise SettingsError("egress.key is not set; it must be the same key as the operator's")
         parent = settings.egress.parent
         login = Secrets(parent.credentials).first() if parent else None
         text, secrets = configuration(settings, self._place, parent_login=login), "\n".join(keys)
@@ -208,9 +208,11 @@ def run(config: Path | None, place: Place) -> int:
         try:
             if proxy.write():
                 squid.send_signal(signal.SIGHUP)
-                _logger.info("The settings have changed, and are in force")
+                _logger.info("The settings have changed and are now in force")
         except CodingAgentError as error:
-            _logger.error("The settings have changed and cannot be used; the old ones stay: %s", error)  # noqa: TRY400
+            _logger.error(  # noqa: TRY400
+                "The settings have changed and cannot be used; the old ones stay in force: %s", error
+            )
     server.shutdown()
     if squid.poll() is None:
         squid.terminate()

@@ -223,7 +223,7 @@ class Cluster:
     def _require_lease(self) -> None:
         if not self.may_write():
             # No status: as after a request without an answer, nothing is concluded from it.
-            raise ApiError("The operator's Lease is not held; nothing is written.", None)
+            raise ApiError("This operator does not hold its Lease, so it writes nothing.", None)
 
 
 class LeaseLostError(CodingAgentError):
@@ -309,7 +309,7 @@ class Lease:
                 continue
             if self._seen is not None and self._seen.holder != self._me:
                 LEADER.labels(self._cluster.namespace).set(0)
-                raise LeaseLostError(f"{self._seen.holder or 'nobody'} has the Lease {LEASE} now.")
+                raise LeaseLostError(f"{self._seen.holder or 'nobody'} holds the Lease {LEASE} now.")
 
     async def release(self) -> None:
         """Give it back, so that the next need not wait; only when no request is under way any more."""
@@ -318,7 +318,7 @@ class Lease:
             try:
                 await self._give_back()
             except ApiError as error:
-                _logger.warning("The Lease could not be given back: %s", error)
+                _logger.warning("The Lease could not be released: %s", error)
         LEADER.labels(self._cluster.namespace).set(0)
 
     async def renew(self) -> bool:

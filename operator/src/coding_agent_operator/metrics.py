@@ -31,10 +31,13 @@ ENDED = Counter(
     "coding_agent_tasks_ended", "AgentTasks that ended, by phase and reason.", ["phase", "reason"]
 )
 QUEUE_WAIT = Histogram(
-    "coding_agent_queue_wait_seconds", "From the task's creation to its first attempt.", buckets=_WAIT
+    "coding_agent_queue_wait_seconds", "Time from a task's creation to its first attempt.", buckets=_WAIT
 )
 ATTEMPT = Histogram(
-    "coding_agent_attempt_duration_seconds", "Of attempts, by outcome.", ["outcome"], buckets=_ATTEMPT
+    "coding_agent_attempt_duration_seconds",
+    "Duration of attempts, by outcome.",
+    ["outcome"],
+    buckets=_ATTEMPT,
 )
 OUTCOMES = Counter(
     "coding_agent_attempts", "Attempts that ended, by outcome and reason.", ["outcome", "reason"]
@@ -43,7 +46,7 @@ USAGE = UsageMetrics(REGISTRY)
 RETRIES = Counter("coding_agent_retries", "Attempts after the first of their task.")
 RECONCILES = Histogram(
     "coding_agent_reconcile_duration_seconds",
-    "Of one reconciliation of one task.",
+    "Duration of one reconciliation of one task.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 10),
 )
 RECONCILE_ERRORS = Counter("coding_agent_reconcile_errors", "Reconciliations that failed and are retried.")
@@ -63,10 +66,12 @@ WATCH_BEHIND = Gauge(
 _BUDGET = ["budget", "repository", "unit", "served_namespace"]
 BUDGET = Gauge(
     "coding_agent_budget_limit",
-    "Of a repository and day, or of a namespace and month, in a currency or in tokens.",
+    "Budget of a repository and day, or of a namespace and month, in a currency or in tokens.",
     _BUDGET,
 )
-BUDGET_SPENT = Gauge("coding_agent_budget_spent", "By attempts that ended in the budget's period.", _BUDGET)
+BUDGET_SPENT = Gauge(
+    "coding_agent_budget_spent", "What the attempts that ended in the budget's period spent.", _BUDGET
+)
 BUDGET_RESERVED = Gauge("coding_agent_budget_reserved", "What running attempts may still spend.", _BUDGET)
 FAILING = Gauge(
     "coding_agent_operator_namespace_failing",

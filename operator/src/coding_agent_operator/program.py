@@ -110,7 +110,7 @@ class Namespaces:
     def ready(self) -> str | None:
         """Why it is not known yet what to serve."""
         if self._everywhere:
-            return None if self._discovered else "the cluster was not listed yet"
+            return None if self._discovered else "the cluster has not been listed yet"
         self._settled.update(name for name, controller in self._controllers.items() if controller.ready)
         waiting = sorted(set(self.names) - self._settled)
         if waiting:

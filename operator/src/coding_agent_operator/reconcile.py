@@ -231,7 +231,7 @@ class Reconciler:
                 raise
             job = read_job(existing)
             if job.owner != task.uid:
-                _logger.warning("Job %s is not of task %s; it is left alone", name, task.name)
+                _logger.warning("Job %s does not belong to task %s; it is left alone", name, task.name)
                 self._foreign.setdefault(task.name, []).append(job)
                 return job
             self._jobs.put(existing)
@@ -341,5 +341,5 @@ class TerminationMessages:
                 continue
             failures += 1
             wait = backoff(failures, _RETRY_FIRST_S, _RETRY_MAX_S)
-            _logger.warning("Pods cannot be watched: %s; again in %.0f s", problem, wait)
+            _logger.warning("Pods cannot be watched: %s; next try in %.0f s", problem, wait)
             await asyncio.sleep(wait)

@@ -125,7 +125,7 @@ async def sweep_forever(
             if deleted:
                 _logger.info("Deleted %d tasks that ended more than %s ago", deleted, keep)
         except ApiError as error:
-            _logger.warning("Ended tasks could not be swept: %s", error)
+            _logger.warning("Ended tasks could not be deleted: %s", error)
         await asyncio.sleep(interval)
 
 

@@ -114,9 +114,7 @@ class ClusterAccess:
     def create(self, manifest: Body) -> None:
         """Create a task."""
         name = manifest["metadata"]["name"]
-        taken = (
-            f"{name} was made by someone else at this moment: look with `kubectl agenttask describe {name}`."
-        )
+        taken = f"somebody else has just created {name}: see `kubectl agenttask describe {name}`."
         with _sentences(f"create agenttask {name}", conflict=taken):
             self._tasks.create_namespaced_custom_object(
                 *self._where, manifest, field_manager="kubectl-agenttask", _request_timeout=_TIMEOUT
@@ -221,7 +219,7 @@ def choose(pods: Sequence[Mapping[str, Any]], attempt: int | None) -> Mapping[st
     wanted = numbers[-1] if attempt is None else attempt
     if wanted not in numbers:
         there = ", ".join(str(number) for number in numbers)
-        raise PluginError(f"attempt {wanted} has no pod, or no longer. Attempts that have one: {there}.")
+        raise PluginError(f"attempt {wanted} has no pod. Attempts that have one: {there}.")
     of_attempt = [pod for pod in pods if attempt_of_pod(pod) == wanted]
     return max(of_attempt, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
 
@@ -341,7 +339,10 @@ def _sentences(what: str, *, missing: str | None = None, conflict: str | None = 
         if error.status == 404:
             # Without the resource itself the server's answer is plain text.
             unknown = "page not found" in said
-            hint = "this cluster knows no agenttasks: apply crds/agenttask.yaml, or choose another --context."
+            hint = (
+                "this cluster does not know agenttasks: apply crds/agenttask.yaml, or choose another "
+                "--context."
+            )
             raise PluginError(hint if unknown or missing is None else missing) from error
         if error.status == 409 and conflict:
             raise PluginError(conflict) from error

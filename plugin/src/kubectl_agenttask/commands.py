@@ -88,7 +88,7 @@ def spend(session: Session, arguments: Namespace) -> None:
     )
     rows = tables.spent_rows(found, arguments.by, since)
     if not rows:
-        session.notes.print(f"No attempt has ended since {since:%Y-%m-%d} whose usage is known.")
+        session.notes.print(f"No attempt whose usage is known has ended since {since:%Y-%m-%d}.")
         return
     show_table(session.out, (arguments.by.upper(), *tables.SPENT), rows)
 
@@ -141,7 +141,7 @@ def _pod(session: Session, arguments: Namespace) -> Body:
         if pod is not None and has_started(pod, arguments.container):
             return dict(pod)
         why = f"its pod waits: {waiting_for(pod)}" if pod is not None else _no_pod(task)
-        problem = f"{arguments.name} has no log yet or any more: {why}."
+        problem = f"{arguments.name} has no log at the moment: {why}."
         if not arguments.follow or _ended(task) or session.monotonic() > end:
             hint = "" if arguments.follow or _ended(task) else " With -f this command waits."
             raise PluginError(problem + hint)
@@ -173,7 +173,7 @@ def cancel(session: Session, arguments: Namespace) -> None:
     """`cancel`: ask a task to stop."""
     task = _not_ended(session, arguments.name, "there is nothing to cancel")
     if (task.get("spec") or {}).get("cancel"):
-        session.notes.print(f"{arguments.name} is being cancelled already.")
+        session.notes.print(f"{arguments.name} is already being cancelled.")
         return
     session.cluster.patch_spec(arguments.name, cancel=True)
     session.out.print(f"agenttask {arguments.name} is being cancelled")
@@ -232,7 +232,7 @@ def run(session: Session, arguments: Namespace) -> None:
     if FACTS[item.platform].by_project_id and item.project_id is None:
         session.notes.print(
             "Without --project-id this task does not count as a run of the item that a label starts: both "
-            "can run at a time. GitLab shows the id in the project's menu (Copy project ID)."
+            "can run at the same time. GitLab shows the id in the project's menu (Copy project ID)."
         )
     request = TaskRequest(
         item=item, user=arguments.user, url=arguments.url.strip(), trigger=_by_hand(session)

@@ -116,7 +116,7 @@ def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meani
         return Ignored("not the target label")
     left = _labels(fields.object(_ITEM_FIELDS[delivered.event]))
     if events.cancels({removed}, left, settings.github) is None:
-        return Ignored("the item still has a label of the flow")
+        return Ignored("the item still has one of the bot's labels")
     return _withdraw(delivered, fields, settings, f"lost the label {removed!r}")
 
 
@@ -158,7 +158,7 @@ def _item(fields: Fields, name: str, settings: Settings) -> Item | Ignored:
     subject = fields.object(name)
     host = events.foreign_host(subject.url("html_url"), f"{name}.html_url", settings.github.host)
     if host is not None:
-        return Ignored(f"the event is from {safe(host)}, but github.api_url is of {settings.github.host}")
+        return Ignored(f"the event is from {safe(host)}, but github.api_url points to {settings.github.host}")
     repository = fields.object("repository")
     owner = repository.object("owner").matching("login", _NAME, "GitHub login")
     repo = repository.matching("name", _NAME, "repository name")

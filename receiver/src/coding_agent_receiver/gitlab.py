@@ -158,7 +158,7 @@ def _note(delivered: Delivery, fields: Fields, settings: Settings, received_at: 
     note = fields.object("object_attributes")
     kind = _NOTEABLE.get(note.optional_text("noteable_type"))
     if kind is None:
-        return Ignored("a comment on neither an issue nor a merge request")
+        return Ignored("the comment is on neither an issue nor a merge request")
     if not _is_new(note):
         return Ignored("not a new comment")
     name = events.comment_command(note.optional_text("note"), settings)
@@ -197,7 +197,7 @@ def _is_new(note: Fields) -> bool:
 def _item(fields: Fields, kind: str, subject: Fields, url: str, settings: Settings) -> Item | Ignored:
     host = events.foreign_host(url, "object_attributes.url", settings.gitlab.host)
     if host is not None:
-        return Ignored(f"the event is from {safe(host)}, but gitlab.api_url is of {settings.gitlab.host}")
+        return Ignored(f"the event is from {safe(host)}, but gitlab.api_url points to {settings.gitlab.host}")
     project = fields.object("project")
     return Item(
         platform=Platform.GITLAB,

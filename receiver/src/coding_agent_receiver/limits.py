@@ -96,7 +96,7 @@ class Allowlist:
             if not found:
                 raise ValueError("an empty list")  # noqa: TRY301 - handled as any other useless answer
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            state = "none are known" if self._github is None else "the last known stay in force"
+            state = "none are known" if self._github is None else "the last known ones stay in force"
             _logger.warning("Cannot read GitHub's hook addresses from %s (%s); %s", self._url, error, state)
             return False
         if found != self._github:

@@ -238,7 +238,7 @@ def _require_secrets(settings: Settings) -> None:
         raise SettingsError(f"no webhook could be verified: set {' or '.join(keys.values())}")
     for platform in missing:
         _logger.warning(
-            "%s webhooks are all answered 401: %s is not set", FACTS[platform].title, keys[platform]
+            "%s webhooks are all answered 401 because %s is not set", FACTS[platform].title, keys[platform]
         )
 
 

@@ -117,7 +117,7 @@ async def test_a_second_task_waits_for_its_turn_and_says_so_if_it_never_comes(
 ) -> None:
     async with launch_workspace(container.settings()) as first:
         await first.seed(bundle, "work")
-        with pytest.raises(WorkspaceGoneError, match="serves another task"):
+        with pytest.raises(WorkspaceGoneError, match="is serving another task"):
             async with launch_workspace(container.settings(0.5)):
                 pass
         waiting = asyncio.create_task(seeded(container, bundle))

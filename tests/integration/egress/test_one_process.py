@@ -34,4 +34,4 @@ def test_commands_have_the_proxy_and_the_comment_says_what_it_denied(
     assert "`secrets.invalid` (1 time)" in comment
     assert "ASKED 403" in str(system.model.requests)
     assert KEY not in str(system.model.requests)
-    assert "nothing stops those that go past it" in program.text()
+    assert "nothing stops a command that bypasses it" in program.text()

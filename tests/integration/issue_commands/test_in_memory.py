@@ -79,7 +79,7 @@ def test_people_with_write_access_command_the_agent_by_comments(
 
     cancel = say(system, "/cancel")
     cancelled = wait_for_report(system, "Coding agent: cancelled")
-    assert "alice cancelled it by a comment." in cancelled
+    assert "alice cancelled it with a comment." in cancelled
     wait_until_seen(cancel)
     until(lambda: not system.labels(1) & FLOW, "the labels of the flow are gone")
     assert system.file_at("coding-agent/issue-1", "half.md") == "half\n", "work so far is pushed"

@@ -127,7 +127,7 @@ def test_people_with_write_access_command_the_agent_by_comments(
     assert f"coding_agent_commands_total{{{labels}}} 2.0" in reporter.probe("/metrics")[1]
     assert team.read(name)["spec"].get("cancel") is True
     team.set_phase(name, Phase.CANCELLED)
-    assert "alice cancelled it by a comment." in team.shows(number, "cancelled", set())
+    assert "alice cancelled it with a comment." in team.shows(number, "cancelled", set())
     until("it is over and no longer watched", lambda: team.is_reported(name))
 
     retried = team.say(number, "/retry")

@@ -81,7 +81,7 @@ def test_webhook_redelivery_and_poll_together_make_one_task(
     for _ in range(3):
         producer = system.start("--mode", "producer")
         assert producer.process.wait(60) == 0
-        assert "1 known" in producer.text(), "the task's message waits in the queue already"
+        assert "1 known" in producer.text(), "the task's message is already in the queue"
     for _ in range(2):
         system.start_consumer()
     system.wait_for_label(1, DONE)

@@ -145,7 +145,7 @@ def test_a_job_that_can_never_be_is_no_conflict(world: World, operator: Start) -
         "told", lambda: found if (found := world.status(name)).get("reason") == "Refused" else None
     )
     assert "must be less than or equal to memory limit" in told["conditions"][0]["message"]
-    assert "has changed meanwhile" not in process.log()
+    assert "has changed in the meantime" not in process.log()
 
 
 def test_a_pod_that_cannot_begin_says_why_before_it_is_given_up(

@@ -99,7 +99,7 @@ def test_one_that_sleeps_is_replaced_and_does_nothing_when_it_wakes(
     one, two = (world.create(number) for number in (1, 2))
     world.until_phase(one, "Running")
     os.kill(first.pid, signal.SIGCONT)
-    world.until("the first has lost the Lease", lambda: "has the Lease" in first.log() or None, timeout=60)
+    world.until("the first has lost the Lease", lambda: "holds the Lease" in first.log() or None, timeout=60)
     assert not leads(first)
     world.until_phase(two, "Queued")
     count.catch_up()

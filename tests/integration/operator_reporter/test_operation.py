@@ -152,7 +152,7 @@ def test_a_refusal_is_recorded_and_stops_nothing_else(world: World, start: Start
     world.shows(other, "working on it", {PROCESSING})
     problem = until("recorded", lambda: world.condition(name, "Reported"))
     assert (problem["status"], problem["reason"]) == ("False", "ForgeRefused")
-    assert "Check the token and its rights" in problem["message"]
+    assert "Check the token and its permissions" in problem["message"]
     assert not world.condition(name, "Acknowledged")
     world.clear_faults()
     world.shows(refused, "working on it", {PROCESSING})

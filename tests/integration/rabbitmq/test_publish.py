@@ -215,7 +215,7 @@ async def test_polls_do_not_publish_what_waits_already(
     )  # it must show what waits, however long it takes
     poll = request(1, Origin.POLL)
     answers = [(await sink.submit(entry)).duplicate for entry in (request(1, first), poll, poll)]
-    assert answers == [None, *["its message waits in the queue already"] * 2]
+    assert answers == [None, *["its message is already in the queue"] * 2]
     assert (await sink.submit(request(2, Origin.POLL))).duplicate is None
     assert (await sink.submit(request(2))).duplicate is None, "a webhook asks for itself"
     async with claims(new_source()) as take:

@@ -39,8 +39,8 @@ def test_every_scalar_is_text() -> None:
         (b"image: tools:1", "`image`: is not an image with its registry"),
         (b"x: &a [1]\ny: *a", "line 2, is not valid YAML"),
         (b"setup: [a]\nsetup: [b]", "line 2, is not valid YAML"),
-        (b'setup: ["a\\0b"]', "`setup.0`: holds a NUL character"),
-        (SERVICE.replace(b"1.10", b'"a\\0b"'), "`services.db.env.VERSION`: holds a NUL character"),
+        (b'setup: ["a\\0b"]', "`setup.0`: contains a NUL character"),
+        (SERVICE.replace(b"1.10", b'"a\\0b"'), "`services.db.env.VERSION`: contains a NUL character"),
         (b"[" * 5000, "nested too deeply"),
         (b"x" * 70_000, "more than 64 KiB"),
     ],
@@ -198,7 +198,7 @@ def test_a_pattern_allows_each_repository_of_its_owner(name: str, end: str) -> N
     ],
 )
 def test_a_pattern_that_is_none_is_refused_and_allows_nothing(pattern: str) -> None:
-    with pytest.raises(ValueError, match="is not a pattern of images"):
+    with pytest.raises(ValueError, match="is not an image pattern"):
         image_pattern(pattern)
     assert not matches("ghcr.io/acme/tools:1", pattern)
 

@@ -196,8 +196,8 @@ async def test_removing_a_label_on_github_tells_gone_from_not_there(
         pytest.param(httpx.Response(200, html="<p>sign in</p>"), "JSON", id="a sign-in page"),
         pytest.param(answer(200, {"login": "bot", "username": "bot"}), "id", id="a field is missing"),
         pytest.param(answer(200, {"id": [], "login": 1, "username": 1}), "id", id="wrong types"),
-        pytest.param(answer(200, []), "unknown shape", id="a list"),
-        pytest.param(httpx.Response(200), "unknown shape", id="nothing"),
+        pytest.param(answer(200, []), "unexpected answer", id="a list"),
+        pytest.param(httpx.Response(200), "unexpected answer", id="nothing"),
     ],
 )
 async def test_an_answer_of_another_shape_names_the_field(
@@ -277,7 +277,7 @@ async def test_an_answer_that_never_ends_is_given_up(
             raise AssertionError("never")
 
     wire = Endless([])
-    with pytest.raises(ForgeUnavailableError, match="no whole answer"):
+    with pytest.raises(ForgeUnavailableError, match="no complete answer"):
         await wire.forge(platform).whoami()
     assert len(wire.requests) == 4
 

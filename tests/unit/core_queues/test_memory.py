@@ -170,7 +170,7 @@ async def test_a_running_task_that_is_withdrawn_is_told_and_the_next_run_waits_f
         first = await take()
         assert await queue.withdraw(unlabeled(at=1)) == first.task.name
         assert first.cancelled.is_set()
-        assert await queue.withdraw(unlabeled(at=2)) is None, "it is being cancelled already"
+        assert await queue.withdraw(unlabeled(at=2)) is None, "it is already being cancelled"
         second = await queue.submit(labeled(at=3))
         assert second.duplicate is None
         waiting = asyncio.ensure_future(take_too())

@@ -247,7 +247,7 @@ def test_the_namespaces_of_an_operator(tmp_path: Path) -> None:
     assert operator("[team-a, team-b]").namespaces == ("team-a", "team-b")
     assert [operator(text).everywhere for text in ("[]", "[team-a]", '["*"]')] == [False, False, True]
     for wrong, said in {
-        '["*", team-a]': "give it alone",
+        '["*", team-a]': "give either it or names",
         "[a, b, a]": "more than once here: a",
         "[Team]": "namespaces.0",
         '["team-*"]': "namespaces.0",

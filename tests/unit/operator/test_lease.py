@@ -94,7 +94,7 @@ async def test_the_fence_closes_before_another_may_take_it_and_opens_again_if_no
     assert mine.held()
     clock.now += 1
     assert not mine.held(), "5 s before another may take it: time for a request that is under way"
-    with pytest.raises(ApiError, match="nothing is written"):
+    with pytest.raises(ApiError, match="writes nothing"):
         await cluster.create_job({})
     server.silent = False
     assert await mine.renew()

@@ -111,7 +111,7 @@ CANCEL: dict[str, Any] = {"f:spec": {"f:cancel": {}}}
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (body("alice cancelled it by a comment"), "alice cancelled it by a comment"),
+        (body("alice cancelled it with a comment"), "alice cancelled it with a comment"),
         (body(" the issue was\n closed. "), "the issue was closed"),
         (body("x" * 400), "x" * 256),
         (body("the issue was closed", cancel=False), ""),
@@ -143,9 +143,9 @@ def comment_of(cause: str, message: str, result: TaskResult | None = None) -> st
     [
         ("the issue was closed", "The task was cancelled.", "The task was cancelled: the issue was closed."),
         (
-            "alice cancelled it by a comment",
+            "alice cancelled it with a comment",
             "The task was cancelled before it started.",
-            "The task was cancelled before it started: alice cancelled it by a comment.",
+            "The task was cancelled before it started: alice cancelled it with a comment.",
         ),
         ("", "The task was cancelled.", "\nThe task was cancelled.\n"),
         ("the issue was closed", "", "\n\nTo try again"),

@@ -80,7 +80,7 @@ async def test_when_github_cannot_be_asked_the_last_known_addresses_stay_in_forc
     listed = allowlist("github", answers=[hooks("192.30.252.0/22"), failure])
     await listed.follow_github(rounds=2, refresh=0)
     assert listed.check(ip_address("192.30.252.1")) is AddressCheck.ALLOWED
-    assert "the last known stay in force" in caplog.text
+    assert "the last known ones stay in force" in caplog.text
 
 
 async def test_addresses_that_were_never_learnt_are_asked_for_again():

@@ -264,7 +264,9 @@ def failure_of(error: BaseException, spec: ModelSpec, scrub: Scrub, *, max_reque
         case ModelAPIError():
             return _of_api(error, spec, scrub)
         case UserError():
-            return _failed(Reason.CONFIGURATION, f"The agent is configured wrongly: {scrub(str(error))}")
+            return _failed(
+                Reason.CONFIGURATION, f"The agent is not configured correctly: {scrub(str(error))}"
+            )
         case ContentFilterError():
             return _failed(
                 Reason.MODEL_REFUSED, "The model's service refused to answer because of its content filter."

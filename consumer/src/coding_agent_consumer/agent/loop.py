@@ -216,7 +216,7 @@ class _Conversation:
             except ModelAPIError as error:
                 if refuses_images(error) and context.has_images(self.messages):
                     self.messages = [context.without_images(message) for message in self.messages]
-                    await self._step("model", "The service refused the images; continuing without")
+                    await self._step("model", "The service refused the images; continuing without them")
                     continue
                 if not too_long(error) or self._rejections >= _MAX_REJECTIONS:
                     raise

@@ -167,7 +167,9 @@ class WorkspaceClient:
         fields = {"argv": process.argv, "env": dict(process.env), "files": dict(process.files)}
         body = json.dumps(fields).encode()
         if len(body) > wire.BODY_LIMITS["start"]:
-            raise WorkspaceRefusedError(f"The command, variables and files have {len(body)} bytes: too many.")
+            raise WorkspaceRefusedError(
+                f"The command, variables and files have {len(body)} bytes, which is too many."
+            )
         async with self._exchange, contextlib.AsyncExitStack() as stack:
             with _as_gone():
                 reader, writer = await stack.enter_async_context(self._connection())

@@ -255,7 +255,7 @@ async def _enter_gate(
         except TimeoutError as error:
             raise WorkspaceGoneError(
                 f"No workspace behind {folder / GATE} within {settings.start_timeout:.0f} s: its container "
-                "is not running, or it serves another task."
+                "is not running, or it is serving another task."
             ) from error
         stack.callback(writer.close)  # the gate then ends the task
         if "failed" in answer:

@@ -225,7 +225,7 @@ class ForgeClient:
         the address. The request is not repeated after a failure.
 
         Raises:
-            ForgeError: there is no whole answer within `TOTAL_TIMEOUT` and `_LONGEST`.
+            ForgeError: there is no complete answer within `TOTAL_TIMEOUT` and `_LONGEST`.
         """
         url, headers = call.path, self._headers() if with_token else {}
         end = bytearray()
@@ -267,7 +267,7 @@ class ForgeClient:
             return TypeAdapter(type_).validate_json(response.content)
         except ValidationError as error:
             raise ForgeUnavailableError(
-                f"{self.host} answered in an unknown shape while {call.what}: {first_problem(error)}",
+                f"{self.host} gave an unexpected answer while {call.what}: {first_problem(error)}",
                 status=response.status_code,
             ) from None  # the validation error quotes the answer
 
@@ -298,7 +298,7 @@ class ForgeClient:
     def _unreachable(self, call: Call, error: Exception) -> ForgeUnavailableError:
         reason = str(error) or type(error).__name__
         if isinstance(error, TimeoutError):
-            reason = f"no whole answer within {TOTAL_TIMEOUT:.0f} s"
+            reason = f"no complete answer within {TOTAL_TIMEOUT:.0f} s"
         return ForgeUnavailableError(f"{self.host} cannot be reached while {call.what}: {reason[:200]}")
 
     def _headers(self) -> dict[str, str]:

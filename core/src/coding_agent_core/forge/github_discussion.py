@@ -215,11 +215,13 @@ class GitHubDiscussion:
             try:
                 answer = await self.client.get(_ThreadAnswer, call)
             except ForgeError as error:
-                _logger.warning("Which threads are resolved is not known: %s", error)
+                _logger.warning("Cannot tell which review threads are resolved: %s", error)
                 return found
             if answer.page is None:
                 why = "; ".join(error.message for error in answer.errors) or "the answer is empty"
-                _logger.warning("Which threads of %s are resolved is not known: %s", self.item.display, why)
+                _logger.warning(
+                    "Cannot tell which review threads of %s are resolved: %s", self.item.display, why
+                )
                 return found
             found |= {thread.first: thread for thread in answer.page.nodes or () if thread and thread.first}
             if not answer.page.more:

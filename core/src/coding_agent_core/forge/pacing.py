@@ -224,17 +224,17 @@ def forge_error(
         if wait is None and status == 403:
             wait = LIMITED_WAIT
         return ForgeUnavailableError(
-            f"{host} limits our rate of requests ({status}) while {what}{detail}",
+            f"{host} is rate-limiting us ({status}) while {what}{detail}",
             status=status,
             retry_after=wait,
         )
     if status in (401, 403):
         return ForgeRefusedError(
-            f"{host} refused {what} ({status}){detail}. Check the token and its rights.", status=status
+            f"{host} refused {what} ({status}){detail}. Check the token and its permissions.", status=status
         )
     if status in (404, 410):
         return ForgeNotFoundError(
-            f"{host} does not have it, or the token may not see it ({status}): {what}{detail}", status=status
+            f"{host} does not have it, or the token cannot see it ({status}): {what}{detail}", status=status
         )
     if status in (408, 425) or status >= 500:
         return ForgeUnavailableError(

@@ -327,7 +327,7 @@ class Controller:
         if not isinstance(error, ApiError):
             _logger.error("%s: %r; next try in %.1f s", key, error, delay, exc_info=error)
         elif error.conflict:
-            _logger.info("%s has changed meanwhile; next try at once", key)
+            _logger.info("%s has changed in the meantime; next try at once", key)
             delay = 0.0 if self._failures[key] < _QUICK_CONFLICTS else delay
         else:
             delay = max(delay, error.retry_after or 0.0)

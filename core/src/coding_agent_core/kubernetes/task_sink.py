@@ -189,7 +189,7 @@ class KubernetesSink:
             if latest is None:
                 return CommandIgnored("the item has no task; apply the label to start one")
             if command.trigger_id in latest.delivery_ids:
-                return CommandIgnored("it was executed before")
+                return CommandIgnored("it has already been executed")
             patch = store(runs[-1], command)
             if isinstance(patch, CommandIgnored):
                 return patch

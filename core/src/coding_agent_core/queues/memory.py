@@ -167,9 +167,9 @@ class MemoryQueue:
         waiting = sum(known[:2] == key[:2] for known in self._notices)
         known = self._notices.get(key)
         if known is None and waiting >= LIMIT_PER_NAME:
-            return CommandIgnored(f"{waiting} commands /{command.name} wait already")
+            return CommandIgnored(f"{waiting} commands /{command.name} are already waiting")
         if isinstance(known, IssueCommand) and command.time < known.time:
-            return CommandIgnored("a newer one by the same author waits")
+            return CommandIgnored("a newer one by the same author is waiting")
         self._notify(key, command)
         return CommandStored("memory")
 

@@ -64,7 +64,7 @@ class Redelivery(Section):
     @model_validator(mode="after")
     def _knows_the_webhook(self) -> Self:
         if (self.repositories or self.organizations) and not self.webhook_url:
-            raise ValueError("webhook_url is missing: the Payload URL identifies the webhook")
+            raise ValueError("webhook_url is missing: set it to the Payload URL of the webhook")
         return self
 
 

@@ -181,7 +181,7 @@ def _volumes(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         if name in ("work", "workspace") and set(volume) == {"name", "emptyDir"}:
             _allow(f"{at}.emptyDir", _mapping(f"{at}.emptyDir", volume["emptyDir"]), {"sizeLimit"})
         elif name in RESERVED_VOLUMES or name.startswith(SERVICE_PREFIX):
-            raise ValueError(f"`{at}`: the pod has a volume {name!r} of its own; choose another name")
+            raise ValueError(f"`{at}`: the operator adds a volume {name!r} itself; choose another name")
         elif len(volume) != 2:
             raise ValueError(f"`{at}`: volume {name!r} needs its name and exactly one source")
         else:

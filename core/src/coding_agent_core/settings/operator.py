@@ -129,7 +129,7 @@ class Operator(Section):
     @classmethod
     def _each_once(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         if EVERYWHERE in given and len(given) > 1:
-            raise ValueError(f'"{EVERYWHERE}" stands for all namespaces: give it alone, or only names')
+            raise ValueError(f'"{EVERYWHERE}" stands for all namespaces: give either it or names, not both')
         if twice := sorted({name for name in given if given.count(name) > 1}):
             raise ValueError(
                 f"each namespace can be named only once; more than once here: {', '.join(twice)}"

@@ -208,7 +208,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     def ready() -> str | None:
         # Without a token there is nothing to do: a new release is healthy before its Secret is created.
         synced = controller is None or controller.relist.synced.is_set()
-        return None if synced else "the cluster was not listed yet"
+        return None if synced else "the cluster has not been listed yet"
 
     async with AsyncExitStack() as stack:
         probes = await serve_probes(

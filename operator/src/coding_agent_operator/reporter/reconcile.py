@@ -180,7 +180,7 @@ async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Re
     except ForgeNotFoundError as error:
         # The item was deleted, or our token cannot see it: nothing can be shown on it any more.
         if task.ended:
-            return await _settle(context, body, acknowledged("The item is gone, or cannot be seen."))
+            return await _settle(context, body, acknowledged("The item is gone, or the token cannot see it."))
         problem = Event("Warning", "ItemNotFound", str(error))
         await record_problem(context.tasks, task, memory, problem, context.clock())
         return Requeue()

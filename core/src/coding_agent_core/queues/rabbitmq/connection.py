@@ -340,7 +340,7 @@ def closed_error(reason: BaseException) -> BrokerError:
     if isinstance(reason, exceptions.ChannelClosedByBroker):
         message = f"RabbitMQ closed the channel: {reason.reply_text}"
         return ChannelRefusedError(message, int(reason.reply_code))
-    return BrokerError(f"The connection to RabbitMQ is gone: {text(reason)}")
+    return BrokerError(f"The connection to RabbitMQ was lost: {text(reason)}")
 
 
 def was_silent(connection: Connection) -> bool:

@@ -337,7 +337,7 @@ class ConsumerConnection:
     async def _lock_again(self, claim: RabbitMQClaim, connection: Connection, patience: float) -> None:
         if not await connection.lock(claim.lock, patience):
             name = claim.task.name
-            _logger.warning("Another consumer took task %s over while the connection was gone", name)
+            _logger.warning("Another consumer took over task %s while the connection was lost", name)
             self._lose(claim)
         elif not claim.is_locked:  # it was unlocked meanwhile, on a connection that did not have the lock yet
             await connection.delete(claim.lock)

@@ -105,7 +105,7 @@ class ConfirmingChannel(Channel):
         """Callback for messages that no queue took; it comes before the message's confirmation."""
         confirmed = self._returnable.get(str(properties.message_id))
         if confirmed is not None and not confirmed.done():
-            confirmed.set_exception(BrokerError(f"RabbitMQ has no queue {method.routing_key!r} any more"))
+            confirmed.set_exception(BrokerError(f"RabbitMQ no longer has the queue {method.routing_key!r}"))
 
 
 class RabbitMQSink:
@@ -128,7 +128,7 @@ class RabbitMQSink:
         task = QueuedTask(request=request, uuid=new_uuid())
         waiting = waiting_queue(self._settings.queue, request.item)
         if request.trigger.origin is Origin.POLL and await self._io.run(self._exists(waiting)):
-            return Submission(task.name, duplicate="its message waits in the queue already")
+            return Submission(task.name, duplicate="its message is already in the queue")
         await self._io.run(self._publish(task_message(self._settings.queue, task), f"task {task.name}"))
         await self._io.run(self._after_publishing(task, waiting))
         return Submission(task.name)
@@ -232,7 +232,7 @@ class RabbitMQSink:
                 )
                 await channel.publish(notice_message(self._settings.queue, task))
         except (BrokerError, TimeoutError) as error:
-            _logger.debug("Could not publish that %s waits: %s", task.name, error)
+            _logger.debug("Could not announce that %s is waiting: %s", task.name, error)
 
     async def _probe(self) -> bool:
         for _ in range(2):
@@ -323,7 +323,7 @@ class RabbitMQNotices:
     async def _lock(self, lock: str) -> bool:
         connection = self._connection
         if connection is None:
-            raise BrokerError("The connection to RabbitMQ is gone")
+            raise BrokerError("The connection to RabbitMQ was lost")
         try:
             async with asyncio.timeout(_NOTICES_CONNECT_SECONDS):
                 return await connection.lock(lock, patience=0)

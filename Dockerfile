@@ -9,7 +9,7 @@ RUN python3 -m venv /opt/tools \
     && /opt/tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/uv.txt
 # A RUN must not be the last step: buildah 1.28 mounts a stage that it has in its cache without the last one.
 COPY requirements/build-app.sh requirements/build-environment.sh /opt/tools/bin/
-# The machine's certificates count, for mirrors that use a company's own certificate authority.
+# Trust the machine's certificates, for mirrors that use a company's own certificate authority.
 ENV UV_NO_CACHE=1 UV_SYSTEM_CERTS=1 PATH=/opt/tools/bin:$PATH
 WORKDIR /src
 
@@ -39,7 +39,7 @@ LABEL org.opencontainers.image.title="coding-agent-user-config" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}"
 
-# The egress proxy: Squid, and what configures it and knows its users.
+# The egress proxy: Squid, and the program that configures it and identifies its users.
 FROM tools AS egress-app
 COPY core core
 COPY egress egress
@@ -66,7 +66,7 @@ LABEL org.opencontainers.image.title="coding-agent-egress" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}"
 
-# For development only: a forge and a model to play with in a cluster, over real git repositories.
+# For development only: a sandbox forge with real git repositories and a scripted model, for use in a cluster.
 FROM tools AS sandbox-app
 COPY dev/forge dev/forge
 COPY dev/model dev/model
@@ -95,7 +95,7 @@ LABEL org.opencontainers.image.title="coding-agent-sandbox" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}"
 
-# The operator and the reporter: tasks into Jobs, states onto the forge.
+# The operator, which makes Jobs from tasks, and the reporter, which shows their state on the forge.
 FROM tools AS operator-app
 COPY core core
 COPY operator operator

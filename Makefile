@@ -29,26 +29,26 @@ setup-demo setup-test setup-e2e setup-sweep:
 	@dev/setup.sh $(@:setup-%=%)
 
 .PHONY: demo
-demo: setup-demo $(VENV)/.demo ## from label to pull request, on this machine (FORGE=gitlab, RUNNER=codex, KEEP=1)
+demo: setup-demo $(VENV)/.demo ## show one task from label to pull request on this machine (FORGE=gitlab, RUNNER=codex, KEEP=1)
 	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) --runner $(or $(RUNNER),builtin) $(if $(KEEP),--keep)
 
 .PHONY: unit
-unit: $(VENV)/.dev ## the inner loop: unit tests, in seconds
+unit: $(VENV)/.dev ## run the unit tests
 	@$(PYTEST) -q -n $(JOBS) tests/unit
 
 .PHONY: lint
-lint: $(VENV)/.dev ## style, types and layers
+lint: $(VENV)/.dev ## check style, types and layers
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check -q .
 	@$(VENV)/bin/mypy $(SOURCES)
 	@$(VENV)/bin/lint-imports --no-logo
 
 .PHONY: test
-test: setup-test lint test-parts ## lint, unit and integration tests (with a real RabbitMQ, git and API server), the fast security trials
+test: setup-test lint test-parts ## run lint, unit and integration tests (with a real RabbitMQ, git and API server) and the fast security trials
 	@$(PYTEST) -n $(JOBS) --dist loadgroup -m "not needs_node and not long" tests/unit tests/integration tests/security
 
 .PHONY: e2e
-e2e: setup-e2e $(VENV)/.dev node-parts ## end to end through the chart, on a real Kubernetes node (Linux, root)
+e2e: setup-e2e $(VENV)/.dev node-parts ## test end to end through the chart, on a real Kubernetes node (Linux, root)
 	@$(PYTEST) tests/e2e
 
 # Load on a node, how quickly a cluster starts, and nine CLI agents at a time: not while other tests run.
@@ -56,18 +56,18 @@ ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test
 	tests/sweep/runners/test_runners_on_a_node.py
 
 .PHONY: sweep
-sweep: setup-sweep $(VENV)/.dev sweep-parts ## everything exhaustive: all security trials, crashes, volume, development tools, documents as programs, alert rules
+sweep: setup-sweep $(VENV)/.dev sweep-parts ## run the exhaustive tests: all security trials, crashes, load, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
 	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup -m long tests/integration
 	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep tests/security $(addprefix --ignore=,$(ALONE))
 
 .PHONY: docs
-docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: read it in a browser)
+docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: serve it to a browser)
 	@$(PY) -m coding_agent_docs reference
 	@$(PY) -m coding_agent_docs $(if $(SERVE),serve,build)
 
 .PHONY: bench
-bench: $(VENV)/.dev ## what the parts cost, as ratios of one run (NAMES="receiver operator", JSON=FILE, QUICK=1, PUBLISH=1)
+bench: $(VENV)/.dev ## measure what the parts cost, as ratios of one run (NAMES="receiver operator", JSON=FILE, QUICK=1, PUBLISH=1)
 	@$(PY) -m coding_agent_bench $(NAMES) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
 
 .PHONY: format

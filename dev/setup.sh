@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Install what a make target needs of this machine: dev/setup.sh demo|test|e2e|sweep.
-# As root on Debian or Ubuntu it installs by package name what is missing; elsewhere it prints the command.
-# Not here: Python packages (dev/make/venv.mk), and Go with what is built by it (dev/cluster), which need no root.
+# Install the system packages that a make target needs: dev/setup.sh demo|test|e2e|sweep.
+# As root on Debian or Ubuntu it installs what is missing; elsewhere it prints the command.
+# Python packages (dev/make/venv.mk) and Go with what it builds (dev/cluster) need no root and are installed elsewhere.
 set -euo pipefail
-tier=${1:?"say what for: demo, test, e2e or sweep"}
+tier=${1:?"give a tier: demo, test, e2e or sweep"}
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 missing=()
@@ -19,15 +19,15 @@ program git git
 ! command -v apt-get >/dev/null || file /etc/ssl/certs/ca-certificates.crt ca-certificates
 program make make
 if [ "$tier" != demo ]; then
-    program ssh-keygen openssh-client # its signatures are what tests compare with
-    [ -d /usr/lib/rabbitmq ] || program rabbitmq-server rabbitmq-server # tests start a broker of their own from it
+    program ssh-keygen openssh-client # tests compare our signatures with its own
+    [ -d /usr/lib/rabbitmq ] || program rabbitmq-server rabbitmq-server # tests start their own broker with it
     program openssl openssl
     program squid squid # the egress proxy
-    program npm npm # vendors publish their schemas and examples in its registry
+    program npm npm # vendors publish schemas and examples as npm packages
 fi
 if [ "$tier" = sweep ]; then
-    program cargo cargo # through the egress proxy
-    # A person with a browser.
+    program cargo cargo # a test uses it through the egress proxy
+    # Tests use the web pages with a browser.
     file /usr/bin/chromium chromium
     file /usr/bin/chromedriver chromium-driver
 fi
@@ -41,11 +41,11 @@ if { [ "$tier" = e2e ] || [ "$tier" = sweep ]; } && [ "$(uname)" = Linux ] && [ 
     program buildah buildah
     program debootstrap debootstrap
 fi
-# Each program of Kubernetes watches files, and Linux lets one user have 128 watchers
+# Every Kubernetes program watches files, and Linux allows one user 128 watchers
 # (https://kind.sigs.k8s.io/docs/user/known-issues/#pod-errors-due-to-too-many-open-files).
 watchers=/proc/sys/fs/inotify/max_user_instances
 if [ "$tier" != demo ] && [ -w $watchers ] && [ "$(cat $watchers)" -lt 1024 ]; then
-    echo 1024 >$watchers || echo "Could not raise $watchers: programs may end with 'too many open files'" >&2
+    echo 1024 >$watchers || echo "Cannot raise $watchers to 1024: programs may fail with 'too many open files'" >&2
 fi
 
 [ ${#missing[@]} -gt 0 ] || exit 0
@@ -56,13 +56,13 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 echo "Installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
-# No service is to start by itself: tests start what they use.
+# Do not let packages start services: tests start what they use.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy
     chmod +x $policy
     trap 'rm -f $policy' EXIT
 fi
-# Again from the index on: a mirror may be in the middle of an update, and of apt's locks only dpkg's is waited for.
+# Retry the update too: a mirror may be in the middle of an update, and apt waits only for dpkg's lock.
 apt="apt-get -o DPkg::Lock::Timeout=300 -qq"
 "$(dirname "$0")/again.sh" bash -c "$apt update && $apt install -y --no-install-recommends ${missing[*]} >/dev/null"

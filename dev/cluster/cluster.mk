@@ -4,22 +4,22 @@ CLUSTER ?= $(PY) -m coding_agent_cluster
 .PHONY: control-plane control-plane-down test-parts
 .PHONY: cluster cluster-down cluster-status node-parts sweep-parts images
 
-control-plane: venv ## start an API server with its controllers, no node; prints KUBECONFIG=FILE
+control-plane: venv ## start an API server with its controllers but no node; prints KUBECONFIG=FILE
 	@$(CLUSTER) control-plane up
 
-control-plane-down: venv ## end it
+control-plane-down: venv ## stop the API server and its controllers
 	@$(CLUSTER) control-plane down
 
-cluster: venv ## start a whole Kubernetes with one node (Linux, root); prints KUBECONFIG=FILE
+cluster: venv ## start a Kubernetes cluster with one node (Linux, root); prints KUBECONFIG=FILE
 	@$(CLUSTER) up
 
-cluster-down: venv ## end it and leave nothing behind
+cluster-down: venv ## stop the cluster and remove everything that it left
 	@$(CLUSTER) down
 
-cluster-status: venv ## what of it runs, and how to point kubectl at it
+cluster-status: venv ## show what runs, and how to point kubectl at it
 	@$(CLUSTER) status
 
-images: venv ## build the images and hand them to the cluster's node
+images: venv ## build the images and load them into the cluster's node
 	@$(CLUSTER) images
 
 # Built before the tests rather than by the first one that needs them: each test has a time limit.

@@ -69,37 +69,42 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("name", metavar="NAME", help="name of the agenttask")
         return one
 
-    listing = add("list", commands.list_tasks, "show tasks, the newest last", named=False)
-    listing.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
-    listing.add_argument("--active", action="store_true", help="only those that have not ended")
+    listing = add("list", commands.list_tasks, "list tasks, the newest last", named=False)
+    listing.add_argument("-A", "--all-namespaces", action="store_true", help="list tasks of all namespaces")
+    listing.add_argument("--active", action="store_true", help="list only tasks that have not ended")
     listing.add_argument(
-        "--repo", type=_repository, metavar="OWNER/REPO", help="only those of this repository"
+        "--repo", type=_repository, metavar="OWNER/REPO", help="list only tasks of this repository"
     )
     spent = add("spend", commands.spend, "show what attempts spent on the model", named=False)
-    spent.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
-    spent.add_argument("--repo", type=_repository, metavar="OWNER/REPO", help="only of this repository")
+    spent.add_argument("-A", "--all-namespaces", action="store_true", help="count all namespaces")
+    spent.add_argument("--repo", type=_repository, metavar="OWNER/REPO", help="count only this repository")
     spent.add_argument(
-        "--by", choices=("repository", "user", "model"), default="repository", help="a row for each of these"
+        "--by",
+        choices=("repository", "user", "model"),
+        default="repository",
+        help="what each row stands for (default: %(default)s)",
     )
     spent.add_argument(
         "--since",
         type=_day,
         metavar="YYYY-MM-DD",
-        help="of attempts that ended since this day (UTC; default: today)",
+        help="count attempts that ended on or after this day (UTC; default: today)",
     )
     add("describe", commands.describe, "show a task with its conditions, attempts and events")
     log = add("logs", commands.logs, "show the log of an attempt")
-    log.add_argument("-f", "--follow", action="store_true", help="wait for the log, and follow it")
-    log.add_argument("--attempt", type=_positive, metavar="N", help="which attempt (default: the last)")
+    log.add_argument("-f", "--follow", action="store_true", help="wait for the log and follow it")
+    log.add_argument(
+        "--attempt", type=_positive, metavar="N", help="number of the attempt (default: the last)"
+    )
     log.add_argument(
         "--container",
         choices=["agent", "workspace"],
         default="agent",
-        help="whose log (default: %(default)s)",
+        help="show the log of this container (default: %(default)s)",
     )
-    add("cancel", commands.cancel, "stop a task; what it has done so far is pushed")
+    add("cancel", commands.cancel, "stop a task for good; its work so far is pushed")
     again = add("retry", commands.retry, "start the next run of a task that has ended")
-    again.add_argument("--priority", type=_priority, help="higher goes first (default: as before)")
+    again.add_argument("--priority", type=_priority, help="a higher number starts first (default: as before)")
     add("suspend", commands.suspend, "suspend a task until it is resumed")
     add("resume", commands.resume, "resume a suspended task")
     _add_run(add("run", commands.run, "start a task for an item, without a label", named=False))
@@ -108,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     asking.add_argument(
         "--pull-secret",
         metavar="NAME",
-        help="Secret for a private registry, in the namespace (default: none)",
+        help="pull Secret for a private registry, in the same namespace (default: none)",
     )
     return top
 
@@ -123,30 +128,42 @@ def _day(text: str) -> datetime:
 def _where() -> argparse.ArgumentParser:
     """The flags of kubectl that say where."""
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("-n", "--namespace", metavar="NS", help="default: that of the context")
-    where.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, else ~/.kube/config")
-    where.add_argument("--context", metavar="NAME", help="default: the kubeconfig's current context")
+    where.add_argument("-n", "--namespace", metavar="NS", help="namespace (default: that of the context)")
+    where.add_argument(
+        "--kubeconfig", metavar="FILE", help="kubeconfig (default: $KUBECONFIG, else ~/.kube/config)"
+    )
+    where.add_argument(
+        "--context", metavar="NAME", help="context (default: the kubeconfig's current context)"
+    )
     return where
 
 
 def _add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("url", metavar="URL", help="address of the issue, pull request or merge request")
-    one.add_argument("--project-id", type=_positive, metavar="ID", help="GitLab: numeric id of the project")
-    one.add_argument("--user", default="", metavar="LOGIN", help="whose settings apply (default: nobody's)")
-    one.add_argument("--priority", type=_priority, help="-1000 to 1000, higher goes first (default: 0)")
+    one.add_argument(
+        "--project-id", type=_positive, metavar="ID", help="numeric id of the project, for GitLab"
+    )
+    one.add_argument(
+        "--user", default="", metavar="LOGIN", help="person whose settings apply (default: nobody)"
+    )
+    one.add_argument(
+        "--priority", type=_priority, help="-1000 to 1000; a higher number starts first (default: 0)"
+    )
     one.add_argument("--model", metavar="MODEL", help="name of the model (default: as configured)")
-    one.add_argument("--instructions", metavar="TEXT", help="for the agent, added to the text of the item")
+    one.add_argument(
+        "--instructions", metavar="TEXT", help="instructions for the agent, in addition to the item"
+    )
     one.add_argument(
         "--timeout-seconds",
         type=_between(1, 604_800),
         metavar="S",
-        help="for one attempt (default: as the operator is configured)",
+        help="time limit of one attempt (default: the operator's setting)",
     )
     one.add_argument(
         "--max-attempts",
         type=_between(1, 20),
         metavar="N",
-        help="1 to 20 (default: as the operator is configured)",
+        help="maximum number of attempts, 1 to 20 (default: the operator's setting)",
     )
 
 

@@ -16,19 +16,25 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     plane = commands.add_parser("control-plane", help="a control plane alone: no node, no privilege")
     plane.add_argument("action", choices=["up", "down"])
-    plane.add_argument("--name", default="control-plane", help="which one (default: %(default)s)")
-    plane.add_argument("--scheduler", action="store_true", help="with a scheduler, for fake nodes (kwok)")
+    plane.add_argument("--name", default="control-plane", help="name of the cluster (default: %(default)s)")
+    plane.add_argument(
+        "--scheduler", action="store_true", help="also start a scheduler, for fake nodes (kwok)"
+    )
     for name, help_text in (
-        ("up", "start a whole cluster with one node"),
-        ("down", "end it and leave nothing behind"),
-        ("status", "what of it runs"),
+        ("up", "start a cluster with one node"),
+        ("down", "stop the cluster and remove everything that it left"),
+        ("status", "show what runs"),
     ):
         whole = commands.add_parser(name, help=help_text)
-        whole.add_argument("--name", default=cluster.DEFAULT_NAME, help="which one (default: %(default)s)")
+        whole.add_argument(
+            "--name", default=cluster.DEFAULT_NAME, help="name of the cluster (default: %(default)s)"
+        )
         if name == "down":
-            whole.add_argument("--purge", action="store_true", help="its images and keys too")
-    picture = commands.add_parser("images", help="build the images and hand them to the cluster's node")
-    picture.add_argument("--name", default=cluster.DEFAULT_NAME, help="which cluster (default: %(default)s)")
+            whole.add_argument("--purge", action="store_true", help="also remove its images and keys")
+    picture = commands.add_parser("images", help="build the images and load them into the cluster's node")
+    picture.add_argument(
+        "--name", default=cluster.DEFAULT_NAME, help="name of the cluster (default: %(default)s)"
+    )
     prepare = commands.add_parser("prepare", help="build what a tier of tests needs, and nothing else")
     prepare.add_argument("tier", choices=list(parts.TESTS))
     builder = commands.add_parser("build", help="build parts into the cache and print where they are")

@@ -49,16 +49,16 @@ class Cost(Frozen, extra="ignore"):
 
 
 class Price(Frozen):
-    """What a model's provider asks for a million tokens."""
+    """What a model's provider charges for a million tokens."""
 
     input: Decimal = Field(ge=0, le=1_000_000)
-    """For a million tokens sent."""
+    """Price of a million tokens sent."""
     output: Decimal = Field(ge=0, le=1_000_000)
-    """For a million tokens received."""
+    """Price of a million tokens received."""
     cached_input: Decimal | None = Field(default=None, ge=0, le=1_000_000)
-    """For a million tokens sent that the provider had in its cache; by default the same as `input`."""
+    """Price of a million tokens sent that the provider had in its cache; by default the same as `input`."""
     cache_write: Decimal | None = Field(default=None, ge=0, le=1_000_000)
-    """For a million tokens sent that the provider put into its cache; by default the same as `input`."""
+    """Price of a million tokens sent that the provider put into its cache; by default the same as `input`."""
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
     """ISO 4217 code, for example `USD` or `EUR`."""
 
@@ -160,10 +160,10 @@ def _expense(used: ModelUsage) -> tuple[Decimal, int]:
 
 
 class Allowance(Frozen):
-    """What may be spent at most: money (`amount` with `currency`), or `tokens`, never both."""
+    """The most that may be spent: money (`amount` with `currency`), or `tokens`, never both."""
 
     amount: Decimal | None = Field(default=None, ge=0, max_digits=18, decimal_places=6, allow_inf_nan=False)
-    """Money, with at most six places."""
+    """Amount of money, with at most six decimal places."""
     currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
     """ISO 4217 code of `amount`, for example `USD`."""
     tokens: int | None = Field(default=None, ge=0, le=_MANY)

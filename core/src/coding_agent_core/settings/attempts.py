@@ -54,7 +54,7 @@ class WorkspaceSettings(Section):
     """Folder for workspaces; `None`: the system's temporary folder."""
     readable: tuple[Path, ...] = ()
     """For a workspace on the agent's machine: folders outside the system's that commands can read, such as a
-    toolchain below a home folder. Not below `/tmp`, which a workspace has of its own."""
+    toolchain below a home folder. They cannot be below `/tmp`, because each workspace has its own."""
     command_timeout: float = Field(default=300.0, gt=0)
     """Seconds for one command, unless the model asks for less."""
     output_limit: int = Field(default=20_000, gt=0)
@@ -75,7 +75,7 @@ class Commits(Section):
 
 
 class Consumer(Section):
-    """Attempts at tasks."""
+    """How attempts work on tasks."""
 
     runner: RunnerName = RunnerName.BUILTIN
     """The coding agent that does the work. All but `builtin` are programs in the workspace's image."""
@@ -84,9 +84,9 @@ class Consumer(Section):
     command: tuple[str, ...] = ()
     """For `runner: command`: a program and its arguments. It gets the prompt on its standard input."""
     concurrency: int = Field(default=1, gt=0)
-    """Tasks at a time in one process."""
+    """Number of tasks at the same time in one process."""
     max_attempts: int = Field(default=3, gt=0)
-    """Most attempts of one task, not counting those that the cluster disrupted."""
+    """Maximum number of attempts of one task, not counting those that the cluster disrupted."""
     timeout_seconds: int = Field(default=3600, gt=0)
     """Seconds of wall-clock time for one attempt."""
     checkpoint_interval: float = Field(default=600.0, ge=0)
@@ -100,7 +100,8 @@ class Consumer(Section):
     http_port: int = Field(default=8081, ge=0, le=65535)
     """Port of `/metrics` in `--mode consumer`."""
     cancel_check_interval: float = Field(default=30.0, gt=0)
-    """Seconds between two checks of the item's labels; a task stops when the item has none of ours."""
+    """Seconds between two checks of the item's labels; a task stops when the item has none of the bot's
+    labels."""
     max_tool_errors: int = Field(default=3, gt=0)
     """Consecutive errors of one tool that end the attempt."""
     max_malformed_answers: int = Field(default=5, gt=0)
@@ -118,14 +119,14 @@ class Consumer(Section):
 
 
 class UserConfigApi(Section):
-    """The service of per-user settings."""
+    """The service that has the per-user settings."""
 
     enabled: bool = False
-    """Ask the service for the settings of the person who applied the label."""
+    """Whether to ask the service for the settings of the person who applied the label."""
     url: Url = "http://user-config-api:8080"
     """Base URL of the service."""
     api_key: SecretField = SecretSettings()
-    """Sent as Bearer token."""
+    """API key of the service, sent as a Bearer token."""
     timeout: float = Field(default=5.0, gt=0)
     """Seconds to wait for the service; then the defaults are used, with a warning."""
 
@@ -140,7 +141,7 @@ class McpServer(Section):
     url: Url | None = None
     """URL of a server that speaks MCP over streamable HTTP instead."""
     headers: dict[str, str] = Field(default_factory=dict)
-    """Sent with each request to `url`."""
+    """Headers that are sent with each request to `url`."""
     env: dict[str, str] = Field(default_factory=dict)
     """Complete environment of `command`, in addition to HOME, PATH, SHELL and TERM."""
 
@@ -184,7 +185,7 @@ class ContextStorage(Section):
     s3: S3 | None = None
     """Bucket that receives transcripts too, while an attempt runs and at its end."""
     upload_interval: float = Field(default=15.0, gt=0)
-    """Least seconds between two uploads of a running attempt's transcript."""
+    """Minimum number of seconds between two uploads of a running attempt's transcript."""
     link: Url | None = None
     """Address at which people can read a transcript: `{key}` stands for its path below `base_dir` or the
     bucket's prefix, `{place}` for the whole place, both percent-encoded. Shown in the item's comment."""
@@ -254,23 +255,24 @@ class ParentProxy(Section):
     """A proxy through which the egress proxy itself reaches other machines, such as a company's own."""
 
     host: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
-    """Its name or IPv4 address."""
+    """Name or IPv4 address of this proxy."""
     port: int = Field(default=3128, ge=1, le=65535)
-    """Its port. It is spoken to without TLS."""
+    """Port of this proxy. The connection to it does not use TLS."""
     credentials: SecretField = SecretSettings()
-    """`USER:PASSWORD` for Basic authentication, if it asks for one."""
+    """`USER:PASSWORD` for Basic authentication, if this proxy asks for it."""
 
 
 class Egress(Section):
-    """The proxy through which attempts reach other machines. Without `proxy` they connect by themselves."""
+    """The proxy through which attempts reach other machines. Without `proxy` they connect directly."""
 
     proxy: Url | None = None
-    """The proxy, as the operator reaches it: attempts get its address instead of a name server. Without
-    Kubernetes, as consumer and workspace reach it."""
+    """URL of the proxy, as the operator reaches it. Attempts get the proxy's address instead of a name
+    server. Without Kubernetes: as consumer and workspace reach it."""
     parent: ParentProxy | None = None
     """The proxy behind it. Hosts with a private address are reached without it."""
     key: SecretField = SecretSettings()
-    """Key of the attempts' passwords. The proxy accepts all values; operator and consumer use the first."""
+    """Key from which the attempts' passwords are derived. The proxy accepts all values; operator and consumer
+    use the first."""
     allow: tuple[HostPattern, ...] = ()
     """Hosts that the model's commands may reach: names, or `*.example.com` for all names below it, on the
     ports 443 (HTTPS) and 80 (HTTP), or on the port in the entry (`example.com:8443`)."""
@@ -278,10 +280,11 @@ class Egress(Section):
     """Hosts that are allowed in addition, for single repositories, by `owner/repo` or `host/owner/repo`;
     letter case is ignored."""
     presets: dict[Preset, tuple[HostPattern, ...]] = Field(default_factory=dict)
-    """Lists by name, which a repository's `.coding-agent.yaml` may ask for in addition (`egress: [NAME]`)."""
+    """Named lists of hosts that a repository's `.coding-agent.yaml` may ask for in addition (`egress:
+    [NAME]`)."""
     private: tuple[HostPattern, ...] = ()
-    """Those of the allowed hosts that may have a private address. Others are denied if they do, because
-    whoever owns a name chooses its address."""
+    """Allowed hosts that may have a private address. Other hosts are denied if they have one, because whoever
+    owns a name chooses its address."""
     agent: tuple[HostPattern, ...] = ()
     """Hosts that the agent may reach in addition to those that the other settings name: forge, model, bucket,
     MCP servers, per-user settings. For example the models of per-user settings."""
@@ -303,13 +306,13 @@ class ServiceResources(Section):
     cpu: _Quantity = "100m"
     """CPU that the scheduler reserves; there is no limit."""
     memory: _Quantity = "512Mi"
-    """Memory that is reserved, and that it may use."""
+    """Memory that is reserved, and the most that it may use."""
     storage: _Quantity = "2Gi"
     """Size of the folders that it can write to."""
 
 
 class RepositoryEnvironment(Section):
-    """What a `.coding-agent.yaml` on the base branch may ask for. By default: setup commands alone."""
+    """What a `.coding-agent.yaml` on the base branch may ask for. By default, only setup commands."""
 
     setup: bool = True
     """Whether its `setup` commands run in the workspace before the agent starts. They can do what the model's

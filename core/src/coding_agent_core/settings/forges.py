@@ -19,14 +19,14 @@ class Labels(Section):
     """The labels that show an item's state; the system never changes other labels."""
 
     bot_label: str = Field(default="coding agent", min_length=1)
-    """A person applies it to ask for a task. With a colon and the name of a coding agent, for example
-    `coding agent: codex`, it also chooses who does the work."""
+    """Label that a person applies to ask for a task. With a colon and the name of a coding agent, for example
+    `coding agent: codex`, it also chooses the coding agent that does the work."""
     processing_label: str = Field(default="coding agent processing", min_length=1)
-    """On the item while a task runs."""
+    """Label on the item while a task runs."""
     done_label: str = Field(default="coding agent done", min_length=1)
-    """On the item after success."""
+    """Label on the item after success."""
     failed_label: str | None = None
-    """On the item after a failure; none by default."""
+    """Label on the item after a failure; none by default."""
 
     def trigger(self, runner: RunnerName | None) -> str:
         """The label that asks for a task of this coding agent; `None`: of the configured one."""
@@ -49,7 +49,7 @@ class Labels(Section):
 
 
 class Redelivery(Section):
-    """Failed webhook deliveries, which the poll asks GitHub to send again; GitHub never does so by itself.
+    """Webhooks whose failed deliveries the poll asks GitHub to send again. GitHub never does so by itself.
 
     Off while both lists are empty. The token needs the permission *Webhooks* (write) on each of them.
     """
@@ -69,7 +69,7 @@ class Redelivery(Section):
 
 
 class GitHub(Labels):
-    """GitHub, or GitHub Enterprise by `api_url`."""
+    """GitHub. For GitHub Enterprise, set `api_url`."""
 
     api_url: Url = "https://api.github.com"
     """REST base URL; GitHub Enterprise: `https://HOST/api/v3`."""
@@ -83,8 +83,8 @@ class GitHub(Labels):
     personal_access_token: SecretField = SecretSettings()
     """Token of the account that labels, comments, pushes and opens pull requests."""
     account: str = ""
-    """Login of the token's account: the receiver ignores labels that this account applies. It has no token to
-    ask the forge itself; polling and the reporter ask."""
+    """Login of the token's account. The receiver ignores labels that this account applies. It has no token,
+    so it cannot ask the forge for the login; the poller and the reporter ask the forge."""
 
     @property
     def host(self) -> str:
@@ -99,12 +99,13 @@ class GitHub(Labels):
 
 
 class GitLab(Labels):
-    """GitLab.com or a self-managed GitLab by `api_url`."""
+    """GitLab.com. For a self-managed GitLab, set `api_url`."""
 
     api_url: Url = "https://gitlab.com/api/v4"
     """REST base URL; self-managed: `https://HOST/api/v4` (`https://HOST` is enough)."""
     project_id: str | int | tuple[str | int, ...] = ""
-    """Polling: id or path of the project to search, or a list of them; empty: the group or whole instance."""
+    """Polling: id or path of the project to search, or a list of them. If it is empty, the group or the whole
+    instance is searched."""
     group_id: str | int = ""
     """Polling: id or path of the group to search, subgroups included."""
     assignee: str = ""
@@ -114,8 +115,8 @@ class GitLab(Labels):
     personal_access_token: SecretField = SecretSettings()
     """Personal, project or group access token with the scope `api`."""
     account: str = ""
-    """Login of the token's account: the receiver ignores labels that this account applies. It has no token to
-    ask the forge itself; polling and the reporter ask."""
+    """Login of the token's account. The receiver ignores labels that this account applies. It has no token,
+    so it cannot ask the forge for the login; the poller and the reporter ask the forge."""
 
     @field_validator("api_url")
     @classmethod
@@ -141,14 +142,14 @@ class WebhookServer(Section):
     host: str = "0.0.0.0"  # noqa: S104 - a container must listen on all addresses
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
-    """0 chooses a free port."""
+    """Port to listen on; 0 chooses a free port."""
 
 
 class GitHubWebhook(Section):
     """GitHub webhooks."""
 
     secret: SecretField = SecretSettings()
-    """The webhook's secret; several while you rotate it."""
+    """Secret of the webhook, or several while you rotate it."""
     events: tuple[str, ...] = ("issues", "pull_request")
     """Events that can create a task, by `X-GitHub-Event`."""
     actions: tuple[str, ...] = ("labeled",)
@@ -156,10 +157,10 @@ class GitHubWebhook(Section):
 
 
 class GitLabWebhook(Section):
-    """GitLab webhooks, project, group and system hooks."""
+    """GitLab's project, group and system webhooks."""
 
     token: SecretField = SecretSettings()
-    """The webhook's secret token; several while you rotate it."""
+    """Secret token of the webhook, or several while you rotate it."""
     events: tuple[str, ...] = ("Issue Hook", "Merge Request Hook")
     """Events that can create a task; the same names stand for the events of system hooks."""
 
@@ -202,7 +203,7 @@ class Webhook(Section):
     """The receiver."""
 
     enabled: bool = True
-    """`false`: `--mode webhook` refuses to start."""
+    """If false, `--mode webhook` refuses to start."""
     server: WebhookServer = WebhookServer()
     github: GitHubWebhook = GitHubWebhook()
     gitlab: GitLabWebhook = GitLabWebhook()
@@ -211,9 +212,10 @@ class Webhook(Section):
     trusted_proxies: tuple[str, ...] = ()
     """Networks of proxies whose X-Forwarded-For header is trusted."""
     allowed_networks: tuple[str, ...] = ()
-    """If not empty, only these networks may send; `github` stands for GitHub's published hook addresses."""
+    """If not empty, only these networks may send webhooks; `github` stands for GitHub's published hook
+    addresses."""
     max_body_bytes: int = Field(default=25 * 1024 * 1024, gt=0)
-    """Larger bodies are answered 413. GitHub caps its payloads at 25 MB."""
+    """Size of the largest body; larger ones are answered 413. GitHub caps its payloads at 25 MB."""
 
     def secret(self, platform: Platform) -> SecretSettings:
         """The secret that verifies a platform's webhooks."""

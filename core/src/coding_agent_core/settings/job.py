@@ -52,7 +52,7 @@ _CONTAINER_SECURITY = {"runAsUser"}
 
 
 class Credential(Section):
-    """A key of a Secret that becomes a file of the agent container: `/etc/coding-agent/credentials/FILE`.
+    """A key of a Secret, mounted as a file in the agent container: `/etc/coding-agent/credentials/FILE`.
 
     With `platform`, `host` or `repository` it is only for tasks of that platform, host or repository. If
     several entries give the same file to a task, the most specific wins: repository, then host, then
@@ -95,7 +95,7 @@ class Cache(Section):
     """
 
     enabled: bool = False
-    """Give each repository such a volume."""
+    """Whether each repository gets such a volume."""
     size: str = Field(default="10Gi", pattern=rf"^{_QUANTITY.pattern}$")
     """Size of a new claim."""
     storage_class: str | None = Field(default=None, max_length=253)
@@ -121,7 +121,7 @@ class JobTemplate(Section):
     config_key: str = Field(default="config.yaml", pattern=r"^[-._A-Za-z0-9]+$")
     """Key of `config_map` that holds the file."""
     credentials: tuple[Credential, ...] = ()
-    """Secrets that become files of the agent container."""
+    """Secrets that are mounted as files in the agent container."""
     grace_seconds: int = Field(default=60, ge=10)
     """Seconds between SIGTERM and SIGKILL, in which the agent pushes its unfinished work. A pod's deadline is
     the task's `timeoutSeconds` plus this plus `start_seconds`; the Job's deadline is three times that."""

@@ -24,14 +24,14 @@ class OpenAI(Section):
     base_url: Url = "https://api.openai.com/v1"
     """Base URL of the API, `/v1` included, for any compatible service."""
     api: Literal["auto", "responses", "chat"] = "auto"
-    """Which of OpenAI's APIs is used. `auto`: Responses at OpenAI itself, Chat Completions elsewhere, for few
-    compatible services know Responses."""
+    """Which of OpenAI's APIs is used. `auto`: Responses at OpenAI itself, Chat Completions elsewhere, because
+    few compatible services have Responses."""
     api_key: SecretField = SecretSettings()
     """Key of the service, if it needs one."""
     model: str = "gpt-4o"
     """Name of the model; it must support native tool calls."""
     max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
+    """Maximum number of tokens in one answer."""
     context_length: int = Field(default=128_000, gt=0)
     """Size of the model's context in tokens."""
 
@@ -46,7 +46,7 @@ class Anthropic(Section):
     model: str = "claude-sonnet-5-5"
     """Name of the model."""
     max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
+    """Maximum number of tokens in one answer."""
     context_length: int = Field(default=200_000, gt=0)
     """Size of the model's context in tokens."""
 
@@ -61,7 +61,7 @@ class Google(Section):
     model: str = "gemini-3.8-flash"
     """Name of the model."""
     max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
+    """Maximum number of tokens in one answer."""
     context_length: int = Field(default=1_000_000, gt=0)
     """Size of the model's context in tokens."""
 
@@ -74,7 +74,7 @@ class Ollama(Section):
     model: str = "qwen3"
     """Name of the model; it must support native tool calls."""
     max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
+    """Maximum number of tokens in one answer."""
     context_length: int = Field(default=32_768, gt=0)
     """Size of the model's context in tokens."""
 
@@ -83,11 +83,11 @@ class LMStudio(Section):
     """A local LM Studio."""
 
     base_url: Url = "http://localhost:1234/v1"
-    """Base URL of its API; `HOST:PORT` stands for `http://HOST:PORT/v1`."""
+    """Base URL of the server's API; `HOST:PORT` stands for `http://HOST:PORT/v1`."""
     model: str = "local"
     """Name of the model; it must support native tool calls."""
     max_token: int = Field(default=16384, gt=0)
-    """Most tokens of one answer."""
+    """Maximum number of tokens in one answer."""
     context_length: int = Field(default=32_768, gt=0)
     """Size of the model's context in tokens."""
 
@@ -114,10 +114,11 @@ class LLM(Section):
     """Whether the model gets the images that people attached to the item and its comments. A service that
     refuses them gets the text alone."""
     stream: bool | None = None
-    """Whether answers are streamed, so that one that stalls is noticed early. `None`: they are, except by
-    Chat Completions of other services than OpenAI, several of which stream broken tool calls."""
+    """Whether answers are streamed, so that a stalled answer is noticed early. `None`: yes, except with Chat
+    Completions of other services than OpenAI, because several of them stream broken tool calls."""
     request_timeout: float = Field(default=300.0, gt=0)
-    """Seconds without a sign of the service while it answers; not streamed: for the whole answer."""
+    """Seconds that the service may be silent while it answers. Without streaming: seconds for the whole
+    answer."""
     max_retries: int = Field(default=5, ge=0)
     """Retries of one request after 429, 5xx and broken connections."""
     prices: dict[str, Price] = Field(default_factory=dict)
@@ -155,9 +156,9 @@ class Identity(Section):
     provider: str = Field(default="", pattern=_GOOGLE_PROVIDER)
     """Google: full name of the workload identity provider, which starts with `projects/`."""
     service_account: str = Field(default="", pattern=r"^([a-z0-9.-]+@[a-z0-9.-]+)?$")
-    """Google: service account to impersonate; empty: the identity itself has the right."""
+    """Google: service account to impersonate; if empty, the identity itself must have the permission."""
     endpoint: OptionalUrl = ""
-    """Address that exchanges the token, in place of the cloud's own: for example an STS of your network."""
+    """Address that exchanges the token, instead of the cloud's own: for example an STS in your network."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -196,19 +197,19 @@ class Fallback(Section):
 
 
 class GatewaySettings(Section):
-    """The way of every agent to its model."""
+    """The gateway through which every agent reaches its model."""
 
     host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9._-]+$")
-    """Address on which an attempt's gateway listens, or a name of it: of this machine, and as the workspace
-    reaches it. Not loopback if the workspace is a container of its own, as with Docker Compose."""
+    """Address or host name of this machine on which an attempt's gateway listens, as the workspace reaches
+    it. It must not be loopback if the workspace has its own container, as with Docker Compose."""
     models: tuple[str, ...] = ()
     """Names of the models that agents may use, with `*` for any characters; empty: all."""
     provider_tools: bool = False
     """Whether requests may name tools that the provider runs (web search, remote MCP servers) and files by
     their address. The provider then reaches hosts that the attempt itself cannot reach."""
     fallbacks: tuple[Fallback, ...] = ()
-    """Asked in turn where the provider answers 429 or 5xx, or cannot be reached. Not for people with an
-    address or a key of their own."""
+    """Providers that are asked in turn if the first one answers 429 or 5xx, or cannot be reached. They are
+    not used for people who set their own address or key."""
     identity: Identity | None = None
     """Workload identity that opens the provider of `llm.provider` in place of its `api_key`. Not for people
     with an address, a key or a provider of their own."""

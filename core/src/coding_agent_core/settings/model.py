@@ -64,15 +64,16 @@ class RabbitMQ(Section):
     host: str = "localhost"
     """Host name of the broker."""
     port: int = Field(default=5672, gt=0, le=65535)
-    """Its AMQP port."""
+    """AMQP port of the broker."""
     user: str = "guest"
     """User of the virtual host `/`."""
     password: SecretField = SecretSettings()
     """Empty: `guest`, the broker's own default for local connections."""
     queue: str = Field(default="coding_agent_tasks", min_length=1)
-    """Durable queue of the tasks; the queue with `.dead` after its name keeps those that were given up."""
+    """Durable queue of the tasks. A second queue, with `.dead` after its name, keeps the tasks that failed
+    for good."""
     heartbeat: int = Field(default=60, gt=0)
-    """Seconds; a dead connection is noticed after about two of them."""
+    """Seconds between two heartbeats; a dead connection is noticed after about two of them."""
     publish_timeout: float = Field(default=5.0, gt=0)
     """Seconds in which the broker must confirm a task."""
 
@@ -109,7 +110,7 @@ class Queue(Section):
     """Where tasks wait."""
 
     backend: Backend | None = None
-    """`None`: RabbitMQ where `use_rabbitmq` is set, else memory."""
+    """`None`: `rabbitmq` if `use_rabbitmq` is true, else `memory`."""
     kubernetes: KubernetesQueue = KubernetesQueue()
     engine: Engine = Engine.NATIVE
     """For `backend: kubernetes`: who decides when an attempt starts."""
@@ -125,7 +126,7 @@ class Logging(Section):
     format: Literal["text", "json"] = "text"
     """Lines for people, or JSON objects for log collectors."""
     file: Path | None = None
-    """Further target of the log."""
+    """File to which the log is written too."""
 
 
 class Settings(Section):
@@ -153,7 +154,7 @@ class Settings(Section):
     mcp_servers: tuple[McpServer, ...] = ()
     """MCP servers with further tools for the agent."""
     max_llm_process_num: int = Field(default=1000, gt=0)
-    """Most model requests in one attempt."""
+    """Maximum number of model requests in one attempt."""
     context_storage: ContextStorage = ContextStorage()
     consumer: Consumer = Consumer()
     user_config_api: UserConfigApi = UserConfigApi()

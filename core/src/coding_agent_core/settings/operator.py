@@ -18,7 +18,7 @@ Served = Annotated[str, Field(pattern=r"^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)
 
 
 class Limits(Section):
-    """How many tasks run at a time; never exceeded."""
+    """How many tasks may run at the same time."""
 
     global_: int = Field(default=20, ge=0, alias="global")
     """Limit for a namespace; 0 starts nothing."""
@@ -44,7 +44,8 @@ class Budgets(Section):
     namespace: Allowance | None = None
     """For a namespace and month (UTC)."""
     repositories: dict[str, Allowance] = Field(default_factory=dict)
-    """For single repositories and a day, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
+    """Budgets of single repositories for a day, by `owner/repo` or `host/owner/repo`; letter case is
+    ignored."""
 
     @model_validator(mode="after")
     def _comparable(self) -> Budgets:
@@ -72,30 +73,34 @@ class Budgets(Section):
 
 
 class Policy(Section):
-    """When an attempt is retried and when a pod is given up; times in seconds."""
+    """When the operator retries an attempt and when it gives up on a pod. Times are in seconds."""
 
     backoff_base: float = Field(default=30.0, ge=0)
-    """Upper bound of the first delay; doubled for each further failure, minus up to a half by chance."""
+    """Upper bound of the first delay. It doubles with each further failure. A random part of it, up to half,
+    is subtracted."""
     backoff_max: float = Field(default=900.0, ge=0)
-    """Upper bound of any delay, also of one that a model or a forge asks for."""
+    """Upper bound of any delay, including one that a model or a forge asks for."""
     max_disruptions: int = Field(default=10, ge=0, le=40)
-    """Most attempts that the cluster disrupts, which do not count, before the task is given up."""
+    """How many attempts the cluster may disrupt before the operator gives up on the task. Such attempts do
+    not count."""
     unschedulable_after: float = Field(default=900.0, gt=0)
-    """A pod that cannot be scheduled or created, or whose Secret is missing, is given up after this."""
+    """Time after which the operator gives up on a pod that cannot be scheduled or created, or whose Secret is
+    missing."""
     image_after: float = Field(default=300.0, gt=0)
-    """A pod whose image cannot be pulled, or whose containers cannot be started, is given up after this."""
+    """Time after which the operator gives up on a pod whose image cannot be pulled or whose containers cannot
+    be started."""
     config_after: float = Field(default=120.0, gt=0)
-    """A pod whose configuration the kubelet refuses is given up after this: an image that cannot exist, or a
-    ConfigMap that is missing."""
+    """Time after which the operator gives up on a pod whose configuration the kubelet refuses, because its
+    image cannot exist or a ConfigMap is missing."""
     pod_check_interval: float = Field(default=15.0, gt=0)
-    """Between two checks of the pods of a Job that is not ready yet."""
+    """Time between two checks of the pods of a Job that is not ready yet."""
     aging: float = Field(default=60.0, gt=0)
     """Waiting this long raises a task's priority by one."""
     keep_finished: float = Field(default=7 * 86400.0, ge=0)
-    """An ended task is deleted after this, which must be longer than a forge can redeliver (GitHub: 3 days).
-    A task whose outcome is not shown on its item yet stays a day longer."""
+    """Time after which an ended task is deleted. It must be longer than a forge can redeliver (GitHub: 3
+    days). A task whose item does not show the outcome yet is kept a day longer."""
     keep_jobs: int = Field(default=86400, ge=0)
-    """A finished Job and its pod's logs are deleted after this."""
+    """Time after which a finished Job and its pod's logs are deleted."""
 
 
 class Operator(Section):
@@ -108,9 +113,9 @@ class Operator(Section):
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside of the pod
     """Address to listen on."""
     http_port: int = Field(default=8080, ge=0, le=65535)
-    """`/livez`, `/readyz` and `/metrics`."""
+    """Port of `/livez`, `/readyz` and `/metrics`."""
     workers: int = Field(default=8, gt=0)
-    """Number of tasks that are reconciled at a time."""
+    """Number of tasks that are reconciled at the same time."""
     relist_interval: float = Field(default=30.0, gt=0)
     """Seconds between two lists of all objects; a watch that lags behind two of them counts as dead."""
     sweep_interval: float = Field(default=300.0, gt=0)
@@ -153,42 +158,43 @@ class Operator(Section):
 
 
 class Reporter(Section):
-    """Shows AgentTasks by labels and one comment; times in seconds. Rates are per forge host."""
+    """Shows AgentTasks on their items with labels and one comment. Times are in seconds. Rates are for each
+    forge host."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside of the pod
     """Address to listen on."""
     http_port: int = Field(default=8080, ge=0, le=65535)
-    """`/livez`, `/readyz` and `/metrics`."""
+    """Port of `/livez`, `/readyz` and `/metrics`."""
     requests_per_second: float = Field(default=5.0, gt=0)
     """Average rate of requests to a forge; never more than `burst` at once."""
     burst: int = Field(default=10, gt=0)
-    """Most requests at once after a quiet time."""
+    """Maximum number of requests at once after a quiet time."""
     writes_per_minute: float | None = Field(default=None, gt=0)
-    """Requests that change something, after a burst. `None`: three quarters of what the forge documents
-    (GitHub: 180), no limit where it documents none (GitLab). The rest is for attempts and polls."""
+    """Requests per minute that change something, after a burst. `None`: three quarters of what the forge
+    documents (GitHub: 180), no limit where it documents none (GitLab). The rest is for attempts and polls."""
     creates_per_minute: float | None = Field(default=None, gt=0)
-    """Those of them that create a comment. `None`: three quarters of what the forge documents (GitHub: 80,
-    GitLab.com: 60, your own GitLab: 300)."""
+    """Requests per minute that create a comment. `None`: three quarters of what the forge documents (GitHub:
+    80, GitLab.com: 60, your own GitLab: 300)."""
     creates_per_hour: float | None = Field(default=None, gt=0)
-    """Comments that are created in any hour. `None`: three quarters of what the forge documents (GitHub:
-    500), no limit for GitLab."""
+    """Comments created in any hour. `None`: three quarters of what the forge documents (GitHub: 500), no
+    limit for GitLab."""
     requests_per_hour: int | None = Field(default=None, gt=0)
-    """All requests. `None`: three quarters of what the forge documents (GitHub: 5,000), no limit for
-    GitLab."""
+    """All requests in an hour. `None`: three quarters of what the forge documents (GitHub: 5,000), no limit
+    for GitLab."""
     keep_remaining: int = Field(default=200, ge=0)
-    """Requests that are left to attempts and polls, where the forge says how many remain."""
+    """Requests that the reporter leaves to attempts and polls, if the forge says how many remain."""
     workers: int = Field(default=4, gt=0)
-    """Number of items of one forge that are updated at a time."""
+    """Number of items of one forge that are updated at the same time."""
     grace: float = Field(default=60.0, ge=0)
     """Labels that contradict the task for this long correct the task: cancel it, or start a new run."""
     check_interval: float = Field(default=300.0, gt=0)
-    """Between two checks of an active task's item without a change; longer if there are many tasks."""
+    """Time between two checks of an active task's item if nothing changes; longer if there are many tasks."""
     position_interval: float = Field(default=60.0, gt=0)
-    """Between two edits of a comment that only change the queue position."""
+    """Time between two edits of a comment that only change the queue position."""
     relist_interval: float = Field(default=30.0, gt=0)
-    """Between two lists of all objects; a watch that lags behind two of them counts as dead."""
+    """Time between two lists of all objects; a watch that lags behind two of them counts as dead."""
     retry_first: float = Field(default=2.0, gt=0)
-    """Before the first retry while a forge does not answer; doubled for each further retry."""
+    """Delay before the first retry while a forge does not answer. It doubles with each further retry."""
     retry_max: float = Field(default=120.0, gt=0)
     """Longest delay between two retries."""
     outage_shown_after: float = Field(default=30.0, ge=0)

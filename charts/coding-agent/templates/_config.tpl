@@ -1,6 +1,6 @@
 {{/*
-config.yaml: the values' `config`, with what the chart knows itself laid over it. It names files of secrets and
-holds none.
+config.yaml: the values' `config`, overridden by what the chart itself knows. It names the files of secrets, but contains
+no secrets.
 */}}
 {{- define "coding-agent.config" -}}
 {{- $forges := include "coding-agent.forges" . | fromJsonArray -}}

@@ -1,13 +1,13 @@
 {{/*
-Gives a key that the values lack, or that is null, its default. Helm itself does not in an upgrade with
-`--reuse-values`: it takes the values of the installed release instead of the defaults of the new chart, and then a
-key that is new in the chart is missing. Every template starts with this.
+Sets each key that is missing or null to its default. In an upgrade with `--reuse-values` Helm does not do this: it takes
+the values of the installed release instead of the defaults of the new chart, so keys that are new in the chart are
+missing. Every template starts with this.
 */}}
 {{- define "coding-agent.defaults" -}}
 {{- include "coding-agent.fill" (list .Values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
 {{- end -}}
 
-{{/* The maps that a person gives as one value are left as they are: in them null removes an entry. */}}
+{{/* Maps that a person gives as one value stay as they are: null removes an entry from them. */}}
 {{- define "coding-agent.fill" -}}
 {{- $values := index . 0 -}}
 {{- range $key, $default := index . 1 -}}
@@ -23,7 +23,7 @@ key that is new in the chart is missing. Every template starts with this.
 {{- default .Chart.Name .Values.nameOverride | trunc 38 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Short enough that `-poller-github` and what a CronJob adds to it still fit. */}}
+{{/* The name is short enough for `-poller-github` and for what a CronJob appends. */}}
 {{- define "coding-agent.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 38 | trimSuffix "-" -}}
@@ -38,8 +38,8 @@ key that is new in the chart is missing. Every template starts with this.
 {{- end -}}
 
 {{/*
-Labels of an object. Call with (list $ "component"), and maps of more labels after it: the later wins. Nobody may
-give those of `coding-agent.reservedLabels`.
+Labels of an object. Call with (list $ "component"), followed by maps of more labels; later maps win. Values must not
+contain the labels in `coding-agent.reservedLabels`.
 */}}
 {{- define "coding-agent.labels" -}}
 {{- $root := index . 0 -}}
@@ -61,7 +61,7 @@ give those of `coding-agent.reservedLabels`.
 {{- toJson (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/managed-by" "helm.sh/chart") -}}
 {{- end -}}
 
-{{/* What selects a component's pods. Call with (list $ "component"); never to be changed. */}}
+{{/* The labels that select a component's pods. Never change them. Call with (list $ "component"). */}}
 {{- define "coding-agent.selectorLabels" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "coding-agent.name" $root }}
@@ -104,7 +104,7 @@ is then expected to be created later.
 {{- ternary $provider "openai" (has $provider (list "anthropic" "google")) -}}
 {{- end -}}
 
-{{/* A vendor's own service needs a key, in a Secret that is perhaps created later; whether another does, the values say. */}}
+{{/* A vendor's own service needs a key, whose Secret may be created later. For other services, the values say. */}}
 {{- define "coding-agent.modelEnabled" -}}
 {{- $llm := .Values.config.llm | default dict -}}
 {{- $provider := $llm.provider | default "openai" -}}
@@ -113,8 +113,8 @@ is then expected to be created later.
 {{- end -}}
 
 {{/*
-The Secrets that must be there for a task to run and that the chart does not make, as a list of dicts with kind (a
-key of `secrets`), name, the key in it, and whether it is known to be there.
+The Secrets that a task needs and that the chart does not create, as a list of dicts with the kind (a key of `secrets`),
+the name, the key in it, and whether it is known to exist.
 */}}
 {{- define "coding-agent.expectedSecrets" -}}
 {{- $expected := list -}}
@@ -135,7 +135,7 @@ key of `secrets`), name, the key in it, and whether it is known to be there.
 {{- if or .Values.secrets.s3.accessKeyId .Values.secrets.s3.existingSecret }}true{{ end -}}
 {{- end -}}
 
-{{/* The proxy of a release whose operator is another release's is that release's too. */}}
+{{/* If another release has the operator, it also has the proxy. */}}
 {{- define "coding-agent.egressHere" -}}
 {{- if and .Values.egress.enabled .Values.operator.enabled }}true{{ end -}}
 {{- end -}}
@@ -152,7 +152,7 @@ key of `secrets`), name, the key in it, and whether it is known to be there.
 {{- (index $root.Values.secrets $kind).existingSecret | default (printf "%s-%s" (include "coding-agent.fullname" $root) $suffix) -}}
 {{- end -}}
 
-{{/* A secret's value: what is given, else what is there, else a new one. Call with (list $ NAME KEY VALUE). */}}
+{{/* A secret's value: the given one, else the existing one, else a new one. Call with (list $ NAME KEY VALUE). */}}
 {{- define "coding-agent.keptSecret" -}}
 {{- $root := index . 0 -}}
 {{- $key := index . 2 -}}

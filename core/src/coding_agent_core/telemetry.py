@@ -166,7 +166,7 @@ class UsageMetrics:
         )
         self._cost = Counter(
             "coding_agent_model_cost",
-            "Cost of attempts that ended, by currency, where the price of the model is known",
+            "Cost of attempts that ended, by currency, if the price of the model is known",
             ["repository", "model", "currency"],
             registry=registry,
         )

@@ -75,7 +75,7 @@ BUDGET_SPENT = Gauge(
 BUDGET_RESERVED = Gauge("coding_agent_budget_reserved", "What running attempts may still spend.", _BUDGET)
 FAILING = Gauge(
     "coding_agent_operator_namespace_failing",
-    "1: this namespace cannot be served; the log says why, and it is retried.",
+    "1: this namespace cannot be served; the log says why, and the operator retries.",
     ["served_namespace"],
 )
 

@@ -242,7 +242,7 @@ async def read_environment(
         return RepositoryFile()
     if entry.path != ENVIRONMENT_FILE or not entry.is_file:
         raise EnvironmentFileError(
-            f"`{ENVIRONMENT_FILE}` on the base branch is not a plain file; replace it with one."
+            f"`{ENVIRONMENT_FILE}` on the base branch is not a regular file; replace it with one."
         )
     content = await repository.blob(entry.id, MAX_FILE_BYTES)
     file = read_file(b"x" * (MAX_FILE_BYTES + 1) if content is None else content)

@@ -268,7 +268,7 @@ def classify(output: str, url: str) -> ForgeError:
         )
     if status in (404, 410) or re.search(r"repository '[^']*' not found", output):
         return ForgeNotFoundError(
-            f"There is no repository {url} for these credentials.", status=status or 404
+            f"There is no repository {url}, or these credentials cannot see it.", status=status or 404
         )
     return ForgeUnavailableError(f"{url} cannot be reached with git: {_shorten(output)}", status=status)
 

@@ -205,7 +205,7 @@ async def test_what_is_not_a_plain_file_fails_the_task(make_place: MakePlace, ki
         git("update-ref", "refs/heads/main", commit.strip())
     outcome = await place.run(place.given())
     is_refused(place, outcome)
-    assert f"`{FILE}` on the base branch is not a plain file" in outcome.message
+    assert f"`{FILE}` on the base branch is not a regular file" in outcome.message
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ class GatewayApp:
             await _answer(send, 200, b"", [])  # Claude Code checks that the gateway answers
             return
         if sum(len(name) + len(value) for name, value in headers.items()) > HEAD_LIMIT:
-            await _refuse(send, None, 431, f"A request's head has at most {HEAD_LIMIT} bytes.")
+            await _refuse(send, None, 431, f"The head of the request is larger than {HEAD_LIMIT} bytes.")
             return
         given = credential_of(headers).encode()
         route = route_of(method, path, headers)
@@ -110,7 +110,7 @@ class GatewayApp:
             await _refuse(send, route, 401, "The credential is not the one of this attempt's gateway.")
             return
         if route is None:
-            await _refuse(send, None, 404, "The gateway knows requests for answers of a model only.")
+            await _refuse(send, None, 404, "The gateway only accepts requests to a model.")
             return
         try:
             body = await self._body(headers, receive) if method == "POST" else b""
@@ -125,7 +125,9 @@ class GatewayApp:
 
     async def _body(self, headers: Mapping[str, str], receive: Any) -> bytes:
         if headers.get("content-encoding", "identity") != "identity":
-            raise RequestRefusedError(400, "A compressed request is not supported: send it uncompressed.")
+            raise RequestRefusedError(
+                400, "Compressed requests are not supported; send the request uncompressed."
+            )
         body = bytearray()
         more = True
         try:
@@ -148,9 +150,9 @@ class GatewayApp:
         if kind == "http.disconnect":
             raise _ClientGoneError
         if length > _BODY_LIMIT:
-            raise RequestRefusedError(413, f"A request has at most {_BODY_LIMIT} bytes.")
+            raise RequestRefusedError(413, f"The body of the request is larger than {_BODY_LIMIT} bytes.")
         if self._held > _BODIES_LIMIT:
-            raise RequestRefusedError(503, "Too many large requests at a time; try again later.")
+            raise RequestRefusedError(503, "Too many large requests at the same time; try again later.")
 
     async def _proxy(
         self, route: Route, query: bytes, headers: Mapping[str, str], body: bytes, send: Any

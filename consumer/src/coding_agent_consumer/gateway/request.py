@@ -126,7 +126,10 @@ def read_request(
                 403, f"The model {name[:100]} is not allowed; an administrator can add it to gateway.models."
             )
     if data.get("background"):
-        raise RequestRefusedError(400, "`background` is not supported: the gateway counts what it sees.")
+        raise RequestRefusedError(
+            400,
+            "`background` is not supported, because the gateway could not count what such a request uses.",
+        )
     nodes = _nodes(data)
     if not provider_tools and (found := next(_ways_out(route, model, nodes), None)) is not None:
         raise RequestRefusedError(

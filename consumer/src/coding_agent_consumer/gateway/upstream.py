@@ -87,7 +87,7 @@ class WorkloadIdentity:
                 except TokenError as error:
                     if now >= self._until:
                         raise
-                    _logger.warning("The token is not replaced yet: %s", error)
+                    _logger.warning("The token could not be replaced yet: %s", error)
             return self.current
 
     async def _fetch(self, now: datetime) -> tuple[str, datetime]:

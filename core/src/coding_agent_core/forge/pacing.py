@@ -234,7 +234,8 @@ def forge_error(
         )
     if status in (404, 410):
         return ForgeNotFoundError(
-            f"{host} does not have it, or the token cannot see it ({status}): {what}{detail}", status=status
+            f"{host} does not have it, or the token cannot see it ({status}), while {what}{detail}",
+            status=status,
         )
     if status in (408, 425) or status >= 500:
         return ForgeUnavailableError(

@@ -47,7 +47,7 @@ def main() -> int:
                 _keep(console, world)
             else:
                 keep = "make demo KEEP=1" + (" FORGE=gitlab" if arguments.forge == "gitlab" else "")
-                console.print(f"Its pages are gone with the demo; `{keep}` leaves all running.")
+                console.print(f"Its pages disappear when the demo ends; `{keep}` leaves everything running.")
         # Only a demo that did not work leaves its logs behind.
         shutil.rmtree(folder, ignore_errors=True)
     except DemoError as error:
@@ -116,7 +116,7 @@ def _keep(console: Console, world: World) -> None:
             f"Metrics     {world.receiver_url}/metrics\n"
             f"Transcripts {world.folder}/contexts\n"
             f"Logs        {world.logs}",
-            title="Still running; Ctrl-C ends it",
+            title="Still running; press Ctrl-C to stop it",
             border_style="blue",
         )
     )

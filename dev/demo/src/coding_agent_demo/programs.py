@@ -77,7 +77,8 @@ def _install(package: str, folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise DemoError(
-            "npm is not on this machine: it installs the CLI coding agent. See https://nodejs.org."
+            "npm is not installed on this machine, but it is needed to install the CLI coding agent. "
+            "See https://nodejs.org."
         )
     # Their programs for this machine are packages of their own, and no script has to run.
     command = [

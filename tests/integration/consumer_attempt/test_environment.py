@@ -157,7 +157,7 @@ async def test_a_forks_file_does_not_count(make_place: MakePlace, monkeypatch: p
         ("egress: [ruby]", ("`egress`: there is no preset 'ruby'", "`egress.presets`")),
         ("imag: x", ("`imag`: is not a known key",)),
         ("setup: [true]\nimage: [", (f"`{FILE}`, line 2, is not valid YAML",)),
-        ('setup: ["echo \\0"]', ("`setup.0`: holds a NUL",)),
+        ('setup: ["echo \\0"]', ("`setup.0`: contains a NUL",)),
         (f"# {'x' * 64 * 1024}\nsetup: ['true']", ("has more than 64 KiB",)),
     ],
 )

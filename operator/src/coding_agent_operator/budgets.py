@@ -9,13 +9,13 @@ budget by more than the answers under way.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from coding_agent_core.agenttask import LABEL_REPOSITORY, AttemptStatus
+from coding_agent_core.agenttask import ENDED, LABEL_REPOSITORY, AttemptStatus
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.usage import Allowance
 
@@ -180,11 +180,6 @@ def counted_until(ended: datetime, repository: tuple[str, str], budgets: Budgets
     return period_end("", day_of(ended)) if budgets.of(*repository) is not None else None
 
 
-def in_another_unit(task: Task, budgets: Budgets) -> bool:
-    own, usual = task.spec.budget, budgets.task
-    return own is not None and usual is not None and own.unit != usual.unit
-
-
 def exhausted(
     key: str, repository: str, budget: Allowance | None, allowance: Allowance, now: datetime
 ) -> Exhausted:
@@ -204,5 +199,148 @@ def exhausted(
     )
 
 
+class Spending:
+    """Counts what a namespace's tasks have spent and may still spend: the input of `fair_schedule`.
+
+    Active tasks are counted from the caches. Those that ended are read once at the start (`selectors`, `put`)
+    and counted as they end. The sweep keeps them as long as a budget counts them.
+    """
+
+    def __init__(self, budgets: Budgets, now: Callable[[], datetime]) -> None:
+        self._budgets = budgets
+        self._now = now
+        self._spent = Spent()
+        self._day = day_of(now())
+        self._limits: dict[str, Allowance] = {}
+        """By key, the budgets that are shared by any task that was seen."""
+        self._names: dict[str, str] = {NAMESPACE: ""}
+        self._open: dict[str, tuple[str, dict[date, dict[str, Decimal]]]] = {}
+        """By uid, what tasks count with that were active in the last pass: one may be deleted by hand."""
+        if budgets.namespace is not None:
+            self._limits[NAMESPACE] = budgets.namespace
+
+    def selectors(self) -> list[str]:
+        """Field selectors of the tasks that ended in the current periods."""
+        if not self._budgets.shared:
+            return []
+        today = day_of(self._now())
+        first = today.replace(day=1) if self._budgets.namespace is not None else today
+        days = [first + number * _ONE_DAY for number in range((today - first).days + 2)]
+        # A field selector cannot name several values. A task with its own ttlSecondsAfterFinished has no day.
+        return [*(f"status.keptSince={day}" for day in days), f"{ENDED},status.keptSince="]
+
+    def put(self, body: Mapping[str, Any]) -> None:
+        """Count an ended task as it is stored."""
+        self._spent.put(*read_spent(body))
+
+    def ended(self, task: Task) -> None:
+        """A task has ended, and its status is stored."""
+        if self._budgets.shared:
+            self._spent.put(task.uid, task.repository, charges(task.status.attempts))
+
+    def share(self, task: Task, own: Sequence[Job], *, starts: bool) -> tuple[tuple[str, ...], Decimal]:
+        """The keys of the budgets that a task shares, and what it may spend of each.
+
+        Args:
+            starts: its next attempt may start, or has just been granted its start.
+        """
+        budgets, source = self._budgets, task.spec.source
+        if not budgets.shared:
+            return (), Decimal(0)
+        keys = []
+        repository = budgets.of(source.host, source.repository)
+        if repository is not None:
+            self._limits[task.repository] = repository
+            self._names[task.repository] = source.repository
+            keys.append(task.repository)
+        if budgets.namespace is not None:
+            keys.append(NAMESPACE)
+        if keys and task.spec.budget and budgets.task and task.spec.budget.unit != budgets.task.unit:
+            keys.insert(0, OTHER_UNIT)
+        demand = reserved(task, own, budgets)
+        if not demand and starts:
+            allowance = next_allowance(task, budgets)
+            demand = allowance.value if allowance is not None else demand
+        return tuple(keys), demand
+
+    def share_of_orphan(self, job: Job) -> tuple[tuple[str, ...], Decimal]:
+        """The same of a Job without a task."""
+        keys = [key for key in (job.labels.get(LABEL_REPOSITORY), NAMESPACE) if key in self._limits]
+        return tuple(filter(None, keys)), job.allowance.value if job.allowance is not None else Decimal(0)
+
+    def unspent(self, tasks: Iterable[Task], demands: Mapping[str, Decimal]) -> dict[str, Decimal]:
+        """By budget, what ended attempts have not spent in the current period.
+
+        Args:
+            tasks: all active tasks.
+            demands: by name, what those that run may still spend.
+        """
+        if not self._budgets.shared:
+            return {}
+        today = day_of(self._now())
+        if today != self._day:
+            self._spent.forget_before(today)
+            self._day = today
+        unit = (self._budgets.task or Allowance(tokens=0)).unit
+        spent = {key: self._spent.of(key, today, unit) for key in self._limits}
+        before, self._open = self._open, {}
+        for task in tasks:
+            if not task.status.attempts and task.name not in demands:
+                continue
+            before.pop(task.uid, None)
+            if task.uid in self._spent:
+                continue  # it has ended
+            found = charges(task.status.attempts)
+            _add(spent, task.repository, found, today, unit)
+            if demand := demands.get(task.name):
+                units = found.setdefault(today, {})
+                units[unit] = units.get(unit, Decimal(0)) + demand
+            self._open[task.uid] = task.repository, found
+        for uid, (repository, found) in before.items():
+            if uid not in self._spent:
+                self._spent.put(uid, repository, found)  # deleted while it ran: it may have spent it all
+                _add(spent, repository, found, today, unit)
+        return {OTHER_UNIT: Decimal(0)} | {
+            key: limit.value - spent.get(key, Decimal(0)) for key, limit in self._limits.items()
+        }
+
+    def exhausted(self, task: Task, key: str) -> Exhausted:
+        """What the status of a task says that waits for a budget."""
+        source = task.spec.source
+        allowance = next_allowance(task, self._budgets) or Allowance(tokens=0)
+        return exhausted(key, source.repository, self._limits.get(key), allowance, self._now())
+
+    @property
+    def next_period(self) -> float | None:
+        """Seconds until a period ends."""
+        if not self._budgets.shared:
+            return None
+        now = self._now()
+        return max(1.0, (period_end("", day_of(now)) - now).total_seconds())
+
+    def shares(
+        self, unspent: Mapping[str, Decimal], left: Mapping[str, Decimal]
+    ) -> Iterator[tuple[str, Allowance, Decimal, Decimal]]:
+        """Of each budget: its repository (empty: the namespace's), its limit, what is spent and reserved."""
+        for key, limit in self._limits.items():
+            rest = unspent.get(key, limit.value)
+            yield self._names[key], limit, limit.value - rest, rest - left.get(key, rest)
+
+
+def _add(spent: dict[str, Decimal], repository: str, found: Charges, today: date, unit: str) -> None:
+    """Add what a task spent to the budgets that it shares."""
+    for key in (repository, NAMESPACE):
+        if key in spent:
+            spent[key] += sum(
+                (
+                    units.get(unit, Decimal(0))
+                    for day, units in found.items()
+                    if _first(key, day) == _first(key, today)
+                ),
+                Decimal(0),
+            )
+
+
 def _first(key: str, day: date) -> date:
+    """The first day of the budget's period that a day is in."""
     return day.replace(day=1) if key == NAMESPACE else day

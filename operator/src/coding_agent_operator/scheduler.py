@@ -21,6 +21,7 @@ from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.tasks import Phase
 
 from coding_agent_operator import metrics
+from coding_agent_operator.budgets import Spending
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.fair_share import (
     UNLIMITED,
@@ -36,7 +37,6 @@ from coding_agent_operator.observed import (
     workload_job_uid,
     workload_waits_for,
 )
-from coding_agent_operator.spending import Spending
 from coding_agent_operator.task_plan import SchedulingDecision
 from coding_agent_operator.task_state import Stage, stage_of
 
@@ -44,6 +44,7 @@ _logger = logging.getLogger("operator.scheduler")
 
 _PASS_SHARE = 0.1
 """Passes take no more than this share of the time: under load, changes are taken together."""
+_PAGE = 500
 _POSITIONS_AT_A_TIME = 100
 _KUEUE_MESSAGES_AT_A_TIME = 100
 """So many tasks get a new message from Kueue at each relist: a long queue causes no storm of writes."""
@@ -71,7 +72,7 @@ class Scheduler:
         self._jobs = jobs
         self._controller = controller
         self._now = now
-        self.spending = Spending(cluster, settings.budgets, now)
+        self.spending = Spending(settings.budgets, now)
         self._changed = asyncio.Event()
         self._schedule = Schedule()
         self._granted: set[str] = set()
@@ -92,7 +93,10 @@ class Scheduler:
             ApiError: what ended tasks spent cannot be read.
         """
         await synced.wait()
-        await self.spending.load()
+        for fields in self.spending.selectors():
+            async for page in self._cluster.tasks.pages(fields, _PAGE):
+                for body in page:
+                    self.spending.put(body)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._schedule_passes())
             group.create_task(self._show_positions())
@@ -187,7 +191,8 @@ class Scheduler:
         self._schedule = fair_schedule(
             candidates, limit, self._now(), aging=self._policy.aging, unspent=unspent
         )
-        self.spending.show(self._namespace, unspent, self._schedule.left)
+        for repository, budget, spent, reserved in self.spending.shares(unspent, self._schedule.left):
+            metrics.show_budget(self._namespace, repository, budget, spent=spent, reserved=reserved)
         self._granted.update(self._schedule.start)
         for name in self._schedule.start:
             self._queue(name)
@@ -258,8 +263,8 @@ class Scheduler:
         elif stage is Stage.READY and self._held(task):
             stage = Stage.BACKOFF  # another task may start meanwhile
         source = task.spec.source
-        granted = task.name in self._granted
-        budgets, demand = self.spending.share(task, own, stage, granted=granted)
+        starts = task.name in self._granted or stage is Stage.READY
+        budgets, demand = self.spending.share(task, own, starts=starts)
         return Candidate(
             name=task.name,
             item=task.item,

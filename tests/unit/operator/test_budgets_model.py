@@ -12,9 +12,9 @@ from coding_agent_core.agenttask import AttemptStatus, OutcomeType
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.usage import Allowance, Usage
 from coding_agent_operator.budgets import next_allowance, used_up
+from coding_agent_operator.budgets import Spending
 from coding_agent_operator.fair_share import Candidate, fair_schedule
 from coding_agent_operator.observed import Job, Task, job_name, read_task
-from coding_agent_operator.spending import Spending
 from coding_agent_operator.task_state import Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,7 +46,7 @@ class Model:
 
     def restart(self) -> None:
         """The operator is killed, and reads again what there is."""
-        self.spending = Spending(None, BUDGETS, lambda: self.now)  # type: ignore[arg-type]
+        self.spending = Spending(BUDGETS, lambda: self.now)
         for task in self.ended.values():
             self.spending.ended(task)
 
@@ -56,7 +56,7 @@ class Model:
         for name, task in self.tasks.items():
             own = [self.jobs[name]] if name in self.jobs else []
             stage = Stage.ACTIVE if own else Stage.READY
-            budgets, demand = self.spending.share(task, own, stage, granted=False)
+            budgets, demand = self.spending.share(task, own, starts=not own)
             candidates.append(
                 Candidate(name=name, item=name, repository=task.repository, created=task.created, stage=stage,
                           limit=99, budgets=budgets, demand=demand)

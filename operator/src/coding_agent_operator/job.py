@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coding_agent_core.agenttask import (
@@ -20,13 +20,15 @@ from coding_agent_core.agenttask import (
     labels_for,
 )
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, transcript_key
-from coding_agent_core.environment import Environment
+from coding_agent_core.budget import Allowance
+from coding_agent_core.egress import Role, user_name, variables
+from coding_agent_core.environment import SERVICE_PREFIX, Environment
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.reasons import ExitCode
-from coding_agent_core.settings.attempts import ContextStorage, ServiceResources
+from coding_agent_core.settings.attempts import ContextStorage, Egress, ServiceResources
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.model import Kueue
-from coding_agent_core.tasks import TaskRequest
+from coding_agent_core.tasks import Item, TaskRequest
 from coding_agent_core.usage import Allowance
 
 from coding_agent_operator.observed import ATTEMPT, MANAGER, QUEUE_LABEL, Task, job_name, label_value
@@ -39,6 +41,8 @@ _ROOM = 3
 """Times a pod's own deadline: pods in place of a disrupted one, and the wait for a node, have to fit."""
 _RECAP = 12_000
 """Characters of the recap, in the environment of a process that takes 128 KiB for one variable."""
+_NO_NAME_SERVER = "127.0.0.1"
+"""Kubernetes wants an address where `dnsPolicy` is `None`. In a pod nothing answers at this one."""
 
 
 def build_job(
@@ -194,4 +198,48 @@ def with_kueue_labels(manifest: Mapping[str, Any], task: Task, kueue: Kueue) -> 
         **manifest,
         "metadata": {**metadata, "labels": labels},
         "spec": {**spec, "suspend": True},
+    }
+
+
+def with_egress(
+    manifest: Mapping[str, Any],
+    item: Item,
+    egress: Egress,
+    *,
+    address: str,
+    key: str,
+    presets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The manifest of an attempt's Job, whose pod has no name server and the proxy in its environment.
+
+    Args:
+        address: host and port of the proxy.
+        key: of the passwords.
+        presets: that the workspace may reach too. Services of the repository get no identity at all.
+    """
+    job = manifest["metadata"]["name"]
+    profile = egress.profile(item.host, item.repository)
+    agent = variables(address, user_name(job, Role.AGENT), key)
+    workspace = variables(address, user_name(job, Role.WORKSPACE, profile, presets), key)
+    template = manifest["spec"]["template"]
+    pod = template["spec"]
+    pod = {
+        **pod,
+        "dnsPolicy": "None",
+        "dnsConfig": {"nameservers": [_NO_NAME_SERVER]},
+        "initContainers": [
+            container if container["name"].startswith(SERVICE_PREFIX) else _with_proxy(container, workspace)
+            for container in pod["initContainers"]
+        ],
+        "containers": [_with_proxy(container, agent) for container in pod["containers"]],
+    }
+    return {**manifest, "spec": {**manifest["spec"], "template": {**template, "spec": pod}}}
+
+
+def _with_proxy(container: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """The container with these variables, whatever `pod_template` says of them."""
+    others = [entry for entry in container.get("env", ()) if entry["name"] not in values]
+    return {
+        **container,
+        "env": [*others, *({"name": name, "value": value} for name, value in values.items())],
     }

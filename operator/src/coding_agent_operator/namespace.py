@@ -10,9 +10,8 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from coding_agent_core.admission import latest_of, runs_of
 from coding_agent_core.agenttask import (
@@ -23,7 +22,6 @@ from coding_agent_core.agenttask import (
     labels_for,
     parse_spec,
 )
-from coding_agent_core.environment import Environment
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache, Requeue
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer, Body
@@ -32,11 +30,8 @@ from coding_agent_core.text import first_problem
 from pydantic import ValidationError
 
 from coding_agent_operator import metrics
-from coding_agent_operator.budgets import next_allowance
-from coding_agent_operator.cache import RepositoryCaches
 from coding_agent_operator.cluster import Cluster, Lease, identity
-from coding_agent_operator.egress import EgressProxy
-from coding_agent_operator.job import build_job, with_kueue_labels, with_transcript_annotations
+from coding_agent_operator.job_builder import JobBuilder
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job, Task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError, TerminationMessages
 from coding_agent_operator.runs import Duplicates, sweep_forever
@@ -80,14 +75,12 @@ class NamespaceController:
         operator = settings.operator
         self.namespace = namespace
         self._settings = settings
-        self._egress = EgressProxy(settings.egress)
         self._kueue = settings.queue.engine is Engine.KUEUE
         self._tasks = tasks
         self._jobs = jobs
         self._controller = controller
         self._now = now or (lambda: datetime.now(UTC))
         self.cluster = Cluster(server, namespace)
-        self._caches = RepositoryCaches(self.cluster, operator.job)
         # Names of pods are unique in their namespace alone.
         me = f"{operator.own_namespace}/{identity(os.environ)}"
         self.lease = Lease(self.cluster, me, operator.lease_duration)
@@ -109,14 +102,15 @@ class NamespaceController:
             self.cluster, settings, tasks=tasks, jobs=jobs, controller=controller, now=self._now
         )
         self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
+        builder = JobBuilder(self.cluster, settings, self._now)
         self._reconciler = Reconciler(
             self.cluster,
             tasks,
             jobs,
             self._messages,
             policy=operator.policy,
-            build=self._build,
-            refusal=self._refusal,
+            build=builder.build,
+            refusal=builder.refusal,
             waits=self.scheduler.kueue_messages,
             ended=self._ended,
             now=self._now,
@@ -201,31 +195,6 @@ class NamespaceController:
 
     def _queue(self, name: str, *, urgent: bool = False) -> None:
         self._controller.queue.add(Key(self.namespace, name), urgent=urgent)
-
-    async def _build(self, task: Task, number: int) -> Mapping[str, Any]:
-        settings = self._settings
-        allowance = next_allowance(task, settings.budgets)
-        environment = self._environment_of(task)
-        resources = settings.repository_environment.service_resources
-        job = settings.operator.job
-        manifest = build_job(task, number, job, allowance, environment=environment, resources=resources)
-        manifest = with_transcript_annotations(manifest, task, number, settings.context_storage)
-        if self._kueue:
-            manifest = with_kueue_labels(manifest, task, settings.queue.kueue)
-        with_cache, event = await self._caches.given_to(manifest, task)
-        if event is not None:
-            await self._emit(task, event)
-        return await self._egress.given_to(with_cache, task.spec.item, environment.egress)
-
-    def _refusal(self, environment: Environment) -> str | None:
-        """Why these settings do not allow what an attempt asks for: no attempt is trusted."""
-        settings = self._settings
-        return settings.repository_environment.pod_refusal(environment, settings.egress.presets)
-
-    def _environment_of(self, task: Task) -> Environment:
-        """What the task's last attempt asked for, if it is allowed; otherwise the task ends anyway."""
-        asked = task.status.environment
-        return Environment() if asked is None or self._refusal(asked) is not None else asked
 
     def _ended(self, task: Task) -> None:
         """The end of a task is recorded, and the cache does not have it any more."""

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from coding_agent_docs.blocks import SHELLS, Block, blocks, script
 from coding_agent_docs.paths import DOCS, ROOT, pages
-from coding_agent_operator import cache
+from coding_agent_operator import job_builder
 
 from tests.chart.helm import render
 
@@ -182,7 +182,7 @@ def test_what_commands_select_is_there(rendered: list[dict[str, Any]]) -> None:
         if word.startswith("app.kubernetes.io/component=")
     }
     assert len(wanted) > 3
-    components.add(cache.COMPONENT)  # the operator makes its claims
+    components.add(job_builder.COMPONENT)  # the operator makes its claims
     assert {where for component, where in wanted.items() if component not in components} == set()
 
 

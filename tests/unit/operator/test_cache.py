@@ -10,7 +10,8 @@ from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.job import RESERVED_VOLUMES, WORKSPACE_USERS, Cache, JobTemplate
 from coding_agent_core.tasks import Item
-from coding_agent_operator.cache import (
+from coding_agent_operator.job import build_job
+from coding_agent_operator.job_builder import (
     MIRROR,
     PACKAGES,
     VARIABLES,
@@ -18,7 +19,6 @@ from coding_agent_operator.cache import (
     claim_for,
     why_unusable,
 )
-from coding_agent_operator.job import build_job
 
 from tests.unit.operator.making import task
 

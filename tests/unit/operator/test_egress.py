@@ -13,8 +13,8 @@ from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.attempts import Egress
 from coding_agent_core.settings.job import JobTemplate
-from coding_agent_operator.egress import EgressProxy, address_of, with_egress
-from coding_agent_operator.job import build_job
+from coding_agent_operator.job import build_job, with_egress
+from coding_agent_operator.job_builder import EgressProxy, address_of
 from coding_agent_operator.task_state import with_report
 
 from tests.unit.operator.making import NOW, task

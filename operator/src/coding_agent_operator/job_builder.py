@@ -1,22 +1,33 @@
-"""The cache volume of a repository: its claim, and how an attempt's pod mounts it (docs/decisions/0027)."""
+"""Builds the Job of an attempt, with what only the cluster knows: the repository's cache volume
+(docs/decisions/0027), and the address of the egress proxy."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
 from coding_agent_core.agenttask import LABEL_PLATFORM, LABEL_REPOSITORY, Event, labels_for
+from coding_agent_core.environment import Environment
 from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.settings.attempts import Egress
 from coding_agent_core.settings.job import MIRROR_VARIABLE, Cache, JobTemplate
+from coding_agent_core.settings.model import Engine, Settings
+from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
 
+from coding_agent_operator.budgets import next_allowance
 from coding_agent_operator.cluster import Cluster
+from coding_agent_operator.job import build_job, with_egress, with_kueue_labels, with_transcript_annotations
 from coding_agent_operator.observed import ATTEMPT, MANAGER, Task
 from coding_agent_operator.observed_pod import WORKSPACE_CONTAINER
 
-_logger = logging.getLogger("operator.cache")
+_logger = logging.getLogger("operator.job_builder")
 
 PACKAGES = "/var/cache/coding-agent"
 """Where the workspace has the package managers' folders."""
@@ -39,6 +50,48 @@ VARIABLES = {
     "npm_config_cache": f"{PACKAGES}/npm",
 }
 """What package managers read, each from its own documentation."""
+_RESOLVE_S = 5.0
+
+
+class JobBuilder:
+    """Builds the Jobs of a namespace's attempts."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, now: Callable[[], datetime]) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._now = now
+        self._caches = RepositoryCaches(cluster, settings.operator.job)
+        self._proxy = EgressProxy(settings.egress)
+
+    async def build(self, task: Task, number: int) -> Mapping[str, Any]:
+        """The manifest of attempt `number`.
+
+        Raises:
+            ApiError: what it needs cannot be read: retry later.
+        """
+        settings = self._settings
+        allowance = next_allowance(task, settings.budgets)
+        environment = self._environment_of(task)
+        resources = settings.repository_environment.service_resources
+        job = settings.operator.job
+        manifest = build_job(task, number, job, allowance, environment=environment, resources=resources)
+        manifest = with_transcript_annotations(manifest, task, number, settings.context_storage)
+        if settings.queue.engine is Engine.KUEUE:
+            manifest = with_kueue_labels(manifest, task, settings.queue.kueue)
+        with_cache, event = await self._caches.given_to(manifest, task)
+        if event is not None:
+            await self._cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
+        return await self._proxy.given_to(with_cache, task.spec.item, environment.egress)
+
+    def refusal(self, environment: Environment) -> str | None:
+        """Why these settings do not allow what an attempt asks for: no attempt is trusted."""
+        settings = self._settings
+        return settings.repository_environment.pod_refusal(environment, settings.egress.presets)
+
+    def _environment_of(self, task: Task) -> Environment:
+        """What the task's last attempt asked for, if it is allowed; otherwise the task ends anyway."""
+        asked = task.status.environment
+        return Environment() if asked is None or self.refusal(asked) is not None else asked
 
 
 def claim_for(item: Item, cache: Cache) -> Body:
@@ -203,3 +256,48 @@ class RepositoryCaches:
         # What the claim is, not what a new one would be: the settings may have changed since.
         claim = {**claim, "metadata": {**claim["metadata"], "labels": wanted["metadata"]["labels"]}}
         return with_cache(manifest, claim, self._template, trusted=task.spec.trusted), None
+
+
+class EgressProxy:
+    """The proxy as the settings name it."""
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+        self._key = Secrets(egress.key)
+
+    async def given_to(
+        self, manifest: Mapping[str, Any], item: Item, presets: Sequence[str] = ()
+    ) -> Mapping[str, Any]:
+        """The manifest of an attempt's Job with the proxy, if there is one.
+
+        Raises:
+            ApiError: the proxy's name cannot be resolved, or its key is missing: retry later. An attempt
+                never starts without the proxy.
+        """
+        if self._egress.proxy is None:
+            return manifest
+        key = self._key.first()
+        if key is None:
+            raise ApiError("egress.key is not set, and attempts need it for the egress proxy", None)
+        address = await address_of(self._egress.proxy)
+        return with_egress(manifest, item, self._egress, address=address, key=key, presets=presets)
+
+
+async def address_of(url: str) -> str:
+    """The address and port behind a URL, as a URL has them.
+
+    Raises:
+        ApiError: the name cannot be resolved within 5 seconds.
+    """
+    parts = urlsplit(url)
+    port = parts.port or 80
+    try:
+        async with asyncio.timeout(_RESOLVE_S):
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError) as error:
+        problem = str(error) or f"no answer within {_RESOLVE_S:g} s"
+        text = f"egress.proxy: the address of {parts.hostname} cannot be found: {problem}"
+        raise ApiError(text, None) from error
+    address = str(found[0][4][0])
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

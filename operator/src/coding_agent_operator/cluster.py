@@ -19,9 +19,9 @@ from typing import Any
 from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
-from coding_agent_core.kubernetes.transport import JSON_PATCH, Access, ApiError, ApiServer, Body
+from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer, Body
 
-from coding_agent_operator.metrics import API_REQUESTS, LEADER
+from coding_agent_operator.metrics import LEADER
 from coding_agent_operator.observed import ACTIVE, MANAGER, WORKLOADS, Job
 
 _logger = logging.getLogger("operator.cluster")
@@ -30,19 +30,6 @@ LEASE = "coding-agent-operator"
 """Of the Lease, in the namespace of the AgentTasks."""
 _WAIT_S = 1.0
 """Between two tries of one that waits for the Lease, or whose renewal failed."""
-
-
-async def connect_api_server(timeout: float) -> ApiServer:
-    """Connections with the credentials that this process has; close them with `aclose`.
-
-    Raises:
-        SettingsError: it has none, or they cannot be read.
-    """
-
-    def count(method: str, status: str) -> None:
-        API_REQUESTS.labels(method, status).inc()
-
-    return await ApiServer.connect(Access.find(), timeout, role="operator/deploy/role.yaml", on_answer=count)
 
 
 async def namespaces_with_tasks(server: ApiServer, fields: str = "", page: int = 200) -> set[str]:

@@ -20,7 +20,6 @@ from coding_agent_core.agenttask import (
     labels_for,
 )
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, transcript_key
-from coding_agent_core.budget import Allowance
 from coding_agent_core.egress import Role, user_name, variables
 from coding_agent_core.environment import SERVICE_PREFIX, Environment
 from coding_agent_core.messages import QueuedTask

@@ -21,13 +21,13 @@ from coding_agent_core.kubernetes.controller import (
     Requeue,
     key_of,
 )
-from coding_agent_core.kubernetes.transport import ApiError, ApiServer
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.retry import backoff
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.telemetry import bound
 
 from coding_agent_operator import metrics
-from coding_agent_operator.cluster import connect_api_server, namespaces_with_tasks
+from coding_agent_operator.cluster import namespaces_with_tasks
 from coding_agent_operator.namespace import NamespaceController
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, Job, Task, read_job, read_task
 from coding_agent_operator.watching import Resource, Selector, serve_probes, watch
@@ -49,7 +49,12 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """
     operator = settings.operator
     stop = stop or asyncio.Event()
-    server = await connect_api_server(operator.request_limit)
+    server = await ApiServer.connect(
+        Access.find(),
+        operator.request_limit,
+        role="operator/deploy/role.yaml",
+        on_answer=lambda verb, status: metrics.API_REQUESTS.labels(verb, status).inc(),
+    )
     namespaces = Namespaces(server, settings)
     probes = await serve_probes(
         operator.http_host, operator.http_port, alive=namespaces.alive, ready=namespaces.ready

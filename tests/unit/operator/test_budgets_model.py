@@ -11,8 +11,7 @@ from typing import Any
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.usage import Allowance, Usage
-from coding_agent_operator.budgets import next_allowance, used_up
-from coding_agent_operator.budgets import Spending
+from coding_agent_operator.budgets import Spending, next_allowance, used_up
 from coding_agent_operator.fair_share import Candidate, fair_schedule
 from coding_agent_operator.observed import Job, Task, job_name, read_task
 from coding_agent_operator.task_state import Stage

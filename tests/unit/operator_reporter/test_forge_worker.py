@@ -19,9 +19,10 @@ from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Phase
 from coding_agent_operator.observed import Task
-from coding_agent_operator.reporter import metrics
-from coding_agent_operator.reporter.forge_worker import Backlog, ForgeWorker, Rank
-from coding_agent_operator.reporter.reconcile import NotConfiguredError, TaskMemory, record_problem
+from coding_agent_operator.reporter import program
+from coding_agent_operator.reporter.forge_worker import FAILED, Backlog, ForgeWorker, Rank
+from coding_agent_operator.reporter.reconcile import NotConfiguredError, record_problem
+from coding_agent_operator.reporter.report import TaskMemory
 
 from tests.unit.operator.making import task
 
@@ -110,8 +111,8 @@ class Scene:
 
     def gauge(self) -> float:
         """The seconds of the outage, as Prometheus reads them."""
-        self.worker.update_metrics()
-        return float(metrics.UNAVAILABLE.labels("forge.example")._value.get())
+        program.update_metrics(self.worker)
+        return float(program.UNAVAILABLE.labels("forge.example")._value.get())
 
 
 @asynccontextmanager
@@ -264,7 +265,7 @@ async def test_without_tasks_the_breaker_is_closed() -> None:
 async def test_our_own_rate_limits_are_not_an_outage() -> None:
     async with running() as scene:
         scene.does = lambda _: NotYetError("in 11 s", Kind.WRITE, 0.3)
-        failed = metrics.FAILED.labels("forge.example")._value.get()
+        failed = FAILED.labels("forge.example")._value.get()
         began = asyncio.get_running_loop().time()
         (first,) = scene.add(1)
         await scene.until(lambda: scene.reconciles == [first] and scene.at_once == 0)
@@ -279,7 +280,7 @@ async def test_our_own_rate_limits_are_not_an_outage() -> None:
         )
         assert scene.reconciles[1] == first, "who has waited longest is next"
         await scene.until(lambda: set(others) <= set(scene.reconciles))
-        assert metrics.FAILED.labels("forge.example")._value.get() == failed, "it is not a failure"
+        assert FAILED.labels("forge.example")._value.get() == failed, "it is not a failure"
 
 
 async def test_our_own_rate_limits_do_not_end_an_outage() -> None:

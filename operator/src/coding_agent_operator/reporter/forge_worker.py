@@ -18,20 +18,22 @@ from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.telemetry import bound
+from prometheus_client import Counter
 
 from coding_agent_operator.observed import Task
-from coding_agent_operator.reporter import metrics
+from coding_agent_operator.reporter.item_plan import phase_to_show
 from coding_agent_operator.reporter.reconcile import (
     NotConfiguredError,
-    Outage,
     TaskChangedError,
-    TaskMemory,
     record_problem,
 )
-from coding_agent_operator.reporter.report import phase_to_show
+from coding_agent_operator.reporter.report import Outage, TaskMemory
 
 _logger = logging.getLogger("reporter.forge_worker")
 
+FAILED = Counter(
+    "coding_agent_reporter_failures", "Failed reconciles of a task, which are retried, by host.", ["host"]
+)
 _PROBLEMS_AT_A_TIME = 20
 _SHARE_OF_CHECKS = 0.25
 """Share of the request rate that checks of items to which nothing happens may use."""
@@ -235,12 +237,6 @@ class ForgeWorker:
             if recorded == _PROBLEMS_AT_A_TIME:
                 return
 
-    def update_metrics(self) -> None:
-        pending = self.backlog.pending(_now())
-        metrics.PENDING.labels(self.host).set(len(pending))
-        metrics.OLDEST.labels(self.host).set(max((age for _, age in pending), default=0.0))
-        metrics.UNAVAILABLE.labels(self.host).set(_now() - self.breaker.began if self.breaker else 0.0)
-
     async def _work(self) -> None:
         while True:
             name, rank = await self._take()
@@ -363,7 +359,7 @@ class ForgeWorker:
             self.breaker = None
 
     def _retry(self, name: str, memory: TaskMemory, delay: float) -> None:
-        metrics.FAILED.labels(self.host).inc()
+        FAILED.labels(self.host).inc()
         memory.failures += 1
         self.backlog.retry(name, _now(), delay=delay)
 

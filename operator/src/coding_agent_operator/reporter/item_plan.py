@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from coding_agent_core.admission import LatestTask
 from coding_agent_core.forge.protocol import ItemState
 from coding_agent_core.reporting import label_changes
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Origin, Phase
+
+from coding_agent_operator.observed import Task
 
 _SAME_APPLICATION = timedelta(seconds=10)
 """The times of one label application, from a webhook and from the item's history, differ by less than
@@ -77,6 +80,31 @@ class NewestRun:
     applied_for: datetime | None = None
     labeled_at: datetime | None = None
     end_shown: datetime | None = None
+
+
+def phase_to_show(task: Task) -> Phase:
+    """The phase by the conditions, which are authoritative."""
+    if (ended := task.status.terminal_phase) is not None:
+        return ended
+    recorded = task.status.phase
+    return recorded if recorded is not None and not recorded.terminal else Phase.QUEUED
+
+
+def newest_run(task: Task, latest: LatestTask, end_shown: datetime | None) -> NewestRun:
+    """The state that `plan_item` needs; `latest` is the same task as admission sees it."""
+    condition = task.status.condition("Succeeded")
+    ended = condition.last_transition_time if condition else task.created
+    completions = [a.completion_time for a in task.status.attempts if a.completion_time is not None]
+    return NewestRun(
+        phase=phase_to_show(task),
+        origin=task.spec.trigger.origin,
+        cancel_requested=task.spec.cancel,
+        acknowledged=latest.acknowledged,
+        work_ended=min(ended, completions[-1]) if completions else ended,
+        applied_for=task.spec.trigger.labeled_at,
+        labeled_at=latest.labeled_at,
+        end_shown=end_shown,
+    )
 
 
 @dataclass(frozen=True)

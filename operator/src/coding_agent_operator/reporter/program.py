@@ -27,14 +27,41 @@ from coding_agent_core.reporting import Links
 from coding_agent_core.retry import Clock, RetryPolicy, pause_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
+from prometheus_client import Counter, Gauge
 
 from coding_agent_operator.observed import Task, read_task
-from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, Rank, ReconcileTask
 from coding_agent_operator.reporter.reconcile import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.watching import Relist, Selector, serve_probes, watch
 
 _logger = logging.getLogger("reporter")
+
+FORGE_REQUESTS = Counter(
+    "coding_agent_reporter_forge_requests",
+    "Requests to forges, by host, kind (read, write) and status.",
+    ["host", "kind", "status"],
+)
+API_REQUESTS = Counter(
+    "coding_agent_reporter_api_requests",
+    "Requests to the API server, by verb and status.",
+    ["verb", "status"],
+)
+PENDING = Gauge(
+    "coding_agent_reporter_pending", "Tasks whose item does not show their state yet, by host.", ["host"]
+)
+OLDEST = Gauge(
+    "coding_agent_reporter_oldest_pending_seconds",
+    "Age of the oldest change that its item does not show yet, by host.",
+    ["host"],
+)
+UNAVAILABLE = Gauge(
+    "coding_agent_reporter_forge_unavailable_seconds",
+    "How long the forge has not answered, by host.",
+    ["host"],
+)
+WATCH_BEHIND = Gauge(
+    "coding_agent_reporter_watch_behind", "Tasks whose newest version the watch has not delivered."
+)
 
 _MANAGER = "coding-agent-reporter"
 _ROLE = "operator/deploy/reporter-role.yaml"
@@ -55,7 +82,7 @@ class _CountingPace(Paced):
 
     def answered(self, method: str, status: int | None, headers: Mapping[str, str], content: bytes) -> None:
         kind = "read" if method == "GET" else "write"
-        metrics.FORGE_REQUESTS.labels(self.host, kind, str(status) if status else "none").inc()
+        FORGE_REQUESTS.labels(self.host, kind, str(status) if status else "none").inc()
         super().answered(method, status, headers, content)
 
 
@@ -108,7 +135,7 @@ class ReporterController:
             [(self._cache, self._list)],
             settings.reporter.relist_interval,
             listed=self._listed,
-            behind=metrics.WATCH_BEHIND.set,
+            behind=WATCH_BEHIND.set,
         )
         self._workers = {}
         for host, (forge, pace) in forges.items():
@@ -168,7 +195,7 @@ class ReporterController:
     async def _tick_forever(self) -> None:
         while True:
             for worker in self._workers.values():
-                worker.update_metrics()
+                update_metrics(worker)
                 try:
                     await worker.record_outage()
                 except ApiError as error:
@@ -193,6 +220,14 @@ class ReporterController:
             f"{', '.join(sorted(self._workers))}. See `{source.platform}.api_url` and "
             f"`{source.platform}.personal_access_token`."
         )
+
+
+def update_metrics(worker: ForgeWorker) -> None:
+    now = asyncio.get_running_loop().time()
+    pending = worker.backlog.pending(now)
+    PENDING.labels(worker.host).set(len(pending))
+    OLDEST.labels(worker.host).set(max((age for _, age in pending), default=0.0))
+    UNAVAILABLE.labels(worker.host).set(now - worker.breaker.began if worker.breaker else 0.0)
 
 
 async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
@@ -226,7 +261,10 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         sink = KubernetesSink(Access.find(), namespace, settings.consumer)
         stack.push_async_callback(sink.aclose)
         server = await ApiServer.connect(
-            Access.find(), reporter.request_timeout, role=_ROLE, on_answer=metrics.count_request
+            Access.find(),
+            reporter.request_timeout,
+            role=_ROLE,
+            on_answer=lambda verb, status: API_REQUESTS.labels(verb, status).inc(),
         )
         tasks = AgentTasks(server, namespace, _MANAGER)
         stack.push_async_callback(tasks.aclose)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from math import inf
 
 from coding_agent_core.admission import LatestTask, cancellation, latest_of, phase_of, runs_of
 from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event, parse_spec
@@ -29,32 +30,32 @@ from coding_agent_core.commands import (
 )
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.protocol import MARKER, Comment, Forge
+from coding_agent_core.forge.protocol import MARKER, Forge
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.messages import TaskSink
-from coding_agent_core.reporting import Links, Report, State, comment, read_state, swap_labels
+from coding_agent_core.reporting import Links, Report, comment, read_state, swap_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.tasks import Origin, Phase, RunnerName, TaskRequest, Trigger
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter
 
 from coding_agent_operator.observed import Task, read_task
-from coding_agent_operator.reporter import metrics
 from coding_agent_operator.reporter.item_plan import (
     CANCELLATION_CAUSES,
     CORRECTION_EVENTS,
     LabelContradiction,
-    PendingCorrection,
     needs_label_time,
+    newest_run,
     plan_item,
 )
 from coding_agent_operator.reporter.report import (
+    TaskMemory,
     acknowledged,
     cancellation_cause,
+    has_problem,
     link_problems,
-    newest_run,
     report_of,
     reported,
     unreported,
@@ -62,8 +63,15 @@ from coding_agent_operator.reporter.report import (
 
 _logger = logging.getLogger("reporter.reconcile")
 _COMMAND_METRICS = CommandMetrics(REGISTRY)
-
-NEVER = float("-inf")
+SHOWN = Counter(
+    "coding_agent_reporter_shown", "Label changes that showed a new phase on an item, by phase.", ["phase"]
+)
+CORRECTIONS = Counter(
+    "coding_agent_reporter_corrections",
+    "Tasks corrected because their item contradicted them, by contradiction "
+    "(item_closed, label_removed, label_applied_again).",
+    ["contradiction"],
+)
 
 _REPORTED = {"metadata": {"labels": {LABEL_REPORTED: "true"}}}
 """The merge patch after which the reporter no longer watches a task."""
@@ -91,47 +99,6 @@ class ForgeContext:
     monotonic: Callable[[], float]
 
 
-@dataclass
-class Outage:
-    """The forge has not answered since `since` (aware), which is `began` in monotonic time."""
-
-    since: datetime
-    began: float
-    error: str = ""
-
-
-@dataclass
-class TaskMemory:
-    """What the reporter remembers of a task between two reconciles; the next one can rebuild it.
-
-    Attributes:
-        without_position: the comment's text without the position in the queue.
-        earlier: the states of earlier runs; `None` until they were looked up.
-        written: monotonic time of the last edit of the comment.
-        due: monotonic time of the next check of an item to which nothing happens.
-        end_shown: since when the item shows the end of the task.
-        failures: reconciles that failed since the last success.
-        outage: the forge does not answer requests for this task; it may answer others.
-        postponed: phase of the task when the rate limits put off its new comment.
-        problem: reason of the problem that the task's conditions show.
-        cause: who or what cancelled the task.
-    """
-
-    uid: str
-    comment: Comment | None = None
-    without_position: str = ""
-    earlier: tuple[State, ...] | None = None
-    written: float = NEVER
-    due: float = NEVER
-    end_shown: datetime | None = None
-    pending: PendingCorrection | None = None
-    failures: int = 0
-    outage: Outage | None = None
-    postponed: Phase | None = None
-    problem: str = ""
-    cause: str = ""
-
-
 async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Requeue | None:
     """Make the item show the task's current state.
 
@@ -156,7 +123,7 @@ async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Re
     must_read = seen.labels.get(LABEL_COMMANDS) == PENDING or has_problem(seen)
     if not must_read and (requeue := _nothing_to_do(context, seen, memory)) is not None:
         return requeue
-    memory.due = NEVER
+    memory.due = -inf
     listed = list(await context.tasks.runs(seen.item))
     body = next((run for run in listed if run["metadata"]["uid"] == seen.uid), None)
     if body is None:
@@ -260,7 +227,7 @@ async def _newest(
         postponed = error  # labels cost less than a new comment, and are a sign too
     await swap_labels(context.forge, task.spec.item, plan.add, plan.remove)
     if plan.add or plan.remove:
-        metrics.SHOWN.labels(run.phase).inc()
+        SHOWN.labels(run.phase).inc()
         _logger.info(
             "%s: labels added: %s; labels removed: %s", task.spec.item.display, plan.add, plan.remove
         )
@@ -341,7 +308,7 @@ async def _correct(
         await _start_new_run(context, task, body, latest, runner)
     elif not await context.tasks.patch(body, cancellation(CANCELLATION_CAUSES[contradiction])):
         raise TaskChangedError(f"{task.name} has changed since its item was read")
-    metrics.CORRECTIONS.labels(contradiction).inc()
+    CORRECTIONS.labels(contradiction).inc()
     reason, message = CORRECTION_EVENTS[contradiction]
     _logger.info("%s: %s", task.spec.item.display, message)
     event = Event("Normal", reason, message)
@@ -373,12 +340,6 @@ async def _start_new_run(
     submission = await context.sink.submit(request)
     if submission.duplicate is not None:
         _logger.warning("%s: no new run: %s", task.spec.item.display, submission.duplicate)
-
-
-def has_problem(task: Task) -> bool:
-    """Whether the task's conditions show that its item is not up to date."""
-    condition = task.status.condition("Reported")
-    return condition is not None and condition.status == "False"
 
 
 async def record_problem(

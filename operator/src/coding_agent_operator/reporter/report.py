@@ -1,4 +1,5 @@
-"""What the reporter shows of an AgentTask: its comment's report, and its own conditions. Pure.
+"""What the reporter shows of an AgentTask: its comment's report, its own conditions, and what it
+remembers. Pure.
 
 The same task always gives the same report, so nothing is written when nothing has changed.
 """
@@ -6,11 +7,13 @@ The same task always gives the same report, so nothing is written when nothing h
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, Literal
 
-from coding_agent_core.admission import LatestTask
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, OutcomeType, TaskResult
+from coding_agent_core.forge.protocol import Comment
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.reasons import REASONS, PodReason
 from coding_agent_core.reporting import Links, Report, State, work_on
@@ -19,7 +22,7 @@ from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.usage import Usage
 
 from coding_agent_operator.observed import Task
-from coding_agent_operator.reporter.item_plan import NewestRun
+from coding_agent_operator.reporter.item_plan import PendingCorrection, phase_to_show
 
 Body = Mapping[str, Any]
 
@@ -43,29 +46,45 @@ _CAUSE_LIMIT = 256
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def phase_to_show(task: Task) -> Phase:
-    """The phase by the conditions, which are authoritative."""
-    if (ended := task.status.terminal_phase) is not None:
-        return ended
-    recorded = task.status.phase
-    return recorded if recorded is not None and not recorded.terminal else Phase.QUEUED
+@dataclass
+class Outage:
+    """The forge has not answered since `since` (aware), which is `began` in monotonic time."""
+
+    since: datetime
+    began: float
+    error: str = ""
 
 
-def newest_run(task: Task, latest: LatestTask, end_shown: datetime | None) -> NewestRun:
-    """The state that `plan_item` needs; `latest` is the same task as admission sees it."""
-    condition = task.status.condition("Succeeded")
-    ended = condition.last_transition_time if condition else task.created
-    completions = [a.completion_time for a in task.status.attempts if a.completion_time is not None]
-    return NewestRun(
-        phase=phase_to_show(task),
-        origin=task.spec.trigger.origin,
-        cancel_requested=task.spec.cancel,
-        acknowledged=latest.acknowledged,
-        work_ended=min(ended, completions[-1]) if completions else ended,
-        applied_for=task.spec.trigger.labeled_at,
-        labeled_at=latest.labeled_at,
-        end_shown=end_shown,
-    )
+@dataclass
+class TaskMemory:
+    """What the reporter remembers of a task between two reconciles; the next one can rebuild it.
+
+    Attributes:
+        without_position: the comment's text without the position in the queue.
+        earlier: the states of earlier runs; `None` until they were looked up.
+        written: monotonic time of the last edit of the comment.
+        due: monotonic time of the next check of an item to which nothing happens.
+        end_shown: since when the item shows the end of the task.
+        failures: reconciles that failed since the last success.
+        outage: the forge does not answer requests for this task; it may answer others.
+        postponed: phase of the task when the rate limits put off its new comment.
+        problem: reason of the problem that the task's conditions show.
+        cause: who or what cancelled the task.
+    """
+
+    uid: str
+    comment: Comment | None = None
+    without_position: str = ""
+    earlier: tuple[State, ...] | None = None
+    written: float = -inf
+    due: float = -inf
+    end_shown: datetime | None = None
+    pending: PendingCorrection | None = None
+    failures: int = 0
+    outage: Outage | None = None
+    postponed: Phase | None = None
+    problem: str = ""
+    cause: str = ""
 
 
 def report_of(
@@ -204,6 +223,12 @@ def cancellation_cause(body: Body) -> str:
             by_kubectl = str(entry.get("manager", "")).startswith("kubectl")
             return "somebody cancelled it with kubectl" if by_kubectl else ""
     return ""
+
+
+def has_problem(task: Task) -> bool:
+    """Whether the task's conditions show that its item is not up to date."""
+    condition = task.status.condition("Reported")
+    return condition is not None and condition.status == "False"
 
 
 def acknowledged(message: str) -> Condition:

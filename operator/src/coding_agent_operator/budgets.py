@@ -264,7 +264,7 @@ class Spending:
         return tuple(keys), demand
 
     def share_of_orphan(self, job: Job) -> tuple[tuple[str, ...], Decimal]:
-        """The same of a Job without a task."""
+        """The same for a Job without a task."""
         keys = [key for key in (job.labels.get(LABEL_REPOSITORY), NAMESPACE) if key in self._limits]
         return tuple(filter(None, keys)), job.allowance.value if job.allowance is not None else Decimal(0)
 
@@ -305,7 +305,7 @@ class Spending:
         }
 
     def exhausted(self, task: Task, key: str) -> Exhausted:
-        """What the status of a task says that waits for a budget."""
+        """What the status says of a task that waits for a budget."""
         source = task.spec.source
         allowance = next_allowance(task, self._budgets) or Allowance(tokens=0)
         return exhausted(key, source.repository, self._limits.get(key), allowance, self._now())

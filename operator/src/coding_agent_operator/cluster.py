@@ -123,7 +123,7 @@ class Cluster:
             yield change
 
     async def list_workloads(self) -> list[Body]:
-        """What Kueue knows; perhaps a little old, which is cheaper.
+        """What Kueue knows. It may be a little old, which is cheaper to read.
 
         Raises:
             ApiError: 404 if Kueue is not installed.
@@ -137,13 +137,10 @@ class Cluster:
         Raises:
             ApiError: 409 if its name is taken; status `None` if nobody knows whether it was created.
         """
-        self._require_lease()
-        return await self._server.request(
-            "POST", self._jobs, body=manifest, query=[("fieldManager", MANAGER)]
-        )
+        return await self._create(self._jobs, manifest)
 
     async def get_claim(self, name: str) -> Body | None:
-        """A PersistentVolumeClaim."""
+        """Read a PersistentVolumeClaim."""
         return await self._server.get(f"{self._claims}/{name}")
 
     async def create_claim(self, manifest: Body) -> Body:
@@ -152,10 +149,7 @@ class Cluster:
         Raises:
             ApiError: 409 if its name is taken.
         """
-        self._require_lease()
-        return await self._server.request(
-            "POST", self._claims, body=manifest, query=[("fieldManager", MANAGER)]
-        )
+        return await self._create(self._claims, manifest)
 
     async def delete_job(self, job: Job) -> Body | None:
         """Delete exactly this Job in the foreground: it stays until its pods are gone.
@@ -207,6 +201,10 @@ class Cluster:
         ]
         return await self._server.request("PATCH", f"{self._leases}/{LEASE}", body=patch, kind=JSON_PATCH)
 
+    async def _create(self, path: str, manifest: Body) -> Body:
+        self._require_lease()
+        return await self._server.request("POST", path, body=manifest, query=[("fieldManager", MANAGER)])
+
     def _require_lease(self) -> None:
         if not self.may_write():
             # No status: as after a request without an answer, nothing is concluded from it.
@@ -242,7 +240,7 @@ def seen(body: Mapping[str, Any], before: Seen | None, now: float) -> Seen:
 
 
 def free(lease: Seen, me: str, now: float) -> bool:
-    """Whether it may be taken: nobody's, our own, or silent for its whole duration."""
+    """Whether we may take it: nobody holds it, we do, or its holder was silent for its whole duration."""
     return lease.holder in ("", me) or now >= lease.since + lease.duration
 
 
@@ -268,7 +266,7 @@ class Lease:
         """It was read at least once, so a replica that waits for it is ready."""
 
     def held(self) -> bool:
-        """The fence of every write: nobody else can have it yet, with time for a request to arrive."""
+        """The fence of every write: nobody else can hold it before a request of now arrives."""
         return self._clock() < self._until
 
     async def acquire(self) -> None:
@@ -309,7 +307,7 @@ class Lease:
         LEADER.labels(self._cluster.namespace).set(0)
 
     async def renew(self) -> bool:
-        """Take or renew it once; whether it is ours."""
+        """Take or renew it once, and say whether it is ours."""
         asked = self._clock()
         try:
             async with asyncio.timeout(self._duration / 3):

@@ -69,6 +69,7 @@ def build_job(
         "app.kubernetes.io/managed-by": MANAGER,
         "app.kubernetes.io/component": ATTEMPT,
     }
+    annotations = {ANNOTATION_ALLOWANCE: allowance.model_dump_json(exclude_none=True)} if allowance else {}
     pod = pod_spec(template, given, resources or ServiceResources())
     metadata = template.pod_template.get("metadata", {})
     return {
@@ -77,7 +78,7 @@ def build_job(
         "metadata": {
             "name": job_name(task.name, number),
             "labels": {**shared, LABEL_ACTIVE: "true"},
-            **({"annotations": {ANNOTATION_ALLOWANCE: _json(allowance)}} if allowance else {}),
+            **({"annotations": annotations} if annotations else {}),
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -120,10 +121,6 @@ def build_job(
             },
         },
     }
-
-
-def _json(allowance: Allowance) -> str:
-    return allowance.model_dump_json(exclude_none=True)
 
 
 def attempt_input(task: Task, number: int, allowance: Allowance | None = None) -> AttemptInput:

@@ -25,7 +25,7 @@ from coding_agent_operator.budgets import next_allowance
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.job import build_job, with_egress, with_kueue_labels, with_transcript_annotations
 from coding_agent_operator.observed import ATTEMPT, MANAGER, Task
-from coding_agent_operator.observed_pod import WORKSPACE_CONTAINER
+from coding_agent_operator.pod_spec import init_container, mount
 
 _logger = logging.getLogger("operator.job_builder")
 
@@ -144,12 +144,12 @@ def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, 
     volumes = [{"name": _VOLUME, "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}]
     workspace = _with_variables(workspace, VARIABLES)
     if trusted:
-        workspace = _mounting(workspace, _VOLUME, PACKAGES, sub_path="packages")
+        workspace = _mounting(workspace, mount(_VOLUME, PACKAGES, sub_path="packages"))
     else:
         volumes.append({"name": _COPY, "emptyDir": {"sizeLimit": "16Gi"}})
-        workspace = _mounting(workspace, _COPY, PACKAGES)
+        workspace = _mounting(workspace, mount(_COPY, PACKAGES))
         programs = [*programs, _copying(template, workspace["securityContext"])]
-    agent = _mounting(agent, _VOLUME, MIRROR, sub_path="mirror", read_only=not trusted)
+    agent = _mounting(agent, mount(_VOLUME, MIRROR, sub_path="mirror", read_only=not trusted))
     agent = _with_variables(agent, {MIRROR_VARIABLE: MIRROR})
     pod = {
         **pod,
@@ -163,32 +163,13 @@ def with_cache(manifest: Mapping[str, Any], claim: Body, template: JobTemplate, 
 
 
 def _copying(template: JobTemplate, security: Body) -> Body:
-    container = {
-        "name": f"{WORKSPACE_CONTAINER}-cache",
-        "image": template.image,
-        "imagePullPolicy": template.pull_policy,
-        "command": [
-            *("python", "-I", "-m", "coding_agent_consumer.workspace.init_containers"),
-            *("packages", _SHARED, PACKAGES),
-        ],
-        "workingDir": "/",
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": security,
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    }
-    container = _mounting(container, _VOLUME, _SHARED, sub_path="packages", read_only=True)
-    return _mounting(container, _COPY, PACKAGES)
+    copied = ("packages", _SHARED, PACKAGES)
+    shared = mount(_VOLUME, _SHARED, sub_path="packages", read_only=True)
+    return init_container("cache", template, copied, security, [shared, mount(_COPY, PACKAGES)])
 
 
-def _mounting(
-    container: Mapping[str, Any], volume: str, path: str, *, sub_path: str = "", read_only: bool = False
-) -> Body:
-    mount: Body = {"name": volume, "mountPath": path}
-    if sub_path:
-        mount["subPath"] = sub_path
-    if read_only:
-        mount["readOnly"] = True
-    return {**container, "volumeMounts": [*container.get("volumeMounts", ()), mount]}
+def _mounting(container: Mapping[str, Any], one: Body) -> Body:
+    return {**container, "volumeMounts": [*container.get("volumeMounts", ()), one]}
 
 
 def _with_variables(container: Mapping[str, Any], values: Mapping[str, str]) -> Body:

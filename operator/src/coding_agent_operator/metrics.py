@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from decimal import Decimal
 
 from coding_agent_core.agenttask import Status
@@ -129,13 +128,6 @@ def show_budget(
 
 
 def forget(namespace: str) -> None:
-    """The namespace is not served any more."""
-    for gauge in (BUDGET, BUDGET_SPENT, BUDGET_RESERVED):
+    """Drop the series of a namespace that is no longer served."""
+    for gauge in (TASKS, LEADER, WATCH_BEHIND, FAILING, BUDGET, BUDGET_SPENT, BUDGET_RESERVED):
         gauge.remove_by_labels({"served_namespace": namespace})
-    for phase in Phase:
-        if not phase.terminal:
-            with suppress(KeyError):
-                TASKS.remove(phase.value, namespace)
-    for gauge in (LEADER, WATCH_BEHIND, FAILING):
-        with suppress(KeyError):
-            gauge.remove(namespace)

@@ -259,9 +259,7 @@ class NamespaceController:
         if task is None or name in self._reported:
             return
         self._reported.add(name)
-        await self._emit(task, Event("Warning", "Refused", str(error)))
-
-    async def _emit(self, task: Task, event: Event) -> None:
+        event = Event("Warning", "Refused", str(error))
         await self.cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
 
     async def _listed(self, _: set[Key]) -> None:

@@ -7,7 +7,7 @@ socket.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -171,15 +171,15 @@ def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
         ENVIRONMENT_VARIABLE: given.to_json(),
     }
     mounts = [
-        _mount("work", WORK),
+        mount("work", WORK),
         # Connecting to a socket does not write to its file system.
-        _mount("socket", SOCKET_FOLDER, read_only=True),
+        mount("socket", SOCKET_FOLDER, read_only=True),
     ]
     if template.config_map:
         # A single file: a folder of the ConfigMap could hold no further mount point.
-        mounts.append(_mount("config", CONFIG_FILE, sub_path=template.config_key, read_only=True))
+        mounts.append(mount("config", CONFIG_FILE, sub_path=template.config_key, read_only=True))
     if credentials_for(template.credentials, given.task.request.item):
-        mounts.append(_mount("credentials", CREDENTIALS, read_only=True))
+        mounts.append(mount("credentials", CREDENTIALS, read_only=True))
     return {
         "name": AGENT_CONTAINER,
         "image": template.image,
@@ -202,16 +202,16 @@ def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
 
 def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str, Any]:
     mounts = [
-        _mount("socket", SOCKET_FOLDER),
-        _mount("workspace", WORKSPACE),
-        _mount("workspace", "/tmp", sub_path="tmp"),  # noqa: S108 - the container's own
+        mount("socket", SOCKET_FOLDER),
+        mount("workspace", WORKSPACE),
+        mount("workspace", "/tmp", sub_path="tmp"),  # noqa: S108 - the container's own
     ]
     module = ("-I", "-m", "coding_agent_consumer.workspace")
     if image is None:
         # Without our own environment of Python packages: the system's is what commands are to find.
         command = ["python", *module, *_SERVE, "--path", "/usr/local/bin"]
     else:
-        mounts.append(_mount("program", PROGRAM, read_only=True))
+        mounts.append(mount("program", PROGRAM, read_only=True))
         command = [
             *(f"{PROGRAM}/ld.so", "--inhibit-cache", "--library-path", f"{PROGRAM}/lib"),
             *(f"{PROGRAM}/bin/python3", "-S", *module, *_SERVE, "--git", f"{PROGRAM}/tools/git"),
@@ -266,30 +266,39 @@ def _service(
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            _mount(name, folder, sub_path=f"folder-{number}") for number, folder in enumerate(folders)
+            mount(name, folder, sub_path=f"folder-{number}") for number, folder in enumerate(folders)
         ],
     }
 
 
 def _program(template: JobTemplate) -> dict[str, Any]:
     """Copies our command server, with all it needs to run, for an image that is not ours."""
+    mounts = [mount("program", PROGRAM)]
+    return init_container("program", template, ("program", PROGRAM), _security(AGENT_USER), mounts)
+
+
+def init_container(
+    name: str,
+    template: JobTemplate,
+    copied: Sequence[str],
+    security: Mapping[str, Any],
+    mounts: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """An init container that copies files for the workspace.
+
+    Args:
+        copied: what and where to: the arguments of `init_containers`.
+    """
     return {
-        "name": f"{WORKSPACE_CONTAINER}-program",
+        "name": f"{WORKSPACE_CONTAINER}-{name}",
         "image": template.image,
         "imagePullPolicy": template.pull_policy,
-        "command": [
-            "python",
-            "-I",
-            "-m",
-            "coding_agent_consumer.workspace.init_containers",
-            "program",
-            PROGRAM,
-        ],
+        "command": ["python", "-I", "-m", "coding_agent_consumer.workspace.init_containers", *copied],
         "workingDir": "/",
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": _security(AGENT_USER),
+        "securityContext": security,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [_mount("program", PROGRAM)],
+        "volumeMounts": mounts,
     }
 
 
@@ -324,13 +333,13 @@ def _security(user: int) -> dict[str, Any]:
     return {**_SECURITY, "runAsUser": user, "runAsGroup": user}
 
 
-def _mount(name: str, path: str, *, sub_path: str | None = None, read_only: bool = False) -> dict[str, Any]:
-    mount: dict[str, Any] = {"name": name, "mountPath": path}
-    if sub_path is not None:
-        mount["subPath"] = sub_path
+def mount(name: str, path: str, *, sub_path: str = "", read_only: bool = False) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name, "mountPath": path}
+    if sub_path:
+        found["subPath"] = sub_path
     if read_only:
-        mount["readOnly"] = True
-    return mount
+        found["readOnly"] = True
+    return found
 
 
 def credentials_for(credentials: Iterable[Credential], item: Item) -> list[Credential]:

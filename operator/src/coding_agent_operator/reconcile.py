@@ -127,20 +127,19 @@ class Reconciler:
         return self._jobs.of(self._cluster.namespace)
 
     async def _of_a_stray_job(self, name: str) -> Task | None:
-        """A task that no watch shows, for it has ended, and of which a Job is there all the same.
+        """An ended task, which no watch shows, that still has a Job.
 
-        The Job's creation got no answer, the task was cancelled meanwhile, and then it was done. Or the end
-        of the task was recorded, and what follows was not done.
+        Creating the Job got no answer, and the task was cancelled before the Job existed. Or the end of the
+        task was recorded, and the process stopped before it cleaned up.
         """
         if not any(job.task == name for job in self._own_jobs()):
             return None
         body = await self._cluster.tasks.get(name)
         try:
-            task = None if body is None else read_task(body)
+            return None if body is None else read_task(body)
         except UnreadableTaskError as error:
             _logger.warning("%s", error)
             return None
-        return task
 
     async def _jobs_of(self, task: Task) -> list[Job]:
         """All Jobs of the task, also recorded ones that the cache lacks, with the pods that are needed."""
@@ -262,7 +261,7 @@ class Reconciler:
         return recorded
 
     async def _is_newer(self, task: Task) -> bool:
-        """Read the task again; whether it is another one than was known."""
+        """Read the task again, and say whether it has changed."""
         body = await self._cluster.tasks.get(task.name)
         if body is None or body["metadata"]["uid"] != task.uid:
             self._tasks.forget(Key(self._cluster.namespace, task.name), task.uid)

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from decimal import Decimal
 
 from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache
@@ -187,7 +186,12 @@ class Scheduler:
         before = self._schedule
         limit = UNLIMITED if self._limits is None else self._limits.global_
         candidates = self._candidates()
-        unspent = self._unspent(candidates)
+        demands = {
+            candidate.name: candidate.demand
+            for candidate in candidates
+            if candidate.stage is not Stage.READY and candidate.demand
+        }
+        unspent = self.spending.unspent(self._tasks.of(self._namespace), demands)
         self._schedule = fair_schedule(
             candidates, limit, self._now(), aging=self._policy.aging, unspent=unspent
         )
@@ -203,14 +207,6 @@ class Scheduler:
             )
             if task is not None and (task.status.phase is None or moved):
                 self._queue(name)
-
-    def _unspent(self, candidates: Sequence[Candidate]) -> dict[str, Decimal]:
-        demands = {
-            candidate.name: candidate.demand
-            for candidate in candidates
-            if candidate.stage is not Stage.READY and candidate.demand
-        }
-        return self.spending.unspent(self._tasks.of(self._namespace), demands)
 
     def _candidates(self) -> list[Candidate]:
         now = self._now()

@@ -32,11 +32,11 @@ _RELIST_RETRY_S = 1.0
 
 
 class WatchError(CodingAgentError):
-    """kopf has ended by itself."""
+    """kopf ended, although nobody stopped it."""
 
 
 class Selector(NamedTuple):
-    """Of the objects to watch; the API server filters."""
+    """Selects the objects to watch; the API server filters them."""
 
     labels: str
     fields: str = ""

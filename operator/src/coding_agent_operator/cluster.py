@@ -111,7 +111,7 @@ class Cluster:
         return [str(event.get("message") or "") for event in events]
 
     async def watch_pods(self, labels: str, seconds: int) -> AsyncIterator[Body]:
-        """What happens to pods from now on, for so many seconds; those that are there are not listed.
+        """The watch events of pods from now on, for so many seconds; existing pods are not listed.
 
         Raises:
             ApiError: it was refused or broke off.
@@ -168,7 +168,7 @@ class Cluster:
         return answer if answer.get("kind") == "Job" else None  # else a Status: it is gone
 
     async def release_job(self, job: Job, keep_seconds: int) -> Body | None:
-        """No longer watch a Job that has ended; it goes after `keep_seconds`. `None`: it is gone."""
+        """Stop watching a Job that has ended; it is deleted after `keep_seconds`. `None`: it is gone."""
         self._require_lease()
         patch = {
             "metadata": {"labels": {LABEL_ACTIVE: None}, "uid": job.uid},

@@ -37,7 +37,7 @@ from coding_agent_operator.pod_spec import pod_spec
 PERMANENT = (ExitCode.CANNOT, ExitCode.REFUSED, ExitCode.CONFIGURATION)
 """Exit codes with which the Job fails at once, whatever else its policy says."""
 _ROOM = 3
-"""Times a pod's own deadline: pods in place of a disrupted one, and the wait for a node, have to fit."""
+"""A Job's deadline is this many times its pod's: pods after disruptions and waits for nodes have to fit."""
 _RECAP = 12_000
 """Characters of the recap, in the environment of a process that takes 128 KiB for one variable."""
 _NO_NAME_SERVER = "127.0.0.1"

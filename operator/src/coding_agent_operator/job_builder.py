@@ -201,7 +201,7 @@ def _on_one_node(affinity: Mapping[str, Any], claim: Body) -> Body:
 
 
 class RepositoryCaches:
-    """The claims of a namespace."""
+    """Gives attempts their repository's cache, for one namespace."""
 
     def __init__(self, cluster: Cluster, template: JobTemplate) -> None:
         self._cluster = cluster
@@ -240,7 +240,7 @@ class RepositoryCaches:
 
 
 class EgressProxy:
-    """The proxy as the settings name it."""
+    """Gives attempts the egress proxy that the settings name."""
 
     def __init__(self, egress: Egress) -> None:
         self._egress = egress

@@ -137,7 +137,7 @@ class NamespaceController:
         """Check the rights, wait for the Lease, then work until cancelled.
 
         Args:
-            probed: is called once the rights are found to be there.
+            probed: called once this process is known to have the rights.
 
         Raises:
             ApiError: a right is missing, or the API server does not answer.

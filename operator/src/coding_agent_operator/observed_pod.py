@@ -35,7 +35,7 @@ class Pod:
         waiting: why a container waits (`ErrImagePull`, `CreateContainerConfigError`, …).
         waiting_detail: the kubelet's words for that, or the scheduler's for `unschedulable`.
         not_prepared: which init container failed, and its message, if the agent never started.
-        advanced: when it last came a step nearer to its beginning: it was scheduled, set up, prepared; or was
+        advanced: when its start last made progress (it was scheduled, set up, prepared), or when it was
             first found unschedulable.
         gone_by: when it was to be gone at the latest, once it is being deleted.
         missing: names of Secrets that it waits for.

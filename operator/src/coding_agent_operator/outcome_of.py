@@ -174,7 +174,7 @@ def agent_report(job: Job) -> Outcome | None:
 
 @dataclass(frozen=True)
 class PodProblem:
-    """What keeps an attempt's pod from beginning.
+    """What keeps an attempt's pod from starting.
 
     Attributes:
         outcome: how the attempt ends if it stays so for longer than `patience`.
@@ -188,7 +188,7 @@ class PodProblem:
 
     @property
     def at_end(self) -> bool:
-        """It keeps a pod from ending, not from beginning."""
+        """It keeps a pod from ending, not from starting."""
         return self.patience == inf
 
 

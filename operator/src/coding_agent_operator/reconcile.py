@@ -52,9 +52,9 @@ class RefusedError(ApiError):
 
 
 class JobRefusedError(RefusedError):
-    """It does not take an attempt's Job: a quota, an admission policy, a field that is wrong.
+    """The API server does not accept an attempt's Job: a quota, an admission policy, a wrong field.
 
-    That is certain: the Job was not made.
+    It is certain that the Job was not created.
     """
 
 
@@ -96,7 +96,7 @@ class Reconciler:
         """Reconcile a task; returns the last plan, `None` if there is no such task any more.
 
         Raises:
-            JobRefusedError: it does not take the attempt's Job.
+            JobRefusedError: the API server does not accept the attempt's Job.
             ApiError: it refused something else or did not answer: retry later.
         """
         task = self._tasks.get((self._cluster.namespace, name)) or await self._of_a_stray_job(name)
@@ -142,7 +142,7 @@ class Reconciler:
             return None
 
     async def _jobs_of(self, task: Task) -> list[Job]:
-        """All Jobs of the task, also recorded ones that the cache lacks, with the pods that are needed."""
+        """All Jobs of the task, with recorded ones that the cache lacks, and the pods that are needed."""
         found = {job.name: job for job in self._own_jobs() if job.owner == task.uid or job.task == task.name}
         for job in self._foreign.get(task.name, []):
             found.setdefault(job.name, job)
@@ -164,7 +164,7 @@ class Reconciler:
         ]
 
     async def _left_behind(self, task: Task, attempt: AttemptStatus) -> Job | None:
-        """A Job that was deleted: while its pod runs, it counts as ending; then it has left its report."""
+        """A deleted Job: while its pod runs, it counts as ending; after that, the pod's report remains."""
         pods = read_pods(await self._cluster.pods_of(attempt.job))
         gone = all(pod.phase in ("Succeeded", "Failed") for pod in pods)
         if gone:

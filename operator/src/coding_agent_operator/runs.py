@@ -130,7 +130,7 @@ async def sweep_forever(
 
 
 async def sweep(tasks: AgentTasks, keep: timedelta, budgets: Budgets, now: datetime) -> int:
-    """List what may have ended long ago, and delete what has; how many that were.
+    """Delete what ended long ago, and say how many tasks that were.
 
     Raises:
         ApiError: the API server refused something or did not answer.
@@ -153,7 +153,7 @@ async def sweep(tasks: AgentTasks, keep: timedelta, budgets: Budgets, now: datet
 
 
 def due(now: datetime, keep: timedelta) -> str:
-    """Selects the ended tasks that can have expired: the server keeps back those that ended lately.
+    """Selects the ended tasks that may have expired: the server leaves out those that ended lately.
 
     Tasks that live for a time of their own do not say since when they are kept, and are selected too.
     """
@@ -180,7 +180,7 @@ async def delete(tasks: AgentTasks, task: Task, now: datetime) -> bool:
 
 
 def expired(task: Task, now: datetime, keep: timedelta) -> bool:
-    """The task ended long enough ago.
+    """Whether the task ended long enough ago to be deleted.
 
     One whose end is not shown on its item yet stays a day longer: the forge may not answer.
     """
@@ -191,7 +191,7 @@ def expired(task: Task, now: datetime, keep: timedelta) -> bool:
 
 
 def is_counted(task: Task, budgets: Budgets, now: datetime) -> bool:
-    """A budget's current period counts what an ended task spent, so that it has to stay."""
+    """Whether a budget's current period counts what an ended task spent, so that the task has to stay."""
     ended, source = ended_at(task), task.spec.source
     if ended is None or not charges(task.status.attempts):
         return False

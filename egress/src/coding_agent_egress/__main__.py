@@ -33,12 +33,12 @@ from coding_agent_egress.squid import PAGES, Place, configuration
 _logger = logging.getLogger("coding_agent.egress")
 
 _CHECK_S = 2.0
-"""Between two looks at the settings and the keys."""
+"""Between two reads of the settings and the keys."""
 _CHECK_LIMIT_S = 30.0
 _STOP_LIMIT_S = 25.0
-"""More than Squid gives open connections at its end (`shutdown_lifetime`)."""
+"""Longer than Squid waits for open connections when it stops (`shutdown_lifetime`)."""
 _ATTEMPTS = 2000
-"""Attempts that are remembered: far more than run at a time."""
+"""Attempts whose denials are kept: far more than run at a time."""
 _HOSTS = 50
 """Hosts of one attempt; a command can invent any number."""
 
@@ -167,7 +167,7 @@ def server_of(denials: Denials, port: int) -> ThreadingHTTPServer:
             return self._answer(200, denials.of(job)) if job else self._answer(403, {})
 
         def log_message(self, format: str, *args: object) -> None:
-            """Squid's log has it already."""
+            """Squid logs the request already."""
 
         def _answer(self, status: int, body: dict[str, int]) -> None:
             data = json.dumps(body).encode()
@@ -195,7 +195,7 @@ def run(config: Path | None, place: Place) -> int:
         SettingsError: the proxy cannot start with these settings.
     """
     proxy, denials, stop = Proxy(config, place), Denials(), threading.Event()
-    # Before Squid starts: it must not be left alone.
+    # Before Squid starts: a signal must not end this process and leave Squid running.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     proxy.write()
@@ -224,7 +224,7 @@ def run(config: Path | None, place: Place) -> int:
 
 
 def _relay(squid: subprocess.Popen[str], denials: Denials) -> None:
-    """Squid's log to our own standard output; its denials are counted."""
+    """Copy Squid's log to our own standard output, and count its denials."""
     assert squid.stdout is not None  # noqa: S101 - `start` asks for it
     for line in squid.stdout:
         sys.stdout.write(line)

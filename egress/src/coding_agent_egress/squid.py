@@ -1,7 +1,7 @@
 """Squid's configuration, from the settings. Pure.
 
-A request is decided in this order: a valid password, a host that the user's list has, a public address. The
-name is resolved last, so that no name that a command invents ever leaves as a question to a name server.
+A request is checked in this order: a valid password, a host in the user's list, a public address. The name is
+resolved last, so that a name that a command invents never reaches a name server.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def configuration(settings: Settings, place: Place, *, parent_login: str | None 
     agent = (*agent_targets(settings), *(ProxyTarget.of(pattern) for pattern in egress.agent))
     lines = [
         *_program(place),
-        *_way_out(egress.parent, parent_login),
+        *_parent(egress.parent, parent_login),
         f"acl agent proxy_auth_regex {AGENT_USERS}",
         f"acl workspace proxy_auth_regex {WORKSPACE_USERS}",
         *(
@@ -191,10 +191,11 @@ def _program(place: Place) -> list[str]:
     ]
 
 
-def _way_out(parent: ParentProxy | None, login: str | None) -> list[str]:
-    """By itself; or, to hosts without a private address, by a parent. Hosts that only it knows have none.
+def _parent(parent: ParentProxy | None, login: str | None) -> list[str]:
+    """Squid reaches hosts itself, or through a parent unless they have a private address.
 
-    A login has URL escapes (http://www.squid-cache.org/Doc/config/cache_peer).
+    A host that only the parent can resolve has no address here, so it is reached through the parent. A login
+    has URL escapes (http://www.squid-cache.org/Doc/config/cache_peer).
     """
     if parent is None:
         return ["always_direct allow all"]

@@ -18,7 +18,7 @@ class UsageError(PluginError):
 
 
 class UnreachableError(PluginError):
-    """The API server does not answer, or there is no way to it."""
+    """The API server does not answer, or cannot be reached."""
 
     status = 75
 

@@ -30,7 +30,7 @@ from kubectl_agenttask import DeniedError, PluginError, UnreachableError
 _TIMEOUT = 10
 """Seconds for one request."""
 _SILENCE = 86_400
-"""Seconds for which a container that is followed may say nothing."""
+"""Seconds for which a container whose log is followed may write nothing."""
 _PAGE = 500
 INIT_CONTAINER = "package-managers"
 _HOME = "/tmp"  # noqa: S108 - in the container
@@ -315,8 +315,8 @@ def _repository_of(task: Body) -> str:
 def _moment(event: Body) -> tuple[str, int]:
     """When an Event last occurred; within one second, in the order in which they were written."""
     version = str(event["metadata"].get("resourceVersion") or "")
-    told = str(event.get("lastTimestamp") or event.get("eventTime") or "")
-    return told, int(version) if version.isdigit() else 0
+    time = str(event.get("lastTimestamp") or event.get("eventTime") or "")
+    return time, int(version) if version.isdigit() else 0
 
 
 def _own_namespace(kubeconfig: str | None, context: str | None) -> str:

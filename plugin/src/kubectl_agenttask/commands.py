@@ -56,7 +56,7 @@ class Session:
 
 
 def list_tasks(session: Session, arguments: Namespace) -> None:
-    """`list`: a row for each task."""
+    """`list`: print a row for each task."""
     found = list(
         session.cluster.tasks(
             everywhere=arguments.all_namespaces, active=arguments.active, repository=arguments.repo
@@ -81,7 +81,7 @@ def list_tasks(session: Session, arguments: Namespace) -> None:
 
 
 def spend(session: Session, arguments: Namespace) -> None:
-    """`spend`: what attempts used since a day, by repository, user or model."""
+    """`spend`: print what attempts used since a day, by repository, user or model."""
     since: datetime = arguments.since or session.clock().replace(hour=0, minute=0, second=0, microsecond=0)
     found = session.cluster.tasks(
         everywhere=arguments.all_namespaces, active=False, repository=arguments.repo
@@ -94,7 +94,7 @@ def spend(session: Session, arguments: Namespace) -> None:
 
 
 def describe(session: Session, arguments: Namespace) -> None:
-    """`describe`: everything about one task."""
+    """`describe`: print everything about one task."""
     task, now = session.cluster.task(arguments.name), session.clock()
     show_facts(session.out, tables.facts(task, now))
     parts = [
@@ -113,7 +113,7 @@ def describe(session: Session, arguments: Namespace) -> None:
         if rows:
             session.out.print(f"\n{title}:")
             show_table(session.out, columns, rows)
-    if hint := tables.nobody_looks(task, now):
+    if hint := tables.no_operator_hint(task, now):
         session.notes.print(f"\n{hint}", soft_wrap=True)
     steps = tables.last_steps(task)
     if steps is not None:
@@ -123,7 +123,7 @@ def describe(session: Session, arguments: Namespace) -> None:
 
 
 def logs(session: Session, arguments: Namespace) -> None:
-    """`logs`: what a container of an attempt says."""
+    """`logs`: print the log of a container of an attempt."""
     pod = _pod(session, arguments)
     name = pod["metadata"]["name"]
     session.notes.print(f"Attempt {attempt_of_pod(pod)}, pod {name}, container {arguments.container}:")
@@ -133,7 +133,7 @@ def logs(session: Session, arguments: Namespace) -> None:
 
 
 def _pod(session: Session, arguments: Namespace) -> Body:
-    """The pod whose log is meant, once it has one."""
+    """The pod whose log to print, as soon as it has a log."""
     end, said = session.monotonic() + _LONGEST_WAIT, ""
     while True:
         task = session.cluster.task(arguments.name)
@@ -170,7 +170,7 @@ def _left(task: Body) -> str:
 
 
 def cancel(session: Session, arguments: Namespace) -> None:
-    """`cancel`: ask a task to stop."""
+    """`cancel`: stop a task."""
     task = _not_ended(session, arguments.name, "there is nothing to cancel")
     if (task.get("spec") or {}).get("cancel"):
         session.notes.print(f"{arguments.name} is already being cancelled.")
@@ -180,7 +180,7 @@ def cancel(session: Session, arguments: Namespace) -> None:
 
 
 def suspend(session: Session, arguments: Namespace) -> None:
-    """`suspend`: let a task rest."""
+    """`suspend`: suspend a task until it is resumed."""
     task = _not_ended(session, arguments.name, "there is nothing to suspend")
     if (task.get("spec") or {}).get("suspend"):
         session.notes.print(f"{arguments.name} is suspended already.")
@@ -190,7 +190,7 @@ def suspend(session: Session, arguments: Namespace) -> None:
 
 
 def resume(session: Session, arguments: Namespace) -> None:
-    """`resume`: let it continue."""
+    """`resume`: resume a suspended task."""
     task = _not_ended(session, arguments.name, f"`kubectl agenttask retry {arguments.name}` starts a new run")
     if not (task.get("spec") or {}).get("suspend"):
         session.notes.print(f"{arguments.name} is not suspended.")
@@ -203,7 +203,7 @@ _OPTIONS = ("timeoutSeconds", "maxAttempts", "model", "runner", "instructions", 
 
 
 def retry(session: Session, arguments: Namespace) -> None:
-    """`retry`: the next run of a task's item, with the same limits."""
+    """`retry`: create the next run of a task's item, with the same limits."""
     earlier = session.cluster.task(arguments.name)
     try:
         spec = parse_spec(earlier)
@@ -224,7 +224,7 @@ def retry(session: Session, arguments: Namespace) -> None:
 
 
 def run(session: Session, arguments: Namespace) -> None:
-    """`run`: a task for an issue, pull request or merge request, without a label."""
+    """`run`: create a task for an issue, pull request or merge request, without a label."""
     try:
         item = item_of(arguments.url, arguments.project_id)
     except ValueError as error:

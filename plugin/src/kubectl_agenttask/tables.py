@@ -22,8 +22,8 @@ ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "COST", "MESSAGE")
 SPENT = ("ATTEMPTS", "REQUESTS", "TOKENS IN", "TOKENS OUT", "COST")
 MODELS = ("MODEL", "REQUESTS", "TOKENS IN", "TOKENS OUT", "COST")
 TRANSCRIPTS = ("ATTEMPT", "PLACE", "LINK")
-_TAKEN_UP = 30.0
-"""Seconds within which an operator takes a new task up, another one's Lease included."""
+_ADOPTED = 30.0
+"""Seconds within which an operator adopts a new task, even if it must take over a Lease first."""
 EVENTS = ("TYPE", "REASON", "AGE", "MESSAGE")
 
 
@@ -148,14 +148,14 @@ def spent_rows(tasks: Iterable[Body], by: str, since: datetime) -> list[tuple[st
                 if isinstance(cost := used.get("cost"), Mapping):
                     own, unit = costs.setdefault(name, {}), _text(cost, "currency")
                     own[unit] = own.get(unit, Decimal(0)) + Decimal(_text(cost, "amount"))
-    dearest = sorted(numbers, key=lambda name: (-max(costs.get(name, {}).values(), default=Decimal(0)), name))
+    names = sorted(numbers, key=lambda name: (-max(costs.get(name, {}).values(), default=Decimal(0)), name))
     return [
         (
             name,
             *map(str, numbers[name]),
             " + ".join(f"{value:f} {unit}" for unit, value in sorted(costs.get(name, {}).items())),
         )
-        for name in dearest
+        for name in names
     ]
 
 
@@ -200,10 +200,10 @@ def phase(task: Body) -> str:
     return _text(task, "status", "phase") or "New"
 
 
-def nobody_looks(task: Body, now: datetime) -> str:
+def no_operator_hint(task: Body, now: datetime) -> str:
     """What to check if no operator has processed a task in the usual time; else empty."""
     created = parse_time(_text(task, "metadata", "creationTimestamp"))
-    if phase(task) != "New" or created is None or (now - created).total_seconds() < _TAKEN_UP:
+    if phase(task) != "New" or created is None or (now - created).total_seconds() < _ADOPTED:
         return ""
     namespace = _text(task, "metadata", "namespace")
     return (

@@ -162,10 +162,10 @@ def test_a_title_moves_no_cursor_and_is_no_markup() -> None:
 
 def test_a_task_that_no_operator_looks_at_says_where_to_look() -> None:
     old = {**task("t", "2020-01-01T00:00:00Z"), "status": None}
-    assert "kubectl get deployments,leases -n team" in tables.nobody_looks(old, NOW)
+    assert "kubectl get deployments,leases -n team" in tables.no_operator_hint(old, NOW)
     young = {**task("t", NOW.isoformat()), "status": None}
-    assert tables.nobody_looks(young, NOW) == ""
-    assert tables.nobody_looks(task("t", "2020-01-01T00:00:00Z", phase="Queued"), NOW) == ""
+    assert tables.no_operator_hint(young, NOW) == ""
+    assert tables.no_operator_hint(task("t", "2020-01-01T00:00:00Z", phase="Queued"), NOW) == ""
 
 
 @pytest.mark.parametrize("status", [None, {}, {"conditions": "none", "attempts": [7], "result": []}])

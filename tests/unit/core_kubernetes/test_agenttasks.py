@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from coding_agent_core.agenttask import Event
 from coding_agent_core.kubernetes.agenttasks import AgentTasks
 from coding_agent_core.kubernetes.transport import ApiError
 
@@ -52,3 +54,15 @@ async def test_nothing_is_written_behind_a_closed_fence() -> None:
         with pytest.raises(ApiError, match="closed"):
             await write
     assert server.sent == []
+
+
+async def test_an_event_that_cannot_be_written_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(Server):
+        async def request(self, method: str, path: str, **_: Any) -> Any:
+            raise ApiError("refused", 403)
+
+    tasks = AgentTasks(Refusing(), "ns", "me")  # type: ignore[arg-type]
+    await tasks.emit(
+        Event("Warning", "Refused", "m"), name="a", uid="u", now=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    assert "Event Refused of a could not be written: refused" in caplog.text

@@ -140,7 +140,7 @@ def _read_input(environment: Mapping[str, str]) -> AttemptInput:
     name = ENVIRONMENT_VARIABLE
     text = environment.get(name, "")
     if not text:
-        raise SettingsError(f"{name} is not set: it holds the task, and the operator puts it there")
+        raise SettingsError(f"{name} is not set: the operator sets it to the attempt's task")
     try:
         return AttemptInput.from_json(text, now=datetime.now(UTC))
     except ValueError as error:

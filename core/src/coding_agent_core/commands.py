@@ -331,7 +331,7 @@ async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResu
         if await forge.has_reacted(command.item, command.comment):
             return ExecutionResult.NOTHING, "it has already been executed"
     except ForgeNotFoundError:
-        return ExecutionResult.NOTHING, "its comment is gone"
+        return ExecutionResult.NOTHING, "its comment was deleted"
     result = await _act(command, target)
     try:
         await forge.react(command.item, command.comment)

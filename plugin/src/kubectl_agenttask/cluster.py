@@ -333,7 +333,7 @@ def _sentences(what: str, *, missing: str | None = None, conflict: str | None = 
         said = _said(error)
         if error.status in (401, 403):
             raise DeniedError(
-                f"the API server does not let you {what}: {said}. Ask for that right, or choose another "
+                f"the API server does not let you {what}: {said}. Ask for that permission, or choose another "
                 "--context."
             ) from error
         if error.status == 404:

@@ -41,7 +41,7 @@ def test_a_removed_label_cancels_without_a_webhook(world: World, start: Start) -
     until("an Event", lambda: "LabelRemoved" in [reason for reason, _ in world.events(name)])
     world.set_phase(name, Phase.CANCELLED, message="The task was cancelled.")
     text = world.shows(number, "Coding agent: cancelled", set())
-    assert "The task was cancelled: the item has none of the bot's labels any more." in text
+    assert "The task was cancelled: the item no longer has any of the bot's labels." in text
 
 
 @pytest.mark.parametrize(("flavour", "label"), [("github", BOT), ("gitlab", CODEX)])

@@ -122,7 +122,7 @@ def test_environment_wins_over_the_file_and_keeps_what_stands_beside(tmp_path: P
         ("", {"DEBUG": "perhaps"}, "DEBUG: 'perhaps' is neither true nor false"),
         ("github: {bot_label: a, bot_label: b}\n", {}, "line 1: github.bot_label is given twice"),
         ("github: [\n", {}, "not valid YAML"),
-        ("- a\n", {}, "the file must hold a mapping"),
+        ("- a\n", {}, "the file must contain a mapping"),
         ("mcp_servers:\n  - mcp_server_name: a\n", {}, "line 2: mcp_servers.0: give either `command`"),
         (
             "webhook:\n  rate_limit: {failed: often}\n",

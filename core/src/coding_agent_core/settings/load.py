@@ -173,7 +173,7 @@ def _read_yaml(text: str, environment: Mapping[str, str], *, name: str) -> Docum
     if node is None:
         return document
     if not isinstance(node, yaml.MappingNode):
-        raise SettingsError(f"{name}, line 1: the file must hold a mapping of sections")
+        raise SettingsError(f"{name}, line 1: the file must contain a mapping of sections")
     document.data = _build(node, (), document, environment, name)
     return document
 
@@ -289,7 +289,9 @@ def _suggestion(path: tuple[str | int, ...]) -> str:
         if model is None:
             return ""
     close = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1)
-    return f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(model.model_fields)}"
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f"; known settings here: {', '.join(model.model_fields)}"
 
 
 def _field_model(model: Any, part: str | int) -> Any:

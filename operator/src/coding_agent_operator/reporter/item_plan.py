@@ -38,7 +38,7 @@ CORRECTION_EVENTS = {
     LabelContradiction.ITEM_CLOSED: ("ItemClosed", "The item was closed, so its task is cancelled."),
     LabelContradiction.LABEL_REMOVED: (
         "LabelRemoved",
-        "The item has none of the bot's labels any more, so its task is cancelled.",
+        "The item no longer has any of the bot's labels, so its task is cancelled.",
     ),
     LabelContradiction.LABEL_APPLIED_AGAIN: (
         "LabelAppliedAgain",
@@ -48,7 +48,7 @@ CORRECTION_EVENTS = {
 """Reason and message of the task's Event."""
 CANCELLATION_CAUSES = {
     LabelContradiction.ITEM_CLOSED: "the item was closed",
-    LabelContradiction.LABEL_REMOVED: "the item has none of the bot's labels any more",
+    LabelContradiction.LABEL_REMOVED: "the item no longer has any of the bot's labels",
 }
 """As the item's comment gives them."""
 

@@ -194,7 +194,9 @@ class Connection:
             except ChannelRefusedError as error:
                 if error.code != PRECONDITION_FAILED:
                     raise
-                _logger.warning("The queue %s has its own arguments and is used unchanged: %s", queue, error)
+                _logger.warning(
+                    "The queue %s exists with other arguments and is used unchanged: %s", queue, error
+                )
 
     async def lock(self, name: str, patience: float) -> bool:
         """Take a lock for this connection; `False` if another has it and keeps it for `patience` seconds.

@@ -79,7 +79,7 @@ async def open_gateway(
                 provider_tools=provider_tools,
                 on_counted=on_counted,
             )
-            server = _Server(
+            server = _GatewayServer(
                 uvicorn.Config(
                     app,
                     http=_ClientConnection,
@@ -104,7 +104,7 @@ async def open_gateway(
                     await asyncio.wait(app.running, timeout=_STOP_SECONDS)
 
 
-class _Server(uvicorn.Server):
+class _GatewayServer(uvicorn.Server):
     """Leaves signals to the caller."""
 
     @contextlib.contextmanager

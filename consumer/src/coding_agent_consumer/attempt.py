@@ -80,7 +80,7 @@ _LONGEST_PAUSE = 30.0
 """Seconds between two tries to push finished work."""
 _DESCRIPTION_LIMIT = 16_000
 """Characters of the agent's summary in a change's description; GitHub takes 65,536 for all of it."""
-_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
+_REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),
     (ForgeNotFoundError, Reason.ITEM_GONE),
@@ -96,7 +96,7 @@ _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
 
 def outcome_of_error(error: Exception) -> Outcome:
     """The outcome of an attempt that met this error. Unexpected errors are logged with their traceback."""
-    for kind, reason in _REASONS:
+    for kind, reason in _REASON_OF_ERROR:
         if isinstance(error, kind):
             retry_after = getattr(error, "retry_after", None)
             return Outcome(reason=reason, message=str(error), retry_after=retry_after)

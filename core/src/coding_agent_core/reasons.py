@@ -67,7 +67,7 @@ class Reason(StrEnum):
     FORGE_REFUSED = "ForgeRefused"
     NOT_AUTHORIZED = "NotAuthorized"
     ITEM_GONE = "ItemGone"
-    BUDGET_EXHAUSTED = "BudgetExhausted"
+    LIMIT_REACHED = "LimitReached"
     BUDGET_EXCEEDED = "BudgetExceeded"
     TOOL_FAILING = "ToolFailing"
     RUNNER_FAILED = "RunnerFailed"
@@ -197,10 +197,10 @@ REASONS: Mapping[str, ReasonFacts] = {
         "Reopen it, or give the bot's account access to it.",
         ExitCode.CANNOT,
     ),
-    Reason.BUDGET_EXHAUSTED: ReasonFacts(
+    Reason.LIMIT_REACHED: ReasonFacts(
         ReasonClass.OUT_OF_BUDGET,
-        "The attempt made as many requests to the model as it is allowed to.",
-        "A smaller task, or a larger `max_llm_process_num`, may help.",
+        "The agent reached a limit: on its requests to the model, on the model's context, or on repeated steps.",
+        "The message says which limit. A smaller task may help, or a larger `max_llm_process_num`.",
         ExitCode.CANNOT,
     ),
     Reason.BUDGET_EXCEEDED: ReasonFacts(

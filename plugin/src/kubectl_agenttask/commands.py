@@ -199,11 +199,20 @@ def resume(session: Session, arguments: Namespace) -> None:
     session.out.print(f"agenttask {arguments.name} resumed")
 
 
-_OPTIONS = ("timeoutSeconds", "maxAttempts", "model", "runner", "instructions", "ttlSecondsAfterFinished")
+OPTIONS = (
+    "timeoutSeconds",
+    "maxAttempts",
+    "budget",
+    "model",
+    "runner",
+    "instructions",
+    "ttlSecondsAfterFinished",
+)
+"""Fields of a task's spec that its next run keeps."""
 
 
 def retry(session: Session, arguments: Namespace) -> None:
-    """`retry`: create the next run of a task's item, with the same limits."""
+    """`retry`: create the next run of a task's item, with the same options."""
     earlier = session.cluster.task(arguments.name)
     try:
         spec = parse_spec(earlier)
@@ -219,7 +228,7 @@ def retry(session: Session, arguments: Namespace) -> None:
     )
     task = _next_task(session, request)
     given = earlier.get("spec") or {}
-    task["spec"] |= {name: given[name] for name in _OPTIONS if name in given}
+    task["spec"] |= {name: given[name] for name in OPTIONS if name in given}
     _create(session, task, spec.priority if arguments.priority is None else arguments.priority)
 
 

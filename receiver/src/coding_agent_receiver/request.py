@@ -149,7 +149,7 @@ class BodyError(CodingAgentError):
     """The body cannot be read as a webhook's payload.
 
     Attributes:
-        status: HTTP status of the answer: 400, 413, 415 or 422.
+        status: HTTP status of the answer: 400, 408, 413, 415 or 422.
     """
 
     def __init__(self, status: int, reason: str) -> None:

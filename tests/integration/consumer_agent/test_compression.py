@@ -106,6 +106,6 @@ async def test_what_never_fits_ends_with_a_sentence(running: Running) -> None:
     with model_server(SUMMARY, script(*STEPS, never, match="fix")) as server:
         outcome = await running.work(model_settings(server.base_url), "Please fix it.")
         refused = [request for request in server.requests if request["status"] == 400]
-    assert outcome.reason is Reason.BUDGET_EXHAUSTED
+    assert outcome.reason is Reason.LIMIT_REACHED
     assert "llm.openai.context_length" in outcome.message
     assert len(refused) == 4

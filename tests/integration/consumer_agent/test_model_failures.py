@@ -154,7 +154,7 @@ async def test_an_endless_loop_is_noticed(running: Running) -> None:
     with model_server(script(call("run_command", command="echo same"), loop=True)) as server:
         outcome = await running.work(model_settings(server.base_url))
         assert len(server.requests) == 5
-    assert outcome.reason is Reason.BUDGET_EXHAUSTED
+    assert outcome.reason is Reason.LIMIT_REACHED
     assert "repeated the same step 5 times with the same result (`run_command`)" in outcome.message
 
 
@@ -163,7 +163,7 @@ async def test_the_number_of_requests_is_bounded(running: Running) -> None:
     with model_server(script(*turns)) as server:
         outcome = await running.work(model_settings(server.base_url, max_llm_process_num=4))
         assert len(server.requests) == 4
-    assert (outcome.reason, outcome.usage.requests) == (Reason.BUDGET_EXHAUSTED, 4)
+    assert (outcome.reason, outcome.usage.requests) == (Reason.LIMIT_REACHED, 4)
     assert "4 requests" in outcome.message
     assert "max_llm_process_num" in outcome.message
 

@@ -31,7 +31,7 @@ async def sinks(place: Place) -> AsyncIterator[list[KubernetesSink]]:
     """Three receivers' queues."""
     access = Access(str(place.account()))
     # More time than a receiver has: what is stored is tried here, not how quickly.
-    made = [KubernetesSink(access, place.namespace, Consumer(), budget=60) for _ in range(3)]
+    made = [KubernetesSink(access, place.namespace, Consumer(), total_timeout=60) for _ in range(3)]
     yield made
     for entry in made:
         await entry.aclose()

@@ -38,12 +38,12 @@ CASES: list[tuple[str, list[Script], dict[str, object], str, str]] = [
         "attempt 1 of 2",
     ),
     ("a tool that fails for ever", script(NO_SUCH_FILE, loop=True), {}, "ToolFailing", "attempt 1 of 2"),
-    ("an endless loop", script(SAME_CALL, loop=True), {}, "ToolFailing|BudgetExhausted", "attempt 1 of 2"),
+    ("an endless loop", script(SAME_CALL, loop=True), {}, "ToolFailing|LimitReached", "attempt 1 of 2"),
     (
         "out of requests",
         script(*(run(f"echo {n}") for n in range(6)), finish()),
         {"max_llm_process_num": 3},
-        "BudgetExhausted",
+        "LimitReached",
         "attempt 1 of 2",
     ),
     (

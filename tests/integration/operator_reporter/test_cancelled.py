@@ -22,7 +22,7 @@ BRANCH = "coding-agent/issue-1"
 
 async def by_webhook(world: World, number: int, _: str) -> None:
     """As the receiver does it."""
-    sink = KubernetesSink(Access(str(world.plane.kubeconfig)), world.namespace, Consumer(), budget=60)
+    sink = KubernetesSink(Access(str(world.plane.kubeconfig)), world.namespace, Consumer(), total_timeout=60)
     try:
         item = world.item(number)
         withdrawal = Withdrawal(item=item, reason="the issue lost the label 'coding agent processing'")

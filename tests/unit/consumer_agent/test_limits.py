@@ -54,12 +54,12 @@ VARIED = [ok(str(number)) for number in range(30)]
         pytest.param([CUT] * 5, Reason.MODEL_MALFORMED, id="five answers that were cut off"),
         pytest.param([*[NO_CALL] * 4, ok(), NO_CALL], None, id="a usable answer in between"),
         pytest.param([*VARIED, *[ok("same")] * 4], None, id="the same four times"),
-        pytest.param([*VARIED, *[ok("same")] * 5], Reason.BUDGET_EXHAUSTED, id="the same five times"),
-        pytest.param([ok("a"), ok("b")] * 5, Reason.BUDGET_EXHAUSTED, id="there and back, five times"),
-        pytest.param([ok("a"), ok("b"), ok("c"), ok("d")] * 5, Reason.BUDGET_EXHAUSTED, id="a cycle of four"),
+        pytest.param([*VARIED, *[ok("same")] * 5], Reason.LIMIT_REACHED, id="the same five times"),
+        pytest.param([ok("a"), ok("b")] * 5, Reason.LIMIT_REACHED, id="there and back, five times"),
+        pytest.param([ok("a"), ok("b"), ok("c"), ok("d")] * 5, Reason.LIMIT_REACHED, id="a cycle of four"),
         pytest.param(
             [ok("t", f"Ran 5 tests in 0.00{n}s") for n in range(5)],
-            Reason.BUDGET_EXHAUSTED,
+            Reason.LIMIT_REACHED,
             id="times in the output do not make a difference",
         ),
         pytest.param(

@@ -78,6 +78,7 @@ def test_the_settings_secrets_are_known() -> None:
         {
             "llm": {"openai": {"api_key": "model-key-1"}},
             "github": {"personal_access_token": "github-token-1"},
+            "webhook": {"github": {"secret": "webhook-secret-1"}, "gitlab": {"token": "webhook-token-1"}},
             "mcp_servers": [
                 {
                     "mcp_server_name": "a",
@@ -94,6 +95,7 @@ def test_the_settings_secrets_are_known() -> None:
     )
     scrub = scrub_for(known)
     secrets = ("model-key-1", "github-token-1", "env-token-1", "header-token-1", "header-token-2", "readonly")
+    secrets += ("webhook-secret-1", "webhook-token-1")
     for secret in (*secrets, "query-token-1", "http://b/mcp?id=query-token-1"):
         assert scrub(f"<{secret}>") == "<***>"
     assert "model-key-1" not in repr(scrub)

@@ -115,7 +115,7 @@ ENDED: list[tuple[str, Job, tuple[str, str, bool, bool]]] = [
         failed(**said(Reason.MODEL_UNAVAILABLE)),
         ("Failed", "ModelUnavailable", RETRIED, COUNTED),
     ),
-    ("agent: budget", failed(**said(Reason.BUDGET_EXHAUSTED)), ("Failed", "BudgetExhausted", FINAL, COUNTED)),
+    ("agent: budget", failed(**said(Reason.LIMIT_REACHED)), ("Failed", "LimitReached", FINAL, COUNTED)),
     ("agent: refused", failed(**said(Reason.FORGE_REFUSED)), ("Failed", "ForgeRefused", FINAL, COUNTED)),
     ("agent: stopped", failed(**said(Reason.CANCELLED)), ("Disrupted", "Stopped", RETRIED, FREE)),
     (

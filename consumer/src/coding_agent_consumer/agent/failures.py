@@ -219,7 +219,7 @@ def _looping(rounds: Sequence[Round]) -> Outcome | None:
                 dict.fromkeys(f"`{call.tool}`" for round_ in rounds[-length:] for call in round_.calls)
             )
             return Outcome(
-                reason=Reason.BUDGET_EXHAUSTED,
+                reason=Reason.LIMIT_REACHED,
                 message=f"The agent went round in circles: it repeated the same step {REPEATS} times with the"
                 f" same result ({tools}).",
             )
@@ -257,7 +257,7 @@ def failure_of(error: BaseException, spec: ModelSpec, scrub: Scrub, *, max_reque
             return _failed(Reason.WORKSPACE_FAILED, f"The workspace was lost: {scrub(str(error))}")
         case UsageLimitExceeded():
             return _failed(
-                Reason.BUDGET_EXHAUSTED,
+                Reason.LIMIT_REACHED,
                 f"The agent made {max_requests} requests to the model, the most that max_llm_process_num"
                 " allows, and did not finish.",
             )
@@ -285,7 +285,7 @@ def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
     status = f" ({short_name(error)})"
     if too_long(error):
         return _failed(
-            Reason.BUDGET_EXHAUSTED,
+            Reason.LIMIT_REACHED,
             "The conversation does not fit the model's context even after compression; check that"
             f" {spec.setting}.context_length ({spec.context_length}) is not more than {spec.name} has.",
         )

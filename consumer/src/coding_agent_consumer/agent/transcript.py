@@ -94,8 +94,7 @@ def scrub_for(settings: Settings) -> Scrub:
         *(settings.forge(platform).personal_access_token for platform in Platform),
         settings.rabbitmq.password,
         settings.user_config_api.api_key,
-        settings.webhook.github.secret,
-        settings.webhook.gitlab.token,
+        *(settings.webhook.secret(platform) for platform in Platform),
     )
     if (s3 := settings.context_storage.s3) is not None:
         fields += (s3.access_key_id, s3.secret_access_key)

@@ -119,7 +119,7 @@ class CliAgent:
                 await process.write(launch.input.encode("utf-8", "replace"), end=True)
                 if not await self._follow(process, record):
                     return Outcome(
-                        reason=Reason.BUDGET_EXHAUSTED,
+                        reason=Reason.LIMIT_REACHED,
                         message=(
                             f"The agent made {most} requests to the model, the most that"
                             " max_llm_process_num allows, and did not finish."

@@ -29,7 +29,7 @@ _GONE = 4096
 """Deleted objects that the cache remembers, so that a late answer does not bring one back."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.5, 60.0
 _QUICK_CONFLICTS = 5
-"""Consecutive conflicts that are retried at once."""
+"""With fewer failures in a row, a conflict is retried at once."""
 
 
 class Key(NamedTuple):
@@ -327,8 +327,8 @@ class Controller:
         if not isinstance(error, ApiError):
             _logger.error("%s: %r; next try in %.1f s", key, error, delay, exc_info=error)
         elif error.conflict:
-            _logger.info("%s has changed in the meantime; next try at once", key)
             delay = 0.0 if self._failures[key] < _QUICK_CONFLICTS else delay
+            _logger.info("%s has changed in the meantime; next try in %.1f s", key, delay)
         else:
             delay = max(delay, error.retry_after or 0.0)
             _logger.warning("%s: %s; next try in %.1f s", key, error, delay)

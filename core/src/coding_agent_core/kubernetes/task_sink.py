@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 MANAGER = "coding-agent-receiver"
 ROLE = "receiver/deploy/role.yaml"
-BUDGET = 4.0
+TOTAL_TIMEOUT = 4.0
 """Seconds for one submission or withdrawal, all tries together: the forge has its answer within 5."""
 REQUEST_TIMEOUT = 2.0
 """Seconds for one request to the API server."""
@@ -65,16 +65,16 @@ class KubernetesSink:
         namespace: str | None,
         limits: Consumer,
         *,
-        budget: float = BUDGET,
+        total_timeout: float = TOTAL_TIMEOUT,
         jitter: Callable[[], float] = random.random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._access = access
         self._namespace = namespace
         self._limits = limits
-        self._budget = budget
+        self._total_timeout = total_timeout
         self._policy = RetryPolicy(
-            TRIES, budget, first_wait=0.1, longest_wait=1.0, longest_retry_after=budget
+            TRIES, total_timeout, first_wait=0.1, longest_wait=1.0, longest_retry_after=total_timeout
         )
         self._jitter = jitter
         self._now = now
@@ -200,7 +200,7 @@ class KubernetesSink:
         )
 
     async def _bounded(self, operation: Callable[[AgentTasks], Awaitable[_T]]) -> _T:
-        """Run it from its first read, and retry it where that can help, within the budget."""
+        """Run it from its first read, and retry it where that can help, within the total time."""
         problem: BaseException | None = None
 
         def remember(error: BaseException, *_: float) -> None:
@@ -218,7 +218,7 @@ class KubernetesSink:
             return await operation(tasks)
 
         try:
-            async with asyncio.timeout(self._budget):
+            async with asyncio.timeout(self._total_timeout):
                 clock = Clock(chance=self._jitter)
                 return await retry(attempt, self._policy, clock, retryable=temporary, before_wait=remember)
         except (ApiError, TimeoutError) as error:

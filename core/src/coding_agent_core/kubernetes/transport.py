@@ -132,8 +132,10 @@ class ApiError(CodingAgentError):
 
     @property
     def conflict(self) -> bool:
-        """The object has changed since it was read: read it again."""
-        # A JSON patch whose `test` fails is answered 422.
+        """The object has changed since it was read, or a new object's name is taken: read it again.
+
+        A JSON patch whose `test` fails is answered 422, as is an invalid object.
+        """
         return self.status in (409, 422)
 
     @property

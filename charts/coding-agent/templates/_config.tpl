@@ -18,14 +18,14 @@ no secrets.
   {{- if $.Values.secrets.webhook.rotating -}}
     {{- $files = append $files (printf "/etc/coding-agent/webhook/%s-previous" $forge) -}}
   {{- end -}}
-  {{- $field := ternary "secret" "token" (eq $forge "github") -}}
+  {{- $field := index (include "coding-agent.forgeFacts" $ | fromJson) $forge "webhook" -}}
   {{- $_ := set $webhook $forge (dict $field (dict "files" $files)) -}}
   {{- $token := printf "/etc/coding-agent/credentials/%s-token" $forge -}}
   {{- $_ := set $own $forge (dict "personal_access_token" (dict "files" (list $token))) -}}
 {{- end -}}
 {{- $_ := set $own "webhook" $webhook -}}
 {{- if not (has "github" $forges) -}}
-  {{- $_ := set $own "task_source" "gitlab" -}}
+  {{- $_ := set $own "task_source" (first $forges) -}}
 {{- end -}}
 {{- if include "coding-agent.modelEnabled" . -}}
   {{- $provider := include "coding-agent.modelProvider" . -}}

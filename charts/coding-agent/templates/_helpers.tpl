@@ -79,10 +79,18 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Values.image.tag | default $root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
+{{/* What the chart knows of each forge: its public host, and the setting that holds the secret of its webhooks. */}}
+{{- define "coding-agent.forgeFacts" -}}
+{{- toJson (dict
+  "github" (dict "host" "github.com" "webhook" "secret")
+  "gitlab" (dict "host" "gitlab.com" "webhook" "token")
+) -}}
+{{- end -}}
+
 {{/* The forges that the values have a token for, as a list of names. */}}
 {{- define "coding-agent.tokensGiven" -}}
 {{- $given := list -}}
-{{- range $forge := list "github" "gitlab" -}}
+{{- range $forge := include "coding-agent.forgeFacts" . | fromJson | keys | sortAlpha -}}
   {{- with index $.Values.secrets $forge -}}
     {{- if or .token .existingSecret }}{{ $given = append $given $forge }}{{ end -}}
   {{- end -}}

@@ -4,7 +4,7 @@ Fair share comes first: of the repositories that could start a task, the one wit
 Among equals, and within a repository, the higher priority does, and waiting raises it; then the older task.
 A task for which a budget leaves too little is passed over.
 
-With `queue.engine: kueue` Kueue decides instead (`with_kueue_labels` in `job.py`).
+With `queue.engine: kueue` Kueue keeps the limits instead (`with_kueue_labels` in `job.py`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Schedule:
 
 
 def fair_schedule(
-    active: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     limit: int,
     now: datetime,
     *,
@@ -79,19 +79,19 @@ def fair_schedule(
     """Decide who may start.
 
     Args:
-        active: every task that has not ended and every Job that runs; nothing may be missing.
+        candidates: every task that has not ended and every Job that runs; nothing may be missing.
         limit: how many may run at a time in all.
         aging: seconds of waiting that raise a priority by one.
         unspent: of each budget that a task shares, what ended attempts have not spent.
     """
     left = dict(unspent or {})
-    first = _first_of_items(active)
+    first = _first_of_items(candidates)
     running: dict[str, int] = defaultdict(int)
-    for task in active:
+    for task in candidates:
         if task.stage is Stage.ACTIVE:
             running[task.repository] += 1
             _reserve(left, task)
-    waiting = [task for task in active if task.stage is Stage.READY]
+    waiting = [task for task in candidates if task.stage is Stage.READY]
     free = [task for task in waiting if first[task.item] is task]
     capacity = max(0, limit - sum(running.values()))
     start = [task.name for task in _fairly(free, running, now, aging, left=left, most=capacity)]
@@ -117,10 +117,10 @@ def coarse(position: int) -> int:
     return -(-position // step) * step
 
 
-def _first_of_items(active: Sequence[Candidate]) -> dict[str, Candidate]:
+def _first_of_items(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
     """Of each item the task whose turn it is: the one that runs, else the oldest run that has not ended."""
     first: dict[str, Candidate] = {}
-    for task in active:
+    for task in candidates:
         if task.stage is Stage.ENDED:
             continue
         known = first.get(task.item)

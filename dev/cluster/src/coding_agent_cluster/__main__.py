@@ -88,7 +88,7 @@ def _status(options: argparse.Namespace) -> None:
 def _images(options: argparse.Namespace) -> None:
     found = cluster.find(options.name)
     running = found is not None and sandbox.is_up(found.processes)
-    for image in images.project_images():
+    for image in map(images.program_image, images.PROGRAMS):
         if found is not None and running:
             found.provide(image)
         else:

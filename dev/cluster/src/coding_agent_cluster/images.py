@@ -11,6 +11,8 @@ from coding_agent_cluster.locks import locked
 from coding_agent_cluster.progress import step
 
 TAG = "dev"
+PROGRAMS = ("receiver", "operator", "consumer", "user-config", "egress", "sandbox")
+"""The programs that have images, and the sandbox with which they are tried."""
 TRIED_RUNNERS = ("claude-code", "codex", "opencode")
 """The CLI coding agents that are tried on a node."""
 DATABASE_TARGETS = ("tools", "database")
@@ -31,13 +33,6 @@ class Image:
     context: Path
     target: str = ""
     uses_npm: bool = False
-
-
-def project_images() -> list[Image]:
-    """The programs' images, and that of the sandbox which they are tried with."""
-    return [
-        program_image(p) for p in ("receiver", "operator", "consumer", "user-config", "egress", "sandbox")
-    ]
 
 
 def program_image(program: str) -> Image:

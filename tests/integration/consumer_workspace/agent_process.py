@@ -89,6 +89,7 @@ def main() -> None:
         needed = {
             sys.base_prefix,
             sys.prefix,
+            str(Path(__file__).parent),
             *(str(Path(m.__path__[0]).resolve().parent) for m in (package, core)),
         }
         become(wish["uid"], sorted(needed))

@@ -37,7 +37,7 @@ _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024
 """Bytes for applying a patch: the patch, and twice what it may unpack to."""
 _CHECKPOINT_SECONDS = 60.0
-"""For pushing unfinished work: the model waits meanwhile."""
+"""For pushing unfinished work: the model waits for it."""
 _CHECKPOINT_PATIENCE = 10.0
 """Seconds in which the push of a checkpoint is retried while the forge is not available."""
 

@@ -199,7 +199,7 @@ REASONS: Mapping[str, ReasonFacts] = {
     ),
     Reason.LIMIT_REACHED: ReasonFacts(
         ReasonClass.OUT_OF_BUDGET,
-        "The agent reached a limit: of its requests, of the model's context, or of repeated steps.",
+        "The agent reached a limit on its requests, on the model's context, or on repeated steps.",
         "The message says which limit. A smaller task may help, or a larger `max_llm_process_num`.",
         ExitCode.CANNOT,
     ),

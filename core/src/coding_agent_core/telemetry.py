@@ -1,8 +1,8 @@
 """Logs and metrics of all programs.
 
 Logs are text lines, or JSON lines for clusters. `bound` adds fields of a request or a task to all lines that
-are logged meanwhile. Control characters in messages are escaped, so that foreign data cannot start a new
-line.
+are logged inside its block. Control characters in messages are escaped, so that foreign data cannot start a
+new line.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def process_registry() -> CollectorRegistry:
 
 @contextmanager
 def served(host: str, port: int, registry: CollectorRegistry) -> Iterator[None]:
-    """Serve the metrics meanwhile. If the address is not available, that is logged and nothing is served."""
+    """Serve the metrics inside the `with` block; if the address is not available, only log that."""
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:

@@ -46,7 +46,7 @@ _BYTES = 1024**3
 _FILES = 100_000
 """Limits for the folder of one package manager."""
 _SECONDS = 80.0
-"""For all package managers. The attempt waits meanwhile."""
+"""For all package managers. The attempt waits for it."""
 
 
 class CannotCopyError(Exception):

@@ -63,7 +63,8 @@ class RabbitMQSource:
         self._timing = timing
         self._tracker = DeliveryTracker()
         self._io = IoThread("rabbitmq-consumer")
-        self._connections: set[ConsumerConnection] = set()
+        # A lock for each: one caller closes it, and any other waits until it is closed.
+        self._connections: dict[ConsumerConnection, asyncio.Lock] = {}
         self._closing = asyncio.Event()
 
     async def claims(self, stop: asyncio.Event) -> AsyncGenerator[Claim, None]:
@@ -73,7 +74,7 @@ class RabbitMQSource:
         connection = ConsumerConnection(
             self._settings, self._hosts, self._tracker, self._timing, self._io, loop
         )
-        self._connections.add(connection)  # before it starts: `aclose` must find it
+        self._connections[connection] = asyncio.Lock()  # before it starts: `aclose` must find it
         try:
             await self._io.run(connection.start())
             while not (stop.is_set() or self._closing.is_set()):
@@ -86,19 +87,26 @@ class RabbitMQSource:
                 await first_of(claim.settled.wait(), claim.lost.wait(), stop.wait(), self._closing.wait())
                 if claim.lost.is_set() and not self._closing.is_set():
                     await self._io.run(connection.abandon(claim))
+        except BrokerError:
+            if not self._closing.is_set():  # else `aclose` stopped the thread under this call
+                raise
         finally:
             await self._close(connection)
 
     async def aclose(self) -> None:
         """Close the connections; unsettled tasks go back to the queue."""
         self._closing.set()
-        await asyncio.gather(*(self._close(connection) for connection in self._connections))
+        await asyncio.gather(*(self._close(connection) for connection in list(self._connections)))
         await self._io.stop()
 
     async def _close(self, connection: ConsumerConnection) -> None:
-        if connection in self._connections:  # until it is closed: `aclose` must wait for that
-            await self._io.run(connection.close())
-            self._connections.discard(connection)
+        lock = self._connections.get(connection)
+        if lock is None:
+            return
+        async with lock:
+            if connection in self._connections:  # until it is closed: `aclose` must wait for that
+                await self._io.run(connection.close())
+                del self._connections[connection]
 
 
 @dataclass(eq=False)

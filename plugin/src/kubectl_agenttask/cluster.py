@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,13 @@ class ClusterAccess:
 
     def __init__(self, api_client: Any, namespace: str) -> None:
         self.namespace = namespace
+        self._api_client = api_client
         self._tasks: Any = client.CustomObjectsApi(api_client)
-        self._core: Any = client.CoreV1Api(api_client)
+
+    @cached_property
+    def _core(self) -> Any:
+        """Only where it is needed: to import it takes as long as all else that a command imports."""
+        return client.CoreV1Api(self._api_client)
 
     @staticmethod
     def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> ClusterAccess:

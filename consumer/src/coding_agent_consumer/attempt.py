@@ -55,7 +55,7 @@ from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.repository import BareClone, Publisher
 from coding_agent_consumer.tasks import ForgeTask, refusal
-from coding_agent_consumer.transcripts import Transcripts
+from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
 _logger = logging.getLogger("coding_agent.attempt")

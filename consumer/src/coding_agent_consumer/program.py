@@ -36,7 +36,7 @@ from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.runners.agent import CliAgent, runner_of
 from coding_agent_consumer.task_handler import TaskHandler, consume
 from coding_agent_consumer.tasks import ForgeTask, branch_for, remembered, task_for
-from coding_agent_consumer.transcripts import Transcripts
+from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace
 

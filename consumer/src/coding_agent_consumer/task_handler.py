@@ -38,7 +38,7 @@ from coding_agent_consumer.tasks import (
     remembered,
     task_for,
 )
-from coding_agent_consumer.transcripts import Transcripts
+from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.task_handler")

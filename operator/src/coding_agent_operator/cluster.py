@@ -18,7 +18,7 @@ from typing import Any
 
 from coding_agent_core.agenttask import GROUP, LABEL_ACTIVE, PLURAL, VERSION
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import JSON_PATCH, ApiError, ApiServer, Body
 
 from coding_agent_operator.metrics import LEADER

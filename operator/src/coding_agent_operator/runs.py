@@ -21,7 +21,7 @@ from coding_agent_core.admission import (
     runs_of,
 )
 from coding_agent_core.agenttask import ENDED, LABEL_REPORTED
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.operator import Budgets

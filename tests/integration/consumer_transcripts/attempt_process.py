@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from coding_agent_consumer.agent.transcript import Scrub, Transcript
-from coding_agent_consumer.transcripts import Transcripts
+from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item

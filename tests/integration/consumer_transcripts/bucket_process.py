@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from coding_agent_consumer.transcripts import S3Bucket
+from coding_agent_consumer.transcript_store import S3Bucket
 from coding_agent_core.settings.attempts import S3
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.transcripts import S3Bucket
+from coding_agent_consumer.transcript_store import S3Bucket
 from coding_agent_core.errors import StoreError
 
 from tests.fixtures.s3 import KEY_ID, SECRET, S3Server

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.transcript import Scrub, Transcript, read
-from coding_agent_consumer.transcripts import Transcripts
+from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_core.attempts import MAX_TAIL, Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.attempts import ContextStorage

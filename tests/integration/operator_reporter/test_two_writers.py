@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import Condition, Status
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.observed import read_task

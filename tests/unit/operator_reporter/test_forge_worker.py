@@ -13,7 +13,7 @@ import pytest
 from coding_agent_core.agenttask import Condition, Event, Status
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.operator import Reporter

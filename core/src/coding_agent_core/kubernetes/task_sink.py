@@ -29,7 +29,7 @@ from coding_agent_core.admission import (
 from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand, store
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.attempts import Consumer

@@ -12,7 +12,7 @@ from enum import IntEnum
 from coding_agent_core.agenttask import Event
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.retry import backoff

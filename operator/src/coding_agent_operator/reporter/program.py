@@ -17,7 +17,7 @@ from coding_agent_core.errors import TokenMissingError
 from coding_agent_core.forge.connect import connect_all, connect_forge
 from coding_agent_core.forge.pacing import Paced, Rate
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body

@@ -31,7 +31,7 @@ from coding_agent_core.commands import (
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.protocol import MARKER, Forge
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError, Body
 from coding_agent_core.messages import TaskSink

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import Event
-from coding_agent_core.kubernetes.agenttasks import AgentTasks
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import ApiError
 
 BODY: dict[str, Any] = {"metadata": {"name": "a", "uid": "u", "resourceVersion": "10"}}

@@ -73,6 +73,15 @@ def test_secrets_are_never_written(tmp_path: Path) -> None:
     assert read(path)[0].parts[0] == UserPromptPart("It is ***!", timestamp=read(path)[0].parts[0].timestamp)  # type: ignore[union-attr]
 
 
+def test_files_that_only_other_programs_have_are_no_cause_for_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = {"files": [str(tmp_path / "github")]}
+    scrub = scrub_for(Settings.model_validate({"webhook": {"github": {"secret": missing}}}))
+    assert scrub("text") == "text"
+    assert caplog.text == ""
+
+
 def test_the_settings_secrets_are_known() -> None:
     known = Settings.model_validate(
         {

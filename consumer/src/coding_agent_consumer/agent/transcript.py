@@ -109,7 +109,8 @@ def scrub_for(settings: Settings) -> Scrub:
             url,
             *(value for _, value in parse_qsl(urlsplit(url).query)),
         ]
-    return Scrub(values, [Secrets(field) for field in fields])
+    # All programs share the settings: a pod does not have the files that only others need.
+    return Scrub(values, [Secrets(field, optional=True) for field in fields])
 
 
 class _Scrubbed(logging.Formatter):

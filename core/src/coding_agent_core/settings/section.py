@@ -110,9 +110,14 @@ SecretField = Annotated[SecretSettings, BeforeValidator(_long_form)]
 
 @dataclass
 class Secrets:
-    """The current values of a `SecretSettings`."""
+    """The current values of a `SecretSettings`.
+
+    Attributes:
+        optional: a file that was never there is not worth a warning.
+    """
 
     settings: SecretSettings
+    optional: bool = False
     _cache: dict[Path, tuple[tuple[int, int, int], str]] = field(default_factory=dict, repr=False)
     _missing: set[Path] = field(default_factory=set, repr=False)
 
@@ -133,7 +138,8 @@ class Secrets:
                     self._cache[path] = known
                 self._missing.discard(path)
             except (OSError, UnicodeDecodeError) as error:
-                if path not in self._missing:
+                expected = not self.optional or path in self._cache
+                if expected and path not in self._missing:
                     self._missing.add(path)
                     _logger.warning("Cannot read the secret file %s: %s", path, type(error).__name__)
                 known = self._cache.get(path)

@@ -251,6 +251,7 @@ class Reconciler:
                 raise RefusedError(str(error), error.status, error.retry_after) from error
             raise
         count_change(task, status)
+        _log_ends(task, status)
         recorded = self._tasks.put(body) or read_task(body)
         if recorded.ended:
             # No watch shows it any more.
@@ -287,6 +288,19 @@ class Reconciler:
     async def _emit(self, task: Task, events: Sequence[Event]) -> None:
         for event in events:
             await self._cluster.tasks.emit(event, name=task.name, uid=task.uid, now=self._now())
+
+
+def _log_ends(task: Task, new: Status) -> None:
+    """Log how attempts ended, and how the task did, once that is stored."""
+    known = {attempt.number for attempt in task.status.attempts if attempt.outcome is not None}
+    for attempt in new.attempts:
+        if attempt.outcome is not None and attempt.number not in known:
+            why = f": {attempt.message}" if attempt.message else ""
+            _logger.info("Job %s ended: %s (%s)%s", attempt.job, attempt.outcome, attempt.reason, why)
+    if new.terminal_phase is not None and not task.ended:
+        _logger.info("Task %s ended: %s (%s)", task.name, new.terminal_phase, new.reason)
+    elif new.next_attempt_time not in (None, task.status.next_attempt_time):
+        _logger.info("Task %s: next attempt at %s", task.name, new.next_attempt_time)
 
 
 class TerminationMessages:

@@ -45,12 +45,18 @@ def test_a_task_becomes_a_job_and_succeeds(world: World, pods: PodDriver, operat
 def test_a_failure_that_can_pass_is_tried_again(world: World, pods: PodDriver, operator: Start) -> None:
     outcomes = {"1": reported(Reason.MODEL_UNAVAILABLE, usage=Usage(requests=1)), "2": DONE}
     pods.script = lambda job: outcomes[job[-1]]
-    operator()
+    process = operator()
     name = world.create(7)
     status = world.until_phase(name, "Succeeded")
     assert [a["outcome"] for a in status["attempts"]] == ["Failed", "Succeeded"]
     assert status["attempts"][0]["reason"] == "ModelUnavailable"
     assert "Retrying" in world.events(name)
+    process.stop()
+    for ended in (
+        f"Job {name}-1 ended: Failed (ModelUnavailable)",
+        f"Task {name} ended: Succeeded (Completed)",
+    ):
+        assert process.log().count(ended) == 1, process.log()
 
 
 def test_a_failure_that_cannot_pass_ends_the_task(world: World, pods: PodDriver, operator: Start) -> None:

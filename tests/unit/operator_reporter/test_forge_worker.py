@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from coding_agent_core.agenttask import Condition, Event, Status
+from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event, Status
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
@@ -32,17 +32,24 @@ UNAVAILABLE = ForgeUnavailableError("forge.example could not answer (503)", stat
 
 @dataclass
 class RecordedProblems:
-    """An API server that remembers which problem was recorded on which task."""
+    """An API server that remembers which problem was recorded on which task.
+
+    Attributes:
+        settled: tasks that are settled while a problem is written.
+    """
 
     tasks: dict[str, Task]
     reasons: list[tuple[str, str]] = field(default_factory=list)
+    settled: set[str] = field(default_factory=set)
 
     async def get(self, name: str) -> dict[str, Any]:
         return {"metadata": {"name": name, "uid": self.tasks[name].uid}}
 
     async def set_conditions(self, body: Any, wanted: tuple[Condition, ...], _: datetime) -> Any:
-        self.reasons += [(body["metadata"]["name"], entry.reason) for entry in wanted]
-        return body
+        name = body["metadata"]["name"]
+        self.reasons += [(name, entry.reason) for entry in wanted]
+        labels = {LABEL_REPORTED: "true"} if name in self.settled else {}
+        return {"metadata": {**body["metadata"], "labels": labels}}
 
     async def emit(self, *_: object, **__: object) -> None:
         return
@@ -431,6 +438,17 @@ async def test_a_problem_that_ends_while_its_event_is_written_is_recorded_when_i
     for _ in range(2):
         await record_problem(cast(AgentTasks, api), found, memory, problem, datetime.now(UTC))
     assert api.reasons == [(found.name, "ForgeUnavailable")] * 2
+
+
+async def test_a_problem_of_a_task_that_is_settled_meanwhile_does_not_stay() -> None:
+    scene = Scene()
+    (name,) = scene.add(1)
+    scene.problems.settled.add(name)
+    found = scene.tasks[name]
+    problem = Event("Warning", "ForgeUnavailable", "It has not answered.")
+    tasks = cast(AgentTasks, scene.problems)
+    await record_problem(tasks, found, TaskMemory(found.uid), problem, datetime.now(UTC))
+    assert scene.problems.reasons == [(name, "ForgeUnavailable"), (name, "Shown")]
 
 
 async def test_a_problem_that_could_not_be_recorded_is_recorded_later() -> None:

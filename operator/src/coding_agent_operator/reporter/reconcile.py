@@ -360,7 +360,11 @@ async def record_problem(
     try:
         body = await tasks.get(task.name)
         if body is not None and body["metadata"]["uid"] == task.uid:
-            await tasks.set_conditions(body, (unreported(problem.reason, problem.message),), now)
+            written = await tasks.set_conditions(body, (unreported(problem.reason, problem.message),), now)
+            if written is not None and LABEL_REPORTED in written["metadata"].get("labels", {}):
+                # It was settled while this waited for an answer, and nobody would correct the condition.
+                await tasks.set_conditions(written, (reported(),), now)
+                return
             await tasks.emit(problem, name=task.name, uid=task.uid, now=now)
     except ApiError:
         memory.problem = ""

@@ -202,6 +202,17 @@ async def test_many_submits_share_one_connection(settings: RabbitMQ, rabbitmq: B
             await sink.aclose()
 
 
+async def test_a_flood_announces_fewer_tasks_than_it_stores(
+    sink: RabbitMQSink, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_PROBE_SECONDS", DEADLINE)
+    monkeypatch.setattr(publisher, "_ANNOUNCEMENTS", 2)
+    await asyncio.gather(*(sink.submit(request(number)) for number in range(1, 101)))
+    await sink.aclose()  # waits for the last announcements
+    assert 2 <= queue.ready(".notices") < 100
+    assert numbers(queue) == list(range(1, 101))
+
+
 @pytest.mark.parametrize("first", [Origin.POLL, Origin.WEBHOOK])
 async def test_polls_do_not_publish_what_waits_already(
     sink: RabbitMQSink,

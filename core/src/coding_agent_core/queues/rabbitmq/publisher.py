@@ -46,6 +46,8 @@ _PROBE_SECONDS = 1.8
 _RECONNECT_SECONDS = 0.2
 _NOTICES_CONNECT_SECONDS, _NOTICES_RECONNECT_SECONDS = 10.0, 2.0
 _PERSISTENT = 2
+_ANNOUNCEMENTS = 256
+"""Tasks that are announced at a time; beyond that the broker is busy enough with the tasks themselves."""
 
 
 class ConfirmingChannel(Channel):
@@ -118,6 +120,7 @@ class RabbitMQSink:
         self._io = IoThread("rabbitmq-publisher")
         self._channel: ConfirmingChannel | None = None
         self._connecting = asyncio.Lock()
+        self._announcing: set[asyncio.Task[None]] = set()
 
     async def submit(self, request: TaskRequest) -> Submission:
         """Publish a task and wait for the broker's confirmation.
@@ -127,10 +130,10 @@ class RabbitMQSink:
         """
         task = QueuedTask(request=request, uuid=new_uuid())
         waiting = waiting_queue(self._settings.queue, request.item)
-        if request.trigger.origin is Origin.POLL and await self._io.run(self._exists(waiting)):
+        polled = request.trigger.origin is Origin.POLL
+        if polled and await self._io.run(self._exists(waiting)):
             return Submission(task.name, duplicate="its message is already in the queue")
-        await self._io.run(self._publish(task_message(self._settings.queue, task), f"task {task.name}"))
-        await self._io.run(self._after_publishing(task, waiting))
+        await self._io.run(self._publish_task(task, waiting, wait=polled))
         return Submission(task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> str | None:
@@ -156,11 +159,31 @@ class RabbitMQSink:
             return False
 
     async def aclose(self) -> None:
-        if self._channel is not None and not self._io.stopped:
-            await self._io.run(self._channel.connection.close())
+        if (self._channel is not None or self._announcing) and not self._io.stopped:
+            await self._io.run(self._close())
         await self._io.stop()
 
     # From here on: in the connection's thread.
+
+    async def _close(self) -> None:
+        await self._announced()
+        if self._channel is not None:
+            await self._channel.connection.close()
+
+    async def _publish_task(self, task: QueuedTask, waiting: str, *, wait: bool) -> None:
+        """Publish a task, then announce it.
+
+        Args:
+            wait: until it is announced. A webhook's answer does not wait.
+        """
+        await self._publish(task_message(self._settings.queue, task), f"task {task.name}")
+        if len(self._announcing) >= _ANNOUNCEMENTS:
+            return
+        announcing = asyncio.create_task(self._announce(task, waiting))
+        self._announcing.add(announcing)
+        announcing.add_done_callback(self._announcing.discard)
+        if wait:
+            await announcing
 
     async def _publish(self, message: Message, what: str) -> None:
         """Publish within the time that the settings allow.
@@ -203,6 +226,7 @@ class RabbitMQSink:
         raise BrokerError(f"Not queued: {what}: {problem}")
 
     async def _exists(self, queue: str) -> bool:
+        await self._announced()  # a poll sees what this program has published before
         budget = self._settings.publish_timeout
         try:
             async with asyncio.timeout(budget):
@@ -217,8 +241,8 @@ class RabbitMQSink:
             raise BrokerError(f"Not queued: {error}") from error
         return True
 
-    async def _after_publishing(self, task: QueuedTask, waiting: str) -> None:
-        """Best effort.
+    async def _announce(self, task: QueuedTask, waiting: str) -> None:
+        """Show polls that the task's message waits, and the item that the task does. Best effort.
 
         Without the waiting queue a poll publishes the item once more, and the consumer drops the message.
         Without the notice the item shows nothing until the task starts.
@@ -233,6 +257,10 @@ class RabbitMQSink:
                 await channel.publish(notice_message(self._settings.queue, task))
         except (BrokerError, TimeoutError) as error:
             _logger.debug("Could not announce that %s is waiting: %s", task.name, error)
+
+    async def _announced(self) -> None:
+        if self._announcing:
+            await asyncio.wait(self._announcing)
 
     async def _probe(self) -> bool:
         for _ in range(2):

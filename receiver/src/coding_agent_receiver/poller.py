@@ -24,6 +24,7 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform
+from coding_agent_core.retry import StoppedError, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import TaskRequest
 from coding_agent_core.telemetry import bound
@@ -34,6 +35,8 @@ from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.request import FieldError
 
 _logger = logging.getLogger("webhook.poller")
+STOP_GRACE = 10.0
+"""Seconds that a poll has to end after a stop. It may wait for minutes for the forge's rate limit."""
 _GITHUB_SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")
 
 
@@ -131,7 +134,9 @@ async def poll_forever(
     """Poll at once and then every `scheduling.interval` seconds until `stop` is set."""
     while not stop.is_set():
         try:
-            await poll_once(settings, forge, sink, metrics=metrics)
+            await run_until(lambda: poll_once(settings, forge, sink, metrics=metrics), stop, grace=STOP_GRACE)
+        except StoppedError:
+            _logger.info("Stopped during a poll; the next one finds what it has not submitted")
         except Exception:
             # A defect in one poll must not end polling, which recovers missed webhooks.
             _logger.exception("Unexpected error in a poll; the next poll retries")

@@ -11,6 +11,7 @@ from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_receiver import poller
 from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.poller import poll_forever, poll_once, scope_problem
 from prometheus_client import CollectorRegistry
@@ -133,6 +134,24 @@ async def test_a_poll_that_is_stopped_does_not_wait_for_the_next_round():
     polling = asyncio.create_task(poll_forever(Settings(), ListedForge(), RecordingSink(), stop))
     stop.set()
     async with asyncio.timeout(60):
+        await polling
+
+
+async def test_a_poll_that_waits_for_the_forge_is_ended_by_a_stop(monkeypatch):
+    class WaitingForge(ListedForge):
+        entered = asyncio.Event()
+
+        async def find_labeled(self) -> AsyncIterator[TaskRequest]:
+            self.entered.set()
+            await asyncio.Event().wait()
+            yield labeled(1)
+
+    monkeypatch.setattr(poller, "STOP_GRACE", 0.01)
+    stop, forge = asyncio.Event(), WaitingForge()
+    polling = asyncio.create_task(poll_forever(Settings(), forge, RecordingSink(), stop))
+    async with asyncio.timeout(60):
+        await forge.entered.wait()
+        stop.set()
         await polling
 
 

@@ -1,6 +1,7 @@
 """The control plane alone is a real Kubernetes: each test shows one thing that a fake would not do."""
 
 import json
+import os
 import re
 import signal
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_cluster import network, paths, standalone
+from coding_agent_cluster import network, paths, standalone, state
 from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_cluster.processes import fingerprint
 from coding_agent_cluster.wait import until
@@ -221,7 +222,9 @@ def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(
 
 def test_what_a_killed_test_run_left_is_swept(control_plane: PlaneUnderTest, roots: list[Path]) -> None:
     dead_pid = 2**22 + 1  # above Linux's largest pid (proc(5), pid_max)
-    standalone.up(roots[0], owner=dead_pid)
+    plane = standalone.up(roots[0], owner=os.getpid())
+    # Not before it is up: another test run may sweep at any moment.
+    state.save(roots[0], state.State(plane.network, plane.names, dead_pid))
     standalone.sweep()
     assert processes_of(roots[0]) == []
     assert not roots[0].exists()

@@ -11,6 +11,8 @@ SOURCES := $(addsuffix /src,$(PACKAGES)) main.py
 JOBS ?= 4
 # Tests of the sweep load the machine on purpose: one worker fewer.
 SWEEP_JOBS ?= 3
+# Tests marked `long` mostly wait for a time limit.
+LONG_JOBS ?= 5
 PYTEST := $(VENV)/bin/pytest --durations=15 --durations-min=5
 # Python images often set it; then each of a few thousand programs compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -58,7 +60,7 @@ ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test
 .PHONY: sweep
 sweep: setup-sweep $(VENV)/.dev sweep-parts ## run the exhaustive tests: all security trials, crashes, load, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
-	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup -m long tests/integration
+	@$(PYTEST) -n $(LONG_JOBS) --dist loadgroup -m long tests/integration
 	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep tests/security $(addprefix --ignore=,$(ALONE))
 
 .PHONY: docs

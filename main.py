@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
-from coding_agent_core.retry import StoppedError, run_until
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Backend, Settings
 from coding_agent_core.telemetry import configure, process_registry, served
@@ -309,7 +308,7 @@ async def _poll(
     """Poll once or forever; why a single poll ended early, else `None`."""
     from coding_agent_core.forge.connect import connect_forge
     from coding_agent_receiver.metrics import PollMetrics
-    from coding_agent_receiver.poller import STOP_GRACE, poll_forever, poll_once
+    from coding_agent_receiver.poller import poll_forever, poll_until
 
     _check_scope(settings)
     forge = connect_forge(settings, settings.task_source)
@@ -319,10 +318,8 @@ async def _poll(
             with served(scheduling.http_host, scheduling.http_port, registry):
                 await poll_forever(settings, forge, sink, stop, metrics=PollMetrics(registry))
             return None
-        poll = run_until(lambda: poll_once(settings, forge, sink), stop, grace=STOP_GRACE)
-        return (await poll).problem
-    except StoppedError:
-        return "it was stopped"
+        report = await poll_until(stop, settings, forge, sink)
+        return "it was stopped" if report is None else report.problem
     finally:
         await forge.aclose()
 

@@ -35,7 +35,7 @@ from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.request import FieldError
 
 _logger = logging.getLogger("webhook.poller")
-STOP_GRACE = 10.0
+_STOP_GRACE = 10.0
 """Seconds that a poll has to end after a stop. It may wait for minutes for the forge's rate limit."""
 _GITHUB_SCOPE = re.compile(r"\b(repo|org|user|assignee|author|involves):\S")
 
@@ -123,6 +123,24 @@ async def _applied_by_us(settings: Settings, forge: Forge, request: TaskRequest)
     return request.user.casefold() == (await forge.whoami()).casefold()
 
 
+async def poll_until(
+    stop: asyncio.Event,
+    settings: Settings,
+    forge: Forge,
+    sink: TaskSink,
+    *,
+    metrics: PollMetrics | None = None,
+) -> PollReport | None:
+    """Poll once, but end soon after `stop` is set: `None` if it ended the poll."""
+    try:
+        return await run_until(
+            lambda: poll_once(settings, forge, sink, metrics=metrics), stop, grace=_STOP_GRACE
+        )
+    except StoppedError:
+        _logger.info("Stopped during a poll; the next poll finds the items that this one did not submit")
+        return None
+
+
 async def poll_forever(
     settings: Settings,
     forge: Forge,
@@ -134,9 +152,7 @@ async def poll_forever(
     """Poll at once and then every `scheduling.interval` seconds until `stop` is set."""
     while not stop.is_set():
         try:
-            await run_until(lambda: poll_once(settings, forge, sink, metrics=metrics), stop, grace=STOP_GRACE)
-        except StoppedError:
-            _logger.info("Stopped during a poll; the next one finds what it has not submitted")
+            await poll_until(stop, settings, forge, sink, metrics=metrics)
         except Exception:
             # A defect in one poll must not end polling, which recovers missed webhooks.
             _logger.exception("Unexpected error in a poll; the next poll retries")

@@ -13,7 +13,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_receiver import poller
 from coding_agent_receiver.metrics import PollMetrics
-from coding_agent_receiver.poller import poll_forever, poll_once, scope_problem
+from coding_agent_receiver.poller import poll_forever, poll_once, poll_until, scope_problem
 from prometheus_client import CollectorRegistry
 
 from tests.fixtures.deliveries import NOW, RecordingSink
@@ -146,13 +146,30 @@ async def test_a_poll_that_waits_for_the_forge_is_ended_by_a_stop(monkeypatch):
             await asyncio.Event().wait()
             yield labeled(1)
 
-    monkeypatch.setattr(poller, "STOP_GRACE", 0.01)
+    monkeypatch.setattr(poller, "_STOP_GRACE", 0.01)
     stop, forge = asyncio.Event(), WaitingForge()
     polling = asyncio.create_task(poll_forever(Settings(), forge, RecordingSink(), stop))
     async with asyncio.timeout(60):
         await forge.entered.wait()
         stop.set()
         await polling
+        assert await poll_until(stop, Settings(), forge, RecordingSink()) is None
+
+
+async def test_a_poll_that_ends_within_the_grace_time_of_a_stop_is_complete():
+    stop = asyncio.Event()
+
+    class StoppingForge(ListedForge):
+        async def find_labeled(self) -> AsyncIterator[TaskRequest]:
+            stop.set()
+            for number in self.numbers:
+                for _ in range(10):  # turns of the event loop, in which the stop is seen
+                    await asyncio.sleep(0)
+                yield labeled(number)
+
+    report = await poll_until(stop, Settings(), StoppingForge(1, 2), RecordingSink())
+    assert report is not None
+    assert (report.found, report.problem) == (2, None)
 
 
 @pytest.mark.parametrize(

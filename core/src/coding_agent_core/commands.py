@@ -44,7 +44,7 @@ LABEL_COMMANDS = f"{GROUP}/commands"
 """`pending` while a command waits: `kubectl get agenttasks -l coding-agent.dev/commands=pending`."""
 PENDING = "pending"
 LIMIT_PER_NAME = 16
-"""Authors whose command of one name can wait on one item, with one each."""
+"""Authors who can have a command of one name waiting on one item, one command for each author."""
 
 
 class CommandName(StrEnum):

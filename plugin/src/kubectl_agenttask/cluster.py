@@ -54,7 +54,7 @@ class ClusterAccess:
 
     @cached_property
     def _core(self) -> Any:
-        """Only where it is needed: to import it takes as long as all else that a command imports."""
+        """Made on first use, because its import takes as long as all other imports of a command."""
         return client.CoreV1Api(self._api_client)
 
     @staticmethod

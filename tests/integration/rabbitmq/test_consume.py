@@ -300,7 +300,7 @@ async def test_closing_the_source_ends_its_consumers_and_gives_tasks_back(
 async def test_closing_the_source_ends_a_consumer_that_is_only_starting(
     new_source: NewSource, turns: int
 ) -> None:
-    """Often, because the consumer closes its connection at the same moment as the source does."""
+    """Repeated, because the consumer may close its connection at the same moment as the source does."""
     for _ in range(25):
         source = new_source()
         waiting = asyncio.ensure_future(anext(source.claims(asyncio.Event())))

@@ -73,7 +73,7 @@ def test_secrets_are_never_written(tmp_path: Path) -> None:
     assert read(path)[0].parts[0] == UserPromptPart("It is ***!", timestamp=read(path)[0].parts[0].timestamp)  # type: ignore[union-attr]
 
 
-def test_files_that_only_other_programs_have_are_no_cause_for_a_warning(
+def test_files_that_only_other_programs_have_cause_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing = {"files": [str(tmp_path / "github")]}

@@ -113,7 +113,7 @@ class Secrets:
     """The current values of a `SecretSettings`.
 
     Attributes:
-        optional: a file that was never there is not worth a warning.
+        optional: a file that never existed causes no warning.
     """
 
     settings: SecretSettings

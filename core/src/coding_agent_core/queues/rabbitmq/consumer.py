@@ -63,7 +63,7 @@ class RabbitMQSource:
         self._timing = timing
         self._tracker = DeliveryTracker()
         self._io = IoThread("rabbitmq-consumer")
-        # A lock for each: one caller closes it, and any other waits until it is closed.
+        # With a lock for each: one caller closes the connection, any other waits until it is closed.
         self._connections: dict[ConsumerConnection, asyncio.Lock] = {}
         self._closing = asyncio.Event()
 
@@ -88,7 +88,7 @@ class RabbitMQSource:
                 if claim.lost.is_set() and not self._closing.is_set():
                     await self._io.run(connection.abandon(claim))
         except BrokerError:
-            if not self._closing.is_set():  # else `aclose` stopped the thread under this call
+            if not self._closing.is_set():  # else `aclose` stopped the thread during the call
                 raise
         finally:
             await self._close(connection)
@@ -207,7 +207,7 @@ class ConsumerConnection:
         self._serving = asyncio.create_task(self._serve())
 
     async def close(self) -> None:
-        """Close the connection; a claimed task goes back to the queue. Another caller may be closing it."""
+        """Close it; a claimed task goes back to the queue. An earlier call may have been cancelled."""
         ending = [*self._rejecting, *([self._serving] if self._serving else [])]
         if not self._closing:
             self._closing = True

@@ -47,7 +47,7 @@ _RECONNECT_SECONDS = 0.2
 _NOTICES_CONNECT_SECONDS, _NOTICES_RECONNECT_SECONDS = 10.0, 2.0
 _PERSISTENT = 2
 _ANNOUNCEMENTS = 256
-"""Tasks that are announced at a time; beyond that the broker is busy enough with the tasks themselves."""
+"""Maximum number of tasks that are being announced; above it, the broker needs its time for the tasks."""
 
 
 class ConfirmingChannel(Channel):
@@ -174,7 +174,7 @@ class RabbitMQSink:
         """Publish a task, then announce it.
 
         Args:
-            wait: until it is announced. A webhook's answer does not wait.
+            wait: return only when it is announced. A webhook's answer does not wait for that.
         """
         await self._publish(task_message(self._settings.queue, task), f"task {task.name}")
         if len(self._announcing) >= _ANNOUNCEMENTS:

@@ -83,7 +83,9 @@ class Proxy:
     def start(self) -> subprocess.Popen[str]:
         """Start Squid; its log comes from its standard output."""
         # No debugging output, no second process, and the whole path: it reads the file again when it reloads.
-        command = [self._squid, "-N", "-f", str(self._place.configuration.absolute())]
+        # The service name is part of the names of its shared memory: two on one machine must differ.
+        name = f"egress{self._place.port}"
+        command = [self._squid, "-N", "-n", name, "-f", str(self._place.configuration.absolute())]
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -22,6 +22,8 @@ DOWNLOADS = (
     "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 12",
     "E: Failed to fetch http://mirror/x.deb  404  Not Found",
     "E: Couldn't download packages: git",
+    "E: Unable to locate package libseccomp-dev",
+    "E: Package 'libseccomp-dev' has no installation candidate",
     "https://proxy/toolchain.zip is incomplete: 5 of 9 bytes came",
 )
 OTHERS = (

@@ -21,6 +21,8 @@ _DOWNLOAD = re.compile(
     r"|\b(?:429 Too Many Requests|500 Internal Server Error|502 Bad Gateway|503 Service Unavailable)"
     r"|\b504 Gateway Time-?out|GOAWAY|hash sum mismatch|failed to (?:fetch|download)|couldn't download"
     r"|could not get lock|unable to (?:lock|fetch)|could not fetch|404 +Not Found|from versions: none"
+    # What apt says of a package when an index could not be fetched: `apt-get update` succeeds all the same.
+    r"|unable to locate package|no installation candidate"
     r"|cannot be downloaded|incomplete",
     re.IGNORECASE,
 )

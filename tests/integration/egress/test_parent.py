@@ -78,7 +78,8 @@ http_access deny all
         ["unshare", "--user", "--map-user=10001", "--map-group=10001"] if getpass.getuser() == "root" else []
     )
     process = subprocess.Popen(
-        [*other, squid, "-N", "-f", str(folder / "squid.conf")],
+        # A name of its own: two that start at once would take the same names of shared memory.
+        [*other, squid, "-N", "-n", f"parent{port}", "-f", str(folder / "squid.conf")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -49,9 +49,7 @@ class CrashProxy:
         self._ssl = ssl.create_default_context(cadata=authority)
         self._loop = asyncio.new_event_loop()
         self._started: Future[int] = Future()
-        self._thread = threading.Thread(
-            target=self._loop.run_until_complete, args=(self._serve(),), daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._stop = asyncio.Event()
         self._pid: Callable[[], int] = lambda: 0
         self._fatal: int | str = 0
@@ -93,6 +91,11 @@ class CrashProxy:
                 self.killed.set()
             else:  # it is not known yet who was started
                 await asyncio.sleep(0.01)
+
+    def _run(self) -> None:
+        # It waits for what was cancelled too. Left over, it would be logged as an error in a later test.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         app = web.Application(client_max_size=2**24)

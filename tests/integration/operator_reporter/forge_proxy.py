@@ -33,9 +33,7 @@ class ForgeProxy:
         self._loop = asyncio.new_event_loop()
         self._started: Future[None] = Future()
         self._stop = asyncio.Event()
-        self._thread = threading.Thread(
-            target=self._loop.run_until_complete, args=(self._serve(),), daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._fatal = 0
         self._pid: Callable[[], int] = lambda: 0
         # Bound for the proxy's whole life and never listening, so that nobody else gets the port while it
@@ -75,6 +73,11 @@ class ForgeProxy:
     def accept(self) -> None:
         """Listen again, on the same port."""
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(30)
+
+    def _run(self) -> None:
+        # It waits for what was cancelled too. Left over, it would be logged as an error in a later test.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         app = web.Application(client_max_size=2**24)

@@ -58,7 +58,7 @@ def test_people_and_projects(ask: Checked) -> None:
 
 
 def test_a_token_is_taken_in_gitlabs_own_header(gitlab_forge: ForgeServer) -> None:
-    answer = httpx.get(f"{gitlab_forge.api_url}/user", headers={"PRIVATE-TOKEN": BOT_TOKEN})
+    answer = httpx.get(f"{gitlab_forge.api_url}/user", headers={"PRIVATE-TOKEN": BOT_TOKEN}, timeout=60)
 
     assert answer.json()["username"] == "coding-agent-bot"
 

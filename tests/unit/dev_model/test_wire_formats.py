@@ -183,7 +183,7 @@ def test_what_was_served_is_counted(wire: str, stream: bool) -> None:
     with model_server(script(TURN)) as server:
         post(server, wire, stream=stream)
         assert post(server, wire, stream=stream).status_code == 200
-        assert server.usage == httpx.get(f"{server.url}/_sandbox/usage").json()
+        assert server.usage == httpx.get(f"{server.url}/_sandbox/usage", timeout=60).json()
         assert server.usage["m"] == {
             "answers": 2,
             "input_tokens": 200,
@@ -246,11 +246,15 @@ def test_the_next_turn_follows_the_result_of_a_call(wire: str) -> None:
     with model_server(turns) as server:
         body = request(wire, tools=("Bash",))
         headers = {"x-api-key": API_KEY}
-        first = httpx.post(server.url + PATHS[wire], json=body, headers=headers).json()
-        wrong = httpx.post(server.url + PATHS[wire], json=_next(wire, body, first, "b.txt"), headers=headers)
+        first = httpx.post(server.url + PATHS[wire], json=body, headers=headers, timeout=60).json()
+        wrong = httpx.post(
+            server.url + PATHS[wire], json=_next(wire, body, first, "b.txt"), headers=headers, timeout=60
+        )
         assert wrong.status_code == 409
         assert "got: 'b.txt'" in wrong.json()["error"]["message"]
-        right = httpx.post(server.url + PATHS[wire], json=_next(wire, body, first, "a.txt"), headers=headers)
+        right = httpx.post(
+            server.url + PATHS[wire], json=_next(wire, body, first, "a.txt"), headers=headers, timeout=60
+        )
         assert "I saw it." in right.text
         assert [entry["position"] for entry in server.requests] == [0, 1, 1]
 
@@ -312,8 +316,8 @@ def test_a_stream_can_be_cut_and_can_stall(wire: str) -> None:
 def test_the_key_is_taken_from_where_the_clients_put_it(wire: str, headers: dict[str, str]) -> None:
     with model_server(script({"text": "Hi."}), api_key="k") as server:
         url, body = server.url + PATHS[wire], request(wire)
-        assert httpx.post(url, json=body, headers=headers).status_code == 200
-        refused = httpx.post(url, json=body, headers=dict.fromkeys(headers, "Bearer wrong"))
+        assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 200
+        refused = httpx.post(url, json=body, headers=dict.fromkeys(headers, "Bearer wrong"), timeout=60)
     assert refused.status_code == 401
 
 
@@ -321,11 +325,11 @@ def test_the_key_is_taken_from_where_the_clients_put_it(wire: str, headers: dict
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"messages": 1, "input": 1, "contents": [1]}'])
 def test_a_bad_request_is_refused(wire: str, content: bytes) -> None:
     with model_server(script({"text": "Hi."}), api_key=None) as server:
-        assert httpx.post(server.url + PATHS[wire], content=content).status_code == 400
+        assert httpx.post(server.url + PATHS[wire], content=content, timeout=60).status_code == 400
 
 
 def test_what_clients_ask_before_they_start_is_answered() -> None:
     with model_server(script({"text": "Hi."}), api_key=None) as server:
-        assert httpx.head(server.url).status_code == 200
-        assert httpx.get(f"{server.base_url}/models").json()["data"][0]["id"] == "scripted"
-        assert httpx.get(f"{server.url}/v1beta/models").json()["models"]
+        assert httpx.head(server.url, timeout=60).status_code == 200
+        assert httpx.get(f"{server.base_url}/models", timeout=60).json()["data"][0]["id"] == "scripted"
+        assert httpx.get(f"{server.url}/v1beta/models", timeout=60).json()["models"]

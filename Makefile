@@ -46,7 +46,7 @@ lint: $(VENV)/.dev ## check style, types and layers
 	@$(VENV)/bin/lint-imports --no-logo
 
 .PHONY: test
-test: setup-test lint test-parts ## run lint, unit and integration tests (with a real RabbitMQ, git and API server) and the fast security trials
+test: setup-test lint test-parts test-packages ## run lint, unit and integration tests (with a real RabbitMQ, git and API server) and the fast security trials
 	@$(PYTEST) -n $(JOBS) --dist loadgroup -m "not needs_node and not long" tests/unit tests/integration tests/security
 
 .PHONY: e2e
@@ -58,10 +58,14 @@ ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test
 	tests/sweep/runners/test_runners_on_a_node.py
 
 .PHONY: sweep
-sweep: setup-sweep $(VENV)/.dev sweep-parts ## run the exhaustive tests: all security trials, crashes, load, development tools, documents as programs, alert rules
+sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages ## run the exhaustive tests: all security trials, crashes, load, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
 	@$(PYTEST) -n $(LONG_JOBS) --dist loadgroup -m long tests/integration
 	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep tests/security $(addprefix --ignore=,$(ALONE))
+
+.PHONY: test-packages sweep-packages
+test-packages sweep-packages: $(VENV)/.dev
+	@dev/again.sh $(PY) -m tests.packages $(@:%-packages=%)
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the reference pages and build the documents as a site (SERVE=1: serve it to a browser)

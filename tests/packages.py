@@ -1,0 +1,25 @@
+"""What a tier of tests uses of npm, downloaded into the caches: `python -m tests.packages test|sweep`.
+
+Before the tests rather than by the first one that needs it: each test has a time limit.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from coding_agent_demo.programs import PACKAGES, program_folder
+
+from tests.fixtures import github_graphql, github_openapi, github_webhook_schema, octokit
+
+
+def provide(tier: str) -> None:
+    """Download what the caches lack."""
+    for package in (github_graphql, github_openapi, github_webhook_schema, octokit):
+        package.folder()
+    if tier == "sweep":
+        for runner in PACKAGES:
+            program_folder(runner)
+
+
+if __name__ == "__main__":
+    provide(sys.argv[1])

@@ -108,11 +108,12 @@ def _prepare(options: argparse.Namespace) -> None:
     else:
         build.binaries(names)
         base_image.ensure()
+        wanted = [images.test_image(), *map(images.program_image, images.PROGRAMS)]
         if options.tier == "sweep":
-            for runner in images.TRIED_RUNNERS:
-                images.make(images.runner_image(runner))
-            for target in images.DATABASE_TARGETS:
-                images.make(images.database_image(target))
+            wanted += [*map(images.runner_image, images.TRIED_RUNNERS)]
+            wanted += [*map(images.database_image, images.DATABASE_TARGETS)]
+        for image in wanted:
+            images.make(image)
 
 
 def _why_no_node() -> str:

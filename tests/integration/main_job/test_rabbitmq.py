@@ -6,6 +6,7 @@ import re
 
 import httpx
 import pytest
+from coding_agent_model.script import Script
 
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import DONE, REPOSITORY, Program, StartSystem, System, over, until
@@ -38,7 +39,10 @@ def at_work(system: System) -> None:
 def test_a_consumer_killed_in_mid_task_loses_nothing(
     start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str, flavour: str
 ) -> None:
-    system = with_broker(start_system, flavour, slow(2), rabbitmq, rabbitmq_queue)
+    # The first attempt ends by the kill alone, however late that comes.
+    second = Script(match="An earlier attempt", turns=(write("a.md", "a\n"), finish()))
+    scripts = [second, *slow(600)]
+    system = with_broker(start_system, flavour, scripts, rabbitmq, rabbitmq_queue)
     system.start_webhook()
     first = system.start_consumer()
     system.put_label(1)

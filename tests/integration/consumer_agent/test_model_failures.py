@@ -93,9 +93,7 @@ async def test_answers_that_are_always_cut_make_the_model_unavailable(running: R
 
 
 async def test_a_service_that_is_not_there_makes_the_model_unavailable(running: Running) -> None:
-    with model_server(script(finish())) as server:
-        gone = server.base_url
-    outcome = await running.work(model_settings(gone, llm={"max_retries": 1}))
+    outcome = await running.work(model_settings("http://127.0.0.1:1/v1", llm={"max_retries": 1}))
     assert (outcome.reason, len(running.waits)) == (Reason.MODEL_UNAVAILABLE, 1)
 
 

@@ -27,6 +27,9 @@ CONNECTIONS = 128
 """At a time, idle ones included."""
 HEAD_SECONDS = 20.0
 """Between requests, in which the next one's head must be complete."""
+_KEEP_ALIVE = 30
+"""Seconds. `HEAD_SECONDS` ends an idle connection sooner. uvicorn's five are those of many clients too, whose
+next request may come at that moment."""
 READ_SECONDS = 60.0
 """In which a client must take what it was sent; then it counts as gone, and its answer is read to the end."""
 
@@ -91,6 +94,7 @@ async def open_gateway(
                     proxy_headers=False,
                     server_header=False,
                     limit_concurrency=_CONCURRENCY,
+                    timeout_keep_alive=_KEEP_ALIVE,
                     timeout_graceful_shutdown=_STOP_SECONDS,
                 )
             )

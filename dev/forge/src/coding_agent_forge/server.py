@@ -22,6 +22,8 @@ from coding_agent_forge.seed import Seed, from_data
 T = TypeVar("T")
 START_TIMEOUT = 60.0
 """Seconds that a start may take, or the end of what a test waits for."""
+KEEP_ALIVE = 75
+"""Seconds; longer than clients keep a connection. Otherwise it ends at the moment of their next request."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,6 +42,7 @@ def config_for(app: FastAPI, certificate: Path | None = None) -> uvicorn.Config:
         with_faults(app),
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=2,
         ws="none",
         ssl_certfile=certificate,

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from coding_agent_model.script import load_scripts
-from coding_agent_model.server import create_app
+from coding_agent_model.server import KEEP_ALIVE, create_app
 
 
 def main() -> None:
@@ -30,7 +30,9 @@ def main() -> None:
     if not scripts:
         sys.exit(f"{arguments.scripts}: no *.yaml scripts there")
     app = create_app(scripts, api_key=arguments.api_key)
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning")
+    uvicorn.run(
+        app, host=arguments.host, port=arguments.port, log_level="warning", timeout_keep_alive=KEEP_ALIVE
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from coding_agent_model.script import Failure, Script
 
 _STOP_TIMEOUT = 60.0
 """Seconds in which the server must end."""
+KEEP_ALIVE = 75
+"""Seconds; longer than clients keep a connection. Otherwise it ends at the moment of their next request."""
 _CHAT, _RESPONSES, _MESSAGES, _GEMINI = ChatCompletions(), Responses(), Messages(), GenerateContent()
 _MODEL = {
     "id": "scripted",
@@ -153,7 +155,9 @@ class ModelServer:
         self._socket = socket.create_server((host, 0))
         # Connections inherit it; asyncio sets it only where the socket names its protocol.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        config = uvicorn.Config(self.app, log_level="critical", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            self.app, log_level="critical", timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=1
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 

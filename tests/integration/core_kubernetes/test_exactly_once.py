@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from datetime import timedelta
 
 import httpx
 from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, parse_spec
@@ -139,7 +140,7 @@ async def test_an_unlabel_cancels_and_one_that_is_older_than_the_last_label_does
     again = now(20)
     assert results([await Labeling(7, "c", again).send(http, port)]) == {"duplicate": 1}
     assert parse_time(place.task(name)["metadata"]["annotations"][ANNOTATION_LABELED_AT]) == again
-    late = Labeling(7, "b", now(10), "unlabeled")
+    late = Labeling(7, "b", again - timedelta(seconds=10), "unlabeled")
     assert results([await late.send(http, port)]) == {"ignored": 1}
     assert place.task(name)["spec"]["cancel"] is False
 

@@ -61,11 +61,11 @@ async def test_a_label_taken_off_deletes_the_job_at_once(
     port = start_receiver().port()
     name = task_name(item(7))
     assert results([await Labeling(7, "a", now(-60)).send(http, port)]) == {"success": 1}
-    world.until_phase(name, "Running", timeout=60)
+    world.until_phase(name, "Running")
     assert list(world.jobs()) == [f"{name}-1"]
 
     assert results([await Labeling(7, "b", now(), "unlabeled").send(http, port)]) == {"cancelled": 1}
     until("the Job's deletion", lambda: deletions(world), timeout=60)
-    status = world.until_phase(name, "Cancelled", timeout=60)
+    status = world.until_phase(name, "Cancelled")
     assert [attempt["outcome"] for attempt in status["attempts"]] == ["Cancelled"]
     assert world.jobs() == {}

@@ -56,7 +56,7 @@ def claims_of(world: World, task: str) -> list[str]:
     return [one.persistent_volume_claim.claim_name for one in volumes if one.persistent_volume_claim]
 
 
-@pytest.mark.timeout(300)  # the garbage collector learns of a new CRD within half a minute
+@pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
 def test_a_claim_is_made_once_for_a_repository_and_outlives_its_tasks(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
@@ -64,7 +64,7 @@ def test_a_claim_is_made_once_for_a_repository_and_outlives_its_tasks(
     process = operator(operator=ENABLED)
     allow(world)
     first = world.create(1, trusted=True)
-    world.until_phase(first, "Succeeded", 60)
+    world.until_phase(first, "Succeeded")
     [(name, claim)] = claims(world).items()
     assert claims_of(world, first) == [name]
     assert claim.spec.resources.requests == {"storage": "1Gi"}
@@ -72,7 +72,7 @@ def test_a_claim_is_made_once_for_a_repository_and_outlives_its_tasks(
     assert claim.metadata.annotations["coding-agent.dev/repository-path"] == "github.com/octo/demo"
     second, other = world.create(2), world.create(3, repository="octo/other")
     for task in (second, other):
-        world.until_phase(task, "Succeeded", 60)
+        world.until_phase(task, "Succeeded")
     assert claims_of(world, second) == [name]
     assert len(claims(world)) == 2
     assert claims(world)[name].metadata.uid == claim.metadata.uid
@@ -90,7 +90,7 @@ def test_without_the_right_an_attempt_starts_without_a_cache_and_says_so(
     pods.script = lambda _: DONE
     operator(operator=ENABLED)
     name = world.create(1, trusted=True)
-    world.until_phase(name, "Succeeded", 60)
+    world.until_phase(name, "Succeeded")
     assert "CacheUnavailable" in world.events(name)
     assert claims(world) == {}
     assert claims_of(world, name) == []
@@ -102,20 +102,20 @@ def test_a_claim_that_is_being_deleted_is_not_waited_for(
     pods.script = lambda _: DONE
     operator(operator=ENABLED)
     allow(world)
-    world.until_phase(world.create(1), "Succeeded", 60)
+    world.until_phase(world.create(1), "Succeeded")
     [name] = claims(world)
     world.plane.core.patch_namespaced_persistent_volume_claim(
         name, world.namespace, {"metadata": {"finalizers": ["test.example/kept"]}}, _request_timeout=10
     )
     world.plane.core.delete_namespaced_persistent_volume_claim(name, world.namespace, _request_timeout=10)
     second = world.create(2)
-    world.until_phase(second, "Succeeded", 60)
+    world.until_phase(second, "Succeeded")
     assert claims_of(world, second) == []
     assert "CacheUnavailable" in world.events(second)
     world.plane.core.patch_namespaced_persistent_volume_claim(
         name, world.namespace, [{"op": "remove", "path": "/metadata/finalizers"}], _request_timeout=10
     )
-    world.until("it is gone", lambda: not claims(world), 60)
+    world.until("it is gone", lambda: not claims(world))
     third = world.create(3)
-    world.until_phase(third, "Succeeded", 60)
+    world.until_phase(third, "Succeeded")
     assert claims_of(world, third) == [name]

@@ -87,15 +87,15 @@ def test_a_job_that_comes_after_its_task_was_cancelled_is_deleted(
     try:
         name = world.create(7)
         asked = f"POST /apis/batch/v1/namespaces/{world.namespace}/jobs"
-        world.until("no answer", lambda: f"does not answer {asked}" in process.log(), timeout=60)
+        world.until("no answer", lambda: f"does not answer {asked}" in process.log())
         world.patch(name, cancel=True)
-        world.until_phase(name, "Cancelled", timeout=60)
+        world.until_phase(name, "Cancelled")
         assert asked in proxy.requests
         assert world.jobs() == {}
         proxy.held = ""
         gone = f"DELETE /apis/batch/v1/namespaces/{world.namespace}/jobs/{name}-1"
-        world.until("the late Job is deleted", lambda: gone in proxy.requests, timeout=60)
-        world.until("and gone", lambda: not world.jobs(), timeout=60)
+        world.until("the late Job is deleted", lambda: gone in proxy.requests)
+        world.until("and gone", lambda: not world.jobs())
         assert world.status(name)["phase"] == "Cancelled"
     finally:
         proxy.held = ""
@@ -118,7 +118,7 @@ def test_the_last_words_of_a_deleted_pod_are_kept(world: World, pods: PodDriver,
     )
     world.plane.core.patch_namespaced_pod_status(pod, world.namespace, {"status": ended(said)})
     let_pod_go(world, pod)
-    status = world.until_phase(name, "Cancelled", timeout=60)
+    status = world.until_phase(name, "Cancelled")
     assert status["result"]["branch"] == "coding-agent/issue-7"
     assert status["result"]["usage"]["requests"] == 3
 
@@ -144,7 +144,7 @@ def test_nothing_takes_the_place_of_a_pod_that_goes_on_without_its_job(
     assert f"{name}-2" not in world.jobs()
     assert world.status(name)["phase"] == "Running"
     let_pod_go(world, pod)
-    world.until("the next attempt", lambda: f"{name}-2" in world.jobs(), timeout=60)
+    world.until("the next attempt", lambda: f"{name}-2" in world.jobs())
     first, second = world.until(
         "both recorded", lambda: found if len(found := world.status(name)["attempts"]) == 2 else None
     )
@@ -197,13 +197,13 @@ def test_a_status_that_is_refused_is_told_and_not_taken_for_a_conflict(
             return False
 
         # A new policy takes effect after a moment: before it the operator could write the status unhindered.
-        world.until("the policy is in force", in_force, timeout=60)
+        world.until("the policy is in force", in_force)
         process = operator()
         name = world.create(7)
-        world.until("told", lambda: "Refused" in world.events(name), timeout=60)
+        world.until("told", lambda: "Refused" in world.events(name))
         assert "no such phase here" in process.log()
         assert world.status(name) == {}
     finally:
         for what in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
             world.plane.kubectl("delete", what, policy)
-    world.until_phase(name, "Succeeded", timeout=90)
+    world.until_phase(name, "Succeeded")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.pod_driver import DONE, RUNS, PodDriver
 from tests.integration.operator.world import OperatorProcess, World
@@ -32,6 +34,7 @@ def test_the_limits_hold_and_positions_show_who_waits(
     assert (count.most, count.most_of_one) == (3, 2)
 
 
+@pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
 def test_a_job_without_a_task_takes_its_place_and_is_left_alone(
     world: World, pods: PodDriver, operator: Start, count: JobCount
 ) -> None:

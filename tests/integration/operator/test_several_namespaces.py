@@ -217,7 +217,7 @@ def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform
     alive(emptied, process)
 
 
-@pytest.mark.timeout(300)  # the garbage collector learns of a new CRD within half a minute
+@pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
 def test_with_a_star_it_does_not_wait_for_ever_for_a_lease_of_nothing(platform: Platform) -> None:
     team = platform.team()
     theirs = platform.operator_of(team)

@@ -206,7 +206,7 @@ def test_a_task_made_by_hand_without_labels_is_adopted(
     world.until_phase(name, "Succeeded")
 
 
-@pytest.mark.timeout(300)  # the garbage collector learns of a new CRD within half a minute
+@pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
 def test_what_ended_is_deleted_after_its_time(world: World, pods: PodDriver, operator: Start) -> None:
     operator(operator={"sweep_interval": 0.3, "policy": {"keep_finished": 1}})
     unreported, name = world.create(8), world.create(7)

@@ -64,7 +64,7 @@ def test_two_operators_never_exceed_the_limit_nor_double_a_job(
             ready(world, quick, late)
             proxy.delay = 0.05
             with Arrivals(world):
-                world.until("10 Jobs", lambda: len(count.order) >= 10 or None, timeout=60)
+                world.until("10 Jobs", lambda: len(count.order) >= 10 or None)
             count.catch_up()
             assert count.most == 2
             assert len(set(count.order)) == len(count.order), "one Job for each task"
@@ -95,11 +95,11 @@ def test_one_that_sleeps_is_replaced_and_does_nothing_when_it_wakes(
     second = operator(**settings)
     ready(world, second)
     os.kill(first.pid, signal.SIGSTOP)
-    world.until("the other acts", lambda: leads(second) or None, timeout=60)
+    world.until("the other acts", lambda: leads(second) or None)
     one, two = (world.create(number) for number in (1, 2))
     world.until_phase(one, "Running")
     os.kill(first.pid, signal.SIGCONT)
-    world.until("the first has lost the Lease", lambda: "holds the Lease" in first.log() or None, timeout=60)
+    world.until("the first has lost the Lease", lambda: "holds the Lease" in first.log() or None)
     assert not leads(first)
     world.until_phase(two, "Queued")
     count.catch_up()

@@ -23,6 +23,8 @@ from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.preloaded import Process, start_main
 
 _T = TypeVar("_T")
+_DEADLINE = 120.0
+"""Seconds within which anything happens on a machine that is busy with other tests; it is not a promise."""
 ROOT = Path(__file__).parents[3]
 ACCOUNT = "coding-agent-operator"
 QUICK = {
@@ -175,7 +177,7 @@ class World:
         ordered = sorted(found.items, key=lambda e: int(e.metadata.resource_version))
         return [event.reason for event in ordered]
 
-    def until_phase(self, name: str, phase: str, timeout: float = 60) -> dict[str, Any]:
+    def until_phase(self, name: str, phase: str, timeout: float = _DEADLINE) -> dict[str, Any]:
         """Wait until a task is in the phase; its status."""
 
         def there() -> dict[str, Any] | None:
@@ -184,5 +186,5 @@ class World:
 
         return self.until(f"{name} {phase}", there, timeout)
 
-    def until(self, what: str, condition: Callable[[], _T | None], timeout: float = 60) -> _T:
+    def until(self, what: str, condition: Callable[[], _T | None], timeout: float = _DEADLINE) -> _T:
         return until(what, condition, timeout=timeout, interval=0.05)

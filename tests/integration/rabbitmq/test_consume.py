@@ -154,6 +154,7 @@ async def test_another_task_is_not_hoarded_while_one_runs_across_a_reconnection(
         async with claim.item_lock() as held:
             assert held
             await asyncio.to_thread(rabbitmq.restart)
+            await until(lambda: queue.is_locked(claim.task.request.item))  # again, by the new connection
             await sink.submit(request(2))
             async with claims(idle) as take_too:
                 other = await take_too()

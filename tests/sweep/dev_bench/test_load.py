@@ -48,11 +48,12 @@ async def test_each_request_is_sent_once_and_has_its_latency(tmp_path: Path) -> 
 async def test_a_steady_load_goes_on_beside_unexpected_answers(tmp_path: Path) -> None:
     async with answering(200, 503, 200) as (port, got):
         requests = [webhooks.labeled(number, port) for number in range(1, 11)]
-        seen = await Loads(tmp_path).steadily(requests, 50)
+        seen = await Loads(tmp_path).steadily(requests, 10)
     assert len(seen.latencies) == 9
     assert seen.others == 1
     assert len(got) == 10
-    assert seen.seconds > 9 / 50 - 0.01, "not faster; how much slower is the machine's affair"
+    # A first request that is late shortens it: the others keep to the time of the start.
+    assert seen.seconds > 9 / 10 / 2, "not at once; how much slower is the machine's affair"
 
 
 async def test_another_answer_ends_the_measurement(tmp_path: Path) -> None:

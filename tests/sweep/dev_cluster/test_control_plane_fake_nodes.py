@@ -29,7 +29,8 @@ def test_a_job_with_hundreds_of_pods_completes_on_fake_nodes(
     spec = {"completions": 300, "parallelism": 300, "template": {"spec": pod}}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "many"}, "spec": spec}
     plane.kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(job))
-    plane.kubectl("-n", namespace, "wait", "--for=condition=Complete", "job/many", "--timeout=90s")
+    complete = ("wait", "--for=condition=Complete", "job/many", "--timeout=300s")
+    plane.kubectl("-n", namespace, *complete, timeout=320)
     pods = plane.core.list_namespaced_pod(namespace).items
     assert len(pods) == 300
     assert {p.spec.node_name for p in pods} == {"fake-0", "fake-1", "fake-2"}

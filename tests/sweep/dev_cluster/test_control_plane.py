@@ -61,7 +61,12 @@ def test_rbac_gives_a_service_account_what_is_bound_and_no_more(
     file = control_plane.kubeconfig.with_name(f"{namespace}.kubeconfig")
     file.write_text(json.dumps(config))
     reader = Access(file, control_plane.plane.binaries["kubectl"])
-    assert "kube-root-ca.crt" in reader.kubectl("-n", namespace, "get", "configmaps")
+
+    def may_read() -> bool:
+        return "kube-root-ca.crt" in reader.kubectl("-n", namespace, "get", "configmaps")
+
+    # The API server knows of a binding a moment after it has taken it.
+    until("what is bound", may_read, timeout=60, transient=(KubectlError,))
     with pytest.raises(KubectlError, match=f"system:serviceaccount:{namespace}:reader.*cannot list.*secrets"):
         reader.kubectl("-n", namespace, "get", "secrets")
 

@@ -125,7 +125,7 @@ def test_what_the_world_sees(machine: Machine, caddy: Path) -> None:
     with running_caddy(machine, caddy, **ports) as proxy:
         verify = trusting(machine, proxy)
         with httpx.Client(base_url=f"https://localhost:{https}", verify=verify, timeout=60) as client:
-            assert client.get("/health").json()["queue_connected"] is True
+            until(lambda: client.get("/health").json()["queue_connected"], "the broker is reached")
             assert client.get("/metrics").status_code == 404
             assert client.get("/readyz").status_code == 404
             assert "server" not in client.get("/health").headers

@@ -18,10 +18,11 @@ from coding_agent_core.egress import VARIABLES
 from tests.fixtures.egress import EgressProxy, StartEgress
 from tests.fixtures.system import until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 _HOSTS = Path(__file__).resolve().parents[3] / "plugin/src/kubectl_agenttask/hosts.sh"
-_ROUNDS = 6
+_ROUNDS, _TRIES = 8, 3
+_SECONDS = 120
 _LISTENS = "Accepting HTTP Socket connections"
 """What Squid logs at its start and after each reload."""
 _CARGO = '[package]\nname = "a"\nversion = "0.1.0"\nedition = "2021"\n[dependencies]\nitoa = "1"\n'
@@ -65,15 +66,23 @@ def prepared(tool: str, folder: Path) -> dict[str, str]:
 
 def install(tool: str, environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Let the tool fetch a package."""
-    return subprocess.run(
-        COMMANDS[tool],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    try:
+        return subprocess.run(
+            COMMANDS[tool],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return subprocess.CompletedProcess(COMMANDS[tool], 1, "", str(error))
+
+
+def is_refusal(said: str) -> bool:
+    """Whether the tool says that the proxy refused it."""
+    return "403" in said or "Forbidden" in said
 
 
 @pytest.mark.parametrize("tool", COMMANDS)
@@ -92,13 +101,15 @@ def test_a_package_manager_works_with_the_hosts_that_were_denied(
         said.append(run.stdout + run.stderr)
         if run.returncode == 0:
             break
+        if not (is_refusal(said[-1]) or denied()):
+            continue  # a registry may fail for a moment
         # They are counted a moment after the tool was answered.
         allowed += until(denied, lambda: f"another denial; {said}")
         allow(proxy, allowed)
     else:
         pytest.fail("\n".join(said))
     assert allowed, "it went through the proxy"
-    assert "403" in said[0] or "Forbidden" in said[0], said[0]
+    assert is_refusal(said[0]), said[0]
 
 
 def test_the_script_prints_the_hosts_for_which_the_tools_are_configured(
@@ -111,5 +122,8 @@ def test_the_script_prints_the_hosts_for_which_the_tools_are_configured(
         folder = tmp_path / tool
         folder.mkdir()
         environment = prepared(tool, folder) | proxy.variables(f"configured-{tool}-1")
-        said = install(tool, environment, folder)
+        for _ in range(_TRIES):
+            said = install(tool, environment, folder)
+            if said.returncode == 0 or is_refusal(said.stdout + said.stderr):
+                break
         assert said.returncode == 0, said.stdout + said.stderr + run.stdout

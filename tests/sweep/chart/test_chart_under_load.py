@@ -151,8 +151,9 @@ def test_the_receiver_grows_under_load_and_shrinks_after(
         # Minutes in production; here the test's own time.
         "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
     }
-    # So little is requested that a modest load is a multiple of it.
-    resources = {"requests": {"cpu": "20m", "memory": "64Mi"}}
+    # A modest load is a multiple of what is requested, also on a fast machine; an idle receiver is far below
+    # the half of it, also on a slow one.
+    resources = {"requests": {"cpu": "30m", "memory": "64Mi"}}
     release.install(
         {"receiver": {"autoscaling": scaling, "resources": resources}}, "--wait", "--timeout", "240s"
     )
@@ -166,7 +167,7 @@ def test_the_receiver_grows_under_load_and_shrinks_after(
         until(f"{count} receivers", lambda: ready() == count, timeout=240, interval=1, alive=alive)
 
     wait_for(1)
-    with webhooks(edge, SECRET, tmp_path, rate=RATE, most=MOST, items=1) as load:
+    with webhooks(edge, SECRET, tmp_path, rate=2 * RATE, most=MOST, items=1) as load:
         wait_for(3, load.check)
         hits = load.stop()
     assert {hit.status for hit in hits} == {200}

@@ -58,7 +58,7 @@ def gateway(own_cluster: local.Cluster, tmp_path: Path) -> Iterator[Edge]:
         kubectl("-n", home, "apply", "-f", "-", stdin=json.dumps(GATEWAY))
         yield edge
     finally:
-        kubectl("delete", "namespace", home, "--timeout=60s")  # then Ingresses are served again
+        kubectl("delete", "namespace", home, "--timeout=110s")  # then Ingresses are served again
 
 
 def parents(team: Release) -> list[dict[str, Any]]:

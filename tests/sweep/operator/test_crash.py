@@ -24,9 +24,12 @@ from tests.integration.operator.job_count import JobCount
 from tests.integration.operator.pod_driver import DONE, RUNS, Ends, PodDriver, reported
 from tests.integration.operator.world import QUICK, World, account
 
+# Each takes a minute on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 SIDE_BY_SIDE = 6
 PARTS = 6
-"""Each takes a share of the requests and of their kinds, so that it ends within the time limit of a test."""
+"""Each takes a share of the requests and of their kinds, so that no test takes long."""
 BY_CHANCE = {"GET agenttasks/*", "PATCH leases/*"}
 """A task is read by itself only where a watch was late, which no run can be made to have. A Lease is renewed
 only in a run that takes long.

@@ -15,8 +15,11 @@ PAUSE_S = 5.0
 
 # What Go, pip, uv, npm, apt, debootstrap and buildah print when a download failed, and a compiler does not.
 _DOWNLOAD = re.compile(
-    r"time[d ]?-?\s?out|connection (?:refused|reset|closed|aborted)|broken pipe|unexpected EOF|i/o timeout"
-    r"|TLS handshake|EAI_AGAIN|ECONNRESET|ETIMEDOUT|temporary failure|no such host|could not resolve"
+    r"time[d ]?-?\s?out|connection (?:refused|reset|closed|aborted|broken|lost)|closed connection|broken pipe"
+    r'|unexpected EOF|": EOF\b|i/o timeout|stream error|context deadline exceeded|is unreachable'
+    r"|no route to host"
+    r"|TLS handshake|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENOTFOUND|socket hang up|npm error network"
+    r"|temporary failure|no such host|could not resolve|server misbehaving|failed getting release file"
     r"|(?:status|error|code|HTTP(?:/[\d.]+)?|response):? *(?:code:? *)?(?:408|429|5\d\d)\b"
     r"|\b(?:429 Too Many Requests|500 Internal Server Error|502 Bad Gateway|503 Service Unavailable)"
     r"|\b504 Gateway Time-?out|GOAWAY|hash sum mismatch|failed to (?:fetch|download)|couldn't download"

@@ -111,5 +111,6 @@ def _go_once(arguments: list[str], folder: Path, mode: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"go {arguments[0]} took more than {_GO_TIMEOUT_S} s") from error
     if run.returncode:
-        raise BuildError(f"go {' '.join(arguments[:2])} failed:\n{run.stderr[-2000:]}")
+        # With -json the reason is on standard output.
+        raise BuildError(f"go {' '.join(arguments[:2])} failed:\n{(run.stdout + run.stderr)[-2000:]}")
     return run.stdout

@@ -17,6 +17,7 @@ LOOPBACK = "127.0.0.1"
 # while a killed API server is down.
 _PORTS = range(20000, 32000)
 SLOTS = range(16)
+HOST_INTERFACE = "ca-host{slot}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Network:
     @property
     def host_interface(self) -> str:
         """The name of this machine's end of the cable to the node."""
-        return f"ca-host{self.slot}"
+        return HOST_INTERFACE.format(slot=self.slot)
 
 
 def node_network(slot: int) -> Network:

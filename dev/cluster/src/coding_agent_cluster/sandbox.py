@@ -11,7 +11,8 @@ from pathlib import Path
 from coding_agent_cluster import paths, pause
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.errors import ClusterError
-from coding_agent_cluster.network import Network
+from coding_agent_cluster.locks import locked
+from coding_agent_cluster.network import HOST_INTERFACE, Network
 from coding_agent_cluster.pki import NODE_NAME
 from coding_agent_cluster.processes import Processes
 from coding_agent_cluster.wait import until
@@ -76,18 +77,19 @@ def up(processes: Processes, network: Network) -> None:
         ClusterError: this machine does not allow it; the message is the refused command's.
     """
     unshare, *arguments = init_command(pause.binary())
-    # unshare itself stays outside; its child, the first process inside, is the one that matters.
-    processes.start(NAME, arguments, enter=[unshare])
-    pid = processes.pid(NAME)
+    with locked(_cache_lock()):
+        # unshare itself stays outside; its child, the first process inside, is the one that matters.
+        processes.start(NAME, arguments, enter=[unshare])
+        pid = processes.pid(NAME)
 
-    def ready() -> bool:
-        # /proc/PID/comm changes from unshare over sh to pause when everything before it has been done.
-        processes.require(NAME)
-        return Path(f"/proc/{pid}/comm").read_text().strip() == "pause"
+        def ready() -> bool:
+            # /proc/PID/comm changes from unshare over sh to pause when everything before it has been done.
+            processes.require(NAME)
+            return Path(f"/proc/{pid}/comm").read_text().strip() == "pause"
 
-    until("sandbox", ready, timeout=60, interval=0.01)
-    for command in cable_commands(network, pid or 0):
-        run(command)
+        until("sandbox", ready, timeout=60, interval=0.01)
+        for command in cable_commands(network, pid or 0):
+            run(command)
 
 
 def enter(processes: Processes) -> list[str]:
@@ -98,13 +100,13 @@ def enter(processes: Processes) -> list[str]:
 def down(processes: Processes) -> None:
     """End everything inside at once; returns when it has ended."""
     processes.stop(NAME, how=signal.SIGKILL, timeout=10)
-    # The folder that memory was mounted on, unless something else on this machine uses it.
-    with contextlib.suppress(OSError):
-        Path(_CNI_CACHE).rmdir()
 
 
 def remove_cable(network: Network) -> None:
-    """Remove this machine's end, which outlives the node's for a moment or if the sandbox was never whole."""
+    """Remove this machine's end, which outlives the node's for a moment or if the sandbox was never whole.
+
+    With the last cluster goes the folder that memory was mounted on.
+    """
     interface = Path(f"/sys/class/net/{network.host_interface}")
 
     def gone() -> bool:
@@ -115,3 +117,11 @@ def remove_cable(network: Network) -> None:
 
     if interface.exists():
         until(f"{network.host_interface} removed", gone, timeout=60)
+    with locked(_cache_lock()), contextlib.suppress(OSError):
+        # Removing it here would take the mount from under another cluster, which sees a folder of its own.
+        if not any(interface.parent.glob(HOST_INTERFACE.format(slot="*"))):
+            Path(_CNI_CACHE).rmdir()
+
+
+def _cache_lock() -> Path:
+    return paths.clusters_root() / "cni-cache.lock"

@@ -19,10 +19,10 @@ pytestmark = [
 ]
 
 NAME = "lifecycle"
-# The budgets of issue 4.
-WARM_UP_S = 40.0
-DOWN_S = 15.0
-PLANE_UP_S = 8.0
+# Twice what a machine of two cores that does nothing else may take: others are half as fast.
+WARM_UP_S = 80.0
+DOWN_S = 30.0
+PLANE_UP_S = 16.0
 TRIES = 3
 """The machine is shared: the best of so many counts."""
 
@@ -70,7 +70,7 @@ def nothing_left() -> bool:
             raise ValueError(f"left: {left}")
         return True
 
-    return until("nothing is left", clean, timeout=30)
+    return until("nothing is left", clean, timeout=90)
 
 
 # What the node's parts would write outside their folder, were it not for the sandbox.

@@ -34,7 +34,7 @@ class Shell:
     shown: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     directory: Path = ROOT
-    seconds: float = 300
+    seconds: float = 600
     printed: str = ""
 
     def play(self, blocks: list[Block], *settings: str) -> int:

@@ -56,12 +56,14 @@ e2e: setup-e2e $(VENV)/.dev node-parts ## test end to end through the chart, on 
 # Load on a node, how quickly a cluster starts, and nine CLI agents at a time: not while other tests run.
 ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/dev_cluster/test_cluster_lifecycle.py \
 	tests/sweep/runners/test_runners_on_a_node.py
+# `make test` runs the other trials, and `-m long` the long ones: each test has one place.
+NODE_TRIALS := $(wildcard tests/security/test_*node.py)
 
 .PHONY: sweep
-sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages ## run the exhaustive tests: all security trials, crashes, load, development tools, documents as programs, alert rules
+sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages ## run the exhaustive tests: long ones, security trials on a node, crashes, load, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
-	@$(PYTEST) -n $(LONG_JOBS) --dist loadgroup -m long tests/integration
-	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep tests/security $(addprefix --ignore=,$(ALONE))
+	@$(PYTEST) -n $(LONG_JOBS) --dist loadgroup -m long tests/integration tests/security
+	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep $(NODE_TRIALS) $(addprefix --ignore=,$(ALONE))
 
 .PHONY: test-packages sweep-packages
 test-packages sweep-packages: $(VENV)/.dev

@@ -16,7 +16,7 @@ from tests.security.test_workspace import (
     ASK_FILES,
     ASK_PROCESSES,
     CANARY,
-    USER,
+    EACH_USER_AND_ISOLATION,
     agent_folder,
     outputs_of,
     wish_of,
@@ -58,8 +58,7 @@ def _talkative() -> Play:
     return answer(400, json.dumps({"error": f"sk-{CANARY} may not do this"}).encode())
 
 
-@pytest.mark.parametrize("isolation", ["namespaces", "none"])
-@pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
+@pytest.mark.parametrize(("uid", "isolation"), EACH_USER_AND_ISOLATION)
 async def test_the_workspace_finds_the_dummy_and_nothing_more(
     agent_folder: Path, base_dir: Path, isolation: str, uid: int | None
 ) -> None:

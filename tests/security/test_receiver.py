@@ -60,6 +60,7 @@ async def test_a_flood_neither_fills_the_memory_nor_delays_authentic_webhooks(
     assert peak <= most(idle)
 
 
+@pytest.mark.long
 async def test_decoy_the_same_flood_fills_the_memory_of_a_receiver_without_the_limit() -> None:
     async with receiver_process(UNLIMITED) as receiver:
         idle = receiver.resident()

@@ -107,6 +107,7 @@ def test_what_no_git_writes_is_refused(lines: bytes) -> None:
         require_bounded(HEAD + b"GIT binary patch\n" + lines)
 
 
+@pytest.mark.long
 def test_git_itself_takes_many_times_the_size(tmp_path: Path) -> None:
     """What the limits are for: a patch of 2 MiB, and git with 256 MiB of memory."""
     patch = patch_of(tmp_path, {}, {"big": bytes(300 * MiB)})

@@ -23,6 +23,12 @@ _MARK = os.urandom(4).hex()
 CANARY = f"canary-{_MARK}"
 """Of this process alone: an agent that is not hardened, or not yet, may run beside it for the same user."""
 USER = 12345
+EACH_USER_AND_ISOLATION = [
+    pytest.param(None, "namespaces", id="as-invoker-namespaces"),
+    pytest.param(USER, "none", id="as-ordinary-user-none"),
+    pytest.param(None, "none", id="as-invoker-none", marks=pytest.mark.long),
+    pytest.param(USER, "namespaces", id="as-ordinary-user-namespaces", marks=pytest.mark.long),
+]
 SCRIPT = ROOT / "tests/integration/consumer_workspace/agent_process.py"
 
 READ_PROCESS = r"""
@@ -233,8 +239,7 @@ def children_of(pid: int) -> list[int]:
     return sorted(descendants(living_parents(), pid))
 
 
-@pytest.mark.parametrize("isolation", ["namespaces", "none"])
-@pytest.mark.parametrize("uid", [None, USER], ids=["as-invoker", "as-ordinary-user"])
+@pytest.mark.parametrize(("uid", "isolation"), EACH_USER_AND_ISOLATION)
 async def test_a_command_gets_no_user_namespace(
     agent_folder: Path, base_dir: Path, isolation: str, uid: int | None
 ) -> None:

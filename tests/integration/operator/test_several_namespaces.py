@@ -230,6 +230,7 @@ def test_with_a_star_it_does_not_wait_for_ever_for_a_lease_of_nothing(platform: 
     team.until("it is let go of", lambda: fails(process, team) is None or None, timeout=120)
 
 
+@pytest.mark.long
 def test_with_a_star_a_dead_watch_is_begun_anew(platform: Platform) -> None:
     team = platform.team()
     with proxy_of(platform.plane.kubeconfig) as proxy:

@@ -104,7 +104,11 @@ def test_a_task_created_by_hand_never_had_the_label(world: World, start: Start) 
 
 @pytest.mark.parametrize(
     ("flavour", "label", "runner"),
-    [("github", BOT, None), ("github", CODEX, "codex"), ("gitlab", CODEX, "codex")],
+    [
+        ("github", BOT, None),
+        pytest.param("github", CODEX, "codex", marks=pytest.mark.long),
+        ("gitlab", CODEX, "codex"),
+    ],
 )
 def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(
     world: World, start: Start, label: str, runner: str | None

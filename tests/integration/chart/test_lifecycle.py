@@ -98,7 +98,7 @@ def test_no_upgrade_downgrade_or_reinstallation_loses_anything(release: Release,
     newer, older = release.chart, older_chart(tmp_path)
     release.chart = older
     release.install(None, *TAKE_FIELDS)
-    release.cluster.wait_until_established(CRD)
+    until_served(release.cluster)
     release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
     made, secret = objects(release), webhook_secret(release)
     assert {("Deployment", "coding-agent-receiver"), ("Service", "coding-agent-receiver")} < made
@@ -140,7 +140,7 @@ def test_an_upgrade_brings_the_newer_crd_and_keeps_tasks_and_the_webhook_secret(
     newer, release.chart = release.chart, older_chart(tmp_path)
     release.install(None, *TAKE_FIELDS)
     assert "Cost" not in columns(release)
-    release.cluster.wait_until_established(CRD)
+    until_served(release.cluster)
     release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
     secret = webhook_secret(release)
     assert len(secret) == 48
@@ -165,7 +165,7 @@ def test_an_upgrade_brings_the_newer_crd_and_keeps_tasks_and_the_webhook_secret(
 @pytest.mark.long
 def test_uninstalling_keeps_the_tasks_and_installing_again_finds_them(release: Release) -> None:
     release.install()
-    release.cluster.wait_until_established(CRD)
+    until_served(release.cluster)
     release.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(TASK))
     release.helm("uninstall", release.name)
     assert [task["metadata"]["name"] for task in release.tasks()] == ["kept"]

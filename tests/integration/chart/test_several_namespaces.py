@@ -14,7 +14,7 @@ from coding_agent_cluster.access import Access, KubectlError
 from coding_agent_cluster.wait import until
 
 from tests.chart.helm import CHART, HelmError, one, render
-from tests.chart.release import CRD, Release
+from tests.chart.release import Release
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import until_served
 from tests.integration.operator.world import OperatorProcess, World
@@ -88,7 +88,7 @@ class Teams:
 
     def install(self) -> None:
         self.platform.install()
-        self.plane.wait_until_established(CRD)
+        until_served(self.plane)
         for team in self.teams:
             team.install({"metrics": {"prometheusRule": {"enabled": False}}})
 

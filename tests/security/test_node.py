@@ -32,11 +32,12 @@ from tests.integration.main_job.scripts import finish, run, write
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
 
-# Threads count like processes, and need less memory. It ends by itself, and has a bound of its own.
+# Threads count like processes, and need less memory. It ends by itself, later than `bombed` waits, and has a
+# bound of its own.
 BOMB = """
 import threading, time
 threading.stack_size(65536)
-end = time.monotonic() + 100
+end = time.monotonic() + 280
 started = 0
 try:
     while started < 10_000:
@@ -82,7 +83,7 @@ def bombed(start_pods: StartPods, **workspace: Any) -> tuple[PodSystem, str]:
         pods = json.dumps(system.pods())
         return pods if _NO_PROCESS in pods else ""
 
-    return system, until("the other attempt works or fails", told, timeout=90, interval=0.5)
+    return system, until("the other attempt works or fails", told, timeout=150, interval=0.5)
 
 
 def test_a_fork_bomb_leaves_other_attempts_alone(start_pods: StartPods) -> None:
@@ -206,11 +207,17 @@ def test_policies_close_other_networks_but_not_the_pods_own_node(
         timeout=120,
         interval=1,
     )
-    answer = found()
+
+    def of_the_node() -> dict[str, Any]:
+        """What a probe sees; nothing while the node is too busy to answer it in time."""
+        answer = found()
+        asked = [status for status in answer["statuses"].values() if status is not None]
+        return answer if [address, 10250] in answer["ports"] and asked else {}
+
+    # The kubelet: this is what docs/security.md says.
+    answer = until("the node answers", of_the_node, timeout=60, interval=1)
     print(json.dumps(answer))
-    assert [address, 10250] in answer["ports"], "the kubelet: this is what docs/security.md says"
     asked = [status for status in answer["statuses"].values() if status is not None]
-    assert asked, "something of Kubernetes answers"
     assert set(asked) <= {401, 403}, "nothing of Kubernetes answers a stranger"
 
 
@@ -282,7 +289,8 @@ def test_a_flood_restarts_no_receiver_and_authentic_webhooks_are_answered(
     def phases() -> list[str]:
         return [found["status"]["phase"] for found in cluster.get("-n", elsewhere, "pods")["items"]]
 
-    until("the flood has started", lambda: set(phases()) == {"Running"}, timeout=60, interval=0.2)
+    # The first attacker may be done before the last one starts.
+    until("the flood has started", lambda: "Pending" not in phases(), timeout=120, interval=0.2)
     answers: list[tuple[int, float]] = []
     deadline = time.monotonic() + 180
     with httpx.Client(base_url=f"http://{address}", trust_env=False, timeout=30) as http:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from coding_agent_cluster import base_image, build, cluster, images, parts, paths, sandbox, standalone
+from coding_agent_cluster import base_image, build, cluster, envoy, images, parts, paths, sandbox, standalone
 from coding_agent_cluster.errors import ClusterError, MachineError
 from coding_agent_cluster.progress import note
 
@@ -107,6 +107,7 @@ def _prepare(options: argparse.Namespace) -> None:
         standalone.binaries(name for name in names if name not in parts.NODE_ALONE)
     else:
         build.binaries(names)
+        envoy.binary()
         base_image.ensure()
         wanted = [images.test_image(), *map(images.program_image, images.PROGRAMS)]
         if options.tier == "sweep":

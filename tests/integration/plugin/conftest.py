@@ -10,7 +10,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
-from typing import cast
 
 import pytest
 from kubectl_agenttask.__main__ import main
@@ -85,7 +84,7 @@ def _call(arguments: list[str]) -> Said:
     with TextIOWrapper(BytesIO(), "utf-8", write_through=True) as out, StringIO() as err:
         with redirect_stdout(out), redirect_stderr(err):
             status = main(arguments)
-        return Said(status, cast("BytesIO", out.buffer).getvalue().decode(), err.getvalue())
+        return Said(status, out.buffer.getvalue().decode(), err.getvalue())
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ CONNECTIONS = 128
 HEAD_SECONDS = 20.0
 """Between requests, in which the next one's head must be complete."""
 _KEEP_ALIVE = 30
-"""Seconds. `HEAD_SECONDS` ends an idle connection sooner. uvicorn's five are those of many clients too, whose
-next request may come at that moment."""
+"""Seconds. `HEAD_SECONDS` ends an idle connection sooner. With uvicorn's default of 5, which many clients
+share, the server could close a connection just as the client sends its next request."""
 READ_SECONDS = 60.0
 """In which a client must take what it was sent; then it counts as gone, and its answer is read to the end."""
 

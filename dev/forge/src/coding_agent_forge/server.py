@@ -23,7 +23,7 @@ T = TypeVar("T")
 START_TIMEOUT = 60.0
 """Seconds that a start may take, or the end of what a test waits for."""
 KEEP_ALIVE = 75
-"""Seconds; longer than clients keep a connection. Otherwise it ends at the moment of their next request."""
+"""Seconds; longer than clients keep a connection, so that none is closed just as a request arrives."""
 
 
 def listen(host: str, port: int) -> socket.socket:

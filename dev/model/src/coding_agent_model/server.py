@@ -24,7 +24,7 @@ from coding_agent_model.script import Failure, Script
 _STOP_TIMEOUT = 60.0
 """Seconds in which the server must end."""
 KEEP_ALIVE = 75
-"""Seconds; longer than clients keep a connection. Otherwise it ends at the moment of their next request."""
+"""Seconds; longer than clients keep a connection, so that none is closed just as a request arrives."""
 _CHAT, _RESPONSES, _MESSAGES, _GEMINI = ChatCompletions(), Responses(), Messages(), GenerateContent()
 _MODEL = {
     "id": "scripted",

@@ -109,12 +109,11 @@ def _prepare(options: argparse.Namespace) -> None:
         build.binaries(names)
         envoy.binary()
         base_image.ensure()
-        wanted = [images.test_image(), *map(images.program_image, images.PROGRAMS)]
         if options.tier == "sweep":
-            wanted += [*map(images.runner_image, images.TRIED_RUNNERS)]
-            wanted += [*map(images.database_image, images.DATABASE_TARGETS)]
-        for image in wanted:
-            images.make(image)
+            for runner in images.TRIED_RUNNERS:
+                images.make(images.runner_image(runner))
+            for target in images.DATABASE_TARGETS:
+                images.make(images.database_image(target))
 
 
 def _why_no_node() -> str:

@@ -65,6 +65,12 @@ def test_free_ports_are_different_even_if_chance_repeats_itself() -> None:
     assert len(set(free_ports(2, choose=lambda _: next(draws)))) == 2
 
 
+def test_a_port_is_drawn_once_although_nothing_listens_there_yet() -> None:
+    [first] = free_ports(1)
+    draws = iter([first, *range(first + 1, first + 100)])
+    assert free_ports(1, choose=lambda _: next(draws)) != [first]
+
+
 def test_two_processes_never_draw_the_same_port_although_nothing_listens_there_yet() -> None:
     [ours] = free_ports(1)
     program = f"""

@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,8 @@ LOOPBACK = "127.0.0.1"
 _PORTS = range(20000, 32000)
 SLOTS = range(16)
 HOST_INTERFACE = "ca-host{slot}"
+_drawing = threading.Lock()
+_drawn: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ def loopback_network() -> Network:
 def free_ports(count: int, choose: Callable[[range], int] = random.choice) -> list[int]:
     """``count`` different ports that nothing listens on now.
 
-    This function gives them to no other process while this one runs. A program that does not use it can still
-    take one; whoever starts a server tries again with others.
+    This function gives each to one caller while this process runs, and to no other process. A program that
+    does not use it can still take one; whoever starts a server tries again with others.
 
     Raises:
         MachineError: there seem to be none.
@@ -99,7 +102,7 @@ def free_ports(count: int, choose: Callable[[range], int] = random.choice) -> li
     ports: list[int] = []
     for _ in range(1000):
         port = choose(_PORTS)
-        if port not in ports and _reserve(port) and _is_free(port):
+        if _reserve(port) and _is_free(port):
             ports.append(port)
         if len(ports) == count:
             return ports
@@ -115,12 +118,16 @@ def _reservations() -> int:
 
 
 def _reserve(port: int) -> bool:
-    """Whether the port was still undrawn; a process that has drawn one may not listen there yet."""
-    try:
-        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-    except (BlockingIOError, PermissionError):  # either, fcntl(2)
-        return False
-    return True
+    """Whether the port was still undrawn; whoever has drawn one may not listen there yet."""
+    with _drawing:
+        if port in _drawn:  # the kernel gives a process its own lock again
+            return False
+        try:
+            fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except (BlockingIOError, PermissionError):  # either, fcntl(2)
+            return False
+        _drawn.add(port)
+        return True
 
 
 def _is_free(port: int) -> bool:

@@ -68,7 +68,7 @@ class Plane(Access):
         self.apply(yaml.safe_load((ROOT / "crds" / "agenttask.yaml").read_text(encoding="utf-8")))
         self.wait_until_established("agenttasks.coding-agent.dev")
         # The API server refuses lists until its cache is filled; an operator would retry a second later.
-        until("lists of AgentTasks", self._list_all, timeout=30, transient=(KubectlError,))
+        until("lists of AgentTasks", self._list_all, timeout=90, transient=(KubectlError,))
 
     def _list_all(self) -> bool:
         # Without a limit: kubectl's usual one is answered without the cache.

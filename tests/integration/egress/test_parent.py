@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from coding_agent_cluster.network import free_ports
 
-from tests.fixtures.egress import EgressProxy, StartEgress
+from tests.fixtures.egress import EgressProxy, StartEgress, remove_memory
 from tests.fixtures.system import until
 from tests.integration.egress.test_proxy import machine
 
@@ -96,6 +96,7 @@ http_access deny all
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
+        remove_memory(f"parent{port}")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.per_user import with_task_options
+from coding_agent_consumer.program import check_model
 from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Said
 from coding_agent_consumer.runners.agent import events_of, model_of, outcome_of_end, runner_of
 from coding_agent_consumer.runners.programs import RUNNERS, command_runner
@@ -154,6 +155,20 @@ def test_a_runner_that_cannot_work_says_which_setting_to_change(
         return
     with pytest.raises(SettingsError, match=refused):
         runner_of(name, given)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"consumer": {"runner": "claude-code"}},
+        {"consumer": {"runners": {"team/*": "claude-code"}}},
+        {"repository_environment": {"runners": ["builtin", "claude-code"]}},
+    ],
+)
+def test_a_program_does_not_start_with_a_runner_that_cannot_work(section: dict[str, object]) -> None:
+    check_model(Settings.model_validate({"llm": ANTHROPIC, **section}))
+    with pytest.raises(SettingsError, match="repository_environment"):
+        check_model(Settings.model_validate({"llm": OPENAI, **section}))
 
 
 @pytest.mark.parametrize(

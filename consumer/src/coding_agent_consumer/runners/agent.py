@@ -72,8 +72,9 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
     formats = {upstream.format for upstream in upstreams(settings)}
     if runner.format not in formats:
         raise SettingsError(
-            f"consumer.runner {runner.name} speaks the format of {runner.format}, and llm.provider"
-            f" {settings.llm.provider} does not; set another llm.provider, or another runner"
+            f"The runner {runner.name} speaks the format of {runner.format}, and llm.provider"
+            f" {settings.llm.provider} does not; set another llm.provider, or another runner in"
+            " consumer.runner, consumer.runners and repository_environment.runners"
         )
     return runner
 

@@ -94,19 +94,19 @@ def count_change(task: Task, new: Status) -> None:
     """Count what a status change shows; call it once per change, after it is stored."""
     if task.status.phase is None and task.intact:
         ACCEPTED.labels(task.spec.trigger.origin).inc()
-    before = {attempt.number: attempt for attempt in task.status.attempts}
+    before = {attempt.number for attempt in task.status.attempts}
     for attempt in new.attempts:
-        known = before.get(attempt.number)
-        if known is None and not before and attempt is new.attempts[0]:
+        if not before and attempt is new.attempts[0]:
             QUEUE_WAIT.observe(max(0.0, (attempt.start_time - task.created).total_seconds()))
-        elif known is None:
+        elif attempt.number not in before:
             RETRIES.inc()
-        if attempt.outcome is not None and (known is None or known.outcome is None):
-            OUTCOMES.labels(attempt.outcome.value, attempt.reason or "").inc()
-            USAGE.count(task.spec.source.repository, attempt.usage)
-            if attempt.completion_time is not None:
-                seconds = (attempt.completion_time - attempt.start_time).total_seconds()
-                ATTEMPT.labels(attempt.outcome.value).observe(max(0.0, seconds))
+    for attempt in task.newly_ended(new):
+        outcome = str(attempt.outcome)
+        OUTCOMES.labels(outcome, attempt.reason or "").inc()
+        USAGE.count(task.spec.source.repository, attempt.usage)
+        if attempt.completion_time is not None:
+            seconds = (attempt.completion_time - attempt.start_time).total_seconds()
+            ATTEMPT.labels(outcome).observe(max(0.0, seconds))
     if new.phase is not None and new.phase.terminal and not task.ended:
         ENDED.labels(new.phase.value, new.reason or "").inc()
 

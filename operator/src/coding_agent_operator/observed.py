@@ -102,6 +102,11 @@ class Task:
         """The labels that tasks of its item have and this one lacks."""
         return {key: value for key, value in self.wanted_labels.items() if self.labels.get(key) != value}
 
+    def newly_ended(self, new: Status) -> list[AttemptStatus]:
+        """The attempts that have ended in the new status, and had not in this task's."""
+        known = {attempt.number for attempt in self.status.attempts if attempt.outcome is not None}
+        return [attempt for attempt in new.attempts if attempt.outcome and attempt.number not in known]
+
 
 @dataclass(frozen=True)
 class Job:

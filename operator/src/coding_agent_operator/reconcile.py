@@ -292,11 +292,9 @@ class Reconciler:
 
 def _log_ends(task: Task, new: Status) -> None:
     """Log how attempts ended, and how the task did, once that is stored."""
-    known = {attempt.number for attempt in task.status.attempts if attempt.outcome is not None}
-    for attempt in new.attempts:
-        if attempt.outcome is not None and attempt.number not in known:
-            why = f": {attempt.message}" if attempt.message else ""
-            _logger.info("Job %s ended: %s (%s)%s", attempt.job, attempt.outcome, attempt.reason, why)
+    for attempt in task.newly_ended(new):
+        why = f": {attempt.message}" if attempt.message else ""
+        _logger.info("Job %s ended: %s (%s)%s", attempt.job, attempt.outcome, attempt.reason, why)
     if new.terminal_phase is not None and not task.ended:
         _logger.info("Task %s ended: %s (%s)", task.name, new.terminal_phase, new.reason)
     elif new.next_attempt_time not in (None, task.status.next_attempt_time):

@@ -62,7 +62,7 @@ NODE_TRIALS := $(wildcard tests/security/test_*node.py)
 .PHONY: sweep
 sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages ## run the exhaustive tests: long ones, security trials on a node, crashes, load, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
-	@$(PYTEST) -n $(LONG_JOBS) --dist loadgroup -m long tests/integration tests/security
+	@$(PYTEST) -n $(LONG_JOBS) --dist loadgroup -m long tests/security tests/integration
 	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep $(NODE_TRIALS) $(addprefix --ignore=,$(ALONE))
 
 .PHONY: test-packages sweep-packages

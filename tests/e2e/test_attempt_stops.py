@@ -35,7 +35,7 @@ def test_a_cancelled_attempt_is_gone_in_time_and_has_pushed_its_work(start_pods:
         system.forge.remove_label("acme/pricing", 1, PROCESSING)
         system.wait(lambda: deletions.seconds, "the pod is gone", 2 * GRACE)
     [took] = deletions.seconds
-    assert took < 2 * GRACE, "on a busy machine the kubelet needs some of it"
+    assert took < GRACE + 5
     assert system.pods() == []
     task = system.wait_for_phase("Cancelled")
     assert task["status"]["attempts"][0]["outcome"] == "Cancelled"

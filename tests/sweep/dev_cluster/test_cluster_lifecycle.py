@@ -19,10 +19,10 @@ pytestmark = [
 ]
 
 NAME = "lifecycle"
-# Twice what a machine of two cores that does nothing else may take: others are half as fast.
-WARM_UP_S = 80.0
-DOWN_S = 30.0
-PLANE_UP_S = 16.0
+# On two cores that do nothing else.
+WARM_UP_S = 40.0
+DOWN_S = 15.0
+PLANE_UP_S = 8.0
 TRIES = 3
 """The machine is shared: the best of so many counts."""
 

@@ -188,7 +188,9 @@ class Attempt:
         refused = await self._prepared(lambda: self._refusal(task))
         if refused is not None:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
-        settings = await settings_for(self.settings, task.item.platform, self._request.user)
+        settings = await run_until(
+            lambda: settings_for(self.settings, task.item.platform, self._request.user), self.stop
+        )
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
         recap = await self.transcripts.begin() or self.given.earlier.recap
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)

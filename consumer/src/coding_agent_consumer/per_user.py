@@ -16,6 +16,7 @@ from urllib.parse import quote
 import httpx
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import Platform
+from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.llm import LLM, Anthropic, Google, OpenAI
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.predecessor import Translation
@@ -38,6 +39,8 @@ from coding_agent_consumer.gateway import WireFormat
 
 _logger = logging.getLogger("coding_agent.attempt")
 
+_RETRIES = RetryPolicy(tries=5, total=20.0, first_wait=0.5, longest_wait=4.0)
+"""A new pod's first connections can fail: one lost DNS packet takes 5 s, and policies reach a node late."""
 _URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 _SHOWN_PROBLEMS = 3
 _SHOWN_KEY = 80
@@ -131,9 +134,16 @@ class PersonalSettings(_Keys):
 
 
 async def settings_for(
-    settings: Settings, platform: Platform, user: str, *, transport: httpx.AsyncBaseTransport | None = None
+    settings: Settings,
+    platform: Platform,
+    user: str,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    clock: Clock = Clock(),  # noqa: B008 - it has no state
 ) -> Settings:
     """The settings for a person; the installation's, with a warning in the log, if theirs cannot be read.
+
+    A service that cannot be reached or answers 429 or 5xx is asked up to five times, for 20 seconds.
 
     Raises:
         SettingsError: a person may not set a key, or its value is wrong; the message names the key and is
@@ -148,11 +158,15 @@ async def settings_for(
         async with httpx.AsyncClient(
             timeout=api.timeout, transport=transport, proxy=egress_proxy(os.environ), trust_env=False
         ) as client:
-            url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"
-            answer = await client.get(url, headers=headers)
+
+            async def ask() -> httpx.Response:
+                url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"
+                answer = await client.get(url, headers=headers)
+                return answer if answer.status_code == 404 else answer.raise_for_status()
+
+            answer = await retry(ask, _RETRIES, clock, retryable=_temporary, before_wait=_log_retry)
         if answer.status_code == 404:
             return settings
-        answer.raise_for_status()
         body = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
         problem = f"they cannot be read ({type(error).__name__})"
@@ -165,6 +179,17 @@ async def settings_for(
         problem = "the answer has no `data` object"
     _logger.warning("Per-user settings of %s: %s; using the defaults", user, problem)
     return settings
+
+
+def _temporary(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code == 429 or error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError)
+
+
+def _log_retry(error: BaseException, seconds: float, _: int) -> None:
+    name = type(error).__name__
+    _logger.info("Per-user settings cannot be read (%s), retrying in %.1f s", name, seconds)
 
 
 def with_personal(settings: Settings, data: Mapping[str, Any]) -> Settings:

@@ -12,6 +12,7 @@ import pytest
 from coding_agent_consumer.per_user import PersonalSettings, settings_for, with_personal, with_task_options
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.retry import Clock
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
@@ -181,6 +182,16 @@ async def test_what_is_refused_ends_the_task_and_names_the_person(ours: Settings
         await settings_for(ours, Platform.GITLAB, "carol", transport=transport)
 
 
+class Waits(list[float]):
+    """The seconds that were waited for, at once."""
+
+    def clock(self) -> Clock:
+        async def sleep(seconds: float) -> None:
+            self.append(seconds)
+
+        return Clock(monotonic=lambda: sum(self), sleep=sleep)
+
+
 def answer(status: int, body: object) -> httpx.MockTransport:
     return httpx.MockTransport(lambda _: httpx.Response(status, text=json.dumps(body)))
 
@@ -190,25 +201,52 @@ def broken(_: httpx.Request) -> httpx.Response:
 
 
 @pytest.mark.parametrize(
-    "transport",
+    ("transport", "retries"),
     [
-        httpx.MockTransport(broken),
-        answer(500, {}),
-        answer(401, {}),
-        answer(200, []),
-        answer(200, {"status": "success"}),
-        answer(200, {"data": 7}),
-        httpx.MockTransport(lambda _: httpx.Response(200, text="not json")),
-        httpx.MockTransport(lambda _: httpx.Response(200, text='{"data": ' + "[" * 100_000)),
+        (httpx.MockTransport(broken), 4),
+        (answer(500, {}), 4),
+        (answer(429, {}), 4),
+        (answer(401, {}), 0),
+        (answer(200, []), 0),
+        (answer(200, {"status": "success"}), 0),
+        (answer(200, {"data": 7}), 0),
+        (httpx.MockTransport(lambda _: httpx.Response(200, text="not json")), 0),
+        (httpx.MockTransport(lambda _: httpx.Response(200, text='{"data": ' + "[" * 100_000)), 0),
     ],
 )
 async def test_a_service_that_does_not_answer_as_agreed_costs_a_warning(
-    ours: Settings, transport: httpx.MockTransport, caplog: pytest.LogCaptureFixture
+    ours: Settings, transport: httpx.MockTransport, retries: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert await settings_for(ours, Platform.GITLAB, "carol", transport=transport) == ours
-    assert "carol" in caplog.text
+    waits = Waits()
+    with caplog.at_level(logging.INFO):
+        settings = await settings_for(
+            ours, Platform.GITLAB, "carol", transport=transport, clock=waits.clock()
+        )
+    assert settings == ours
+    assert len(waits) == retries
+    assert sum(waits) < 20
+    [warning] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "carol" in warning.getMessage()
     assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize("failure", [httpx.ConnectTimeout("late"), httpx.Response(503)])
+async def test_a_service_that_is_reached_late_is_asked_again(
+    ours: Settings, failure: httpx.Response | httpx.ConnectTimeout, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first connections of a new pod: the network may not know its policies yet."""
+    answers = [failure, failure, httpx.Response(200, json={"data": {"system_prompt": "Rust only."}})]
+
+    def late(_: httpx.Request) -> httpx.Response:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    transport = httpx.MockTransport(late)
+    settings = await settings_for(ours, Platform.GITLAB, "carol", transport=transport, clock=Waits().clock())
+    assert settings.system_prompt == "Rust only."
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_no_settings_stored_is_no_warning(

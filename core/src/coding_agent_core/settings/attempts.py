@@ -128,7 +128,8 @@ class UserConfigApi(Section):
     api_key: SecretField = SecretSettings()
     """API key of the service, sent as a Bearer token."""
     timeout: float = Field(default=5.0, gt=0)
-    """Seconds to wait for the service; then the defaults are used, with a warning."""
+    """Seconds to wait for one answer. The service is asked up to five times within 20 seconds; then the
+    common settings apply, with a warning."""
 
 
 class McpServer(Section):

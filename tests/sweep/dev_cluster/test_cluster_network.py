@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 from coding_agent_cluster import cluster as local
-from coding_agent_cluster import sandbox
+from coding_agent_cluster import metrics_server, sandbox
 from coding_agent_cluster.commands import run
 from coding_agent_cluster.wait import until
 
@@ -89,6 +89,17 @@ def test_the_internet_is_not_there(own_cluster: local.Cluster) -> None:
     routes = run([*sandbox.enter(own_cluster.processes), "ip", "route"])
     assert "default" not in routes
     assert own_cluster.network.pods.rsplit(".", 1)[0] in routes, "the command shows the routes of the node"
+
+
+def test_no_pod_of_the_cluster_itself_is_starved_by_others(
+    own_cluster: local.Cluster, enforced_policies: None
+) -> None:
+    """A pod without requests gets a share of 2 of the processor, all those with requests one of thousands."""
+    metrics_server.enable(own_cluster)
+    pods = own_cluster.access.get("-n", "kube-system", "pods")["items"]
+    classes = {pod["metadata"]["name"]: pod["status"]["qosClass"] for pod in pods}
+    assert len(classes) >= 3
+    assert set(classes.values()) == {"Burstable"}, classes
 
 
 def policy(name: str, spec: Mapping[str, object]) -> dict[str, object]:

@@ -75,10 +75,11 @@ class Place:
         )
 
     async def begun(self) -> None:
-        """Wait until the program's command runs."""
+        """Wait until the program's command has written its file, which is there before, and empty."""
 
         def there() -> bool:
-            return (self.place.workspace.root / "tree" / "begun.md").exists()
+            file = self.place.workspace.root / "tree" / "begun.md"
+            return file.exists() and file.read_text() == "begun\n"
 
         await asyncio.to_thread(until, there, "the command runs", 120)
 

@@ -57,12 +57,13 @@ def runs(command: str, **more: Any) -> Turn:
     return Turn(calls=(Call(run=command),), **more)
 
 
+LATER_STEPS = [runs("true", delay_ms=45_000)] * 3
 SCRIPTS = [
     Script(match=HAPPY, turns=(runs(LOOK), Turn(text=WORDS))),
     # Each attempt counts on where the one before was killed, and hangs at the model: while a command hangs,
-    # Codex asks again. The third one is told of the second.
+    # Codex asks again. The third one is told of the second. Work whose push failed goes with a later step.
     Script(match="Attempt 2 ended", turns=(runs(COUNT), Turn(text=WORDS))),
-    Script(match=KILLED, turns=(runs(COUNT), Turn(text=WORDS, delay_ms=1_200_000))),
+    Script(match=KILLED, turns=(runs(COUNT), *LATER_STEPS, Turn(text=WORDS, delay_ms=1_200_000))),
     Script(match=f"{CANCELLED}|{LATE}", turns=(runs(HANG),), loop=True),
     Script(
         match=DEAR,
@@ -127,7 +128,7 @@ class Case:
             pod = self.pod(1)
             with suppress(KubectlError):
                 if pod is not None:
-                    look = ("-c", "workspace", "--", "test", "-e", "/workspace/tree/begun.md")
+                    look = ("-c", "workspace", "--", "grep", "-q", "begun", "/workspace/tree/begun.md")
                     self.world.release.kubectl("exec", pod["metadata"]["name"], *look)
                     return str(pod["metadata"]["uid"])
             return ""

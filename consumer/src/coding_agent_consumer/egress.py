@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ from coding_agent_core.egress import (
     variables,
 )
 from coding_agent_core.errors import SettingsError
+from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
 from pydantic import TypeAdapter, ValidationError
 
 _logger = logging.getLogger("coding_agent.egress")
-_LIMIT_S = 3.0
+_LIMIT_S, _HURRIED_LIMIT_S = 3.0, 1.0
 _COUNTS = TypeAdapter(dict[str, int])
 
 
@@ -86,19 +88,41 @@ class Identities:
         return variables(self.address, user, self.key, direct=[self.settings.gateway.host])
 
 
-async def denials(environment: Mapping[str, str]) -> tuple[Denial, ...]:
+async def denials(environment: Mapping[str, str], *, hurry: bool = False) -> tuple[Denial, ...]:
     """The hosts that were denied most often to agent and workspace together, and how often.
 
-    Empty without an egress proxy. Also empty if the proxy does not answer within 3 s; this is logged.
+    Empty without an egress proxy. Also empty if the proxy, asked twice, does not answer within 3 s each time;
+    this is logged.
+
+    Args:
+        hurry: ask once, for 1 s: a stopped pod is killed when its grace period is over.
     """
     proxy = egress_proxy(environment)
     if proxy is None:
         return ()
+    limit = _HURRIED_LIMIT_S if hurry else _LIMIT_S
+
+    async def ask() -> httpx.Response:
+        async with (
+            asyncio.timeout(limit),
+            httpx.AsyncClient(proxy=proxy, timeout=None, trust_env=False) as client,  # noqa: S113 - above
+        ):
+            return await client.get(f"http://{DENIALS_HOST}/")
+
+    def log(error: BaseException, seconds: float, _: int) -> None:
+        name = type(error).__name__
+        _logger.info("The egress proxy did not report what it denied (%s), retrying in %.1f s", name, seconds)
+
     try:
-        async with httpx.AsyncClient(proxy=proxy, timeout=_LIMIT_S, trust_env=False) as client:
-            answer = await client.get(f"http://{DENIALS_HOST}/")
-            counts = _COUNTS.validate_json(answer.raise_for_status().content)
-    except (httpx.HTTPError, ValidationError) as error:
+        answer = await retry(
+            ask,
+            RetryPolicy(tries=1 if hurry else 2),
+            Clock(),
+            retryable=lambda error: isinstance(error, httpx.TransportError | TimeoutError),
+            before_wait=log,
+        )
+        counts = _COUNTS.validate_json(answer.raise_for_status().content)
+    except (httpx.HTTPError, TimeoutError, ValidationError) as error:
         _logger.warning("The egress proxy did not report what it denied: %s", type(error).__name__)
         return ()
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.egress import denials, egress_proxy, proxy_variables
 from coding_agent_consumer.per_user import settings_for
-from coding_agent_core.egress import Denial, Role
+from coding_agent_core.egress import Denial, Role, user_name, variables
 from coding_agent_core.platforms import Platform
 from coding_agent_core.settings.model import Settings
 
@@ -51,6 +52,24 @@ async def test_an_attempt_hears_what_was_denied(proxy: EgressProxy) -> None:
     )
     assert await denials({"HTTP_PROXY": "http://127.0.0.1:9"}) == (), "another proxy is not asked"
     assert await denials({**agent, "HTTP_PROXY": agent["HTTP_PROXY"].rpartition(":")[0] + ":9"}) == ()
+
+
+@pytest.mark.parametrize(("hurry", "asked"), [(False, 2), (True, 1)])
+async def test_a_proxy_that_closes_the_connection_is_asked_again_if_there_is_time(
+    hurry: bool, asked: int
+) -> None:
+    connections = 0
+
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        agent = variables(f"127.0.0.1:{port}", user_name("web-1-1", Role.AGENT), "key")
+        assert await denials(agent, hurry=hurry) == ()
+    assert connections == asked
 
 
 def test_only_our_own_proxy_counts(proxy: EgressProxy) -> None:

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeou
 
 def test_a_frozen_agent_is_ended_by_its_pods_deadline_and_reported_as_such(start_pods: StartPods) -> None:
     job = {"start_seconds": 5, "grace_seconds": 10}
-    system = start_pods("github", script(run(LONG), finish()), consumer={"timeout_seconds": 60}, job=job)
+    system = start_pods("github", script(run(LONG), finish()), consumer={"timeout_seconds": 30}, job=job)
     system.put_label(1)
     system.wait_for_requests(1)
     [pod] = system.pods()

@@ -91,7 +91,7 @@ def test_a_restarted_node_does_not_cost_an_attempt(start_pods: StartPods, chaos:
 
 def test_the_time_limit_is_reported_as_such(start_pods: StartPods) -> None:
     turns = (write("begun.md", "begun\n"), run(LONG), finish())
-    system = start_pods("github", script(*turns), consumer={"timeout_seconds": 60})
+    system = start_pods("github", script(*turns), consumer={"timeout_seconds": 30})
     system.put_label(1)
     task = system.wait_for_phase("Failed")
     [attempt] = task["status"]["attempts"]

@@ -167,8 +167,12 @@ class Attempt:
         if self._gateway is not None:
             # The work was paid for even if it could not be pushed.
             outcome = outcome.model_copy(update={"usage": self._gateway.usage})
-        hurry = self.stop.is_set() or time.monotonic() > self._deadline
-        return await self.transcripts.end(outcome, within=reserve / 3 if hurry else _LAST_UPLOAD)
+        return await self.transcripts.end(outcome, within=reserve / 3 if self.hurried else _LAST_UPLOAD)
+
+    @property
+    def hurried(self) -> bool:
+        """Whether what is left to do must be quick: the attempt was stopped, or its time is over."""
+        return self.stop.is_set() or time.monotonic() > self._deadline
 
     def _cut_off(self, reason: Reason, message: str) -> Outcome:
         if self._worked is not None and self._worked.reason is Reason.COMPLETED:

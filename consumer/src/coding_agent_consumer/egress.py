@@ -95,7 +95,7 @@ async def denials(environment: Mapping[str, str], *, hurry: bool = False) -> tup
     this is logged.
 
     Args:
-        hurry: ask once, for 1 s: a stopped pod is killed when its grace period is over.
+        hurry: ask once, for 1 s. A pod is killed when its grace period or its time is over.
     """
     proxy = egress_proxy(environment)
     if proxy is None:
@@ -105,7 +105,7 @@ async def denials(environment: Mapping[str, str], *, hurry: bool = False) -> tup
     async def ask() -> httpx.Response:
         async with (
             asyncio.timeout(limit),
-            httpx.AsyncClient(proxy=proxy, timeout=None, trust_env=False) as client,  # noqa: S113 - above
+            httpx.AsyncClient(proxy=proxy, timeout=None, trust_env=False) as client,  # noqa: S113 - the limit above counts
         ):
             return await client.get(f"http://{DENIALS_HOST}/")
 

@@ -162,7 +162,7 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
         mirror = Mirror(Path(folder)) if folder else None
         attempt = build_attempt(settings, given, forge, stop, grace=grace, record=record, mirror=mirror)
         outcome = await attempt.run()
-        return outcome.model_copy(update={"denied": await denials(os.environ, hurry=stop.is_set())})
+        return outcome.model_copy(update={"denied": await denials(os.environ, hurry=attempt.hurried)})
     finally:
         await forge.aclose()
 

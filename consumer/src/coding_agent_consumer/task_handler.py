@@ -186,7 +186,7 @@ class TaskHandler:
             return task, details
 
         async with self._watch(claim, task) as (stop, why):
-            outcome = await Attempt(
+            attempt = Attempt(
                 settings=self.settings,
                 given=AttemptInput(
                     task=claim.task,
@@ -209,9 +209,11 @@ class TaskHandler:
                 stop=stop,
                 grace=_GRACE,
                 overtime=_OVERTIME,
-            ).run()
+            )
+            outcome = await attempt.run()
         if identities is not None:
-            outcome = outcome.model_copy(update={"denied": await denials(identities.agent(job))})
+            denied = await denials(identities.agent(job), hurry=attempt.hurried)
+            outcome = outcome.model_copy(update={"denied": denied})
         self.usage.count(claim.task.request.item.repository, outcome.usage)
         if claim.lost.is_set():
             raise _TaskStoppedError

@@ -75,7 +75,7 @@ class Place:
         )
 
     async def begun(self) -> None:
-        """Wait until the program's command has written its file, which is there before, and empty."""
+        """Wait until the command has written to its file. The shell creates it empty first."""
 
         def there() -> bool:
             file = self.place.workspace.root / "tree" / "begun.md"

@@ -94,7 +94,7 @@ def test_the_internet_is_not_there(own_cluster: local.Cluster) -> None:
 def test_no_pod_of_the_cluster_itself_is_starved_by_others(
     own_cluster: local.Cluster, enforced_policies: None
 ) -> None:
-    """A pod without requests gets a share of 2 of the processor, all those with requests one of thousands."""
+    """All pods without a CPU request share a weight of 2; a request of 100m is a weight of about 100."""
     metrics_server.enable(own_cluster)
     pods = own_cluster.access.get("-n", "kube-system", "pods")["items"]
     classes = {pod["metadata"]["name"]: pod["status"]["qosClass"] for pod in pods}

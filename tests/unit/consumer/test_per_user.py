@@ -183,7 +183,7 @@ async def test_what_is_refused_ends_the_task_and_names_the_person(ours: Settings
 
 
 class Waits(list[float]):
-    """The seconds that were waited for, at once."""
+    """Records the seconds of each wait; its clock does not wait."""
 
     def clock(self) -> Clock:
         async def sleep(seconds: float) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import uvicorn
 
 from coding_agent_forge.app import create_app
+from coding_agent_forge.clock import Clock
 from coding_agent_forge.model import Flavour
 from coding_agent_forge.seed import load
 from coding_agent_forge.server import config_for, listen
@@ -24,11 +26,15 @@ def main() -> None:
     parser.add_argument("--public-url", help="the address that clients use, if not http://HOST:PORT")
     parser.add_argument("--data", type=Path, help="an empty folder for the git repositories")
     parser.add_argument("--seed", type=Path, required=True, help="YAML file of users, repositories and hooks")
+    parser.add_argument(
+        "--clock-ahead", type=float, default=0.0, help="seconds that its clock is ahead; negative: behind"
+    )
     arguments = parser.parse_args()
     sock = listen(arguments.host, arguments.port)
     url = (arguments.public_url or f"http://{arguments.host}:{sock.getsockname()[1]}").rstrip("/")
     data = arguments.data or Path(tempfile.mkdtemp(prefix="sandbox-forge-"))
-    app = create_app(Flavour(arguments.flavour), load(arguments.seed), data, url)
+    clock = Clock(timedelta(seconds=arguments.clock_ahead))
+    app = create_app(Flavour(arguments.flavour), load(arguments.seed), data, url, clock)
     print(f"sandbox {arguments.flavour} at {url}", flush=True)
     asyncio.run(uvicorn.Server(config_for(app)).serve(sockets=[sock]))
 

@@ -1,13 +1,15 @@
-"""What tests control and see: faults, the log of requests, the state.
+"""What tests control and see: faults, the clock, the logs of events and requests, the state.
 
 No vendor has this, and no token is asked for it.
 """
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
 
 from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Item, Repository
@@ -45,6 +47,26 @@ async def planted(request: Request) -> list[Fault]:
 async def clear(request: Request) -> None:
     """Take all faults back."""
     _sandbox(request).faults.clear()
+
+
+class ClockSetting(BaseModel):
+    """How the forge's clock is set: seconds ahead of the machine's; negative: behind."""
+
+    ahead_seconds: float = Field(ge=-1e8, le=1e8)
+
+
+@router.put("/clock")
+async def set_clock(setting: ClockSetting, request: Request) -> dict[str, str]:
+    """Set the forge's clock; what has happened keeps its time. The answer is the time that it shows now."""
+    clock = _sandbox(request).clock
+    clock.ahead = timedelta(seconds=setting.ahead_seconds)
+    return {"now": clock().isoformat()}
+
+
+@router.get("/events")
+async def events(request: Request, after: int = 0) -> list[dict[str, Any]]:
+    """What people and programs did, oldest first; with `after`, only what is newer than that event."""
+    return [event.as_dict() for event in _sandbox(request).store.log.after(after)]
 
 
 @router.get("/requests")

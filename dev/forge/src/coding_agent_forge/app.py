@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
 from coding_agent_forge import admin, git_http
+from coding_agent_forge.clock import Clock, DateHeader
 from coding_agent_forge.deliveries import Deliveries
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.faults import Faults
@@ -23,7 +23,7 @@ from coding_agent_forge.model import Flavour
 from coding_agent_forge.requestlog import KEPT, RequestLog
 from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.seed import Seed, plant
-from coding_agent_forge.store import Store, utc_now
+from coding_agent_forge.store import Store
 from coding_agent_forge.web import routes as web
 
 
@@ -32,7 +32,7 @@ def create_app(
     seed: Seed,
     folder: Path,
     base_url: str,
-    now: Callable[[], datetime] = utc_now,
+    clock: Clock | None = None,
 ) -> FastAPI:
     """A forge, seeded: bare repositories go into `folder`, all else stays in memory.
 
@@ -40,13 +40,14 @@ def create_app(
         ValueError: the seed has no admin, or names somebody or something that is not in it.
     """
     wording = FLAVOURS[flavour]
-    store = Store(flavour, now)
+    clock = clock or Clock()
+    store = Store(flavour, clock)
     plant(seed, store, folder)
     person = next((user for user in store.users if user.admin), None)
     if person is None:
         raise ValueError("the seed needs a user with admin: true; the pages act as that person")
     sandbox = Sandbox(
-        store, Deliveries(store, wording.seal, wording.new_guid), base_url, person, deque(maxlen=KEPT)
+        store, Deliveries(store, wording.seal, wording.new_guid), base_url, person, deque(maxlen=KEPT), clock
     )
     store.listener = lambda happening: wording.tell(sandbox, happening)
 
@@ -69,11 +70,11 @@ def create_app(
     return app
 
 
-def with_faults(app: FastAPI) -> RequestLog:
+def with_faults(app: FastAPI) -> DateHeader:
     """The application as a server runs it: log and faults stand outside of all else, next to the wire."""
     sandbox = app.state.sandbox
     assert isinstance(sandbox, Sandbox)
-    return RequestLog(Faults(app, sandbox.faults), sandbox.requests)
+    return DateHeader(RequestLog(Faults(app, sandbox.faults), sandbox.requests), sandbox.clock)
 
 
 @cache

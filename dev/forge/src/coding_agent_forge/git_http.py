@@ -13,6 +13,7 @@ from fastapi import Request
 from starlette.responses import PlainTextResponse, Response
 
 from coding_agent_forge import git
+from coding_agent_forge.eventlog import pushed_refs
 from coding_agent_forge.identity import authenticate, token_of
 from coding_agent_forge.model import Repository, User
 from coding_agent_forge.sandbox import Sandbox
@@ -51,6 +52,8 @@ async def serve(request: Request, sandbox: Sandbox) -> Response:
         return PlainTextResponse("Too large for a sandbox.", 413)
     response = await _backend(request, repository.path, service, body, user)
     if service == "git-receive-pack" and user is not None:
+        for branch, before, after in pushed_refs(body, bytes(response.body)):
+            sandbox.store.log.add("pushed", repository, user, branch=branch, before=before, after=after)
         await sandbox.after_push(repository, user)
     return response
 

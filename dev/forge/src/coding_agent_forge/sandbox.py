@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from coding_agent_forge import git
+from coding_agent_forge.clock import Clock
 from coding_agent_forge.deliveries import Deliveries
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.faults import Fault
@@ -31,6 +32,7 @@ class Sandbox:
     base_url: str
     person: User
     requests: deque[Logged]
+    clock: Clock
     faults: list[Fault] = field(default_factory=list)
     attachments: dict[str, bytes] = field(default_factory=dict)
     reviews: Reviews = field(init=False)

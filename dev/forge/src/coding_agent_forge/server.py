@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,6 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from coding_agent_forge.app import create_app, with_faults
+from coding_agent_forge.clock import Clock
+from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_forge.model import Flavour, Item, Kind, Repository, User
 from coding_agent_forge.reviews import Thread
 from coding_agent_forge.sandbox import Sandbox
@@ -43,6 +46,7 @@ def config_for(app: FastAPI, certificate: Path | None = None) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE,
+        date_header=False,  # the forge's own clock writes it
         timeout_graceful_shutdown=2,
         ws="none",
         ssl_certfile=certificate,
@@ -57,6 +61,7 @@ class ForgeServer:
 
     Args:
         certificate: PEM file of a certificate for `host` and its key; with it the forge speaks TLS only.
+        clock_ahead: seconds that the forge's clock is ahead of this machine's; negative: behind.
     """
 
     def __init__(
@@ -68,13 +73,15 @@ class ForgeServer:
         port: int = 0,
         host: str = "127.0.0.1",
         certificate: Path | None = None,
+        clock_ahead: float = 0.0,
     ) -> None:
         self._socket = listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.flavour = Flavour(flavour)
         self.base_url = f"{'https' if certificate else 'http'}://{host}:{self.port}"
         prepared = seed if isinstance(seed, Seed) else from_data(seed)
-        self.app = create_app(self.flavour, prepared, folder, self.base_url)
+        clock = Clock(timedelta(seconds=clock_ahead))
+        self.app = create_app(self.flavour, prepared, folder, self.base_url, clock)
         self._server = uvicorn.Server(config_for(self.app, certificate))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._up = threading.Event()
@@ -154,6 +161,14 @@ class ForgeServer:
 
         asyncio.run_coroutine_threadsafe(until(), self._loop).result()
 
+    def set_clock(self, ahead: float) -> None:
+        """Set the forge's clock so many seconds ahead of this machine's; negative: behind."""
+        self.run(lambda: setattr(self.sandbox.clock, "ahead", timedelta(seconds=ahead)))
+
+    def events(self, after: int = 0) -> list[ForgeEvent]:
+        """What people and programs did, oldest first; with `after`, only what is newer than that event."""
+        return self.run(lambda: self.sandbox.store.log.after(after))
+
     def repository(self, full_name: str) -> Repository:
         """A repository of the seed.
 
@@ -198,6 +213,22 @@ class ForgeServer:
         store, repository = self.sandbox.store, self.repository(full_name)
         item = self.item(full_name, number, kind)
         self.run(lambda: store.update(repository, item, self.user(by), remove=[label]))
+
+    def close(
+        self, full_name: str, number: int, *, kind: Kind | str = Kind.ISSUE, by: str | None = None
+    ) -> None:
+        """Close an item as a person does."""
+        store, repository = self.sandbox.store, self.repository(full_name)
+        item = self.item(full_name, number, kind)
+        self.run(lambda: store.update(repository, item, self.user(by), opened=False))
+
+    def reopen(
+        self, full_name: str, number: int, *, kind: Kind | str = Kind.ISSUE, by: str | None = None
+    ) -> None:
+        """Open a closed item again as a person does."""
+        store, repository = self.sandbox.store, self.repository(full_name)
+        item = self.item(full_name, number, kind)
+        self.run(lambda: store.update(repository, item, self.user(by), opened=True))
 
     def open_issue(
         self,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count
 
 from coding_agent_forge import markup
+from coding_agent_forge.clock import utc_now
 from coding_agent_forge.errors import Refused
+from coding_agent_forge.eventlog import EventLog
 from coding_agent_forge.model import (
     Before,
     Comment,
@@ -30,11 +32,6 @@ from coding_agent_forge.model import (
 )
 
 
-def utc_now() -> datetime:
-    """The wall clock."""
-    return datetime.now(UTC)
-
-
 class Store:
     """Users, repositories and hooks, and the rules of changing them; tells `listener` what happened."""
 
@@ -44,6 +41,7 @@ class Store:
         self.users: list[User] = []
         self.repositories: list[Repository] = []
         self.hooks: list[Hook] = []
+        self.log = EventLog()
         self.listener: Callable[[Happening], None] = lambda happening: None
         self._ids = count(1001)
 
@@ -165,12 +163,14 @@ class Store:
         added = [label for label in self._labels(repository, add) if label not in item.labels]
         removed = [label for label in item.labels if self._named(label, remove)]
         item.labels = [label for label in item.labels if label not in removed] + added
-        self._record(item, actor, "labeled", now, added)
-        self._record(item, actor, "unlabeled", now, removed)
-        action = self._reopen_or_close(item, actor, opened, now)
+        self._record(repository, item, actor, "labeled", now, added)
+        self._record(repository, item, actor, "unlabeled", now, removed)
+        action = self._reopen_or_close(repository, item, actor, opened, now)
         same_text = (item.title, item.body) == (before.title, before.body)
         if action == "updated" and same_text and not added and not removed:
             return
+        if not same_text:
+            self.log.add("edited", repository, actor, item, body=item.body)
         item.updated_at = now
         self._system_notes(item, actor, before, now)
         self.listener(Happening(action, repository, item, actor, now, before, tuple(added), tuple(removed)))
@@ -183,6 +183,7 @@ class Store:
         comment = Comment(self.next_id(), actor, self._kept(body), now, now)
         item.comments.append(comment)
         item.updated_at = now
+        self.log.add("commented", repository, actor, item, comment=comment.id, body=comment.body)
         self.listener(Happening("commented", repository, item, actor, now, comment=comment))
         self._execute(repository, item, actor, body)
         return comment
@@ -193,6 +194,7 @@ class Store:
         """Change a comment's text; our flows need no event for it, so none is sent."""
         comment.body = self._kept(body)
         comment.updated_at = item.updated_at = self.now()
+        self.log.add("comment_edited", repository, actor, item, comment=comment.id, body=comment.body)
         self._execute(repository, item, actor, body)
 
     def react(self, comment: Comment, actor: User, name: str) -> tuple[Reaction, bool]:
@@ -219,7 +221,7 @@ class Store:
     def merged(self, repository: Repository, item: Item, actor: User) -> None:
         """Record that a change's commits are in its base branch, and close the issues that it names."""
         item.merged_at = item.closed_at = item.updated_at = self.now()
-        self._record(item, actor, "merged", item.updated_at)
+        self._record(repository, item, actor, "merged", item.updated_at)
         self.listener(Happening("merged", repository, item, actor, item.updated_at))
         for named in markup.closes(item.body):
             place = self.repository(named.repository) if named.repository else repository
@@ -249,7 +251,7 @@ class Store:
                 case "title":
                     self.update(repository, item, actor, title=command.argument)
                 case "approve":
-                    self._record(item, actor, "approved", self.now())
+                    self._record(repository, item, actor, "approved", self.now())
                 case "merge" if item.kind is Kind.CHANGE and item.open:
                     self.merged(repository, item, actor)
 
@@ -262,7 +264,8 @@ class Store:
 
     def _opened(self, repository: Repository, item: Item, actor: User, labels: Sequence[str]) -> None:
         item.labels = self._labels(repository, labels)
-        self._record(item, actor, "labeled", item.created_at, item.labels)
+        self.log.add("opened", repository, actor, item)
+        self._record(repository, item, actor, "labeled", item.created_at, item.labels)
         repository.items.append(item)
         self.listener(Happening("opened", repository, item, actor, item.created_at, added=tuple(item.labels)))
 
@@ -280,16 +283,26 @@ class Store:
         return label.name in names
 
     def _record(
-        self, item: Item, actor: User, event: str, at: datetime, labels: Sequence[Label | None] = (None,)
+        self,
+        repository: Repository,
+        item: Item,
+        actor: User,
+        event: str,
+        at: datetime,
+        labels: Sequence[Label | None] = (None,),
     ) -> None:
-        item.events.extend(ItemEvent(self.next_id(), event, actor, at, label) for label in labels)
+        for label in labels:
+            item.events.append(ItemEvent(self.next_id(), event, actor, at, label))
+            self.log.add(event, repository, actor, item, label=label.name if label else None)
 
-    def _reopen_or_close(self, item: Item, actor: User, opened: bool | None, now: datetime) -> str:
+    def _reopen_or_close(
+        self, repository: Repository, item: Item, actor: User, opened: bool | None, now: datetime
+    ) -> str:
         if opened is None or opened == item.open or item.merged_at is not None:
             return "updated"
         item.closed_at = None if opened else now
         action = "reopened" if opened else "closed"
-        self._record(item, actor, action, now)
+        self._record(repository, item, actor, action, now)
         return action
 
     def _system_notes(self, item: Item, actor: User, before: Before, now: datetime) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 
@@ -83,13 +82,14 @@ async def rate_headers(request: Request, call_next: Callable[[Request], Awaitabl
     response = await call_next(request)
     if request.url.path.startswith(PREFIX):
         used = request.app.state.quota_used = getattr(request.app.state, "quota_used", 0) + 1
+        sandbox: Sandbox = request.app.state.sandbox
         resource = "search" if "/search/" in request.url.path else "core"
         response.headers.update(
             {
                 "x-ratelimit-limit": str(HOURLY_QUOTA),
                 "x-ratelimit-remaining": str(max(0, HOURLY_QUOTA - used % HOURLY_QUOTA)),
                 "x-ratelimit-used": str(used % HOURLY_QUOTA),
-                "x-ratelimit-reset": str(int(time.time()) + 3600),
+                "x-ratelimit-reset": str(int(sandbox.clock().timestamp()) + 3600),
                 "x-ratelimit-resource": resource,
                 "x-github-request-id": secrets.token_hex(8).upper(),
                 "x-github-enterprise-version": routes_repository.GHES_VERSION,

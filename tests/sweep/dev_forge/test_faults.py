@@ -88,6 +88,44 @@ def test_faults_can_be_taken_back(github_forge: ForgeServer) -> None:
         assert api.get("/user").status_code == 200
 
 
+def test_a_fault_with_an_id_hits_every_request_until_it_is_ended(github_forge: ForgeServer) -> None:
+    down = plant_fault(github_forge, id="down", path=USER, status=503, times=None)
+    with admin(github_forge) as sandbox, client(github_forge) as api:
+        assert [api.get("/user").status_code for _ in range(3)] == [503] * 3
+        assert sandbox.post("/faults", json={"id": "down", "path": USER}).status_code == 409
+        planted = sandbox.get(f"/faults/{down}").json()
+        assert (planted["hits"], planted["ended"]) == (3, False)
+        sandbox.delete(f"/faults/{down}").raise_for_status()
+        assert api.get("/user").status_code == 200
+        ended = sandbox.get(f"/faults/{down}").json()
+        assert (ended["hits"], ended["ended"]) == (3, True)
+        assert sandbox.get("/faults").json() == []
+        assert sandbox.get("/faults/other").status_code == 404
+
+
+def test_a_fault_with_a_start_and_an_end_hits_only_between_them(github_forge: ForgeServer) -> None:
+    plant_fault(github_forge, path=USER, status=503, start_after=3600)
+    passed = github_forge.fault(path=USER, status=502, end_after=0)
+    plant_fault(github_forge, path=USER, status=500, end_after=3600)
+    with client(github_forge) as api:
+        assert [api.get("/user").status_code for _ in range(3)] == [500] * 3
+    assert (passed.ended, passed.hits) == (True, 0)
+
+
+def test_of_two_forges_one_is_down(github_forge: ForgeServer, gitlab_forge: ForgeServer) -> None:
+    with client(github_forge) as github, client(gitlab_forge) as gitlab:
+        with github_forge.down() as fault:
+            assert (github.get("/user").status_code, gitlab.get("/user").status_code) == (503, 200)
+            assert github_forge.labels(REPOSITORY, 1) == {"bug"}, "people still work on it"
+        assert fault.hits == 1
+        assert github.get("/user").status_code == 200
+
+
+def test_a_fault_with_an_unknown_field_is_refused(github_forge: ForgeServer) -> None:
+    with admin(github_forge) as sandbox:
+        assert sandbox.post("/faults", json={"path": USER, "until": 5}).status_code == 422
+
+
 def test_the_log_of_requests_has_what_was_asked_and_answered_but_no_token(
     github_forge: ForgeServer,
 ) -> None:

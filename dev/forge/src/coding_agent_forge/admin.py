@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from coding_agent_forge.errors import Refused
 from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Item, Repository
 from coding_agent_forge.sandbox import Sandbox
@@ -31,16 +32,44 @@ async def health() -> dict[str, str]:
 
 
 @router.post("/faults", status_code=201)
-async def plant(fault: Fault, request: Request) -> dict[str, int]:
-    """Plant a fault."""
+async def plant(fault: Fault, request: Request) -> dict[str, Any]:
+    """Plant a fault; 409 if there was one of its id."""
+    if any(planted.id == fault.id for planted in _sandbox(request).faults):
+        raise Refused(409, f"There is a fault {fault.id!r} already: give this one another id.")
     _sandbox(request).faults.append(fault)
-    return {"planted": len(_sandbox(request).faults)}
+    return shown(fault)
+
+
+def shown(fault: Fault) -> dict[str, Any]:
+    """A fault as JSON, with how many requests it has hit and whether it has ended."""
+    return fault.model_dump() | {"hits": fault.hits, "ended": fault.ended}
 
 
 @router.get("/faults")
-async def planted(request: Request) -> list[Fault]:
+async def planted(request: Request) -> list[dict[str, Any]]:
     """Faults that have not all happened yet."""
-    return _sandbox(request).faults
+    return [shown(fault) for fault in _sandbox(request).faults if not fault.ended]
+
+
+@router.get("/faults/{identifier}")
+async def get_fault(identifier: str, request: Request) -> dict[str, Any]:
+    """One fault, ended or not."""
+    return shown(_fault(request, identifier))
+
+
+@router.delete("/faults/{identifier}")
+async def end(identifier: str, request: Request) -> dict[str, Any]:
+    """End one fault, which stays readable."""
+    fault = _fault(request, identifier)
+    fault.end()
+    return shown(fault)
+
+
+def _fault(request: Request, identifier: str) -> Fault:
+    for fault in _sandbox(request).faults:
+        if fault.id == identifier:
+            return fault
+    raise Refused(404, f"There is no fault {identifier!r}")
 
 
 @router.delete("/faults", status_code=204)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 from coding_agent_forge.app import create_app, with_faults
 from coding_agent_forge.clock import Clock
 from coding_agent_forge.eventlog import ForgeEvent
+from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Flavour, Item, Kind, Repository, User
 from coding_agent_forge.reviews import Thread
 from coding_agent_forge.sandbox import Sandbox
@@ -164,6 +166,21 @@ class ForgeServer:
     def set_clock(self, ahead: float) -> None:
         """Set the forge's clock so many seconds ahead of this machine's; negative: behind."""
         self.run(lambda: setattr(self.sandbox.clock, "ahead", timedelta(seconds=ahead)))
+
+    def fault(self, **fields: Any) -> Fault:
+        """Plant a fault, fields as in `Fault`; it is live: read its `hits`, and call its `end`."""
+        fault = Fault(**fields)
+        self.run(lambda: self.sandbox.faults.append(fault))
+        return fault
+
+    @contextmanager
+    def down(self, status: int = 503) -> Iterator[Fault]:
+        """The forge answers every request with this status while the block runs."""
+        fault = self.fault(path=".*", status=status, times=None)
+        try:
+            yield fault
+        finally:
+            fault.end()
 
     def events(self, after: int = 0) -> list[ForgeEvent]:
         """What people and programs did, oldest first; with `after`, only what is newer than that event."""

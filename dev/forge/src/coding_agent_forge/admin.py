@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from coding_agent_forge.delivery_settings import DeliverySettings
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Item, Repository
@@ -90,6 +91,13 @@ async def set_clock(setting: ClockSetting, request: Request) -> dict[str, str]:
     clock = _sandbox(request).clock
     clock.ahead = timedelta(seconds=setting.ahead_seconds)
     return {"now": clock().isoformat()}
+
+
+@router.put("/delivery-settings")
+async def set_deliveries(settings: DeliverySettings, request: Request) -> DeliverySettings:
+    """Say how webhooks are delivered from now on: late, twice, out of order or not at all."""
+    _sandbox(request).deliveries.settings = settings
+    return settings
 
 
 @router.get("/events")

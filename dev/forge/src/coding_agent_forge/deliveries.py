@@ -1,4 +1,4 @@
-"""Webhook deliveries: sent at once and in the background, once; each attempt is written down.
+"""Webhook deliveries: sent in the background, as `DeliverySettings` say; each attempt is written down.
 
 Like GitHub, the sandbox gives a receiver ten seconds and never tries again by itself.
 """
@@ -6,20 +6,25 @@ Like GitHub, the sandbox gives a receiver ten seconds and never tries again by i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from coding_agent_forge.model import Delivery, Hook
+from coding_agent_forge.delivery_settings import Copy, DeliverySettings
+from coding_agent_forge.model import Delivery, Happening, Hook
 from coding_agent_forge.store import Store
 
 DELIVERY_TIMEOUT = 10.0
 """Seconds that a receiver has (GitHub: best practices for using webhooks)."""
 PENDING = "pending"
 """Status of a delivery that is still on its way."""
+HELD_SECONDS = 5.0
+"""How long a delivery waits for the next one about its item, which it is to come after."""
 KEPT_RESPONSE = 64 * 1024
 """Bytes of a receiver's answer that the log keeps."""
 
@@ -43,12 +48,15 @@ class Deliveries:
 
     def __init__(self, store: Store, seal: Seal, new_guid: Callable[[], str]) -> None:
         self.log: list[Delivery] = []
+        self.settings = DeliverySettings()
         self._store = store
         self._seal = seal
         self._new_guid = new_guid
         self._client: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sending: dict[int, asyncio.Task[None]] = {}
+        self._events: Counter[str] = Counter()
+        self._held: dict[tuple[int, int], list[asyncio.Event]] = {}
 
     def start(self) -> None:
         """Called on the server's loop before the first event."""
@@ -64,9 +72,25 @@ class Deliveries:
         if self._client is not None:
             await self._client.aclose()
 
+    def tell(self, hook: Hook, message: Message, happening: Happening) -> None:
+        """Send a message about what happened, as often and as late as the settings say."""
+        item, labels = happening.item, [label.name for label in happening.added + happening.removed]
+        what = (message.event, message.action, labels, self._store.hooks.index(hook))
+        place = (happening.repository.full_name, item.kind.value, item.number)
+        event = f"{place} {happening.actor.login} {what}"
+        self._events[event] += 1
+        guid = self._new_guid()
+        for copy in self.settings.copies(f"{event} {self._events[event]}"):
+            self._send(hook, message, self._new_guid() if copy.other_id else guid, copy, about=item.id)
+
     def send(self, hook: Hook, message: Message, *, again: Delivery | None = None) -> Delivery:
-        """Send a message; `again` is the earlier delivery whose guid it keeps."""
+        """Send a message at once; `again` is the earlier delivery whose guid it keeps."""
         guid = again.guid if again else self._new_guid()
+        return self._send(hook, message, guid, Copy(), again=again is not None)
+
+    def _send(
+        self, hook: Hook, message: Message, guid: str, copy: Copy, *, about: int = 0, again: bool = False
+    ) -> Delivery:
         headers, body = self._seal(hook, message, guid)
         delivery = Delivery(
             id=self._store.next_id(),
@@ -78,13 +102,13 @@ class Deliveries:
             payload=message.payload,
             delivered_at=self._store.now(),
             repository_id=message.repository_id,
-            redelivery=again is not None,
+            redelivery=again,
         )
         self.log.append(delivery)
         if self._loop is None:  # seeding: nobody listens yet
             delivery.status = "not sent"
             return delivery
-        task = self._loop.create_task(self._deliver(delivery, body))
+        task = self._loop.create_task(self._deliver(delivery, body, copy, about))
         self._sending[delivery.id] = task
         task.add_done_callback(lambda _: self._sending.pop(delivery.id))
         return delivery
@@ -101,11 +125,32 @@ class Deliveries:
             await asyncio.wait([task])
         return delivery
 
+    def all_ended(self) -> bool:
+        """Whether none is on its way, waits for its time or is held back."""
+        return not self._sending
+
     def of_hook(self, hook: Hook) -> list[Delivery]:
         """A hook's deliveries that have ended, newest first: no forge shows one that is still on its way."""
         return [entry for entry in reversed(self.log) if entry.hook is hook and entry.status != PENDING]
 
-    async def _deliver(self, delivery: Delivery, body: bytes) -> None:
+    async def _deliver(self, delivery: Delivery, body: bytes, copy: Copy, about: int) -> None:
+        await asyncio.sleep(copy.late)
+        others = self._held.setdefault((delivery.hook.id, about), [])
+        if copy.held and not others:
+            mine = asyncio.Event()
+            others.append(mine)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(mine.wait(), HELD_SECONDS)
+        delivery.delivered_at = self._store.now()
+        if copy.dropped:
+            delivery.status, delivery.status_code = "failed to connect to host", 502
+        else:
+            await self._post(delivery, body)
+        for other in others:
+            other.set()
+        others.clear()
+
+    async def _post(self, delivery: Delivery, body: bytes) -> None:
         assert self._client is not None
         began = time.monotonic()
         try:

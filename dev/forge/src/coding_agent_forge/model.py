@@ -242,6 +242,7 @@ class Happening:
     Attributes:
         action: `opened`, `updated`, `closed`, `reopened`, `merged`, `commented` or `synchronized`.
         added: labels put on, `removed`: taken off.
+        label_deleted: they were taken off because somebody deleted the label from the repository.
     """
 
     action: str
@@ -254,3 +255,4 @@ class Happening:
     removed: tuple[Label, ...] = ()
     comment: Comment | None = None
     previous_sha: str = ""
+    label_deleted: bool = False

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from coding_agent_forge.app import create_app, with_faults
 from coding_agent_forge.clock import Clock
+from coding_agent_forge.delivery_settings import DeliverySettings
 from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_forge.faults import Fault
 from coding_agent_forge.model import Flavour, Item, Kind, Repository, User
@@ -167,6 +168,11 @@ class ForgeServer:
         """Set the forge's clock so many seconds ahead of this machine's; negative: behind."""
         self.run(lambda: setattr(self.sandbox.clock, "ahead", timedelta(seconds=ahead)))
 
+    def set_deliveries(self, **fields: Any) -> None:
+        """Say how webhooks are delivered from now on; fields as in `DeliverySettings`."""
+        settings = DeliverySettings(**fields)
+        self.run(lambda: setattr(self.sandbox.deliveries, "settings", settings))
+
     def fault(self, **fields: Any) -> Fault:
         """Plant a fault, fields as in `Fault`; it is live: read its `hits`, and call its `end`."""
         fault = Fault(**fields)
@@ -246,6 +252,14 @@ class ForgeServer:
         store, repository = self.sandbox.store, self.repository(full_name)
         item = self.item(full_name, number, kind)
         self.run(lambda: store.update(repository, item, self.user(by), opened=True))
+
+    def delete_label(self, full_name: str, label: str, *, by: str | None = None) -> None:
+        """Delete a label from the repository, and with it from every item."""
+        store, repository = self.sandbox.store, self.repository(full_name)
+        found = store.label(repository, label)
+        if found is None:
+            raise KeyError(label)
+        self.run(lambda: store.delete_label(repository, found, self.user(by)))
 
     def open_issue(
         self,

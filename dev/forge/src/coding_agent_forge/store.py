@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import count
 
@@ -176,6 +177,27 @@ class Store:
         self.listener(Happening(action, repository, item, actor, now, before, tuple(added), tuple(removed)))
         if body is not None:
             self._execute(repository, item, actor, body)
+
+    def delete_label(self, repository: Repository, label: Label, actor: User) -> None:
+        """Delete a label from the repository, and with it from every item.
+
+        GitHub tells so with one `unlabeled` for each item, without the label. GitLab sends nothing, and its
+        history of the item does not show it.
+        """
+        repository.labels.remove(label)
+        for item in repository.items:
+            if label not in item.labels:
+                continue
+            now = self.now()
+            before = Before(item.title, item.body, tuple(item.labels), item.updated_at)
+            item.labels.remove(label)
+            item.updated_at = now
+            if self.flavour is Flavour.GITLAB:
+                self.log.add("unlabeled", repository, actor, item, label=label.name)
+            else:
+                self._record(repository, item, actor, "unlabeled", now, [label])
+                happening = Happening("updated", repository, item, actor, now, before, removed=(label,))
+                self.listener(replace(happening, label_deleted=True))
 
     def comment(self, repository: Repository, item: Item, actor: User, body: str) -> Comment:
         """Write a comment."""

@@ -59,10 +59,11 @@ def tell(sandbox: Sandbox, happening: Happening) -> None:
     if not hooks:
         return
     renderer = ItemRenderer(sandbox.base_url)
-    for message in messages(happening, renderer, sandbox.store.users):
+    listed = sandbox.deliveries.settings.unlabeled_lists_label
+    for message in messages(happening, renderer, sandbox.store.users, unlabeled_lists_label=listed):
         for hook in hooks:
             if hook.wants(message.event):
-                sandbox.deliveries.send(hook, message)
+                sandbox.deliveries.tell(hook, message, happening)
 
 
 def refused(refusal: Refused) -> Response:

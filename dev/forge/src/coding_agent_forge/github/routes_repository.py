@@ -102,6 +102,16 @@ async def create_label(
     return render.label(repository, label)
 
 
+@router.delete("/repos/{owner}/{repo}/labels/{name:path}", status_code=204)
+async def delete_label(name: str, repository: InRepository, sandbox: SandboxOf, user: Actor) -> None:
+    """Delete a label, also from the items that carry it."""
+    needs_write(repository, user)
+    label = sandbox.store.label(repository, name)
+    if label is None:
+        raise Refused(404, "Not Found")
+    sandbox.store.delete_label(repository, label, user)
+
+
 @router.get("/repos/{owner}/{repo}/collaborators/{username}/permission")
 async def permission(
     username: str, repository: InRepository, render: Render, sandbox: SandboxOf, user: Actor

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from coding_agent_forge.deliveries import Message
 from coding_agent_forge.github.items import ItemRenderer
@@ -37,8 +38,14 @@ def seal(hook: Hook, message: Message, guid: str) -> tuple[dict[str, str], bytes
     return headers, body
 
 
-def messages(happening: Happening, renderer: ItemRenderer, users: list[User]) -> Iterator[Message]:
-    """The events of a happening: GitHub sends one for each label and each kind of change."""
+def messages(
+    happening: Happening, renderer: ItemRenderer, users: list[User], *, unlabeled_lists_label: bool = False
+) -> Iterator[Message]:
+    """The events of a happening: GitHub sends one for each label and each kind of change.
+
+    Args:
+        unlabeled_lists_label: the item of an `unlabeled` event still lists the label.
+    """
     subject = _subject(happening, renderer, users)
     event = "issues" if happening.item.kind is Kind.ISSUE else "pull_request"
     frame = {
@@ -62,8 +69,12 @@ def messages(happening: Happening, renderer: ItemRenderer, users: list[User]) ->
         yield message("edited", {"changes": edited, **subject})
     for label in happening.added:
         yield message("labeled", {**subject, "label": _label(happening, renderer, label)})
+    if unlabeled_lists_label and happening.removed:
+        item = replace(happening.item, labels=[*happening.item.labels, *happening.removed])
+        subject = _subject(replace(happening, item=item), renderer, users)
     for label in happening.removed:
-        yield message("unlabeled", {**subject, "label": _label(happening, renderer, label)})
+        named = {} if happening.label_deleted else {"label": _label(happening, renderer, label)}
+        yield message("unlabeled", {**subject, **named})
     if happening.action in ("closed", "merged"):
         yield message("closed", subject)
     if happening.action == "reopened":

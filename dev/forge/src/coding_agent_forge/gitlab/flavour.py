@@ -47,7 +47,7 @@ def tell(sandbox: Sandbox, happening: Happening) -> None:
     told = message(happening, ItemRenderer(sandbox.base_url))
     for hook in hooks:
         if hook.wants(KINDS[told.event]):
-            sandbox.deliveries.send(hook, told)
+            sandbox.deliveries.tell(hook, told, happening)
 
 
 def refused(refusal: Refused) -> Response:

@@ -157,21 +157,22 @@ class Renderer:
             "commands_changes": {},
         }
 
-    def label_event(self, item: Item, event: ItemEvent) -> Json:
-        """That a label was put on or taken off."""
+    def label_event(self, repository: Repository, item: Item, event: ItemEvent) -> Json:
+        """That a label was put on or taken off; `label` is null once the project has no such label."""
         label = event.label
         assert label is not None
+        shown = {
+            "id": label.id,
+            "name": label.name,
+            "color": f"#{label.color}",
+            "description": label.description or None,
+        }
         return {
             "id": event.id,
             "user": self.user(event.actor),
             "created_at": gitlab_time(event.created_at),
             "resource_type": _NOTEABLE[item.kind],
             "resource_id": item.id,
-            "label": {
-                "id": label.id,
-                "name": label.name,
-                "color": f"#{label.color}",
-                "description": label.description or None,
-            },
+            "label": shown if label in repository.labels else None,
             "action": "add" if event.event == "labeled" else "remove",
         }

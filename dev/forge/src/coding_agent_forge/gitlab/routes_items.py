@@ -251,8 +251,8 @@ async def edit_note(
 
 @router.get(ITEM + "/resource_label_events")
 async def label_events(
-    request: Request, response: Response, item: AnItem, render: Render
+    request: Request, response: Response, repository: InProject, item: AnItem, render: Render
 ) -> list[dict[str, Any]]:
     """When labels were put on and taken off, oldest first."""
     events = [event for event in item.events if event.label is not None]
-    return [render.label_event(item, event) for event in paged(events, request, response)]
+    return [render.label_event(repository, item, event) for event in paged(events, request, response)]

@@ -88,6 +88,17 @@ async def create_label(
     return render.label(label)
 
 
+@router.delete(PROJECT + "/labels/{name:path}", status_code=204)
+async def delete_label(name: str, repository: InProject, sandbox: SandboxOf, user: Actor) -> None:
+    """Delete a label, named or by its id, also from the items that carry it."""
+    needs_developer(repository, user)
+    for label in repository.labels:
+        if name in (label.name, str(label.id)):
+            sandbox.store.delete_label(repository, label, user)
+            return
+    raise Refused(404, "404 Label Not Found")
+
+
 def _hook_json(hook: Hook, repository: Repository) -> dict[str, Any]:
     return {
         "id": hook.id,

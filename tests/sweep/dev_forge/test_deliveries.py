@@ -1,0 +1,216 @@
+"""Deliveries that are late, doubled, reordered or dropped, and the payloads of a label that went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coding_agent_forge import ForgeServer
+from coding_agent_forge.delivery_settings import Copy, DeliverySettings
+from pydantic import ValidationError
+
+from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, admin, client, sample_seed
+from tests.fixtures.github_webhook_schema import validate_payload
+from tests.fixtures.hook_receiver import HookReceiver, Received
+
+ID = {"github": "x-github-delivery", "gitlab": "idempotency-key"}
+
+
+@pytest.fixture(params=["github", "gitlab"])
+def forge(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Both forges."""
+    with ForgeServer(request.param, sample_seed(), tmp_path / "forge") as forge:
+        yield forge
+
+
+def ids(forge: ForgeServer, received: list[Received]) -> list[str]:
+    return [entry.headers[ID[forge.flavour]] for entry in received]
+
+
+@pytest.mark.parametrize(
+    ("settings", "copies"),
+    [
+        ({}, [Copy()]),
+        ({"dropped": 1}, [Copy(dropped=True)]),
+        ({"reordered": 1}, [Copy(held=True)]),
+        ({"doubled": 1}, [Copy(), Copy()]),
+        ({"doubled": 1, "other_ids": 1}, [Copy(), Copy(other_id=True)]),
+    ],
+    ids=str,
+)
+def test_what_the_settings_make_of_an_event(settings: dict[str, Any], copies: list[Copy]) -> None:
+    assert DeliverySettings(**settings).copies("an event") == copies
+
+
+def test_the_same_seed_gives_the_same_event_the_same_fate_and_another_seed_another() -> None:
+    shares = {"late_seconds": (1, 3), "doubled": 0.5, "other_ids": 0.5, "reordered": 0.3, "dropped": 0.2}
+    one, again, other = (DeliverySettings(seed=seed, **shares) for seed in (1, 1, 2))  # type: ignore[arg-type]
+    names = [f"event {number}" for number in range(400)]
+
+    fates = [one.copies(name) for name in names]
+
+    assert fates == [again.copies(name) for name in reversed(names)][::-1]
+    assert fates != [other.copies(name) for name in names]
+    copies = [copy for fate in fates for copy in fate]
+    assert all(1 <= copy.late <= 3 for copy in copies)
+    assert 500 < len(copies) < 700
+    assert 0.1 < sum(copy.dropped for copy in copies) / len(copies) < 0.3
+    assert 0.2 < sum(copy.held for copy in copies) / len(copies) < 0.4
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"doubled": 2}, {"late_seconds": (3, 1)}, {"late_seconds": (-1, 1)}, {"lost": 1}], ids=str
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        DeliverySettings(**wrong)
+
+
+def test_an_event_comes_twice_under_one_id(forge: ForgeServer, hook_receiver: HookReceiver) -> None:
+    forge.add_hook(REPOSITORY, hook_receiver.url)
+    forge.set_deliveries(doubled=1)
+
+    forge.add_label(REPOSITORY, 1, "coding agent")
+
+    received = hook_receiver.wait_for_count(2)
+    assert len(set(ids(forge, received))) == 1
+    assert received[0].body == received[1].body
+
+
+def test_an_event_comes_twice_under_two_ids(forge: ForgeServer, hook_receiver: HookReceiver) -> None:
+    forge.add_hook(REPOSITORY, hook_receiver.url)
+    with admin(forge) as sandbox:
+        settings = {"doubled": 1, "other_ids": 1}
+        sandbox.put("/delivery-settings", json=settings).raise_for_status()
+
+    forge.add_label(REPOSITORY, 1, "coding agent")
+
+    assert len(set(ids(forge, hook_receiver.wait_for_count(2)))) == 2
+
+
+def test_an_event_that_is_late_says_what_was_so_when_it_happened(
+    forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    forge.add_hook(REPOSITORY, hook_receiver.url)
+    forge.set_deliveries(late_seconds=(0.5, 0.5))
+    forge.add_label(REPOSITORY, 1, "coding agent")
+    forge.set_deliveries()
+    forge.remove_label(REPOSITORY, 1, "coding agent")
+
+    removed, added = hook_receiver.wait_for_count(2)
+
+    assert b"coding agent" in json.dumps(added.payload.get("labels", added.payload.get("issue"))).encode()
+    assert added.body != removed.body
+    forge.wait_for(forge.sandbox.deliveries.all_ended)
+    log = forge.sandbox.deliveries.log
+    assert (log[0].delivered_at - log[1].delivered_at).total_seconds() > 0.3
+
+
+def test_a_delivery_is_overtaken_by_the_next_one_about_its_item(
+    forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    forge.add_hook(REPOSITORY, hook_receiver.url)
+    other = forge.open_issue(REPOSITORY, "Another")
+    hook_receiver.wait_for_count(1)
+    forge.set_deliveries(reordered=1)
+    for label in ("first", "second"):
+        forge.add_label(REPOSITORY, 1, label)
+        forge.add_label(REPOSITORY, other, label)
+
+    received = hook_receiver.wait_for_count(5)[1:]
+
+    for number in (1, other):
+        bodies = [entry.body for entry in received if number in numbers(entry)]
+        assert ["second" in body.decode() for body in bodies] == [True, False]
+
+
+def numbers(received: Received) -> list[int]:
+    """The number of the item that a payload is about."""
+    payload = received.payload
+    return [payload["issue"]["number"] if "issue" in payload else payload["object_attributes"]["iid"]]
+
+
+def test_a_delivery_that_nothing_follows_is_not_held_for_ever(
+    forge: ForgeServer, hook_receiver: HookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coding_agent_forge.deliveries.HELD_SECONDS", 0.1)
+    forge.add_hook(REPOSITORY, hook_receiver.url)
+    forge.set_deliveries(reordered=1)
+    forge.add_label(REPOSITORY, 1, "coding agent")
+
+    assert len(hook_receiver.wait_for_count(1)) == 1
+
+
+def test_a_dropped_delivery_is_logged_as_failed_and_can_be_asked_for_again(
+    github_forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    hook = github_forge.add_hook(REPOSITORY, hook_receiver.url)
+    github_forge.set_deliveries(dropped=1)
+    github_forge.add_label(REPOSITORY, 1, "coding agent")
+    github_forge.wait_for(github_forge.sandbox.deliveries.all_ended)
+
+    assert hook_receiver.deliveries == []
+    deliveries = f"/repos/{REPOSITORY}/hooks/{hook}/deliveries"
+    with client(github_forge, PERSON_TOKEN) as api:
+        (failed,) = api.get(deliveries, params={"status": "failure"}).json()
+        api.post(f"{deliveries}/{failed['id']}/attempts").raise_for_status()
+    (received,) = hook_receiver.wait_for_count(1)
+    assert received.headers["x-github-delivery"] == failed["guid"]
+
+
+def test_unlabeled_lists_the_label_as_in_the_payloads_that_github_recorded(
+    github_forge: ForgeServer,
+    hook_receiver: HookReceiver,
+    octokit_examples: dict[str, list[dict[str, Any]]],
+) -> None:
+    examples = [
+        (example["label"], (example.get("issue") or example["pull_request"])["labels"])
+        for event in ("issues", "pull_request")
+        for example in octokit_examples[event]
+        if example["action"] == "unlabeled"
+    ]
+    assert examples
+    assert all(label in listed for label, listed in examples)
+    github_forge.add_hook(REPOSITORY, hook_receiver.url)
+    github_forge.set_deliveries(unlabeled_lists_label=True)
+
+    github_forge.remove_label(REPOSITORY, 1, "bug")
+
+    payload = hook_receiver.wait_for_count(1)[0].payload
+    assert payload["label"] in payload["issue"]["labels"]
+    validate_payload("issues", payload)
+    assert github_forge.labels(REPOSITORY, 1) == set()
+
+
+def test_a_label_that_was_deleted_is_not_named_by_github(
+    github_forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    github_forge.add_hook(REPOSITORY, hook_receiver.url)
+
+    github_forge.delete_label(REPOSITORY, "bug")
+
+    payload = hook_receiver.wait_for_count(1)[0].payload
+    assert payload["action"] == "unlabeled"
+    assert "label" not in payload
+    assert payload["issue"]["labels"] == []
+    validate_payload("issues", payload)
+    with client(github_forge) as api:
+        assert api.get(f"/repos/{REPOSITORY}/labels/bug").status_code == 404
+
+
+def test_a_label_that_was_deleted_goes_without_a_word_on_gitlab(
+    gitlab_forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    gitlab_forge.add_hook(REPOSITORY, hook_receiver.url)
+    project = "/projects/acme%2Fpricing"
+    with client(gitlab_forge, PERSON_TOKEN) as api:
+        assert api.delete(f"{project}/labels/bug").status_code == 204
+        assert api.delete(f"{project}/labels/bug").status_code == 404
+        history = api.get(f"{project}/issues/1/resource_label_events").json()
+
+    assert [(event["action"], event["label"]) for event in history] == [("add", None)]
+    assert gitlab_forge.sandbox.deliveries.log == []
+    assert gitlab_forge.labels(REPOSITORY, 1) == set()
+    assert gitlab_forge.events()[-1].event == "unlabeled"

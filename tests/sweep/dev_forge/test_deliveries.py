@@ -34,7 +34,7 @@ def ids(forge: ForgeServer, received: list[Received]) -> list[str]:
     [
         ({}, [Copy()]),
         ({"dropped": 1}, [Copy(dropped=True)]),
-        ({"reordered": 1}, [Copy(held=True)]),
+        ({"reordered": 1}, [Copy(held=5.0)]),
         ({"doubled": 1}, [Copy(), Copy()]),
         ({"doubled": 1, "other_ids": 1}, [Copy(), Copy(other_id=True)]),
     ],
@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_event_the_same_fate_and_another_seed_anoth
     assert all(1 <= copy.late <= 3 for copy in copies)
     assert 500 < len(copies) < 700
     assert 0.1 < sum(copy.dropped for copy in copies) / len(copies) < 0.3
-    assert 0.2 < sum(copy.held for copy in copies) / len(copies) < 0.4
+    assert 0.2 < sum(copy.held is not None for copy in copies) / len(copies) < 0.4
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_delivery_is_overtaken_by_the_next_one_about_its_item(
     forge.add_hook(REPOSITORY, hook_receiver.url)
     other = forge.open_issue(REPOSITORY, "Another")
     hook_receiver.wait_for_count(1)
-    forge.set_deliveries(reordered=1)
+    forge.set_deliveries(reordered=1, held_seconds=60)
     for label in ("first", "second"):
         forge.add_label(REPOSITORY, 1, label)
         forge.add_label(REPOSITORY, other, label)
@@ -133,11 +133,10 @@ def numbers(received: Received) -> list[int]:
 
 
 def test_a_delivery_that_nothing_follows_is_not_held_for_ever(
-    forge: ForgeServer, hook_receiver: HookReceiver, monkeypatch: pytest.MonkeyPatch
+    forge: ForgeServer, hook_receiver: HookReceiver
 ) -> None:
-    monkeypatch.setattr("coding_agent_forge.deliveries.HELD_SECONDS", 0.1)
     forge.add_hook(REPOSITORY, hook_receiver.url)
-    forge.set_deliveries(reordered=1)
+    forge.set_deliveries(reordered=1, held_seconds=0.1)
     forge.add_label(REPOSITORY, 1, "coding agent")
 
     assert len(hook_receiver.wait_for_count(1)) == 1

@@ -23,8 +23,6 @@ DELIVERY_TIMEOUT = 10.0
 """Seconds that a receiver has (GitHub: best practices for using webhooks)."""
 PENDING = "pending"
 """Status of a delivery that is still on its way."""
-HELD_SECONDS = 5.0
-"""How long a delivery waits for the next one about its item, which it is to come after."""
 KEPT_RESPONSE = 64 * 1024
 """Bytes of a receiver's answer that the log keeps."""
 
@@ -56,7 +54,7 @@ class Deliveries:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sending: dict[int, asyncio.Task[None]] = {}
         self._events: Counter[str] = Counter()
-        self._held: dict[tuple[int, int], list[asyncio.Event]] = {}
+        self._held: dict[tuple[int, int], dict[int, asyncio.Event]] = {}
 
     def start(self) -> None:
         """Called on the server's loop before the first event."""
@@ -135,20 +133,20 @@ class Deliveries:
 
     async def _deliver(self, delivery: Delivery, body: bytes, copy: Copy, about: int) -> None:
         await asyncio.sleep(copy.late)
-        others = self._held.setdefault((delivery.hook.id, about), [])
-        if copy.held and not others:
-            mine = asyncio.Event()
-            others.append(mine)
+        held = self._held.setdefault((delivery.hook.id, about), {})
+        if copy.held is not None and not held:
+            held[delivery.id] = asyncio.Event()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(mine.wait(), HELD_SECONDS)
+                await asyncio.wait_for(held[delivery.id].wait(), copy.held)
+            del held[delivery.id]
         delivery.delivered_at = self._store.now()
         if copy.dropped:
             delivery.status, delivery.status_code = "failed to connect to host", 502
         else:
             await self._post(delivery, body)
-        for other in others:
-            other.set()
-        others.clear()
+        for older, released in held.items():
+            if older < delivery.id:
+                released.set()
 
     async def _post(self, delivery: Delivery, body: bytes) -> None:
         assert self._client is not None

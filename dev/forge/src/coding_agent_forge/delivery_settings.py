@@ -22,7 +22,8 @@ class DeliverySettings(BaseModel):
         doubled: share of the events that are delivered twice, each time with its own delay.
         other_ids: share of the second deliveries that have an id of their own, as when two webhooks are set
             up for one receiver.
-        reordered: share of the deliveries that are sent only when the next one about the same item has been.
+        reordered: share of the deliveries that are sent only when the next one about the same item has been,
+            or after `held_seconds` if none comes.
         dropped: share of the deliveries that never leave; the forge logs them as failed.
         unlabeled_lists_label: an `unlabeled` event still lists the removed label on its item, as in every
             payload that GitHub recorded (npm `@octokit/webhooks-examples`). GitLab has no such event.
@@ -35,6 +36,7 @@ class DeliverySettings(BaseModel):
     doubled: Share = 0.0
     other_ids: Share = 0.0
     reordered: Share = 0.0
+    held_seconds: float = Field(default=5.0, ge=0, le=3600)
     dropped: Share = 0.0
     unlabeled_lists_label: bool = False
 
@@ -58,7 +60,8 @@ class DeliverySettings(BaseModel):
 
     def _copy(self, random: Random) -> Copy:
         late = random.uniform(*self.late_seconds)
-        return Copy(late, random.random() < self.reordered, random.random() < self.dropped)
+        held = self.held_seconds if random.random() < self.reordered else None
+        return Copy(late, held, random.random() < self.dropped)
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,12 @@ class Copy:
 
     Attributes:
         late: seconds before it is sent.
-        held: it is sent after the next delivery about the same item.
+        held: it is sent after the next delivery about the same item, or so many seconds later.
         dropped: it is never sent.
         other_id: it does not have the id of the first delivery.
     """
 
     late: float = 0.0
-    held: bool = False
+    held: float | None = None
     dropped: bool = False
     other_id: bool = False

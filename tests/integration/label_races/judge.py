@@ -1,0 +1,116 @@
+"""The verdict on an item, from the forge's event log, the store of tasks, and what the item shows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from coding_agent_core.reporting import State
+from coding_agent_core.tasks import Phase
+from coding_agent_forge.eventlog import ForgeEvent
+
+BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
+ASKING = {BOT, PROCESSING}
+"""The labels of which an item has at least one while somebody wants its work."""
+BOT_USER = "coding-agent-bot"
+
+
+@dataclass(frozen=True)
+class SeenRun:
+    """A run of an item.
+
+    Attributes:
+        phase: as the store has it, or, where there is no store, the newest that the comment showed.
+        worked_until: when its work ended, by this machine's clock; `None`: not yet, or never begun.
+    """
+
+    name: str
+    phase: Phase
+    worked_until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an item shows at the end.
+
+    Attributes:
+        state: the hidden state of the bot's comment; `None`: there is no comment.
+        comments: the number of the bot's comments.
+    """
+
+    open: bool
+    labels: frozenset[str]
+    state: State | None
+    comments: int
+
+
+def is_wanted(events: Sequence[ForgeEvent]) -> bool:
+    """Whether the last thing that a person did with the item asks for work."""
+    last = last_act(events)
+    return last is not None and last.event == "labeled"
+
+
+def last_act(events: Sequence[ForgeEvent]) -> ForgeEvent | None:
+    """The last thing that a person did with the item's labels, or its closing."""
+    acts = [event for event in events if event.actor != BOT_USER and _concerns_us(event)]
+    return acts[-1] if acts else None
+
+
+def _concerns_us(event: ForgeEvent) -> bool:
+    return event.event == "closed" or (event.event in ("labeled", "unlabeled") and event.label in ASKING)
+
+
+def problems(
+    events: Sequence[ForgeEvent], runs: Sequence[SeenRun], shown: Shown, *, free: bool, rounds_wanted: int
+) -> list[str]:
+    """What is wrong with an item on which nothing happens any more; nothing: all is as it should be.
+
+    Args:
+        events: of the item, oldest first.
+        free: as in the item's story.
+        rounds_wanted: how many rounds of the story so far ended with the label on.
+    """
+    found = _agreement(runs, shown)
+    active = [run.name for run in runs if not run.phase.terminal]
+    done = [run for run in runs if run.phase is Phase.SUCCEEDED]
+    other = [f"{run.name} {run.phase}" for run in runs if run.phase.terminal and run not in done]
+    if active:
+        found.append(f"still active: {', '.join(active)}")
+    if strange := [text for text in other if not text.endswith(Phase.CANCELLED)]:
+        found.append(f"neither done nor cancelled: {', '.join(strange)}")
+    last = last_act(events)
+    if last is None:
+        return [*found, "nobody did anything"]
+    if last.event == "labeled":
+        answers = [run.name for run in done if run.worked_until is not None and run.worked_until >= last.at]
+        if len(answers) != 1:
+            found.append(f"the label that stays has {len(answers)} runs that are done: {answers}, not 1")
+        if shown.labels & {*ASKING, DONE} != {DONE}:
+            found.append(f"done, and its labels are {sorted(shown.labels)}")
+    elif shown.labels & (ASKING if last.event == "unlabeled" or runs else {PROCESSING}):
+        # A person's label stays on an item that was closed before its task was taken up.
+        found.append(f"{last.event} by a person, and its labels are {sorted(shown.labels)}")
+    if not free and len(done) != rounds_wanted:
+        found.append(f"{len(done)} runs are done, not {rounds_wanted}: {[run.name for run in done]}")
+    if not free and last.event != "labeled":
+        late = [event for event in events if event.event == "pushed" and event.at > last.at]
+        if late:
+            found.append(f"pushed {len(late)} times after the label went")
+    return found
+
+
+def _agreement(runs: Sequence[SeenRun], shown: Shown) -> list[str]:
+    """Whether the comment agrees with the newest run."""
+    if shown.comments > 1:
+        return [f"the bot has written {shown.comments} comments"]
+    if not runs:
+        return []
+    newest = runs[-1]
+    if shown.state is None:
+        return [f"{newest.name} is {newest.phase}, and there is no comment"]
+    if shown.state.phase is not newest.phase:
+        return [f"{newest.name} is {newest.phase}, and the comment says {shown.state.phase}"]
+    if (newest.phase is Phase.SUCCEEDED) != (DONE in shown.labels) and not shown.labels & ASKING:
+        return [f"the comment says {shown.state.phase}, and its labels are {sorted(shown.labels)}"]
+    return []

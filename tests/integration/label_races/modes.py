@@ -1,0 +1,255 @@
+"""The system in its three modes, with work that ends only when the test lets it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from coding_agent_core.admission import phase_of
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.reporting import read_state
+from coding_agent_core.tasks import Item, Phase, host_of, task_name
+from coding_agent_forge import ForgeServer, Kind
+from coding_agent_forge.eventlog import ForgeEvent
+from coding_agent_model.script import Script
+from coding_agent_model.server import ModelServer
+
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.deliveries import SECRET, TOKEN
+from tests.fixtures.rabbitmq import Broker
+from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, Program, System
+from tests.fixtures.system import SECRET as QUEUE_SECRET
+from tests.integration.core_kubernetes.place import Place
+from tests.integration.label_races.judge import BOT_USER, SeenRun
+from tests.integration.main_job.scripts import finish, run
+from tests.integration.operator.pod_driver import DONE, Ends, PodDriver
+from tests.integration.operator.world import OperatorProcess
+from tests.integration.operator.world import account as operator_account
+from tests.integration.operator_reporter.process import Reporter
+from tests.integration.operator_reporter.process import account as reporter_account
+from tests.integration.operator_reporter.world import QUICK as QUICK_REPORTER
+
+GRACE = 5.0
+"""Seconds before the reporter corrects a task, or a consumer looks at the labels: after a late webhook."""
+WORK_SECONDS = 1.0
+
+
+@dataclass(eq=False)
+class RaceItem:
+    """An issue of a forge; its title says which."""
+
+    forge: ForgeServer
+    index: int
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """Unique among the items of all forges."""
+        return f"{self.forge.flavour.value}-{self.index}"
+
+    def events(self) -> list[ForgeEvent]:
+        """What was done with the item, pushes of its work included."""
+        branches = {f"coding-agent/issue-{self.number}"}
+        return [
+            event
+            for event in self.forge.events()
+            if (event.number == self.number and event.kind is Kind.ISSUE)
+            or (event.branch is not None and event.branch.split("-r")[0] in branches)
+        ]
+
+    def task(self) -> Item:
+        """As tasks name it."""
+        project = self.forge.repository(REPOSITORY).id if self.forge.flavour.value == "gitlab" else None
+        return Item(
+            platform=Platform(self.forge.flavour.value),
+            host=host_of(self.forge.api_url),
+            repository=REPOSITORY,
+            kind=ItemKind.ISSUE,
+            number=self.number,
+            project_id=project,
+        )
+
+
+class Mode(Protocol):
+    """A running system."""
+
+    def let_end(self, item: RaceItem) -> None:
+        """The item's work may end from now on."""
+
+    def hold(self, item: RaceItem) -> None:
+        """The item's work does not end until `let_end`."""
+
+    def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]:
+        """The runs of each item, the newest last."""
+
+    def logs(self) -> str:
+        """What the programs have logged, for the report of a failed test."""
+
+
+@dataclass
+class Queues:
+    """In memory, or over RabbitMQ with a consumer of its own."""
+
+    system: System
+    gates: Path
+
+    def let_end(self, item: RaceItem) -> None:
+        (self.gates / item.name).touch()
+
+    def hold(self, item: RaceItem) -> None:
+        (self.gates / item.name).unlink(missing_ok=True)
+
+    def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]:
+        return {item: _runs_shown(item.events()) for item in items}
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {p.log.name}\n{p.text()[-20_000:]}" for p in self.system.programs)
+
+
+def _runs_shown(events: Sequence[ForgeEvent]) -> list[SeenRun]:
+    """The runs as the versions of the bot's comment show them: nothing else stores them."""
+    runs: dict[tuple[int, str], SeenRun] = {}
+    pushed: datetime | None = None
+    for event in events:
+        if event.event == "pushed":
+            pushed = event.at
+        if event.actor != BOT_USER or event.event not in ("commented", "comment_edited"):
+            continue
+        state = read_state(event.body or "")
+        if state is None:
+            continue
+        for key in [key for key in runs if key[0] == state.run and key[1] != state.uuid]:
+            if runs[key].phase is Phase.QUEUED:  # of several messages that wait for one run, one starts it
+                del runs[key]
+        runs[state.run, state.uuid] = SeenRun(f"r{state.run} {state.uuid[:8]}", state.phase, pushed)
+    return list(runs.values())
+
+
+def start_queues(
+    stack: ExitStack, forges: Sequence[ForgeServer], folder: Path, broker: tuple[Broker, str] | None
+) -> Queues:
+    """Receiver and consumer, in one process or with a broker between them."""
+    # The workspace's commands run as another user, who cannot see into the test's own folder.
+    gates = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    gates.chmod(0o755)
+    wait = f"while [ ! -e {gates}/${{name}} ]; do sleep 0.2; done; date +%s.%N > work-${{name}}.txt"
+    script = Script(match=r"Race item (?P<name>[a-z]+-\d+)", turns=(run(wait), finish("Did it.")))
+    model = stack.enter_context(ModelServer([script], api_key=MODEL_KEY))
+    sections: dict[str, Any] = {
+        "consumer": {
+            "concurrency": 6,
+            "cancel_check_interval": GRACE,
+            "workspace": {"isolation": "none"},
+        },
+        "webhook": {"github": {"secret": QUEUE_SECRET}, "gitlab": {"token": QUEUE_SECRET}},
+    }
+    for forge in forges:
+        sections[forge.flavour.value] = {"api_url": forge.api_url}
+    if broker is not None:
+        server, queue = broker
+        sections |= {
+            "use_rabbitmq": True,
+            "rabbitmq": {"host": server.host, "port": server.port, "queue": queue, "heartbeat": 30},
+        }
+    system = System(forges[0], model, folder, sections)
+    stack.callback(system.close)
+    receiver = system.start_webhook()
+    for forge in forges[1:]:
+        url = f"http://127.0.0.1:{receiver.port()}/webhook/{forge.flavour.value}"
+        forge.add_hook(REPOSITORY, url, QUEUE_SECRET)
+    if broker is not None:
+        system.start_consumer()
+    return Queues(system, gates)
+
+
+@dataclass
+class Kubernetes:
+    """Receiver, operator and reporter on a control plane; the pods of Jobs are played."""
+
+    place: Place
+    programs: list[Program]
+    open: set[str] = field(default_factory=set)
+    began: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, datetime] = field(default_factory=dict)
+    tasks: dict[str, str] = field(default_factory=dict)
+    others: list[Callable[[], str]] = field(default_factory=list)
+
+    def let_end(self, item: RaceItem) -> None:
+        self.open.add(item.name)
+
+    def hold(self, item: RaceItem) -> None:
+        self.open.discard(item.name)
+
+    def know(self, items: Sequence[RaceItem]) -> None:
+        """Which item a Job belongs to, before the first is labeled."""
+        self.tasks.update({task_name(item.task()): item.name for item in items})
+
+    def script(self, job: str) -> Ends | None:
+        """How a Job's pod ends; `None`: not now."""
+        task = job.rpartition("-")[0]
+        began = self.began.setdefault(job, time.monotonic())
+        name = self.tasks.get(task) or self.tasks.get(task.rpartition("-r")[0])
+        if name not in self.open or time.monotonic() - began < WORK_SECONDS:
+            return None
+        if self.place.task(task)["spec"].get("cancel"):
+            return None  # the pod is about to go
+        self.ended[task] = datetime.now(UTC)
+        return DONE
+
+    def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]:
+        bodies = sorted(
+            self.place.tasks().values(),
+            key=lambda body: (body["metadata"]["creationTimestamp"], body["spec"].get("run", 1)),
+        )
+        found: dict[str, list[SeenRun]] = {}
+        for body in bodies:
+            name = body["metadata"]["name"]
+            item = self.tasks.get(name) or self.tasks[name.rpartition("-r")[0]]
+            found.setdefault(item, []).append(SeenRun(name, phase_of(body), self.ended.get(name)))
+        return {item: found.get(item.name, []) for item in items}
+
+    def logs(self) -> str:
+        texts = [f"--- {p.log.name}\n{p.text()[-20_000:]}" for p in self.programs]
+        return "\n".join([*texts, *(f"---\n{text()[-20_000:]}" for text in self.others)])
+
+
+def start_kubernetes(
+    stack: ExitStack, forges: Sequence[ForgeServer], folder: Path, plane: PlaneUnderTest, namespace: str
+) -> Kubernetes:
+    """Receiver, operator and reporter, each under its own account, and a player of pods."""
+    place = Place(plane, namespace, folder)
+    sections: dict[str, Any] = {
+        forge.flavour.value: {"api_url": forge.api_url, "personal_access_token": BOT_TOKEN}
+        for forge in forges
+    }
+    receiver = place.start_receiver(place.account(), forge=sections)
+    stack.callback(_end, receiver)
+    mode = Kubernetes(place, [receiver])
+    for forge in forges:
+        url = f"http://127.0.0.1:{receiver.port()}/webhook/{forge.flavour.value}"
+        forge.add_hook(REPOSITORY, url, SECRET if forge.flavour.value == "github" else TOKEN)
+    stack.enter_context(PodDriver(plane, namespace, mode.script))
+    limits = {"limits": {"global": 30, "per_repository": 12}}
+    kubeconfig = operator_account(plane, namespace, folder)
+    operator = OperatorProcess(kubeconfig, namespace, folder, limits).start()
+    stack.callback(operator.stop)
+    config = folder / f"reporter-{os.urandom(3).hex()}.yaml"
+    quick = {**QUICK_REPORTER, "grace": GRACE, "check_interval": 2.0, "workers": 4}
+    config.write_text(yaml.safe_dump({**sections, "operator": {"namespace": namespace}, "reporter": quick}))
+    reporter = Reporter(reporter_account(plane, namespace, folder), config).start()
+    stack.callback(reporter.stop)
+    reporter.ready()
+    mode.others = [operator.log, reporter.log]
+    return mode
+
+
+def _end(program: Program) -> None:
+    program.terminate()

@@ -163,6 +163,29 @@ def test_a_killed_part_comes_back_and_nothing_is_lost(
     chaos_plane.core.create_namespaced_config_map(namespace, config_map("new"))
 
 
+def test_controllers_that_start_while_the_api_server_is_away_work_when_it_is_back(
+    chaos_plane: PlaneUnderTest, namespace: str
+) -> None:
+    """They end after ten seconds without it, and are started again."""
+    part = "kube-controller-manager"
+    chaos_plane.kill("kube-apiserver")
+    chaos_plane.kill(part)
+    chaos_plane.plane.start(part)
+    log = chaos_plane.plane.processes.log_tail
+    until("its end", lambda: "is started again" in log(part, 50), timeout=120)
+    chaos_plane.start("kube-apiserver")
+    core = chaos_plane.core
+    owner = core.create_namespaced_config_map(namespace, config_map("owner"))
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.metadata.uid}
+    core.create_namespaced_config_map(namespace, config_map("owned", ownerReferences=[reference]))
+    core.delete_namespaced_config_map("owner", namespace)
+
+    def names() -> set[str]:
+        return {found.metadata.name for found in core.list_namespaced_config_map(namespace).items}
+
+    until("garbage collection", lambda: "owned" not in names(), timeout=120)
+
+
 def processes_of(root: Path) -> list[str]:
     """The command lines of living processes that name the folder."""
     lines = []

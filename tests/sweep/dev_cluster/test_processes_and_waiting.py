@@ -57,6 +57,32 @@ def test_a_dead_process_is_reported_with_the_end_of_its_log(processes: Processes
         processes.require("failing")
 
 
+def test_a_process_that_ends_by_itself_is_started_again_until_the_limit(processes: Processes) -> None:
+    processes.start("ending", ["sh", "-c", "echo began; exit 3"], restarts=2)
+    until("its end", lambda: processes.pid("ending") is None, timeout=60)
+    log = processes.log_tail("ending", 50)
+    assert log.count("began") == 3
+    assert "ended with status 3 and is started again; 0 more times after that" in log
+    with pytest.raises(NotReadyError, match="ending has ended"):
+        processes.require("ending")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_started_again_is_ended_with_its_program(
+    processes: Processes, tmp_path: Path, how: signal.Signals
+) -> None:
+    processes.start("looping", ["sh", "-c", "echo pid $$; sleep 60"], restarts=1000)
+    until("output", lambda: "pid" in processes.log_tail("looping"), timeout=60)
+    program = int(processes.log_tail("looping").split()[1])
+    started, shell = fingerprint(program), processes.pid("looping")
+    assert started is not None
+    assert shell not in (None, program)
+    Processes(tmp_path).stop("looping", how=how, timeout=60)
+    assert fingerprint(shell or 0) is None
+    assert fingerprint(program) != started
+    assert processes.names() == []
+
+
 def test_a_process_gets_no_secret_of_its_starters_environment(
     processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,13 +13,17 @@ from coding_agent_cluster.commands import run
 from coding_agent_cluster.control_plane_commands import COMMANDS, Folders, audit_policy
 from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.network import Network
-from coding_agent_cluster.processes import Processes
+from coding_agent_cluster.processes import RESTARTS, Processes
 from coding_agent_cluster.progress import step
 from coding_agent_cluster.wait import until
 
 _READY_TIMEOUT_S = 120.0
 # In this order: etcd waits five seconds on SIGTERM for the API server's watches to end.
 _DEPENDENTS = ("kueue", "kwok", "kube-scheduler", "kube-controller-manager", "kube-apiserver")
+
+# They end if the API server is away as they start. It and etcd stay as they were left: an end of theirs is a
+# failure to report.
+_RESTARTED = ("kube-controller-manager", "kube-scheduler")
 
 
 class ControlPlane:
@@ -106,7 +110,9 @@ class ControlPlane:
 
     def _launch(self, name: str) -> None:
         _, *arguments = COMMANDS[name](self.folders, self.network)
-        self.processes.start(name, [str(self.binaries[name]), *arguments], enter=self._enter)
+        command = [str(self.binaries[name]), *arguments]
+        restarts = RESTARTS if name in _RESTARTED else 0
+        self.processes.start(name, command, enter=self._enter, restarts=restarts)
 
     def _wait_for_api(self) -> None:
         def alive() -> None:

@@ -19,7 +19,7 @@ from coding_agent_cluster.errors import ClusterError
 from coding_agent_cluster.network import Network
 from coding_agent_cluster.node_config import NodeFolders
 from coding_agent_cluster.pki import NODE_NAME
-from coding_agent_cluster.processes import Processes
+from coding_agent_cluster.processes import RESTARTS, Processes
 from coding_agent_cluster.wait import until
 
 NAMES = ("containerd", "kubelet", "kube-proxy")
@@ -154,7 +154,9 @@ class Node:
     def _launch(self, name: str, *arguments: str) -> None:
         binary = self._binaries[name]
         enter = sandbox.enter(self._processes)
-        self._processes.start(name, [str(binary), *arguments], enter=enter, path=str(binary.parent))
+        command, path = [str(binary), *arguments], str(binary.parent)
+        restarts = RESTARTS if name == "kubelet" else 0
+        self._processes.start(name, command, enter=enter, path=path, restarts=restarts)
 
     def _ctr(self, *arguments: str, timeout: float = 120.0, stdin: IO[bytes] | None = None) -> str:
         command = [

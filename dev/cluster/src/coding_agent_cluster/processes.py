@@ -1,7 +1,7 @@
 """Long-lived processes by name: started detached, found again later, ended with certainty.
 
 A pid file holds the pid and when it started, so that a pid that the system has given to another process
-since then is never signalled.
+since then is never signalled. The pid is negative if all of its process group is to be signalled.
 """
 
 import os
@@ -17,6 +17,18 @@ _CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # On a machine that does much else.
 _START_S = 60
 _END_S = 60
+# A controller-manager that does not find the API server within ten seconds ends.
+RESTARTS = 60
+_RESTARTING = """
+left="$1"; shift
+while :; do
+    "$@"; status=$?
+    [ "$left" -gt 0 ] || exit "$status"
+    left=$((left - 1))
+    echo "ended with status $status and is started again; $left more times after that"
+    sleep 1
+done
+"""
 # Children of this process: kept so that they are reaped when they end.
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -51,11 +63,21 @@ class Processes:
         self._pids = folder / "pids"
         self.logs = folder / "logs"
 
-    def start(self, name: str, command: list[str], *, enter: list[str] | None = None, path: str = "") -> None:
+    def start(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        enter: list[str] | None = None,
+        path: str = "",
+        restarts: int = 0,
+    ) -> None:
         """Start ``command`` in a session of its own, unless the process of that name is alive.
 
         ``enter`` is put before the command (nsenter): then the process is nsenter's child. ``path`` is put
-        before the plain PATH, and nothing else of this process' environment is passed on.
+        before the plain PATH, and nothing else of this process' environment is passed on. With ``restarts``
+        the process of that name is a shell that starts the command again when it has ended by itself, at
+        most so many times and a second later; ``stop`` ends both.
 
         Raises:
             NotReadyError: it ended at once.
@@ -64,6 +86,8 @@ class Processes:
             return
         self._pids.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
+        if restarts:
+            command = ["/bin/sh", "-c", _RESTARTING, name, str(restarts), *command]
         environment = {"PATH": f"{path}:{_CLEAN_PATH}" if path else _CLEAN_PATH, "HOME": str(Path.home())}
         with (self.logs / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
@@ -81,7 +105,7 @@ class Processes:
             raise NotReadyError(f"{name} ended at once: {self.log_tail(name)}")
         # In one step: another process may read it at any moment, and this one may be killed.
         record = self._pids / f".{name}.{os.getpid()}"
-        record.write_text(f"{pid} {started}")
+        record.write_text(f"{'-' if restarts else ''}{pid} {started}")
         record.rename(self._pids / name)
 
     def forget(self, name: str) -> None:
@@ -97,7 +121,8 @@ class Processes:
             pid, _, started = (self._pids / name).read_text().partition(" ")
         except FileNotFoundError:
             return None
-        return int(pid) if fingerprint(int(pid)) == started else None
+        number = abs(int(pid))
+        return number if fingerprint(number) == started else None
 
     def names(self) -> list[str]:
         """Every name that was started and not stopped, dead ones included."""
@@ -117,13 +142,21 @@ class Processes:
             ClusterError: it lives on after SIGKILL (it hangs in the kernel).
         """
         if (pid := self.pid(name)) is not None:
-            _signal(pid, how)
+            # The program that a restarting shell has started; only for its sake more than one is waited for.
+            running = {one: fingerprint(one) for one in _children_of(pid)} if self._restarts(name) else {}
+
+            def ended() -> bool:
+                return self.pid(name) is None and not any(
+                    started is not None and fingerprint(one) == started for one, started in running.items()
+                )
+
+            self._signal(name, pid, how)
             try:
-                until(f"end of {name}", lambda: self.pid(name) is None, timeout=timeout, interval=0.02)
+                until(f"end of {name}", ended, timeout=timeout, interval=0.02)
             except NotReadyError:
-                _signal(pid, signal.SIGKILL)
+                self._signal(name, pid, signal.SIGKILL)
                 try:
-                    until(f"end of {name}", lambda: self.pid(name) is None, timeout=_END_S, interval=0.02)
+                    until(f"end of {name}", ended, timeout=_END_S, interval=0.02)
                 except NotReadyError as error:
                     raise ClusterError(f"{name} (pid {pid}) does not die of SIGKILL") from error
         (self._pids / name).unlink(missing_ok=True)
@@ -135,18 +168,31 @@ class Processes:
         except FileNotFoundError:
             return "(no log)"
 
+    def _restarts(self, name: str) -> bool:
+        """Whether the process of that name is a shell that starts its program again."""
+        return (self._pids / name).read_text().startswith("-")
+
+    def _signal(self, name: str, pid: int, how: signal.Signals) -> None:
+        try:
+            if self._restarts(name):
+                os.killpg(os.getpgid(pid), how)  # at once, so that the shell starts nothing more
+            else:
+                os.kill(pid, how)
+        except ProcessLookupError:
+            return
+
     def _only_child(self, parent: subprocess.Popen[bytes], name: str) -> int:
         def child() -> int | None:
             if parent.poll() is not None:
                 raise NotReadyError(f"{name} ended at once: {self.log_tail(name)}")
-            children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-            return int(children[0]) if children else None
+            return next(iter(_children_of(parent.pid)), None)
 
         return until(f"start of {name}", child, timeout=_START_S, interval=0.01)
 
 
-def _signal(pid: int, how: signal.Signals) -> None:
+def _children_of(pid: int) -> list[int]:
+    """Empty where there is no ``/proc``."""
     try:
-        os.kill(pid, how)
-    except ProcessLookupError:
-        return
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []

@@ -81,6 +81,9 @@ class RaceItem:
 class Mode(Protocol):
     """A running system."""
 
+    def know(self, items: Sequence[RaceItem]) -> None:
+        """The items, before the first is labeled."""
+
     def let_end(self, item: RaceItem) -> None:
         """The item's work may end from now on."""
 
@@ -100,6 +103,9 @@ class Queues:
 
     system: System
     gates: Path
+
+    def know(self, items: Sequence[RaceItem]) -> None:
+        return
 
     def let_end(self, item: RaceItem) -> None:
         (self.gates / item.name).touch()
@@ -189,7 +195,6 @@ class Kubernetes:
         self.open.discard(item.name)
 
     def know(self, items: Sequence[RaceItem]) -> None:
-        """Which item a Job belongs to, before the first is labeled."""
         self.tasks.update({task_name(item.task()): item.name for item in items})
 
     def script(self, job: str) -> Ends | None:

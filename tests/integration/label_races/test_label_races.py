@@ -16,14 +16,16 @@ import pytest
 from coding_agent_core.forge.protocol import MARKER
 from coding_agent_core.reporting import read_state
 from coding_agent_forge import ForgeServer
+from coding_agent_forge.deliveries import PENDING
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
-from tests.fixtures.system import REPOSITORY, sample_repository
+from tests.fixtures.system import REPOSITORY, sample_repository, until
 from tests.integration.label_races.judge import BOT, PROCESSING, Shown, is_wanted, problems
 from tests.integration.label_races.modes import Mode, RaceItem, start_kubernetes, start_queues
-from tests.integration.label_races.stories import Act, Step, Story, stories
+from tests.integration.label_races.stories import Act, Story, stories
 
+MODES = ("kubernetes", "rabbitmq", "memory")
 SEED = 20
 SETTLE_SECONDS = 120.0
 """Seconds after the last act within which all is as it should be, on a machine that does other things too."""
@@ -60,37 +62,110 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def flavour() -> str:
-    """The forge, unless a test names it."""
-    return "github"
+def open_forge(tmp_path: Path) -> Iterator[Callable[..., ForgeServer]]:
+    """Start a forge, whose clock may be ahead of this machine's by so many seconds, or behind."""
+    with ExitStack() as stack:
+
+        def begin(flavour: str, clock_ahead: float = 0.0) -> ForgeServer:
+            folder = tmp_path / f"{flavour}-repositories"
+            server = ForgeServer(flavour, sample_repository(), folder, clock_ahead=clock_ahead)
+            return stack.enter_context(server)
+
+        yield begin
 
 
-@pytest.fixture
-def forge(flavour: str, tmp_path: Path) -> Iterator[ForgeServer]:
-    """A forge of the flavour that the test is given."""
-    with ForgeServer(flavour, sample_repository(), tmp_path / "repositories") as forge:
-        yield forge
+OpenForge = Callable[..., ForgeServer]
 
 
-def race(mode: Mode, forges: Sequence[ForgeServer], count: int, deliveries: dict[str, Any]) -> None:
-    """Play the stories of so many items, and judge every item when all has settled."""
-    told = dict(zip(_items(forges, count), stories(SEED, count), strict=True))
-    for forge in forges:
-        forge.set_deliveries(**deliveries)
-    if hasattr(mode, "know"):
-        mode.know(list(told))
-    for item, story in told.items():
-        if story.free:
-            mode.let_end(item)
-    first = {item: story.rounds[0] for item, story in told.items()}
-    _play(mode, told, first)
-    _settle(mode, told, dict.fromkeys(told, 1))
-    second = {item: story.rounds[1] for item, story in told.items() if len(story.rounds) > 1}
-    for item in second:
-        if not told[item].free:
-            mode.hold(item)
-    _play(mode, told, second)
-    _settle(mode, told, {item: len(story.rounds) for item, story in told.items()})
+class Race:
+    """Items with their stories, and what was played of them.
+
+    Args:
+        count: the number of items, spread over the forges.
+    """
+
+    def __init__(self, mode: Mode, forges: Sequence[ForgeServer], count: int, **deliveries: Any) -> None:
+        self.mode = mode
+        self.told = dict(zip(_items(forges, count), stories(SEED, count), strict=True))
+        self._played = dict.fromkeys(self.told, 0)
+        for forge in forges:
+            forge.set_deliveries(**LATE | deliveries)
+        mode.know(list(self.told))
+        for item, story in self.told.items():
+            if story.free:
+                mode.let_end(item)
+
+    def play(self) -> None:
+        """Do every act of the next round at its time."""
+        rounds = {
+            item: story.rounds[self._played[item]]
+            for item, story in self.told.items()
+            if self._played[item] < len(story.rounds)
+        }
+        for item in rounds:
+            if not self.told[item].free:
+                self.mode.hold(item)
+            self._played[item] += 1
+        steps = sorted(
+            ((step, item) for item, steps in rounds.items() for step in steps), key=lambda entry: entry[0].at
+        )
+        began = time.monotonic()
+        for step, item in steps:
+            time.sleep(max(0.0, began + step.at - time.monotonic()))
+            _act(item, step.act)
+        # A held item's work may end when all of the round's events are delivered.
+        until(lambda: all(map(_all_delivered, {item.forge for item in rounds})), "every event is delivered")
+        for item in rounds:
+            if not self.told[item].free and is_wanted(item.events()):
+                self.mode.let_end(item)
+
+    def settle(self, *forges: ForgeServer) -> None:
+        """Wait until every item is as it should be, and nothing more happens; with forges: theirs alone."""
+        items = [item for item in self.told if not forges or item.forge in forges]
+        deadline = time.monotonic() + SETTLE_SECONDS
+        quiet_since, seen = time.monotonic(), -1
+        while True:
+            wrong = self._wrong(items)
+            happened = sum(forge.events()[-1].id for forge in {item.forge for item in items})
+            now = time.monotonic()
+            if wrong or happened != seen:
+                quiet_since, seen = now, happened
+            elif now - quiet_since >= QUIET_SECONDS:
+                return
+            if now > deadline:
+                text = "\n".join(_report(item, self.told[item], lines) for item, lines in wrong.items())
+                print(self.mode.logs())
+                pytest.fail(f"{len(wrong)} of {len(items)} items are wrong:\n{text}")
+            time.sleep(0.3)
+
+    def _wrong(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[str]]:
+        # What the items show is read after the runs: a change between the two is looked at again.
+        runs = self.mode.runs(items)
+        wrong: dict[RaceItem, list[str]] = {}
+        for item in items:
+            story = self.told[item]
+            played = story.rounds[: self._played[item]]
+            wanted = sum(steps[-1].act is Act.LABEL for steps in played)
+            events, shown = item.events(), _shown(item)
+            lines = problems(events, runs[item], shown, free=story.free, rounds_wanted=wanted)
+            if lines:
+                seen = [f"{run.name}: {run.phase}, worked until {run.worked_until}" for run in runs[item]]
+                wrong[item] = [*lines, *seen]
+        return wrong
+
+
+def _all_delivered(forge: ForgeServer) -> bool:
+    """Whether the receiver has every event. A person asks the forge to send again what has failed."""
+    deliveries = forge.sandbox.deliveries
+
+    def look() -> bool:
+        answered = {one.guid for one in deliveries.log if one.status == "OK"}
+        failed = {one.guid: one for one in deliveries.log if one.status != PENDING}
+        for guid in failed.keys() - answered - {one.guid for one in deliveries.log if one.status == PENDING}:
+            deliveries.resend(failed[guid])
+        return deliveries.all_ended()
+
+    return forge.run(look)
 
 
 def _items(forges: Sequence[ForgeServer], count: int) -> list[RaceItem]:
@@ -98,21 +173,6 @@ def _items(forges: Sequence[ForgeServer], count: int) -> list[RaceItem]:
     for item in items:
         item.number = item.forge.open_issue(REPOSITORY, f"Race item {item.name}", "Please do it.")
     return items
-
-
-def _play(mode: Mode, told: dict[RaceItem, Story], rounds: dict[RaceItem, tuple[Step, ...]]) -> None:
-    """Do every act at its time. A held item's work may end once all of its round's events are delivered."""
-    steps = sorted(
-        ((step, item) for item, steps in rounds.items() for step in steps), key=lambda entry: entry[0].at
-    )
-    began = time.monotonic()
-    for step, item in steps:
-        time.sleep(max(0.0, began + step.at - time.monotonic()))
-        _act(item, step.act)
-    for item in rounds:
-        item.forge.wait_for(item.forge.sandbox.deliveries.all_ended)
-        if not told[item].free and is_wanted(item.events()):
-            mode.let_end(item)
 
 
 def _act(item: RaceItem, act: Act) -> None:
@@ -125,37 +185,6 @@ def _act(item: RaceItem, act: Act) -> None:
             item.forge.run(lambda: store.update(repository, found, alice, remove=[BOT, PROCESSING]))
         case Act.CLOSE:
             item.forge.close(REPOSITORY, item.number)
-
-
-def _settle(mode: Mode, told: dict[RaceItem, Story], played: dict[RaceItem, int]) -> None:
-    """Wait until every item is as it should be, and nothing more happens."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    quiet_since, seen = time.monotonic(), -1
-    while True:
-        wrong = _wrong(mode, told, played)
-        happened = sum(forge.events()[-1].id for forge in {item.forge for item in told})
-        now = time.monotonic()
-        if wrong or happened != seen:
-            quiet_since, seen = now, happened
-        elif now - quiet_since >= QUIET_SECONDS:
-            return
-        if now > deadline:
-            text = "\n".join(_report(item, told[item], lines) for item, lines in wrong.items())
-            print(mode.logs())
-            pytest.fail(f"{len(wrong)} of {len(told)} items are wrong:\n{text}")
-        time.sleep(0.3)
-
-
-def _wrong(mode: Mode, told: dict[RaceItem, Story], played: dict[RaceItem, int]) -> dict[RaceItem, list[str]]:
-    # What the items show is read after the runs: a change between the two is looked at again.
-    runs = mode.runs(list(told))
-    wrong: dict[RaceItem, list[str]] = {}
-    for item, story in told.items():
-        wanted = sum(steps[-1].act is Act.LABEL for steps in story.rounds[: played[item]])
-        lines = problems(item.events(), runs[item], _shown(item), free=story.free, rounds_wanted=wanted)
-        if lines:
-            wrong[item] = [*lines, *(f"{run.name}: {run.phase}, {run.worked_until}" for run in runs[item])]
-    return wrong
 
 
 def _shown(item: RaceItem) -> Shown:
@@ -178,10 +207,71 @@ def _report(item: RaceItem, story: Story, lines: Sequence[str]) -> str:
     return "\n".join([f"{item.name} #{item.number} ({story})", *(f"  {line}" for line in lines), *history])
 
 
-@pytest.mark.parametrize("flavour", ["github", "gitlab"])
-@pytest.mark.parametrize("mode", ["kubernetes", "rabbitmq", "memory"])
-@pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize(
+    ("count", "mode", "flavour"),
+    [
+        (12, "kubernetes", "gitlab"),
+        (12, "rabbitmq", "github"),
+        (12, "memory", "gitlab"),
+        *(
+            pytest.param(60, mode, flavour, marks=pytest.mark.long)
+            for mode in MODES
+            for flavour in ("github", "gitlab")
+        ),
+    ],
+)
 def test_every_label_that_stays_has_its_run_and_no_other_label_has_one(
-    forge: ForgeServer, start: Start, mode: str, count: int
+    open_forge: OpenForge, start: Start, count: int, mode: str, flavour: str
 ) -> None:
-    race(start(mode, [forge]), [forge], count, LATE)
+    forge = open_forge(flavour)
+    race = Race(start(mode, [forge]), [forge], count)
+    for _ in range(2):
+        race.play()
+        race.settle()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("flavour", "clock_ahead", "deliveries"),
+    [
+        ("github", 120.0, {"doubled": 0.5, "other_ids": 0.5, "reordered": 0.3}),
+        ("gitlab", 120.0, {"doubled": 0.5, "other_ids": 0.5, "reordered": 0.3}),
+        ("github", -120.0, {"dropped": 0.3}),
+        ("gitlab", -120.0, {"dropped": 0.3}),
+    ],
+    ids=str,
+)
+def test_it_holds_with_another_clock_and_whatever_happens_to_the_deliveries(
+    open_forge: OpenForge,
+    start: Start,
+    mode: str,
+    flavour: str,
+    clock_ahead: float,
+    deliveries: dict[str, Any],
+) -> None:
+    forge = open_forge(flavour, clock_ahead)
+    race = Race(start(mode, [forge]), [forge], 12, **deliveries)
+    for _ in range(2):
+        race.play()
+        race.settle()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("down", ["github", "gitlab"])
+def test_a_forge_that_is_down_keeps_nobody_waiting_on_the_other(
+    open_forge: OpenForge, start: Start, mode: str, down: str
+) -> None:
+    forges = {flavour: open_forge(flavour) for flavour in ("github", "gitlab")}
+    works = next(forge for flavour, forge in forges.items() if flavour != down)
+    race = Race(start(mode, list(forges.values())), list(forges.values()), 12)
+    outage = forges[down].fault(id="outage", path="/api/", status=503, times=None)
+    race.play()
+    race.settle(works)
+    assert outage.hits, "the system has tried"
+    outage.end()
+    race.settle()

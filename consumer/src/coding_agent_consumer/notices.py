@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
+from coding_agent_core.admission import Cancel, Keep, answered_by_withdrawal
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.commands import CommandMetrics, IssueCommand, LastTask, Target, execute
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
@@ -108,6 +109,7 @@ class NoticeHandler:
             case QueuedTask():
                 await self._show_waiting(notice, forge)
             case Withdrawal():
+                await self._check(notice, forge)
                 await self._show_cancelled(notice, forge)
             case IssueCommand():
                 await self._execute(notice, forge)
@@ -139,6 +141,20 @@ class NoticeHandler:
             )
             await self._task(forge, item, waiting).comment(Phase.QUEUED)
 
+    async def _check(self, withdrawal: Withdrawal, forge: Forge) -> None:
+        """Cancel a task in the in-memory queue whose label may be older than the withdrawal.
+
+        The item shows it: what it does not show was removed after it was applied.
+        """
+        item = withdrawal.item
+        if not isinstance(self.source, MemoryQueue) or not await self._is_wanted(item, forge):
+            return
+        seen = await forge.read_state(item)
+        if seen.open and self.settings.labels(item.platform).active & seen.labels:
+            return
+        at = seen.updated_at or withdrawal.at
+        await self.source.withdraw(withdrawal.model_copy(update={"at": at, "confirmed": True}))
+
     async def _show_cancelled(self, withdrawal: Withdrawal, forge: Forge) -> None:
         """Show that a waiting task was cancelled. The worker of a running task shows this itself."""
         async with self.source.item_lock(withdrawal.item) as is_free:
@@ -148,7 +164,9 @@ class NoticeHandler:
             state = await remembered(forge, item)
             if state is not None and state.phase in (Phase.QUEUED, Phase.BACKOFF):
                 outcome = Outcome(reason=Reason.CANCELLED, message=withdrawal.message)
-                await self._task(forge, item, state).finish(outcome)
+                task = self._task(forge, item, state)
+                task.answered_until = answered_by_withdrawal(withdrawal.before)
+                await task.finish(outcome)
 
     async def _is_wanted(self, item: Item, forge: Forge) -> bool:
         """Whether the item has a task that is not cancelled: its label may have been applied again."""
@@ -202,10 +220,12 @@ class LabelRequests:
         await self.forge.add_label(request.item, self.labels.trigger(request.runner))
         return Submission(name)
 
-    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+    async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         seen = await self.forge.read_state(withdrawal.item)
         removed = [
             await self.forge.remove_label(withdrawal.item, label)
             for label in sorted(self.labels.active & seen.labels)
         ]
-        return task_name(withdrawal.item) if any(removed) else None
+        if not any(removed):
+            return Keep("the item has none of the labels of a task")
+        return Cancel(task_name(withdrawal.item))

@@ -12,8 +12,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
-from coding_agent_core.errors import ForgeNotFoundError, SettingsError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsError
 from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.messages import TaskSource
@@ -43,6 +44,8 @@ from coding_agent_consumer.workspace.protocol import Workspace
 _logger = logging.getLogger("coding_agent.consumer")
 _TERMINATION_LOG = "/dev/termination-log"
 """Where Kubernetes reads a container's termination message; `TERMINATION_LOG` names another file."""
+_LAST_READ = 10.0
+"""Seconds for the last request to the forge."""
 
 
 def make_agent(settings: Settings, gateway: Gateway) -> Agent:
@@ -162,9 +165,24 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
         mirror = Mirror(Path(folder)) if folder else None
         attempt = build_attempt(settings, given, forge, stop, grace=grace, record=record, mirror=mirror)
         outcome = await attempt.run()
-        return outcome.model_copy(update={"denied": await denials(os.environ, hurry=attempt.hurried)})
+        until = None if attempt.hurried else await _answered_until(settings, forge, item)
+        denied = await denials(os.environ, hurry=attempt.hurried)
+        return outcome.model_copy(update={"answered_until": until, "denied": denied})
     finally:
         await forge.aclose()
+
+
+async def _answered_until(settings: Settings, forge: Forge, item: Item) -> datetime | None:
+    """As in `Outcome`: the item is read once the work is over; only the forge's clock counts."""
+    try:
+        async with asyncio.timeout(_LAST_READ):
+            seen = await forge.read_state(item)
+    except (ForgeError, TimeoutError) as error:
+        problem = str(error) or "no answer"
+        _logger.warning("A label that was applied during the work may start another run: %s", problem)
+        return None
+    triggers = settings.labels(item.platform).triggers
+    return answered_by(seen.updated_at, labeled=bool(triggers & seen.labels))
 
 
 def build_attempt(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from coding_agent_core.admission import answered_by_withdrawal
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
@@ -52,6 +53,8 @@ _FORGE_PATIENCE = 3600.0
 """Seconds that a forge may be down before a task goes back to the queue."""
 _GRACE = 60.0
 """Seconds after a stop in which the work so far can still be pushed."""
+_EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
+"""When a task was withdrawn if nobody knows when: a label on its item may be newer."""
 _OVERTIME = 600.0
 """Seconds after an attempt's time in which its finished work can still be pushed."""
 
@@ -148,6 +151,7 @@ class TaskHandler:
                 task = task_for(forge, item, labels, ended, max_attempts=limit)
                 outcome = Outcome(reason=reason, message=message)
                 claim.ending()
+                task.answered_until = task.seen(details)
                 await self._retrying(claim, lambda: task.finish(outcome))
                 await self._settle_end(claim, outcome)
             case Start():
@@ -219,6 +223,8 @@ class TaskHandler:
             raise _TaskStoppedError
         if outcome.reason is Reason.CANCELLED:
             if why[0]:
+                if claim.cancelled.is_set():
+                    task.answered_until = answered_by_withdrawal(claim.withdrawn_before) or _EVERY_LABEL_STAYS
                 saved = " The work so far is pushed." if outcome.branch else ""
                 outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped.{saved}"})
             else:  # the consumer ends, but the task is still wanted: another consumer continues it
@@ -273,6 +279,7 @@ class TaskHandler:
                     )
                     continue
                 if reason:
+                    claim.ending()  # a label that comes back now starts the next run
                     why[0] = reason
                     return
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.forge.protocol import MARKER, Forge, ItemDetails, Permission
+from coding_agent_core.forge.protocol import MARKER, Forge, ItemDetails, ItemState, Permission
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
@@ -184,6 +185,8 @@ class ForgeTask:
     Attributes:
         state: what our comment remembers; changed by each report.
         since: when its phase started; aware.
+        answered_until: a label that was applied after this time, by the forge's clock, asks for the next
+            task; `None` until that is known.
     """
 
     forge: Forge
@@ -192,6 +195,7 @@ class ForgeTask:
     state: State
     max_attempts: int
     since: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
+    answered_until: datetime | None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
@@ -207,11 +211,14 @@ class ForgeTask:
         A task that a person created has no label until `prepare` adds the processing label.
         """
         details = await self.forge.read(self.item)
-        if not details.open:
-            return "The item was closed."
-        if not self.labels.active & details.labels:
-            return LABEL_REMOVED
-        return None
+        if details.open and self.labels.active & details.labels:
+            return None
+        self.answered_until = self.seen(details)
+        return LABEL_REMOVED if details.open else "The item was closed."
+
+    def seen(self, item: ItemDetails | ItemState) -> datetime | None:
+        """The `answered_until` of a task whose work was over when the item looked like this."""
+        return answered_by(item.updated_at, labeled=bool(self.labels.triggers & item.labels))
 
     async def comment(
         self, phase: Phase, *, outcome: Outcome | None = None, next_attempt: datetime | None = None
@@ -248,10 +255,12 @@ class ForgeTask:
             bot_label=self.labels.trigger(self.state.runner),
             change_noun=FACTS[self.item.platform].change_noun,
         )
-        await publish(self.forge, self.item, self.labels, report)
+        await publish(self.forge, self.item, self.labels, report, answered_until=self.answered_until)
 
     async def finish(self, outcome: Outcome) -> None:
-        """Show the end."""
+        """Show the end. A label that is applied from now on stays."""
+        if self.answered_until is None:
+            self.answered_until = self.seen(await self.forge.read_state(self.item))
         ended = Phase.CANCELLED if outcome.reason is Reason.CANCELLED else Phase.FAILED
         await self.comment(Phase.SUCCEEDED if outcome.succeeded else ended, outcome=outcome)
 

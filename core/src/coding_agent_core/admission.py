@@ -3,6 +3,10 @@
 Every origin (webhook, poll, redelivery, a person) asks the same `admit`; whoever stores tasks arbitrates
 races by refusing a second task of the same name and asking again with the latest one. What admission must
 know is read from an item's AgentTasks (`latest_of`), and what it decides is written down on them.
+
+Clocks need not agree: times of the forge are compared with times of the same forge only. Where such a time
+is missing or two are equal, no label is lost: a label counts, and a removal has to be confirmed by somebody
+who can read the item.
 """
 
 from __future__ import annotations
@@ -14,14 +18,28 @@ from typing import Any
 
 from coding_agent_core.agenttask import (
     ANNOTATION_CANCELLED,
+    ANNOTATION_CHECK_LABEL,
     ANNOTATION_DELIVERIES,
     ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABELED_AT,
     ANNOTATION_NEXT_RUN_AT,
+    ANNOTATION_WITHDRAWN_BEFORE,
     Spec,
     parse_spec,
 )
-from coding_agent_core.tasks import Cause, Item, Origin, Phase, Trigger, parse_time, task_name, terminal_phase
+from coding_agent_core.tasks import (
+    Cause,
+    Item,
+    Origin,
+    Phase,
+    Trigger,
+    Withdrawal,
+    WithdrawalCause,
+    parse_time,
+    task_name,
+    terminal_phase,
+    whole_second,
+)
 
 FRESH = timedelta(minutes=1)
 """A webhook that comes within this time after its label is fresh; a later one may be a redelivery."""
@@ -30,6 +48,8 @@ SETTLED = timedelta(minutes=10)
 _DELIVERIES = 20
 """Further delivery ids kept on a task; the first one is in its spec."""
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+"""The precision of forge times (`whole_second`)."""
 
 Body = Mapping[str, Any]
 
@@ -43,8 +63,9 @@ class LatestTask:
         terminal: it ended, one way or another.
         cancel_requested: someone asked to stop it.
         acknowledged: the forge showed our own label swap at least once since the task began.
-        created_at: aware, by the store's clock.
-        labeled_at: newest time at which the label is known to have been applied, by the forge's clock.
+        labeled_at: applications of the label up to this time are the task's, by the forge's clock.
+        withdrawn_before: applications of the label before this time were withdrawn with the task, by the
+            forge's clock; `None` if it was not withdrawn, or nobody knows when.
         delivery_ids: ids of the deliveries that this task already answers for.
     """
 
@@ -53,9 +74,14 @@ class LatestTask:
     terminal: bool
     cancel_requested: bool
     acknowledged: bool
-    created_at: datetime
     labeled_at: datetime | None = None
+    withdrawn_before: datetime | None = None
     delivery_ids: frozenset[str] = frozenset()
+
+    @property
+    def answered_until(self) -> datetime | None:
+        """Applications of the label up to this time ask for nothing new, by the forge's clock."""
+        return answered_by_withdrawal(self.withdrawn_before) or self.labeled_at
 
 
 @dataclass(frozen=True)
@@ -92,76 +118,117 @@ Decision = Create | Duplicate
 def is_fresh(trigger: Trigger) -> bool:
     """A person has just put the label on: almost always, the item has no task yet.
 
-    Only such a request may create run 1 without reading first (docs/decisions/0010).
+    Only such a request may create run 1 without reading first (docs/decisions/0010). With a forge whose clock
+    differs from ours by more than `FRESH`, no request is fresh: each costs one more read, and none is lost.
     """
     if trigger.origin is not Origin.WEBHOOK or trigger.cause is not Cause.LABEL:
         return False
-    return trigger.labeled_at is not None and trigger.received_at - trigger.labeled_at <= FRESH
+    return trigger.labeled_at is not None and abs(trigger.received_at - trigger.labeled_at) <= FRESH
 
 
 def admit(event: Trigger, latest: LatestTask | None) -> Decision:
     """Decide whether a label application becomes a task."""
     if latest is None:
         return Create(run=1)
-    newer = _newer(event.labeled_at, latest.labeled_at)
     if event.delivery_id is not None and event.delivery_id in latest.delivery_ids:
-        return Duplicate(latest.name, "this delivery was seen before", newer)
-    if not latest.terminal:
-        if not latest.cancel_requested:
-            return Duplicate(latest.name, "the item's task has not ended", newer)
-        # A webhook that was sent before the cancel can arrive after it; only one that is known to be older
-        # than the label application of the cancelled task is stale.
-        if _not_after(event.labeled_at, latest.labeled_at):
-            return Duplicate(latest.name, "this label was applied before the task that is being cancelled")
-        return Create(run=latest.run + 1, after=latest.name)
-    if event.origin is Origin.POLL and not latest.acknowledged:
-        return Duplicate(latest.name, "the label is left from the run that ended; it was never swapped")
-    known = max(filter(None, (latest.created_at, latest.labeled_at)))
-    if event.labeled_at is not None and event.labeled_at <= known:
-        return Duplicate(latest.name, "this label was applied before the run that ended")
-    return Create(run=latest.run + 1)
+        return Duplicate(latest.name, "this delivery was seen before")
+    if not latest.terminal and not latest.cancel_requested:
+        newer = _newer(event.labeled_at, latest.labeled_at)
+        return Duplicate(latest.name, "the item's task has not ended", newer)
+    known, at = latest.answered_until, event.labeled_at
+    # A poll sees the label, not the event. Unless it is known to be newer than the withdrawal, it may be the
+    # one that made the task.
+    is_newer = latest.withdrawn_before is not None and at is not None and at >= latest.withdrawn_before
+    if event.origin is Origin.POLL and not latest.acknowledged and not is_newer:
+        return Duplicate(latest.name, "the label may be left from the last run; it was never swapped")
+    if at is not None and known is not None and at <= known:
+        return Duplicate(latest.name, "this label was applied before the last run ended or was cancelled")
+    return Create(run=latest.run + 1, after=None if latest.terminal else latest.name)
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Cancel this task."""
+    """Cancel this task.
+
+    Attributes:
+        withdrawn_before: as in `LatestTask`.
+    """
 
     task: str
+    withdrawn_before: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Change nothing, for this reason."""
+    """Cancel nothing.
 
+    Attributes:
+        why: a sentence for logs and for the sender.
+        withdrawn_before: newer than what the task knows: to be recorded on it, so that an older application
+            that arrives late makes no run.
+    """
+
+    why: str
+    withdrawn_before: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """Cancel this task if the item shows that nobody wants it: somebody with a token has to read it.
+
+    Attributes:
+        why: what makes the events alone not enough; a sentence for logs and for the sender.
+    """
+
+    task: str
     why: str
 
 
-def withdraw(at: datetime | None, latest: LatestTask | None) -> Cancel | Keep:
-    """Decide whether a removed label (or a closed item) cancels the item's task.
+def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep | Check:
+    """Decide whether a removed label, a closed item or a command cancels the item's task.
 
-    Args:
-        at: when, by the forge's clock. Deliveries come late and out of order: one that is not newer than the
-            last application of the label is ignored, because unwanted work costs less than lost
-            work.
-        latest: the item's newest task.
+    Deliveries come late and out of order. A withdrawal that is older than the last application of the label
+    is ignored. A removal of the same second, or of an unknown time, may be older too.
     """
     if latest is None:
         return Keep("the item has no task")
-    if latest.terminal:
-        return Keep("the item's task has ended")
-    if latest.cancel_requested:
-        return Keep("the task is already being cancelled")
-    if _not_after(at, latest.labeled_at):
-        return Keep("the label has been applied again since then")
-    return Cancel(latest.name)
+    at, labeled_at = withdrawal.at, latest.labeled_at
+    if latest.terminal or latest.cancel_requested:
+        why = "the item's task has ended" if latest.terminal else "the task is already being cancelled"
+        is_newest = at is not None and (labeled_at is None or at > labeled_at)
+        return Keep(why, _newer(withdrawal.before, latest.withdrawn_before) if is_newest else None)
+    is_command = withdrawal.cause is WithdrawalCause.COMMAND
+    if at is not None and labeled_at is not None:
+        if at < labeled_at:
+            return Keep("the label was applied again after that")
+        if at == labeled_at and withdrawal.cause is WithdrawalCause.UNLABELED and not withdrawal.confirmed:
+            return Check(latest.name, "the label was applied and removed within the same second")
+    elif not is_command and not withdrawal.confirmed:
+        return Check(latest.name, "it is not known whether the label was applied before or after that")
+    return Cancel(latest.name, withdrawal.before)
+
+
+def answered_by(updated_at: datetime | None, *, labeled: bool) -> datetime | None:
+    """The last moment of the forge's clock at which the label can have been applied before an item was read.
+
+    Args:
+        updated_at: as in `ItemState`.
+        labeled: the item showed the label.
+    """
+    return updated_at if updated_at is None or labeled else updated_at - _SECOND
+
+
+def answered_by_withdrawal(before: datetime | None) -> datetime | None:
+    """As `answered_by`, of a withdrawal.
+
+    Args:
+        before: `withdrawn_before` of `LatestTask`.
+    """
+    return None if before is None else before - _SECOND
 
 
 def _newer(candidate: datetime | None, known: datetime | None) -> datetime | None:
     return candidate if candidate is not None and (known is None or candidate > known) else None
-
-
-def _not_after(moment: datetime | None, known: datetime | None) -> bool:
-    return moment is not None and known is not None and moment <= known
 
 
 def runs_of(item: Item, objects: Iterable[Body]) -> list[Body]:
@@ -177,21 +244,24 @@ def latest_of(runs: Iterable[Body]) -> LatestTask | None:
     """The facts of an item's newest run.
 
     Its deliveries and its last `labeledAt` are those of all runs together: a delivery that an older run
-    answers for asks for nothing new, and a newer run does not make the forge's clock go back.
+    answers for asks for nothing new, and a newer run does not make the forge's clock go back. What was
+    withdrawn with an older run counts as answered.
     """
     readable = [(spec, body) for body in runs if (spec := _spec(body)) is not None]
     if not readable:
         return None
     spec, newest = max(readable, key=_order)
-    labeled = [time for spec_, body in readable if (time := _labeled_at(spec_, body)) is not None]
+    labeled = [_labeled_at(spec_, body) for spec_, body in readable]
+    older = [body for _, body in readable if body is not newest]
+    labeled += [answered_by_withdrawal(_time(body, ANNOTATION_WITHDRAWN_BEFORE)) for body in older]
     return LatestTask(
         name=newest["metadata"]["name"],
         run=max(spec_.run for spec_, _ in readable),
         terminal=_terminal(newest),
         cancel_requested=spec.cancel,
         acknowledged=_condition(newest, "Acknowledged").get("status") == "True",
-        created_at=_created(newest),
-        labeled_at=max(labeled, default=None),
+        labeled_at=max(filter(None, labeled), default=None),
+        withdrawn_before=_time(newest, ANNOTATION_WITHDRAWN_BEFORE),
         delivery_ids=frozenset().union(*(_deliveries(spec_, body) for spec_, body in readable)),
     )
 
@@ -274,9 +344,35 @@ def duplicate_of(duplicate: Duplicate) -> dict[str, Any]:
     return patch
 
 
-def cancellation(why: str) -> dict[str, Any]:
-    """The merge patch that cancels a task, and says why."""
-    return {"metadata": {"annotations": {ANNOTATION_CANCELLED: why}}, "spec": {"cancel": True}}
+def cancellation(why: str, withdrawn_before: datetime | None = None) -> dict[str, Any]:
+    """The merge patch that cancels a task, and says why.
+
+    Args:
+        withdrawn_before: as in `LatestTask`.
+    """
+    annotations = {ANNOTATION_CANCELLED: why}
+    if withdrawn_before is not None:
+        annotations[ANNOTATION_WITHDRAWN_BEFORE] = withdrawn_before.isoformat()
+    return {"metadata": {"annotations": annotations}, "spec": {"cancel": True}}
+
+
+def withdrawn(before: datetime) -> dict[str, Any]:
+    """The merge patch that records a withdrawal on a task that it does not cancel."""
+    return {"metadata": {"annotations": {ANNOTATION_WITHDRAWN_BEFORE: before.isoformat()}}}
+
+
+def answered(until: datetime) -> dict[str, Any]:
+    """The merge patch that records that applications of the label up to this forge time are the task's."""
+    return {"metadata": {"annotations": {ANNOTATION_LABELED_AT: until.isoformat()}}}
+
+
+def check_label(why: str | None) -> dict[str, Any]:
+    """The merge patch that asks the reporter to read the item; `None`: it has."""
+    return {"metadata": {"annotations": {ANNOTATION_CHECK_LABEL: why}}}
+
+
+def must_check_label(body: Body) -> bool:
+    return ANNOTATION_CHECK_LABEL in (body["metadata"].get("annotations") or {})
 
 
 def trigger_of(body: Body) -> Trigger | None:
@@ -314,8 +410,14 @@ def _created(body: Body) -> datetime:
 
 
 def _labeled_at(spec: Spec, body: Body) -> datetime | None:
-    noted = parse_time((body["metadata"].get("annotations") or {}).get(ANNOTATION_LABELED_AT))
+    noted = _time(body, ANNOTATION_LABELED_AT)
     return max((time for time in (spec.trigger.labeled_at, noted) if time is not None), default=None)
+
+
+def _time(body: Body, annotation: str) -> datetime | None:
+    """A time by the forge's clock."""
+    noted = parse_time((body["metadata"].get("annotations") or {}).get(annotation))
+    return None if noted is None else whole_second(noted)
 
 
 def _deliveries(spec: Spec, body: Body) -> set[str]:

@@ -50,7 +50,12 @@ LABEL_TASK = f"{GROUP}/task"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 """On Jobs and pods: the number of the attempt, from 1."""
 ANNOTATION_LABELED_AT = f"{GROUP}/labeled-at"
-"""Newest application of the label that this task answers for; later deliveries move it."""
+"""Applications of the label up to this time, by the forge's clock, are this task's. Later deliveries move
+it, and so does the reporter before it takes the label off."""
+ANNOTATION_WITHDRAWN_BEFORE = f"{GROUP}/withdrawn-before"
+"""Applications of the label before this time, by the forge's clock, were withdrawn with this task."""
+ANNOTATION_CHECK_LABEL = f"{GROUP}/check-label"
+"""Why a withdrawal may be older or newer than the label: the reporter reads the item, and removes this."""
 ANNOTATION_DELIVERIES = f"{GROUP}/deliveries"
 """Further delivery ids that this task answers for, comma-separated, the newest 20."""
 ANNOTATION_CANCELLED = f"{GROUP}/cancelled-because"
@@ -191,6 +196,8 @@ class AttemptStatus(_Wire):
     allowance: Allowance | None = None
     denied: tuple[Denial, ...] | None = Field(default=None, max_length=MAX_DENIALS)
     """Hosts that the egress proxy has denied to it."""
+    answered_until: datetime | None = None
+    """As in `Outcome`."""
     usage: Usage | None = None
 
 

@@ -125,6 +125,8 @@ class Outcome(Frozen, extra="ignore"):
         tail: the last steps in short lines, the newest last.
         denied: hosts that the egress proxy has denied to the attempt.
         environment: that the next attempt's pod needs, with the reason `EnvironmentChanged`.
+        answered_until: a label that was applied after this time, by the forge's clock, was applied after the
+            work was over; `None` if that is not known.
     """
 
     version: Literal[1] = 1
@@ -140,6 +142,7 @@ class Outcome(Frozen, extra="ignore"):
     tail: str = Field(default="", max_length=MAX_TAIL)
     denied: tuple[Denial, ...] = Field(default=(), max_length=MAX_DENIALS)
     environment: Environment | None = None
+    answered_until: datetime | None = None
 
     @property
     def outcome_class(self) -> ReasonClass:

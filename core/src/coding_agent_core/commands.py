@@ -20,11 +20,13 @@ from typing import Any, Protocol
 from prometheus_client import CollectorRegistry, Counter
 from pydantic import Field, ValidationError
 
+from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, Spec
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.protocol import Forge, Permission
 from coding_agent_core.tasks import (
     Cause,
+    ForgeTime,
     Frozen,
     Item,
     Origin,
@@ -34,6 +36,7 @@ from coding_agent_core.tasks import (
     TaskRequest,
     Trigger,
     Withdrawal,
+    WithdrawalCause,
 )
 
 _logger = logging.getLogger("coding_agent.commands")
@@ -70,7 +73,7 @@ class StoredCommand(Frozen):
     name: CommandName
     comment: str = Field(min_length=1, max_length=32, pattern=r"^[0-9A-Za-z]+$")
     user: str = Field(min_length=1, max_length=255)
-    at: datetime | None = None
+    at: ForgeTime | None = None
     delivery_id: str | None = Field(default=None, max_length=128)
     received_at: datetime
 
@@ -130,6 +133,7 @@ class IssueCommand(StoredCommand):
             item=self.item,
             reason=f"{self.user} cancelled it with a comment",
             message=f"{self.user} cancelled it with a comment.",
+            cause=WithdrawalCause.COMMAND,
             delivery_id=self.trigger_id,
             at=self.at,
         )
@@ -259,9 +263,7 @@ class TaskRequests(Protocol):
 
     async def submit(self, request: TaskRequest) -> Submission: ...
 
-    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
-        """The name of the task that is cancelled, or `None`."""
-        ...
+    async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep: ...
 
 
 @dataclass(frozen=True)
@@ -344,10 +346,10 @@ async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResu
 
 async def _act(command: IssueCommand, target: Target) -> tuple[ExecutionResult, str]:
     if command.name is CommandName.CANCEL:
-        task = await target.tasks.withdraw(command.withdrawal())
-        if task is None:
-            return ExecutionResult.NOTHING, "there is no task to cancel"
-        return ExecutionResult.DONE, f"cancelled {task}"
+        decision = await target.tasks.withdraw(command.withdrawal())
+        if isinstance(decision, Keep):
+            return ExecutionResult.NOTHING, decision.why
+        return ExecutionResult.DONE, f"cancelled {decision.task}"
     if not (await target.forge.read(command.item)).open:
         return ExecutionResult.NOTHING, "the item is closed"
     last = await target.last()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from pydantic import Field, ValidationError
 
+from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.platforms import KEY_FIELDS, Platform
 from coding_agent_core.tasks import (
@@ -141,8 +142,8 @@ class TaskSink(Protocol):
         """
         ...
 
-    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
-        """Cancel the item's task if admission says so; its name, or `None` when nothing is cancelled.
+    async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
+        """Cancel the item's task if admission says so.
 
         With RabbitMQ the consumer cancels it, and the name is that of the item's first run.
 
@@ -187,6 +188,11 @@ class Claim(Protocol):
     @property
     def why_cancelled(self) -> str:
         """One plain sentence, once `cancelled` is set."""
+        ...
+
+    @property
+    def withdrawn_before(self) -> datetime | None:
+        """As in `LatestTask`, once `cancelled` is set."""
         ...
 
     @property

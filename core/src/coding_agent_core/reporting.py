@@ -140,15 +140,25 @@ def _host(parts: SplitResult) -> tuple[str | None, int | None]:
     return parts.hostname, None if parts.port in (None, default) else parts.port
 
 
-async def publish(forge: Forge, item: Item, labels: Labels, report: Report) -> None:
+async def publish(
+    forge: Forge, item: Item, labels: Labels, report: Report, *, answered_until: datetime | None = None
+) -> None:
     """Write the comment, then add labels, then remove those of other phases. It can be repeated.
 
     The comment comes first because a consumer reads it after a crash: if the labels changed without it,
     nobody would remember the task.
+
+    Args:
+        answered_until: at the end of a task, a label that asks for one and was applied after this time, by
+            the forge's clock, asks for the next: it stays.
     """
     await forge.upsert_comment(item, MARKER, comment(report))
     seen = await forge.read_state(item)
     add, remove = label_changes(report.state.phase, labels, seen.labels)
+    if report.state.phase.terminal and answered_until is not None and labels.triggers & set(remove):
+        applied = await forge.label_application(item)
+        if applied is None or applied.at > answered_until:
+            remove = [label for label in remove if label not in labels.triggers]
     await swap_labels(forge, item, add, remove)
 
 

@@ -7,13 +7,13 @@ import re
 import uuid as uuid_module
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.platforms import FACTS, KEY_TYPES, ItemKind, Platform
@@ -211,6 +211,19 @@ def task_name(item: Item, run: int = 1) -> str:
     return name if run == 1 else f"{name}-r{run}"
 
 
+def whole_second(moment: datetime) -> datetime:
+    """Without the fraction of a second.
+
+    The forges' webhooks give whole seconds, GitLab's API also milliseconds. Times of one event are equal
+    only without them.
+    """
+    return moment.replace(microsecond=0)
+
+
+ForgeTime = Annotated[datetime, AfterValidator(whole_second)]
+"""A time by the forge's clock. It is compared only with other times of the same forge."""
+
+
 class Cause(StrEnum):
     """What a person did to ask for a task."""
 
@@ -224,7 +237,7 @@ class Trigger(Frozen):
     Attributes:
         cause: `None` for a task that a person wrote as an AgentTask.
         delivery_id: the webhook delivery's id; a redelivery has the same.
-        labeled_at: when the label was put on, by the forge's clock, if known.
+        labeled_at: when the label was put on, by the forge's clock; `None` if the event does not say it.
         received_at: by our clock.
     """
 
@@ -238,7 +251,7 @@ class Trigger(Frozen):
     origin: Origin
     cause: Cause | None = Cause.LABEL
     delivery_id: str | None = Field(default=None, max_length=128)
-    labeled_at: datetime | None = None
+    labeled_at: ForgeTime | None = None
     received_at: datetime
 
 
@@ -292,20 +305,44 @@ class Submission:
 LABEL_REMOVED = "The label was removed."
 
 
+class WithdrawalCause(StrEnum):
+    """What a person did to withdraw a task."""
+
+    UNLABELED = "unlabeled"
+    """Took the last label of the flow off."""
+    CLOSED = "closed"
+    """Closed, deleted or moved the item."""
+    COMMAND = "command"
+
+
 class Withdrawal(Frozen):
     """A person removed the label, closed the item or commanded to cancel its task.
 
     Attributes:
         reason: for logs.
         message: a sentence for people on the item.
-        at: by the forge's clock, if known.
+        at: by the forge's clock; `None` if the event does not say it.
+        confirmed: a program with a token has read that the item has none of the labels, or is closed.
     """
 
     item: Item
     reason: str
     message: str = LABEL_REMOVED
+    cause: WithdrawalCause = WithdrawalCause.UNLABELED
     delivery_id: str | None = None
-    at: datetime | None = None
+    at: ForgeTime | None = None
+    confirmed: bool = False
+
+    @property
+    def before(self) -> datetime | None:
+        """Applications of the label before this time, by the forge's clock, are withdrawn.
+
+        A label of the second in which another was removed may have been applied afterwards, so it counts. A
+        label of the second in which the item was closed does not: the close wins.
+        """
+        if self.at is None or self.cause is not WithdrawalCause.CLOSED:
+            return self.at
+        return self.at + timedelta(seconds=1)
 
 
 def new_uuid() -> str:

@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
+from coding_agent_core.admission import must_check_label
 from coding_agent_core.agenttask import (
     ANNOTATION_ALLOWANCE,
     ANNOTATION_TRANSCRIPT,
@@ -76,6 +77,7 @@ class Task:
         item: hash of the item's identity, as in its label.
         repository: hash of the repository's identity, as in its label.
         labels: as stored; `missing_labels` are those that it lacks.
+        check_label: the reporter has to read the item's labels.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Task:
     repository: str
     wanted_labels: Mapping[str, str]
     intact: bool = True
+    check_label: bool = False
 
     @cached_property
     def ended(self) -> bool:
@@ -195,6 +198,7 @@ def read_task(body: Mapping[str, Any]) -> Task:
         repository=wanted[LABEL_REPOSITORY],
         wanted_labels=wanted,
         intact=intact,
+        check_label=must_check_label(body),
     )
 
 

@@ -308,6 +308,7 @@ def with_report(attempt: AttemptStatus, report: Outcome) -> AttemptStatus:
             "transcript_url": report.transcript_url,
             "tail": last_lines(report.tail, MAX_TAIL) or None,
             "denied": report.denied or None,
+            "answered_until": report.answered_until,
         }
     )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from coding_agent_core.admission import Keep
 from coding_agent_core.commands import CommandIgnored, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.messages import TaskSink
@@ -341,12 +342,13 @@ class Intake:
         return events.success(submission.task)
 
     async def _withdraw(self, withdrawal: Withdrawal) -> Answer:
-        task = await self.sink.withdraw(withdrawal)
-        if task is None:
-            _logger.warning("Ignored: %s; it has no task to cancel", withdrawal.reason)
-            return events.ignored(f"{withdrawal.reason}; it has no task to cancel")
-        _logger.info("Cancelling task %s: %s", task, withdrawal.reason)
-        return events.cancelled(task)
+        decision = await self.sink.withdraw(withdrawal)
+        if isinstance(decision, Keep):
+            reason = f"{withdrawal.reason}, but {decision.why}"
+            _logger.warning("Ignored: %s", reason)
+            return events.ignored(reason)
+        _logger.info("Cancelling task %s: %s", decision.task, withdrawal.reason)
+        return events.cancelled(decision.task)
 
     async def _command(self, command: IssueCommand) -> Answer:
         what = f"/{command.name} by {command.user} on {command.item.display}"

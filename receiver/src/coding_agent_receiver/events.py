@@ -21,6 +21,7 @@ from coding_agent_core.tasks import (
     TaskRequest,
     Trigger,
     Withdrawal,
+    WithdrawalCause,
     host_of,
     parse_time,
 )
@@ -124,13 +125,18 @@ def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> 
     return min(labels.triggers & set(removed), default=None)
 
 
-def applied_by_us(user: str, platform: Platform, settings: Settings) -> bool:
-    """Whether our own account applied the label, which starts nothing: what it writes may be others' text."""
+def done_by_us(user: str, platform: Platform, settings: Settings) -> bool:
+    """Whether our own account applied or removed the label.
+
+    Its label starts nothing, because what it writes may be others' text. It removes labels to show a task's
+    state, so a removal of its cancels nothing.
+    """
     account = settings.forge(platform).account
     return bool(account) and not settings.own_label_counts and user.casefold() == account.casefold()
 
 
 OWN_LABEL = "the agent's own account applied the label; only people start tasks"
+OWN_REMOVAL = "the agent's own account removed the label; only people cancel tasks"
 
 
 def foreign_host(url: str, field: str, configured: str) -> str | None:
@@ -164,6 +170,7 @@ def accept(
     """The task request of a label application; `subject` is the payload's object of the item."""
     labeled_at = parse_time(subject.optional_text("updated_at"))
     # Forges send an event within seconds. No header says that a delivery was sent before, so its age has to.
+    # It is by two clocks, so nothing depends on the origin but logs and metrics.
     is_late = labeled_at is not None and received_at - labeled_at > FRESH
     trigger = Trigger(
         origin=Origin.REDELIVERY if is_late else Origin.WEBHOOK,
@@ -192,6 +199,7 @@ def withdrawal_of(item: Item, subject: Fields, what: str, delivered: Delivery, *
             item=item,
             reason=f"the {noun} {what}",
             message=f"The {noun} {what}." if ended else LABEL_REMOVED,
+            cause=WithdrawalCause.CLOSED if ended else WithdrawalCause.UNLABELED,
             delivery_id=delivered.id,
             at=parse_time(subject.optional_text("updated_at")),
         )

@@ -82,7 +82,7 @@ def interpret(
     if fields.object(subject).optional_text("state") == "closed":
         return Ignored("the item is closed; reopen it and apply the label again")
     user = fields.object("sender").text("login")
-    if events.applied_by_us(user, Platform.GITHUB, settings):
+    if events.done_by_us(user, Platform.GITHUB, settings):
         return Ignored(events.OWN_LABEL)
     return events.accept(
         item,
@@ -111,13 +111,28 @@ def _is_trusted(fields: Fields, item: Item, name: str) -> bool:
 
 
 def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meaning:
-    removed = fields.object("label").text("name")
-    if removed not in settings.github.active:
-        return Ignored("not the target label")
+    """What the removal of a label means.
+
+    The item's labels in GitHub's recorded events still include the removed one. The event has no `label` if
+    the label was deleted from the repository.
+    """
     left = _labels(fields.object(_ITEM_FIELDS[delivered.event]))
-    if events.cancels({removed}, left, settings.github) is None:
+    if fields.has("label"):
+        removed = fields.object("label").text("name")
+        if removed not in settings.github.active:
+            return Ignored("not the target label")
+        withdrawn = events.cancels({removed}, left - {removed}, settings.github) is not None
+        what = f"lost the label {removed!r}"
+    else:
+        withdrawn = not settings.github.active & left
+        what = "lost a label that was deleted from the repository"
+    if not withdrawn:
         return Ignored("the item still has one of the bot's labels")
-    return _withdraw(delivered, fields, settings, f"lost the label {removed!r}")
+    if fields.has("sender"):
+        user = fields.object("sender").optional_text("login")
+        if events.done_by_us(user, Platform.GITHUB, settings):
+            return Ignored(events.OWN_REMOVAL)
+    return _withdraw(delivered, fields, settings, what)
 
 
 def _withdraw(

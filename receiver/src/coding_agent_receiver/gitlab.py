@@ -99,24 +99,28 @@ def interpret(
     item = _item(fields, kind, attributes, url, settings)
     if isinstance(item, Ignored):
         return item
+    if not ends and events.done_by_us(_user(fields), Platform.GITLAB, settings):
+        return Ignored(events.OWN_LABEL if added else events.OWN_REMOVAL)
     if not added:
         what = ends or f"lost the label {lost!r}"
         return events.withdrawal_of(item, attributes, what, delivered, ended=bool(ends))
     if attributes.optional_text("state") not in ("", "opened"):
         return Ignored("the item is closed; reopen it and apply the label again")
-    user = fields.object("user").text("username")
-    if events.applied_by_us(user, Platform.GITLAB, settings):
-        return Ignored(events.OWN_LABEL)
     return events.accept(
         item,
         attributes,
-        user=user,
+        user=fields.object("user").text("username"),
         url=url,
         runner=settings.gitlab.runner(change.left),
         trusted=_is_trusted(fields, item, attributes),
         delivered=delivered,
         received_at=received_at,
     )
+
+
+def _user(fields: Fields) -> str:
+    """Login of whoever made the change; empty where the event does not say it."""
+    return fields.object("user").optional_text("username") if fields.has("user") else ""
 
 
 def _is_trusted(fields: Fields, item: Item, attributes: Fields) -> bool:

@@ -21,7 +21,7 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     QueueUnavailableError,
 )
-from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks
+from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks, ItemState, LabelEvent
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.retry import StoppedError, run_until
@@ -238,6 +238,25 @@ def turns(deliveries: Sequence[HookDelivery], chance: Random) -> tuple[HookDeliv
     return tuple(deliveries[index] for index in sorted(chance.sample(range(len(deliveries)), LIMIT)))
 
 
+def is_withdrawn(
+    item: ItemState, history: Sequence[LabelEvent], triggers: Collection[str], own_login: str
+) -> bool:
+    """Whether a person took a missed label application back: removed the label, or closed the item.
+
+    A label that our own account removed may have been applied again just before, so the receiver has to see
+    the event: admission knows which applications have their run.
+
+    Args:
+        history: from `Forge.label_history`, read after the item.
+    """
+    if not item.open:
+        return True
+    if set(triggers) & item.labels:
+        return False
+    last = history[0] if history else None
+    return last is None or (not last.added and last.user.casefold() != own_login.casefold())
+
+
 def _in_vain(tries: list[HookDelivery], accepted: list[datetime]) -> bool:
     up_since = next((at for at in accepted if at > tries[0].at), None)
     return up_since is not None and sum(delivery.at > up_since for delivery in tries) >= _IN_VAIN
@@ -305,7 +324,7 @@ class _RedeliveryRound:
                 break
 
     async def _current(self, hook: Hook, deliveries: tuple[HookDelivery, ...]) -> AsyncIterator[HookDelivery]:
-        """The deliveries without label applications that are no longer on their items.
+        """The deliveries without label applications that were taken back.
 
         The receiver may have accepted the event that removed the label; nothing would cancel the task then.
         """
@@ -319,12 +338,20 @@ class _RedeliveryRound:
                 meaning = None  # the receiver will report it
             if isinstance(meaning, Accepted):
                 try:
-                    item = await self.forge.read_state(meaning.request.item)
+                    withdrawn = await self._is_withdrawn(meaning.request)
                 except ForgeNotFoundError:
                     continue
-                if not item.open or not self.settings.github.triggers & item.labels:
+                if withdrawn:
                     continue
             yield delivery
+
+    async def _is_withdrawn(self, request: TaskRequest) -> bool:
+        triggers = self.settings.github.triggers
+        item = await self.forge.read_state(request.item)
+        history: list[LabelEvent] = []
+        if item.open and not triggers & item.labels:
+            history = await self.forge.label_history(request.item, request.trigger.labeled_at)
+        return is_withdrawn(item, history, triggers, await self.forge.whoami() if history else "")
 
     async def _again(self, hook: Hook, delivery: HookDelivery) -> None:
         await self.hooks.redeliver(hook, delivery)

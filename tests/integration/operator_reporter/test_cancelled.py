@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from coding_agent_core.admission import Cancel
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.settings.attempts import Consumer
@@ -25,8 +27,9 @@ async def by_webhook(world: World, number: int, _: str) -> None:
     sink = KubernetesSink(Access(str(world.plane.kubeconfig)), world.namespace, Consumer(), total_timeout=60)
     try:
         item = world.item(number)
-        withdrawal = Withdrawal(item=item, reason="the issue lost the label 'coding agent processing'")
-        assert await sink.withdraw(withdrawal)
+        reason = "the issue lost the label 'coding agent processing'"
+        withdrawal = Withdrawal(item=item, reason=reason, at=datetime.now(UTC) + timedelta(seconds=1))
+        assert isinstance(await sink.withdraw(withdrawal), Cancel)
     finally:
         await sink.aclose()
 

@@ -97,7 +97,7 @@ async def test_closing_an_item_without_a_task_is_ignored(receiver):
     assert response.status_code == 200
     assert response.json() == {
         "status": "ignored",
-        "reason": "the issue was closed; it has no task to cancel",
+        "reason": "the issue was closed, but the item has no task",
     }
 
 

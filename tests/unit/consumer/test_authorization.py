@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from coding_agent_consumer.tasks import refusal
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.protocol import Forge, LabelApplication, Permission
+from coding_agent_core.forge.protocol import Forge, LabelEvent, Permission
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.model import Authorize
 from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest, Trigger
@@ -37,8 +37,10 @@ class People:
             raise ForgeUnavailableError("github.com does not answer")
         return {"alice": Permission.WRITE, "triager": Permission.TRIAGE}.get(user, Permission.NONE)
 
-    async def label_application(self, item: Item) -> LabelApplication | None:
-        return None if self.applied_by is None else LabelApplication(NOW, self.applied_by)
+    async def label_application(self, item: Item) -> LabelEvent | None:
+        return (
+            None if self.applied_by is None else LabelEvent(NOW, self.applied_by, "coding agent", added=True)
+        )
 
 
 def request(user: str, origin: Origin = Origin.WEBHOOK, cause: Cause | None = Cause.LABEL) -> TaskRequest:

@@ -38,7 +38,7 @@ async def test_a_check_that_failed_is_repeated(error: Exception) -> None:
             raise answer
         return answer
 
-    claim: Any = SimpleNamespace(cancelled=asyncio.Event(), lost=asyncio.Event(), why_cancelled="")
+    claim: Any = SimpleNamespace(cancelled=asyncio.Event(), lost=asyncio.Event(), ending=lambda: None)
     task: Any = SimpleNamespace(check=check, item=SimpleNamespace(display="acme/pricing#1"))
     async with asyncio.timeout(60), handler._watch(claim, task) as (stop, why):
         await stop.wait()

@@ -1,11 +1,25 @@
-"""Exactly one task for each application of the label: rules 1 to 3 of the design, and who may cancel."""
+"""Exactly one task for each application of the label: rules 1 to 3 of the design, and who may cancel.
+
+All times are the forge's. The clock of the store is far ahead of it, and nothing depends on that.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from coding_agent_core.admission import Cancel, Create, Duplicate, Keep, LatestTask, admit, withdraw
-from coding_agent_core.tasks import Origin, Trigger
+from coding_agent_core.admission import (
+    Cancel,
+    Check,
+    Create,
+    Duplicate,
+    Keep,
+    LatestTask,
+    admit,
+    answered_by,
+    withdraw,
+)
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item, Origin, Trigger, Withdrawal, WithdrawalCause
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +37,9 @@ def at(minutes: int | None) -> datetime | None:
 def event(
     labeled: int | None = None, delivery: str | None = None, origin: Origin = Origin.WEBHOOK
 ) -> Trigger:
-    return Trigger(origin=origin, delivery_id=delivery, labeled_at=at(labeled), received_at=NOON)
+    return Trigger(
+        origin=origin, delivery_id=delivery, labeled_at=at(labeled), received_at=NOON + timedelta(hours=1)
+    )
 
 
 ACTIVE = LatestTask(
@@ -32,13 +48,14 @@ ACTIVE = LatestTask(
     terminal=False,
     cancel_requested=False,
     acknowledged=True,
-    created_at=NOON,
     labeled_at=NOON,
     delivery_ids=frozenset({"d1"}),
 )
 ENDED = replace(ACTIVE, terminal=True)
 STALE = replace(ENDED, acknowledged=False)
 CANCELLING = replace(ACTIVE, cancel_requested=True)
+WITHDRAWN = replace(CANCELLING, withdrawn_before=after(3), acknowledged=False)
+WITHDRAWN_AND_ENDED = replace(WITHDRAWN, terminal=True)
 UNDATED = replace(ENDED, labeled_at=None)
 
 NEXT = Create(run=2, after=ACTIVE.name)
@@ -58,24 +75,51 @@ CASES = {
         CANCELLING,
         NEXT,
     ),
-    "rule 2: being cancelled, but this is older": (event(labeled=-1), CANCELLING, "before the task"),
-    "rule 2: being cancelled, the same second": (event(labeled=0), CANCELLING, "before the task"),
+    "rule 2: being cancelled, but this is older": (event(labeled=-1), CANCELLING, "applied before"),
+    "rule 2: being cancelled, the same second": (event(labeled=0), CANCELLING, "applied before"),
+    "rule 2: being cancelled, found by the poll": (event(origin=Origin.POLL), CANCELLING, NEXT),
+    "rule 2: being cancelled, found by the poll, never swapped": (
+        event(labeled=5, origin=Origin.POLL),
+        replace(CANCELLING, acknowledged=False),
+        "never swapped",
+    ),
+    "withdrawn, applied after that": (event(labeled=5), WITHDRAWN, NEXT),
+    "withdrawn, applied in the same second": (event(labeled=3), WITHDRAWN, NEXT),
+    "withdrawn, applied before that": (event(labeled=2), WITHDRAWN, "applied before"),
+    "withdrawn, when it was applied is not known": (event(delivery="d2"), WITHDRAWN, NEXT),
+    "withdrawn, found by the poll, applied after that": (
+        event(labeled=3, origin=Origin.POLL),
+        WITHDRAWN,
+        NEXT,
+    ),
+    "withdrawn, found by the poll, applied before that": (
+        event(labeled=2, origin=Origin.POLL),
+        WITHDRAWN,
+        "never swapped",
+    ),
+    "withdrawn and ended, applied in the same second": (event(labeled=3), WITHDRAWN_AND_ENDED, Create(run=2)),
+    "withdrawn and ended, applied before that": (event(labeled=2), WITHDRAWN_AND_ENDED, "applied before"),
+    "withdrawn and ended, found by the poll": (
+        event(labeled=3, origin=Origin.POLL),
+        WITHDRAWN_AND_ENDED,
+        Create(run=2),
+    ),
+    "applied and withdrawn within a second": (
+        event(labeled=0),
+        replace(WITHDRAWN_AND_ENDED, withdrawn_before=NOON),
+        Create(run=2),
+    ),
     "rule 2: being cancelled, a redelivery": (event(labeled=5, delivery="d1"), CANCELLING, "seen before"),
     "rule 3: ended, labeled again": (event(labeled=5, delivery="d2"), ENDED, Create(run=2)),
     "rule 3: ended, undated new delivery": (event(delivery="d2"), ENDED, Create(run=2)),
     "rule 3: ended, a person asks": (event(origin=Origin.MANUAL), ENDED, Create(run=2)),
     "rule 3: ended, delivery seen": (event(labeled=5, delivery="d1"), ENDED, "seen before"),
-    "rule 3: ended, labeled before its creation": (event(labeled=-1, delivery="d2"), ENDED, "before the run"),
-    "rule 3: ended, labeled at its creation": (event(labeled=0, delivery="d2"), ENDED, "before the run"),
-    "rule 3: created later than labeled, event between": (
-        event(labeled=1),
-        replace(ENDED, created_at=after(2)),
-        "before the run",
-    ),
+    "rule 3: ended, labeled before": (event(labeled=-1, delivery="d2"), ENDED, "applied before"),
+    "rule 3: ended, its own label": (event(labeled=0, delivery="d2"), ENDED, "applied before"),
     "rule 3: duplicate moved its last label, event between": (
         event(labeled=1),
         replace(ENDED, labeled_at=at(2)),
-        "before the run",
+        "applied before",
     ),
     "rule 3: poll, label never swapped": (event(origin=Origin.POLL), STALE, "never swapped"),
     "rule 3: poll, label swapped once": (event(origin=Origin.POLL), ENDED, Create(run=2)),
@@ -109,26 +153,96 @@ def test_a_duplicate_that_is_newer_moves_the_tasks_last_label(
     assert decision.labeled_at == at(moved)
 
 
-WITHDRAWALS = {
-    "no task": (5, None, "no task"),
-    "ended": (5, ENDED, "has ended"),
-    "being cancelled already": (5, CANCELLING, "already"),
-    "newer than the label": (5, ACTIVE, Cancel(ACTIVE.name)),
-    "older than the label: it came late": (-5, ACTIVE, "applied again"),
-    "a tie: the label wins": (0, ACTIVE, "applied again"),
-    "undated": (None, ACTIVE, Cancel(ACTIVE.name)),
-    "the task's label is undated": (5, replace(ACTIVE, labeled_at=None), Cancel(ACTIVE.name)),
+ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
+UNLABELED, CLOSED, COMMAND = WithdrawalCause
+
+
+def withdrawal(
+    minute: int | None, cause: WithdrawalCause = UNLABELED, *, confirmed: bool = False
+) -> Withdrawal:
+    return Withdrawal(item=ITEM, reason="the label went", cause=cause, at=at(minute), confirmed=confirmed)
+
+
+NO_LABEL_TIME = replace(ACTIVE, labeled_at=None)
+SECOND = timedelta(seconds=1)
+WITHDRAWALS: dict[str, tuple[Withdrawal, LatestTask | None, Cancel | Check | str]] = {
+    "no task": (withdrawal(5), None, "no task"),
+    "ended": (withdrawal(5), ENDED, "has ended"),
+    "being cancelled already": (withdrawal(5), CANCELLING, "already"),
+    "newer than the label": (withdrawal(5), ACTIVE, Cancel(ACTIVE.name, after(5))),
+    "older than the label: it came late": (withdrawal(-5), ACTIVE, "applied again"),
+    "the label's second": (withdrawal(0), ACTIVE, Check(ACTIVE.name, "within the same second")),
+    "the label's second, and the item shows no label": (
+        withdrawal(0, confirmed=True),
+        ACTIVE,
+        Cancel(ACTIVE.name, NOON),
+    ),
+    "undated": (withdrawal(None), ACTIVE, Check(ACTIVE.name, "not known")),
+    "undated, and the item shows no label": (
+        withdrawal(None, confirmed=True),
+        ACTIVE,
+        Cancel(ACTIVE.name, None),
+    ),
+    "the task's label is undated": (withdrawal(5), NO_LABEL_TIME, Check(ACTIVE.name, "not known")),
+    "closed": (withdrawal(5, CLOSED), ACTIVE, Cancel(ACTIVE.name, after(5) + SECOND)),
+    "closed in the label's second: the close wins": (
+        withdrawal(0, CLOSED),
+        ACTIVE,
+        Cancel(ACTIVE.name, NOON + SECOND),
+    ),
+    "closed before the label": (withdrawal(-1, CLOSED), ACTIVE, "applied again"),
+    "commanded": (withdrawal(5, COMMAND), ACTIVE, Cancel(ACTIVE.name, after(5))),
+    "commanded in the label's second": (withdrawal(0, COMMAND), ACTIVE, Cancel(ACTIVE.name, NOON)),
+    "commanded, the label's time is not known": (
+        withdrawal(5, COMMAND),
+        NO_LABEL_TIME,
+        Cancel(ACTIVE.name, after(5)),
+    ),
 }
 
 
-@pytest.mark.parametrize(("minutes", "latest", "expected"), WITHDRAWALS.values(), ids=WITHDRAWALS.keys())
-def test_withdrawal(minutes: int | None, latest: LatestTask | None, expected: Cancel | str) -> None:
-    decision = withdraw(at(minutes), latest)
-    if isinstance(expected, Cancel):
-        assert decision == expected
-    else:
-        assert isinstance(decision, Keep)
-        assert expected in decision.why
+@pytest.mark.parametrize(("request_", "latest", "expected"), WITHDRAWALS.values(), ids=WITHDRAWALS.keys())
+def test_withdrawal(request_: Withdrawal, latest: LatestTask | None, expected: Cancel | Check | str) -> None:
+    decision = withdraw(request_, latest)
+    match expected:
+        case Cancel():
+            assert decision == expected
+        case Check():
+            assert isinstance(decision, Check)
+            assert decision.task == expected.task
+            assert expected.why in decision.why
+        case _:
+            assert isinstance(decision, Keep)
+            assert expected in decision.why
+
+
+@pytest.mark.parametrize(
+    ("minute", "latest", "recorded"),
+    [
+        (5, ENDED, 5),
+        (0, ENDED, None),
+        (-1, ENDED, None),
+        (None, ENDED, None),
+        (5, WITHDRAWN, 5),
+        (2, WITHDRAWN, None),
+    ],
+)
+def test_a_withdrawal_of_an_ended_task_is_recorded_against_labels_that_come_late(
+    minute: int | None, latest: LatestTask, recorded: int | None
+) -> None:
+    decision = withdraw(withdrawal(minute), latest)
+    assert isinstance(decision, Keep)
+    assert decision.withdrawn_before == at(recorded)
+
+
+@pytest.mark.parametrize(
+    ("updated", "labeled", "answered"),
+    [(NOON, True, NOON), (NOON, False, NOON - SECOND), (None, True, None), (None, False, None)],
+)
+def test_what_an_item_shows_says_until_when_labels_are_answered(
+    updated: datetime | None, labeled: bool, answered: datetime | None
+) -> None:
+    assert answered_by(updated, labeled=labeled) == answered
 
 
 minutes = st.integers(-100, 100)
@@ -145,7 +259,7 @@ tasks = st.builds(
     terminal=st.booleans(),
     cancel_requested=st.booleans(),
     acknowledged=st.booleans(),
-    created_at=minutes.map(after),
+    withdrawn_before=st.none() | minutes.map(at),
     labeled_at=st.none() | minutes.map(at),
     delivery_ids=st.frozensets(st.sampled_from(["d1", "d2"])),
 )
@@ -163,7 +277,48 @@ def test_never_two_tasks_at_once_and_never_one_delivery_twice(trigger: Trigger, 
         assert decision.task == latest.name
 
 
-@given(tasks, minutes)
-def test_a_late_unlabel_never_cancels_what_was_labeled_after_it(latest: LatestTask, minute: int) -> None:
-    if isinstance(withdraw(at(minute), latest), Cancel):
-        assert latest.labeled_at is None or after(minute) > latest.labeled_at
+withdrawals = st.builds(
+    withdrawal, st.none() | minutes, st.sampled_from(WithdrawalCause), confirmed=st.booleans()
+)
+
+
+@given(tasks, withdrawals)
+def test_a_late_withdrawal_never_cancels_what_was_labeled_after_it(
+    latest: LatestTask, request_: Withdrawal
+) -> None:
+    if isinstance(withdraw(request_, latest), Cancel) and request_.at is not None:
+        assert latest.labeled_at is None or request_.at >= latest.labeled_at
+
+
+@given(triggers, tasks, withdrawals)
+def test_a_label_that_is_not_older_than_the_withdrawal_is_new(
+    trigger: Trigger, latest: LatestTask, request_: Withdrawal
+) -> None:
+    decision = withdraw(request_, replace(latest, withdrawn_before=None))
+    if not isinstance(decision, Cancel) or trigger.delivery_id in latest.delivery_ids:
+        return
+    cancelled = replace(latest, cancel_requested=True, withdrawn_before=decision.withdrawn_before)
+    if None in (trigger.labeled_at, decision.withdrawn_before):
+        return
+    is_new = trigger.labeled_at >= decision.withdrawn_before  # type: ignore[operator]
+    assert isinstance(admit(trigger, cancelled), Create) is is_new
+
+
+@given(triggers, tasks, st.integers(-100_000, 100_000))
+def test_the_offset_of_the_forges_clock_changes_no_decision(
+    trigger: Trigger, latest: LatestTask, offset: int
+) -> None:
+    """Only times of the forge are compared, so all of them can move."""
+    shift = timedelta(seconds=offset)
+
+    def moved(moment: datetime | None) -> datetime | None:
+        return None if moment is None else moment + shift
+
+    later = replace(
+        latest, labeled_at=moved(latest.labeled_at), withdrawn_before=moved(latest.withdrawn_before)
+    )
+    here = admit(trigger, latest)
+    there = admit(trigger.model_copy(update={"labeled_at": moved(trigger.labeled_at)}), later)
+    if isinstance(here, Duplicate):
+        here = replace(here, labeled_at=moved(here.labeled_at))
+    assert there == here

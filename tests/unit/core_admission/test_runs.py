@@ -22,6 +22,7 @@ from coding_agent_core.agenttask import (
     ANNOTATION_DELIVERIES,
     ANNOTATION_DUPLICATE_OF,
     ANNOTATION_LABELED_AT,
+    ANNOTATION_WITHDRAWN_BEFORE,
     manifest,
 )
 from coding_agent_core.platforms import ItemKind, Platform
@@ -90,7 +91,6 @@ def test_conditions_are_the_truth(
     facts = latest_of([body])
     assert facts is not None
     assert (facts.terminal, facts.cancel_requested, facts.acknowledged) == (terminal, cancel, acknowledged)
-    assert facts.created_at == T0
 
 
 def test_a_hand_edited_phase_changes_nothing() -> None:
@@ -194,6 +194,23 @@ def test_a_cancel_says_why() -> None:
     }
 
 
+def test_a_cancel_says_before_when_labels_were_withdrawn() -> None:
+    patch = cancellation("the issue lost the label", T2)
+    body = task(by=trigger(T1), cancel=True, annotations=patch["metadata"]["annotations"])
+    facts = latest_of([body])
+    assert facts is not None
+    assert (facts.labeled_at, facts.withdrawn_before) == (T1, T2)
+    assert facts.answered_until == T2 - timedelta(seconds=1)
+
+
+def test_what_was_withdrawn_with_an_older_run_counts_as_answered() -> None:
+    withdrawn = {ANNOTATION_WITHDRAWN_BEFORE: T3.isoformat()}
+    facts = latest_of([task(1, by=trigger(T1), cancel=True, annotations=withdrawn), task(2, created=T1)])
+    assert facts is not None
+    assert facts.withdrawn_before is None
+    assert facts.labeled_at == T3 - timedelta(seconds=1)
+
+
 DUPLICATE = {ANNOTATION_DUPLICATE_OF: "another"}
 
 
@@ -228,6 +245,7 @@ def test_the_newest_run_works_or_was_created_last(older: dict[str, Any], newest:
         (Origin.WEBHOOK, Cause.LABEL, timedelta(0), True),
         (Origin.WEBHOOK, Cause.LABEL, FRESH, True),
         (Origin.WEBHOOK, Cause.LABEL, -FRESH, True),  # the forge's clock is ahead
+        (Origin.WEBHOOK, Cause.LABEL, -FRESH - timedelta(seconds=1), False),
         (Origin.WEBHOOK, Cause.LABEL, FRESH + timedelta(seconds=1), False),
         (Origin.WEBHOOK, Cause.LABEL, None, False),
         (Origin.WEBHOOK, Cause.COMMAND, timedelta(0), False),

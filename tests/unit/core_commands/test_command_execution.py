@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.commands import (
     CommandMetrics,
     CommandName,
@@ -76,10 +77,10 @@ class World:
         self.asked.append(request)
         return Submission("task", self.duplicate)
 
-    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+    async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         self._meet("withdraw")
         self.withdrawn.append(withdrawal)
-        return "task" if self.phase is Phase.RUNNING else None
+        return Cancel("task") if self.phase is Phase.RUNNING else Keep("the item's task has ended")
 
     async def give(self, name: CommandName, user: str = "alice", **more: object) -> ExecutionResult:
         async def last() -> LastTask:

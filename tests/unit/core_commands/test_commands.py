@@ -31,8 +31,8 @@ def command(name: CommandName = CommandName.RUN, at: datetime | None = None) -> 
     )
 
 
-def latest(*, terminal: bool = False, cancel: bool = False, created: float = 0) -> LatestTask:
-    return LatestTask("task", 1, terminal, cancel, True, minutes(created), minutes(created))
+def latest(*, terminal: bool = False, cancel: bool = False, labeled: float = 0) -> LatestTask:
+    return LatestTask("task", 1, terminal, cancel, True, minutes(labeled))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_when_a_run_is_not_even_requested(name: CommandName, phase: Phase | None
         (minutes(5), latest(cancel=True), 2),
         (minutes(5), latest(), None),
         # Told late, e.g. by a redelivery: the task that ended is newer than the comment.
-        (minutes(5), latest(terminal=True, created=6), None),
+        (minutes(5), latest(terminal=True, labeled=6), None),
     ],
 )
 def test_a_run_that_is_asked_for_goes_through_admission(
@@ -121,5 +121,5 @@ def test_the_same_comment_never_makes_two_runs_whatever_delivery_tells_of_it() -
 
 
 def test_a_cancel_that_is_older_than_the_label_cancels_nothing() -> None:
-    assert withdraw(command(CANCEL, minutes(1)).withdrawal().at, latest()) == Cancel("task")
-    assert isinstance(withdraw(command(CANCEL, minutes(1)).withdrawal().at, latest(created=2)), Keep)
+    assert withdraw(command(CANCEL, minutes(1)).withdrawal(), latest()) == Cancel("task", minutes(1))
+    assert isinstance(withdraw(command(CANCEL, minutes(1)).withdrawal(), latest(labeled=2)), Keep)

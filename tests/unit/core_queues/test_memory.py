@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.messages import Claim
 from coding_agent_core.platforms import ItemKind, Platform
@@ -71,6 +72,10 @@ def labeled(
 def unlabeled(number: int = 1, *, at: int | None = None) -> Withdrawal:
     when = None if at is None else START + timedelta(minutes=at)
     return Withdrawal(item=item(number), reason="the label was removed", at=when)
+
+
+def cancelled(task: str, minutes: int) -> Cancel:
+    return Cancel(task, START + timedelta(minutes=minutes))
 
 
 Take = Callable[[], Awaitable[Claim]]
@@ -155,9 +160,9 @@ async def test_a_duplicates_delivery_is_answered_for_too(queue: MemoryQueue) -> 
 
 
 async def test_a_waiting_task_that_is_withdrawn_is_never_handed_out(queue: MemoryQueue) -> None:
-    submitted = await queue.submit(labeled(1))
-    await queue.submit(labeled(2))
-    assert await queue.withdraw(unlabeled(1)) == submitted.task
+    submitted = await queue.submit(labeled(1, at=0))
+    await queue.submit(labeled(2, at=0))
+    assert await queue.withdraw(unlabeled(1, at=1)) == cancelled(submitted.task, 1)
     async with consumer(queue) as take:
         assert (await take()).task.request.item == item(2)
 
@@ -168,9 +173,11 @@ async def test_a_running_task_that_is_withdrawn_is_told_and_the_next_run_waits_f
     await queue.submit(labeled(at=0))
     async with consumer(queue) as take, consumer(queue) as take_too:
         first = await take()
-        assert await queue.withdraw(unlabeled(at=1)) == first.task.name
+        assert await queue.withdraw(unlabeled(at=1)) == cancelled(first.task.name, 1)
         assert first.cancelled.is_set()
-        assert await queue.withdraw(unlabeled(at=2)) is None, "it is already being cancelled"
+        assert first.withdrawn_before == START + timedelta(minutes=1)
+        assert isinstance(await queue.withdraw(unlabeled(at=2)), Keep), "it is already being cancelled"
+        assert (await queue.submit(labeled(at=1))).duplicate, "it was taken off again at 2"
         second = await queue.submit(labeled(at=3))
         assert second.duplicate is None
         waiting = asyncio.ensure_future(take_too())
@@ -197,8 +204,27 @@ async def test_a_run_waits_for_the_first_also_when_one_between_was_withdrawn(que
 async def test_a_late_unlabel_that_is_older_than_the_label_cancels_nothing(queue: MemoryQueue) -> None:
     await queue.submit(labeled(at=0))
     await queue.submit(labeled(at=5))
-    assert await queue.withdraw(unlabeled(at=3)) is None
-    assert await queue.withdraw(unlabeled(2)) is None, "the item has no task"
+    assert isinstance(await queue.withdraw(unlabeled(at=3)), Keep)
+    assert isinstance(await queue.withdraw(unlabeled(2)), Keep), "the item has no task"
+
+
+async def test_a_label_and_its_removal_in_one_second_are_left_to_somebody_who_can_read_the_item(
+    queue: MemoryQueue,
+) -> None:
+    await queue.submit(labeled(at=0))
+    removal = unlabeled(at=0)
+    answer = await queue.withdraw(removal)
+    assert isinstance(answer, Keep)
+    assert "within the same second" in answer.why
+    notices = queue.notices(asyncio.Event())
+    assert [await anext(notices) for _ in range(2)][1] == removal, "the consumer reads the item"
+    async with consumer(queue) as take:
+        claim = await take()
+        assert not claim.cancelled.is_set()
+        await queue.withdraw(removal.model_copy(update={"confirmed": True}))
+        assert claim.cancelled.is_set()
+        await claim.done()
+        assert not (await queue.submit(labeled(at=0))).duplicate, "it may have been applied again"
 
 
 async def test_a_retry_is_the_next_attempt_and_comes_after_its_delay(queue: MemoryQueue, time: Time) -> None:
@@ -228,15 +254,15 @@ async def test_a_retry_waits_until_its_attempt_was_reported(queue: MemoryQueue, 
 
 
 async def test_a_withdrawn_task_is_not_tried_again(queue: MemoryQueue, time: Time) -> None:
-    await queue.submit(labeled(1))
-    await queue.submit(labeled(2))
+    await queue.submit(labeled(1, at=0))
+    await queue.submit(labeled(2, at=0))
     async with consumer(queue) as take:
         running = await take()
-        await queue.withdraw(unlabeled(1))
+        await queue.withdraw(unlabeled(1, at=1))
         await running.retry(1)
         delayed = await take()
         await delayed.retry(1)
-        await queue.withdraw(unlabeled(2))
+        await queue.withdraw(unlabeled(2, at=1))
         waiting = asyncio.ensure_future(take())
         await time.pass_by(seconds=2)
         assert await nothing_comes(waiting)

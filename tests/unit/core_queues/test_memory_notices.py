@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
+from coding_agent_core.admission import Cancel
 from coding_agent_core.commands import (
     LIMIT_PER_NAME,
     CommandIgnored,
@@ -88,8 +89,8 @@ async def test_tasks_and_their_withdrawal_are_notices_and_the_items_lock_keeps_w
 
     await queue.submit(request(number=8))
     assert isinstance(await anext(notices), QueuedTask)
-    withdrawal = Withdrawal(item=request(number=8).item, reason="the issue lost its label")
-    assert await queue.withdraw(withdrawal) is not None
+    withdrawal = Withdrawal(item=request(number=8).item, reason="the issue lost its label", confirmed=True)
+    assert isinstance(await queue.withdraw(withdrawal), Cancel)
     assert await anext(notices) == withdrawal
     stop.set()
 

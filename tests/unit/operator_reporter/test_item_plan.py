@@ -1,12 +1,16 @@
-"""How an item contradicts its task, and what is written: the reporter's rules, case by case."""
+"""How an item contradicts its task, and what is written: the reporter's rules, case by case.
+
+Labels are put on and taken off by the forge's clock, which is hours behind ours: no rule compares the two.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.protocol import ItemState
+from coding_agent_core.forge.protocol import ItemState, LabelEvent
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Origin, Phase
 from coding_agent_operator.reporter.item_plan import (
@@ -23,11 +27,31 @@ BOT, PROCESSING, DONE, FAILED = "coding agent", "coding agent processing", "codi
 CODEX = f"{BOT}: codex"
 LABELS = Labels(failed_label=FAILED)
 T = datetime(2026, 1, 2, 3, 0, tzinfo=UTC)
+FORGE = T - timedelta(hours=5)
 GRACE = timedelta(seconds=60)
+US = "coding-agent-bot"
 
 
 def at(seconds: float) -> datetime:
+    """By our clock."""
     return T + timedelta(seconds=seconds)
+
+
+def forge(seconds: float) -> datetime:
+    """By the forge's clock."""
+    return FORGE + timedelta(seconds=seconds)
+
+
+def on(seconds: float, label: str = BOT, user: str = "alice") -> LabelEvent:
+    return LabelEvent(forge(seconds), user, label, added=True)
+
+
+def off(seconds: float, label: str = BOT, user: str = "alice") -> LabelEvent:
+    return LabelEvent(forge(seconds), user, label, added=False)
+
+
+SWAPPED = (on(0), off(10, user=US))
+"""The history of a task whose label the reporter has taken off, the oldest first."""
 
 
 def newest_run(phase: Phase, **more: Any) -> NewestRun:
@@ -36,148 +60,201 @@ def newest_run(phase: Phase, **more: Any) -> NewestRun:
         "origin": Origin.WEBHOOK,
         "cancel_requested": False,
         "acknowledged": True,
-        "work_ended": at(100),
-        "applied_for": at(0),
-        "labeled_at": at(0),
+        "applied_for": forge(0),
+        "labeled_at": forge(0),
+        "answered_until": forge(100),
     }
     return NewestRun(phase=phase, **{**known, **more})
 
 
-def plan(task: NewestRun, present: set[str], *, now: float = 200, **more: Any) -> ItemPlan:
-    known: dict[str, Any] = {"applied": None, "pending": None, **more}
-    opened = known.pop("open", True)
-    item = ItemState(frozenset(present), opened)
-    return plan_item(task, item, LABELS, now=at(now), grace=GRACE, **known)
+def plan(
+    task: NewestRun,
+    present: set[str],
+    *,
+    history: Sequence[LabelEvent] = (),
+    open_: bool = True,
+    now: float = 200,
+    pending: PendingCorrection | None = None,
+    removal_reported: bool = False,
+) -> ItemPlan:
+    """Args: history: the oldest first."""
+    item = ItemState(frozenset(present), open_, forge(199))
+    return plan_item(
+        task,
+        item,
+        LABELS,
+        history=history[::-1],
+        own_login=US.upper(),
+        removal_reported=removal_reported,
+        pending=pending,
+        now=at(now),
+        grace=GRACE,
+    )
 
 
 NEW = {"acknowledged": False}
-CASES: list[tuple[str, NewestRun, set[str], bool, float | None, LabelContradiction | None]] = [
-    ("waits with its label", newest_run(Phase.QUEUED, **NEW), {BOT}, True, None, None),
+REMOVED, CLOSED, AGAIN = (
+    LabelContradiction.LABEL_REMOVED,
+    LabelContradiction.ITEM_CLOSED,
+    LabelContradiction.LABEL_APPLIED_AGAIN,
+)
+HISTORY = tuple[LabelEvent, ...]
+ACTIVE: list[tuple[str, NewestRun, set[str], bool, HISTORY, LabelContradiction | None]] = [
+    ("waits with its label", newest_run(Phase.QUEUED, **NEW), {BOT}, True, (), None),
+    ("waits without its label", newest_run(Phase.QUEUED, **NEW), {"bug"}, True, (on(0), off(5)), REMOVED),
+    ("waits, its label is not in the history", newest_run(Phase.QUEUED, **NEW), set(), True, (), REMOVED),
     (
-        "waits without its label",
+        "waits, we took its label off",
         newest_run(Phase.QUEUED, **NEW),
-        {"bug"},
-        True,
-        None,
-        LabelContradiction.LABEL_REMOVED,
-    ),
-    ("waits, by hand", newest_run(Phase.QUEUED, **NEW, origin=Origin.MANUAL), set(), True, None, None),
-    ("waits with the label of a runner", newest_run(Phase.QUEUED, **NEW), {CODEX}, True, None, None),
-    ("runs, not swapped yet", newest_run(Phase.RUNNING, **NEW), {BOT}, True, None, None),
-    ("runs", newest_run(Phase.RUNNING), {PROCESSING}, True, None, None),
-    ("runs, its label gone", newest_run(Phase.RUNNING), {DONE}, True, None, LabelContradiction.LABEL_REMOVED),
-    ("runs, applied again", newest_run(Phase.RUNNING), {BOT}, True, 50, None),
-    (
-        "by hand, our label gone",
-        newest_run(Phase.RUNNING, origin=Origin.MANUAL),
         set(),
         True,
-        None,
-        LabelContradiction.LABEL_REMOVED,
-    ),
-    ("closed", newest_run(Phase.RUNNING), {PROCESSING}, False, None, LabelContradiction.ITEM_CLOSED),
-    ("closed and unlabelled", newest_run(Phase.RUNNING), set(), False, None, LabelContradiction.ITEM_CLOSED),
-    ("is being cancelled", newest_run(Phase.RUNNING, cancel_requested=True), set(), False, None, None),
-    ("done", newest_run(Phase.SUCCEEDED), {PROCESSING}, True, None, None),
-    ("done, all labels gone", newest_run(Phase.SUCCEEDED), set(), True, None, None),
-    ("done, applied during the work", newest_run(Phase.SUCCEEDED), {PROCESSING, BOT}, True, 99, None),
-    (
-        "done, put on after the work",
-        newest_run(Phase.SUCCEEDED),
-        {PROCESSING, BOT},
-        True,
-        101,
-        LabelContradiction.LABEL_APPLIED_AGAIN,
-    ),
-    (
-        "done, the label of a runner put on after the work",
-        newest_run(Phase.SUCCEEDED),
-        {PROCESSING, CODEX},
-        True,
-        101,
-        LabelContradiction.LABEL_APPLIED_AGAIN,
-    ),
-    ("done and closed", newest_run(Phase.SUCCEEDED), {PROCESSING, BOT}, False, 101, None),
-    (
-        "done, at an unknown time",
-        newest_run(Phase.SUCCEEDED),
-        {BOT},
-        True,
-        None,
-        LabelContradiction.LABEL_APPLIED_AGAIN,
-    ),
-    ("done, never swapped", newest_run(Phase.FAILED, **NEW), {BOT}, True, 0, None),
-    ("done, never swapped, unknown", newest_run(Phase.FAILED, **NEW), {BOT}, True, None, None),
-    (
-        "never swapped, the forge's clock is ahead",
-        newest_run(Phase.FAILED, **NEW, applied_for=at(900), labeled_at=at(900)),
-        {BOT},
-        True,
-        900,
+        (on(0), off(5, user=US)),
         None,
     ),
     (
-        "never swapped, applied again",
-        newest_run(Phase.FAILED, **NEW),
-        {BOT},
+        "waits, we took the label of an earlier run off",
+        newest_run(Phase.QUEUED, **NEW),
+        set(),
         True,
-        150,
-        LabelContradiction.LABEL_APPLIED_AGAIN,
+        (on(-9), off(-5, user=US)),
+        REMOVED,
     ),
-    ("cancelled, never swapped", newest_run(Phase.CANCELLED, **NEW), {BOT}, True, 1, None),
-    (
-        "cancelled, applied again before its end",
-        newest_run(Phase.CANCELLED),
-        {BOT},
-        True,
-        60,
-        LabelContradiction.LABEL_APPLIED_AGAIN,
-    ),
-    (
-        "shown, then put on",
-        newest_run(Phase.SUCCEEDED, end_shown=at(120)),
-        {BOT, DONE},
-        True,
-        90,
-        LabelContradiction.LABEL_APPLIED_AGAIN,
-    ),
-    ("shown, a stale look", newest_run(Phase.SUCCEEDED, end_shown=at(120)), {BOT, DONE}, True, 0, None),
+    ("waits, by hand", newest_run(Phase.QUEUED, **NEW, origin=Origin.MANUAL), set(), True, (), None),
+    ("waits with the label of a runner", newest_run(Phase.QUEUED, **NEW), {CODEX}, True, (), None),
+    ("runs, not swapped yet", newest_run(Phase.RUNNING, **NEW), {BOT}, True, (), None),
+    ("runs", newest_run(Phase.RUNNING), {PROCESSING}, True, (), None),
+    ("runs, its label gone", newest_run(Phase.RUNNING), {DONE}, True, (), REMOVED),
+    ("runs, applied again", newest_run(Phase.RUNNING), {BOT}, True, (), None),
+    ("by hand, our label gone", newest_run(Phase.RUNNING, origin=Origin.MANUAL), set(), True, (), REMOVED),
+    ("closed", newest_run(Phase.RUNNING), {PROCESSING}, False, (), CLOSED),
+    ("closed and unlabelled", newest_run(Phase.RUNNING), set(), False, (), CLOSED),
+    ("is being cancelled", newest_run(Phase.RUNNING, cancel_requested=True), set(), False, (), None),
 ]
+DONE_RUN, FAILED_NEW = newest_run(Phase.SUCCEEDED), newest_run(Phase.FAILED, **NEW)
+SHOWN = newest_run(Phase.SUCCEEDED, end_shown=at(120))
+NOBODY_SAW_THE_END = newest_run(Phase.FAILED, answered_until=None)
+ENDED: list[tuple[str, NewestRun, set[str], bool, HISTORY, LabelContradiction | None]] = [
+    ("done", DONE_RUN, {PROCESSING}, True, (), None),
+    ("done, all labels gone", DONE_RUN, set(), True, (), None),
+    ("done, applied during the work", DONE_RUN, {PROCESSING, BOT}, True, (*SWAPPED, on(99)), None),
+    ("done, applied as the work ended", DONE_RUN, {PROCESSING, BOT}, True, (*SWAPPED, on(100)), None),
+    ("done, applied after the work", DONE_RUN, {PROCESSING, BOT}, True, (*SWAPPED, on(101)), AGAIN),
+    ("done, a runner's label after the work", DONE_RUN, {CODEX}, True, (*SWAPPED, on(101, CODEX)), AGAIN),
+    ("done and closed", DONE_RUN, {PROCESSING, BOT}, False, (*SWAPPED, on(101)), None),
+    ("done, the history does not show it", DONE_RUN, {BOT}, True, (), AGAIN),
+    ("done, the item is older than the history", DONE_RUN, {BOT}, True, SWAPPED, None),
+    ("done, both are older than our swap", DONE_RUN, {BOT}, True, (on(0),), None),
+    ("nobody saw the end of the work", NOBODY_SAW_THE_END, {BOT}, True, (*SWAPPED, on(50)), AGAIN),
+    (
+        "swapped and applied again within the second of the label",
+        newest_run(Phase.SUCCEEDED, answered_until=forge(-1)),
+        {BOT},
+        True,
+        (on(0), off(0, user=US), on(0)),
+        AGAIN,
+    ),
+    ("never swapped", FAILED_NEW, {BOT}, True, (on(0),), None),
+    ("never swapped, the history does not show it", FAILED_NEW, {BOT}, True, (), None),
+    ("never swapped, a second later in the history", FAILED_NEW, {BOT}, True, (on(1),), None),
+    (
+        "never swapped, an earlier run's label",
+        FAILED_NEW,
+        {BOT},
+        True,
+        (on(-9), off(0, user=US), on(1)),
+        None,
+    ),
+    ("never swapped, applied again", FAILED_NEW, {BOT}, True, (on(0), off(140), on(150)), AGAIN),
+    ("never swapped, with another runner", FAILED_NEW, {BOT, CODEX}, True, (on(0), on(150, CODEX)), AGAIN),
+    ("never swapped, both labels at once", FAILED_NEW, {BOT, CODEX}, True, (on(0), on(0, CODEX)), None),
+    (
+        "by a command, labeled after it",
+        newest_run(Phase.FAILED, **NEW, by_label=False, origin=Origin.MANUAL, answered_until=None),
+        {BOT},
+        True,
+        (on(0),),
+        AGAIN,
+    ),
+    ("shown, then applied", SHOWN, {BOT, DONE}, True, (*SWAPPED, on(90)), AGAIN),
+    ("shown, a stale look", SHOWN, {BOT, DONE}, True, (on(0),), None),
+]
+KUBECTL = newest_run(Phase.CANCELLED, answered_until=None)
+WITHDRAWN = newest_run(Phase.CANCELLED, answered_until=None, withdrawn_before=forge(50))
+WITHDRAWN_NEW = newest_run(Phase.CANCELLED, **NEW, answered_until=None, withdrawn_before=forge(50))
+CANCELLED: list[tuple[str, NewestRun, set[str], bool, HISTORY, LabelContradiction | None]] = [
+    ("with kubectl, never swapped", newest_run(Phase.CANCELLED, **NEW), {BOT}, True, (on(1),), None),
+    ("with kubectl, applied again", KUBECTL, {BOT}, True, (*SWAPPED, on(60)), AGAIN),
+    (
+        "with kubectl, applied again, which the task knows",
+        newest_run(Phase.CANCELLED, labeled_at=forge(60), answered_until=None),
+        {BOT},
+        True,
+        (*SWAPPED, on(60)),
+        None,
+    ),
+    ("withdrawn, its own label", WITHDRAWN_NEW, {BOT}, True, (on(0),), None),
+    ("withdrawn, applied before that", WITHDRAWN, {BOT}, True, (*SWAPPED, on(49)), None),
+    ("withdrawn, applied in the same second", WITHDRAWN, {BOT}, True, (*SWAPPED, off(50), on(50)), AGAIN),
+    ("withdrawn, applied after that", WITHDRAWN, {BOT}, True, (*SWAPPED, on(51)), AGAIN),
+    (
+        "withdrawn, which the task knows, and applied in the same second",
+        newest_run(Phase.CANCELLED, labeled_at=forge(50), withdrawn_before=forge(50)),
+        {BOT},
+        True,
+        (on(0), off(50), on(50)),
+        AGAIN,
+    ),
+    ("withdrawn and applied within a second", WITHDRAWN_NEW, {BOT}, True, (on(0), off(50), on(50)), AGAIN),
+    ("withdrawn, the item is older than the history", WITHDRAWN_NEW, {BOT}, True, (on(0), off(50)), None),
+]
+CASES = [*ACTIVE, *ENDED, *CANCELLED]
 
 
 @pytest.mark.parametrize(
-    ("task", "present", "opened", "applied", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+    ("task", "present", "opened", "history", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
 def test_contradictions(
     task: NewestRun,
     present: set[str],
     opened: bool,
-    applied: float | None,
+    history: HISTORY,
     expected: LabelContradiction | None,
 ) -> None:
-    when = None if applied is None else at(applied)
-    found = plan(task, present, open=opened, applied=when)
+    found = plan(task, present, open_=opened, history=history)
     assert (found.pending.contradiction if found.pending else None) == expected
     assert found.correct is None, "not before the grace time"
     if expected is not None:
-        again = plan(
-            task, present, open=opened, applied=when, pending=PendingCorrection(expected, at(100)), now=161
-        )
+        pending = PendingCorrection(expected, at(100))
+        again = plan(task, present, open_=opened, history=history, pending=pending, now=161)
         assert again.correct is expected
-        early = plan(
-            task, present, open=opened, applied=when, pending=PendingCorrection(expected, at(100)), now=159
-        )
+        early = plan(task, present, open_=opened, history=history, pending=pending, now=159)
         assert early.correct is None
-        assert early.pending == PendingCorrection(expected, at(100)), (
-            "the grace time starts at the first reconcile"
+        assert early.pending == pending, "the grace time starts at the first reconcile"
+        reported = plan(task, present, open_=opened, history=history, removal_reported=True)
+        assert reported.correct == (None if expected is AGAIN else expected), "an event has said it"
+
+
+@pytest.mark.parametrize(("task", "present", "opened", "history"), [c[1:5] for c in (*ENDED, *CANCELLED)])
+def test_a_label_is_taken_off_only_if_it_is_known_to_be_old(
+    task: NewestRun, present: set[str], opened: bool, history: HISTORY
+) -> None:
+    found = plan(task, present, open_=opened, history=history)
+    triggers = {BOT, CODEX} & present
+    if {BOT, CODEX} & set(found.remove):
+        assert found.answered_until == forge(199), "this is recorded first"
+        assert found.pending is None
+        assert not (opened and history) or history[-1].added, (
+            "the history says it is off: somebody is at work"
         )
+    elif triggers and task.end_shown is None:
+        assert found.pending is not None or (history and not history[-1].added)
 
 
 def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:
     task = newest_run(Phase.RUNNING)
     pending = PendingCorrection(LabelContradiction.LABEL_REMOVED, at(0))
     assert plan(task, {PROCESSING}, pending=pending).pending is None
-    assert plan(task, set(), open=False, pending=pending).pending == PendingCorrection(
+    assert plan(task, set(), open_=False, pending=pending).pending == PendingCorrection(
         LabelContradiction.ITEM_CLOSED, at(200)
     )
 
@@ -195,6 +272,7 @@ def test_the_grace_time_starts_again_when_the_contradiction_changes() -> None:
         (newest_run(Phase.SUCCEEDED), {PROCESSING}, (DONE,), (PROCESSING,), False),
         (newest_run(Phase.SUCCEEDED, **NEW), {BOT}, (DONE,), (BOT,), True),
         (newest_run(Phase.SUCCEEDED, **NEW), {CODEX}, (DONE,), (CODEX,), True),
+        (newest_run(Phase.QUEUED, **NEW), set(), (), (), False),
         (newest_run(Phase.CANCELLED, **NEW), set(), (), (), True),
         (newest_run(Phase.SUCCEEDED, end_shown=at(190)), set(), (), (), False),  # people's, once shown
     ],
@@ -207,7 +285,8 @@ def test_label_changes_and_acknowledgement(
 
 
 def test_a_new_application_stays_while_the_end_is_shown() -> None:
-    found = plan(newest_run(Phase.SUCCEEDED, **NEW), {PROCESSING, BOT}, applied=at(150))
+    history = (on(0), off(140), on(150))
+    found = plan(newest_run(Phase.SUCCEEDED, **NEW), {PROCESSING, BOT}, history=history)
     assert (found.add, found.remove) == ((DONE,), (PROCESSING,))
     assert not found.acknowledge, "the poll must take it neither for a stale label nor for two"
 
@@ -224,8 +303,9 @@ def test_an_end_is_settled_after_the_grace_time_without_a_contradiction(
 
 def test_a_label_of_our_own_account_asks_for_nothing() -> None:
     ended = newest_run(Phase.SUCCEEDED, end_shown=at(150))
-    assert plan(ended, {DONE, BOT}, applied=at(160), now=300).pending is not None
-    assert plan(ended, {DONE, BOT}, applied=at(160), now=300, applied_by_us=True) == ItemPlan(settled=True)
+    assert plan(ended, {DONE, BOT}, history=(*SWAPPED, on(160)), now=300).pending is not None
+    by_us = (*SWAPPED, on(160, user=US))
+    assert plan(ended, {DONE, BOT}, history=by_us, now=300) == ItemPlan(settled=True)
 
 
 @given(
@@ -236,6 +316,7 @@ def test_a_label_of_our_own_account_asks_for_nothing() -> None:
     st.frozensets(st.sampled_from([BOT, CODEX, PROCESSING, DONE, FAILED, "bug"])),
     st.booleans(),
     st.none() | st.integers(-50, 250),
+    st.none() | st.integers(-50, 250),
 )
 def test_in_every_case(
     phase: Phase,
@@ -245,16 +326,24 @@ def test_in_every_case(
     present: frozenset[str],
     opened: bool,
     applied: int | None,
+    withdrawn: int | None,
 ) -> None:
-    task = newest_run(phase, acknowledged=acknowledged, cancel_requested=cancel, origin=origin)
-    when = None if applied is None else at(applied)
-    found = plan(task, set(present), open=opened, applied=when)
+    task = newest_run(
+        phase,
+        acknowledged=acknowledged,
+        cancel_requested=cancel,
+        origin=origin,
+        withdrawn_before=None if withdrawn is None else forge(withdrawn),
+    )
+    ours = [label for label in (BOT, CODEX) if label in present]
+    history = () if applied is None else (on(-60), off(-55), *(on(applied, label) for label in ours))
+    found = plan(task, set(present), open_=opened, history=history)
     after = (present | set(found.add)) - set(found.remove)
     assert "bug" not in {*found.add, *found.remove}
     if found.acknowledge:
         assert not {BOT, CODEX} & after, "or the poll would make run after run"
     if found.pending is not None:
-        second = plan(task, set(after), open=opened, applied=when, pending=found.pending, now=300)
+        second = plan(task, set(after), open_=opened, history=history, pending=found.pending, now=300)
         assert second.correct is found.pending.contradiction, (
             "what is written does not hide the contradiction"
         )

@@ -88,6 +88,7 @@ def test_an_issues_event_about_a_pull_request_is_about_the_pull_request():
         ("issues", github_issue("unlabeled", PROCESSING, labels=labels(DONE, "bug")), "still has"),
         ("issues", github_issue("unlabeled", PROCESSING, labels=labels(BOT)), "still has"),
         ("issues", github_issue("unlabeled", DONE, labels=[]), "not the target label"),
+        ("issues", github_issue("unlabeled", None, labels=labels(PROCESSING, "bug")), "still has"),
         ("issues", github_issue("labeled", f"{BOT}: nobody"), "not the target label"),
         ("issues", github_issue("unlabeled", CODEX, labels=labels(BOT)), "still has"),
         ("issues", github_issue("unlabeled", BOT, labels=labels(CODEX)), "still has"),
@@ -106,6 +107,12 @@ def test_an_event_that_does_not_concern_us_is_ignored_with_a_reason(event, paylo
         ("issues", github_issue("unlabeled", BOT), "the issue lost the label 'coding agent'"),
         ("issues", github_issue("unlabeled", PROCESSING, labels=labels("bug")), "lost the label"),
         ("issues", github_issue("unlabeled", CODEX), "the issue lost the label 'coding agent: codex'"),
+        ("issues", github_issue("unlabeled", BOT, labels=[]), "the issue lost the label 'coding agent'"),
+        ("issues", github_issue("unlabeled", BOT, labels=labels(BOT, "bug")), "lost the label"),
+        ("issues", github_issue("unlabeled", PROCESSING, labels=labels(PROCESSING)), "lost the label"),
+        # Its label was deleted from the repository.
+        ("issues", github_issue("unlabeled", None), "lost a label that was deleted from the repository"),
+        ("issues", github_issue("unlabeled", None, labels=labels(DONE)), "lost a label"),
         # A done label that is left from an earlier run does not keep a task that still waits.
         ("issues", github_issue("unlabeled", BOT, labels=labels(DONE)), "lost the label"),
         ("issues", github_issue("closed", None), "the issue was closed"),
@@ -231,10 +238,13 @@ def test_the_delivery_is_read_from_the_headers_bounded_and_without_control_chara
 @pytest.mark.parametrize(
     ("account", "ignored"), [("", False), ("Octocat", True), ("coding-agent-bot", False)]
 )
-def test_a_label_of_our_own_account_starts_nothing(account, ignored):
+def test_a_label_change_of_our_own_account_means_nothing(account, ignored):
     known = settings().model_dump(by_alias=True) | {"github": {"account": account}}
-    result = meaning(github_issue(), configured=Settings.model_validate(known))
-    assert isinstance(result, Ignored) is ignored
+    configured = Settings.model_validate(known)
+    for payload in (github_issue(), github_issue("unlabeled"), github_issue("unlabeled", None)):
+        assert isinstance(meaning(payload, configured=configured), Ignored) is ignored
+    closed = meaning(github_issue("closed", None), configured=configured)
+    assert isinstance(closed, Withdrawn), "a merge of ours can close an item"
 
 
 def test_with_rabbitmq_commands_apply_the_label_from_our_own_account():

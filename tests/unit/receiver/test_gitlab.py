@@ -229,7 +229,10 @@ def test_the_delivery_id_is_the_one_that_stays_when_gitlab_tries_again(headers, 
 
 
 @pytest.mark.parametrize(("account", "ignored"), [("", False), ("Root", True), ("coding-agent-bot", False)])
-def test_a_label_of_our_own_account_starts_nothing(account, ignored):
+def test_a_label_change_of_our_own_account_means_nothing(account, ignored):
     known = settings().model_dump(by_alias=True) | {"gitlab": {"account": account}}
-    result = meaning(gitlab_issue(), configured=Settings.model_validate(known))
-    assert isinstance(result, Ignored) is ignored
+    configured = Settings.model_validate(known)
+    for payload in (gitlab_issue(), gitlab_issue(labels=(), changes=change([BOT], []))):
+        assert isinstance(meaning(payload, configured=configured), Ignored) is ignored
+    closed = meaning(gitlab_issue("close", changes={}), configured=configured)
+    assert isinstance(closed, Withdrawn), "a merge of ours can close an item"

@@ -5,10 +5,10 @@ from random import Random
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.protocol import Hook, HookDelivery
+from coding_agent_core.forge.protocol import Hook, HookDelivery, ItemState, LabelEvent
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
-from coding_agent_receiver.poller import LIMIT, Missed, events, missed, ours, turns, wanted
+from coding_agent_receiver.poller import LIMIT, Missed, events, is_withdrawn, missed, ours, turns, wanted
 
 from tests.fixtures.deliveries import NOW
 
@@ -96,6 +96,33 @@ def test_of_too_many_each_has_its_turn_and_they_keep_their_order():
         assert now == sorted(now)
         seen.update(now)
     assert len(seen) == len(log), "none is held up by others"
+
+
+BOT = "coding agent"
+ALICE_ON, ALICE_OFF, BOT_OFF = (
+    LabelEvent(NOW, "alice", BOT, added=True),
+    LabelEvent(NOW, "alice", BOT, added=False),
+    LabelEvent(NOW, "Coding-Agent-Bot", BOT, added=False),
+)
+
+
+@pytest.mark.parametrize(
+    ("labels", "open_", "history", "expected"),
+    [
+        ({BOT}, True, [], False),
+        ({BOT}, False, [], True),
+        (set(), True, [ALICE_OFF, ALICE_ON], True),
+        (set(), True, [BOT_OFF, ALICE_ON], False),  # with its task, perhaps of an earlier application
+        (set(), True, [ALICE_ON, ALICE_OFF], False),  # it came back after the item was read
+        (set(), True, [], True),
+        ({"coding agent done"}, True, [ALICE_OFF, BOT_OFF], True),
+    ],
+)
+def test_a_missed_label_is_withdrawn_only_by_a_person(
+    labels: set[str], open_: bool, history: list[LabelEvent], expected: bool
+):
+    item = ItemState(frozenset(labels), open_)
+    assert is_withdrawn(item, history, {BOT}, "coding-agent-bot") is expected
 
 
 def test_only_webhooks_to_our_address_are_ours():

@@ -114,6 +114,7 @@ class GitHubForge(RestForge):
     EDIT_METHOD = "PATCH"
     EVENTS = "events"
     LABELED = "labeled"
+    UNLABELED = "unlabeled"
     REACTIONS = "reactions"
     REACTION_FIELD = "content"
     ID_MARK = "+"

@@ -78,6 +78,7 @@ class GitLabForge(RestForge):
     EDIT_METHOD = "PUT"
     EVENTS = "resource_label_events"
     LABELED = "add"
+    UNLABELED = "remove"
     REACTIONS = "award_emoji"
     REACTION_FIELD = "name"
     ID_MARK = "-"

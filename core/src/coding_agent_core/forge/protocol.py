@@ -41,6 +41,7 @@ class ItemDetails:
         head_branch: the branch of a change; `None` for issues, as the other two.
         head_sha: the commit at the tip of a change's branch.
         head_repository: full path of the repository that holds a change's branch.
+        updated_at: as in `ItemState`.
     """
 
     item: Item
@@ -54,22 +55,37 @@ class ItemDetails:
     head_branch: str | None = None
     head_sha: str | None = None
     head_repository: str | None = None
+    updated_at: datetime | None = None
 
 
 @dataclass(frozen=True)
 class ItemState:
-    """What one request shows of an item; `open` is as in `ItemDetails`."""
+    """What one request shows of an item.
+
+    Attributes:
+        open: as in `ItemDetails`.
+        updated_at: of the newest change that is shown, in whole seconds of the forge's clock. A label that is
+            shown was applied at that time or before, one that is not shown is applied at that time or later.
+    """
 
     labels: frozenset[str]
     open: bool
+    updated_at: datetime | None = None
 
 
 @dataclass(frozen=True)
-class LabelApplication:
-    """When a label was last put on an item, by the forge's clock, and by whom (empty: unknown)."""
+class LabelEvent:
+    """A label was put on an item, or taken off.
+
+    Attributes:
+        at: in whole seconds of the forge's clock.
+        user: empty if it is not known.
+    """
 
     at: datetime
     user: str
+    label: str
+    added: bool
 
 
 @dataclass(frozen=True)
@@ -298,8 +314,17 @@ class Forge(Protocol):
         """The item's state, in one request."""
         ...
 
-    async def label_application(self, item: Item) -> LabelApplication | None:
+    async def label_application(self, item: Item) -> LabelEvent | None:
         """When one of `Labels.triggers` was last put on the item; `None` if its history does not show it."""
+        ...
+
+    async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
+        """When `Labels.triggers` were put on the item and taken off, the newest first.
+
+        Args:
+            since: by the forge's clock. Older events are left out, except that the last application and
+                what came after it are always included. `None`: all events are older.
+        """
         ...
 
     async def comments(self, item: Item) -> list[Comment]:

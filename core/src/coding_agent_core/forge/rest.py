@@ -24,11 +24,19 @@ from coding_agent_core.forge.protocol import (
     CommitIdentity,
     ItemDetails,
     ItemState,
-    LabelApplication,
+    LabelEvent,
 )
 from coding_agent_core.platforms import ItemKind, Platform, clone_url, web_base
 from coding_agent_core.settings.forges import GitHub, GitLab
-from coding_agent_core.tasks import GITHUB_MEMBERS, Item, Origin, TaskRequest, Trigger, is_trusted
+from coding_agent_core.tasks import (
+    GITHUB_MEMBERS,
+    Item,
+    Origin,
+    TaskRequest,
+    Trigger,
+    is_trusted,
+    whole_second,
+)
 
 COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
@@ -53,10 +61,15 @@ class ItemAnswer(ResponseModel):
     author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
     author_association: Text = ""
     """GitHub alone says it."""
+    updated_at: datetime | None = None
 
     @property
     def open(self) -> bool:
         return self.state in ("open", "opened")
+
+    @property
+    def updated_second(self) -> datetime | None:
+        return None if self.updated_at is None else whole_second(self.updated_at)
 
     @property
     def label_names(self) -> list[str]:
@@ -120,6 +133,8 @@ class RestForge(ABC):
     EVENTS: ClassVar[str]
     LABELED: ClassVar[str]
     """The event of a label that was put on."""
+    UNLABELED: ClassVar[str]
+    """The event of a label that was taken off."""
     REACTIONS: ClassVar[str]
     REACTION_FIELD: ClassVar[str]
     ID_MARK: ClassVar[str]
@@ -231,15 +246,27 @@ class RestForge(ABC):
                     runner=self.settings.runner(labels),
                 )
 
-    async def label_application(self, item: Item) -> LabelApplication | None:
+    async def label_application(self, item: Item) -> LabelEvent | None:
+        events = await self.label_history(item, None)
+        return next((event for event in events if event.added), None)
+
+    async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
         what = f"reading the label events of {item.display}"
         call = Call("GET", self.item_path(item, self.EVENTS), what)
+        history: list[LabelEvent] = []
+        applied = False
         async for page in self.client.newest_first(list[_LabelEvent], call, limit=SCAN_PAGES):
             for event in reversed(page):
-                asks = event.label and self.spelled(event.label.name) in self.settings.triggers
-                if asks and event.action == self.LABELED:
-                    return LabelApplication(event.created_at, event.user.login if event.user else "")
-        return None
+                at = whole_second(event.created_at)
+                if applied and (since is None or at < since):
+                    return history
+                label = self.spelled(event.label.name) if event.label else ""
+                if label in self.settings.triggers and event.action in (self.LABELED, self.UNLABELED):
+                    added = event.action == self.LABELED
+                    applied = applied or added
+                    user = event.user.login if event.user else ""
+                    history.append(LabelEvent(at, user, label, added))
+        return history
 
     def spelled(self, label: str) -> str:
         """The label as our settings spell it, because our rules compare."""
@@ -254,7 +281,7 @@ class RestForge(ABC):
     async def read_state(self, item: Item) -> ItemState:
         call = Call("GET", self.item_path(item), f"reading {item.display}")
         found = await self.client.get(ItemAnswer, call)
-        return ItemState(self.labels(found), found.open)
+        return ItemState(self.labels(found), found.open, found.updated_second)
 
     def details(self, item: Item, found: ItemAnswer, *, base: str) -> ItemDetails:
         return ItemDetails(
@@ -266,6 +293,7 @@ class RestForge(ABC):
             labels=self.labels(found),
             open=found.open,
             base_branch=base,
+            updated_at=found.updated_second,
         )
 
     def comments_call(self, item: Item, params: Mapping[str, str | int]) -> Call:

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 
 from coding_agent_core.admission import (
     Cancel,
+    Check,
     Duplicate,
     Keep,
     admit,
     announcement,
     cancellation,
+    check_label,
     first_run,
     is_announced,
     is_fresh,
@@ -24,6 +26,7 @@ from coding_agent_core.admission import (
     runs_of,
     trigger_of,
     withdraw,
+    withdrawn,
     works,
 )
 from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest
@@ -87,7 +90,7 @@ class KubernetesSink:
         unanswered: set[str] = set()
         return await self._bounded(lambda tasks: self._submit(tasks, request, unanswered))
 
-    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+    async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         """Cancel the item's task if admission says so; see `TaskSink`."""
         return await self._bounded(lambda tasks: self._withdraw(tasks, withdrawal))
 
@@ -166,18 +169,22 @@ class KubernetesSink:
             unanswered.discard(name)
         return created is not None
 
-    async def _withdraw(self, tasks: AgentTasks, withdrawal: Withdrawal) -> str | None:
+    async def _withdraw(self, tasks: AgentTasks, withdrawal: Withdrawal) -> Cancel | Keep:
         for _ in range(_RACES):
             runs = await _runs(tasks, withdrawal.item, None)
-            match withdraw(withdrawal.at, latest_of(runs)):
-                case Keep(why):
-                    _logger.info("Not cancelled: %s: %s", withdrawal.item.display, why)
-                    return None
-                case Cancel(task):
+            match withdraw(withdrawal, latest_of(runs)):
+                case Keep() as kept:
+                    before = kept.withdrawn_before
+                    if before is None or await tasks.patch(runs[-1], withdrawn(before)):
+                        return kept
+                case Check(_, why):
+                    if await tasks.patch(runs[-1], check_label(why)):
+                        return Keep(f"{why}; the reporter cancels the task if the item shows no label")
+                case Cancel() as cancelled:
                     # It is one run, unless the operator has not yet found that another is a duplicate.
-                    patch = cancellation(withdrawal.reason)
+                    patch = cancellation(withdrawal.reason, cancelled.withdrawn_before)
                     if all([await tasks.patch(body, patch) for body in runs if works(body)]):
-                        return task
+                        return cancelled
         raise QueueUnavailableError(
             f"The tasks of {withdrawal.item.display} change too quickly to cancel one."
         )

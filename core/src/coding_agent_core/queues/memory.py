@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from coding_agent_core.admission import Cancel, Duplicate, Keep, LatestTask, admit, withdraw
+from coding_agent_core.admission import Cancel, Check, Duplicate, Keep, LatestTask, admit, withdraw
 from coding_agent_core.commands import (
     LIMIT_PER_NAME,
     CommandIgnored,
@@ -43,8 +43,8 @@ class Entry:
     """
 
     task: QueuedTask
-    created_at: datetime
     labeled_at: datetime | None
+    withdrawn_before: datetime | None = None
     after: Entry | None = None
     deliveries: deque[str] = field(default_factory=lambda: deque(maxlen=256))
     claim: MemoryClaim | None = None
@@ -67,8 +67,8 @@ class Entry:
             cancel_requested=self.cancel_requested,
             # A task is settled after its labels were swapped.
             acknowledged=self.ended,
-            created_at=self.created_at,
             labeled_at=self.labeled_at,
+            withdrawn_before=self.withdrawn_before,
             delivery_ids=frozenset(self.deliveries),
         )
 
@@ -128,7 +128,6 @@ class MemoryQueue:
             )
         entry = Entry(
             task=QueuedTask(request=request, uuid=new_uuid(), run=decision.run),
-            created_at=self._clock(),
             labeled_at=request.trigger.labeled_at,
             # Not the latest: that one may have been cancelled while an earlier run still ends.
             after=next(reversed(self._active_of.get(identity, ())), None),
@@ -142,23 +141,29 @@ class MemoryQueue:
         self._notify((identity, "queued", ""), entry.task)
         return Submission(task=entry.task.name)
 
-    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+    async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         latest = self._latest.get(withdrawal.item.identity)
-        decision = withdraw(withdrawal.at, latest.latest() if latest else None)
+        decision = withdraw(withdrawal, latest.latest() if latest else None)
         match decision:
-            case Keep(why):
-                _logger.info("Not cancelled: %s: %s", withdrawal.item.display, why)
-                return None
-            case Cancel(task):
+            case Keep():
+                if latest is not None:
+                    latest.withdrawn_before = decision.withdrawn_before or latest.withdrawn_before
+                return decision
+            case Check(_, why):
+                self._notify((withdrawal.item.identity, "withdrawn", ""), withdrawal)
+                return Keep(f"{why}; the consumer cancels the task if the item shows no label")
+            case Cancel():
                 assert latest is not None  # noqa: S101 - `withdraw` cancels an existing task only
                 latest.cancel_requested = True
+                latest.withdrawn_before = decision.withdrawn_before
                 if latest.claim is not None:
+                    latest.claim.withdrawn_before = decision.withdrawn_before
                     latest.claim.why_cancelled = withdrawal.message
                     latest.claim.cancelled.set()
                 else:
                     self.end(latest)
                     self._notify((withdrawal.item.identity, "withdrawn", ""), withdrawal)
-                return task
+                return decision
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
         if self._closed:
@@ -257,7 +262,7 @@ class MemoryQueue:
             return
         entry.task = entry.task.model_copy(update={"attempt": entry.task.attempt + 1})
         entry.claim = None
-        entry.redelivered = False
+        entry.redelivered = entry.ending = False
         entry.delayed = True
 
         async def wait() -> None:
@@ -320,6 +325,7 @@ class MemoryClaim:
     def __post_init__(self) -> None:
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
+        self.withdrawn_before: datetime | None = None
 
     @asynccontextmanager
     async def item_lock(self) -> AsyncIterator[bool]:

@@ -6,21 +6,18 @@ is corrected. Until then nothing is written that would hide the contradiction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.admission import LatestTask
-from coding_agent_core.forge.protocol import ItemState
+from coding_agent_core.forge.protocol import ItemState, LabelEvent
 from coding_agent_core.reporting import label_changes
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.tasks import Origin, Phase
+from coding_agent_core.tasks import Cause, Origin, Phase, RunnerName
 
 from coding_agent_operator.observed import Task
-
-_SAME_APPLICATION = timedelta(seconds=10)
-"""The times of one label application, from a webhook and from the item's history, differ by less than
-this."""
 
 
 class LabelContradiction(StrEnum):
@@ -62,23 +59,30 @@ class PendingCorrection:
 
 @dataclass(frozen=True)
 class NewestRun:
-    """The state of an item's newest run.
+    """The state of an item's newest run. All times but `end_shown` are by the forge's clock.
 
     Attributes:
         acknowledged: the item has shown our label swap at least once.
-        work_ended: when the work of an ended task was over; a label applied after that asks for a new run.
-        applied_for: when the label that made this task was applied, by the forge's clock.
-        labeled_at: the newest label application that the task knows of, by the forge's clock.
-        end_shown: since when the item shows the end of the task.
+        by_label: a label made the task, not a command or a person with kubectl.
+        runner: the coding agent that this label names.
+        applied_for: when the label was applied, or the command given, that made this task.
+        labeled_at: applications of the label up to this time are known to be this task's.
+        answered_until: a label that was applied after this time was applied after the work of an ended task
+            was over, and asks for a new run.
+        withdrawn_before: as in `LatestTask`.
+        end_shown: since when the item shows the end of the task, by our clock.
     """
 
     phase: Phase
     origin: Origin
     cancel_requested: bool
     acknowledged: bool
-    work_ended: datetime
+    by_label: bool = True
+    runner: RunnerName | None = None
     applied_for: datetime | None = None
     labeled_at: datetime | None = None
+    answered_until: datetime | None = None
+    withdrawn_before: datetime | None = None
     end_shown: datetime | None = None
 
 
@@ -92,32 +96,36 @@ def phase_to_show(task: Task) -> Phase:
 
 def newest_run(task: Task, latest: LatestTask, end_shown: datetime | None) -> NewestRun:
     """The state that `plan_item` needs; `latest` is the same task as admission sees it."""
-    condition = task.status.condition("Succeeded")
-    ended = condition.last_transition_time if condition else task.created
-    completions = [a.completion_time for a in task.status.attempts if a.completion_time is not None]
+    trigger, attempts = task.spec.trigger, task.status.attempts
     return NewestRun(
         phase=phase_to_show(task),
-        origin=task.spec.trigger.origin,
+        origin=trigger.origin,
         cancel_requested=task.spec.cancel,
         acknowledged=latest.acknowledged,
-        work_ended=min(ended, completions[-1]) if completions else ended,
-        applied_for=task.spec.trigger.labeled_at,
+        by_label=trigger.cause is Cause.LABEL,
+        runner=task.spec.runner,
+        applied_for=trigger.labeled_at,
         labeled_at=latest.labeled_at,
+        answered_until=attempts[-1].answered_until if attempts else None,
+        withdrawn_before=latest.withdrawn_before,
         end_shown=end_shown,
     )
 
 
 @dataclass(frozen=True)
 class ItemPlan:
-    """What to do on an item, in this order: add labels, remove labels, acknowledge, correct.
+    """What to do on an item, in this order: record, add labels, remove labels, acknowledge, correct.
 
     Attributes:
+        answered_until: to be recorded before labels that ask for a task are removed: their applications, up
+            to this time of the forge's clock, are the task's.
         acknowledge: the item then shows our label swap.
         pending: the contradiction to remember; requeue for the end of its grace time.
         correct: correct the task now.
         settled: the end is shown, and nothing has contradicted it during the grace time.
     """
 
+    answered_until: datetime | None = None
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     acknowledge: bool = False
@@ -126,9 +134,11 @@ class ItemPlan:
     settled: bool = False
 
 
-def needs_label_time(run: NewestRun, item: ItemState, labels: Labels) -> bool:
-    """Whether `plan_item` needs to know if the label was applied before or after the work ended."""
-    return run.phase.terminal and item.open and bool(labels.triggers & item.labels)
+def needs_history(run: NewestRun, item: ItemState, labels: Labels) -> bool:
+    """Whether `plan_item` needs to know when the labels on the item were applied, or who removed them."""
+    if run.phase.terminal:
+        return _has_trigger(item, labels)
+    return not run.acknowledged and _contradiction(run, item, labels, again=False) is not None
 
 
 def plan_item(
@@ -136,8 +146,9 @@ def plan_item(
     item: ItemState,
     labels: Labels,
     *,
-    applied: datetime | None,
-    applied_by_us: bool = False,
+    history: Sequence[LabelEvent],
+    own_login: str = "",
+    removal_reported: bool = False,
     pending: PendingCorrection | None,
     now: datetime,
     grace: timedelta,
@@ -145,37 +156,60 @@ def plan_item(
     """Decide what to do on the item.
 
     Args:
-        applied: when such a label was last applied, by the forge's clock; `None` if that is not known.
-        applied_by_us: our own account applied it, which asks for nothing.
+        history: from `Forge.label_history`, read after the item; empty if it does not show the label, or is
+            not needed.
+        own_login: of our own account, whose labels ask for nothing and whose removals cancel nothing.
+        removal_reported: an event has said that the label is gone, so nothing is to be waited for.
         pending: what an earlier reconcile found.
     """
-    found = _contradiction(run, item, labels, applied)
-    if found is LabelContradiction.LABEL_APPLIED_AGAIN and applied_by_us:
+    applied = _application(history, labels.triggers & item.labels)
+    # Somebody changes the labels just now, or the forge's answers are of different moments.
+    unclear = bool(history) and applied is None and run.phase.terminal and _has_trigger(item, labels)
+    again = not unclear and _has_trigger(item, labels) and _applied_again(run, labels, history, applied)
+    found = _contradiction(run, item, labels, again=again)
+    if found is not None and _done_by_us(run, found, history, applied, own_login):
         found = None
     if found is None:
         pending = None
     elif pending is None or pending.contradiction is not found:
         pending = PendingCorrection(found, now)
-    overdue = pending is not None and now - pending.since >= grace
-    add, remove = _label_changes(run, item, labels, found)
+    confirmed = removal_reported and found is not LabelContradiction.LABEL_APPLIED_AGAIN
+    overdue = pending is not None and (confirmed or now - pending.since >= grace)
+    stays = unclear or found is LabelContradiction.LABEL_APPLIED_AGAIN
+    add, remove = _label_changes(run, item, labels, found, stays=stays)
     after = (item.labels | set(add)) - set(remove)
     swapped = not labels.triggers & after and (run.phase.terminal or labels.processing_label in after)
     end_is_old = run.end_shown is not None and now - run.end_shown >= grace
     return ItemPlan(
+        answered_until=item.updated_at if labels.triggers & set(remove) else None,
         add=add,
         remove=remove,
         acknowledge=swapped and not run.acknowledged,
         pending=pending,
         correct=found if overdue else None,
-        settled=run.phase.terminal and found is None and end_is_old,
+        settled=run.phase.terminal and found is None and not unclear and end_is_old,
     )
 
 
+def _has_trigger(item: ItemState, labels: Labels) -> bool:
+    return item.open and bool(labels.triggers & item.labels)
+
+
+def _application(history: Sequence[LabelEvent], present: frozenset[str]) -> LabelEvent | None:
+    """The last application of a label that is still on the item; `None` if the history shows none."""
+    removed: set[str] = set()
+    for event in history:
+        if event.added and event.label in present - removed:
+            return event
+        if not event.added:
+            removed.add(event.label)
+    return None
+
+
 def _contradiction(
-    run: NewestRun, item: ItemState, labels: Labels, applied: datetime | None
+    run: NewestRun, item: ItemState, labels: Labels, *, again: bool
 ) -> LabelContradiction | None:
     if run.phase.terminal:
-        again = needs_label_time(run, item, labels) and _applied_again(run, applied)
         return LabelContradiction.LABEL_APPLIED_AGAIN if again else None
     if run.cancel_requested:
         return None
@@ -188,30 +222,75 @@ def _contradiction(
     return None
 
 
-def _applied_again(run: NewestRun, applied: datetime | None) -> bool:
-    """Whether the label on an ended task's item is a new application, not the one that made the task."""
+def _done_by_us(
+    run: NewestRun,
+    found: LabelContradiction,
+    history: Sequence[LabelEvent],
+    applied: LabelEvent | None,
+    own_login: str,
+) -> bool:
+    """Whether our own account made the change that looks like a person's."""
+    match found:
+        case LabelContradiction.LABEL_APPLIED_AGAIN:
+            event = applied
+        case LabelContradiction.LABEL_REMOVED:
+            # We removed the label at the end of an earlier run, while a person applied it again.
+            last = history[0] if history else None
+            is_ours = last is not None and (run.applied_for is None or last.at >= run.applied_for)
+            event = last if is_ours else None
+        case LabelContradiction.ITEM_CLOSED:
+            event = None
+    return event is not None and bool(own_login) and event.user.casefold() == own_login.casefold()
+
+
+def _applied_again(
+    run: NewestRun, labels: Labels, history: Sequence[LabelEvent], applied: LabelEvent | None
+) -> bool:
+    """Whether the label on an ended task's item asks for a new run."""
     if applied is None:  # new if the label was off the item at some time
         return run.acknowledged or run.end_shown is not None
-    # Both times are the forge's. Against our clock, a forge whose clock is ahead would create run after run.
-    if run.applied_for is None:
-        if not run.acknowledged:
-            return False
-    elif applied <= run.applied_for + _SAME_APPLICATION:
+    if run.phase is Phase.CANCELLED and run.withdrawn_before is not None:
+        return applied.at >= run.withdrawn_before
+    if not _is_further(run, labels, history, applied):
         return False
-    if run.end_shown is not None or applied > run.work_ended:
+    if run.phase is Phase.CANCELLED:  # with kubectl
+        return run.labeled_at is None or applied.at > run.labeled_at
+    return run.end_shown is not None or run.answered_until is None or applied.at > run.answered_until
+
+
+def _is_further(run: NewestRun, labels: Labels, history: Sequence[LabelEvent], applied: LabelEvent) -> bool:
+    """Whether this is not the application that made the task.
+
+    A webhook and the item's history may give times for the same application that differ by a second. So the
+    time alone does not show it: the label must have been removed in between.
+    """
+    if run.applied_for is None:
+        return run.acknowledged
+    if not run.by_label:
+        return applied.at >= run.applied_for
+    is_another = run.acknowledged or applied.label != labels.trigger(run.runner)
+    if is_another and applied.at > run.applied_for:
         return True
-    newer = run.labeled_at is not None and applied > run.labeled_at + _SAME_APPLICATION
-    return run.phase is Phase.CANCELLED and newer
+    before = history[history.index(applied) + 1 :]
+    removed = next((event.at for event in before if not event.added), None)
+    if removed is None:
+        return False
+    return removed > run.applied_for or (run.acknowledged and removed == run.applied_for)
 
 
 def _label_changes(
-    run: NewestRun, item: ItemState, labels: Labels, found: LabelContradiction | None
+    run: NewestRun, item: ItemState, labels: Labels, found: LabelContradiction | None, *, stays: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The labels to add and to remove.
+
+    Args:
+        stays: a label that asks for a task is not removed.
+    """
     if run.end_shown is not None:
         return (), ()  # an end is shown once; afterwards the labels belong to people
     if not run.phase.terminal and (run.cancel_requested or found is LabelContradiction.LABEL_REMOVED):
         return (), ()  # a label that a person removed must not come back
     add, remove = label_changes(run.phase, labels, item.labels)
-    if found is LabelContradiction.LABEL_APPLIED_AGAIN:
+    if stays:
         remove = [label for label in remove if label not in labels.triggers]
     return tuple(add), tuple(remove)

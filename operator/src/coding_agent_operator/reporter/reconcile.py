@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import inf
 
-from coding_agent_core.admission import LatestTask, cancellation, latest_of, phase_of, runs_of
+from coding_agent_core.admission import (
+    LatestTask,
+    answered,
+    cancellation,
+    check_label,
+    latest_of,
+    phase_of,
+    runs_of,
+)
 from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event, parse_spec
 from coding_agent_core.commands import (
     LABEL_COMMANDS,
@@ -30,7 +38,7 @@ from coding_agent_core.commands import (
 )
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.protocol import MARKER, Forge
+from coding_agent_core.forge.protocol import MARKER, Forge, ItemState, LabelEvent
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError, Body
@@ -38,15 +46,24 @@ from coding_agent_core.messages import TaskSink
 from coding_agent_core.reporting import Links, Report, comment, read_state, swap_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.tasks import Origin, Phase, RunnerName, TaskRequest, Trigger
+from coding_agent_core.tasks import (
+    Origin,
+    Phase,
+    TaskRequest,
+    Trigger,
+    Withdrawal,
+    WithdrawalCause,
+)
 from prometheus_client import REGISTRY, Counter
 
 from coding_agent_operator.observed import Task, read_task
 from coding_agent_operator.reporter.item_plan import (
     CANCELLATION_CAUSES,
     CORRECTION_EVENTS,
+    ItemPlan,
     LabelContradiction,
-    needs_label_time,
+    NewestRun,
+    needs_history,
     newest_run,
     plan_item,
 )
@@ -120,7 +137,7 @@ async def reconcile(context: ForgeContext, seen: Task, memory: TaskMemory) -> Re
             f"{source.host} is configured as {context.forge.platform}, not as {source.platform}."
         )
     # A task with a reporting problem is read again: the problem may be over.
-    must_read = seen.labels.get(LABEL_COMMANDS) == PENDING or has_problem(seen)
+    must_read = seen.labels.get(LABEL_COMMANDS) == PENDING or seen.check_label or has_problem(seen)
     if not must_read and (requeue := _nothing_to_do(context, seen, memory)) is not None:
         return requeue
     memory.due = -inf
@@ -203,21 +220,7 @@ async def _newest(
     assert latest is not None  # noqa: S101 - its spec was read
     run = newest_run(task, latest, memory.end_shown)
     now = context.clock()
-    item, applied, by_us = await context.forge.read_state(task.spec.item), None, False
-    if needs_label_time(run, item, context.labels):
-        applied = await context.forge.label_application(task.spec.item)
-        if applied is not None:
-            by_us = applied.user.casefold() == (await context.forge.whoami()).casefold()
-    plan = plan_item(
-        run,
-        item,
-        context.labels,
-        applied=applied.at if applied else None,
-        applied_by_us=by_us,
-        pending=memory.pending,
-        now=now,
-        grace=timedelta(seconds=context.settings.grace),
-    )
+    item, plan = await _planned(context, task, run, memory, now)
     postponed: NotYetError | None = None
     try:
         await _update_comment(context, task, earlier, memory)
@@ -225,6 +228,7 @@ async def _newest(
         if error.kind is not Kind.CREATE:
             raise
         postponed = error  # labels cost less than a new comment, and are a sign too
+    body = await _answered(context, task, body, latest, plan.answered_until)
     await swap_labels(context.forge, task.spec.item, plan.add, plan.remove)
     if plan.add or plan.remove:
         SHOWN.labels(run.phase).inc()
@@ -237,9 +241,11 @@ async def _newest(
         raise postponed
     memory.pending = plan.pending
     if plan.correct is not None:
-        await _correct(context, task, body, latest, plan.correct, runner=context.labels.runner(item.labels))
+        await _correct(context, task, body, plan.correct, item=item)
         memory.pending = None
         return Requeue(0.5)
+    if task.check_label:
+        body = await _patched(context, task, body, check_label(None))
     if run.phase.terminal and memory.end_shown is None and plan.pending is None:
         memory.end_shown = now
     wanted: list[Condition] = [acknowledged("The item shows our labels.")] if plan.acknowledge else []
@@ -253,6 +259,61 @@ async def _newest(
     if since is None or not (run.phase.terminal or memory.pending):
         return Requeue()
     return Requeue(max(0.05, context.settings.grace - (now - since).total_seconds()))
+
+
+async def _planned(
+    context: ForgeContext, task: Task, run: NewestRun, memory: TaskMemory, now: datetime
+) -> tuple[ItemState, ItemPlan]:
+    """Read the item, and decide what to do on it."""
+    item = await context.forge.read_state(task.spec.item)
+    history: list[LabelEvent] = []
+    if needs_history(run, item, context.labels):
+        history = await context.forge.label_history(task.spec.item, run.applied_for)
+    plan = plan_item(
+        run,
+        item,
+        context.labels,
+        history=history,
+        own_login=await context.forge.whoami() if history else "",
+        removal_reported=task.check_label,
+        pending=memory.pending,
+        now=now,
+        grace=timedelta(seconds=context.settings.grace),
+    )
+    return item, plan
+
+
+async def _answered(
+    context: ForgeContext, task: Task, body: Body, latest: LatestTask, until: datetime | None
+) -> Body:
+    """Record that applications of the label up to this forge time are the task's, before it is removed.
+
+    Args:
+        until: `None`: none is removed.
+
+    Raises:
+        TaskChangedError: it has changed since its item was read, or the item has a newer run.
+    """
+    if until is None:
+        return body
+    uids = [run["metadata"]["uid"] for run in runs_of(task.spec.item, await context.tasks.runs(task.item))]
+    if task.uid in uids and uids[-1] != task.uid:
+        raise TaskChangedError(f"{task.name} is no longer the newest run of its item")
+    if latest.labeled_at is not None and until <= latest.labeled_at:
+        return body
+    return await _patched(context, task, body, answered(until))
+
+
+async def _patched(context: ForgeContext, task: Task, body: Body, patch: Body) -> Body:
+    """The task after a merge patch.
+
+    Raises:
+        TaskChangedError: it has changed since its item was read.
+    """
+    patched = await context.tasks.patch(body, patch)
+    if patched is None:
+        raise TaskChangedError(f"{task.name} has changed since its item was read")
+    return patched
 
 
 async def _update_comment(context: ForgeContext, task: Task, earlier: list[Task], memory: TaskMemory) -> None:
@@ -290,24 +351,30 @@ async def _correct(
     context: ForgeContext,
     task: Task,
     body: Body,
-    latest: LatestTask,
     contradiction: LabelContradiction,
     *,
-    runner: RunnerName | None,
+    item: ItemState,
 ) -> None:
     """Cancel the task or start a new run, as the item's labels demand.
 
     Args:
         body: the task as it was decided on.
-        runner: of a new run, as the labels choose it.
+        item: as it was read.
 
     Raises:
         TaskChangedError: it has changed since; nothing was corrected.
     """
     if contradiction is LabelContradiction.LABEL_APPLIED_AGAIN:
-        await _start_new_run(context, task, body, latest, runner)
-    elif not await context.tasks.patch(body, cancellation(CANCELLATION_CAUSES[contradiction])):
-        raise TaskChangedError(f"{task.name} has changed since its item was read")
+        await _start_new_run(context, task, body, item)
+    else:
+        closed = contradiction is LabelContradiction.ITEM_CLOSED
+        withdrawal = Withdrawal(
+            item=task.spec.item,
+            reason=CANCELLATION_CAUSES[contradiction],
+            cause=WithdrawalCause.CLOSED if closed else WithdrawalCause.UNLABELED,
+            at=item.updated_at,
+        )
+        await _patched(context, task, body, cancellation(withdrawal.reason, withdrawal.before))
     CORRECTIONS.labels(contradiction).inc()
     reason, message = CORRECTION_EVENTS[contradiction]
     _logger.info("%s: %s", task.spec.item.display, message)
@@ -315,19 +382,18 @@ async def _correct(
     await context.tasks.emit(event, name=task.name, uid=task.uid, now=context.clock())
 
 
-async def _start_new_run(
-    context: ForgeContext, task: Task, body: Body, latest: LatestTask, runner: RunnerName | None
-) -> None:
+async def _start_new_run(context: ForgeContext, task: Task, body: Body, item: ItemState) -> None:
     now = context.clock()
     applied = await context.forge.label_application(task.spec.item)
     # From here on such a label on the item is a new application, whoever finds it.
     again = acknowledged("The label was applied again.")
     if await context.tasks.set_conditions(body, (again,), now) is None:
         raise TaskChangedError(f"{task.name} is gone")
-    known = max(filter(None, (latest.created_at, latest.labeled_at)))
+    latest = latest_of([body])
+    known = latest.answered_until if latest is not None else None
     # Admission answered "duplicate" for a time that the task already knows, because the task had not ended
     # then. This application asks for a run of its own, so such a time is left out.
-    labeled_at = applied.at if applied is not None and applied.at > known else None
+    labeled_at = applied.at if applied is not None and (known is None or applied.at > known) else None
     request = TaskRequest(
         item=task.spec.item,
         user=applied.user if applied is not None and applied.user else task.spec.user,
@@ -335,7 +401,7 @@ async def _start_new_run(
         url=task.spec.url,
         trusted=task.spec.trusted,
         trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=now),
-        runner=runner,
+        runner=context.labels.runner(item.labels),
     )
     submission = await context.sink.submit(request)
     if submission.duplicate is not None:

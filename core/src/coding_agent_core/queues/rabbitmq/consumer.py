@@ -126,6 +126,7 @@ class RabbitMQClaim:
     def __post_init__(self) -> None:
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
+        self.withdrawn_before: datetime | None = None
         self.is_locked = self.is_refused = self.is_lost = False
         self._io = self.connection.io
         self._queue = self.connection.settings.queue

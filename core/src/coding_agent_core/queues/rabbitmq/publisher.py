@@ -14,6 +14,7 @@ from typing import Any, Self
 import pika
 from pika import exceptions
 
+from coding_agent_core.admission import Cancel
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
 from coding_agent_core.messages import Notice, QueuedTask
 from coding_agent_core.queues.rabbitmq.connection import (
@@ -136,14 +137,14 @@ class RabbitMQSink:
         await self._io.run(self._publish_task(task, waiting, wait=polled))
         return Submission(task.name)
 
-    async def withdraw(self, withdrawal: Withdrawal) -> str | None:
+    async def withdraw(self, withdrawal: Withdrawal) -> Cancel:
         """Pass it on: a broker cannot take a message back.
 
         The consumer checks the labels before and while it works.
         """
         message = notice_message(self._settings.queue, withdrawal)
         await self._io.run(self._publish(message, f"cancellation of {withdrawal.item.display}"))
-        return task_name(withdrawal.item)
+        return Cancel(task_name(withdrawal.item))
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
         message = notice_message(self._settings.queue, command)

@@ -124,9 +124,11 @@ def test_a_label_applied_after_the_end_starts_a_run_without_a_webhook(
     start(grace=LONG_GRACE, check_interval=0.3)
     number = world.issue(BOT)
     name = running(world, number)
-    created = datetime.fromisoformat(world.read(name)["metadata"]["creationTimestamp"])
-    # Forges give whole seconds, and a label of the same second as the task is not known to be newer.
-    until("the next second", lambda: datetime.now(UTC) >= created + timedelta(seconds=1))
+    answered = datetime.fromisoformat(
+        world.read(name)["metadata"]["annotations"]["coding-agent.dev/labeled-at"]
+    )
+    # Forges give whole seconds, and a label of the second of the swap is not known to be newer.
+    until("the next second", lambda: datetime.now(UTC) >= answered + timedelta(seconds=1))
     result = {"branch": "coding-agent/issue-1", "changeURL": world.change_url(9)}
     world.set_phase(name, Phase.SUCCEEDED, result=result)
     world.shows(number, "Coding agent: done", {DONE})

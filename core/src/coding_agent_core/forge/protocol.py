@@ -319,11 +319,11 @@ class Forge(Protocol):
         ...
 
     async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
-        """When `Labels.triggers` were put on the item and taken off, the newest first.
+        """When `Labels.active` were put on the item and taken off, the newest first.
 
         Args:
-            since: by the forge's clock. Older events are left out, except that the last application and
-                what came after it are always included. `None`: all events are older.
+            since: by the forge's clock. Older events are left out, except that the last application of one of
+                `Labels.triggers` and what came after it are always included. `None`: all events are older.
         """
         ...
 

@@ -248,7 +248,8 @@ class RestForge(ABC):
 
     async def label_application(self, item: Item) -> LabelEvent | None:
         events = await self.label_history(item, None)
-        return next((event for event in events if event.added), None)
+        triggers = self.settings.triggers
+        return next((event for event in events if event.added and event.label in triggers), None)
 
     async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
         what = f"reading the label events of {item.display}"
@@ -261,9 +262,9 @@ class RestForge(ABC):
                 if applied and (since is None or at < since):
                     return history
                 label = self.spelled(event.label.name) if event.label else ""
-                if label in self.settings.triggers and event.action in (self.LABELED, self.UNLABELED):
+                if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
                     added = event.action == self.LABELED
-                    applied = applied or added
+                    applied = applied or (added and label in self.settings.triggers)
                     user = event.user.login if event.user else ""
                     history.append(LabelEvent(at, user, label, added))
         return history

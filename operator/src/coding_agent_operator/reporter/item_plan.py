@@ -13,11 +13,13 @@ from enum import StrEnum
 
 from coding_agent_core.admission import LatestTask
 from coding_agent_core.forge.protocol import ItemState, LabelEvent
-from coding_agent_core.reporting import label_changes
+from coding_agent_core.reporting import applied_after, label_changes, removed_before
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Cause, Origin, Phase, RunnerName
 
 from coding_agent_operator.observed import Task
+
+_SECOND = timedelta(seconds=1)
 
 
 class LabelContradiction(StrEnum):
@@ -134,11 +136,11 @@ class ItemPlan:
     settled: bool = False
 
 
-def needs_history(run: NewestRun, item: ItemState, labels: Labels) -> bool:
+def needs_history(run: NewestRun, item: ItemState, labels: Labels, *, removal_reported: bool) -> bool:
     """Whether `plan_item` needs to know when the labels on the item were applied, or who removed them."""
     if run.phase.terminal:
-        return _has_trigger(item, labels)
-    return not run.acknowledged and _contradiction(run, item, labels, again=False) is not None
+        return _has_trigger(item, labels) or (item.open and _may_have_taken_it(run))
+    return removal_reported or _contradiction(run, item, labels, again=False) is not None
 
 
 def plan_item(
@@ -165,10 +167,15 @@ def plan_item(
     applied = _application(history, labels.triggers & item.labels)
     # Somebody changes the labels just now, or the forge's answers are of different moments.
     unclear = bool(history) and applied is None and run.phase.terminal and _has_trigger(item, labels)
-    again = not unclear and _has_trigger(item, labels) and _applied_again(run, labels, history, applied)
+    if _has_trigger(item, labels):
+        again = not unclear and _applied_again(run, labels, history, applied)
+    else:
+        again = item.open and _taken_after_work(run, labels, history, own_login)
     found = _contradiction(run, item, labels, again=again)
     if found is not None and _done_by_us(run, found, history, applied, own_login):
         found = None
+    if removal_reported and found is None and _last_removed(item, labels, history, own_login):
+        found = None if run.phase.terminal or run.cancel_requested else LabelContradiction.LABEL_REMOVED
     if found is None:
         pending = None
     elif pending is None or pending.contradiction is not found:
@@ -243,6 +250,20 @@ def _done_by_us(
     return event is not None and bool(own_login) and event.user.casefold() == own_login.casefold()
 
 
+def _last_removed(item: ItemState, labels: Labels, history: Sequence[LabelEvent], own_login: str) -> bool:
+    """Whether the last thing that a person did was to take the last label of the flow off.
+
+    The item can show one nevertheless: we read the item, the person removed the label, and then we added the
+    processing label.
+    """
+    shown = set(labels.active & item.labels)
+    for event in history:
+        if event.user.casefold() != own_login.casefold():
+            return not event.added and not shown
+        (shown.discard if event.added else shown.add)(event.label)
+    return False
+
+
 def _applied_again(
     run: NewestRun, labels: Labels, history: Sequence[LabelEvent], applied: LabelEvent | None
 ) -> bool:
@@ -255,7 +276,33 @@ def _applied_again(
         return False
     if run.phase is Phase.CANCELLED:  # with kubectl
         return run.labeled_at is None or applied.at > run.labeled_at
-    return run.end_shown is not None or run.answered_until is None or applied.at > run.answered_until
+    if run.end_shown is not None or run.answered_until is None:
+        return True
+    return applied_after(run.answered_until, history, applied)
+
+
+def _may_have_taken_it(run: NewestRun) -> bool:
+    """Whether we may have taken a label off that was applied after the work was over."""
+    known = run.labeled_at is not None and run.answered_until is not None
+    return run.phase is not Phase.CANCELLED and known and run.labeled_at > run.answered_until
+
+
+def _taken_after_work(run: NewestRun, labels: Labels, history: Sequence[LabelEvent], own_login: str) -> bool:
+    """Whether we took a label off that asks for a new run.
+
+    1. The attempt's work is over.
+    2. A person applies the label. For its webhook and for the reporter, the task still runs.
+    3. The reporter takes the label off.
+    4. The operator records the end.
+    """
+    if not _may_have_taken_it(run) or run.answered_until is None:
+        return False
+    ours = [event for event in history if event.label in labels.triggers]
+    if len(ours) < 2 or ours[0].added or ours[0].user.casefold() != own_login.casefold():
+        return False
+    # A removal in the second after that came before the attempt read the item for the last time.
+    was_later = ours[0].at > run.answered_until + _SECOND
+    return was_later and ours[1].added and ours[1].at > run.answered_until
 
 
 def _is_further(run: NewestRun, labels: Labels, history: Sequence[LabelEvent], applied: LabelEvent) -> bool:
@@ -271,8 +318,7 @@ def _is_further(run: NewestRun, labels: Labels, history: Sequence[LabelEvent], a
     is_another = run.acknowledged or applied.label != labels.trigger(run.runner)
     if is_another and applied.at > run.applied_for:
         return True
-    before = history[history.index(applied) + 1 :]
-    removed = next((event.at for event in before if not event.added), None)
+    removed = removed_before(history, applied)
     if removed is None:
         return False
     return removed > run.applied_for or (run.acknowledged and removed == run.applied_for)

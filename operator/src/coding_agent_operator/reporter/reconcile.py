@@ -267,7 +267,7 @@ async def _planned(
     """Read the item, and decide what to do on it."""
     item = await context.forge.read_state(task.spec.item)
     history: list[LabelEvent] = []
-    if needs_history(run, item, context.labels):
+    if needs_history(run, item, context.labels, removal_reported=task.check_label):
         history = await context.forge.label_history(task.spec.item, run.applied_for)
     plan = plan_item(
         run,
@@ -401,7 +401,7 @@ async def _start_new_run(context: ForgeContext, task: Task, body: Body, item: It
         url=task.spec.url,
         trusted=task.spec.trusted,
         trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=now),
-        runner=context.labels.runner(item.labels),
+        runner=context.labels.runner(item.labels | ({applied.label} if applied is not None else set())),
     )
     submission = await context.sink.submit(request)
     if submission.duplicate is not None:

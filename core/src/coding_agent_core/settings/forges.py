@@ -83,8 +83,8 @@ class GitHub(Labels):
     personal_access_token: SecretField = SecretSettings()
     """Token of the account that labels, comments, pushes and opens pull requests."""
     account: str = ""
-    """Login of the token's account. The receiver ignores labels that this account applies. It has no token,
-    so it cannot ask the forge for the login; the poller and the reporter ask the forge."""
+    """Login of the token's account. The receiver ignores labels that this account applies or removes. It has
+    no token, so it cannot ask the forge for the login; the poller and the reporter ask the forge."""
 
     @property
     def host(self) -> str:
@@ -115,8 +115,8 @@ class GitLab(Labels):
     personal_access_token: SecretField = SecretSettings()
     """Personal, project or group access token with the scope `api`."""
     account: str = ""
-    """Login of the token's account. The receiver ignores labels that this account applies. It has no token,
-    so it cannot ask the forge for the login; the poller and the reporter ask the forge."""
+    """Login of the token's account. The receiver ignores labels that this account applies or removes. It has
+    no token, so it cannot ask the forge for the login; the poller and the reporter ask the forge."""
 
     @field_validator("api_url")
     @classmethod

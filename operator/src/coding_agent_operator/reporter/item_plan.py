@@ -283,8 +283,9 @@ def _applied_again(
 
 def _may_have_taken_it(run: NewestRun) -> bool:
     """Whether we may have taken a label off that was applied after the work was over."""
-    known = run.labeled_at is not None and run.answered_until is not None
-    return run.phase is not Phase.CANCELLED and known and run.labeled_at > run.answered_until
+    if run.phase is Phase.CANCELLED or run.labeled_at is None or run.answered_until is None:
+        return False
+    return run.labeled_at > run.answered_until
 
 
 def _taken_after_work(run: NewestRun, labels: Labels, history: Sequence[LabelEvent], own_login: str) -> bool:

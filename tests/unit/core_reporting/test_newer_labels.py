@@ -1,0 +1,73 @@
+"""At its end a task takes off the label that asked for it, and leaves one that was applied afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from coding_agent_core.forge.protocol import Comment, Forge, ItemState, LabelEvent
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.reporting import Report, State, publish
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Item, Phase
+
+BOT, PROCESSING, DONE = "coding agent", "coding agent processing", "coding agent done"
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
+
+
+class ShownItem(Forge):
+    """One item and its history."""
+
+    def __init__(self, labels: set[str], history: Sequence[LabelEvent]) -> None:
+        self.labels, self.history = labels, history
+
+    async def upsert_comment(
+        self, item: Item, marker: str, body: str, *, known: Comment | None = None
+    ) -> Comment:
+        return Comment("1", "coding-agent-bot", body, NOON)
+
+    async def read_state(self, item: Item) -> ItemState:
+        return ItemState(frozenset(self.labels), open=True)
+
+    async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
+        return list(self.history)
+
+    async def add_label(self, item: Item, label: str) -> None:
+        self.labels.add(label)
+
+    async def remove_label(self, item: Item, label: str) -> bool:
+        self.labels.discard(label)
+        return True
+
+
+def event(seconds: int, *, added: bool = True, label: str = BOT) -> LabelEvent:
+    return LabelEvent(NOON + timedelta(seconds=seconds), "alice", label, added)
+
+
+@pytest.mark.parametrize("phase", [Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED])
+@pytest.mark.parametrize(
+    ("history", "stays"),
+    [
+        ([event(-5)], False),
+        ([event(0)], False),
+        ([event(1)], True),
+        ([event(0), event(0, added=False)], True),  # perhaps after the last look at the item
+        ([event(0), event(-1, added=False)], False),
+        ([event(5, label=PROCESSING), event(-5)], False),
+        ([], True),  # nobody knows
+    ],
+)
+async def test_a_newer_label_stays(history: list[LabelEvent], stays: bool, phase: Phase) -> None:
+    item = ShownItem({BOT, PROCESSING, "bug"}, history)  # type: ignore[abstract]
+    report = Report(task="t", state=State(uuid="u", phase=phase, attempt=1), max_attempts=3, since=NOON)
+    await publish(item, ITEM, Labels(), report, answered_until=NOON)
+    assert item.labels - {DONE} == ({BOT, "bug"} if stays else {"bug"})
+
+
+async def test_while_a_task_works_every_such_label_is_its_own() -> None:
+    item = ShownItem({BOT}, [event(9)])  # type: ignore[abstract]
+    report = Report(task="t", state=State(uuid="u", phase=Phase.RUNNING), max_attempts=3, since=NOON)
+    await publish(item, ITEM, Labels(), report, answered_until=NOON)
+    assert item.labels == {PROCESSING}

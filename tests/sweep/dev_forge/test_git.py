@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 from coding_agent_forge import ForgeServer, Kind
+from coding_agent_forge.git import branch_sha
+from coding_agent_forge.model import Role
 
 from tests.fixtures.forge import (
     PERSON_TOKEN,
     READER_TOKEN,
     REPOSITORY,
     client,
+    commit,
     git,
     git_url,
     push_fix,
@@ -82,6 +85,43 @@ def test_a_push_to_the_base_merges(github_forge: ForgeServer, tmp_path: Path) ->
     merged = github_forge.item(REPOSITORY, 2, Kind.CHANGE)
     assert merged.merged_at is not None
     assert not merged.open
+
+
+@pytest.mark.parametrize(
+    ("flavour", "words"),
+    [("github", "GH006: Protected branch update failed for refs/heads/"), ("gitlab", "GitLab: You are not")],
+)
+def test_a_push_to_a_protected_branch_is_refused(
+    request: pytest.FixtureRequest, tmp_path: Path, flavour: str, words: str
+) -> None:
+    forge: ForgeServer = request.getfixturevalue(f"{flavour}_forge")
+    push_fix(forge, tmp_path)
+    forge.protect(REPOSITORY, "main", "release/*")
+    tree = tmp_path / "tree-fix"
+    for branch in ("main", "release/1"):
+        done = git("push", "origin", f"fix:{branch}", cwd=tree)
+        assert done.returncode != 0
+        assert words in done.stderr
+    assert git("push", git_url(forge, PERSON_TOKEN), "fix:release/1", cwd=tree).returncode == 0, "an admin"
+    assert git("push", "origin", "fix:other", cwd=tree).returncode == 0
+
+
+def test_a_push_to_a_fork_moves_its_pull_request_and_nothing_else(
+    github_forge: ForgeServer, tmp_path: Path
+) -> None:
+    fork = github_forge.fork(REPOSITORY, "mallory", roles={"coding-agent-bot": Role.WRITE})
+    commit(fork.path, "main")
+    number = github_forge.open_change(REPOSITORY, "main", "main", source=fork)
+    before = branch_sha(github_forge.repository(REPOSITORY).path, "main")
+    assert (
+        git("clone", git_url(github_forge, repository="mallory/pricing"), "fork", cwd=tmp_path).returncode
+        == 0
+    )
+    git("commit", "--allow-empty", "-m", "more", cwd=tmp_path / "fork")
+    assert git("push", "origin", "main", cwd=tmp_path / "fork").returncode == 0
+    change = github_forge.item(REPOSITORY, number, Kind.CHANGE)
+    assert (change.tips.commits, change.open) == (2, True)
+    assert branch_sha(github_forge.repository(REPOSITORY).path, "main") == before
 
 
 def test_a_hostile_path_finds_no_repository(github_forge: ForgeServer) -> None:

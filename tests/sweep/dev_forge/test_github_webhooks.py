@@ -9,7 +9,7 @@ from typing import Any
 
 from coding_agent_forge import ForgeServer, Kind
 
-from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, REPOSITORY, client, git, push_fix
+from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, REPOSITORY, client, commit, git, push_fix
 from tests.fixtures.github_webhook_schema import validate_payload
 from tests.fixtures.hook_receiver import HookReceiver, Received
 
@@ -77,6 +77,23 @@ def test_every_payload_fits_githubs_schemas(
         "issue_comment.created",
         "ping.",
     }
+
+
+def test_a_pull_request_from_a_fork_that_is_deleted(
+    github_forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    fork = github_forge.fork(REPOSITORY, "mallory")
+    commit(fork.path, "main")
+    number = github_forge.open_change(REPOSITORY, "main", "main", source=fork)
+    github_forge.add_hook(REPOSITORY, hook_receiver.url)
+    for gone in (False, True):
+        if gone:
+            github_forge.delete("mallory/pricing")
+        github_forge.add_label(REPOSITORY, number, f"gone {gone}", kind="change")
+        received = hook_receiver.wait_for_count(1 + gone)[-1]
+        validate_payload("pull_request", received.payload)
+        head = received.payload["pull_request"]["head"]
+        assert (head["label"], head["repo"] is None) == ("mallory:main", gone)
 
 
 def test_who_acted_is_the_sender(github_forge: ForgeServer, hook_receiver: HookReceiver) -> None:

@@ -9,8 +9,18 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from coding_agent_forge import ForgeServer
+from coding_agent_forge.git import set_branch
+from coding_agent_forge.model import Role
 
-from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, READER_TOKEN, REPOSITORY, client, push_fix
+from tests.fixtures.forge import (
+    BOT_TOKEN,
+    PERSON_TOKEN,
+    READER_TOKEN,
+    REPOSITORY,
+    client,
+    commit,
+    push_fix,
+)
 from tests.fixtures.gitlab_schema import validate_answer
 
 PROJECT = "/projects/acme%2Fpricing"
@@ -127,6 +137,35 @@ def test_merge_requests(ask: Checked, gitlab_forge: ForgeServer, tmp_path: Path)
     assert len(ask("GET", f"{PROJECT}/merge_requests/1/resource_label_events", 200)) == 1
     assert ask("PUT", f"{PROJECT}/merge_requests/1", 200, {"state_event": "close"})["state"] == "closed"
     assert ask("POST", f"{PROJECT}/merge_requests", 201, new, token=PERSON_TOKEN)["iid"] == 2
+
+
+def test_branches_and_which_of_them_are_protected(ask: Checked, gitlab_forge: ForgeServer) -> None:
+    branches = f"{PROJECT}/repository/branches"
+    main = ask("GET", f"{branches}/main", 200)
+    assert (main["default"], main["protected"], main["can_push"]) == (True, False, True)
+    gitlab_forge.protect(REPOSITORY, "main", "release/*")
+    set_branch(gitlab_forge.repository(REPOSITORY).path, "release/1", "main")
+    release = ask("GET", f"{branches}/release%2F1", 200)
+    assert (release["default"], release["protected"], release["can_push"]) == (False, True, False)
+    assert ask("GET", f"{branches}/main", 200, token=PERSON_TOKEN)["can_push"] is True
+    ask("GET", f"{branches}/none", 404)
+
+
+def test_a_merge_request_from_a_fork_until_it_is_gone(ask: Checked, gitlab_forge: ForgeServer) -> None:
+    fork = gitlab_forge.fork(REPOSITORY, "mallory", roles={"coding-agent-bot": Role.WRITE})
+    commit(fork.path, "main")
+    origin = gitlab_forge.repository(REPOSITORY)
+    new = {"title": "Fix", "source_branch": "main", "target_branch": "main", "target_project_id": origin.id}
+    opened = ask("POST", "/projects/mallory%2Fpricing/merge_requests", 201, new)
+    assert (opened["source_project_id"], opened["target_project_id"]) == (fork.id, origin.id)
+    assert ask("GET", f"/projects/{fork.id}", 200)["forked_from_project"]["id"] == origin.id
+    ask("POST", f"{PROJECT}/merge_requests", 404, new | {"target_project_id": 4711})
+    change = f"{PROJECT}/merge_requests/{opened['iid']}"
+    fork.private, fork.roles = True, {}
+    assert ask("GET", change, 200)["source_project_id"] == fork.id, "GitLab shows the id to everybody"
+    ask("GET", f"/projects/{fork.id}", 404)
+    gitlab_forge.delete("mallory/pricing")
+    assert ask("GET", change, 200, token=PERSON_TOKEN)["source_project_id"] is None
 
 
 def test_discussions_and_pipelines(ask: Checked, gitlab_forge: ForgeServer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from coding_agent_forge import ForgeServer
 
-from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, client, git, push_fix
+from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, client, commit, git, push_fix
 from tests.fixtures.gitlab_schema import validate_answer
 from tests.fixtures.gitlab_webhook_schema import validate_event
 from tests.fixtures.hook_receiver import HookReceiver, Received
@@ -91,6 +91,23 @@ def test_every_payload_is_in_the_documented_shape(
         ("Note Hook", "create"),
         ("Note Hook", "create"),
     ]
+
+
+def test_a_merge_request_from_a_fork_that_is_deleted(
+    gitlab_forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    fork = gitlab_forge.fork(REPOSITORY, "mallory")
+    commit(fork.path, "main")
+    number = gitlab_forge.open_change(REPOSITORY, "main", "main", source=fork)
+    gitlab_forge.add_hook(REPOSITORY, hook_receiver.url)
+    gitlab_forge.add_label(REPOSITORY, number, "coding agent", kind="change")
+    gitlab_forge.delete("mallory/pricing")
+    gitlab_forge.remove_label(REPOSITORY, number, "coding agent", kind="change")
+    received = hook_receiver.wait_for_count(2)
+    for entry in received:
+        validate_event(entry.payload)
+    sources = {entry.payload["object_attributes"]["source_project_id"] for entry in received}
+    assert sources == {fork.id, None}
 
 
 def test_a_hook_of_the_instance_sends_system_hooks(

@@ -53,11 +53,43 @@ def git(repository: Path, *arguments: str, extra: dict[str, str] | None = None) 
     return done.stdout.decode("utf-8", "replace")
 
 
+_PROTECTION = """#!/bin/sh
+# The server names the protected branches and its own refusal: the repository does not know who pushes.
+set -f
+while read -r old new ref; do
+  for pattern in $FORGE_PROTECTED; do
+    case "${ref#refs/heads/}" in $pattern) refused=$ref ;; esac
+  done
+done
+[ -z "$refused" ] || { echo "$FORGE_REFUSAL" | sed "s|REF|$refused|" >&2; exit 1; }
+"""
+
+
+def _accept_pushes(repository: Path) -> None:
+    git(repository, "config", "http.receivepack", "true")
+    hook = repository / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(_PROTECTION)
+    hook.chmod(0o755)
+
+
+def fork(origin: Path, repository: Path) -> None:
+    """Make a bare repository with everything that another one holds."""
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    git(origin, "clone", "--quiet", "--bare", "--no-hardlinks", str(origin), str(repository))
+    _accept_pushes(repository)
+
+
+def set_branch(repository: Path, branch: str, start: str) -> None:
+    """Make a branch, or move it, to a commit or another branch."""
+    git(repository, "update-ref", f"refs/heads/{branch}", f"{start}^{{commit}}")
+
+
 def create(repository: Path, *, branch: str, files: Path | None, message: str = "Initial commit") -> None:
     """Make a bare repository with one commit: the files of a folder, or an empty README."""
     repository.parent.mkdir(parents=True, exist_ok=True)
     git(repository, "init", "--quiet", "--bare", "--initial-branch", branch, str(repository))
-    git(repository, "config", "http.receivepack", "true")
+    _accept_pushes(repository)
     with tempfile.TemporaryDirectory(prefix="forge-seed-") as scratch:
         if files is None:
             files = Path(scratch) / "files"
@@ -102,15 +134,21 @@ def branches(repository: Path) -> Sequence[str]:
     return git(repository, "for-each-ref", "--format=%(refname:short)", "refs/heads").split()
 
 
-def tips(repository: Path, base: str, head: str) -> Tips:
+def tips(repository: Path, base: str, head: str, source: Path | None = None) -> Tips:
     """Where both branches of a change are, and what lies between.
 
+    Args:
+        source: of the repository that holds `head`, if it is a fork. Its commits are copied, as both vendors
+            keep those of a change.
+
     Raises:
-        Refused: 404 when one of them does not exist.
+        Refused: 404 when one of the branches does not exist.
     """
-    base_sha, head_sha = branch_sha(repository, base), branch_sha(repository, head)
+    base_sha, head_sha = branch_sha(repository, base), branch_sha(source or repository, head)
     if base_sha is None or head_sha is None:
         raise Refused(404, f"branch {base if base_sha is None else head} does not exist")
+    if source is not None:
+        git(repository, "fetch", "--quiet", "--no-write-fetch-head", str(source), f"refs/heads/{head}")
     commits = int(git(repository, "rev-list", "--count", f"{base_sha}..{head_sha}"))
     stat = git(repository, "diff", "--shortstat", f"{base_sha}...{head_sha}") if commits else ""
     return Tips(
@@ -126,6 +164,30 @@ def tips(repository: Path, base: str, head: str) -> Tips:
 def _number(shortstat: str, noun: str) -> int:
     found = re.search(rf"(\d+) {noun}", shortstat)
     return int(found[1]) if found else 0
+
+
+@dataclass(frozen=True)
+class CommitFacts:
+    """A commit; times as git writes ISO 8601."""
+
+    sha: str
+    tree: str
+    parents: tuple[str, ...]
+    author: str
+    author_email: str
+    authored: str
+    committer: str
+    committer_email: str
+    committed: str
+    message: str
+
+
+def commit_facts(repository: Path, sha: str) -> CommitFacts:
+    """What a commit says."""
+    fields = ("%H", "%T", "%P", "%an", "%ae", "%aI", "%cn", "%ce", "%cI", "%B")
+    said = git(repository, "show", "--no-patch", f"--format={'%x00'.join(fields)}", sha)
+    commit, tree, parents, *rest, message = said.split("\0")
+    return CommitFacts(commit, tree, tuple(parents.split()), *rest, message.strip())
 
 
 def is_ancestor(repository: Path, ancestor: str, descendant: str) -> bool:

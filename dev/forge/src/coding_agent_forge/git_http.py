@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from coding_agent_forge import git
 from coding_agent_forge.eventlog import pushed_refs
 from coding_agent_forge.identity import authenticate, token_of
-from coding_agent_forge.model import Repository, User
+from coding_agent_forge.model import Flavour, Repository, Role, User
 from coding_agent_forge.sandbox import Sandbox
 
 _ROUTE = re.compile(r"/(?P<name>.+?)(?:\.git)?/(?P<service>info/refs|git-upload-pack|git-receive-pack)")
@@ -50,7 +50,8 @@ async def serve(request: Request, sandbox: Sandbox) -> Response:
     body = await request.body()
     if len(body) > MAX_PUSH:
         return PlainTextResponse("Too large for a sandbox.", 413)
-    response = await _backend(request, repository.path, service, body, user)
+    protection = _protection(repository, user, sandbox.store.flavour)
+    response = await _backend(request, repository.path, service, body, user, protection)
     if service == "git-receive-pack" and user is not None:
         for branch, before, after in pushed_refs(body, bytes(response.body)):
             sandbox.store.log.add("pushed", repository, user, branch=branch, before=before, after=after)
@@ -74,8 +75,28 @@ def _refusal(
     return None
 
 
+_REFUSALS = {
+    Flavour.GITHUB: "error: GH006: Protected branch update failed for REF.",
+    Flavour.GITLAB: "GitLab: You are not allowed to push code to protected branches on this project.",
+}
+"""What the vendors say to a push to a protected branch. git itself says `pre-receive hook declined`, as on
+GitLab; GitHub's own server says `protected branch hook declined`."""
+
+
+def _protection(repository: Repository, user: User | None, flavour: Flavour) -> dict[str, str]:
+    """Variables of the hook that refuses pushes. Admins may push, as by default on both forges."""
+    admin = user is not None and repository.role(user) is Role.ADMIN
+    patterns = [] if admin else sorted(repository.protected)
+    return {"FORGE_PROTECTED": " ".join(patterns), "FORGE_REFUSAL": _REFUSALS[flavour]}
+
+
 async def _backend(
-    request: Request, repository: Path, service: str, body: bytes, user: User | None
+    request: Request,
+    repository: Path,
+    service: str,
+    body: bytes,
+    user: User | None,
+    protection: dict[str, str],
 ) -> Response:
     environment = git.environment() | {
         "GIT_PROJECT_ROOT": str(repository.parent),
@@ -87,6 +108,7 @@ async def _backend(
         "CONTENT_LENGTH": str(len(body)),
         "HTTP_CONTENT_ENCODING": request.headers.get("content-encoding", ""),
         "GIT_PROTOCOL": request.headers.get("git-protocol", ""),
+        **protection,
     }
     if user is not None:
         environment["REMOTE_USER"] = user.login

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,10 @@ class Tips:
 
 @dataclass
 class Item:
-    """An issue or a change. `head`, `base` and `tips` are of changes alone."""
+    """An issue or a change. `head`, `base`, `tips` and `source` are of changes alone.
+
+    `source` is the fork that holds the branch `head`; `None`: the item's own repository holds it.
+    """
 
     id: int
     kind: Kind
@@ -133,6 +137,7 @@ class Item:
     head: str = ""
     base: str = ""
     tips: Tips = Tips("", "")
+    source: Repository | None = None
 
     @property
     def open(self) -> bool:
@@ -146,7 +151,13 @@ class Item:
 
 @dataclass
 class Repository:
-    """A repository with its items; `path` is the bare git repository on disk."""
+    """A repository with its items; `path` is the bare git repository on disk.
+
+    Attributes:
+        protected: names of branches, or patterns with `*`, to which only admins may push.
+        fork_of: the repository that this one was forked from.
+        deleted: the forge no longer shows it, but changes from its branches stay.
+    """
 
     id: int
     owner: str
@@ -160,6 +171,9 @@ class Repository:
     roles: dict[str, Role] = field(default_factory=dict)
     labels: list[Label] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
+    protected: set[str] = field(default_factory=set)
+    fork_of: Repository | None = None
+    deleted: bool = False
 
     @property
     def full_name(self) -> str:
@@ -171,6 +185,15 @@ class Repository:
         if user.admin:
             return Role.ADMIN
         return self.roles.get(user.login, None if self.private else Role.READ)
+
+    def protects(self, branch: str) -> bool:
+        """Whether a branch of this name is protected, whether it exists or not."""
+        return any(fnmatchcase(branch, pattern) for pattern in self.protected)
+
+    def holder(self, item: Item) -> Repository | None:
+        """The repository that holds the branch of one of our changes; `None`: it was deleted."""
+        source = item.source or self
+        return None if source.deleted else source
 
     def item(self, number: int, kind: Kind | None = None) -> Item | None:
         """The item of a number, of any kind or of one."""

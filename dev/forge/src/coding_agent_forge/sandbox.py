@@ -11,7 +11,7 @@ from coding_agent_forge.clock import Clock
 from coding_agent_forge.deliveries import Deliveries
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.faults import Fault
-from coding_agent_forge.model import Item, Kind, Repository, User
+from coding_agent_forge.model import Item, Kind, Repository, Tips, User
 from coding_agent_forge.requestlog import Logged
 from coding_agent_forge.reviews import Reviews
 from coding_agent_forge.store import Store
@@ -42,18 +42,33 @@ class Sandbox:
 
     async def after_push(self, repository: Repository, pusher: User) -> None:
         """See which changes moved, or came into their base, by a push."""
-        for item in repository.items:
-            if item.kind is not Kind.CHANGE or not item.open:
-                continue
+        changes = [
+            (target, item)
+            for target in self.store.repositories
+            for item in target.items
+            if item.kind is Kind.CHANGE and item.open and (target is repository or item.source is repository)
+        ]
+        for target, item in changes:
             try:
-                tips = await asyncio.to_thread(git.tips, repository.path, item.base, item.head)
-            except Refused:  # the branch was deleted
+                tips = await self.tips(target, item.base, item.head, item.source)
+            except Refused:  # the branch, or its repository, was deleted
                 continue
             base_moved = tips.base_sha != item.tips.base_sha
             if base_moved and tips.commits == 0:
-                self.store.merged(repository, item, pusher)
+                self.store.merged(target, item, pusher)
             else:
-                self.store.moved(repository, item, pusher, tips)
+                self.store.moved(target, item, pusher, tips)
+
+    async def tips(self, repository: Repository, base: str, head: str, source: Repository | None) -> Tips:
+        """Where the branches of a change are; `source` is the fork that holds its head, if one does.
+
+        Raises:
+            Refused: 404 when one of them does not exist.
+        """
+        if source is not None and source.deleted:
+            raise Refused(404, f"{source.full_name} was deleted")
+        path = source.path if source is not None else None
+        return await asyncio.to_thread(git.tips, repository.path, base, head, path)
 
     def url_of(self, repository: Repository, item: Item | None = None) -> str:
         """The page of a repository or an item."""

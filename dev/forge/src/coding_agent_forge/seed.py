@@ -64,7 +64,7 @@ class SeedIssue(_Strict):
 
 
 class SeedRepository(_Strict):
-    """A repository; `files`: the folder of its initial commit."""
+    """A repository; `files`: the folder of its initial commit, `protected`: branches or patterns."""
 
     owner: str
     name: str
@@ -73,6 +73,7 @@ class SeedRepository(_Strict):
     private: bool = True
     archived: bool = False
     default_branch: str = "main"
+    protected: list[str] = []
     roles: dict[str, Role] = {}
     labels: list[SeedLabel] = []
     issues: list[SeedIssue] = []
@@ -146,6 +147,7 @@ def _plant_repository(seed: SeedRepository, store: Store, folder: Path) -> None:
         archived=seed.archived,
         default_branch=seed.default_branch,
         roles=dict(seed.roles),
+        protected=set(seed.protected),
     )
     store.repositories.append(repository)
     for label in seed.labels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any, Self, TypeVar
 import uvicorn
 from fastapi import FastAPI
 
+from coding_agent_forge import git
 from coding_agent_forge.app import create_app, with_faults
 from coding_agent_forge.clock import Clock
 from coding_agent_forge.delivery_settings import DeliverySettings
 from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_forge.faults import Fault
-from coding_agent_forge.model import Flavour, Item, Kind, Repository, User
+from coding_agent_forge.model import Flavour, Item, Kind, Repository, Role, User
 from coding_agent_forge.reviews import Thread
 from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.seed import Seed, from_data
@@ -285,6 +286,65 @@ class ForgeServer:
         store, repository = self.sandbox.store, self.repository(full_name)
         item = self.item(full_name, number, kind)
         return self.run(lambda: store.comment(repository, item, self.user(by), text).id)
+
+    def protect(self, full_name: str, *patterns: str) -> None:
+        """Protect branches of a repository: names, or patterns with `*`."""
+        repository = self.repository(full_name)
+        self.run(lambda: repository.protected.update(patterns))
+
+    def fork(
+        self, full_name: str, owner: str, *, private: bool = False, roles: Mapping[str, Role] | None = None
+    ) -> Repository:
+        """Fork a repository as its new owner does; only people with a role see a private fork."""
+        store, origin = self.sandbox.store, self.repository(full_name)
+        path = origin.path.parent.parent / owner / origin.path.name
+        git.fork(origin.path, path)
+        fork = Repository(
+            id=self.run(store.next_id),
+            owner=owner,
+            name=origin.name,
+            path=path,
+            created_at=store.now(),
+            private=private,
+            default_branch=origin.default_branch,
+            roles={owner: Role.ADMIN, **(roles or {})},
+            fork_of=origin,
+        )
+        self.run(lambda: store.repositories.append(fork))
+        return fork
+
+    def delete(self, full_name: str) -> None:
+        """Delete a repository."""
+        repository = self.repository(full_name)
+        self.run(lambda: self.sandbox.store.delete(repository))
+
+    def open_change(
+        self,
+        full_name: str,
+        head: str,
+        base: str,
+        *,
+        source: Repository | None = None,
+        title: str = "A change",
+        by: str | None = None,
+    ) -> int:
+        """Open a pull or merge request; `source` is the fork that holds its branch. Its number."""
+        repository, store = self.repository(full_name), self.sandbox.store
+        tips = git.tips(repository.path, base, head, source.path if source else None)
+        return self.run(
+            lambda: (
+                store.open_change(
+                    repository,
+                    self.user(by),
+                    title=title,
+                    body="",
+                    head=head,
+                    base=base,
+                    tips=tips,
+                    source=source,
+                ).number
+            )
+        )
 
     def review(
         self, full_name: str, number: int, state: str, text: str = "", *, by: str | None = None

@@ -59,6 +59,11 @@ class Store:
         wanted = full_name.casefold()
         return next((one for one in self.repositories if one.full_name.casefold() == wanted), None)
 
+    def delete(self, repository: Repository) -> None:
+        """Delete a repository; changes from its branches to other repositories stay."""
+        repository.deleted = True
+        self.repositories.remove(repository)
+
     def add_hook(
         self,
         repository: Repository | None,
@@ -129,17 +134,19 @@ class Store:
         tips: Tips,
         labels: Sequence[str] = (),
         draft: bool = False,
+        source: Repository | None = None,
     ) -> Item:
-        """Open a pull request or merge request.
+        """Open a pull request or merge request; `source` is the fork that holds its branch, if one does.
 
         Raises:
             Refused: 422 (GitHub) or 409 (GitLab) when one from this branch is open already.
         """
         for other in repository.items:
-            if other.kind is Kind.CHANGE and other.open and (other.head, other.base) == (head, base):
+            same = (other.head, other.base) == (head, base) and other.source is source
+            if other.kind is Kind.CHANGE and other.open and same:
                 raise self._exists(repository, other)
         item = self._new_item(repository, Kind.CHANGE, actor, title, self._kept(body))
-        item.head, item.base, item.tips, item.draft = head, base, tips, draft
+        item.head, item.base, item.tips, item.draft, item.source = head, base, tips, draft, source
         self._opened(repository, item, actor, labels)
         self._execute(repository, item, actor, body)
         return item
@@ -342,7 +349,7 @@ class Store:
             return Refused(
                 409, f"Another open merge request already exists for this source branch: !{other.number}"
             )
-        text = f"A pull request already exists for {repository.owner}:{other.head}."
+        text = f"A pull request already exists for {(other.source or repository).owner}:{other.head}."
         return Refused(
             422,
             "Validation Failed",

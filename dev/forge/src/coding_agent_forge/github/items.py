@@ -62,8 +62,8 @@ class ItemRenderer(Renderer):
             "body": item.body or None,
         }
 
-    def pull(self, repository: Repository, item: Item, users: list[User]) -> Json:
-        """A pull request in a list."""
+    def pull(self, repository: Repository, item: Item, users: list[User], viewer: User | None = None) -> Json:
+        """A pull request in a list; a fork that the viewer may not see is as if it were deleted."""
         api, page = self.repository_url(repository), self.item_page(repository, item)
         url, issue = f"{api}/pulls/{item.number}", f"{api}/issues/{item.number}"
         links = {
@@ -93,15 +93,17 @@ class ItemRenderer(Renderer):
             "review_comment_url": links["review_comment"],
             "comments_url": links["comments"],
             "statuses_url": links["statuses"],
-            "head": self._end(repository, item.head, item.tips.head_sha, users),
-            "base": self._end(repository, item.base, item.tips.base_sha, users),
+            "head": self._end(item.source or repository, item.head, item.tips.head_sha, users, viewer),
+            "base": self._end(repository, item.base, item.tips.base_sha, users, viewer),
             "_links": {name: {"href": link} for name, link in links.items()},
             "auto_merge": None,
         }
 
-    def full_pull(self, repository: Repository, item: Item, users: list[User]) -> Json:
+    def full_pull(
+        self, repository: Repository, item: Item, users: list[User], viewer: User | None = None
+    ) -> Json:
         """A pull request by itself."""
-        return self.pull(repository, item, users) | {
+        return self.pull(repository, item, users, viewer) | {
             "merged": item.merged_at is not None,
             "mergeable": True if item.open else None,
             "rebaseable": True if item.open else None,
@@ -116,11 +118,14 @@ class ItemRenderer(Renderer):
             "changed_files": item.tips.changed_files,
         }
 
-    def _end(self, repository: Repository, branch: str, sha: str, users: list[User]) -> Json:
+    def _end(
+        self, repository: Repository, branch: str, sha: str, users: list[User], viewer: User | None
+    ) -> Json:
+        seen = not repository.deleted and (viewer is None or repository.role(viewer) is not None)
         return {
             "label": f"{repository.owner}:{branch}",
             "ref": branch,
             "sha": sha,
             "user": self.owner(repository, users),
-            "repo": self.repository(repository, users),
+            "repo": self.repository(repository, users) if seen else None,
         }

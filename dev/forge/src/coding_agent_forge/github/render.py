@@ -9,6 +9,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+from coding_agent_forge.git import CommitFacts
 from coding_agent_forge.model import (
     Comment,
     Item,
@@ -161,7 +162,7 @@ class Renderer:
             "owner": self.owner(repository, users),
             "html_url": html,
             "description": repository.description or None,
-            "fork": False,
+            "fork": repository.fork_of is not None,
             "url": url,
             **{name: url + path for name, path in _REPOSITORY_URLS.items()},
             "created_at": created,
@@ -201,10 +202,69 @@ class Renderer:
 
     def full_repository(self, repository: Repository, users: list[User], role: Role) -> Json:
         """A repository as `GET /repos/{owner}/{repo}` shows it."""
-        return self.repository(repository, users) | {
+        shown = self.repository(repository, users) | {
             "network_count": 0,
             "subscribers_count": 0,
             "permissions": permissions(role),
+        }
+        if repository.fork_of is not None:
+            parent = self.repository(repository.fork_of, users)
+            shown |= {"parent": parent, "source": parent}
+        return shown
+
+    def branch(self, repository: Repository, name: str, commit: CommitFacts) -> Json:
+        """A branch as `GET /repos/{owner}/{repo}/branches/{branch}` shows it."""
+        url = self.repository_url(repository)
+        protected = repository.protects(name)
+        return {
+            "name": name,
+            "commit": self.commit(repository, commit),
+            "_links": {
+                "self": f"{url}/branches/{name}",
+                "html": f"{self.base}/{repository.full_name}/tree/{name}",
+            },
+            "protected": protected,
+            "protection": {
+                "enabled": protected,
+                "required_status_checks": {"enforcement_level": "off", "contexts": [], "checks": []},
+            },
+            "protection_url": f"{url}/branches/{name}/protection",
+        }
+
+    def commit(self, repository: Repository, commit: CommitFacts) -> Json:
+        """A commit, whose people have no account."""
+        url, page = self.repository_url(repository), f"{self.base}/{repository.full_name}"
+        return {
+            "sha": commit.sha,
+            "node_id": node_id("Commit", 0),
+            "url": f"{url}/commits/{commit.sha}",
+            "html_url": f"{page}/commit/{commit.sha}",
+            "comments_url": f"{url}/commits/{commit.sha}/comments",
+            "commit": {
+                "url": f"{url}/git/commits/{commit.sha}",
+                "author": {"name": commit.author, "email": commit.author_email, "date": commit.authored},
+                "committer": {
+                    "name": commit.committer,
+                    "email": commit.committer_email,
+                    "date": commit.committed,
+                },
+                "message": commit.message,
+                "tree": {"sha": commit.tree, "url": f"{url}/git/trees/{commit.tree}"},
+                "comment_count": 0,
+                "verification": {
+                    "verified": False,
+                    "reason": "unsigned",
+                    "signature": None,
+                    "payload": None,
+                    "verified_at": None,
+                },
+            },
+            "author": None,
+            "committer": None,
+            "parents": [
+                {"sha": sha, "url": f"{url}/commits/{sha}", "html_url": f"{page}/commit/{sha}"}
+                for sha in commit.parents
+            ],
         }
 
     def comment(self, repository: Repository, item: Item, comment: Comment) -> Json:

@@ -46,7 +46,12 @@ class PullUpdate(BaseModel):
 
 @router.get("/pulls")
 async def list_pulls(
-    request: Request, response: Response, repository: InRepository, render: Render, sandbox: SandboxOf
+    request: Request,
+    response: Response,
+    repository: InRepository,
+    render: Render,
+    sandbox: SandboxOf,
+    user: Actor,
 ) -> list[dict[str, Any]]:
     """List pull requests; `head` is `owner:branch`, as GitHub ignores it in other forms."""
     query = dict(request.query_params)
@@ -55,25 +60,31 @@ async def list_pulls(
         item
         for item in by_query(repository.items, {**query, "labels": ""})
         if item.kind is Kind.CHANGE
-        if not colon or (owner.casefold() == repository.owner.casefold() and item.head == branch)
+        if not colon
+        or (owner.casefold() == (item.source or repository).owner.casefold() and item.head == branch)
         if query.get("base", item.base) == item.base
     ]
-    return [render.pull(repository, item, sandbox.store.users) for item in paged(pulls, request, response)]
+    users = sandbox.store.users
+    return [render.pull(repository, item, users, user) for item in paged(pulls, request, response)]
 
 
 @router.post("/pulls", status_code=201)
 async def create_pull(
     pull: NewPull, repository: InRepository, render: Render, sandbox: SandboxOf, user: Actor
 ) -> dict[str, Any]:
-    """Open a pull request from a branch of the same repository: the sandbox has no forks."""
-    needs_write(repository, user)
+    """Open a pull request from a branch of the same repository, or of a fork: `owner:branch`."""
     owner, colon, branch = pull.head.rpartition(":")
+    source = None
     if colon and owner.casefold() != repository.owner.casefold():
-        raise invalid("PullRequest", "head", "invalid")
-    for field, name in (("head", branch), ("base", pull.base)):
-        if await asyncio.to_thread(git.branch_sha, repository.path, name) is None:
+        forks = [one for one in sandbox.store.repositories if one.fork_of is repository]
+        source = next((one for one in forks if one.owner.casefold() == owner.casefold()), None)
+        if source is None or source.role(user) is None:
+            raise invalid("PullRequest", "head", "invalid")
+    needs_write(source or repository, user)
+    for field, name, place in (("head", branch, source or repository), ("base", pull.base, repository)):
+        if await asyncio.to_thread(git.branch_sha, place.path, name) is None:
             raise invalid("PullRequest", field, "invalid")
-    tips = await asyncio.to_thread(git.tips, repository.path, pull.base, branch)
+    tips = await sandbox.tips(repository, pull.base, branch, source)
     if tips.commits == 0:
         text = f"No commits between {pull.base} and {branch}"
         details = {"resource": "PullRequest", "code": "custom", "message": text}
@@ -87,16 +98,17 @@ async def create_pull(
         base=pull.base,
         tips=tips,
         draft=pull.draft,
+        source=source,
     )
-    return render.full_pull(repository, item, sandbox.store.users)
+    return render.full_pull(repository, item, sandbox.store.users, user)
 
 
 @router.get("/pulls/{number}")
 async def get_pull(
-    repository: InRepository, item: Pull, render: Render, sandbox: SandboxOf
+    repository: InRepository, item: Pull, render: Render, sandbox: SandboxOf, user: Actor
 ) -> dict[str, Any]:
     """One pull request."""
-    return render.full_pull(repository, item, sandbox.store.users)
+    return render.full_pull(repository, item, sandbox.store.users, user)
 
 
 @router.patch("/pulls/{number}")
@@ -114,4 +126,4 @@ async def update_pull(
         body=change.body,
         opened=None if change.state is None else change.state == "open",
     )
-    return render.full_pull(repository, item, sandbox.store.users)
+    return render.full_pull(repository, item, sandbox.store.users, user)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from coding_agent_forge import git
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.github.access import (
     Actor,
@@ -69,6 +71,15 @@ async def get_repository(
     """One repository."""
     role = repository.role(user) or Role.READ
     return render.full_repository(repository, sandbox.store.users, role)
+
+
+@router.get("/repos/{owner}/{repo}/branches/{branch:path}")
+async def get_branch(branch: str, repository: InRepository, render: Render) -> dict[str, Any]:
+    """One branch, and whether it is protected."""
+    sha = await asyncio.to_thread(git.branch_sha, repository.path, branch)
+    if sha is None:
+        raise Refused(404, "Branch not found")
+    return render.branch(repository, branch, await asyncio.to_thread(git.commit_facts, repository.path, sha))
 
 
 @router.get("/repos/{owner}/{repo}/labels")

@@ -126,7 +126,8 @@ def _subject(happening: Happening, renderer: ItemRenderer, users: list[User]) ->
         return {"issue": renderer.issue(repository, item)}
     pull = renderer.full_pull(repository, item, users)
     for end in ("head", "base"):
-        pull[end]["repo"] |= _MERGE_SETTINGS
+        if pull[end]["repo"] is not None:
+            pull[end]["repo"] |= _MERGE_SETTINGS
     return {"number": item.number, "pull_request": pull}
 
 

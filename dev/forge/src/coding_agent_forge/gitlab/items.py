@@ -98,7 +98,7 @@ class ItemRenderer(Renderer):
             "merged_at": gitlab_time(item.merged_at) if item.merged_at else None,
             "target_branch": item.base,
             "source_branch": item.head,
-            "source_project_id": repository.id,
+            "source_project_id": source.id if (source := repository.holder(item)) else None,
             "target_project_id": repository.id,
             "reviewers": [],
             "draft": item.draft,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coding_agent_forge.git import CommitFacts
 from coding_agent_forge.model import Comment, Item, ItemEvent, Kind, Label, Repository, Role, User
 from coding_agent_forge.timestamps import gitlab_time
 
@@ -82,8 +83,40 @@ class Renderer:
         """A project's address in the API."""
         return f"{self.api}/projects/{repository.id}"
 
+    def branch(self, repository: Repository, name: str, commit: CommitFacts, role: Role) -> Json:
+        """A branch of a project, with its newest commit."""
+        web, protected = f"{self.base}/{repository.full_name}/-", repository.protects(name)
+        return {
+            "name": name,
+            "merged": False,
+            "protected": protected,
+            "default": name == repository.default_branch,
+            "developers_can_push": False,
+            "developers_can_merge": False,
+            "can_push": role.may_write and (not protected or role is Role.ADMIN),
+            "web_url": f"{web}/tree/{name}",
+            "commit": {
+                "id": commit.sha,
+                "short_id": commit.sha[:8],
+                "created_at": commit.committed,
+                "parent_ids": list(commit.parents),
+                "title": commit.message.partition("\n")[0],
+                "message": commit.message,
+                "author_name": commit.author,
+                "author_email": commit.author_email,
+                "authored_date": commit.authored,
+                "committer_name": commit.committer,
+                "committer_email": commit.committer_email,
+                "committed_date": commit.committed,
+                "trailers": {},
+                "extended_trailers": {},
+                "web_url": f"{web}/commit/{commit.sha}",
+            },
+        }
+
     def project(self, repository: Repository, role: Role) -> Json:
         """A project by itself."""
+        origin = repository.fork_of
         web = f"{self.base}/{repository.full_name}"
         ssh = f"git@{self.base.partition('://')[2].partition(':')[0]}:{repository.full_name}.git"
         group = repository.owner.rpartition("/")[2]
@@ -123,6 +156,7 @@ class Renderer:
                 "merge_requests": f"{self.project_url(repository)}/merge_requests",
                 "labels": f"{self.project_url(repository)}/labels",
             },
+            **({"forked_from_project": self._origin(origin)} if origin else {}),
             "archived": repository.archived,
             "empty_repo": False,
             "issues_enabled": True,
@@ -132,6 +166,15 @@ class Renderer:
                 "project_access": {"access_level": ACCESS_LEVELS[role], "notification_level": 3},
                 "group_access": None,
             },
+        }
+
+    def _origin(self, repository: Repository) -> Json:
+        return {
+            "id": repository.id,
+            "name": repository.name,
+            "path": repository.name,
+            "path_with_namespace": repository.full_name,
+            "web_url": f"{self.base}/{repository.full_name}",
         }
 
     def note(self, repository: Repository, item: Item, comment: Comment) -> Json:

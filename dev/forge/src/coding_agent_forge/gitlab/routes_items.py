@@ -115,27 +115,41 @@ async def create_issue(
 async def create_merge_request(
     repository: InProject, render: Render, sandbox: SandboxOf, user: Actor, params: Parameters
 ) -> dict[str, Any]:
-    """Open a merge request; 409 when one between these branches is open."""
+    """Open a merge request from the project's branch; 409 when one between these branches is open.
+
+    With `target_project_id` the project is a fork, and the merge request belongs to the target.
+    """
     needs_developer(repository, user)
     title, source = params.needed("title"), params.needed("source_branch")
-    target = params.needed("target_branch")
-    for side, name in (("Source", source), ("Target", target)):
-        if await asyncio.to_thread(git.branch_sha, repository.path, name) is None:
+    target, place = params.needed("target_branch"), _target(repository, sandbox, user, params)
+    for side, name, where in (("Source", source, repository), ("Target", target, place)):
+        if await asyncio.to_thread(git.branch_sha, where.path, name) is None:
             raise Refused(400, f'{side} branch "{name}" does not exist')
-    if source == target:
+    if (repository, source) == (place, target):
         raise Refused(400, "You can't use same project/branch for source and target")
+    fork = None if place is repository else repository
     item = sandbox.store.open_change(
-        repository,
+        place,
         user,
         title=title,
         body=params.text("description") or "",
         head=source,
         base=target,
-        tips=await asyncio.to_thread(git.tips, repository.path, target, source),
+        tips=await sandbox.tips(place, target, source, fork),
         labels=params.names("labels") or (),
         draft=title.lower().startswith("draft:"),
+        source=fork,
     )
-    return render.full_merge_request(repository, item)
+    return render.full_merge_request(place, item)
+
+
+def _target(repository: Repository, sandbox: Sandbox, user: User, params: Params) -> Repository:
+    wanted = params.text("target_project_id") or str(repository.id)
+    related = (repository, repository.fork_of)
+    found = next((one for one in related if one is not None and str(one.id) == wanted), None)
+    if found is None or found.role(user) is None:
+        raise Refused(404, "404 Project Not Found")
+    return found
 
 
 def _one(repository: Repository, item: Item, render: Render, sandbox: Sandbox) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from coding_agent_forge import git
 from coding_agent_forge.errors import Refused
 from coding_agent_forge.gitlab.access import (
     Actor,
@@ -66,6 +68,16 @@ async def member(user_id: int, repository: InProject, render: Render, sandbox: S
         if user.id == user_id and role is not None:
             return render.member(repository, user, role)
     raise Refused(404, "404 Not found")
+
+
+@router.get(PROJECT + "/repository/branches/{branch:path}")
+async def branch(branch: str, repository: InProject, render: Render, user: Actor) -> dict[str, Any]:
+    """One branch, and whether it is the default one or protected."""
+    sha = await asyncio.to_thread(git.branch_sha, repository.path, branch)
+    if sha is None:
+        raise Refused(404, "404 Branch Not Found")
+    commit = await asyncio.to_thread(git.commit_facts, repository.path, sha)
+    return render.branch(repository, branch, commit, repository.role(user) or Role.READ)
 
 
 @router.get(PROJECT + "/labels")

@@ -167,10 +167,11 @@ def attributes_of(repository: Repository, item: Item, renderer: ItemRenderer) ->
 
 def _change_attributes(repository: Repository, item: Item, renderer: ItemRenderer) -> Json:
     project = _project(repository, renderer)
+    holder = repository.holder(item)
     return {
         "source_branch": item.head,
         "target_branch": item.base,
-        "source_project_id": repository.id,
+        "source_project_id": holder.id if holder else None,
         "target_project_id": repository.id,
         "state_id": {"opened": 1, "closed": 2, "merged": 3}[state(item)],
         "merge_status": "can_be_merged",
@@ -187,7 +188,7 @@ def _change_attributes(repository: Repository, item: Item, renderer: ItemRendere
         "head_pipeline_id": None,
         "reviewer_ids": [],
         "prepared_at": gitlab_hook_time(item.created_at),
-        "source": project,
+        "source": _project(holder, renderer) if holder else None,
         "target": project,
         "last_commit": {
             "id": item.tips.head_sha,

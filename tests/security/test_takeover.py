@@ -15,7 +15,7 @@ from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.settings.attempts import Isolation, WorkspaceSettings
 
-from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
+from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, permitted, serve
 
 AUTHOR = CommitIdentity("coding agent", "agent@example.com")
 BRANCH = "coding-agent/issue-7"
@@ -151,7 +151,7 @@ async def test_a_hostile_machine_configuration_is_not_listened_to(
         monkeypatch.setenv(name, str(trap.program))
     monkeypatch.setenv("GIT_TEMPLATE_DIR", str(tmp_path / "trap" / "template"))
     repository = await BareClone.clone(
-        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH
+        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
     )
     for name in HOOKS.split():  # as if a template had put them there
         hook = tmp_path / "agent" / "repository.git" / "hooks" / name
@@ -179,7 +179,9 @@ async def test_a_hostile_repository_is_worked_on_and_gets_nothing(
 ) -> None:
     bare = git_server.make("evil.git", hostile_files(trap))
     agent = tmp_path / "agent"
-    repository = await BareClone.clone(git_server.credentials("evil.git"), agent, base="main", branch=BRANCH)
+    repository = await BareClone.clone(
+        git_server.credentials("evil.git"), agent, base="main", branch=BRANCH, permit=permitted
+    )
     async with launch_workspace(
         WorkspaceSettings(base_dir=base_dir, isolation=NAMESPACES), hidden=[agent]
     ) as workspace:
@@ -220,7 +222,7 @@ async def test_a_workspace_that_lies_about_its_patch_gets_nothing(
 ) -> None:
     """The other end of the socket may send anything at all."""
     repository = await BareClone.clone(
-        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH
+        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
     )
     target = tmp_path / "agent" / "repository.git" / "config"
     before = target.read_bytes()

@@ -23,7 +23,7 @@ from coding_agent_consumer.workspace.wire import MAX_FILE
 from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
-from tests.integration.consumer_workspace.git_server import GitServer, git
+from tests.integration.consumer_workspace.git_server import GitServer, git, permitted
 
 MiB = 2**20
 AUTHOR = CommitIdentity("coding agent", "agent@example.com")
@@ -41,7 +41,7 @@ async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[WorkspaceClie
 async def repository(git_server: GitServer, tmp_path: Path) -> BareClone:
     git_server.make("large.git", {"large": "a" * (2 * MiB)})
     return await BareClone.clone(
-        git_server.credentials("large.git"), tmp_path / "agent", base="main", branch=BRANCH
+        git_server.credentials("large.git"), tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
     )
 
 

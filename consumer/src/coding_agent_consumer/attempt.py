@@ -53,8 +53,9 @@ from coding_agent_consumer.gateway import Gateway, open_gateway
 from coding_agent_consumer.git import RemoteMovedError
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
+from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
 from coding_agent_consumer.repository import BareClone, Publisher
-from coding_agent_consumer.tasks import ForgeTask, refusal
+from coding_agent_consumer.tasks import ForgeTask, Target, refusal
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
@@ -88,6 +89,8 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (WorkspaceGoneError, Reason.WORKSPACE_FAILED),
     (WorkspaceRefusedError, Reason.WORKSPACE_FAILED),
     (PatchRefusedError, Reason.CHANGE_REFUSED),
+    (SourceRepositoryGoneError, Reason.SOURCE_REPOSITORY_GONE),
+    (PushNotAllowedError, Reason.PUSH_NOT_ALLOWED),
     (SettingsError, Reason.CONFIGURATION),
     (EnvironmentFileError, Reason.ENVIRONMENT_REFUSED),
     (CodingAgentError, Reason.INTERNAL),
@@ -192,6 +195,9 @@ class Attempt:
         refused = await self._prepared(lambda: self._refusal(task))
         if refused is not None:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
+        target = task.target(details)
+        permit = PushPermit(task.forge, details, self.settings.consumer.branch_prefix, target.repository)
+        await self._prepared(lambda: permit(target.branch))
         settings = await run_until(
             lambda: settings_for(self.settings, task.item.platform, self._request.user), self.stop
         )
@@ -199,7 +205,7 @@ class Attempt:
         recap = await self.transcripts.begin() or self.given.earlier.recap
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
-            repository = await self._prepared(lambda: self._clone(task, details, Path(folder)))
+            repository = await self._prepared(lambda: self._clone(task, target, permit, Path(folder)))
             project = await self._prepared(lambda: project_commit(task.forge, details, repository))
             file = await read_environment(repository, project, settings, self.environment)
             if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
@@ -236,16 +242,17 @@ class Attempt:
             own_label_counts=self.settings.own_label_counts,
         )
 
-    async def _clone(self, task: ForgeTask, details: ItemDetails, folder: Path) -> BareClone:
-        source, base, branch = task.target(details)
+    async def _clone(self, task: ForgeTask, target: Target, permit: PushPermit, folder: Path) -> BareClone:
         repository = await BareClone.clone(
-            lambda: task.forge.clone_source(source),
+            lambda: task.forge.clone_source(target.repository),
             folder / "clone.git",
-            base=base,
-            branch=branch,
+            base=target.base,
+            branch=target.branch,
+            permit=permit,
             mirror=self.mirror,
         )
-        _logger.info("Cloned %s: branch %s%s", source, branch, " (continuing)" if repository.resumed else "")
+        continuing = " (continuing)" if repository.resumed else ""
+        _logger.info("Cloned %s: branch %s%s", target.repository, target.branch, continuing)
         return repository
 
     async def _brief(

@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,9 @@ from coding_agent_consumer.commits import (
 from coding_agent_consumer.git import Credentials, Git, GitFailedError
 from coding_agent_consumer.mirror import FETCH, Mirror, fetch
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRefusedError
+
+Permit = Callable[[str], Awaitable[None]]
+"""Returns if the branch of this name may be pushed to; raises otherwise, and if that is not known."""
 
 _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024
@@ -68,8 +72,11 @@ class BareClone:
         pushed: the newest commit of it that was pushed; the start point while nothing was pushed.
     """
 
-    def __init__(self, git: Git, base: str, branch: str, start_point: str, resumed: bool) -> None:
+    def __init__(
+        self, git: Git, permit: Permit, base: str, branch: str, *, start_point: str, resumed: bool
+    ) -> None:
         self._git = git
+        self._permit = permit
         self.base = base
         self.branch = branch
         self.start_point = start_point
@@ -79,7 +86,13 @@ class BareClone:
 
     @staticmethod
     async def clone(
-        credentials: Credentials, directory: Path, *, base: str, branch: str, mirror: Mirror | None = None
+        credentials: Credentials,
+        directory: Path,
+        *,
+        base: str,
+        branch: str,
+        permit: Permit,
+        mirror: Mirror | None = None,
     ) -> BareClone:
         """Clone the base branch and, if the forge has it, the work branch. It can be retried.
 
@@ -87,6 +100,7 @@ class BareClone:
             directory: a folder for the clone alone; the workspace must not see it.
             base: branch that the work starts from.
             branch: the work branch; may be the base itself.
+            permit: asked before each push.
             mirror: of the repository, if there is a cache.
 
         Raises:
@@ -114,7 +128,7 @@ class BareClone:
         await git.local("update-ref", f"refs/heads/{branch}", start)
         if mirror is not None and base != branch:  # the branches of changes come and go
             await mirror.update(git, base)
-        return BareClone(git, base_commit, branch, start, resumed)
+        return BareClone(git, permit, base_commit, branch, start_point=start, resumed=resumed)
 
     async def fetch(self, credentials: Credentials, branch: str) -> str:
         """The newest commit of a branch of this repository, or of the one that it is a fork of.
@@ -185,12 +199,13 @@ class BareClone:
         return commit
 
     async def push(self) -> None:
-        """Push the work branch, never by force.
+        """Push the work branch, never by force. Nothing else pushes to a forge.
 
         Raises:
-            As `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
+            As `Permit`, and as `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
         """
         tip = self.tip
+        await self._permit(self.branch)
         target = f"{tip}:refs/heads/{self.branch}"
         await self._git.remote(("push", "--porcelain", "--no-verify"), target)
         self.pushed = tip

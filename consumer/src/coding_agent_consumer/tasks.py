@@ -21,6 +21,8 @@ from coding_agent_core.settings.model import Authorize
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, task_name
 from coding_agent_core.usage import Usage
 
+from coding_agent_consumer.push_permit import SourceRepositoryGoneError
+
 _REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
 
 
@@ -142,7 +144,8 @@ def work_branch(
     """The branch for the work of an issue.
 
     One change for each issue, whatever happens: attempts share a branch, and a further run continues where
-    the last one stopped, unless its change was merged or closed: then a new branch starts.
+    the last one stopped, unless its change was merged or closed: then a new branch starts. One also starts
+    after the prefix was changed, because nothing is pushed to a branch without it.
 
     Args:
         previous: what our comment remembers of an earlier run or attempt.
@@ -150,6 +153,8 @@ def work_branch(
     """
     first = f"{prefix}{'issue' if item.kind is ItemKind.ISSUE else 'change'}-{item.number}"
     if previous is None or previous.branch is None:
+        return first
+    if item.kind is ItemKind.ISSUE and not previous.branch.startswith(prefix):
         return first
     if not continues and previous.change_url is not None and not previous_change_open:
         return f"{first}-r{run}"
@@ -176,6 +181,21 @@ async def remembered(forge: Forge, item: Item) -> State | None:
     """What our comment on the item remembers."""
     found = await forge.find_comment(item, MARKER)
     return read_state(found.body) if found else None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a task's work starts and where it is pushed to.
+
+    Attributes:
+        repository: full path of the repository that is cloned and pushed to.
+        base: the branch from which the work starts.
+        branch: the branch that is pushed to.
+    """
+
+    repository: str
+    base: str
+    branch: str
 
 
 @dataclass
@@ -264,29 +284,30 @@ class ForgeTask:
         ended = Phase.CANCELLED if outcome.reason is Reason.CANCELLED else Phase.FAILED
         await self.comment(Phase.SUCCEEDED if outcome.succeeded else ended, outcome=outcome)
 
-    def target(self, details: ItemDetails) -> tuple[str, str, str]:
-        """Repository to clone, branch to start from, branch to push to."""
-        raise NotImplementedError
+    def target(self, details: ItemDetails) -> Target:
+        """Where the work starts and where it is pushed to.
 
-    @property
-    def _issue_branch(self) -> str:
-        assert self.state.branch is not None  # noqa: S101 - decided before the attempt
-        return self.state.branch
+        Raises:
+            SourceRepositoryGoneError: the repository of a change's branch is not there.
+        """
+        raise NotImplementedError
 
 
 class _IssueTask(ForgeTask):
     """Ends in a new change."""
 
-    def target(self, details: ItemDetails) -> tuple[str, str, str]:
-        return self.item.repository, details.base_branch, self._issue_branch
+    def target(self, details: ItemDetails) -> Target:
+        assert self.state.branch is not None  # noqa: S101 - decided before the attempt
+        return Target(self.item.repository, details.base_branch, self.state.branch)
 
 
 class _ChangeTask(ForgeTask):
     """Updates the change's own branch, in the repository that holds it."""
 
-    def target(self, details: ItemDetails) -> tuple[str, str, str]:
-        head = details.head_branch or self._issue_branch
-        return details.head_repository or self.item.repository, head, head
+    def target(self, details: ItemDetails) -> Target:
+        if details.head_repository is None or details.head_branch is None:
+            raise SourceRepositoryGoneError(self.item)
+        return Target(details.head_repository, details.head_branch, details.head_branch)
 
 
 class TaskGitHubIssue(_IssueTask): ...

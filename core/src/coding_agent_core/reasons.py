@@ -67,6 +67,8 @@ class Reason(StrEnum):
     FORGE_REFUSED = "ForgeRefused"
     NOT_AUTHORIZED = "NotAuthorized"
     ITEM_GONE = "ItemGone"
+    SOURCE_REPOSITORY_GONE = "SourceRepositoryGone"
+    PUSH_NOT_ALLOWED = "PushNotAllowed"
     LIMIT_REACHED = "LimitReached"
     BUDGET_EXCEEDED = "BudgetExceeded"
     TOOL_FAILING = "ToolFailing"
@@ -196,6 +198,19 @@ REASONS: Mapping[str, ReasonFacts] = {
         "The item no longer exists, or it is closed.",
         "Reopen it, or give the bot's account access to it.",
         ExitCode.CANNOT,
+    ),
+    Reason.SOURCE_REPOSITORY_GONE: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The repository that holds the change's branch was deleted, or the bot's account cannot see it.",
+        "Restore that repository or give the bot's account access to it, or open a new change from a branch "
+        "of this repository.",
+        ExitCode.CANNOT,
+    ),
+    Reason.PUSH_NOT_ALLOWED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The agent must not push to the branch of this task.",
+        "It never pushes to a repository's default branch or to a protected branch. Use another branch.",
+        ExitCode.REFUSED,
     ),
     Reason.LIMIT_REACHED: ReasonFacts(
         ReasonClass.OUT_OF_BUDGET,

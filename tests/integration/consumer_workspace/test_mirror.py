@@ -16,7 +16,7 @@ from coding_agent_consumer import mirror as module
 from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.repository import BareClone
 
-from tests.integration.consumer_workspace.git_server import GitServer, git
+from tests.integration.consumer_workspace.git_server import GitServer, git, permitted
 
 FILES = 10
 """Of the repository, each with a commit of its own."""
@@ -44,7 +44,9 @@ def push(server: GitServer, *names: str) -> None:
 
 
 async def clone(server: GitServer, folder: Path, mirror: Mirror, branch: str = "work") -> BareClone:
-    return await BareClone.clone(server.credentials(), folder, base="main", branch=branch, mirror=mirror)
+    return await BareClone.clone(
+        server.credentials(), folder, base="main", branch=branch, mirror=mirror, permit=permitted
+    )
 
 
 def assert_whole(server: GitServer, folder: Path, commit: str = "main") -> None:
@@ -228,11 +230,15 @@ async def test_branches_of_one_prefix_and_of_changes(
     bare = server.root / "sample.git"
     git(bare, "branch", "release", "main")
     for base in ("main", "release"):
-        await BareClone.clone(server.credentials(), tmp_path / base, base=base, branch="work", mirror=mirror)
+        await BareClone.clone(
+            server.credentials(), tmp_path / base, base=base, branch="work", mirror=mirror, permit=permitted
+        )
     git(bare, "branch", "-D", "release")
     git(bare, "branch", "release/1", "main")
     folder = tmp_path / "prefix"
-    await BareClone.clone(server.credentials(), folder, base="release/1", branch="work", mirror=mirror)
+    await BareClone.clone(
+        server.credentials(), folder, base="release/1", branch="work", mirror=mirror, permit=permitted
+    )
     assert len(git(mirror.repository, "for-each-ref").splitlines()) == 3
     await clone(server, tmp_path / "change", mirror, branch="main")
     assert len(git(mirror.repository, "for-each-ref").splitlines()) == 3

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer.commits import PatchRefusedError, SshSigner
 from coding_agent_consumer.git import Credentials, RemoteMovedError
+from coding_agent_consumer.push_permit import PushNotAllowedError
 from coding_agent_consumer.repository import BareClone
 from coding_agent_core.errors import (
     ForgeError,
@@ -20,14 +21,16 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.protocol import CloneSource, CommitIdentity
 
-from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, serve
+from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, permitted, serve
 
 AUTHOR = CommitIdentity("coding agent", "agent@example.com")
 BRANCH = "coding-agent/issue-7"
 
 
 async def clone(server: GitServer, directory: Path, base: str = "main", **source: str) -> BareClone:
-    return await BareClone.clone(server.credentials(**source), directory, base=base, branch=BRANCH)
+    return await BareClone.clone(
+        server.credentials(**source), directory, base=base, branch=BRANCH, permit=permitted
+    )
 
 
 def patch_of(server: GitServer, changes: dict[str, str], start: str = "main") -> bytes:
@@ -105,6 +108,26 @@ async def test_a_branch_that_moved_meanwhile_is_not_overwritten(
     with pytest.raises(RemoteMovedError):
         await ours.push()
     assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == theirs.tip
+
+
+@pytest.mark.parametrize("error", [PushNotAllowedError("protected"), ForgeUnavailableError("down")])
+async def test_without_a_permit_nothing_is_pushed(
+    git_server: GitServer, tmp_path: Path, error: Exception
+) -> None:
+    asked: list[str] = []
+
+    async def permit(branch: str) -> None:
+        asked.append(branch)
+        raise error
+
+    repository = await BareClone.clone(
+        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, permit=permit
+    )
+    await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    with pytest.raises(type(error)):
+        await repository.push()
+    assert asked == [BRANCH]
+    assert not [path for path, _ in git_server.seen if "receive-pack" in path]
 
 
 async def test_pushing_twice_is_harmless(git_server: GitServer, tmp_path: Path) -> None:
@@ -268,7 +291,9 @@ async def test_a_token_that_was_replaced_while_git_ran_is_tried(
     git_server: GitServer, tmp_path: Path
 ) -> None:
     credentials = in_turn(git_server, "token-of-the-last-hour", TOKEN)
-    repository = await BareClone.clone(credentials, tmp_path / "agent", base="main", branch=BRANCH)
+    repository = await BareClone.clone(
+        credentials, tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
+    )
     assert not repository.resumed
     sent = [authorization for _, authorization in git_server.seen]
     assert sent[0] != sent[1]
@@ -282,7 +307,9 @@ async def test_neither_the_old_nor_the_new_token_is_repeated(git_server: GitServ
     hook.chmod(0o755)
     # Two runs of git clone, one pushes; then it is asked for what is new, and whether to try that.
     credentials = in_turn(git_server, TOKEN, TOKEN, TOKEN, new, TOKEN)
-    repository = await BareClone.clone(credentials, tmp_path / "agent", base="main", branch=BRANCH)
+    repository = await BareClone.clone(
+        credentials, tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
+    )
     await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
     with pytest.raises(ForgeRefusedError, match=r"old \[secret\] new \[secret\]"):
         await repository.push()

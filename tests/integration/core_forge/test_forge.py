@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.protocol import CommitIdentity, Permission
+from coding_agent_core.forge.protocol import BranchFacts, CommitIdentity, Permission
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Origin
+from coding_agent_forge.git import set_branch
+from coding_agent_forge.model import Role
 
-from tests.fixtures.forge import REPOSITORY, git, plant_fault, push_fix
+from tests.fixtures.forge import REPOSITORY, commit, git, plant_fault, push_fix
 from tests.integration.core_forge.conftest import BRANCH, LABEL, World
 
 both_kinds = pytest.mark.parametrize("kind", list(ItemKind))
@@ -56,6 +58,37 @@ async def test_a_change_is_read_with_its_branch(world: World) -> None:
     )
     assert details.head_sha is not None
     assert len(details.head_sha) == 40
+
+
+async def test_the_branch_of_a_fork_is_read_until_the_fork_is_gone(world: World) -> None:
+    bot = await world.forge.whoami()
+    fork = world.server.fork(REPOSITORY, "mallory", private=True, roles={bot: Role.READ})
+    commit(fork.path, "main")
+    number = world.server.open_change(REPOSITORY, "main", "main", source=fork)
+    change = world.item(ItemKind.CHANGE, number)
+    assert (await world.forge.read(change)).head_repository == "mallory/pricing"
+    facts = await world.forge.branch_facts("mallory/pricing", "main")
+    assert facts == BranchFacts("main", protected=False, fork_of=frozenset({REPOSITORY}))
+    fork.roles.pop(bot)
+    for _ in range(2):
+        details = await world.forge.read(change)
+        assert (details.head_repository, details.head_branch) == (None, "main")
+        with pytest.raises(ForgeNotFoundError):
+            await world.forge.branch_facts("mallory/pricing", "main")
+        if not fork.deleted:
+            world.server.delete("mallory/pricing")
+
+
+async def test_which_branches_are_default_and_protected(world: World) -> None:
+    path = world.server.repository(REPOSITORY).path
+    set_branch(path, "release/1", "main")
+    world.server.protect(REPOSITORY, "release/*")
+    world.server.repository(REPOSITORY).default_branch = "trunk"
+    expected = {"release/1": True, "main": False, "not/there": False}
+    for branch, protected in expected.items():
+        assert await world.forge.branch_facts(REPOSITORY, branch) == BranchFacts("trunk", protected), branch
+    with pytest.raises(ForgeNotFoundError):
+        await world.forge.branch_facts("acme/nothing", "main")
 
 
 async def test_a_project_that_is_known_by_its_id_alone_is_located(world: World) -> None:

@@ -65,6 +65,8 @@ async def everything(world: World) -> set[str]:
     plant_fault(world.server, path=".*/check-runs$", status=403)
     await call("failed_checks")(details)
     await call("clone_source")(REPOSITORY)
+    await call("branch_facts")(REPOSITORY, BRANCH)
+    await call("branch_facts")(REPOSITORY, "not/there")
     # A file is not part of an API: what is asked for it is tried in test_attachments.py.
     assert await call("attachment")(item, "https://elsewhere.example/a.png", limit=1) is None
     call("hooks")()  # what it gives is tried in test_hooks.py

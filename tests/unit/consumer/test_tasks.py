@@ -9,15 +9,17 @@ from coding_agent_core.reporting import State
 from coding_agent_core.tasks import Item, Phase
 
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
+OWN = "coding-agent/b"
 
 
 @pytest.mark.parametrize(
     ("what", "previous", "continues", "change_open", "run", "expected"),
     [
         ("first run", None, False, False, 1, "coding-agent/issue-7"),
-        ("next attempt", ("b", None), True, False, 1, "b"),
-        ("next attempt after the change was merged", ("b", "url"), True, False, 1, "b"),
-        ("next run, change open: one change per issue", ("b", "url"), False, True, 2, "b"),
+        ("next attempt", (OWN, None), True, False, 1, OWN),
+        ("next attempt after the change was merged", (OWN, "url"), True, False, 1, OWN),
+        ("next run, change open: one change per issue", (OWN, "url"), False, True, 2, OWN),
+        ("the prefix was changed", ("old/issue-7", "url"), False, True, 2, "coding-agent/issue-7"),
         (
             "next run, change merged",
             ("coding-agent/issue-7", "url"),
@@ -34,7 +36,7 @@ ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=
             3,
             "coding-agent/issue-7-r3",
         ),
-        ("next run after a failure that pushed", ("b", None), False, False, 2, "b"),
+        ("next run after a failure that pushed", (OWN, None), False, False, 2, OWN),
     ],
 )
 def test_work_branch(

@@ -19,6 +19,7 @@ from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.github_discussion import GitHubDiscussion
 from coding_agent_core.forge.protocol import (
+    BranchFacts,
     Change,
     Checks,
     Comment,
@@ -61,6 +62,14 @@ class _Repository(ResponseModel):
     full_name: str
     default_branch: str = "main"
     private: bool = False
+    parent: str = Field(default="", validation_alias=AliasPath("parent", "full_name"))
+    root: str = Field(default="", validation_alias=AliasPath("source", "full_name"))
+    """Of a fork that is read by itself: what it was forked from, and the first repository of the network."""
+
+
+class _Branch(ResponseModel):
+    name: str
+    protected: bool
 
 
 class _Tip(ResponseModel):
@@ -180,6 +189,20 @@ class GitHubForge(RestForge):
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
         repository = await self.client.get(_Repository, call)
         return self.details(item, issue, base=repository.default_branch)
+
+    async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
+        """See `Forge`. GitHub redirects from the old name of a branch that was renamed."""
+        where = path("repos", *repository.split("/", 1))
+        call = Call("GET", where, f"reading the repository {repository}")
+        found = await self.client.get(_Repository, call)
+        call = Call("GET", where + path("branches", branch), f"reading the branch {branch} of {repository}")
+        try:
+            there = await self.client.get(_Branch, call)
+            protected = there.protected and there.name == branch
+        except ForgeNotFoundError:
+            protected = False
+        origins = frozenset(name.lower() for name in (found.parent, found.root) if name)
+        return BranchFacts(found.default_branch, protected, origins)
 
     async def comments(self, item: Item) -> list[Comment]:
         # GitHub lists them oldest first only. One page more than the limit has: the last one is seldom full.

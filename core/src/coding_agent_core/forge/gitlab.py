@@ -13,7 +13,15 @@ from pydantic import AliasPath, Field
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.client import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.gitlab_discussion import GitLabDiscussion
-from coding_agent_core.forge.protocol import Change, Checks, Comment, Discussion, ItemDetails, Permission
+from coding_agent_core.forge.protocol import (
+    BranchFacts,
+    Change,
+    Checks,
+    Comment,
+    Discussion,
+    ItemDetails,
+    Permission,
+)
 from coding_agent_core.forge.rest import (
     COMMENT_LIMIT,
     SCAN_PAGES,
@@ -59,6 +67,11 @@ class _Project(ResponseModel):
     path_with_namespace: str
     default_branch: str | None = None
     visibility: str = ""
+    fork_of: str = Field(default="", validation_alias=AliasPath("forked_from_project", "path_with_namespace"))
+
+
+class _Branch(ResponseModel):
+    protected: bool
 
 
 class _Member(ResponseModel):
@@ -166,6 +179,18 @@ class GitLabForge(RestForge):
             return (await self.client.get(_Project, call)).path_with_namespace
         except ForgeNotFoundError:
             return None
+
+    async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
+        call = Call("GET", path("projects", repository), f"reading the project {repository}")
+        project = await self.client.get(_Project, call)
+        where = path("projects", repository, "repository", "branches", branch)
+        call = Call("GET", where, f"reading the branch {branch} of {repository}")
+        try:
+            protected = (await self.client.get(_Branch, call)).protected
+        except ForgeNotFoundError:
+            protected = False
+        origins = frozenset({project.fork_of.lower()} - {""})
+        return BranchFacts(project.default_branch, protected, origins)
 
     async def comments(self, item: Item) -> list[Comment]:
         call = self.comments_call(item, {"sort": "desc", "order_by": "created_at"})

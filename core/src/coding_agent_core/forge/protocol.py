@@ -107,6 +107,22 @@ class CloneSource:
 
 
 @dataclass(frozen=True)
+class BranchFacts:
+    """What a forge says about a branch and its repository.
+
+    Attributes:
+        default: the repository's default branch; `None` while it is empty.
+        protected: a rule of the repository protects the branch. A branch that does not exist yet counts as
+            not protected, because the forges do not say which rules would cover it.
+        fork_of: full paths of the repositories that this one is a fork of, in lower case.
+    """
+
+    default: str | None
+    protected: bool
+    fork_of: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class CommitIdentity:
     """Name and e-mail address in a commit, by which the forge finds the account."""
 
@@ -398,6 +414,17 @@ class Forge(Protocol):
 
     async def clone_source(self, repository: str) -> CloneSource:
         """The URL of a repository of this forge, with credentials for fetch and push."""
+        ...
+
+    async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
+        """What decides whether a branch may be pushed to. The branch need not exist.
+
+        Args:
+            repository: full path, of any repository of this forge.
+
+        Raises:
+            ForgeNotFoundError: there is no such repository, or our account cannot see it.
+        """
         ...
 
     def hooks(self) -> Hooks | None:

@@ -1,0 +1,94 @@
+"""Whether a task's work may be pushed to a branch. The decision is pure; `PushPermit` reads its facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.forge.protocol import BranchFacts, Forge, ItemDetails
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.tasks import Item
+
+
+class SourceRepositoryGoneError(CodingAgentError):
+    """The repository that holds a change's branch was deleted, or our account cannot see it."""
+
+    def __init__(self, item: Item) -> None:
+        super().__init__(
+            f"The repository that holds the branch of {item.display} was deleted, or the bot's account "
+            "cannot see it, so there is nowhere to push. Restore it, give the account access to it, or open "
+            f"a new change from a branch of {item.repository}."
+        )
+
+
+class PushNotAllowedError(CodingAgentError):
+    """The work must not be pushed to this branch; nothing was pushed."""
+
+
+def push_refusal(
+    details: ItemDetails, prefix: str, repository: str, branch: str, facts: BranchFacts
+) -> str | None:
+    """Why the work of an item's task must not be pushed to a branch, for people; `None`: it may be.
+
+    A task for an issue has a branch of its own in the item's repository. A task for a change has the change's
+    branch, in the item's repository or a fork of it: whoever opens a change from another repository has no
+    say there. The account's rights do not decide, because it may be allowed to push everywhere.
+
+    Args:
+        details: of the item.
+        prefix: starts the branches for issues.
+        repository: full path of the repository that is pushed to.
+        facts: of the branch.
+    """
+    item = details.item
+    where = f"The branch `{branch}` of {repository}"
+    own = repository.casefold() == item.repository.casefold()
+    if item.kind is ItemKind.ISSUE:
+        if not own:
+            return f"{where} is not in the repository of {item.display}."
+        if not branch.startswith(prefix) or branch == prefix:
+            return f"{where} does not start with `{prefix}`, as every branch for an issue does."
+    elif (repository, branch) != (details.head_repository, details.head_branch):
+        return f"{where} is not the branch of {item.display}."
+    elif not own and item.repository.casefold() not in facts.fork_of:
+        return f"{repository}, which holds the branch of {item.display}, is not a fork of {item.repository}."
+    if branch == facts.default:
+        return f"{where} is the default branch there, and the agent never pushes to one. Use another branch."
+    if facts.protected:
+        return f"{where} is protected, and the agent never pushes to a protected branch. Use another branch."
+    return None
+
+
+@dataclass(frozen=True)
+class PushPermit:
+    """Asks the forge whether a task's work may be pushed to a branch of one repository.
+
+    Attributes:
+        details: of the task's item.
+        prefix: starts the branches for issues.
+        repository: full path of the repository that is pushed to.
+    """
+
+    forge: Forge
+    details: ItemDetails
+    prefix: str
+    repository: str
+
+    async def __call__(self, branch: str) -> None:
+        """Return if the branch may be pushed to.
+
+        Raises:
+            PushNotAllowedError: it must not be pushed to.
+            SourceRepositoryGoneError: the repository of a change's branch is not there.
+            ForgeError: it is not known. Without an answer of the forge nothing may be pushed.
+        """
+        item = self.details.item
+        try:
+            facts = await self.forge.branch_facts(self.repository, branch)
+        except ForgeNotFoundError as error:
+            if self.repository == item.repository:
+                raise
+            raise SourceRepositoryGoneError(item) from error
+        refused = push_refusal(self.details, self.prefix, self.repository, branch, facts)
+        if refused is not None:
+            raise PushNotAllowedError(refused)

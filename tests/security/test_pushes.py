@@ -1,0 +1,168 @@
+"""What somebody arranges so that the agent pushes where nobody asked: to a branch of the base repository.
+
+The agent's account may push everywhere here, so nothing but the agent itself keeps it from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from coding_agent_consumer.agent.loop import ModelAgent
+from coding_agent_core.attempts import AttemptInput, Outcome
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.reasons import Reason
+from coding_agent_forge.git import git, set_branch
+from coding_agent_forge.model import Kind, Repository, Role
+from coding_agent_model.script import Script
+
+from tests.fixtures.forge import commit
+from tests.fixtures.system import REPOSITORY, System
+from tests.integration.consumer_attempt.conftest import MakePlace
+from tests.integration.consumer_attempt.place import AttemptPlace
+from tests.integration.main_job.scripts import finish, script, write
+
+BOT = "coding-agent-bot"
+MALLORY = "mallory/pricing"
+
+pytestmark = pytest.mark.parametrize("flavour", ["github", "gitlab"])
+
+
+def works() -> list[Script]:
+    return script(write("work.md", "The agent was here.\n"), finish())
+
+
+def change(place: AttemptPlace, number: int, repository: Repository | None = None) -> AttemptInput:
+    """The task of a pull or merge request."""
+    given = place.given()
+    update: dict[str, object] = {"kind": ItemKind.CHANGE, "number": number}
+    if repository is not None:
+        by_id = given.task.request.item.project_id is not None
+        update |= {
+            "repository": repository.full_name,
+            "project_id": repository.id if by_id else None,
+        }
+    item = given.task.request.item.model_copy(update=update)
+    request = given.task.request.model_copy(update={"item": item})
+    return given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
+
+
+def refs(repository: Repository) -> str:
+    """Every branch of a repository with its commit."""
+    return git(repository.path, "for-each-ref", "refs/heads")
+
+
+def forked(system: System, branch: str = "main", **options: bool) -> tuple[int, Repository]:
+    """A change from a branch of mallory's fork, into which the agent may push; its number."""
+    fork = system.forge.fork(REPOSITORY, "mallory", roles={BOT: Role.WRITE}, **options)
+    commit(fork.path, branch)
+    return system.forge.open_change(REPOSITORY, branch, "main", source=fork), fork
+
+
+def own(system: System, branch: str, base: str = "main") -> int:
+    """A change from a branch of the repository itself; its number."""
+    commit(system.forge.repository(REPOSITORY).path, branch)
+    return system.forge.open_change(REPOSITORY, branch, base)
+
+
+def deleted_fork(system: System) -> int:
+    number, _ = forked(system)
+    system.forge.delete(MALLORY)
+    return number
+
+
+def invisible_fork(system: System) -> int:
+    number, fork = forked(system)
+    fork.private, fork.roles = True, {}
+    return number
+
+
+def forks_default_branch(system: System) -> int:
+    return forked(system)[0]
+
+
+def default_branch(system: System) -> int:
+    """The default branch is merged somewhere; `main` is not its name."""
+    repository = system.forge.repository(REPOSITORY)
+    set_branch(repository.path, "release", "main")
+    set_branch(repository.path, "trunk", "main")
+    repository.default_branch = "trunk"
+    return own(system, "trunk", "release")
+
+
+def protected_branch(system: System) -> int:
+    system.forge.protect(REPOSITORY, "release/*")
+    return own(system, "release/1")
+
+
+@pytest.mark.parametrize(
+    ("arrange", "reason"),
+    [
+        (deleted_fork, Reason.SOURCE_REPOSITORY_GONE),
+        (invisible_fork, Reason.SOURCE_REPOSITORY_GONE),
+        (forks_default_branch, Reason.PUSH_NOT_ALLOWED),
+        (default_branch, Reason.PUSH_NOT_ALLOWED),
+        (protected_branch, Reason.PUSH_NOT_ALLOWED),
+    ],
+)
+async def test_nothing_is_pushed_to_the_base_repository(
+    make_place: MakePlace, flavour: str, arrange: Callable[[System], int], reason: Reason
+) -> None:
+    place = make_place(flavour, works())
+    base = place.system.forge.repository(REPOSITORY)
+    base.roles[BOT] = Role.ADMIN  # the forge itself would accept a push to a protected branch
+    number = arrange(place.system)
+    before = refs(base)
+    outcome = await place.run(change(place, number))
+    assert refs(base) == before
+    assert outcome.reason is reason, outcome.message
+    assert place.system.model.requests == [], "it ends before anything is spent"
+    assert place.system.item(number, Kind.CHANGE).open
+
+
+async def test_a_change_in_a_fork_pushes_nothing_to_where_it_was_forked_from(
+    make_place: MakePlace, flavour: str
+) -> None:
+    """Mallory asks for her own repository to be updated from ours, and labels that change."""
+    place = make_place(flavour, works())
+    base = place.system.forge.repository(REPOSITORY)
+    fork = place.system.forge.fork(REPOSITORY, "mallory", roles={BOT: Role.WRITE})
+    commit(base.path, "feature")
+    number = place.system.forge.open_change(MALLORY, "feature", "main", source=base)
+    before = refs(base)
+    outcome = await place.run(change(place, number, fork))
+    assert refs(base) == before
+    assert outcome.reason is Reason.PUSH_NOT_ALLOWED, outcome.message
+
+
+async def test_a_branch_that_is_protected_meanwhile_is_not_pushed_to(
+    make_place: MakePlace, flavour: str
+) -> None:
+    place = make_place(flavour, works())
+    base = place.system.forge.repository(REPOSITORY)
+    base.roles[BOT] = Role.ADMIN
+    number = own(place.system, "feature")
+    before = refs(base)
+
+    class Protecting(ModelAgent):
+        async def work(self, *arguments: Any, **rest: Any) -> Outcome:
+            place.system.forge.protect(REPOSITORY, "feature")
+            return await super().work(*arguments, **rest)
+
+    outcome = await place.run(change(place, number), make_agent=Protecting)
+    assert refs(base) == before
+    assert outcome.reason is Reason.PUSH_NOT_ALLOWED, outcome.message
+
+
+async def test_a_change_that_nobody_arranged_is_worked_on_where_it_is(
+    make_place: MakePlace, flavour: str
+) -> None:
+    """The decoy: the same attempt does push, to the fork."""
+    place = make_place(flavour, works())
+    number, fork = forked(place.system, "feature")
+    before = refs(place.system.forge.repository(REPOSITORY)), refs(fork)
+    outcome = await place.run(change(place, number))
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert refs(place.system.forge.repository(REPOSITORY)) == before[0]
+    assert refs(fork) != before[1]

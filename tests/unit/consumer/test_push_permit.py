@@ -1,0 +1,112 @@
+"""Whether a task's work may be pushed to a branch: the table of cases."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from coding_agent_consumer.push_permit import (
+    PushNotAllowedError,
+    PushPermit,
+    SourceRepositoryGoneError,
+    push_refusal,
+)
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge.protocol import BranchFacts, Forge, ItemDetails
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.tasks import Item
+
+PREFIX = "coding-agent/"
+FORK = {"fork_of": frozenset({"o/r"})}
+
+
+def details(kind: ItemKind, head: tuple[str | None, str] | None = None) -> ItemDetails:
+    item = Item(platform=Platform.GITHUB, host="github.com", repository="o/R", kind=kind, number=7)
+    return ItemDetails(
+        item=item,
+        title="",
+        body="",
+        author="",
+        url="",
+        labels=frozenset(),
+        open=True,
+        base_branch="main",
+        head_repository=head[0] if head else None,
+        head_branch=head[1] if head else None,
+    )
+
+
+ISSUE = details(ItemKind.ISSUE)
+
+
+def change(repository: str | None, branch: str) -> ItemDetails:
+    return details(ItemKind.CHANGE, (repository, branch))
+
+
+@pytest.mark.parametrize(
+    ("item", "repository", "branch", "facts", "refused"),
+    [
+        (ISSUE, "o/R", "coding-agent/issue-7", {}, None),
+        (ISSUE, "o/r", "coding-agent/issue-7", {}, None),
+        (ISSUE, "o/other", "coding-agent/issue-7", {}, "is not in the repository of"),
+        (ISSUE, "o/R", "issue-7", {}, "does not start with `coding-agent/`"),
+        (ISSUE, "o/R", "coding-agent/", {}, "does not start with"),
+        (ISSUE, "o/R", "Coding-Agent/issue-7", {}, "does not start with"),
+        (ISSUE, "o/R", "main", {}, "does not start with"),
+        (ISSUE, "o/R", "coding-agent/trunk", {"default": "coding-agent/trunk"}, "is the default branch"),
+        (ISSUE, "o/R", "coding-agent/issue-7", {"protected": True}, "is protected"),
+        (ISSUE, "o/R", "coding-agent/issue-7", {"default": None}, None),
+        (change("o/R", "feature"), "o/R", "feature", {}, None),
+        (change("o/R", "feature"), "o/R", "other", {}, "is not the branch of o/R#7"),
+        (change("o/R", "main"), "o/R", "main", {}, "is the default branch"),
+        (change("o/R", "release"), "o/R", "release", {"protected": True}, "is protected"),
+        (change("m/R", "feature"), "m/R", "feature", FORK, None),
+        (change("m/R", "feature"), "o/R", "feature", {}, "is not the branch of"),
+        (change("m/R", "main"), "m/R", "main", FORK, "is the default branch"),
+        (change("m/R", "feature"), "m/R", "feature", {}, "is not a fork of o/R"),
+        (change("m/R", "f"), "m/R", "f", {"fork_of": frozenset({"x/y"})}, "is not a fork of o/R"),
+        (change(None, "main"), "o/R", "main", {}, "is not the branch of"),
+    ],
+)
+def test_push_refusal(
+    item: ItemDetails, repository: str, branch: str, facts: dict[str, Any], refused: str | None
+) -> None:
+    said = push_refusal(
+        item, PREFIX, repository, branch, BranchFacts(**{"default": "main", "protected": False, **facts})
+    )
+    assert (said is None) is (refused is None), said
+    assert (refused or "") in (said or "")
+
+
+class Answers:
+    """A forge of which nothing but this question is asked."""
+
+    def __init__(self, answer: BranchFacts | ForgeError) -> None:
+        self.answer = answer
+
+    async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
+        if isinstance(self.answer, ForgeError):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "repository", "raised"),
+    [
+        (BranchFacts("main", protected=False, fork_of=frozenset({"o/r"})), "m/R", None),
+        (BranchFacts("main", protected=True, fork_of=frozenset({"o/r"})), "m/R", PushNotAllowedError),
+        (ForgeNotFoundError("gone"), "m/R", SourceRepositoryGoneError),
+        (ForgeNotFoundError("gone"), "o/R", ForgeNotFoundError),
+        # The forge does not answer: nothing is pushed, and it is asked again.
+        (ForgeUnavailableError("down"), "m/R", ForgeUnavailableError),
+    ],
+)
+async def test_what_the_forge_answers(
+    answer: BranchFacts | ForgeError, repository: str, raised: type[Exception] | None
+) -> None:
+    permit = PushPermit(cast(Forge, Answers(answer)), change(repository, "feature"), PREFIX, repository)
+    if raised is None:
+        await permit("feature")
+        return
+    with pytest.raises(raised):
+        await permit("feature")

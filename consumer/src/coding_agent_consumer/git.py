@@ -78,6 +78,19 @@ _CONFIG = {
 }
 
 
+_MOVED = (
+    r"^!\t.*\[(rejected\]"
+    r"|remote rejected\] \((cannot lock ref|reference already exists|incorrect old value provided))"
+)
+"""The branch was not where the push expected it."""
+_UNDECIDED = (
+    r"failed to update ref|failed to write|unable to migrate objects|transaction failed|unkn?own failure"
+    r"|[Ii]nternal [Ss]erver [Ee]rror"
+)
+"""The server could not update the branch: another process held a lock, a disk was full, or the branch had
+moved. It did not decide against the push, so another one may succeed. git writes `unkown`."""
+
+
 class RemoteMovedError(ForgeError):
     """Someone else pushed to our branch; nothing was overwritten. The next attempt continues from there."""
 
@@ -244,17 +257,20 @@ def redact(text: str, source: CloneSource) -> str:
 def classify(output: str, url: str) -> ForgeError:
     """The error that git's output about a remote means. `output` must be redacted.
 
-    The texts are those of git's `http.c`, `remote-curl.c` and `builtin/push.c` with LC_ALL=C. A server's own
+    The texts are those of git's `http.c`, `remote-curl.c`, `builtin/push.c`, `builtin/receive-pack.c` and
+    `refs.c` with LC_ALL=C. A server's own
     text follows `remote:`.
     """
-    if re.search(r"^!\t.*\[(rejected\]|remote rejected\] \(cannot lock ref)", output, re.MULTILINE):
+    if re.search(_MOVED, output, re.MULTILINE):
         return RemoteMovedError(f"The branch on {url} was changed by someone else in the meantime.")
     found = re.search(r"returned error: (\d{3})|HTTP (\d{3}) ", output)
     status = int(found[1] or found[2]) if found else None
     declined = re.search(r"^!\t.*\[remote rejected\] (.*)$", output, re.MULTILINE)
     if declined:
-        words = [*re.findall(r"^remote: (.*)$", output, re.MULTILINE), declined[1]]
-        return ForgeRefusedError(f"{url} declined the push: {_shorten(chr(10).join(words))}", status=status)
+        words = _shorten("\n".join([*re.findall(r"^remote: (.*)$", output, re.MULTILINE), declined[1]]))
+        if re.search(_UNDECIDED, declined[1]):
+            return ForgeUnavailableError(f"{url} could not carry out the push: {words}", status=status)
+        return ForgeRefusedError(f"{url} declined the push: {words}", status=status)
     if status in (401, 403, 407) or re.search(
         r"Authentication failed|could not read (Username|Password)", output
     ):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeNotFoundError, SettingsError
 from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.reporting import is_branch_name
 from coding_agent_core.retry import while_unavailable
@@ -201,14 +201,31 @@ class BareClone:
     async def push(self) -> None:
         """Push the work branch, never by force. Nothing else pushes to a forge.
 
+        The answer to a push that succeeded may be lost. libcurl then sends it again, and the forge refuses
+        it because the branch has moved: to our commit. So where the branch is decides, not what git says.
+
         Raises:
             As `Permit`, and as `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
         """
         tip = self.tip
         await self._permit(self.branch)
         target = f"{tip}:refs/heads/{self.branch}"
-        await self._git.remote(("push", "--porcelain", "--no-verify"), target)
+        try:
+            await self._git.remote(("push", "--porcelain", "--no-verify"), target)
+        except ForgeError as error:
+            if not await self._is_on_the_forge(tip):
+                raise
+            _logger.info("The push succeeded although git reports: %s", error)
         self.pushed = tip
+
+    async def _is_on_the_forge(self, commit: str) -> bool:
+        """Whether the forge shows the work branch at this commit; `False` if that cannot be read."""
+        name = f"refs/heads/{self.branch}"
+        try:
+            tips = parse_tips(await self._git.remote(("ls-remote", "--heads"), name))
+        except (ForgeError, SettingsError):
+            return False
+        return tips.get(name) == commit
 
     async def _tree_of(self, commit: str) -> str:
         return await self._git.local_id("rev-parse", f"{commit}^{{tree}}")

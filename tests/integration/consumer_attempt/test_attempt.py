@@ -156,6 +156,14 @@ async def test_work_is_pushed_while_it_is_done_so_that_a_killed_attempt_leaves_i
         await attempt
 
 
+async def test_a_push_whose_answer_is_lost_ends_in_a_change(make_place: MakePlace) -> None:
+    place = make_place("github", script(write("a.md", "a\n"), finish()))
+    place.system.fault(method="POST", path=".*/git-receive-pack", close="after")
+    outcome = await place.run(place.given())
+    assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, FIRST), outcome.message
+    assert [change.head for change in place.open_changes()] == [FIRST]
+
+
 async def test_the_model_hears_of_a_file_that_is_too_large_and_its_work_is_not_lost(
     make_place: MakePlace,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ class GitServer:
     """Path and Authorization header of each request."""
     answer: list[int] = field(default_factory=list)
     """Statuses to answer the next requests with, instead of working."""
+    lost: int = 0
+    """Answers to pushes that are lost after the push had its effect: the connection is cut."""
     redirect_to: str | None = None
     packed: list[int] = field(default_factory=list)
     """Objects in each pack that was sent."""
@@ -126,6 +129,11 @@ def serve(root: Path) -> Iterator[GitServer]:
             done = subprocess.run(
                 ["git", "http-backend"], check=False, input=body, env=env, capture_output=True, timeout=60
             )
+            if state.lost and path.endswith("/git-receive-pack"):
+                state.lost -= 1
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return None
             head, _, payload = done.stdout.partition(b"\r\n\r\n")
             _, pack, rest = payload.partition(b"PACK\0\0\0\2")
             if pack:

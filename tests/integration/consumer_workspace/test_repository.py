@@ -130,6 +130,40 @@ async def test_without_a_permit_nothing_is_pushed(
     assert not [path for path, _ in git_server.seen if "receive-pack" in path]
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_push_whose_answer_was_lost_has_succeeded(
+    git_server: GitServer, tmp_path: Path, lost: int
+) -> None:
+    """curl sends the request again on a new connection, and git then finds the branch where it should go.
+
+    It calls that `[remote rejected] (failed to update ref)`.
+    """
+    repository = await clone(git_server, tmp_path / "agent")
+    await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    git_server.lost = lost
+    await repository.push()
+    assert git_server.lost == 0
+    assert repository.pushed == repository.tip
+    assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == repository.tip
+
+
+async def test_a_push_that_failed_while_the_branch_is_elsewhere_has_not_succeeded(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    repository = await clone(git_server, tmp_path / "agent")
+    await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
+    bare = git_server.root / "sample.git"
+    lock = bare / "refs" / "heads" / f"{BRANCH}.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with pytest.raises(ForgeUnavailableError, match="failed to update ref"):
+        await repository.push()
+    assert repository.pushed == repository.start_point
+    lock.unlink()
+    await repository.push()
+    assert git(bare, "rev-parse", BRANCH) == repository.tip
+
+
 async def test_pushing_twice_is_harmless(git_server: GitServer, tmp_path: Path) -> None:
     repository = await clone(git_server, tmp_path / "agent")
     await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)

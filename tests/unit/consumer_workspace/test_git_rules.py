@@ -34,7 +34,16 @@ REJECTED = "!\tabc:refs/heads/b\t[{}] ({})\n"
         (REJECTED.format("rejected", "fetch first"), RemoteMovedError),
         (REJECTED.format("rejected", "non-fast-forward"), RemoteMovedError),
         (REJECTED.format("remote rejected", "cannot lock ref 'refs/heads/b': is at"), RemoteMovedError),
+        (REJECTED.format("remote rejected", "reference already exists"), RemoteMovedError),
         (REJECTED.format("remote rejected", "protected branch hook declined"), ForgeRefusedError),
+        # The server could not do it, which says nothing about the next push.
+        (REJECTED.format("remote rejected", "failed to update ref"), ForgeUnavailableError),
+        (REJECTED.format("remote rejected", "atomic transaction failed"), ForgeUnavailableError),
+        (REJECTED.format("remote rejected", "Internal Server Error"), ForgeUnavailableError),
+        (
+            "remote: failed to update ref\n" + REJECTED.format("remote rejected", "hook declined"),
+            ForgeRefusedError,
+        ),
         # A server's own words must not be taken for git's.
         (
             "remote: [rejected] fetch first\n"

@@ -206,7 +206,10 @@ class Attempt:
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
             repository = await self._prepared(lambda: self._clone(task, target, permit, Path(folder)))
-            project = await self._prepared(lambda: project_commit(task.forge, details, repository))
+            project = await self._prepared(
+                lambda: project_commit(task.forge, details, repository, self.settings.consumer.branch_prefix)
+            )
+            _logger.info("Instructions and environment are those of the branch %s", project.branch)
             file = await read_environment(repository, project, settings, self.environment)
             if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
                 message = f"`{ENVIRONMENT_FILE}` asks for a different pod ({pod}); the next attempt gets it."
@@ -219,7 +222,7 @@ class Attempt:
                 instructions=self.given.instructions,
             )
             brief = await self._prepared(
-                lambda: self._brief(settings, task, details, repository, project=project, recap=recap)
+                lambda: self._brief(settings, task, details, repository, project=project.commit, recap=recap)
             )
             publisher = await self._prepared(lambda: self._publisher(settings, task, details, repository))
             async with self.open_workspace() as workspace:

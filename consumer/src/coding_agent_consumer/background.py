@@ -22,8 +22,8 @@ from coding_agent_core.environment import (
     RepositoryFile,
     read_file,
 )
-from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.protocol import Checks, Comment, Discussion, Forge, ItemDetails
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.forge.protocol import BranchFacts, Checks, Comment, Discussion, Forge, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
@@ -171,15 +171,51 @@ def _image_links_of(conversation: Conversation) -> Iterator[tuple[Item, str]]:
                 yield item, link
 
 
-async def project_commit(forge: Forge, details: ItemDetails, repository: BareClone) -> str:
-    """The base branch's newest commit, whose instructions and environment count.
+@dataclass(frozen=True)
+class ProjectCommit:
+    """The newest commit of the branch whose instructions and environment count."""
 
-    What a change itself proposes does not count, and its branch may be in a fork.
+    branch: str
+    commit: str
+
+
+def project_branch(base: str, facts: BranchFacts, prefix: str) -> str | None:
+    """The branch of the item's repository whose instructions and environment count for a change.
+
+    That is the default branch. The change's author chooses the base branch, and an unprotected one may have
+    been pushed by anybody with write access, or by the agent for a stranger's issue. So another base branch
+    counts only if it is protected, and never one of the agent's own.
+
+    Args:
+        base: the branch that the change is merged into.
+        facts: of the base branch.
+        prefix: starts the agent's own branches.
+
+    Returns:
+        `None`: the repository has no default branch.
     """
+    if facts.protected and not (prefix and base.startswith(prefix)):
+        return base
+    return facts.default
+
+
+async def project_commit(
+    forge: Forge, details: ItemDetails, repository: BareClone, prefix: str
+) -> ProjectCommit:
+    """As `project_branch` decides. What a change itself proposes does not count.
+
+    Raises:
+        ForgeNotFoundError: the repository has no default branch.
+        Otherwise as `Forge.branch_facts` and `BareClone.fetch`.
+    """
+    base = details.base_branch
     if details.item.kind is not ItemKind.CHANGE:
-        return repository.base
+        return ProjectCommit(base, repository.base)
     source = details.item.repository
-    return await repository.fetch(lambda: forge.clone_source(source), details.base_branch)
+    branch = project_branch(base, await forge.branch_facts(source, base), prefix)
+    if branch is None:
+        raise ForgeNotFoundError(f"{source} has no default branch.")
+    return ProjectCommit(branch, await repository.fetch(lambda: forge.clone_source(source), branch))
 
 
 @dataclass(frozen=True)
@@ -221,7 +257,7 @@ def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
 
 
 async def read_environment(
-    repository: BareClone, commit: str, settings: Settings, pod: Environment | None
+    repository: BareClone, project: ProjectCommit, settings: Settings, pod: Environment | None
 ) -> RepositoryFile:
     """The file of a commit, checked against the settings; an empty one if the commit has no such file.
 
@@ -231,19 +267,25 @@ async def read_environment(
     Raises:
         EnvironmentFileError: it cannot be used, or asks for something that is not allowed.
     """
+    try:
+        return await _checked_file(repository, project.commit, settings, pod)
+    except EnvironmentFileError as error:
+        raise EnvironmentFileError(f"{error} The file is on the branch `{project.branch}`.") from error
+
+
+async def _checked_file(
+    repository: BareClone, commit: str, settings: Settings, pod: Environment | None
+) -> RepositoryFile:
     tree = await repository.tree(commit)
     entry = next((one for one in tree if one.path.partition("/")[0] == ENVIRONMENT_FILE), None)
     if entry is None:
         if any(one.path == _OTHER_SPELLING for one in tree):
             raise EnvironmentFileError(
-                f"`{ENVIRONMENT_FILE}` is the only name that is read; "
-                f"rename `{_OTHER_SPELLING}` on the base branch."
+                f"`{ENVIRONMENT_FILE}` is the only name that is read; rename `{_OTHER_SPELLING}`."
             )
         return RepositoryFile()
     if entry.path != ENVIRONMENT_FILE or not entry.is_file:
-        raise EnvironmentFileError(
-            f"`{ENVIRONMENT_FILE}` on the base branch is not a regular file; replace it with one."
-        )
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not a regular file; replace it with one.")
     content = await repository.blob(entry.id, MAX_FILE_BYTES)
     file = read_file(b"x" * (MAX_FILE_BYTES + 1) if content is None else content)
     refused = settings.repository_environment.refusal(file, settings.egress.presets)
@@ -262,7 +304,7 @@ def _without_a_pod(file: RepositoryFile) -> str | None:
     for name, value in (("image", file.image), ("services", file.services)):
         if value:
             return (
-                f"`{ENVIRONMENT_FILE}` on the base branch, `{name}`: this installation does not run on "
+                f"`{ENVIRONMENT_FILE}`, `{name}`: this installation does not run on "
                 f"Kubernetes, so attempts have no pod for it. Remove `{name}` from the file."
             )
     return None

@@ -1,6 +1,6 @@
 """The environment that a repository asks for in its `.coding-agent.yaml`. Pure.
 
-The file is written by whoever can push to the base branch, so everything in it has a limit. What of it is
+The file is written by whoever can push to the default branch, so everything in it has a limit. What of it is
 allowed is the administrator's decision (`repository_environment` in the settings).
 """
 

@@ -1,9 +1,8 @@
-"""`.coding-agent.yaml` on the base branch: what an attempt does with it, in a real clone and workspace."""
+"""`.coding-agent.yaml` on the default branch: what an attempt does with it, in a real clone and workspace."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.gateway import Gateway
 from coding_agent_core.attempts import MAX_MESSAGE_BYTES, AttemptInput, Outcome
 from coding_agent_core.environment import MAX_POD_BYTES, Environment, read_file
-from coding_agent_core.forge.github import GitHubForge
-from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, RunnerName
+from coding_agent_core.tasks import RunnerName
+from coding_agent_forge.model import Role
 
+from tests.fixtures.forge import commit
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, until
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
@@ -101,45 +100,58 @@ HOSTILE = f"image: {IMAGE}\nrunner: codex\nsetup: [echo hostile > said.txt]\n"
 
 
 @both_forges
-@pytest.mark.parametrize("base", ["setup: [echo base > said.txt]", None])
-async def test_of_a_change_the_base_branchs_file_counts(
-    make_place: MakePlace, flavour: str, base: str | None
+@pytest.mark.parametrize(
+    ("base", "protected", "counts"),
+    [
+        ("attic", (), "main"),
+        ("attic", ("attic",), "attic"),
+        # The agent pushed it, for an issue that anybody may have written.
+        (FIRST, ("coding-agent/*",), "main"),
+    ],
+)
+async def test_which_branch_decides_environment_and_instructions_of_a_change(
+    make_place: MakePlace, flavour: str, base: str, protected: tuple[str, ...], counts: str
 ) -> None:
     place = make_place(flavour, WORKS)
-    if base is not None:
-        push(place.system, {FILE: base})
-    number = open_change(place.system, {FILE: HOSTILE, ".gitignore": "said.txt\n"})
+    path = place.system.forge.repository(REPOSITORY).path
+    for branch in dict.fromkeys(("main", base)):
+        said = f"setup: [echo by {branch} > said.txt]"
+        commit(path, branch, {FILE: said, "AGENTS.md": f"Instructed by {branch}."})
+    hostile = {FILE: HOSTILE, "AGENTS.md": "Instructed by the change.", ".gitignore": "said.txt\n"}
+    commit(path, "feature", hostile)
+    place.system.forge.protect(REPOSITORY, *protected)
+    number = place.system.forge.open_change(REPOSITORY, "feature", base)
     outcome = await place.run(change(place, number), repository_environment=ALLOWED)
     assert outcome.reason is Reason.COMPLETED, outcome.message
-    told = str(place.system.model.requests[2]["messages"][-1])
-    assert ("base" in told) is (base is not None)
+    told = str(place.system.model.requests[2]["messages"])
+    for what in ("by", "Instructed by"):
+        assert f"{what} {counts}" in told
     assert "hostile" not in told
+    for other in {"main", base, "the change"} - {counts}:
+        assert f"Instructed by {other}" not in told
     assert place.system.file_at("feature", FILE) == HOSTILE, "it worked on the change's branch"
 
 
-async def test_a_forks_file_does_not_count(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_file_on_the_default_branch_none_counts(make_place: MakePlace) -> None:
+    place = make_place("github", WORKS)
+    number = open_change(place.system, {FILE: HOSTILE, ".gitignore": "said.txt\n"})
+    outcome = await place.run(change(place, number), repository_environment=ALLOWED)
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert "hostile" not in str(place.system.model.requests[2]["messages"][-1])
+
+
+async def test_a_forks_file_does_not_count(make_place: MakePlace) -> None:
     place = make_place("github", WORKS)
     push(place.system, {FILE: "setup: [echo base > said.txt]"})
-    number = open_change(place.system, {FILE: HOSTILE, ".gitignore": "said.txt\n"})
-    origin = place.system.forge.repository(REPOSITORY)
-    path = origin.path.parent.parent / "mallory" / "pricing.git"
-    path.parent.mkdir()
-    place.system.git("clone", "--quiet", "--bare", str(origin.path), str(path))
-    fork = replace(origin, id=4711, owner="mallory", path=path, items=[])
-    place.system.forge.sandbox.store.repositories.append(fork)
-    place.system.git("update-ref", "-d", "refs/heads/feature")  # only the fork has the branch
-    read = GitHubForge.read
-
-    async def of_the_fork(self: GitHubForge, item: Item) -> ItemDetails:
-        return replace(await read(self, item), head_repository="mallory/pricing")
-
-    monkeypatch.setattr(GitHubForge, "read", of_the_fork)
+    fork = place.system.forge.fork(REPOSITORY, "mallory", roles={"coding-agent-bot": Role.WRITE})
+    commit(fork.path, "feature", {FILE: HOSTILE, ".gitignore": "said.txt\n"})
+    number = place.system.forge.open_change(REPOSITORY, "feature", "main", source=fork)
     outcome = await place.run(change(place, number), repository_environment=ALLOWED)
     assert outcome.reason is Reason.COMPLETED, outcome.message
     told = str(place.system.model.requests[2]["messages"][-1])
     assert "base" in told
     assert "hostile" not in told
-    assert place.system.git("--git-dir", str(path), "show", "feature:a.md") == "a\n"
+    assert place.system.git("--git-dir", str(fork.path), "show", "feature:a.md") == "a\n"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +198,8 @@ async def test_a_file_of_the_other_spelling_fails_the_task(make_place: MakePlace
     push(place.system, {".coding-agent.yml": "setup: ['true']"})
     outcome = await place.run(place.given())
     is_refused(place, outcome)
-    assert "rename `.coding-agent.yml` on the base branch" in outcome.message
+    assert "rename `.coding-agent.yml`" in outcome.message
+    assert "branch `main`" in outcome.message
 
 
 @pytest.mark.parametrize("kind", ["link", "submodule", "folder"])
@@ -205,7 +218,7 @@ async def test_what_is_not_a_plain_file_fails_the_task(make_place: MakePlace, ki
         git("update-ref", "refs/heads/main", commit.strip())
     outcome = await place.run(place.given())
     is_refused(place, outcome)
-    assert f"`{FILE}` on the base branch is not a regular file" in outcome.message
+    assert f"`{FILE}` is not a regular file" in outcome.message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The repository's own instructions reach the model: those of the base branch, never those of the change."""
+"""The repository's own instructions reach the model: the default branch's, never those of the change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.main_job.scripts import finish, script
 
 
 @pytest.mark.parametrize("flavour", ["github", "gitlab"])
-def test_those_of_the_base_branch_count(start_system: StartSystem, flavour: str) -> None:
+def test_those_of_the_default_branch_count(start_system: StartSystem, flavour: str) -> None:
     system = start_system(flavour, script(finish(status="nothing_to_change")))
     push(system, {"AGENTS.md": "Write as main says.", "pricing/AGENTS.md": "Prices are whole numbers."})
     number = open_change(

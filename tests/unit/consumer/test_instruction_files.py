@@ -1,13 +1,34 @@
-"""Which files of a tree are instructions for agents."""
+"""Which files are instructions for agents: of which branch, and which of its tree."""
 
 from __future__ import annotations
 
-from coding_agent_consumer.background import select
+import pytest
+from coding_agent_consumer.background import project_branch, select
 from coding_agent_consumer.repository import TreeEntry, parse_tree
+from coding_agent_core.forge.protocol import BranchFacts
 
 
 def entry(path: str, mode: str = "100644") -> TreeEntry:
     return TreeEntry(mode, "0" * 40, path)
+
+
+@pytest.mark.parametrize(
+    ("base", "default", "protected", "expected"),
+    [
+        ("main", "main", False, "main"),
+        ("main", "main", True, "main"),
+        ("attic", "main", False, "main"),
+        ("release/1", "main", True, "release/1"),
+        ("coding-agent/issue-1", "main", False, "main"),
+        ("coding-agent/issue-1", "main", True, "main"),
+        ("main", "trunk", False, "trunk"),
+        ("main", None, False, None),
+    ],
+)
+def test_the_branch_that_counts_for_a_change(
+    base: str, default: str | None, protected: bool, expected: str | None
+) -> None:
+    assert project_branch(base, BranchFacts(default, protected), "coding-agent/") == expected
 
 
 def test_those_of_the_root_come_first_then_nested_ones_from_the_root_down() -> None:

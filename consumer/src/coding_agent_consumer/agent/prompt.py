@@ -101,7 +101,7 @@ def prompt(
     Args:
         own_login: our identity; its comments that hold our marker are left out. It may be a person's, whose
             own comments count, and people may quote our comments: a comment is ours only if both match.
-        files: of the base branch, those of the root first.
+        files: of the branch that `project_branch` chooses, those of the root first.
         recap: what earlier attempts did, empty on the first.
         boundary: mark around the data; random by default, so that the data cannot close it.
     """

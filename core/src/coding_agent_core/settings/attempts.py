@@ -313,7 +313,7 @@ class ServiceResources(Section):
 
 
 class RepositoryEnvironment(Section):
-    """What a `.coding-agent.yaml` on the base branch may ask for. By default, only setup commands."""
+    """What a repository's `.coding-agent.yaml` may ask for. By default, only setup commands."""
 
     setup: bool = True
     """Whether its `setup` commands run in the workspace before the agent starts. They can do what the model's
@@ -358,6 +358,6 @@ class RepositoryEnvironment(Section):
 
 def _not_allowed(field: str, problem: str, setting: str) -> str:
     return (
-        f"`{ENVIRONMENT_FILE}` on the base branch, `{field}`: {problem}. An administrator can allow it in "
+        f"`{ENVIRONMENT_FILE}`, `{field}`: {problem}. An administrator can allow it in "
         f"`{setting}`; otherwise remove it from the file."
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import BranchFacts, Forge, ItemDetails
 from coding_agent_core.platforms import ItemKind
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Item, answered_issue
 
 
 class SourceRepositoryGoneError(CodingAgentError):
@@ -34,6 +34,9 @@ def push_refusal(
     branch, in the item's repository or a fork of it: whoever opens a change from another repository has no
     say there. The account's rights do not decide, because it may be allowed to push everywhere.
 
+    The agent's own branches may be protected: a rule for all branches covers them too, and an administrator
+    can permit the account to push there.
+
     Args:
         details: of the item.
         prefix: starts the branches for issues.
@@ -54,7 +57,7 @@ def push_refusal(
         return f"{repository}, which holds the branch of {item.display}, is not a fork of {item.repository}."
     if branch == facts.default:
         return f"{where} is the default branch there, and the agent never pushes to one. Use another branch."
-    if facts.protected:
+    if facts.protected and not (own and answered_issue(branch, prefix)):
         return f"{where} is protected, and the agent never pushes to a protected branch. Use another branch."
     return None
 

@@ -255,20 +255,58 @@ class Trigger(Frozen):
     received_at: datetime
 
 
+_ISSUE_BRANCH = re.compile(r"issue-([1-9]\d{0,9})(?:-r\d{1,9})?", re.ASCII)
 GITHUB_MEMBERS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})
 """Values of GitHub's `author_association` of people whom the repository's owner has chosen."""
 
 
-def is_trusted(*, closed: bool, member: bool, own_code: bool) -> bool:
-    """Whether neither a fork nor a stranger wrote the item; what is not known must be passed as `False`.
+@dataclass(frozen=True)
+class Head:
+    """The branch of a change; `own`: it is in the repository itself, and not in a fork."""
+
+    own: bool
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is known about who wrote an item.
+
+    Attributes:
+        trusted: neither a fork nor a stranger wrote it.
+        answers: the issue whose work a change holds. The change is as trusted as the tasks of that issue.
+    """
+
+    trusted: bool
+    answers: Item | None = None
+
+
+def trust_of(item: Item, head: Head | None, *, closed: bool, member: bool, ours: bool, prefix: str) -> Trust:
+    """What the facts about an item say about its trust; what is not known must be passed as not trusted.
+
+    The author of a change does not count if the agent did the work: then whoever wrote the issue decided
+    what is in it. That holds for whatever our account opened, and for each of the agent's branches.
 
     Args:
+        head: of a change; `None`: it is an issue.
         closed: only people with an account that somebody has approved see the repository: on GitHub a
             private or internal one, on GitLab a private or internal project.
         member: its author belongs to the repository (`GITHUB_MEMBERS`). GitLab does not say so.
-        own_code: it is an issue, or the branch of the change is in the repository itself.
+        ours: its author is our own account.
+        prefix: starts the agent's branches for issues.
     """
-    return own_code and (closed or member)
+    if head is not None and not head.own:
+        return Trust(trusted=False)
+    agents_work = ours or (head is not None and head.name.startswith(prefix))
+    number = answered_issue(head.name, prefix) if head is not None else None
+    issue = number and item.model_copy(update={"kind": ItemKind.ISSUE, "number": number})
+    return Trust(closed or (member and not agents_work), issue or None)
+
+
+def answered_issue(branch: str, prefix: str) -> int | None:
+    """The number of the issue for which the agent made this branch; `None`: it made it for none."""
+    found = _ISSUE_BRANCH.fullmatch(branch.removeprefix(prefix)) if branch.startswith(prefix) else None
+    return int(found[1]) if found else None
 
 
 class TaskRequest(Frozen):
@@ -276,7 +314,8 @@ class TaskRequest(Frozen):
 
     Attributes:
         user: login of the person who applied the label; their per-user settings apply.
-        trusted: as `is_trusted` says.
+        trusted, answers: as in `Trust`. Where tasks are AgentTasks, the sink decides by `answers`; elsewhere
+            nothing depends on trust.
         runner: the coding agent that the label names; `None`: the configured one.
     """
 
@@ -286,6 +325,7 @@ class TaskRequest(Frozen):
     url: str = Field(default="", max_length=2048)
     trigger: Trigger
     trusted: bool = False
+    answers: Item | None = None
     runner: RunnerName | None = None
 
 

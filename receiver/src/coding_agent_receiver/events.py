@@ -20,6 +20,7 @@ from coding_agent_core.tasks import (
     RunnerName,
     TaskRequest,
     Trigger,
+    Trust,
     Withdrawal,
     WithdrawalCause,
     host_of,
@@ -131,8 +132,13 @@ def done_by_us(user: str, platform: Platform, settings: Settings) -> bool:
     Its label starts nothing, because what it writes may be others' text. It removes labels to show a task's
     state, so a removal of its cancels nothing.
     """
+    return not settings.own_label_counts and is_ours(user, platform, settings)
+
+
+def is_ours(user: str, platform: Platform, settings: Settings) -> bool:
+    """Whether an account is the configured one of the agent."""
     account = settings.forge(platform).account
-    return bool(account) and not settings.own_label_counts and user.casefold() == account.casefold()
+    return bool(account) and user.casefold() == account.casefold()
 
 
 OWN_LABEL = "the agent's own account applied the label; only people start tasks"
@@ -163,7 +169,7 @@ def accept(
     user: str,
     url: str,
     runner: RunnerName | None,
-    trusted: bool,
+    trust: Trust,
     delivered: Delivery,
     received_at: datetime,
 ) -> Accepted:
@@ -186,7 +192,8 @@ def accept(
             url=url,
             trigger=trigger,
             runner=runner,
-            trusted=trusted,
+            trusted=trust.trusted,
+            answers=trust.answers,
         )
     )
 

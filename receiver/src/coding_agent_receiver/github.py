@@ -13,7 +13,7 @@ from typing import Any
 
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import GITHUB_MEMBERS, Item, is_trusted
+from coding_agent_core.tasks import GITHUB_MEMBERS, Head, Item, Trust, trust_of
 from coding_agent_core.telemetry import safe
 
 from coding_agent_receiver import events
@@ -90,24 +90,33 @@ def interpret(
         user=user,
         url=fields.object(subject).url("html_url"),
         runner=settings.github.runner(labels),
-        trusted=_is_trusted(fields, item, subject),
+        trust=_trust(fields, item, subject, settings),
         delivered=delivered,
         received_at=received_at,
     )
 
 
-def _is_trusted(fields: Fields, item: Item, name: str) -> bool:
+def _trust(fields: Fields, item: Item, name: str, settings: Settings) -> Trust:
     repository, subject = fields.object("repository"), fields.object(name)
-    own_code = item.kind is ItemKind.ISSUE
-    # The `issues` event of a pull request does not say where its branch is.
-    if name == "pull_request" and subject.has("head") and subject.object("head").has("repo"):
-        head = subject.object("head").object("repo")
-        own_code = repository.has("id") and head.has("id") and head.number("id") == repository.number("id")
-    return is_trusted(
+    author = subject.object("user").optional_text("login") if subject.has("user") else ""
+    return trust_of(
+        item,
+        None if item.kind is ItemKind.ISSUE else _head(subject, repository),
         closed=repository.flag("private"),  # an internal repository has the flag too
         member=subject.optional_text("author_association") in GITHUB_MEMBERS,
-        own_code=own_code,
+        ours=events.is_ours(author, Platform.GITHUB, settings),
+        prefix=settings.consumer.branch_prefix,
     )
+
+
+def _head(subject: Fields, repository: Fields) -> Head:
+    """The branch of a pull request. The `issues` event of one does not say where its branch is."""
+    if not subject.has("head") or not subject.object("head").has("repo"):
+        return Head(own=False)
+    head = subject.object("head")
+    place = head.object("repo")
+    own = repository.has("id") and place.has("id") and place.number("id") == repository.number("id")
+    return Head(own, head.optional_text("ref"))
 
 
 def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meaning:

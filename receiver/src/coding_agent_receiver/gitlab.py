@@ -13,7 +13,7 @@ from typing import Any
 
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, is_trusted
+from coding_agent_core.tasks import Head, Item, Trust, trust_of
 from coding_agent_core.telemetry import safe
 
 from coding_agent_receiver import events
@@ -112,7 +112,7 @@ def interpret(
         user=fields.object("user").text("username"),
         url=url,
         runner=settings.gitlab.runner(change.left),
-        trusted=_is_trusted(fields, item, attributes),
+        trust=_trust(fields, item, attributes, settings),
         delivered=delivered,
         received_at=received_at,
     )
@@ -123,14 +123,19 @@ def _user(fields: Fields) -> str:
     return fields.object("user").optional_text("username") if fields.has("user") else ""
 
 
-def _is_trusted(fields: Fields, item: Item, attributes: Fields) -> bool:
-    own_code = item.kind is ItemKind.ISSUE
-    if not own_code and attributes.has("source_project_id"):  # null: the fork was deleted
-        own_code = attributes.number("source_project_id") == item.project_id
-    return is_trusted(
+def _trust(fields: Fields, item: Item, attributes: Fields, settings: Settings) -> Trust:
+    head = None
+    if item.kind is ItemKind.CHANGE:
+        known = attributes.has("source_project_id")  # null: the fork was deleted
+        own = known and attributes.number("source_project_id") == item.project_id
+        head = Head(own, attributes.optional_text("source_branch"))
+    return trust_of(
+        item,
+        head,
         closed=fields.object("project").integer("visibility_level") in (_PRIVATE, _INTERNAL),
         member=False,
-        own_code=own_code,
+        ours=False,  # the author's name is not in the payload, and nobody is a member
+        prefix=settings.consumer.branch_prefix,
     )
 
 

@@ -125,6 +125,22 @@ async def test_labeled_items_are_found_with_who_labeled_them_and_when(world: Wor
     assert (found.user, found.runner) == ("reader", "codex")
 
 
+@pytest.mark.parametrize("author", ["coding-agent-bot", "reader"])
+async def test_a_change_with_the_agents_work_in_a_public_repository_names_its_issue(
+    world: World, author: str
+) -> None:
+    repository = world.server.repository(REPOSITORY)
+    repository.private = False
+    commit(repository.path, "coding-agent/issue-1")
+    number = world.server.open_change(REPOSITORY, "coding-agent/issue-1", "main", by=author)
+    world.server.add_label(REPOSITORY, number, LABEL, kind="change", by="alice")
+    world.server.add_label(REPOSITORY, 1, LABEL, by="alice")
+    found = {entry.item.kind: entry async for entry in world.forge.find_labeled()}
+    assert not found[ItemKind.CHANGE].trusted
+    assert found[ItemKind.CHANGE].answers == world.issue
+    assert found[ItemKind.ISSUE].answers is None
+
+
 async def test_a_poll_asks_once_for_each_repository_who_may_see_it(world: World) -> None:
     for title in ("One", "Two", "Three"):
         world.server.add_label(REPOSITORY, world.server.open_issue(REPOSITORY, title), LABEL, by="alice")

@@ -6,7 +6,7 @@ import pytest
 from coding_agent_consumer.tasks import work_branch
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reporting import State
-from coding_agent_core.tasks import Item, Phase
+from coding_agent_core.tasks import Item, Phase, answered_issue
 
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 OWN = "coding-agent/b"
@@ -59,3 +59,10 @@ def test_work_branch(
         previous_change_open=change_open,
     )
     assert branch == expected, what
+
+
+@pytest.mark.parametrize(("run", "merged"), [(1, False), (3, True)])
+def test_the_branch_names_the_issue_that_it_answers(run: int, merged: bool) -> None:
+    earlier = State(uuid="x", phase=Phase.SUCCEEDED, branch="p/issue-7", change_url="url") if merged else None
+    branch = work_branch("p/", ITEM, run=run, previous=earlier, continues=False, previous_change_open=False)
+    assert answered_issue(branch, "p/") == ITEM.number

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.tasks import Item, Origin
+from coding_agent_core.tasks import Item, Origin, Trust
 from coding_agent_receiver.events import Delivery, accept
 from coding_agent_receiver.request import Fields
 
@@ -25,7 +25,7 @@ def test_origin(age: float, origin: Origin) -> None:
         subject,
         user="alice",
         url="",
-        trusted=False,
+        trust=Trust(trusted=False),
         runner=None,
         delivered=Delivery("issues", "d"),
         received_at=LABELED + timedelta(seconds=age),
@@ -39,7 +39,7 @@ def test_an_event_without_a_time_is_a_webhook() -> None:
         Fields({}, "issue"),
         user="a",
         url="",
-        trusted=False,
+        trust=Trust(trusted=False),
         runner=None,
         delivered=Delivery("issues", None),
         received_at=LABELED,

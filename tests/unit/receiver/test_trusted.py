@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.tasks import TaskRequest
 from coding_agent_receiver import github, gitlab
 from coding_agent_receiver.events import Accepted, Delivery
 
@@ -11,10 +13,17 @@ from tests.fixtures.deliveries import gitlab_merge_request as merge_request
 
 
 def on_github(payload: dict[str, Any], event: str, **repository: Any) -> bool:
+    return request_of(payload, event, **repository).trusted
+
+
+def request_of(payload: dict[str, Any], event: str, account: str = "", **repository: Any) -> TaskRequest:
+    """What asks for the task; `account` is our own, as the settings name it."""
     payload["repository"] |= {"id": 1, **repository}
-    found = github.interpret(Delivery(event, "d-1"), payload, settings(), NOW)
+    chosen = settings()
+    chosen = chosen.model_copy(update={"github": chosen.github.model_copy(update={"account": account})})
+    found = github.interpret(Delivery(event, "d-1"), payload, chosen, NOW)
     assert isinstance(found, Accepted)
-    return found.request.trusted
+    return found.request
 
 
 def on_gitlab(payload: dict[str, Any], event: str, **project: Any) -> bool:
@@ -62,6 +71,53 @@ def test_an_issue_on_github(association: str | None, repository: dict[str, Any],
 def test_a_pull_request(head: object, association: str, private: bool, trusted: bool) -> None:
     payload = github_pull_request(head=head, author_association=association)
     assert on_github(payload, "pull_request", private=private) is trusted
+
+
+@pytest.mark.parametrize(
+    ("branch", "author", "account", "private", "trusted", "answers"),
+    [
+        ("feature", "alice", "coding-bot", False, True, None),
+        ("feature", "alice", "", False, True, None),
+        # The agent's own work is at most as trusted as the issue, whoever opened the pull request for it.
+        ("coding-agent/issue-5", "coding-bot", "coding-bot", False, False, 5),
+        ("coding-agent/issue-5-r2", "coding-bot", "", False, False, 5),
+        ("coding-agent/issue-5", "alice", "coding-bot", False, False, 5),
+        # It is not known which issue it answers.
+        ("feature", "Coding-Bot", "coding-bot", False, False, None),
+        ("coding-agent/", "alice", "", False, False, None),
+        ("coding-agent/issue-x", "alice", "", False, False, None),
+        ("coding-agent/issue-5/more", "alice", "", False, False, None),
+        # Strangers do not see the repository.
+        ("coding-agent/issue-5", "coding-bot", "coding-bot", True, True, 5),
+    ],
+)
+def test_a_pull_request_with_the_agents_own_work(
+    branch: str, author: str, account: str, private: bool, trusted: bool, answers: int | None
+) -> None:
+    payload = github_pull_request(
+        head={"ref": branch, "repo": {"id": 1}}, user={"login": author}, author_association="COLLABORATOR"
+    )
+    request = request_of(payload, "pull_request", account, private=private)
+    assert request.trusted is trusted
+    assert (request.answers.number if request.answers else None) == answers
+    if request.answers is not None:
+        assert request.answers.kind is ItemKind.ISSUE
+        assert request.answers.repository == request.item.repository
+
+
+def test_a_forks_branch_with_the_agents_prefix_answers_no_issue() -> None:
+    payload = github_pull_request(
+        head={"ref": "coding-agent/issue-5", "repo": {"id": 2}}, author_association="OWNER"
+    )
+    request = request_of(payload, "pull_request")
+    assert (request.trusted, request.answers) == (False, None)
+
+
+@pytest.mark.parametrize("account", ["coding-bot", ""])
+def test_an_issue_that_our_own_account_opened(account: str) -> None:
+    """Its text can be other people's. Without the setting the receiver does not know its account."""
+    payload = github_issue(user={"login": "coding-bot"}, author_association="COLLABORATOR")
+    assert request_of(payload, "issues", account, private=False).trusted is (not account)
 
 
 def test_an_issues_event_about_a_pull_request_does_not_show_where_its_branch_is() -> None:

@@ -47,11 +47,12 @@ def connect_forge(
     def client(headers: Mapping[str, str]) -> ForgeClient:
         return ForgeClient(section.host, section.api_url, token, headers, policy, clock, pace, transport)
 
+    prefix = settings.consumer.branch_prefix
     match platform:
         case Platform.GITHUB:
-            return GitHubForge(settings.github, client(GitHubForge.HEADERS))
+            return GitHubForge(settings.github, client(GitHubForge.HEADERS), prefix)
         case Platform.GITLAB:
-            return GitLabForge(settings.gitlab, client(GitLabForge.HEADERS))
+            return GitLabForge(settings.gitlab, client(GitLabForge.HEADERS), prefix)
         case _:
             assert_never(platform)
 

@@ -32,7 +32,7 @@ from coding_agent_core.forge.protocol import (
 from coding_agent_core.forge.rest import COMMENT_LIMIT, Attachment, CommentAnswer, ItemAnswer, RestForge
 from coding_agent_core.platforms import ItemKind, Platform, web_base
 from coding_agent_core.settings.forges import GitHub
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _SEARCH_PAGES = 10
@@ -170,9 +170,10 @@ class GitHubForge(RestForge):
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
         return (await self.client.get(_Repository, call)).private
 
-    async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
-        head = (await self.read(item)).head_repository
-        return head is not None and head.lower() == item.repository.lower()
+    async def head_of(self, found: ItemAnswer, item: Item) -> Head:
+        details = await self.read(item)
+        own = (details.head_repository or "").lower() == item.repository.lower()
+        return Head(own, details.head_branch or "")
 
     async def read(self, item: Item) -> ItemDetails:
         what = f"reading {item.display}"

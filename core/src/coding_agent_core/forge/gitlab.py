@@ -32,7 +32,7 @@ from coding_agent_core.forge.rest import (
 )
 from coding_agent_core.platforms import ItemKind, Platform, web_base
 from coding_agent_core.settings.forges import GitLab
-from coding_agent_core.tasks import Item
+from coding_agent_core.tasks import Head, Item
 
 _logger = logging.getLogger("coding_agent.forge")
 _LIST_PAGES = 50
@@ -51,6 +51,8 @@ class _ProjectItem(ItemAnswer):
     """How other projects refer to the item: `group/project#7`."""
     source_project_id: int | None = None
     """Of a merge request; null when the fork was deleted."""
+    source_branch: str = ""
+    """Of a merge request."""
 
 
 class _MergeRequest(_ProjectItem):
@@ -140,8 +142,10 @@ class GitLabForge(RestForge):
         call = Call("GET", _project_path(item), f"reading the project of {item.display}")
         return (await self.client.get(_Project, call)).visibility in ("private", "internal")
 
-    async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
-        return isinstance(found, _ProjectItem) and found.source_project_id == found.project_id
+    async def head_of(self, found: ItemAnswer, item: Item) -> Head:
+        if not isinstance(found, _ProjectItem):
+            return Head(own=False)
+        return Head(found.source_project_id == found.project_id, found.source_branch)
 
     async def locate(self, item: Item) -> Item:
         if item.repository:

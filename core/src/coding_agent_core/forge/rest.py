@@ -30,11 +30,12 @@ from coding_agent_core.platforms import ItemKind, Platform, clone_url, web_base
 from coding_agent_core.settings.forges import GitHub, GitLab
 from coding_agent_core.tasks import (
     GITHUB_MEMBERS,
+    Head,
     Item,
     Origin,
     TaskRequest,
     Trigger,
-    is_trusted,
+    trust_of,
     whole_second,
 )
 
@@ -142,6 +143,8 @@ class RestForge(ABC):
 
     settings: GitHub | GitLab
     client: ForgeClient
+    branch_prefix: str
+    """Starts the agent's branches for issues."""
 
     def __post_init__(self) -> None:
         self._own: tuple[str, User] | None = None
@@ -168,11 +171,11 @@ class RestForge(ABC):
 
     @abstractmethod
     async def is_closed(self, item: Item) -> bool:
-        """Whether only people with an approved account see the item's repository (`tasks.is_trusted`)."""
+        """Whether only people with an approved account see the item's repository (`tasks.trust_of`)."""
 
     @abstractmethod
-    async def is_own_code(self, found: ItemAnswer, item: Item) -> bool:
-        """Whether the branch of a change is in the repository itself."""
+    async def head_of(self, found: ItemAnswer, item: Item) -> Head:
+        """The branch of a change."""
 
     @abstractmethod
     def attachment_of(self, item: Item, link: str) -> Attachment | None:
@@ -224,20 +227,25 @@ class RestForge(ABC):
                     applied = await self.label_application(item)
                     if repository not in closed:
                         closed[repository] = await self.is_closed(item)
-                    is_issue = item.kind is ItemKind.ISSUE
-                    own_code = is_issue or await self.is_own_code(found, item)
+                    head = None if item.kind is ItemKind.ISSUE else await self.head_of(found, item)
                 except ForgeNotFoundError:  # gone since it was listed
                     continue
+                member = found.author_association in GITHUB_MEMBERS  # GitLab says nothing like it
+                trust = trust_of(
+                    item,
+                    head,
+                    closed=closed[repository],
+                    member=member,
+                    ours=member and found.author.id == (await self.account()).id,
+                    prefix=self.branch_prefix,
+                )
                 yield TaskRequest(
                     item=item,
                     user=(applied.user if applied else "") or found.author.login,
                     title=found.title[:1024],
                     url=found.url[:2048],
-                    trusted=is_trusted(
-                        closed=closed[repository],
-                        member=found.author_association in GITHUB_MEMBERS,  # GitLab says nothing like it
-                        own_code=own_code,
-                    ),
+                    trusted=trust.trusted,
+                    answers=trust.answers,
                     trigger=Trigger(
                         origin=Origin.POLL,
                         labeled_at=applied.at if applied else None,

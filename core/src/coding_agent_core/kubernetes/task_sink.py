@@ -29,7 +29,7 @@ from coding_agent_core.admission import (
     withdrawn,
     works,
 )
-from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest
+from coding_agent_core.agenttask import LABEL_ITEM, labels_for, manifest, parse_spec
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand, store
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
@@ -123,6 +123,7 @@ class KubernetesSink:
         Args:
             unanswered: names of tasks that this submission may have created: the answer was lost.
         """
+        request = await _as_trusted_as_its_issue(tasks, request)
         taken: str | None = None
         if is_fresh(request.trigger) and not unanswered:
             taken = task_name(request.item)
@@ -245,6 +246,18 @@ class KubernetesSink:
     async def _renew(self) -> None:
         if self._tasks is not None:
             await self._tasks.renew()
+
+
+async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> TaskRequest:
+    """The request for a change with the agent's own work, trusted if every task of its issue was.
+
+    An issue without a task, or whose tasks have been removed since, is not known to be trusted.
+    """
+    if request.trusted or request.answers is None:
+        return request
+    runs = await _runs(tasks, request.answers, None)
+    trusted = bool(runs) and all(parse_spec(body).trusted for body in runs)
+    return request.model_copy(update={"trusted": trusted})
 
 
 async def _runs(tasks: AgentTasks, item: Item, taken: str | None) -> list[Mapping[str, Any]]:

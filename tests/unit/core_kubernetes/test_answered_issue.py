@@ -1,0 +1,70 @@
+"""A change with the agent's own work is as trusted as the tasks of the issue that it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+from coding_agent_core.agenttask import LABEL_ITEM, manifest
+from coding_agent_core.kubernetes.agenttask_client import AgentTasks
+from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.transport import Access
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.settings.attempts import Consumer
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+
+
+def item(kind: ItemKind, number: int) -> Item:
+    return Item(platform=Platform.GITHUB, host="github.com", repository="octo/demo", kind=kind, number=number)
+
+
+ISSUE, CHANGE = item(ItemKind.ISSUE, 5), item(ItemKind.CHANGE, 7)
+
+
+def request(of: Item, **fields: Any) -> TaskRequest:
+    trigger = Trigger(origin=Origin.WEBHOOK, labeled_at=NOW, received_at=NOW)
+    return TaskRequest(item=of, trigger=trigger, **fields)
+
+
+class Stored:
+    """The AgentTasks of a namespace."""
+
+    def __init__(self, *bodies: Mapping[str, Any]) -> None:
+        self.bodies = list(bodies)
+
+    async def runs(self, item_label: str) -> Sequence[Mapping[str, Any]]:
+        return [body for body in self.bodies if body["metadata"]["labels"][LABEL_ITEM] == item_label]
+
+    async def create(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.bodies.append(body)
+        return body
+
+
+def task(run: int, *, trusted: bool, of: Item = ISSUE) -> dict[str, Any]:
+    body = manifest(request(of, trusted=trusted), run=run)
+    return {**body, "metadata": {**body["metadata"], "creationTimestamp": "2026-11-25T11:00:00Z"}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "stored", "trusted"),
+    [
+        (ISSUE, [task(1, trusted=True)], True),
+        (ISSUE, [task(1, trusted=False)], False),
+        (ISSUE, [task(1, trusted=True), task(2, trusted=False)], False),
+        (ISSUE, [], False),
+        (ISSUE, [task(1, trusted=True, of=item(ItemKind.ISSUE, 6))], False),
+        (None, [task(1, trusted=True)], False),
+    ],
+)
+async def test_the_trust_of_the_issues_tasks_counts(
+    answers: Item | None, stored: list[dict[str, Any]], trusted: bool
+) -> None:
+    tasks = Stored(*stored)
+    sink = KubernetesSink(Access(None), "ns", Consumer())
+    await sink._submit(cast(AgentTasks, tasks), request(CHANGE, answers=answers), set())
+    assert tasks.bodies[-1]["spec"]["source"]["kind"] == "change"
+    assert tasks.bodies[-1]["spec"].get("trusted", False) is trusted

@@ -186,8 +186,20 @@ def commit_facts(repository: Path, sha: str) -> CommitFacts:
     """What a commit says."""
     fields = ("%H", "%T", "%P", "%an", "%ae", "%aI", "%cn", "%ce", "%cI", "%B")
     said = git(repository, "show", "--no-patch", f"--format={'%x00'.join(fields)}", sha)
-    commit, tree, parents, *rest, message = said.split("\0")
-    return CommitFacts(commit, tree, tuple(parents.split()), *rest, message.strip())
+    commit, tree, parents, author, author_email, authored, *rest = said.split("\0")
+    name, email, committed, message = rest
+    return CommitFacts(
+        sha=commit,
+        tree=tree,
+        parents=tuple(parents.split()),
+        author=author,
+        author_email=author_email,
+        authored=authored,
+        committer=name,
+        committer_email=email,
+        committed=committed,
+        message=message.strip(),
+    )
 
 
 def is_ancestor(repository: Path, ancestor: str, descendant: str) -> bool:

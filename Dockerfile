@@ -28,7 +28,7 @@ WORKDIR /app
 # A number, so that the kubelet can see that it is not root (runAsNonRoot).
 USER 10001:10001
 EXPOSE 8080
-ENTRYPOINT ["python", "-m", "coding_agent_user_config"]
+ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "coding_agent_user_config"]
 CMD ["--host", "0.0.0.0", "--directory", "/etc/coding-agent/users"]
 # Last, because they change with every build.
 ARG VERSION=dev REVISION="" SOURCE=""
@@ -57,7 +57,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/
 WORKDIR /app
 USER 10001:10001
 EXPOSE 3128
-ENTRYPOINT ["python", "-m", "coding_agent_egress"]
+ENTRYPOINT ["env", "--block-signal=TERM", "python", "-m", "coding_agent_egress"]
 ARG VERSION=dev REVISION="" SOURCE=""
 LABEL org.opencontainers.image.title="coding-agent-egress" \
       org.opencontainers.image.description="The forward proxy of the coding agent's attempts" \
@@ -112,7 +112,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8080
-ENTRYPOINT ["python", "main.py"]
+ENTRYPOINT ["env", "--block-signal=TERM", "python", "main.py"]
 CMD ["--mode", "operator"]
 ARG VERSION=dev REVISION="" SOURCE=""
 LABEL org.opencontainers.image.title="coding-agent-operator" \

@@ -5,12 +5,42 @@ An image holds one program, so a mode imports only what that program has.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import logging
 import os
 import signal
 import sys
+
+EX_CONFIG = 78
+EX_TEMPORARY = 75
+EX_STOPPED = 143
+
+
+def _end_at_once(*_: object) -> None:
+    """Handle a SIGTERM that comes while the program starts: nothing has begun, so nothing is to be finished.
+
+    An attempt leaves its `Outcome`, as text, because importing that type takes seconds.
+    """
+    if {"attempt", "--mode=attempt"} & set(sys.argv[1:]):
+        message = "The attempt was stopped before it began."
+        try:
+            file = os.open(
+                os.environ.get("TERMINATION_LOG", "/dev/termination-log"), os.O_WRONLY | os.O_TRUNC
+            )
+            os.write(file, f'{{"version":1,"reason":"Cancelled","message":"{message}"}}'.encode())
+        except OSError:
+            pass  # not in a pod
+    os._exit(EX_STOPPED)
+
+
+if __name__ == "__main__":
+    # Before the imports below, which take seconds: the kernel drops SIGTERM for a container's first process
+    # that has no handler. The images start it with SIGTERM blocked (docs/decisions/0019).
+    signal.signal(signal.SIGTERM, _end_at_once)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+import argparse
+import asyncio
+import importlib
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +54,24 @@ if TYPE_CHECKING:
     from coding_agent_core.messages import TaskSink, TaskSource
     from prometheus_client import CollectorRegistry
 
-EX_CONFIG = 78
-EX_TEMPORARY = 75
-EX_STOPPED = 143
 _MEMORY = (
     "queue.backend is `memory`, and an in-memory queue exists in one process only: run `main.py` without "
     "`--mode` (or `--mode webhook`), or set use_rabbitmq: true to run two processes."
 )
+
+_PROGRAMS = {
+    "webhook": (
+        "coding_agent_receiver.server",
+        "coding_agent_receiver.poller",
+        "coding_agent_consumer.program",
+    ),
+    "consumer": ("coding_agent_consumer.program",),
+    "producer": ("coding_agent_receiver.poller",),
+    "operator": ("coding_agent_operator.program",),
+    "reporter": ("coding_agent_operator.reporter.program",),
+    None: ("coding_agent_receiver.poller", "coding_agent_consumer.program"),
+}
+"""By mode, the modules whose import takes seconds: SIGTERM ends the program at once until they are there."""
 
 _logger = logging.getLogger("coding_agent.main")
 
@@ -155,14 +196,14 @@ def _check_tokens(settings: Settings) -> None:
 
 
 def _attempt(config: Path | None) -> int:
-    # Signals do not stop a container's first process until it handles them, and imports take seconds.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EX_STOPPED))
     from coding_agent_consumer.program import run_attempt
 
     return run_attempt(config)
 
 
 async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
+    for module in _PROGRAMS[arguments.mode]:
+        importlib.import_module(module)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

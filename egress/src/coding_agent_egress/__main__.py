@@ -5,14 +5,21 @@ What Squid's log shows as denied is answered to the agents that ask, over HTTP o
 
 from __future__ import annotations
 
+import os
+import signal
+
+if __name__ == "__main__":
+    # Before the imports below, which take time: the kernel drops SIGTERM for a container's first process
+    # that has no handler. The image starts it with SIGTERM blocked (docs/decisions/0019).
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
 import argparse
 import base64
 import binascii
 import json
 import logging
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading

@@ -35,6 +35,10 @@ SOCKET = f"{SOCKET_FOLDER}/workspace.sock"
 PROGRAM = "/opt/coding-agent"
 """Where our command server lies in an image that is not ours."""
 
+_MODULE = "coding_agent_consumer.workspace"
+_BLOCK_SIGTERM = ("env", "--block-signal=TERM")
+"""Starts a program of our image so that a SIGTERM waits until it is handled, as the image's entry point
+does. An image that is not ours may have no such `env`."""
 _SERVICE_START_S = 120
 """Seconds in which a service must listen; then it is started again."""
 
@@ -206,10 +210,10 @@ def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str,
         mount("workspace", WORKSPACE),
         mount("workspace", "/tmp", sub_path="tmp"),  # noqa: S108 - the container's own
     ]
-    module = ("-I", "-m", "coding_agent_consumer.workspace")
+    module = ("-I", "-m", _MODULE)
     if image is None:
         # Without our own environment of Python packages: the system's is what commands are to find.
-        command = ["python", *module, *_SERVE, "--path", "/usr/local/bin"]
+        command = [*_BLOCK_SIGTERM, "python", *module, *_SERVE, "--path", "/usr/local/bin"]
     else:
         mounts.append(mount("program", PROGRAM, read_only=True))
         command = [
@@ -293,7 +297,7 @@ def init_container(
         "name": f"{WORKSPACE_CONTAINER}-{name}",
         "image": template.image,
         "imagePullPolicy": template.pull_policy,
-        "command": ["python", "-I", "-m", "coding_agent_consumer.workspace.init_containers", *copied],
+        "command": [*_BLOCK_SIGTERM, "python", "-I", "-m", f"{_MODULE}.init_containers", *copied],
         "workingDir": "/",
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": security,

@@ -8,10 +8,18 @@ with the key are read on each request, so an edit takes effect at once.
 
 from __future__ import annotations
 
+import os
+import signal
+
+if __name__ == "__main__":
+    # Before the imports below, which take time: the kernel drops SIGTERM for a container's first process
+    # that has no handler. The image starts it with SIGTERM blocked (docs/decisions/0019).
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
 import argparse
 import hmac
 import logging
-import os
 import re
 import sys
 from collections.abc import Mapping

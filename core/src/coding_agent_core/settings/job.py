@@ -110,8 +110,11 @@ class JobTemplate(Section):
 
     image: str = Field(default="coding-agent-consumer:latest", min_length=1)
     """Image of the agent, and of the workspace unless `workspace.image` names another."""
-    command: tuple[str, ...] = Field(default=("python", "/app/main.py", "--mode", "attempt"), min_length=1)
-    """Command of the agent container; the task is in its environment as `CODING_AGENT_TASK` (JSON)."""
+    command: tuple[str, ...] = Field(
+        default=("env", "--block-signal=TERM", "python", "/app/main.py", "--mode", "attempt"), min_length=1
+    )
+    """Command of the agent container; the task is in its environment as `CODING_AGENT_TASK` (JSON). `env`
+    keeps a SIGTERM until the program handles it."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """Pull policy of both images."""
     service_account: str = "default"

@@ -139,6 +139,8 @@ class Attempt:
     _deadline: float = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
     """The agent's own outcome, once it has one."""
+    _change: str | None = field(default=None, init=False)
+    """The open change that the work continues, however the attempt ends."""
     _gateway: Gateway | None = field(default=None, init=False)
     """Open while the agent works. What it counted is read afterwards too."""
 
@@ -170,6 +172,8 @@ class Attempt:
         if self._gateway is not None:
             # The work was paid for even if it could not be pushed.
             outcome = outcome.model_copy(update={"usage": self._gateway.usage})
+        if outcome.change_url is None:
+            outcome = outcome.model_copy(update={"change_url": self._change})
         return await self.transcripts.end(outcome, within=reserve / 3 if self.hurried else _LAST_UPLOAD)
 
     @property
@@ -192,6 +196,7 @@ class Attempt:
 
     async def _run(self) -> Outcome:
         task, details = await self._prepared(self.load)
+        self._change = task.state.change_url
         refused = await self._prepared(lambda: self._refusal(task))
         if refused is not None:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)

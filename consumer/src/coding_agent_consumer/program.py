@@ -212,24 +212,31 @@ def build_attempt(
         details = await forge.read(item)
         if not details.open:
             raise ForgeNotFoundError("The item was closed before the attempt started.")
-        branch = given.earlier.branch
+        branch, change = given.earlier.branch, given.earlier.change_url
         if branch is None:
             # This run is not known to have pushed anything, so an earlier run's branch counts while its
             # change is open. The answer is always the same: a pod that replaces a lost one finds its work.
+            previous = await remembered(forge, item)
             branch = await branch_for(
                 forge,
                 item,
                 settings.consumer.branch_prefix,
                 run=queued.run,
-                previous=await remembered(forge, item),
+                previous=previous,
                 continues=False,
             )
+            change = previous.change_url if previous is not None and previous.branch == branch else None
         task = task_for(
             forge,
             item,
             settings.labels(item.platform),
             State(
-                uuid=queued.uuid, run=queued.run, attempt=queued.attempt, phase=Phase.RUNNING, branch=branch
+                uuid=queued.uuid,
+                run=queued.run,
+                attempt=queued.attempt,
+                phase=Phase.RUNNING,
+                branch=branch,
+                change_url=change,
             ),
             max_attempts=given.max_attempts,
         )

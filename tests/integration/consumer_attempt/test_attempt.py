@@ -225,6 +225,13 @@ async def test_a_further_run_continues_an_open_change_and_leaves_a_merged_one_al
     assert again.change_url == first.change_url
     assert place.system.file_at(FIRST, "notes.md") == "more\nmore\n"
 
+    class Failing(ModelAgent):
+        async def work(self, brief: Brief, workspace: Workspace, **rest: Any) -> Outcome:
+            return Outcome(reason=Reason.MODEL_REFUSED, message="The model refused.")
+
+    failed = await place.run(place.given(run=2), make_agent=Failing)
+    assert (failed.reason, failed.change_url) == (Reason.MODEL_REFUSED, first.change_url)
+
     [change] = place.system.changes()
     close(place, change)
     third = await place.run(place.given(run=3))

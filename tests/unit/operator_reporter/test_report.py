@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Status, TaskResult
-from coding_agent_core.reporting import Links, comment
+from coding_agent_core.reporting import Links, State, comment
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Phase
 from coding_agent_operator.observed import read_task
@@ -177,3 +177,28 @@ def test_what_a_compromised_agent_says_it_has_published_is_not_shown() -> None:
 
 def test_no_branch_is_named_that_is_not_known() -> None:
     assert "branch" not in comment_of("", "The task was cancelled.", TaskResult())
+
+
+OURS, CHANGE = "coding-agent/issue-7", "https://github.com/octo/demo/pull/1"
+
+
+@pytest.mark.parametrize(
+    ("pushed", "earlier", "branch", "change"),
+    [
+        # What the run's own attempt has pushed; the states of earlier runs, newest first; what is shown.
+        (None, [(OURS, CHANGE)], OURS, CHANGE),
+        (OURS, [(OURS, CHANGE)], OURS, CHANGE),
+        (OURS, [(OURS, None), (OURS, CHANGE)], OURS, CHANGE),
+        (None, [(None, None), (OURS, None), (OURS, CHANGE)], OURS, CHANGE),
+        (f"{OURS}-r2", [(OURS, CHANGE)], f"{OURS}-r2", None),
+        (OURS, [(f"{OURS}-r9", CHANGE)], OURS, None),
+        (OURS, [], OURS, None),
+    ],
+)
+def test_a_further_run_that_fails_still_shows_the_change_that_is_open(
+    pushed: str | None, earlier: list[tuple[str | None, str | None]], branch: str, change: str | None
+) -> None:
+    failed = Status(phase=Phase.FAILED, attempts=(attempt(),), result=TaskResult(branch=pushed))
+    states = [State(uuid="u", phase=Phase.SUCCEEDED, branch=one, change_url=two) for one, two in earlier]
+    shown = report_of(task(failed), Labels(), LINKS, states).state
+    assert (shown.branch, shown.change_url) == (branch, change)

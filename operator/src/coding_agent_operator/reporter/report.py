@@ -94,18 +94,17 @@ def report_of(
 
     Args:
         links: what it may link to; a branch or a change with a problem (`link_problems`) is left out.
-        earlier: the states of earlier runs, newest first. A run continues on the branch and the change of the
-            last one, so these are shown until the run has its own.
+        earlier: the states of earlier runs, newest first. A run continues on the branch of the last one
+            while its change is open, so both are shown, however the run ends, unless it pushes to another branch.
         cause: who or what cancelled it, from `cancellation_cause`.
     """
     phase, result, attempts = phase_to_show(task), task.status.result, task.status.attempts
     item = task.spec.item
     pushed, change = _checked(result.branch, result.change_url, item, links) if result else (None, None)
-    branch = pushed
-    before = next((state for state in earlier if state.branch), None)
-    if before is not None and branch is None:
-        branch, known_change = _checked(before.branch, before.change_url, item, links)
-        change = change or known_change
+    before = [_checked(state.branch, state.change_url, item, links) for state in earlier]
+    branch = pushed or next((known for known, _ in before if known), None)
+    if change is None and branch is not None:
+        change = next((url for known, url in before if known == branch and url), None)
     usage = result.usage if result else None
     last = attempts[-1] if attempts else None
     show_reason = phase.terminal or phase is Phase.BACKOFF

@@ -95,7 +95,7 @@ def report_of(
     Args:
         links: what it may link to; a branch or a change with a problem (`link_problems`) is left out.
         earlier: the states of earlier runs, newest first. A run continues on the branch of the last one
-            while its change is open, so both are shown, however the run ends, unless it pushes to another branch.
+            while its change is open, so both are shown, however the run ends, until it pushes to another.
         cause: who or what cancelled it, from `cancellation_cause`.
     """
     phase, result, attempts = phase_to_show(task), task.status.result, task.status.attempts

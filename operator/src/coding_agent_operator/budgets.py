@@ -263,10 +263,12 @@ class Spending:
             demand = allowance.value if allowance is not None else demand
         return tuple(keys), demand
 
-    def share_of_orphan(self, job: Job) -> tuple[tuple[str, ...], Decimal]:
-        """The same for a Job without a task."""
-        keys = [key for key in (job.labels.get(LABEL_REPOSITORY), NAMESPACE) if key in self._limits]
-        return tuple(filter(None, keys)), job.allowance.value if job.allowance is not None else Decimal(0)
+    def share_of_orphan(
+        self, repository: str, allowance: Allowance | None
+    ) -> tuple[tuple[str, ...], Decimal]:
+        """The same for a Job without a task, or a pod without a Job."""
+        keys = tuple(key for key in (repository, NAMESPACE) if key in self._limits)
+        return keys, allowance.value if allowance is not None else Decimal(0)
 
     def unspent(self, tasks: Iterable[Task], demands: Mapping[str, Decimal]) -> dict[str, Decimal]:
         """By budget, what ended attempts have not spent in the current period.

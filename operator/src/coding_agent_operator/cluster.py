@@ -81,6 +81,7 @@ class Cluster:
         """
         await self.tasks.probe()
         await self._server.request("GET", self._jobs, query=[("labelSelector", ACTIVE), ("limit", "1")])
+        await self._server.request("GET", f"{self._core}/pods", query=[("limit", "1")])
         await self.get_lease()
 
     async def has_tasks(self) -> bool:
@@ -110,16 +111,21 @@ class Cluster:
         events = sorted(found["items"], key=lambda event: event.get("lastTimestamp") or "")
         return [str(event.get("message") or "") for event in events]
 
-    async def watch_pods(self, labels: str, seconds: int) -> AsyncIterator[Body]:
-        """The watch events of pods from now on, for so many seconds; existing pods are not listed.
+    async def list_running_pods(self, labels: str) -> tuple[list[Body], str]:
+        """The pods that have not ended, and the list's resourceVersion."""
+        fields = "status.phase!=Succeeded,status.phase!=Failed"
+        query = [("labelSelector", labels), ("fieldSelector", fields)]
+        found = await self._server.request("GET", f"{self._core}/pods", query=query)
+        return list(found["items"]), str(found["metadata"]["resourceVersion"])
+
+    async def watch_pods(self, labels: str, version: str, seconds: int) -> AsyncIterator[Body]:
+        """The watch events of pods since this resourceVersion, for so many seconds.
 
         Raises:
             ApiError: it was refused or broke off.
         """
-        path, query = f"{self._core}/pods", [("labelSelector", labels)]
-        one = await self._server.request("GET", path, query=[*query, ("limit", "1")])
-        version = str(one["metadata"]["resourceVersion"])
-        async for change in self._server.watch(path, [*query, ("resourceVersion", version)], seconds):
+        query = [("labelSelector", labels), ("resourceVersion", version)]
+        async for change in self._server.watch(f"{self._core}/pods", query, seconds):
             yield change
 
     async def list_workloads(self) -> list[Body]:

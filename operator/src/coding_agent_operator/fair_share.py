@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
+from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
+from coding_agent_core.usage import Allowance
+
+from coding_agent_operator.observed import Job
+from coding_agent_operator.observed_pod import Pod
 from coding_agent_operator.task_state import Stage
 
 UNLIMITED = 2**63
@@ -24,7 +29,7 @@ UNLIMITED = 2**63
 
 @dataclass(frozen=True)
 class Candidate:
-    """A task that has not ended, or a Job that runs without one (then it is `ACTIVE`).
+    """A task that has not ended, or an `Orphan` (then it is `ACTIVE`).
 
     Attributes:
         item: one value for each item: of an item one task runs at a time, the older run first.
@@ -48,6 +53,58 @@ class Candidate:
     def short_of(self, left: Mapping[str, Decimal]) -> str | None:
         """The first of its budgets that leaves too little; one of which nothing is left always does."""
         return next((key for key in self.budgets if self.demand > left[key] or left[key] <= 0), None)
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A Job without a task, or a pod without a Job. It works on, so it counts as a running task of its item.
+
+    `kubectl delete agenttask` leaves both: in the background the garbage collector deletes the Job after the
+    task, and the pods after the Job, and a pod has its grace time.
+
+    Attributes:
+        name: `job/NAME` or `pod/NAME`.
+        item, repository: as of a `Candidate`.
+        allowance: what it may spend; `None`: as much as it needs.
+    """
+
+    name: str
+    item: str
+    repository: str
+    created: datetime
+    allowance: Allowance | None = None
+
+
+def orphans_of(
+    jobs: Sequence[Job], pods: Sequence[Pod], *, known: Collection[str], open_attempts: Collection[str]
+) -> list[Orphan]:
+    """What runs although no task and no Job shows it.
+
+    Args:
+        jobs: that no task owns.
+        pods: that have not ended.
+        known: uids of all Jobs; they or their tasks count for their pods.
+        open_attempts: names of the Jobs of attempts whose end no task has recorded: their tasks count as
+            running until then, also without a Job.
+    """
+    found = {
+        job.uid: Orphan(
+            name=f"job/{job.name}",
+            item=job.labels.get(LABEL_ITEM, job.name),
+            repository=job.labels.get(LABEL_REPOSITORY, ""),
+            created=job.created,
+            allowance=job.allowance,
+        )
+        for job in jobs
+        if not job.finished
+    }
+    for pod in pods:
+        if pod.job_uid not in known and pod.job_name not in open_attempts:
+            orphan = Orphan(
+                f"pod/{pod.name}", pod.item or pod.name, pod.repository, pod.created, pod.allowance
+            )
+            found.setdefault(pod.job_uid or pod.name, orphan)
+    return list(found.values())
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def build_job(
     annotations = {ANNOTATION_ALLOWANCE: allowance.model_dump_json(exclude_none=True)} if allowance else {}
     pod = pod_spec(template, given, resources or ServiceResources())
     metadata = template.pod_template.get("metadata", {})
+    # A pod can outlive its Job, and may spend until it ends.
+    pod_annotations = {**metadata.get("annotations", {}), **annotations}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -116,7 +118,11 @@ def build_job(
                 ]
             },
             "template": {
-                "metadata": metadata | {"labels": {**metadata.get("labels", {}), **shared}},
+                "metadata": {
+                    **metadata,
+                    "labels": {**metadata.get("labels", {}), **shared},
+                    **({"annotations": pod_annotations} if pod_annotations else {}),
+                },
                 "spec": pod,
             },
         },

@@ -30,10 +30,11 @@ from coding_agent_core.text import first_problem
 from pydantic import ValidationError
 
 from coding_agent_operator import metrics
+from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.cluster import Cluster, Lease, identity
 from coding_agent_operator.job_builder import JobBuilder
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job, Task
-from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError, TerminationMessages
+from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError
 from coding_agent_operator.runs import Duplicates, sweep_forever
 from coding_agent_operator.scheduler import Scheduler
 from coding_agent_operator.task_state import Stage
@@ -97,9 +98,15 @@ class NamespaceController:
             listed=self._listed,
             behind=behind,
         )
-        self._messages = TerminationMessages(self.cluster, self._pod_ended)
+        self._pods = AttemptPods(self.cluster, self._pod_ended, self._pod_gone)
         self.scheduler = Scheduler(
-            self.cluster, settings, tasks=tasks, jobs=jobs, controller=controller, now=self._now
+            self.cluster,
+            settings,
+            tasks=tasks,
+            jobs=jobs,
+            pods=self._pods,
+            controller=controller,
+            now=self._now,
         )
         self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
         builder = JobBuilder(self.cluster, settings, self._now)
@@ -107,7 +114,7 @@ class NamespaceController:
             self.cluster,
             tasks,
             jobs,
-            self._messages,
+            self._pods,
             policy=operator.policy,
             build=builder.build,
             refusal=builder.refusal,
@@ -158,7 +165,7 @@ class NamespaceController:
                 budgets = self._settings.budgets
                 group.create_task(sweep_forever(self.cluster.tasks, keep, budgets, interval, self._now))
                 group.create_task(self._adopt_unlabeled())
-                group.create_task(self._messages.run())
+                group.create_task(self._pods.run())
                 group.create_task(self.scheduler.run(self.relist.synced))
         except asyncio.CancelledError:
             cancelled = True
@@ -206,6 +213,9 @@ class NamespaceController:
         job = next((job for job in self._jobs.of(self.namespace) if job.uid == uid), None)
         if job is not None and job.task is not None and job.deleting:
             self._queue(job.task, urgent=True)
+
+    def _pod_gone(self) -> None:
+        self.scheduler.changed()
 
     async def reconcile(self, name: str) -> Requeue:
         """Bring one task nearer to its end.

@@ -36,7 +36,7 @@ from coding_agent_core.tasks import parse_time
 from coding_agent_core.usage import Allowance
 from pydantic import BaseModel, ValidationError
 
-from coding_agent_operator.observed_pod import Pod, time_of
+from coding_agent_operator.observed_pod import Pod, read_allowance, time_of
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -270,15 +270,8 @@ def read_job(body: Mapping[str, Any]) -> Job:
         queue=queue,
         transcript=(notes.get(ANNOTATION_TRANSCRIPT) or "")[:MAX_PLACE] or None,
         transcript_url=(notes.get(ANNOTATION_TRANSCRIPT_URL) or "")[:MAX_PLACE] or None,
-        allowance=_allowance(notes.get(ANNOTATION_ALLOWANCE)),
+        allowance=read_allowance(notes.get(ANNOTATION_ALLOWANCE)),
     )
-
-
-def _allowance(text: str | None) -> Allowance | None:
-    try:
-        return Allowance.model_validate_json(text) if text else None
-    except ValidationError:
-        return None
 
 
 def job_name(task: str, number: int) -> str:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from coding_agent_core.agenttask import ANNOTATION_ALLOWANCE, LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.tasks import parse_time
+from coding_agent_core.usage import Allowance
+from pydantic import ValidationError
 
 JOB_UID_LABEL, JOB_NAME_LABEL = "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"
 """The Job controller's labels of a pod."""
@@ -41,6 +44,8 @@ class Pod:
         missing: names of Secrets that it waits for.
         node: that it is on.
         job_uid, job_name: of its Job.
+        item, repository: hashes of the item's and the repository's identity, as in its labels.
+        allowance: what its attempt may spend; `None`: as much as it needs.
         began: the agent's container has started; in doubt it has.
     """
 
@@ -63,7 +68,15 @@ class Pod:
     node: str = ""
     job_uid: str = ""
     job_name: str = ""
+    item: str = ""
+    repository: str = ""
+    allowance: Allowance | None = None
     began: bool = True
+
+    @property
+    def over(self) -> bool:
+        """All its containers have ended for good."""
+        return self.phase in ("Succeeded", "Failed")
 
     @property
     def deleting(self) -> bool:
@@ -122,6 +135,9 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         node=(body.get("spec") or {}).get("nodeName") or "",
         job_uid=(meta.get("labels") or {}).get(JOB_UID_LABEL) or "",
         job_name=(meta.get("labels") or {}).get(JOB_NAME_LABEL) or "",
+        item=(meta.get("labels") or {}).get(LABEL_ITEM) or "",
+        repository=(meta.get("labels") or {}).get(LABEL_REPOSITORY) or "",
+        allowance=read_allowance((meta.get("annotations") or {}).get(ANNOTATION_ALLOWANCE)),
         began=began
         or bool((body.get("spec") or {}).get("nodeName") and "waiting" not in (agent.get("state") or {})),
     )
@@ -155,6 +171,14 @@ def _not_prepared(statuses: Iterable[Mapping[str, Any]]) -> str:
             words = (ended.get("message") or ended.get("reason") or "").strip()
             return f"{status['name']}, exit code {ended['exitCode']}: {words}"
     return ""
+
+
+def read_allowance(text: str | None) -> Allowance | None:
+    """What the annotation of a Job or pod says that its attempt may spend."""
+    try:
+        return Allowance.model_validate_json(text) if text else None
+    except ValidationError:
+        return None
 
 
 def time_of(value: object) -> datetime:

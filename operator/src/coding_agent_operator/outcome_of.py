@@ -199,7 +199,7 @@ def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
     """
     if job.pods is None or job.waiting:
         return None
-    going = [pod for pod in job.pods if pod.phase not in ("Succeeded", "Failed")]
+    going = [pod for pod in job.pods if not pod.over]
     current = [pod for pod in going if not pod.deleting]
     if not current:
         if job.pods or job.deleting:
@@ -251,7 +251,7 @@ def stopped(reason: str | None, message: str | None = None) -> AttemptOutcome:
 def _speaker(job: Job) -> Pod | None:
     """The pod that decided the Job: the one that succeeded, else the newest that ended."""
     pods = job.pods or ()
-    ended = [pod for pod in pods if pod.exit_code is not None or pod.phase in ("Succeeded", "Failed")]
+    ended = [pod for pod in pods if pod.exit_code is not None or pod.over]
     good = [pod for pod in ended if pod.phase == "Succeeded"]
     if job.complete and good:
         return good[-1]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -13,13 +11,12 @@ from typing import Any
 from coding_agent_core.agenttask import AttemptStatus, Event, Status
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.retry import backoff
 from coding_agent_core.settings.operator import Policy
 
+from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.metrics import count_change
 from coding_agent_operator.observed import (
-    ATTEMPTS,
     Job,
     Task,
     UnreadableTaskError,
@@ -27,7 +24,7 @@ from coding_agent_operator.observed import (
     read_status,
     read_task,
 )
-from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod, missing_secrets, read_pod, read_pods
+from coding_agent_operator.observed_pod import NOT_READY_TO_START, Pod, missing_secrets, read_pods
 from coding_agent_operator.task_plan import Plan, Refusal, SchedulingDecision, plan_task
 
 _logger = logging.getLogger("operator.reconcile")
@@ -36,10 +33,6 @@ _REFUSALS = (400, 403, 404, 413, 422)
 _NO_WEBHOOK = "failed calling webhook"
 """What the API server says, with 500, where an admission webhook does not answer: nothing was stored
 (k8s.io/apiserver/pkg/util/webhook/error.go)."""
-_KEPT = 1000
-"""Jobs whose pods are remembered: far more than end between two reconciliations."""
-_WATCH_S = 300
-_RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
 Builder = Callable[[Task, int], Awaitable[Mapping[str, Any]]]
 
 
@@ -66,7 +59,7 @@ class Reconciler:
         cluster: Cluster,
         tasks: ObjectCache[Task],
         jobs: ObjectCache[Job],
-        messages: TerminationMessages,
+        pods: AttemptPods,
         *,
         policy: Policy,
         build: Builder,
@@ -78,7 +71,7 @@ class Reconciler:
         self._cluster = cluster
         self._tasks = tasks
         self._jobs = jobs
-        self._messages = messages
+        self._pods = pods
         self._policy = policy
         self._build = build
         self._refusal = refusal
@@ -166,9 +159,9 @@ class Reconciler:
     async def _left_behind(self, task: Task, attempt: AttemptStatus) -> Job | None:
         """A deleted Job: while its pod runs, it counts as ending; after that, the pod's report remains."""
         pods = read_pods(await self._cluster.pods_of(attempt.job))
-        gone = all(pod.phase in ("Succeeded", "Failed") for pod in pods)
+        gone = all(pod.over for pod in pods)
         if gone:
-            pods = self._messages.of(attempt.job, attempt.start_time)
+            pods = self._pods.of(attempt.job, attempt.start_time)
         if not pods:
             return None
         return Job(
@@ -189,7 +182,7 @@ class Reconciler:
             return job
         if job.waiting:
             return replace(job, waits_for=self._waits.get(job.uid, ""))
-        seen = self._messages.added_to(job, ())
+        seen = self._pods.added_to(job, ())
         if job.complete and any(pod.phase == "Succeeded" for pod in seen):
             return replace(job, pods=seen)
         going, age = not job.finished and not job.deleting, self._now() - job.began
@@ -201,7 +194,7 @@ class Reconciler:
             # Anything else that a pod waits for is usually there within its patience.
             if age < self._patience and not any(pod.missing for pod in pods):
                 return job
-        return replace(job, pods=self._messages.added_to(job, pods))
+        return replace(job, pods=self._pods.added_to(job, pods))
 
     async def _with_missing_secrets(self, pod: Pod) -> Pod:
         if pod.waiting != NOT_READY_TO_START:
@@ -299,58 +292,3 @@ def _log_ends(task: Task, new: Status) -> None:
         _logger.info("Task %s ended: %s (%s)", task.name, new.terminal_phase, new.reason)
     elif new.next_attempt_time not in (None, task.status.next_attempt_time):
         _logger.info("Task %s: next attempt at %s", task.name, new.next_attempt_time)
-
-
-class TerminationMessages:
-    """The last reports of agents whose pods were deleted, since this process started.
-
-    The kubelet writes how a container ended and lets the pod go within a fraction of a second, sooner than a
-    reconciliation reads it. A watch always has it: the event of a deletion carries the object's last version.
-    """
-
-    def __init__(self, cluster: Cluster, ended: Callable[[str], None]) -> None:
-        self._cluster = cluster
-        self._ended = ended
-        self._pods: OrderedDict[str, dict[str, Pod]] = OrderedDict()
-
-    def added_to(self, job: Job, pods: tuple[Pod, ...]) -> tuple[Pod, ...]:
-        """The pods that are there, and those that have gone meanwhile, oldest first."""
-        known = {pod.name for pod in pods}
-        gone = [pod for name, pod in self._pods.get(job.uid, {}).items() if name not in known]
-        return tuple(sorted([*pods, *gone], key=lambda pod: (pod.created, pod.name))) if gone else pods
-
-    def of(self, job: str, since: datetime) -> tuple[Pod, ...]:
-        """The pods of a Job that is gone, oldest first; `since`: an older Job may have had its name."""
-        pods = [pod for known in self._pods.values() for pod in known.values()]
-        found = [pod for pod in pods if pod.job_name == job and pod.created >= since.replace(microsecond=0)]
-        return tuple(sorted(found, key=lambda pod: (pod.created, pod.name)))
-
-    def take(self, kind: str, body: Mapping[str, Any]) -> None:
-        pod = read_pod(body)
-        if pod.exit_code is None or not pod.job_uid:
-            return
-        if kind == "DELETED":
-            pod = replace(pod, phase="Failed" if pod.exit_code else "Succeeded")
-        self._pods.setdefault(pod.job_uid, {})[pod.name] = pod
-        self._pods.move_to_end(pod.job_uid)
-        if len(self._pods) > _KEPT:
-            self._pods.popitem(last=False)
-        self._ended(pod.job_uid)
-
-    async def run(self) -> None:
-        """Watch until cancelled. While that fails, an end is known only if a reconciliation comes in time."""
-        clock, failures = asyncio.get_running_loop().time, 0
-        while True:
-            began, problem = clock(), "the API server ended the watch at once"
-            try:
-                async for event in self._cluster.watch_pods(ATTEMPTS, _WATCH_S):
-                    self.take(event["type"], event["object"])
-            except ApiError as error:
-                problem = str(error)
-            if clock() - began > _RETRY_MAX_S:
-                failures = 0  # it has worked; the next starts at once, so that little is missed
-                continue
-            failures += 1
-            wait = backoff(failures, _RETRY_FIRST_S, _RETRY_MAX_S)
-            _logger.warning("Pods cannot be watched: %s; next try in %.0f s", problem, wait)
-            await asyncio.sleep(wait)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from coding_agent_core.agenttask import LABEL_ITEM, LABEL_REPOSITORY
 from coding_agent_core.kubernetes.controller import Controller, Key, ObjectCache
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.tasks import Phase
 
 from coding_agent_operator import metrics
+from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.budgets import Spending
 from coding_agent_operator.cluster import Cluster
 from coding_agent_operator.fair_share import (
@@ -28,6 +28,7 @@ from coding_agent_operator.fair_share import (
     Schedule,
     coarse,
     fair_schedule,
+    orphans_of,
 )
 from coding_agent_operator.observed import (
     KUEUE_NOT_INSTALLED,
@@ -59,10 +60,12 @@ class Scheduler:
         *,
         tasks: ObjectCache[Task],
         jobs: ObjectCache[Job],
+        pods: AttemptPods,
         controller: Controller,
         now: Callable[[], datetime],
     ) -> None:
         self._cluster = cluster
+        self._pods = pods
         self._namespace = cluster.namespace
         self._limits = None if settings.queue.engine is Engine.KUEUE else settings.limits
         self._policy = settings.operator.policy
@@ -92,6 +95,7 @@ class Scheduler:
             ApiError: what ended tasks spent cannot be read.
         """
         await synced.wait()
+        await self._pods.listed.wait()
         for fields in self.spending.selectors():
             async for page in self._cluster.tasks.pages(fields, _PAGE):
                 for body in page:
@@ -229,22 +233,29 @@ class Scheduler:
             if candidate.stage is Stage.READY and not own:
                 ready[task.name] = task, candidate
         self._ready = ready
-        # A Job that runs without a task (deleted by hand, its end not recorded) counts all the same.
-        found += [
-            Candidate(
-                name=f"job/{job.name}",
-                item=job.labels.get(LABEL_ITEM, job.name),
-                repository=job.labels.get(LABEL_REPOSITORY, ""),
-                created=job.created,
-                stage=Stage.ACTIVE,
-                budgets=share[0],
-                demand=share[1],
+        for orphan in orphans_of(
+            [job for left in jobs.values() for job in left],
+            self._pods.running,
+            known={job.uid for job in self._jobs.of(self._namespace)},
+            open_attempts={
+                attempt.job
+                for task in self._tasks.of(self._namespace)
+                for attempt in task.status.attempts
+                if attempt.outcome is None
+            },
+        ):
+            budgets, demand = self.spending.share_of_orphan(orphan.repository, orphan.allowance)
+            found.append(
+                Candidate(
+                    name=orphan.name,
+                    item=orphan.item,
+                    repository=orphan.repository,
+                    created=orphan.created,
+                    stage=Stage.ACTIVE,
+                    budgets=budgets,
+                    demand=demand,
+                )
             )
-            for orphans in jobs.values()
-            for job in orphans
-            if not job.finished
-            for share in [self.spending.share_of_orphan(job)]
-        ]
         return found
 
     def _held(self, task: Task) -> bool:

@@ -42,7 +42,7 @@ class SchedulingDecision:
     Attributes:
         start: its next attempt may start.
         position: its position in the queue, as shown.
-        after: the older run of the same item that must end before.
+        after: the older run of the same item that must end before, or the name of an `Orphan`.
         refused: why the API server did not take its Job; it is tried again.
         exhausted: the budget that leaves too little for it.
     """
@@ -243,6 +243,11 @@ def _summary(task: Task, state: TaskState, decision: SchedulingDecision) -> tupl
                 f"{sentence(decision.refused)}"
             )
             return Phase.QUEUED, "Refused", message[:4096]
+        case _ if decision.after is not None and "/" in decision.after:
+            message = (
+                f"A deleted task of the item still has a {decision.after.replace('/', ' ')}, which must end."
+            )
+            return Phase.QUEUED, "WaitingForRun", message
         case _ if decision.after is not None:
             return Phase.QUEUED, "WaitingForRun", f"The item's run {decision.after} has not ended yet."
         case _ if decision.exhausted is not None:

@@ -151,6 +151,33 @@ def test_nothing_takes_the_place_of_a_pod_that_goes_on_without_its_job(
     assert (first["reason"], first["counted"], second["number"]) == ("JobDeleted", False, 2)
 
 
+@pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
+def test_the_pod_of_a_deleted_task_keeps_its_place_and_its_item(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    """`kubectl delete agenttask` takes task and Job at once; the pod works on for its grace time."""
+    pods.script = lambda _: RUNS
+    process = operator(operator={"relist_interval": 0.5}, limits={"global": 1})
+    name = world.create(7)
+    world.until_phase(name, "Running")
+    pod = hold_pod(world, f"{name}-1")
+    world.plane.kubectl("-n", world.namespace, "delete", "agt", name, "--wait=false")
+    world.until("the pod is being deleted", lambda: is_being_deleted(world, pod))
+    world.until("its Job is gone", lambda: not world.jobs())
+    same, other = world.create(7), world.create(8)
+    world.until("the same item", lambda: world.status(same).get("reason") == "WaitingForRun")
+    world.until_phase(other, "Queued")
+    # An operator that starts anew sees it too.
+    process.stop()
+    process.start()
+    world.until("two passes of the new operator", lambda: process.log().count("Listed") == 2)
+    again = world.create(9)
+    world.until_phase(again, "Queued")
+    assert world.jobs() == {}
+    let_pod_go(world, pod)
+    world.until("one starts", lambda: len(world.jobs()) == 1)
+
+
 def test_a_status_that_is_refused_is_told_and_not_taken_for_a_conflict(
     world: World, pods: PodDriver, operator: Start
 ) -> None:

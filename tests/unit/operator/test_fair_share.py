@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from coding_agent_core.settings.operator import Limits
-from coding_agent_operator.fair_share import Candidate, coarse, fair_schedule
+from coding_agent_operator.fair_share import Candidate, coarse, fair_schedule, orphans_of
+from coding_agent_operator.observed import Job
+from coding_agent_operator.observed_pod import Pod
 from coding_agent_operator.task_state import Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.operator.making import NOW, ago
+from tests.unit.operator.making import NOW, ago, job, pod
 
 READY, ACTIVE = Stage.READY, Stage.ACTIVE
 
@@ -164,3 +166,38 @@ def test_a_repository_has_its_own_limit() -> None:
     assert limits.of("github.com", "o/big") == 7
     assert limits.of("GHE.test", "o/r") == 1
     assert limits.of("github.com", "o/r") == 2
+
+
+def living(**fields: Any) -> Pod:
+    plain: dict[str, Any] = {"phase": "Running", "item": "i", "repository": "r"}
+    return pod(**(plain | {"job_uid": "job-1", "job_name": "t-1"} | fields))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "pods", "known", "open_attempts", "expected"),
+    [
+        # Jobs without a task, pods that run, uids of all Jobs, Jobs of attempts without a recorded end.
+        ([], [living()], [], [], ["pod/p"]),
+        ([], [living()], ["job-1"], [], []),
+        ([], [living()], [], ["t-1"], []),
+        ([], [living(), living(name="q")], [], [], ["pod/p"]),
+        ([], [living(), living(name="q", job_uid="job-2")], ["job-2"], [], ["pod/p"]),
+        ([job(1)], [living()], ["job-1"], [], [f"job/{job(1).name}"]),
+        ([job(1, complete=True)], [], ["job-1"], [], []),
+    ],
+)
+def test_what_runs_without_a_task_or_a_job(
+    jobs: list[Job], pods: list[Pod], known: list[str], open_attempts: list[str], expected: list[str]
+) -> None:
+    found = orphans_of(jobs, pods, known=known, open_attempts=open_attempts)
+    assert [orphan.name for orphan in found] == expected
+
+
+def test_a_deleted_tasks_pod_keeps_its_place_and_its_item() -> None:
+    [orphan] = orphans_of([], [living()], known=[], open_attempts=[])
+    holder = Candidate(orphan.name, orphan.item, orphan.repository, orphan.created, Stage.ACTIVE)
+    rest = [waiting("same", "r", item="i"), waiting("other", "r", item="o")]
+    assert start(holder, *rest, limit=1) == []
+    assert start(holder, *rest, limit=2) == ["other"]
+    planned = fair_schedule([holder, *rest], 2, NOW, aging=60)
+    assert planned.after == {"same": "pod/p"}

@@ -9,8 +9,9 @@ from coding_agent_core.kubernetes.controller import ObjectCache
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.usage import Cost, Usage
+from coding_agent_operator.attempt_pods import AttemptPods
 from coding_agent_operator.observed import read_job, read_task
-from coding_agent_operator.reconcile import Reconciler, TerminationMessages
+from coding_agent_operator.reconcile import Reconciler
 from coding_agent_operator.task_plan import SchedulingDecision
 
 from tests.unit.operator.making import NOW, ago, attempt, said, status, task, task_body
@@ -58,7 +59,12 @@ def pod(created: float) -> dict[str, Any]:
         "batch.kubernetes.io/job-name": f"{task().name}-1",
     }
     return {
-        "metadata": {"name": "p", "creationTimestamp": ago(created).isoformat(), "labels": labels},
+        "metadata": {
+            "name": "p",
+            "uid": "p",
+            "creationTimestamp": ago(created).isoformat(),
+            "labels": labels,
+        },
         "status": {
             "phase": "Running",
             "containerStatuses": [agent],
@@ -69,7 +75,7 @@ def pod(created: float) -> dict[str, Any]:
 async def recorded(*pods: dict[str, Any]) -> dict[str, Any]:
     """What is written after the watch has shown the ends of the pods, and then nothing is there any more."""
     cluster, tasks = Cluster(), ObjectCache(read_task)
-    messages = TerminationMessages(cluster, lambda _: None)  # type: ignore[arg-type]
+    messages = AttemptPods(cluster, lambda _: None, lambda: None)  # type: ignore[arg-type]
     for body in pods:
         messages.take("MODIFIED", body)
         messages.take("DELETED", body)

@@ -1,0 +1,111 @@
+"""The pods of attempts: which of them still run, and what those that were deleted have reported."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.retry import backoff
+
+from coding_agent_operator.cluster import Cluster
+from coding_agent_operator.observed import ATTEMPTS, Job
+from coding_agent_operator.observed_pod import Pod, read_pod
+
+_logger = logging.getLogger("operator.attempt_pods")
+
+_KEPT = 1000
+"""Jobs whose pods are remembered: far more than end between two reconciliations."""
+_WATCH_S = 300
+_RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 60.0
+
+
+class AttemptPods:
+    """Lists and watches the attempts' pods of a namespace.
+
+    Pods that run count against the limits even if nothing else shows them: `kubectl delete agenttask` deletes
+    in the background, so that task and Job are gone at once and the pod works on for its grace time.
+
+    The last reports of agents whose pods were deleted are kept too. The kubelet writes how a container ended
+    and lets the pod go within a fraction of a second, sooner than a reconciliation reads it. A watch always
+    has it: the event of a deletion carries the object's last version.
+
+    Args:
+        ended: called with the uid of a Job when the agent of one of its pods has ended.
+        gone: called when a pod no longer runs.
+    """
+
+    def __init__(self, cluster: Cluster, ended: Callable[[str], None], gone: Callable[[], None]) -> None:
+        self._cluster = cluster
+        self._ended = ended
+        self._gone = gone
+        self._running: dict[str, Pod] = {}
+        self._reports: OrderedDict[str, dict[str, Pod]] = OrderedDict()
+        self.listed = asyncio.Event()
+        """Set once every pod was listed. Before that, a pod that is not in `running` may run."""
+
+    @property
+    def running(self) -> list[Pod]:
+        """The pods that have not ended, also those that wait to start or are being deleted."""
+        return list(self._running.values())
+
+    def added_to(self, job: Job, pods: tuple[Pod, ...]) -> tuple[Pod, ...]:
+        """The pods that are there, and those that have gone meanwhile, oldest first."""
+        known = {pod.name for pod in pods}
+        gone = [pod for name, pod in self._reports.get(job.uid, {}).items() if name not in known]
+        return tuple(sorted([*pods, *gone], key=lambda pod: (pod.created, pod.name))) if gone else pods
+
+    def of(self, job: str, since: datetime) -> tuple[Pod, ...]:
+        """The pods of a Job that is gone, oldest first; `since`: an older Job may have had its name."""
+        pods = [pod for known in self._reports.values() for pod in known.values()]
+        found = [pod for pod in pods if pod.job_name == job and pod.created >= since.replace(microsecond=0)]
+        return tuple(sorted(found, key=lambda pod: (pod.created, pod.name)))
+
+    def take(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Take a watch event of a pod."""
+        pod, uid = read_pod(body), str(body["metadata"].get("uid"))
+        if kind == "DELETED" or pod.over:
+            if self._running.pop(uid, None) is not None:
+                self._gone()
+        else:
+            self._running[uid] = pod
+        if pod.exit_code is None or not pod.job_uid:
+            return
+        if kind == "DELETED":
+            pod = replace(pod, phase="Failed" if pod.exit_code else "Succeeded")
+        self._reports.setdefault(pod.job_uid, {})[pod.name] = pod
+        self._reports.move_to_end(pod.job_uid)
+        if len(self._reports) > _KEPT:
+            self._reports.popitem(last=False)
+        self._ended(pod.job_uid)
+
+    async def run(self) -> None:
+        """List, then watch, until cancelled.
+
+        While that fails, an end is known only if a reconciliation comes in time, and pods without a Job are
+        those of the last list.
+        """
+        clock, failures = asyncio.get_running_loop().time, 0
+        while True:
+            began, problem = clock(), "the API server ended the watch at once"
+            try:
+                bodies, version = await self._cluster.list_running_pods(ATTEMPTS)
+                self._running = {body["metadata"]["uid"]: read_pod(body) for body in bodies}
+                self.listed.set()
+                self._gone()
+                async for event in self._cluster.watch_pods(ATTEMPTS, version, _WATCH_S):
+                    self.take(event["type"], event["object"])
+            except ApiError as error:
+                problem = str(error)
+            if clock() - began > _RETRY_MAX_S:
+                failures = 0  # it has worked; the next starts at once, so that little is missed
+                continue
+            failures += 1
+            wait = backoff(failures, _RETRY_FIRST_S, _RETRY_MAX_S)
+            _logger.warning("Pods cannot be watched: %s; next try in %.0f s", problem, wait)
+            await asyncio.sleep(wait)

@@ -31,6 +31,7 @@ from coding_agent_core.agenttask import (
     parse_spec,
 )
 from coding_agent_core.attempts import MAX_PLACE
+from coding_agent_core.commands import CommandName, stored_commands
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.tasks import parse_time
 from coding_agent_core.usage import Allowance
@@ -78,6 +79,8 @@ class Task:
         repository: hash of the repository's identity, as in its label.
         labels: as stored; `missing_labels` are those that it lacks.
         check_label: the reporter has to read the item's labels.
+        cancel_asked: when we learned of the oldest `/cancel` that waits on it; nobody has checked yet whether
+            its author may give it.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Task:
     wanted_labels: Mapping[str, str]
     intact: bool = True
     check_label: bool = False
+    cancel_asked: datetime | None = None
 
     @cached_property
     def ended(self) -> bool:
@@ -199,6 +203,10 @@ def read_task(body: Mapping[str, Any]) -> Task:
         wanted_labels=wanted,
         intact=intact,
         check_label=must_check_label(body),
+        cancel_asked=min(
+            (entry.received_at for entry in stored_commands(body) if entry.name is CommandName.CANCEL),
+            default=None,
+        ),
     )
 
 

@@ -23,12 +23,16 @@ from coding_agent_core.tasks import Phase
 from coding_agent_operator.budgets import Exhausted, day_of
 from coding_agent_operator.observed import Job, Task, attempt_number
 from coding_agent_operator.outcome_of import PodProblem, sentence
-from coding_agent_operator.task_state import Stage, TaskOutcome, TaskState, task_state
+from coding_agent_operator.task_state import COMMAND_WAIT, Stage, TaskOutcome, TaskState, task_state
 
 _CONDITIONS = ("Succeeded", "Running", "Finished", "WithinBudget")
 """Types of the operator's conditions."""
 WAITING_FOR_BUDGET = "WaitingForBudget"
 """Reason of a task for which a budget leaves too little. Its condition `WithinBudget` says since when."""
+_HELD = (
+    "Somebody wrote /cancel. No attempt starts until the reporter has checked whether they may. If it does "
+    f"not within {COMMAND_WAIT.seconds // 60} minutes, the task continues."
+)
 DELETING_REQUEUE_S = 2.0
 """Seconds until a Job whose pods are ending is read again."""
 Refusal = Callable[[Environment], str | None]
@@ -132,7 +136,7 @@ def _if_allowed(state: TaskState, refusal: Refusal) -> TaskState:
 
     An attempt in another pod would only ask for the same again.
     """
-    if state.stage not in (Stage.READY, Stage.BACKOFF) or state.environment is None:
+    if state.stage not in (Stage.READY, Stage.HELD, Stage.BACKOFF) or state.environment is None:
         return state
     refused = refusal(state.environment)
     if refused is None:
@@ -142,7 +146,7 @@ def _if_allowed(state: TaskState, refusal: Refusal) -> TaskState:
 
 
 def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | None:
-    if state.stage is Stage.BACKOFF:
+    if state.stage in (Stage.BACKOFF, Stage.HELD):
         return state.next_attempt_time
     if not state.live:
         return None
@@ -237,6 +241,8 @@ def _summary(task: Task, state: TaskState, decision: SchedulingDecision) -> tupl
         case Stage.BACKOFF if last is not None:
             message = f"{last.message or ''} Another attempt will follow.".strip()
             return Phase.BACKOFF, last.reason or "Backoff", message
+        case Stage.HELD:
+            return Phase.QUEUED, "CommandPending", _HELD
         case _ if decision.refused is not None:
             message = (
                 "The attempt's Job cannot be created; the operator keeps trying: "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.agenttask import AttemptStatus, OutcomeType, TaskResult
@@ -37,6 +37,9 @@ MAX_RECORDED = 60
 """Attempts that a status can hold (`maxItems` 64 in the CRD), with some room."""
 MAX_RESTARTS = 3
 """Attempts of a task that may end for want of another environment."""
+COMMAND_WAIT = timedelta(minutes=10)
+"""How long no attempt starts because of a `/cancel` that nobody has checked: anyone can write one, and
+without a reporter nobody ever checks it. The receiver's clock says when it came."""
 KEPT_TAILS = 3
 """Newest attempts that keep their last steps: more is never read, and a status is to stay small."""
 
@@ -48,6 +51,8 @@ class Stage(StrEnum):
     """An attempt may start as soon as `fair_schedule` says so."""
     ACTIVE = "active"
     """A Job of it exists that has not ended, or whose end is not recorded yet."""
+    HELD = "held"
+    """A `/cancel` waits until the reporter has checked whether its author may give it."""
     BACKOFF = "backoff"
     SUSPENDED = "suspended"
     ENDED = "ended"
@@ -69,7 +74,7 @@ class TaskState:
         live: own Jobs that have not ended.
         stop: those of them to delete.
         next_number: of the next attempt's Job.
-        next_attempt_time: the soonest time at which it may start, in BACKOFF.
+        next_attempt_time: the soonest time at which it may start, in BACKOFF and HELD.
         environment: that the next attempt's pod is made with.
         problem: what keeps the attempt's pod from starting or from ending, if its pods were read.
     """
@@ -169,7 +174,11 @@ def _between_attempts(
     )
     if task.spec.suspend:
         return Stage.SUSPENDED, None, soonest
-    return Stage.BACKOFF if soonest is not None and soonest > now else Stage.READY, None, soonest
+    if soonest is not None and soonest > now:
+        return Stage.BACKOFF, None, soonest
+    if task.cancel_asked is not None and now < (until := task.cancel_asked + COMMAND_WAIT):
+        return Stage.HELD, None, until
+    return Stage.READY, None, soonest
 
 
 def _attempts(

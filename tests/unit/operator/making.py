@@ -8,6 +8,7 @@ from typing import Any
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AttemptStatus, Condition, OutcomeType, Status
 from coding_agent_core.attempts import Outcome
+from coding_agent_core.commands import CommandName, IssueCommand, store
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
@@ -45,6 +46,20 @@ def task(status: Status | None = None, number: int = 7, **spec: Any) -> Task:
     body = task_body(number, **spec)
     if status is not None:
         body["status"] = status.to_wire()
+    return read_task(body)
+
+
+def commanded(
+    received: datetime, stored: Status | None = None, name: CommandName = CommandName.CANCEL
+) -> Task:
+    """A task on which somebody's command waits."""
+    body = task_body()
+    if stored is not None:
+        body["status"] = stored.to_wire()
+    command = IssueCommand(name=name, comment="1", user="eve", received_at=received, item=task().spec.item)
+    patch = store(body, command)
+    assert isinstance(patch, dict)
+    body["metadata"]["annotations"] = patch["metadata"]["annotations"]
     return read_task(body)
 
 

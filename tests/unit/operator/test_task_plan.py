@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from coding_agent_core.agenttask import OutcomeType, Status
+from coding_agent_core.commands import CommandName
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Phase
@@ -21,6 +23,7 @@ from tests.unit.operator.making import (
     POLICY,
     ago,
     attempt,
+    commanded,
     complete,
     ended,
     failed,
@@ -34,6 +37,7 @@ from tests.unit.operator.making import (
 GO, WAIT = SchedulingDecision(start=True), SchedulingDecision(position=3)
 FAILED, DISRUPTED = OutcomeType.FAILED, OutcomeType.DISRUPTED
 LONG_AGO: dict[str, Any] = {"completion_time": ago(1e6)}
+
 
 NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
     ("new, not its turn", task(), [], WAIT, Phase.QUEUED),
@@ -88,6 +92,10 @@ NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
         GO,
         Phase.SUCCEEDED,
     ),
+    ("a /cancel waits", commanded(ago(5)), [], GO, Phase.QUEUED),
+    ("a /cancel waits while it runs", commanded(ago(5), status(attempt())), [job()], GO, Phase.RUNNING),
+    ("nobody has checked the /cancel for long", commanded(ago(601)), [], GO, 1),
+    ("a /retry waits", commanded(ago(5), name=CommandName.RETRY), [], GO, 1),
     ("a foreign Job has its name", task(), [job(owner="somebody")], GO, 2),
     ("succeeded before, cancel comes late", task(ended("True"), cancel=True), [], GO, Phase.SUCCEEDED),
     ("cancelled before", task(ended("False", "Cancelled"), cancel=True), [], GO, Phase.CANCELLED),
@@ -129,7 +137,7 @@ def test_a_written_status_is_not_written_again(
         "cancel": task_.spec.cancel,
         "suspend": task_.spec.suspend,
     }
-    written = task(shown(task_, plan), **spec)
+    written = replace(task(shown(task_, plan), **spec), cancel_asked=task_.cancel_asked)
     later = plan_task(written, jobs, waiting, NOW + timedelta(milliseconds=1), POLICY)
     assert later.status is None
 

@@ -56,7 +56,7 @@ class Report:
 
     Attributes:
         since: when the phase started; aware.
-        activity: the headline while the phase is Running.
+        activity: the headline while the phase is Starting or Running.
         position: position in the queue, from 1.
         next_attempt: when the next attempt starts, in Backoff.
         reason: one CamelCase word, from an attempt or from the cluster.
@@ -198,7 +198,7 @@ def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tupl
     match phase:
         case Phase.QUEUED | Phase.SUSPENDED:
             return [], []
-        case Phase.RUNNING | Phase.BACKOFF:
+        case Phase.STARTING | Phase.RUNNING | Phase.BACKOFF:
             wanted = {labels.processing_label}
         case Phase.SUCCEEDED:
             wanted = {labels.done_label}
@@ -269,7 +269,7 @@ def _headline(report: Report) -> str:
     match report.state.phase:
         case Phase.QUEUED:
             return "waiting" + (f", number {report.position} in the queue" if report.position else "")
-        case Phase.RUNNING:
+        case Phase.STARTING | Phase.RUNNING:
             return report.activity
         case Phase.BACKOFF:
             at = f" at {_clock(report.next_attempt)}" if report.next_attempt else ""

@@ -42,6 +42,8 @@ class Phase(StrEnum):
     """A task's phase, by the same name in comments, columns, metrics and logs."""
 
     QUEUED = "Queued"
+    STARTING = "Starting"
+    """The attempt's Job exists, and its agent has not started. Only on Kubernetes."""
     RUNNING = "Running"
     BACKOFF = "Backoff"
     SUSPENDED = "Suspended"

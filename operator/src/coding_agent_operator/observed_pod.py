@@ -47,6 +47,7 @@ class Pod:
         item, repository: hashes of the item's and the repository's identity, as in its labels.
         allowance: what its attempt may spend; `None`: as much as it needs.
         began: the agent's container has started; in doubt it has.
+        started: the agent's container has certainly started.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Pod:
     repository: str = ""
     allowance: Allowance | None = None
     began: bool = True
+    started: bool = False
 
     @property
     def over(self) -> bool:
@@ -138,6 +140,7 @@ def read_pod(body: Mapping[str, Any]) -> Pod:
         item=(meta.get("labels") or {}).get(LABEL_ITEM) or "",
         repository=(meta.get("labels") or {}).get(LABEL_REPOSITORY) or "",
         allowance=read_allowance((meta.get("annotations") or {}).get(ANNOTATION_ALLOWANCE)),
+        started=began,
         began=began
         or bool((body.get("spec") or {}).get("nodeName") and "waiting" not in (agent.get("state") or {})),
     )

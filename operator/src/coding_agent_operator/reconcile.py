@@ -33,6 +33,8 @@ _REFUSALS = (400, 403, 404, 413, 422)
 _NO_WEBHOOK = "failed calling webhook"
 """What the API server says, with 500, where an admission webhook does not answer: nothing was stored
 (k8s.io/apiserver/pkg/util/webhook/error.go)."""
+_SHOWN_AFTER = timedelta(seconds=30)
+"""When people see what the scheduler or the kubelet says about a pod that does not start."""
 Builder = Callable[[Task, int], Awaitable[Mapping[str, Any]]]
 
 
@@ -190,13 +192,17 @@ class Reconciler:
             return job
         pods = read_pods(await self._cluster.pods_of(job.name))
         if going:
-            pods = tuple([await self._with_missing_secrets(pod) for pod in pods])
-            # Anything else that a pod waits for is usually there within its patience.
-            if age < self._patience and not any(pod.missing for pod in pods):
+            pods = tuple([await self._with_mount_failures(pod) for pod in pods])
+            # What a pod waits for is usually there soon, and nobody needs to hear of it.
+            told = not pods or any(
+                pod.waiting_detail or pod.waiting not in ("", NOT_READY_TO_START) for pod in pods
+            )
+            shown = age >= self._patience or (told and age >= _SHOWN_AFTER)
+            if not shown and not any(pod.missing or pod.started for pod in pods):
                 return job
         return replace(job, pods=self._pods.added_to(job, pods))
 
-    async def _with_missing_secrets(self, pod: Pod) -> Pod:
+    async def _with_mount_failures(self, pod: Pod) -> Pod:
         if pod.waiting != NOT_READY_TO_START:
             return pod
         try:
@@ -205,7 +211,7 @@ class Reconciler:
             # A Role of an older release lacks the right; then nobody is told which Secret it is.
             _logger.warning("Events of pod %s cannot be read: %s", pod.name, error)
             return pod
-        return replace(pod, missing=missing_secrets(failures))
+        return replace(pod, missing=missing_secrets(failures), waiting_detail=(failures or [""])[-1])
 
     async def _create(self, task: Task, number: int) -> Job:
         """Create the attempt's Job, or find it. A Job of another owner that has its name is remembered."""

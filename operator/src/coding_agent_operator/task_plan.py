@@ -166,9 +166,6 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
     over = state.stage is Stage.ENDED
     if over:
         succeeded = "True" if phase is Phase.SUCCEEDED else "False"
-    running = state.stage is Stage.ACTIVE and state.waiting is None
-    begins = state.problem is not None and not state.problem.at_end
-    text = "The attempt's Job exists; its pod has not started." if begins else "An attempt is running."
 
     def condition(kind: str, value: Literal["True", "False", "Unknown"], why: str, text: str) -> Condition:
         known = task.status.condition(kind)
@@ -184,11 +181,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
 
     conditions = [
         condition("Succeeded", succeeded, reason, message),
-        condition("Running", "True", "JobExists", text)
-        if running
-        else condition(
-            "Running", "False", "JobSuspended" if state.waiting else "NoJob", "No attempt is running."
-        ),
+        condition("Running", "True" if state.started else "False", *_running(state)),
         condition("Finished", "True", phase.value, message)
         if over
         else condition("Finished", "False", "NotFinished", "The task has not ended yet."),
@@ -221,6 +214,17 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
         next_attempt_time=state.next_attempt_time if phase is Phase.BACKOFF else None,
         observed_generation=task.generation,
     )
+
+
+def _running(state: TaskState) -> tuple[str, str]:
+    """Reason and message of the condition `Running`."""
+    if state.stage is not Stage.ACTIVE:
+        return "NoJob", "No attempt is running."
+    if state.waiting:
+        return "JobSuspended", "No attempt is running."
+    if state.started:
+        return "AgentStarted", "An attempt is running."
+    return "PodStarting", "The attempt's Job exists; its agent has not started."
 
 
 def _waits_since(task: Task, now: datetime) -> datetime:
@@ -267,7 +271,7 @@ def _summary(task: Task, state: TaskState, decision: SchedulingDecision) -> tupl
 
 def _summary_of_active(task: Task, state: TaskState, last: AttemptStatus | None) -> tuple[Phase, str, str]:
     job, problem = state.waiting, state.problem
-    phase = Phase.RUNNING if job is None else Phase.QUEUED
+    phase = Phase.QUEUED if job is not None else Phase.RUNNING if state.started else Phase.STARTING
     ending = "its attempt is ending."
     if problem is not None and problem.at_end:
         ending = f"its attempt is ending. {problem.outcome.message}"
@@ -281,6 +285,8 @@ def _summary_of_active(task: Task, state: TaskState, last: AttemptStatus | None)
         return phase, last.reason, f"{last.message} The attempt is ending."
     if job is None and problem is not None:
         return phase, problem.outcome.reason, _problem_message(task, problem, last)
+    if job is None and phase is Phase.STARTING:
+        return phase, "Starting", f"Attempt {last.number if last else 1} waits for its pod to start."
     if job is None:
         return phase, "Running", f"Attempt {last.number if last else 1} is running."
     if not job.queue:
@@ -303,8 +309,7 @@ def _problem_message(task: Task, problem: PodProblem, last: AttemptStatus | None
 def _transitions(old: Status, new: Status, max_attempts: int) -> Iterator[Event]:
     """The Events of a change of status, in the order in which things happened.
 
-    None is written of a task that goes well: its status keeps when it started, which Jobs it had and how it
-    ended. An attempt that ends the task has no Event of its own where that of the task says the same.
+    An attempt that ends the task has no Event of its own where that of the task says the same.
     """
     before = {attempt.number: attempt for attempt in old.attempts}
     ends = new.phase is not None and new.phase.terminal and new.phase is not old.phase
@@ -337,8 +342,16 @@ def _phase_entered(old: Status, new: Status) -> Iterator[Event]:
             yield Event("Normal", "Retrying", f"The next attempt starts after {at}.")
         case Phase.QUEUED if old.phase is Phase.SUSPENDED:
             yield Event("Normal", "Resumed", message)
-        case Phase.QUEUED if old.phase is Phase.RUNNING and new.reason == "WaitingForKueue":
+        case Phase.QUEUED if old.phase in (Phase.STARTING, Phase.RUNNING) and new.reason == "WaitingForKueue":
             yield Event("Normal", "Preempted", "Kueue has suspended the attempt; it waits to continue.")
+        case Phase.QUEUED if old.phase is None:
+            yield Event("Normal", "Queued", message)
+        case Phase.RUNNING if new.attempts:
+            yield Event(
+                "Normal", "Started", f"Attempt {new.attempts[-1].number} runs in Job {new.attempts[-1].job}."
+            )
+        case Phase.SUCCEEDED:
+            yield Event("Normal", "Succeeded", message)
         case Phase.QUEUED if new.attempts:
             yield Event("Normal", "Retrying", "The next attempt waits for its turn.")
 

@@ -77,6 +77,7 @@ class TaskState:
         next_attempt_time: the soonest time at which it may start, in BACKOFF and HELD.
         environment: that the next attempt's pod is made with.
         problem: what keeps the attempt's pod from starting or from ending, if its pods were read.
+        started: the agent of the attempt that runs has started.
     """
 
     stage: Stage
@@ -88,6 +89,7 @@ class TaskState:
     result: TaskResult | None = None
     next_attempt_time: datetime | None = None
     problem: PodProblem | None = None
+    started: bool = False
     environment: Environment | None = None
 
     @property
@@ -144,13 +146,31 @@ def task_state(task: Task, jobs: Sequence[Job], now: datetime, policy: Policy) -
     }
     stop = tuple(job for job in live if job.number in intended | unwanted and not job.deleting)
     if live:
-        problem = pod_problem(live[0], now, policy)
-        state = TaskState(Stage.ACTIVE, shown, live, stop, next_number, None, result, problem=problem)
+        problem, started = pod_problem(live[0], now, policy), _agent_started(task, live[0])
+        state = TaskState(
+            Stage.ACTIVE, shown, live, stop, next_number, None, result, problem=problem, started=started
+        )
     else:
         stage, outcome, soonest = _between_attempts(task, attempts, last, now, policy)
         state = TaskState(stage, shown, live, stop, next_number, outcome, result, soonest)
     changed = [one.environment for one in reports if one.reason is Reason.ENVIRONMENT_CHANGED]
     return replace(state, environment=(changed[-1] if changed else task.status.environment) or None)
+
+
+def _agent_started(task: Task, job: Job) -> bool:
+    """Whether the agent of a Job that has not ended has started, as far as that is known.
+
+    Where neither the Job nor its pods say so now (its workspace starts again, or the pod has just ended),
+    what was recorded of this attempt holds. Between two attempts the condition is False.
+    """
+    if job.ready or job.waiting:
+        return not job.waiting
+    current = [pod for pod in job.pods or () if not (pod.over or pod.deleting)]
+    if current:
+        return current[-1].started
+    running = task.status.condition("Running")
+    recorded = any(entry.number == job.number and entry.outcome is None for entry in task.status.attempts)
+    return job.pods != () and recorded and running is not None and running.status == "True"
 
 
 def _between_attempts(

@@ -301,6 +301,7 @@ _PIPED_WIDTH = 1000
 _COLOURS = {
     "Queued": "cyan",
     "New": "cyan",
+    "Starting": "blue",
     "Running": "blue",
     "Backoff": "yellow",
     "Suspended": "magenta",

@@ -47,6 +47,9 @@ def test_columns_and_wait(world: World, pods: PodDriver, operator: Callable[...,
     world.until_phase(running, "Running")
     waiting = world.create(6)
     world.until_phase(waiting, "Queued")
+    world.until(
+        "the Events", lambda: (world.events(running), world.events(waiting)) == (["Started"], ["Queued"])
+    )
     kubectl = ["-n", world.namespace, "get", "agt"]
     rows = table(world.plane.kubectl(*kubectl))
     assert rows == [

@@ -26,7 +26,7 @@ def test_it_names_the_secrets_and_goes_on_once_they_are_there(
         "says what it waits for",
         lambda: found if (found := world.status(name)).get("reason") == "SecretMissing" else None,
     )
-    assert status["phase"] == "Running"
+    assert status["phase"] == "Starting"
     assert status["conditions"][0]["message"] == (
         "Attempt 1 has not started yet. The attempt is waiting for a Secret that does not exist. "
         "Missing: coding-agent-github, coding-agent-model. If this lasts for 900 s, another attempt starts."

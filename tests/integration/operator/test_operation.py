@@ -158,7 +158,7 @@ def test_a_pod_that_cannot_begin_says_why_before_it_is_given_up(
     told = world.until(
         "told", lambda: found if (found := world.status(name)).get("reason") == "ErrImagePull" else None
     )
-    assert told["phase"] == "Running"
+    assert told["phase"] == "Starting"
     assert told["conditions"][0]["message"].startswith(
         "Attempt 1 has not started yet. The agent's image could not be pulled. "
         'Back-off pulling image "x:1". If this lasts'

@@ -11,7 +11,7 @@ from tests.integration.operator.pod_driver import PodDriver
 from tests.integration.operator.world import ACCOUNT, QUICK, OperatorProcess, World
 
 START = ["create jobs", "patch agenttasks/status"]
-END = ["patch agenttasks/status", "patch jobs"]
+END = ["patch agenttasks/status", "create events", "patch jobs"]
 RARELY = {
     "relist_interval": 3600,
     "sweep_interval": 3600,
@@ -20,7 +20,7 @@ RARELY = {
 """However long an attempt takes, nothing is read only because time has passed."""
 
 
-def test_a_task_costs_two_requests_at_its_start_and_two_at_its_end(
+def test_a_task_costs_two_requests_at_its_start_and_three_at_its_end(
     world: World, pods: PodDriver, operator: Callable[..., OperatorProcess]
 ) -> None:
     operator(operator=RARELY)

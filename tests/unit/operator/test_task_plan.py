@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import OutcomeType, Status
+from coding_agent_core.agenttask import Condition, OutcomeType, Status
 from coding_agent_core.commands import CommandName
 from coding_agent_core.reasons import Reason
 from coding_agent_core.settings.operator import Policy
@@ -39,13 +39,32 @@ FAILED, DISRUPTED = OutcomeType.FAILED, OutcomeType.DISRUPTED
 LONG_AGO: dict[str, Any] = {"completion_time": ago(1e6)}
 
 
+def pending(**fields: Any) -> Job:
+    return job(pods=(pod(phase="Pending", **fields),))
+
+
+RUNNING = Status(
+    attempts=(attempt(),),
+    conditions=(
+        Condition(type="Running", status="True", reason="AgentStarted", last_transition_time=ago(20)),
+    ),
+)
+
 NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
     ("new, not its turn", task(), [], WAIT, Phase.QUEUED),
     ("new, its turn", task(), [], GO, 1),
     ("cancelled before it started", task(cancel=True), [], GO, Phase.CANCELLED),
     ("suspended before it started", task(suspend=True), [], GO, Phase.SUSPENDED),
-    ("its Job runs", task(status(attempt())), [job()], WAIT, Phase.RUNNING),
-    ("its Job runs, not recorded", task(), [job()], GO, Phase.RUNNING),
+    ("its Job exists", task(status(attempt())), [job()], WAIT, Phase.STARTING),
+    ("its Job exists, not recorded", task(), [job()], GO, Phase.STARTING),
+    ("its pod waits", task(status(attempt())), [pending()], WAIT, Phase.STARTING),
+    ("its agent runs", task(status(attempt())), [job(ready=1)], WAIT, Phase.RUNNING),
+    ("its agent runs, by its pod", task(), [pending(started=True)], WAIT, Phase.RUNNING),
+    ("its agent has run, and its workspace starts again", task(RUNNING), [job()], WAIT, Phase.RUNNING),
+    ("its pod is being deleted", task(RUNNING), [pending(gone_by=NOW)], WAIT, Phase.RUNNING),
+    ("its pod was replaced, and the new one waits", task(RUNNING), [pending()], WAIT, Phase.STARTING),
+    ("its pod was replaced, and there is no new one", task(RUNNING), [job(pods=())], WAIT, Phase.STARTING),
+    ("an earlier attempt has run", task(RUNNING), [job(2)], WAIT, Phase.STARTING),
     ("its Job succeeded", task(status(attempt())), [complete()], GO, Phase.SUCCEEDED),
     ("its Job succeeded, not recorded", task(), [complete()], GO, Phase.SUCCEEDED),
     ("its Job failed for now", task(status(attempt())), [failed(exit_code=75)], GO, Phase.BACKOFF),
@@ -66,7 +85,7 @@ NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
         Phase.BACKOFF,
     ),
     ("its Job was deleted", task(status(attempt())), [], GO, Phase.BACKOFF),
-    ("cancel while it runs", task(status(attempt()), cancel=True), [job()], GO, Phase.RUNNING),
+    ("cancel while it runs", task(status(attempt()), cancel=True), [job(ready=1)], GO, Phase.RUNNING),
     ("cancel, the Job is gone", task(status(attempt()), cancel=True), [], GO, Phase.CANCELLED),
     ("cancel, its Job succeeded", task(status(attempt()), cancel=True), [complete()], GO, Phase.CANCELLED),
     (
@@ -76,7 +95,7 @@ NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
         GO,
         Phase.CANCELLED,
     ),
-    ("suspend while it runs", task(status(attempt()), suspend=True), [job()], GO, Phase.RUNNING),
+    ("suspend while it runs", task(status(attempt()), suspend=True), [job(ready=1)], GO, Phase.RUNNING),
     (
         "suspend, the Job is gone",
         task(status(attempt(reason="Suspended")), suspend=True),
@@ -93,7 +112,13 @@ NEXT: list[tuple[str, Task, list[Job], SchedulingDecision, Phase | int]] = [
         Phase.SUCCEEDED,
     ),
     ("a /cancel waits", commanded(ago(5)), [], GO, Phase.QUEUED),
-    ("a /cancel waits while it runs", commanded(ago(5), status(attempt())), [job()], GO, Phase.RUNNING),
+    (
+        "a /cancel waits while it runs",
+        commanded(ago(5), status(attempt())),
+        [job(ready=1)],
+        GO,
+        Phase.RUNNING,
+    ),
     ("nobody has checked the /cancel for long", commanded(ago(601)), [], GO, 1),
     ("a /retry waits", commanded(ago(5), name=CommandName.RETRY), [], GO, 1),
     ("a foreign Job has its name", task(), [job(owner="somebody")], GO, 2),
@@ -212,11 +237,11 @@ def test_a_pod_that_cannot_begin_is_told_while_it_lasts(
     stays = job(pods=(pod(phase="Pending", **pod_),))
     told = plan_task(begun, [stays], WAIT, NOW, POLICY).status
     assert told is not None
-    assert told.phase is Phase.RUNNING, "its place is taken"
+    assert told.phase is Phase.STARTING, "its place is taken"
     assert told.reason == reason
     assert [condition.message for condition in told.conditions[:2]] == [
         message,
-        "The attempt's Job exists; its pod has not started.",
+        "The attempt's Job exists; its agent has not started.",
     ]
     # A pull that fails says `ErrImagePull` and `ImagePullBackOff` in turn: not worth a write each.
     other = "ImagePullBackOff" if reason == "ErrImagePull" else pod_.get("waiting", "")

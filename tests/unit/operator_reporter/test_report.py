@@ -33,12 +33,12 @@ def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> S
             "namespaces/team",
         ),
         (
-            status(Phase.RUNNING, "ErrImagePull", "Attempt 1 has not started yet. No image.", begun=True),
+            status(Phase.STARTING, "ErrImagePull", "Attempt 1 has not started yet. No image.", begun=True),
             "**Coding agent: cannot start yet**\n\nThe agent's image could not be pulled. The administrator",
             "working on it",
         ),
         (
-            status(Phase.RUNNING, "Unschedulable", "… 0/3 nodes are available: pool=agents.", begun=True),
+            status(Phase.STARTING, "Unschedulable", "… 0/3 nodes are available: pool=agents.", begun=True),
             "run the attempt. The administrator of this bot can read the details in the task's status.",
             "pool=agents",
         ),
@@ -61,11 +61,16 @@ def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> S
             "EmptyDir",
         ),
         (
-            status(Phase.RUNNING, "SecretMissing", "… Missing: coding-agent-model.", begun=True),
+            status(Phase.STARTING, "SecretMissing", "… Missing: coding-agent-model.", begun=True),
             "Missing: coding-agent-model.",
             "working on it",
         ),
         (status(Phase.QUEUED, "Waiting", "as many run as `limits` allow"), "waiting", "limits"),
+        (
+            status(Phase.STARTING, "Starting", "Attempt 1 waits for its pod to start.", begun=True),
+            "**Coding agent: starting**",
+            "its pod",
+        ),
         (
             status(Phase.RUNNING, "Running", "Attempt 1 is running.", begun=True),
             "working on it",

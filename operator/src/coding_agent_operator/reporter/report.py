@@ -26,7 +26,7 @@ from coding_agent_operator.reporter.item_plan import PendingCorrection, phase_to
 
 Body = Mapping[str, Any]
 
-_SAME_AS_PHASE = ("Running", "Waiting")
+_SAME_AS_PHASE = ("Waiting", "Starting", "Running")
 """Reasons whose message says no more than the phase."""
 _JOB_REFUSED = (
     "The cluster does not accept the attempt's Job; the bot keeps trying. "
@@ -41,7 +41,7 @@ _CLUSTER_WORDS = {
 registries and volumes. The message of a missing Secret is our own."""
 _DETAILS = "The administrator of this bot can read the details in the task's status."
 _ACTIVITIES = {"Cancelling": "being cancelled", "Suspending": "being suspended"}
-"""Headlines of the phase Running, by reason."""
+"""Headlines of the phases Starting and Running, by reason."""
 _CAUSE_LIMIT = 256
 _UNSET = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -122,7 +122,7 @@ def report_of(
         ),
         max_attempts=task.spec.max_attempts,
         since=_since(task, phase),
-        activity=_activity(condition.reason if condition else ""),
+        activity=_activity(phase, condition.reason if condition else ""),
         position=task.status.queue_position if phase is Phase.QUEUED else None,
         next_attempt=task.status.next_attempt_time,
         reason=condition.reason if condition and show_reason else None,
@@ -163,7 +163,9 @@ def _checked(
 
 def _message(task: Task, phase: Phase, cause: str, branch: str | None) -> str:
     condition = task.status.condition("Succeeded")
-    if condition is None or (condition.reason in _SAME_AS_PHASE and phase in (Phase.QUEUED, Phase.RUNNING)):
+    if condition is None or (
+        condition.reason in _SAME_AS_PHASE and not (phase.terminal or phase is Phase.BACKOFF)
+    ):
         return ""
     message = _public(condition)
     if phase is not Phase.CANCELLED:
@@ -187,11 +189,11 @@ def _public(condition: Condition) -> str:
     return condition.message
 
 
-def _activity(reason: str) -> str:
+def _activity(phase: Phase, reason: str) -> str:
     facts = REASONS.get(reason)
     if facts is not None and facts.patience is not None:
         return "cannot start yet"
-    return _ACTIVITIES.get(reason, "working on it")
+    return _ACTIVITIES.get(reason, "starting" if phase is Phase.STARTING else "working on it")
 
 
 def _since(task: Task, phase: Phase) -> datetime:
@@ -202,7 +204,11 @@ def _since(task: Task, phase: Phase) -> datetime:
     if not attempts:
         return task.created
     last = attempts[-1]
-    return last.start_time if phase is Phase.RUNNING else last.completion_time or last.start_time
+    return (
+        last.start_time
+        if phase in (Phase.STARTING, Phase.RUNNING)
+        else last.completion_time or last.start_time
+    )
 
 
 def cancellation_cause(body: Body) -> str:

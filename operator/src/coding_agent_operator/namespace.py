@@ -35,6 +35,7 @@ from coding_agent_operator.cluster import Cluster, Lease, identity
 from coding_agent_operator.job_builder import JobBuilder
 from coding_agent_operator.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job, Task
 from coding_agent_operator.reconcile import JobRefusedError, Reconciler, RefusedError
+from coding_agent_operator.refused_requests import RefusedRequests
 from coding_agent_operator.runs import Duplicates, sweep_forever
 from coding_agent_operator.scheduler import Scheduler
 from coding_agent_operator.task_state import Stage
@@ -109,6 +110,7 @@ class NamespaceController:
             now=self._now,
         )
         self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
+        self._refused_requests = RefusedRequests(self._now)
         builder = JobBuilder(self.cluster, settings, self._now)
         self._reconciler = Reconciler(
             self.cluster,
@@ -118,6 +120,7 @@ class NamespaceController:
             policy=operator.policy,
             build=builder.build,
             refusal=builder.refusal,
+            unauthorized=self._refused_requests.refusal,
             waits=self.scheduler.kueue_messages,
             ended=self._ended,
             now=self._now,
@@ -207,6 +210,7 @@ class NamespaceController:
         """The end of a task is recorded, and the cache does not have it any more."""
         self._duplicates.ended(task)
         self.scheduler.spending.ended(task)
+        self._refused_requests.ended(task)
 
     def _pod_ended(self, uid: str) -> None:
         """Reconcile at once if its Job is being deleted; otherwise the end of the Job follows soon."""

@@ -66,6 +66,7 @@ class Reconciler:
         policy: Policy,
         build: Builder,
         refusal: Refusal,
+        unauthorized: Callable[[Task], str | None],
         waits: Mapping[str, str],
         ended: Callable[[Task], None],
         now: Callable[[], datetime],
@@ -77,6 +78,7 @@ class Reconciler:
         self._policy = policy
         self._build = build
         self._refusal = refusal
+        self._unauthorized = unauthorized
         self._waits = waits
         self._ended = ended
         self._now = now
@@ -99,13 +101,11 @@ class Reconciler:
             self._foreign.pop(name, None)
             return None
         jobs = await self._jobs_of(task)
-        plan = plan_task(task, jobs, decision, self._now(), self._policy, refusal=self._refusal)
+        plan = self._plan(task, jobs, decision)
         if plan.create is not None:
             job = await self._create(task, plan.create)
             jobs = [other for other in jobs if other.name != job.name] + [job]
-            plan = plan_task(
-                task, jobs, SchedulingDecision(), self._now(), self._policy, refusal=self._refusal
-            )
+            plan = self._plan(task, jobs, SchedulingDecision())
         if plan.status is not None:
             recorded = await self._record(task, plan, plan.status)
             if recorded is None:
@@ -117,6 +117,17 @@ class Reconciler:
         await self._emit(task, lasting)
         await self._clean_up(task, plan)
         return plan
+
+    def _plan(self, task: Task, jobs: Sequence[Job], decision: SchedulingDecision) -> Plan:
+        return plan_task(
+            task,
+            jobs,
+            decision,
+            self._now(),
+            self._policy,
+            refusal=self._refusal,
+            unauthorized=self._unauthorized,
+        )
 
     def _own_jobs(self) -> list[Job]:
         return self._jobs.of(self._cluster.namespace)

@@ -93,6 +93,7 @@ def plan_task(
     policy: Policy,
     *,
     refusal: Refusal = lambda _: None,
+    unauthorized: Callable[[Task], str | None] = lambda _: None,
 ) -> Plan:
     """Decide what to do for a task, only from what exists.
 
@@ -100,10 +101,14 @@ def plan_task(
         jobs: every Job of the task that exists, and Jobs of others that have one of its names; pods of Jobs
             that ended must have been read.
         refusal: of the environment that the next attempt would need.
+        unauthorized: why the person who asked may not, if that is known before the first attempt.
     """
     if task.deleting:
         return Plan(Stage.ENDED)
     state = _if_allowed(task_state(task, jobs, now, policy), refusal)
+    if state.stage is Stage.READY and not state.attempts and (why := unauthorized(task)) is not None:
+        outcome = TaskOutcome(Phase.FAILED, Reason.NOT_AUTHORIZED, why)
+        state = replace(state, stage=Stage.ENDED, outcome=outcome)
     if state.stage is Stage.READY and decision.start:
         return Plan(state.stage, create=state.next_number)
     status = status_of(task, state, decision, now)

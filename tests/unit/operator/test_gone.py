@@ -88,6 +88,7 @@ async def recorded(*pods: dict[str, Any]) -> dict[str, Any]:
         policy=Policy(),
         build=None,  # type: ignore[arg-type]
         refusal=lambda _: None,
+        unauthorized=lambda _: None,
         waits={},
         ended=lambda _: None,
         now=lambda: NOW,

@@ -215,7 +215,9 @@ class Allowance(Frozen):
             return None if usage.requests else Decimal(0)
         return Decimal(usage.cost.amount) if usage.cost.currency == self.currency else None
 
+    def shown(self, value: Decimal) -> str:
+        """A number in this unit, for people."""
+        return f"{int(value):,} tokens" if self.currency is None else str(Cost.of(value, self.currency))
+
     def __str__(self) -> str:
-        if self.currency is None:
-            return f"{self.tokens or 0:,} tokens"
-        return str(Cost.of(self.value, self.currency))
+        return self.shown(self.value)

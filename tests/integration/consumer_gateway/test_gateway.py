@@ -478,15 +478,18 @@ async def test_headers_of_a_connection_stay_on_it() -> None:
             "Cookie": "a=b",
             "Proxy-Authorization": "x",
             "X-App": "cli",
-            "X-Folder": "grüße".encode(),
+            "Originator": "grüße".encode(),
+            "X-Unknown": "1",
         }
         response = await client.post(CHAT[0] + "?key=abc&beta=true", json=CHAT[1], headers=headers)
         assert response.headers["x-request-id"] == "r1"
         assert {"x-private", "set-cookie"}.isdisjoint(response.headers)
         [received] = upstream.requests
         assert received.headers["x-app"] == "cli"
-        assert received.headers["x-folder"].encode("latin-1") == "grüße".encode()
-        assert {"x-hop", "cookie", "proxy-authorization"}.isdisjoint(received.headers)
+        assert received.headers["originator"].encode("latin-1") == "grüße".encode()
+        assert {"x-hop", "cookie", "proxy-authorization", "x-unknown"}.isdisjoint(received.headers)
+        assert received.headers["content-type"] == "application/json"
+        assert received.headers["accept-encoding"] == "identity"
         assert received.line.split()[1] == "/v1/chat/completions?beta=true"
 
 
@@ -506,7 +509,7 @@ async def test_requests_have_bounds() -> None:
 
 
 async def test_parallel_requests_wait_for_each_other_near_the_allowance() -> None:
-    """Each may use 100 tokens of output and uses 30: all three fit 120, but not at a time."""
+    """Each may use 100 tokens of output and uses 30: all three fit, but not at a time."""
     at_a_time: list[int] = []
     running = 0
 
@@ -524,6 +527,202 @@ async def test_parallel_requests_wait_for_each_other_near_the_allowance() -> Non
         assert max(at_a_time) == 1
         await _counted(gateway, 3)
         assert gateway.usage.output_tokens == 90
+
+
+_IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+_PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+UNSIZED: dict[str, tuple[WireFormat, str, dict[str, Any]]] = {
+    "a stored answer": (
+        WireFormat.OPENAI,
+        *(RESPONSES[0], {**RESPONSES[1], "previous_response_id": "resp_1"}),
+    ),
+    "a conversation": (WireFormat.OPENAI, *(RESPONSES[0], {**RESPONSES[1], "conversation": "conv_1"})),
+    "an item": (
+        WireFormat.OPENAI,
+        *(RESPONSES[0], {**RESPONSES[1], "input": [{"type": "item_reference", "id": "msg_1"}]}),
+    ),
+    "no limit": (WireFormat.OPENAI, RESPONSES[0], {"model": "m", "input": "hi"}),
+    "a picture": (
+        WireFormat.OPENAI,
+        *(CHAT[0], {**CHAT[1], "messages": [{"role": "user", "content": [_PICTURE]}]}),
+    ),
+    "an unknown key": (WireFormat.OPENAI, *(CHAT[0], {**CHAT[1], "a_key_of_tomorrow": "x"})),
+    "an image": (
+        WireFormat.ANTHROPIC,
+        *(MESSAGES[0], {**MESSAGES[1], "messages": [{"role": "user", "content": [_IMAGE]}]}),
+    ),
+    "a file": (
+        WireFormat.ANTHROPIC,
+        *(
+            MESSAGES[0],
+            {**MESSAGES[1], "messages": [{"role": "user", "content": [{"type": "x", "file_id": "f"}]}]},
+        ),
+    ),
+    "a compaction": (
+        WireFormat.ANTHROPIC,
+        *(MESSAGES[0], {**MESSAGES[1], "context_management": {"edits": [{"type": "compact_20260112"}]}}),
+    ),
+    "inline data": (
+        WireFormat.GOOGLE,
+        *(
+            GENERATE[0],
+            {**ASKED, "contents": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": "A"}}]}]},
+        ),
+    ),
+    "no limit, Gemini": (WireFormat.GOOGLE, GENERATE[0], {"contents": []}),
+}
+MUCH = 500_000
+
+
+@pytest.mark.parametrize(("wire", "path", "body"), UNSIZED.values(), ids=UNSIZED)
+async def test_60_requests_of_unknown_size_exceed_the_allowance_by_one_answer_at_most(
+    wire: WireFormat, path: str, body: dict[str, Any]
+) -> None:
+    used = {
+        **{"type": "message", "candidates": [{"finishReason": "STOP"}]},
+        "usage": {"input_tokens": MUCH - 10, "output_tokens": 10},
+        "usageMetadata": {"promptTokenCount": MUCH - 10, "candidatesTokenCount": 10},
+    }
+    async with _opened(wire, answer(200, json.dumps(used).encode()), Allowance(tokens=2 * MUCH + 9_999)) as (
+        gateway,
+        upstream,
+        client,
+    ):
+        answers = await asyncio.gather(*(client.post(path, json=body) for _ in range(60)))
+        statuses = [one.status_code for one in answers]
+        assert (statuses.count(200), statuses.count(402)) == (3, 57), "two fit, the third was under way"
+        assert len(upstream.requests) == 3
+        assert gateway.usage.input_tokens + gateway.usage.output_tokens == 3 * MUCH
+        assert f"has spent {3 * MUCH:,} tokens" in next(one.text for one in answers if one.status_code == 402)
+
+
+UNREADABLE: dict[str, Play] = {
+    "nothing of it": answer(200, b"{}"),
+    "no usage": answer(200, b'{"choices": [], "usage": null}'),
+    "not JSON": answer(200, b"\x0a\x05hello", "application/x-protobuf"),
+    "brotli": answer(200, b"\x0b\x02\x80{}\x03", extra="Content-Encoding: br\r\n"),
+    "zstd": answer(200, b"(\xb5/\xfd\x20\x02\x11\x00\x00{}", extra="Content-Encoding: zstd\r\n"),
+    "a stream without usage": stream(
+        b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\n', b"data: [DONE]\n\n"
+    ),
+    "another status": answer(203, b"{}"),
+}
+
+
+@pytest.mark.parametrize("play", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize("allowance", [Allowance(tokens=5_000), DOLLAR])
+async def test_an_answer_that_cannot_be_counted_counts_what_it_reserved(
+    play: Play, allowance: Allowance
+) -> None:
+    async with _opened(WireFormat.OPENAI, play, allowance) as (gateway, upstream, client):
+        unsized = {**CHAT[1], "a_key_of_tomorrow": "x"}
+        first = await client.post(CHAT[0], json=CHAT[1])
+        assert first.status_code < 300
+        await _counted(gateway, 1)
+        reserved = allowance.spent(gateway.usage)
+        assert reserved is not None
+        assert 0 < reserved < allowance.value
+        assert (await client.post(CHAT[0], json=unsized)).status_code < 300
+        await _counted(gateway, 2)
+        assert allowance.spent(gateway.usage) == allowance.value, "nothing is known: all that was left"
+        assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 402
+        assert len(upstream.requests) == 2
+
+
+async def test_json_that_is_cut_counts_what_it_reserved() -> None:
+    async def play(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
+        writer.write(b'{"choices": [{"message": {"content": "a long answer')
+        await writer.drain()
+
+    async with _opened(WireFormat.OPENAI, play, Allowance(tokens=5_000)) as (gateway, _, client):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post(CHAT[0], json=CHAT[1])
+        await _counted(gateway, 1)
+        assert gateway.usage.input_tokens + gateway.usage.output_tokens > 4_000
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"])
+async def test_a_provider_that_falls_silent_can_charge_for_it(start: bytes) -> None:
+    over = asyncio.Event()
+
+    async def play(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(start)
+        await writer.drain()
+        await over.wait()
+
+    async with _opened(WireFormat.OPENAI, play, Allowance(tokens=5_000), timeout=0.3) as (gateway, _, client):
+        try:
+            assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 504
+        except httpx.RemoteProtocolError:
+            assert start
+        await _counted(gateway, 1)
+        over.set()
+        assert gateway.usage.input_tokens + gateway.usage.output_tokens > 4_000
+
+
+async def test_a_client_that_goes_away_while_it_waits_is_not_served() -> None:
+    end = asyncio.Event()
+
+    async def play(received: Received, writer: asyncio.StreamWriter) -> None:
+        await end.wait()
+        await answer(200, b'{"usage": {"prompt_tokens": 5, "completion_tokens": 5}}')(received, writer)
+
+    body = {**CHAT[1], "a_key_of_tomorrow": "x"}
+    async with _opened(WireFormat.OPENAI, play, Allowance(tokens=9_999)) as (gateway, upstream, client):
+        first = asyncio.create_task(client.post(CHAT[0], json=body))
+        async with asyncio.timeout(_SECONDS):
+            while not upstream.requests:
+                await asyncio.sleep(0)
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(CHAT[0], json=body, timeout=0.3)
+        assert (await client.head("/")).status_code == 200, "by now it has seen that the client is gone"
+        end.set()
+        assert (await first).status_code == 200
+        assert (await client.post(CHAT[0], json=body)).status_code == 200
+        await _counted(gateway, 2)
+        assert len(upstream.requests) == 2
+
+
+async def test_the_dearest_of_the_named_models_is_paid_and_each_needs_a_price() -> None:
+    prices = {**PRICES, "dear": Price(input=Decimal(100), output=Decimal(100))}
+    play = answer(200, json.dumps({"usage": CHAT_USAGE}).encode())
+    async with _opened(WireFormat.OPENAI, play, DOLLAR, prices=prices) as (gateway, upstream, client):
+        for body in ({"models": ["m", "unheard-of"]}, {"fallbacks": [{"model": "unheard-of"}]}):
+            refused = await client.post(CHAT[0], json={**CHAT[1], **body})
+            assert (refused.status_code, "unheard-of" in refused.text) == (403, True)
+        assert upstream.requests == []
+        assert (await client.post(CHAT[0], json={**CHAT[1], "models": ["dear"]})).status_code == 200
+        await _counted(gateway, 1)
+        assert gateway.usage.cost is not None
+        assert gateway.usage.cost.amount == "0.56"
+
+
+async def test_another_price_than_that_of_text_is_refused_where_money_is_counted() -> None:
+    body = {**RESPONSES[1], "service_tier": "priority"}
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), DOLLAR) as (_, upstream, client):
+        refused = await client.post(RESPONSES[0], json=body)
+        assert (refused.status_code, "`service_tier`" in refused.text) == (403, True)
+        assert upstream.requests == []
+    async with _opened(WireFormat.OPENAI, answer(200, b"{}"), Allowance(tokens=9_999)) as (_, _, client):
+        assert (await client.post(RESPONSES[0], json=body)).status_code == 200
+
+
+async def test_only_json_is_sent_and_only_countable_answers_are_asked_for() -> None:
+    async with _opened(WireFormat.GOOGLE, answer(200, b"{}")) as (_, upstream, client):
+        for kind in ("application/x-protobuf", "text/plain", "application/x-www-form-urlencoded"):
+            headers = {"content-type": kind}
+            refused = await client.post(GENERATE[0], content=b'{"contents": []}', headers=headers)
+            assert refused.status_code == 415
+        assert (await client.post(GENERATE[0] + "?alt=proto", json=ASKED)).status_code == 400
+        assert upstream.requests == []
+        headers = {"X-Goog-FieldMask": "candidates", "Accept": "application/x-protobuf"}
+        asked = await client.post(GENERATE[0] + "?fields=candidates&$alt=proto", json=ASKED, headers=headers)
+        assert asked.status_code == 200
+        [received] = upstream.requests
+        assert "?" not in received.line
+        assert "x-goog-fieldmask" not in received.headers
+        assert received.headers["accept"] == "*/*"
 
 
 async def test_it_listens_on_the_address_that_it_is_given_and_nowhere_else() -> None:

@@ -177,3 +177,35 @@ async def test_a_client_that_does_not_read_is_counted_as_one_that_went_away(
                 await asyncio.sleep(0)
         assert (gateway.usage.input_tokens, gateway.usage.output_tokens) == (5, 30)
         writer.close()
+
+
+async def test_a_trailer_is_not_a_header() -> None:
+
+    async def play(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        writer.write(b"2\r\n{}\r\n0\r\nX-Late: 1\r\n\r\n")
+        await writer.drain()
+
+    async with _opened(play) as (gateway, upstream):
+        start = b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n"
+        body = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+        close = b"Connection: close\r\n\r\n"
+        late = await _said(gateway, start + close + body + b"Authorization: Bearer @\r\n\r\n")
+        assert late.startswith(b"HTTP/1.1 401 ")
+        assert upstream.requests == []
+        head = start + b"Authorization: Bearer @\r\nConnection: close\r\n\r\n"
+        trailers = b"X-App: late\r\nContent-Encoding: gzip\r\nContent-Type: text/plain\r\n\r\n"
+        said = await _said(gateway, head + body + trailers)
+        assert said.startswith(b"HTTP/1.1 200 ")
+        assert b"x-late" not in said.lower()
+        assert "x-app" not in upstream.requests[0].headers
+
+
+@pytest.mark.parametrize("unit", [b"{},", b'{"a":1},', b'"",', b"[],"])
+async def test_a_body_of_very_many_values_is_refused_before_it_costs_anything(unit: bytes) -> None:
+    async with _opened(answer(200, b"{}")) as (gateway, upstream), asyncio.timeout(_DEADLINE):
+        body = b'{"model": "m", "messages": [' + unit * (8 * 1024 * 1024 // len(unit)) + b"0]}"
+        head = b"POST /v1/chat/completions HTTP/1.1\r\n" + _AUTH + b"Content-Length: %d\r\n\r\n" % len(body)
+        said = await _said(gateway, head + body)
+        assert said.startswith(b"HTTP/1.1 413 ")
+        assert upstream.requests == []

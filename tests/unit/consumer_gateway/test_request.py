@@ -6,8 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from coding_agent_consumer.gateway.request import RequestRefusedError, read_request, sent_headers
-from coding_agent_consumer.gateway.wire import Operation, Route, WireFormat
+from coding_agent_consumer.gateway import request
+from coding_agent_consumer.gateway.headers import check_content, sent_headers, sent_parameters
+from coding_agent_consumer.gateway.ledger import Size
+from coding_agent_consumer.gateway.request import read_request
+from coding_agent_consumer.gateway.wire import Operation, RequestRefusedError, Route, WireFormat
 
 MESSAGES = Route(WireFormat.ANTHROPIC, Operation.MESSAGES, "/v1/messages")
 RESPONSES = Route(WireFormat.OPENAI, Operation.RESPONSES, "/responses")
@@ -80,6 +83,29 @@ WAYS_OUT = [
     (CHAT, {"extra_body": {"tools": [{"type": "web_search"}]}}),
     (CHAT, {"api_base": ADDRESS}),
     (CHAT, {"model": "gpt-4o-search-preview"}),
+    (CHAT, {"model": "GPT-4o-Search-Preview"}),
+    # A compatible service may look at any key, at any depth, in any case.
+    (CHAT, _user({"type": "image_url", "IMAGE_URL": {"url": ADDRESS}})),
+    (CHAT, _user({"type": "image", "image": ADDRESS})),
+    (CHAT, _user({"type": "x", "anything": {"deeper": [[ADDRESS]]}})),
+    (CHAT, _user({"type": "image_url", "image_url": {"link": " //evil.example.com/x"}})),
+    (CHAT, _user({"type": "image", "image_uri": "evil.example.com/x"})),
+    (CHAT, {"search": "https://evil.example.com"}),
+    (CHAT, {"webhook_endpoint": "evil.example.com"}),
+    (CHAT, {"proxy_host": "evil.example.com"}),
+    (CHAT, {"extra_body": {"enable_search": True}}),
+    (CHAT, {"extra_body": {"mcp_servers": []}}),
+    (CHAT, {"metadata": {"langfuse_host": ADDRESS}}),
+    (CHAT, {"metadata": {"deeper": {"text": ADDRESS}}}),
+    (CHAT, {"args": {"image": ADDRESS}}),
+    (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}, "server": ADDRESS}]}),
+    (CHAT, {"tools": [{"type": "function", "function": {"parameters": {"$ref": ADDRESS}}}]}),
+    (CHAT, {"response_format": {"json_schema": {"schema": {"items": [{"$REF": ADDRESS}]}}}}),
+    (CHAT, {"schema": {"image": ADDRESS}}),
+    (RESPONSES, {"type": "tool_use", "input": [{"role": "user", "content": [{"image": ADDRESS}]}]}),
+    (RESPONSES, {"input": [{"type": "web_search_call", "image": ADDRESS}]}),
+    (GEMINI, {"contents": [{"parts": [{"functionResponse": {"parts": [{"f": {"at": ADDRESS}}]}}]}]}),
+    (GEMINI, {"labels": {"repo_url": ADDRESS}}),
     (CHAT, {"model": "vendor/model:online"}),
 ]
 
@@ -104,12 +130,22 @@ ORDINARY = [
     (GEMINI, {"tools": [{"functionDeclarations": [{"name": "urlContext"}]}]}),
     (GEMINI, {"contents": [{"parts": [{"functionResponse": {"response": {"fileUri": ADDRESS}}}]}]}),
     (GEMINI, {"contents": [{"parts": [{"functionCall": {"name": "f", "args": {"image_url": ADDRESS}}}]}]}),
-    (GEMINI, {"systemInstruction": {"parts": [{"text": ADDRESS}]}, "labels": {"repo_url": ADDRESS}}),
+    (GEMINI, {"systemInstruction": {"parts": [{"text": ADDRESS}]}, "labels": {"Text": "me"}}),
     (GEMINI, {"generationConfig": {"responseSchema": {"properties": {"image_url": {"type": "string"}}}}}),
     (CHAT, _user({"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBERi0x"}})),
     (RESPONSES, {"input": [{"type": "tool_search_output", "tools": [{"type": "function", "name": "f"}]}]}),
     (RESPONSES, {"input": [{"type": "web_search_call", "action": {"type": "open_page", "url": ADDRESS}}]}),
-    (MESSAGES, {"output_config": {"format": {"schema": {"$schema": ADDRESS}}}, "metadata": {"url": ADDRESS}}),
+    (MESSAGES, {"output_config": {"format": {"schema": {"$schema": ADDRESS}}}, "metadata": {"user_id": "u"}}),
+    (CHAT, {"tools": [{"type": "function", "function": {"name": "f", "description": ADDRESS}}]}),
+    (
+        CHAT,
+        {"tools": [{"type": "function", "function": {"parameters": {"$schema": ADDRESS, "$ref": "#/a"}}}]},
+    ),
+    (RESPONSES, {"tools": [{"type": "custom", "format": {"type": "grammar", "definition": ADDRESS}}]}),
+    (RESPONSES, {"input": [{"type": "local_shell_call", "action": {"command": ["curl", ADDRESS]}}]}),
+    (RESPONSES, {"input": [{"type": "function_call", "arguments": ADDRESS}]}),
+    (RESPONSES, {"input": [{"type": "function_call_output", "output": ADDRESS}]}),
+    (RESPONSES, {"input": [{"type": "apply_patch_call", "operation": {"diff": ADDRESS}}]}),
     (MESSAGES_COUNT, _user({"type": "text", "text": ADDRESS})),
 ]
 
@@ -133,32 +169,211 @@ def test_every_model_that_may_answer_must_be_allowed() -> None:
     assert status(MESSAGES, fallbacks="default") == 403, "the provider chooses"
     assert status(CHAT, models=["m", "large"]) == 403
     assert status(MESSAGES_COUNT, model="large") == 403
+    assert status(MESSAGES, tools=[{"type": "custom", "name": "advisor", "model": "large"}]) == 403
+    assert status(CHAT, extra_body={"models": "large"}) == 403
+    assert status(GEMINI_COUNT, generateContentRequest={"model": "models/m"}) == 200
+    assert status(GEMINI, model="large") == 403
 
 
-def test_headers_that_name_another_destination_stay_here() -> None:
+def test_only_known_headers_and_parameters_are_sent() -> None:
     sent = sent_headers(
         {
             **dict.fromkeys(("x-forwarded-host", "x-original-url", "x-portkey-custom-host"), "evil"),
             **dict.fromkeys(("x-http-method-override", "helicone-target-url", "x-base-uri"), "evil"),
+            **dict.fromkeys(("x-goog-fieldmask", "openai-project", "x-goog-user-project", "x-new"), "evil"),
             **{"anthropic-beta": "b", "x-stainless-os": "Linux", "originator": "codex_exec"},
+            **{"connection": "x-app", "x-app": "cli", "accept": "application/x-protobuf"},
         }
     )
-    assert list(sent) == ["anthropic-beta", "x-stainless-os", "originator"]
+    assert sent == {
+        **{"anthropic-beta": "b", "x-stainless-os": "Linux", "originator": "codex_exec", "accept": "*/*"}
+    }
+    assert sent_headers({"accept": "text/event-stream;q=1, application/json"})["accept"].startswith("text/")
+    assert sent_parameters(b"alt=sse&beta=true&key=k&$alt=proto&fields=candidates&%66ields=x&Alt=proto") == [
+        ("alt", "sse"),
+        ("beta", "true"),
+    ]
+    for query in (b"alt=proto", b"alt=sse&alt=proto", b"al%74=Proto", b"alt="):
+        with pytest.raises(RequestRefusedError):
+            sent_parameters(query)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"content-type": "application/json"}, 200),
+        ({"content-type": "Application/JSON; charset=UTF-8"}, 200),
+        ({"content-type": "application/json; charset=utf-16"}, 415),
+        ({"content-type": "application/x-protobuf"}, 415),
+        ({"content-type": "multipart/form-data; boundary=x"}, 415),
+        ({"content-type": "application/json, text/plain"}, 415),
+        ({"content-encoding": "zstd"}, 400),
+    ],
+)
+def test_only_plain_json_is_read(headers: dict[str, str], status: int) -> None:
+    if status == 200:
+        check_content(headers)
+        return
+    with pytest.raises(RequestRefusedError) as refused:
+        check_content(headers)
+    assert refused.value.status == status
+
+
+def _size(route: Route, context: int | None = 1_000, **body: Any) -> Size:
+    text = json.dumps({"model": "m", **body}).encode()
+    return read_request(route, text, longest=lambda _: context, provider_tools=True).size
 
 
 def test_the_longest_answer_and_the_input_are_estimated() -> None:
-    def estimated(route: Route, **body: Any) -> tuple[int, int]:
-        tokens = read_request(route, json.dumps({"model": "m", **body}).encode()).estimated
-        return tokens.input, tokens.output
+    def longest(route: Route, **body: Any) -> int | None:
+        most = _size(route, **body).most
+        return most and most.output
 
-    assert estimated(MESSAGES, max_tokens=32_000)[1] == 32_000
-    assert estimated(CHAT, max_completion_tokens=100, n=3)[1] == 300
-    assert estimated(GEMINI, generationConfig={"maxOutputTokens": 7})[1] == 7
-    assert estimated(GEMINI, generation_config={"max_output_tokens": 9, "candidate_count": 2})[1] == 18
-    assert estimated(RESPONSES)[1] == 16_384
-    assert 250 < estimated(RESPONSES, input="x" * 1_000)[0] < 270
+    assert longest(MESSAGES, max_tokens=32_000) == 32_000
+    assert longest(CHAT, max_completion_tokens=100, n=3) == 300
+    assert longest(GEMINI, generationConfig={"maxOutputTokens": 7}) == 7
+    assert longest(GEMINI, generation_config={"max_output_tokens": 9, "candidate_count": 2}) == 18
+    assert longest(RESPONSES) == 1_000, "the model's context"
+    assert longest(RESPONSES, max_output_tokens=1e9) == 1_000, "not a whole number"
+    assert longest(GEMINI, max_tokens=1) == 1_000, "a key of another format limits nothing"
+    assert _size(RESPONSES, context=None).most is None
+    assert _size(RESPONSES, context=None, max_output_tokens=9).most is not None
+    size = _size(RESPONSES, input="x" * 1_000)
+    assert size.most is not None
+    assert (250 < size.least < 270, 5_000 < size.most.input < 5_050) == (True, True)
     image = {"type": "base64", "media_type": "image/png", "data": "A" * 1_000_000}
-    assert estimated(MESSAGES, **_user({"type": "image", "source": image}))[0] < 2_100
+    assert _size(MESSAGES, **_user({"type": "image", "source": image})).least < 2_100
+
+
+BASE64 = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+UNSIZED: list[tuple[Route, dict[str, Any]]] = [
+    (RESPONSES, {"previous_response_id": "resp_1"}),
+    (RESPONSES, {"conversation": "conv_1"}),
+    (RESPONSES, {"context_management": [{"type": "compaction"}]}),
+    (RESPONSES, {"input": [{"type": "item_reference", "id": "msg_1"}]}),
+    (RESPONSES, {"input": [{"id": "msg_1"}]}),
+    (RESPONSES, {"input": [{"type": "message", "id": "msg_1"}]}),
+    (RESPONSES, {"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}),
+    (RESPONSES, {"input": [{"type": "compaction", "encrypted_content": "AAAA"}]}),
+    (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file_1"}]}]}),
+    (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:,A"}]}]}),
+    (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_file", "file_data": "AAAA"}]}]}),
+    (RESPONSES, {"tools": [{"type": "web_search"}]}),
+    (RESPONSES, {"a_key_of_tomorrow": 1}),
+    (CHAT, _user({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})),
+    (CHAT, _user({"type": "file", "file": {"file_id": "file_1"}})),
+    (CHAT, _user({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}})),
+    (CHAT, {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}),
+    (CHAT, {"prediction": {"type": "content", "content": "x"}}),
+    (MESSAGES, _user({"type": "image", "source": BASE64})),
+    (MESSAGES, _user({"type": "document", "source": {"type": "file", "file_id": "file_1"}})),
+    (MESSAGES, _user({"type": "tool_result", "content": [{"type": "image", "source": BASE64}]})),
+    (MESSAGES, _user({"type": "container_upload", "file_id": "file_1"})),
+    (MESSAGES, _user({"type": "compaction", "content": "x"})),
+    (MESSAGES, {"context_management": {"edits": [{"type": "compact_20260112"}]}}),
+    (MESSAGES, {"compaction": {"type": "auto"}}),
+    (MESSAGES, {"thread": {"id": "thread_1"}}),
+    (MESSAGES, {"container": "container_1"}),
+    (GEMINI, {"contents": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": "AAAA"}}]}]}),
+    (GEMINI, {"contents": [{"parts": [{"fileData": {"fileUri": "files/1"}}]}]}),
+    (GEMINI, {"cachedContent": "cachedContents/1"}),
+]
+LIMITS = {
+    **{MESSAGES: {"max_tokens": 10}, CHAT: {"max_tokens": 10}, RESPONSES: {"max_output_tokens": 10}},
+    **{GEMINI: {"generationConfig": {"maxOutputTokens": 10}}},
+}
+
+
+@pytest.mark.parametrize(("route", "body"), UNSIZED)
+def test_what_has_no_known_size_is_not_estimated(route: Route, body: dict[str, Any]) -> None:
+    assert _size(route, **LIMITS[route], **body).most is None
+
+
+SIZED: list[tuple[Route, dict[str, Any]]] = [
+    (
+        MESSAGES,
+        {**_user({"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}), "system": []},
+    ),
+    (MESSAGES, {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}),
+    (MESSAGES, _user({"type": "thinking", "thinking": "x", "signature": "AAAA"})),
+    (MESSAGES, _user({"type": "tool_use", "id": "t", "name": "f", "input": {"file_id": "x"}})),
+    (MESSAGES, _user({"type": "tool_result", "tool_use_id": "t", "content": "x", "is_error": False})),
+    (
+        MESSAGES,
+        {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}, "metadata": {"a": "b"}},
+    ),
+    (CHAT, {"messages": [{"role": "tool", "tool_call_id": "c", "content": "x"}], "stream": True, "n": None}),
+    (CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"type": "function", "function": {}}]}]}),
+    (RESPONSES, {"previous_response_id": None, "store": False, "include": ["reasoning.encrypted_content"]}),
+    (RESPONSES, {"input": [{"type": "message", "id": "msg_1", "role": "user", "content": []}]}),
+    (RESPONSES, {"input": [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "AAAA"}]}),
+    (RESPONSES, {"input": [{"type": "custom_tool_call_output", "call_id": "c", "output": "x"}]}),
+    (RESPONSES, {"client_metadata": {"session_id": "x"}, "reasoning": {"summary": "auto"}, "tools": []}),
+    (
+        GEMINI,
+        {"contents": [{"role": "model", "parts": [{"functionCall": {"id": "c", "name": "f", "args": {}}}]}]},
+    ),
+    (GEMINI, {"contents": [{"parts": [{"functionResponse": {"name": "f", "response": {"a": 1}}}]}]}),
+    (GEMINI, {"contents": [{"parts": [{"text": "x", "thought": True, "thoughtSignature": "AAAA"}]}]}),
+]
+
+
+@pytest.mark.parametrize(("route", "body"), SIZED)
+def test_what_coding_agents_send_has_a_size(route: Route, body: dict[str, Any]) -> None:
+    most = _size(route, **LIMITS[route], **body).most
+    assert most is not None
+    assert most.output == 10
+
+
+SPECIAL: list[tuple[Route, dict[str, Any]]] = [
+    (MESSAGES, {"speed": "fast"}),
+    (MESSAGES, {"inference_geo": "us"}),
+    (RESPONSES, {"service_tier": "priority"}),
+    (RESPONSES, {"service_tier": "flex"}),
+    (CHAT, {"service_tier": ["priority"]}),
+    (CHAT, {"extra_body": {"service_tier": "priority"}}),
+    (CHAT, {"modalities": ["text", "audio"], "audio": {"voice": "v"}}),
+    (CHAT, _user({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}})),
+    (CHAT, _user({"type": "image_url", "image_url": {"url": "data:audio/wav;base64,AAAA"}})),
+    (GEMINI, {"serviceTier": "SERVICE_TIER_PRIORITY"}),
+    (GEMINI, {"generationConfig": {"responseModalities": ["AUDIO"]}}),
+    (GEMINI, {"contents": [{"parts": [{"inlineData": {"mimeType": "Video/mp4", "data": "AAAA"}}]}]}),
+]
+
+
+@pytest.mark.parametrize(("route", "body"), SPECIAL)
+def test_what_has_another_price_than_text_is_named(route: Route, body: dict[str, Any]) -> None:
+    assert read_request(route, json.dumps({"model": "m", **body}).encode()).special is not None
+
+
+def test_ordinary_modes_have_the_price_of_text() -> None:
+    for route, body in (
+        (MESSAGES, {"service_tier": "standard_only", "speed": "standard"}),
+        (RESPONSES, {"service_tier": "auto"}),
+        (CHAT, {"service_tier": "default", "modalities": ["text"], "audio": None}),
+        (GEMINI, {"generationConfig": {"responseModalities": ["TEXT"]}}),
+        *ORDINARY,
+    ):
+        assert read_request(route, json.dumps({"model": "m", **body}).encode()).special is None
+
+
+def test_the_remotes_that_codex_reports_are_left_out() -> None:
+    body = {"model": "m", "input": "hi", "client_metadata": {"turn": '{"remotes": ["https://host/a.git"]}'}}
+    assert json.loads(read_request(RESPONSES, json.dumps(body).encode()).body) == {
+        "model": "m",
+        "input": "hi",
+    }
+
+
+def test_the_number_of_values_has_a_limit_and_texts_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "_VALUES_LIMIT", 100)
+    text = json.dumps({"model": "m", "input": '{"a": [1, 2]}, \\"' * 40}).encode()
+    assert read_request(RESPONSES, text).body == text
+    for body in (b"[" + b"1," * 101, b"{" * 101, b'{"model": "m", "input": [' + b"{}," * 101 + b"{}]}"):
+        with pytest.raises(RequestRefusedError, match="values") as refused:
+            read_request(RESPONSES, body)
+        assert refused.value.status == 413
 
 
 @pytest.mark.parametrize(
@@ -175,6 +390,13 @@ def test_the_longest_answer_and_the_input_are_estimated() -> None:
         b'{"model": "m", "input": [{"type": "text", "type": "\\ud800"}]}',
         b'{"model": "m", "Model": "another"}',
         b'{"model": "m", "Tools": [{"type": "web_search"}]}',
+        b'{"model": "m", "input": [{"Role": "user"}]}',
+        b'{"model": "m", "input": [{"role": "user", "content": [{"Type": "input_file"}]}]}',
+        b'{"model": "m", "tools": [{"Type": "web_search"}]}',
+        b'{"model": "m", "extra": {"Tools": []}}',
+        b'{"model": "m", "tools\\u0000": []}',
+        b'{"model": "m", "temperature": NaN}',
+        b'{"model": "m", "temperature": NaN, "input": "\\ud800"}',
         '{"model": "m", "tool\u017f": []}'.encode(),
         '{"model": "m"}'.encode("utf-16"),
         b'{"model": "m", "input": "\xff"}',

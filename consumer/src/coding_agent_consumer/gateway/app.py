@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import secrets
@@ -13,17 +14,31 @@ from typing import Any
 import aiohttp
 from coding_agent_core.usage import Price, Usage
 
-from coding_agent_consumer.gateway.ledger import Ledger, Pricing, Verdict, pricing_of
-from coding_agent_consumer.gateway.request import (
-    Ask,
-    RequestRefusedError,
-    read_request,
+from coding_agent_consumer.gateway.headers import (
+    check_content,
     returned_headers,
     sent_headers,
     sent_parameters,
 )
-from coding_agent_consumer.gateway.upstream import Providers, Upstream
-from coding_agent_consumer.gateway.wire import Meter, Operation, Route, credential_of, error_body, route_of
+from coding_agent_consumer.gateway.ledger import (
+    Ledger,
+    Pricing,
+    Verdict,
+    dearest,
+    longest_answer,
+    pricing_of,
+)
+from coding_agent_consumer.gateway.meter import Ending, Meter
+from coding_agent_consumer.gateway.request import Ask, read_request
+from coding_agent_consumer.gateway.upstream import Providers, SilentProviderError, Upstream
+from coding_agent_consumer.gateway.wire import (
+    Operation,
+    RequestRefusedError,
+    Route,
+    credential_of,
+    error_body,
+    route_of,
+)
 
 _logger = logging.getLogger("coding_agent.gateway")
 
@@ -64,9 +79,22 @@ class Gateway:
         """What was used so far, by model."""
         return self._ledger.models
 
+    @property
+    def spent(self) -> str:
+        """What was spent so far of the allowance, in its unit; empty without one."""
+        allowance = self._ledger.allowance
+        return "" if allowance is None else allowance.shown(self._ledger.spent)
+
 
 class _ClientGoneError(Exception):
-    """The client closed its connection before its request was complete."""
+    """The client closed its connection before its request was sent on."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    query: bytes
+    headers: Mapping[str, str]
+    body: bytes
 
 
 @dataclass
@@ -84,6 +112,7 @@ class GatewayApp:
     running: set[asyncio.Future[None]] = field(default_factory=set)
     _held: int = 0
     _settled: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         handling = asyncio.ensure_future(self._handle(scope, receive, send))
@@ -115,7 +144,7 @@ class GatewayApp:
         try:
             body = await self._body(headers, receive) if method == "POST" else b""
             try:
-                await self._proxy(route, scope["query_string"], headers, body, send)
+                await self._proxy(route, _Request(scope["query_string"], headers, body), receive, send)
             finally:
                 self._held -= len(body)
         except RequestRefusedError as refused:
@@ -124,10 +153,7 @@ class GatewayApp:
             return
 
     async def _body(self, headers: Mapping[str, str], receive: Any) -> bytes:
-        if headers.get("content-encoding", "identity") != "identity":
-            raise RequestRefusedError(
-                400, "Compressed requests are not supported; send the request uncompressed."
-            )
+        check_content(headers)
         body = bytearray()
         more = True
         try:
@@ -154,67 +180,133 @@ class GatewayApp:
         if self._held > _BODIES_LIMIT:
             raise RequestRefusedError(503, "Too many large requests at the same time; try again later.")
 
-    async def _proxy(
-        self, route: Route, query: bytes, headers: Mapping[str, str], body: bytes, send: Any
-    ) -> None:
+    async def _proxy(self, route: Route, request: _Request, receive: Any, send: Any) -> None:
         upstreams = [one for one in self.upstreams if one.format is route.format]
         if not upstreams:
             raise RequestRefusedError(404, f"No provider of the format {route.format} is configured.")
-        sent = sent_headers(headers)
-        parameters = sent_parameters(query)
-        if route.operation is not Operation.MODELS:
-            ask = read_request(route, body, models=self.allowed, provider_tools=self.provider_tools)
-            body = ask.body
-        if route.operation.free:
-            response = await self.providers.ask(upstreams, route, parameters, sent, body)
+        sent = sent_headers(request.headers)
+        parameters = sent_parameters(request.query)
+        if route.operation is Operation.MODELS:
+            response = await self.providers.ask(upstreams, route, parameters, sent, b"")
             await self._return(route, response, None, send)
             return
-        prices = [(one, pricing_of(ask.model, one.base_url, self.prices)) for one in upstreams]
-        priced = [(one, pricing) for one, pricing in prices if self.ledger.countable(pricing)]
-        if not priced:
-            raise RequestRefusedError(
-                403,
-                f"The task may spend {self.ledger.allowance}, and the price of {ask.model[:100]} in that"
-                " currency is not known: set llm.prices.",
-            )
-        pricing = priced[0][1]
-        number = await self._reserved(ask, pricing)
+        ask = read_request(
+            route,
+            request.body,
+            models=self.allowed,
+            provider_tools=self.provider_tools,
+            longest=lambda model: _longest(model, upstreams),
+        )
+        if route.operation.free:
+            response = await self.providers.ask(upstreams, route, parameters, sent, ask.body)
+            await self._return(route, response, None, send)
+            return
+        upstreams, pricing = self._priced(ask, upstreams)
+        number = await self._reserved(ask, pricing, receive)
         meter = None
+        ending = Ending.CLOSED
         try:
-            response = await self.providers.ask([one for one, _ in priced], route, parameters, sent, ask.body)
-            if response.status == 200:
+            response = await self.providers.ask(upstreams, route, parameters, sent, ask.body)
+            if response.status < 300:
                 kind, encoding = (
                     response.headers.get(name, "") for name in ("content-type", "content-encoding")
                 )
                 meter = Meter(route.operation, kind, encoding)
-            await self._return(route, response, meter, send)
+            ending = await self._return(route, response, meter, send)
+        except SilentProviderError:
+            meter, ending = Meter(route.operation, "", ""), Ending.SILENT
+            raise
         finally:
             if meter is None:
                 self.ledger.release(number)
             else:
-                self.ledger.settle(number, ask.model, meter.end(ask.estimated.input), pricing)
+                used, known = meter.end(ending, ask.size.least)
+                settle = self.ledger.settle if known else self.ledger.settle_unknown
+                settle(number, ask.models[0], used, pricing)
                 self.on_counted(self.ledger.usage)
             async with self._settled:
                 self._settled.notify_all()
 
-    async def _reserved(self, ask: Ask, pricing: Pricing | None) -> int:
-        """Wait for answers under way if only they decide whether this one fits."""
-        async with self._settled:
-            while (found := self.ledger.reserve(ask.estimated, pricing)) is Verdict.WAIT:
-                await self._settled.wait()
+    def _priced(self, ask: Ask, upstreams: Sequence[Upstream]) -> tuple[list[Upstream], Pricing | None]:
+        """The providers whose prices are known, if the allowance is money, and the highest of the prices."""
+        if self.ledger.counts_money and ask.special is not None:
+            raise RequestRefusedError(
+                403,
+                f"The task may spend {self.ledger.allowance}, and {ask.special} has another price than text"
+                " in the ordinary mode, which is not known.",
+            )
+        found: list[Pricing | None] = []
+        priced = []
+        unknown = ask.models[0]
+        for upstream in upstreams:
+            prices = [pricing_of(model, upstream.base_url, self.prices) for model in ask.models]
+            countable = [self.ledger.countable(price) for price in prices]
+            if all(countable):
+                priced.append(upstream)
+                found.extend(prices)
+            else:
+                unknown = ask.models[countable.index(False)]
+        if not priced:
+            raise RequestRefusedError(
+                403,
+                f"The task may spend {self.ledger.allowance}, and the price of {unknown[:100]} in that"
+                " currency is not known: set llm.prices.",
+            )
+        return priced, dearest(dict.fromkeys(found))
+
+    async def _reserved(self, ask: Ask, pricing: Pricing | None, receive: Any) -> int:
+        """Wait for answers under way if only they decide whether this one fits; as long as the client does.
+
+        Raises:
+            _ClientGoneError: it does not wait any longer.
+        """
+        turn = asyncio.ensure_future(self._turn_of(ask, pricing))
+        await asyncio.sleep(0)
+        if not turn.done():
+            gone = asyncio.ensure_future(receive())  # the body is read, so this is the connection's end
+            try:
+                await asyncio.wait((turn, gone), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:  # the gateway closes
+                turn.cancel()
+                gone.cancel()
+                raise
+            if gone.done():
+                await self._give_up(turn)
+                raise _ClientGoneError
+            gone.cancel()
+        found = turn.result()
         if isinstance(found, Verdict):
             self.gateway.exhausted.set()
-            raise RequestRefusedError(402, f"The task's allowance of {self.ledger.allowance} is used up.")
+            raise RequestRefusedError(
+                402,
+                f"The task may spend {self.ledger.allowance} on the model, and has spent"
+                f" {self.gateway.spent}; this request does not fit.",
+            )
+        return found
+
+    async def _give_up(self, turn: asyncio.Future[int | Verdict]) -> None:
+        turn.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            if not isinstance(found := await turn, Verdict):
+                self.ledger.release(found)
+                async with self._settled:
+                    self._settled.notify_all()
+
+    async def _turn_of(self, ask: Ask, pricing: Pricing | None) -> int | Verdict:
+        """In the order in which they came, so that small requests never overtake a large one for ever."""
+        async with self._turn, self._settled:
+            while (found := self.ledger.reserve(ask.size, pricing)) is Verdict.WAIT:
+                await self._settled.wait()
         return found
 
     async def _return(
         self, route: Route, response: aiohttp.ClientResponse, meter: Meter | None, send: Any
-    ) -> None:
+    ) -> Ending:
         """Pass an answer on; if the client goes away, read it to the end, so that it is counted."""
         try:
             if response.status >= 400:
                 await self._return_error(route, response, send)
-                return
+                return Ending.WHOLE
             await send(
                 {
                     "type": "http.response.start",
@@ -230,8 +322,10 @@ class GatewayApp:
         except aiohttp.ClientError as error:
             # Returning without the end of the body makes uvicorn close the connection: cut off, as it came.
             _logger.warning("An answer was cut off: %s", type(error).__name__)
+            return Ending.SILENT if isinstance(error, TimeoutError) else Ending.BROKEN
         finally:
             response.close()
+        return Ending.WHOLE
 
     async def _return_error(self, route: Route, response: aiohttp.ClientResponse, send: Any) -> None:
         status = response.status
@@ -249,6 +343,11 @@ class GatewayApp:
             for secret in upstream.secrets:
                 text = text.replace(secret.encode(), b"[key]")
         await _answer(send, status, text, returned_headers(response.raw_headers))
+
+
+def _longest(model: str, upstreams: Sequence[Upstream]) -> int | None:
+    known = [longest_answer(model, one.base_url) for one in upstreams]
+    return None if None in known else max(filter(None, known), default=None)
 
 
 async def _refuse(send: Any, route: Route | None, status: int, message: str) -> None:

@@ -1,15 +1,16 @@
 """What answers cost, what an attempt has spent, and whether one more request fits its allowance. Pure.
 
 A request alone starts while its input still fits. Requests in parallel start only if all that they may use
-at most fits: each reserves its input and its longest answer, and returns what it did not use. So an allowance
-is never exceeded by more than one answer.
+at most fits: each reserves its input and its longest answer, and returns what it did not use. A request whose
+most is not known runs alone, and reserves all that is left. So an allowance is never exceeded by more than
+one answer.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
@@ -31,6 +32,10 @@ class Tokens:
         cache_read: from the provider's cache.
         cache_write: written to the provider's cache.
         cache_write_1h: of `cache_write`, those that are kept for an hour.
+        input_audio: of `input`, those of sound, read from the cache or not.
+        cache_audio: of `input_audio`, those from the cache.
+        output_audio: of `output`, those of sound.
+        mode: in which it was served, if that can have a price of its own: a service tier or a speed.
     """
 
     input: int = 0
@@ -38,6 +43,10 @@ class Tokens:
     cache_read: int = 0
     cache_write: int = 0
     cache_write_1h: int = 0
+    input_audio: int = 0
+    cache_audio: int = 0
+    output_audio: int = 0
+    mode: str = ""
 
     @property
     def total(self) -> int:
@@ -45,13 +54,36 @@ class Tokens:
 
     def largest(self, other: Tokens) -> Tokens:
         """The larger of each number: a stream's counts only grow."""
+        return self._with(other, max)
+
+    def plus(self, other: Tokens) -> Tokens:
+        return self._with(other, int.__add__)
+
+    def _with(self, other: Tokens, combine: Callable[[int, int], int]) -> Tokens:
         return Tokens(
-            max(self.input, other.input),
-            max(self.output, other.output),
-            max(self.cache_read, other.cache_read),
-            max(self.cache_write, other.cache_write),
-            max(self.cache_write_1h, other.cache_write_1h),
+            input=combine(self.input, other.input),
+            output=combine(self.output, other.output),
+            cache_read=combine(self.cache_read, other.cache_read),
+            cache_write=combine(self.cache_write, other.cache_write),
+            cache_write_1h=combine(self.cache_write_1h, other.cache_write_1h),
+            input_audio=combine(self.input_audio, other.input_audio),
+            cache_audio=combine(self.cache_audio, other.cache_audio),
+            output_audio=combine(self.output_audio, other.output_audio),
+            mode=other.mode or self.mode,
         )
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a request can use.
+
+    Attributes:
+        least: tokens of its input, estimated from its text.
+        most: its input and its longest answer, at one token for each byte; `None`: it is not known.
+    """
+
+    least: int
+    most: Tokens | None
 
 
 @dataclass(frozen=True)
@@ -83,17 +115,54 @@ def pricing_of(model: str, base_url: str, prices: dict[str, Price]) -> Pricing |
     return _listed(model, base_url)
 
 
+def dearest(pricings: Iterable[Pricing | None]) -> Pricing | None:
+    """Of several models or providers that may answer, what the most expensive costs; `None`: unknown.
+
+    Prices in another currency than the first are left out.
+    """
+    known = [one for one in pricings if one is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+
+    def most(tokens: Tokens) -> Money:
+        costs = [pricing(tokens) for pricing in known]
+        return max(
+            (cost for cost in costs if cost.currency == costs[0].currency), key=lambda cost: cost.amount
+        )
+
+    return most
+
+
+@lru_cache(maxsize=100)  # a look-up takes milliseconds
+def longest_answer(model: str, base_url: str) -> int | None:
+    """Tokens of the model's context, of which an answer can take all; `None`: it is not known."""
+    try:
+        return calc_price(ListedUsage(), model, provider_api_url=base_url).model.context_window
+    except LookupError:
+        return None
+
+
 @lru_cache(maxsize=100)  # a look-up takes milliseconds
 def _listed(model: str, base_url: str) -> Pricing | None:
     def listed(tokens: Tokens) -> Money:
+        # The library refuses parts that are larger than their whole.
+        read = min(tokens.cache_read, tokens.input)
+        written = min(tokens.cache_write, tokens.input - read)
+        sound = min(tokens.input_audio, tokens.input - written)
         used = ListedUsage(
             input_tokens=tokens.input,
             output_tokens=tokens.output,
-            cache_read_tokens=tokens.cache_read,
-            cache_write_tokens=tokens.cache_write,
-            cache_write_1h_tokens=tokens.cache_write_1h,
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=min(tokens.cache_write_1h, written),
+            input_audio_tokens=sound,
+            cache_audio_read_tokens=max(
+                min(tokens.cache_audio, sound, read), sound - (tokens.input - read - written)
+            ),
+            output_audio_tokens=min(tokens.output_audio, tokens.output),
         )
-        found = calc_price(used, model, provider_api_url=base_url)
+        mode = {"service_tier": tokens.mode, "speed": tokens.mode} if tokens.mode else None
+        found = calc_price(used, model, provider_api_url=base_url, price_context=mode)
         return Money(found.total_price, _LISTED_CURRENCY)
 
     try:
@@ -112,6 +181,19 @@ class Verdict(StrEnum):
     EXHAUSTED = "exhausted"
 
 
+@dataclass(frozen=True)
+class _Reservation:
+    """Room for one answer.
+
+    Attributes:
+        value: in the allowance's unit.
+        size: of the request.
+    """
+
+    value: Decimal
+    size: Size
+
+
 @dataclass
 class Ledger:
     """What one attempt spends.
@@ -125,7 +207,7 @@ class Ledger:
     allowance: Allowance | None = None
     models: dict[str, Usage] = field(default_factory=dict)
     spent: Decimal = Decimal(0)
-    _reserved: dict[int, Decimal] = field(default_factory=dict)
+    _reserved: dict[int, _Reservation] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     @property
@@ -136,27 +218,33 @@ class Ledger:
             total = total.plus(used)
         return total
 
+    @property
+    def counts_money(self) -> bool:
+        return self.allowance is not None and self.allowance.currency is not None
+
     def countable(self, pricing: Pricing | None) -> bool:
         """Whether the allowance can count what a model uses: money needs a price in its currency."""
         if self.allowance is None or self.allowance.currency is None:
             return True
         return pricing is not None and pricing(Tokens()).currency == self.allowance.currency
 
-    def reserve(self, estimated: Tokens, pricing: Pricing | None) -> int | Verdict:
+    def reserve(self, size: Size, pricing: Pricing | None) -> int | Verdict:
         """Reserve room for one answer.
-
-        Args:
-            estimated: of the request's input, and of the longest answer that it allows.
 
         Returns:
             the number of the reservation for `settle` and `release`, or why there is none.
         """
-        most = self._value(estimated, pricing)
-        verdict = self._verdict(self._value(replace(estimated, output=0), pricing), most)
-        if verdict is not Verdict.ADMITTED:
-            return verdict
+        value = Decimal(0)
+        if self.allowance is not None:
+            left = self.allowance.value - self.spent
+            if left <= 0 or self._value(Tokens(input=size.least), pricing) > left:
+                return Verdict.EXHAUSTED
+            value = left if size.most is None else min(left, self._most(size.most, pricing))
+            others = sum(one.value for one in self._reserved.values())
+            if self._reserved and (size.most is None or self._most(size.most, pricing) > left - others):
+                return Verdict.WAIT
         number = next(self._numbers)
-        self._reserved[number] = most
+        self._reserved[number] = _Reservation(value, size)
         return number
 
     def release(self, number: int) -> None:
@@ -166,8 +254,29 @@ class Ledger:
     def settle(self, number: int, model: str, used: Tokens, pricing: Pricing | None) -> None:
         """Replace a reservation by what the answer used."""
         self.release(number)
-        self.spent += self._value(used, pricing)
         cost = pricing(used) if pricing is not None else None
+        self._count(model, used, self._value(used, pricing), cost)
+
+    def settle_unknown(self, number: int, model: str, seen: Tokens, pricing: Pricing | None) -> None:
+        """Count a reservation as spent: the answer does not say what it used.
+
+        Args:
+            seen: what the answer showed; counted if there is no allowance, because then nothing is reserved.
+        """
+        held = self._reserved.pop(number)
+        if self.allowance is None:
+            self._count(model, seen, Decimal(0), pricing(seen) if pricing is not None else None)
+            return
+        most = held.size.most or Tokens(input=held.size.least)
+        if self.allowance.currency is None:
+            sent = min(most.input, int(held.value))
+            most = Tokens(input=sent, output=int(held.value) - sent)
+            self._count(model, most, held.value, pricing(most) if pricing is not None else None)
+        else:
+            self._count(model, most, held.value, Money(held.value, self.allowance.currency))
+
+    def _count(self, model: str, used: Tokens, value: Decimal, cost: Money | None) -> None:
+        self.spent += value
         answer = Usage(
             requests=1,
             input_tokens=used.input,
@@ -177,15 +286,12 @@ class Ledger:
         )
         self.models[model] = self.models.get(model, Usage()).plus(answer)
 
-    def _verdict(self, certain: Decimal, most: Decimal) -> Verdict:
-        if self.allowance is None:
-            return Verdict.ADMITTED
-        left = self.allowance.value - self.spent
-        if left <= 0 or certain > left:
-            return Verdict.EXHAUSTED
-        if not self._reserved or most <= left - sum(self._reserved.values()):
-            return Verdict.ADMITTED
-        return Verdict.WAIT
+    def _most(self, tokens: Tokens, pricing: Pricing | None) -> Decimal:
+        """The value if all input is of the dearest kind: writing to a cache can cost twice as much."""
+        sent = tokens.input
+        written = Tokens(sent, tokens.output, cache_write=sent)
+        kept = Tokens(sent, tokens.output, cache_write=sent, cache_write_1h=sent)
+        return max(self._value(one, pricing) for one in (tokens, written, kept))
 
     def _value(self, tokens: Tokens, pricing: Pricing | None) -> Decimal:
         """In the allowance's unit."""

@@ -143,6 +143,10 @@ class _ClientConnection(HttpToolsProtocol):
         if self._in_head and self._head > HEAD_LIMIT:
             self.transport.abort()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is not a header: RFC 9110, section 6.5.1
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
         _cancel(self._head_deadline)

@@ -33,14 +33,15 @@ from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.settings.llm import Identity
 from coding_agent_core.tasks import parse_time
 
-from coding_agent_consumer.gateway.request import RequestRefusedError
-from coding_agent_consumer.gateway.wire import Route, WireFormat, credential_header
+from coding_agent_consumer.gateway.wire import RequestRefusedError, Route, WireFormat, credential_header
 
 _logger = logging.getLogger("coding_agent.gateway")
 
 _CONNECT_SECONDS = 10.0
 _LINE_LIMIT = 64 * 1024
 """Bytes of a line in the head of an answer."""
+_PART = 256 * 1024
+"""Bytes of a request that are sent at a time."""
 _FALLBACK_STATUS = frozenset({429, 500, 502, 503, 504, 529})
 _TOKEN_SECONDS = 10.0
 """For one request to a cloud."""
@@ -273,6 +274,13 @@ class Upstream:
         return tuple(filter(None, (self.key, self.identity.current if self.identity else None)))
 
 
+class SilentProviderError(RequestRefusedError):
+    """A provider got a request and answered nothing; it may charge for it all the same."""
+
+    def __init__(self) -> None:
+        super().__init__(504, "The provider does not answer.")
+
+
 class Providers:
     """The upstreams, and the connections to them.
 
@@ -294,6 +302,7 @@ class Providers:
         """The answer of the first upstream that has one, not read yet; else that of the last.
 
         Raises:
+            SilentProviderError: one has the request, and does not answer in time.
             RequestRefusedError: the last one cannot be reached.
         """
         for upstream in upstreams:
@@ -305,17 +314,20 @@ class Providers:
                 if last:
                     raise RequestRefusedError(502, f"There is no token for the provider: {error}.") from None
                 continue
-            length = {"content-length": str(len(body))} if body else {}
+            kind = {"content-type": "application/json", "content-length": str(len(body))} if body else {}
             try:
                 response = await self._session.request(
                     "POST" if body else "GET",
                     upstream.url(route),
                     params=parameters,
-                    headers={**headers, **credential, **length, "accept-encoding": "identity"},
-                    data=_whole(body) if body else None,
+                    headers={**headers, **kind, **credential, "accept-encoding": "identity"},
+                    data=_parts(body) if body else None,
                     allow_redirects=False,
                     proxy=self._proxies[upstream.base_url],
                 )
+            except aiohttp.SocketTimeoutError:
+                _logger.warning("A provider does not answer")
+                raise SilentProviderError from None
             except (aiohttp.ClientError, TimeoutError) as error:
                 _logger.warning("A provider cannot be reached: %s", type(error).__name__)
                 if last:
@@ -348,9 +360,10 @@ async def open_providers(upstreams: Sequence[Upstream], timeout: float) -> Async
         yield Providers(upstreams, session)
 
 
-async def _whole(body: bytes) -> AsyncIterator[bytes]:
-    """As a stream: for plain bytes, aiohttp warns that a large body blocks."""
-    yield body
+async def _parts(body: bytes) -> AsyncIterator[bytes]:
+    """As a stream: for plain bytes, aiohttp warns that a large body blocks, and buffers a copy of it."""
+    for at in range(0, len(body), _PART):
+        yield body[at : at + _PART]
 
 
 def _proxy_of(url: str) -> str | None:

@@ -1,0 +1,96 @@
+"""Which headers and parameters of a request its provider gets, and which of an answer its client gets. Pure.
+
+They are lists of what is allowed: a provider, or a proxy in front of it, can have headers and parameters that
+change where a request goes, what it costs, or whether its answer says what it used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qsl
+
+from coding_agent_consumer.gateway.wire import RequestRefusedError
+
+_JSON = "application/json"
+_SENT = re.compile(
+    r"user-agent|anthropic-version|anthropic-beta|anthropic-dangerous-direct-browser-access|openai-beta"
+    r"|x-stainless-[a-z-]+|x-app|x-goog-api-client|originator|version"
+    r"|(x-)?(session|thread|conversation|client-request|request|claude-code-session|codex-window)[_-]id"
+    r"|x-session-affinity|x-codex-beta-features|traceparent|idempotency-key"
+)
+"""Versions and betas of the API, the client's name, and ids with which providers find their caches and logs.
+
+Not `openai-organization`, `openai-project` and `x-goog-user-project`: they choose who pays.
+"""
+_ACCEPTED = frozenset({_JSON, "text/event-stream", "*/*"})
+"""Types of answers that the gateway can count."""
+_PARAMETERS = {
+    "alt": re.compile("json|sse"),  # Google's `proto` cannot be counted
+    "beta": re.compile("true"),
+    "limit": re.compile(r"[0-9]{1,6}"),
+    "pageSize": re.compile(r"[0-9]{1,6}"),
+    "after_id": re.compile(r"[\w.:-]{1,256}"),
+    "before_id": re.compile(r"[\w.:-]{1,256}"),
+    "pageToken": re.compile(r"[\w.:=/+-]{1,2048}"),
+}
+"""Parameters that are passed on, with their values. Not a key in the address, and not Google's `fields`."""
+_NOT_RETURNED = frozenset(
+    {
+        # RFC 9110, section 7.6.1; in addition the headers that `Connection` names.
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("date", "server", "set-cookie", "www-authenticate", "alt-svc"),
+        *("strict-transport-security", "proxy-authenticate"),
+    }
+)
+
+
+def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a request that the provider gets; names are in lower case."""
+    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
+    sent = {name: value for name, value in headers.items() if _SENT.fullmatch(name) and name not in named}
+    accepted = [one.partition(";")[0].strip().lower() for one in headers.get("accept", "*/*").split(",")]
+    sent["accept"] = headers.get("accept", "*/*") if _ACCEPTED.issuperset(accepted) else "*/*"
+    return sent
+
+
+def check_content(headers: Mapping[str, str]) -> None:
+    """Refuse a body that is not plain JSON: the provider could read something else in it than we do.
+
+    Raises:
+        RequestRefusedError: it says that it is something else.
+    """
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise RequestRefusedError(
+            400, "Compressed requests are not supported; send the request uncompressed."
+        )
+    kind, _, more = headers.get("content-type", _JSON).lower().partition(";")
+    if kind.strip() != _JSON or more.strip() not in ("", "charset=utf-8", 'charset="utf-8"'):
+        raise RequestRefusedError(415, f"The body must be `Content-Type: {_JSON}`, in UTF-8.")
+
+
+def sent_parameters(query: bytes) -> list[tuple[str, str]]:
+    """The parameters of a request's address that the provider gets.
+
+    Raises:
+        RequestRefusedError: an answer in this form could not be counted.
+    """
+    sent = []
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        allowed = _PARAMETERS.get(name)
+        if allowed is None:
+            continue
+        if not allowed.fullmatch(value):
+            raise RequestRefusedError(400, f"The parameter {name}={value[:100]} is not supported.")
+        sent.append((name, value))
+    return sent
+
+
+def returned_headers(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer that the client gets."""
+    lines = [(name.lower(), value) for name, value in headers]
+    named = {
+        one.strip().lower() for name, value in lines if name == b"connection" for one in value.split(b",")
+    }
+    unwanted = {name.encode() for name in _NOT_RETURNED} | named
+    return [(name, value) for name, value in lines if name not in unwanted]

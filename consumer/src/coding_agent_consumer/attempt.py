@@ -36,7 +36,7 @@ from coding_agent_core.text import beginning, inline, quotation
 from coding_agent_core.usage import Usage
 
 from coding_agent_consumer.agent import Agent, Brief, Step
-from coding_agent_consumer.agent.models import upstreams
+from coding_agent_consumer.agent.models import allowed_models, upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.background import (
@@ -320,7 +320,7 @@ class Attempt:
                 upstreams(settings),
                 self.given.allowance,
                 prices=settings.llm.prices,
-                models=settings.gateway.models,
+                models=allowed_models(settings),
                 provider_tools=settings.gateway.provider_tools,
                 timeout=settings.llm.request_timeout,
                 host=settings.gateway.host,
@@ -353,7 +353,10 @@ class Attempt:
         stopped = worked.reason is Reason.CANCELLED and self.stop.is_set()
         if not gateway.exhausted.is_set() or stopped or worked.succeeded:
             return worked
-        message = f"The attempt spent everything that it may spend on the model: {self.given.allowance}."
+        message = (
+            f"The attempt may spend {self.given.allowance} on the model. It spent {gateway.spent}, and its "
+            "next request did not fit."
+        )
         return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
 
     async def _publish(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> None:

@@ -33,12 +33,15 @@ async def test_at_its_end_the_work_is_pushed_and_the_outcome_says_why(make_place
     given = place.given().model_copy(update={"allowance": allowance})
     outcome = await place.run(given, llm=PRICES)
     assert (outcome.reason, outcome.branch) == (Reason.BUDGET_EXCEEDED, FIRST)
-    assert outcome.message == "The attempt spent everything that it may spend on the model: 0.25 USD."
+    assert outcome.usage.cost is not None
+    assert outcome.message == (
+        f"The attempt may spend 0.25 USD on the model. It spent {outcome.usage.cost}, and its next request did "
+        "not fit."
+    )
     assert not outcome.retryable
     assert place.system.file_at(FIRST, "begun.md") == "begun\n"
     asked = len(place.system.model.requests)
     assert (asked, outcome.usage.requests) == (3, 3), "two answers fit, the third was under way"
-    assert outcome.usage.cost is not None
     assert Decimal("0.30") <= Decimal(outcome.usage.cost.amount) < Decimal("0.31")
 
 
@@ -67,6 +70,7 @@ async def test_the_gateways_count_is_the_outcomes_whatever_the_agent_says(make_p
     outcome = await place.run(given, make_agent=Foreign)
     assert (outcome.reason, outcome.branch) == (Reason.BUDGET_EXCEEDED, FIRST)
     assert "15,000 tokens" in outcome.message
+    assert f"{outcome.usage.input_tokens + outcome.usage.output_tokens:,} tokens" in outcome.message
     assert outcome.usage.requests == 2
     assert outcome.usage.input_tokens == 20_000
     assert place.system.file_at(FIRST, "a.md") == "a\n"

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.failures import failure_of, too_long
-from coding_agent_consumer.agent.models import Api, model_spec, open_model, retry_policy, transient, upstreams
+from coding_agent_consumer.agent.models import (
+    Api,
+    allowed_models,
+    model_spec,
+    open_model,
+    retry_policy,
+    transient,
+    upstreams,
+)
 from coding_agent_consumer.agent.transcript import Scrub
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
@@ -29,6 +37,17 @@ def settings(**llm: Any) -> Settings:
 
 
 IDENTITY = {"cloud": "azure", "tenant_id": "t", "client_id": "c"}
+
+
+def test_the_gateway_asks_the_configured_models_unless_others_are_listed() -> None:
+    llm: dict[str, Any] = {
+        "provider": "ollama",
+        "ollama": {"model": "qwen"},
+        "anthropic": {"api_key": "k", "model": "claude[1m]"},
+    }
+    assert allowed_models(Settings.model_validate({"llm": llm})) == ("qwen", "claude[1m]", "claude")
+    settings = Settings.model_validate({"llm": llm, "gateway": {"models": ["*"]}})
+    assert allowed_models(settings) == ("*",)
 
 
 def test_an_identity_opens_the_chosen_provider_alone() -> None:

@@ -179,6 +179,21 @@ def upstreams(settings: Settings) -> list[Upstream]:
     return found
 
 
+def allowed_models(settings: Settings) -> tuple[str, ...]:
+    """The models that the gateway may ask: `gateway.models`, or else those of the providers behind it."""
+    if settings.gateway.models:
+        return settings.gateway.models
+    llm = settings.llm
+    names = [llm.provider, *(name for name in _VENDORS if Secrets(getattr(llm, name).api_key).first())]
+    # Claude Code asks for a longer context by a suffix of the name, which it does not send.
+    models = [one for name in names for one in _spellings(getattr(llm, name).model)]
+    return tuple(dict.fromkeys(models))
+
+
+def _spellings(model: str) -> tuple[str, ...]:
+    return model, model.removesuffix("[1m]")
+
+
 def _check_identity(llm: LLM) -> None:
     name, vendor = f"llm.{llm.provider}", _VENDORS.get(llm.provider)
     if vendor is None or host_of(llm.address) == vendor[0]:

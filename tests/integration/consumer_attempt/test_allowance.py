@@ -35,8 +35,8 @@ async def test_at_its_end_the_work_is_pushed_and_the_outcome_says_why(make_place
     assert (outcome.reason, outcome.branch) == (Reason.BUDGET_EXCEEDED, FIRST)
     assert outcome.usage.cost is not None
     assert outcome.message == (
-        f"The attempt may spend 0.25 USD on the model. It spent {outcome.usage.cost}, and its next request did "
-        "not fit."
+        "The attempt may spend 0.25 USD on the model. "
+        f"It spent {outcome.usage.cost}, and its next request did not fit."
     )
     assert not outcome.retryable
     assert place.system.file_at(FIRST, "begun.md") == "begun\n"

@@ -141,3 +141,21 @@ async def test_a_program_that_crashes_fails_the_attempt_and_its_work_is_pushed(
     assert (outcome.reason, outcome.branch) == (Reason.RUNNER_FAILED, BRANCH), outcome
     assert "137" in outcome.message
     assert here.place.system.file_at(BRANCH, "begun.md") == "begun\n"
+
+
+@pytest.mark.parametrize("runner", ["claude-code"], indirect=True)
+async def test_its_helpers_ask_the_configured_model(make_place: MakePlace, runner: str) -> None:
+    """The gateway answers 403 to every other."""
+    asked = {"description": "Look", "prompt": "LOOK AROUND", "subagent_type": "general-purpose"}
+    helpers = [
+        Call(tool="Agent", arguments={**asked, "model": size, "run_in_background": False})
+        for size in ("haiku", "sonnet", "opus")
+    ]
+    main = Script(
+        turns=(*(Turn(calls=(one,)) for one in helpers), runs("echo made > made.md"), Turn(text=WORDS))
+    )
+    place = make_place("github", [Script(match="LOOK AROUND", turns=(Turn(text="I looked."),)), main])
+    outcome = await Place(place, runner).run()
+    assert outcome.reason is Reason.COMPLETED, outcome
+    assert place.system.model.usage["scripted"]["answers"] == outcome.usage.requests == 8
+    assert list(place.system.model.usage) == ["scripted"]

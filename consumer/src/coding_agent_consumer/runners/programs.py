@@ -18,6 +18,9 @@ from coding_agent_consumer.runners import Called, Event, Failed, Launch, Order, 
 from coding_agent_consumer.workspace.protocol import ProcessSpec
 
 
+_CLAUDE_SIZES = ("HAIKU", "SONNET", "OPUS", "FABLE")
+
+
 def _start_claude_code(order: Order) -> Launch:
     """Claude Code 2.1.332; documented in *Headless mode* and *Environment variables*.
 
@@ -33,7 +36,8 @@ def _start_claude_code(order: Order) -> Launch:
     env = {
         "ANTHROPIC_BASE_URL": order.url,
         "ANTHROPIC_AUTH_TOKEN": order.credential,
-        "ANTHROPIC_SMALL_FAST_MODEL": order.model,
+        # It gives small work and its helpers other models than the one that it is told to use.
+        **{f"ANTHROPIC_DEFAULT_{size}_MODEL": order.model for size in _CLAUDE_SIZES},
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_MAX_RETRIES": "5",
         "DISABLE_AUTOUPDATER": "1",

@@ -17,7 +17,6 @@ from coding_agent_consumer.gateway import WireFormat
 from coding_agent_consumer.runners import Called, Event, Failed, Launch, Order, Returned, Runner, Said
 from coding_agent_consumer.workspace.protocol import ProcessSpec
 
-
 _CLAUDE_SIZES = ("HAIKU", "SONNET", "OPUS", "FABLE")
 
 

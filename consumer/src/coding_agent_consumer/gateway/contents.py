@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from coding_agent_consumer.gateway.wire import RequestRefusedError, Route, WireFormat
 
@@ -72,6 +72,8 @@ _DATA_OF_TYPES = {
 
 _COUNTED = ("generateContentRequest", "generate_content_request")
 """Google's request to count tokens may hold the request that it is about."""
+_TOP = frozenset({"", *_COUNTED})
+"""Where the keys are those of a request."""
 _CONVERSATION = ("messages", "input", "contents", "system", "systemInstruction", "system_instruction")
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 GENERATION = ("generationConfig", "generation_config")
@@ -169,8 +171,7 @@ class Contents:
     special: str | None = None
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Where an object is.
 
     Attributes:
@@ -189,7 +190,7 @@ class _Place:
         """The place of an object under a key of this one."""
         return _Place(
             key,
-            self.conversation or (self.key in ("", *_COUNTED) and key in _CONVERSATION),
+            self.conversation or (self.key in _TOP and key in _CONVERSATION),
             self.tool or key in _TOOLS or (key == "definition" and self.kind == "tool_definition"),
         )
 
@@ -225,7 +226,7 @@ def _read_object(
 ) -> Iterator[tuple[Any, _Place]]:
     """Read one object; returns what is in it and is not read yet."""
     kind = value.get("type", "")
-    place = replace(place, kind=kind if isinstance(kind, str) else "?")
+    place = _Place(place.key, place.conversation, place.tool, kind if isinstance(kind, str) else "?")
     if place.conversation and not place.tool:
         found.unsized = found.unsized or _unsized_part(value, place)
     for key, entry in value.items():
@@ -235,6 +236,8 @@ def _read_object(
             _read_texts(found, key, entry, place)
             yield entry, place
             continue
+        if key in _TEXTS and isinstance(entry, str) and place.key not in _TOP:
+            continue  # most of a conversation
         _check_spelling(key)
         if _is_schema(key, place):
             found.way_out = found.way_out or next(_references(entry), None)
@@ -254,7 +257,7 @@ def _read_entry(found: Contents, route: Route, key: str, entry: Any, place: _Pla
     asked = name == "model" and place.key == "" and route.model is None
     if name in ("model", "models", "fallbacks") and not asked:
         found.models.extend(_names(entry))
-    if place.key in ("", *_COUNTED):
+    if place.key in _TOP:
         found.unsized = found.unsized or _unsized_entry(key, entry)
     if found.special is None and _is_special(name, entry):
         found.special = f"`{key[:100]}`"
@@ -300,7 +303,7 @@ def _check_spelling(key: str) -> None:
 
 def _is_data(key: str, entry: Any, place: _Place) -> bool:
     """Whether a key holds arguments or a result of a call, which the client runs."""
-    if not isinstance(entry, (dict, list)) or place.key in ("", *_COUNTED):
+    if not isinstance(entry, (dict, list)) or place.key in _TOP:
         return False
     return key in (_CALLS.get(place.key), _RESULTS.get(place.key), _DATA_OF_TYPES.get(place.kind))
 

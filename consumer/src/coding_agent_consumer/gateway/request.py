@@ -25,8 +25,6 @@ _VALUES_LIMIT = 200_000
 time: 11 million of them took 900 MiB and stopped the attempt for 37 seconds."""
 _MARKS_LIMIT = 10 * _VALUES_LIMIT
 """Commas, brackets and quotes of a request, those in its texts included."""
-_MARKS = (b",", b"[", b"{")
-_COUNTED_AT_A_TIME = 1024 * 1024
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BYTES_PER_TOKEN = 4
 """Of a request: English, code and JSON."""
@@ -137,18 +135,15 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 def _check_values(body: bytes) -> None:
     """Bound what the body costs before it is parsed: each mark outside of a text begins a value."""
-    values = quotes = 0
-    for at in range(0, len(body), _COUNTED_AT_A_TIME):
-        end = at + _COUNTED_AT_A_TIME
-        values += sum(body.count(mark, at, end) for mark in _MARKS)
-        quotes += body.count(b'"', at, end)
-        if values + quotes > _MARKS_LIMIT:
-            break
-    if values > _VALUES_LIMIT and values + quotes <= _MARKS_LIMIT:
-        rest = _STRING.sub(b"", body)
-        values = sum(rest.count(mark) for mark in _MARKS)
+    values = _marks(body)
+    if values > _VALUES_LIMIT and values + body.count(b'"') <= _MARKS_LIMIT:
+        values = _marks(_STRING.sub(b"", body))
     if values > _VALUES_LIMIT:
         raise RequestRefusedError(413, f"The request has more than {_VALUES_LIMIT} values.")
+
+
+def _marks(text: bytes) -> int:
+    return len(text) - len(text.translate(None, b",[{"))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

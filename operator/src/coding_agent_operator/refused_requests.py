@@ -49,8 +49,8 @@ class RefusedRequests:
         """Why a task that has not started ends without an attempt, for people; `None` if it may start."""
         if task.spec.trigger.cause is not Cause.LABEL or not task.spec.user or task.status.attempts:
             return None
-        times = self._ends.get(_person(task), ())
-        if len(times) < MOST or (until := times[0] + PERIOD) <= self._now():
+        times = self._ends.get(_person(task))
+        if times is None or len(times) < MOST or (until := times[0] + PERIOD) <= self._now():
             return None
         return (
             f"The last {MOST} requests of {task.spec.user} in {task.spec.source.repository} were refused, so "

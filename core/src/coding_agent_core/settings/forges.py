@@ -83,9 +83,9 @@ class GitHub(Labels):
     personal_access_token: SecretField = SecretSettings()
     """Token of the account that labels, comments, pushes and opens pull requests."""
     account: str = ""
-    """Login of the token's account. The receiver ignores labels that this account applies or removes, and does
-    not trust what it wrote. It has no token, so it cannot ask the forge for the login; the poller and the
-    reporter ask the forge."""
+    """Login of the token's account. The receiver ignores labels that this account applies or removes, and
+    does not trust what it wrote. It has no token, so it cannot ask the forge for the login; the poller and
+    the reporter ask the forge."""
 
     @property
     def host(self) -> str:
@@ -116,9 +116,9 @@ class GitLab(Labels):
     personal_access_token: SecretField = SecretSettings()
     """Personal, project or group access token with the scope `api`."""
     account: str = ""
-    """Login of the token's account. The receiver ignores labels that this account applies or removes, and does
-    not trust what it wrote. It has no token, so it cannot ask the forge for the login; the poller and the
-    reporter ask the forge."""
+    """Login of the token's account. The receiver ignores labels that this account applies or removes, and
+    does not trust what it wrote. It has no token, so it cannot ask the forge for the login; the poller and
+    the reporter ask the forge."""
 
     @field_validator("api_url")
     @classmethod

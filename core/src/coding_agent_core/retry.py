@@ -49,10 +49,13 @@ def backoff(failures: int, first: float, longest: float, chance: float | None = 
 def asked_wait(asked: float, longest: float, chance: float | None = None) -> float:
     """Seconds to wait if a server asks for a delay: up to a tenth more by chance, at most `longest`.
 
+    The spread stays at the limit: there the wait is up to a tenth less than `longest`.
+
     Args:
         chance: in [0, 1), so that all who were asked do not return at once; random by default.
     """
-    return min(longest, asked * (1 + (random.random() if chance is None else chance) / 10))
+    least = min(asked, longest / 1.1)
+    return least * (1 + (random.random() if chance is None else chance) / 10)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from coding_agent_core.commands import CommandMetrics, IssueCommand, LastTask, T
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.messages import Notice, NoticeSource, QueuedTask
+from coding_agent_core.messages import Notice, NoticeSource, QueuedTask, item_of_notice
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
@@ -36,6 +36,12 @@ _logger = logging.getLogger("coding_agent.notices")
 RETRY_SECONDS = 10.0
 _WAITS_AFTER = 1.0
 """Seconds after which a task that no worker has claimed is shown as waiting."""
+SIGN_SECONDS = 120.0
+"""Seconds after its event in which a task is shown as waiting.
+
+After an outage of the forge, the requests for all the signs that it missed would keep commands and workers
+waiting. The task's start shows more.
+"""
 
 
 async def handle_notices(
@@ -44,7 +50,7 @@ async def handle_notices(
     stop: asyncio.Event,
     metrics: CommandMetrics | None = None,
 ) -> None:
-    """Handle notices as they come, until `stop` is set."""
+    """Handle notices as they come, until `stop` is set. A forge that is down keeps no other one waiting."""
     async with AsyncExitStack() as stack:
         forges = connect_all(settings)
         for connected in forges.values():
@@ -55,16 +61,28 @@ async def handle_notices(
                 "apply to the run, not those of the command's author (docs/decisions/0015)"
             )
         handler = NoticeHandler(settings, source, forges, metrics)
-        async with aclosing(source.notices(stop)) as notices:
-            async for notice in notices:
-                if not await _until_handled(handler, notice, stop):
-                    break  # asking for the next one would acknowledge this one
+        async with asyncio.TaskGroup() as group:
+            # Also for a forge without a token: its notices are dropped with a warning, as its tasks are.
+            for host in sorted({*settings.hosts.values(), *forges}):
+                group.create_task(_handle_notices_of(host, handler, source, stop))
+
+
+async def _handle_notices_of(
+    host: str, handler: NoticeHandler, source: NoticeSource, stop: asyncio.Event
+) -> None:
+    async with aclosing(source.notices(host, stop)) as notices:
+        async for notice in notices:
+            if not await _until_handled(handler, notice, stop):
+                break  # asking for the next one would acknowledge this one
 
 
 async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.Event) -> bool:
-    """Whether the notice was handled; a stop can prevent that."""
+    """Whether the notice was handled, or came too late to be; a stop can prevent that."""
     item = item_of_notice(notice)
     while not stop.is_set():
+        if _is_outdated(notice, datetime.now(UTC)):
+            _logger.info("Not shown that the task of %s waits: it came long ago", item.display)
+            return True
         try:
             await handler.handle(notice)
         except (ForgeUnavailableError, QueueUnavailableError) as error:
@@ -79,8 +97,10 @@ async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.E
     return False
 
 
-def item_of_notice(notice: Notice) -> Item:
-    return notice.request.item if isinstance(notice, QueuedTask) else notice.item
+def _is_outdated(notice: Notice, now: datetime) -> bool:
+    if not isinstance(notice, QueuedTask):
+        return False
+    return (now - notice.request.trigger.received_at).total_seconds() > SIGN_SECONDS
 
 
 @dataclass(frozen=True)

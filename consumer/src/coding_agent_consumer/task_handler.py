@@ -27,16 +27,18 @@ from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.telemetry import UsageMetrics
 from prometheus_client import CollectorRegistry
 
-from coding_agent_consumer.attempt import Attempt, MakeAgent
+from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
 from coding_agent_consumer.egress import Identities, denials
 from coding_agent_consumer.tasks import (
     Abandon,
     Drop,
     ForgeTask,
+    Settle,
     Start,
     branch_for,
     decide_start,
     remembered,
+    show_end_again,
     task_for,
 )
 from coding_agent_consumer.transcript_store import Transcripts
@@ -55,12 +57,27 @@ _GRACE = 60.0
 """Seconds after a stop in which the work so far can still be pushed."""
 _EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
 """When a task was withdrawn if nobody knows when: a label on its item may be newer."""
+_SHOWING_TRIES = 10
+"""Deliveries after the last attempt in which a task's end can still be shown, while the forge refuses it."""
 _OVERTIME = 600.0
 """Seconds after an attempt's time in which its finished work can still be pushed."""
 
 
 class _TaskStoppedError(Exception):
     """The consumer is shutting down, or the queue gave the task to another consumer: report nothing more."""
+
+
+@dataclass
+class _Progress:
+    """How far the handling of a claim has come.
+
+    Attributes:
+        attempt: number of the attempt that runs, or ran last.
+        task: the task on its item, once it is known.
+    """
+
+    attempt: int
+    task: ForgeTask | None = None
 
 
 @dataclass
@@ -73,6 +90,7 @@ class TaskHandler:
         open_workspace: opens a workspace whose commands get these variables.
         usage: counts what attempts used.
         identities: at the egress proxy; `None`: there is none.
+        process: this process's id if the queue is in its memory.
     """
 
     settings: Settings
@@ -82,6 +100,7 @@ class TaskHandler:
     shutdown: asyncio.Event
     usage: UsageMetrics = field(default_factory=lambda: UsageMetrics(CollectorRegistry()))
     identities: Identities | None = None
+    process: str | None = None
 
     async def handle(self, claim: Claim) -> None:
         """Work on a task until its claim is settled. Only a shutdown or a lost claim leaves it unsettled."""
@@ -92,27 +111,27 @@ class TaskHandler:
                 f"no forge is configured for {item.host}; known: {', '.join(sorted(self.forges)) or 'none'}"
             )
             return
+        progress = _Progress(claim.task.attempt)
         try:
             async with AsyncExitStack() as stack:
                 while not await stack.enter_async_context(claim.item_lock()):
                     await stack.aclose()
                     if await self._settle_locked_out(claim, forge, item):
                         return
-                await self._with_item(claim, forge)
+                try:
+                    await self._with_item(claim, forge, progress)
+                except _TaskStoppedError:
+                    raise
+                except Exception as error:  # settled while the item's lock is held: the item shows it
+                    await self._settle_failure(claim, progress, error)
         except _TaskStoppedError:
             _logger.info(
                 "Stopped work on %s: %s",
                 item.display,
                 "claim lost" if claim.lost.is_set() else "shutting down",
             )
-        except ForgeNotFoundError as error:
-            await claim.dead_letter(str(error))
-        except ForgeError as error:
-            _logger.warning("Returning %s to the queue: %s", item.display, error)
-            if claim.task.attempt < self.settings.consumer.max_attempts:
-                await claim.retry(self._delay(claim.task.attempt, None))
-            else:
-                await claim.dead_letter(str(error))
+        except Exception as error:
+            await self._settle_failure(claim, _Progress(progress.attempt), error)
 
     async def _settle_locked_out(self, claim: Claim, forge: Forge, item: Item) -> bool:
         """Another consumer holds the item: settle this message; `False`: the item is free now."""
@@ -132,28 +151,32 @@ class TaskHandler:
         else:
             # It may be the message of the other consumer's own task, delivered again because its connection
             # broke: it must stay in the queue until that task has ended.
-            await claim.retry(_OTHER_CONSUMER_PATIENCE)
+            await claim.retry(_OTHER_CONSUMER_PATIENCE, claim.task.attempt)
         return True
 
-    async def _with_item(self, claim: Claim, forge: Forge) -> None:
+    async def _with_item(self, claim: Claim, forge: Forge, progress: _Progress) -> None:
         queued = claim.task
         limit = self.settings.consumer.max_attempts
         item = await self._retrying(claim, lambda: forge.locate(queued.request.item))
         labels = self.settings.labels(item.platform)
         details = await self._retrying(claim, lambda: forge.read(item))
         state = await self._retrying(claim, lambda: remembered(forge, item))
+        if state is not None and state.uuid == queued.uuid:
+            progress.attempt = max(progress.attempt, state.attempt)
         decision = decide_start(queued, details, state, labels, limit)
         match decision:
             case Drop(why):
                 _logger.info("Dropped a message for %s: %s", item.display, why)
                 await claim.done()
-            case Abandon(ended, reason, message):
-                task = task_for(forge, item, labels, ended, max_attempts=limit)
-                outcome = Outcome(reason=reason, message=message)
+            case Settle(ended):
                 claim.ending()
-                task.answered_until = task.seen(details)
-                await self._retrying(claim, lambda: task.finish(outcome))
-                await self._settle_end(claim, outcome)
+                await self._retrying(claim, lambda: show_end_again(forge, item, labels))
+                why = "its consumer died before it settled the message; see the comment on the item"
+                await self._settle_end(claim, ended.phase, ended.reason, why)
+            case Abandon(ended, reason, message):
+                progress.task = task_for(forge, item, labels, ended, max_attempts=limit)
+                progress.task.answered_until = progress.task.seen(details)
+                await self._finish(claim, progress.task, Outcome(reason=reason, message=message))
             case Start():
                 start = decision
                 branch = await self._retrying(
@@ -175,9 +198,12 @@ class TaskHandler:
                     branch=branch,
                     change_url=state.change_url if state and state.branch == branch else None,
                     runner=queued.request.runner,
+                    user=queued.request.user or None,
+                    process=self.process,
                 )
-                task = task_for(forge, item, labels, begun, max_attempts=limit)
-                await self._attempt(claim, task, details)
+                progress.attempt = decision.attempt
+                progress.task = task_for(forge, item, labels, begun, max_attempts=limit)
+                await self._attempt(claim, progress.task, details)
 
     async def _attempt(self, claim: Claim, task: ForgeTask, details: ItemDetails) -> None:
         await self._retrying(claim, task.prepare)
@@ -235,28 +261,59 @@ class TaskHandler:
     async def _settle(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         attempt = task.state.attempt
         if outcome.retryable and attempt < task.max_attempts:
-            wait = self._delay(attempt, outcome.retry_after)
-            await claim.retry(wait)
-            await self._comment(task, Phase.BACKOFF, outcome, datetime.now(UTC) + timedelta(seconds=wait))
-            return
+            await self._try_again(claim, task, outcome)
+        else:
+            await self._finish(claim, task, outcome)
+
+    async def _try_again(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
+        attempt = task.state.attempt
+        wait = await claim.retry(self._delay(attempt, outcome.retry_after), attempt + 1)
+        await self._comment(task, Phase.BACKOFF, outcome, datetime.now(UTC) + timedelta(seconds=wait))
+
+    async def _finish(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         claim.ending()
         await self._retrying(claim, lambda: task.finish(outcome))
-        await self._settle_end(claim, outcome)
+        await self._settle_end(claim, task.state.phase, outcome.reason, outcome.message)
 
-    async def _settle_end(self, claim: Claim, outcome: Outcome) -> None:
+    async def _settle_end(self, claim: Claim, phase: Phase, reason: str | None, message: str) -> None:
         # Requests of strangers must not fill the queue that people have to look at.
-        if outcome.succeeded or outcome.reason in (Reason.CANCELLED, Reason.NOT_AUTHORIZED):
-            await claim.done()
+        if phase is Phase.FAILED and reason != Reason.NOT_AUTHORIZED:
+            await claim.dead_letter(f"{reason}: {message}")
         else:
+            await claim.done()
+
+    async def _settle_failure(self, claim: Claim, progress: _Progress, error: Exception) -> None:
+        """Settle a claim whose handling failed: it is retried, and given up after the last attempt.
+
+        It is given up only once the item shows that, or after further tries to show it: otherwise the item
+        would show for ever that an attempt runs. An end that the item shows already is not replaced, because
+        the next delivery shows its labels again.
+        """
+        outcome, task, attempt = outcome_of_error(error), progress.task, progress.attempt
+        limit = self.settings.consumer.max_attempts
+        _logger.warning("Cannot go on with %s: %s", claim.task.request.item.display, outcome.message)
+        is_over = isinstance(error, ForgeNotFoundError) or attempt >= limit + _SHOWING_TRIES
+        if task is not None and not task.state.phase.terminal and not is_over:
+            if attempt < limit:
+                await self._try_again(claim, task, outcome)
+                return
+            claim.ending()
+            is_over = await self._comment(task, Phase.FAILED, outcome, None)
+        if is_over:
             await claim.dead_letter(f"{outcome.reason}: {outcome.message}")
+        else:
+            await claim.retry(self._delay(attempt, outcome.retry_after), attempt + 1)
 
     async def _comment(
         self, task: ForgeTask, phase: Phase, outcome: Outcome, next_attempt: datetime | None
-    ) -> None:
+    ) -> bool:
+        """Show a phase that the next delivery would show too; whether the forge took it."""
         try:
             await task.comment(phase, outcome=outcome, next_attempt=next_attempt)
-        except ForgeError as error:  # the next attempt shows the right state anyway
+        except ForgeError as error:
             _logger.warning("Could not report on %s that it is %s: %s", task.item.display, phase, error)
+            return False
+        return True
 
     @asynccontextmanager
     async def _watch(self, claim: Claim, task: ForgeTask) -> AsyncIterator[tuple[asyncio.Event, list[str]]]:
@@ -336,13 +393,8 @@ async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int)
             async for claim in claims:
                 try:
                     await handler.handle(claim)
-                except Exception:
-                    _logger.exception("Handling %s failed unexpectedly", claim.task.name)
-                    consumer = handler.settings.consumer
-                    if claim.task.attempt < consumer.max_attempts:
-                        await claim.retry(consumer.retry_delay)
-                    else:
-                        await claim.dead_letter("handling it failed unexpectedly; see the consumer's log")
+                except Exception:  # the queue itself failed; an unsettled claim is delivered again
+                    _logger.exception("Could not settle %s", claim.task.name)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):

@@ -15,7 +15,7 @@ from coding_agent_core.forge.protocol import MARKER, Forge, ItemDetails, ItemSta
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import Report, State, publish, read_state
+from coding_agent_core.reporting import Report, State, publish, read_state, show_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Authorize
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, task_name
@@ -57,11 +57,23 @@ class Abandon:
     message: str
 
 
+@dataclass(frozen=True)
+class Settle:
+    """The task has ended, and its consumer may have died before labels and queue showed it: show it again."""
+
+    state: State
+
+
+Decision = Start | Drop | Abandon | Settle
+
+
 def decide_start(
     task: QueuedTask, details: ItemDetails, state: State | None, labels: Labels, max_attempts: int
-) -> Start | Drop | Abandon:
+) -> Decision:
     """What happens to a message, by the item's labels and the state in our comment."""
     manual = task.request.trigger.origin is Origin.MANUAL
+    # A message that could not be handled in its last attempt comes again with a higher number.
+    number = min(task.attempt, max_attempts)
     if state is None or state.uuid != task.uuid:
         if not details.open:
             return Drop("the item is closed")
@@ -70,11 +82,11 @@ def decide_start(
         # A comment that shows another message's wait shows the same run: only one of the messages starts it.
         earlier = 0 if state is None else state.run - state.waits_for_first_attempt
         run = max(task.run, earlier + 1)
-        return Start(run=run, attempt=task.attempt, previous=state, continues=False)
+        return Start(run=run, attempt=number, previous=state, continues=False)
 
     # The task is shown as waiting, or it started before: in a consumer that died, or as an earlier attempt.
     if state.phase.terminal:
-        return Drop("the task has ended already")
+        return Settle(state)
     when = "before its task started" if state.attempt == 0 else "while its task was waiting to continue"
     if not details.open:
         return Abandon(state, Reason.CANCELLED, f"The item was closed {when}.")
@@ -82,19 +94,17 @@ def decide_start(
         return Abandon(state, Reason.CANCELLED, f"The label was removed {when}.")
     match state.phase:
         case Phase.QUEUED:  # e.g. the consumer was restarted: this does not count as an attempt
-            attempt = max(task.attempt, state.attempt)
-        case Phase.BACKOFF:
-            if task.attempt <= state.attempt:
-                return Drop("the next attempt is already in the queue")
-            attempt = task.attempt
-        case _:  # its consumer died
-            attempt = max(task.attempt, state.attempt + 1)
+            attempt = max(number, state.attempt)
+        case Phase.BACKOFF if task.attempt <= state.attempt:
+            return Drop("the next attempt is already in the queue")
+        case _:  # its consumer died, or the next attempt is due
+            attempt = max(number, state.attempt + 1)
     if attempt > max_attempts:
         return Abandon(
             state,
             Reason.INTERNAL,
-            f"The agent's process died in attempt {state.attempt} of {max_attempts}; "
-            "it is not retried. See the consumer's log around that time.",
+            f"Attempt {state.attempt} of {max_attempts} ended without a report, and no other one follows: its"
+            " process died, or the forge refused the report. See the consumer's log around that time.",
         )
     return Start(run=state.run, attempt=attempt, previous=state, continues=state.attempt > 0)
 
@@ -198,6 +208,15 @@ class Target:
     branch: str
 
 
+async def show_end_again(forge: Forge, item: Item, labels: Labels) -> None:
+    """Show the labels of the end that our comment shows. It can be repeated."""
+    found = await forge.find_comment(item, MARKER)
+    state = read_state(found.body) if found else None
+    if found is not None and state is not None and state.phase.terminal:
+        # A label that was applied after the end was shown asks for the next run, however long ago that was.
+        await show_labels(forge, item, labels, state.phase, answered_until=found.updated_at)
+
+
 @dataclass
 class ForgeTask:
     """An item's task while an attempt works on it. There is a subclass for each kind of item.
@@ -250,7 +269,7 @@ class ForgeTask:
         """
         if phase is not self.state.phase:
             self.since = datetime.now(UTC)
-        update: dict[str, object] = {"phase": phase}
+        update: dict[str, object] = {"phase": phase, "reason": outcome.reason if outcome else None}
         if outcome is not None:
             update |= {
                 "branch": outcome.branch or self.state.branch,

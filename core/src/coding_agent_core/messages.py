@@ -131,6 +131,10 @@ Notice = QueuedTask | Withdrawal | IssueCommand
 """What a consumer handles in addition to tasks: one was queued or withdrawn, or a command was given."""
 
 
+def item_of_notice(notice: Notice) -> Item:
+    return notice.request.item if isinstance(notice, QueuedTask) else notice.item
+
+
 class TaskSink(Protocol):
     """Takes label applications and commands. What they returned for is stored as safely as it can be."""
 
@@ -214,8 +218,16 @@ class Claim(Protocol):
 
     async def done(self) -> None: ...
 
-    async def retry(self, delay: float) -> None:
-        """Deliver the task again as its next attempt, not before `delay` seconds have passed."""
+    async def retry(self, delay: float, attempt: int) -> float:
+        """Deliver the task again, not before `delay` seconds have passed.
+
+        Args:
+            attempt: number of the attempt that the new message starts. The number in the claimed message
+                does not say it: after a crash a message starts a later attempt than its own.
+
+        Returns:
+            the seconds after which it is delivered, rounded up as the queue needs it.
+        """
         ...
 
     async def dead_letter(self, reason: str) -> None:
@@ -237,10 +249,12 @@ class TaskSource(Protocol):
 class NoticeSource(Protocol):
     """Delivers notices where there is no reporter."""
 
-    def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
-        """One at a time, in order of arrival, until `stop` is set; reconnects by itself.
+    def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
+        """The notices about one forge's items, one at a time, until `stop` is set; reconnects by itself.
 
-        Asking for the next one means that the last one was handled; closing the iterator does not.
+        Signs that a task waits (`QueuedTask`) come after all others; otherwise they come in the order of
+        their arrival. Asking for the next one means that the last one was handled; closing the iterator does
+        not. The forges' iterators run side by side, one for each.
         """
         ...
 

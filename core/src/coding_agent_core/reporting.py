@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from coding_agent_core.egress import Denial
 from coding_agent_core.forge.protocol import MARKER, Forge, LabelEvent
@@ -34,16 +34,23 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class State(Frozen):
     """The hidden part. `branch` is where the work goes, whether or not it was pushed.
 
-    `attempt` is 0 while the task waits for its first one.
+    Attributes:
+        attempt: 0 while the task waits for its first one.
+        reason: why the task ended, or its last attempt.
+        user: who asked for the task.
+        process: the process that has the task in memory (`queues.processes`).
     """
 
     uuid: str
     run: int = 1
     attempt: int = 1
     phase: Phase
+    reason: str | None = None
     branch: str | None = None
     change_url: str | None = None
     runner: RunnerName | None = None
+    user: str | None = None
+    process: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
 
     @property
     def waits_for_first_attempt(self) -> bool:
@@ -143,7 +150,7 @@ def _host(parts: SplitResult) -> tuple[str | None, int | None]:
 async def publish(
     forge: Forge, item: Item, labels: Labels, report: Report, *, answered_until: datetime | None = None
 ) -> None:
-    """Write the comment, then add labels, then remove those of other phases. It can be repeated.
+    """Write the comment, then show the phase with labels. It can be repeated.
 
     The comment comes first because a consumer reads it after a crash: if the labels changed without it,
     nobody would remember the task.
@@ -153,9 +160,20 @@ async def publish(
             the forge's clock, asks for the next: it stays.
     """
     await forge.upsert_comment(item, MARKER, comment(report))
+    await show_labels(forge, item, labels, report.state.phase, answered_until=answered_until)
+
+
+async def show_labels(
+    forge: Forge, item: Item, labels: Labels, phase: Phase, *, answered_until: datetime | None
+) -> None:
+    """Add the labels of a phase, then remove those of other phases.
+
+    Args:
+        answered_until: as of `publish`.
+    """
     seen = await forge.read_state(item)
-    add, remove = label_changes(report.state.phase, labels, seen.labels)
-    if report.state.phase.terminal and answered_until is not None and labels.triggers & set(remove):
+    add, remove = label_changes(phase, labels, seen.labels)
+    if phase.terminal and answered_until is not None and labels.triggers & set(remove):
         history = await forge.label_history(item, answered_until)
         applied = next((event for event in history if event.added and event.label in labels.triggers), None)
         if applied is None or applied_after(answered_until, history, applied):

@@ -70,6 +70,24 @@ class Queue:
             frame = channel.queue_declare(self.name + suffix, passive=True)
             return int(frame.method.message_count)
 
+    def exists(self, suffix: str) -> bool:
+        """Whether there is such a queue; to look for it is to use it, so that it expires later."""
+        try:
+            self.ready(suffix)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+        return True
+
+    def accepts(self, suffix: str) -> bool:
+        """Whether there is such a queue. It gets a message, which is no use of it."""
+        with self.channel() as channel:
+            channel.confirm_delivery()
+            try:
+                channel.basic_publish("", self.name + suffix, b"", mandatory=True)
+            except pika.exceptions.UnroutableError:
+                return False
+        return True
+
     def is_locked(self, item: Item) -> bool:
         """Whether a consumer holds the item's lock."""
         try:

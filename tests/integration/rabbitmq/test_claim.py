@@ -25,7 +25,7 @@ async def test_two_tasks_of_one_item_exclude_each_other_and_the_second_loses_no_
             assert first.task.uuid != second.task.uuid
             async with first.item_lock() as held, second.item_lock() as held_too:
                 assert (held, held_too) == (True, False)
-                await second.retry(2)
+                await second.retry(2, second.task.attempt)
             await first.done()
         again = await take_too()
         assert (again.task.uuid, again.task.attempt) == (second.task.uuid, 1)
@@ -175,6 +175,6 @@ async def test_a_redelivered_task_that_must_wait_for_its_item_is_still_known_as_
             assert held
             async with redelivered.item_lock() as held_too:
                 assert not held_too
-                await redelivered.retry(1)
+                await redelivered.retry(1, redelivered.task.attempt)
             again = await (take() if redelivered is first else take_too())
             assert (again.task.uuid, again.task.attempt, again.redelivered) == (begun.task.uuid, 1, True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
+from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource, messages
 from coding_agent_core.queues.rabbitmq.messages import Timing
 
 from tests.fixtures.rabbitmq import Broker
@@ -161,7 +161,7 @@ async def test_another_task_is_not_hoarded_while_one_runs_across_a_reconnection(
                 if other.task.uuid == claim.task.uuid:  # delivered again, to whoever is idle
                     async with other.item_lock() as held_too:
                         assert not held_too
-                    await other.retry(60)
+                    await other.retry(60, other.task.attempt)
                     other = await take_too()
                 assert other.task.request.item.number == 2
                 await other.done()
@@ -208,7 +208,7 @@ async def test_a_retry_comes_as_the_next_attempt_and_not_before_its_delay(
     async with claims(new_source()) as take:
         claim = await take()
         began = time.monotonic()
-        await claim.retry(1.0)
+        await claim.retry(1.0, 2)
         assert queue.ready() == 0
         again = await take()
         assert time.monotonic() - began >= 1.0
@@ -218,6 +218,37 @@ async def test_a_retry_comes_as_the_next_attempt_and_not_before_its_delay(
     assert queue.ready(".retry.1") == 0
 
 
+async def test_a_delay_queue_vanishes_after_its_last_message(
+    sink: RabbitMQSink, new_source: NewSource, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "_DELAY_QUEUE_REST", 1)
+    await sink.submit(request(1))
+    async with claims(new_source()) as take:
+        assert await (await take()).retry(0.1, 3) == 1
+        again = await take()
+        assert again.task.attempt == 3
+        await again.done()
+    await until(lambda: not queue.accepts(".retry.1"))
+
+
+async def test_a_delay_queue_with_other_arguments_is_used_as_it_is(
+    sink: RabbitMQSink, new_source: NewSource, queue: Queue
+) -> None:
+    arguments = {
+        "x-message-ttl": 1000,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue.name,
+    }
+    with queue.channel() as channel:
+        channel.queue_declare(f"{queue.name}.retry.1", durable=True, arguments=arguments)
+    await sink.submit(request(1))
+    async with claims(new_source()) as take:
+        await (await take()).retry(1, 2)
+        again = await take()
+        assert again.task.attempt == 2
+        await again.done()
+
+
 @pytest.mark.long
 async def test_a_waiting_retry_survives_a_power_cut(
     sink: RabbitMQSink, new_source: NewSource, rabbitmq: Broker
@@ -225,7 +256,7 @@ async def test_a_waiting_retry_survives_a_power_cut(
     await sink.submit(request(1))
     async with claims(new_source()) as take:
         claim = await take()
-        await claim.retry(2.0)
+        await claim.retry(2.0, 2)
         await asyncio.to_thread(rabbitmq.kill)
         await asyncio.to_thread(rabbitmq.start)
         again = await take()
@@ -260,7 +291,7 @@ async def test_a_task_that_cannot_be_moved_is_handed_out_again(
     async with claims(new_source(timing=Timing(connect=30, longest_pause=0.3, settle=0.5))) as take:
         claim = await take()
         await asyncio.to_thread(rabbitmq.stop)
-        await claim.retry(1.0)
+        await claim.retry(1.0, 2)
         await asyncio.to_thread(rabbitmq.start)
         again = await take()
         assert (again.task.uuid, again.task.attempt, again.redelivered) == (claim.task.uuid, 1, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from coding_agent_consumer.tasks import Abandon, Drop, Start, decide_start
+from coding_agent_consumer.tasks import Abandon, Drop, Settle, Start, decide_start
 from coding_agent_core.forge.protocol import ItemDetails
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
@@ -46,7 +46,7 @@ def state(uuid: str, phase: Phase, *, attempt: int = 1, run: int = 1) -> State:
     return State(uuid=uuid, phase=phase, attempt=attempt, run=run)
 
 
-START, DROP, END = Start, Drop, Abandon
+DROP, END, SETTLE = Drop, Abandon, Settle
 
 CASES = [
     # what, message, item, remembered state, expected (run, attempt)
@@ -83,8 +83,15 @@ CASES = [
     ),
     ("closed before it began", message(), item(BOT, is_open=False), None, DROP),
     ("by hand, without a label", message(origin=Origin.MANUAL), item(), None, (1, 1)),
-    ("own, ended, message delivered again", message(), item(DONE), state(OWN, Phase.SUCCEEDED), DROP),
-    ("own, failed, message delivered again", message(), item(), state(OWN, Phase.FAILED), DROP),
+    ("own, ended, message delivered again", message(), item(DONE), state(OWN, Phase.SUCCEEDED), SETTLE),
+    ("own, failed, message delivered again", message(), item(), state(OWN, Phase.FAILED), SETTLE),
+    (
+        "own, failed, its consumer died before the labels",
+        message(),
+        item(PROCESSING),
+        state(OWN, Phase.FAILED),
+        SETTLE,
+    ),
     (
         "own, its consumer died: the next attempt",
         message(),
@@ -189,6 +196,9 @@ def test_claim(queued: QueuedTask, details: ItemDetails, remembered: State | Non
             assert (run, attempt) == expected
         case Drop():
             assert expected is DROP
+        case Settle(ended):
+            assert expected is SETTLE
+            assert ended is remembered
         case Abandon(_, reason, sentence):
             assert (END, reason) == expected
             assert sentence.endswith(".")

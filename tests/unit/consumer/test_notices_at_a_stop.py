@@ -24,7 +24,7 @@ class Source(MemoryQueue):
         super().__init__()
         self.acknowledged = self.closed = False
 
-    async def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
+    async def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
         try:
             yield command(CommandName.RUN)
             self.acknowledged = True

@@ -73,12 +73,12 @@ def test_a_label_stays_one_segment(label: str, encoded: str) -> None:
     ],
 )
 def test_search_query(settings: GitHub, kind: ItemKind, query: str) -> None:
-    assert search_query(kind, settings) == query
+    assert search_query(kind, settings, settings.triggers) == query
 
 
 def test_quotes_in_a_label_cannot_end_the_qualifier() -> None:
     labels = GitHub(query="state:open", bot_label='a" repo:evil/x \\')
-    query = search_query(ItemKind.ISSUE, labels)
+    query = search_query(ItemKind.ISSUE, labels, labels.triggers)
     assert query.startswith(r'label:"a\" repo:evil/x \\","a\" repo:evil/x \\: builtin",')
 
 

@@ -231,7 +231,7 @@ async def test_a_retry_is_the_next_attempt_and_comes_after_its_delay(queue: Memo
     await queue.submit(labeled())
     async with consumer(queue) as take:
         claim = await take()
-        await claim.retry(30)
+        await claim.retry(30, 2)
         waiting = asyncio.ensure_future(take())
         await time.pass_by(seconds=29)
         assert await nothing_comes(waiting)
@@ -246,7 +246,7 @@ async def test_a_retry_waits_until_its_attempt_was_reported(queue: MemoryQueue, 
     async with consumer(queue) as take_too:
         async with consumer(queue) as take:
             claim = await take()
-            await claim.retry(0)
+            await claim.retry(0, claim.task.attempt + 1)
             waiting = asyncio.ensure_future(take_too())
             await time.pass_by(seconds=1)
             assert await nothing_comes(waiting), "the comment of the first attempt must not come last"
@@ -259,9 +259,9 @@ async def test_a_withdrawn_task_is_not_tried_again(queue: MemoryQueue, time: Tim
     async with consumer(queue) as take:
         running = await take()
         await queue.withdraw(unlabeled(1, at=1))
-        await running.retry(1)
+        await running.retry(1, 2)
         delayed = await take()
-        await delayed.retry(1)
+        await delayed.retry(1, 2)
         await queue.withdraw(unlabeled(2, at=1))
         waiting = asyncio.ensure_future(take())
         await time.pass_by(seconds=2)
@@ -298,7 +298,7 @@ async def test_draining_ends_when_nothing_waits_or_is_in_hand(queue: MemoryQueue
         async for claim in queue.claims(asyncio.Event()):
             seen.append((claim.task.request.item.number, claim.task.attempt))
             if claim.task.attempt == 1:
-                await claim.retry(5)
+                await claim.retry(5, 2)
             else:
                 await claim.done()
 

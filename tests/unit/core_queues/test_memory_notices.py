@@ -37,7 +37,7 @@ async def test_they_come_in_order_and_wake_who_waits() -> None:
     queue, stop, seen = MemoryQueue(), asyncio.Event(), list[str]()
 
     async def take() -> None:
-        async for entry in queue.notices(stop):
+        async for entry in queue.notices("github.com", stop):
             assert isinstance(entry, IssueCommand)
             seen.append(entry.user)
             if len(seen) == 2:
@@ -51,6 +51,29 @@ async def test_they_come_in_order_and_wake_who_waits() -> None:
     assert seen == ["alice", "bob"]
 
 
+async def test_a_task_that_is_cancelled_while_its_retry_is_reported_is_withdrawn_after_it() -> None:
+    """The worker shows on the item that the task will be tried again, and nobody else would correct it."""
+    queue, stop = MemoryQueue(), asyncio.Event()
+    notices, claims = queue.notices("github.com", stop), queue.claims(stop)
+    await queue.submit(request())
+    assert isinstance(await anext(notices), QueuedTask)
+    claim = await anext(claims)
+    await claim.retry(0, 2)
+    withdrawal = Withdrawal(item=request().item, reason="the issue lost its label", message="It went.")
+    assert await queue.withdraw(withdrawal) == claim.task.name
+    async with queue.item_lock(request().item) as is_free:
+        assert not is_free, "the worker still reports"
+    await claims.aclose()
+    notice = await asyncio.wait_for(anext(notices), 60)
+    assert isinstance(notice, Withdrawal)
+    assert notice.message == "It went."
+    async with queue.item_lock(request().item) as is_free:
+        assert is_free
+    latest = queue.latest(request().item)
+    assert latest is not None
+    assert latest.terminal
+
+
 async def test_many_by_one_author_are_one_and_many_authors_are_bounded() -> None:
     queue, stop = MemoryQueue(), asyncio.Event()
     for number in range(90):
@@ -60,7 +83,7 @@ async def test_many_by_one_author_are_one_and_many_authors_are_bounded() -> None
     assert isinstance(answer, CommandIgnored)
     assert await queue.command(by("alice", CommandName.CANCEL)) == CommandStored("memory")
     count = 0
-    async for entry in queue.notices(stop):
+    async for entry in queue.notices("github.com", stop):
         count += 1
         if isinstance(entry, IssueCommand) and entry.user == "alice":
             break
@@ -69,7 +92,7 @@ async def test_many_by_one_author_are_one_and_many_authors_are_bounded() -> None
 
 async def test_tasks_and_their_withdrawal_are_notices_and_the_items_lock_keeps_workers_away() -> None:
     queue, stop = MemoryQueue(), asyncio.Event()
-    notices, claims = queue.notices(stop), queue.claims(stop)
+    notices, claims = queue.notices("github.com", stop), queue.claims(stop)
     asked = request()
     task = await queue.submit(asked)
     shown = await anext(notices)

@@ -89,7 +89,7 @@ async def test_who_cancels_work_of_a_connection_is_cancelled(broker: Broker) -> 
 async def test_notices_end_while_their_connection_is_opened(broker: Broker) -> None:
     broker.release.set()
     notices, stop = RabbitMQNotices(RabbitMQ()), asyncio.Event()
-    waiting = asyncio.ensure_future(anext(notices.notices(stop)))
+    waiting = asyncio.ensure_future(anext(notices.notices("github.com", stop)))
     assert await happens(broker.asked)
     stop.set()
     async with asyncio.timeout(60):

@@ -7,6 +7,7 @@ from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.rabbitmq import messages
 from coding_agent_core.queues.rabbitmq.messages import (
+    MAX_DELAY_SECONDS,
     DeliveryTracker,
     Timing,
     delay_arguments,
@@ -40,16 +41,24 @@ def test_the_memory_of_settled_attempts_is_bounded(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("delay", "seconds"), [(0, 1), (0.2, 1), (1, 1), (30.5, 31), (600, 600), (1e9, 86400)]
+    ("delay", "seconds"),
+    [(0, 1), (0.2, 1), (1, 1), (7, 7), (8.1, 10), (24, 24), (30.5, 32), (600, 640), (1e9, 86400)],
 )
-def test_delays_are_whole_seconds(delay: float, seconds: int) -> None:
+def test_delays_are_whole_seconds_of_few_lengths(delay: float, seconds: int) -> None:
     assert delay_seconds(delay) == seconds
+
+
+def test_delays_are_never_shortened_and_have_few_queues() -> None:
+    lengths = {delay: delay_seconds(delay) for delay in range(1, MAX_DELAY_SECONDS + 1)}
+    assert all(delay <= length <= delay * 1.25 for delay, length in lengths.items())
+    assert len(set(lengths.values())) < 70
 
 
 def test_a_delayed_task_goes_back_to_the_queue() -> None:
     assert delay_queue("tasks", 30) == "tasks.retry.30"
     assert delay_arguments("tasks", 30) == {
         "x-message-ttl": 30_000,
+        "x-expires": 90_000,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": "tasks",
     }

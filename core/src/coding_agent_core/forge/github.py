@@ -142,10 +142,10 @@ class GitHubForge(RestForge):
         ours = (*settings.active, settings.done_label, settings.failed_label)
         return next((own for own in ours if own and own.casefold() == label.casefold()), label)
 
-    async def search(self, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    async def search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
         """Items from the search index, which may lag behind."""
-        query = search_query(kind, self.settings)
-        what = f"searching for items labeled {self.settings.bot_label!r}"
+        query = search_query(kind, self.settings, labels)
+        what = f"searching for items labeled {min(labels)!r}"
         call = Call("GET", "/search/issues", what, {"q": query})
         async for page in self.client.pages(_SearchPage, call, limit=_SEARCH_PAGES):
             if page.incomplete_results:
@@ -365,14 +365,14 @@ def _repo_path(item: Item, *rest: str | int) -> str:
     return path("repos", *item.repository.split("/", 1), *rest)
 
 
-def search_query(kind: ItemKind, settings: GitHub) -> str:
+def search_query(kind: ItemKind, settings: GitHub, labels: frozenset[str]) -> str:
     """The `q` of the issue search.
 
     One of the labels between commas is enough. GitHub requires `is:issue` or `is:pull-request` in each query,
     so issues and pull requests are searched one after the other. `user:` names organizations as well.
     """
-    labels = ",".join(json.dumps(label, ensure_ascii=False) for label in sorted(settings.triggers))
-    parts = [f"label:{labels}", "is:issue" if kind is ItemKind.ISSUE else "is:pull-request"]
+    names = ",".join(json.dumps(label, ensure_ascii=False) for label in sorted(labels))
+    parts = [f"label:{names}", "is:issue" if kind is ItemKind.ISSUE else "is:pull-request"]
     if settings.owner:
         parts.append(f"user:{settings.owner}")
     if settings.assignee:

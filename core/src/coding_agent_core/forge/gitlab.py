@@ -107,7 +107,7 @@ class GitLabForge(RestForge):
     def comment_path(self, item: Item, comment: str) -> str:
         return self.item_path(item, "notes", comment)
 
-    async def search(self, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    async def search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
         """Items of all configured projects, label by label: the lists have no "or".
 
         A project that is not found is logged, unless none is found.
@@ -116,7 +116,7 @@ class GitLabForge(RestForge):
         places = list_paths(kind, self.settings)
         for where in places:
             try:
-                for label in sorted(self.settings.triggers):
+                for label in sorted(labels):
                     what = f"looking in {where} for items labeled {label!r}"
                     call = Call("GET", where, what, list_params(label, self.settings))
                     async for page in self.client.pages(list[_ProjectItem], call, limit=_LIST_PAGES):

@@ -136,13 +136,19 @@ CHECKS_LIMIT = 10
 
 @dataclass(frozen=True)
 class Comment:
-    """A comment on an item. `id` is the forge's id as text."""
+    """A comment on an item.
+
+    Attributes:
+        id: the forge's id as text.
+        updated_at: when it was last edited, by the forge's clock; `None`: not known.
+    """
 
     id: str
     author: str
     body: str
     created_at: datetime
     url: str = ""
+    updated_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -316,8 +322,12 @@ class Forge(Protocol):
         """Of a person, with the address that the forge gives to keep theirs private; `None`: unknown."""
         ...
 
-    def find_labeled(self) -> AsyncIterator[TaskRequest]:
-        """Requests of origin `poll` for open items of the configured scope with one of `Labels.triggers`."""
+    def find_labeled(self, labels: frozenset[str] | None = None) -> AsyncIterator[TaskRequest]:
+        """Requests of origin `poll` for open items of the configured scope with one of these labels.
+
+        Args:
+            labels: `Labels.triggers` by default.
+        """
         ...
 
     async def locate(self, item: Item) -> Item:

@@ -84,11 +84,19 @@ class CommentAnswer(ResponseModel):
     body: Text = ""
     author: Author = Field(default=GHOST, validation_alias=AliasChoices("author", "user"))
     created_at: datetime
+    updated_at: datetime | None = None
     html_url: str = ""
     system: bool = False
 
     def comment(self) -> Comment:
-        return Comment(str(self.id), self.author.login, self.body, self.created_at, self.html_url)
+        return Comment(
+            id=str(self.id),
+            author=self.author.login,
+            body=self.body,
+            created_at=self.created_at,
+            url=self.html_url,
+            updated_at=self.updated_at,
+        )
 
 
 class _LabelEvent(ResponseModel):
@@ -157,8 +165,8 @@ class RestForge(ABC):
     def comment_path(self, item: Item, comment: str) -> str: ...
 
     @abstractmethod
-    def search(self, kind: ItemKind) -> AsyncIterator[tuple[ItemAnswer, Item]]:
-        """Items of the configured scope with one of `Labels.triggers`; maybe others too, and some twice."""
+    def search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+        """Items of the configured scope with one of the labels; maybe others too, and some twice."""
 
     @abstractmethod
     async def find_user(self, login: str) -> User | None: ...
@@ -212,14 +220,15 @@ class RestForge(ABC):
         host = urlsplit(web_base(self.settings.api_url)).hostname
         return f"{user.id}{self.ID_MARK}{user.login}@users.noreply.{host}"
 
-    async def find_labeled(self) -> AsyncIterator[TaskRequest]:
+    async def find_labeled(self, labels: frozenset[str] | None = None) -> AsyncIterator[TaskRequest]:
         """Open issues, then changes, that carry such a label now."""
+        wanted = self.settings.triggers if labels is None else labels
         seen = set[str]()
         closed: dict[tuple[str, int | None], bool] = {}
         for kind in ItemKind:
-            async for found, item in self.search(kind):
-                labels = self.labels(found)
-                if not found.open or not labels & self.settings.triggers or item.identity in seen:
+            async for found, item in self.search(kind, wanted):
+                present = self.labels(found)
+                if not found.open or not present & wanted or item.identity in seen:
                     continue
                 seen.add(item.identity)
                 repository = (item.repository, item.project_id)
@@ -251,7 +260,7 @@ class RestForge(ABC):
                         labeled_at=applied.at if applied else None,
                         received_at=self.client.clock.now(),
                     ),
-                    runner=self.settings.runner(labels),
+                    runner=self.settings.runner(present),
                 )
 
     async def label_application(self, item: Item) -> LabelEvent | None:

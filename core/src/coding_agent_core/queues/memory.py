@@ -1,6 +1,7 @@
 """The queue without services, in the memory of one process.
 
-Nothing survives the process; the poller's label scan finds again what was lost.
+Nothing survives the process. The poll finds again what was lost: by their labels the tasks that waited, and
+by our comments those that had started (`resume`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from coding_agent_core.commands import (
     IssueCommand,
 )
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.messages import Claim, Notice, QueuedTask
+from coding_agent_core.messages import Claim, Notice, QueuedTask, item_of_notice
+from coding_agent_core.queues.processes import Process
 from coding_agent_core.retry import first_of
 from coding_agent_core.tasks import Item, Submission, TaskRequest, Withdrawal, new_uuid
 
@@ -37,7 +39,8 @@ class Entry:
 
     Attributes:
         after: the item's previous run, which must end before this one can be claimed.
-        handled: whoever claimed it last has asked for the next task, and reports no more on this one.
+        handled: whoever claimed it last has asked for the next task, and reports no more on this one. Until
+            then the claim stays, also after a retry.
         delayed: a retry waits for its delay.
         ending: its end is being reported on the item; admission sees it as ended.
     """
@@ -80,17 +83,20 @@ class MemoryQueue:
         keep_ended: how long an ended task is remembered for admission.
         ended_limit: how many are remembered at most; the oldest go first.
         active_limit: how many tasks can wait or run; beyond it `submit` refuses.
+        process: this process, which the comments name; `None`: nothing is resumed after it.
     """
 
     def __init__(
         self,
         *,
+        process: Process | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         keep_ended: timedelta = KEEP_ENDED,
         ended_limit: int = 10_000,
         active_limit: int = 10_000,
     ) -> None:
+        self.process = process
         self._clock = clock
         self._sleep = sleep
         self._keep_ended = keep_ended
@@ -105,7 +111,7 @@ class MemoryQueue:
         self._delays: set[asyncio.Task[None]] = set()
         # By item, kind and author: at most one of a kind waits.
         self._notices: OrderedDict[tuple[str, str, str], Notice] = OrderedDict()
-        self._notice_arrived = asyncio.Event()
+        self._notice_arrived: dict[str, asyncio.Event] = {}
         self._locked: set[str] = set()
         self._draining = False
         self._closed = False
@@ -133,13 +139,31 @@ class MemoryQueue:
             after=next(reversed(self._active_of.get(identity, ())), None),
         )
         entry.remember(request.trigger.delivery_id)
+        self._add(entry)
+        self._notify((identity, "queued", ""), entry.task)
+        return Submission(task=entry.task.name)
+
+    def knows(self, item: Item, uuid: str) -> bool:
+        """Whether this process has this task of the item, or any other one that has not ended."""
+        entry = self._latest.get(item.identity)
+        return item.identity in self._active_of or (entry is not None and entry.task.uuid == uuid)
+
+    def resume(self, task: QueuedTask) -> bool:
+        """Take over a task that a process which ended had started; whether there was room for it."""
+        if self._closed or len(self._active) >= self._active_limit:
+            return False
+        if not self.knows(task.request.item, task.uuid):
+            labeled_at = task.request.trigger.labeled_at
+            self._add(Entry(task=task, created_at=self._clock(), labeled_at=labeled_at, redelivered=True))
+        return True
+
+    def _add(self, entry: Entry) -> None:
+        identity = entry.task.request.item.identity
         self._latest[identity] = entry
         self._ended.pop(identity, None)
         self._active.append(entry)
         self._active_of.setdefault(identity, []).append(entry)
         self._wake()
-        self._notify((identity, "queued", ""), entry.task)
-        return Submission(task=entry.task.name)
 
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         latest = self._latest.get(withdrawal.item.identity)
@@ -180,16 +204,19 @@ class MemoryQueue:
 
     def _notify(self, key: tuple[str, str, str], notice: Notice) -> None:
         self._notices[key] = notice
-        self._notice_arrived.set()
+        for arrived in self._notice_arrived.values():
+            arrived.set()
 
-    async def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
+    async def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
+        arrived = self._notice_arrived.setdefault(host, asyncio.Event())
         while not stop.is_set():
-            if not self._notices:
-                self._notice_arrived.clear()
-                await first_of(self._notice_arrived.wait(), stop.wait())
+            of_host = [key for key, notice in self._notices.items() if item_of_notice(notice).host == host]
+            if not of_host:
+                arrived.clear()
+                await first_of(arrived.wait(), stop.wait())
                 continue
-            _, notice = self._notices.popitem(last=False)
-            yield notice
+            urgent = (key for key in of_host if not isinstance(self._notices[key], QueuedTask))
+            yield self._notices.pop(next(urgent, of_host[0]))
 
     @asynccontextmanager
     async def item_lock(self, item: Item) -> AsyncIterator[bool]:
@@ -235,10 +262,10 @@ class MemoryQueue:
                     try:
                         yield claim
                     finally:
-                        entry.handled = True
-                        self._wake()
+                        self._handled(entry, claim)
                     await first_of(claim.settled.wait(), stop.wait())
                 finally:
+                    self._handled(entry, claim)
                     if entry.claim is claim:  # not settled: the task can be claimed again
                         claim.lost.set()
                         entry.claim = None
@@ -255,13 +282,12 @@ class MemoryQueue:
             delay.cancel()
         await asyncio.gather(*self._delays, return_exceptions=True)
 
-    def retry(self, entry: Entry, delay: float) -> None:
-        """Called by the claim: its task can be claimed again as its next attempt, after the delay."""
-        if entry.cancel_requested or self._closed:
+    def retry(self, entry: Entry, delay: float, attempt: int) -> None:
+        """Called by the claim: its task can be claimed again as this attempt, after the delay."""
+        if self._closed:
             self.end(entry)
             return
-        entry.task = entry.task.model_copy(update={"attempt": entry.task.attempt + 1})
-        entry.claim = None
+        entry.task = entry.task.model_copy(update={"attempt": attempt})
         entry.redelivered = entry.ending = False
         entry.delayed = True
 
@@ -273,6 +299,21 @@ class MemoryQueue:
         waiting = asyncio.create_task(wait())
         self._delays.add(waiting)
         waiting.add_done_callback(self._delays.discard)
+
+    def _handled(self, entry: Entry, claim: MemoryClaim) -> None:
+        """The worker has reported everything, so that a retry may start.
+
+        If the task was cancelled meanwhile, the item may show that it will be tried again: a notice follows.
+        """
+        entry.handled = True
+        if entry.claim is claim and claim.settled.is_set():
+            entry.claim = None
+            if entry.cancel_requested:
+                self.end(entry)
+                item = entry.task.request.item
+                withdrawal = Withdrawal(item=item, reason="cancelled", message=claim.why_cancelled)
+                self._notify((item.identity, "withdrawn", ""), withdrawal)
+        self._wake()
 
     def _next(self) -> Entry | None:
         for entry in self._active:
@@ -340,10 +381,11 @@ class MemoryClaim:
         if self._open():
             self.queue.end(self.entry)
 
-    async def retry(self, delay: float) -> None:
-        """Start the next attempt later; a task that was cancelled meanwhile ends instead."""
+    async def retry(self, delay: float, attempt: int) -> float:
+        """Start an attempt later; a task that is cancelled before the worker is done ends instead."""
         if self._open():
-            self.queue.retry(self.entry, delay)
+            self.queue.retry(self.entry, delay, attempt)
+        return delay
 
     async def dead_letter(self, reason: str) -> None:
         """Only the log keeps such tasks."""

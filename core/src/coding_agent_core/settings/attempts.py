@@ -94,7 +94,7 @@ class Consumer(Section):
     retry_delay: float = Field(default=30.0, ge=0)
     """Seconds before the second attempt; doubled for each further attempt, up to `retry_delay_max`."""
     retry_delay_max: float = Field(default=600.0, ge=0)
-    """Longest delay before an attempt, in seconds."""
+    """Longest delay before an attempt, in seconds. RabbitMQ rounds delays up, by a quarter at most."""
     http_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from outside of the container
     """Address of `/metrics` in `--mode consumer`."""
     http_port: int = Field(default=8081, ge=0, le=65535)

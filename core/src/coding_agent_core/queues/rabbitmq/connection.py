@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -183,14 +183,14 @@ class Connection:
         channel.close()
         return frame
 
-    async def declare_durable(self, *queues: str) -> None:
-        """Durable queues without arguments, as the existing system declares its own.
+    async def declare_durable(self, *queues: str, arguments: Mapping[str, object] | None = None) -> None:
+        """Durable queues, by default without arguments, as the existing system declares its own.
 
         A queue that exists with other arguments, e.g. as a quorum queue, is used unchanged.
         """
         for queue in queues:
             try:
-                await self.declare(queue, durable=True)
+                await self.declare(queue, durable=True, arguments=dict(arguments or {}))
             except ChannelRefusedError as error:
                 if error.code != PRECONDITION_FAILED:
                     raise

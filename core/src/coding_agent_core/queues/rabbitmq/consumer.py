@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from coding_agent_core.messages import Claim, QueuedTask
 from coding_agent_core.platforms import Platform
@@ -29,12 +28,10 @@ from coding_agent_core.queues.rabbitmq.messages import (
     dead_message,
     dead_queue,
     decode_task,
-    delay_arguments,
-    delay_queue,
     delay_seconds,
+    delayed_message,
     lock_queue,
     malformed_message,
-    task_message,
     waiting_queue,
 )
 from coding_agent_core.queues.rabbitmq.publisher import ConfirmingChannel
@@ -136,8 +133,7 @@ class RabbitMQClaim:
     async def item_lock(self) -> AsyncIterator[bool]:
         """Hold the item's lock among all consumers of the broker; see `Claim` and docs/decisions/0005.
 
-        Where another has it, settle with `retry`, never with `done`: that consumer may still die. Such a
-        retry does not count as an attempt.
+        Where another has it, settle with `retry`, never with `done`: that consumer may still die.
         """
         held = not self._io.stopped and await self._io.run(self.connection.lock_item(self))
         try:
@@ -152,26 +148,28 @@ class RabbitMQClaim:
     async def done(self) -> None:
         await self._settle(None)
 
-    async def retry(self, delay: float) -> None:
+    async def retry(self, delay: float, attempt: int) -> float:
         """Publish a copy for later, confirmed, then acknowledge: a crash in between leaves both, never none.
 
         While the broker is away for longer than `Timing.settle`, the original is delivered again instead.
         """
         seconds = delay_seconds(delay)
-        attempt = self.task.attempt + (0 if self.is_refused else 1)
         copy = self.task.model_copy(update={"attempt": attempt})
         # The holder of the lock may be the one that started this very attempt.
         redelivered = self.is_refused and self.redelivered
-        message = task_message(delay_queue(self._queue, seconds), copy, redelivered=redelivered)
-        await self._settle(message, delay_arguments(self._queue, seconds))
+        await self._settle(delayed_message(self._queue, copy, seconds, redelivered=redelivered))
+        return seconds
 
     async def dead_letter(self, reason: str) -> None:
-        """Publish a copy to the dead-letter queue, confirmed, then acknowledge."""
+        """Publish a copy to the dead-letter queue, confirmed, then acknowledge.
+
+        A crash in between leaves both: the task can be in the dead-letter queue twice, never not at all.
+        """
         await self._settle(dead_message(self._queue, self.task, reason))
 
-    async def _settle(self, copy: Message | None, delay: dict[str, Any] | None = None) -> None:
+    async def _settle(self, copy: Message | None) -> None:
         if not self._io.stopped:  # else the source was closed, and the message is back in the queue
-            await self._io.run(self.connection.settle(self, copy, delay))
+            await self._io.run(self.connection.settle(self, copy))
         self.settled.set()
 
 
@@ -240,18 +238,14 @@ class ConsumerConnection:
                     waiting = waiting_queue(self.settings.queue, claim.task.request.item)
                     await self._open_connection().delete(claim.lock, waiting)
 
-    async def settle(self, claim: RabbitMQClaim, copy: Message | None, delay: dict[str, Any] | None) -> None:
-        """Acknowledge the task's message, once a copy is published if there is one.
-
-        Args:
-            delay: arguments of the copy's queue, if that may not exist.
-        """
+    async def settle(self, claim: RabbitMQClaim, copy: Message | None) -> None:
+        """Acknowledge the task's message, once a copy is published if there is one."""
         if claim.is_lost:
             await self.abandon(claim)
         if self.claim is not claim:
             return
         if copy is not None and not await self._while_claimed(
-            claim, lambda connection: self._moved(connection, copy, delay)
+            claim, lambda connection: self._moved(connection, copy)
         ):
             _logger.warning("Task %s could not be moved; it will be delivered again", claim.task.name)
             await self.abandon(claim)
@@ -282,9 +276,9 @@ class ConsumerConnection:
                         await asyncio.sleep(self.timing.first_pause)
         return False
 
-    async def _moved(self, connection: Connection, copy: Message, delay: dict[str, Any] | None) -> bool:
-        if delay is not None:
-            await connection.declare(copy.queue, durable=True, arguments=delay)
+    async def _moved(self, connection: Connection, copy: Message) -> bool:
+        if copy.arguments is not None:
+            await connection.declare_durable(copy.queue, arguments=copy.arguments)
         await self._publish(copy)
         return True
 

@@ -7,22 +7,30 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from coding_agent_core.commands import IssueCommand
-from coding_agent_core.messages import Notice, QueuedTask
+from coding_agent_core.messages import Notice, QueuedTask, item_of_notice
 from coding_agent_core.platforms import Platform
 from coding_agent_core.retry import backoff
 from coding_agent_core.tasks import Frozen, Item, Withdrawal, new_uuid, task_name
 from coding_agent_core.text import first_problem
 
 MAX_DELAY_SECONDS = 24 * 3600
-WAITING_ARGUMENTS: Mapping[str, object] = {"x-expires": 3_600_000}
-"""Of a waiting queue: after an hour a poll publishes the item again, as its message may have been purged."""
+_DELAY_STEPS = 8
+"""Delays are rounded up to three significant bits, so that few queues exist: at most a quarter longer."""
+_DELAY_QUEUE_REST = 60
+"""Seconds for which a delay queue stays after the last message that can be in it."""
+_HOUR = 3_600_000
+WAITING_ARGUMENTS: Mapping[str, object] = {"x-message-ttl": _HOUR, "x-max-length": 1, "x-expires": 2 * _HOUR}
+"""Of a waiting queue: after an hour a poll publishes the item again, as its message may have been purged.
+
+The time counts for a message in it: the queue itself does not expire as long as polls look at it.
+"""
 SETTLED_LIMIT = 10_000
 _REASON_LIMIT = 2000
 """Characters of a reason in a header; a frame of headers must stay far below the broker's 128 KiB."""
@@ -37,6 +45,8 @@ class Message:
     id: str
     """Differs from that of every other message on its way at the same time."""
     headers: Mapping[str, object] | None = None
+    arguments: Mapping[str, object] | None = None
+    """Of its queue, which is declared first, because it may not exist; `None`: it exists."""
 
 
 def dead_queue(queue: str) -> str:
@@ -44,14 +54,29 @@ def dead_queue(queue: str) -> str:
     return f"{queue}.dead"
 
 
-def notice_queue(queue: str) -> str:
-    """Where notices wait: not with the tasks, because a `/cancel` must not wait behind what it cancels."""
-    return f"{queue}.notices"
+def command_queue(queue: str, host: str) -> str:
+    """Where commands and withdrawals for a forge's items wait.
+
+    They are not with the tasks, because a `/cancel` must not wait behind what it cancels. Each forge has its
+    own queue, because its people must not wait while another forge is unavailable.
+    """
+    return f"{queue}.commands.{host.lower()}"
+
+
+def sign_queue(queue: str, host: str) -> str:
+    """Where the other notices wait: tasks to be shown as waiting, which come after commands."""
+    return f"{queue}.signs.{host.lower()}"
+
+
+NOTICE_ARGUMENTS: Mapping[str, object] = {"x-expires": 7 * 24 * 3600 * 1000}
+"""Of both: after a week without a consumer they vanish, e.g. of a forge that is no longer configured."""
 
 
 def delay_seconds(delay: float) -> int:
-    """Whole seconds of a delay, at least 1: one queue exists for each length, and a handful are enough."""
-    return min(max(1, math.ceil(delay)), MAX_DELAY_SECONDS)
+    """Whole seconds of a delay, at least 1, rounded up: one queue exists for each length."""
+    seconds = min(max(1, math.ceil(delay)), MAX_DELAY_SECONDS)
+    step = max(1, (1 << seconds.bit_length()) // _DELAY_STEPS)
+    return min(-(-seconds // step) * step, MAX_DELAY_SECONDS)
 
 
 def delay_queue(queue: str, seconds: int) -> str:
@@ -60,9 +85,14 @@ def delay_queue(queue: str, seconds: int) -> str:
 
 
 def delay_arguments(queue: str, seconds: int) -> dict[str, Any]:
-    """An expired message goes to the main queue, by the default exchange."""
+    """An expired message goes to the main queue, by the default exchange. The queue is gone soon after it.
+
+    Each declaration starts the queue's time again (RabbitMQ's documentation, *Queue TTL*), and each message
+    comes after one.
+    """
     return {
         "x-message-ttl": seconds * 1000,
+        "x-expires": (seconds + _DELAY_QUEUE_REST) * 1000,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": queue,
     }
@@ -74,7 +104,7 @@ def lock_queue(queue: str, item: Item) -> str:
 
 
 def waiting_queue(queue: str, item: Item) -> str:
-    """An empty queue that shows that a message of the item waits, so that polls do not publish it again."""
+    """A queue whose one message shows that a message of the item waits, so that polls publish no other."""
     return f"{queue}.waiting.{task_name(item)}"
 
 
@@ -82,6 +112,16 @@ def task_message(queue: str, task: QueuedTask, *, redelivered: bool = False) -> 
     """A task to work on; `redelivered`: this very attempt was delivered before, and may have started."""
     headers = {REDELIVERED: True} if redelivered else None
     return Message(queue, _encode(task), f"{task.uuid}.{task.attempt}", headers)
+
+
+def delayed_message(queue: str, task: QueuedTask, seconds: int, *, redelivered: bool) -> Message:
+    """A task that goes back to the queue after this time, one of `delay_seconds`."""
+    message = task_message(queue, task, redelivered=redelivered)
+    return replace(message, queue=delay_queue(queue, seconds), arguments=delay_arguments(queue, seconds))
+
+
+def waiting_message(waiting: str) -> Message:
+    return Message(waiting, b"", f"waiting.{new_uuid()}")
 
 
 def dead_message(queue: str, task: QueuedTask, reason: str) -> Message:
@@ -103,8 +143,13 @@ class _NoticeMessage(Frozen):
 
 
 def notice_message(queue: str, notice: Notice) -> Message:
-    body = _NoticeMessage(notice=notice).model_dump_json().encode()
-    return Message(notice_queue(queue), body, f"notice.{new_uuid()}")
+    place = sign_queue if isinstance(notice, QueuedTask) else command_queue
+    return Message(
+        place(queue, item_of_notice(notice).host),
+        _NoticeMessage(notice=notice).model_dump_json().encode(),
+        f"notice.{new_uuid()}",
+        arguments=NOTICE_ARGUMENTS,
+    )
 
 
 def decode_notice(body: bytes) -> Notice:

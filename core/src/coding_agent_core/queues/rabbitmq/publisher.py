@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
@@ -27,14 +28,17 @@ from coding_agent_core.queues.rabbitmq.connection import (
     text,
 )
 from coding_agent_core.queues.rabbitmq.messages import (
+    NOTICE_ARGUMENTS,
     WAITING_ARGUMENTS,
     Message,
+    command_queue,
     dead_queue,
     decode_notice,
     lock_queue,
     notice_message,
-    notice_queue,
+    sign_queue,
     task_message,
+    waiting_message,
     waiting_queue,
 )
 from coding_agent_core.retry import StoppedError, first_of, run_until
@@ -116,11 +120,12 @@ class RabbitMQSink:
 
     def __init__(self, settings: RabbitMQ) -> None:
         self._settings = settings
-        self._queues = [settings.queue, dead_queue(settings.queue), notice_queue(settings.queue)]
+        self._queues = [settings.queue, dead_queue(settings.queue)]
         self._secrets = Secrets(settings.password)
         self._io = IoThread("rabbitmq-publisher")
         self._channel: ConfirmingChannel | None = None
-        self._connecting = asyncio.Lock()
+        self._declared: set[str] = set()
+        self._connecting, self._declaring = asyncio.Lock(), asyncio.Lock()
         self._announcing: set[asyncio.Task[None]] = set()
 
     async def submit(self, request: TaskRequest) -> Submission:
@@ -132,7 +137,7 @@ class RabbitMQSink:
         task = QueuedTask(request=request, uuid=new_uuid())
         waiting = waiting_queue(self._settings.queue, request.item)
         polled = request.trigger.origin is Origin.POLL
-        if polled and await self._io.run(self._exists(waiting)):
+        if polled and await self._io.run(self._is_waiting(waiting)):
             return Submission(task.name, duplicate="its message is already in the queue")
         await self._io.run(self._publish_task(task, waiting, wait=polled))
         return Submission(task.name)
@@ -216,7 +221,7 @@ class RabbitMQSink:
             now = loop.time()
             try:
                 async with asyncio.timeout_at(deadline if is_new or tries > 1 else (now + deadline) / 2):
-                    await channel.publish(message)
+                    await self._send(channel, message)
             except TimeoutError:
                 _logger.warning("RabbitMQ did not confirm %s in time", what)
             except BrokerError as error:
@@ -226,12 +231,20 @@ class RabbitMQSink:
             self._drop(channel)  # a confirmation that comes later must not be taken for another message's
         raise BrokerError(f"Not queued: {what}: {problem}")
 
-    async def _exists(self, queue: str) -> bool:
+    async def _send(self, channel: ConfirmingChannel, message: Message) -> None:
+        if message.arguments is not None:
+            async with self._declaring:  # many messages are on their way at a time
+                if message.queue not in self._declared:
+                    await channel.connection.declare_durable(message.queue, arguments=message.arguments)
+                    self._declared.add(message.queue)
+        await channel.publish(message)
+
+    async def _is_waiting(self, queue: str) -> bool:
         await self._announced()  # a poll sees what this program has published before
         budget = self._settings.publish_timeout
         try:
             async with asyncio.timeout(budget):
-                await (await self._open_channel()).connection.declare(queue, passive=True)
+                frame = await (await self._open_channel()).connection.declare(queue, passive=True)
         except TimeoutError as error:
             if self._channel is not None:
                 self._drop(self._channel)
@@ -240,7 +253,7 @@ class RabbitMQSink:
             return False
         except BrokerError as error:
             raise BrokerError(f"Not queued: {error}") from error
-        return True
+        return bool(frame.method.message_count)
 
     async def _announce(self, task: QueuedTask, waiting: str) -> None:
         """Show polls that the task's message waits, and the item that the task does. Best effort.
@@ -255,7 +268,8 @@ class RabbitMQSink:
                 await channel.call(
                     channel.raw.queue_declare, queue=waiting, durable=True, arguments=arguments
                 )
-                await channel.publish(notice_message(self._settings.queue, task))
+                await channel.publish(waiting_message(waiting))
+                await self._send(channel, notice_message(self._settings.queue, task))
         except (BrokerError, TimeoutError) as error:
             _logger.debug("Could not announce that %s is waiting: %s", task.name, error)
 
@@ -293,6 +307,7 @@ class RabbitMQSink:
             try:
                 await connection.declare_durable(*self._queues)
                 self._channel = await ConfirmingChannel.open(connection)
+                self._declared.clear()  # one of them may be gone: that is why the last channel was dropped
             except BaseException:
                 connection.drop()
                 raise
@@ -312,12 +327,33 @@ class RabbitMQNotices:
 
     def __init__(self, settings: RabbitMQ) -> None:
         self._settings = settings
-        self._queue = notice_queue(settings.queue)
+        self._forges: dict[str, _ForgeNotices] = {}
+
+    def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
+        forge = self._forges[host.lower()] = _ForgeNotices(self._settings, host)
+        return forge.notices(stop)
+
+    @asynccontextmanager
+    async def item_lock(self, item: Item) -> AsyncIterator[bool]:
+        forge = self._forges.get(item.host.lower())
+        if forge is None:
+            raise BrokerError(f"Nothing is received from RabbitMQ for {item.host}")
+        async with forge.item_lock(item) as held:
+            yield held
+
+
+class _ForgeNotices:
+    """The notices about one forge's items, over a connection and a thread of its own."""
+
+    def __init__(self, settings: RabbitMQ, host: str) -> None:
+        self._settings = settings
+        self._queues = command_queue(settings.queue, host), sign_queue(settings.queue, host)
         self._secrets = Secrets(settings.password)
-        self._io = IoThread("rabbitmq-notices")
+        self._io = IoThread(f"rabbitmq-notices-{host}")
         self._connection: Connection | None = None
         self._channel: Channel | None = None
-        self._inbox: asyncio.Queue[UnackedDelivery] = asyncio.Queue()
+        self._inbox: list[deque[UnackedDelivery]] = [deque(), deque()]
+        self._arrived = asyncio.Event()
 
     async def notices(self, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
         try:
@@ -369,21 +405,35 @@ class RabbitMQNotices:
                     await self._connection.delete(lock)
 
     async def _receive(self) -> UnackedDelivery:
+        """The next notice: of each queue one is here at most, and a command comes first."""
         if self._channel is None or not self._channel.is_open:
             if self._connection is not None:
                 self._connection.drop()
             self._connection = await Connection.open(self._settings, self._secrets, _NOTICES_CONNECT_SECONDS)
-            self._inbox = asyncio.Queue()
+            # Others than those of the last connection, whose callbacks may still come.
+            self._inbox, self._arrived = [deque(), deque()], asyncio.Event()
             async with asyncio.timeout(_NOTICES_CONNECT_SECONDS):
-                await self._connection.declare_durable(self._queue)
+                await self._connection.declare_durable(*self._queues, arguments=NOTICE_ARGUMENTS)
                 self._channel = await Channel.open(self._connection)
-                await self._channel.consume(self._queue, self._inbox.put_nowait)
-        return await self._channel.wait(asyncio.ensure_future(self._inbox.get()))
+                for queue, inbox in zip(self._queues, self._inbox, strict=True):
+                    await self._channel.consume(queue, _keep_in(inbox, self._arrived))
+        while not any(self._inbox):
+            self._arrived.clear()
+            await self._channel.wait(asyncio.ensure_future(self._arrived.wait()))
+        return next(inbox for inbox in self._inbox if inbox).popleft()
 
     async def _close(self) -> None:
         """A connection that was being opened counts: this runs after the cancellation of `_receive`."""
         if self._connection is not None:
             await self._connection.close()
+
+
+def _keep_in(inbox: deque[UnackedDelivery], arrived: asyncio.Event) -> Callable[[UnackedDelivery], None]:
+    def keep(delivery: UnackedDelivery) -> None:
+        inbox.append(delivery)
+        arrived.set()
+
+    return keep
 
 
 async def _acknowledge(delivery: UnackedDelivery) -> None:

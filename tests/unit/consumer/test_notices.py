@@ -1,0 +1,112 @@
+"""Notices of one forge do not wait for another forge, nor commands for signs that come too late."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from coding_agent_consumer import notices
+from coding_agent_consumer.notices import NoticeHandler, handle_notices
+from coding_agent_core.commands import CommandName, IssueCommand
+from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.messages import Notice, item_of_notice
+from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+
+from tests.unit.core_commands.test_commands import command
+
+GITHUB, GITLAB = "github.com", "gitlab.com"
+
+
+def item(host: str, number: int) -> Item:
+    platform = Platform.GITHUB if host == GITHUB else Platform.GITLAB
+    return Item(
+        platform=platform, host=host, repository="o/r", kind=ItemKind.ISSUE, number=number, project_id=None
+    )
+
+
+def labeled(host: str, number: int, age: float = 0.0) -> TaskRequest:
+    received = datetime.now(UTC) - timedelta(seconds=age)
+    return TaskRequest(item=item(host, number), trigger=Trigger(origin=Origin.WEBHOOK, received_at=received))
+
+
+def cancel(host: str, number: int) -> IssueCommand:
+    return command(CommandName.CANCEL).model_copy(update={"item": item(host, number)})
+
+
+class Place:
+    """Notices that were handled, and the forges that are down."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.queue, self.stop = MemoryQueue(), asyncio.Event()
+        self.handled: list[tuple[str, str, int]] = []
+        self.down: set[str] = set()
+        self.tried = asyncio.Event()
+        place = self
+
+        async def handle(_handler: NoticeHandler, notice: Notice) -> None:
+            of = item_of_notice(notice)
+            if of.host in place.down:
+                place.tried.set()
+                raise ForgeUnavailableError("down")
+            place.handled.append((type(notice).__name__, of.host, of.number))
+
+        monkeypatch.setattr(notices, "connect_all", lambda _: {})
+        monkeypatch.setattr(notices, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(NoticeHandler, "handle", handle)
+
+    async def until_handled(self, count: int) -> list[tuple[str, str, int]]:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            group.create_task(handle_notices(Settings(), self.queue, self.stop))
+            while len(self.handled) < count:
+                await asyncio.sleep(0.005)
+            self.stop.set()
+        return self.handled
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Place:
+    return Place(monkeypatch)
+
+
+async def test_a_forge_that_is_down_keeps_no_other_waiting(place: Place) -> None:
+    place.down = {GITHUB}
+    for number in range(3):
+        await place.queue.submit(labeled(GITHUB, number + 1))
+    await place.queue.command(cancel(GITLAB, 7))
+    assert await place.until_handled(1) == [("IssueCommand", GITLAB, 7)]
+
+
+async def test_commands_come_before_signs(place: Place) -> None:
+    for number in (1, 2):
+        await place.queue.submit(labeled(GITHUB, number))
+    await place.queue.command(cancel(GITHUB, 7))
+    handled = await place.until_handled(3)
+    assert handled == [("IssueCommand", GITHUB, 7), ("QueuedTask", GITHUB, 1), ("QueuedTask", GITHUB, 2)]
+
+
+async def test_a_sign_that_comes_too_late_is_dropped(place: Place) -> None:
+    await place.queue.submit(labeled(GITHUB, 1, age=notices.SIGN_SECONDS + 1))
+    await place.queue.submit(labeled(GITHUB, 2))
+    assert await place.until_handled(1) == [("QueuedTask", GITHUB, 2)]
+
+
+async def test_a_sign_that_waits_for_its_forge_is_dropped_once_it_is_too_late(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.down = {GITHUB}
+    await place.queue.submit(labeled(GITHUB, 1))
+
+    async def come_back() -> None:
+        await place.tried.wait()
+        monkeypatch.setattr(notices, "SIGN_SECONDS", -1.0)
+        await place.queue.command(cancel(GITHUB, 7))
+        place.down = set()
+
+    coming: Any = asyncio.create_task(come_back())
+    assert await place.until_handled(1) == [("IssueCommand", GITHUB, 7)]
+    await coming

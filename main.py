@@ -52,6 +52,7 @@ from coding_agent_core.telemetry import configure, process_registry, served
 
 if TYPE_CHECKING:
     from coding_agent_core.messages import TaskSink, TaskSource
+    from coding_agent_core.queues.processes import Process
     from prometheus_client import CollectorRegistry
 
 _MEMORY = (
@@ -239,7 +240,7 @@ async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     from coding_agent_receiver.server import create_app, serve
     from prometheus_client import CollectorRegistry
 
-    queue = MemoryQueue()
+    queue = MemoryQueue(process=_process(settings))
     registry = CollectorRegistry()
     forge = connect_forge(settings, settings.task_source)
     try:
@@ -297,6 +298,13 @@ def connect_source(settings: Settings) -> TaskSource:
                 "consumer takes tasks. Run `main.py --mode webhook` or `--mode producer` here, and the "
                 "operator as well; or set queue.backend to `rabbitmq`."
             )
+
+
+def _process(settings: Settings) -> Process | None:
+    """This process, among those that keep a queue in memory."""
+    from coding_agent_core.queues.processes import Process
+
+    return Process.start(settings.context_storage.base_dir / "processes")
 
 
 async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
@@ -375,7 +383,7 @@ async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> No
     from coding_agent_core.queues.memory import MemoryQueue
     from prometheus_client import CollectorRegistry
 
-    queue = MemoryQueue()
+    queue = MemoryQueue(process=_process(settings))
     await _poll(settings, queue, stop)
     queue.drain()
     await _together(

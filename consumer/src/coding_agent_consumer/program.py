@@ -18,6 +18,7 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsErr
 from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.messages import TaskSource
+from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State
 from coding_agent_core.settings.job import MIRROR_VARIABLE
 from coding_agent_core.settings.load import examine
@@ -96,6 +97,7 @@ async def run_consumer(
             shutdown=stop,
             usage=UsageMetrics(registry),
             identities=identities,
+            process=source.process.id if isinstance(source, MemoryQueue) and source.process else None,
         )
         _logger.info("Ready for tasks of %s", ", ".join(sorted(forges)))
         await consume(source, handler, concurrency=settings.consumer.concurrency)

@@ -24,6 +24,7 @@ from coding_agent_core.errors import (
 from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks, ItemState, LabelEvent
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform
+from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.retry import StoppedError, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import TaskRequest
@@ -33,6 +34,7 @@ from coding_agent_receiver import github
 from coding_agent_receiver.events import OWN_LABEL, Accepted, Delivery
 from coding_agent_receiver.metrics import PollMetrics
 from coding_agent_receiver.request import FieldError
+from coding_agent_receiver.resume import resume_tasks
 
 _logger = logging.getLogger("webhook.poller")
 _STOP_GRACE = 10.0
@@ -104,6 +106,8 @@ async def poll_once(
                 _logger.info("Task queued, recovered by poll: %s", submission.task)
                 if metrics is not None:
                     metrics.recovered.labels(forge.platform).inc()
+        if isinstance(sink, MemoryQueue):
+            await resume_tasks(forge, sink, settings.labels(forge.platform))
         await redeliver_missed(settings, forge, metrics)
     except (ForgeError, QueueUnavailableError) as error:
         problem = str(error)

@@ -46,7 +46,7 @@ class ListedForge:
     async def whoami(self) -> str:
         return "coding-agent-bot"
 
-    async def find_labeled(self) -> AsyncIterator[TaskRequest]:
+    async def find_labeled(self, labels: object = None) -> AsyncIterator[TaskRequest]:
         self.asked += 1
         for index, number in enumerate(self.numbers):
             if index == self.fail_after:
@@ -141,7 +141,7 @@ async def test_a_poll_that_waits_for_the_forge_is_ended_by_a_stop(monkeypatch):
     class WaitingForge(ListedForge):
         entered = asyncio.Event()
 
-        async def find_labeled(self) -> AsyncIterator[TaskRequest]:
+        async def find_labeled(self, labels: object = None) -> AsyncIterator[TaskRequest]:
             self.entered.set()
             await asyncio.Event().wait()
             yield labeled(1)
@@ -160,7 +160,7 @@ async def test_a_poll_that_ends_within_the_grace_time_of_a_stop_is_complete():
     stop = asyncio.Event()
 
     class StoppingForge(ListedForge):
-        async def find_labeled(self) -> AsyncIterator[TaskRequest]:
+        async def find_labeled(self, labels: object = None) -> AsyncIterator[TaskRequest]:
             stop.set()
             for number in self.numbers:
                 for _ in range(10):  # turns of the event loop, in which the stop is seen

@@ -1,0 +1,54 @@
+"""How a process with the queue in its memory finds the tasks again that another one had when it was killed.
+
+Such an item has the processing label, so the poll does not find it by the label that asks for a task. Our
+comment on it names task, attempt and process.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from coding_agent_core.forge.protocol import MARKER, Forge
+from coding_agent_core.messages import QueuedTask
+from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.reporting import State, read_state
+from coding_agent_core.settings.forges import Labels
+from coding_agent_core.tasks import Phase, TaskRequest
+
+_logger = logging.getLogger("webhook.poller")
+
+
+async def resume_tasks(forge: Forge, queue: MemoryQueue, labels: Labels) -> None:
+    """Take over the tasks of processes that ended.
+
+    Raises:
+        ForgeError: not all of them were found.
+    """
+    if queue.process is None:
+        return
+    async for request in forge.find_labeled(frozenset({labels.processing_label})):
+        found = await forge.find_comment(request.item, MARKER)
+        state = read_state(found.body) if found else None
+        # Without a process it is a task of RabbitMQ or of Kubernetes.
+        if state is None or state.process is None or queue.process.is_alive(state.process):
+            continue
+        task = resumed(request, state)
+        if not queue.knows(request.item, task.uuid) and queue.resume(task):
+            _logger.info("Task resumed, its process has ended: %s, %s", task.name, state.phase)
+
+
+def resumed(request: TaskRequest, state: State) -> QueuedTask:
+    """The task of a process that ended, as it would be in a queue that survives. Pure.
+
+    Args:
+        request: for the item, as a poll makes it: it may name another person.
+        state: what our comment shows.
+    """
+    return QueuedTask(
+        request=request.model_copy(
+            update={"user": state.user or request.user, "runner": state.runner or request.runner}
+        ),
+        uuid=state.uuid,
+        run=state.run,
+        attempt=max(1, state.attempt + (1 if state.phase is Phase.BACKOFF else 0)),
+    )

@@ -1,4 +1,4 @@
-"""A proxy between the reporter and a forge: kills the reporter after a request, or refuses connections.
+"""A proxy between a program and a forge: kills the program after a request, or refuses connections.
 
 It keeps its port while it refuses.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import threading
@@ -21,11 +22,11 @@ _NOT_PASSED_ON = {"host", "content-length", "transfer-encoding", "connection", "
 
 
 class ForgeProxy:
-    """A proxy for one reporter at a time.
+    """A proxy for one process at a time.
 
     Attributes:
-        requests: method and path of every request since `arm`.
-        killed: set once the reporter was killed.
+        requests: method and path of every request that counts since `arm`.
+        killed: set once the process was killed.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -34,7 +35,7 @@ class ForgeProxy:
         self._started: Future[None] = Future()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._fatal = 0
+        self._fatal, self._since = 0, ""
         self._pid: Callable[[], int] = lambda: 0
         # Bound for the proxy's whole life and never listening, so that nobody else gets the port while it
         # refuses.
@@ -56,11 +57,15 @@ class ForgeProxy:
         self._thread.join(60)
         self._held.close()
 
-    def arm(self, fatal: int, pid: Callable[[], int]) -> None:
-        """SIGKILL the process after the forge has answered request number `fatal`; 0: never."""
+    def arm(self, fatal: int, pid: Callable[[], int], *, since: str = "") -> None:
+        """SIGKILL the process after the forge has answered request number `fatal`; 0: never.
+
+        Args:
+            since: a pattern that the first request that counts matches from its start, as `PATCH /api/…`.
+        """
         self.requests = []
         self.killed.clear()
-        self._fatal, self._pid = fatal, pid
+        self._fatal, self._pid, self._since = fatal, pid, since
 
     def disarm(self) -> None:
         """The next process lives on."""
@@ -106,7 +111,9 @@ class ForgeProxy:
         await self._runner.cleanup()
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(f"{request.method} {request.path}")
+        asked = f"{request.method} {request.path}"
+        if self.requests or re.match(self._since, asked):
+            self.requests.append(asked)
         number, fatal = len(self.requests), self._fatal
         body = await request.read()
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _NOT_PASSED_ON}
@@ -114,7 +121,7 @@ class ForgeProxy:
             request.method, self._upstream + request.path_qs, headers=headers, data=body or None
         ) as answer:
             content = await answer.read()
-            if number == fatal:
+            if fatal and number == fatal and not self.killed.is_set():
                 self._kill()
             kept = {key: value for key, value in answer.headers.items() if key.lower() not in _NOT_PASSED_ON}
             return web.Response(status=answer.status, body=content, headers=kept)

@@ -140,7 +140,12 @@ def _runs_shown(events: Sequence[ForgeEvent]) -> list[SeenRun]:
 
 
 def start_queues(
-    stack: ExitStack, forges: Sequence[ForgeServer], folder: Path, broker: tuple[Broker, str] | None
+    stack: ExitStack,
+    forges: Sequence[ForgeServer],
+    folder: Path,
+    broker: tuple[Broker, str] | None,
+    *,
+    concurrency: int,
 ) -> Queues:
     """Receiver and consumer, in one process or with a broker between them."""
     # The workspace's commands run as another user, who cannot see into the test's own folder.
@@ -151,7 +156,7 @@ def start_queues(
     model = stack.enter_context(ModelServer([script], api_key=MODEL_KEY))
     sections: dict[str, Any] = {
         "consumer": {
-            "concurrency": 6,
+            "concurrency": concurrency,
             "cancel_check_interval": GRACE,
             "workspace": {"isolation": "none"},
         },

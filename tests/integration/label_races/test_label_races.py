@@ -41,22 +41,22 @@ def plane(control_plane: PlaneUnderTest) -> PlaneUnderTest:
     return control_plane
 
 
-Start = Callable[[str, Sequence[ForgeServer]], Mode]
+Start = Callable[..., Mode]
 
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
-    """Start the system in a mode, over these forges."""
+    """Start the system in a mode, over these forges; consumers work on so many tasks at a time."""
     with ExitStack() as stack:
 
-        def begin(mode: str, forges: Sequence[ForgeServer]) -> Mode:
+        def begin(mode: str, forges: Sequence[ForgeServer], *, concurrency: int = 6) -> Mode:
             if mode == "kubernetes":
                 plane, namespace = request.getfixturevalue("plane"), request.getfixturevalue("namespace")
                 return start_kubernetes(stack, forges, tmp_path, plane, namespace)
             broker = None
             if mode == "rabbitmq":
                 broker = request.getfixturevalue("rabbitmq"), request.getfixturevalue("rabbitmq_queue")
-            return start_queues(stack, forges, tmp_path, broker)
+            return start_queues(stack, forges, tmp_path, broker, concurrency=concurrency)
 
         yield begin
 
@@ -268,7 +268,9 @@ def test_a_forge_that_is_down_keeps_nobody_waiting_on_the_other(
 ) -> None:
     forges = {flavour: open_forge(flavour) for flavour in ("github", "gitlab")}
     works = next(forge for flavour, forge in forges.items() if flavour != down)
-    race = Race(start(mode, list(forges.values())), list(forges.values()), 12)
+    # A consumer has a place for each task: one that waits for its forge keeps its place.
+    system = start(mode, list(forges.values()), concurrency=12)
+    race = Race(system, list(forges.values()), 12)
     outage = forges[down].fault(id="outage", path="/api/", status=503, times=None)
     race.play()
     race.settle(works)

@@ -132,9 +132,8 @@ def _runs_shown(events: Sequence[ForgeEvent]) -> list[SeenRun]:
         state = read_state(event.body or "")
         if state is None:
             continue
-        for key in [key for key in runs if key[0] == state.run and key[1] != state.uuid]:
-            if runs[key].phase is Phase.QUEUED:  # of several messages that wait for one run, one starts it
-                del runs[key]
+        for key in [key for key in runs if key[1] != state.uuid and runs[key].phase is Phase.QUEUED]:
+            del runs[key]  # it only waited, and another message has taken its place
         runs[state.run, state.uuid] = SeenRun(f"r{state.run} {state.uuid[:8]}", state.phase, pushed)
     return list(runs.values())
 

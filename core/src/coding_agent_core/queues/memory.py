@@ -154,7 +154,7 @@ class MemoryQueue:
             return False
         if not self.knows(task.request.item, task.uuid):
             labeled_at = task.request.trigger.labeled_at
-            self._add(Entry(task=task, created_at=self._clock(), labeled_at=labeled_at, redelivered=True))
+            self._add(Entry(task=task, labeled_at=labeled_at, redelivered=True))
         return True
 
     def _add(self, entry: Entry) -> None:

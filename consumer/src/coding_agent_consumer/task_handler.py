@@ -165,8 +165,9 @@ class TaskHandler:
             progress.attempt = max(progress.attempt, state.attempt)
         decision = decide_start(queued, details, state, labels, limit)
         match decision:
-            case Drop(why):
+            case Drop(why, until):
                 _logger.info("Dropped a message for %s: %s", item.display, why)
+                claim.answered(until)
                 await claim.done()
             case Settle(ended):
                 claim.ending()
@@ -273,6 +274,8 @@ class TaskHandler:
     async def _finish(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
         claim.ending()
         await self._retrying(claim, lambda: task.finish(outcome))
+        if task.answered_until is not _EVERY_LABEL_STAYS:
+            claim.answered(task.answered_until)
         await self._settle_end(claim, task.state.phase, outcome.reason, outcome.message)
 
     async def _settle_end(self, claim: Claim, phase: Phase, reason: str | None, message: str) -> None:

@@ -43,9 +43,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Drop:
-    """There is nothing to do; acknowledge the message."""
+    """There is nothing to do; acknowledge the message.
+
+    Attributes:
+        answered_until: a label that was applied after this time, by the forge's clock, asks for a task of its
+            own; `None`: as if this task had ended.
+    """
 
     why: str
+    answered_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,13 @@ def decide_start(
     # A message that could not be handled in its last attempt comes again with a higher number.
     number = min(task.attempt, max_attempts)
     if state is None or state.uuid != task.uuid:
+        until = answered_by(details.updated_at, labeled=bool(labels.triggers & details.labels))
         if not details.open:
-            return Drop("the item is closed")
+            return Drop("the item is closed", until)
         if not labels.triggers & details.labels and not manual:
-            return Drop("the item no longer has the label: it was removed, or another task answered it")
+            return Drop(
+                "the item no longer has the label: it was removed, or another task answered it", until
+            )
         # A comment that shows another message's wait shows the same run: only one of the messages starts it.
         earlier = 0 if state is None else state.run - state.waits_for_first_attempt
         run = max(task.run, earlier + 1)

@@ -216,6 +216,13 @@ class Claim(Protocol):
         """
         ...
 
+    def answered(self, until: datetime | None) -> None:
+        """The task answers for applications of the label up to this time of the forge's clock, and no others.
+
+        Call it before the task is settled.
+        """
+        ...
+
     async def done(self) -> None: ...
 
     async def retry(self, delay: float, attempt: int) -> float:

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, ValidationError
 
 from coding_agent_core.egress import Denial
-from coding_agent_core.forge.protocol import MARKER, Forge, LabelEvent
+from coding_agent_core.forge.protocol import MARKER, Forge
 from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.settings.forges import Labels
@@ -174,28 +174,10 @@ async def show_labels(
     seen = await forge.read_state(item)
     add, remove = label_changes(phase, labels, seen.labels)
     if phase.terminal and answered_until is not None and labels.triggers & set(remove):
-        history = await forge.label_history(item, answered_until)
-        applied = next((event for event in history if event.added and event.label in labels.triggers), None)
-        if applied is None or applied_after(answered_until, history, applied):
+        applied = await forge.label_application(item)
+        if applied is None or applied.at > answered_until:
             remove = [label for label in remove if label not in labels.triggers]
     await swap_labels(forge, item, add, remove)
-
-
-def applied_after(moment: datetime, history: Sequence[LabelEvent], applied: LabelEvent) -> bool:
-    """Whether a label was applied after a time of the forge's clock.
-
-    If it was taken off and applied again within that second, it counts as later: no label is lost.
-
-    Args:
-        history: from `Forge.label_history`, with `applied`.
-    """
-    return applied.at > moment or applied.at == moment == removed_before(history, applied)
-
-
-def removed_before(history: Sequence[LabelEvent], applied: LabelEvent) -> datetime | None:
-    """When a label was last taken off before it was applied; `None` if the history does not show it."""
-    before = history[history.index(applied) + 1 :]
-    return next((event.at for event in before if event.label == applied.label and not event.added), None)
 
 
 async def swap_labels(forge: Forge, item: Item, add: Iterable[str], remove: Iterable[str]) -> None:

@@ -368,3 +368,22 @@ async def test_a_closed_queue_takes_nothing_and_ends_its_consumers(queue: Memory
     assert not await queue.connected()
     with pytest.raises(QueueUnavailableError):
         await queue.submit(labeled())
+
+
+async def test_a_label_that_counted_for_a_task_which_had_not_seen_it_is_the_next_run(
+    queue: MemoryQueue,
+) -> None:
+    """The consumer read the item, a person applied the label again, and then the task was dropped."""
+    await queue.submit(labeled(at=0, delivery="d1"))
+    async with consumer(queue) as take:
+        claim = await take()
+        assert (await queue.submit(labeled(at=2, delivery="d2"))).duplicate
+        claim.answered(START + timedelta(minutes=1))
+        assert (await queue.submit(labeled(at=2, delivery="d2"))).duplicate, "it has its run"
+        await claim.done()
+        second = await take()
+        assert (second.task.run, second.task.request.trigger.delivery_id) == (2, "d2")
+        second.answered(START + timedelta(minutes=2))
+        await second.done()
+        assert (await queue.submit(labeled(at=2, delivery="d3"))).duplicate
+        assert not (await queue.submit(labeled(at=3, delivery="d4"))).duplicate

@@ -31,8 +31,8 @@ class ShownItem(Forge):
     async def read_state(self, item: Item) -> ItemState:
         return ItemState(frozenset(self.labels), open=True)
 
-    async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
-        return list(self.history)
+    async def label_application(self, item: Item) -> LabelEvent | None:
+        return next((event for event in self.history if event.added and event.label == BOT), None)
 
     async def add_label(self, item: Item, label: str) -> None:
         self.labels.add(label)
@@ -53,8 +53,7 @@ def event(seconds: int, *, added: bool = True, label: str = BOT) -> LabelEvent:
         ([event(-5)], False),
         ([event(0)], False),
         ([event(1)], True),
-        ([event(0), event(0, added=False)], True),  # perhaps after the last look at the item
-        ([event(0), event(-1, added=False)], False),
+        ([event(0), event(0, added=False)], False),
         ([event(5, label=PROCESSING), event(-5)], False),
         ([], True),  # nobody knows
     ],

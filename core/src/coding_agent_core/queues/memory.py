@@ -43,11 +43,13 @@ class Entry:
             then the claim stays, also after a retry.
         delayed: a retry waits for its delay.
         ending: its end is being reported on the item; admission sees it as ended.
+        again: the newest label application that counted as this task's while it was active.
     """
 
     task: QueuedTask
     labeled_at: datetime | None
     withdrawn_before: datetime | None = None
+    again: TaskRequest | None = None
     after: Entry | None = None
     deliveries: deque[str] = field(default_factory=lambda: deque(maxlen=256))
     claim: MemoryClaim | None = None
@@ -125,15 +127,20 @@ class MemoryQueue:
         decision = admit(request.trigger, latest.latest() if latest else None)
         if isinstance(decision, Duplicate):
             assert latest is not None  # noqa: S101 - `admit` finds duplicates of a task only
-            latest.labeled_at = decision.labeled_at or latest.labeled_at
+            if decision.labeled_at is not None:
+                latest.labeled_at, latest.again = decision.labeled_at, request
             latest.remember(request.trigger.delivery_id)
             return Submission(task=decision.task, duplicate=decision.why)
         if len(self._active) >= self._active_limit:
             raise QueueUnavailableError(
                 f"The in-memory queue is full ({self._active_limit} tasks); use RabbitMQ or Kubernetes."
             )
+        return Submission(task=self._create(request, decision.run).name)
+
+    def _create(self, request: TaskRequest, run: int) -> QueuedTask:
+        identity = request.item.identity
         entry = Entry(
-            task=QueuedTask(request=request, uuid=new_uuid(), run=decision.run),
+            task=QueuedTask(request=request, uuid=new_uuid(), run=run),
             labeled_at=request.trigger.labeled_at,
             # Not the latest: that one may have been cancelled while an earlier run still ends.
             after=next(reversed(self._active_of.get(identity, ())), None),
@@ -141,7 +148,7 @@ class MemoryQueue:
         entry.remember(request.trigger.delivery_id)
         self._add(entry)
         self._notify((identity, "queued", ""), entry.task)
-        return Submission(task=entry.task.name)
+        return entry.task
 
     def knows(self, item: Item, uuid: str) -> bool:
         """Whether this process has this task of the item, or any other one that has not ended."""
@@ -282,6 +289,16 @@ class MemoryQueue:
             delay.cancel()
         await asyncio.gather(*self._delays, return_exceptions=True)
 
+    def answered(self, entry: Entry, until: datetime) -> None:
+        """Called by the claim: an application after this time that counted as the task's is the next run."""
+        entry.withdrawn_before = before = until + timedelta(seconds=1)
+        again, identity = entry.again, entry.task.request.item.identity
+        if again is None or again.trigger.labeled_at is None or self._latest.get(identity) is not entry:
+            return
+        if again.trigger.labeled_at >= before:
+            entry.ending = True
+            self._create(again, entry.task.run + 1)
+
     def retry(self, entry: Entry, delay: float, attempt: int) -> None:
         """Called by the claim: its task can be claimed again as this attempt, after the delay."""
         if self._closed:
@@ -376,6 +393,10 @@ class MemoryClaim:
     def ending(self) -> None:
         """From now on a label starts the next run, which waits until this one is settled."""
         self.entry.ending = True
+
+    def answered(self, until: datetime | None) -> None:
+        if until is not None:
+            self.queue.answered(self.entry, until)
 
     async def done(self) -> None:
         if self._open():

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from coding_agent_core.admission import LatestTask
 from coding_agent_core.forge.protocol import ItemState, LabelEvent
-from coding_agent_core.reporting import applied_after, label_changes, removed_before
+from coding_agent_core.reporting import label_changes
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Cause, Origin, Phase, RunnerName
 
@@ -278,7 +278,7 @@ def _applied_again(
         return run.labeled_at is None or applied.at > run.labeled_at
     if run.end_shown is not None or run.answered_until is None:
         return True
-    return applied_after(run.answered_until, history, applied)
+    return applied.at > run.answered_until
 
 
 def _may_have_taken_it(run: NewestRun) -> bool:
@@ -319,7 +319,8 @@ def _is_further(run: NewestRun, labels: Labels, history: Sequence[LabelEvent], a
     is_another = run.acknowledged or applied.label != labels.trigger(run.runner)
     if is_another and applied.at > run.applied_for:
         return True
-    removed = removed_before(history, applied)
+    before = history[history.index(applied) + 1 :]
+    removed = next((event.at for event in before if event.label == applied.label and not event.added), None)
     if removed is None:
         return False
     return removed > run.applied_for or (run.acknowledged and removed == run.applied_for)

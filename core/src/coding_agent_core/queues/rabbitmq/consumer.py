@@ -145,6 +145,9 @@ class RabbitMQClaim:
     def ending(self) -> None:
         """Nothing to do: each application of the label is a message of its own."""
 
+    def answered(self, until: datetime | None) -> None:
+        """As `ending`."""
+
     async def done(self) -> None:
         await self._settle(None)
 

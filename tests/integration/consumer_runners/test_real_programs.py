@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.usage import Allowance
 from coding_agent_demo.programs import program_folder
-from coding_agent_model.script import Call, Script, Turn
+from coding_agent_model.script import Call, Failure, Script, Turn
 
 from tests.fixtures.system import MODEL_KEY, until
 from tests.integration.consumer_attempt.conftest import make_place
@@ -38,6 +39,13 @@ WORKING = "echo begun > begun.md; sleep 600"
 MUCH = 100_000
 """Tokens: more than the first request of any of them."""
 
+LARGE = "x" * 200_000
+"""More than fits into an argument or a variable."""
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+"""One pixel as PNG; Claude Code decodes what it reads."""
+
 MakePlace = Callable[..., AttemptPlace]
 
 
@@ -60,7 +68,7 @@ class Place:
         self.place, self.runner = place, runner
 
     async def run(self, *, stop: asyncio.Event | None = None, **given: Any) -> Outcome:
-        allowance = given.pop("allowance", None)
+        allowance, sections = given.pop("allowance", None), given.pop("sections", {})
         model = self.place.system.model
         provider = {"claude-code": "anthropic", "gemini": "google"}.get(self.runner, "openai")
         url = model.base_url if provider == "openai" else model.url
@@ -72,6 +80,7 @@ class Place:
             make_agent=make_agent,
             consumer={"runner": self.runner, "checkpoint_interval": 0.001},
             llm={"provider": provider, provider: service},
+            **sections,
         )
 
     async def begun(self) -> None:
@@ -92,7 +101,9 @@ def place(make_place: MakePlace, runner: str) -> Callable[..., Place]:
     return start
 
 
-async def test_it_makes_the_change_and_the_gateway_counts(place: Callable[..., Place]) -> None:
+async def test_it_makes_the_change_and_the_gateway_counts(
+    place: Callable[..., Place], caplog: pytest.LogCaptureFixture
+) -> None:
     here = place(runs("echo made > made.md; cat made.md"), Turn(text=WORDS))
     outcome = await here.run()
     assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, BRANCH), outcome
@@ -100,6 +111,9 @@ async def test_it_makes_the_change_and_the_gateway_counts(place: Callable[..., P
     [change] = here.place.open_changes()
     assert WORDS in change.body
     assert WORDS in outcome.tail
+    warned = [record.getMessage() for record in caplog.records if " warns: " in record.getMessage()]
+    # Codex does not know the scripted model. Any other warning is about a setting of ours.
+    assert [text for text in warned if "Model metadata" not in text] == []
     counted = here.place.system.model.usage["scripted"]
     assert outcome.usage.requests == counted["answers"] >= 2
     assert outcome.usage.output_tokens == counted["output_tokens"] > 0
@@ -159,3 +173,41 @@ async def test_its_helpers_ask_the_configured_model(make_place: MakePlace, runne
     assert outcome.reason is Reason.COMPLETED, outcome
     assert place.system.model.usage["scripted"]["answers"] == outcome.usage.requests == 8
     assert list(place.system.model.usage) == ["scripted"]
+
+
+async def test_it_is_given_long_instructions_and_the_images_of_the_issue(
+    place: Callable[..., Place], runner: str
+) -> None:
+    looks = Turn(calls=(Call(tool="Read", arguments={"file_path": "~/.coding-agent/images/1.png"}),))
+    here = place(looks if runner == "claude-code" else runs("true"), Turn(text=WORDS))
+    forge = here.place.system.forge
+    forge.sandbox.attachments["id-1"] = PICTURE
+    issue = here.place.system.item(1)
+    issue.body += f"\n\n![the list]({forge.base_url}/user-attachments/assets/id-1)"
+    outcome = await here.run(sections={"instructions": f"{LARGE}END-OF-RULES"})
+    assert outcome.reason is Reason.NOTHING_TO_CHANGE, outcome
+    asked = [str(request) for request in here.place.system.model.requests]
+    assert any("END-OF-RULES" in text for text in asked)
+    assert base64.b64encode(PICTURE).decode() in asked[-1]
+
+
+async def test_no_program_makes_more_requests_than_it_may(place: Callable[..., Place]) -> None:
+    here = place(runs("echo begun > begun.md"), loop=True)
+    outcome = await here.run(sections={"max_llm_process_num": 4})
+    assert (outcome.reason, outcome.branch) == (Reason.LIMIT_REACHED, BRANCH), outcome
+    assert len(here.place.system.model.requests) == outcome.usage.requests == 4
+
+
+async def test_a_busy_model_is_asked_again(place: Callable[..., Place]) -> None:
+    busy = Turn(error=Failure(status=429, times=1))
+    here = place(busy, runs("echo made > made.md"), Turn(text=WORDS))
+    outcome = await here.run()
+    assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, BRANCH), outcome
+
+
+@pytest.mark.parametrize("runner", ["claude-code", "codex"], indirect=True)  # the others retry for minutes
+async def test_a_failing_model_is_not_asked_without_end(place: Callable[..., Place]) -> None:
+    here = place(Turn(error=Failure(status=500, times=0)))
+    outcome = await here.run()
+    assert outcome.reason is Reason.MODEL_UNAVAILABLE, outcome
+    assert len(here.place.system.model.requests) <= 6

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.agent import Image
 from coding_agent_consumer.per_user import with_task_options
 from coding_agent_consumer.program import check_model
-from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Said
-from coding_agent_consumer.runners.agent import events_of, model_of, outcome_of_end, runner_of
+from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Runner, Said, Warned
+from coding_agent_consumer.runners.agent import (
+    events_of,
+    files_of,
+    note_about,
+    outcome_of_end,
+    runner_of,
+    section_of,
+)
 from coding_agent_consumer.runners.programs import RUNNERS, command_runner
 from coding_agent_consumer.workspace.protocol import ProcessResult
 from coding_agent_core.errors import SettingsError
@@ -24,14 +34,20 @@ ORDER = Order(
     url="http://127.0.0.1:4000",
     credential="gateway-dummy",
     model="the-model",
-    instructions='Follow the "rules".\nAll.',
+    instructions='Follow the "rules".\nAll. \x7f 😀',
     prompt="Make a file.",
+    context_length=32_768,
+    max_output=4_096,
+    images=(".coding-agent/images/1.png",),
 )
+ARGUMENT = 128 * 1024
+"""Bytes of the longest argument or variable that Linux takes."""
 
 
 def recorded(name: RunnerName, what: str = "") -> list[Event]:
     lines = (RECORDED / f"{name}{what}.jsonl").read_bytes().splitlines()
-    return [event for line in lines for event in events_of(RUNNERS[name], line)]
+    events = [event for line in lines for event in events_of(RUNNERS[name], line)]
+    return [event for event in events if not isinstance(event, Warned)]  # Codex does not know the model
 
 
 @pytest.mark.parametrize("name", RUNNERS)
@@ -84,7 +100,7 @@ def test_the_end_of_the_program_decides_the_reason(
     name: RunnerName, failure: Failed | None, exit_code: int | None, reason: Reason
 ) -> None:
     result = ProcessResult(exit_code, "warning\nsegmentation fault\n")
-    outcome = outcome_of_end(RUNNERS[name], result, failure, "What I did.")
+    outcome = outcome_of_end(RUNNERS[name], result, failure, "What I did.", requests=1)
     assert outcome.reason is reason
     if reason is Reason.COMPLETED:
         assert outcome.summary == "What I did."
@@ -94,7 +110,22 @@ def test_the_end_of_the_program_decides_the_reason(
 
 def test_too_much_output_is_a_failure() -> None:
     result = ProcessResult(0, "", truncated=True)
-    assert outcome_of_end(RUNNERS[RunnerName.CODEX], result, None, "").reason is Reason.RUNNER_FAILED
+    outcome = outcome_of_end(RUNNERS[RunnerName.CODEX], result, None, "", requests=1)
+    assert outcome.reason is Reason.RUNNER_FAILED
+
+
+@pytest.mark.parametrize("runner", [*RUNNERS.values(), command_runner(["work"])], ids=lambda one: one.name)
+def test_success_without_a_request_to_the_model_is_a_failure(runner: Runner) -> None:
+    outcome = outcome_of_end(runner, ProcessResult(0, ""), None, "Words of another model.", requests=0)
+    assert outcome.reason is Reason.RUNNER_FAILED
+    assert "without a request to the model through the gateway" in outcome.message
+    assert outcome.summary == ""
+
+
+def test_a_setting_that_codex_does_not_know_is_a_warning() -> None:
+    message = "Codex is ignoring 1 unrecognized configuration settings."
+    line = json.dumps({"type": "item.completed", "item": {"id": "i", "type": "error", "message": message}})
+    assert [*events_of(RUNNERS[RunnerName.CODEX], line.encode())] == [Warned(message)]
 
 
 @pytest.mark.parametrize("name", RUNNERS)
@@ -115,12 +146,46 @@ def test_a_line_that_is_not_understood_is_left_out(name: RunnerName, line: bytes
 def test_the_program_gets_the_gateway_and_the_dummy(name: RunnerName) -> None:
     launch = RUNNERS[name].launch(ORDER)
     process = launch.process
-    texts = [launch.input, *process.argv, *process.env.values(), *process.files.values()]
+    texts = [launch.input, *process.argv, *process.env.values(), *map(str, process.files.values())]
     for wanted in (ORDER.url, ORDER.credential, ORDER.model, ORDER.prompt):
         assert any(wanted in text for text in texts), wanted
-    assert any(ORDER.instructions in text or json.dumps(ORDER.instructions) in text for text in texts)
+    if name is RunnerName.CODEX:
+        config = tomllib.loads(str(process.files[".codex/config.toml"]))
+        assert config == {"developer_instructions": ORDER.instructions}
+    else:
+        assert any(ORDER.instructions in text for text in texts)
     assert ORDER.credential not in " ".join(process.argv), "other users of the machine see arguments"
     assert ORDER.credential not in repr(process)
+
+
+@pytest.mark.parametrize("runner", [*RUNNERS.values(), command_runner(["work"])], ids=lambda one: one.name)
+def test_long_instructions_are_in_no_argument_and_no_variable(runner: Runner) -> None:
+    process = runner.launch(replace(ORDER, instructions="Follow. " * ARGUMENT)).process
+    texts = [*process.argv, *(f"{name}={value}" for name, value in process.env.items())]
+    assert max(len(text.encode()) for text in texts) < ARGUMENT
+
+
+def test_opencode_knows_the_models_limits_and_that_it_sees_images() -> None:
+    process = RUNNERS[RunnerName.OPENCODE].launch(ORDER).process
+    config = json.loads(process.env["OPENCODE_CONFIG_CONTENT"])
+    model = config["provider"]["gateway"]["models"]["the-model"]
+    assert model["limit"] == {"context": 32_768, "output": 4_096}
+    assert "image" in model["modalities"]["input"]
+
+
+def test_images_are_files_that_the_prompt_names() -> None:
+    images = [
+        Image("https://forge.example/a.png", "image/png", b"one"),
+        Image("/uploads/b\n\n# Rules", "image/jpeg", b"two"),
+    ]
+    assert files_of(images) == {
+        ".coding-agent/images/1.png": b"one",
+        ".coding-agent/images/2.jpeg": b"two",
+    }
+    note = note_about(images)
+    assert "`~/.coding-agent/images/1.png`: https://forge.example/a.png\n" in note
+    assert "`~/.coding-agent/images/2.jpeg`: /uploads/b # Rules" in note, "a link is one line"
+    assert note_about([]) == ""
 
 
 def test_any_command_gets_the_gateway_in_the_variables_that_clients_know() -> None:
@@ -188,4 +253,6 @@ def test_a_program_asks_for_the_model_of_the_service_that_speaks_its_format(
     settings = Settings.model_validate({"llm": {"provider": "openai", **keyed}})
     item = item_of("https://github.com/acme/pricing/issues/1")
     settings = with_task_options(settings, item, runner=name, model=of_the_task)
-    assert model_of(RUNNERS[name], settings) == (of_the_task or model)
+    section = section_of(RUNNERS[name], settings)
+    assert section.model == (of_the_task or model)
+    assert section is getattr(settings.llm, {"gpt-x": "openai", "claude-x": "anthropic"}.get(model, "google"))

@@ -61,12 +61,20 @@ class Gateway:
         url: base URL for clients of Anthropic's and Google's format; OpenAI's have `/v1` after it.
         credential: opens this gateway alone; as Bearer token, `x-api-key` or `x-goog-api-key`.
         exhausted: set once a request was answered 402.
+        requests: for an answer, that were answered or are under way.
+        most_requests: answers that the client may have; `None` limits nothing.
+        too_many: set once a request was refused for that.
+        retry_after: seconds that a client has to wait after a 429 that does not say it; `None`: not said.
     """
 
     def __init__(self, url: str, ledger: Ledger) -> None:
         self.url = url
         self.credential = f"gateway-{secrets.token_urlsafe(32)}"
         self.exhausted = asyncio.Event()
+        self.requests = 0
+        self.most_requests: int | None = None
+        self.too_many = asyncio.Event()
+        self.retry_after: int | None = None
         self._ledger = ledger
 
     @property
@@ -203,9 +211,11 @@ class GatewayApp:
             return
         upstreams, pricing = self._priced(ask, upstreams)
         number = await self._reserved(ask, pricing, receive)
+        self.gateway.requests += 1
         meter = None
         ending = Ending.CLOSED
         try:
+            self._check_number()
             response = await self.providers.ask(upstreams, route, parameters, sent, ask.body)
             if response.status < 300:
                 kind, encoding = (
@@ -219,6 +229,7 @@ class GatewayApp:
         finally:
             if meter is None:
                 self.ledger.release(number)
+                self.gateway.requests -= 1
             else:
                 used, known = meter.end(ending, ask.size.least)
                 settle = self.ledger.settle if known else self.ledger.settle_unknown
@@ -226,6 +237,12 @@ class GatewayApp:
                 self.on_counted(self.ledger.usage)
             async with self._settled:
                 self._settled.notify_all()
+
+    def _check_number(self) -> None:
+        most = self.gateway.most_requests
+        if most is not None and self.gateway.requests > most:
+            self.gateway.too_many.set()
+            raise RequestRefusedError(402, f"The task has made {most} requests to the model.")
 
     def _priced(self, ask: Ask, upstreams: Sequence[Upstream]) -> tuple[list[Upstream], Pricing | None]:
         """The providers whose prices are known, if the allowance is money, and the highest of the prices."""
@@ -342,7 +359,11 @@ class GatewayApp:
         for upstream in self.upstreams:
             for secret in upstream.secrets:
                 text = text.replace(secret.encode(), b"[key]")
-        await _answer(send, status, text, returned_headers(response.raw_headers))
+        headers = returned_headers(response.raw_headers)
+        wait = self.gateway.retry_after
+        if status == 429 and wait is not None and b"retry-after" not in dict(headers):
+            headers = [*headers, (b"retry-after", str(wait).encode())]
+        await _answer(send, status, text, headers)
 
 
 def _longest(model: str, upstreams: Sequence[Upstream]) -> int | None:

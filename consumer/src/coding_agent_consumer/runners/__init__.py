@@ -16,7 +16,10 @@ from typing import Any
 from coding_agent_core.tasks import RunnerName
 
 from coding_agent_consumer.gateway import WireFormat
-from coding_agent_consumer.workspace.protocol import ProcessSpec
+from coding_agent_consumer.workspace.protocol import HOME_FROM_TREE, ProcessSpec
+
+FOLDER = ".coding-agent"
+"""Holds instructions and images, in HOME of the workspace: no patch contains what is outside the tree."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Order:
     Attributes:
         url: of the gateway, without a path.
         credential: opens the gateway alone.
+        context_length: tokens of the model's context.
+        max_output: tokens of its longest answer.
+        images: paths in HOME, below `FOLDER`.
     """
 
     url: str
@@ -33,6 +39,14 @@ class Order:
     model: str
     instructions: str
     prompt: str
+    context_length: int
+    max_output: int
+    images: tuple[str, ...] = ()
+
+    @property
+    def images_from_tree(self) -> tuple[str, ...]:
+        """Their paths as a program sees them that runs in the tree's root."""
+        return tuple(f"{HOME_FROM_TREE}/{path}" for path in self.images)
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,13 @@ class Returned:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """The program complains, and goes on: for example about a setting of ours that it does not know."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Failed:
     """The program gives up.
 
@@ -86,7 +107,7 @@ class Failed:
     status: int | None = None
 
 
-Event = Said | Called | Returned | Failed
+Event = Said | Called | Returned | Warned | Failed
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
+from coding_agent_core.retry import first_of
+from coding_agent_core.settings.llm import Anthropic, Google, LMStudio, Ollama, OpenAI
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import last_lines, one_line
@@ -27,7 +29,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 
-from coding_agent_consumer.agent import Brief, OnStep, Step
+from coding_agent_consumer.agent import Brief, Image, OnStep, Step
 from coding_agent_consumer.agent.failures import work_until
 from coding_agent_consumer.agent.models import model_spec, upstreams
 from coding_agent_consumer.agent.transcript import (
@@ -38,7 +40,17 @@ from coding_agent_consumer.agent.transcript import (
     steps_of_results,
 )
 from coding_agent_consumer.gateway import Gateway
-from coding_agent_consumer.runners import Called, Event, Failed, Order, Returned, Runner, Said
+from coding_agent_consumer.runners import (
+    FOLDER,
+    Called,
+    Event,
+    Failed,
+    Order,
+    Returned,
+    Runner,
+    Said,
+    Warned,
+)
 from coding_agent_consumer.runners.programs import RUNNERS, command_runner
 from coding_agent_consumer.workspace.protocol import (
     ProcessResult,
@@ -56,6 +68,9 @@ _SUMMARY_LENGTH = 16_000
 """Characters of the end of a plain text that are the summary."""
 _PROBLEM_LENGTH = 500
 _REFUSED = {400, 401, 402, 403, 404, 405, 413, 422}
+_RETRY_AFTER = 10
+"""Seconds that a program is told to wait after a 429 that does not say it: Codex gives up without."""
+_LINK_LENGTH = 300
 
 
 def runner_of(name: RunnerName, settings: Settings) -> Runner:
@@ -79,11 +94,13 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
     return runner
 
 
-def model_of(runner: Runner, settings: Settings) -> str:
-    """The model that a runner's program asks for: that of the service which speaks its format."""
-    if runner.format is None or runner.format is model_spec(settings.llm).wire_format:
-        return settings.llm.model_name
-    return str(getattr(settings.llm, runner.format.value).model)
+def section_of(runner: Runner, settings: Settings) -> OpenAI | Anthropic | Google | Ollama | LMStudio:
+    """The settings of the model that a runner's program asks for: those of the service with its format."""
+    llm = settings.llm
+    own = runner.format is None or runner.format is model_spec(llm).wire_format
+    section: OpenAI | Anthropic | Google | Ollama | LMStudio
+    section = getattr(llm, llm.provider if own or runner.format is None else runner.format.value)
+    return section
 
 
 class CliAgent:
@@ -105,20 +122,31 @@ class CliAgent:
     async def _work(
         self, brief: Brief, workspace: Workspace, scrub: Scrub, on_step: OnStep, timeout: float
     ) -> Outcome:
+        section, most = section_of(self._runner, self._settings), self._settings.max_llm_process_num
+        images = files_of(brief.images)
         order = Order(
             url=self._gateway.url,
             credential=self._gateway.credential,
-            model=model_of(self._runner, self._settings),
+            model=section.model,
             instructions=brief.instructions,
-            prompt=brief.prompt,
+            prompt=brief.prompt + note_about(brief.images),
+            context_length=section.context_length,
+            max_output=section.max_token,
+            images=tuple(images),
         )
-        launch, most = self._runner.launch(order), self._settings.max_llm_process_num
-        record = _Record(Transcript(brief.transcript, scrub, brief.last_lines), scrub, on_step)
-        record.transcript.append(ModelRequest(parts=[UserPromptPart(brief.prompt)]))
+        launch = self._runner.launch(order)
+        start = replace(launch.process, files={**launch.process.files, **images})
+        record = _Record(
+            Transcript(brief.transcript, scrub, brief.last_lines), self._runner.name, scrub, on_step
+        )
+        record.transcript.append(ModelRequest(parts=[UserPromptPart(order.prompt)]))
+        self._gateway.most_requests, self._gateway.retry_after = most, _RETRY_AFTER
         try:
-            async with workspace.start(launch.process, timeout=timeout + _OVERTIME) as process:
+            async with workspace.start(start, timeout=timeout + _OVERTIME) as process:
                 await process.write(launch.input.encode("utf-8", "replace"), end=True)
-                if not await self._follow(process, record):
+                # A program that says nothing is stopped too.
+                await first_of(self._follow(process, record), self._gateway.too_many.wait())
+                if self._gateway.too_many.is_set():
                     return Outcome(
                         reason=Reason.LIMIT_REACHED,
                         message=(
@@ -133,17 +161,36 @@ class CliAgent:
             )
         except WorkspaceGoneError as error:
             return Outcome(reason=Reason.WORKSPACE_FAILED, message=f"The workspace was lost: {error}")
-        return outcome_of_end(self._runner, result, record.failure, record.words)
+        return outcome_of_end(
+            self._runner, result, record.failure, record.words, requests=self._gateway.requests
+        )
 
-    async def _follow(self, process: RunningProcess, record: _Record) -> bool:
-        """Follow its output to the end; returns whether it made no more requests than it may."""
+    async def _follow(self, process: RunningProcess, record: _Record) -> None:
+        """Follow its output to the end."""
         async for line in process.lines():
             for event in events_of(self._runner, line):
                 await record.add(event)
-            if self._gateway.usage.requests > self._settings.max_llm_process_num:
-                return False
         await record.flush()
-        return True
+
+
+def files_of(images: Sequence[Image]) -> dict[str, bytes]:
+    """The images by their path in HOME. Their links are other people's text, and name nothing."""
+    return {
+        f"{FOLDER}/images/{number}.{image.media_type.rpartition('/')[2]}": image.data
+        for number, image in enumerate(images, 1)
+    }
+
+
+def note_about(images: Sequence[Image]) -> str:
+    """Names the files in the prompt; empty without images."""
+    if not images:
+        return ""
+    lines = [
+        f"- `~/{path}`: {one_line(image.link, _LINK_LENGTH)}"
+        for path, image in zip(files_of(images), images, strict=True)
+    ]
+    head = "# Images\n\nThe images of the text above are files outside the repository. Look at them.\n"
+    return "\n\n" + "\n".join([head, *lines])
 
 
 def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
@@ -160,12 +207,15 @@ def events_of(runner: Runner, line: bytes) -> Iterator[Event]:
         yield from runner.events(fields)
 
 
-def outcome_of_end(runner: Runner, result: ProcessResult, failure: Failed | None, words: str) -> Outcome:
+def outcome_of_end(
+    runner: Runner, result: ProcessResult, failure: Failed | None, words: str, *, requests: int
+) -> Outcome:
     """How the attempt ended, from the way the program ended.
 
     Args:
         failure: it gave up, and said nothing after that.
         words: the last text of the model.
+        requests: that it made to the model through the gateway.
     """
     if result.truncated:
         return Outcome(
@@ -174,6 +224,14 @@ def outcome_of_end(runner: Runner, result: ProcessResult, failure: Failed | None
         )
     if failure is None and result.exit_code != 0:
         failure = Failed(_end_of(result.errors))
+    if failure is None and requests == 0:
+        return Outcome(
+            reason=Reason.RUNNER_FAILED,
+            message=(
+                f"{runner.name} reported success without a request to the model through the gateway. A file "
+                "of the branch or of the workspace's image may give it another model, or none."
+            ),
+        )
     if failure is None:
         return Outcome(
             reason=Reason.COMPLETED,
@@ -214,6 +272,7 @@ class _Record:
     """
 
     transcript: Transcript
+    runner: str
     scrub: Scrub
     on_step: OnStep
     words: str = ""
@@ -245,6 +304,8 @@ class _Record:
                 self.transcript.append(request)
                 for title in steps_of_results(ModelResponse(parts=[call]), request, self.scrub, without=""):
                     await self._step("tool", title)
+            case Warned(message):
+                _logger.warning("%s warns: %s", self.runner, one_line(self.scrub(message), _PROBLEM_LENGTH))
             case Failed():
                 self.failure = event
 

@@ -14,23 +14,38 @@ from typing import Any
 from coding_agent_core.tasks import RunnerName
 
 from coding_agent_consumer.gateway import WireFormat
-from coding_agent_consumer.runners import Called, Event, Failed, Launch, Order, Returned, Runner, Said
-from coding_agent_consumer.workspace.protocol import ProcessSpec
+from coding_agent_consumer.runners import (
+    FOLDER,
+    Called,
+    Event,
+    Failed,
+    Launch,
+    Order,
+    Returned,
+    Runner,
+    Said,
+    Warned,
+)
+from coding_agent_consumer.workspace.protocol import HOME_FROM_TREE, ProcessSpec
+
+_INSTRUCTIONS = f"{FOLDER}/instructions.md"
+"""A file, because Linux takes 128 KiB for one argument or variable: execve(2), MAX_ARG_STRLEN."""
 
 _CLAUDE_SIZES = ("HAIKU", "SONNET", "OPUS", "FABLE")
 
 
 def _start_claude_code(order: Order) -> Launch:
-    """Claude Code 2.1.332; documented in *Headless mode* and *Environment variables*.
+    """Claude Code 2.1.332; documented in *Headless mode*, *Settings* and *Environment variables*.
 
     It reports a refused request as `subtype: success` with `is_error: true`, and invents prices for models
-    that it does not know. We read neither.
+    that it does not know. We read neither. It takes a model service, hooks and permissions from the
+    repository's `.claude` over what its environment says, unless only the user's settings are its source.
     """
     arguments = (
         *("claude", "-p", "--output-format", "stream-json", "--verbose"),
-        *("--permission-mode", "bypassPermissions", "--strict-mcp-config"),
+        *("--permission-mode", "bypassPermissions", "--strict-mcp-config", "--setting-sources", "user"),
         *("--model", order.model),
-        *("--append-system-prompt", order.instructions),
+        *("--append-system-prompt-file", f"{HOME_FROM_TREE}/{_INSTRUCTIONS}"),
     )
     env = {
         "ANTHROPIC_BASE_URL": order.url,
@@ -44,7 +59,7 @@ def _start_claude_code(order: Order) -> Launch:
         "DISABLE_TELEMETRY": "1",
         "IS_SANDBOX": "1",  # else it refuses to work as root, which it is in some images
     }
-    return Launch(ProcessSpec(arguments, env), order.prompt)
+    return Launch(ProcessSpec(arguments, env, {_INSTRUCTIONS: order.instructions}), order.prompt)
 
 
 def _claude_code_events(line: Mapping[str, Any]) -> Iterator[Event]:
@@ -81,20 +96,22 @@ _CODEX_STATUS = re.compile(r"status:? (\d{3})\b")
 def _start_codex(order: Order) -> Launch:
     """Codex 0.171.0; documented in *Non-interactive mode* and *config.toml*.
 
-    One stream left out a command that had run, so nothing is counted here.
+    One stream left out a command that had run, so nothing is counted here. It ignores the `.codex` of a
+    repository that it was not told to trust. Of its two kinds of retries, those of a request multiply those
+    of a stream, which also follow a 429 if the answer says how long to wait; the gateway sees to that.
     """
     settings = {
         "model": order.model,
+        "model_context_window": order.context_length,
         "model_provider": "gateway",
         "model_providers.gateway": {
             "name": "gateway",
             "base_url": f"{order.url}/v1",
             "env_key": _CODEX_KEY,
             "wire_api": "responses",
-            "request_max_retries": 4,
+            "request_max_retries": 0,
             "stream_max_retries": 4,
         },
-        "developer_instructions": order.instructions,
         "shell_environment_policy.exclude": [_CODEX_KEY],
         "check_for_update_on_startup": False,
         "web_search": "disabled",
@@ -107,13 +124,18 @@ def _start_codex(order: Order) -> Launch:
     arguments.append("--dangerously-bypass-approvals-and-sandbox")  # the workspace is the sandbox
     for name, value in settings.items():
         arguments += ["-c", f"{name}={_toml(value)}"]
-    return Launch(ProcessSpec((*arguments, "-"), {_CODEX_KEY: order.credential}), order.prompt)
+    arguments += [f"--image={path}" for path in order.images_from_tree]
+    env = {_CODEX_KEY: order.credential, "CODEX_HOME": f"{HOME_FROM_TREE}/.codex"}
+    files = {".codex/config.toml": f"developer_instructions = {_toml(order.instructions)}\n"}
+    return Launch(ProcessSpec((*arguments, "-"), env, files), order.prompt)
 
 
 def _toml(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name} = {_toml(entry)}" for name, entry in value.items()) + "}"
-    return json.dumps(value)  # strings, numbers, booleans and lists of strings are written alike
+    # Strings, numbers, booleans and lists of strings are written alike, except that TOML has no surrogates
+    # and escapes DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _codex_events(line: Mapping[str, Any]) -> Iterator[Event]:
@@ -128,6 +150,8 @@ def _codex_events(line: Mapping[str, Any]) -> Iterator[Event]:
     match item.get("type"):
         case "agent_message" if ended:
             yield Said(_text(item.get("text")))
+        case "error":
+            yield Warned(_text(item.get("message")))
         case "command_execution":
             if not ended:
                 yield Called(name, "command", {"command": _text(item.get("command"))})
@@ -141,10 +165,25 @@ def _codex_events(line: Mapping[str, Any]) -> Iterator[Event]:
             yield Called(name, _text(item.get("tool")), _fields(item.get("arguments")))
 
 
-def _start_gemini(order: Order) -> Launch:
-    """Gemini CLI 0.61.0; documented in *Configuration* and *Headless mode*.
+_GEMINI_PRELOAD_FILE = ".gemini/preload.cjs"
+_GEMINI_PRELOAD = """\
+// Gemini CLI works without a person only in a folder that it trusts, and there it takes tools, hooks, the way
+// to its model and variables from these files. It has no setting that leaves them out.
+const fs = require("node:fs");
+const path = require("node:path");
+const hidden = new Set([".gemini/settings.json", ".gemini/.env", ".env"].map((name) => path.resolve(name)));
+const existsSync = fs.existsSync;
+fs.existsSync = (name) => !hidden.has(path.resolve(String(name))) && existsSync(name);
+require("node:module").syncBuiltinESMExports();
+delete process.env.NODE_OPTIONS; // its commands are not concerned
+"""
 
-    It retries for more than 45 s when a provider answers 429 or 5xx.
+
+def _start_gemini(order: Order) -> Launch:
+    """Gemini CLI 0.61.0; documented in *Configuration*, *Trusted folders* and *Headless mode*.
+
+    It retries for more than 45 s when a provider answers 429 or 5xx. It knows the context of Google's own
+    models alone. It sends an image that the prompt names after an `@`, if its folder is one of its workspace.
     """
     settings = {
         "security": {"auth": {"selectedType": "gemini-api-key"}},
@@ -156,11 +195,17 @@ def _start_gemini(order: Order) -> Launch:
         "GOOGLE_GEMINI_BASE_URL": order.url,
         "GEMINI_API_KEY": order.credential,
         "GEMINI_CLI_TRUST_WORKSPACE": "true",
+        "GEMINI_CLI_NO_RELAUNCH": "true",  # the second process would lack NODE_OPTIONS
+        "NODE_OPTIONS": f"--require={HOME_FROM_TREE}/{_GEMINI_PRELOAD_FILE}",
     }
-    arguments = ("gemini", "-m", order.model, "--yolo", "-o", "stream-json")
-    process = ProcessSpec(arguments, env, {".gemini/settings.json": json.dumps(settings)})
+    arguments = ["gemini", "-m", order.model, "--yolo", "-o", "stream-json"]
+    if order.images:
+        arguments += ["--include-directories", f"{HOME_FROM_TREE}/{FOLDER}"]
+    files = {".gemini/settings.json": json.dumps(settings), _GEMINI_PRELOAD_FILE: _GEMINI_PRELOAD}
+    shown = " ".join(f"@{path}" for path in order.images_from_tree)
     # It has no option for further instructions; a file would replace its own system prompt.
-    return Launch(process, f"{order.instructions}\n\n{order.prompt}")
+    text = "\n\n".join(filter(None, (order.instructions, order.prompt, shown)))
+    return Launch(ProcessSpec(tuple(arguments), env, files), text)
 
 
 def _gemini_events(line: Mapping[str, Any]) -> Iterator[Event]:
@@ -186,20 +231,25 @@ def _gemini_status(exit_code: int) -> int | None:
     return exit_code + 256 if 400 - 256 <= exit_code <= 255 else None
 
 
-_OPENCODE_INSTRUCTIONS = ".config/opencode/coding-agent.md"
-
-
 def _start_opencode(order: Order) -> Launch:
     """OpenCode 1.18.33; documented in *CLI* and *Config*.
 
-    It retries for more than 45 s when a provider answers 429 or 5xx. It does not limit its requests.
+    It retries for more than 45 s when a provider answers 429 or 5xx. It does not limit its requests. Without
+    `limit` it asks for 32,000 tokens of output, and never compacts. Its agents and plugins in the repository
+    choose a model of their own, over what the environment says, unless its configuration is left out.
     """
     model = f"gateway/{order.model}"
+    facts: dict[str, Any] = {
+        "name": order.model,
+        "limit": {"context": order.context_length, "output": order.max_output},
+    }
+    if order.images:
+        facts |= {"attachment": True, "modalities": {"input": ["text", "image"], "output": ["text"]}}
     config = {
         "share": "disabled",
         "autoupdate": False,
         "permission": "allow",
-        "instructions": [f"~/{_OPENCODE_INSTRUCTIONS}"],
+        "instructions": [f"~/{_INSTRUCTIONS}"],
         "model": model,
         "small_model": model,
         "provider": {
@@ -207,7 +257,7 @@ def _start_opencode(order: Order) -> Launch:
                 "npm": "@ai-sdk/openai-compatible",
                 "name": "gateway",
                 "options": {"baseURL": f"{order.url}/v1", "apiKey": order.credential},
-                "models": {order.model: {"name": order.model}},
+                "models": {order.model: facts},
             }
         },
     }
@@ -215,9 +265,11 @@ def _start_opencode(order: Order) -> Launch:
         "OPENCODE_CONFIG_CONTENT": json.dumps(config),
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
     }
-    arguments = ("opencode", "run", "--format", "json")
-    return Launch(ProcessSpec(arguments, env, {_OPENCODE_INSTRUCTIONS: order.instructions}), order.prompt)
+    images = (f"--file={path}" for path in order.images_from_tree)
+    arguments = ("opencode", "run", "--format", "json", *images)
+    return Launch(ProcessSpec(arguments, env, {_INSTRUCTIONS: order.instructions}), order.prompt)
 
 
 def _opencode_events(line: Mapping[str, Any]) -> Iterator[Event]:
@@ -254,8 +306,9 @@ RUNNERS: Mapping[RunnerName, Runner] = {
 def command_runner(command: Sequence[str]) -> Runner:
     """Any other program, by the command line of `consumer.command`.
 
-    It gets the prompt on its standard input, and the gateway in the environment variables that most clients
-    read. Its output is the log of its work, and the end of the output is the summary.
+    It gets the prompt on its standard input, the gateway in the environment variables that most clients
+    read, and the instructions and images in files. Its output is the log of its work, and the end of the
+    output is the summary.
     """
 
     def launch(order: Order) -> Launch:
@@ -270,9 +323,9 @@ def command_runner(command: Sequence[str]) -> Runner:
             "GOOGLE_GEMINI_BASE_URL": order.url,
             "GEMINI_API_KEY": order.credential,
             "CODING_AGENT_MODEL": order.model,
-            "CODING_AGENT_INSTRUCTIONS": order.instructions,
+            "CODING_AGENT_INSTRUCTIONS": f"{HOME_FROM_TREE}/{_INSTRUCTIONS}",
         }
-        return Launch(ProcessSpec(tuple(command), env), order.prompt)
+        return Launch(ProcessSpec(tuple(command), env, {_INSTRUCTIONS: order.instructions}), order.prompt)
 
     return Runner(RunnerName.COMMAND, None, launch, None)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 import time
@@ -164,8 +163,7 @@ class WorkspaceClient:
 
     @contextlib.asynccontextmanager
     async def start(self, process: ProcessSpec, *, timeout: float) -> AsyncIterator[RunningProcess]:
-        fields = {"argv": process.argv, "env": dict(process.env), "files": dict(process.files)}
-        body = json.dumps(fields).encode()
+        body = process.to_json()
         if len(body) > wire.BODY_LIMITS["start"]:
             raise WorkspaceRefusedError(
                 f"The command, variables and files have {len(body)} bytes, which is too many."

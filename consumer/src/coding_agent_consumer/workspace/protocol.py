@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -16,6 +18,10 @@ from coding_agent_consumer.workspace import wire
 
 MAX_LINE = 4 * 1024 * 1024
 """Bytes of a line of a process's output; a longer one is left out."""
+
+
+HOME_FROM_TREE = "../home"
+"""HOME of a workspace's programs, from the root of its tree, where they start."""
 
 
 class WorkspaceRefusedError(CodingAgentError):
@@ -53,12 +59,21 @@ class ProcessSpec:
     Attributes:
         argv: the program and its arguments; it is found in the commands' PATH.
         env: variables in addition to those of a command.
-        files: text by path in HOME, written before it starts.
+        files: text or bytes by path in HOME, written before it starts.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    files: Mapping[str, str | bytes] = field(default_factory=dict, repr=False)
+
+    def to_json(self) -> bytes:
+        """What the workspace reads."""
+        contents = {
+            path: text if isinstance(text, bytes) else text.encode("utf-8", "replace")
+            for path, text in self.files.items()
+        }
+        files = {path: base64.b64encode(content).decode("ascii") for path, content in contents.items()}
+        return json.dumps({"argv": self.argv, "env": dict(self.env), "files": files}).encode()
 
 
 @dataclass(frozen=True)

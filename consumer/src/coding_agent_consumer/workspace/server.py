@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -220,8 +221,8 @@ class WorkspaceServer:
         if shutil.which(argv[0], path=env["PATH"]) is None:
             raise RefusalError(f"There is no program {argv[0]} in the workspace: its image must have it.")
         with files.deadline(files.FILE_SECONDS):
-            for path, text in contents.items():
-                files.write(self._folders.home, path, text.encode("utf-8", "replace"))
+            for path, content in contents.items():
+                files.write(self._folders.home, path, content)
         frames, given, errors = wire.FrameReader(wire.MAX_TEXT), Input(), BoundedOutput(_ERRORS_LIMIT)
         left = wire.MAX_STREAM
 
@@ -290,7 +291,7 @@ def _drain(connection: socket.socket) -> None:
         pass
 
 
-def _process_of(body: bytes) -> tuple[list[str], dict[str, str], dict[str, str]]:
+def _process_of(body: bytes) -> tuple[list[str], dict[str, str], dict[str, bytes]]:
     """Arguments, variables and files of a process.
 
     Raises:
@@ -299,12 +300,13 @@ def _process_of(body: bytes) -> tuple[list[str], dict[str, str], dict[str, str]]
     try:
         fields = json.loads(body)
         argv, env, contents = fields["argv"], fields["env"], fields["files"]
-        texts = [*argv, *env, *env.values(), *contents, *contents.values()]
+        texts = [*argv, *env, *env.values(), *contents]
+        files_ = {path: base64.b64decode(content, validate=True) for path, content in contents.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         texts, argv = [], []
     if not argv or not all(isinstance(text, str) for text in texts):
-        raise RefusalError("The process has no command, or its variables or files are not text.")
-    return argv, env, contents
+        raise RefusalError("The process has no command, or its variables or files are not valid.")
+    return argv, env, files_
 
 
 def _received(carrier: socket.socket) -> socket.socket | None:

@@ -40,7 +40,7 @@ BODY_LIMITS: Mapping[str, int] = {
     "seed": MAX_BUNDLE,
     "diff": 0,
     "run": 1024 * 1024,
-    "start": 1024 * 1024,
+    "start": MAX_TEXT,
     "input": MAX_TEXT,
     "read_file": 0,
     "write_file": MAX_TEXT,

@@ -58,6 +58,15 @@ for path in ("/", "/v1/models", "/v1beta/models", "/metrics", "/.env", "/../", "
 END"""
 
 
+ASK_MODEL = r"""python3 - <<'END'
+import json, os
+from urllib.request import Request, urlopen
+body = {"model": "scripted", "messages": [{"role": "user", "content": "Is anybody there?"}]}
+headers = {"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}
+url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+urlopen(Request(url, json.dumps(body).encode(), headers), timeout=60).read()
+END"""
+"""A program that asks nothing has not worked with the model."""
 ASK_SOCKETS = r"""cat /proc/net/tcp /proc/net/tcp6 /proc/net/unix; (ss -xtlnp || netstat -xtlnp)
 python3 - <<'END'
 import socket
@@ -98,7 +107,7 @@ def test_its_commands_find_the_dummy_and_no_secret(
         "consumer": {
             "runner": runner,
             "workspace": {"isolation": "namespaces", "readable": readable},
-            **({"command": ["bash", "-c", "\n".join(asked)]} if runner == "command" else {}),
+            **({"command": ["bash", "-c", "\n".join([*asked, ASK_MODEL])]} if runner == "command" else {}),
         },
     }
     program = system.start_webhook()

@@ -202,7 +202,7 @@ async def test_a_hostile_repository_is_worked_on_and_gets_nothing(
                 " --exclude-dir=sys --exclude-dir=usr --exclude-dir=.pyenv; true"
             )
         ).output
-        patch = await workspace.diff()
+        patch = (await workspace.diff()).data
     assert TOKEN not in said + found
     assert TOKEN.encode() not in patch
     await repository.commit(patch, "Change", AUTHOR)

@@ -6,6 +6,7 @@ The decoy: git itself, given such a patch, takes many times its size of memory.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 from collections.abc import AsyncIterator
@@ -18,7 +19,6 @@ from coding_agent_consumer.commits import MAX_UNPACKED, PatchRefusedError, requi
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
 from coding_agent_consumer.workspace.wire import MAX_FILE
 from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.settings.attempts import WorkspaceSettings
@@ -151,13 +151,17 @@ async def test_a_killed_git_is_told_as_what_it_is(
 
 
 @pytest.mark.parametrize("make", ["truncate -s 700M", "fallocate -l 33M"])
-async def test_the_workspace_names_a_file_that_is_too_large(workspace: WorkspaceClient, make: str) -> None:
+async def test_a_file_that_is_too_large_is_named_and_the_rest_is_kept(
+    workspace: WorkspaceClient, make: str
+) -> None:
     await workspace.run(f"echo kept > kept; {make} 'core dump'; {make} logo.bin")
-    with pytest.raises(WorkspaceRefusedError, match=r"core dump \(\d+ MiB\), logo\.bin \(\d+ MiB\)"):
-        await workspace.diff()
-    await workspace.run("git checkout -q logo.bin")
-    assert b"b/kept" in await workspace.diff(finished=False), "unfinished work is kept without it"
-    with pytest.raises(WorkspaceRefusedError, match="core dump"):
-        await workspace.diff()
-    await workspace.run("echo 'core dump' >> .gitignore")
-    assert b"b/kept" in await workspace.diff()
+    patch = await workspace.diff()
+    assert re.fullmatch(r"core dump \(\d+ MiB\), logo\.bin \(\d+ MiB\)", ", ".join(patch.left_out))
+    assert re.findall(rb"^diff --git a/(\S+)", patch.data, re.MULTILINE) == [b"kept"]
+    await workspace.run("git checkout -q logo.bin; echo small > 'core dump'")
+    patch = await workspace.diff()
+    assert patch.left_out == ()
+    assert re.findall(rb"^diff --git a/(core dump|kept|logo)", patch.data, re.MULTILINE) == [
+        b"core dump",
+        b"kept",
+    ]

@@ -65,7 +65,7 @@ async def test_a_fifo_that_git_would_read_is_named(workspace: WorkspaceClient, n
         with pytest.raises(WorkspaceRefusedError, match=name):
             await workspace.diff()
     await workspace.run(f"rm {name}; echo x > new")
-    assert b"b/new" in await workspace.diff()
+    assert b"b/new" in (await workspace.diff()).data
 
 
 @pytest.mark.parametrize("path", ["pipe", "folder/pipe"])

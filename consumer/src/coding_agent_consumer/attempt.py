@@ -31,7 +31,7 @@ from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, either, pause_until, run_until, while_unavailable
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import TaskRequest
+from coding_agent_core.tasks import RunnerName, TaskRequest
 from coding_agent_core.text import beginning, inline, quotation
 from coding_agent_core.usage import Usage
 
@@ -207,7 +207,10 @@ class Attempt:
             lambda: settings_for(self.settings, task.item.platform, self._request.user), self.stop
         )
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
-        recap = await self.transcripts.begin() or self.given.earlier.recap
+        earlier = self.given.earlier
+        recap = await self.transcripts.begin() or earlier.recap
+        if earlier.ended not in recap:  # a transcript does not say it
+            recap = f"{recap}\n\n{earlier.ended}".strip()
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
             repository = await self._prepared(lambda: self._clone(task, target, permit, Path(folder)))
@@ -236,7 +239,7 @@ class Attempt:
                 notes = await run_until(lambda: set_up(workspace, file, self._deadline, scrub), self.stop)
                 brief = replace(brief, prompt=brief.prompt + notes)
                 worked = self._worked = await self._work(settings, task, brief, workspace, publisher)
-                await self._publish(publisher, workspace, worked)
+                worked = self._worked = await self._publish(publisher, workspace, worked)
         outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
@@ -299,6 +302,8 @@ class Attempt:
             title=details.title,
             footer=f"For {task.item.display}: {details.url}",
             asked_by=await co_author(task.forge, self._request.user),
+            # The end of any program's output is not fit to name a commit.
+            quotes_summary=settings.consumer.runner is not RunnerName.COMMAND,
             signer=SshSigner.load(key) if key else None,
         )
 
@@ -359,16 +364,20 @@ class Attempt:
         )
         return worked.model_copy(update={"reason": Reason.BUDGET_EXCEEDED, "message": message})
 
-    async def _publish(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> None:
-        """Commit and push what the workspace holds."""
+    async def _publish(self, publisher: Publisher, workspace: Workspace, worked: Outcome) -> Outcome:
+        """Commit and push what the workspace holds; the outcome with what the person must know of it."""
         completed = worked.reason is Reason.COMPLETED
+        note = ""
         try:
-            await publisher.commit(workspace, worked.summary, finished=completed)
+            note = await publisher.commit(workspace, worked.summary, finished=completed)
         except (WorkspaceGoneError, WorkspaceRefusedError, PatchRefusedError):
             if completed:
                 raise
             # The reason of the attempt's end matters more than the loss of the rest of its work.
         await self._delivered(publisher.push)
+        if not note:
+            return worked
+        return worked.model_copy(update={"summary": f"{worked.summary}\n\n{note}".strip()})
 
     async def _conclude(
         self, task: ForgeTask, details: ItemDetails, worked: Outcome, branch: str | None

@@ -20,6 +20,7 @@ from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeNotFound
 from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.reporting import is_branch_name
 from coding_agent_core.retry import while_unavailable
+from coding_agent_core.text import one_line
 
 from coding_agent_consumer.agent import OnStep, Step
 from coding_agent_consumer.commits import (
@@ -42,6 +43,7 @@ _GIT_MEMORY = 512 * 1024 * 1024
 """Bytes for applying a patch: the patch, and twice what it may unpack to."""
 _CHECKPOINT_SECONDS = 60.0
 """For pushing unfinished work: the model waits for it."""
+_NOTE_LENGTH = 1000
 _CHECKPOINT_PATIENCE = 10.0
 """Seconds in which the push of a checkpoint is retried while the forge is not available."""
 
@@ -281,6 +283,7 @@ class Publisher:
         footer: names the item in each commit's message.
         asked_by: co-author of each commit.
         signer: signs each commit.
+        quotes_summary: a commit's message has the summary; else the item's title alone.
     """
 
     repository: BareClone
@@ -289,6 +292,7 @@ class Publisher:
     footer: str
     asked_by: CommitIdentity | None = None
     signer: SshSigner | None = None
+    quotes_summary: bool = True
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @property
@@ -298,30 +302,41 @@ class Publisher:
         there = repository.resumed or repository.pushed != repository.start_point
         return repository.branch if there else None
 
-    async def commit(self, workspace: Workspace, summary: str = "", *, finished: bool) -> None:
+    async def commit(self, workspace: Workspace, summary: str = "", *, finished: bool) -> str:
         """Commit the workspace's work, if it differs from what was committed.
 
         Args:
             summary: of the work, by the model.
-            finished: if not, new files that are too large to be committed are left out.
+
+        Returns:
+            what the person has to know about the work that was taken; usually empty.
 
         Raises:
             WorkspaceGoneError: the workspace does not answer.
-            PatchRefusedError: the change must not be committed, or the workspace cannot make a patch of it.
+            PatchRefusedError: the change must not be committed, the workspace cannot make a patch of it, or
+                the work is nothing but files that are too large.
         """
         async with self._one_at_a_time:
             try:
-                patch = await workspace.diff(finished=finished)
+                patch = await workspace.diff()
             except WorkspaceRefusedError as error:
                 raise PatchRefusedError(str(error)) from error
+            if finished and patch.left_out and not patch.data:
+                raise PatchRefusedError(patch.too_large)
+            notes = [patch.too_large] if patch.left_out else []
+            if patch.source:
+                notes.append(f"The work was not in the checked-out files; it was taken from {patch.source}.")
+            for note in notes:
+                _logger.warning("%s", one_line(note, _NOTE_LENGTH))
             message = commit_message(
-                summary,
+                summary if self.quotes_summary else "",
                 finished=finished,
                 item_title=self.title,
                 footer=self.footer,
                 asked_by=self.asked_by,
             )
-            await self.repository.commit(patch, message, self.author, self.signer)
+            await self.repository.commit(patch.data, message, self.author, self.signer)
+            return " ".join(notes)
 
     async def push(self) -> None:
         """Push what was committed and is not on the forge yet; raises as `BareClone.push`."""

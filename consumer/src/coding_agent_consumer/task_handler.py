@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from coding_agent_core.admission import answered_by_withdrawal
-from coding_agent_core.attempts import AttemptInput, Outcome
+from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.messages import Claim, TaskSource
@@ -204,9 +204,11 @@ class TaskHandler:
                 )
                 progress.attempt = decision.attempt
                 progress.task = task_for(forge, item, labels, begun, max_attempts=limit)
-                await self._attempt(claim, progress.task, details)
+                await self._attempt(claim, progress.task, details, EarlierAttempts(ended=start.ended))
 
-    async def _attempt(self, claim: Claim, task: ForgeTask, details: ItemDetails) -> None:
+    async def _attempt(
+        self, claim: Claim, task: ForgeTask, details: ItemDetails, earlier: EarlierAttempts
+    ) -> None:
         await self._retrying(claim, task.prepare)
         consumer, storage = self.settings.consumer, self.settings.context_storage
         identities = self.identities
@@ -223,6 +225,7 @@ class TaskHandler:
                     task=claim.task,
                     max_attempts=task.max_attempts,
                     timeout_seconds=consumer.timeout_seconds,
+                    earlier=earlier,
                     # No queue stores what earlier attempts spent: each attempt has the whole budget.
                     allowance=self.settings.budgets.task,
                 ),

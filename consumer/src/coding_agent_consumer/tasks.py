@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from coding_agent_core.admission import answered_by
-from coding_agent_core.attempts import Outcome
+from coding_agent_core.attempts import Outcome, ended_line
 from coding_agent_core.forge.protocol import MARKER, Forge, ItemDetails, ItemState, Permission
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
@@ -19,10 +19,13 @@ from coding_agent_core.reporting import Report, State, publish, read_state, show
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Authorize
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, task_name
+from coding_agent_core.text import one_line
 from coding_agent_core.usage import Usage
 
 from coding_agent_consumer.push_permit import SourceRepositoryGoneError
 
+_MESSAGE_LENGTH = 300
+"""Characters of the last attempt's end, in the hidden part of the comment."""
 _REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
 
 
@@ -39,6 +42,13 @@ class Start:
     attempt: int
     previous: State | None
     continues: bool
+
+    @property
+    def ended(self) -> str:
+        """Why the task's last attempt ended, for the next one; empty if that is not known."""
+        if not self.continues or self.previous is None or self.previous.message is None:
+            return ""
+        return ended_line(self.previous.attempt, self.previous.message)
 
 
 @dataclass(frozen=True)
@@ -283,6 +293,7 @@ class ForgeTask:
             update |= {
                 "branch": outcome.branch or self.state.branch,
                 "change_url": outcome.change_url or self.state.change_url,
+                "message": one_line(outcome.message, _MESSAGE_LENGTH) if phase is Phase.BACKOFF else None,
             }
         self.state = self.state.model_copy(update=update)
         report = Report(

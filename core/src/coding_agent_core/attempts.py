@@ -15,7 +15,7 @@ from coding_agent_core.environment import Environment
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.reasons import REASONS, ExitCode, Reason, ReasonClass
 from coding_agent_core.tasks import Frozen, Item
-from coding_agent_core.text import beginning, first_problem, last_lines
+from coding_agent_core.text import beginning, first_problem, last_lines, one_line
 from coding_agent_core.usage import Allowance, Usage
 
 ENVIRONMENT_VARIABLE = "CODING_AGENT_TASK"
@@ -24,6 +24,7 @@ MAX_MESSAGE_BYTES = 4096
 """Kubernetes keeps at most 4,096 bytes of a container's termination message."""
 MAX_PLACE = 1024
 """Characters that name a transcript's place, or its web address."""
+_ENDED_LENGTH = 500
 MAX_TAIL = 2048
 """Characters of an attempt's last steps that are kept with its outcome."""
 
@@ -35,12 +36,14 @@ class EarlierAttempts(Frozen):
         branch: a pushed branch to continue from.
         change_url: the change that was opened from it.
         recap: what they did and why they ended, as plain text for the model.
+        ended: why the last one ended, as one line for the model.
         transcripts: locations of their transcripts, oldest first.
     """
 
     branch: str | None = None
     change_url: str | None = None
     recap: str = Field(default="", max_length=16_384)
+    ended: str = Field(default="", max_length=1024)
     transcripts: tuple[str, ...] = ()
 
 
@@ -197,6 +200,11 @@ class Outcome(Frozen, extra="ignore"):
     @property
     def _fits(self) -> bool:
         return len(self.model_dump_json().encode()) <= MAX_MESSAGE_BYTES
+
+
+def ended_line(attempt: int, message: str) -> str:
+    """Why an attempt ended, for the next one."""
+    return f"Attempt {attempt} ended: {one_line(message, _ENDED_LENGTH)}"
 
 
 def folder_of(item: Item, run: int, uuid: str) -> str:

@@ -39,6 +39,7 @@ class State(Frozen):
         reason: why the task ended, or its last attempt.
         user: who asked for the task.
         process: the process that has the task in memory (`queues.processes`).
+        message: says why the last attempt ended, while the task waits for the next.
     """
 
     uuid: str
@@ -48,6 +49,7 @@ class State(Frozen):
     reason: str | None = None
     branch: str | None = None
     change_url: str | None = None
+    message: str | None = None
     runner: RunnerName | None = None
     user: str | None = None
     process: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")

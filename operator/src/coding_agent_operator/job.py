@@ -19,7 +19,7 @@ from coding_agent_core.agenttask import (
     TaskResult,
     labels_for,
 )
-from coding_agent_core.attempts import AttemptInput, EarlierAttempts, transcript_key
+from coding_agent_core.attempts import AttemptInput, EarlierAttempts, ended_line, transcript_key
 from coding_agent_core.egress import Role, user_name, variables
 from coding_agent_core.environment import SERVICE_PREFIX, Environment
 from coding_agent_core.messages import QueuedTask
@@ -155,16 +155,11 @@ def attempt_input(task: Task, number: int, allowance: Allowance | None = None) -
 def earlier_of(status: Status) -> EarlierAttempts:
     """What the attempts so far left behind, as their status shows it; the newest part of their recap."""
     result = status.result or TaskResult()
-    parts = [
-        "\n".join(
-            filter(
-                None, (f"Attempt {attempt.number} ended: {attempt.message or attempt.reason}", attempt.tail)
-            )
-        )
-        for attempt in status.attempts
-        if attempt.outcome is not None
-    ]
+    ended = [attempt for attempt in status.attempts if attempt.outcome is not None]
+    ends = [ended_line(attempt.number, attempt.message or attempt.reason or "") for attempt in ended]
+    parts = ["\n".join(filter(None, (end, attempt.tail))) for end, attempt in zip(ends, ended, strict=True)]
     return EarlierAttempts(
+        ended=ends[-1] if ends else "",
         branch=result.branch,
         change_url=result.change_url,
         recap="\n\n".join(parts)[-_RECAP:],

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from coding_agent_consumer.agent import Brief
 from coding_agent_consumer.agent.loop import ModelAgent
+from coding_agent_consumer.program import make_agent
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import Report, State, comment
 from coding_agent_core.tasks import Phase
 from coding_agent_forge.model import Item
-from coding_agent_model.script import Script
+from coding_agent_model.script import Script, Turn
 
 from tests.fixtures.system import BOT, PROCESSING, REPOSITORY, until
 from tests.integration.consumer_attempt.conftest import MakePlace
@@ -102,6 +103,18 @@ async def test_a_stopped_attempt_pushes_what_it_has_and_the_next_one_continues_f
     assert [change.head for change in place.system.changes()] == [FIRST], "one change"
 
 
+async def test_a_further_attempt_is_told_why_the_last_one_ended(make_place: MakePlace) -> None:
+    """Its transcript says what it did, and not that."""
+    place = make_place("github", script(run("echo seen"), finish("It is done.")))
+    assert (await place.run(place.given())).succeeded
+    ended = "Attempt 1 ended: No answer (HTTP 503)."
+    before = len(place.system.model.requests)
+    await place.run(place.given(attempt=2, branch=FIRST, ended=ended, recap=f"{ended}\n- ran echo"))
+    first_words = str(place.system.model.requests[before]["messages"])
+    assert "gave: seen" in first_words
+    assert ended in first_words
+
+
 async def test_the_agents_own_clock_ends_the_attempt_in_time(make_place: MakePlace) -> None:
     place = make_place("github", script(run("sleep 600"), finish()))
 
@@ -174,6 +187,27 @@ async def test_the_model_hears_of_a_file_that_is_too_large_and_its_work_is_not_l
     assert "data.bin (700 MiB)" in str(place.system.model.requests[2]["messages"][-1])
     assert set(tree(place, FIRST)) == {"a.md", *tree(place, "main")}
     assert "Work so far" in place.system.git("log", "--format=%s", FIRST), "also meanwhile"
+
+
+async def test_a_file_that_stays_too_large_is_left_out_and_named(make_place: MakePlace) -> None:
+    spill = run("echo a > a.md; truncate -s 700M data.bin")
+    place = make_place("github", script(spill, *[finish("All is done.")] * 3))
+    outcome = await place.run(place.given())
+    assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, FIRST)
+    assert set(tree(place, FIRST)) == {"a.md", *tree(place, "main")}
+    named = "Files larger than 32 MiB cannot be taken over: data.bin (700 MiB)."
+    assert outcome.summary == f"All is done.\n\n{named}"
+    [change] = place.open_changes()
+    assert named in change.body
+
+
+async def test_work_on_another_branch_is_no_success_without_a_change(make_place: MakePlace) -> None:
+    side = run("git checkout -qb side; echo a > a.md; git add a.md; git commit -qm a; git checkout -q -")
+    place = make_place("github", script(side, finish("It is done.")))
+    outcome = await place.run(place.given())
+    assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, FIRST)
+    assert place.system.file_at(FIRST, "a.md") == "a\n"
+    assert "taken from the branch side" in outcome.summary
 
 
 async def test_a_model_that_does_not_mend_its_change_is_told_to_the_person(make_place: MakePlace) -> None:
@@ -328,3 +362,52 @@ async def remember(place: AttemptPlace, outcome: Outcome) -> None:
         task="t", state=state, max_attempts=3, since=place.given().task.request.trigger.received_at
     )
     place.system.forge.comment(REPOSITORY, 1, comment(report), by="coding-agent-bot")
+
+
+ASKS = """python3 - {times} <<'END'
+import json, os, sys
+from urllib.request import Request, urlopen
+body = {{"model": "scripted", "messages": [{{"role": "user", "content": "Is anybody there?"}}]}}
+headers = {{"authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "content-type": "application/json"}}
+url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+for _ in range(int(sys.argv[1])):
+    try:
+        urlopen(Request(url, json.dumps(body).encode(), headers), timeout=60).read()
+    except OSError:
+        pass
+END
+"""
+
+
+def program(command: str) -> dict[str, Any]:
+    """A run with any program as the agent."""
+    consumer = {"runner": "command", "command": ["bash", "-c", command], "checkpoint_interval": 0}
+    return {"make_agent": make_agent, "consumer": consumer}
+
+
+async def test_the_output_of_any_program_names_no_commit(make_place: MakePlace) -> None:
+    place = make_place("github", [Script(turns=(Turn(text="Yes."),), loop=True)])
+    noise = "echo 'npm WARN deprecated'; cat $CODING_AGENT_INSTRUCTIONS_FILE > made.md; echo Finished."
+    outcome = await place.run(place.given(), **program(ASKS.format(times=1) + noise))
+    assert outcome.reason is Reason.COMPLETED, outcome
+    title = place.system.item(1).title
+    message = place.system.git("log", "-1", "--format=%B", FIRST)
+    assert message.startswith(f"{title}\n")
+    assert "npm WARN" not in message
+    assert "npm WARN" in outcome.summary
+    assert "You are a software engineer." in place.system.file_at(FIRST, "made.md")
+
+
+async def test_a_silent_program_makes_no_more_requests_than_it_may(make_place: MakePlace) -> None:
+    place = make_place("github", [Script(turns=(Turn(text="Yes."),), loop=True)])
+    command = program("echo begun > begun.md; " + ASKS.format(times=1_000_000))
+    outcome = await place.run(place.given(), max_llm_process_num=3, **command)
+    assert (outcome.reason, outcome.branch) == (Reason.LIMIT_REACHED, FIRST), outcome
+    assert len(place.system.model.requests) == outcome.usage.requests == 3
+
+
+async def test_a_program_that_asks_no_model_has_not_worked(make_place: MakePlace) -> None:
+    place = make_place("github", [Script(turns=(Turn(text="Never said."),))])
+    outcome = await place.run(place.given(), **program("echo made > made.md; echo 'All done.'"))
+    assert outcome.reason is Reason.RUNNER_FAILED
+    assert place.open_changes() == []

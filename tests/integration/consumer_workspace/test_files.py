@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
+from coding_agent_consumer.workspace.wire import Patch
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import git
@@ -93,12 +95,12 @@ async def test_an_edit_must_fit_exactly_once(workspace: WorkspaceClient) -> None
 async def test_the_patch_holds_every_kind_of_change(
     workspace: WorkspaceClient, bundle: Path, tmp_path: Path
 ) -> None:
-    assert await workspace.diff() == b""
+    assert (await workspace.diff()).data == b""
     await workspace.run(
         "printf 'x\\n' >> calc.py; chmod +x calc.py; head -c 3000 /dev/urandom > logo.bin; rm .gitignore;"
         "echo n > 'new name.txt'; ln -s /etc/passwd shadow; head -c 100 logo.bin | sha256sum > sum"
     )
-    copy = applied(bundle, await workspace.diff(), tmp_path)
+    copy = applied(bundle, (await workspace.diff()).data, tmp_path)
     assert (copy / "calc.py").stat().st_mode & 0o100
     assert (copy / "logo.bin").stat().st_size == 3000
     assert not (copy / ".gitignore").exists()
@@ -122,12 +124,12 @@ async def test_the_work_is_not_lost_whatever_is_done_to_the_trees_git(
 ) -> None:
     await workspace.edit_file("calc.py", "a - b", "a + b")
     await workspace.run(sabotage)
-    assert b"+    return a + b" in await workspace.diff()
+    assert b"+    return a + b" in (await workspace.diff()).data
 
 
 async def test_repositories_made_inside_are_left_out(workspace: WorkspaceClient) -> None:
     await workspace.run("git init -q dep; cd dep; echo x > x; git add x; git commit -qm x; cd ..; echo y > y")
-    patch = await workspace.diff()
+    patch = (await workspace.diff()).data
     assert b"Subproject" not in patch
     assert b"b/y" in patch
 
@@ -136,7 +138,7 @@ async def test_what_is_ignored_or_unreadable_does_not_stop_the_patch(workspace: 
     await workspace.run(
         "mkdir build; echo x > build/x; echo a > a.log; echo k > kept; echo s > s; chmod 000 s; mkfifo p"
     )
-    patch = await workspace.diff()
+    patch = (await workspace.diff()).data
     assert b"b/kept" in patch
     assert b"build/x" not in patch
     assert b"a.log" not in patch
@@ -148,7 +150,7 @@ async def test_left_overs_of_test_runs_are_no_work(workspace: WorkspaceClient) -
         "rm .gitignore; mkdir -p __pycache__ node_modules/x; echo x > __pycache__/calc.cpython-311.pyc;"
         "echo x > node_modules/x/y; echo k > kept; rm -f ../git/info/exclude"
     )
-    patch = await workspace.diff()
+    patch = (await workspace.diff()).data
     assert b"b/kept" in patch
     assert b"__pycache__" not in patch
     assert b"node_modules" not in patch
@@ -159,7 +161,74 @@ async def test_a_huge_change_is_refused_in_words(workspace: WorkspaceClient) -> 
     with pytest.raises(WorkspaceRefusedError, match="64 MiB"):
         await workspace.diff()
     await workspace.run("rm huge*; echo x > x")
-    assert b"b/x" in await workspace.diff()
+    assert b"b/x" in (await workspace.diff()).data
+
+
+COMMITS = "git commit -qam Work && git checkout -q work"
+ELSEWHERE = {
+    "a branch": (f"git checkout -qb side && sed -i s/-/+/ calc.py && {COMMITS}", "the branch side"),
+    "a stash": ("sed -i s/-/+/ calc.py && echo n > new && git stash -qu", "a stash"),
+    "a worktree": (
+        "git worktree add -q ../home/wt && cd ../home/wt && sed -i s/-/+/ calc.py && echo n > new",
+        "the worktree ",
+    ),
+    "a worktree that was removed": (
+        "git worktree add -qb side ../home/wt && cd ../home/wt && sed -i s/-/+/ calc.py"
+        " && git commit -qam Work && cd ../../tree && git worktree remove ../home/wt",
+        "the branch side",
+    ),
+    "its own branch, which is not checked out": (
+        "sed -i s/-/+/ calc.py && git commit -qam Work && git checkout -q HEAD~1",
+        "the branch work",
+    ),
+    "the newest of two branches": (
+        "git checkout -qb old && echo old > old && git add old"
+        " && GIT_COMMITTER_DATE=2001-01-01T00:00 git commit -qm Old"
+        f" && git checkout -q work && git checkout -qb side && sed -i s/-/+/ calc.py && {COMMITS}",
+        "the branch side",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+async def test_work_that_is_not_checked_out_is_not_lost(workspace: WorkspaceClient, where: str) -> None:
+    command, source = ELSEWHERE[where]
+    ran = await workspace.run(command)
+    assert ran.exit_code == 0, ran.output
+    patch = await workspace.diff()
+    assert b"+    return a + b" in patch.data
+    assert b"b/old" not in patch.data
+    assert (b"b/new" in patch.data) == ("new" in command.split())
+    assert patch.source.startswith(source)
+    await workspace.run("echo y > y")
+    patch = await workspace.diff()
+    assert (patch.source, b"calc.py" in patch.data) == ("", False), "what is checked out comes first"
+
+
+async def test_a_branch_without_work_of_its_own_is_no_work(workspace: WorkspaceClient) -> None:
+    await workspace.run("git branch side; git worktree add -q ../home/wt; git tag v1")
+    assert await workspace.diff() == Patch()
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "rm -rf .git; ln -s / .git",
+        "rm -rf .git; mkfifo .git",
+        "mkdir -p .git/worktrees/x; mkfifo .git/worktrees/x/gitdir",
+        "mkdir -p .git/worktrees/x; echo /etc/passwd > .git/worktrees/x/gitdir",
+        "mkdir -p .git/worktrees/x; echo /.git > .git/worktrees/x/gitdir",
+        "echo '[core' > .git/config",
+        "git commit -q --allow-empty -m x; echo junk > .git/refs/heads/work",
+        "git branch side; mkfifo .gitattributes.x; rm -rf .git/objects",
+    ],
+)
+async def test_a_trap_for_that_search_finds_nothing_and_ends(workspace: WorkspaceClient, trap: str) -> None:
+    await workspace.run(trap)
+    async with asyncio.timeout(100):
+        assert (await workspace.diff()).left_out == ()
+    await workspace.run("echo y > y")
+    assert b"b/y" in (await workspace.diff()).data
 
 
 async def test_it_is_seeded_once_and_with_a_bundle(base_dir: Path, bundle: Path, tmp_path: Path) -> None:

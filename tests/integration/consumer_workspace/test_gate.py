@@ -65,7 +65,7 @@ async def test_a_task_finds_nothing_of_the_one_before(container: Container, bund
         )
         assert "SECRET_OF_THE_CONTAINER" not in told.output
         assert "trace" in container.left()
-        (await first.diff())
+        await first.diff()
     async with launch_workspace(container.settings()) as second:
         await second.seed(bundle, "work")
         look = await second.run("ls -A . ~ && cat calc.py")
@@ -134,7 +134,7 @@ async def test_a_command_that_kills_the_workspace_costs_the_command_only(
         killed = await workspace.run("kill -9 $PPID")
         assert killed.exit_code == 137
         assert "kept" in await workspace.read_file("kept.txt")
-        assert b"kept.txt" in await workspace.diff()
+        assert b"kept.txt" in (await workspace.diff()).data
 
 
 async def seeded(container: Container, bundle: Path) -> None:

@@ -96,11 +96,11 @@ async def test_the_patch_can_be_had_while_it_runs(workspace: WorkspaceClient) ->
         lines = process.lines()
         assert await anext(lines) == b"ready"
         for _ in range(2):
-            assert b"new.txt" in await workspace.diff(finished=False)
+            assert b"new.txt" in (await workspace.diff()).data
         await process.write(b"still here\n")
         assert await anext(lines) == b"still here"
         assert (await process.wait()).exit_code == 0
-    assert b"new.txt" in await workspace.diff()
+    assert b"new.txt" in (await workspace.diff()).data
 
 
 async def test_its_result_is_not_lost_to_a_patch_that_is_asked_for_as_it_ends(
@@ -120,7 +120,7 @@ async def test_its_result_is_not_lost_to_a_patch_that_is_asked_for_as_it_ends(
         ended.register(opened[-1], select.POLLRDHUP)
         assert ended.poll(PATIENCE * 1000)
         with pytest.raises(WorkspaceGoneError):
-            await workspace.diff(finished=False)
+            await workspace.diff()
         assert (await process.wait()).exit_code == 3
 
 

@@ -180,6 +180,15 @@ CASES = [
 ]
 
 
+def test_a_further_attempt_is_told_why_the_last_one_ended() -> None:
+    known = state(message(attempt=2).uuid, Phase.BACKOFF).model_copy(update={"message": "No memory."})
+    decision = decide_start(message(attempt=2), item(PROCESSING), known, Labels(), 3)
+    assert isinstance(decision, Start)
+    assert decision.ended == "Attempt 1 ended: No memory."
+    other = Start(run=2, attempt=1, previous=known, continues=False)
+    assert other.ended == "", "another task's"
+
+
 def test_a_task_that_only_waited_continues_nothing() -> None:
     waiting = state(OWN, Phase.QUEUED, attempt=0)
     decision = decide_start(message(), item(BOT), waiting, Labels(), max_attempts=3)

@@ -49,6 +49,7 @@ def test_a_further_attempt_is_told_what_the_earlier_ones_left() -> None:
     assert told.earlier.branch == "coding-agent/issue-7"
     assert told.earlier.change_url == "https://github.com/octo/demo/pull/8"
     assert told.earlier.recap == "Attempt 1 ended: No memory.\n- called run_command"
+    assert told.earlier.ended == "Attempt 1 ended: No memory."
     assert told.earlier.transcripts == ("a.jsonl",)
 
 

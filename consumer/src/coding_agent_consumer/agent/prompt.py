@@ -135,9 +135,9 @@ def prompt(
         ]
     if recap:
         sections.append(
-            "An earlier attempt at this was interrupted. What it finished is in the repository already; look"
-            " at `git log` and `git status` first, then go on. Its last steps:\n\n"
-            + _fenced(mark, "earlier attempt", _cut_front(recap, RECAP_LIMIT))
+            "An earlier attempt at this ended before the work was done. What it finished is in the repository"
+            " already; look at `git log` and `git status` first, then go on. Its last steps, and why it"
+            " ended:\n\n" + _fenced(mark, "earlier attempt", _cut_front(recap, RECAP_LIMIT))
         )
     return "\n\n".join(filter(None, sections))
 

@@ -295,9 +295,14 @@ async def check_change(workspace: Workspace) -> None:
         ModelRetry: says to the model why.
     """
     try:
-        require_bounded(await workspace.diff())
+        patch = await workspace.diff()
+        require_bounded(patch.data)
     except (WorkspaceRefusedError, PatchRefusedError) as error:
         raise ModelRetry(f"The work cannot be taken over yet. {error}") from error
+    if patch.left_out:
+        raise ModelRetry(
+            f"The work cannot be taken over yet. {patch.too_large} Remove them, or add them to .gitignore."
+        )
 
 
 def _is_written_call(text: str, tool_names: Collection[str]) -> bool:

@@ -323,7 +323,7 @@ def command_runner(command: Sequence[str]) -> Runner:
             "GOOGLE_GEMINI_BASE_URL": order.url,
             "GEMINI_API_KEY": order.credential,
             "CODING_AGENT_MODEL": order.model,
-            "CODING_AGENT_INSTRUCTIONS": f"{HOME_FROM_TREE}/{_INSTRUCTIONS}",
+            "CODING_AGENT_INSTRUCTIONS_FILE": f"{HOME_FROM_TREE}/{_INSTRUCTIONS}",
         }
         return Launch(ProcessSpec(tuple(command), env, {_INSTRUCTIONS: order.instructions}), order.prompt)
 

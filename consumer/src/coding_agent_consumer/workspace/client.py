@@ -156,10 +156,10 @@ class WorkspaceClient:
         # A restarted workspace discards a partial seed, so seeding can be repeated.
         await self._ask_again({"op": "seed", "branch": branch}, send=send, length=size)
 
-    async def diff(self, *, finished: bool = True) -> bytes:
+    async def diff(self) -> wire.Patch:
         if self._process is not None:
-            return await self._process.diff(finished=finished)
-        return await self._ask_again({"op": "diff", "finished": finished}, limit=wire.MAX_PATCH)
+            return await self._process.diff()
+        return wire.Patch.of(*await self._ask_again({"op": "diff"}, limit=wire.MAX_PATCH))
 
     @contextlib.asynccontextmanager
     async def start(self, process: ProcessSpec, *, timeout: float) -> AsyncIterator[RunningProcess]:
@@ -207,7 +207,7 @@ class WorkspaceClient:
             raise invalid_answer("the duration is not a number of seconds")
         return CommandResult(
             exit_code=exit_code_of(fields),
-            output=self._text(body),
+            output=self._text(fields, body),
             truncated=fields.get("truncated") is True,
             seconds=seconds,
         )
@@ -220,7 +220,7 @@ class WorkspaceClient:
             "line_count": line_count,
             "output_limit": self._output_limit,
         }
-        return self._text(await self._ask_again(header, limit=wire.MAX_TEXT))
+        return self._text(*await self._ask_again(header, limit=wire.MAX_TEXT))
 
     async def write_file(self, path: str, content: str) -> None:
         await self._ask_again({"op": "write_file", "path": path}, content.encode("utf-8", "replace"))
@@ -237,25 +237,26 @@ class WorkspaceClient:
 
     async def list_files(self, path: str = ".") -> str:
         header = {"op": "list_files", "path": path, "output_limit": self._output_limit}
-        return self._text(await self._ask_again(header, limit=wire.MAX_TEXT))
+        return self._text(*await self._ask_again(header, limit=wire.MAX_TEXT))
 
     async def search(self, pattern: str, path: str = ".") -> str:
         header = {"op": "search", "path": path, "output_limit": self._output_limit}
         return self._text(
-            await self._ask_again(header, pattern.encode("utf-8", "replace"), limit=wire.MAX_TEXT)
+            *await self._ask_again(header, pattern.encode("utf-8", "replace"), limit=wire.MAX_TEXT)
         )
 
-    def _text(self, body: bytes) -> str:
+    def _text(self, fields: object, body: bytes) -> str:
         return cut_end(body.decode("utf-8", "replace"), self._text_limit)
 
-    async def _ask_again(self, header: dict[str, Any], body: bytes = b"", **options: Any) -> bytes:
+    async def _ask_again(
+        self, header: dict[str, Any], body: bytes = b"", **options: Any
+    ) -> tuple[dict[str, Any], bytes]:
         """Run an operation that can be repeated; once more if the workspace restarted during it."""
         try:
-            _, answer = await self._ask(header, body, **options)
+            return await self._ask(header, body, **options)
         except WorkspaceGoneError as error:
             await self._reconnect(error)
-            _, answer = await self._ask(header, body, **options)
-        return answer
+            return await self._ask(header, body, **options)
 
     async def _reconnect(self, error: WorkspaceGoneError) -> str:
         """Wait until the workspace answers again; why it did not, as a sentence for the model.

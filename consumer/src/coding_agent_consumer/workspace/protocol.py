@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from coding_agent_core.errors import CodingAgentError
 
 from coding_agent_consumer.workspace import wire
+from coding_agent_consumer.workspace.wire import Patch
 
 MAX_LINE = 4 * 1024 * 1024
 """Bytes of a line of a process's output; a longer one is left out."""
@@ -104,7 +105,7 @@ class RunningProcess:
         self._receive = receive
         self._writer = writer
         self._output: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._diffs: deque[asyncio.Future[bytes]] = deque()
+        self._diffs: deque[asyncio.Future[Patch]] = deque()
         self._result: asyncio.Future[ProcessResult] = asyncio.get_running_loop().create_future()
 
     async def read(self) -> None:
@@ -163,14 +164,14 @@ class RunningProcess:
             raise WorkspaceRefusedError(f"The input has {len(data)} bytes; the limit is {wire.MAX_TEXT}.")
         await self._send({"op": "input", "end": end}, data)
 
-    async def diff(self, *, finished: bool) -> bytes:
-        """The patch while the process runs."""
+    async def diff(self) -> Patch:
+        """As `Workspace.diff`, while the process runs."""
         if self._result.done():
             raise WorkspaceGoneError("The process in the workspace has ended.")
-        waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Patch] = asyncio.get_running_loop().create_future()
         self._diffs.append(waiting)
         try:
-            await self._send({"op": "diff", "finished": finished}, b"")
+            await self._send({"op": "diff"}, b"")
         except BaseException:
             waiting.cancel()  # nobody waits for it
             raise
@@ -188,7 +189,7 @@ class RunningProcess:
         if waiting is None or waiting.done():
             return
         if fields.get("ok") is True:
-            waiting.set_result(body)
+            waiting.set_result(Patch.of(fields, body))
         else:
             waiting.set_exception(WorkspaceRefusedError(body.decode("utf-8", "replace")))
 
@@ -230,16 +231,14 @@ class Workspace(Protocol):
         """
         ...
 
-    async def diff(self, *, finished: bool = True) -> bytes:
-        """All changes since `seed` as a binary git patch (`git diff --binary --full-index`), at most 64 MiB.
+    async def diff(self) -> Patch:
+        """All changes since `seed`.
 
-        It includes new files that `.gitignore` does not name, and is empty if nothing changed.
-
-        Args:
-            finished: `False`: leave out new files that are too large, so that unfinished work is kept.
+        They include new files that `.gitignore` does not name. If the tree has no changes, the newest work of
+        another branch, a stash or another worktree counts: nobody else would ever see it.
 
         Raises:
-            WorkspaceRefusedError: a changed file or the patch is too large.
+            WorkspaceRefusedError: the patch is too large.
         """
         ...
 

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +129,7 @@ class WorkspaceServer:
             case "ping":
                 return {}, b""
             case "diff":
-                return self._diff(header.get("finished") is not False)
+                return self._diff()
             case "run":
                 return self._run(header, body, connection)
             case "start":
@@ -149,8 +148,9 @@ class WorkspaceServer:
                     text = self._work_on_file(header, body)
         return {}, text.encode("utf-8", "replace")
 
-    def _diff(self, finished: bool) -> tuple[dict[str, Any], bytes]:
-        return {}, self._tree.diff(finished=finished)
+    def _diff(self) -> tuple[dict[str, Any], bytes]:
+        patch = self._tree.diff()
+        return patch.fields(), patch.data
 
     def _work_on_file(self, header: dict[str, Any], body: bytes) -> str:
         tree, path = self._folders.tree, _string(header, "path")
@@ -240,8 +240,7 @@ class WorkspaceServer:
                     if frame.get("end") is True:
                         given.end()
                 elif frame["op"] == "diff":
-                    finished = frame.get("finished") is not False
-                    fields, patch = _answer_of(partial(self._diff, finished))
+                    fields, patch = _answer_of(self._diff)
                     _send(connection, {"kind": "diff", **fields}, patch)
                 else:
                     raise wire.WireError("not possible while a process runs")

@@ -8,11 +8,15 @@ commit, reset or delete it, and no work is lost.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coding_agent_consumer.workspace.files import (
@@ -26,7 +30,7 @@ from coding_agent_consumer.workspace.files import (
     special_files,
 )
 from coding_agent_consumer.workspace.processes import CommandRunner
-from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_PATCH, RefusalError
+from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_NAME, MAX_NAMES, MAX_PATCH, Patch, RefusalError
 
 _GIT_TIMEOUT = 300.0
 _SEARCH_TIMEOUT = 30.0
@@ -44,8 +48,26 @@ _GENERATED_FILES = (
 """Files that test runs generate and nobody commits, for repositories whose `.gitignore` does not name them.
 Only untracked files are ignored: a tracked file counts whatever its name."""
 _READ_BY_GIT = (".gitignore", ".gitattributes", ".gitmodules")
+_ELSEWHERE_SECONDS = 60.0
+"""For looking for work outside the tree."""
+_MOST_BRANCHES = 10
+"""Branches and worktrees in which work is looked for, the newest first."""
+_PATHS_AT_ONCE = 500
+"""Paths in one git command."""
+_FOUND = "refs/workspace/found"
+_HEADS = "refs/heads/"
+_STASH = "refs/stash"
 _TOO_MUCH = f"More than {MAX_PATCH // 2**20} MiB changed; remove files that do not belong to it."
 _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false")
+
+
+@dataclass(frozen=True)
+class _Blob:
+    """A file of a tree; `mode` as git writes it."""
+
+    mode: str
+    id: str
+    size: int
 
 
 class Tree:
@@ -56,6 +78,7 @@ class Tree:
         self._commands = commands
         self._program = program
         self._config = _seeded_config(folders)
+        self._give_up = math.inf
         self._env = {
             **env,
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -97,52 +120,167 @@ class Tree:
             remove(folders.git)
             raise
 
-    def diff(self, *, finished: bool = True) -> bytes:
-        """All changes since the seed as a binary patch, without repositories created inside the tree.
-
-        Args:
-            finished: `False`: leave out new files that are too large, so that the rest is not lost.
+    def diff(self) -> Patch:
+        """All changes since the seed, without repositories created inside the tree.
 
         Raises:
-            RefusalError: the workspace is not seeded, a changed file or the patch is too large, or a special
-                file has the name of one that git reads.
+            RefusalError: the workspace is not seeded, the patch is too large, or a special file has the name
+                of one that git reads.
         """
         self._require_seed()
-        self._refuse_special()
-        large = self._large_files()
-        if large and not finished:
-            _write_exclude(self._folders.git, map(_ignore_pattern, large))
-            large = self._large_files()
-        if large:
-            raise RefusalError(_too_large(large))
+        tree = self._folders.tree
         # No other git runs now, so a lock was left by one that was killed.
         (self._folders.git / "index.lock").unlink(missing_ok=True)
+        found = self._patch_of_index(self._stage(tree))
+        return found if found.data or found.left_out else self._elsewhere() or found
+
+    def _stage(self, folder: Path) -> dict[bytes, int]:
+        """Put the files of a folder into the index; the sizes of those that are too large for it."""
+        with deadline(FILE_SECONDS):
+            special = next(special_files(folder, names=_READ_BY_GIT), None)
+        if special is not None:
+            path = cut_end(os.path.relpath(special, folder), 200)
+            raise RefusalError(f"{path} is not a regular file, and git would wait for it: remove it.")
+        new = self._large_files(folder, "--others", "--exclude-standard")
+        changed = self._large_files(folder, "--modified")
+        if new:
+            _write_exclude(self._folders.git, map(_ignore_pattern, new))
+        kept = [os.fsdecode(name) for name in changed]
+        self._update_index("--skip-worktree", kept)
         # An unreadable file (mode 000) stays as it was seeded; the other changes are kept.
-        self._git("add", "--all", "--ignore-errors", "--", ".", tolerate=(1,))
+        self._git("add", "--all", "--ignore-errors", "--", ".", folder=folder, tolerate=(1,))
+        self._update_index("--no-skip-worktree", kept)
+        return {**new, **changed}
+
+    def _patch_of_index(self, left_out: Mapping[bytes, int]) -> Patch:
+        """The changes in the index without files that are too large, before the change or after it."""
         self._drop_new_gitlinks()
-        return self._git(
+        names = self._git("diff", "--cached", "--name-only", "-z", "--no-renames", _SEED, limit=MAX_PATCH)
+        changed = [os.fsdecode(name) for name in names.split(b"\0") if name]
+        index = self._git("write-tree").decode("ascii").strip()
+        large = dict(left_out)
+        for start in range(0, len(changed), _PATHS_AT_ONCE):
+            some = changed[start : start + _PATHS_AT_ONCE]
+            before, after = self._blobs(_SEED, some), self._blobs(index, some)
+            for name in some:
+                sizes = [found[name].size for found in (before, after) if name in found]
+                if max(sizes, default=0) > MAX_FILE and (name in after or self._is_binary(name)):
+                    large[os.fsencode(name)] = max(sizes)
+                    self._restore(name, before.get(name))
+        data = self._git(
             *("diff", "--cached", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff"),
             *("--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3", _SEED, "--"),
             limit=MAX_PATCH,
             too_much=_TOO_MUCH,
         )
+        return Patch(data, _with_sizes(large))
 
-    def _refuse_special(self) -> None:
-        with deadline(FILE_SECONDS):
-            found = next(special_files(self._folders.tree, names=_READ_BY_GIT), None)
-        if found is not None:
-            path = cut_end(os.path.relpath(found, self._folders.tree), 200)
-            raise RefusalError(f"{path} is not a regular file, and git would wait for it: remove it.")
+    def _blobs(self, tree: str, paths: Sequence[str]) -> dict[str, _Blob]:
+        """The files of a tree among these paths."""
+        listing = self._git("ls-tree", "-r", "-l", "-z", tree, "--", *paths)
+        found = {}
+        for line in listing.split(b"\0"):
+            head, _, path = line.partition(b"\t")
+            fields = head.decode("ascii", "replace").split()
+            if len(fields) == 4 and fields[3].isdigit():
+                found[os.fsdecode(path)] = _Blob(fields[0], fields[2], int(fields[3]))
+        return found
 
-    def _large_files(self) -> dict[bytes, int]:
-        """Size by path of the changed files that are too large for a patch, before git reads them all."""
-        changed = ("ls-files", "--modified", "--others", "--exclude-standard", "-z")
-        names = self._git(*changed, limit=MAX_PATCH, too_much=_TOO_MUCH).split(b"\0")
+    def _is_binary(self, path: str) -> bool:
+        """Whether the patch of a changed file would contain all of it, compressed."""
+        return self._git("diff", "--cached", "--numstat", "-z", "--no-renames", _SEED, "--", path)[:1] == b"-"
+
+    def _restore(self, path: str, seeded: _Blob | None) -> None:
+        if seeded is None:
+            self._git("update-index", "--force-remove", "--", path)
+        else:
+            self._git("update-index", "--add", "--cacheinfo", f"{seeded.mode},{seeded.id},{path}")
+
+    def _update_index(self, option: str, paths: Sequence[str]) -> None:
+        if paths:
+            self._git("update-index", option, "--", *paths)
+
+    def _large_files(self, folder: Path, *which: str) -> dict[bytes, int]:
+        """Size by path of the files that are too large for a patch, before git reads them all."""
+        listing = self._git("ls-files", *which, "-z", folder=folder, limit=MAX_PATCH, too_much=_TOO_MUCH)
         sizes: dict[bytes, int] = {}
-        for name in filter(None, names):
+        for name in filter(None, listing.split(b"\0")):
             with contextlib.suppress(OSError):  # removed, or in a folder that cannot be read
-                sizes[name] = os.lstat(os.path.join(os.fsencode(self._folders.tree), name)).st_size
+                sizes[name] = os.lstat(os.path.join(os.fsencode(folder), name)).st_size
         return {name: size for name, size in sorted(sizes.items()) if size > MAX_FILE}
+
+    def _elsewhere(self) -> Patch | None:
+        """The newest work that is not in the tree: in a worktree, on a branch or in a stash.
+
+        Commands can have damaged their repository, or set traps in it. Then nothing is found.
+        """
+        found: list[tuple[float, Patch]] = []
+        self._give_up = time.monotonic() + _ELSEWHERE_SECONDS
+        try:
+            self._look_elsewhere(found)
+        finally:
+            self._give_up = math.inf
+        return max(found, key=lambda one: one[0])[1] if found else None
+
+    def _look_elsewhere(self, found: list[tuple[float, Patch]]) -> None:
+        """Add what is found, with the time of the change."""
+        for folder in self._worktrees():
+            with contextlib.suppress(RefusalError, OSError):
+                patch = self._patch_of_index(self._stage(folder))
+                if patch.data:
+                    found.append((self._newest(folder), replace(patch, source=f"the worktree {folder}")))
+        for seconds, reference in self._references():
+            with contextlib.suppress(RefusalError, OSError):
+                patch = self._patch_of_reference(reference)
+                if patch.data:
+                    source = "a stash" if reference == _STASH else f"the branch {reference[len(_HEADS) :]}"
+                    found.append((seconds, replace(patch, source=source)))
+                    return
+
+    def _worktrees(self) -> list[Path]:
+        """Other worktrees of the commands' repository."""
+        own = self._folders.tree / ".git" / "worktrees"
+        found = []
+        with contextlib.suppress(OSError), os.scandir(own) as entries:
+            for entry in itertools.islice(entries, _MOST_BRANCHES):
+                with contextlib.suppress(OSError, ValueError, RefusalError):
+                    # Each names the other (gitrepository-layout(5)), so it is not just any folder.
+                    there = Path(_line_of(Path(entry.path) / "gitdir"))
+                    back = _line_of(there).removeprefix("gitdir: ")
+                    if os.path.realpath(back) == os.path.realpath(entry.path):
+                        found.append(there.parent)
+        return found
+
+    def _newest(self, folder: Path) -> float:
+        """When the last of a folder's changed files was written."""
+        names = self._git("diff", "--cached", "--name-only", "-z", "--no-renames", _SEED, limit=MAX_PATCH)
+        times = [0.0]
+        for name in names.split(b"\0"):
+            with contextlib.suppress(OSError):
+                times.append(os.lstat(os.path.join(os.fsencode(folder), name)).st_mtime)
+        return max(times)
+
+    def _references(self) -> list[tuple[float, str]]:
+        """Branches and stash of the commands' repository that have commits of their own, newest first."""
+        seed = self._git("rev-parse", _SEED).decode("ascii").strip()
+        own = ("--git-dir", str(self._folders.tree / ".git"))
+        wanted = ("--sort=-committerdate", f"--count={_MOST_BRANCHES}", f"--no-merged={seed}")
+        shown = ("--format=%(committerdate:unix) %(refname)", _HEADS, _STASH)
+        with contextlib.suppress(RefusalError):
+            listing = self._git(*own, "for-each-ref", *wanted, *shown, bare=False)
+            lines = (os.fsdecode(line).partition(" ") for line in listing.splitlines())
+            return [(float(seconds), name) for seconds, _, name in lines if seconds.isdigit()]
+        return []
+
+    def _patch_of_reference(self, reference: str) -> Patch:
+        repository = str(self._folders.tree / ".git")
+        self._git("fetch", "--quiet", "--no-tags", repository, f"+{reference}:{_FOUND}")
+        untracked = (f"{_FOUND}^3",) if reference == _STASH and self._has(f"{_FOUND}^3") else ()
+        self._git("read-tree", _FOUND, *untracked)
+        return self._patch_of_index({})
+
+    def _has(self, revision: str) -> bool:
+        return bool(self._git("rev-parse", "--quiet", "--verify", revision, tolerate=(1,)).strip())
 
     def list_files(self, path: str, limit: int) -> str:
         """Files below a folder, one per line."""
@@ -214,6 +352,7 @@ class Tree:
         self,
         *arguments: str,
         bare: bool = True,
+        folder: Path | None = None,
         tolerate: tuple[int, ...] = (),
         limit: int = _MAX_LISTING,
         too_much: str = "The output of git is too large.",
@@ -225,7 +364,7 @@ class Tree:
             output.extend(data)
             return len(output) <= limit
 
-        self._run(arguments, take, bare=bare, tolerate=(0, *tolerate), timeout=timeout)
+        self._run(arguments, take, bare=bare, folder=folder, tolerate=(0, *tolerate), timeout=timeout)
         if len(output) > limit:
             raise RefusalError(too_much)
         return bytes(output)
@@ -238,13 +377,16 @@ class Tree:
         tolerate: tuple[int, ...],
         timeout: float,
         bare: bool = True,
+        folder: Path | None = None,
     ) -> None:
-        where = ("--git-dir", str(self._folders.git), "--work-tree", str(self._folders.tree)) if bare else ()
+        folder = folder or self._folders.tree
+        timeout = min(timeout, max(1.0, self._give_up - time.monotonic()))
+        where = ("--git-dir", str(self._folders.git), "--work-tree", str(folder)) if bare else ()
         with tempfile.TemporaryFile(dir=self._folders.tmp) as errors:
             try:
                 finished = self._commands.run(
                     [self._program, *_QUIET, *where, *arguments],
-                    cwd=self._folders.tree,
+                    cwd=folder,
                     env=self._env,
                     timeout=timeout,
                     on_output=take,
@@ -295,16 +437,24 @@ def _gitlinks(listing: bytes, commit_field: int) -> dict[str, str]:
     return found
 
 
-def _too_large(files: Mapping[bytes, int]) -> str:
+def _with_sizes(files: Mapping[bytes, int]) -> tuple[str, ...]:
+    """Names for people, each with its size."""
     shown = [
-        f"{cut_end(name.decode('utf-8', 'replace'), 200)} ({size / 2**20:.0f} MiB)"
-        for name, size in list(files.items())[:5]
+        f"{cut_end(name.decode('utf-8', 'replace'), MAX_NAME - 20)} ({size / 2**20:.0f} MiB)"
+        for name, size in sorted(files.items())
     ]
-    more = f" and {len(files) - len(shown)} more" if len(files) > len(shown) else ""
-    return (
-        f"The change has files that are larger than {MAX_FILE // 2**20} MiB: {', '.join(shown)}{more}. "
-        "Remove them, or add them to .gitignore."
-    )
+    more = [f"and {len(shown) - MAX_NAMES + 1} more"] if len(shown) > MAX_NAMES else []
+    return (*shown[: MAX_NAMES - len(more)], *more)
+
+
+def _line_of(file: Path) -> str:
+    """The first line of one of git's own small files."""
+    with open(file, "rb", opener=_without_waiting) as opened:
+        return os.fsdecode(opened.read(4096).partition(b"\n")[0])
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)  # a FIFO would wait for a writer
 
 
 def _ignore_pattern(path: bytes) -> bytes:

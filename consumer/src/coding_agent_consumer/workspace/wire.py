@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 MAX_HEADER = 64 * 1024
@@ -50,6 +51,49 @@ BODY_LIMITS: Mapping[str, int] = {
     "ping": 0,
 }
 """The operations, each with the most bytes of a request's body."""
+
+
+MAX_NAMES = 20
+"""Files that an answer names."""
+MAX_NAME = 200
+"""Characters of one."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """All changes since a workspace was seeded.
+
+    Attributes:
+        data: a binary git patch (`git diff --binary --full-index`), at most 64 MiB; empty if nothing changed.
+        left_out: files that are too large, each with its size.
+        source: where the work was, if it was not in the tree.
+    """
+
+    data: bytes = b""
+    left_out: tuple[str, ...] = ()
+    source: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """What its answer says beside the data."""
+        return {"left_out": self.left_out, "source": self.source}
+
+    @staticmethod
+    def of(fields: Mapping[str, Any], data: bytes) -> Patch:
+        """From an answer, which may say anything."""
+        names, source = fields.get("left_out"), fields.get("source")
+        found = names if isinstance(names, list) else []
+        return Patch(
+            data,
+            tuple(name[:MAX_NAME] for name in found[:MAX_NAMES] if isinstance(name, str)),
+            source[:MAX_NAME] if isinstance(source, str) else "",
+        )
+
+    @property
+    def too_large(self) -> str:
+        """Says which files are left out; empty if none are."""
+        if not self.left_out:
+            return ""
+        return f"Files larger than {MAX_FILE // 2**20} MiB cannot be taken over: {', '.join(self.left_out)}."
 
 
 class WireError(Exception):

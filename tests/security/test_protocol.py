@@ -71,6 +71,21 @@ async def test_no_answer_at_all_does_more_than_be_refused(data: bytes | str) -> 
     assert len(body) <= 10
 
 
+@pytest.mark.parametrize(
+    ("fields", "patch"),
+    [
+        ({}, wire.Patch(b"x")),
+        ({"left_out": 3, "source": []}, wire.Patch(b"x")),
+        ({"left_out": ["a\n# b", 4, {}], "source": "s\r\nt"}, wire.Patch(b"x", ("a # b",), "s t")),
+        ({"left_out": ["n" * 9999] * 9999}, wire.Patch(b"x", ("n" * wire.MAX_NAME,) * wire.MAX_NAMES)),
+    ],
+)
+def test_what_a_workspace_says_about_its_patch_is_short_and_plain(
+    fields: dict[str, object], patch: wire.Patch
+) -> None:
+    assert wire.Patch.of(fields, b"x") == patch
+
+
 NO_NUMBERS = [10**400, -1, -0.1, float("nan"), float("inf"), True, "1", None, [], 1e6 + 1]
 
 

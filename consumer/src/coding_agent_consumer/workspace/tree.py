@@ -228,7 +228,12 @@ class Tree:
             with contextlib.suppress(RefusalError, OSError):
                 patch = self._patch_of_index(self._stage(folder))
                 if patch.data:
-                    found.append((self._newest(folder), replace(patch, source=f"the worktree {folder}")))
+                    found.append(
+                        (
+                            self._newest(folder),
+                            replace(patch, source=cut_end(f"the worktree {folder}", MAX_NAME)),
+                        )
+                    )
         for seconds, reference in self._references():
             with contextlib.suppress(RefusalError, OSError):
                 patch = self._patch_of_reference(reference)

@@ -84,8 +84,8 @@ class Patch:
         found = names if isinstance(names, list) else []
         return Patch(
             data,
-            tuple(name[:MAX_NAME] for name in found[:MAX_NAMES] if isinstance(name, str)),
-            source[:MAX_NAME] if isinstance(source, str) else "",
+            tuple(_one_line(name) for name in found[:MAX_NAMES] if isinstance(name, str)),
+            _one_line(source) if isinstance(source, str) else "",
         )
 
     @property
@@ -94,6 +94,10 @@ class Patch:
         if not self.left_out:
             return ""
         return f"Files larger than {MAX_FILE // 2**20} MiB cannot be taken over: {', '.join(self.left_out)}."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:MAX_NAME]
 
 
 class WireError(Exception):

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from coding_agent_consumer import git as consumer_git
 from coding_agent_consumer import repository as consumer_repository
-from coding_agent_consumer.commits import MAX_UNPACKED, PatchRefusedError, require_bounded
+from coding_agent_consumer.commits import PatchRefusedError, require_bounded
 from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
-from coding_agent_consumer.workspace.wire import MAX_FILE
+from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_UNPACKED
 from coding_agent_core.forge.protocol import CommitIdentity
 from coding_agent_core.settings.attempts import WorkspaceSettings
 

@@ -21,12 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa,
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_PATCH
+from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_PATCH, MAX_UNPACKED
 
 _logger = logging.getLogger("coding_agent.attempt")
 
-MAX_UNPACKED = 128 * 1024 * 1024
-"""Bytes of all binary files of a patch together, before and after: git holds them in memory at once."""
 _MAX_DELTA_HEAD = 20
 """Bytes of two sizes at the start of a delta, seven bits in each byte."""
 _LENGTHS = string.ascii_uppercase.encode() + string.ascii_lowercase.encode()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.commits import require_bounded
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import WorkspaceRefusedError
@@ -156,12 +158,26 @@ async def test_left_overs_of_test_runs_are_no_work(workspace: WorkspaceClient) -
     assert b"node_modules" not in patch
 
 
-async def test_a_huge_change_is_refused_in_words(workspace: WorkspaceClient) -> None:
-    await workspace.run("for n in 1 2 3; do head -c 30000000 /dev/urandom > huge$n; done")
-    with pytest.raises(WorkspaceRefusedError, match="64 MiB"):
-        await workspace.diff()
-    await workspace.run("rm huge*; echo x > x")
-    assert b"b/x" in (await workspace.diff()).data
+async def test_of_a_huge_change_the_smaller_files_are_kept(workspace: WorkspaceClient) -> None:
+    await workspace.run("for n in 1 2 3; do head -c ${n}0000000 /dev/urandom > huge$n; done; echo x > x")
+    patch = await workspace.diff()
+    assert patch.left_out == ("huge3 (29 MiB)",)
+    assert re.findall(rb"^diff --git a/(\S+)", patch.data, re.MULTILINE) == [b"huge1", b"huge2", b"x"]
+
+
+async def test_binary_files_that_git_could_not_hold_are_left_out(workspace: WorkspaceClient) -> None:
+    await workspace.run("for n in 1 2 3 4 5; do head -c 30000000 /dev/zero > huge$n; done; echo x > x")
+    patch = await workspace.diff()
+    assert patch.left_out == ("huge1 (29 MiB)",)
+    require_bounded(patch.data)
+    assert b"b/x" in patch.data
+
+
+async def test_a_change_of_text_alone_may_be_too_large(workspace: WorkspaceClient) -> None:
+    await workspace.run("for n in 1 2 3; do seq 3500000 > text$n; done")
+    patch = await workspace.diff()
+    assert [name.split()[0] for name in patch.left_out] == ["text1", "text2"]
+    assert b"b/text3" in patch.data
 
 
 COMMITS = "git commit -qam Work && git checkout -q work"

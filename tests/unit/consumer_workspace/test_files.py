@@ -10,6 +10,7 @@ import pytest
 from coding_agent_consumer.workspace.files import WorkspaceFolders, command_environment, remove
 from coding_agent_consumer.workspace.launch import id_is_mapped
 from coding_agent_consumer.workspace.processes import descendants, parse_stat
+from coding_agent_consumer.workspace.tree import largest_beyond
 
 
 def test_a_command_gets_a_fixed_environment_and_what_the_image_keeps() -> None:
@@ -74,3 +75,18 @@ def test_a_tree_of_thousands_of_nested_folders_is_removed(tmp_path: Path) -> Non
     os.close(descriptor)
     remove(root)
     assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "left_out"),
+    [
+        ({}, 0, []),
+        ({"a": 3, "b": 4}, 7, []),
+        ({"a": 3, "b": 4}, 6, ["b"]),
+        ({"a": 4, "b": 4, "c": 1}, 5, ["a"]),
+        ({"a": 5, "b": 6, "c": 7}, 5, ["c", "b"]),
+        ({"a": 5}, 4, ["a"]),
+    ],
+)
+def test_the_largest_files_are_left_out(sizes: dict[str, int], most: int, left_out: list[str]) -> None:
+    assert largest_beyond(sizes, most) == left_out

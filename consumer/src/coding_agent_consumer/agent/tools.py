@@ -301,7 +301,8 @@ async def check_change(workspace: Workspace) -> None:
         raise ModelRetry(f"The work cannot be taken over yet. {error}") from error
     if patch.left_out:
         raise ModelRetry(
-            f"The work cannot be taken over yet. {patch.too_large} Remove them, or add them to .gitignore."
+            f"The work cannot be taken over yet. {patch.too_large} Remove these files, or add them to"
+            " .gitignore."
         )
 
 

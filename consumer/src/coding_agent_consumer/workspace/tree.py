@@ -30,7 +30,15 @@ from coding_agent_consumer.workspace.files import (
     special_files,
 )
 from coding_agent_consumer.workspace.processes import CommandRunner
-from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_NAME, MAX_NAMES, MAX_PATCH, Patch, RefusalError
+from coding_agent_consumer.workspace.wire import (
+    MAX_FILE,
+    MAX_NAME,
+    MAX_NAMES,
+    MAX_PATCH,
+    MAX_UNPACKED,
+    Patch,
+    RefusalError,
+)
 
 _GIT_TIMEOUT = 300.0
 _SEARCH_TIMEOUT = 30.0
@@ -52,13 +60,17 @@ _ELSEWHERE_SECONDS = 60.0
 """For looking for work outside the tree."""
 _MOST_BRANCHES = 10
 """Branches and worktrees in which work is looked for, the newest first."""
-_PATHS_AT_ONCE = 500
+_PATHS_AT_ONCE = 200
 """Paths in one git command."""
 _FOUND = "refs/workspace/found"
 _HEADS = "refs/heads/"
 _STASH = "refs/stash"
 _TOO_MUCH = f"More than {MAX_PATCH // 2**20} MiB changed; remove files that do not belong to it."
 _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false")
+
+
+class _TooMuchError(RefusalError):
+    """A git command wrote more than we take."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +158,12 @@ class Tree:
         if new:
             _write_exclude(self._folders.git, map(_ignore_pattern, new))
         kept = [os.fsdecode(name) for name in changed]
-        self._update_index("--skip-worktree", kept)
-        # An unreadable file (mode 000) stays as it was seeded; the other changes are kept.
-        self._git("add", "--all", "--ignore-errors", "--", ".", folder=folder, tolerate=(1,))
-        self._update_index("--no-skip-worktree", kept)
+        try:
+            self._update_index("--skip-worktree", kept)
+            # An unreadable file (mode 000) stays as it was seeded; the other changes are kept.
+            self._git("add", "--all", "--ignore-errors", "--", ".", folder=folder, tolerate=(1,))
+        finally:
+            self._update_index("--no-skip-worktree", kept)
         return {**new, **changed}
 
     def _patch_of_index(self, left_out: Mapping[bytes, int]) -> Patch:
@@ -158,22 +172,42 @@ class Tree:
         names = self._git("diff", "--cached", "--name-only", "-z", "--no-renames", _SEED, limit=MAX_PATCH)
         changed = [os.fsdecode(name) for name in names.split(b"\0") if name]
         index = self._git("write-tree").decode("ascii").strip()
-        large = dict(left_out)
+        large, totals, seeded = dict(left_out), dict[str, int](), dict[str, _Blob]()
         for start in range(0, len(changed), _PATHS_AT_ONCE):
             some = changed[start : start + _PATHS_AT_ONCE]
             before, after = self._blobs(_SEED, some), self._blobs(index, some)
+            seeded |= before
             for name in some:
                 sizes = [found[name].size for found in (before, after) if name in found]
-                if max(sizes, default=0) > MAX_FILE and (name in after or self._is_binary(name)):
+                if max(sizes, default=0) > MAX_FILE and (name in after or self._binary(name)):
                     large[os.fsencode(name)] = max(sizes)
-                    self._restore(name, before.get(name))
-        data = self._git(
+                    self._restore([name], seeded)
+                else:
+                    totals[name] = sum(sizes)
+
+        def leave_out(names: Sequence[str]) -> None:
+            self._restore(names, seeded)
+            large.update({os.fsencode(name): totals.pop(name) for name in names})
+
+        if sum(totals.values()) > MAX_UNPACKED:
+            binary = self._binary()
+            held = {name: size for name, size in totals.items() if name in binary}
+            leave_out(largest_beyond(held, MAX_UNPACKED))
+        try:
+            data = self._changes()
+        except _TooMuchError:
+            # In a patch, a binary file takes up to five quarters of its size.
+            leave_out(largest_beyond(totals, MAX_PATCH // 2))
+            data = self._changes()
+        return Patch(data, _with_sizes(large))
+
+    def _changes(self) -> bytes:
+        return self._git(
             *("diff", "--cached", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff"),
             *("--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3", _SEED, "--"),
             limit=MAX_PATCH,
             too_much=_TOO_MUCH,
         )
-        return Patch(data, _with_sizes(large))
 
     def _blobs(self, tree: str, paths: Sequence[str]) -> dict[str, _Blob]:
         """The files of a tree among these paths."""
@@ -186,19 +220,23 @@ class Tree:
                 found[os.fsdecode(path)] = _Blob(fields[0], fields[2], int(fields[3]))
         return found
 
-    def _is_binary(self, path: str) -> bool:
-        """Whether the patch of a changed file would contain all of it, compressed."""
-        return self._git("diff", "--cached", "--numstat", "-z", "--no-renames", _SEED, "--", path)[:1] == b"-"
+    def _binary(self, *paths: str) -> set[str]:
+        """The changed files, among these if any are given, whose patch holds all of their content."""
+        arguments = ("diff", "--cached", "--numstat", "-z", "--no-renames", _SEED, "--", *paths)
+        lines = self._git(*arguments, limit=MAX_PATCH).split(b"\0")
+        return {os.fsdecode(line[4:]) for line in lines if line.startswith(b"-\t-\t")}
 
-    def _restore(self, path: str, seeded: _Blob | None) -> None:
-        if seeded is None:
-            self._git("update-index", "--force-remove", "--", path)
-        else:
-            self._git("update-index", "--add", "--cacheinfo", f"{seeded.mode},{seeded.id},{path}")
+    def _restore(self, paths: Sequence[str], seeded: Mapping[str, _Blob]) -> None:
+        """Take changes back out of the index."""
+        known = [(path, seeded[path]) for path in paths if path in seeded]
+        entries = [part for path, one in known for part in ("--cacheinfo", f"{one.mode},{one.id},{path}")]
+        self._update_index("--add", entries, separator="")
+        self._update_index("--force-remove", [path for path in paths if path not in seeded])
 
-    def _update_index(self, option: str, paths: Sequence[str]) -> None:
-        if paths:
-            self._git("update-index", option, "--", *paths)
+    def _update_index(self, option: str, arguments: Sequence[str], *, separator: str = "--") -> None:
+        for start in range(0, len(arguments), _PATHS_AT_ONCE):
+            some = arguments[start : start + _PATHS_AT_ONCE]
+            self._git("update-index", option, *filter(None, [separator]), *some)
 
     def _large_files(self, folder: Path, *which: str) -> dict[bytes, int]:
         """Size by path of the files that are too large for a patch, before git reads them all."""
@@ -371,7 +409,7 @@ class Tree:
 
         self._run(arguments, take, bare=bare, folder=folder, tolerate=(0, *tolerate), timeout=timeout)
         if len(output) > limit:
-            raise RefusalError(too_much)
+            raise _TooMuchError(too_much)
         return bytes(output)
 
     def _run(
@@ -440,6 +478,17 @@ def _gitlinks(listing: bytes, commit_field: int) -> dict[str, str]:
         if fields and fields[0] == _GITLINK:
             found[os.fsdecode(path)] = fields[commit_field]
     return found
+
+
+def largest_beyond(sizes: Mapping[str, int], most: int) -> list[str]:
+    """The names to leave out, the largest first, so that the others together have at most `most` bytes."""
+    left_out, total = [], sum(sizes.values())
+    for name, size in sorted(sizes.items(), key=lambda one: (-one[1], one[0])):
+        if total <= most:
+            break
+        left_out.append(name)
+        total -= size
+    return left_out
 
 
 def _with_sizes(files: Mapping[bytes, int]) -> tuple[str, ...]:

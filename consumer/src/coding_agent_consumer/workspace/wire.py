@@ -26,6 +26,8 @@ MAX_PATCH = 64 * 1024 * 1024
 """Bytes of a patch."""
 MAX_FILE = 32 * 1024 * 1024
 """Bytes of one file that a patch creates or changes: a megabyte of patch can hold gigabytes of zeros."""
+MAX_UNPACKED = 128 * 1024 * 1024
+"""Bytes of all binary files of a patch together, before and after: git holds them in memory at once."""
 MAX_BUNDLE = 4 * 1024 * 1024 * 1024
 """Bytes of a bundle."""
 MAX_STREAM = 64 * 1024 * 1024
@@ -93,7 +95,10 @@ class Patch:
         """Says which files are left out; empty if none are."""
         if not self.left_out:
             return ""
-        return f"Files larger than {MAX_FILE // 2**20} MiB cannot be taken over: {', '.join(self.left_out)}."
+        return (
+            f"Files are too large and were left out: {', '.join(self.left_out)}. A change may have"
+            f" {MAX_PATCH // 2**20} MiB, and each of its files {MAX_FILE // 2**20} MiB."
+        )
 
 
 def _one_line(text: str) -> str:

@@ -313,7 +313,8 @@ class Intake:
 
     async def _act(self, webhooks: Webhooks, meaning: Meaning) -> Answer:
         if isinstance(meaning, Ignored):
-            _logger.warning("Ignored: %s", meaning.reason)
+            level = logging.WARNING if meaning.unexpected else logging.INFO
+            _logger.log(level, "Ignored: %s", meaning.reason)
             return events.ignored(meaning.reason)
         try:
             async with self.limit.turn(), asyncio.timeout(STORE_TIMEOUT):
@@ -345,7 +346,7 @@ class Intake:
         decision = await self.sink.withdraw(withdrawal)
         if isinstance(decision, Keep):
             reason = f"{withdrawal.reason}, but {decision.why}"
-            _logger.warning("Ignored: %s", reason)
+            _logger.info("Ignored: %s", reason)
             return events.ignored(reason)
         _logger.info("Cancelling task %s: %s", decision.task, withdrawal.reason)
         return events.cancelled(decision.task)

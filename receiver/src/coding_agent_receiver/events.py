@@ -60,9 +60,16 @@ class Withdrawn:
 
 @dataclass(frozen=True)
 class Ignored:
-    """An authentic event that has no effect here; the reason is a sentence."""
+    """An authentic event that has no effect here.
+
+    Attributes:
+        reason: a sentence.
+        unexpected: a person asked for a task, or the configuration is wrong. Most events are neither: forges
+            send every change of an item.
+    """
 
     reason: str
+    unexpected: bool = False
 
 
 @dataclass(frozen=True)

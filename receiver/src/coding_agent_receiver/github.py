@@ -80,10 +80,10 @@ def interpret(
     if isinstance(item, Ignored):
         return item
     if fields.object(subject).optional_text("state") == "closed":
-        return Ignored("the item is closed; reopen it and apply the label again")
+        return Ignored("the item is closed; reopen it and apply the label again", unexpected=True)
     user = fields.object("sender").text("login")
     if events.done_by_us(user, Platform.GITHUB, settings):
-        return Ignored(events.OWN_LABEL)
+        return Ignored(events.OWN_LABEL, unexpected=True)
     return events.accept(
         item,
         fields.object(subject),
@@ -182,7 +182,8 @@ def _item(fields: Fields, name: str, settings: Settings) -> Item | Ignored:
     subject = fields.object(name)
     host = events.foreign_host(subject.url("html_url"), f"{name}.html_url", settings.github.host)
     if host is not None:
-        return Ignored(f"the event is from {safe(host)}, but github.api_url points to {settings.github.host}")
+        reason = f"the event is from {safe(host)}, but github.api_url points to {settings.github.host}"
+        return Ignored(reason, unexpected=True)
     repository = fields.object("repository")
     owner = repository.object("owner").matching("login", _NAME, "GitHub login")
     repo = repository.matching("name", _NAME, "repository name")

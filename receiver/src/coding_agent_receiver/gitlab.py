@@ -100,12 +100,12 @@ def interpret(
     if isinstance(item, Ignored):
         return item
     if not ends and events.done_by_us(_user(fields), Platform.GITLAB, settings):
-        return Ignored(events.OWN_LABEL if added else events.OWN_REMOVAL)
+        return Ignored(events.OWN_LABEL, unexpected=True) if added else Ignored(events.OWN_REMOVAL)
     if not added:
         what = ends or f"lost the label {lost!r}"
         return events.withdrawal_of(item, attributes, what, delivered, ended=bool(ends))
     if attributes.optional_text("state") not in ("", "opened"):
-        return Ignored("the item is closed; reopen it and apply the label again")
+        return Ignored("the item is closed; reopen it and apply the label again", unexpected=True)
     return events.accept(
         item,
         attributes,
@@ -206,7 +206,8 @@ def _is_new(note: Fields) -> bool:
 def _item(fields: Fields, kind: str, subject: Fields, url: str, settings: Settings) -> Item | Ignored:
     host = events.foreign_host(url, "object_attributes.url", settings.gitlab.host)
     if host is not None:
-        return Ignored(f"the event is from {safe(host)}, but gitlab.api_url points to {settings.gitlab.host}")
+        reason = f"the event is from {safe(host)}, but gitlab.api_url points to {settings.gitlab.host}"
+        return Ignored(reason, unexpected=True)
     project = fields.object("project")
     return Item(
         platform=Platform.GITLAB,

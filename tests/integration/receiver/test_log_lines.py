@@ -80,18 +80,24 @@ async def test_the_task_is_named_by_its_class(logged, send, payload, event, task
     assert f": {task}" in stream.getvalue()
 
 
-async def test_levels_are_those_of_the_specification(logged):
+async def test_each_line_has_the_level_that_it_deserves(logged):
     sink = RecordingSink()
     async with receiving(settings(), sink) as receiver:
         stream = logged()
         await receiver.github(github_issue("opened"))
+        await receiver.github(github_issue("closed"))
+        await receiver.github(github_issue(state="closed"))
         await receiver.github(github_issue(), **{"X-Hub-Signature-256": "forged"})
         await receiver.gitlab(gitlab_issue(), **{"X-Gitlab-Token": "forged"})
         await receiver.github(b"nonsense")
         await receiver.github(github_issue() | {"repository": None})
         sink.down = True
         await receiver.github(github_issue())
-    assert any("Ignored: not a labeled action: opened" in line for line in said(stream, "WARNING"))
+    ordinary, unexpected = said(stream, "INFO"), said(stream, "WARNING")
+    assert any("Ignored: not a labeled action: opened" in line for line in ordinary)
+    assert any("Ignored: the issue was closed; it has no task to cancel" in line for line in ordinary)
+    assert len(unexpected) == 1
+    assert "Ignored: the item is closed; reopen it" in unexpected[0]
     errors = "\n".join(said(stream, "ERROR"))
     assert "Signature validation failed for a GitHub webhook: event=issues, client=127.0.0.1" in errors
     assert "Token validation failed for a GitLab webhook: event=Issue Hook" in errors

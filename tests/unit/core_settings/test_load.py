@@ -116,6 +116,12 @@ def test_environment_wins_over_the_file_and_keeps_what_stands_beside(tmp_path: P
             {},
             "line 2: github.bot_labl: unknown setting; did you mean `bot_label`?",
         ),
+        (
+            "limits: {concurrency: 3}\n",
+            {},
+            "limits.concurrency: unknown setting; known settings here: global, per_repository, overrides",
+        ),
+        ("limits: {globl: 3}\n", {}, "limits.globl: unknown setting; did you mean `global`?"),
         ("\n\nwebhok: {}\n", {}, "line 3: webhok: unknown setting; did you mean `webhook`?"),
         ("webhook:\n  server:\n    port: 70000\n", {}, "line 3: webhook.server.port: "),
         ("", {"WEBHOOK_SERVER_PORT": "eighty"}, "WEBHOOK_SERVER_PORT: webhook.server.port: "),

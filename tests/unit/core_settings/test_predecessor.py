@@ -38,6 +38,22 @@ READ_BY_THE_POLLING_AGENT = [
     "GITHUB_PERSONAL_ACCESS_TOKEN",
     "GITLAB_PERSONAL_ACCESS_TOKEN",
     "GITLAB_API_URL",
+    "GITHUB_API_URL",
+    "DATABASE_URL",
+    "DATABASE_HOST",
+    "DATABASE_PORT",
+    "DATABASE_NAME",
+    "DATABASE_USER",
+    "DATABASE_PASSWORD",
+    "COMMAND_EXECUTOR_ENABLED",
+    "TEXT_EDITOR_MCP_ENABLED",
+    "ISSUE_TO_MR_ENABLED",
+    "PROJECT_AGENT_RULES_ENABLED",
+    "EXECUTOR_DEFAULT_ENVIRONMENT",
+    "EXECUTOR_BASE_IMAGE",
+    "EXECUTOR_CPU_LIMIT",
+    "EXECUTOR_MEMORY_LIMIT",
+    "EXECUTOR_TIMEOUT",
 ]
 
 
@@ -77,6 +93,41 @@ def test_config_yaml() -> None:
     assert (settings.gitlab.assignee, settings.gitlab.projects) == ("alice", ())
     assert settings.use_rabbitmq
     assert settings.rabbitmq.host == "host.docker.internal"
+
+
+def test_the_newest_config_yaml() -> None:
+    findings = of("config_newest.yaml")
+    assert keys(findings) == [
+        "4: mcp_servers.0",
+        "10: mcp_servers.1",
+        "18: database",
+        "32: llm.function_calling",
+        "44: llm.openai.api_key",
+        "49: planning",
+        "111: context_storage.summary_prompt",
+        "112: context_inheritance",
+        "124: github.bot_name",
+        "128: github.paused_label",
+        "129: github.stopped_label",
+        "130: github.query",
+        "132: gitlab.owner",
+        "133: gitlab.bot_name",
+        "137: gitlab.paused_label",
+        "138: gitlab.stopped_label",
+        "139: gitlab.project_id",
+        "141: issue_to_mr_conversion",
+        "148: project_agent_rules",
+        "161: file_list_context",
+        "164: pause_resume",
+        "177: continuous",
+        "188: command_executor",
+        "224: text_editor_mcp",
+    ]
+    settings = findings.require()
+    assert (settings.github.account, settings.github.assignee) == ("robot", "")
+    assert settings.github.query.endswith(" author:@me")
+    assert (settings.gitlab.account, settings.gitlab.assignee) == ("robot", "robot")
+    assert settings.mcp_servers == ()
 
 
 def test_config_github_yaml() -> None:
@@ -129,6 +180,20 @@ def test_a_prompt_of_an_mcp_server_joins_the_instructions(tmp_path: Path) -> Non
     findings = written(tmp_path, text)
     assert findings.require().instructions == "A\n\nB"
     assert keys(findings) == ["3: mcp_servers.0.system_prompt"]
+
+
+def test_our_names_win_over_the_name_of_the_bot(tmp_path: Path) -> None:
+    text = "gitlab: {bot_name: old, assignee: new, owner: older}\ngithub: {bot_name: old, account: new}\n"
+    settings = written(tmp_path, text).require()
+    assert (settings.gitlab.assignee, settings.gitlab.account) == ("new", "old")
+    assert settings.github.account == "new"
+
+
+def test_an_empty_variable_of_an_mcp_server_has_the_agents_own_value(tmp_path: Path) -> None:
+    text = "mcp_servers:\n  - {mcp_server_name: x, command: [y], env: {KEY: '', LEVEL: '', MODE: a}}\n"
+    findings = written(tmp_path, text, KEY="k")
+    assert findings.require().mcp_servers[0].env == {"KEY": "k", "MODE": "a"}
+    assert keys(findings) == ["2: mcp_servers.0.env.KEY", "2: mcp_servers.0.env.LEVEL"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
@@ -288,16 +289,22 @@ def _suggestion(path: tuple[str | int, ...]) -> str:
         model = _field_model(model, part)
         if model is None:
             return ""
-    close = difflib.get_close_matches(str(path[-1]), model.model_fields, n=1)
+    known = _fields(model)
+    close = difflib.get_close_matches(str(path[-1]), known, n=1)
     if close:
         return f"; did you mean `{close[0]}`?"
-    return f"; known settings here: {', '.join(model.model_fields)}"
+    return f"; known settings here: {', '.join(known)}"
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields by the names that they have in a file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _field_model(model: Any, part: str | int) -> Any:
     if isinstance(part, int):
         return model
-    field = model.model_fields.get(part)
+    field = _fields(model).get(part)
     candidates = [field.annotation, *typing.get_args(field.annotation)] if field else []
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 

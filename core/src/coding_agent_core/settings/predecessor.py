@@ -1,8 +1,9 @@
 """The polling agent's configuration: what becomes of the keys and variables that are not settings here.
 
 Its files are `config.yaml`, `config_github.yaml` and `config_gitlab.yaml` of
-https://github.com/notfolder/coding_agent at commit 46238ff, with the variables of its `main.py`. All other
-keys of these files are settings here too and mean the same. docs/migration.md shows `OLD_KEYS`.
+https://github.com/notfolder/coding_agent at the commits 46238ff and b4da440 (its newest when this was
+written), with the variables of its `main.py`. All other keys of these files are settings here too and mean
+the same. docs/migration.md shows `OLD_KEYS` and `OLD_VARIABLES`.
 """
 
 from __future__ import annotations
@@ -69,12 +70,34 @@ _SUMMARY_PROMPT = OldKey(
     "long contexts are summarized with a built-in prompt; write what the model must keep in mind in "
     "`instructions`",
 )
+_SERVER_VARIABLE = OldKey(
+    'mcp_servers[].env: NAME: ""',
+    "mcp_servers[].env",
+    'an empty value stood for the agent\'s own variable of that name; write `NAME: "${NAME}"`',
+)
 _API_SERVER = OldKey(
     "api_server",
     "",
     "the service of per-user settings and the agent take their key from USER_CONFIG_API_KEY",
 )
-_OWNER = OldKey("gitlab.owner", "gitlab.assignee", "an `assignee` wins over it; write `assignee`")
+_GITHUB_BOT = OldKey("github.bot_name", "github.account", "an `account` wins over it; write `account`")
+_GITLAB_BOT = OldKey(
+    "gitlab.bot_name",
+    "gitlab.assignee",
+    "and as `gitlab.account`, because the poll selected the items that are assigned to the bot; "
+    "values of these two win over it; write `assignee` and `account`",
+)
+_OWNER = OldKey(
+    "gitlab.owner", "gitlab.assignee", "an `assignee` or `bot_name` wins over it; write `assignee`"
+)
+_NO_PAUSE = "tasks in a queue cannot be paused; remove the key"
+_PAUSED = OldKey("github.paused_label, gitlab.paused_label", "", _NO_PAUSE)
+_STOPPED = OldKey(
+    "github.stopped_label, gitlab.stopped_label",
+    "",
+    "a cancelled task loses the `processing_label` and gets no label of its own, and the comment shows "
+    "*cancelled*; remove the key",
+)
 _PROJECT = OldKey(
     "gitlab.project_id: NAME",
     "",
@@ -87,23 +110,82 @@ _QUERY = OldKey(
     "it is a search text, not URL parameters; the poll always asks for open items with the label",
 )
 
+_DATABASE = "tasks are stored in the queue or as AgentTasks; no database is needed"
+_EXECUTOR = (
+    "commands always run in the workspace; its image has the programs, `consumer.workspace` the limits, "
+    "and `egress` the hosts"
+)
+_EDITOR = "the agent has its own tools to edit files"
+_CONVERSION = "an issue always gets one pull or merge request, which is not a draft and links the issue"
+_RULES = "the agent always reads AGENTS.md and CLAUDE.md; move the text of other files there"
+_SECTIONS: tuple[OldKey, ...] = (
+    _API_SERVER,
+    OldKey("database", "", _DATABASE),
+    OldKey(
+        "planning",
+        "",
+        "the model plans by itself, without configured phases; write what it should consider in "
+        "`instructions`",
+    ),
+    OldKey(
+        "context_inheritance",
+        "",
+        "an attempt reads the whole conversation of its item, and continues on the branch that was pushed",
+    ),
+    OldKey("issue_to_mr_conversion", "", _CONVERSION),
+    OldKey("project_agent_rules", "", _RULES),
+    OldKey("file_list_context", "", "the agent lists the files that it needs"),
+    OldKey(
+        "pause_resume",
+        "",
+        "a stopped consumer returns its task to the queue by itself; on Kubernetes, "
+        "`kubectl agenttask suspend` pauses a task",
+    ),
+    OldKey(
+        "continuous",
+        "",
+        "`--mode consumer` always waits for tasks, and `--mode producer --loop` polls every "
+        "`scheduling.interval` seconds",
+    ),
+    OldKey("command_executor", "", _EXECUTOR),
+    OldKey("text_editor_mcp", "", _EDITOR),
+)
+"""Whole sections of the file that are ignored."""
+
 OLD_KEYS: tuple[OldKey, ...] = (
     _FORGE_SERVER,
     _SERVER_PROMPT,
+    _SERVER_VARIABLE,
     _AUTHOR,
+    _GITHUB_BOT,
+    _GITLAB_BOT,
     _OWNER,
+    _PAUSED,
+    _STOPPED,
     _PROJECT,
     _QUERY,
     _KEY_NAME,
     _KEY_AS_NAME,
     _FUNCTION_CALLING,
     _SUMMARY_PROMPT,
-    _API_SERVER,
+    *_SECTIONS,
 )
 OLD_VARIABLES: tuple[OldKey, ...] = (
     OldKey("FUNCTION_CALLING", "", _FUNCTION_CALLING.advice),
     OldKey("GITHUB_MCP_COMMAND", "", "the agent itself reads and writes the forge; unset it"),
     OldKey("API_SERVER_KEY", "", _API_SERVER.advice),
+    *(
+        OldKey(f"DATABASE_{part}", "", _DATABASE)
+        for part in ("URL", "HOST", "PORT", "NAME", "USER", "PASSWORD")
+    ),
+    OldKey("COMMAND_EXECUTOR_ENABLED", "", _EXECUTOR),
+    *(
+        OldKey(f"EXECUTOR_{part}", "", _EXECUTOR)
+        for part in ("DEFAULT_ENVIRONMENT", "BASE_IMAGE", "CPU_LIMIT", "MEMORY_LIMIT", "TIMEOUT")
+    ),
+    OldKey("TEXT_EDITOR_MCP_ENABLED", "", _EDITOR),
+    OldKey("ISSUE_TO_MR_ENABLED", "", _CONVERSION),
+    OldKey("PROJECT_AGENT_RULES_ENABLED", "", _RULES),
 )
 
 _DEFAULT_QUERY = GitHub.model_fields["query"].default
@@ -136,13 +218,16 @@ class Translation:
         self.kept_servers: list[int] | None = None
         self._data = data
         self._environment = environment
-        if "api_server" in data:
-            del data["api_server"]
-            self._notice(_API_SERVER, "api_server")
+        for old in _SECTIONS:
+            if old.name in data:
+                del data[old.name]
+                self._notice(old, old.name)
         self._context_storage()
         self._llm()
         self._servers()
+        self._bot_names()
         self._gitlab()
+        self._states()
         if self.kept_servers is not None:
             self._author()
 
@@ -191,9 +276,39 @@ class Translation:
                 ours = self._data.get("instructions")
                 self._data["instructions"] = f"{ours}\n\n{text}" if ours else text
                 self._notice(_SERVER_PROMPT, "mcp_servers", index, "system_prompt")
+            self._server_variables(server.get("env"), index)
         if found:
             self.kept_servers = [index for index in range(len(servers)) if index not in found]
             self._data["mcp_servers"] = [servers[index] for index in self.kept_servers]
+
+    def _server_variables(self, env: object, index: int) -> None:
+        if not isinstance(env, dict):
+            return
+        for name in [name for name, value in env.items() if value == ""]:
+            del env[name]
+            if value := self._environment.get(name):
+                env[name] = value
+            self._notice(_SERVER_VARIABLE, "mcp_servers", index, "env", name)
+
+    def _bot_names(self) -> None:
+        for forge, old, keys in (
+            ("github", _GITHUB_BOT, ("account",)),
+            ("gitlab", _GITLAB_BOT, ("assignee", "account")),
+        ):
+            section = self._section(forge)
+            name = section.pop("bot_name", None)
+            if name is None:
+                continue
+            for key in keys:
+                if not section.get(key):
+                    section[key] = name
+            self._notice(old, forge, "bot_name")
+
+    def _states(self) -> None:
+        for forge in _FORGES:
+            for key, old in (("paused_label", _PAUSED), ("stopped_label", _STOPPED)):
+                if self._section(forge).pop(key, None) is not None:
+                    self._notice(old, forge, key)
 
     def _gitlab(self) -> None:
         gitlab = self._section("gitlab")
@@ -224,12 +339,15 @@ class Translation:
 def _reaches_forge(server: object) -> bool:
     """Whether it is one of the MCP servers by which the polling agent reached the forge.
 
-    It passed them the token with its whole environment; here a server gets only its `env`.
+    It passed them the token with its whole environment, also in place of an empty value; here a server gets
+    only its `env`.
     """
     if not isinstance(server, dict) or server.get("mcp_server_name") not in _FORGES:
         return False
     env = server.get("env") or {}
-    return bool(server.get("command")) and isinstance(env, dict) and not any("TOKEN" in name for name in env)
+    if not server.get("command") or not isinstance(env, dict):
+        return False
+    return not any("TOKEN" in name and value for name, value in env.items())
 
 
 def _is_bare_name(value: str) -> bool:

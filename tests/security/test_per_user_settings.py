@@ -202,7 +202,7 @@ async def stolen(
     (users / "github" / "mallory.yaml").write_text(yaml.safe_dump(dict(stored)))
     transport = httpx.ASGITransport(user_config_app(users, ApiKey(SERVICE)))
     theirs = await settings_for(ours, Platform.GITHUB, "mallory", transport=transport)
-    spec = model_spec(theirs.llm)
+    spec = model_spec(theirs)
     with recorded(monkeypatch) as requests:
         async with open_model(spec) as model:
             question = ModelRequest(parts=[UserPromptPart("Hello?")])
@@ -388,7 +388,7 @@ async def test_the_key_of_the_default_stays_with_the_address_of_the_default(
         assert await stolen(ours, stored, default, tmp_path, monkeypatch) == set()
     transport = httpx.ASGITransport(user_config_app(tmp_path / "users", ApiKey(SERVICE)))
     bob = await settings_for(ours, Platform.GITHUB, "bob", transport=transport)
-    assert (bob.llm.openai.base_url, model_spec(bob.llm).api_key) == (gateway, DEFAULT)
+    assert (bob.llm.openai.base_url, model_spec(bob).api_key) == (gateway, DEFAULT)
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "google"])
@@ -397,14 +397,14 @@ async def test_each_key_goes_to_its_own_address_alone(
 ) -> None:
     ours = installation(tmp_path)
     key = {"anthropic": ANTHROPIC, "google": GOOGLE}[provider]
-    assert model_spec(with_personal(ours, {"llm": {"provider": provider}}).llm).api_key == key
+    assert model_spec(with_personal(ours, {"llm": {"provider": provider}})).api_key == key
     for name, own_address in OURS_BY_PROVIDER.items():
         for address in {EVIL, *OURS_BY_PROVIDER.values()} - {own_address}:
             stored = {"llm": {"provider": name, name: {"base_url": address}}}
-            assert model_spec(with_personal(ours, stored).llm).api_key is None
+            assert model_spec(with_personal(ours, stored)).api_key is None
             await check(stored, {}, False, tmp_path, monkeypatch)
     own = {"llm": {"provider": provider, provider: {"base_url": EVIL, "api_key": "own-key"}}}
-    assert model_spec(with_personal(ours, own).llm).api_key == "own-key"
+    assert model_spec(with_personal(ours, own)).api_key == "own-key"
 
 
 @pytest.mark.parametrize("default", DEFAULTS)

@@ -383,9 +383,6 @@ class Attempt:
         self, task: ForgeTask, details: ItemDetails, worked: Outcome, branch: str | None
     ) -> Outcome:
         outcome = worked.model_copy(update={"branch": branch})
-        if outcome.reason is Reason.CANCELLED and branch:
-            message = f"{outcome.message} The work so far is pushed."
-            return outcome.model_copy(update={"message": message})
         if outcome.outcome_class is not ReasonClass.SUCCEEDED:
             return outcome
         if task.item.kind is ItemKind.CHANGE:

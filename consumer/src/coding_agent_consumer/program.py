@@ -292,7 +292,7 @@ async def _located(forge: Forge, item: Item) -> Item:
 def check_model(settings: Settings) -> None:
     """Fail now and not in a task, unless per-user settings are on: then each person may have a key."""
     if not settings.user_config_api.enabled:
-        model_spec(settings.llm)
+        model_spec(settings)
         chosen = {settings.consumer.runner, *settings.consumer.runners.values()}
         for name in (chosen | set(settings.repository_environment.runners)) - {RunnerName.BUILTIN}:
             runner_of(name, settings)

@@ -201,6 +201,7 @@ class TaskHandler:
                     runner=queued.request.runner,
                     user=queued.request.user or None,
                     process=self.process,
+                    retry_cause=state.retry_cause if state and start.continues else None,
                 )
                 progress.attempt = decision.attempt
                 progress.task = task_for(forge, item, labels, begun, max_attempts=limit)
@@ -255,8 +256,7 @@ class TaskHandler:
             if why[0]:
                 if claim.cancelled.is_set():
                     task.answered_until = answered_by_withdrawal(claim.withdrawn_before) or _EVERY_LABEL_STAYS
-                saved = " The work so far is pushed." if outcome.branch else ""
-                outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped.{saved}"})
+                outcome = outcome.model_copy(update={"message": f"{why[0]} The task was stopped."})
             else:  # the consumer ends, but the task is still wanted: another consumer continues it
                 await self._comment(task, Phase.QUEUED, outcome, None)
                 raise _TaskStoppedError

@@ -10,22 +10,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from coding_agent_core.admission import answered_by
-from coding_agent_core.attempts import Outcome, ended_line
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.forge.protocol import MARKER, Forge, ItemDetails, ItemState, Permission
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import Report, State, publish, read_state, show_labels
+from coding_agent_core.reporting import Report, State, publish, read_state, retry_cause, show_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Authorize
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, task_name
-from coding_agent_core.text import one_line
 from coding_agent_core.usage import Usage
 
 from coding_agent_consumer.push_permit import SourceRepositoryGoneError
 
-_MESSAGE_LENGTH = 300
-"""Characters of the last attempt's end, in the hidden part of the comment."""
 _REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
 
 
@@ -46,9 +43,7 @@ class Start:
     @property
     def ended(self) -> str:
         """Why the task's last attempt ended, for the next one; empty if that is not known."""
-        if not self.continues or self.previous is None or self.previous.message is None:
-            return ""
-        return ended_line(self.previous.attempt, self.previous.message)
+        return (self.previous.retry_cause or "") if self.continues and self.previous is not None else ""
 
 
 @dataclass(frozen=True)
@@ -293,8 +288,9 @@ class ForgeTask:
             update |= {
                 "branch": outcome.branch or self.state.branch,
                 "change_url": outcome.change_url or self.state.change_url,
-                "message": one_line(outcome.message, _MESSAGE_LENGTH) if phase is Phase.BACKOFF else None,
             }
+            if phase is Phase.BACKOFF:
+                update["retry_cause"] = retry_cause(self.state.attempt, outcome.reason, outcome.message)
         self.state = self.state.model_copy(update=update)
         report = Report(
             task=self.name,
@@ -303,7 +299,7 @@ class ForgeTask:
             since=self.since,
             next_attempt=next_attempt,
             reason=outcome.reason if outcome else None,
-            message=outcome.message if outcome else "",
+            message=outcome.message if outcome else self.state.retry_cause or "",
             summary=outcome.summary if outcome else "",
             usage=outcome.usage if outcome else Usage(),
             transcript=(outcome.transcript_url or outcome.transcript) if outcome else None,

@@ -201,6 +201,14 @@ class AttemptStatus(_Wire):
     usage: Usage | None = None
 
 
+def shown_attempt(attempts: Sequence[AttemptStatus]) -> int:
+    """Number of the newest attempt among those that count, as shown to people; 0: none has started.
+
+    An attempt that does not count is followed by one of the same number. It is the first until then.
+    """
+    return max(1, sum(attempt.counted for attempt in attempts)) if attempts else 0
+
+
 class TaskResult(_Wire):
     """The result of the task."""
 

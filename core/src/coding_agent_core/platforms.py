@@ -67,7 +67,6 @@ class PlatformFacts:
         change_mark: precedes a change's number; an issue's mark is always `#`.
         change_word: means a change in a task's name.
         by_project_id: API and queue keys identify a repository by a number that does not change.
-        credential_variable: of the setting `<platform>.personal_access_token`.
         webhook_setting: verifies webhooks, in `webhook.<platform>`.
     """
 
@@ -81,9 +80,7 @@ class PlatformFacts:
     change_word: str
     by_project_id: bool
     keys: Mapping[ItemKind, KeyForm]
-    credential_variable: str
     webhook_setting: str
-    webhook_variable: str
 
 
 _GITHUB_LIMITS = RequestLimits(
@@ -108,9 +105,7 @@ FACTS: Mapping[Platform, PlatformFacts] = {
             ItemKind.ISSUE: KeyForm("github_issue", "number", "TaskGitHubIssue"),
             ItemKind.CHANGE: KeyForm("github_pull_request", "number", "TaskGitHubPullRequest"),
         },
-        credential_variable="GITHUB_PERSONAL_ACCESS_TOKEN",
         webhook_setting="secret",
-        webhook_variable="GITHUB_WEBHOOK_SECRET",
     ),
     Platform.GITLAB: PlatformFacts(
         title="GitLab",
@@ -127,9 +122,7 @@ FACTS: Mapping[Platform, PlatformFacts] = {
             ItemKind.ISSUE: KeyForm("gitlab_issue", "issue_iid", "TaskGitLabIssue"),
             ItemKind.CHANGE: KeyForm("gitlab_merge_request", "mr_iid", "TaskGitLabMergeRequest"),
         },
-        credential_variable="GITLAB_PERSONAL_ACCESS_TOKEN",
         webhook_setting="token",
-        webhook_variable="GITLAB_WEBHOOK_TOKEN",
     ),
 }
 

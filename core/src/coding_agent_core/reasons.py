@@ -166,7 +166,7 @@ REASONS: Mapping[str, ReasonFacts] = {
     Reason.MODEL_REFUSED: ReasonFacts(
         ReasonClass.PERMANENT,
         "The model refused the agent's requests.",
-        "The administrator of this bot has to check the model's address, name and key in the section `llm`.",
+        "The administrator of this bot has to check the model's address, name and key.",
         ExitCode.CONFIGURATION,
     ),
     Reason.MODEL_MALFORMED: ReasonFacts(
@@ -221,7 +221,7 @@ REASONS: Mapping[str, ReasonFacts] = {
     Reason.BUDGET_EXCEEDED: ReasonFacts(
         ReasonClass.OUT_OF_BUDGET,
         "The attempt spent everything that it may spend on the model.",
-        "A smaller task, or a larger budget, may help. The work so far is pushed.",
+        "A smaller task, or a larger budget, may help.",
         ExitCode.CANNOT,
     ),
     Reason.TOOL_FAILING: ReasonFacts(

@@ -25,6 +25,7 @@ from coding_agent_core.usage import Usage
 
 _STATE = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
 _TAIL_LIMIT = 2_000
+_CAUSE_LIMIT = 1_000
 _SUMMARY_LIMIT = 8_000
 """Characters of the agent's summary in the comment; GitHub takes 65,536 for a whole comment."""
 
@@ -39,7 +40,7 @@ class State(Frozen):
         reason: why the task ended, or its last attempt.
         user: who asked for the task.
         process: the process that has the task in memory (`queues.processes`).
-        message: says why the last attempt ended, while the task waits for the next.
+        retry_cause: why the attempt is not the first, where no AgentTask says so.
     """
 
     uuid: str
@@ -49,10 +50,10 @@ class State(Frozen):
     reason: str | None = None
     branch: str | None = None
     change_url: str | None = None
-    message: str | None = None
     runner: RunnerName | None = None
     user: str | None = None
     process: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+    retry_cause: str | None = None
 
     @property
     def waits_for_first_attempt(self) -> bool:
@@ -222,8 +223,10 @@ def comment(report: Report) -> str:
         lines += [inline(report.message), ""]
     if state.change_url:
         lines += [f"{report.change_noun.capitalize()}: {state.change_url}", ""]
-    elif state.branch and report.pushed and state.phase.terminal:
-        lines += [work_on(state.branch), ""]
+    shown_by_change = state.change_url and state.phase is Phase.SUCCEEDED
+    if state.branch and report.pushed and state.phase.terminal and not shown_by_change:
+        branch = inline(state.branch).replace("`", "")
+        lines += [f"The work so far is on the branch `{branch}`.", ""]
     if report.summary:
         lines += [quotation(_cut(report.summary, _SUMMARY_LIMIT)), ""]
     if state.phase in (Phase.FAILED, Phase.CANCELLED):
@@ -244,16 +247,17 @@ def comment(report: Report) -> str:
     return "\n".join(lines)
 
 
+def retry_cause(attempt: int, reason: str, message: str) -> str:
+    """Why there is another attempt, for the time until it ends."""
+    return f"Attempt {attempt} ended with the reason {reason}: {message}"[:_CAUSE_LIMIT]
+
+
 def _denied(denied: Sequence[Denial]) -> str:
     """Often why an installation or a test failed; only an administrator can change it."""
     hosts = ", ".join(
         f"`{entry.host}` ({entry.count} {'time' if entry.count == 1 else 'times'})" for entry in denied
     )
     return f"Blocked by the egress proxy: {hosts}. An administrator can allow a host in `egress.allow`."
-
-
-def work_on(branch: str) -> str:
-    return f"The work so far is on the branch `{inline(branch).replace('`', '')}`."
 
 
 def read_state(body: str) -> State | None:
@@ -296,7 +300,8 @@ def _facts(report: Report) -> list[str]:
     used = report.usage
     if used.requests:
         facts.append(
-            f"{used.requests} model requests, {used.input_tokens:,} tokens in, {used.output_tokens:,} out"
+            f"{used.requests:,} model request{'' if used.requests == 1 else 's'}, "
+            f"{used.input_tokens:,} tokens in, {used.output_tokens:,} out"
         )
     if used.cost:
         facts.append(f"cost {used.cost}")

@@ -14,6 +14,7 @@ from coding_agent_core.agenttask import (
     OutcomeType,
     Status,
     duration,
+    shown_attempt,
 )
 from coding_agent_core.environment import Environment
 from coding_agent_core.reasons import REASONS, Reason
@@ -212,7 +213,7 @@ def status_of(task: Task, state: TaskState, decision: SchedulingDecision, now: d
         kept_since=str(day_of(completion)) if completion and kept_as_usual else None,
         queue_position=decision.position if phase is Phase.QUEUED else None,
         attempts=state.attempts,
-        attempt=f"{counted}/{task.spec.max_attempts}",
+        attempt=f"{shown_attempt(state.attempts)}/{task.spec.max_attempts}",
         counted_attempts=counted,
         result=state.result,
         environment=state.environment,

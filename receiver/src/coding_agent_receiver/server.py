@@ -15,6 +15,7 @@ import uvicorn
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.messages import TaskSink
 from coding_agent_core.platforms import FACTS, Platform
+from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.forges import WebhookServer
 from coding_agent_core.settings.model import Settings
 from fastapi import FastAPI, Request
@@ -231,14 +232,15 @@ def _add_errors(app: FastAPI) -> None:
 def _require_secrets(settings: Settings) -> None:
     missing = [platform for platform in Platform if not settings.webhook.secret(platform).configured]
     keys = {
-        platform: f"webhook.{platform}.{facts.webhook_setting} ({facts.webhook_variable})"
+        platform: credential_place(settings, f"webhook.{platform}.{facts.webhook_setting}")
         for platform, facts in FACTS.items()
     }
     if len(missing) == len(Platform):
         raise SettingsError(f"no webhook could be verified: set {' or '.join(keys.values())}")
     for platform in missing:
-        _logger.warning(
-            "%s webhooks are all answered 401 because %s is not set", FACTS[platform].title, keys[platform]
+        # Most installations have one forge.
+        _logger.info(
+            "%s webhooks are all answered 401; to accept them, set %s", FACTS[platform].title, keys[platform]
         )
 
 

@@ -205,7 +205,8 @@ async def test_a_wrong_key_names_the_setting_and_not_the_key(
     with model_server(script(finish()), api_key=API_KEY) as server:
         outcome = await running.work(model_settings(server.base_url, api_key=wrong))
         host = host_of(server.base_url)
-        expected = f"The model's service at {host} refused our key (HTTP 401): check llm.openai.api_key."
+        expected = f"The model's service at {host} refused our key (HTTP 401): "
+        expected += "check `llm.openai.api_key` (OPENAI_API_KEY)."
     assert (outcome.reason, outcome.message) == (Reason.MODEL_REFUSED, expected)
     assert running.waits == []
     assert wrong not in caplog.text

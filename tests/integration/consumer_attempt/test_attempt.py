@@ -93,7 +93,7 @@ async def test_a_stopped_attempt_pushes_what_it_has_and_the_next_one_continues_f
     async with asyncio.timeout(100):  # the grace time
         stopped = await attempt
     assert (stopped.reason, stopped.exit_code, stopped.branch) == (Reason.CANCELLED, 143, FIRST)
-    assert stopped.message == "The attempt was stopped. The work so far is pushed."
+    assert stopped.message == "The attempt was stopped."
     assert place.system.file_at(FIRST, "begun.md") == "begun\n"
     assert place.system.changes() == [], "unfinished work is not a change yet"
 

@@ -169,5 +169,5 @@ async def test_a_stopped_attempt_still_pushes_when_the_forge_comes_back_in_time(
         outage.end()
         outcome = await attempt
     assert (outcome.reason, outcome.branch) == (Reason.CANCELLED, FIRST)
-    assert outcome.message == "The attempt was stopped. The work so far is pushed."
+    assert outcome.message == "The attempt was stopped."
     assert place.system.file_at(FIRST, "a.md") == "a\n"

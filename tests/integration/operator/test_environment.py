@@ -106,7 +106,7 @@ def test_an_environment_that_changes_again_and_again_ends_the_task(
     assert status["reason"] == "EnvironmentChanged"
     assert "changed 4 times" in status["conditions"][0]["message"]
     assert [attempt["outcome"] for attempt in status["attempts"]] == ["Restarted"] * 4
-    assert status["attempt"] == "0/9"
+    assert status["attempt"] == "1/9"
     assert len(world.jobs()) == 4
 
 

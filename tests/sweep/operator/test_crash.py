@@ -170,7 +170,7 @@ EXPECTED = {
         "phase": "Cancelled",
         "reason": "Cancelled",
         "succeeded": "False",
-        "attempt": "0/3",
+        "attempt": "1/3",
         "attempts": [(1, "Cancelled", "Cancelled", False)],
         "requests": None,
         "jobs": [],

@@ -1,11 +1,17 @@
-"""The branch that an issue's work goes to: the table of cases."""
+"""The branch that an issue's work goes to: the table of cases. What an item shows."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
-from coding_agent_consumer.tasks import work_branch
+from coding_agent_consumer.tasks import task_for, work_branch
+from coding_agent_core.attempts import Outcome
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.reporting import State
+from coding_agent_core.reasons import Reason
+from coding_agent_core.reporting import State, read_state
+from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase, answered_issue
 
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
@@ -66,3 +72,32 @@ def test_the_branch_names_the_issue_that_it_answers(run: int, merged: bool) -> N
     earlier = State(uuid="x", phase=Phase.SUCCEEDED, branch="p/issue-7", change_url="url") if merged else None
     branch = work_branch("p/", ITEM, run=run, previous=earlier, continues=False, previous_change_open=False)
     assert answered_issue(branch, "p/") == ITEM.number
+
+
+class Shown:
+    """Stands for a forge that shows one comment."""
+
+    body = ""
+
+    async def upsert_comment(self, item: Item, marker: str, body: str) -> None:
+        self.body = body
+
+    async def read_state(self, item: Item) -> Any:
+        return SimpleNamespace(labels=frozenset())
+
+    async def add_label(self, item: Item, label: str) -> None: ...
+
+
+async def test_the_comment_of_a_further_attempt_says_why_there_is_one() -> None:
+    shown: Any = Shown()
+    task = task_for(shown, ITEM, Labels(), State(uuid="x", phase=Phase.RUNNING, branch="b"), max_attempts=3)
+    await task.prepare()
+    assert "ended with" not in shown.body
+    await task.comment(
+        Phase.BACKOFF, outcome=Outcome(reason=Reason.MODEL_UNAVAILABLE, message="The model is down.")
+    )
+    remembered = read_state(shown.body)
+    assert remembered is not None
+    task = task_for(shown, ITEM, Labels(), remembered.model_copy(update={"attempt": 2}), max_attempts=3)
+    await task.prepare()
+    assert "Attempt 1 ended with the reason ModelUnavailable: The model is down." in shown.body

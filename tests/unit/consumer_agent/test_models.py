@@ -68,7 +68,10 @@ def test_an_identity_opens_the_chosen_provider_alone() -> None:
     [
         ({}, "set llm.openai.base_url to the cloud's address"),
         ({"provider": "ollama"}, "llm.ollama is not one"),
-        ({"openai": {"base_url": "https://r.example.com/v1", "api_key": "k"}}, "are both set: remove one"),
+        (
+            {"openai": {"base_url": "https://r.example.com/v1", "api_key": "k"}},
+            "are both set: remove `llm.openai.api_key`",
+        ),
     ],
 )
 def test_an_identity_that_fits_no_provider_is_refused(llm: dict[str, Any], problem: str) -> None:
@@ -110,7 +113,7 @@ def http(status: int, category: Any = None, message: str = "", **data: Any) -> M
     ],
 )
 def test_the_model_that_the_settings_name(llm: dict[str, Any], url: str, name: str, section: str) -> None:
-    spec = model_spec(settings(**llm).llm)
+    spec = model_spec(settings(**llm))
     assert (spec.base_url, spec.name, spec.setting) == (url, name, section)
 
 
@@ -119,8 +122,9 @@ def test_the_model_that_the_settings_name(llm: dict[str, Any], url: str, name: s
     [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY"), ("google", "GEMINI_API_KEY")],
 )
 def test_a_vendors_own_service_needs_a_key(provider: str, variable: str) -> None:
-    with pytest.raises(SettingsError, match=rf"llm\.{provider}\.api_key is not set; set it, or {variable}"):
-        model_spec(settings(provider=provider).llm)
+    setting = rf"llm\.{provider}\.api_key"
+    with pytest.raises(SettingsError, match=rf"{setting} is not set; set `{setting}` \({variable}\)"):
+        model_spec(settings(provider=provider))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,7 @@ def test_a_vendors_own_service_needs_a_key(provider: str, variable: str) -> None
     ],
 )
 def test_compatible_services_are_asked_for_chat_completions(openai: dict[str, Any], api: Api) -> None:
-    assert model_spec(settings(openai=openai).llm).api is api
+    assert model_spec(settings(openai=openai)).api is api
 
 
 @pytest.mark.parametrize(
@@ -153,7 +157,7 @@ async def test_what_the_environment_holds_for_the_sdk_goes_to_nobody(
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OLLAMA_API_KEY"):
         monkeypatch.setenv(name, "private-of-openai")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway-Key: private-of-openai")
-    async with open_model(model_spec(settings(**llm).llm)) as model:
+    async with open_model(model_spec(settings(**llm))) as model:
         assert isinstance(model, OpenAIChatModel | OpenAIResponsesModel)
         client = model.client
         assert "private-of-openai" not in f"{client.auth_headers} {client.default_headers}"
@@ -173,11 +177,11 @@ async def test_what_the_environment_holds_for_the_sdk_goes_to_nobody(
     ],
 )
 def test_compatible_services_stream_only_if_told(llm: dict[str, Any], stream: bool) -> None:
-    assert model_spec(settings(**llm).llm).stream is stream
+    assert model_spec(settings(**llm)).stream is stream
 
 
 def test_the_key_is_not_shown() -> None:
-    assert "sk-hidden" not in repr(model_spec(settings(openai={"api_key": "sk-hidden-1"}).llm))
+    assert "sk-hidden" not in repr(model_spec(settings(openai={"api_key": "sk-hidden-1"})))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +255,7 @@ def test_how_servers_say_that_a_request_is_too_long(message: str, expected: bool
 def test_a_failure_is_told_in_a_sentence_without_the_key(
     error: Exception, reason: Reason, words: str
 ) -> None:
-    spec = model_spec(settings(openai={"api_key": "sk-1234567890"}).llm)
+    spec = model_spec(settings(openai={"api_key": "sk-1234567890"}))
     failure = failure_of(error, spec, Scrub(["sk-1234567890"]), max_requests=10)
     assert failure is not None
     assert failure.reason is reason
@@ -260,5 +264,5 @@ def test_a_failure_is_told_in_a_sentence_without_the_key(
 
 
 def test_what_nobody_expects_is_left_to_the_log() -> None:
-    spec = model_spec(settings(openai={"api_key": "sk-1234567890"}).llm)
+    spec = model_spec(settings(openai={"api_key": "sk-1234567890"}))
     assert failure_of(ZeroDivisionError(), spec, Scrub([]), max_requests=10) is None

@@ -83,9 +83,16 @@ def test_translate(
 ) -> None:
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     error = forge_error(
-        status, headers, content, what="reading acme/pricing#7", host="forge.example", now=NOW
+        status,
+        headers,
+        content,
+        what="reading acme/pricing#7",
+        host="forge.example",
+        token="`github.personal_access_token`",
+        now=NOW,
     )
     assert type(error) is kind
+    assert ("personal_access_token" in str(error)) == (kind is ForgeRefusedError)
     assert error.status == status
     assert error.retry_after == wait
     assert "acme/pricing#7" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -82,6 +83,22 @@ def test_what_a_person_reads_of_a_failure() -> None:
         "Failed at 2026-01-02 03:04:05 UTC",
     ):
         assert expected in text
+
+
+@pytest.mark.parametrize("reason", Reason)
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase.terminal])
+def test_the_branch_is_named_once_unless_the_change_shows_it(phase: Phase, reason: Reason) -> None:
+    shown = report(phase, reason=reason, message="It ended.", pushed=True)
+    assert comment(shown).count("work so far") == 1
+    with_change = replace(shown, state=shown.state.model_copy(update={"change_url": "https://x.example/1"}))
+    assert comment(with_change).count("work so far") == (0 if phase is Phase.SUCCEEDED else 1)
+
+
+def test_one_request_is_not_plural() -> None:
+    used = Usage(requests=1, input_tokens=2, output_tokens=3)
+    assert " 1 model request, 2 tokens in" in comment(report(Phase.SUCCEEDED, usage=used))
+    more = used.model_copy(update={"requests": 1200})
+    assert " 1,200 model requests, " in comment(report(Phase.SUCCEEDED, usage=more))
 
 
 def test_a_branch_that_was_never_pushed_is_not_promised() -> None:

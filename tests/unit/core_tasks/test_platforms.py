@@ -3,6 +3,7 @@
 import pytest
 from coding_agent_consumer.tasks import TASK_CLASSES
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.settings.credentials import CHART_VALUES
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
 
 
@@ -16,9 +17,10 @@ def test_every_platform_has_settings_and_their_variables(platform: Platform) -> 
     facts, settings = FACTS[platform], Settings()
     assert settings.forge(platform).host == facts.web_host
     assert not settings.webhook.secret(platform).configured
-    assert VARIABLES[facts.credential_variable] == (platform, "personal_access_token")
-    assert VARIABLES[facts.webhook_variable] == ("webhook", platform, facts.webhook_setting)
-    assert {facts.credential_variable, facts.webhook_variable} <= SECRET_VARIABLES
+    secrets = {VARIABLES[name] for name in SECRET_VARIABLES}
+    assert {(platform, "personal_access_token"), ("webhook", platform, facts.webhook_setting)} <= secrets
+    for setting in (f"{platform}.personal_access_token", f"webhook.{platform}.{facts.webhook_setting}"):
+        assert setting in CHART_VALUES
 
 
 @pytest.mark.parametrize("platform", Platform)

@@ -146,7 +146,7 @@ def test_a_finished_job(job: Job, expected: tuple[str, str, bool, bool]) -> None
         Phase.SUCCEEDED if expected[0] == "Succeeded" else Phase.BACKOFF if outcome.retried else Phase.FAILED
     )
     assert (plan.status.phase, plan.status.reason) == (phase, outcome.reason)
-    assert plan.status.attempt == f"{int(outcome.counted)}/3"
+    assert (plan.status.attempt, plan.status.counted_attempts) == ("1/3", int(outcome.counted))
     told = plan.status.condition("Succeeded")
     assert told is not None
     assert told.message.startswith(outcome.message)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, Status, TaskResult
+from coding_agent_core.agenttask import (
+    ANNOTATION_CANCELLED,
+    Condition,
+    OutcomeType,
+    Status,
+    TaskResult,
+)
 from coding_agent_core.reporting import Links, State, comment
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Phase
@@ -17,11 +23,16 @@ from tests.unit.operator.making import NOW, attempt, task, task_body
 LINKS = Links("https://github.com", "coding-agent/")
 
 
-def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> Status:
+def status(
+    phase: Phase, reason: str, message: str, *, begun: bool = False, ended: str | None = None
+) -> Status:
     succeeded = Condition(
         type="Succeeded", status="Unknown", reason=reason, message=message, last_transition_time=NOW
     )
-    return Status(phase=phase, reason=reason, conditions=(succeeded,), attempts=(attempt(),) if begun else ())
+    attempts = (attempt(),) if begun else ()
+    if ended is not None:
+        attempts = (attempt(outcome=OutcomeType.FAILED, message=ended), attempt(2))
+    return Status(phase=phase, reason=reason, conditions=(succeeded,), attempts=attempts)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +86,16 @@ def status(phase: Phase, reason: str, message: str, *, begun: bool = False) -> S
             status(Phase.RUNNING, "Running", "Attempt 1 is running.", begun=True),
             "working on it",
             "is running",
+        ),
+        (
+            status(Phase.RUNNING, "Running", "Attempt 2 is running.", ended="The forge gave up."),
+            "working on it**\n\nAttempt 1 ended with the reason Because: The forge gave up.",
+            "is running",
+        ),
+        (
+            status(Phase.QUEUED, "Waiting", "as many run as `limits` allow", ended="The forge gave up."),
+            "Attempt 1 ended with the reason Because: The forge gave up.",
+            "limits",
         ),
         (
             status(Phase.RUNNING, "Cancelling", "The task is being cancelled.", begun=True),

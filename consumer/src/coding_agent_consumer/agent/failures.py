@@ -292,7 +292,7 @@ def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
     match error:
         case ModelAuthenticationError():
             # The answer itself is left out on purpose: it often repeats the key.
-            key = f"check {spec.setting}.api_key" if spec.takes_key else "it asks for a key"
+            key = f"check {spec.key_place}" if spec.key_place else "it asks for a key"
             return _failed(Reason.MODEL_REFUSED, f"{service} refused our key{status}: {key}.")
         case ModelNotFoundError():
             return _failed(

@@ -118,7 +118,7 @@ class ModelAgent:
         self, brief: Brief, workspace: Workspace, scrub: Scrub, on_step: OnStep, usage: RunUsage
     ) -> Outcome:
         try:
-            spec = model_spec(self.settings.llm)
+            spec = model_spec(self.settings)
             if self.gateway is not None:
                 spec = spec.through(self.gateway.url, self.gateway.credential)
         except SettingsError as error:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.retry import Clock, RetryPolicy, retry
-from coding_agent_core.settings.llm import LLM
+from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import host_of
@@ -41,11 +41,11 @@ LONGEST_WAIT = 120.0
 _NO_KEY = "not-set"
 """Sent if no key is configured: the SDKs want one, and would otherwise take it from the environment."""
 _VENDORS = {
-    "openai": ("api.openai.com", "OPENAI_API_KEY"),
-    "anthropic": ("api.anthropic.com", "ANTHROPIC_API_KEY"),
-    "google": ("generativelanguage.googleapis.com", "GEMINI_API_KEY"),
+    "openai": "api.openai.com",
+    "anthropic": "api.anthropic.com",
+    "google": "generativelanguage.googleapis.com",
 }
-"""The vendors' own hosts, which need a key, and the variable that gives it."""
+"""The vendors' own hosts, which need a key."""
 
 
 class Api(StrEnum):
@@ -67,6 +67,7 @@ class ModelSpec:
         context_length: tokens that fit its context.
         request_timeout: seconds without any data from the service.
         setting: name of the section that set it, for messages to people.
+        key_place: where the key is set, for messages to people; empty: the service takes none.
         gateway_url: base URL of the gateway that requests go to; `None`: to `base_url`.
     """
 
@@ -78,6 +79,7 @@ class ModelSpec:
     context_length: int
     request_timeout: float
     setting: str
+    key_place: str = ""
     stream: bool = True
     api_key: str | None = field(default=None, repr=False)
     gateway_url: str | None = None
@@ -90,11 +92,7 @@ class ModelSpec:
     @property
     def is_vendors_own(self) -> bool:
         """The vendor's own service, which knows parameters that compatible ones refuse."""
-        return self.provider in _VENDORS and self.host == _VENDORS[self.provider][0]
-
-    @property
-    def takes_key(self) -> bool:
-        return self.provider in _VENDORS
+        return self.provider in _VENDORS and self.host == _VENDORS[self.provider]
 
     @property
     def wire_format(self) -> WireFormat:
@@ -116,14 +114,15 @@ class ModelSpec:
         return replace(self, gateway_url=url + path, api_key=credential)
 
 
-def model_spec(llm: LLM) -> ModelSpec:
+def model_spec(settings: Settings) -> ModelSpec:
     """The model that the settings name.
 
     Raises:
         SettingsError: a vendor's own service without a key.
     """
+    llm = settings.llm
     chosen, url, vendor = getattr(llm, llm.provider), llm.address.rstrip("/"), _VENDORS.get(llm.provider)
-    is_own = vendor is not None and host_of(url) == vendor[0]
+    is_own = vendor is not None and host_of(url) == vendor
     match llm.provider:
         case "openai" if llm.openai.api != "auto":
             api = Api(llm.openai.api)
@@ -144,13 +143,13 @@ def model_spec(llm: LLM) -> ModelSpec:
         context_length=chosen.context_length,
         request_timeout=llm.request_timeout,
         setting=f"llm.{llm.provider}",
+        key_place="" if vendor is None else credential_place(settings, f"llm.{llm.provider}.api_key"),
         stream=(is_own or api is not Api.CHAT) if llm.stream is None else llm.stream,
         api_key=None if vendor is None else Secrets(chosen.api_key).first(),
     )
     if spec.is_vendors_own and spec.api_key is None:
-        variable = _VENDORS[spec.provider][1]
         raise SettingsError(
-            f"{spec.setting}.api_key is not set; set it, or {variable}, or choose another llm.provider"
+            f"{spec.setting}.api_key is not set; set {spec.key_place}, or choose another llm.provider"
         )
     return spec
 
@@ -164,8 +163,8 @@ def upstreams(settings: Settings) -> list[Upstream]:
     """
     cloud = settings.gateway.identity
     if cloud is not None:
-        _check_identity(settings.llm)
-    spec = model_spec(settings.llm)
+        _check_identity(settings)
+    spec = model_spec(settings)
     identity = WorkloadIdentity(cloud) if cloud is not None else None
     found = [Upstream(spec.wire_format, spec.base_url, spec.api_key, identity)]
     for name in _VENDORS:
@@ -194,15 +193,19 @@ def _spellings(model: str) -> tuple[str, ...]:
     return model, model.removesuffix("[1m]")
 
 
-def _check_identity(llm: LLM) -> None:
+def _check_identity(settings: Settings) -> None:
+    llm = settings.llm
     name, vendor = f"llm.{llm.provider}", _VENDORS.get(llm.provider)
-    if vendor is None or host_of(llm.address) == vendor[0]:
+    if vendor is None or host_of(llm.address) == vendor:
         raise SettingsError(
             f"gateway.identity opens a cloud's service, and {name} is not one: set {name}.base_url to the "
             "cloud's address, or remove gateway.identity"
         )
     if getattr(llm, llm.provider).api_key.configured:
-        raise SettingsError(f"{name}.api_key and gateway.identity are both set: remove one")
+        place = credential_place(settings, f"{name}.api_key")
+        raise SettingsError(
+            f"{name}.api_key and gateway.identity are both set: remove {place}, or the identity"
+        )
 
 
 def request_settings(spec: ModelSpec, conversation: str) -> ModelSettings:

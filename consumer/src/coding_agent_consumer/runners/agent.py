@@ -97,7 +97,7 @@ def runner_of(name: RunnerName, settings: Settings) -> Runner:
 def section_of(runner: Runner, settings: Settings) -> OpenAI | Anthropic | Google | Ollama | LMStudio:
     """The settings of the model that a runner's program asks for: those of the service with its format."""
     llm = settings.llm
-    own = runner.format is None or runner.format is model_spec(llm).wire_format
+    own = runner.format is None or runner.format is model_spec(settings).wire_format
     section: OpenAI | Anthropic | Google | Ollama | LMStudio
     section = getattr(llm, llm.provider if own or runner.format is None else runner.format.value)
     return section

@@ -109,10 +109,15 @@ def path(*values: str | int) -> str:
 
 @dataclass
 class Token:
-    """The token of one platform's configured installation, read again when its file changes."""
+    """The token of one platform's configured installation, read again when its file changes.
+
+    Attributes:
+        place: where a person sets it, for messages.
+    """
 
     platform: Platform
     secrets: Secrets = field(repr=False)
+    place: str
 
     def current(self) -> str:
         """The token to send now.
@@ -126,8 +131,7 @@ class Token:
             files = ", ".join(str(file) for file in self.secrets.settings.files)
             unreadable = f" ({files} cannot be read or is empty)" if files else ""
             raise (TokenMissingError if files else SettingsError)(
-                f"No token for {facts.title}{unreadable}: set `{self.platform}.personal_access_token` in the "
-                f"configuration file or the variable {facts.credential_variable}."
+                f"No token for {facts.title}{unreadable}: set {self.place}."
             )
         return value
 
@@ -293,7 +297,9 @@ class ForgeClient:
 
     def _problem(self, call: Call, response: httpx.Response, content: bytes) -> ForgeError:
         status, headers, now = response.status_code, response.headers, self.clock.now()
-        return forge_error(status, headers, content, what=call.what, host=self.host, now=now)
+        return forge_error(
+            status, headers, content, what=call.what, host=self.host, token=self.token.place, now=now
+        )
 
     def _unreachable(self, call: Call, error: Exception) -> ForgeUnavailableError:
         reason = str(error) or type(error).__name__

@@ -14,8 +14,9 @@ from coding_agent_core.forge.github import GitHubForge
 from coding_agent_core.forge.gitlab import GitLabForge
 from coding_agent_core.forge.pacing import Paced
 from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.platforms import FACTS, Platform
+from coding_agent_core.platforms import Platform
 from coding_agent_core.retry import Clock, RetryPolicy
+from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.tasks import Item
@@ -41,7 +42,7 @@ def connect_forge(
         SettingsError: no token is configured; the message names the setting and the variable.
     """
     section = settings.forge(platform)
-    token = Token(platform, Secrets(section.personal_access_token))
+    token = Token(platform, Secrets(section.personal_access_token), token_place(settings, platform))
     token.current()
 
     def client(headers: Mapping[str, str]) -> ForgeClient:
@@ -88,14 +89,16 @@ def connect_all(
         if problems:
             missing = all(isinstance(problem, TokenMissingError) for problem in problems)
             raise (TokenMissingError if missing else SettingsError)("\n".join(map(str, problems)))
-        names = " or ".join(
-            f"`{platform}.personal_access_token` ({FACTS[platform].credential_variable})"
-            for platform in Platform
-        )
+        names = " or ".join(token_place(settings, platform) for platform in Platform)
         raise SettingsError(f"No token for any forge: set {names}.")
     for problem in problems:
         _logger.warning("%s", problem)
     return found
+
+
+def token_place(settings: Settings, platform: Platform) -> str:
+    """Where a person sets the token of a platform."""
+    return credential_place(settings, f"{platform}.personal_access_token")
 
 
 def forge_of(forges: Mapping[str, Forge], item: Item) -> Forge:
@@ -109,6 +112,6 @@ def forge_of(forges: Mapping[str, Forge], item: Item) -> Forge:
         known = ", ".join(sorted(forges)) or "none"
         raise SettingsError(
             f"{item.display} is on {item.host}, which is not configured; configured with a token: {known}. "
-            f"See `{item.platform}.api_url` and `{item.platform}.personal_access_token`."
+            f"Set `{item.platform}.api_url`, and the token of that installation."
         )
     return forge

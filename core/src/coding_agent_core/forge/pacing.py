@@ -214,9 +214,21 @@ def asked_pause(
 
 
 def forge_error(
-    status: int, headers: Mapping[str, str], content: bytes, *, what: str, host: str, now: datetime
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes,
+    *,
+    what: str,
+    host: str,
+    token: str,
+    now: datetime,
 ) -> ForgeError:
-    """The error for an answer with a status of 300 or more; names in `headers` are in lower case."""
+    """The error for an answer with a status of 300 or more.
+
+    Args:
+        headers: with names in lower case.
+        token: where a person sets our token.
+    """
     message = message_of(content)
     detail = f": {message}" if message else ""
     if rate_limited(status, headers, content):
@@ -230,7 +242,8 @@ def forge_error(
         )
     if status in (401, 403):
         return ForgeRefusedError(
-            f"{host} refused {what} ({status}){detail}. Check the token and its permissions.", status=status
+            f"{host} refused {what} ({status}){detail}. Check the token and its permissions: {token}.",
+            status=status,
         )
     if status in (404, 410):
         return ForgeNotFoundError(

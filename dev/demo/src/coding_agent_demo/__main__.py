@@ -100,7 +100,7 @@ def _show(console: Console, world: World) -> None:
         raise DemoError(f"There are {seen.comments} comments on the issue; it should be one.")
     passed = next(line for line in tests.stderr.splitlines() if line.startswith("Ran "))
     console.print(f"The repository's own tests on that branch: {passed}, [green]OK[/green]")
-    counted = re.search(r"\d+ model requests, [^·\n]*(· cost [^·\n]*)?", seen.comment)
+    counted = re.search(r"\d+ model requests?, [^·\n]*(· cost [^·\n]*)?", seen.comment)
     console.print(f"The gateway counted: {counted[0].strip() if counted else 'nothing'}", highlight=False)
     noun = "Pull request" if world.forge == "github" else "Merge request"
     console.print(f"[bold green]{noun}:[/bold green] {seen.change_url}", soft_wrap=True)

@@ -217,8 +217,8 @@ class ReporterController:
         source = task.spec.source
         raise NotConfiguredError(
             f"The item is on {source.host}, which is not configured here. Hosts with a token: "
-            f"{', '.join(sorted(self._workers))}. See `{source.platform}.api_url` and "
-            f"`{source.platform}.personal_access_token`."
+            f"{', '.join(sorted(self._workers))}. Set `{source.platform}.api_url`, and the token of that "
+            "installation."
         )
 
 

@@ -6,17 +6,24 @@ The same task always gives the same report, so nothing is written when nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
 from typing import Any, Literal
 
-from coding_agent_core.agenttask import ANNOTATION_CANCELLED, Condition, OutcomeType, TaskResult
+from coding_agent_core.agenttask import (
+    ANNOTATION_CANCELLED,
+    AttemptStatus,
+    Condition,
+    OutcomeType,
+    TaskResult,
+    shown_attempt,
+)
 from coding_agent_core.forge.protocol import Comment
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.reasons import REASONS, PodReason
-from coding_agent_core.reporting import Links, Report, State, work_on
+from coding_agent_core.reporting import Links, Report, State, retry_cause
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase
 from coding_agent_core.usage import Usage
@@ -114,7 +121,7 @@ def report_of(
         state=State(
             uuid=task.uid,
             run=task.spec.run,
-            attempt=max(1, sum(attempt.counted for attempt in attempts)),
+            attempt=max(1, shown_attempt(attempts)),
             phase=phase,
             branch=branch,
             change_url=change,
@@ -126,7 +133,7 @@ def report_of(
         position=task.status.queue_position if phase is Phase.QUEUED else None,
         next_attempt=task.status.next_attempt_time,
         reason=condition.reason if condition and show_reason else None,
-        message=_message(task, phase, cause, pushed if change else None),
+        message=_message(task, phase, cause),
         summary=(result.summary or "") if result and phase.terminal else "",
         usage=usage or Usage(),
         pushed=pushed is not None,
@@ -161,32 +168,37 @@ def _checked(
     )
 
 
-def _message(task: Task, phase: Phase, cause: str, branch: str | None) -> str:
+def _message(task: Task, phase: Phase, cause: str) -> str:
     condition = task.status.condition("Succeeded")
-    if condition is None or (
-        condition.reason in _SAME_AS_PHASE and not (phase.terminal or phase is Phase.BACKOFF)
-    ):
+    if condition is None:
         return ""
-    message = _public(condition)
-    if phase is not Phase.CANCELLED:
-        return message
-    if message and cause:
-        message = f"{message.removesuffix('.')}: {cause}."
-    # Where there is no change yet, the comment names the branch on a line of its own.
-    return f"{message} {work_on(branch)}" if branch else message
+    if condition.reason in _SAME_AS_PHASE and not (phase.terminal or phase is Phase.BACKOFF):
+        return _retry_cause(task.status.attempts)
+    message = _public(condition.reason, condition.message)
+    if phase is Phase.CANCELLED and message and cause:
+        return f"{message.removesuffix('.')}: {cause}."
+    return message
 
 
-def _public(condition: Condition) -> str:
+def _retry_cause(attempts: Sequence[AttemptStatus]) -> str:
+    """Why there is another attempt; empty for the first one."""
+    last = next((attempt for attempt in reversed(attempts) if attempt.outcome is not None), None)
+    if last is None or last.reason is None:
+        return ""
+    return retry_cause(last.number, last.reason, _public(last.reason, last.message or ""))
+
+
+def _public(reason: str, message: str) -> str:
     """The message without what only administrators should see."""
-    if condition.reason == "Refused":
+    if reason == "Refused":
         return _JOB_REFUSED
-    if condition.reason in _ACTIVITIES:
+    if reason in _ACTIVITIES:
         # Why its pod does not end follows.
-        head, found, _ = condition.message.partition("; its attempt is ending.")
-        return f"{head}." if found else condition.message
-    if condition.reason in _CLUSTER_WORDS:
-        return f"{REASONS[condition.reason].message} {_DETAILS}"
-    return condition.message
+        head, found, _ = message.partition("; its attempt is ending.")
+        return f"{head}." if found else message
+    if reason in _CLUSTER_WORDS:
+        return f"{REASONS[reason].message} {_DETAILS}"
+    return message
 
 
 def _activity(phase: Phase, reason: str) -> str:

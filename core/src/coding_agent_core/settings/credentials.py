@@ -1,0 +1,50 @@
+"""Where a person sets a credential: in the configuration, or in a Secret that the chart mounts.
+
+The chart refuses the settings themselves (`CHART_SETS` in charts/schema.py), so a message that names only
+them sends people the wrong way.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import cast
+
+from coding_agent_core.settings.model import VARIABLES, Backend, Settings
+from coding_agent_core.settings.section import SecretSettings
+
+CHART_VALUES = {
+    "github.personal_access_token": "secrets.github.token",
+    "gitlab.personal_access_token": "secrets.gitlab.token",
+    "llm.openai.api_key": "secrets.model.apiKey",
+    "llm.anthropic.api_key": "secrets.model.apiKey",
+    "llm.google.api_key": "secrets.model.apiKey",
+    "webhook.github.secret": "secrets.webhook.github",
+    "webhook.gitlab.token": "secrets.webhook.gitlab",
+}
+"""The chart's value for each setting; beside it, `existingSecret` names a Secret of one's own."""
+
+
+def credential_place(settings: Settings, setting: str) -> str:
+    """Where to set a credential, for a sentence such as "check …".
+
+    On Kubernetes these are the Secret, its key and the chart's value, elsewhere the setting and its variable.
+
+    Args:
+        setting: dotted name, one of `CHART_VALUES`.
+    """
+    path = tuple(setting.split("."))
+    variable = next(name for name, at in VARIABLES.items() if at == path)
+    if settings.backend is not Backend.KUBERNETES:
+        return f"`{setting}` ({variable})"
+    given = cast("SecretSettings", reduce(getattr, path, cast("object", settings)))
+    if given.values and not given.files:
+        # The chart mounts files only: somebody's own settings, or a variable in the pod template.
+        return f"`{setting}` in the person's own settings, or {variable} in the pod's environment"
+    mounted = {file.name for file in given.files}
+    secrets = dict.fromkeys(
+        f"the key `{entry.key}` of the Secret `{entry.secret}`"
+        for entry in settings.operator.job.credentials
+        if entry.file in mounted
+    )
+    value = f"the chart's value `{CHART_VALUES[setting]}`"
+    return f"{' or '.join(secrets)} ({value})" if secrets else value

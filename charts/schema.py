@@ -14,6 +14,7 @@ from coding_agent_core.settings.model import Settings
 
 FOLDER = Path(__file__).parent
 TARGET = FOLDER / "coding-agent" / "values.schema.json"
+MOVED = FOLDER / "coding-agent" / "files" / "moved.yaml"
 
 CHART_SETS = {
     "queue.backend": "",
@@ -56,10 +57,66 @@ def values_schema() -> dict[str, Any]:
     definitions = settings.pop("$defs")
     for key in CHART_SETS:
         _remove(settings, definitions, key.split("."))
+    for key in yaml.safe_load(MOVED.read_text(encoding="utf-8")):
+        _let_through(settings, definitions, key.split("."))
     schema["properties"]["config"] = _tidy(settings)
     for name, definition in sorted(definitions.items()):
         schema["$defs"][f"Settings.{name}"] = _tidy(definition)
+    for definition in schema["$defs"].values():
+        _allow_null(definition)
+        _with_null(definition)
+    _allow_null(schema)
     return schema
+
+
+def _allow_null(node: Any) -> None:
+    """Let every value be null, which stands for its default; entries of lists cannot be null.
+
+    Helm itself removes null only where the chart has a default. After an upgrade with `--reuse-values` it
+    does not even do that: it takes the values of the installed release for the defaults.
+    """
+    if isinstance(node, list):
+        for entry in node:
+            _allow_null(entry)
+    if not isinstance(node, dict):
+        return
+    required = node.get("required", ())
+    for key, value in node.items():
+        if key in ("properties", "patternProperties"):
+            for name, found in value.items():
+                _allow_null(found)
+                if name not in required:
+                    _with_null(found)
+        elif key == "items" and "$ref" in value:
+            node[key] = {"allOf": [value, {"not": {"type": "null"}}]}
+        else:
+            _allow_null(value)
+            if key == "additionalProperties":
+                _with_null(value)
+
+
+def _with_null(node: Any) -> None:
+    """Add null to the types of this node. A reference stays: each definition takes null itself."""
+    if not isinstance(node, dict):
+        return
+    if "enum" in node and None not in node["enum"]:
+        node["enum"].append(None)
+    if "type" in node:
+        types = node["type"] if isinstance(node["type"], list) else [node["type"]]
+        node["type"] = types if "null" in types else [*types, "null"]
+    if "anyOf" in node and {"type": "null"} not in node["anyOf"]:
+        node["anyOf"].append({"type": "null"})
+
+
+def _let_through(settings: dict[str, Any], definitions: dict[str, Any], path: list[str]) -> None:
+    """Accept a setting that moved: `_validate.tpl` refuses it and says where it is now."""
+    node = settings
+    for part in path[:-1]:
+        below = node["properties"].setdefault(part, {})
+        if not below:
+            return
+        node = definitions[_reference(below).rsplit("/", 1)[-1]]
+    node["properties"][path[-1]] = {}
 
 
 def _tidy(node: Any) -> Any:

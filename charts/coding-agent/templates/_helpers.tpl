@@ -7,14 +7,50 @@ missing. Every template starts with this.
 {{- include "coding-agent.fill" (list .Values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
 {{- end -}}
 
-{{/* Maps that a person gives as one value stay as they are: null removes an entry from them. */}}
+{{/* In maps that a person gives as one value, null removes an entry. */}}
 {{- define "coding-agent.fill" -}}
 {{- $values := index . 0 -}}
 {{- range $key, $default := index . 1 -}}
   {{- if or (not (hasKey $values $key)) (kindIs "invalid" (get $values $key)) -}}
     {{- $_ := set $values $key $default -}}
-  {{- else if and (kindIs "map" $default) (not (has $key (list "resources" "behavior" "labels"))) -}}
-    {{- include "coding-agent.fill" (list (get $values $key) $default) -}}
+  {{- else if kindIs "map" $default -}}
+    {{- if not (has $key (list "resources" "behavior" "labels")) -}}
+      {{- include "coding-agent.fill" (list (get $values $key) $default) -}}
+    {{- end -}}
+    {{- if or (has $key (list "resources" "behavior" "labels" "config")) (not $default) -}}
+      {{- include "coding-agent.dropNulls" (get $values $key) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Removes null from a map and the maps in it, and maps that had nothing but null. In a pod template null has a meaning of
+its own.
+*/}}
+{{- define "coding-agent.dropNulls" -}}
+{{- $map := . -}}
+{{- range $key, $value := $map -}}
+  {{- if kindIs "invalid" $value -}}
+    {{- $_ := unset $map $key -}}
+  {{- else if and (kindIs "map" $value) $value (ne $key "pod_template") -}}
+    {{- include "coding-agent.dropNulls" $value -}}
+    {{- if not $value -}}
+      {{- $_ := unset $map $key -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" if a map has the dotted key. Call with (list map "a.b.c"). */}}
+{{- define "coding-agent.hasPath" -}}
+{{- $map := index . 0 -}}
+{{- $parts := splitList "." (index . 1) -}}
+{{- if and (kindIs "map" $map) (hasKey $map (first $parts)) -}}
+  {{- if rest $parts -}}
+    {{- include "coding-agent.hasPath" (list (get $map (first $parts)) (rest $parts | join ".")) -}}
+  {{- else -}}
+    true
   {{- end -}}
 {{- end -}}
 {{- end -}}

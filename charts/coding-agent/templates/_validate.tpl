@@ -2,6 +2,11 @@
 {{- define "coding-agent.validate" -}}
 {{- $forges := include "coding-agent.forges" . | fromJsonArray -}}
 {{- $problems := list -}}
+{{- range $old, $new := .Files.Get "files/moved.yaml" | fromYaml -}}
+  {{- if include "coding-agent.hasPath" (list $.Values.config $old) -}}
+    {{- $problems = append $problems (printf "config.%s: this setting moved; write instead: %s" $old $new) -}}
+  {{- end -}}
+{{- end -}}
 {{- range $kind, $field := dict "github" "token" "gitlab" "token" "model" "apiKey" -}}
   {{- $secret := index $.Values.secrets $kind -}}
   {{- $name := include "coding-agent.secretName" (list $ $kind) -}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,55 @@ def test_null_for_a_group_is_its_default() -> None:
     groups = [key for key, value in DEFAULTS.items() if isinstance(value, dict) and key != "secrets"]
     nulls = ",".join(f"{key}=null" for key in groups)
     assert render_text(file, values=GIVEN, more=("--set", nulls)) == render_text(file, values=GIVEN)
+
+
+def nulls(values: dict[str, Any]) -> dict[str, Any]:
+    """Null for every value, also for those of groups. In a map that is one value, null removes an entry."""
+    one_value = ("resources", "behavior", "labels")
+    return {
+        key: nulls(value)
+        if isinstance(value, dict) and any(value.values()) and key not in one_value
+        else None
+        for key, value in values.items()
+    }
+
+
+def settings_as_null(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
+    """Null for every setting that a node of the schema of `config` knows."""
+    found = [schema, *schema.get("anyOf", ())]
+    reference = next((entry["$ref"] for entry in found if "$ref" in entry), None)
+    if reference is not None:
+        return settings_as_null(definitions[reference.rsplit("/", 1)[-1]], definitions)
+    # What needs a value cannot be given without it.
+    properties = {} if "required" in schema else schema.get("properties", {})
+    return {name: settings_as_null(node, definitions) for name, node in properties.items()} or None
+
+
+def test_null_is_the_default_of_every_value_also_where_helm_knows_no_defaults(tmp_path: Path) -> None:
+    """As with `--reuse-values` after an installation with null: Helm removes null only beside a default."""
+    file = CHART / "ci" / "required-values.yaml"
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = nulls(DEFAULTS)
+    values["config"] = settings_as_null(schema["properties"]["config"], schema["$defs"])
+    given = tmp_path / "nulls.yaml"
+    values["secrets"] |= GIVEN["secrets"]
+    given.write_text(yaml.safe_dump(values))
+    assert render_without_defaults(tmp_path, {}, given, file) == render_text(file, values=GIVEN)
+
+
+def test_null_removes_an_entry_of_a_map_also_where_helm_knows_no_defaults(tmp_path: Path) -> None:
+    given = tmp_path / "nulls.yaml"
+    resources = {"requests": {"cpu": "1"}, "limits": {"memory": None}}
+    given.write_text(yaml.safe_dump({"operator": {"resources": resources}, "commonLabels": {"a": None}}))
+    text = render_without_defaults(tmp_path, {}, given, CHART / "ci" / "required-values.yaml")
+    [operator] = [
+        found
+        for found in yaml.safe_load_all(text)
+        if found and (found["kind"], found["metadata"]["name"]) == ("Deployment", "coding-agent-operator")
+    ]
+    [container] = operator["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == {"requests": {"cpu": "1"}}
+    assert "a" not in operator["metadata"]["labels"]
 
 
 def test_what_is_switched_off_stays_off_and_null_removes_an_entry_of_a_map() -> None:

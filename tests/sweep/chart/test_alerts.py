@@ -23,6 +23,7 @@ HEALTHY = {
     **{f'up{{{AGENT}, component="{name}"}}': "1x180" for name in ("receiver", "operator", "reporter")},
     f'coding_agent_queue_errors_total{{{AGENT}, platform="github"}}': "0x180",
     f'coding_agent_webhook_signature_failures_total{{{AGENT}, platform="github"}}': "0x180",
+    f'coding_agent_webhooks_processed_total{{{AGENT}, platform="github"}}': "0+6x180",
     f'coding_agent_webhook_response_seconds_bucket{{{AGENT}, le="0.1"}}': "0+6x180",
     f'coding_agent_webhook_response_seconds_bucket{{{AGENT}, le="+Inf"}}': "0+6x180",
     f"coding_agent_reconcile_errors_total{{{AGENT}}}": "0x180",
@@ -82,6 +83,36 @@ CASES = [
         {f'coding_agent_webhook_signature_failures_total{{{AGENT}, platform="github"}}': "0x59 20x120"},
         67,
         {"platform": "github"},
+    ),
+    *(
+        # One delivery with a wrong signature, and after it no webhook passes verification, or one does.
+        Case(
+            "CodingAgentWebhookSecretWrong",
+            {
+                f'coding_agent_webhook_signature_failures_total{{{AGENT}, platform="github"}}': "0x59 1x120",
+                f'coding_agent_webhooks_processed_total{{{AGENT}, platform="github"}}': processed,
+            },
+            minute,
+            labels,
+        )
+        for processed, minute, labels in (
+            ("0x180", 122, {"platform": "github"}),
+            ("0x180", 100, None),
+            ("0x89 1x90", 122, None),
+        )
+    ),
+    *(
+        Case(
+            "CodingAgentCredentialsRefused",
+            {f'coding_agent_tasks_ended_total{{{AGENT}, phase="Failed", reason="{reason}"}}': "0x59 1x120"},
+            63,
+            labels,
+        )
+        for reason, labels in (
+            ("ModelRefused", {"reason": "ModelRefused"}),
+            ("SecretMissing", {"reason": "SecretMissing"}),
+            ("CannotBeDone", None),
+        )
     ),
     Case(
         "CodingAgentWebhooksSlow",

@@ -23,6 +23,12 @@ class UnreachableError(PluginError):
     status = 75
 
 
+class ConfigurationError(PluginError):
+    """There is no usable kubeconfig; trying again does not help."""
+
+    status = 78
+
+
 class DeniedError(PluginError):
     """The API server refuses the person."""
 

@@ -1,12 +1,17 @@
-"""The command line: `kubectl agenttask COMMAND`. Exit status: 0, 1 (not as asked), 2, 75 or 77."""
+"""The command line: `kubectl agenttask COMMAND`. Exit status: 0, 1 (not as asked), 2, 75, 77 or 78."""
 
 from __future__ import annotations
 
 import argparse
 import gc
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+
+from coding_agent_core.tasks import RunnerName
+from coding_agent_core.usage import Allowance
 
 from kubectl_agenttask import PluginError, commands
 from kubectl_agenttask.cluster import ClusterAccess
@@ -165,6 +170,36 @@ def _add_run(one: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum number of attempts, 1 to 20 (default: the operator's setting)",
     )
+    one.add_argument(
+        "--runner",
+        choices=[name.value for name in RunnerName],
+        help="coding agent that does the work (default: as configured)",
+    )
+    one.add_argument(
+        "--budget",
+        type=_budget,
+        metavar="'N UNIT'",
+        help="what all attempts together may spend on the model, for example '2.50 USD' or '200000 tokens' "
+        "(default: as configured)",
+    )
+    one.add_argument(
+        "--ttl",
+        type=_between(0, 31_536_000),
+        metavar="S",
+        help="seconds after which the ended task is deleted (default: the operator's setting)",
+    )
+
+
+def _budget(text: str) -> Allowance:
+    number, unit = re.fullmatch(r"\s*([0-9.]*)\s*(.*?)\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    try:
+        if unit.lower() in ("token", "tokens"):
+            return Allowance(tokens=int(number))
+        return Allowance(amount=Decimal(number), currency=unit)
+    except (ValueError, InvalidOperation):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a budget: write for example '2.50 USD' or '200000 tokens'"
+        ) from None
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
+import yaml
 from coding_agent_core.agenttask import (
     GROUP,
     LABEL_ATTEMPT,
@@ -26,8 +27,9 @@ from coding_agent_core.tasks import Item
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException, NotFoundException
 
-from kubectl_agenttask import DeniedError, PluginError, UnreachableError
+from kubectl_agenttask import ConfigurationError, DeniedError, PluginError, UnreachableError
 
+_BAD_KUBECONFIG = (config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError)
 _TIMEOUT = 10
 """Seconds for one request."""
 _SILENCE = 86_400
@@ -62,7 +64,7 @@ class ClusterAccess:
         """As kubectl does: the flags, else `KUBECONFIG`, else ~/.kube/config, else the pod's account.
 
         Raises:
-            UnreachableError: there is no usable configuration.
+            ConfigurationError: there is no usable configuration.
         """
         named = kubeconfig or context or os.environ.get("KUBECONFIG")
         if not named and not Path("~/.kube/config").expanduser().exists() and _IN_CLUSTER.exists():
@@ -74,9 +76,9 @@ class ClusterAccess:
                 kubeconfig, context=context, persist_config=False
             )
             return ClusterAccess(api_client, namespace or _own_namespace(kubeconfig, context))
-        except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+        except _BAD_KUBECONFIG as error:
             why = str(error).rstrip(".")
-            raise UnreachableError(
+            raise ConfigurationError(
                 f"no usable kubeconfig: {why}. Give --kubeconfig FILE (and --context NAME) or set KUBECONFIG."
             ) from error
 

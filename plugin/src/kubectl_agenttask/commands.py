@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from coding_agent_core.admission import latest_of, runs_of
 from coding_agent_core.agenttask import LABEL_DEFAULTED, manifest, parse_spec
 from coding_agent_core.platforms import FACTS
-from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, item_of
+from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger, item_of
 from rich.console import Console
 
 from kubectl_agenttask import DeniedError, PluginError, UsageError, tables
@@ -100,6 +100,7 @@ def describe(session: Session, arguments: Namespace) -> None:
     parts = [
         ("Conditions", tables.CONDITIONS, tables.condition_rows(task, now)),
         ("Attempts", tables.ATTEMPTS, tables.attempt_rows(task)),
+        ("Hosts denied by the egress proxy", tables.DENIED, tables.denied_rows(task)),
         ("Models", tables.MODELS, tables.model_rows(task)),
         ("Transcripts", tables.TRANSCRIPTS, tables.transcript_rows(task)),
     ]
@@ -244,7 +245,11 @@ def run(session: Session, arguments: Namespace) -> None:
             "can run at the same time. GitLab shows the id in the project's menu (Copy project ID)."
         )
     request = TaskRequest(
-        item=item, user=arguments.user, url=arguments.url.strip(), trigger=_by_hand(session)
+        item=item,
+        user=arguments.user,
+        url=arguments.url.strip(),
+        trigger=_by_hand(session),
+        runner=None if arguments.runner is None else RunnerName(arguments.runner),
     )
     task = _next_task(
         session,
@@ -254,6 +259,10 @@ def run(session: Session, arguments: Namespace) -> None:
         model=arguments.model,
         instructions=arguments.instructions,
     )
+    if arguments.budget is not None:
+        task["spec"]["budget"] = arguments.budget.to_wire()
+    if arguments.ttl is not None:
+        task["spec"]["ttlSecondsAfterFinished"] = arguments.ttl
     _create(session, task, arguments.priority or 0)
 
 

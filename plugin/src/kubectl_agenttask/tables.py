@@ -19,6 +19,7 @@ Body = Mapping[str, Any]
 COLUMNS = ("NAME", "REPOSITORY", "ITEM", "PHASE", "ATTEMPT", "CHANGE", "REASON", "DURATION", "AGE")
 CONDITIONS = ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE")
 ATTEMPTS = ("NUMBER", "OUTCOME", "REASON", "STARTED", "TOOK", "COST", "MESSAGE")
+DENIED = ("ATTEMPT", "HOST", "TIMES")
 SPENT = ("ATTEMPTS", "REQUESTS", "TOKENS IN", "TOKENS OUT", "COST")
 MODELS = ("MODEL", "REQUESTS", "TOKENS IN", "TOKENS OUT", "COST")
 TRANSCRIPTS = ("ATTEMPT", "PLACE", "LINK")
@@ -118,6 +119,15 @@ def attempt_rows(task: Body) -> list[tuple[str, ...]]:
             _text(attempt, "message"),
         )
         for attempt in _list(task, "attempts")
+    ]
+
+
+def denied_rows(task: Body) -> list[tuple[str, ...]]:
+    """Rows of `DENIED`: hosts that an administrator would have to allow in `egress.allow`."""
+    return [
+        (_text(attempt, "number"), _text(denial, "host"), _text(denial, "count"))
+        for attempt in _list(task, "attempts")
+        for denial in attempt.get("denied") or ()
     ]
 
 
@@ -326,7 +336,7 @@ def show_table(to: Console, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_column(column, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    to.print(table)
+    _print(to, table)
 
 
 def show_facts(to: Console, facts: Sequence[tuple[str, str]]) -> None:
@@ -336,4 +346,14 @@ def show_facts(to: Console, facts: Sequence[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(Text(f"{name}:"), Text(value, style=_COLOURS.get(value.split(" ")[0], "")))
-    to.print(table)
+    _print(to, table)
+
+
+def _print(to: Console, table: Table) -> None:
+    """Print a table; in a pipe without the spaces that fill its last column, which can be hundreds."""
+    if to.is_terminal:
+        to.print(table)
+        return
+    with to.capture() as shown:
+        to.print(table)
+    to.file.writelines(f"{line.rstrip()}\n" for line in shown.get().splitlines())

@@ -45,7 +45,9 @@ def test_run_for_gitlab_says_what_the_projects_id_is_for(place: Place, plugin: P
 
 
 def test_limits_that_are_not_given_are_left_to_the_operator(place: Place, plugin: Plugin) -> None:
-    name = plugin("run", ISSUE, "--model", "small", "--instructions", "Be quick.").out.split()[1]
+    options = ("--model", "small", "--instructions", "Be quick.", "--runner", "codex")
+    limits = ("--budget", "2.50 USD", "--ttl", "60")
+    name = plugin("run", ISSUE, *options, *limits).out.split()[1]
     spec = place.task(name)["spec"]
     assert (spec["model"], spec["instructions"]) == ("small", "Be quick.")
     assert not {"timeoutSeconds", "maxAttempts"} & set(spec)
@@ -188,7 +190,7 @@ def test_no_cluster_and_no_context(place: Place, plugin: Plugin) -> None:
     file = place.folder / "nowhere"
     file.write_text(json.dumps(config))
     assert "does not answer" in plugin("list", "--kubeconfig", str(file), status=75).err
-    assert "--context NAME" in plugin("list", "--context", "none", status=75).err
+    assert "--context NAME" in plugin("list", "--context", "none", status=78).err
 
 
 def test_the_script_alone_is_the_same_program(plugin: Plugin, task: str) -> None:

@@ -79,7 +79,7 @@ DONE = task(
 def text(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     out = io.StringIO()
     show_table(console(out), columns, rows)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return out.getvalue()
 
 
 def test_list_is_a_line_for_each_task_oldest_first() -> None:
@@ -93,6 +93,31 @@ demo-issue-7-1a2b3c4d    octo/demo           #7     Succeeded   2/3       https:
 gitlab-9-mr-3-5e6f7a8b   group/sub/project   !3     New                                                                                12s
 """  # noqa: E501
     assert text(tables.COLUMNS, rows).strip() == golden.strip()
+
+
+def test_no_line_of_a_pipe_ends_in_spaces() -> None:
+    out = io.StringIO()
+    long = "x" * 250
+    show_table(console(out), ("NUMBER", "MESSAGE"), [("1", long), ("2", "short")])
+    show_facts(console(out), [("Name", "demo"), ("Summary", long)])
+    lines = out.getvalue().splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert [line for line in lines if "short" in line or "demo" in line] == [
+        "2        short",
+        "Name:      demo",
+    ]
+
+
+def test_hosts_that_the_egress_proxy_denied_are_shown() -> None:
+    denied = task(
+        "demo",
+        "2026-11-25T12:00:00Z",
+        attempts=[
+            {"number": 1, "denied": [{"host": "a.example.com", "count": 3}]},
+            {"number": 2},
+        ],
+    )
+    assert tables.denied_rows(denied) == [("1", "a.example.com", "3")]
 
 
 def test_describe_shows_what_the_repository_asked_for() -> None:

@@ -43,6 +43,24 @@
 {{- if and (include "coding-agent.s3Enabled" .) (not (dig "context_storage" "s3" "bucket" "" .Values.config)) -}}
   {{- $problems = append $problems "config.context_storage.s3.bucket: required because secrets.s3 is set; set the bucket, or remove secrets.s3" -}}
 {{- end -}}
+{{- if not (include "coding-agent.userConfigKey" .) -}}
+  {{- $llm := .Values.config.llm | default dict -}}
+  {{- $spoken := list (include "coding-agent.modelProvider" .) -}}
+  {{- range $vendor := list "anthropic" "google" "openai" -}}
+    {{- if (get $llm $vendor | default dict).api_key -}}{{- $spoken = append $spoken $vendor -}}{{- end -}}
+  {{- end -}}
+  {{- range dig "gateway" "fallbacks" list .Values.config -}}{{- $spoken = append $spoken .format -}}{{- end -}}
+  {{- $consumer := .Values.config.consumer | default dict -}}
+  {{- $runners := dict "consumer.runner" (list ($consumer.runner | default "")) "consumer.runners" (values ($consumer.runners | default dict)) "repository_environment.runners" (dig "repository_environment" "runners" list .Values.config) -}}
+  {{- range $setting, $names := $runners -}}
+    {{- range $name := $names -}}
+      {{- $vendor := get (dict "claude-code" "anthropic" "codex" "openai" "gemini" "google" "opencode" "openai") $name -}}
+      {{- if and $vendor (not (has $vendor $spoken)) -}}
+        {{- $problems = append $problems (printf "config.%s: %s speaks only the format of %s; set config.llm.provider to %s, with its key in secrets.model, or another runner" $setting $name $vendor $vendor) -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
 {{- $fullname := include "coding-agent.fullname" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
   {{- $key := ternary "fullnameOverride" (ternary "nameOverride" "fullnameOverride" (ne .Values.nameOverride "")) (ne .Values.fullnameOverride "") -}}

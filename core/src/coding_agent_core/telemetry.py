@@ -22,12 +22,16 @@ from prometheus_client import (
     GCCollector,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     start_http_server,
 )
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import Logging
 from coding_agent_core.usage import OTHER_MODELS, Usage
+
+# They double the number of series, and no query uses them.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _logger = logging.getLogger("coding_agent.metrics")
 _CONTEXT: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("coding_agent_log_context", default=())

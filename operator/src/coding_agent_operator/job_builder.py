@@ -122,8 +122,15 @@ def why_unusable(claim: Body) -> str | None:
     """Why no further pod can use this claim; `None` if one can, perhaps when it has a volume. Pure."""
     if claim["metadata"].get("deletionTimestamp"):
         return "it is being deleted"
-    if (claim.get("status") or {}).get("phase") == "Lost":
+    phase, spec = (claim.get("status") or {}).get("phase"), claim["spec"]
+    if phase == "Lost":
         return "its volume is gone; delete the claim"
+    if phase == "Pending" and not spec.get("storageClassName") and not spec.get("volumeName"):
+        # The API server fills in the default class when a claim is created, and later if there is one then.
+        return (
+            "it has no volume, and the cluster has no default StorageClass that could make one; set "
+            "`operator.job.cache.storage_class` and delete the claim, or create a volume for it"
+        )
     return None
 
 

@@ -65,6 +65,14 @@ IMPOSSIBLE = [
     ("fullnameOverride=Foo_Bar", 'fullnameOverride: "Foo_Bar" is not a valid object name'),
     ("ingress.enabled=true", "ingress.host: "),
     ("httpRoute.enabled=true", "httpRoute.parentRefs: "),
+    (
+        "config.consumer.runner=claude-code",
+        "config.consumer.runner: claude-code speaks only the format of anthropic",
+    ),
+    (
+        "config.consumer.runners.acme/a=gemini",
+        "config.consumer.runners: gemini speaks only the format of google",
+    ),
     ("receiver.enabled=false,ingress.enabled=true", "ingress.enabled: it needs the receiver"),
     ("receiver.enabled=false,httpRoute.enabled=true", "httpRoute.enabled: it needs the receiver"),
     ("polling.enabled=true", "config.github.owner: "),

@@ -241,7 +241,7 @@ async def test_the_files_runner_counts_unless_the_task_names_one(
         given,
         make_agent=make_agent,
         repository_environment=ALLOWED,
-        consumer={"runner": "opencode", "runners": {REPOSITORY: "claude-code"}},
+        consumer={"runner": "opencode", "runners": {REPOSITORY: "command"}, "command": ["true"]},
     )
     assert outcome.reason is Reason.COMPLETED, outcome.message
     assert seen == [used]

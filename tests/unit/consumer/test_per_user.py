@@ -266,7 +266,10 @@ def test_instructions_of_the_user_and_of_the_task_are_added_to_ours() -> None:
 
 def test_the_task_then_the_repository_then_the_installation_name_the_coding_agent() -> None:
     ours = Settings.model_validate(
-        {"consumer": {"runner": "codex", "runners": {"acme/shop": "claude-code", "acme/other": "gemini"}}}
+        {
+            "consumer": {"runner": "codex", "runners": {"acme/shop": "claude-code", "acme/other": "gemini"}},
+            "llm": {"anthropic": {"api_key": "k"}, "google": {"api_key": "k"}},
+        }
     )
     assert with_task_options(ours, ITEM, runner=RunnerName.OPENCODE).consumer.runner == "opencode"
     assert with_task_options(ours, ITEM).consumer.runner == "claude-code"

@@ -24,8 +24,9 @@ from coding_agent_consumer.runners.programs import RUNNERS, command_runner
 from coding_agent_consumer.workspace.protocol import ProcessResult
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.reasons import Reason
-from coding_agent_core.settings.model import Settings
+from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
 from coding_agent_core.tasks import RunnerName, item_of
+from pydantic import ValidationError
 
 RECORDED = Path(__file__).parent / "recorded"
 COMMAND = "echo made > made.txt; cat made.txt"
@@ -232,8 +233,15 @@ def test_a_runner_that_cannot_work_says_which_setting_to_change(
 )
 def test_a_program_does_not_start_with_a_runner_that_cannot_work(section: dict[str, object]) -> None:
     check_model(Settings.model_validate({"llm": ANTHROPIC, **section}))
-    with pytest.raises(SettingsError, match="repository_environment"):
-        check_model(Settings.model_validate({"llm": OPENAI, **section}))
+    with pytest.raises(ValidationError, match="claude-code speaks only the format of anthropic"):
+        Settings.model_validate({"llm": OPENAI, **section})
+    keyed = Settings.model_validate({"llm": {**OPENAI, "anthropic": {"api_key": "k"}}, **section})
+    check_model(keyed)
+    assert Settings.model_validate({"llm": OPENAI, "user_config_api": {"enabled": True}, **section})
+
+
+def test_the_settings_know_the_format_of_every_runner() -> None:
+    assert {name: runner.format for name, runner in RUNNERS.items()} == RUNNER_FORMATS
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ def test_tokens_and_cost_add_up_by_repository_and_model() -> None:
     assert value(registry, "cost", model="qwen3", currency="USD") is None
 
 
+def test_no_series_says_when_another_was_created() -> None:
+    registry = CollectorRegistry()
+    UsageMetrics(registry).count("acme/pricing", USED)
+    names = {sample.name for metric in registry.collect() for sample in metric.samples}
+    assert names == {f"coding_agent_model_{name}_total" for name in ("requests", "tokens", "cost")}
+
+
 def test_an_attempt_with_several_models_counts_for_each() -> None:
     registry = CollectorRegistry()
     UsageMetrics(registry).count("acme/pricing", USED.plus(USED.model_copy(update={"model": "qwen3"})))

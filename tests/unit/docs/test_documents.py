@@ -180,6 +180,16 @@ def test_what_is_to_be_looked_for_in_logs_is_logged() -> None:
     assert [entry for entry in sorted(wanted) if entry.lower() not in source] == []
 
 
+def test_no_example_replaces_the_whole_system_prompt_with_a_sentence() -> None:
+    files = [
+        *DOCS.glob("*.md"),
+        *ROOT.glob("charts/coding-agent/**/*.yaml"),
+        *ROOT.glob("dev/compose/**/*.yaml"),
+    ]
+    taught = [str(file) for file in files if re.search(r"system_prompt: *\S", file.read_text())]
+    assert taught == []
+
+
 def test_pictures_are_light() -> None:
     heavy = [str(file) for file in (DOCS / "images").iterdir() if file.stat().st_size > 200_000]
     assert heavy == []

@@ -196,12 +196,16 @@ async def test_variables_of_the_template_stay() -> None:
     [
         ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, "being deleted"),
         ({"status": {"phase": "Lost"}}, "volume is gone"),
+        ({"status": {"phase": "Pending"}}, "no default StorageClass"),
     ],
 )
 async def test_an_attempt_starts_without_a_claim_that_is_of_no_use(broken: dict[str, Any], why: str) -> None:
     good = claim_for(task().spec.item, Cache())
     claim = {**good, **broken, "metadata": {**good["metadata"], **broken.get("metadata", {})}}
     assert why_unusable(good) is None
+    pending = {**good, "status": {"phase": "Pending"}}
+    for key in ("storageClassName", "volumeName"):
+        assert why_unusable({**pending, "spec": {**good["spec"], key: "x"}}) is None
     spec, message = await pod(Claims(claim))
     assert why in message
     assert not any("persistentVolumeClaim" in volume for volume in spec["volumes"])

@@ -24,6 +24,7 @@ from coding_agent_core.settings.forges import GitHub, GitLab, Labels, Webhook
 from coding_agent_core.settings.llm import LLM, GatewaySettings
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
 from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
+from coding_agent_core.tasks import RunnerName
 
 
 class Backend(StrEnum):
@@ -182,6 +183,32 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _runners_have_a_model(self) -> Settings:
+        """Refuse a runner whose program cannot speak to any configured service.
+
+        With per-user settings each person may have a service of their own.
+        """
+        if self.user_config_api.enabled:
+            return self
+        own = self.llm.provider if self.llm.provider in ("anthropic", "google") else "openai"
+        keyed = (name for name in RUNNER_FORMATS.values() if getattr(self.llm, name).api_key.configured)
+        spoken = {own, *keyed, *(fallback.format for fallback in self.gateway.fallbacks)}
+        given = {
+            "consumer.runner": [self.consumer.runner],
+            "consumer.runners": self.consumer.runners.values(),
+            "repository_environment.runners": self.repository_environment.runners,
+        }
+        for setting, names in given.items():
+            for name in names:
+                vendor = RUNNER_FORMATS.get(name)
+                if vendor is not None and vendor not in spoken:
+                    raise ValueError(
+                        f"{setting}: {name} speaks only the format of {vendor}, and llm.provider "
+                        f"{self.llm.provider} does not; set llm.provider to {vendor}, or another runner"
+                    )
+        return self
+
     @property
     def backend(self) -> Backend:
         """The queue in force: `queue.backend` wins over `use_rabbitmq`."""
@@ -216,6 +243,14 @@ class Settings(Section):
         """The configured host of each platform."""
         return {platform: self.forge(platform).host for platform in Platform}
 
+
+RUNNER_FORMATS = {
+    RunnerName.CLAUDE_CODE: "anthropic",
+    RunnerName.CODEX: "openai",
+    RunnerName.GEMINI: "google",
+    RunnerName.OPENCODE: "openai",
+}
+"""The wire format that a runner's program speaks, by the name of the vendor's section in `llm`."""
 
 VARIABLES: dict[str, tuple[str, ...]] = {
     "TASK_SOURCE": ("task_source",),

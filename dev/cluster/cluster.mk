@@ -2,7 +2,7 @@
 CLUSTER ?= $(PY) -m coding_agent_cluster
 
 .PHONY: control-plane control-plane-down test-parts
-.PHONY: cluster cluster-down cluster-status node-parts sweep-parts images
+.PHONY: cluster cluster-down cluster-status node-parts sweep-parts images try
 
 control-plane: venv ## start an API server with its controllers but no node; prints KUBECONFIG=FILE
 	@$(CLUSTER) control-plane up
@@ -19,8 +19,11 @@ cluster-down: venv ## stop the cluster and remove everything that it left
 cluster-status: venv ## show what runs, and how to point kubectl at it
 	@$(CLUSTER) status
 
-images: venv ## build the images and load them into the cluster's node
+images: venv ## build the images and load them into the cluster's node; `make try` then installs them
 	@$(CLUSTER) images
+
+try: venv ## start the whole system in a cluster, with a sandbox forge and a scripted model; prints the address to open (Linux, root)
+	@$(CLUSTER) try
 
 # Built before the tests rather than by the first one that needs them: each test has a time limit.
 test-parts: venv

@@ -242,7 +242,7 @@ class SshSigner:
         Raises:
             SettingsError: the file cannot be read, or has no usable key.
         """
-        setting = f"`consumer.commits.signing_key`: {file}"
+        setting = f"`consumer.commits.signing_key` (the chart's value `attempts.signing`): {file}"
         try:
             key = load_ssh_private_key(file.read_bytes(), password=None)
         except OSError as error:

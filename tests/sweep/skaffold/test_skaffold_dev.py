@@ -1,15 +1,14 @@
-"""What `skaffold dev` puts into a cluster works: the steps of skaffold.yaml by kubectl and helm (C6)."""
+"""What `skaffold dev` and `make try` put into a cluster works."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 from coding_agent_cluster.errors import NotReadyError
+from coding_agent_cluster.trial import configuration, manifests, release_arguments
 from coding_agent_cluster.wait import until
 
 from tests.chart.release import Release
@@ -18,8 +17,7 @@ from tests.fixtures.cluster import ClusterUnderTest
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
 
-ROOT = Path(__file__).resolve().parents[3]
-CONFIG = yaml.safe_load((ROOT / "skaffold.yaml").read_text(encoding="utf-8"))
+CONFIG = configuration()
 REPOSITORY = "/api/v3/repos/acme/pricing"
 ISSUE = f"{REPOSITORY}/issues/1"
 
@@ -31,23 +29,11 @@ def built(images: dict[str, str]) -> dict[str, str]:
 
 def deploy(release: Release, images: dict[str, str]) -> None:
     """Raw manifests with the images put in, then the chart with the values that name them."""
-    for path in CONFIG["manifests"]["rawYaml"]:
-        text = (ROOT / path).read_text(encoding="utf-8")
-        if "kind: Namespace" in text:
-            continue  # the test has one of its own, of the same Pod Security level
-        for name, image in images.items():
-            text = text.replace(f"image: {name}\n", f"image: {image}\n")
-        release.kubectl("apply", "-f", "-", stdin=text)
-    [given] = CONFIG["deploy"]["helm"]["releases"]
-    flags = []
-    for key, template in given["setValueTemplates"].items():
-        name = next(n for n in images if f"_{n.replace('-', '_')}}}" in template)
-        repository, _, tag = images[name].rpartition(":")
-        flags += ["--set-string", f"{key}={repository if 'IMAGE_REPO' in template else tag}"]
-    for file in given["valuesFiles"]:
-        flags += ["--values", str(ROOT / file)]
+    for text in manifests(CONFIG, images):
+        if "kind: Namespace" not in text:  # the test has one of its own, of the same Pod Security level
+            release.kubectl("apply", "-f", "-", stdin=text)
     release.take_crd()
-    release.helm("install", given["name"], str(ROOT / given["chartPath"]), *flags, "--wait", "--timeout=240s")
+    release.helm("install", *release_arguments(CONFIG, images), "--wait", "--timeout=240s")
 
 
 def deliveries(person: httpx.Client) -> list[dict[str, Any]]:

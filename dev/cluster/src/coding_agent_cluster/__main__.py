@@ -5,7 +5,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from coding_agent_cluster import base_image, build, cluster, envoy, images, parts, paths, sandbox, standalone
+from coding_agent_cluster import (
+    base_image,
+    build,
+    cluster,
+    envoy,
+    images,
+    parts,
+    paths,
+    sandbox,
+    standalone,
+    trial,
+)
 from coding_agent_cluster.errors import ClusterError, MachineError
 from coding_agent_cluster.progress import note
 
@@ -24,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
         ("up", "start a cluster with one node"),
         ("down", "stop the cluster and remove everything that it left"),
         ("status", "show what runs"),
+        ("try", "start the whole system in the cluster, with a sandbox forge and a scripted model"),
     ):
         whole = commands.add_parser(name, help=help_text)
         whole.add_argument(
@@ -98,6 +110,14 @@ def _images(options: argparse.Namespace) -> None:
         note(f"The cluster {options.name} is not running: the images are built, no node has them yet.")
 
 
+def _try(options: argparse.Namespace) -> None:
+    running, address = trial.start(options.name)
+    note("Point kubectl at it with the line KUBECONFIG=… below (export it); `make cluster-down` ends it.")
+    note(f"Open {address} and put the label `coding agent` on an issue.")
+    print(f"KUBECONFIG={running.kubeconfig}")
+    print(address)
+
+
 def _prepare(options: argparse.Namespace) -> None:
     names: Sequence[str] = parts.TESTS[options.tier]
     if options.tier == "test":
@@ -137,6 +157,7 @@ COMMANDS = {
     "status": _status,
     "control-plane": _control_plane,
     "images": _images,
+    "try": _try,
     "prepare": _prepare,
     "build": _build,
 }

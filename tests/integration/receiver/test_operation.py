@@ -1,6 +1,7 @@
 """S7, S8, S9: health, metrics, and starting."""
 
 import asyncio
+import logging
 from datetime import datetime, timedelta
 
 import httpx
@@ -145,7 +146,8 @@ def test_a_server_without_any_secret_refuses_to_start():
         run(Settings(), RecordingSink())
 
 
-def test_a_forge_without_a_secret_is_warned_about(caplog):
+def test_a_forge_without_a_secret_is_named(caplog):
+    caplog.set_level(logging.INFO)
     create_app(settings(gitlab={"token": ""}), RecordingSink())
     assert "GitLab webhooks are all answered 401" in caplog.text
     assert "GitHub webhooks" not in caplog.text

@@ -49,7 +49,9 @@ def test_limits_that_are_not_given_are_left_to_the_operator(place: Place, plugin
     limits = ("--budget", "2.50 USD", "--ttl", "60")
     name = plugin("run", ISSUE, *options, *limits).out.split()[1]
     spec = place.task(name)["spec"]
-    assert (spec["model"], spec["instructions"]) == ("small", "Be quick.")
+    assert (spec["model"], spec["instructions"], spec["runner"]) == ("small", "Be quick.", "codex")
+    budget = {"amount": "2.50", "currency": "USD"}
+    assert (spec["budget"], spec["ttlSecondsAfterFinished"]) == (budget, 60)
     assert not {"timeoutSeconds", "maxAttempts"} & set(spec)
 
 

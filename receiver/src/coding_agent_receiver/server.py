@@ -293,6 +293,11 @@ class LimitedHttp(HttpToolsProtocol):
         self._since = self.loop.time()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # uvicorn would add the trailers of a chunked body to the headers, after they were checked.
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._end_deadline()

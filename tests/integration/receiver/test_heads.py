@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, ExitStack
 import pytest
 from coding_agent_receiver import server
 
-from tests.fixtures.deliveries import RecordingSink, github_issue
+from tests.fixtures.deliveries import RecordingSink, encode, github_headers, github_issue
 from tests.fixtures.receiver import Receiver
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -77,6 +77,18 @@ async def test_a_second_head_on_a_connection_is_limited_too(
     monkeypatch.setattr(server, "HEAD_TIME", 0.2)
     connection[1].write(second)
     assert (await rest(connection)).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_trailers_of_a_body_are_no_headers(receiver: Receiver, sink: RecordingSink) -> None:
+    body = encode(github_issue(number=78))
+    headers = github_headers(body, "issues", "d-78")
+    event = headers.pop("X-GitHub-Event")
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    start = START + f"Connection: close\r\nTransfer-Encoding: chunked\r\n{head}\r\n".encode()
+    end = b"\r\n0\r\nX-GitHub-Event: %s\r\n\r\n" % event.encode()
+    connection = await connect(receiver, start + b"%x\r\n" % len(body) + body + end)
+    assert (await rest(connection)).startswith(b"HTTP/1.1 400 ")
+    assert sink.submitted == []
 
 
 @pytest.mark.parametrize("limit", ["CONNECTIONS", "CONNECTIONS_OF_ADDRESS"])

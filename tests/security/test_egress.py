@@ -21,7 +21,8 @@ from tests.integration.chart.test_metadata_addresses import METADATA
 _OTHER_FORMS = {
     "64:ff9b::a9fe:a9fe": "through NAT64",
     "2002:a9fe:a9fe::1": "6to4",
-    "::ffff:169.254.169.254": "",
+    "::ffff:169.254.169.254": "IPv4-mapped",
+    "::169.254.169.254": "IPv4-compatible, which is deprecated",
 }
 """Of 169.254.169.254, in IPv6."""
 _CLOUDS = {f"m{number}.cloud.inside": address for number, address in enumerate([*METADATA, *_OTHER_FORMS])}

@@ -39,7 +39,7 @@ Call with (list $ CIDRS BLOCKED).
 {{/* The API server may well be in a private network; metadata services are never it. */}}
 {{- define "coding-agent.apiServerRule" -}}
 - to:
-    {{- include "coding-agent.peers" (list . .Values.networkPolicy.apiServer.cidrs (list "169.254.0.0/16" "168.63.129.16/32" "fe80::/10" "fd00:ec2::254/128")) | nindent 4 }}
+    {{- include "coding-agent.peers" (list . .Values.networkPolicy.apiServer.cidrs (list "169.254.0.0/16" "168.63.129.16/32" "192.0.0.192/32" "fe80::/10" "fd00:ec2::254/128")) | nindent 4 }}
   ports:
     {{- include "coding-agent.ports" .Values.networkPolicy.apiServer.ports | nindent 4 }}
 {{- end -}}

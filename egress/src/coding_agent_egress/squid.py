@@ -19,28 +19,22 @@ from coding_agent_core.settings.attempts import S3, ParentProxy
 from coding_agent_core.settings.model import Settings
 
 NEVER = (
-    *("169.254.0.0/16", "168.63.129.16", "100.100.100.200", "fe80::/10"),
+    *("169.254.0.0/16", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fe80::/10"),
     *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),
-    *("64:ff9b::a9fe:0/112", "64:ff9b:1::/48", "2002:a9fe::/32"),
+    *("64:ff9b::a9fe:0/112", "64:ff9b:1::/48", "2002:a9fe::/32", "::a9fe:0/112"),
 )
-"""Link-local addresses and the metadata services of clouds, which give out credentials of the node; the last
-three are ways to write the first in IPv6 (RFC 6052, RFC 8215, RFC 3056)."""
+"""Link-local addresses and the metadata services of clouds, which give out credentials of the node;
+192.0.0.192 is Oracle's. The last four are ways to write the first in IPv6 (RFC 6052, RFC 8215, RFC 3056, RFC 4291)."""
 PRIVATE = (
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.0.0.0/24"),
     *("192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),
-    *(
-        "::/128",
-        "::1/128",
-        "64:ff9b::/96",
-        "64:ff9b:1::/48",
-        "2002::/16",
-        "fc00::/7",
-        "fe80::/10",
-        "ff00::/8",
-    ),
     *("169.254.0.0/16", "168.63.129.16"),
+    *("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32"),
+    *("2002::/16", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
 )
-"""Addresses that are not public (https://www.iana.org/assignments/iana-ipv4-special-registry)."""
+"""Addresses that are not public (https://www.iana.org/assignments/iana-ipv4-special-registry and
+https://www.iana.org/assignments/iana-ipv6-special-registry), and deprecated forms that a host may still
+route: IPv4-compatible (RFC 4291), IPv4-translated (RFC 2765) and site-local addresses (RFC 3879)."""
 IDENTIFY = "coding_agent_egress.identify"
 PAGES = {
     "ERR_EGRESS_HOST": "The egress proxy denies %H: it is not in the list of allowed hosts."

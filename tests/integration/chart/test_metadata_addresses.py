@@ -19,6 +19,7 @@ METADATA = {
     "169.254.170.23": "AWS: EKS Pod Identity",
     "168.63.129.16": "Azure: the wire server, a public address",
     "100.100.100.200": "Alibaba Cloud",
+    "192.0.0.192": "Oracle: the address of older images",
     "fd00:ec2::254": "AWS",
     "fd00:ec2::23": "AWS: EKS Pod Identity",
     "fd20:ce::254": "Google Cloud",
@@ -48,7 +49,11 @@ def test_no_policy_lets_a_pod_reach_a_metadata_service(file: Path) -> None:
 def test_the_check_sees_a_policy_that_allows_it() -> None:
     everything = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}]}
     [block] = blocks(everything)
-    assert [address for address in METADATA if holds(block, address)] == ["168.63.129.16", "100.100.100.200"]
+    assert [address for address in METADATA if holds(block, address)] == [
+        "168.63.129.16",
+        "100.100.100.200",
+        "192.0.0.192",
+    ]
 
 
 def blocks(rule: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -42,6 +42,29 @@ def test_no_link_is_followed_and_nothing_but_files_is_read(shared: Path, tmp_pat
     assert stat.S_ISREG((tmp_path / "pip/http-v2/a").lstat().st_mode)
 
 
+@pytest.mark.parametrize("link", ["npm", "npm/_cacache"])
+def test_a_package_managers_folder_that_is_a_link_is_left_out(
+    shared: Path, tmp_path: Path, link: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (shared / link).rename(elsewhere)
+    (shared / link).symlink_to(elsewhere)
+    init_containers.copy_packages(shared, tmp_path)
+    assert not (tmp_path / "npm").exists()
+    assert (tmp_path / "pip").exists()
+
+
+def test_a_folder_that_is_nested_too_deeply_is_left_out(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shared / "pip" / "/".join("d" * 150)).mkdir(parents=True)
+    init_containers.copy_packages(shared, tmp_path)
+    assert "left out pip: its folders are nested too deeply" in capsys.readouterr().out
+    assert not (tmp_path / "pip").exists()
+    assert not (tmp_path / ".part").exists()
+    assert (tmp_path / "npm").exists()
+
+
 @pytest.mark.parametrize("limit", ["_BYTES", "_FILES", "_SECONDS"])
 def test_a_folder_is_copied_whole_or_not_at_all(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str

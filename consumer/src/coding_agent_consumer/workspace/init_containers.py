@@ -55,6 +55,8 @@ _FILES = 100_000
 """Limits for the folder of one package manager."""
 _SECONDS = 80.0
 """For all package managers. The attempt waits for it."""
+_DEPTH = 100
+"""Folders inside each other. Whoever writes to the cache chooses the depth, and Python's stack is finite."""
 
 
 class CannotCopyError(Exception):
@@ -148,7 +150,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class TooLargeError(Exception):
-    """The rest of the copy would exceed a limit."""
+    """The rest of the copy would exceed a limit; the message says which."""
 
 
 @dataclass
@@ -167,16 +169,21 @@ class Limit:
         self.bytes -= size
         self.files -= 1
         if self.bytes < 0 or self.files < 0 or time.monotonic() > self.until:
-            raise TooLargeError
+            raise TooLargeError("it is too large")
 
 
-def _copy_tree(source: Path, target: Path, limit: Limit) -> None:
+def _copy_tree(source: Path, target: Path, limit: Limit, depth: int = _DEPTH) -> None:
     """Copy a tree: folders, files and symbolic links as they are; what vanishes meanwhile is left out.
+
+    Args:
+        depth: folders that may still be inside each other.
 
     Raises:
         TooLargeError: the limit is reached.
         OSError: it cannot be written.
     """
+    if depth == 0:
+        raise TooLargeError("its folders are nested too deeply")
     target.mkdir(parents=True)
     with os.scandir(source) as entries:
         for entry in entries:
@@ -187,11 +194,24 @@ def _copy_tree(source: Path, target: Path, limit: Limit) -> None:
                 if stat.S_ISLNK(status.st_mode):
                     to.symlink_to(os.readlink(entry.path))
                 elif stat.S_ISDIR(status.st_mode):
-                    _copy_tree(Path(entry.path), to, limit)
+                    _copy_tree(Path(entry.path), to, limit, depth - 1)
                 elif stat.S_ISREG(status.st_mode):
                     shutil.copy2(entry.path, to, follow_symlinks=False)
             except (FileNotFoundError, PermissionError):
                 continue
+
+
+def _is_real_folder(root: Path, name: str) -> bool:
+    """Whether the path below the root is a folder without a symbolic link on the way to it."""
+    path = root
+    for part in Path(name).parts:
+        path /= part
+        try:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                return False
+        except OSError:
+            return False
+    return True
 
 
 def copy_packages(source: Path, target: Path) -> None:
@@ -200,15 +220,13 @@ def copy_packages(source: Path, target: Path) -> None:
         part = target / ".part"
         limit = Limit(_BYTES, _FILES, time.monotonic() + _SECONDS / len(FOLDERS))
         try:
-            if not (source / name).is_dir():
+            if not _is_real_folder(source, name):
                 continue
             _copy_tree(source / name, part, limit)
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             part.rename(target / name)
             print(f"copied {name}: {_FILES - limit.files} entries, {(_BYTES - limit.bytes) >> 20} MiB")
-        except TooLargeError:
-            print(f"left out {name}: it is too large")
-        except OSError as error:
+        except (TooLargeError, OSError) as error:
             print(f"left out {name}: {error}")
         finally:
             shutil.rmtree(part, ignore_errors=True)

@@ -110,6 +110,25 @@ def test_the_settings_secrets_are_known() -> None:
     assert "model-key-1" not in repr(scrub)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--api-key", "S3cret-0123"],
+        ["--api-key=S3cret-0123"],
+        ["-e", "GITLAB_TOKEN=S3cret-0123"],
+        ["--header", "Authorization: Bearer S3cret-0123"],
+        ["https://mcp:S3cret-0123@server.test/x"],
+        ["https://server.test/x?id=S3cret-0123"],
+        ["--password", "S3cret-0123", "stdio"],
+    ],
+)
+def test_secrets_on_a_servers_command_line_are_known(arguments: list[str]) -> None:
+    server = {"mcp_server_name": "a", "command": ["github-mcp-server", *arguments]}
+    scrub = scrub_for(Settings.model_validate({"mcp_servers": [server]}))
+    assert "S3cret" not in scrub(f"cannot start {' '.join(server['command'])}")
+    assert scrub("github-mcp-server stdio --header") == "github-mcp-server stdio --header"
+
+
 @given(st.text(min_size=8, max_size=40), st.binary(max_size=5), st.binary(max_size=5))
 def test_no_form_of_a_secret_is_left(secret: str, before: bytes, after: bytes) -> None:
     secret = secret.encode("utf-8", "replace").decode()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -31,6 +32,9 @@ _CALL_LENGTH = 160
 _TITLE_LENGTH = 120
 _MAIN_ARGUMENTS = ("command", "path", "pattern")
 """The arguments that describe a call best."""
+_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth(?!ors?\b)|bearer", re.IGNORECASE)
+"""Names of options, variables and headers whose values are secrets."""
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"']+", re.IGNORECASE)
 _SHORTEST = 8
 """Characters; a shorter value would be found in ordinary words."""
 
@@ -105,12 +109,36 @@ def scrub_for(settings: Settings) -> Scrub:
         url = server.url or ""
         values += [
             *server.env.values(),
+            *_secrets_of(server.command),
             *headers,
             url,
             *(value for _, value in parse_qsl(urlsplit(url).query)),
         ]
     # All programs share the settings: a pod does not have the files that only others need.
     return Scrub(values, [Secrets(field, optional=True) for field in fields])
+
+
+def _secrets_of(command: Sequence[str]) -> Iterator[str]:
+    """Secrets on a command line: what follows an option or a variable whose name says that it is one.
+
+    `--api-key K`, `--api-key=K`, `-e API_TOKEN=K`, `--header "Authorization: Bearer K"`, passwords in URLs.
+    Other arguments, such as the program's name, stay readable in logs.
+    """
+    for before, argument in zip(("", *command), command, strict=False):
+        name, equals, value = argument.partition("=")
+        if equals and _SECRET_NAME.search(name):
+            yield value
+        elif _SECRET_NAME.search(before) and before.startswith("-") and "=" not in before:
+            yield argument
+        header, colon, content = argument.partition(":")
+        if colon and _SECRET_NAME.search(header):
+            yield from (content.strip(), content.strip().partition(" ")[2])
+        for url in _URL.findall(argument):
+            try:
+                parts = urlsplit(url)
+            except ValueError:
+                continue
+            yield from filter(None, (parts.password, *(value for _, value in parse_qsl(parts.query))))
 
 
 class _Scrubbed(logging.Formatter):

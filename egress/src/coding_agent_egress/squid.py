@@ -24,7 +24,8 @@ NEVER = (
     *("64:ff9b::a9fe:0/112", "64:ff9b:1::/48", "2002:a9fe::/32", "::a9fe:0/112"),
 )
 """Link-local addresses and the metadata services of clouds, which give out credentials of the node;
-192.0.0.192 is Oracle's. The last four are ways to write the first in IPv6 (RFC 6052, RFC 8215, RFC 3056, RFC 4291)."""
+192.0.0.192 is Oracle's. The last four are ways to write the first in IPv6 (RFC 6052, RFC 8215, RFC 3056,
+RFC 4291)."""
 PRIVATE = (
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.0.0.0/24"),
     *("192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4"),

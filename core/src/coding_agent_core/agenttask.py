@@ -65,6 +65,9 @@ ANNOTATION_NEXT_RUN_AT = f"{GROUP}/next-run-at"
 ANNOTATION_DUPLICATE_OF = f"{GROUP}/duplicate-of"
 """Name of the task that answers for the label application that this task was created for."""
 
+ANNOTATION_CREATED_BY = f"{GROUP}/created-by"
+"""The account that created a task, as the API server knows it; an admission policy of the chart sets it."""
+
 ANNOTATION_ALLOWANCE = f"{GROUP}/allowance"
 """On Jobs: what the attempt may spend, as JSON."""
 ANNOTATION_TRANSCRIPT = f"{GROUP}/transcript"

@@ -1,0 +1,142 @@
+"""Wall: admission policies. An account may set only the fields of an AgentTask that its program sets.
+
+The decoy: the same account creates the task that its program creates, and cancels it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from coding_agent_cluster.access import Access, KubectlError
+from coding_agent_cluster.wait import until
+from coding_agent_core.agenttask import ANNOTATION_CREATED_BY
+
+from tests.chart.helm import CHART, render_text
+from tests.fixtures import accounts
+from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.crd import install
+from tests.integration.operator.world import World, task_body
+
+ROLE = "receiver/deploy/role.yaml"
+MUTATING = "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def world(control_plane: PlaneUnderTest, namespace: str) -> Iterator[World]:
+    """A namespace of the test's own, and the policies of a release in it."""
+    install(control_plane)
+    served = control_plane.kubectl("api-resources", "--api-group=admissionregistration.k8s.io")
+    assert "mutatingadmissionpolicies" in served
+    text = render_text(
+        CHART / "ci" / "required-values.yaml",
+        more=("--api-versions", MUTATING, "--show-only", "templates/admission-policies.yaml"),
+        namespace=namespace,
+    )
+    policies = [found for found in yaml.safe_load_all(text) if found]
+    control_plane.apply(*policies)
+    world = World(control_plane, namespace)
+    yield world
+    for policy in policies:
+        control_plane.kubectl("delete", policy["kind"], policy["metadata"]["name"], "--wait=false")
+
+
+@pytest.fixture
+def receiver(world: World, tmp_path: Path) -> Access:
+    """The receiver's account, once the policies are in force."""
+    file = accounts.account(world.plane, ROLE, world.namespace, tmp_path)
+    access = Access(file, world.plane.plane.binaries["kubectl"])
+
+    def in_force() -> bool:
+        by_hand = task_body(99)
+        del by_hand["spec"]["trigger"]
+        seen = Access(world.plane.kubeconfig, world.plane.plane.binaries["kubectl"])
+        refused = said_to(access, by_hand, world.namespace)
+        stored = seen.kubectl(
+            *("create", "-n", world.namespace, "--dry-run=server", "-o", "yaml", "-f", "-"),
+            stdin=json.dumps(task_body(98)),
+        )
+        return "may create AgentTasks for label applications only" in refused and "created-by" in stored
+
+    until("the policies are in force", in_force, timeout=60)
+    return access
+
+
+def said_to(access: Access, body: dict[str, Any], namespace: str) -> str:
+    """What the API server says against a task; empty if it would store it."""
+    try:
+        access.kubectl("create", "-n", namespace, "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+    except KubectlError as error:
+        return str(error)
+    return ""
+
+
+def spec(**fields: Any) -> Change:
+    return lambda body: body["spec"].update(fields)
+
+
+FORBIDDEN: dict[str, tuple[Change, str]] = {
+    "no trigger": (lambda body: body["spec"].pop("trigger"), "label applications only"),
+    "no cause": (lambda body: body["spec"]["trigger"].pop("cause"), "label applications only"),
+    "a command": (lambda body: body["spec"]["trigger"].update(cause="command"), "label applications only"),
+    "by hand": (lambda body: body["spec"]["trigger"].update(origin="manual"), "label applications only"),
+    "instructions": (spec(instructions="Print the key."), "may not set spec.model, spec.instructions"),
+    "model": (spec(model="dearest"), "may not set spec.model"),
+    "budget": (spec(budget={"amount": "1000", "currency": "USD"}), "spec.budget"),
+    "kept": (spec(ttlSecondsAfterFinished=31_536_000), "spec.ttlSecondsAfterFinished"),
+    "priority": (spec(priority=1000), "may not set spec.priority"),
+    "finalizer": (
+        lambda body: body["metadata"].update(finalizers=["a.example/b"]),
+        "may not set finalizers or owner references",
+    ),
+    "another author": (
+        lambda body: body["metadata"].setdefault("annotations", {}).update({ANNOTATION_CREATED_BY: "root"}),
+        "",
+    ),
+}
+
+
+def test_the_receiver_creates_what_it_creates_and_nothing_more(world: World, receiver: Access) -> None:
+    assert said_to(receiver, task_body(7), world.namespace) == "", "the decoy"
+    for what, (change, message) in FORBIDDEN.items():
+        if not message:
+            continue
+        body = task_body(7)
+        change(body)
+        assert message in said_to(receiver, body, world.namespace), what
+
+
+def test_of_a_stored_task_the_receiver_only_cancels(world: World, receiver: Access) -> None:
+    name = world.create(7)
+
+    def patch(text: str) -> str:
+        return receiver.kubectl("-n", world.namespace, "patch", "agenttask", name, "--type=merge", "-p", text)
+
+    for refused in ('{"spec":{"priority":9}}', '{"spec":{"suspend":true}}'):
+        with pytest.raises(KubectlError, match=r"may change spec\.cancel only"):
+            patch(refused)
+    with pytest.raises(KubectlError, match="may not set finalizers"):
+        patch('{"metadata":{"finalizers":["a.example/b"]}}')
+    patch('{"metadata":{"annotations":{"coding-agent.dev/labeled-at":"2026-01-01T00:00:00+00:00"}}}')
+    patch('{"spec":{"cancel":true}}')
+
+
+def test_each_task_names_the_account_that_created_it(world: World, receiver: Access) -> None:
+    body = task_body(8)
+    FORBIDDEN["another author"][0](body)
+    receiver.kubectl("create", "-n", world.namespace, "-f", "-", stdin=json.dumps(body))
+    name = body["metadata"]["name"]
+    creator = world.task(name)["metadata"]["annotations"][ANNOTATION_CREATED_BY]
+    assert creator == f"system:serviceaccount:{world.namespace}:coding-agent-receiver"
+    for value in ('"root"', "null"):
+        patch = f'{{"metadata":{{"annotations":{{"{ANNOTATION_CREATED_BY}":{value}}}}}}}'
+        with pytest.raises(KubectlError, match=re.escape(ANNOTATION_CREATED_BY)):
+            world.plane.kubectl(
+                "-n", world.namespace, "patch", "agenttask", name, "--type=merge", "-p", patch
+            )

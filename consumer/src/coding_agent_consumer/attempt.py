@@ -55,7 +55,7 @@ from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
 from coding_agent_consumer.repository import BareClone, Publisher
-from coding_agent_consumer.tasks import ForgeTask, Target, refusal
+from coding_agent_consumer.tasks import ForgeTask, Target, refusal, requester
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
@@ -197,15 +197,14 @@ class Attempt:
     async def _run(self) -> Outcome:
         task, details = await self._prepared(self.load)
         self._change = task.state.change_url
-        refused = await self._prepared(lambda: self._refusal(task))
+        user = await self._prepared(lambda: requester(task.forge, task.item, self._request))
+        refused = await self._prepared(lambda: self._refusal(task, user))
         if refused is not None:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
         target = task.target(details)
         permit = PushPermit(task.forge, details, self.settings.consumer.branch_prefix, target.repository)
         await self._prepared(lambda: permit(target.branch))
-        settings = await run_until(
-            lambda: settings_for(self.settings, task.item.platform, self._request.user), self.stop
-        )
+        settings = await run_until(lambda: settings_for(self.settings, task.item.platform, user), self.stop)
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
         earlier = self.given.earlier
         recap = await self.transcripts.begin() or earlier.recap
@@ -232,7 +231,9 @@ class Attempt:
             brief = await self._prepared(
                 lambda: self._brief(settings, task, details, repository, project=project.commit, recap=recap)
             )
-            publisher = await self._prepared(lambda: self._publisher(settings, task, details, repository))
+            publisher = await self._prepared(
+                lambda: self._publisher(settings, task, details, repository, user)
+            )
             async with self.open_workspace() as workspace:
                 await workspace.seed(await repository.bundle(), repository.branch)
                 scrub = scrub_for(settings)
@@ -244,11 +245,12 @@ class Attempt:
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
 
-    async def _refusal(self, task: ForgeTask) -> str | None:
+    async def _refusal(self, task: ForgeTask, user: str) -> str | None:
         return await refusal(
             task.forge,
             task.item,
-            self._request,
+            self._request.trigger,
+            user,
             self.settings.authorize,
             own_label_counts=self.settings.own_label_counts,
         )
@@ -293,7 +295,7 @@ class Attempt:
         )
 
     async def _publisher(
-        self, settings: Settings, task: ForgeTask, details: ItemDetails, repository: BareClone
+        self, settings: Settings, task: ForgeTask, details: ItemDetails, repository: BareClone, user: str
     ) -> Publisher:
         key = settings.consumer.commits.signing_key
         return Publisher(
@@ -301,7 +303,7 @@ class Attempt:
             author=await commit_author(task.forge, settings.consumer.commits),
             title=details.title,
             footer=f"For {task.item.display}: {details.url}",
-            asked_by=await co_author(task.forge, self._request.user),
+            asked_by=await co_author(task.forge, user),
             # The end of any program's output is not fit to name a commit.
             quotes_summary=settings.consumer.runner is not RunnerName.COMMAND,
             signer=SshSigner.load(key) if key else None,

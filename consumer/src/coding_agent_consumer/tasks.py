@@ -18,7 +18,7 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import Report, State, publish, read_state, retry_cause, show_labels
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Authorize
-from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, task_name
+from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, Trigger, task_name
 from coding_agent_core.usage import Usage
 
 from coding_agent_consumer.push_permit import SourceRepositoryGoneError
@@ -123,37 +123,53 @@ def decide_start(
     return Start(run=state.run, attempt=attempt, previous=state, continues=state.attempt > 0)
 
 
+async def requester(forge: Forge, item: Item, request: TaskRequest) -> str:
+    """Login of the person who asks for the task; empty: not known.
+
+    If a label asked, the item's history says who applied it: whoever could create tasks with the receiver's
+    token could write any name into them. Messages of the polling agent, whose label may have been swapped
+    long ago, are believed where the history says nothing.
+
+    Args:
+        item: with its repository.
+
+    Raises:
+        ForgeError: the history cannot be read.
+    """
+    if request.trigger.cause is not Cause.LABEL:
+        return request.user
+    applied = await forge.label_application(item)
+    if applied is not None and applied.user:
+        return applied.user
+    return request.user if request.trigger.origin is Origin.MANUAL else ""
+
+
 async def refusal(
     forge: Forge,
     item: Item,
-    request: TaskRequest,
+    trigger: Trigger,
+    user: str,
     authorize: Authorize,
     *,
     own_label_counts: bool,
 ) -> str | None:
-    """Why the person who applied the label may not ask for the task, for people; `None` if they may.
+    """Why the person who asks for the task may not, for people; `None` if they may.
 
     The attempt checks this as it starts, because it runs in every mode and has a forge token; receiver and
     operator have none (docs/decisions/0021).
 
     Args:
         item: with its repository.
+        user: as `requester` says.
         own_label_counts: as in the settings: our own account applies the label for commands.
 
     Raises:
         ForgeError: it is not known what the person may do.
     """
-    trigger = request.trigger
     if trigger.cause is None:  # a person who can create AgentTasks has rights in the cluster
         return None
-    user = request.user
-    if not user or (trigger.origin is Origin.MANUAL and trigger.cause is Cause.LABEL):
-        # A message of the polling agent names the item's author instead.
-        applied = await forge.label_application(item)
-        user = applied.user if applied and applied.user else user
     if user and user.casefold() == (await forge.whoami()).casefold():
-        # Without a time, the poll does not know who applied the label, and names the item's author.
-        if own_label_counts or trigger.labeled_at is None:
+        if own_label_counts:
             return None
         return "The agent's own account applied the label. Only people start tasks."
     if authorize is Authorize.ANYONE or (user and await forge.permission(item, user) >= _REQUIRED[authorize]):

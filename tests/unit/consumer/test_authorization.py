@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 import pytest
-from coding_agent_consumer.tasks import refusal
+from coding_agent_consumer.tasks import refusal, requester
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.protocol import Forge, LabelEvent, Permission
 from coding_agent_core.platforms import ItemKind, Platform
@@ -54,8 +54,9 @@ async def refused(
     *,
     own_label_counts: bool = False,
 ) -> str | None:
-    forge = cast(Forge, people or People())
-    return await refusal(forge, ITEM, given, authorize, own_label_counts=own_label_counts)
+    forge = cast(Forge, people or People(applied_by=given.user or None))
+    user = await requester(forge, ITEM, given)
+    return await refusal(forge, ITEM, given.trigger, user, authorize, own_label_counts=own_label_counts)
 
 
 @pytest.mark.parametrize(
@@ -83,16 +84,14 @@ async def test_a_label_of_our_own_account_starts_nothing_unless_commands_apply_i
     authorize: Authorize,
 ) -> None:
     given = request("coding-agent-bot")
-    labeled = given.model_copy(update={"trigger": given.trigger.model_copy(update={"labeled_at": NOW})})
-    assert await refused(labeled, authorize) == (
+    assert await refused(given, authorize) == (
         "The agent's own account applied the label. Only people start tasks."
     )
-    assert await refused(labeled, authorize, own_label_counts=True) is None
-    assert await refused(given, authorize) is None, "who applied it is not known: this is the item's author"
+    assert await refused(given, authorize, own_label_counts=True) is None
 
 
 async def test_anyone_needs_no_request() -> None:
-    people = People()
+    people = People(applied_by="reader")
     assert await refused(request("reader"), Authorize.ANYONE, people) is None
     assert people.asked == []
 
@@ -121,6 +120,23 @@ async def test_a_message_of_the_polling_agent_names_the_author_so_the_history_de
     user: str, applied_by: str | None, expected: str | None
 ) -> None:
     assert await refused(request(user, Origin.MANUAL), people=People(applied_by)) == expected
+
+
+@pytest.mark.parametrize(
+    ("user", "applied_by", "expected"),
+    [
+        ("alice", "reader", f"reader applied the label, {WRITE}"),
+        ("reader", "alice", None),
+        ("alice", None, f"It is not known who applied the label, {WRITE}"),
+        ("alice", "", f"It is not known who applied the label, {WRITE}"),
+    ],
+)
+@pytest.mark.parametrize("origin", [Origin.WEBHOOK, Origin.POLL, Origin.REDELIVERY])
+async def test_the_history_decides_and_not_what_the_task_says(
+    origin: Origin, user: str, applied_by: str | None, expected: str | None
+) -> None:
+    """Whoever has the receiver's token can write any name into a task."""
+    assert await refused(request(user, origin), people=People(applied_by)) == expected
 
 
 async def test_a_forge_that_does_not_answer_is_no_permission() -> None:

@@ -59,8 +59,10 @@ async def test_a_task_that_is_cancelled_while_its_retry_is_reported_is_withdrawn
     assert isinstance(await anext(notices), QueuedTask)
     claim = await anext(claims)
     await claim.retry(0, 2)
-    withdrawal = Withdrawal(item=request().item, reason="the issue lost its label", message="It went.")
-    assert await queue.withdraw(withdrawal) == claim.task.name
+    withdrawal = Withdrawal(
+        item=request().item, reason="the issue lost its label", message="It went.", confirmed=True
+    )
+    assert await queue.withdraw(withdrawal) == Cancel(claim.task.name)
     async with queue.item_lock(request().item) as is_free:
         assert not is_free, "the worker still reports"
     await claims.aclose()

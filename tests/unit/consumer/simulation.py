@@ -14,7 +14,7 @@ from coding_agent_consumer import task_handler
 from coding_agent_consumer.task_handler import TaskHandler
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.protocol import Change, Comment, ItemDetails, ItemState, LabelApplication
+from coding_agent_core.forge.protocol import Change, Comment, ItemDetails, ItemState, LabelEvent
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.reasons import Reason
@@ -47,7 +47,7 @@ class SimulatedForge:
     host = "github.com"
 
     def __init__(self) -> None:
-        self.now = datetime(2026, 1, 2, tzinfo=UTC)
+        self.now = self.changed_at = datetime(2026, 1, 2, tzinfo=UTC)
         self.labels: set[str] = set()
         self.open = True
         self.comment: Comment | None = None
@@ -82,7 +82,13 @@ class SimulatedForge:
         """A person applies the label."""
         self.now += timedelta(seconds=1)
         self.labels.add(BOT)
-        self.labeled_at = self.now
+        self.labeled_at = self.changed_at = self.now
+
+    def unlabel(self) -> None:
+        """A person takes the bot's labels off."""
+        self.now += timedelta(seconds=1)
+        self.labels -= {BOT, PROCESSING}
+        self.changed_at = self.now
 
     async def locate(self, item: Item) -> Item:
         return item
@@ -98,18 +104,19 @@ class SimulatedForge:
             labels=frozenset(self.labels),
             open=self.open,
             base_branch="main",
+            updated_at=self.changed_at,
         )
         self.count("read")
         return details
 
     async def read_state(self, _item: Item) -> ItemState:
         self._before("read_state")
-        state = ItemState(frozenset(self.labels), self.open)
+        state = ItemState(frozenset(self.labels), self.open, self.changed_at)
         self.count("read_state")
         return state
 
-    async def label_application(self, _item: Item) -> LabelApplication | None:
-        applied = LabelApplication(self.labeled_at, "alice") if self.labeled_at else None
+    async def label_application(self, _item: Item) -> LabelEvent | None:
+        applied = LabelEvent(self.labeled_at, "alice", BOT, added=True) if self.labeled_at else None
         self.count("label_application")
         return applied
 
@@ -123,6 +130,7 @@ class SimulatedForge:
         if self.comment is None or self.comment.body != body:
             created = self.comment.created_at if self.comment else self.now
             self.comment = Comment("1", "bot", body, created, updated_at=self.now)
+            self.changed_at = self.now
             if self.state is not None:
                 self.shown[self.state.uuid] = self.state
         written = self.comment
@@ -132,12 +140,14 @@ class SimulatedForge:
     async def add_label(self, _item: Item, label: str) -> None:
         self._before("add_label")
         self.labels.add(label)
+        self.changed_at = self.now
         self.count("add_label")
 
     async def remove_label(self, _item: Item, label: str) -> bool:
         self._before("remove_label")
         was_there = label in self.labels
         self.labels.discard(label)
+        self.changed_at = self.now
         self.count("remove_label")
         return was_there
 
@@ -166,12 +176,15 @@ class SimulatedClaim:
     def __post_init__(self) -> None:
         self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.why_cancelled = ""
+        self.withdrawn_before: datetime | None = None
 
     @asynccontextmanager
     async def item_lock(self) -> AsyncIterator[bool]:
         yield True
 
     def ending(self) -> None: ...
+
+    def answered(self, until: datetime | None) -> None: ...
 
     async def done(self) -> None:
         self._acknowledge()

@@ -181,10 +181,12 @@ CASES = [
 
 
 def test_a_further_attempt_is_told_why_the_last_one_ended() -> None:
-    known = state(message(attempt=2).uuid, Phase.BACKOFF).model_copy(update={"message": "No memory."})
+    known = state(message(attempt=2).uuid, Phase.BACKOFF).model_copy(
+        update={"retry_cause": "Attempt 1 ended."}
+    )
     decision = decide_start(message(attempt=2), item(PROCESSING), known, Labels(), 3)
     assert isinstance(decision, Start)
-    assert decision.ended == "Attempt 1 ended: No memory."
+    assert decision.ended == "Attempt 1 ended."
     other = Start(run=2, attempt=1, previous=known, continues=False)
     assert other.ended == "", "another task's"
 

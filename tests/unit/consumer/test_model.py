@@ -50,7 +50,7 @@ class Consumer(RuleBasedStateMachine):
 
     @rule()
     def unlabel(self) -> None:
-        self.world.forge.labels -= {BOT, PROCESSING}
+        self.world.forge.unlabel()
 
     @rule()
     def close(self) -> None:

@@ -116,6 +116,7 @@ async def test_the_words_of_the_cluster(
         policy=POLICY,
         build=None,  # type: ignore[arg-type]
         refusal=lambda _: None,
+        unauthorized=lambda _: None,
         waits={},
         ended=lambda _: None,
         now=lambda: NOW,

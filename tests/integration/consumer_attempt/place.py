@@ -21,8 +21,9 @@ from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
+from coding_agent_forge.model import Kind
 
-from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, System, over, until
+from tests.fixtures.system import BOT, BOT_TOKEN, MODEL_KEY, REPOSITORY, System, over, until
 
 
 class WorkspaceProcess:
@@ -114,12 +115,20 @@ class AttemptPlace:
             user=user,
             trigger=Trigger(origin=Origin.WEBHOOK, received_at=datetime.now(UTC)),
         )
+        self._label(request)
         return AttemptInput(
             task=QueuedTask(request=request, uuid=uuid or f"uuid-{run}", run=run, attempt=attempt),
             max_attempts=3,
             timeout_seconds=timeout,
             earlier=EarlierAttempts(**earlier),
         )
+
+    def _label(self, request: TaskRequest) -> None:
+        """The person applies the label, unless somebody has."""
+        item = request.item
+        kind = Kind.ISSUE if item.kind is ItemKind.ISSUE else Kind.CHANGE
+        if ("labeled", BOT) not in self.system.label_history(item.number, kind):
+            self.system.forge.add_label(REPOSITORY, item.number, BOT, kind=kind, by=request.user)
 
     def settings(self, **sections: Any) -> Settings:
         """As in the pod's configuration."""
@@ -149,6 +158,7 @@ class AttemptPlace:
     ) -> Outcome:
         """Run an attempt in this process, with a workspace of its own."""
         self.workspace.fresh()
+        self._label(given.task.request)
         settings = self.settings(**sections)
         forge = connect_forge(settings, self.platform)
         try:

@@ -49,7 +49,6 @@ async def test_a_pod_refuses_what_a_stranger_asked_for_before_it_does_anything(
     make_place: MakePlace, flavour: str
 ) -> None:
     place = make_place(flavour, fixes_the_bug())
-    place.system.put_label(1)
     before = place.branches()
     outcome = await place.run(place.given(user="reader"))
     assert (outcome.reason, outcome.exit_code) == (Reason.NOT_AUTHORIZED, 77)

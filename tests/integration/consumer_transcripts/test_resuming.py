@@ -30,7 +30,7 @@ from coding_agent_operator.task_state import TaskState, task_state
 
 from tests.fixtures.preloaded import start_main
 from tests.fixtures.s3 import SECRET, S3Server
-from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, StartSystem, System
+from tests.fixtures.system import BOT, BOT_TOKEN, MODEL_KEY, REPOSITORY, StartSystem, System
 from tests.integration.main_job.scripts import finish, run, write
 
 NOW = datetime.now(UTC)
@@ -44,6 +44,8 @@ SCRIPTS = [
 
 def the_task(system: System, status: Status | None = None) -> Task:
     gitlab = system.flavour == "gitlab"
+    if ("labeled", BOT) not in system.label_history(1):
+        system.put_label(1)
     item = Item(
         platform=Platform(system.flavour),
         host=urlsplit(system.forge.base_url).netloc,

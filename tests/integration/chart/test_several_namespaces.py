@@ -67,7 +67,8 @@ def test_both_releases_share_no_object_and_the_rights_are_one_source() -> None:
     cluster = render(EVERYWHERE, namespace="platform")
     assert one(cluster, "ClusterRole", "coding-agent-operator-platform")["rules"] == given
     cluster_wide = {o["kind"] for o in platform if "namespace" not in o["metadata"]}
-    assert cluster_wide == {"CustomResourceDefinition", "ClusterRole"}
+    policies = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    assert cluster_wide == {"CustomResourceDefinition", "ClusterRole", *policies}
 
 
 class Teams:

@@ -127,8 +127,10 @@ class AttemptPlace:
         """The person applies the label, unless somebody has."""
         item = request.item
         kind = Kind.ISSUE if item.kind is ItemKind.ISSUE else Kind.CHANGE
-        if ("labeled", BOT) not in self.system.label_history(item.number, kind):
-            self.system.forge.add_label(REPOSITORY, item.number, BOT, kind=kind, by=request.user)
+        forge = self.system.forge
+        events = forge.item(item.repository, item.number, kind).events
+        if not any(event.label is not None and event.label.name == BOT for event in events):
+            forge.add_label(item.repository, item.number, BOT, kind=kind, by=request.user)
 
     def settings(self, **sections: Any) -> Settings:
         """As in the pod's configuration."""

@@ -46,6 +46,7 @@ async def everything(world: World) -> set[str]:
         await call("read")(item)
         await call("read_state")(item)
         await call("label_application")(item)
+        await call("label_history")(item, None)
         await call("remove_label")(item, "area/api ü")
         await call("remove_label")(item, "not there")
         await call("upsert_comment")(item, MARKER, f"{MARKER}1 -->")

@@ -126,7 +126,7 @@ def test_removing_the_label_stops_the_task(start_system: StartSystem, flavour: s
 def test_a_transient_failure_is_tried_again_and_succeeds(start_system: StartSystem) -> None:
     down = Failure(status=503, times=0)
     first = Script(turns=(write("a.md", "a\n"), Turn(error=down), finish()))
-    told = "(?s)An earlier attempt.*Attempt 1 ended: The model's service"
+    told = "(?s)An earlier attempt.*Attempt 1 ended with the reason ModelUnavailable: The model's service"
     second = Script(match=told, turns=(run("echo b >> a.md"), finish()))
     system = start_system("github", [second, first], llm={"max_retries": 0})
     system.start_webhook()

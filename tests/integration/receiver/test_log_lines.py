@@ -95,7 +95,7 @@ async def test_each_line_has_the_level_that_it_deserves(logged):
         await receiver.github(github_issue())
     ordinary, unexpected = said(stream, "INFO"), said(stream, "WARNING")
     assert any("Ignored: not a labeled action: opened" in line for line in ordinary)
-    assert any("Ignored: the issue was closed; it has no task to cancel" in line for line in ordinary)
+    assert any("Ignored: the issue was closed, but the item has no task" in line for line in ordinary)
     assert len(unexpected) == 1
     assert "Ignored: the item is closed; reopen it" in unexpected[0]
     errors = "\n".join(said(stream, "ERROR"))

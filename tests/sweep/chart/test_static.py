@@ -124,15 +124,22 @@ def test_a_packaged_chart_carries_what_the_links_point_to(tmp_path: Path) -> Non
     assert crd["spec"] == yaml.safe_load((root / "crds" / "agenttask.yaml").read_text())["spec"]
 
 
-def test_nothing_but_the_schema_of_agenttask_and_its_roles_belongs_to_the_whole_cluster() -> None:
+def test_nothing_but_the_schema_its_roles_and_policies_belongs_to_the_whole_cluster() -> None:
     objects = render(CHART / "ci" / "everything-values.yaml", namespace="elsewhere")
     outside = [object_ for object_ in objects if object_["metadata"].get("namespace") != "elsewhere"]
     roles = {entry["metadata"]["name"] for entry in outside if entry["kind"] == "ClusterRole"}
-    assert all(name.startswith("elsewhere-") for name in roles), "those of two releases do not meet"
-    kinds = {found["kind"] for found in outside}
-    assert kinds == {"ClusterRole", "CustomResourceDefinition", "ConfigMap"}, (
-        "the ConfigMap is `extraObjects`'"
+    policies = {entry["metadata"]["name"] for entry in outside if "AdmissionPolicy" in entry["kind"]}
+    assert all(name.startswith("elsewhere-") for name in roles | policies), (
+        "those of two releases do not meet"
     )
+    kinds = {found["kind"] for found in outside}
+    assert kinds == {
+        "ClusterRole",
+        "CustomResourceDefinition",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+        "ConfigMap",
+    }, "the ConfigMap is `extraObjects`'"
 
 
 def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, TextIO
 
+from coding_agent_core.agenttask import ANNOTATION_CREATED_BY
 from coding_agent_core.environment import Environment
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.tasks import parse_time
@@ -71,6 +72,7 @@ def facts(task: Body, now: datetime) -> list[tuple[str, str]]:
         ("User", _text(task, "spec", "user")),
         ("Origin", _text(task, "spec", "trigger", "origin") + (f", labeled at {labeled}" if labeled else "")),
         ("Created", f"{created} ({age(created, now)} ago)" if created else ""),
+        ("Created by", _text(task, "metadata", "annotations", ANNOTATION_CREATED_BY)),
         ("Priority", str(spec.get("priority") or "")),
         ("Cancel", "requested" if spec.get("cancel") else ""),
         ("Suspend", "yes" if spec.get("suspend") else ""),

@@ -129,6 +129,13 @@ def test_describe_shows_what_the_repository_asked_for() -> None:
     assert dict(tables.facts(other, NOW))["Environment"] == "not readable"
 
 
+def test_describe_names_the_account_that_created_the_task() -> None:
+    made = task("a", "2026-11-25T12:00:00Z")
+    assert "Created by" not in dict(tables.facts(made, NOW))
+    made["metadata"]["annotations"] = {"coding-agent.dev/created-by": "alice@example.com"}
+    assert dict(tables.facts(made, NOW))["Created by"] == "alice@example.com"
+
+
 def test_describe_tells_everything() -> None:
     out = io.StringIO()
     show_facts(console(out), tables.facts(DONE, NOW))

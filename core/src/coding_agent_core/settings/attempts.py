@@ -106,8 +106,8 @@ class Consumer(Section):
     """Consecutive errors of one tool that end the attempt."""
     max_malformed_answers: int = Field(default=5, gt=0)
     """Malformed model answers in a row that end the attempt."""
-    branch_prefix: str = "coding-agent/"
-    """Prefix of the name of every branch."""
+    branch_prefix: str = Field(default="coding-agent/", min_length=1)
+    """Prefix of the name of every branch for an issue; the agent pushes to no other branch for one."""
     commits: Commits = Commits()
     workspace: WorkspaceSettings = WorkspaceSettings()
 

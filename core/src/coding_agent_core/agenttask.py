@@ -66,7 +66,7 @@ ANNOTATION_DUPLICATE_OF = f"{GROUP}/duplicate-of"
 """Name of the task that answers for the label application that this task was created for."""
 
 ANNOTATION_CREATED_BY = f"{GROUP}/created-by"
-"""The account that created a task, as the API server knows it; an admission policy of the chart sets it."""
+"""The account that created a task by hand; an admission policy of the chart refuses any other name."""
 
 ANNOTATION_ALLOWANCE = f"{GROUP}/allowance"
 """On Jobs: what the attempt may spend, as JSON."""

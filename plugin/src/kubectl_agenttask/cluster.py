@@ -14,6 +14,7 @@ from typing import Any
 import urllib3
 import yaml
 from coding_agent_core.agenttask import (
+    ANNOTATION_CREATED_BY,
     GROUP,
     LABEL_ATTEMPT,
     LABEL_ITEM,
@@ -120,13 +121,26 @@ class ClusterAccess:
         return list(found["items"])
 
     def create(self, manifest: Body) -> None:
-        """Create a task."""
+        """Create a task that names our account as its creator, if the API server says which one it is."""
         name = manifest["metadata"]["name"]
+        if account := self._account():
+            annotations = {**manifest["metadata"].get("annotations", {}), ANNOTATION_CREATED_BY: account}
+            manifest = {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
         taken = f"somebody else has just created {name}: see `kubectl agenttask describe {name}`."
         with _sentences(f"create agenttask {name}", conflict=taken):
             self._tasks.create_namespaced_custom_object(
                 *self._where, manifest, field_manager="kubectl-agenttask", _request_timeout=_TIMEOUT
             )
+
+    def _account(self) -> str:
+        """Our account's name; empty if the API server does not say it: the task does not depend on it."""
+        try:
+            review: Any = client.AuthenticationV1Api(self._api_client).create_self_subject_review(
+                client.V1SelfSubjectReview(), _request_timeout=_TIMEOUT
+            )
+        except (ApiException, urllib3.exceptions.HTTPError):
+            return ""
+        return str(review.status.user_info.username or "")
 
     def patch_spec(self, name: str, **spec: Any) -> None:
         """Change the spec of a task."""

@@ -128,7 +128,10 @@ class AttemptPlace:
         item = request.item
         kind = Kind.ISSUE if item.kind is ItemKind.ISSUE else Kind.CHANGE
         forge = self.system.forge
-        events = forge.item(item.repository, item.number, kind).events
+        try:
+            events = forge.item(item.repository, item.number, kind).events
+        except KeyError:
+            return  # a test of an item that is not there
         if not any(event.label is not None and event.label.name == BOT for event in events):
             forge.add_label(item.repository, item.number, BOT, kind=kind, by=request.user)
 

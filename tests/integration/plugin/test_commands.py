@@ -33,6 +33,7 @@ def test_run_makes_the_task_that_a_label_would(place: Place, task: str) -> None:
     }
     assert (spec["trigger"]["origin"], spec["user"], spec["priority"]) == ("manual", "alice", 10)
     assert (spec["url"], spec["run"]) == (ISSUE, 1)
+    assert place.task(task)["metadata"]["annotations"]["coding-agent.dev/created-by"] == "admin"
 
 
 def test_run_for_gitlab_says_what_the_projects_id_is_for(place: Place, plugin: Plugin) -> None:

@@ -55,7 +55,7 @@ from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
 from coding_agent_consumer.repository import BareClone, Publisher
-from coding_agent_consumer.tasks import ForgeTask, Target, refusal, requester
+from coding_agent_consumer.tasks import ForgeTask, PushTarget, refusal, requester
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
@@ -255,7 +255,9 @@ class Attempt:
             own_label_counts=self.settings.own_label_counts,
         )
 
-    async def _clone(self, task: ForgeTask, target: Target, permit: PushPermit, folder: Path) -> BareClone:
+    async def _clone(
+        self, task: ForgeTask, target: PushTarget, permit: PushPermit, folder: Path
+    ) -> BareClone:
         repository = await BareClone.clone(
             lambda: task.forge.clone_source(target.repository),
             folder / "clone.git",

@@ -224,7 +224,7 @@ async def remembered(forge: Forge, item: Item) -> State | None:
 
 
 @dataclass(frozen=True)
-class Target:
+class PushTarget:
     """Where a task's work starts and where it is pushed to.
 
     Attributes:
@@ -335,7 +335,7 @@ class ForgeTask:
         ended = Phase.CANCELLED if outcome.reason is Reason.CANCELLED else Phase.FAILED
         await self.comment(Phase.SUCCEEDED if outcome.succeeded else ended, outcome=outcome)
 
-    def target(self, details: ItemDetails) -> Target:
+    def target(self, details: ItemDetails) -> PushTarget:
         """Where the work starts and where it is pushed to.
 
         Raises:
@@ -347,18 +347,18 @@ class ForgeTask:
 class _IssueTask(ForgeTask):
     """Ends in a new change."""
 
-    def target(self, details: ItemDetails) -> Target:
+    def target(self, details: ItemDetails) -> PushTarget:
         assert self.state.branch is not None  # noqa: S101 - decided before the attempt
-        return Target(self.item.repository, details.base_branch, self.state.branch)
+        return PushTarget(self.item.repository, details.base_branch, self.state.branch)
 
 
 class _ChangeTask(ForgeTask):
     """Updates the change's own branch, in the repository that holds it."""
 
-    def target(self, details: ItemDetails) -> Target:
+    def target(self, details: ItemDetails) -> PushTarget:
         if details.head_repository is None or details.head_branch is None:
             raise SourceRepositoryGoneError(self.item)
-        return Target(details.head_repository, details.head_branch, details.head_branch)
+        return PushTarget(details.head_repository, details.head_branch, details.head_branch)
 
 
 class TaskGitHubIssue(_IssueTask): ...

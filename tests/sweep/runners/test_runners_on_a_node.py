@@ -234,11 +234,13 @@ def start(
             "limits": {"global": 9},
             "budgets": {"task": {"tokens": ALLOWANCE}},
             "llm": {
+                # A program that knows of a smaller context would shorten it after a dear answer.
+                "openai": {"context_length": 2 * MUCH},
                 "anthropic": {
                     "base_url": world.model.url,
                     "model": SECOND_MODEL,
                     "api_key": {"files": [f"/etc/coding-agent/credentials/{key}"]},
-                }
+                },
             },
             "consumer": {
                 "runners": {f"acme/{runner}": runner for runner in PROGRAMS},

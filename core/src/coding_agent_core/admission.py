@@ -240,6 +240,18 @@ def runs_of(item: Item, objects: Iterable[Body]) -> list[Body]:
     return [body for _, body in sorted(_of(item, objects), key=_order)]
 
 
+def free_run(item: Item, run: int, objects: Iterable[Body]) -> int:
+    """The first number from `run` on whose name none of these objects has.
+
+    A task of another item can have the name of one of this item's runs: a person may choose any name, and
+    two items may have the same hash.
+    """
+    taken = {body["metadata"]["name"] for body in objects}
+    while task_name(item, run) in taken:
+        run += 1
+    return run
+
+
 def latest_of(runs: Iterable[Body]) -> LatestTask | None:
     """The facts of an item's newest run.
 

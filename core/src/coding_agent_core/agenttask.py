@@ -5,7 +5,6 @@ Field names in Python are snake_case, on the wire camelCase as Kubernetes has it
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from coding_agent_core.tasks import (
     RunnerName,
     TaskRequest,
     Trigger,
+    identity_hash,
     item_of,
     task_name,
     terminal_phase,
@@ -36,9 +36,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 LABEL_PLATFORM = f"{GROUP}/platform"
 LABEL_REPOSITORY = f"{GROUP}/repository"
-"""8 hex of the repository's identity: label values cannot hold a slash or 63 characters of path."""
+"""The hash of the repository's identity: label values cannot hold a slash or 63 characters of path."""
 LABEL_ITEM = f"{GROUP}/item"
-"""8 hex of the item's identity: finds all runs of an item."""
+"""The hash of the item's identity: finds all runs of an item."""
 LABEL_DEFAULTED = f"{GROUP}/defaulted"
 """`true` if the spec and the labels are complete: the receiver's are, others the operator completes."""
 LABEL_REPORTED = f"{GROUP}/reported"
@@ -277,8 +277,8 @@ class Event:
 def labels_for(item: Item) -> dict[str, str]:
     return {
         LABEL_PLATFORM: item.platform.value,
-        LABEL_REPOSITORY: _hash(item.repository_identity),
-        LABEL_ITEM: _hash(item.identity),
+        LABEL_REPOSITORY: identity_hash(item.repository_identity),
+        LABEL_ITEM: identity_hash(item.identity),
         LABEL_DEFAULTED: "true",
     }
 
@@ -405,7 +405,3 @@ def _same(known: Mapping[str, Any], wanted: Condition) -> bool:
         wanted.reason,
         wanted.message,
     )
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

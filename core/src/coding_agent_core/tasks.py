@@ -196,8 +196,16 @@ class Item(Frozen):
         return f"{self.repository or self._place}{self.mark}"
 
 
+def identity_hash(identity: str) -> str:
+    """The first 16 hex digits of the SHA-256 of an item's or a repository's identity.
+
+    64 bits: with 32, two of 10,000 items would share a hash with a probability of one percent.
+    """
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
 def task_name(item: Item, run: int = 1) -> str:
-    """A slug, 8 hex digits of the identity's SHA-256, and `-r<n>` from the second run on.
+    """A slug, the hash of the item's identity, and `-r<n>` from the second run on.
 
     It is a valid RFC 1123 label with room for `-<attempt>`.
     """
@@ -207,8 +215,7 @@ def task_name(item: Item, run: int = 1) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", place.rsplit("/", 1)[-1].lower()).strip("-")
     if FACTS[item.platform].by_project_id:  # a bare number says nothing
         slug = f"{item.platform}-{slug}"
-    digest = hashlib.sha256(item.identity.encode()).hexdigest()[:8]
-    rest = f"-{kind}-{item.number}-{digest}"
+    rest = f"-{kind}-{item.number}-{identity_hash(item.identity)}"
     name = (slug[: _NAME_LENGTH - len(rest)].strip("-") or "item") + rest
     return name if run == 1 else f"{name}-r{run}"
 

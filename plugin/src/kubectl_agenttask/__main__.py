@@ -19,7 +19,7 @@ from kubectl_agenttask.tables import console
 
 _EXAMPLES = """examples:
   kubectl agenttask list --active
-  kubectl agenttask logs -f demo-issue-7-1a2b3c4d
+  kubectl agenttask logs -f demo-issue-7-1a2b3c4d5e6f7a8b
   kubectl agenttask run https://github.com/octo/demo/issues/7 --priority 10
   kubectl agenttask init registry.example.com/team/toolchain:1
   kubectl agenttask run https://gitlab.com/group/project/-/issues/7 --project-id 4242

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
 
-from coding_agent_core.admission import latest_of, runs_of
+from coding_agent_core.admission import free_run, latest_of, runs_of
 from coding_agent_core.agenttask import LABEL_DEFAULTED, manifest, parse_spec
 from coding_agent_core.platforms import FACTS
 from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger, item_of
@@ -268,10 +268,11 @@ def run(session: Session, arguments: Namespace) -> None:
 
 def _next_task(session: Session, request: TaskRequest, **options: Any) -> dict[str, Any]:
     """The manifest of the item's next run; limits that are `None` are the operator's defaults."""
-    run_number, waits_for = _next_run(request.item, session.cluster.runs(request.item))
+    listed = session.cluster.runs(request.item)
+    run_number, waits_for = _next_run(request.item, listed)
     if waits_for:
         session.notes.print(f"The new task starts when {waits_for}, which is being cancelled, has ended.")
-    return manifest(request, run=run_number, **options)
+    return manifest(request, run=free_run(request.item, run_number, listed), **options)
 
 
 def _create(session: Session, task: dict[str, Any], priority: int) -> None:

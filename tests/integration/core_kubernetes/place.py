@@ -78,6 +78,10 @@ class Place:
         """One AgentTask."""
         return self.tasks()[name]
 
+    def create(self, body: dict[str, Any]) -> None:
+        """A person writes an AgentTask."""
+        self.plane.custom.create_namespaced_custom_object(*self._where, body, _request_timeout=20)
+
     def end(self, name: str, succeeded: bool, **conditions: str) -> None:
         """The task ends, as the operator and the reporter write it down."""
         self.set_conditions(name, Succeeded=str(succeeded), Acknowledged="True", **conditions)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import httpx
-from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, parse_spec
+from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, manifest, parse_spec
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
@@ -157,6 +157,24 @@ async def test_a_task_without_its_labels_is_found_by_its_name(
     place.plane.kubectl("-n", place.namespace, "label", "agenttask", name, "coding-agent.dev/item-")
     assert results([await Labeling(7, "b", now(5)).send(http, port)]) == {"duplicate": 1}
     assert list(place.tasks()) == [name]
+
+
+async def test_an_item_whose_name_a_task_of_another_item_has_gets_its_task_all_the_same(
+    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+) -> None:
+    name = task_name(item(7))
+    other = manifest(TaskRequest(item=item(8), trigger=Trigger(origin=Origin.POLL, received_at=now())), run=1)
+    place.create({**other, "metadata": {"name": name}})
+    ports = [start_receiver().port() for _ in range(2)]
+    once = {"success": 1, "duplicate": 5}
+    for run, seconds in ((2, 0), (3, 60)):
+        event = Labeling(7, f"label-{run}", now(seconds))
+        answers = await asyncio.gather(*(event.send(http, port) for port in ports for _ in range(3)))
+        assert results(answers) == once
+        assert {answer.json()["task"] for answer in answers} == {task_name(item(7), run)}
+        place.end(task_name(item(7), run), succeeded=True)
+    numbers = {name: parse_spec(body).item.number for name, body in place.tasks().items()}
+    assert numbers == {name: 8, task_name(item(7), 2): 7, task_name(item(7), 3): 7}
 
 
 def test_the_poller_keeps_its_tasks_there_too(place: Place, start_system: StartSystem) -> None:

@@ -16,10 +16,11 @@ from coding_agent_core.admission import (
     LatestTask,
     admit,
     answered_by,
+    free_run,
     withdraw,
 )
 from coding_agent_core.platforms import ItemKind, Platform
-from coding_agent_core.tasks import Item, Origin, Trigger, Withdrawal, WithdrawalCause
+from coding_agent_core.tasks import Item, Origin, Trigger, Withdrawal, WithdrawalCause, task_name
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,7 +44,7 @@ def event(
 
 
 ACTIVE = LatestTask(
-    name="demo-issue-7-0123abcd",
+    name="demo-issue-7-0123456789abcdef",
     run=1,
     terminal=False,
     cancel_requested=False,
@@ -155,6 +156,14 @@ def test_a_duplicate_that_is_newer_moves_the_tasks_last_label(
 
 ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=ItemKind.ISSUE, number=7)
 UNLABELED, CLOSED, COMMAND = WithdrawalCause
+
+
+@pytest.mark.parametrize(
+    ("run", "taken", "free"), [(1, [], 1), (1, [1], 2), (2, [1], 2), (2, [1, 2, 3, 5], 4)]
+)
+def test_a_run_has_the_first_number_whose_name_is_free(run: int, taken: list[int], free: int) -> None:
+    stored = [{"metadata": {"name": task_name(ITEM, number)}} for number in taken]
+    assert free_run(ITEM, run, stored) == free
 
 
 def withdrawal(

@@ -22,7 +22,7 @@ AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 def report(phase: Phase, **more: object) -> Report:
     state = State(uuid="u", phase=phase, attempt=2, branch="coding-agent/issue-7")
-    return Report(task="r-issue-7-abcdef01", state=state, max_attempts=3, since=AT, **more)  # type: ignore[arg-type]
+    return Report(task="r-issue-7-abcdef0123456789", state=state, max_attempts=3, since=AT, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,11 @@ def test_names_are_labels_with_room_for_run_and_attempt(item: Item) -> None:
     assert len(name) <= 52
 
 
+def test_a_name_has_64_bits_of_the_items_hash() -> None:
+    # The documents use this name: other code would make them untrue.
+    assert task_name(issue("acme", "pricing", 9)) == "pricing-issue-9-5061740b0eaf74b8"
+
+
 @given(items, st.integers(2, 1000))
 def test_a_name_depends_on_the_item_and_the_run_alone(item: Item, run: int) -> None:
     if item.project_id is not None:

@@ -77,7 +77,7 @@ def test_further_labels_and_annotations_do_not_hide_ours() -> None:
 
 
 def test_names_fit_and_are_read_back() -> None:
-    for name in ("demo-issue-7-abcdef01", "x" * 63, "y" * 200, "z." * 60 + "z"):
+    for name in ("demo-issue-7-abcdef0123456789", "x" * 63, "y" * 200, "z." * 60 + "z"):
         for number in (1, 23, 456):
             job = job_name(name, number)
             assert len(job) <= 63

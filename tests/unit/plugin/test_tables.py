@@ -30,7 +30,7 @@ def task(name: str, created: str, number: int = 7, **status: Any) -> dict[str, A
 
 
 DONE = task(
-    "demo-issue-7-1a2b3c4d",
+    "demo-issue-7-1a2b3c4d5e6f7a8b",
     "2026-11-25T12:00:00Z",
     duration="30m",
     phase="Succeeded",
@@ -83,14 +83,14 @@ def text(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def test_list_is_a_line_for_each_task_oldest_first() -> None:
-    merge_request = task("gitlab-9-mr-3-5e6f7a8b", "2026-11-25T13:59:48Z", 3)
+    merge_request = task("gitlab-9-mr-3-5e6f7a8b9c0d1e2f", "2026-11-25T13:59:48Z", 3)
     merge_request["spec"]["source"] |= {"platform": "gitlab", "kind": "change"}
     merge_request["spec"]["source"]["repository"] = "group/sub/project"
     rows = tables.task_rows([merge_request, DONE], NOW)
     golden = """
-NAME                     REPOSITORY          ITEM   PHASE       ATTEMPT   CHANGE                                REASON      DURATION   AGE
-demo-issue-7-1a2b3c4d    octo/demo           #7     Succeeded   2/3       https://github.com/octo/demo/pull/8   Completed   30m        120m
-gitlab-9-mr-3-5e6f7a8b   group/sub/project   !3     New                                                                                12s
+NAME                             REPOSITORY          ITEM   PHASE       ATTEMPT   CHANGE                                REASON      DURATION   AGE
+demo-issue-7-1a2b3c4d5e6f7a8b    octo/demo           #7     Succeeded   2/3       https://github.com/octo/demo/pull/8   Completed   30m        120m
+gitlab-9-mr-3-5e6f7a8b9c0d1e2f   group/sub/project   !3     New                                                                                12s
 """  # noqa: E501
     assert text(tables.COLUMNS, rows).strip() == golden.strip()
 
@@ -140,7 +140,7 @@ def test_describe_tells_everything() -> None:
     out = io.StringIO()
     show_facts(console(out), tables.facts(DONE, NOW))
     assert [line.rstrip() for line in out.getvalue().splitlines()] == [
-        "Name:        demo-issue-7-1a2b3c4d",
+        "Name:        demo-issue-7-1a2b3c4d5e6f7a8b",
         "Namespace:   team",
         "Item:        octo/demo#7",
         "Title:       It is broken",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from coding_agent_core.admission import (
     cancellation,
     check_label,
     first_run,
+    free_run,
     is_announced,
     is_fresh,
     latest_of,
@@ -124,13 +125,15 @@ class KubernetesSink:
             unanswered: names of tasks that this submission may have created: the answer was lost.
         """
         request = await _as_trusted_as_its_issue(tasks, request)
-        taken: str | None = None
+        taken: set[str] = set()
         if is_fresh(request.trigger) and not unanswered:
-            taken = task_name(request.item)
+            name = task_name(request.item)
             if await self._create(tasks, request, 1, unanswered):
-                return Submission(task=taken)
+                return Submission(task=name)
+            taken.add(name)
         for _ in range(_RACES):
-            runs = await _runs(tasks, request.item, taken)
+            stored = await _stored(tasks, request.item, taken)
+            runs = runs_of(request.item, stored)
             own = next((body for body in runs if body["metadata"]["name"] in unanswered), None)
             if own is not None and trigger_of(own) == request.trigger:
                 return Submission(task=own["metadata"]["name"])
@@ -146,9 +149,11 @@ class KubernetesSink:
             first = first_run(request.item, runs)
             if first is not None and not await tasks.annotate(first, announcement(self._now())):
                 continue  # it was deleted just now: the name is free
-            taken = task_name(request.item, decision.run)
-            if await self._create(tasks, request, decision.run, unanswered):
-                return Submission(task=taken)
+            run = free_run(request.item, decision.run, stored)
+            name = task_name(request.item, run)
+            if await self._create(tasks, request, run, unanswered):
+                return Submission(task=name)
+            taken.add(name)
         raise QueueUnavailableError(
             f"The tasks of {request.item.display} change too quickly to decide on one."
         )
@@ -172,7 +177,7 @@ class KubernetesSink:
 
     async def _withdraw(self, tasks: AgentTasks, withdrawal: Withdrawal) -> Cancel | Keep:
         for _ in range(_RACES):
-            runs = await _runs(tasks, withdrawal.item, None)
+            runs = await _runs(tasks, withdrawal.item)
             match withdraw(withdrawal, latest_of(runs)):
                 case Keep() as kept:
                     before = kept.withdrawn_before
@@ -192,7 +197,7 @@ class KubernetesSink:
 
     async def _command(self, tasks: AgentTasks, command: IssueCommand) -> CommandStored | CommandIgnored:
         for _ in range(_RACES):
-            runs = await _runs(tasks, command.item, None)
+            runs = await _runs(tasks, command.item)
             latest = latest_of(runs)
             if latest is None:
                 return CommandIgnored("the item has no task; apply the label to start one")
@@ -255,30 +260,36 @@ async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> T
     """
     if request.trusted or request.answers is None:
         return request
-    runs = await _runs(tasks, request.answers, None)
+    runs = await _runs(tasks, request.answers)
     trusted = bool(runs) and all(parse_spec(body).trusted for body in runs)
     return request.model_copy(update={"trusted": trusted})
 
 
-async def _runs(tasks: AgentTasks, item: Item, taken: str | None) -> list[Mapping[str, Any]]:
-    """The item's runs, the newest last: those with its label, and the one of a name that was found taken.
+async def _runs(tasks: AgentTasks, item: Item) -> list[Mapping[str, Any]]:
+    """The item's runs, the newest last."""
+    return runs_of(item, await _stored(tasks, item, ()))
 
-    The latter is in the list already, unless someone took its labels away. Where the API server cannot list,
-    run 1 tells of the others: none without it, and none before one was announced on it.
+
+async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list[Mapping[str, Any]]:
+    """The tasks with the item's label, and those whose names were found taken: the item's runs among them.
+
+    The latter are in the list already, unless someone took their labels away, or they are of another item.
+    Where the API server cannot list, run 1 tells of the others: none without it, and none before one was
+    announced on it.
     """
     try:
-        listed = list(await tasks.runs(labels_for(item)[LABEL_ITEM]))
+        listed: list[Mapping[str, Any]] = list(await tasks.runs(labels_for(item)[LABEL_ITEM]))
     except ApiError as error:
         if not error.uncached:
             raise
         first = await tasks.get(task_name(item))
-        if first is not None and is_announced(first):
+        if first is not None and (is_announced(first) or not runs_of(item, [first])):
             raise
         listed = [first] if first is not None else []
-    if taken is not None and taken not in {body["metadata"]["name"] for body in listed}:
-        unlabeled = await tasks.get(taken)
+    for name in sorted(set(taken) - {body["metadata"]["name"] for body in listed}):
+        unlabeled = await tasks.get(name)
         listed += [unlabeled] if unlabeled is not None else []
-    return runs_of(item, listed)
+    return listed
 
 
 def temporary(error: BaseException) -> bool:

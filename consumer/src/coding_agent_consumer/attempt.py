@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,6 +119,7 @@ class Attempt:
         stop: set to end the attempt early; what was done is still pushed.
         grace: seconds after `stop` until the attempt returns.
         overtime: seconds after its time until the attempt returns: for work that cannot be pushed yet.
+        patience: seconds that each step before the work waits at most while the forge is down.
         environment: with which the attempt's pod was made; `None`: it has no pod.
         record: saves what is known so far, in case this process is killed. It is called only with an
             allowance, because all of that counts as spent if an attempt leaves no outcome.
@@ -136,6 +138,7 @@ class Attempt:
     environment: Environment | None = None
     record: Callable[[Outcome], None] | None = None
     mirror: Mirror | None = None
+    patience: float = inf
     _deadline: float = field(init=False)
     _worked: Outcome | None = field(default=None, init=False)
     """The agent's own outcome, once it has one."""
@@ -175,6 +178,11 @@ class Attempt:
         if outcome.change_url is None:
             outcome = outcome.model_copy(update={"change_url": self._change})
         return await self.transcripts.end(outcome, within=reserve / 3 if self.hurried else _LAST_UPLOAD)
+
+    @property
+    def began(self) -> bool:
+        """Whether the agent's work has begun."""
+        return self._gateway is not None
 
     @property
     def hurried(self) -> bool:
@@ -408,7 +416,7 @@ class Attempt:
 
     async def _prepared(self, action: Callable[[], Awaitable[_T]]) -> _T:
         """Before the work: wait while the forge is down, but give up at once when stopped."""
-        within = self._deadline - time.monotonic()
+        within = min(self._deadline - time.monotonic(), self.patience)
         return await run_until(lambda: while_unavailable(action, within=within, logger=_logger), self.stop)
 
     async def _delivered(self, action: Callable[[], Awaitable[_T]]) -> _T:

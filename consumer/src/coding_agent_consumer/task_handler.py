@@ -16,18 +16,19 @@ from typing import TypeVar
 
 from coding_agent_core.admission import answered_by_withdrawal
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.protocol import Forge, ItemDetails
 from coding_agent_core.messages import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Item, Phase
+from coding_agent_core.tasks import Phase
 from coding_agent_core.telemetry import UsageMetrics
 from prometheus_client import CollectorRegistry
 
 from coding_agent_consumer.attempt import Attempt, MakeAgent, outcome_of_error
+from coding_agent_consumer.circuit_breaker import CircuitBreaker, Trial
 from coding_agent_consumer.egress import Identities, denials
 from coding_agent_consumer.tasks import (
     Abandon,
@@ -52,7 +53,12 @@ _OTHER_CONSUMER_POLL = 2.0
 _OTHER_CONSUMER_PATIENCE = 60.0
 """Seconds after which such a message goes back to the queue for a while."""
 _FORGE_PATIENCE = 3600.0
-"""Seconds that a forge may be down before a task goes back to the queue."""
+"""Seconds that a forge may be down before that counts as a failed attempt."""
+_START_PATIENCE = 10.0
+"""Seconds that a task waits for its forge before its work, until it goes back to the queue.
+
+The last request's own retries are not cut off: a forge that hangs takes up to 55 s.
+"""
 _GRACE = 60.0
 """Seconds after a stop in which the work so far can still be pushed."""
 _EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
@@ -67,16 +73,30 @@ class _TaskStoppedError(Exception):
     """The consumer is shutting down, or the queue gave the task to another consumer: report nothing more."""
 
 
+class _ForgeDownError(Exception):
+    """The forge is down before the work of an attempt has begun: the task goes back to the queue.
+
+    Attributes:
+        asked: seconds that the forge asks to wait, if it says so.
+    """
+
+    def __init__(self, message: str, asked: float | None) -> None:
+        super().__init__(message)
+        self.asked = asked
+
+
 @dataclass
 class _Progress:
     """How far the handling of a claim has come.
 
     Attributes:
         attempt: number of the attempt that runs, or ran last.
+        trial: the task's use of its forge.
         task: the task on its item, once it is known.
     """
 
     attempt: int
+    trial: Trial
     task: ForgeTask | None = None
 
 
@@ -101,9 +121,19 @@ class TaskHandler:
     usage: UsageMetrics = field(default_factory=lambda: UsageMetrics(CollectorRegistry()))
     identities: Identities | None = None
     process: str | None = None
+    _breakers: dict[str, CircuitBreaker] = field(init=False)
+    """By host."""
+    _given_back: dict[str, float] = field(default_factory=dict, init=False)
+    """By uuid of a task whose forge is down: the monotonic time since when."""
+
+    def __post_init__(self) -> None:
+        self._breakers = {host: CircuitBreaker() for host in self.forges}
 
     async def handle(self, claim: Claim) -> None:
-        """Work on a task until its claim is settled. Only a shutdown or a lost claim leaves it unsettled."""
+        """Work on a task until its claim is settled. Only a shutdown or a lost claim leaves it unsettled.
+
+        A task whose forge is down goes back to the queue soon, because others can use its place.
+        """
         item = claim.task.request.item
         forge = self.forges.get(item.host)
         if forge is None:
@@ -111,19 +141,28 @@ class TaskHandler:
                 f"no forge is configured for {item.host}; known: {', '.join(sorted(self.forges)) or 'none'}"
             )
             return
-        progress = _Progress(claim.task.attempt)
+        breaker = self._breakers[item.host]
+        trial = breaker.trial()
+        if trial is None:
+            await claim.retry(breaker.delay(), claim.task.attempt)
+            return
+        progress = _Progress(claim.task.attempt, trial)
         try:
             async with AsyncExitStack() as stack:
                 while not await stack.enter_async_context(claim.item_lock()):
                     await stack.aclose()
-                    if await self._settle_locked_out(claim, forge, item):
+                    if await self._settle_locked_out(claim, forge, progress):
                         return
                 try:
                     await self._with_item(claim, forge, progress)
                 except _TaskStoppedError:
                     raise
+                except _ForgeDownError as error:
+                    await self._give_back(claim, progress, error)
                 except Exception as error:  # settled while the item's lock is held: the item shows it
                     await self._settle_failure(claim, progress, error)
+        except _ForgeDownError as error:
+            await self._give_back(claim, progress, error)
         except _TaskStoppedError:
             _logger.info(
                 "Stopped work on %s: %s",
@@ -131,14 +170,35 @@ class TaskHandler:
                 "claim lost" if claim.lost.is_set() else "shutting down",
             )
         except Exception as error:
-            await self._settle_failure(claim, _Progress(progress.attempt), error)
+            await self._settle_failure(claim, _Progress(progress.attempt, trial), error)
+        finally:
+            trial.over()
 
-    async def _settle_locked_out(self, claim: Claim, forge: Forge, item: Item) -> bool:
+    async def _give_back(self, claim: Claim, progress: _Progress, error: _ForgeDownError) -> None:
+        """Free the place of a task whose forge is down. It counts as an attempt only after a long time."""
+        item, uuid, now = claim.task.request.item, claim.task.uuid, asyncio.get_running_loop().time()
+        for other in [one for one, since in self._given_back.items() if since < now - 2 * _FORGE_PATIENCE]:
+            del self._given_back[other]  # another consumer has it
+        if self._given_back.setdefault(uuid, now) < now - _FORGE_PATIENCE:
+            del self._given_back[uuid]
+            await self._settle_failure(claim, progress, ForgeUnavailableError(str(error)))
+            return
+        task = progress.task
+        if task is not None and not claim.lost.is_set():
+            # The comment may show a running attempt, and the next delivery would count that one.
+            outcome = Outcome(reason=Reason.FORGE_UNAVAILABLE, message=str(error))
+            await self._comment(task, Phase.QUEUED, outcome, None)
+        wait = await claim.retry(self._breakers[item.host].delay(error.asked), progress.attempt)
+        _logger.warning("Gave %s back to the queue for %.0f s: %s", item.display, wait, error)
+
+    async def _settle_locked_out(self, claim: Claim, forge: Forge, progress: _Progress) -> bool:
         """Another consumer holds the item: settle this message; `False`: the item is free now."""
+        item = claim.task.request.item
         triggers = self.settings.labels(item.platform).triggers
         deadline = asyncio.get_running_loop().time() + _OTHER_CONSUMER_PATIENCE
         while asyncio.get_running_loop().time() < deadline:
-            details = await self._retrying(claim, lambda: forge.read(item))
+            details = await self._before_work(claim, progress, lambda: forge.read(item))
+            progress.trial.answered()
             if not triggers & details.labels:
                 break
             await self._pause(claim, _OTHER_CONSUMER_POLL)
@@ -157,10 +217,11 @@ class TaskHandler:
     async def _with_item(self, claim: Claim, forge: Forge, progress: _Progress) -> None:
         queued = claim.task
         limit = self.settings.consumer.max_attempts
-        item = await self._retrying(claim, lambda: forge.locate(queued.request.item))
+        item = await self._before_work(claim, progress, lambda: forge.locate(queued.request.item))
         labels = self.settings.labels(item.platform)
-        details = await self._retrying(claim, lambda: forge.read(item))
-        state = await self._retrying(claim, lambda: remembered(forge, item))
+        details = await self._before_work(claim, progress, lambda: forge.read(item))
+        progress.trial.answered()  # `locate` may send no request, and proves nothing
+        state = await self._before_work(claim, progress, lambda: remembered(forge, item))
         if state is not None and state.uuid == queued.uuid:
             progress.attempt = max(progress.attempt, state.attempt)
         decision = decide_start(queued, details, state, labels, limit)
@@ -171,7 +232,7 @@ class TaskHandler:
                 await claim.done()
             case Settle(ended):
                 claim.ending()
-                await self._retrying(claim, lambda: show_end_again(forge, item, labels))
+                await self._before_work(claim, progress, lambda: show_end_again(forge, item, labels))
                 why = "its consumer died before it settled the message; see the comment on the item"
                 await self._settle_end(claim, ended.phase, ended.reason, why)
             case Abandon(ended, reason, message):
@@ -180,8 +241,9 @@ class TaskHandler:
                 await self._finish(claim, progress.task, Outcome(reason=reason, message=message))
             case Start():
                 start = decision
-                branch = await self._retrying(
+                branch = await self._before_work(
                     claim,
+                    progress,
                     lambda: branch_for(
                         forge,
                         item,
@@ -205,12 +267,18 @@ class TaskHandler:
                 )
                 progress.attempt = decision.attempt
                 progress.task = task_for(forge, item, labels, begun, max_attempts=limit)
-                await self._attempt(claim, progress.task, details, EarlierAttempts(ended=start.ended))
+                earlier = EarlierAttempts(ended=start.ended)
+                await self._attempt(claim, progress, progress.task, details, earlier)
 
     async def _attempt(
-        self, claim: Claim, task: ForgeTask, details: ItemDetails, earlier: EarlierAttempts
+        self,
+        claim: Claim,
+        progress: _Progress,
+        task: ForgeTask,
+        details: ItemDetails,
+        earlier: EarlierAttempts,
     ) -> None:
-        await self._retrying(claim, task.prepare)
+        await self._before_work(claim, progress, task.prepare)
         consumer, storage = self.settings.consumer, self.settings.context_storage
         identities = self.identities
         job = f"{task.name}-{task.state.attempt}"
@@ -244,6 +312,7 @@ class TaskHandler:
                 stop=stop,
                 grace=_GRACE,
                 overtime=_OVERTIME,
+                patience=_START_PATIENCE,
             )
             outcome = await attempt.run()
         if identities is not None:
@@ -260,6 +329,10 @@ class TaskHandler:
             else:  # the consumer ends, but the task is still wanted: another consumer continues it
                 await self._comment(task, Phase.QUEUED, outcome, None)
                 raise _TaskStoppedError
+        if outcome.reason is Reason.FORGE_UNAVAILABLE and not attempt.began:
+            progress.trial.failed(outcome.retry_after)
+            raise _ForgeDownError(outcome.message, outcome.retry_after)
+        self._given_back.pop(claim.task.uuid, None)
         await self._settle(claim, task, outcome)
 
     async def _settle(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
@@ -360,16 +433,37 @@ class TaskHandler:
         finally:
             watcher.cancel()
 
-    async def _retrying(self, claim: Claim, action: Callable[[], Awaitable[_T]]) -> _T:
+    async def _before_work(
+        self, claim: Claim, progress: _Progress, action: Callable[[], Awaitable[_T]]
+    ) -> _T:
+        """Run an action before the work of an attempt, and wait only briefly while the forge is down.
+
+        Raises:
+            ForgeError: the forge refused.
+            _ForgeDownError: the forge is down.
+            _TaskStoppedError: as in `_retrying`.
+        """
+        try:
+            return await self._retrying(claim, action, within=_START_PATIENCE)
+        except ForgeUnavailableError as error:
+            progress.trial.failed(error.retry_after)
+            raise _ForgeDownError(str(error), error.retry_after) from error
+        except ForgeError:
+            progress.trial.answered()
+            raise
+
+    async def _retrying(
+        self, claim: Claim, action: Callable[[], Awaitable[_T]], *, within: float = _FORGE_PATIENCE
+    ) -> _T:
         """Run an action, and wait while the forge is down: a task does not fail because of that.
 
         Raises:
-            ForgeError: the forge refused, or was down for too long.
+            ForgeError: the forge refused, or was down for longer than `within` seconds.
             _TaskStoppedError: the consumer is to end, or the claim was lost, while waiting.
         """
         return await while_unavailable(
             action,
-            within=_FORGE_PATIENCE,
+            within=within,
             logger=_logger,
             pause=lambda seconds: self._pause(claim, seconds),
         )

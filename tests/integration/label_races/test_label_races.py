@@ -21,7 +21,7 @@ from coding_agent_forge.deliveries import PENDING
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
 from tests.fixtures.system import REPOSITORY, sample_repository, until
-from tests.integration.label_races.judge import BOT, PROCESSING, Shown, is_wanted, problems
+from tests.integration.label_races.judge import BOT, DONE, PROCESSING, Shown, is_wanted, problems
 from tests.integration.label_races.modes import Mode, RaceItem, start_kubernetes, start_queues
 from tests.integration.label_races.stories import Act, Story, stories
 
@@ -218,3 +218,27 @@ def test_every_label_that_stays_has_its_run_and_no_other_label_has_one(
     for _ in range(2):
         race.play()
         race.settle()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("mode", ["rabbitmq", "memory"])
+def test_a_forge_that_is_down_keeps_nobody_waiting_on_the_other(
+    open_forge: OpenForge, start: Start, mode: str
+) -> None:
+    down, works = open_forge("github"), open_forge("gitlab")
+    system = start(mode, [down, works], concurrency=2)
+    items = _items([down], 4) + _items([works], 1)
+    for item in items:
+        system.let_end(item)
+    outage = down.fault(id="outage", path="/api/", status=503, times=None)
+    for item in items:
+        _act(item, Act.LABEL)
+        until(lambda forge=item.forge: _all_delivered(forge), "the event is delivered")
+    until(lambda: DONE in _shown(items[-1]).labels, lambda: f"the other is done\n{system.logs()}", 60)
+    assert outage.hits, "the system has tried"
+    outage.end()
+    for item in items[:-1]:
+        until(lambda item=item: DONE in _shown(item).labels, f"{item.name} is done", SETTLE_SECONDS)
+        state = _shown(item).state
+        assert state is not None
+        assert state.attempt == 1, "an outage of the forge is not a failed attempt"

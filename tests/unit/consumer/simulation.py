@@ -91,6 +91,7 @@ class SimulatedForge:
         self.changed_at = self.now
 
     async def locate(self, item: Item) -> Item:
+        self._before("locate")
         return item
 
     async def read(self, item: Item) -> ItemDetails:
@@ -121,6 +122,7 @@ class SimulatedForge:
         return applied
 
     async def find_comment(self, _item: Item, _marker: str) -> Comment | None:
+        self._before("find_comment")
         found = self.comment
         self.count("find_comment")
         return found
@@ -212,6 +214,7 @@ class World:
     Attributes:
         outcomes: how the next attempts end; when there are none left: they succeed.
         during: what happens while the next attempt works.
+        works: the work of attempts begins before they end.
         attempts: number and uuid of each attempt that ran.
     """
 
@@ -219,6 +222,7 @@ class World:
         self.forge, self.broker = SimulatedForge(), SimulatedBroker()
         self.outcomes: list[Outcome] = []
         self.during: Callable[[SimulatedClaim], None] | None = None
+        self.works = True
         self.attempts: list[tuple[str, int]] = []
         self._uuids = 0
         self._claim: SimulatedClaim | None = None
@@ -236,13 +240,17 @@ class World:
         self.broker.waiting.append((QueuedTask(request=request, uuid=f"uuid-{self._uuids}"), False))
         return f"uuid-{self._uuids}"
 
-    async def deliver(self, fatal: int = 0) -> bool:
+    def consumer(self) -> TaskHandler:
+        """A consumer that has just started."""
+        forges: Any = {self.forge.host: self.forge}
+        return TaskHandler(SETTINGS, forges, UNUSED, UNUSED, asyncio.Event())
+
+    async def deliver(self, fatal: int = 0, consumer: TaskHandler | None = None) -> bool:
         """A consumer takes the next message, and dies after its request `fatal`; whether it lives."""
         task, redelivered = self.broker.waiting.pop(0)
         self.forge.arm(fatal)
         claim = self._claim = SimulatedClaim(task, redelivered, self.broker, self.forge.count)
-        forges: Any = {self.forge.host: self.forge}
-        handler = TaskHandler(SETTINGS, forges, UNUSED, UNUSED, asyncio.Event())
+        handler = consumer or self.consumer()
         patch = pytest.MonkeyPatch()
         patch.setattr(task_handler, "Attempt", self._attempt)
         try:
@@ -274,6 +282,10 @@ class _SimulatedAttempt:
     world: World
     task: QueuedTask
     hurried = False
+
+    @property
+    def began(self) -> bool:
+        return self.world.works
 
     async def run(self) -> Outcome:
         world = self.world

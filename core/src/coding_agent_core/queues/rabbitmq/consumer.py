@@ -158,9 +158,11 @@ class RabbitMQClaim:
         """
         seconds = delay_seconds(delay)
         copy = self.task.model_copy(update={"attempt": attempt})
-        # The holder of the lock may be the one that started this very attempt.
-        redelivered = self.is_refused and self.redelivered
-        await self._settle(delayed_message(self._queue, copy, seconds, redelivered=redelivered))
+        comes_again = attempt == self.task.attempt
+        # Another consumer may have started this very attempt.
+        redelivered = comes_again and self.redelivered
+        message = delayed_message(self._queue, copy, seconds, redelivered=redelivered)
+        await self._settle(message, comes_again=comes_again)
         return seconds
 
     async def dead_letter(self, reason: str) -> None:
@@ -170,9 +172,9 @@ class RabbitMQClaim:
         """
         await self._settle(dead_message(self._queue, self.task, reason))
 
-    async def _settle(self, copy: Message | None) -> None:
+    async def _settle(self, copy: Message | None, *, comes_again: bool = False) -> None:
         if not self._io.stopped:  # else the source was closed, and the message is back in the queue
-            await self._io.run(self.connection.settle(self, copy))
+            await self._io.run(self.connection.settle(self, copy, comes_again=comes_again))
         self.settled.set()
 
 
@@ -241,8 +243,12 @@ class ConsumerConnection:
                     waiting = waiting_queue(self.settings.queue, claim.task.request.item)
                     await self._open_connection().delete(claim.lock, waiting)
 
-    async def settle(self, claim: RabbitMQClaim, copy: Message | None) -> None:
-        """Acknowledge the task's message, once a copy is published if there is one."""
+    async def settle(self, claim: RabbitMQClaim, copy: Message | None, *, comes_again: bool) -> None:
+        """Acknowledge the task's message, once a copy is published if there is one.
+
+        Args:
+            comes_again: the copy is of the same attempt, which must not count as settled.
+        """
         if claim.is_lost:
             await self.abandon(claim)
         if self.claim is not claim:
@@ -253,7 +259,7 @@ class ConsumerConnection:
             _logger.warning("Task %s could not be moved; it will be delivered again", claim.task.name)
             await self.abandon(claim)
             return
-        if not claim.is_refused:  # a refused attempt comes again
+        if not (comes_again or claim.is_refused):
             self.tracker.settle(claim.task)
         claim.delivery.acknowledge()
         self._end_claim()

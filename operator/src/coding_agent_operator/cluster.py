@@ -106,10 +106,17 @@ class Cluster:
     async def mount_failures(self, pod: str) -> list[str]:
         """What the kubelet says about volumes that it cannot set up for a pod; the newest last."""
         selector = f"involvedObject.kind=Pod,involvedObject.name={pod},reason=FailedMount"
+        return [message for _, message in await self._events(selector)]
+
+    async def claim_events(self, uid: str) -> list[tuple[str, str]]:
+        """Reasons and messages of the Events about a PersistentVolumeClaim; the newest last."""
+        return await self._events(f"involvedObject.kind=PersistentVolumeClaim,involvedObject.uid={uid}")
+
+    async def _events(self, selector: str) -> list[tuple[str, str]]:
         query = [("fieldSelector", selector), ("limit", "50")]
         found = await self._server.request("GET", f"{self._core}/events", query=query)
         events = sorted(found["items"], key=lambda event: event.get("lastTimestamp") or "")
-        return [str(event.get("message") or "") for event in events]
+        return [(str(event.get("reason") or ""), str(event.get("message") or "")) for event in events]
 
     async def list_running_pods(self, labels: str) -> tuple[list[Body], str]:
         """The pods that have not ended, and the list's resourceVersion."""

@@ -51,6 +51,8 @@ VARIABLES = {
 }
 """What package managers read, each from its own documentation."""
 _RESOLVE_S = 5.0
+_EVENT_TRIES, _EVENT_INTERVAL_S = 10, 0.3
+"""How often the first Event about a claim is looked for. Without one, the attempt gets the claim."""
 
 
 class JobBuilder:
@@ -118,8 +120,18 @@ def claim_for(item: Item, cache: Cache) -> Body:
     }
 
 
-def why_unusable(claim: Body) -> str | None:
-    """Why no further pod can use this claim; `None` if one can, perhaps when it has a volume. Pure."""
+def waits_for_class(claim: Body) -> bool:
+    """The StorageClass that a claim names has to make its volume. Pure."""
+    phase, spec = (claim.get("status") or {}).get("phase"), claim["spec"]
+    return phase == "Pending" and bool(spec.get("storageClassName")) and not spec.get("volumeName")
+
+
+def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | None:
+    """Why no further pod can use this claim; `None` if one can, perhaps when it has a volume. Pure.
+
+    Args:
+        events: reasons and messages of the claim's Events, the newest last.
+    """
     if claim["metadata"].get("deletionTimestamp"):
         return "it is being deleted"
     phase, spec = (claim.get("status") or {}).get("phase"), claim["spec"]
@@ -131,6 +143,16 @@ def why_unusable(claim: Body) -> str | None:
             "it has no volume, and the cluster has no default StorageClass that could make one; set "
             "`operator.job.cache.storage_class` and delete the claim, or create a volume for it"
         )
+    if waits_for_class(claim) and events:
+        # Only the Event tells it: reading StorageClasses takes a right in the whole cluster. Its text is the
+        # API machinery's, `storageclass.storage.k8s.io "x" not found` (pkg/api/errors, NewNotFound).
+        (reason, message), name = events[-1], spec["storageClassName"]
+        if reason == "ProvisioningFailed" and f'"{name}" not found' in message:
+            return (
+                f'it has no volume, because the StorageClass "{name}" does not exist; create the class, or '
+                "set `operator.job.cache.storage_class` to one of `kubectl get storageclass` and delete the "
+                "claim"
+            )
     return None
 
 
@@ -232,7 +254,7 @@ class RepositoryCaches:
         name = wanted["metadata"]["name"]
         try:
             claim = await self._cluster.get_claim(name) or await self._cluster.create_claim(wanted)
-            problem = why_unusable(claim)
+            problem = why_unusable(claim, await self._events_of(claim))
         except ApiError as error:
             if error.status is None or error.status >= 500 or error.status in (409, 429):
                 raise
@@ -244,6 +266,19 @@ class RepositoryCaches:
         # What the claim is, not what a new one would be: the settings may have changed since.
         claim = {**claim, "metadata": {**claim["metadata"], "labels": wanted["metadata"]["labels"]}}
         return with_cache(manifest, claim, self._template, trusted=task.spec.trusted), None
+
+    async def _events_of(self, claim: Body) -> list[tuple[str, str]]:
+        """The Events of a claim that has no volume yet: of a new claim there is one within a second.
+
+        Raises:
+            ApiError: they cannot be read.
+        """
+        if waits_for_class(claim):
+            for _ in range(_EVENT_TRIES):
+                if events := await self._cluster.claim_events(claim["metadata"]["uid"]):
+                    return events
+                await asyncio.sleep(_EVENT_INTERVAL_S)
+        return []
 
 
 class EgressProxy:

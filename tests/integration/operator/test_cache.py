@@ -9,13 +9,31 @@ import pytest
 from kubernetes import client
 
 from tests.fixtures.accounts import until_may
+from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.pod_driver import DONE, PodDriver
 from tests.integration.operator.world import ACCOUNT, OperatorProcess, World
 
 Start = Callable[..., OperatorProcess]
-ENABLED: dict[str, Any] = {"job": {"cache": {"enabled": True, "size": "1Gi", "storage_class": "none"}}}
+CLASS = "coding-agent-test"
+"""A StorageClass whose volumes somebody would make by hand."""
 RIGHTS = {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "create"]}
 """As the chart gives them."""
+
+
+def enabled(storage_class: str = CLASS) -> dict[str, Any]:
+    return {"job": {"cache": {"enabled": True, "size": "1Gi", "storage_class": storage_class}}}
+
+
+@pytest.fixture(autouse=True)
+def storage_class(plane: PlaneUnderTest) -> None:
+    storage = client.StorageV1Api(plane.api_client)
+    if CLASS not in [one.metadata.name for one in storage.list_storage_class(_request_timeout=10).items]:
+        body = {
+            "metadata": {"name": CLASS},
+            "provisioner": "kubernetes.io/no-provisioner",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        }
+        storage.create_storage_class(body, _request_timeout=10)
 
 
 def allow(world: World) -> None:
@@ -61,7 +79,7 @@ def test_a_claim_is_made_once_for_a_repository_and_outlives_its_tasks(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: DONE
-    process = operator(operator=ENABLED)
+    process = operator(operator=enabled())
     allow(world)
     first = world.create(1, trusted=True)
     world.until_phase(first, "Succeeded")
@@ -88,7 +106,7 @@ def test_without_the_right_an_attempt_starts_without_a_cache_and_says_so(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: DONE
-    operator(operator=ENABLED)
+    operator(operator=enabled())
     name = world.create(1, trusted=True)
     world.until_phase(name, "Succeeded")
     assert "CacheUnavailable" in world.events(name)
@@ -96,11 +114,25 @@ def test_without_the_right_an_attempt_starts_without_a_cache_and_says_so(
     assert claims_of(world, name) == []
 
 
+def test_an_attempt_starts_without_a_cache_whose_class_does_not_exist_and_says_so(
+    world: World, pods: PodDriver, operator: Start
+) -> None:
+    pods.script = lambda _: DONE
+    operator(operator=enabled("missing"))
+    allow(world)
+    for number in (1, 2):  # the first makes the claim, and the second finds it
+        name = world.create(number, trusted=True)
+        world.until_phase(name, "Succeeded")
+        assert "CacheUnavailable" in world.events(name)
+        assert claims_of(world, name) == []
+    assert len(claims(world)) == 1
+
+
 def test_a_claim_that_is_being_deleted_is_not_waited_for(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: DONE
-    operator(operator=ENABLED)
+    operator(operator=enabled())
     allow(world)
     world.until_phase(world.create(1), "Succeeded")
     [name] = claims(world)

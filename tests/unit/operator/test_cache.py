@@ -31,10 +31,14 @@ class Claims:
     def __init__(self, *there: dict[str, Any], refusal: ApiError | None = None, **status: Any) -> None:
         self.there = {claim["metadata"]["name"]: claim for claim in there}
         self.refusal = refusal
+        self.events: list[list[tuple[str, str]]] = []
         self.created: list[str] = []
 
     async def get_claim(self, name: str) -> dict[str, Any] | None:
         return self.there.get(name)
+
+    async def claim_events(self, uid: str) -> list[tuple[str, str]]:
+        return self.events.pop(0)
 
     async def create_claim(self, manifest: dict[str, Any]) -> dict[str, Any]:
         if self.refusal is not None:
@@ -209,6 +213,32 @@ async def test_an_attempt_starts_without_a_claim_that_is_of_no_use(broken: dict[
     spec, message = await pod(Claims(claim))
     assert why in message
     assert not any("persistentVolumeClaim" in volume for volume in spec["volumes"])
+
+
+MISSING = ("ProvisioningFailed", 'storageclass.storage.k8s.io "fast" not found')
+
+
+@pytest.mark.parametrize(
+    ("events", "usable"),
+    [
+        ([[], [MISSING]], False),
+        ([[("WaitForFirstConsumer", "waiting for first consumer"), MISSING]], False),
+        ([[MISSING, ("WaitForFirstConsumer", "waiting for first consumer")]], True),
+        ([[("ProvisioningFailed", 'secrets "storage-login" not found')]], True),
+        ([[("ExternalProvisioning", 'waiting for "x.example"')]], True),
+    ],
+    ids=["a new claim", "an old one", "created since", "another problem", "it takes its time"],
+)
+async def test_a_class_that_does_not_exist_is_known_from_the_claims_newest_event(
+    events: list[list[tuple[str, str]]], usable: bool
+) -> None:
+    good = claim_for(task().spec.item, Cache(storage_class="fast"))
+    metadata = {**good["metadata"], "uid": "u"}
+    claims = Claims({**good, "metadata": metadata, "status": {"phase": "Pending"}})
+    claims.events = events
+    spec, message = await pod(claims)
+    assert any("persistentVolumeClaim" in volume for volume in spec["volumes"]) is usable
+    assert ("`operator.job.cache.storage_class`" in message) is not usable
 
 
 async def test_an_attempt_starts_without_a_claim_that_is_refused_and_waits_for_an_answer() -> None:

@@ -149,9 +149,9 @@ def why_unusable(claim: Body, events: Sequence[tuple[str, str]] = ()) -> str | N
         (reason, message), name = events[-1], spec["storageClassName"]
         if reason == "ProvisioningFailed" and f'"{name}" not found' in message:
             return (
-                f'it has no volume, because the StorageClass "{name}" does not exist; create the class, or '
-                "set `operator.job.cache.storage_class` to one of `kubectl get storageclass` and delete the "
-                "claim"
+                f'it has no volume, because the StorageClass "{name}" does not exist; create the class or a '
+                "volume for the claim, or set `operator.job.cache.storage_class` to one of `kubectl get "
+                "storageclass` and delete the claim"
             )
     return None
 

@@ -123,8 +123,8 @@ class TaskHandler:
     process: str | None = None
     _breakers: dict[str, CircuitBreaker] = field(init=False)
     """By host."""
-    _given_back: dict[str, float] = field(default_factory=dict, init=False)
-    """By uuid of a task whose forge is down: the monotonic time since when."""
+    _given_back: dict[str, list[float]] = field(default_factory=dict, init=False)
+    """By uuid of a task whose forge is down: the monotonic times at which it was given back."""
 
     def __post_init__(self) -> None:
         self._breakers = {host: CircuitBreaker() for host in self.forges}
@@ -177,18 +177,22 @@ class TaskHandler:
     async def _give_back(self, claim: Claim, progress: _Progress, error: _ForgeDownError) -> None:
         """Free the place of a task whose forge is down. It counts as an attempt only after a long time."""
         item, uuid, now = claim.task.request.item, claim.task.uuid, asyncio.get_running_loop().time()
-        for other in [one for one, since in self._given_back.items() if since < now - 2 * _FORGE_PATIENCE]:
+        for other in [one for one, at in self._given_back.items() if at[0] < now - 2 * _FORGE_PATIENCE]:
             del self._given_back[other]  # another consumer has it
-        if self._given_back.setdefault(uuid, now) < now - _FORGE_PATIENCE:
+        times = self._given_back.setdefault(uuid, [])
+        times.append(now)
+        if times[0] < now - _FORGE_PATIENCE:
             del self._given_back[uuid]
             await self._settle_failure(claim, progress, ForgeUnavailableError(str(error)))
             return
-        task = progress.task
+        task, delay = progress.task, self._breakers[item.host].delay(error.asked)
         if task is not None and not claim.lost.is_set():
             # The comment may show a running attempt, and the next delivery would count that one.
             outcome = Outcome(reason=Reason.FORGE_UNAVAILABLE, message=str(error))
             await self._comment(task, Phase.QUEUED, outcome, None)
-        wait = await claim.retry(self._breakers[item.host].delay(error.asked), progress.attempt)
+            # The forge answers some requests, and each further try changes the comment twice.
+            delay = max(delay, self._delay(len(times), error.asked))
+        wait = await claim.retry(delay, progress.attempt)
         _logger.warning("Gave %s back to the queue for %.0f s: %s", item.display, wait, error)
 
     async def _settle_locked_out(self, claim: Claim, forge: Forge, progress: _Progress) -> bool:

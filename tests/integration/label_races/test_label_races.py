@@ -236,19 +236,19 @@ def test_a_forge_that_is_down_keeps_nobody_waiting_on_the_other(
         _act(item, Act.LABEL)
         # The tasks of the forge that is down come first.
         until(partial(_all_delivered, item.forge), "the event is delivered")
-    _wait_for_done(system, items[-1], 60)
+    _wait_for_done(system, items[-1])
     assert outage.hits, "the system has tried"
     outage.end()
     for item in items[:-1]:
-        _wait_for_done(system, item, SETTLE_SECONDS)
+        _wait_for_done(system, item)
         state = _shown(item).state
         assert state is not None
         assert state.attempt == 1, "an outage of the forge is not a failed attempt"
 
 
-def _wait_for_done(system: Mode, item: RaceItem, seconds: float) -> None:
+def _wait_for_done(system: Mode, item: RaceItem) -> None:
     until(
         lambda: DONE in _shown(item).labels,
         lambda: f"{item.name} is done\n{system.logs()}",
-        seconds,
+        SETTLE_SECONDS,
     )

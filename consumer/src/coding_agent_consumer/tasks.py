@@ -9,13 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from coding_agent_core.admission import answered_by
+from coding_agent_core.admission import answered_by, answered_by_withdrawal
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.forge.protocol import MARKER, Forge, ItemDetails, ItemState, Permission
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
-from coding_agent_core.reporting import Report, State, publish, read_state, retry_cause, show_labels
+from coding_agent_core.reporting import (
+    Report,
+    State,
+    last_removal,
+    publish,
+    read_state,
+    retry_cause,
+    show_labels,
+)
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Authorize
 from coding_agent_core.tasks import LABEL_REMOVED, Cause, Item, Origin, Phase, TaskRequest, Trigger, task_name
@@ -273,6 +281,21 @@ class ForgeTask:
     async def prepare(self) -> None:
         """Show that the attempt starts."""
         await self.comment(Phase.RUNNING)
+
+    async def was_withdrawn(self) -> str | None:
+        """Why the attempt must not start: a person took the label off before `prepare` had shown it.
+
+        The item does not show that, because the processing label came afterwards. Only for a task that a
+        label asked for.
+        """
+        seen = await self.forge.read_state(self.item)
+        history = await self.forge.label_history(self.item, None)
+        shown = self.labels.active & seen.labels
+        removal = last_removal(shown, self.labels, history, await self.forge.whoami())
+        if removal is None:
+            return None
+        self.answered_until = answered_by_withdrawal(removal.at)
+        return LABEL_REMOVED
 
     async def check(self) -> str | None:
         """Why the work is no longer wanted; `None` while it is.

@@ -7,7 +7,7 @@ remembers items, a consumer reads there after a crash whether a task was started
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import SplitResult, urlsplit
@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, ValidationError
 
 from coding_agent_core.egress import Denial
-from coding_agent_core.forge.protocol import MARKER, Forge
+from coding_agent_core.forge.protocol import MARKER, Forge, LabelEvent
 from coding_agent_core.platforms import FACTS, ItemKind
 from coding_agent_core.reasons import Reason, advice
 from coding_agent_core.settings.forges import Labels
@@ -213,6 +213,29 @@ def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tupl
     add = [label for label in sorted(wanted) if label not in present]
     remove = [label for label in sorted(filter(None, ours - wanted)) if label in present]
     return add, remove
+
+
+def last_removal(
+    shown: Collection[str], labels: Labels, history: Sequence[LabelEvent], own_login: str
+) -> LabelEvent | None:
+    """The removal of the last label of the flow, if it was the last thing that a person did; else `None`.
+
+    The item can show one nevertheless: we read the item, the person removed the label, and then we added the
+    processing label.
+
+    Args:
+        shown: the labels of the flow that the item shows.
+        history: the newest first, read after the item.
+        own_login: of our own account, which applies labels that ask for a task only if a person commands it.
+    """
+    left = set(shown)
+    for event in history:
+        if event.user.casefold() != own_login.casefold():
+            return None if event.added or left else event
+        if event.added and event.label in labels.triggers:
+            return None
+        (left.discard if event.added else left.add)(event.label)
+    return None
 
 
 def comment(report: Report) -> str:

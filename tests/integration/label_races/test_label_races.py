@@ -26,6 +26,7 @@ from tests.integration.label_races.judge import BOT, DONE, PROCESSING, Shown, is
 from tests.integration.label_races.modes import Mode, RaceItem, start_kubernetes, start_queues
 from tests.integration.label_races.stories import Act, Story, stories
 
+MODES = ("kubernetes", "rabbitmq", "memory")
 SEED = 20
 SETTLE_SECONDS = 120.0
 """Seconds after the last act within which all is as it should be, on a machine that does other things too."""
@@ -209,13 +210,23 @@ def _report(item: RaceItem, story: Story, lines: Sequence[str]) -> str:
 
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize(
-    ("mode", "flavour"), [("kubernetes", "gitlab"), ("rabbitmq", "github"), ("memory", "gitlab")]
+    ("count", "mode", "flavour"),
+    [
+        (12, "kubernetes", "gitlab"),
+        (12, "rabbitmq", "github"),
+        (12, "memory", "gitlab"),
+        *(
+            pytest.param(60, mode, flavour, marks=pytest.mark.long)
+            for mode in MODES
+            for flavour in ("github", "gitlab")
+        ),
+    ],
 )
 def test_every_label_that_stays_has_its_run_and_no_other_label_has_one(
-    open_forge: OpenForge, start: Start, mode: str, flavour: str
+    open_forge: OpenForge, start: Start, count: int, mode: str, flavour: str
 ) -> None:
     forge = open_forge(flavour)
-    race = Race(start(mode, [forge]), [forge], 12)
+    race = Race(start(mode, [forge]), [forge], count)
     for _ in range(2):
         race.play()
         race.settle()
@@ -252,3 +263,44 @@ def _wait_for_done(system: Mode, item: RaceItem) -> None:
         lambda: f"{item.name} is done\n{system.logs()}",
         SETTLE_SECONDS,
     )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("flavour", "clock_ahead", "deliveries"),
+    [
+        ("github", 120.0, {"doubled": 0.5, "other_ids": 0.5, "reordered": 0.3}),
+        ("gitlab", 120.0, {"doubled": 0.5, "other_ids": 0.5, "reordered": 0.3}),
+        ("github", -120.0, {"dropped": 0.3}),
+        ("gitlab", -120.0, {"dropped": 0.3}),
+    ],
+    ids=str,
+)
+def test_it_holds_with_another_clock_and_whatever_happens_to_the_deliveries(
+    open_forge: OpenForge,
+    start: Start,
+    mode: str,
+    flavour: str,
+    clock_ahead: float,
+    deliveries: dict[str, Any],
+) -> None:
+    forge = open_forge(flavour, clock_ahead)
+    race = Race(start(mode, [forge]), [forge], 12, **deliveries)
+    for _ in range(2):
+        race.play()
+        race.settle()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(500)
+def test_the_reporter_serves_a_forge_while_the_other_is_down(open_forge: OpenForge, start: Start) -> None:
+    down, works = open_forge("github"), open_forge("gitlab")
+    race = Race(start("kubernetes", [down, works]), [down, works], 12)
+    outage = down.fault(id="outage", path="/api/", status=503, times=None)
+    race.play()
+    race.settle(works)
+    assert outage.hits, "the system has tried"
+    outage.end()
+    race.settle()

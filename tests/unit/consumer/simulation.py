@@ -40,7 +40,9 @@ class SimulatedForge:
 
     Attributes:
         shown: what the comment showed last of each task.
+        history: the label events, the newest first.
         requests: names of the requests since `arm`.
+        afterwards: what happens after the request of this number.
         refused: the error with which the forge answers a request of this name, if any.
     """
 
@@ -51,10 +53,11 @@ class SimulatedForge:
         self.labels: set[str] = set()
         self.open = True
         self.comment: Comment | None = None
-        self.labeled_at: datetime | None = None
+        self.history: list[LabelEvent] = []
         self.shown: dict[str, State] = {}
         self.requests: list[str] = []
         self.refused: Callable[[str], ForgeError | None] = lambda _: None
+        self.afterwards: dict[int, Callable[[], object]] = {}
         self._fatal = 0
 
     def arm(self, fatal: int) -> None:
@@ -65,6 +68,7 @@ class SimulatedForge:
         """A request was done."""
         self.requests.append(name)
         self.now += timedelta(seconds=1)
+        self.afterwards.pop(len(self.requests), lambda: None)()
         if len(self.requests) == self._fatal:
             raise Killed(name)
 
@@ -81,14 +85,19 @@ class SimulatedForge:
     def put_label(self) -> None:
         """A person applies the label."""
         self.now += timedelta(seconds=1)
-        self.labels.add(BOT)
-        self.labeled_at = self.changed_at = self.now
+        self._change("alice", BOT, added=True)
 
     def unlabel(self) -> None:
         """A person takes the bot's labels off."""
         self.now += timedelta(seconds=1)
-        self.labels -= {BOT, PROCESSING}
-        self.changed_at = self.now
+        for label in (BOT, PROCESSING):
+            self._change("alice", label, added=False)
+
+    def _change(self, user: str, label: str, *, added: bool) -> None:
+        if (label in self.labels) is not added:
+            (self.labels.add if added else self.labels.remove)(label)
+            self.history.insert(0, LabelEvent(self.now, user, label, added))
+            self.changed_at = self.now
 
     async def locate(self, item: Item) -> Item:
         self._before("locate")
@@ -117,9 +126,18 @@ class SimulatedForge:
         return state
 
     async def label_application(self, _item: Item) -> LabelEvent | None:
-        applied = LabelEvent(self.labeled_at, "alice", BOT, added=True) if self.labeled_at else None
+        applied = next((event for event in self.history if event.added and event.label == BOT), None)
         self.count("label_application")
         return applied
+
+    async def label_history(self, _item: Item, _since: datetime | None) -> list[LabelEvent]:
+        self._before("label_history")
+        history = list(self.history)
+        self.count("label_history")
+        return history
+
+    async def whoami(self) -> str:
+        return "bot"
 
     async def find_comment(self, _item: Item, _marker: str) -> Comment | None:
         self._before("find_comment")
@@ -141,15 +159,13 @@ class SimulatedForge:
 
     async def add_label(self, _item: Item, label: str) -> None:
         self._before("add_label")
-        self.labels.add(label)
-        self.changed_at = self.now
+        self._change("bot", label, added=True)
         self.count("add_label")
 
     async def remove_label(self, _item: Item, label: str) -> bool:
         self._before("remove_label")
         was_there = label in self.labels
-        self.labels.discard(label)
-        self.changed_at = self.now
+        self._change("bot", label, added=False)
         self.count("remove_label")
         return was_there
 

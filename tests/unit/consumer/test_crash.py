@@ -109,3 +109,31 @@ async def test_a_label_that_was_applied_after_the_end_was_shown_stays() -> None:
     assert world.forge.labels == {DONE}
     assert [uuid for uuid, _ in world.broker.dead] == [first]
     assert world.forge.state.run == 2
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["for good", "and puts it on again"])
+async def test_a_person_takes_the_label_off_after_any_request_of_the_start(again: bool) -> None:
+    """The item is read, the label goes, and then the processing label comes."""
+    world, requests = await play(CASES["success"], 0)
+    start = requests.index("remove_label")
+    assert start > 4
+    for number in range(1, start + 2):
+        world = World()
+        world.label()
+
+        def change_of_mind(world: World = world) -> None:
+            world.forge.unlabel()
+            if again:
+                world.label()
+
+        world.forge.afterwards[number] = change_of_mind
+        await world.calm_down()
+        assert len(world.attempts) <= 1, number
+        assert BOT not in world.forge.labels
+        if again:
+            assert world.attempts, number
+            assert_agreed(world, Phase.SUCCEEDED)
+        else:
+            assert not world.attempts, number
+            assert not world.forge.labels
+            assert world.forge.state is None or world.forge.state.phase is Phase.CANCELLED, number

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from coding_agent_core.admission import LatestTask
 from coding_agent_core.forge.protocol import ItemState, LabelEvent
-from coding_agent_core.reporting import label_changes
+from coding_agent_core.reporting import label_changes, last_removal
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Cause, Origin, Phase, RunnerName
 
@@ -174,8 +174,10 @@ def plan_item(
     found = _contradiction(run, item, labels, again=again)
     if found is not None and _done_by_us(run, found, history, applied, own_login):
         found = None
-    if removal_reported and found is None and _last_removed(item, labels, history, own_login):
-        found = None if run.phase.terminal or run.cancel_requested else LabelContradiction.LABEL_REMOVED
+    works = not run.phase.terminal and not run.cancel_requested
+    if removal_reported and found is None and works:
+        removed = last_removal(labels.active & item.labels, labels, history, own_login)
+        found = LabelContradiction.LABEL_REMOVED if removed else None
     if found is None:
         pending = None
     elif pending is None or pending.contradiction is not found:
@@ -248,20 +250,6 @@ def _done_by_us(
         case LabelContradiction.ITEM_CLOSED:
             event = None
     return event is not None and bool(own_login) and event.user.casefold() == own_login.casefold()
-
-
-def _last_removed(item: ItemState, labels: Labels, history: Sequence[LabelEvent], own_login: str) -> bool:
-    """Whether the last thing that a person did was to take the last label of the flow off.
-
-    The item can show one nevertheless: we read the item, the person removed the label, and then we added the
-    processing label.
-    """
-    shown = set(labels.active & item.labels)
-    for event in history:
-        if event.user.casefold() != own_login.casefold():
-            return not event.added and not shown
-        (shown.discard if event.added else shown.add)(event.label)
-    return False
 
 
 def _applied_again(

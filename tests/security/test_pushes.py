@@ -13,7 +13,6 @@ from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_core.attempts import AttemptInput, Outcome
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
-from coding_agent_forge.git import git, set_branch
 from coding_agent_forge.model import Kind, Repository, Role
 from coding_agent_model.script import Script
 
@@ -22,9 +21,7 @@ from tests.fixtures.system import REPOSITORY, System
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.scripts import finish, script, write
-
-BOT = "coding-agent-bot"
-MALLORY = "mallory/pricing"
+from tests.security.arranged_changes import ARRANGED, BOT, MALLORY, forked, own, refs
 
 pytestmark = pytest.mark.parametrize("flavour", ["github", "gitlab"])
 
@@ -48,64 +45,7 @@ def change(place: AttemptPlace, number: int, repository: Repository | None = Non
     return given.model_copy(update={"task": given.task.model_copy(update={"request": request})})
 
 
-def refs(repository: Repository) -> str:
-    """Every branch of a repository with its commit."""
-    return git(repository.path, "for-each-ref", "refs/heads")
-
-
-def forked(system: System, branch: str = "main", **options: bool) -> tuple[int, Repository]:
-    """A change from a branch of mallory's fork, into which the agent may push; its number."""
-    fork = system.forge.fork(REPOSITORY, "mallory", roles={BOT: Role.WRITE}, **options)
-    commit(fork.path, branch)
-    return system.forge.open_change(REPOSITORY, branch, "main", source=fork), fork
-
-
-def own(system: System, branch: str, base: str = "main") -> int:
-    """A change from a branch of the repository itself; its number."""
-    commit(system.forge.repository(REPOSITORY).path, branch)
-    return system.forge.open_change(REPOSITORY, branch, base)
-
-
-def deleted_fork(system: System) -> int:
-    number, _ = forked(system)
-    system.forge.delete(MALLORY)
-    return number
-
-
-def invisible_fork(system: System) -> int:
-    number, fork = forked(system)
-    fork.private, fork.roles = True, {}
-    return number
-
-
-def forks_default_branch(system: System) -> int:
-    return forked(system)[0]
-
-
-def default_branch(system: System) -> int:
-    """The default branch is merged somewhere; `main` is not its name."""
-    repository = system.forge.repository(REPOSITORY)
-    set_branch(repository.path, "release", "main")
-    set_branch(repository.path, "trunk", "main")
-    repository.default_branch = "trunk"
-    return own(system, "trunk", "release")
-
-
-def protected_branch(system: System) -> int:
-    system.forge.protect(REPOSITORY, "release/*")
-    return own(system, "release/1")
-
-
-@pytest.mark.parametrize(
-    ("arrange", "reason"),
-    [
-        (deleted_fork, Reason.SOURCE_REPOSITORY_GONE),
-        (invisible_fork, Reason.SOURCE_REPOSITORY_GONE),
-        (forks_default_branch, Reason.PUSH_NOT_ALLOWED),
-        (default_branch, Reason.PUSH_NOT_ALLOWED),
-        (protected_branch, Reason.PUSH_NOT_ALLOWED),
-    ],
-)
+@pytest.mark.parametrize(("arrange", "reason"), ARRANGED)
 async def test_nothing_is_pushed_to_the_base_repository(
     make_place: MakePlace, flavour: str, arrange: Callable[[System], int], reason: Reason
 ) -> None:

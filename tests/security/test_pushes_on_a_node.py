@@ -1,0 +1,18 @@
+"""The changes of test_pushes.py in the whole system, with attempts in pods."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fixtures.system_in_pods import StartPods
+from tests.integration.main_job.scripts import finish, script, write
+from tests.security.arranged_changes import label_arranged_changes
+
+# Time for what may have to be built first.
+pytestmark = [pytest.mark.needs_node, pytest.mark.timeout(1500)]
+
+
+@pytest.mark.parametrize("flavour", ["github", "gitlab"])
+def test_nothing_is_pushed_from_pods(start_pods: StartPods, flavour: str) -> None:
+    system = start_pods(flavour, script(write("work.md", "The agent was here.\n"), finish()))
+    label_arranged_changes(system)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from coding_agent_core.admission import phase_of
+from coding_agent_core.admission import answered_by, phase_of
 from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import read_state
-from coding_agent_core.tasks import Item, Phase, host_of, task_name
+from coding_agent_core.tasks import Item, Phase, host_of, task_name, whole_second
 from coding_agent_forge import ForgeServer, Kind
 from coding_agent_forge.eventlog import ForgeEvent
 from coding_agent_model.script import Script
@@ -25,12 +26,12 @@ from coding_agent_model.server import ModelServer
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.deliveries import SECRET, TOKEN
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, Program, System
+from tests.fixtures.system import BOT, BOT_TOKEN, MODEL_KEY, REPOSITORY, Program, System
 from tests.fixtures.system import SECRET as QUEUE_SECRET
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.label_races.judge import BOT_USER, SeenRun
 from tests.integration.main_job.scripts import finish, run
-from tests.integration.operator.pod_driver import DONE, Ends, PodDriver
+from tests.integration.operator.pod_driver import Ends, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess
 from tests.integration.operator.world import account as operator_account
 from tests.integration.operator_reporter.process import Reporter
@@ -64,6 +65,16 @@ class RaceItem:
             if (event.number == self.number and event.kind is Kind.ISSUE)
             or (event.branch is not None and event.branch.split("-r")[0] in branches)
         ]
+
+    def answered_until(self) -> datetime | None:
+        """What an attempt reports of it that ends now."""
+        found = self.forge.item(REPOSITORY, self.number)
+
+        def look() -> tuple[datetime, bool]:
+            return whole_second(found.updated_at), any(label.name == BOT for label in found.labels)
+
+        updated_at, labeled = self.forge.run(look)
+        return answered_by(updated_at, labeled=labeled)
 
     def task(self) -> Item:
         """As tasks name it."""
@@ -190,6 +201,7 @@ class Kubernetes:
     began: dict[str, float] = field(default_factory=dict)
     ended: dict[str, datetime] = field(default_factory=dict)
     tasks: dict[str, str] = field(default_factory=dict)
+    items: dict[str, RaceItem] = field(default_factory=dict)
     others: list[Callable[[], str]] = field(default_factory=list)
 
     def let_end(self, item: RaceItem) -> None:
@@ -200,6 +212,7 @@ class Kubernetes:
 
     def know(self, items: Sequence[RaceItem]) -> None:
         self.tasks.update({task_name(item.task()): item.name for item in items})
+        self.items.update({item.name: item for item in items})
 
     def script(self, job: str) -> Ends | None:
         """How a Job's pod ends; `None`: not now."""
@@ -211,7 +224,7 @@ class Kubernetes:
         if self.place.task(task)["spec"].get("cancel"):
             return None  # the pod is about to go
         self.ended[task] = datetime.now(UTC)
-        return DONE
+        return reported(Reason.COMPLETED, "done", answered_until=self.items[name].answered_until())
 
     def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]:
         bodies = sorted(

@@ -272,8 +272,6 @@ def _wait_for_done(system: Mode, item: RaceItem) -> None:
     ("flavour", "clock_ahead", "deliveries"),
     [
         ("github", 120.0, {"doubled": 0.5, "other_ids": 0.5, "reordered": 0.3}),
-        ("gitlab", 120.0, {"doubled": 0.5, "other_ids": 0.5, "reordered": 0.3}),
-        ("github", -120.0, {"dropped": 0.3}),
         ("gitlab", -120.0, {"dropped": 0.3}),
     ],
     ids=str,

@@ -136,7 +136,10 @@ def item_of_notice(notice: Notice) -> Item:
 
 
 class TaskSink(Protocol):
-    """Takes label applications and commands. What they returned for is stored as safely as it can be."""
+    """Takes label applications and commands.
+
+    When a method returns, its task or command is stored as safely as it can be.
+    """
 
     async def submit(self, request: TaskRequest) -> Submission:
         """Admit and store a task.

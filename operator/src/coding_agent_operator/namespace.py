@@ -343,6 +343,6 @@ class NamespaceController:
                 event = Event("Warning", "InvalidSpec", f"The spec cannot be used: {why}")
                 await self.cluster.tasks.emit(event, name=name, uid=uid, now=self._now())
             return
-        # One that others change at this moment is listed or watched again.
+        # If somebody else changes the task at this moment, it is listed or watched again.
         if patch is not None and await self.cluster.tasks.patch(body, patch) is not None:
             _logger.info("Adopted task %s", name)

@@ -143,7 +143,7 @@ def outcome_of(job: Job) -> AttemptOutcome:
         return attempt_outcome(PodReason.POD_LOST, job.failure_detail)
     report = Outcome.from_termination_message(pod.message)
     if report is not None and pod.exit_code == report.exit_code and _its_own_end(job, pod, report):
-        # One that reports "cancelled" was stopped from outside: who cancels a task says so in its spec.
+        # A pod that reports "cancelled" was stopped from outside: who cancels a task says so in its spec.
         reason = PodReason.STOPPED if report.reason is Reason.CANCELLED else report.reason
         return replace(attempt_outcome(reason), message=printable(report.message), report=report)
     if job.complete:

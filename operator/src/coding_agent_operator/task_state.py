@@ -36,7 +36,7 @@ from coding_agent_operator.outcome_of import (
 MAX_RECORDED = 60
 """Attempts that a status can hold (`maxItems` 64 in the CRD), with some room."""
 MAX_RESTARTS = 3
-"""Attempts of a task that may end for want of another environment."""
+"""Attempts of a task that may end because they need another environment."""
 COMMAND_WAIT = timedelta(minutes=10)
 """How long no attempt starts because of a `/cancel` that nobody has checked: anyone can write one, and
 without a reporter nobody ever checks it. The receiver's clock says when it came."""

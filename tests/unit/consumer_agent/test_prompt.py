@@ -239,5 +239,5 @@ def test_long_instruction_files_are_cut_and_those_without_room_are_named() -> No
     text = prompt(said(), own_login="bot", files=[root, *nested], boundary="M")
     assert text.count("r" * 12_000) == 1
     assert text.count("n" * 4_000) == 2
-    assert "Left out for want of room: d2/AGENTS.md, d3/AGENTS.md, d4/AGENTS.md." in text
+    assert "Left out because there was no room: d2/AGENTS.md, d3/AGENTS.md, d4/AGENTS.md." in text
     assert len(text) < 24_000 + 2_000

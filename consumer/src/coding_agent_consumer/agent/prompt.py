@@ -199,7 +199,7 @@ def _project(files: Sequence[InstructionFile], branch: str, mark: str) -> str:
         " shown here count.",
     ]
     if left_out:
-        lines.append(f"Left out for want of room: {', '.join(left_out)}.")
+        lines.append(f"Left out because there was no room: {', '.join(left_out)}.")
     return "\n\n".join(["\n".join(lines), *shown])
 
 

@@ -148,8 +148,8 @@ def controller_manager(folders: Folders, network: Network) -> list[str]:
         *_CLIENT_RATE,
     ]
     if network.slot is None:
-        # Without nodes every pod is unscheduled. One that a test keeps while it is deleted would be marked
-        # Failed by this controller, within 20 seconds.
+        # Without nodes every pod is unscheduled. Within 20 seconds this controller would mark a pod as
+        # Failed that a test keeps while it is being deleted.
         command.append("--controllers=*,-pod-garbage-collector-controller")
     return command
 

@@ -167,7 +167,9 @@ async def test_what_is_not_http_is_refused_by_the_server(receiver, raw):
 
 
 async def test_other_methods_and_paths_are_refused_plainly(receiver):
-    assert refusal(await receiver.http.get("/webhook/github"), 405)
+    answer = await receiver.http.get("/webhook/github")
+    assert refusal(answer, 405)
+    assert answer.headers["Allow"] == "POST"  # RFC 9110, section 15.5.6
     assert refusal(await receiver.http.post("/webhook/bitbucket"), 404)
 
 

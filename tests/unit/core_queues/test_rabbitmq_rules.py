@@ -1,11 +1,15 @@
 """The pure rules of the queue on RabbitMQ: which attempts are settled, names, waits."""
 
+import asyncio
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import ItemKind, Platform
 from coding_agent_core.queues.rabbitmq import messages
+from coding_agent_core.queues.rabbitmq.consumer import ConsumerConnection
 from coding_agent_core.queues.rabbitmq.messages import (
     MAX_DELAY_SECONDS,
     DeliveryTracker,
@@ -15,6 +19,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     delay_seconds,
     lock_queue,
 )
+from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
 
 
@@ -73,3 +78,31 @@ def test_reconnections_back_off_to_a_cap_and_are_spread() -> None:
     lowest, highest = Timing(random=lambda: 0.0), Timing(random=lambda: 1.0)
     assert [highest.pause(failures) for failures in (0, 1, 2, 10, 10_000)] == [0.2, 0.4, 0.8, 10, 10]
     assert [lowest.pause(failures) for failures in (0, 10_000)] == [0.1, 5]
+
+
+@pytest.mark.parametrize("moved", [True, False])
+async def test_a_copy_is_published_before_the_original_is_acknowledged(
+    monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    """A process that dies in between leaves both, never none."""
+    happened: list[str] = []
+    unused: Any = None
+    connection = ConsumerConnection(
+        RabbitMQ(), {}, DeliveryTracker(), Timing(), unused, asyncio.get_running_loop()
+    )
+
+    async def publish(*_: object) -> bool:
+        happened.append("publish")
+        return moved
+
+    async def abandon(*_: object) -> None:
+        happened.append("leave in the queue")
+
+    monkeypatch.setattr(ConsumerConnection, "_while_claimed", publish)
+    monkeypatch.setattr(ConsumerConnection, "abandon", abandon)
+    delivery = SimpleNamespace(acknowledge=lambda: happened.append("acknowledge"))
+    claim: Any = SimpleNamespace(task=task("a"), is_lost=False, is_refused=False, delivery=delivery)
+    connection.claim = claim
+    copy: Any = object()
+    await connection.settle(claim, copy)
+    assert happened == ["publish", "acknowledge" if moved else "leave in the queue"]

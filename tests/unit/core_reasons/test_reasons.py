@@ -1,7 +1,7 @@
 """No reason lacks a part; docs/troubleshooting.md is compared in tests/unit/docs."""
 
 import pytest
-from coding_agent_core.reasons import REASONS, PodReason, Reason, ReasonClass
+from coding_agent_core.reasons import REASONS, ExitCode, PodReason, Reason, ReasonClass
 
 
 def test_every_reason_has_its_row() -> None:
@@ -21,6 +21,8 @@ def test_what_an_attempt_reports_has_an_exit_code(reason: Reason) -> None:
     facts = REASONS[reason]
     assert facts.exit_code is not None
     assert (facts.exit_code == 0) is (facts.outcome_class is ReasonClass.SUCCEEDED)
+    comes_again = facts.outcome_class in (ReasonClass.TRANSIENT, ReasonClass.RESTARTED)
+    assert (facts.exit_code == ExitCode.TEMPORARY) is comes_again
     assert facts.outcome_class is not ReasonClass.DISRUPTED, "only the cluster disrupts"
 
 

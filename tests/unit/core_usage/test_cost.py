@@ -34,6 +34,16 @@ def _cost(price: Price, **tokens: int) -> Cost:
         (CACHED, {"input_tokens": 10, "output_tokens": 0, "cached_tokens": 99}, "0.000013 EUR"),
         (WRITTEN, {"input_tokens": 1_000_000, "output_tokens": 0, "cache_write_tokens": 400_000}, "2.20 USD"),
         (WRITTEN, {"input_tokens": 10, "output_tokens": 0, "cache_write_tokens": 99}, "0.000025 USD"),
+        (
+            WRITTEN,
+            {
+                "input_tokens": 1_000_000,
+                "output_tokens": 0,
+                "cached_tokens": 500_000,
+                "cache_write_tokens": 500_000,
+            },
+            "2.25 USD",
+        ),
         (CACHED, {"input_tokens": 2**53, "output_tokens": 0}, "22517998136.85248 EUR"),
     ],
 )

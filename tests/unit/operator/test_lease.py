@@ -9,6 +9,8 @@ import pytest
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_operator.cluster import Cluster, Lease, Seen, free, identity, seen
 
+from tests.unit.operator.making import job
+
 
 def lease(holder: str = "other", since: float = 100.0) -> Seen:
     return Seen("1", holder, 15.0, since)
@@ -99,6 +101,40 @@ async def test_the_fence_closes_before_another_may_take_it_and_opens_again_if_no
     server.silent = False
     assert await mine.renew()
     assert mine.held()
+
+
+async def test_the_fence_is_counted_from_the_request_and_not_from_its_late_answer() -> None:
+    server, clock = Server(), Clock()
+    mine = Lease(Cluster(server, "ns"), "me", 15, clock=clock)  # type: ignore[arg-type]
+    asked = clock.now
+    answers = server.request
+
+    async def late(*arguments: Any, **named: Any) -> dict[str, Any]:
+        answer = await answers(*arguments, **named)
+        clock.now += 4
+        return answer
+
+    server.request = late  # type: ignore[method-assign]
+    await mine.acquire()
+    clock.now = asked + 9.9
+    assert mine.held()
+    clock.now = asked + 10
+    assert not mine.held()
+
+
+async def test_without_the_lease_nothing_is_written() -> None:
+    server = Server()
+    cluster = Cluster(server, "ns")  # type: ignore[arg-type]
+    cluster.may_write = lambda: False
+    a_job = job()
+    for write in (
+        cluster.create_job({}),
+        cluster.create_claim({}),
+        cluster.delete_job(a_job),
+        cluster.release_job(a_job, 60),
+    ):
+        with pytest.raises(ApiError, match="writes nothing"):
+            await write
 
 
 async def test_one_that_acted_never_takes_it_again_after_another_had_it() -> None:

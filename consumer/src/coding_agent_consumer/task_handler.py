@@ -23,7 +23,7 @@ from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State
 from coding_agent_core.retry import asked_wait, backoff, first_of, while_unavailable
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.tasks import Cause, Origin, Phase
+from coding_agent_core.tasks import LABEL_REMOVED, Cause, Origin, Phase
 from coding_agent_core.telemetry import UsageMetrics
 from prometheus_client import CollectorRegistry
 
@@ -285,10 +285,13 @@ class TaskHandler:
         await self._before_work(claim, progress, task.prepare)
         trigger = claim.task.request.trigger
         if trigger.cause is Cause.LABEL and trigger.origin is not Origin.MANUAL:
-            withdrawn = await self._before_work(claim, progress, task.was_withdrawn)
-            if withdrawn:
-                await self._finish(claim, task, Outcome(reason=Reason.CANCELLED, message=withdrawn))
+            act = await self._before_work(claim, progress, task.last_act)
+            if act is not None and not act.added:
+                task.answered_until = answered_by_withdrawal(act.at)
+                await self._finish(claim, task, Outcome(reason=Reason.CANCELLED, message=LABEL_REMOVED))
                 return
+            if act is not None:
+                claim.labeled(act.at)
         consumer, storage = self.settings.consumer, self.settings.context_storage
         identities = self.identities
         job = f"{task.name}-{task.state.attempt}"

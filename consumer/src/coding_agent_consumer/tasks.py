@@ -9,16 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from coding_agent_core.admission import answered_by, answered_by_withdrawal
+from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.forge.protocol import MARKER, Forge, ItemDetails, ItemState, Permission
+from coding_agent_core.forge.protocol import (
+    MARKER,
+    Forge,
+    ItemDetails,
+    ItemState,
+    LabelEvent,
+    Permission,
+)
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.platforms import FACTS, ItemKind, Platform
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import (
     Report,
     State,
-    last_removal,
+    last_act,
     publish,
     read_state,
     retry_cause,
@@ -282,20 +289,16 @@ class ForgeTask:
         """Show that the attempt starts."""
         await self.comment(Phase.RUNNING)
 
-    async def was_withdrawn(self) -> str | None:
-        """Why the attempt must not start: a person took the label off before `prepare` had shown it.
+    async def last_act(self) -> LabelEvent | None:
+        """The last thing that a person did with the item's labels before `prepare` had changed them.
 
-        The item does not show that, because the processing label came afterwards. Only for a task that a
-        label asked for.
+        `prepare` takes off the label that it finds, and adds the processing label. So the item itself no
+        longer shows that a person took the label off, or off and on again, since it was read.
         """
         seen = await self.forge.read_state(self.item)
         history = await self.forge.label_history(self.item, None)
         shown = self.labels.active & seen.labels
-        removal = last_removal(shown, self.labels, history, await self.forge.whoami())
-        if removal is None:
-            return None
-        self.answered_until = answered_by_withdrawal(removal.at)
-        return LABEL_REMOVED
+        return last_act(shown, self.labels, history, await self.forge.whoami())
 
     async def check(self) -> str | None:
         """Why the work is no longer wanted; `None` while it is.

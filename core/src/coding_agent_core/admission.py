@@ -195,7 +195,7 @@ def withdraw(withdrawal: Withdrawal, latest: LatestTask | None) -> Cancel | Keep
     at, labeled_at = withdrawal.at, latest.labeled_at
     if latest.terminal or latest.cancel_requested:
         why = "the item's task has ended" if latest.terminal else "the task is already being cancelled"
-        is_newest = at is not None and (labeled_at is None or at > labeled_at)
+        is_newest = at is not None and (labeled_at is None or at > labeled_at) and withdrawal.of_trigger
         return Keep(why, _newer(withdrawal.before, latest.withdrawn_before) if is_newest else None)
     is_command = withdrawal.cause is WithdrawalCause.COMMAND
     if at is not None and labeled_at is not None:

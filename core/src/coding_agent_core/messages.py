@@ -219,6 +219,13 @@ class Claim(Protocol):
         """
         ...
 
+    def labeled(self, at: datetime) -> None:
+        """The attempt works for the application of the label at this time of the forge's clock.
+
+        Labels that were taken off before do not cancel it, whenever that becomes known.
+        """
+        ...
+
     def answered(self, until: datetime | None) -> None:
         """The task answers for applications of the label up to this time of the forge's clock, and no others.
 

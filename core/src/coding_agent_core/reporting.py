@@ -215,12 +215,13 @@ def label_changes(phase: Phase, labels: Labels, present: frozenset[str]) -> tupl
     return add, remove
 
 
-def last_removal(
+def last_act(
     shown: Collection[str], labels: Labels, history: Sequence[LabelEvent], own_login: str
 ) -> LabelEvent | None:
-    """The removal of the last label of the flow, if it was the last thing that a person did; else `None`.
+    """The last thing that a person did with the labels of the flow, if it decides whether work is wanted.
 
-    The item can show one nevertheless: we read the item, the person removed the label, and then we added the
+    That is the application of a label that asks for a task, or the removal of the last label. The item can
+    show a label nevertheless: we read the item, the person removed the label, and then we added the
     processing label.
 
     Args:
@@ -230,10 +231,10 @@ def last_removal(
     """
     left = set(shown)
     for event in history:
+        if event.added and event.label in labels.triggers:
+            return event
         if event.user.casefold() != own_login.casefold():
             return None if event.added or left else event
-        if event.added and event.label in labels.triggers:
-            return None
         (left.discard if event.added else left.add)(event.label)
     return None
 

@@ -372,6 +372,8 @@ class Withdrawal(Frozen):
         message: a sentence for people on the item.
         at: by the forge's clock; `None` if the event does not say it.
         confirmed: a program with a token has read that the item has none of the labels, or is closed.
+        of_trigger: `False`: only the processing label was removed, so no label that asks for a task was
+            withdrawn. It may have been our own account that removed it, at the end of the task.
     """
 
     item: Item
@@ -381,6 +383,7 @@ class Withdrawal(Frozen):
     delivery_id: str | None = None
     at: ForgeTime | None = None
     confirmed: bool = False
+    of_trigger: bool = True
 
     @property
     def before(self) -> datetime | None:

@@ -205,8 +205,14 @@ def accept(
     )
 
 
-def withdrawal_of(item: Item, subject: Fields, what: str, delivered: Delivery, *, ended: bool) -> Withdrawn:
-    """The withdrawal of an item that was closed (`ended`) or lost its label: `what` in words."""
+def withdrawal_of(
+    item: Item, subject: Fields, what: str, delivered: Delivery, *, ended: bool, of_trigger: bool = True
+) -> Withdrawn:
+    """The withdrawal of an item that was closed (`ended`) or lost its label: `what` in words.
+
+    Args:
+        of_trigger: as in `Withdrawal`.
+    """
     noun = "issue" if item.kind is ItemKind.ISSUE else FACTS[item.platform].change_noun
     return Withdrawn(
         Withdrawal(
@@ -216,6 +222,7 @@ def withdrawal_of(item: Item, subject: Fields, what: str, delivered: Delivery, *
             cause=WithdrawalCause.CLOSED if ended else WithdrawalCause.UNLABELED,
             delivery_id=delivered.id,
             at=parse_time(subject.optional_text("updated_at")),
+            of_trigger=of_trigger,
         )
     )
 

@@ -132,26 +132,35 @@ def _unlabeled(delivered: Delivery, fields: Fields, settings: Settings) -> Meani
             return Ignored("not the target label")
         withdrawn = events.cancels({removed}, left - {removed}, settings.github) is not None
         what = f"lost the label {removed!r}"
+        of_trigger = removed in settings.github.triggers
     else:
         withdrawn = not settings.github.active & left
         what = "lost a label that was deleted from the repository"
+        of_trigger = True
     if not withdrawn:
         return Ignored("the item still has one of the bot's labels")
     if fields.has("sender"):
         user = fields.object("sender").optional_text("login")
         if events.done_by_us(user, Platform.GITHUB, settings):
             return Ignored(events.OWN_REMOVAL)
-    return _withdraw(delivered, fields, settings, what)
+    return _withdraw(delivered, fields, settings, what, of_trigger=of_trigger)
 
 
 def _withdraw(
-    delivered: Delivery, fields: Fields, settings: Settings, what: str, *, ended: bool = False
+    delivered: Delivery,
+    fields: Fields,
+    settings: Settings,
+    what: str,
+    *,
+    ended: bool = False,
+    of_trigger: bool = True,
 ) -> Meaning:
     subject = _ITEM_FIELDS[delivered.event]
     item = _item(fields, subject, settings)
     if isinstance(item, Ignored):
         return item
-    return events.withdrawal_of(item, fields.object(subject), what, delivered, ended=ended)
+    found = fields.object(subject)
+    return events.withdrawal_of(item, found, what, delivered, ended=ended, of_trigger=of_trigger)
 
 
 def _comment(delivered: Delivery, fields: Fields, settings: Settings, received_at: datetime) -> Meaning:

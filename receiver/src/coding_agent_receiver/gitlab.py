@@ -103,7 +103,10 @@ def interpret(
         return Ignored(events.OWN_LABEL, unexpected=True) if added else Ignored(events.OWN_REMOVAL)
     if not added:
         what = ends or f"lost the label {lost!r}"
-        return events.withdrawal_of(item, attributes, what, delivered, ended=bool(ends))
+        of_trigger = bool(ends or settings.gitlab.triggers & change.removed)
+        return events.withdrawal_of(
+            item, attributes, what, delivered, ended=bool(ends), of_trigger=of_trigger
+        )
     if attributes.optional_text("state") not in ("", "opened"):
         return Ignored("the item is closed; reopen it and apply the label again", unexpected=True)
     return events.accept(

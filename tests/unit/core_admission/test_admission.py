@@ -244,6 +244,13 @@ def test_a_withdrawal_of_an_ended_task_is_recorded_against_labels_that_come_late
     assert decision.withdrawn_before == at(recorded)
 
 
+def test_a_removed_processing_label_withdraws_no_label_that_comes_late() -> None:
+    """Our own account may have removed it to show the task's end, after the label was applied again."""
+    decision = withdraw(withdrawal(5).model_copy(update={"of_trigger": False}), ENDED)
+    assert isinstance(decision, Keep)
+    assert decision.withdrawn_before is None
+
+
 @pytest.mark.parametrize(
     ("updated", "labeled", "answered"),
     [(NOON, True, NOON), (NOON, False, NOON - SECOND), (None, True, None), (None, False, None)],

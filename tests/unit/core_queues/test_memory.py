@@ -186,6 +186,33 @@ async def test_a_running_task_that_is_withdrawn_is_told_and_the_next_run_waits_f
         assert (await waiting).task.name == second.task
 
 
+async def test_a_task_whose_label_was_put_on_again_before_it_was_shown_is_not_cancelled(
+    queue: MemoryQueue,
+) -> None:
+    """The attempt has taken that label off, and only this run can answer for it."""
+    await queue.submit(labeled(at=0))
+    async with consumer(queue) as take:
+        first = await take()
+        assert await queue.withdraw(unlabeled(at=1)) == cancelled(first.task.name, 1)
+        first.labeled(START + timedelta(minutes=1))
+        assert not first.cancelled.is_set()
+        assert (await queue.submit(labeled(at=1))).duplicate, "the webhook of that label is late"
+        assert await queue.withdraw(unlabeled(at=3)) == cancelled(first.task.name, 3)
+        first.labeled(START + timedelta(minutes=2))
+        assert first.cancelled.is_set(), "that label is older than the removal"
+
+
+async def test_a_removal_before_the_label_that_an_attempt_works_for_cancels_nothing(
+    queue: MemoryQueue,
+) -> None:
+    await queue.submit(labeled(at=0))
+    async with consumer(queue) as take:
+        first = await take()
+        first.labeled(START + timedelta(minutes=2))
+        assert isinstance(await queue.withdraw(unlabeled(at=1)), Keep)
+        assert not first.cancelled.is_set()
+
+
 async def test_a_run_waits_for_the_first_also_when_one_between_was_withdrawn(queue: MemoryQueue) -> None:
     await queue.submit(labeled(at=0))
     async with consumer(queue) as take, consumer(queue) as take_too:

@@ -289,6 +289,16 @@ class MemoryQueue:
             delay.cancel()
         await asyncio.gather(*self._delays, return_exceptions=True)
 
+    def labeled(self, entry: Entry, at: datetime) -> None:
+        """Called by the claim: its attempt works for this application of the label."""
+        if entry.labeled_at is None or at > entry.labeled_at:
+            entry.labeled_at = at
+        claim, before = entry.claim, entry.withdrawn_before
+        if entry.cancel_requested and claim is not None and before is not None and at >= before:
+            entry.cancel_requested, entry.withdrawn_before = False, None
+            claim.withdrawn_before, claim.why_cancelled = None, ""
+            claim.cancelled.clear()
+
     def answered(self, entry: Entry, until: datetime) -> None:
         """Called by the claim: an application after this time that counted as the task's is the next run."""
         entry.withdrawn_before = before = until + timedelta(seconds=1)
@@ -393,6 +403,9 @@ class MemoryClaim:
     def ending(self) -> None:
         """From now on a label starts the next run, which waits until this one is settled."""
         self.entry.ending = True
+
+    def labeled(self, at: datetime) -> None:
+        self.queue.labeled(self.entry, at)
 
     def answered(self, until: datetime | None) -> None:
         if until is not None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from coding_agent_core.admission import LatestTask
 from coding_agent_core.forge.protocol import ItemState, LabelEvent
-from coding_agent_core.reporting import label_changes, last_removal
+from coding_agent_core.reporting import label_changes, last_act
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Cause, Origin, Phase, RunnerName
 
@@ -176,8 +176,8 @@ def plan_item(
         found = None
     works = not run.phase.terminal and not run.cancel_requested
     if removal_reported and found is None and works:
-        removed = last_removal(labels.active & item.labels, labels, history, own_login)
-        found = LabelContradiction.LABEL_REMOVED if removed else None
+        act = last_act(labels.active & item.labels, labels, history, own_login)
+        found = LabelContradiction.LABEL_REMOVED if act is not None and not act.added else None
     if found is None:
         pending = None
     elif pending is None or pending.contradiction is not found:

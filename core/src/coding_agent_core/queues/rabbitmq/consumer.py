@@ -145,6 +145,9 @@ class RabbitMQClaim:
     def ending(self) -> None:
         """Nothing to do: each application of the label is a message of its own."""
 
+    def labeled(self, at: datetime) -> None:
+        """Nothing to do: no withdrawal reaches a claim."""
+
     def answered(self, until: datetime | None) -> None:
         """As `ending`."""
 

@@ -23,11 +23,14 @@ class SeenRun:
     Attributes:
         phase: as the store has it, or, where there is no store, the newest that the comment showed.
         worked_until: when its work ended, by this machine's clock; `None`: not yet, or never begun.
+        ended_at: when its end was shown. A label that is put on between the two may be answered by this run
+            or by the next, because the agent reads the item for the last time somewhere in between.
     """
 
     name: str
     phase: Phase
     worked_until: datetime | None = None
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,10 @@ def problems(
     if last is None:
         return [*found, "nobody did anything"]
     if last.event == "labeled":
-        answers = [run.name for run in done if run.worked_until is not None and run.worked_until >= last.at]
-        if len(answers) != 1:
-            found.append(f"the label that stays has {len(answers)} runs that are done: {answers}, not 1")
+        worked = [run.name for run in done if run.worked_until is not None and run.worked_until >= last.at]
+        ended = [run.name for run in done if run.ended_at is not None and run.ended_at >= last.at]
+        if len(worked) > 1 or not ended:
+            found.append(f"the label that stays: {worked} worked after it, {ended} ended after it, not one")
         if shown.labels & {*ASKING, DONE} != {DONE}:
             found.append(f"done, and its labels are {sorted(shown.labels)}")
     elif shown.labels & (ASKING if last.event == "unlabeled" or runs else {PROCESSING}):

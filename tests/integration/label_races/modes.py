@@ -145,7 +145,12 @@ def _runs_shown(events: Sequence[ForgeEvent]) -> list[SeenRun]:
             continue
         for key in [key for key in runs if key[1] != state.uuid and runs[key].phase is Phase.QUEUED]:
             del runs[key]  # it only waited, and another message has taken its place
-        runs[state.run, state.uuid] = SeenRun(f"r{state.run} {state.uuid[:8]}", state.phase, pushed)
+        key = state.run, state.uuid
+        before = runs.get(key)
+        shown = before.ended_at if before else None
+        if shown is None and state.phase.terminal:
+            shown = event.at
+        runs[key] = SeenRun(f"r{state.run} {state.uuid[:8]}", state.phase, pushed, shown)
     return list(runs.values())
 
 
@@ -235,7 +240,9 @@ class Kubernetes:
         for body in bodies:
             name = body["metadata"]["name"]
             item = self.tasks.get(name) or self.tasks[name.rpartition("-r")[0]]
-            found.setdefault(item, []).append(SeenRun(name, phase_of(body), self.ended.get(name)))
+            # The played pod reads its item in the moment in which its work ends.
+            ended = self.ended.get(name)
+            found.setdefault(item, []).append(SeenRun(name, phase_of(body), ended, ended))
         return {item: found.get(item.name, []) for item in items}
 
     def logs(self) -> str:

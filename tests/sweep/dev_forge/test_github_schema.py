@@ -11,7 +11,7 @@ from coding_agent_forge import ForgeServer
 from coding_agent_forge.git import set_branch
 from coding_agent_forge.model import Role
 
-from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, REPOSITORY, client, commit, push_fix
+from tests.fixtures.forge import BOT_TOKEN, PERSON_TOKEN, REPOSITORY, client, commit, git, push_fix
 from tests.fixtures.github_openapi import CLOUD, ENTERPRISE, validate_request, validate_response
 from tests.fixtures.hook_receiver import HookReceiver
 
@@ -117,6 +117,30 @@ def test_pull_requests(ask: Checked, github_forge: ForgeServer, tmp_path: Path) 
     ask("POST", f"{REPO}/issues/2/labels", 200, {"labels": ["bug"]})
     assert "pull_request" in ask("GET", f"{REPO}/issues/2", 200)
     assert ask("PATCH", f"{REPO}/pulls/2", 200, {"state": "closed"})["merged"] is False
+
+
+def test_edits_of_an_issue(ask: Checked, github_forge: ForgeServer) -> None:
+    github_forge.edit(REPOSITORY, 1, title="Renamed", body="Edited", by="alice")
+    [renamed] = [one for one in ask("GET", f"{REPO}/issues/1/events", 200) if one["event"] == "renamed"]
+    assert (renamed["rename"]["to"], renamed["actor"]["login"]) == ("Renamed", "alice")
+
+
+def test_who_pushed_to_a_branch(ask: Checked, github_forge: ForgeServer, tmp_path: Path) -> None:
+    assert ask("GET", f"{REPO}/activity", 200) == []
+    first = push_fix(github_forge, tmp_path)
+    tree = tmp_path / "tree-fix"
+    git("commit", "--quiet", "--amend", "--message", "Again", cwd=tree)
+    git("push", "--quiet", "--force", "origin", "fix", cwd=tree)
+    git("push", "--quiet", "origin", "fix:other", cwd=tree)
+    newest, oldest = ask("GET", f"{REPO}/activity?ref=refs/heads/fix&per_page=100", 200)
+    assert (oldest["activity_type"], oldest["after"]) == ("branch_creation", first)
+    assert (newest["activity_type"], newest["before"]) == ("force_push", first)
+    assert newest["actor"]["login"] == "coding-agent-bot"
+    assert len(ask("GET", f"{REPO}/activity?ref=other", 200)) == 1
+    with client(github_forge) as api:
+        page = api.get(f"{REPO}/activity?ref=fix&per_page=1")
+        assert page.json() == [newest]
+        assert api.get(page.links["next"]["url"]).json() == [oldest]
 
 
 def test_branches_and_which_of_them_are_protected(ask: Checked, github_forge: ForgeServer) -> None:

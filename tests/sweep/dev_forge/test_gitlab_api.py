@@ -19,6 +19,7 @@ from tests.fixtures.forge import (
     REPOSITORY,
     client,
     commit,
+    git,
     push_fix,
 )
 from tests.fixtures.gitlab_schema import validate_answer
@@ -137,6 +138,29 @@ def test_merge_requests(ask: Checked, gitlab_forge: ForgeServer, tmp_path: Path)
     assert len(ask("GET", f"{PROJECT}/merge_requests/1/resource_label_events", 200)) == 1
     assert ask("PUT", f"{PROJECT}/merge_requests/1", 200, {"state_event": "close"})["state"] == "closed"
     assert ask("POST", f"{PROJECT}/merge_requests", 201, new, token=PERSON_TOKEN)["iid"] == 2
+
+
+def test_edits_and_pushes_leave_system_notes(ask: Checked, gitlab_forge: ForgeServer, tmp_path: Path) -> None:
+    first = push_fix(gitlab_forge, tmp_path)
+    new = {"title": "Fix", "source_branch": "fix", "target_branch": "main", "description": "- [ ] tests"}
+    ask("POST", f"{PROJECT}/merge_requests", 201, new)
+    change = f"{PROJECT}/merge_requests/1"
+    gitlab_forge.set_clock(3600)
+    git("commit", "--quiet", "--allow-empty", "--message", "More", cwd=tmp_path / "tree-fix")
+    git("push", "--quiet", "origin", "fix", cwd=tmp_path / "tree-fix")
+    ask("PUT", change, 200, {"description": "- [ ] tests\nMore."})
+    ask("PUT", change, 200, {"description": "- [x] tests\nLess, which GitLab's history does not say."})
+    ask("PUT", change, 200, {"title": "Fixed"})
+    notes = ask("GET", f"{change}/notes?sort=asc", 200)
+    assert [(note["system"], note["body"]) for note in notes] == [
+        (True, "added 1 commit"),
+        (True, "changed the description"),
+        (True, "marked the checklist item **tests** as completed"),
+        (True, "changed title from **Fix** to **Fixed**"),
+    ]
+    newest, oldest = ask("GET", f"{change}/versions", 200)
+    assert (oldest["head_commit_sha"], newest["head_commit_sha"]) == (first, ask("GET", change, 200)["sha"])
+    assert oldest["created_at"] < newest["created_at"] <= notes[0]["created_at"]
 
 
 def test_branches_and_which_of_them_are_protected(ask: Checked, gitlab_forge: ForgeServer) -> None:

@@ -1,6 +1,6 @@
 """What people and programs did on the forge, in order and to the microsecond: from it tests reach a verdict.
 
-The forge's own history, which clients read, has whole seconds, no edits of comments and no pushes.
+The forge's own history, which clients read, has whole seconds and no edits of comments.
 """
 
 from __future__ import annotations

@@ -54,9 +54,16 @@ async def serve(request: Request, sandbox: Sandbox) -> Response:
     response = await _backend(request, repository.path, service, body, user, protection)
     if service == "git-receive-pack" and user is not None:
         for branch, before, after in pushed_refs(body, bytes(response.body)):
-            sandbox.store.log.add("pushed", repository, user, branch=branch, before=before, after=after)
+            forced = await asyncio.to_thread(_forced, repository.path, before, after)
+            sandbox.store.pushed(repository, user, branch, before, after, forced=forced)
         await sandbox.after_push(repository, user)
     return response
+
+
+def _forced(repository: Path, before: str, after: str) -> bool:
+    """Whether a push left commits of a branch behind; a branch that it made or deleted does not count."""
+    there = before.strip("0") and after.strip("0")
+    return bool(there) and not git.is_ancestor(repository, before, after)
 
 
 def _refusal(

@@ -120,3 +120,12 @@ def _lines(text: str) -> str:
 def _reference(found: re.Match[str]) -> Reference:
     number = found["number"] or found["short"] or found["url_number"]
     return Reference(found["path"] or found["url_path"] or "", int(number))
+
+
+_TASK = re.compile(r"^\s*[-*+] \[( |x)\] (.+)$", re.MULTILINE)
+
+
+def ticked_task(before: str, after: str) -> str:
+    """The first task of a list that an edit ticked off; empty if it ticked none."""
+    waiting = {text for state, text in _TASK.findall(before) if state == " "}
+    return next((text for state, text in _TASK.findall(after) if state == "x" and text in waiting), "")

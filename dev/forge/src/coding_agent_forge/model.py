@@ -90,13 +90,49 @@ class Comment:
 
 @dataclass(frozen=True)
 class ItemEvent:
-    """One line of an item's history, e.g. `labeled` with its label."""
+    """One line of an item's history, e.g. `labeled` with its label.
+
+    Attributes:
+        renamed: old and new title of `renamed`, which GitHub alone records.
+    """
 
     id: int
     event: str
     actor: User
     created_at: datetime
     label: Label | None = None
+    renamed: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class TextEdit:
+    """Somebody changed an item's text."""
+
+    id: int
+    editor: User
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Push:
+    """Somebody moved a branch; 40 zeros for the commit that is not there."""
+
+    id: int
+    actor: User
+    at: datetime
+    branch: str
+    before: str
+    after: str
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a change looked like after a push, as GitLab keeps it."""
+
+    head_sha: str
+    base_sha: str
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -113,9 +149,12 @@ class Tips:
 
 @dataclass
 class Item:
-    """An issue or a change. `head`, `base`, `tips` and `source` are of changes alone.
+    """An issue or a change. `head`, `base`, `tips`, `versions` and `source` are of changes alone.
 
-    `source` is the fork that holds the branch `head`; `None`: the item's own repository holds it.
+    Attributes:
+        source: the fork that holds the branch `head`; `None`: the item's own repository holds it.
+        edits: of the text, oldest first.
+        versions: oldest first.
     """
 
     id: int
@@ -130,6 +169,7 @@ class Item:
     assignees: list[User] = field(default_factory=list)
     comments: list[Comment] = field(default_factory=list)
     events: list[ItemEvent] = field(default_factory=list)
+    edits: list[TextEdit] = field(default_factory=list)
     closed_at: datetime | None = None
     merged_at: datetime | None = None
     confidential: bool = False
@@ -137,6 +177,7 @@ class Item:
     head: str = ""
     base: str = ""
     tips: Tips = Tips("", "")
+    versions: list[Version] = field(default_factory=list)
     source: Repository | None = None
 
     @property
@@ -157,6 +198,7 @@ class Repository:
         protected: names of branches, or patterns with `*`, to which only admins may push.
         fork_of: the repository that this one was forked from.
         deleted: the forge no longer shows it, but changes from its branches stay.
+        pushes: over HTTP, oldest first.
     """
 
     id: int
@@ -174,6 +216,7 @@ class Repository:
     protected: set[str] = field(default_factory=set)
     fork_of: Repository | None = None
     deleted: bool = False
+    pushes: list[Push] = field(default_factory=list)
 
     @property
     def full_name(self) -> str:

@@ -6,7 +6,7 @@ Like the store, all of it is in memory, and changed on the server's one event lo
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from coding_agent_forge import git
@@ -16,7 +16,11 @@ from coding_agent_forge.store import Store
 
 @dataclass(frozen=True)
 class Review:
-    """A submitted review; `state` in GitHub's words, e.g. `CHANGES_REQUESTED`."""
+    """A submitted review; `state` in GitHub's words, e.g. `CHANGES_REQUESTED`.
+
+    Attributes:
+        edited_at: when its text was last changed; `None`: never.
+    """
 
     id: int
     author: User
@@ -24,6 +28,7 @@ class Review:
     body: str
     commit: str
     submitted_at: datetime
+    edited_at: datetime | None = None
 
 
 @dataclass
@@ -105,6 +110,11 @@ class Reviews:
         self._reviews[item.id].append(review)
         return review
 
+    def edit_review(self, item: Item, review: Review, body: str) -> None:
+        """Change a review's text."""
+        reviews = self._reviews[item.id]
+        reviews[reviews.index(review)] = replace(review, body=body, edited_at=self.store.now())
+
     def start_thread(
         self,
         item: Item,
@@ -115,8 +125,9 @@ class Reviews:
         line: int | None,
         start_line: int | None = None,
         removed: bool = False,
+        drafted_at: datetime | None = None,
     ) -> Thread:
-        """Comment on lines of the newest commit."""
+        """Comment on lines of the newest commit; `drafted_at`: before the review was submitted, by now."""
         review = self.review(item, actor, "COMMENTED")
         thread = Thread(
             self.store.next_id(),
@@ -130,7 +141,9 @@ class Reviews:
             [],
         )
         self._threads[item.id].append(thread)
-        self.reply(thread, actor, body)
+        comment = self.reply(thread, actor, body)
+        if drafted_at is not None:
+            comment.created_at = comment.updated_at = drafted_at
         return thread
 
     def reply(self, thread: Thread, actor: User, body: str) -> Comment:
@@ -139,6 +152,10 @@ class Reviews:
         comment = Comment(self.store.next_id(), actor, body, now, now)
         thread.comments.append(comment)
         return comment
+
+    def edit_comment(self, comment: Comment, body: str) -> None:
+        """Change the text of a comment of a thread."""
+        comment.body, comment.updated_at = body, self.store.now()
 
     def add_check(
         self,

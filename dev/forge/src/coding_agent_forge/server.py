@@ -287,6 +287,37 @@ class ForgeServer:
         item = self.item(full_name, number, kind)
         return self.run(lambda: store.comment(repository, item, self.user(by), text).id)
 
+    def edit(
+        self,
+        full_name: str,
+        number: int,
+        *,
+        title: str | None = None,
+        body: str | None = None,
+        kind: Kind | str = Kind.ISSUE,
+        by: str | None = None,
+    ) -> None:
+        """Edit title and text of an item as a person does."""
+        store, repository = self.sandbox.store, self.repository(full_name)
+        item = self.item(full_name, number, kind)
+        self.run(lambda: store.update(repository, item, self.user(by), title=title, body=body))
+
+    def edit_comment(
+        self,
+        full_name: str,
+        number: int,
+        comment: int,
+        text: str,
+        *,
+        kind: Kind | str = Kind.ISSUE,
+        by: str | None = None,
+    ) -> None:
+        """Edit a comment as a person does."""
+        store, repository = self.sandbox.store, self.repository(full_name)
+        item = self.item(full_name, number, kind)
+        found = next(one for one in item.comments if one.id == comment)
+        self.run(lambda: store.edit_comment(repository, item, self.user(by), found, text))
+
     def protect(self, full_name: str, *patterns: str) -> None:
         """Protect branches of a repository: names, or patterns with `*`."""
         repository = self.repository(full_name)

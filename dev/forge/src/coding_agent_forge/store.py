@@ -26,10 +26,13 @@ from coding_agent_forge.model import (
     ItemEvent,
     Kind,
     Label,
+    Push,
     Reaction,
     Repository,
+    TextEdit,
     Tips,
     User,
+    Version,
 )
 
 
@@ -147,6 +150,7 @@ class Store:
                 raise self._exists(repository, other)
         item = self._new_item(repository, Kind.CHANGE, actor, title, self._kept(body))
         item.head, item.base, item.tips, item.draft, item.source = head, base, tips, draft, source
+        item.versions.append(Version(tips.head_sha, tips.base_sha, item.created_at))
         self._opened(repository, item, actor, labels)
         self._execute(repository, item, actor, body)
         return item
@@ -180,7 +184,7 @@ class Store:
         if not same_text:
             self.log.add("edited", repository, actor, item, body=item.body)
         item.updated_at = now
-        self._system_notes(item, actor, before, now)
+        self._record_edits(item, actor, before, now)
         self.listener(Happening(action, repository, item, actor, now, before, tuple(added), tuple(removed)))
         if body is not None:
             self._execute(repository, item, actor, body)
@@ -239,13 +243,25 @@ class Store:
         """Take note of where git says that a change's branches are now."""
         previous, item.tips = item.tips, tips
         if previous.head_sha == tips.head_sha:
+            item.versions[-1] = replace(item.versions[-1], base_sha=tips.base_sha)
             return
         item.updated_at = self.now()
+        item.versions.append(Version(tips.head_sha, tips.base_sha, item.updated_at))
+        self._system_note(item, actor, "added 1 commit", item.updated_at)
         self.listener(
             Happening(
                 "synchronized", repository, item, actor, item.updated_at, previous_sha=previous.head_sha
             )
         )
+
+    def pushed(
+        self, repository: Repository, actor: User, branch: str, before: str, after: str, *, forced: bool
+    ) -> None:
+        """Record that somebody moved a branch."""
+        repository.pushes.append(
+            Push(self.next_id(), actor, self.now(), branch, before, after, forced=forced)
+        )
+        self.log.add("pushed", repository, actor, branch=branch, before=before, after=after)
 
     def merged(self, repository: Repository, item: Item, actor: User) -> None:
         """Record that a change's commits are in its base branch, and close the issues that it names."""
@@ -334,14 +350,23 @@ class Store:
         self._record(repository, item, actor, action, now)
         return action
 
-    def _system_notes(self, item: Item, actor: User, before: Before, now: datetime) -> None:
-        if self.flavour is not Flavour.GITLAB:
-            return
+    def _record_edits(self, item: Item, actor: User, before: Before, now: datetime) -> None:
         if item.title != before.title:
-            text = f"changed title from **{before.title}** to **{item.title}**"
-            item.comments.append(Comment(self.next_id(), actor, text, now, now, system=True))
+            renamed = (before.title, item.title)
+            if self.flavour is Flavour.GITHUB:
+                event = ItemEvent(self.next_id(), "renamed", actor, now, renamed=renamed)
+                item.events.append(event)
+            self._system_note(item, actor, "changed title from **{}** to **{}**".format(*renamed), now)
         if item.body != before.body:
-            text = "changed the description"
+            item.edits.append(TextEdit(self.next_id(), actor, now))
+            # GitLab's history does not show what else changes when a task of a list is ticked
+            # (`handle_description_change_note` of its `CommonSystemNotesService`).
+            ticked = markup.ticked_task(before.body, item.body)
+            note = f"marked the checklist item **{ticked}** as completed" if ticked else ""
+            self._system_note(item, actor, note or "changed the description", now)
+
+    def _system_note(self, item: Item, actor: User, text: str, now: datetime) -> None:
+        if self.flavour is Flavour.GITLAB:
             item.comments.append(Comment(self.next_id(), actor, text, now, now, system=True))
 
     def _exists(self, repository: Repository, other: Item) -> Refused:

@@ -1,4 +1,4 @@
-"""GitHub's GraphQL API, as far as review threads need it: queries of named fields, no fragments or aliases.
+"""GitHub's GraphQL API, as far as reviews and edits need it: fields and inline fragments, no aliases.
 
 A field that the sandbox does not know is an error, as with GitHub. Schema: https://docs.github.com/graphql
 """
@@ -6,7 +6,7 @@ A field that the sandbox does not know is an error, as with GitHub. Schema: http
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,11 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from coding_agent_forge.github.access import Actor, SandboxOf
-from coding_agent_forge.github.render_reviews import thread_node
-from coding_agent_forge.model import Kind
+from coding_agent_forge.github.render_reviews import edit_node, item_node
+from coding_agent_forge.model import Item, Kind
 
 router = APIRouter()
-_TOKEN = re.compile(r"[A-Za-z_]\w*|\$[A-Za-z_]\w*|\d+|[{}():,!]|\S")
+_TOKEN = re.compile(r"[A-Za-z_]\w*|\$[A-Za-z_]\w*|\d+|\.\.\.|[{}():,!\[\]]|\S")
 
 
 class Query(BaseModel):
@@ -26,6 +26,9 @@ class Query(BaseModel):
 
     query: str
     variables: dict[str, Any] = {}
+
+
+_FRAGMENT = "..."
 
 
 class _UnknownFieldError(Exception):
@@ -53,14 +56,25 @@ async def graphql(query: Query, sandbox: SandboxOf, user: Actor) -> dict[str, An
         if found is None or found.role(user) is None:
             return None
 
-        def pull(asked: _Field) -> Any:
-            item = found.item(int(asked.arguments["number"]), Kind.CHANGE)
-            if item is None:
-                return None
-            threads = [thread_node(found, item, thread) for thread in sandbox.reviews.threads(item)]
-            return _object(asked, {"number": item.number, "reviewThreads": threads})
+        def item(kind: Kind) -> Callable[[_Field], Any]:
+            def one(asked: _Field) -> Any:
+                item = found.item(int(asked.arguments["number"]), kind)
+                if item is None:
+                    return None
+                known = item_node(found, item, sandbox.reviews)
+                return _object(asked, known | {"timelineItems": history(item)})
 
-        return _object(asked, {"pullRequest": pull})
+            return one
+
+        def history(item: Item) -> Callable[[_Field], Any]:
+            def timeline(asked: _Field) -> Any:
+                if asked.arguments.get("itemTypes") != ["RENAMED_TITLE_EVENT"]:
+                    raise _UnknownFieldError("The sandbox lists the items RENAMED_TITLE_EVENT only")
+                return _connection(asked, [edit_node(event) for event in item.events if event.renamed])
+
+            return timeline
+
+        return _object(asked, {"issue": item(Kind.ISSUE), "pullRequest": item(Kind.CHANGE)})
 
     try:
         return {"data": {asked.name: repository(asked) for asked in fields}}
@@ -78,6 +92,11 @@ def _fields(tokens: Iterator[str], variables: dict[str, Any]) -> Iterator[_Field
             last.arguments = _arguments(tokens, variables)
         elif token == "{" and last:
             last.below = list(_fields(tokens, variables))
+        elif token == _FRAGMENT:
+            if last:
+                yield last
+            assert next(tokens) == "on"
+            last = _Field(_FRAGMENT, {"on": next(tokens)})
         else:
             if last:
                 yield last
@@ -87,20 +106,25 @@ def _fields(tokens: Iterator[str], variables: dict[str, Any]) -> Iterator[_Field
 
 
 def _arguments(tokens: Iterator[str], variables: dict[str, Any]) -> dict[str, Any]:
-    words = []
+    words: list[Any] = []
     for token in tokens:
         if token == ")":
             break
-        if token not in (":", ","):
-            words.append(token)
-    values = (variables.get(word[1:]) if word.startswith("$") else word for word in words[1::2])
-    return dict(zip(words[::2], values, strict=True))
+        if token == "[":
+            words.append([word for word in iter(lambda: next(tokens), "]") if word != ","])
+        elif token not in (":", ","):
+            words.append(variables.get(token[1:]) if token.startswith("$") else token)
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _object(asked: _Field, known: dict[str, Any]) -> dict[str, Any]:
     """The asked fields of an object; functions are called, lists are connections."""
     shown: dict[str, Any] = {}
     for below in asked.below:
+        if below.name == _FRAGMENT:
+            if below.arguments["on"] == known["__typename"]:
+                shown |= _object(below, known)
+            continue
         if below.name not in known:
             raise _UnknownFieldError(f"Field '{below.name}' doesn't exist on type '{asked.name}'")
         value = known[below.name]
@@ -109,6 +133,8 @@ def _object(asked: _Field, known: dict[str, Any]) -> dict[str, Any]:
             if callable(value)
             else _connection(below, value)
             if isinstance(value, list)
+            else _object(below, value)
+            if isinstance(value, dict)
             else value
         )
     return shown

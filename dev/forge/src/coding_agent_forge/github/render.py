@@ -16,6 +16,7 @@ from coding_agent_forge.model import (
     ItemEvent,
     Kind,
     Label,
+    Push,
     Reaction,
     Repository,
     Role,
@@ -305,7 +306,27 @@ class Renderer:
         }
         if event.label is not None:
             shown["label"] = {"name": event.label.name, "color": event.label.color}
+        if event.renamed is not None:
+            shown["rename"] = dict(zip(("from", "to"), event.renamed, strict=True))
         return shown
+
+    def activity(self, push: Push) -> Json:
+        """That a branch was moved."""
+        kind = "force_push" if push.forced else "push"
+        if not push.before.strip("0"):
+            kind = "branch_creation"
+        elif not push.after.strip("0"):
+            kind = "branch_deletion"
+        return {
+            "id": push.id,
+            "node_id": node_id("Push", push.id),
+            "before": push.before,
+            "after": push.after,
+            "ref": f"refs/heads/{push.branch}",
+            "timestamp": github_time(push.at),
+            "activity_type": kind,
+            "actor": self.user(push.actor),
+        }
 
 
 def permissions(role: Role) -> dict[str, bool]:

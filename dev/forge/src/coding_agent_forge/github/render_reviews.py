@@ -8,8 +8,8 @@ from __future__ import annotations
 from coding_agent_forge import git
 from coding_agent_forge.github.items import ItemRenderer
 from coding_agent_forge.github.render import Json, association, node_id, reactions
-from coding_agent_forge.model import Comment, Item, Repository, User
-from coding_agent_forge.reviews import Check, Place, Review, Thread, hunk, place
+from coding_agent_forge.model import Comment, Item, ItemEvent, Kind, Repository, User
+from coding_agent_forge.reviews import Check, Place, Review, Reviews, Thread, hunk, place
 from coding_agent_forge.timestamps import github_time
 
 _STATUS = {"A": "added", "D": "removed", "M": "modified", "R": "renamed"}
@@ -244,6 +244,47 @@ class ReviewRenderer(ItemRenderer):
             "created_at": at,
             "updated_at": at,
         }
+
+
+def item_node(repository: Repository, item: Item, reviews: Reviews) -> Json:
+    """An `Issue` or `PullRequest` of the GraphQL API, without its timeline."""
+    last = item.edits[-1] if item.edits else None
+    edits = [
+        {"editedAt": github_time(edit.at), "editor": actor_node(edit.editor)} for edit in reversed(item.edits)
+    ]
+    shown: Json = {
+        "number": item.number,
+        "lastEditedAt": github_time(last.at) if last else None,
+        "editor": actor_node(last.editor) if last else None,
+        "userContentEdits": edits,
+    }
+    if item.kind is Kind.CHANGE:
+        shown["reviewThreads"] = [thread_node(repository, item, one) for one in reviews.threads(item)]
+        shown["reviews"] = [
+            {
+                "fullDatabaseId": str(review.id),
+                "lastEditedAt": github_time(review.edited_at) if review.edited_at else None,
+            }
+            for review in reviews.reviews(item)
+        ]
+    return shown
+
+
+def edit_node(event: ItemEvent) -> Json:
+    """A `RenamedTitleEvent` of the GraphQL API."""
+    assert event.renamed is not None
+    return {
+        "__typename": "RenamedTitleEvent",
+        "createdAt": github_time(event.created_at),
+        "actor": actor_node(event.actor),
+        "previousTitle": event.renamed[0],
+        "currentTitle": event.renamed[1],
+    }
+
+
+def actor_node(user: User) -> Json:
+    """An `Actor` of the GraphQL API."""
+    return {"__typename": "User", "login": user.login}
 
 
 def thread_node(repository: Repository, item: Item, thread: Thread) -> Json:

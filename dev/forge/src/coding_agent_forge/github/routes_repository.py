@@ -82,6 +82,23 @@ async def get_branch(branch: str, repository: InRepository, render: Render) -> d
     return render.branch(repository, branch, await asyncio.to_thread(git.commit_facts, repository.path, sha))
 
 
+@router.get("/repos/{owner}/{repo}/activity")
+async def activity(
+    request: Request, response: Response, repository: InRepository, render: Render
+) -> list[dict[str, Any]]:
+    """Who moved which branch when, newest first. The next page is asked for by `after`."""
+    query = request.query_params
+    branch = query.get("ref", "").removeprefix("refs/heads/")
+    found = [one for one in reversed(repository.pushes) if branch in ("", one.branch)]
+    if query.get("after", "").isdigit():
+        found = [one for one in found if one.id < int(query["after"])]
+    size = min(100, int(query["per_page"])) if query.get("per_page", "").isdigit() else 30
+    if len(found) > size:
+        following = request.url.include_query_params(after=found[size - 1].id)
+        response.headers["link"] = f'<{following}>; rel="next"'
+    return [render.activity(push) for push in found[:size]]
+
+
 @router.get("/repos/{owner}/{repo}/labels")
 async def labels(
     request: Request, response: Response, repository: InRepository, render: Render

@@ -11,7 +11,7 @@ import hashlib
 from coding_agent_forge import git
 from coding_agent_forge.gitlab.items import ItemRenderer
 from coding_agent_forge.gitlab.render import Json
-from coding_agent_forge.model import Comment, Item, Repository
+from coding_agent_forge.model import Comment, Item, Repository, Version
 from coding_agent_forge.reviews import Check, Thread, place
 from coding_agent_forge.sandbox import Sandbox
 from coding_agent_forge.timestamps import gitlab_time
@@ -76,23 +76,23 @@ class DiscussionRenderer(ItemRenderer):
             }
         return shown
 
-    def version(self, item: Item, base: str, head: str) -> Json:
+    def version(self, item: Item, version: Version) -> Json:
         """A version of a merge request: one for each push."""
         return {
-            "id": version_id(head),
-            "head_commit_sha": head,
-            "base_commit_sha": base,
-            "start_commit_sha": base,
-            "created_at": gitlab_time(item.created_at),
+            "id": version_id(version.head_sha),
+            "head_commit_sha": version.head_sha,
+            "base_commit_sha": version.base_sha,
+            "start_commit_sha": version.base_sha,
+            "created_at": gitlab_time(version.at),
             "merge_request_id": item.id,
             "state": "collected",
             "real_size": "1",
-            "patch_id_sha": head,
+            "patch_id_sha": version.head_sha,
         }
 
-    def full_version(self, repository: Repository, item: Item, base: str, head: str) -> Json:
+    def full_version(self, repository: Repository, item: Item, version: Version) -> Json:
         """A version with its differences."""
-        return self.version(item, base, head) | {
+        return self.version(item, version) | {
             "commits": [],
             "diffs": [
                 {
@@ -106,7 +106,7 @@ class DiscussionRenderer(ItemRenderer):
                     "deleted_file": change.status == "D",
                     "generated_file": False,
                 }
-                for change in git.changes(repository.path, f"{base}...{head}")
+                for change in git.changes(repository.path, f"{version.base_sha}...{version.head_sha}")
             ],
         }
 

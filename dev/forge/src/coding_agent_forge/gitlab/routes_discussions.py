@@ -11,7 +11,6 @@ from coding_agent_forge.gitlab.access import AnItem, InProject, SandboxOf, paged
 from coding_agent_forge.gitlab.render_discussions import DiscussionRenderer, version_id
 from coding_agent_forge.gitlab.routes_items import ITEM, PROJECT
 from coding_agent_forge.model import Item, Kind, Repository
-from coding_agent_forge.sandbox import Sandbox
 
 router = APIRouter()
 
@@ -43,14 +42,6 @@ async def discussions(
     return list(paged(ordered, request, response))
 
 
-def _versions(sandbox: Sandbox, item: Item) -> dict[str, str]:
-    """Newest commit to base of each version, newest first: of now, and of those with threads."""
-    found = {item.tips.head_sha: item.tips.base_sha}
-    for thread in reversed(sandbox.reviews.threads(item)):
-        found.setdefault(thread.commit, thread.base)
-    return found
-
-
 @router.get(PROJECT + "/merge_requests/{iid:int}/versions")
 async def versions(
     iid: int,
@@ -58,23 +49,19 @@ async def versions(
     response: Response,
     repository: InProject,
     render: RenderDiscussions,
-    sandbox: SandboxOf,
 ) -> list[dict[str, Any]]:
     """Versions of a merge request, newest first."""
     item = _merge_request(repository, iid)
-    found = [(base, head) for head, base in _versions(sandbox, item).items()]
-    return [render.version(item, *entry) for entry in paged(found, request, response)]
+    return [render.version(item, one) for one in paged(item.versions[::-1], request, response)]
 
 
 @router.get(PROJECT + "/merge_requests/{iid:int}/versions/{version:int}")
-async def version(
-    iid: int, version: int, repository: InProject, render: RenderDiscussions, sandbox: SandboxOf
-) -> dict[str, Any]:
+async def version(iid: int, version: int, repository: InProject, render: RenderDiscussions) -> dict[str, Any]:
     """A version with its differences."""
     item = _merge_request(repository, iid)
-    for head, base in _versions(sandbox, item).items():
-        if version_id(head) == version:
-            return render.full_version(repository, item, base, head)
+    for one in item.versions:
+        if version_id(one.head_sha) == version:
+            return render.full_version(repository, item, one)
     raise Refused(404, "404 Not found")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,35 @@ async def test_a_comment_on_a_line_with_its_reply(world: World, author: Author) 
     ]
 
 
+@on_github
+async def test_a_drafted_comment_counts_from_when_its_review_was_submitted(
+    world: World, author: Author
+) -> None:
+    change = await changed(world, author)
+    drafted = world.server.sandbox.clock()
+    world.server.set_clock(3600)
+    start(world, change, drafted_at=drafted)
+    [found] = await threads(world, change)
+    assert found.comments[0].created_at >= drafted + timedelta(minutes=59)
+
+
+@on_github
+async def test_a_review_that_was_edited(world: World, author: Author) -> None:
+    change = await changed(world, author)
+    for text in ("First.", "Second."):
+        world.server.review(REPOSITORY, change.number, "COMMENTED", text, by="reader")
+    reviews = world.server.sandbox.reviews
+    item = world.server.item(REPOSITORY, change.number, "change")
+    world.server.set_clock(3600)
+    world.server.run(lambda: reviews.edit_review(item, reviews.reviews(item)[1], "Rewritten."))
+    first, second = (await world.forge.discussion(change)).reviews
+    assert (first.updated_at, second.body) == (first.created_at, "Rewritten.")
+    assert second.updated_at is not None
+    assert second.updated_at >= second.created_at + timedelta(minutes=59)
+    plant_fault(world.server, path=".*/graphql$", status=403)
+    assert [review.updated_at for review in (await world.forge.discussion(change)).reviews] == [None, None]
+
+
 async def test_a_thread_on_several_lines(world: World, author: Author) -> None:
     change = await changed(world, author)
     start(world, change, start_line=10, line=12)
@@ -181,7 +211,8 @@ async def test_reviews_with_their_verdicts(world: World, author: Author) -> None
         assert reviews == ()
         return
     [found] = reviews
-    assert found == Review("alice", "changes requested", "Not yet.", found.created_at)
+    at = found.created_at
+    assert found == Review("alice", "changes requested", "Not yet.", at, updated_at=at)
 
 
 async def test_of_many_threads_the_newest_are_read_oldest_first(world: World, author: Author) -> None:

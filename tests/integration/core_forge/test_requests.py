@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -39,6 +40,9 @@ async def everything(world: World) -> set[str]:
         world.issue, branch=BRANCH, base="main", title="Fix it", body="For you"
     )
     for item in (world.issue, world.item(ItemKind.CHANGE, change.number)):
+        kind = item.kind.value
+        world.server.edit(REPOSITORY, item.number, title="New", body="New", kind=kind, by="alice")
+        assert await call("revisions")(await world.forge.read(item), datetime(2020, 1, 1, tzinfo=UTC))
         await call("locate")(item.model_copy(update={"repository": ""}))
         await call("add_label")(item, LABEL)
         await call("add_label")(item, "area/api ü")

@@ -18,6 +18,7 @@ from pydantic import AliasPath, Field
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.github_discussion import GitHubDiscussion
+from coding_agent_core.forge.github_revisions import GitHubRevisions
 from coding_agent_core.forge.protocol import (
     BranchFacts,
     Change,
@@ -28,6 +29,7 @@ from coding_agent_core.forge.protocol import (
     HookDelivery,
     ItemDetails,
     Permission,
+    Revision,
 )
 from coding_agent_core.forge.rest import COMMENT_LIMIT, Attachment, CommentAnswer, ItemAnswer, RestForge
 from coding_agent_core.platforms import ItemKind, Platform, web_base
@@ -213,6 +215,9 @@ class GitHubForge(RestForge):
         async for page in self.client.newest_first(list[CommentAnswer], call, limit=pages):
             newest = page + newest
         return [found.comment() for found in newest[-COMMENT_LIMIT:]]
+
+    async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
+        return await GitHubRevisions(self.client, details).since(since)
 
     async def discussion(self, change: Item) -> Discussion:
         return await GitHubDiscussion(self.client, change).read()

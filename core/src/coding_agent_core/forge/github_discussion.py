@@ -1,23 +1,30 @@
 """How a pull request's reviews, threads and failed checks are read from GitHub.
 
-The REST API shows everything but whether a thread is resolved, which only the GraphQL API says.
+The REST API shows everything but whether a thread is resolved, and whether a review was edited: only the
+GraphQL API says that.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
 from pydantic import AliasPath, Field
 
-from coding_agent_core.errors import ForgeError
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeUnavailableError,
+)
 from coding_agent_core.forge.client import GHOST, Author, Call, ForgeClient, ResponseModel, Text, path
 from coding_agent_core.forge.protocol import (
     CHECKS_LIMIT,
     Checks,
+    Comment,
     Discussion,
     FailedCheck,
     Review,
@@ -30,6 +37,7 @@ _logger = logging.getLogger("coding_agent.forge")
 _PAGES = 5
 """Pages of reviews, comments, threads and files that are read: the newest 500."""
 _CHECK_PAGES = 2
+_UNKNOWN = "Cannot tell which review threads of %s are resolved, and which reviews were edited: %s"
 _FAILED = ("failure", "timed_out", "startup_failure", "error")
 _VERDICTS = {
     "APPROVED": "approved",
@@ -38,7 +46,7 @@ _VERDICTS = {
     "DISMISSED": "dismissed",
 }
 """Of reviews that were submitted; `PENDING` ones are drafts of our own account."""
-_THREADS = """
+_STATES = """
 query($owner: String!, $name: String!, $number: Int!, $before: String) {
   repository(owner: $owner, name: $name) {
     pullRequest(number: $number) {
@@ -46,6 +54,7 @@ query($owner: String!, $name: String!, $number: Int!, $before: String) {
         pageInfo { hasPreviousPage startCursor }
         nodes { isResolved isOutdated comments(first: 1) { nodes { fullDatabaseId } } }
       }
+      reviews(last: 100) { nodes { fullDatabaseId lastEditedAt } }
     }
   }
 }
@@ -53,6 +62,7 @@ query($owner: String!, $name: String!, $number: Int!, $before: String) {
 
 
 class _Review(ResponseModel):
+    id: int
     user: Author = GHOST
     body: Text = ""
     state: str
@@ -63,6 +73,7 @@ class _ReviewComment(CommentAnswer):
     """A comment of a thread; `line` is null when the thread is outdated, and for a whole file."""
 
     in_reply_to_id: int | None = None
+    pull_request_review_id: int | None = None
     path: str
     diff_hunk: str = ""
     line: int | None = None
@@ -98,17 +109,52 @@ class _ThreadPage(ResponseModel):
     before: str | None = Field(default=None, validation_alias=AliasPath("pageInfo", "startCursor"))
 
 
-class _GraphqlError(ResponseModel):
-    message: str
+class _ReviewState(ResponseModel):
+    """What GraphQL says of a review."""
+
+    id: int | None = Field(default=None, validation_alias="fullDatabaseId")
+    edited_at: datetime | None = Field(default=None, validation_alias="lastEditedAt")
 
 
-class _ThreadAnswer(ResponseModel):
+class GraphqlError(ResponseModel):
     """GraphQL reports errors with status 200."""
 
+    message: str
+    type: Text = ""
+
+
+def graphql_error(errors: Sequence[GraphqlError], what: str) -> ForgeError:
+    """What the errors of an answer without data mean; the types are GitHub's own, and not documented."""
+    message = f"{what}: {'; '.join(error.message for error in errors) or 'the answer is empty'}"
+    types = {error.type for error in errors}
+    if "NOT_FOUND" in types:
+        return ForgeNotFoundError(message)
+    if types & {"FORBIDDEN", "INSUFFICIENT_SCOPES"}:
+        return ForgeRefusedError(message)
+    return ForgeUnavailableError(message)
+
+
+@dataclass(frozen=True)
+class _States:
+    """What GraphQL says; what could not be read is left out.
+
+    Attributes:
+        threads: by the id of the thread's first comment.
+        edits: when reviews were last edited, by their ids; `None`: never.
+    """
+
+    threads: dict[int, _ThreadState]
+    edits: dict[int, datetime | None]
+
+
+class _StateAnswer(ResponseModel):
     page: _ThreadPage | None = Field(
         default=None, validation_alias=AliasPath("data", "repository", "pullRequest", "reviewThreads")
     )
-    errors: tuple[_GraphqlError, ...] = ()
+    reviews: list[_ReviewState | None] | None = Field(
+        default=None, validation_alias=AliasPath("data", "repository", "pullRequest", "reviews", "nodes")
+    )
+    errors: tuple[GraphqlError, ...] = ()
 
 
 class _Output(ResponseModel):
@@ -174,56 +220,68 @@ class GitHubDiscussion:
         call = Call("GET", self._pull("reviews"), f"reading the reviews of {self.item.display}")
         async for page in self.client.newest_first(list[_Review], call, limit=_PAGES):
             reviews = page + reviews
-        return Discussion(
-            reviews=tuple(
-                Review(review.user.login, _VERDICTS[review.state], review.body, review.submitted_at)
-                for review in reviews
-                if review.state in _VERDICTS and review.submitted_at
-            ),
-            threads=await self._threads(),
-        )
-
-    async def _threads(self) -> tuple[Thread, ...]:
-        what = f"reading the review comments of {self.item.display}"
-        call = Call("GET", self._pull("comments"), what, {"sort": "created", "direction": "desc"})
-        comments = await self.client.entries(list[_ReviewComment], call, limit=_PAGES)
-        if not comments:
-            return ()
-        states, renames = await self._states(), await self._renames()
+        comments = await self._comments()
+        if not reviews and not comments:
+            return Discussion()
+        states = await self._states()
+        renames = await self._renames() if comments else {}
+        submitted = {review.id: review.submitted_at for review in reviews if review.submitted_at}
         threads: dict[int, list[_ReviewComment]] = {}
         for comment in reversed(comments):
             threads.setdefault(comment.in_reply_to_id or comment.id, []).append(comment)
-        return tuple(
-            thread_of(comments, states.get(first)).renamed(renames) for first, comments in threads.items()
+        return Discussion(
+            reviews=tuple(
+                Review(
+                    review.user.login,
+                    _VERDICTS[review.state],
+                    review.body,
+                    review.submitted_at,
+                    updated_at=(states.edits[review.id] or review.submitted_at)
+                    if review.id in states.edits
+                    else None,
+                )
+                for review in reviews
+                if review.state in _VERDICTS and review.submitted_at
+            ),
+            threads=tuple(
+                thread_of(found, states.threads.get(first), submitted).renamed(renames)
+                for first, found in threads.items()
+            ),
         )
 
-    async def _states(self) -> dict[int, _ThreadState]:
-        """By the id of the thread's first comment; what cannot be read is left out."""
-        found: dict[int, _ThreadState] = {}
+    async def _comments(self) -> list[_ReviewComment]:
+        """On lines, newest first."""
+        what = f"reading the review comments of {self.item.display}"
+        call = Call("GET", self._pull("comments"), what, {"sort": "created", "direction": "desc"})
+        return await self.client.entries(list[_ReviewComment], call, limit=_PAGES)
+
+    async def _states(self) -> _States:
+        found = _States({}, {})
         owner, name = self.item.repository.split("/", 1)
         before: str | None = None
         for _ in range(_PAGES):
             call = Call(
                 "POST",
                 graphql_url(self.client.api_url),
-                f"reading the review threads of {self.item.display}",
+                f"reading the states of the reviews of {self.item.display}",
                 json={
-                    "query": _THREADS,
+                    "query": _STATES,
                     "variables": {"owner": owner, "name": name, "number": self.item.number, "before": before},
                 },
             )
             try:
-                answer = await self.client.get(_ThreadAnswer, call)
+                answer = await self.client.get(_StateAnswer, call)
             except ForgeError as error:
-                _logger.warning("Cannot tell which review threads are resolved: %s", error)
+                _logger.warning(_UNKNOWN, self.item.display, error)
                 return found
             if answer.page is None:
                 why = "; ".join(error.message for error in answer.errors) or "the answer is empty"
-                _logger.warning(
-                    "Cannot tell which review threads of %s are resolved: %s", self.item.display, why
-                )
+                _logger.warning(_UNKNOWN, self.item.display, why)
                 return found
-            found |= {thread.first: thread for thread in answer.page.nodes or () if thread and thread.first}
+            found.threads.update(
+                {thread.first: thread for thread in answer.page.nodes or () if thread and thread.first}
+            )
+            found.edits.update({one.id: one.edited_at for one in answer.reviews or () if one and one.id})
             if not answer.page.more:
                 break
             before = answer.page.before
@@ -319,8 +377,16 @@ class GitHubDiscussion:
         return path("repos", *self.item.repository.split("/", 1), *rest)
 
 
-def thread_of(comments: Sequence[_ReviewComment], state: _ThreadState | None) -> Thread:
-    """A thread from its comments, oldest first, and what GraphQL says of it, if it is known."""
+def thread_of(
+    comments: Sequence[_ReviewComment],
+    state: _ThreadState | None,
+    submitted: Mapping[int, datetime],
+) -> Thread:
+    """A thread from its comments, oldest first, and what GraphQL says of it, if it is known.
+
+    Args:
+        submitted: when reviews were submitted, by their ids. Nobody could read their comments before.
+    """
     first = comments[0]
     on_file = first.subject_type == "file"
     outdated = state.outdated if state else first.line is None and not on_file
@@ -333,8 +399,14 @@ def thread_of(comments: Sequence[_ReviewComment], state: _ThreadState | None) ->
         hunk="" if on_file else first.diff_hunk,
         resolved=state.resolved if state else None,
         outdated=outdated,
-        comments=tuple(found.comment() for found in comments),
+        comments=tuple(_published(found, submitted) for found in comments),
     )
+
+
+def _published(found: _ReviewComment, submitted: Mapping[int, datetime]) -> Comment:
+    comment = found.comment()
+    since = submitted.get(found.pull_request_review_id or 0, comment.created_at)
+    return replace(comment, created_at=max(comment.created_at, since))
 
 
 def graphql_url(api_url: str) -> str:

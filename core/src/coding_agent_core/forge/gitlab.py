@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from urllib.parse import unquote
 
 from pydantic import AliasPath, Field
@@ -13,6 +14,7 @@ from pydantic import AliasPath, Field
 from coding_agent_core.errors import ForgeNotFoundError
 from coding_agent_core.forge.client import Call, Repeat, ResponseModel, User, path
 from coding_agent_core.forge.gitlab_discussion import GitLabDiscussion
+from coding_agent_core.forge.gitlab_revisions import GitLabRevisions
 from coding_agent_core.forge.protocol import (
     BranchFacts,
     Change,
@@ -21,6 +23,7 @@ from coding_agent_core.forge.protocol import (
     Discussion,
     ItemDetails,
     Permission,
+    Revision,
 )
 from coding_agent_core.forge.rest import (
     COMMENT_LIMIT,
@@ -204,6 +207,9 @@ class GitLabForge(RestForge):
             if len(newest) >= COMMENT_LIMIT:
                 break
         return [found.comment() for found in reversed(newest[:COMMENT_LIMIT])]
+
+    async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
+        return await GitLabRevisions(self.client, self.item_path(details.item), details).since(since)
 
     async def discussion(self, change: Item) -> Discussion:
         return await GitLabDiscussion(self.client, self.item_path(change), change.display).read()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Protocol
 
 from coding_agent_core.platforms import Platform
@@ -88,6 +88,29 @@ class LabelEvent:
     added: bool
 
 
+class Revised(StrEnum):
+    """What somebody changed on an item."""
+
+    TITLE = "title"
+    TEXT = "text"
+    BRANCH = "branch"
+    """Of a change: it was pushed to."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """Somebody changed what a task works on.
+
+    Attributes:
+        user: the login; empty if it is not known.
+        at: in whole seconds of the forge's clock; `None` if it is not known.
+    """
+
+    what: Revised
+    user: str
+    at: datetime | None
+
+
 @dataclass(frozen=True)
 class Change:
     """A pull request or merge request; `created`: this call opened it."""
@@ -140,6 +163,7 @@ class Comment:
 
     Attributes:
         id: the forge's id as text.
+        created_at: when others could read it first, by the forge's clock.
         updated_at: when it was last edited, by the forge's clock; `None`: not known.
     """
 
@@ -157,12 +181,14 @@ class Review:
 
     Attributes:
         verdict: `approved`, `changes requested`, `commented` or `dismissed`.
+        updated_at: as in `Comment`.
     """
 
     author: str
     verdict: str
     body: str
     created_at: datetime
+    updated_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -350,6 +376,19 @@ class Forge(Protocol):
         Args:
             since: by the forge's clock. Older events are left out, except that the last application of one of
                 `Labels.triggers` and what came after it are always included. `None`: all events are older.
+        """
+        ...
+
+    async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
+        """What was changed on the item after a time: title, text, and the branch of a change.
+
+        What the forge does not say is a revision by nobody.
+
+        Args:
+            since: in whole seconds of the forge's clock.
+
+        Raises:
+            ForgeUnavailableError: also if the forge has not seen yet where the branch is.
         """
         ...
 

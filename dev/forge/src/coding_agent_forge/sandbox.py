@@ -57,7 +57,10 @@ class Sandbox:
             if base_moved and tips.commits == 0:
                 self.store.merged(target, item, pusher)
             else:
-                self.store.moved(target, item, pusher, tips)
+                shortened = await asyncio.to_thread(
+                    git.is_ancestor, target.path, tips.head_sha, item.tips.head_sha
+                )
+                self.store.moved(target, item, pusher, tips, shortened=shortened)
 
     async def tips(self, repository: Repository, base: str, head: str, source: Repository | None) -> Tips:
         """Where the branches of a change are; `source` is the fork that holds its head, if one does.

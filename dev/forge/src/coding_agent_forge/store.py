@@ -239,15 +239,21 @@ class Store:
         comment.reactions.append(reaction)
         return reaction, True
 
-    def moved(self, repository: Repository, item: Item, actor: User, tips: Tips) -> None:
-        """Take note of where git says that a change's branches are now."""
+    def moved(
+        self, repository: Repository, item: Item, actor: User, tips: Tips, *, shortened: bool = False
+    ) -> None:
+        """Take note of where git says that a change's branches are now.
+
+        `shortened`: its branch only lost commits, of which GitLab's notes say nothing.
+        """
         previous, item.tips = item.tips, tips
         if previous.head_sha == tips.head_sha:
             item.versions[-1] = replace(item.versions[-1], base_sha=tips.base_sha)
             return
         item.updated_at = self.now()
         item.versions.append(Version(tips.head_sha, tips.base_sha, item.updated_at))
-        self._system_note(item, actor, "added 1 commit", item.updated_at)
+        if not shortened:
+            self._system_note(item, actor, "added 1 commit", item.updated_at)
         self.listener(
             Happening(
                 "synchronized", repository, item, actor, item.updated_at, previous_sha=previous.head_sha

@@ -1,0 +1,154 @@
+"""Who changed an item's title and text, and who pushed to its branch, as GitHub shows it.
+
+GraphQL alone says who edited a text: https://docs.github.com/graphql/reference/objects#usercontentedit. A
+repository's activity has the pushes: https://docs.github.com/rest/repos/repos#list-repository-activities
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AliasChoices, AliasPath, BeforeValidator, Field
+
+from coding_agent_core.errors import ForgeError, ForgeUnavailableError
+from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, ResponseModel, User, path
+from coding_agent_core.forge.github_discussion import GraphqlError, graphql_error, graphql_url
+from coding_agent_core.forge.protocol import ItemDetails, Revised, Revision
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.tasks import whole_second
+
+_logger = logging.getLogger("coding_agent.forge")
+_EDITS = """
+query($owner: String!, $name: String!, $number: Int!) {
+  repository(owner: $owner, name: $name) {
+    KIND(number: $number) {
+      lastEditedAt
+      editor { __typename login }
+      userContentEdits(first: 100) { nodes { editedAt editor { __typename login } } }
+      timelineItems(last: 100, itemTypes: [RENAMED_TITLE_EVENT]) {
+        nodes { __typename ... on RenamedTitleEvent { createdAt actor { __typename login } } }
+      }
+    }
+  }
+}
+"""
+"""The last edit is asked for besides the list of edits: the list may not include it if there are more."""
+
+
+class _Actor(ResponseModel):
+    """Who did something. Only users and apps have logins that the REST API knows too."""
+
+    kind: str = Field(validation_alias="__typename")
+    name: str = Field(validation_alias="login")
+
+    @property
+    def login(self) -> str:
+        return {"User": self.name, "Bot": f"{self.name}[bot]"}.get(self.kind, "")
+
+
+class _Edit(ResponseModel):
+    """An edit of the text, or of the title; the account is null when it was deleted."""
+
+    at: datetime = Field(validation_alias=AliasChoices("editedAt", "createdAt"))
+    actor: _Actor | None = Field(default=None, validation_alias=AliasChoices("editor", "actor"))
+
+
+_Edits = Annotated[list[_Edit | None], BeforeValidator(lambda value: [] if value is None else value)]
+
+
+class _Item(ResponseModel):
+    last_edited_at: datetime | None = Field(default=None, validation_alias="lastEditedAt")
+    editor: _Actor | None = None
+    edits: _Edits = Field(default=[], validation_alias=AliasPath("userContentEdits", "nodes"))
+    renames: _Edits = Field(default=[], validation_alias=AliasPath("timelineItems", "nodes"))
+
+    def revisions(self) -> list[Revision]:
+        found = [(Revised.TITLE, edit.at, edit.actor) for edit in self.renames if edit is not None]
+        found += [(Revised.TEXT, edit.at, edit.actor) for edit in self.edits if edit is not None]
+        if self.last_edited_at is not None:
+            found.append((Revised.TEXT, self.last_edited_at, self.editor))
+        return [Revision(what, actor.login if actor else "", whole_second(at)) for what, at, actor in found]
+
+
+class _ItemAnswer(ResponseModel):
+    item: _Item | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            AliasPath("data", "repository", "issue"), AliasPath("data", "repository", "pullRequest")
+        ),
+    )
+    errors: tuple[GraphqlError, ...] = ()
+
+
+class _Activity(ResponseModel):
+    """Somebody moved a branch; the account is null when it was deleted."""
+
+    after: str
+    timestamp: datetime
+    actor: User | None = None
+
+
+@dataclass(frozen=True)
+class GitHubRevisions:
+    """Reads what was changed on one item."""
+
+    client: ForgeClient
+    details: ItemDetails
+
+    async def since(self, since: datetime) -> tuple[Revision, ...]:
+        """See `Forge.revisions`."""
+        found = [revision for revision in await self._edits() if revision.at and revision.at > since]
+        if self.details.item.kind is ItemKind.CHANGE:
+            found += await self._pushes(since)
+        return tuple(found)
+
+    async def _edits(self) -> list[Revision]:
+        item = self.details.item
+        owner, name = item.repository.split("/", 1)
+        kind = "issue" if item.kind is ItemKind.ISSUE else "pullRequest"
+        call = Call(
+            "POST",
+            graphql_url(self.client.api_url),
+            f"reading who edited {item.display}",
+            json={
+                "query": _EDITS.replace("KIND", kind),
+                "variables": {"owner": owner, "name": name, "number": item.number},
+            },
+        )
+        answer = await self.client.get(_ItemAnswer, call)
+        if answer.item is None:
+            raise graphql_error(answer.errors, f"{self.client.host} refused {call.what}")
+        return answer.item.revisions()
+
+    async def _pushes(self, since: datetime) -> list[Revision]:
+        """The branch's newer pushes; one by nobody if they are not known.
+
+        That is so if the token may not read them, and if they do not include the newest commit. A branch
+        without pushes is older than the list, or came with the fork.
+        """
+        details, unknown = self.details, Revision(Revised.BRANCH, "", None)
+        if details.head_repository is None:
+            return [unknown]
+        call = Call(
+            "GET",
+            path("repos", *details.head_repository.split("/", 1), "activity"),
+            f"reading who pushed to the branch of {details.item.display}",
+            {"ref": f"refs/heads/{details.head_branch}", "per_page": PAGE_SIZE},
+        )
+        try:
+            listed = await self.client.get(list[_Activity], call)
+        except ForgeUnavailableError:
+            raise
+        except ForgeError as error:
+            _logger.warning("It is not known who pushed: %s", error)
+            return [unknown]
+        newer = [push for push in listed if whole_second(push.timestamp) > since]
+        found = [
+            Revision(Revised.BRANCH, push.actor.login if push.actor else "", whole_second(push.timestamp))
+            for push in newer
+        ]
+        shown = not listed or details.head_sha in [push.after for push in listed]
+        return found if shown and len(newer) < PAGE_SIZE else [*found, unknown]

@@ -1,0 +1,97 @@
+"""Who changed an item's title and text, and who pushed to its branch, as GitLab shows it.
+
+The notes that GitLab itself writes say who did what (`app/services/system_notes` in its source). They are
+written in English, whatever language people have chosen. The versions of a merge request say when its branch
+was moved: https://docs.gitlab.com/api/merge_requests/#get-merge-request-diff-versions
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from coding_agent_core.errors import ForgeUnavailableError
+from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, ResponseModel
+from coding_agent_core.forge.protocol import ItemDetails, Revised, Revision
+from coding_agent_core.forge.rest import SCAN_PAGES, CommentAnswer
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.tasks import whole_second
+
+_NOTES: tuple[tuple[re.Pattern[str], Revised], ...] = (
+    (re.compile(r"changed title from "), Revised.TITLE),
+    # If a task of a list was ticked, GitLab does not say what else was changed in the text
+    # (`handle_description_change_note` of `CommonSystemNotesService`).
+    (re.compile(r"changed the description|marked the (?:task|checklist item) "), Revised.TEXT),
+    (re.compile(r"added \d+ commits?\b"), Revised.BRANCH),
+)
+
+
+class _Version(ResponseModel):
+    head_commit_sha: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class GitLabRevisions:
+    """Reads what was changed on one item.
+
+    Attributes:
+        path: of the item in the API.
+    """
+
+    client: ForgeClient
+    path: str
+    details: ItemDetails
+
+    async def since(self, since: datetime) -> tuple[Revision, ...]:
+        """See `Forge.revisions`."""
+        found = await self._noted(since)
+        if self.details.item.kind is ItemKind.CHANGE:
+            noted = sum(revision.what is Revised.BRANCH for revision in found)
+            # A push that only takes commits away has no note.
+            if await self._moves(since) > noted:
+                found.append(Revision(Revised.BRANCH, "", None))
+        return tuple(found)
+
+    async def _noted(self, since: datetime) -> list[Revision]:
+        what = f"reading who edited {self.details.item.display}"
+        call = Call("GET", f"{self.path}/notes", what, {"sort": "desc", "order_by": "created_at"})
+        found: list[Revision] = []
+        pages = 0
+        async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
+            pages += 1
+            for note in page:
+                at = whole_second(note.created_at)
+                if at <= since:
+                    return found
+                if note.system and (kind := _kind(note.body)) is not None:
+                    found.append(Revision(kind, note.author.login, at))
+        if pages == SCAN_PAGES:
+            found.append(Revision(Revised.TEXT, "", None))
+        return found
+
+    async def _moves(self, since: datetime) -> int:
+        """How often the branch was moved, as far as the newest versions show it.
+
+        Raises:
+            ForgeUnavailableError: GitLab has not examined the newest commit yet.
+        """
+        display = self.details.item.display
+        call = Call("GET", f"{self.path}/versions", f"reading the versions of {display}")
+        versions = await self.client.entries(list[_Version], call)  # newest first
+        if not versions or versions[0].head_commit_sha != self.details.head_sha:
+            raise ForgeUnavailableError(
+                f"{self.client.host} has not examined the newest commit of {display} yet"
+            )
+        # The oldest version is made a moment after the merge request. A version can also have another base
+        # and the same commit.
+        oldest = versions[-1:] if len(versions) < PAGE_SIZE else []
+        return sum(
+            whole_second(version.created_at) > since and version.head_commit_sha != before.head_commit_sha
+            for version, before in zip(versions, versions[1:] + oldest, strict=False)
+        )
+
+
+def _kind(note: str) -> Revised | None:
+    return next((kind for pattern, kind in _NOTES if pattern.match(note)), None)

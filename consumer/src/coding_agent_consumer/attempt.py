@@ -40,7 +40,9 @@ from coding_agent_consumer.agent import Agent, Brief, Step
 from coding_agent_consumer.agent.models import allowed_models, upstreams
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent.transcript import scrub_for, scrub_logs
+from coding_agent_consumer.approval import ApprovalCheck, NotApprovedError, Unapproved
 from coding_agent_consumer.background import (
+    Conversation,
     instruction_files,
     pod_environment,
     project_commit,
@@ -56,7 +58,7 @@ from coding_agent_consumer.mirror import Mirror
 from coding_agent_consumer.per_user import settings_for, with_task_options
 from coding_agent_consumer.push_permit import PushNotAllowedError, PushPermit, SourceRepositoryGoneError
 from coding_agent_consumer.repository import BareClone, Publisher
-from coding_agent_consumer.tasks import ForgeTask, PushTarget, refusal, requester
+from coding_agent_consumer.tasks import ForgeTask, PushTarget, approval_of, refusal
 from coding_agent_consumer.transcript_store import Transcripts
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRefusedError
 
@@ -92,6 +94,7 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (PatchRefusedError, Reason.CHANGE_REFUSED),
     (SourceRepositoryGoneError, Reason.SOURCE_REPOSITORY_GONE),
     (PushNotAllowedError, Reason.PUSH_NOT_ALLOWED),
+    (NotApprovedError, Reason.NOT_APPROVED),
     (SettingsError, Reason.CONFIGURATION),
     (EnvironmentFileError, Reason.ENVIRONMENT_REFUSED),
     (CodingAgentError, Reason.INTERNAL),
@@ -205,13 +208,17 @@ class Attempt:
     async def _run(self) -> Outcome:
         task, details = await self._prepared(self.load)
         self._change = task.state.change_url
-        user = await self._prepared(lambda: requester(task.forge, task.item, self._request))
+        approval = await self._prepared(lambda: approval_of(task.forge, task.item, self._request))
+        user = approval.user
         refused = await self._prepared(lambda: self._refusal(task, user))
         if refused is not None:
             return Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
         target = task.target(details)
         permit = PushPermit(task.forge, details, self.settings.consumer.branch_prefix, target.repository)
         await self._prepared(lambda: permit(target.branch))
+        check = ApprovalCheck(
+            task.forge, task.item, approval, self.settings.authorize, self.settings.newer_text
+        )
         settings = await run_until(lambda: settings_for(self.settings, task.item.platform, user), self.stop)
         scrub_logs(scrub_for(settings))  # a person may have a key of their own
         earlier = self.given.earlier
@@ -220,7 +227,9 @@ class Attempt:
             recap = f"{recap}\n\n{earlier.ended}".strip()
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
-            repository = await self._prepared(lambda: self._clone(task, target, permit, Path(folder)))
+            details, unapproved, repository = await self._checked_clone(
+                task, details, check, lambda: self._clone(task, target, permit, Path(folder))
+            )
             project = await self._prepared(
                 lambda: project_commit(task.forge, details, repository, self.settings.consumer.branch_prefix)
             )
@@ -236,8 +245,13 @@ class Attempt:
                 runner=self._request.runner or file.runner,
                 instructions=self.given.instructions,
             )
+            conversation, unapproved = await self._prepared(
+                lambda: self._conversation(task, details, repository, check, unapproved)
+            )
             brief = await self._prepared(
-                lambda: self._brief(settings, task, details, repository, project=project.commit, recap=recap)
+                lambda: self._brief(
+                    settings, task, conversation, unapproved, repository, project=project.commit, recap=recap
+                )
             )
             publisher = await self._prepared(
                 lambda: self._publisher(settings, task, details, repository, user)
@@ -249,6 +263,9 @@ class Attempt:
                 brief = replace(brief, prompt=brief.prompt + notes)
                 worked = self._worked = await self._work(settings, task, brief, workspace, publisher)
                 worked = self._worked = await self._publish(publisher, workspace, worked)
+                if unapproved.report:
+                    summary = f"{unapproved.report}\n\n{worked.summary}".strip()
+                    worked = self._worked = worked.model_copy(update={"summary": summary})
         outcome = await self._conclude(task, details, worked, publisher.pushed_branch)
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
@@ -278,20 +295,66 @@ class Attempt:
         _logger.info("Cloned %s: branch %s%s", target.repository, target.branch, continuing)
         return repository
 
+    async def _checked_clone(
+        self,
+        task: ForgeTask,
+        details: ItemDetails,
+        check: ApprovalCheck,
+        clone: Callable[[], Awaitable[BareClone]],
+    ) -> tuple[ItemDetails, Unapproved, BareClone]:
+        """Clone what was checked: the item as it was then, what of it nobody has approved, and the clone.
+
+        1. The check reads that a change's branch is at a commit, and who pushed until then.
+        2. Somebody pushes another commit.
+        3. The clone fetches that one. So the change is read and checked again, until the forge shows the
+           commit that was cloned.
+
+        Raises:
+            NotApprovedError: as `ApprovalCheck.revisions`; nothing was cloned.
+        """
+        loaded: ItemDetails | None = details
+
+        async def checked() -> tuple[ItemDetails, Unapproved, BareClone]:
+            nonlocal loaded
+            shown, loaded = loaded or await task.forge.read(task.item), None
+            unapproved = await check.revisions(shown)
+            repository = await clone()
+            if (
+                check.at is not None
+                and task.item.kind is ItemKind.CHANGE
+                and repository.start_point != shown.head_sha
+            ):
+                raise ForgeUnavailableError(f"The branch of {task.item.display} was pushed to meanwhile")
+            return shown, unapproved, repository
+
+        return await self._prepared(checked)
+
+    async def _conversation(
+        self,
+        task: ForgeTask,
+        details: ItemDetails,
+        repository: BareClone,
+        check: ApprovalCheck,
+        unapproved: Unapproved,
+    ) -> tuple[Conversation, Unapproved]:
+        pushed = repository.branch if repository.resumed else None
+        conversation = await read_conversation(task.forge, details, pushed_branch=pushed)
+        return await check.conversation(conversation, unapproved)
+
     async def _brief(
         self,
         settings: Settings,
         task: ForgeTask,
-        details: ItemDetails,
+        conversation: Conversation,
+        unapproved: Unapproved,
         repository: BareClone,
         *,
         project: str,
         recap: str,
     ) -> Brief:
-        pushed = repository.branch if repository.resumed else None
-        conversation = await read_conversation(task.forge, details, pushed_branch=pushed)
         text = prompt(
             conversation,
+            unapproved,
             own_login=await task.forge.whoami(),
             files=await instruction_files(repository, project),
             recap=recap,

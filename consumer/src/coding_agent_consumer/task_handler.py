@@ -368,8 +368,8 @@ class TaskHandler:
         await self._settle_end(claim, task.state.phase, outcome.reason, outcome.message)
 
     async def _settle_end(self, claim: Claim, phase: Phase, reason: str | None, message: str) -> None:
-        # Requests of strangers must not fill the queue that people have to look at.
-        if phase is Phase.FAILED and reason != Reason.NOT_AUTHORIZED:
+        # What strangers do must not fill the queue that people have to look at.
+        if phase is Phase.FAILED and reason not in (Reason.NOT_AUTHORIZED, Reason.NOT_APPROVED):
             await claim.dead_letter(f"{reason}: {message}")
         else:
             await claim.done()

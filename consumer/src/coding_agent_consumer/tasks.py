@@ -38,7 +38,8 @@ from coding_agent_core.usage import Usage
 
 from coding_agent_consumer.push_permit import SourceRepositoryGoneError
 
-_REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
+REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
+"""What somebody must be allowed to do to ask for a task."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,24 @@ def decide_start(
     return Start(run=state.run, attempt=attempt, previous=state, continues=state.attempt > 0)
 
 
-async def requester(forge: Forge, item: Item, request: TaskRequest) -> str:
-    """Login of the person who asks for the task; empty: not known.
+@dataclass(frozen=True)
+class Approval:
+    """Who asked for a task, and when.
+
+    Attributes:
+        user: the login; empty if it is not known.
+        at: in whole seconds of the forge's clock; `None` if it is not known, and for a task that a person
+            wrote as an AgentTask.
+        by: what the person did, as a noun: `label` or `command`.
+    """
+
+    user: str
+    at: datetime | None
+    by: str = "label"
+
+
+async def approval_of(forge: Forge, item: Item, request: TaskRequest) -> Approval:
+    """Who asks for the task, and since when the item is approved as it is.
 
     If a label asked, the item's history says who applied it: whoever could create tasks with the receiver's
     token could write any name into them. Messages of the polling agent, whose label may have been swapped
@@ -151,12 +168,14 @@ async def requester(forge: Forge, item: Item, request: TaskRequest) -> str:
     Raises:
         ForgeError: the history cannot be read.
     """
-    if request.trigger.cause is not Cause.LABEL:
-        return request.user
+    if request.trigger.cause is Cause.COMMAND:
+        return Approval(request.user, request.trigger.labeled_at, "command")
+    if request.trigger.cause is None:
+        return Approval(request.user, None)
     applied = await forge.label_application(item)
     if applied is not None and applied.user:
-        return applied.user
-    return request.user if request.trigger.origin is Origin.MANUAL else ""
+        return Approval(applied.user, applied.at)
+    return Approval(request.user if request.trigger.origin is Origin.MANUAL else "", None)
 
 
 async def refusal(
@@ -175,7 +194,7 @@ async def refusal(
 
     Args:
         item: with its repository.
-        user: as `requester` says.
+        user: as `approval_of` says.
         own_label_counts: as in the settings: our own account applies the label for commands.
 
     Raises:
@@ -187,7 +206,7 @@ async def refusal(
         if own_label_counts:
             return None
         return "The agent's own account applied the label. Only people start tasks."
-    if authorize is Authorize.ANYONE or (user and await forge.permission(item, user) >= _REQUIRED[authorize]):
+    if authorize is Authorize.ANYONE or (user and await forge.permission(item, user) >= REQUIRED[authorize]):
         return None
     who = f"{user} applied the label" if user else "It is not known who applied the label"
     return f"{who}, but only people with {authorize} access to {item.repository} may ask for a task."

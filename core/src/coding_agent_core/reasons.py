@@ -66,6 +66,7 @@ class Reason(StrEnum):
     FORGE_UNAVAILABLE = "ForgeUnavailable"
     FORGE_REFUSED = "ForgeRefused"
     NOT_AUTHORIZED = "NotAuthorized"
+    NOT_APPROVED = "NotApproved"
     ITEM_GONE = "ItemGone"
     SOURCE_REPOSITORY_GONE = "SourceRepositoryGone"
     PUSH_NOT_ALLOWED = "PushNotAllowed"
@@ -191,6 +192,12 @@ REASONS: Mapping[str, ReasonFacts] = {
         ReasonClass.PERMANENT,
         "The person who applied the label is not allowed to start a task.",
         "Somebody who has the required access can apply the label.",
+        ExitCode.REFUSED,
+    ),
+    Reason.NOT_APPROVED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The item was changed after the label was applied, by somebody who is not allowed to apply it.",
+        "Read what was changed, and apply the label again to approve it.",
         ExitCode.REFUSED,
     ),
     Reason.ITEM_GONE: ReasonFacts(

@@ -27,6 +27,7 @@ MINUTES = 300
 ITEM = r"GET /api/v\d/(repos/acme/pricing/issues|projects/\d+/issues)/1$"
 CLONE = r"GET /acme/pricing\.git/info/refs\?service=git-upload-pack"
 IDENTITY = r"GET /api/v\d/user$"
+GRAPHQL = r"POST /api/graphql"
 COMMENTS = r"GET /api/v\d/.*/1/(comments|notes)"
 PUSH = r"GET /acme/pricing\.git/info/refs\?service=git-receive-pack"
 PUSH_MIDDLE = r"POST /acme/pricing\.git/git-receive-pack"
@@ -39,7 +40,8 @@ WINDOWS: list[tuple[str, str, str, Kind, bool]] = [
     ("clone", "gitlab", CLONE, "refused", False),
     ("identity", "github", IDENTITY, "refused", False),
     ("comments", "github", COMMENTS, "503", False),
-    ("comments", "gitlab", COMMENTS, "refused", False),
+    ("who edited the item is read", "github", GRAPHQL, "refused", False),
+    ("who edited the item is read", "gitlab", COMMENTS, "refused", False),
     ("push", "github", PUSH, "refused", False),
     ("push, in the middle", "gitlab", PUSH_MIDDLE, "503", False),
     ("push, its answer lost", "github", PUSH_MIDDLE, "503", True),

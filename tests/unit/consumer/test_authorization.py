@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
-from coding_agent_consumer.tasks import refusal, requester
+from coding_agent_consumer.tasks import Approval, approval_of, refusal
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.protocol import Forge, LabelEvent, Permission
 from coding_agent_core.platforms import ItemKind, Platform
@@ -27,6 +27,7 @@ class People:
 
     applied_by: str | None = None
     asked: list[str] = field(default_factory=list)
+    histories: int = 0
 
     async def whoami(self) -> str:
         return "Coding-Agent-Bot"
@@ -38,6 +39,7 @@ class People:
         return {"alice": Permission.WRITE, "triager": Permission.TRIAGE}.get(user, Permission.NONE)
 
     async def label_application(self, item: Item) -> LabelEvent | None:
+        self.histories += 1
         return (
             None if self.applied_by is None else LabelEvent(NOW, self.applied_by, "coding agent", added=True)
         )
@@ -55,7 +57,7 @@ async def refused(
     own_label_counts: bool = False,
 ) -> str | None:
     forge = cast(Forge, people or People(applied_by=given.user or None))
-    user = await requester(forge, ITEM, given)
+    user = (await approval_of(forge, ITEM, given)).user
     return await refusal(forge, ITEM, given.trigger, user, authorize, own_label_counts=own_label_counts)
 
 
@@ -137,6 +139,33 @@ async def test_the_history_decides_and_not_what_the_task_says(
 ) -> None:
     """Whoever has the receiver's token can write any name into a task."""
     assert await refused(request(user, origin), people=People(applied_by)) == expected
+
+
+BEFORE = NOW - timedelta(hours=1)
+"""What the task says of its time; only a command has no other."""
+
+
+@pytest.mark.parametrize(
+    ("origin", "cause", "applied_by", "expected"),
+    [
+        (Origin.WEBHOOK, Cause.LABEL, "alice", Approval("alice", NOW)),
+        (Origin.POLL, Cause.LABEL, "alice", Approval("alice", NOW)),
+        (Origin.WEBHOOK, Cause.LABEL, None, Approval("", None)),
+        (Origin.MANUAL, Cause.LABEL, "alice", Approval("alice", NOW)),
+        (Origin.MANUAL, Cause.LABEL, None, Approval("reader", None)),
+        (Origin.MANUAL, Cause.COMMAND, "alice", Approval("reader", BEFORE, "command")),
+        (Origin.MANUAL, None, "alice", Approval("reader", None)),
+    ],
+)
+async def test_a_label_approves_when_it_was_applied_and_a_command_when_it_was_written(
+    origin: Origin, cause: Cause | None, applied_by: str | None, expected: Approval
+) -> None:
+    given = request("reader", origin, cause)
+    trigger = given.trigger.model_copy(update={"labeled_at": BEFORE})
+    people = People(applied_by)
+    approval = await approval_of(cast(Forge, people), ITEM, given.model_copy(update={"trigger": trigger}))
+    assert approval == expected
+    assert people.histories == (cause is Cause.LABEL)
 
 
 async def test_a_forge_that_does_not_answer_is_no_permission() -> None:

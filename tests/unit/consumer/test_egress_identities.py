@@ -19,7 +19,11 @@ ITEM = Item(
 
 
 def identities(**more: object) -> Identities:
-    egress = {"proxy": PROXY, "key": ["new", "old"], "repositories": {"acme/pricing": ["a.example.com"]}}
+    egress = {
+        "proxy": PROXY,
+        "key": ["new-key", "old"],
+        "repositories": {"acme/pricing": ["a.example.com"]},
+    }
     made = Identities.of(Settings.model_validate({"egress": egress, **more}))
     assert made is not None
     return made
@@ -34,13 +38,13 @@ def test_commands_and_agent_have_identities_of_their_attempt() -> None:
         assert (url.hostname, url.port) == ("egress", 3128)
         assert url.username is not None
         assert url.password is not None
-        assert is_valid(url.username, url.password, ["new"]), "the first key"
+        assert is_valid(url.username, url.password, ["new-key"]), "the first key"
         assert job_of(url.username) == "web-1-2"
         assert "gateway" in variables["NO_PROXY"].split(","), "the gateway is on a network of the two"
         users[name] = url.username
     assert users["workspace"].endswith(profile_of("acme/pricing")), "the list of its repository"
     assert users["agent"] == "web-1-2.agent"
-    assert "new" not in repr(made)
+    assert "new-key" not in repr(made)
 
 
 def test_without_a_proxy_there_are_none_and_without_a_key_it_says_so() -> None:

@@ -25,7 +25,9 @@ OUTCOMES = [
     Outcome(reason=Reason.TOOL_FAILING, message="A tool failed."),
     Outcome(reason=Reason.MODEL_UNAVAILABLE, message="The model is not available."),
     Outcome(reason=Reason.NOT_AUTHORIZED, message="A stranger asked."),
+    Outcome(reason=Reason.NOT_APPROVED, message="A stranger edited it."),
 ]
+STRANGERS = (Reason.NOT_AUTHORIZED, Reason.NOT_APPROVED)
 WRITES = ["upsert_comment", "add_label", "remove_label"]
 
 
@@ -112,7 +114,7 @@ class Consumer(RuleBasedStateMachine):
                 assert PROCESSING not in labels
                 assert (DONE in labels) == (state.phase is Phase.SUCCEEDED)
             failed = {uuid for uuid, shown in world.forge.shown.items() if shown.phase is Phase.FAILED}
-            strangers = {uuid for uuid in failed if world.forge.shown[uuid].reason == Reason.NOT_AUTHORIZED}
+            strangers = {uuid for uuid in failed if world.forge.shown[uuid].reason in STRANGERS}
             assert {uuid for uuid, _ in world.broker.dead} == failed - strangers
         finally:
             self.runner.close()

@@ -46,6 +46,15 @@ class Authorize(StrEnum):
     """Nothing: also the author of an issue whose form applies the label."""
 
 
+class NewerText(StrEnum):
+    """What happens to text and commits that are newer than the label and by people who may not apply it."""
+
+    MARK = "mark"
+    """The agent is told that nobody approved them."""
+    REFUSE = "refuse"
+    """The agent does not read newer comments, and a newer title, text or commit ends the task."""
+
+
 class Scheduling(Section):
     """Polling."""
 
@@ -141,6 +150,9 @@ class Settings(Section):
     authorize: Authorize = Authorize.WRITE
     """What the person who applied the label must be allowed to do in the repository; commands in comments
     always need `write`."""
+    newer_text: NewerText = NewerText.MARK
+    """What happens to text and commits that are newer than the label, by people whom `authorize` does not
+    let apply it: `mark` tells the agent, `refuse` leaves comments out and ends the task for the rest."""
     scheduling: Scheduling = Scheduling()
     queue: Queue = Queue()
     use_rabbitmq: bool = False

@@ -36,7 +36,7 @@ from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.attempt")
 
-_AT_ROOT = ("AGENTS.md", "CLAUDE.md", ".github/copilot-instructions.md")
+_AT_ROOT = ("AGENTS.md", "CLAUDE.md", "GEMINI.md", ".github/copilot-instructions.md")
 _NESTED_LIMIT = 40
 """Files in folders that are read: those nearest to the root."""
 _BYTES_LIMIT = 64 * 1024
@@ -223,7 +223,7 @@ class InstructionFile:
     """A file in which the repository tells agents how to work on it.
 
     `AGENTS.md` (https://agents.md) may be in any folder, and the one nearest to a file applies to it.
-    `CLAUDE.md` and `.github/copilot-instructions.md` are read at the root.
+    `CLAUDE.md`, `GEMINI.md` and `.github/copilot-instructions.md` are read at the root.
 
     Attributes:
         path: from the repository's root.

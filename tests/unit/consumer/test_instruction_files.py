@@ -37,6 +37,7 @@ def test_those_of_the_root_come_first_then_nested_ones_from_the_root_down() -> N
         "api/AGENTS.md",
         ".github/copilot-instructions.md",
         "web/AGENTS.md",
+        "GEMINI.md",
         "CLAUDE.md",
         "AGENTS.md",
         "README.md",
@@ -46,6 +47,7 @@ def test_those_of_the_root_come_first_then_nested_ones_from_the_root_down() -> N
     assert [found.path for found in select(map(entry, paths))] == [
         "AGENTS.md",
         "CLAUDE.md",
+        "GEMINI.md",
         ".github/copilot-instructions.md",
         "api/AGENTS.md",
         "web/AGENTS.md",

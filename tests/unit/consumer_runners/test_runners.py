@@ -166,6 +166,18 @@ def test_long_instructions_are_in_no_argument_and_no_variable(runner: Runner) ->
     assert max(len(text.encode()) for text in texts) < ARGUMENT
 
 
+def test_codex_uses_no_skill_that_the_prompt_could_name() -> None:
+    prompt = "Use $one. x$tw-o:3 $four\u00e9 [$5](skill:///tree/.agents/skills/a b/SKILL.md) [$six] ( /x/SKILL.md )"
+    process = RUNNERS[RunnerName.CODEX].launch(replace(ORDER, prompt=prompt)).process
+    config = tomllib.loads(str(process.files[".codex/config.toml"]))
+    assert config["developer_instructions"] == ORDER.instructions
+    selectors = config["skills"]["config"]
+    assert {one.pop("enabled") for one in selectors} == {False}
+    names = {value for one in selectors for value in one.values()}
+    paths = {"/tree/.agents/skills/a b/SKILL.md", "/x/SKILL.md"}
+    assert names == {"one", "tw-o:3", "four", "5", "six"} | paths
+
+
 def test_opencode_knows_the_models_limits_and_that_it_sees_images() -> None:
     process = RUNNERS[RunnerName.OPENCODE].launch(ORDER).process
     config = json.loads(process.env["OPENCODE_CONFIG_CONTENT"])

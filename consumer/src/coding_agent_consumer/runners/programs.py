@@ -91,6 +91,9 @@ def _claude_code_result(part: Mapping[str, Any]) -> str:
 
 _CODEX_KEY = "CODING_AGENT_GATEWAY"
 _CODEX_STATUS = re.compile(r"status:? (\d{3})\b")
+# As it finds skills in a prompt: `$name`, and `[$name](path)`, also with `skill://` before the path.
+_CODEX_SKILL = re.compile(r"\$([A-Za-z0-9_:-]+)")
+_CODEX_SKILL_FILE = re.compile(r"\[\$[^\]]{0,1000}\]\s{0,9}\(\s{0,9}(?:skill://)?([^)]{1,4000})\)")
 
 
 def _start_codex(order: Order) -> Launch:
@@ -99,6 +102,9 @@ def _start_codex(order: Order) -> Launch:
     One stream left out a command that had run, so nothing is counted here. It ignores the `.codex` of a
     repository that it was not told to trust. Of its two kinds of retries, those of a request multiply those
     of a stream, which also follow a 429 if the answer says how long to wait; the gateway sees to that.
+
+    It adds instructions and skills of the branch to the prompt. Two settings leave them out, except for a
+    skill that the prompt names as `$name` or by its path: each of those is disabled by itself.
     """
     settings = {
         "model": order.model,
@@ -119,6 +125,8 @@ def _start_codex(order: Order) -> Launch:
         "otel.metrics_exporter": "none",
         "features.plugins": False,
         "features.apps": False,
+        "project_doc_max_bytes": 0,
+        "skills.include_instructions": False,
     }
     arguments = ["codex", "exec", "--json", "--ephemeral", "--skip-git-repo-check"]
     arguments.append("--dangerously-bypass-approvals-and-sandbox")  # the workspace is the sandbox
@@ -126,8 +134,16 @@ def _start_codex(order: Order) -> Launch:
         arguments += ["-c", f"{name}={_toml(value)}"]
     arguments += [f"--image={path}" for path in order.images_from_tree]
     env = {_CODEX_KEY: order.credential, "CODEX_HOME": f"{HOME_FROM_TREE}/.codex"}
-    files = {".codex/config.toml": f"developer_instructions = {_toml(order.instructions)}\n"}
-    return Launch(ProcessSpec((*arguments, "-"), env, files), order.prompt)
+    config = f"developer_instructions = {_toml(order.instructions)}\n" + _disabled_skills(order.prompt)
+    return Launch(ProcessSpec((*arguments, "-"), env, {".codex/config.toml": config}), order.prompt)
+
+
+def _disabled_skills(prompt: str) -> str:
+    """TOML that disables each skill that a prompt could name: Codex has no setting that disables all."""
+    names = sorted({found[1] for found in _CODEX_SKILL.finditer(prompt)})
+    paths = sorted({found[1].strip() for found in _CODEX_SKILL_FILE.finditer(prompt)})
+    selectors = [f"name = {_toml(name)}" for name in names] + [f"path = {_toml(path)}" for path in paths]
+    return "".join(f"[[skills.config]]\n{selector}\nenabled = false\n" for selector in selectors)
 
 
 def _toml(value: object) -> str:
@@ -167,13 +183,24 @@ def _codex_events(line: Mapping[str, Any]) -> Iterator[Event]:
 
 _GEMINI_PRELOAD_FILE = ".gemini/preload.cjs"
 _GEMINI_PRELOAD = """\
-// Gemini CLI works without a person only in a folder that it trusts, and there it takes tools, hooks, the way
-// to its model and variables from these files. It has no setting that leaves them out.
+// Gemini CLI works without a person only in a folder that it trusts. There it takes tools, hooks, the way
+// to its model and variables from these files, and instructions from GEMINI.md in any folder. It has no
+// setting that leaves them out.
 const fs = require("node:fs");
 const path = require("node:path");
 const hidden = new Set([".gemini/settings.json", ".gemini/.env", ".env"].map((name) => path.resolve(name)));
+const inside = path.resolve() + path.sep;
+const hides = (name) => {
+  const full = path.resolve(String(name));
+  return hidden.has(full) || (path.basename(full) === "GEMINI.md" && full.startsWith(inside));
+};
 const existsSync = fs.existsSync;
-fs.existsSync = (name) => !hidden.has(path.resolve(String(name))) && existsSync(name);
+fs.existsSync = (name) => !hides(name) && existsSync(name);
+const access = fs.promises.access;
+fs.promises.access = async (name, mode) => {
+  if (hides(name)) throw Object.assign(new Error(`ENOENT: ${name}`), { code: "ENOENT" });
+  return access(name, mode);
+};
 require("node:module").syncBuiltinESMExports();
 delete process.env.NODE_OPTIONS; // its commands are not concerned
 """
@@ -190,6 +217,7 @@ def _start_gemini(order: Order) -> Launch:
         "privacy": {"usageStatisticsEnabled": False},
         "telemetry": {"enabled": False},
         "general": {"enableAutoUpdate": False, "enableAutoUpdateNotification": False},
+        "skills": {"enabled": False},
     }
     env = {
         "GOOGLE_GEMINI_BASE_URL": order.url,
@@ -231,6 +259,28 @@ def _gemini_status(exit_code: int) -> int | None:
     return exit_code + 256 if 400 - 256 <= exit_code <= 255 else None
 
 
+_OPENCODE_PLUGIN = """\
+// With a file that it reads, OpenCode gives the model the AGENTS.md of the folders above it. It has no
+// setting for that.
+export const WithoutInstructions = async () => ({
+  "tool.execute.after": async (call, result) => {
+    const [first] = result.metadata?.loaded ?? []
+    if (call.tool !== "read" || !first) return
+    const at = result.output.indexOf(`<system-reminder>\\nInstructions from: ${first}\\n`)
+    if (at >= 0) result.output = result.output.slice(0, at).trimEnd()
+  },
+})
+"""
+_OPENCODE_FILES = {
+    ".config/opencode/plugin/instructions.js": _OPENCODE_PLUGIN,
+    # Else it installs a library for plugins from the npm registry, and waits for that.
+    ".config/opencode/node_modules/.keep": "",
+    ".config/opencode/package-lock.json": json.dumps(
+        {"packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
+    ),
+}
+
+
 def _start_opencode(order: Order) -> Launch:
     """OpenCode 1.18.33; documented in *CLI* and *Config*.
 
@@ -265,11 +315,13 @@ def _start_opencode(order: Order) -> Launch:
         "OPENCODE_CONFIG_CONTENT": json.dumps(config),
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_DISABLE_EXTERNAL_SKILLS": "1",
         "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
     }
     images = (f"--file={path}" for path in order.images_from_tree)
     arguments = ("opencode", "run", "--format", "json", *images)
-    return Launch(ProcessSpec(arguments, env, {_INSTRUCTIONS: order.instructions}), order.prompt)
+    files = {_INSTRUCTIONS: order.instructions, **_OPENCODE_FILES}
+    return Launch(ProcessSpec(arguments, env, files), order.prompt)
 
 
 def _opencode_events(line: Mapping[str, Any]) -> Iterator[Event]:

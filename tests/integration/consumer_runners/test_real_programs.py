@@ -64,21 +64,23 @@ def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 class Place:
     """Runs attempts with a runner."""
 
-    def __init__(self, place: AttemptPlace, runner: str) -> None:
+    def __init__(self, place: AttemptPlace, runner: str, provider: str = "") -> None:
         self.place, self.runner = place, runner
+        known = {"claude-code": "anthropic", "gemini": "google"}
+        self.provider = provider or known.get(runner, "openai")
 
     async def run(self, *, stop: asyncio.Event | None = None, **given: Any) -> Outcome:
         allowance, sections = given.pop("allowance", None), given.pop("sections", {})
-        model = self.place.system.model
-        provider = {"claude-code": "anthropic", "gemini": "google"}.get(self.runner, "openai")
+        service, consumer = given.pop("service", {}), given.pop("consumer", {})
+        model, provider = self.place.system.model, self.provider
         url = model.base_url if provider == "openai" else model.url
-        service = {"base_url": url, "api_key": MODEL_KEY, "model": "scripted"}
+        service = {"base_url": url, "api_key": MODEL_KEY, "model": "scripted", **service}
         return await self.place.run(
             self.place.given(**{"timeout": 300, **given}).model_copy(update={"allowance": allowance}),
             stop=stop,
             grace=100,
             make_agent=make_agent,
-            consumer={"runner": self.runner, "checkpoint_interval": 0.001},
+            consumer={"runner": self.runner, "checkpoint_interval": 0.001, **consumer},
             llm={"provider": provider, provider: service},
             **sections,
         )
@@ -147,6 +149,59 @@ async def test_the_allowance_ends_it(place: Callable[..., Place]) -> None:
     assert here.place.system.file_at(BRANCH, "begun.md") == "begun\n"
 
 
+@pytest.mark.parametrize("runner", ["claude-code"], indirect=True)
+async def test_60_requests_with_pictures_exceed_the_allowance_by_one_answer_at_most(
+    make_place: MakePlace, runner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can say before how many tokens a picture is. The other requests have a known size."""
+    asked = {"description": "Look", "prompt": "LOOK AT IT", "subagent_type": "general-purpose"}
+    helper = Call(tool="Agent", arguments={**asked, "run_in_background": False})
+    looks = Turn(calls=(Call(tool="Read", arguments={"file_path": "picture.png"}),), prompt_tokens=1)
+    scripts = [
+        Script(name="helper", match="LOOK AT IT", turns=(looks, Turn(text="I looked.", prompt_tokens=MUCH))),
+        Script(turns=(Turn(calls=(helper,) * 20, prompt_tokens=1), Turn(text=WORDS, prompt_tokens=1))),
+    ]
+    place = make_place("github", scripts)
+    start = "IS_SANDBOX=1 claude -p --model scripted --permission-mode bypassPermissions"
+    picture = f"echo {base64.b64encode(PICTURE).decode()} | base64 -d > picture.png"
+    # One process runs 20 helpers at a time.
+    monkeypatch.setenv("CLAUDE_CODE_MAX_TOOL_USE_CONCURRENCY", "20")
+    await exceeds_by_one_answer(
+        Place(place, "command", "anthropic"), f"{picture}; for n in 1 2 3; do {start} <<< Work. & done"
+    )
+    helpers = [one for one in place.system.model.requests if one["script"] == "helper"]
+    assert len([one for one in helpers if one["position"] == 0]) == 60, "they were at work together"
+
+
+@pytest.mark.parametrize("runner", ["codex"], indirect=True)
+async def test_60_programs_that_set_no_limit_exceed_the_allowance_by_one_answer_at_most(
+    make_place: MakePlace, runner: str
+) -> None:
+    """It never says how long an answer may be."""
+    provider = '{name="g", base_url="\'$OPENAI_BASE_URL\'", env_key="OPENAI_API_KEY", wire_api="responses"}'
+    start = (
+        "codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox"
+        f" -m scripted -c web_search=disabled -c model_provider=g -c 'model_providers.g={provider}' -"
+    )
+    place = make_place("github", [Script(turns=(runs("true", prompt_tokens=MUCH),), loop=True)])
+    await exceeds_by_one_answer(
+        Place(place, "command"),
+        f"for n in {{1..60}}; do mkdir $TMPDIR/$n && CODEX_HOME=$TMPDIR/$n {start} <<< Work. & done",
+    )
+
+
+async def exceeds_by_one_answer(here: Place, work: str) -> None:
+    """Run it with an allowance for somewhat more than two of the answers with `MUCH`."""
+    allowance = 2 * MUCH + MUCH // 2
+    command = ["bash", "-c", f"{work}; wait; false"]
+    outcome = await here.run(allowance=Allowance(tokens=allowance), consumer={"command": command})
+    assert outcome.reason is Reason.BUDGET_EXCEEDED, outcome
+    used = here.place.system.model.usage["scripted"]
+    assert allowance < used["input_tokens"] + used["output_tokens"] < allowance + MUCH
+    counted = outcome.usage.input_tokens + outcome.usage.output_tokens
+    assert counted == used["input_tokens"] + used["output_tokens"]
+
+
 async def test_a_program_that_crashes_fails_the_attempt_and_its_work_is_pushed(
     place: Callable[..., Place],
 ) -> None:
@@ -173,6 +228,25 @@ async def test_its_helpers_ask_the_configured_model(make_place: MakePlace, runne
     assert outcome.reason is Reason.COMPLETED, outcome
     assert place.system.model.usage["scripted"]["answers"] == outcome.usage.requests == 8
     assert list(place.system.model.usage) == ["scripted"]
+
+
+@pytest.mark.parametrize("runner", ["claude-code"], indirect=True)
+@pytest.mark.parametrize("model", ["scripted", "claude-sonnet-5-5"])  # it knows one of them by name
+async def test_it_compacts_before_the_models_context_is_full(
+    make_place: MakePlace, runner: str, model: str
+) -> None:
+    full, made = runs("echo begun", prompt_tokens=118_000), runs("echo made > made.md")
+    scripts = [
+        Script(latest="<summary>", turns=(Turn(text="<summary>SO FAR SO GOOD</summary>"),), loop=True),
+        # It keeps the last answers, so this script does not begin with its first turn.
+        Script(match="SO FAR SO GOOD", turns=(made, made, made, Turn(text=WORDS))),
+        Script(turns=(full, full, Turn(error=Failure(status=400, times=0)))),
+    ]
+    place = make_place("github", scripts)
+    service = {"model": model, "context_length": 128_000, "max_token": 8_000}
+    outcome = await Place(place, runner).run(service=service)
+    assert (outcome.reason, outcome.branch) == (Reason.COMPLETED, BRANCH), outcome
+    assert {request["max_tokens"] for request in place.system.model.requests} == {8_000}
 
 
 async def test_it_is_given_long_instructions_and_the_images_of_the_issue(

@@ -167,7 +167,8 @@ def test_long_instructions_are_in_no_argument_and_no_variable(runner: Runner) ->
 
 
 def test_codex_uses_no_skill_that_the_prompt_could_name() -> None:
-    prompt = "Use $one. x$tw-o:3 $four\u00e9 [$5](skill:///tree/.agents/skills/a b/SKILL.md) [$six] ( /x/SKILL.md )"
+    linked = "[$5](skill:///tree/.agents/skills/a b/SKILL.md) [$six] ( /x/SKILL.md )"
+    prompt = f"Use $one. x$tw-o:3 $four\u00e9 {linked}"
     process = RUNNERS[RunnerName.CODEX].launch(replace(ORDER, prompt=prompt)).process
     config = tomllib.loads(str(process.files[".codex/config.toml"]))
     assert config["developer_instructions"] == ORDER.instructions
@@ -176,6 +177,14 @@ def test_codex_uses_no_skill_that_the_prompt_could_name() -> None:
     names = {value for one in selectors for value in one.values()}
     paths = {"/tree/.agents/skills/a b/SKILL.md", "/x/SKILL.md"}
     assert names == {"one", "tw-o:3", "four", "5", "six"} | paths
+
+
+@pytest.mark.parametrize(("context", "compacts_at"), [(99_999, None), (100_000, "100000")])
+def test_claude_code_knows_the_models_limits(context: int, compacts_at: str | None) -> None:
+    env = RUNNERS[RunnerName.CLAUDE_CODE].launch(replace(ORDER, context_length=context)).process.env
+    assert env["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == str(context)
+    assert env.get("CLAUDE_CODE_AUTO_COMPACT_WINDOW") == compacts_at
+    assert env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "4096"
 
 
 def test_opencode_knows_the_models_limits_and_that_it_sees_images() -> None:

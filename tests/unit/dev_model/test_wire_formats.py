@@ -10,7 +10,8 @@ import httpx
 import pytest
 from anthropic import Anthropic
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
-from coding_agent_model import ModelServer
+from coding_agent_model import ModelServer, Script
+from coding_agent_model.script import Turn
 from google import genai
 from google.genai.types import GenerateContentResponse, HttpOptions
 from openai import OpenAI
@@ -257,6 +258,13 @@ def test_the_next_turn_follows_the_result_of_a_call(wire: str) -> None:
         )
         assert "I saw it." in right.text
         assert [entry["position"] for entry in server.requests] == [0, 1, 1]
+
+
+def test_a_script_may_match_what_was_said_last() -> None:
+    asked = Script(latest="summarize", turns=(Turn(text="In short."),), loop=True)
+    with ModelServer([asked, Script(turns=(Turn(text="At length."),))]) as server:
+        texts = [post(server, FORMATS[0], text=text).text for text in ("please summarize", "please go on")]
+    assert ["In short." in text for text in texts] == [True, False]
 
 
 @pytest.mark.parametrize("wire", FORMATS)

@@ -32,6 +32,8 @@ _INSTRUCTIONS = f"{FOLDER}/instructions.md"
 """A file, because Linux takes 128 KiB for one argument or variable: execve(2), MAX_ARG_STRLEN."""
 
 _CLAUDE_SIZES = ("HAIKU", "SONNET", "OPUS", "FABLE")
+_CLAUDE_SMALLEST_WINDOW = 100_000
+"""Tokens; it takes a smaller window for this one, and complains."""
 
 
 def _start_claude_code(order: Order) -> Launch:
@@ -40,6 +42,10 @@ def _start_claude_code(order: Order) -> Launch:
     It reports a refused request as `subtype: success` with `is_error: true`, and invents prices for models
     that it does not know. We read neither. It takes a model service, hooks and permissions from the
     repository's `.claude` over what its environment says, unless only the user's settings are its source.
+    The same option leaves out the instructions, skills and helpers of the branch.
+
+    It compacts before its window is full. `CLAUDE_CODE_MAX_CONTEXT_TOKENS` is the window of a model that it
+    does not know by name, and `CLAUDE_CODE_AUTO_COMPACT_WINDOW` that of any model, but at most the model's.
     """
     arguments = (
         *("claude", "-p", "--output-format", "stream-json", "--verbose"),
@@ -53,12 +59,16 @@ def _start_claude_code(order: Order) -> Launch:
         # It gives small work and its helpers other models than the one that it is told to use.
         **{f"ANTHROPIC_DEFAULT_{size}_MODEL": order.model for size in _CLAUDE_SIZES},
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(order.context_length),
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(order.max_output),
         "CLAUDE_CODE_MAX_RETRIES": "5",
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_ERROR_REPORTING": "1",
         "DISABLE_TELEMETRY": "1",
         "IS_SANDBOX": "1",  # else it refuses to work as root, which it is in some images
     }
+    if order.context_length >= _CLAUDE_SMALLEST_WINDOW:
+        env["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = str(order.context_length)
     return Launch(ProcessSpec(arguments, env, {_INSTRUCTIONS: order.instructions}), order.prompt)
 
 
@@ -209,8 +219,9 @@ delete process.env.NODE_OPTIONS; // its commands are not concerned
 def _start_gemini(order: Order) -> Launch:
     """Gemini CLI 0.61.0; documented in *Configuration*, *Trusted folders* and *Headless mode*.
 
-    It retries for more than 45 s when a provider answers 429 or 5xx. It knows the context of Google's own
-    models alone. It sends an image that the prompt names after an `@`, if its folder is one of its workspace.
+    It retries for more than 45 s when a provider answers 429 or 5xx. It takes every model's context for 1M
+    tokens, and its `model.compressionThreshold` shortens earlier prompts alone: an attempt has only one. It
+    sends an image that the prompt names after an `@`, if its folder is one of its workspace.
     """
     settings = {
         "security": {"auth": {"selectedType": "gemini-api-key"}},

@@ -108,17 +108,21 @@ class Script(_Strict):
     Attributes:
         match: regular expression looked for in what the user says first; empty matches all. What its named
             groups find replaces `${name}` in the turns: the model acts on what it reads.
+        latest: regular expression looked for in what was said since the last answer, e.g. a request for a
+            summary in the middle of another script; empty matches all.
         loop: repeat the last turn forever instead of refusing a request beyond it.
     """
 
     name: str = "script"
     match: str = ""
+    latest: str = ""
     turns: tuple[Turn, ...] = Field(min_length=1)
     loop: bool = False
 
     @model_validator(mode="after")
     def _ends_with_an_answer(self) -> Script:
         re.compile(self.match)
+        re.compile(self.latest)
         if self.turns[-1].error is not None and self.turns[-1].error.times:
             raise ValueError("the last turn is a passing error: an answer must follow it")
         return self
@@ -185,5 +189,7 @@ def load_scripts(folder: Path) -> list[Script]:
 
 def choose(scripts: Sequence[Script], conversation: Conversation) -> Script | None:
     """The first script that matches the conversation."""
-    opening = conversation.opening
-    return next((script for script in scripts if re.search(script.match, opening)), None)
+    opening, latest = conversation.opening, conversation.latest
+    return next(
+        (one for one in scripts if re.search(one.match, opening) and re.search(one.latest, latest)), None
+    )

@@ -183,7 +183,8 @@ async def test_60_programs_that_set_no_limit_exceed_the_allowance_by_one_answer_
         "codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox"
         f" -m scripted -c web_search=disabled -c model_provider=g -c 'model_providers.g={provider}' -"
     )
-    place = make_place("github", [Script(turns=(runs("true", prompt_tokens=MUCH),), loop=True)])
+    slow = runs("true", prompt_tokens=MUCH, delay_ms=3_000)  # the others ask meanwhile
+    place = make_place("github", [Script(turns=(slow,), loop=True)])
     await exceeds_by_one_answer(
         Place(place, "command"),
         f"for n in {{1..60}}; do mkdir $TMPDIR/$n && CODEX_HOME=$TMPDIR/$n {start} <<< Work. & done",

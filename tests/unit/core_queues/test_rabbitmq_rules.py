@@ -104,5 +104,5 @@ async def test_a_copy_is_published_before_the_original_is_acknowledged(
     claim: Any = SimpleNamespace(task=task("a"), is_lost=False, is_refused=False, delivery=delivery)
     connection.claim = claim
     copy: Any = object()
-    await connection.settle(claim, copy)
+    await connection.settle(claim, copy, comes_again=False)
     assert happened == ["publish", "acknowledge" if moved else "leave in the queue"]

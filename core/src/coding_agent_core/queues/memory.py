@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -78,6 +78,19 @@ class Entry:
         )
 
 
+@dataclass
+class _Notices:
+    """The notices about one forge's items, by item, kind and author: at most one of a kind waits.
+
+    Attributes:
+        urgent: withdrawals and commands. They come before `signs`, which show that a task waits.
+    """
+
+    urgent: OrderedDict[tuple[str, str, str], Notice] = field(default_factory=OrderedDict)
+    signs: OrderedDict[tuple[str, str, str], Notice] = field(default_factory=OrderedDict)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class MemoryQueue:
     """`TaskSink` and `TaskSource` in one: give the same object to both sides. For one event loop.
 
@@ -111,9 +124,7 @@ class MemoryQueue:
         self._ended: OrderedDict[str, datetime] = OrderedDict()
         self._iterators: set[asyncio.Event] = set()
         self._delays: set[asyncio.Task[None]] = set()
-        # By item, kind and author: at most one of a kind waits.
-        self._notices: OrderedDict[tuple[str, str, str], Notice] = OrderedDict()
-        self._notice_arrived: dict[str, asyncio.Event] = {}
+        self._notices: defaultdict[str, _Notices] = defaultdict(_Notices)
         self._locked: set[str] = set()
         self._draining = False
         self._closed = False
@@ -200,8 +211,9 @@ class MemoryQueue:
         if self._closed:
             raise QueueUnavailableError("The queue was closed; this program is ending.")
         key = (command.item.identity, command.name, command.user.casefold())
-        waiting = sum(known[:2] == key[:2] for known in self._notices)
-        known = self._notices.get(key)
+        urgent = self._notices[command.item.host].urgent
+        waiting = sum(known[:2] == key[:2] for known in urgent)
+        known = urgent.get(key)
         if known is None and waiting >= LIMIT_PER_NAME:
             return CommandIgnored(f"{waiting} commands /{command.name} are already waiting")
         if isinstance(known, IssueCommand) and command.time < known.time:
@@ -210,20 +222,19 @@ class MemoryQueue:
         return CommandStored("memory")
 
     def _notify(self, key: tuple[str, str, str], notice: Notice) -> None:
-        self._notices[key] = notice
-        for arrived in self._notice_arrived.values():
-            arrived.set()
+        of_host = self._notices[item_of_notice(notice).host]
+        (of_host.signs if isinstance(notice, QueuedTask) else of_host.urgent)[key] = notice
+        of_host.arrived.set()
 
     async def notices(self, host: str, stop: asyncio.Event) -> AsyncGenerator[Notice, None]:
-        arrived = self._notice_arrived.setdefault(host, asyncio.Event())
+        of_host = self._notices[host]
         while not stop.is_set():
-            of_host = [key for key, notice in self._notices.items() if item_of_notice(notice).host == host]
-            if not of_host:
-                arrived.clear()
-                await first_of(arrived.wait(), stop.wait())
+            waiting = of_host.urgent or of_host.signs
+            if not waiting:
+                of_host.arrived.clear()
+                await first_of(of_host.arrived.wait(), stop.wait())
                 continue
-            urgent = (key for key in of_host if not isinstance(self._notices[key], QueuedTask))
-            yield self._notices.pop(next(urgent, of_host[0]))
+            yield waiting.popitem(last=False)[1]
 
     @asynccontextmanager
     async def item_lock(self, item: Item) -> AsyncIterator[bool]:

@@ -1,4 +1,4 @@
-"""What is newer than the approval of a task, and was not written by people who may ask for one.
+"""Which text and commits are newer than the approval of a task, by people who may not ask for one.
 
 A label approves an item as it was. Nobody approved the text that a stranger edits or writes afterwards, or
 the commits that they push (docs/decisions/0021). The decisions are pure; `ApprovalCheck` reads the facts.
@@ -34,7 +34,7 @@ class NotApprovedError(CodingAgentError):
 
 @dataclass(frozen=True)
 class Unapproved:
-    """What is newer than the approval, by people who may not ask for tasks.
+    """The texts and commits that are newer than the approval, by people who may not ask for tasks.
 
     Attributes:
         at: when the task was approved, in whole seconds of the forge's clock; `None`: nothing is compared.
@@ -53,7 +53,7 @@ class Unapproved:
     left_out: int = 0
 
     def note(self, entry: Comment | Review) -> str:
-        """What to say about a comment or review; empty if it was approved, or needs no approval."""
+        """A remark on a comment or review for the model; empty if it was approved, or needs no approval."""
         verb = newer(entry, self.at)
         if verb is None or entry.author.casefold() not in self.people:
             return ""
@@ -67,8 +67,9 @@ class Unapproved:
             done.setdefault(one_line(revision.user, 100), []).append(_DID[revision.what])
         unknown = done.pop("", [])
         people = [f"{user} {' and '.join(verbs)}" for user, verbs in done.items()]
-        sentences = [f"After the {self.by}, {', and '.join(people)}, without {self.access} access."]
-        sentences = sentences if people else []
+        sentences = []
+        if people:
+            sentences.append(f"After the {self.by}, {', and '.join(people)}, without {self.access} access.")
         if unknown:
             what = " and ".join(unknown)
             sentences.append(f"The forge does not show who {what} after the {self.by}, if anybody did.")
@@ -76,7 +77,7 @@ class Unapproved:
 
     @property
     def report(self) -> str:
-        """What people have to know about the work; usually empty."""
+        """A remark on the work for people; usually empty."""
         omitted = f"{_counted(self.left_out)} left out: {self.why_left_out}." if self.left_out else ""
         return " ".join(filter(None, (self.sentence, omitted)))
 
@@ -118,7 +119,7 @@ def newer(entry: Comment | Review, at: datetime | None) -> str | None:
 
 
 def strangers_revisions(revisions: Sequence[Revision], strangers: frozenset[str]) -> tuple[Revision, ...]:
-    """Those of people without access, each person and part of the item once, in the order of `Revised`."""
+    """The revisions by strangers, each person and part of the item once, in the order of `Revised`."""
     found = {
         (revision.what, revision.user): revision
         for revision in revisions

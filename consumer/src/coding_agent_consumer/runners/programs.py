@@ -33,7 +33,7 @@ _INSTRUCTIONS = f"{FOLDER}/instructions.md"
 
 _CLAUDE_SIZES = ("HAIKU", "SONNET", "OPUS", "FABLE")
 _CLAUDE_SMALLEST_WINDOW = 100_000
-"""Tokens; it takes a smaller window for this one, and complains."""
+"""Tokens. It raises a smaller window to this one, and warns."""
 
 
 def _start_claude_code(order: Order) -> Launch:
@@ -219,9 +219,10 @@ delete process.env.NODE_OPTIONS; // its commands are not concerned
 def _start_gemini(order: Order) -> Launch:
     """Gemini CLI 0.61.0; documented in *Configuration*, *Trusted folders* and *Headless mode*.
 
-    It retries for more than 45 s when a provider answers 429 or 5xx. It takes every model's context for 1M
-    tokens, and its `model.compressionThreshold` shortens earlier prompts alone: an attempt has only one. It
-    sends an image that the prompt names after an `@`, if its folder is one of its workspace.
+    It retries for more than 45 s when a provider answers 429 or 5xx. It assumes a context of 1M tokens for
+    every model. Its `model.compressionThreshold` shortens only what came before the last prompt, and an
+    attempt has one prompt. It sends an image that the prompt names after an `@`, if its folder is one of its
+    workspace.
     """
     settings = {
         "security": {"auth": {"selectedType": "gemini-api-key"}},

@@ -145,8 +145,8 @@ class Backlog:
 
 
 @dataclass
-class CircuitBreaker(Outage):
-    """Open while the forge does not answer: one request at a time tests it, with growing waits.
+class OpenBreaker(Outage):
+    """The forge does not answer: one request at a time tests it, with growing waits.
 
     Attributes:
         retry_at: monotonic time before which no request is sent.
@@ -178,7 +178,7 @@ class ForgeWorker:
         answers: Callable[[], int],
     ) -> None:
         self.host = host
-        self.breaker: CircuitBreaker | None = None
+        self.breaker: OpenBreaker | None = None
         self.backlog = Backlog()
         self._reconcile = reconcile
         self._task = task
@@ -343,7 +343,7 @@ class ForgeWorker:
     def _open_breaker(self, error: ForgeUnavailableError, *, probe: bool) -> None:
         now, wait = _now(), error.retry_after or 0.0
         first = self.breaker is None
-        breaker = self.breaker = self.breaker or CircuitBreaker(self._clock(), now)
+        breaker = self.breaker = self.breaker or OpenBreaker(self._clock(), now)
         if first or probe:  # reconciles that had started before the breaker opened show nothing new
             wait = max(wait, self._backoff(breaker.failures))
             breaker.failures += 1

@@ -47,6 +47,8 @@ class Message:
     headers: Mapping[str, object] | None = None
     arguments: Mapping[str, object] | None = None
     """Of its queue, which is declared first, because it may not exist; `None`: it exists."""
+    persistent: bool = True
+    """Whether it survives a restart of the broker, which costs a write to disk before it is confirmed."""
 
 
 def dead_queue(queue: str) -> str:
@@ -121,7 +123,8 @@ def delayed_message(queue: str, task: QueuedTask, seconds: int, *, redelivered: 
 
 
 def waiting_message(waiting: str) -> Message:
-    return Message(waiting, b"", f"waiting.{new_uuid()}")
+    """Not persistent: without it a poll publishes the item once more, and the consumer drops the message."""
+    return Message(waiting, b"", f"waiting.{new_uuid()}", persistent=False)
 
 
 def dead_message(queue: str, task: QueuedTask, reason: str) -> Message:

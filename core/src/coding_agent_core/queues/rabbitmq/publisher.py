@@ -50,7 +50,7 @@ _logger = logging.getLogger("coding_agent.queue")
 _PROBE_SECONDS = 1.8
 _RECONNECT_SECONDS = 0.2
 _NOTICES_CONNECT_SECONDS, _NOTICES_RECONNECT_SECONDS = 10.0, 2.0
-_PERSISTENT = 2
+_TRANSIENT, _PERSISTENT = 1, 2
 _ANNOUNCEMENTS = 256
 """Maximum number of tasks that are being announced; above it, the broker needs its time for the tasks."""
 
@@ -82,7 +82,7 @@ class ConfirmingChannel(Channel):
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unconfirmed[number] = self._returnable[message.id] = confirmed
         properties = pika.BasicProperties(
-            delivery_mode=_PERSISTENT,
+            delivery_mode=_PERSISTENT if message.persistent else _TRANSIENT,
             content_type="application/json",
             message_id=message.id,
             headers=dict(message.headers) if message.headers else None,

@@ -232,7 +232,7 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
 async def _everything(settings: Settings, stop: asyncio.Event) -> None:
     """Run receiver, poller and consumer in one process, which holds the in-memory queue."""
     from coding_agent_consumer.notices import handle_notices
-    from coding_agent_core.commands import CommandMetrics
+    from coding_agent_core.command_execution import CommandMetrics
     from coding_agent_core.forge.connect import connect_forge
     from coding_agent_core.queues.memory import MemoryQueue
     from coding_agent_receiver.metrics import PollMetrics

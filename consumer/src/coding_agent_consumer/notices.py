@@ -16,7 +16,8 @@ from functools import partial
 
 from coding_agent_core.admission import Cancel, Keep, answered_by_withdrawal
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.commands import CommandMetrics, IssueCommand, LastTask, Target, execute
+from coding_agent_core.command_execution import CommandMetrics, LastTask, Target, execute
+from coding_agent_core.commands import IssueCommand
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
 from coding_agent_core.forge.connect import connect_all
 from coding_agent_core.forge.protocol import Forge

@@ -6,14 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 from coding_agent_core.admission import Cancel, Keep
-from coding_agent_core.commands import (
-    CommandMetrics,
-    CommandName,
-    ExecutionResult,
-    LastTask,
-    Target,
-    execute,
-)
+from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
+from coding_agent_core.commands import CommandName
 from coding_agent_core.errors import (
     ForgeError,
     ForgeNotFoundError,

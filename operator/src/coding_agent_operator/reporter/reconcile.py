@@ -24,18 +24,8 @@ from coding_agent_core.admission import (
     runs_of,
 )
 from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event, parse_spec
-from coding_agent_core.commands import (
-    LABEL_COMMANDS,
-    PENDING,
-    CommandMetrics,
-    CommandName,
-    ExecutionResult,
-    LastTask,
-    Target,
-    execute,
-    executed,
-    next_command,
-)
+from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
+from coding_agent_core.commands import LABEL_COMMANDS, PENDING, CommandName, executed, next_command
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.pacing import Kind, NotYetError
 from coding_agent_core.forge.protocol import MARKER, Forge, ItemState, LabelEvent

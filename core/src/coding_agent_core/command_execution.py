@@ -1,0 +1,151 @@
+"""How a command in a comment is executed: by the reporter, or by the consumer where there is no reporter.
+
+Every step can be repeated: an executed command bears our reaction, and a run that it created bears its id.
+See docs/decisions/0015.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter
+
+from coding_agent_core.admission import Cancel, Keep
+from coding_agent_core.commands import CommandName, IssueCommand
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge.protocol import Forge, Permission
+from coding_agent_core.tasks import Phase, RunnerName, Submission, TaskRequest, Withdrawal
+
+_logger = logging.getLogger("coding_agent.commands")
+
+
+def reason_not_to_run(name: CommandName, phase: Phase | None) -> str | None:
+    """Why `/run` or `/retry` starts nothing on an open item; `None`: ask admission.
+
+    `phase` is that of the item's newest task, `CANCELLED` also while it is being cancelled.
+    """
+    if name is not CommandName.RETRY or phase in (Phase.FAILED, Phase.CANCELLED):
+        return None
+    if phase is None:
+        return "there is no task to retry; /run starts one"
+    if phase is Phase.SUCCEEDED:
+        return "the last task succeeded; /run starts another"
+    return "the item's task has not ended"
+
+
+class ExecutionResult(StrEnum):
+    DONE = "done"
+    NOTHING = "nothing"
+    """There was nothing to do."""
+    REFUSED = "refused"
+    """Its author may not give it."""
+    FAILED = "failed"
+    """The forge does not allow us to check or to act, now or later."""
+
+
+class TaskRequests(Protocol):
+    """Where new runs are requested and tasks are cancelled: a `TaskSink`, or the item's labels."""
+
+    async def submit(self, request: TaskRequest) -> Submission: ...
+
+    async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep: ...
+
+
+@dataclass(frozen=True)
+class LastTask:
+    """An item's newest task; `phase` is as `reason_not_to_run` takes it.
+
+    Attributes:
+        runner: the coding agent that was chosen for it, which does a further run too.
+    """
+
+    phase: Phase | None = None
+    runner: RunnerName | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a command acts on."""
+
+    forge: Forge
+    tasks: TaskRequests
+    last: Callable[[], Awaitable[LastTask]]
+
+
+class CommandMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._commands = Counter(
+            "coding_agent_commands",
+            "Commands in comments by result",
+            ["platform", "command", "result"],
+            registry=registry,
+        )
+
+    def count(self, command: IssueCommand, result: ExecutionResult) -> None:
+        self._commands.labels(command.item.platform, command.name, result).inc()
+
+
+async def execute(
+    command: IssueCommand, target: Target, metrics: CommandMetrics | None = None
+) -> ExecutionResult:
+    """Check that the author may give the command, and do what it says.
+
+    Raises:
+        ForgeUnavailableError, QueueUnavailableError: not now; repeat the call later.
+    """
+    try:
+        result, text = await _execute(command, target)
+    except ForgeUnavailableError:
+        raise
+    except ForgeError as error:
+        result, text = ExecutionResult.FAILED, str(error)
+    # People without the right get no answer on the item: only the log shows it.
+    warn = result in (ExecutionResult.REFUSED, ExecutionResult.FAILED)
+    what = f"/{command.name} by {command.user} on {command.item.display}"
+    _logger.log(logging.WARNING if warn else logging.INFO, "%s: %s: %s", what, result, text)
+    if metrics is not None:
+        metrics.count(command, result)
+    return result
+
+
+async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResult, str]:
+    forge = target.forge
+    if command.user.casefold() == (await forge.whoami()).casefold():
+        return ExecutionResult.REFUSED, "the bot's own account cannot give commands"
+    if await forge.permission(command.item, command.user) < Permission.WRITE:
+        return ExecutionResult.REFUSED, f"{command.user} has no write access to the repository"
+    try:
+        if await forge.has_reacted(command.item, command.comment):
+            return ExecutionResult.NOTHING, "it has already been executed"
+    except ForgeNotFoundError:
+        return ExecutionResult.NOTHING, "its comment was deleted"
+    result = await _act(command, target)
+    try:
+        await forge.react(command.item, command.comment)
+    except ForgeUnavailableError:
+        raise
+    except ForgeError as error:  # the command was executed anyway
+        _logger.warning("Could not react to the comment: %s", error)
+    return result
+
+
+async def _act(command: IssueCommand, target: Target) -> tuple[ExecutionResult, str]:
+    if command.name is CommandName.CANCEL:
+        decision = await target.tasks.withdraw(command.withdrawal())
+        if isinstance(decision, Keep):
+            return ExecutionResult.NOTHING, decision.why
+        return ExecutionResult.DONE, f"cancelled {decision.task}"
+    if not (await target.forge.read(command.item)).open:
+        return ExecutionResult.NOTHING, "the item is closed"
+    last = await target.last()
+    why = reason_not_to_run(command.name, last.phase)
+    if why is not None:
+        return ExecutionResult.NOTHING, why
+    submission = await target.tasks.submit(command.request(last.runner))
+    if submission.duplicate is not None:
+        return ExecutionResult.NOTHING, submission.duplicate
+    return ExecutionResult.DONE, f"requested {submission.task}"

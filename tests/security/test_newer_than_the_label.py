@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.attempts import AttemptInput, Outcome
-from coding_agent_core.forge.github import GitHubForge
-from coding_agent_core.forge.gitlab import GitLabForge
-from coding_agent_core.forge.protocol import ItemDetails, Revision
+from coding_agent_core.forge.github.client import GitHubForge
+from coding_agent_core.forge.gitlab.client import GitLabForge
+from coding_agent_core.forge.values import ItemDetails, Revision
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
 from coding_agent_forge.model import Kind, Role

@@ -27,8 +27,8 @@ from coding_agent_consumer import per_user
 from coding_agent_consumer.agent.models import model_spec, open_model
 from coding_agent_consumer.per_user import settings_for, with_personal
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.platforms import Platform
 from coding_agent_core.reasons import Reason
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.model import Settings
 from coding_agent_user_config.__main__ import ApiKey, user_config_app

@@ -20,7 +20,7 @@ from coding_agent_consumer.repository import BareClone
 from coding_agent_consumer.workspace.client import WorkspaceClient
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.wire import MAX_FILE, MAX_UNPACKED
-from coding_agent_core.forge.protocol import CommitIdentity
+from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.settings.attempts import WorkspaceSettings
 
 from tests.integration.consumer_workspace.git_server import GitServer, git, permitted

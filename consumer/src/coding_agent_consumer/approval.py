@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.forge.protocol import Comment, Forge, ItemDetails, Review, Revised, Revision, Thread
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import Comment, ItemDetails, Review, Revised, Revision, Thread
 from coding_agent_core.settings.model import Authorize, NewerText
 from coding_agent_core.tasks import Item, whole_second
 from coding_agent_core.text import one_line

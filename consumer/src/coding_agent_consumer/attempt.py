@@ -27,7 +27,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, ReasonClass
 from coding_agent_core.retry import StoppedError, either, pause_until, run_until, while_unavailable

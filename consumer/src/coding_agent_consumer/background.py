@@ -23,7 +23,8 @@ from coding_agent_core.environment import (
     read_file,
 )
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.forge.protocol import BranchFacts, Checks, Comment, Discussion, Forge, ItemDetails
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import BranchFacts, Checks, Comment, Discussion, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item

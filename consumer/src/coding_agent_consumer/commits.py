@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, SettingsError
-from coding_agent_core.forge.protocol import CommitIdentity, Forge
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.settings.attempts import Commits
 from coding_agent_core.text import inline, quotation
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils

@@ -27,7 +27,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.protocol import CloneSource
+from coding_agent_core.forge.values import CloneSource
 
 Credentials = Callable[[], Awaitable[CloneSource]]
 """The repository's address, and the token that is valid now. It is called before each run of git, because a

@@ -19,8 +19,8 @@ from coding_agent_core.attempts import Outcome
 from coding_agent_core.command_execution import CommandMetrics, LastTask, Target, execute
 from coding_agent_core.commands import IssueCommand
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
+from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all
-from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.messages import Notice, NoticeSource, QueuedTask, item_of_notice
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reasons import Reason

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.platforms import Platform
+from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.llm import LLM, Anthropic, Google, OpenAI
 from coding_agent_core.settings.model import Settings

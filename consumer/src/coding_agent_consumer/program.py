@@ -15,8 +15,9 @@ from pathlib import Path
 from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsError
+from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
-from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.messages import TaskSource
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State

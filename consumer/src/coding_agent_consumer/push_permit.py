@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
-from coding_agent_core.forge.protocol import BranchFacts, Forge, ItemDetails
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import BranchFacts, ItemDetails
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.tasks import Item, answered_issue
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeNotFoundError, SettingsError
-from coding_agent_core.forge.protocol import CommitIdentity
+from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.reporting import is_branch_name
 from coding_agent_core.retry import while_unavailable
 from coding_agent_core.text import one_line

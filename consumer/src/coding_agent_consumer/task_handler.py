@@ -17,7 +17,8 @@ from typing import TypeVar
 from coding_agent_core.admission import answered_by_withdrawal
 from coding_agent_core.attempts import AttemptInput, EarlierAttempts, Outcome
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.protocol import Forge, ItemDetails
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.messages import Claim, TaskSource
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import State

@@ -11,17 +11,12 @@ from datetime import UTC, datetime
 
 from coding_agent_core.admission import answered_by
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.forge.protocol import (
-    MARKER,
-    Forge,
-    ItemDetails,
-    ItemState,
-    LabelEvent,
-    Permission,
-)
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import MARKER, ItemDetails, ItemState, LabelEvent, Permission
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.reporting import (
     Report,
     State,

@@ -16,7 +16,8 @@ from pydantic.alias_generators import to_camel
 
 from coding_agent_core.egress import MAX_DENIALS, Denial
 from coding_agent_core.environment import Environment
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import (
     Item,
     Origin,

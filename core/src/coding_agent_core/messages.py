@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.platforms import KEY_FIELDS, Platform
+from coding_agent_core.registry import KEY_FIELDS, Platform
 from coding_agent_core.tasks import (
     Frozen,
     Item,

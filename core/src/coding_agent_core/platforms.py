@@ -1,7 +1,4 @@
-"""The platforms, and what differs between them outside their clients: one table, `FACTS`.
-
-Code takes a difference from this table, or matches on `Platform` and ends with `assert_never`.
-"""
+"""What differs between the platforms outside their clients; `forge.registry` has the facts of each. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import quote, urlsplit
-
-
-class Platform(StrEnum):
-    """The product; an installation of it is identified by its host."""
-
-    GITHUB = "github"
-    GITLAB = "gitlab"
 
 
 class ItemKind(StrEnum):
@@ -81,57 +71,6 @@ class PlatformFacts:
     by_project_id: bool
     keys: Mapping[ItemKind, KeyForm]
     webhook_setting: str
-
-
-_GITHUB_LIMITS = RequestLimits(
-    creates_per_minute=80, creates_per_hour=500, writes_per_minute=900 // 5, per_hour=5000
-)
-"""*Rate limits for the REST API*: 80 content-generating requests a minute and 500 an hour; 900 points a
-minute, of which a request that changes something costs 5; 5,000 requests an hour. Enterprise Server is
-shipped without limits, but with the same best practices."""
-
-FACTS: Mapping[Platform, PlatformFacts] = {
-    Platform.GITHUB: PlatformFacts(
-        title="GitHub",
-        web_host="github.com",
-        web_limits=_GITHUB_LIMITS,
-        limits=_GITHUB_LIMITS,
-        change_noun="pull request",
-        change_path="pull",
-        change_mark="#",
-        change_word="pr",
-        by_project_id=False,
-        keys={
-            ItemKind.ISSUE: KeyForm("github_issue", "number", "TaskGitHubIssue"),
-            ItemKind.CHANGE: KeyForm("github_pull_request", "number", "TaskGitHubPullRequest"),
-        },
-        webhook_setting="secret",
-    ),
-    Platform.GITLAB: PlatformFacts(
-        title="GitLab",
-        web_host="gitlab.com",
-        # *GitLab.com rate limits* and *Rate limits on note creation*.
-        web_limits=RequestLimits(creates_per_minute=60),
-        limits=RequestLimits(creates_per_minute=300),
-        change_noun="merge request",
-        change_path="-/merge_requests",
-        change_mark="!",
-        change_word="mr",
-        by_project_id=True,
-        keys={
-            ItemKind.ISSUE: KeyForm("gitlab_issue", "issue_iid", "TaskGitLabIssue"),
-            ItemKind.CHANGE: KeyForm("gitlab_merge_request", "mr_iid", "TaskGitLabMergeRequest"),
-        },
-        webhook_setting="token",
-    ),
-}
-
-KEY_FIELDS = frozenset({"type", "owner", "repo", "project_id"}) | {
-    form.number for facts in FACTS.values() for form in facts.keys.values()
-}
-KEY_TYPES: Mapping[str, tuple[Platform, ItemKind]] = {
-    form.type: (platform, kind) for platform, facts in FACTS.items() for kind, form in facts.keys.items()
-}
 
 
 def web_base(api_url: str) -> str:

@@ -15,9 +15,11 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import Field, ValidationError
 
 from coding_agent_core.egress import Denial
-from coding_agent_core.forge.protocol import MARKER, Forge, LabelEvent
-from coding_agent_core.platforms import FACTS, ItemKind
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import MARKER, LabelEvent
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason, advice
+from coding_agent_core.registry import FACTS
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Frozen, Item, Phase, RunnerName
 from coding_agent_core.text import inline, quotation, quoted_code

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from coding_agent_core.platforms import FACTS, KEY_TYPES, ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import FACTS, KEY_TYPES, Platform
 from coding_agent_core.text import first_problem
 
 _NAME_LENGTH = 52

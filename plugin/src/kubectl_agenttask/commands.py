@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from coding_agent_core.admission import free_run, latest_of, runs_of
 from coding_agent_core.agenttask import LABEL_DEFAULTED, manifest, parse_spec
-from coding_agent_core.platforms import FACTS
+from coding_agent_core.registry import FACTS
 from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger, item_of
 from rich.console import Console
 

@@ -9,7 +9,8 @@ from typing import Any, TextIO
 
 from coding_agent_core.agenttask import ANNOTATION_CREATED_BY
 from coding_agent_core.environment import Environment
-from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.tasks import parse_time
 from rich.console import Console
 from rich.table import Table

@@ -19,7 +19,7 @@ from coding_agent_core.admission import Keep
 from coding_agent_core.commands import CommandIgnored, IssueCommand
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.messages import TaskSink
-from coding_agent_core.platforms import FACTS, Platform
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.forges import networks
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets

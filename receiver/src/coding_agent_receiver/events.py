@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from coding_agent_core.admission import FRESH
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
-from coding_agent_core.forge.protocol import MARKER
-from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.forge.values import MARKER
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import (

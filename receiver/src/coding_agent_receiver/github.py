@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import GITHUB_MEMBERS, Head, Item, Trust, trust_of
 from coding_agent_core.telemetry import safe

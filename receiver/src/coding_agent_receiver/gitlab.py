@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Head, Item, Trust, trust_of
 from coding_agent_core.telemetry import safe

@@ -21,10 +21,11 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     QueueUnavailableError,
 )
-from coding_agent_core.forge.protocol import Forge, Hook, HookDelivery, Hooks, ItemState, LabelEvent
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import Hook, HookDelivery, Hooks, ItemState, LabelEvent
 from coding_agent_core.messages import TaskSink
-from coding_agent_core.platforms import FACTS, Platform
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.retry import StoppedError, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import TaskRequest

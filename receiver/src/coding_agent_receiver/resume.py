@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from coding_agent_core.forge.protocol import MARKER, Forge
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import MARKER
 from coding_agent_core.messages import QueuedTask
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting import State, read_state

@@ -14,7 +14,7 @@ from typing import Any, cast
 import uvicorn
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.messages import TaskSink
-from coding_agent_core.platforms import FACTS, Platform
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.forges import WebhookServer
 from coding_agent_core.settings.model import Settings

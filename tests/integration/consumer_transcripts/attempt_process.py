@@ -8,7 +8,8 @@ from pathlib import Path
 
 from coding_agent_consumer.agent.transcript import Scrub, Transcript
 from coding_agent_consumer.transcript_store import Transcripts
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.tasks import Item
 from pydantic_ai.messages import ModelResponse, TextPart

@@ -17,7 +17,8 @@ import yaml
 from coding_agent_core import agenttask
 from coding_agent_core.agenttask import OutcomeType, Status
 from coding_agent_core.attempts import ENVIRONMENT_VARIABLE
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.settings.operator import Policy

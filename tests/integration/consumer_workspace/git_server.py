@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from coding_agent_consumer.git import Credentials
-from coding_agent_core.forge.protocol import CloneSource
+from coding_agent_core.forge.values import CloneSource
 
 TOKEN = "canary-forge-token-0815"
 USERNAME = "x-access-token"

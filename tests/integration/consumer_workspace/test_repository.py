@@ -19,7 +19,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     SettingsError,
 )
-from coding_agent_core.forge.protocol import CloneSource, CommitIdentity
+from coding_agent_core.forge.values import CloneSource, CommitIdentity
 
 from tests.integration.consumer_workspace.git_server import TOKEN, GitServer, git, permitted, serve
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
-from coding_agent_core.platforms import Platform
+from coding_agent_core.registry import Platform
 
 from tests.integration.core_forge.conftest import World
 

@@ -8,8 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from coding_agent_core.forge.protocol import Checks, Review, Thread
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.values import Checks, Review, Thread
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
 
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, git, git_url, plant_fault

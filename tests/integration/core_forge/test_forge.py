@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.protocol import BranchFacts, CommitIdentity, Permission
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.values import BranchFacts, CommitIdentity, Permission
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Origin
 from coding_agent_forge.git import set_branch

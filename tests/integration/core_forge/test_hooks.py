@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.protocol import Hook, HookDelivery, Hooks
-from coding_agent_core.platforms import Platform
+from coding_agent_core.forge.values import Hook, HookDelivery, Hooks
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_forge import ForgeServer
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, plant_fault, push_fix
 from tests.fixtures.github_graphql import validate_exchange
@@ -23,7 +24,7 @@ METHODS = {name for name in vars(Forge) if not name.startswith("_")} - {"platfor
 
 
 async def everything(world: World) -> set[str]:
-    """Call every method of the protocol for an issue and a change; the names of those called."""
+    """Call every public method for an issue and a change; the names of those called."""
     called = set[str]()
 
     def call(name: str) -> Any:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.protocol import Revised, Revision
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.values import Revised, Revision
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, whole_second
 from coding_agent_forge.model import Role
 

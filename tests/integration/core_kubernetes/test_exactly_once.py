@@ -12,7 +12,8 @@ from coding_agent_core.agenttask import ANNOTATION_LABELED_AT, manifest, parse_s
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, Origin, Submission, TaskRequest, Trigger, parse_time, task_name
 

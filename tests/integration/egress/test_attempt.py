@@ -12,7 +12,7 @@ import pytest
 from coding_agent_consumer.egress import denials, egress_proxy, proxy_variables
 from coding_agent_consumer.per_user import settings_for
 from coding_agent_core.egress import Denial, Role, user_name, variables
-from coding_agent_core.platforms import Platform
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 
 from tests.fixtures.egress import EgressProxy, StartEgress

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import yaml
 from coding_agent_core.admission import answered_by, phase_of
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
+from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import read_state
 from coding_agent_core.tasks import Item, Phase, host_of, task_name, whole_second
 from coding_agent_forge import ForgeServer, Kind

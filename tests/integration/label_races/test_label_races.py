@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.protocol import MARKER
+from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting import read_state
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.deliveries import PENDING

@@ -15,7 +15,8 @@ import httpx
 import yaml
 from coding_agent_cluster.wait import until
 from coding_agent_core import agenttask
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures import accounts

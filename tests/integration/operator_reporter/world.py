@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import yaml
 from coding_agent_core import agenttask
-from coding_agent_core.forge.protocol import MARKER
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.values import MARKER
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, host_of
 from coding_agent_forge import ForgeServer
 from coding_agent_forge.model import Comment

@@ -16,10 +16,11 @@ from typing import Any
 import pika
 import pika.exceptions
 from coding_agent_core.messages import Claim
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.rabbitmq import RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import RESOURCE_LOCKED
 from coding_agent_core.queues.rabbitmq.messages import Timing, lock_queue
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 from tests.fixtures.rabbitmq import Broker

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, new_uuid
 
 from tests.fixtures.rabbitmq import Broker

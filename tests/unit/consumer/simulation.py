@@ -14,10 +14,11 @@ from coding_agent_consumer import task_handler
 from coding_agent_consumer.task_handler import TaskHandler
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.protocol import Change, Comment, ItemDetails, ItemState, LabelEvent
+from coding_agent_core.forge.values import Change, Comment, ItemDetails, ItemState, LabelEvent
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
+from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger

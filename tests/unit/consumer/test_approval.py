@@ -20,10 +20,10 @@ from coding_agent_consumer.approval import (
 from coding_agent_consumer.background import Conversation
 from coding_agent_consumer.tasks import Approval
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.protocol import (
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import (
     Comment,
     Discussion,
-    Forge,
     ItemDetails,
     Permission,
     Review,
@@ -31,7 +31,8 @@ from coding_agent_core.forge.protocol import (
     Revision,
     Thread,
 )
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Authorize, NewerText
 from coding_agent_core.tasks import Item
 

@@ -9,8 +9,10 @@ from typing import cast
 import pytest
 from coding_agent_consumer.tasks import Approval, approval_of, refusal
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.protocol import Forge, LabelEvent, Permission
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import LabelEvent, Permission
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Authorize
 from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest, Trigger
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_consumer.commits import commit_message
-from coding_agent_core.forge.protocol import CommitIdentity
+from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.text import BREAK
 
 ALICE = CommitIdentity("Alice", "7+alice@users.noreply.github.com")

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 from coding_agent_consumer.tasks import Abandon, Drop, Settle, Start, decide_start
-from coding_agent_core.forge.protocol import ItemDetails
+from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
+from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger

@@ -8,7 +8,8 @@ import pytest
 from coding_agent_consumer.egress import Identities
 from coding_agent_core.egress import is_valid, job_of, profile_of
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 

@@ -16,8 +16,9 @@ from coding_agent_consumer.background import (
     read_images,
 )
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.protocol import ItemDetails
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.values import ItemDetails
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
 
 PNG = b"\x89PNG\r\n\x1a\n"

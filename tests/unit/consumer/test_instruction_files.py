@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from coding_agent_consumer.background import project_branch, select
 from coding_agent_consumer.repository import TreeEntry, parse_tree
-from coding_agent_core.forge.protocol import BranchFacts
+from coding_agent_core.forge.values import BranchFacts
 
 
 def entry(path: str, mode: str = "100644") -> TreeEntry:

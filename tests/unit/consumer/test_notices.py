@@ -12,8 +12,9 @@ from coding_agent_consumer.notices import NoticeHandler, handle_notices
 from coding_agent_core.commands import CommandName, IssueCommand
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.messages import Notice, item_of_notice
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 

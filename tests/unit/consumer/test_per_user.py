@@ -11,7 +11,8 @@ import httpx
 import pytest
 from coding_agent_consumer.per_user import PersonalSettings, settings_for, with_personal, with_task_options
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.llm import LLM
 from coding_agent_core.settings.load import load_settings

@@ -12,8 +12,10 @@ from coding_agent_consumer.push_permit import (
     push_refusal,
 )
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.protocol import BranchFacts, Forge, ItemDetails
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import BranchFacts, ItemDetails
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
 
 PREFIX = "coding-agent/"

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from coding_agent_consumer.tasks import task_for, work_branch
 from coding_agent_core.attempts import Outcome
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
+from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import State, read_state
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase, answered_issue

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 from coding_agent_consumer.notices import NoticeHandler
-from coding_agent_core.forge.protocol import Comment, Forge, ItemState
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.values import Comment, ItemState
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
 
@@ -18,7 +21,7 @@ ITEM = Item(platform=Platform.GITHUB, host="github.com", repository="o/r", kind=
 BOT, PROCESSING = "coding agent", "coding agent processing"
 
 
-class ShownItem(Forge):
+class ShownItem:
     def __init__(self, state: ItemState) -> None:
         self.state = state
 
@@ -48,8 +51,8 @@ async def test_the_consumer_reads_the_item(
     latest = queue.latest(ITEM)
     assert latest is not None
     assert not latest.cancel_requested
-    forge = ShownItem(ItemState(frozenset(labels), open_, NOON + timedelta(seconds=2)))  # type: ignore[abstract]
-    handler = NoticeHandler(Settings(), queue, {ITEM.host: forge})
+    forge = ShownItem(ItemState(frozenset(labels), open_, NOON + timedelta(seconds=2)))
+    handler = NoticeHandler(Settings(), queue, {ITEM.host: cast("Forge", forge)})
     async with asyncio.timeout(60):
         await handler.handle(removal)
     latest = queue.latest(ITEM)

@@ -10,7 +10,7 @@ import pytest
 from coding_agent_consumer.agent.prompt import COMMENTS_LIMIT, LOG_LIMIT, THREADS_LIMIT, instructions, prompt
 from coding_agent_consumer.approval import Unapproved
 from coding_agent_consumer.background import Conversation, InstructionFile
-from coding_agent_core.forge.protocol import (
+from coding_agent_core.forge.values import (
     MARKER,
     Checks,
     Comment,
@@ -22,7 +22,8 @@ from coding_agent_core.forge.protocol import (
     Revision,
     Thread,
 )
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 

@@ -10,7 +10,7 @@ from coding_agent_consumer.commits import parse_changes, why_refused
 from coding_agent_consumer.git import RemoteMovedError, classify, git_environment, redact
 from coding_agent_consumer.repository import parse_tips, require_branch_name
 from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
-from coding_agent_core.forge.protocol import CloneSource
+from coding_agent_core.forge.values import CloneSource
 
 URL = "https://forge.example.com/o/r.git"
 SOURCE = CloneSource(URL, "x-access-token", "s3cret")

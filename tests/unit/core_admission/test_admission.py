@@ -19,7 +19,8 @@ from coding_agent_core.admission import (
     free_run,
     withdraw,
 )
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, Trigger, Withdrawal, WithdrawalCause, task_name
 from hypothesis import given
 from hypothesis import strategies as st

@@ -25,7 +25,8 @@ from coding_agent_core.agenttask import (
     ANNOTATION_WITHDRAWN_BEFORE,
     manifest,
 )
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Cause, Item, Origin, TaskRequest, Trigger
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

@@ -15,7 +15,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     QueueUnavailableError,
 )
-from coding_agent_core.forge.protocol import ItemDetails, Permission
+from coding_agent_core.forge.values import ItemDetails, Permission
 from coding_agent_core.tasks import Item, Phase, RunnerName, Submission, TaskRequest, Withdrawal
 from prometheus_client import CollectorRegistry
 

@@ -8,7 +8,8 @@ import pytest
 from coding_agent_core.admission import Cancel, Create, Duplicate, Keep, LatestTask, admit, withdraw
 from coding_agent_core.command_execution import reason_not_to_run
 from coding_agent_core.commands import CommandName, IssueCommand, command_in
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, Phase
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)

@@ -20,7 +20,8 @@ from coding_agent_core.commands import (
     store,
     stored_commands,
 )
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item
 
 CANCEL, RETRY, RUN = CommandName.CANCEL, CommandName.RETRY, CommandName.RUN

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from coding_agent_core.forge.base import Attachment
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.rest import Attachment, RestForge
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item
 
@@ -27,8 +28,7 @@ def found(api_url: str, link: str) -> Attachment | None:
     )
     section = {"api_url": api_url, "personal_access_token": "a-token"}
     forge = connect_forge(Settings.model_validate({platform.value: section}), platform)
-    assert isinstance(forge, RestForge)
-    return forge.attachment_of(item, link)
+    return forge._attachment_of(item, link)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.forge import client
-from coding_agent_core.platforms import Platform
+from coding_agent_core.forge import http
+from coding_agent_core.registry import Platform
 
 from tests.unit.core_forge.wire import ITEMS, TOKEN, USER, Answer, Wire, answer
 
@@ -268,7 +268,7 @@ async def test_a_body_without_the_marker_is_refused(platform: Platform) -> None:
 async def test_an_answer_that_never_ends_is_given_up(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "TOTAL_TIMEOUT", 0.02)
+    monkeypatch.setattr(http, "TOTAL_TIMEOUT", 0.02)
 
     class Endless(Wire):
         async def handle(self, request: httpx.Request) -> httpx.Response:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.forge.connect import connect_all, connect_forge, forge_of
-from coding_agent_core.platforms import Platform
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import Settings
 
 from tests.unit.core_forge.wire import ITEMS, SETTINGS, Wire, answer

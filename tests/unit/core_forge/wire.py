@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_forge
-from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item

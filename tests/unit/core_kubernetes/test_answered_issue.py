@@ -11,7 +11,8 @@ from coding_agent_core.agenttask import LABEL_ITEM, manifest
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 

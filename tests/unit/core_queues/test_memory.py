@@ -9,8 +9,9 @@ import pytest
 from coding_agent_core.admission import Cancel, Keep
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.messages import Claim
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
 
 START = datetime(2026, 11, 25, 12, tzinfo=UTC)

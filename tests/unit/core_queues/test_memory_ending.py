@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -14,8 +14,9 @@ from coding_agent_core.commands import (
     IssueCommand,
 )
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal
 
 from tests.unit.core_commands.test_commands import command

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.errors import QueueUnavailableError
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.rabbitmq import RabbitMQNotices, RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.connection import Connection
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 

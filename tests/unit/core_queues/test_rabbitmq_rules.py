@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.rabbitmq import messages
 from coding_agent_core.queues.rabbitmq.consumer import ConsumerConnection
 from coding_agent_core.queues.rabbitmq.messages import (
@@ -19,6 +19,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     delay_seconds,
     lock_queue,
 )
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, task_name
 

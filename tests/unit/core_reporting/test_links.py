@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import Links
 from coding_agent_core.tasks import Item
 

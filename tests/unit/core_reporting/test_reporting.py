@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.egress import Denial
-from coding_agent_core.forge.protocol import MARKER
+from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reasons import Reason
 from coding_agent_core.reporting import Report, State, comment, label_changes, read_state
 from coding_agent_core.settings.forges import Labels

@@ -2,7 +2,8 @@
 
 import pytest
 from coding_agent_consumer.tasks import TASK_CLASSES
-from coding_agent_core.platforms import FACTS, ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.settings.credentials import CHART_VALUES
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
 

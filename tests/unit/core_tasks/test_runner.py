@@ -8,7 +8,8 @@ import pytest
 from coding_agent_core.agenttask import manifest, parse_spec
 from coding_agent_core.attempts import AttemptInput
 from coding_agent_core.messages import QueuedTask
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Origin, RunnerName, TaskRequest, Trigger
 

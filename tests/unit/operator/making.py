@@ -9,8 +9,9 @@ from coding_agent_core import agenttask
 from coding_agent_core.agenttask import AttemptStatus, Condition, OutcomeType, Status
 from coding_agent_core.attempts import Outcome
 from coding_agent_core.commands import CommandName, IssueCommand, store
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.reasons import Reason
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger
 from coding_agent_operator.observed import Job, Task, job_name, read_task

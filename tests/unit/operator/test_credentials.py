@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from coding_agent_core.agenttask import parse_spec
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.job import Credential
 from coding_agent_core.tasks import Item
 from coding_agent_operator.pod_spec import credentials_for

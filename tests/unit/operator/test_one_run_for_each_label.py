@@ -18,7 +18,8 @@ from coding_agent_core.admission import Create, admit, latest_of, parse_spec, wo
 from coding_agent_core.agenttask import LABEL_REPORTED, manifest
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger, Withdrawal, task_name
 from coding_agent_operator.observed import Task, read_task

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from coding_agent_core.agenttask import OutcomeType, TaskResult
 from coding_agent_core.attempts import attempt_of_key, transcript_key
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import ContextStorage
 from coding_agent_core.settings.job import JobTemplate
 from coding_agent_core.tasks import Item

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.protocol import ItemState, LabelEvent
+from coding_agent_core.forge.values import ItemState, LabelEvent
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Origin, Phase
 from coding_agent_operator.reporter.item_plan import (

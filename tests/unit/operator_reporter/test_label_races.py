@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 from coding_agent_core.admission import answered_by, works
 from coding_agent_core.agenttask import LABEL_REPORTED, Condition, conditions_patch
-from coding_agent_core.forge.protocol import Comment, ItemState, LabelEvent
+from coding_agent_core.forge.values import Comment, ItemState, LabelEvent
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
-from coding_agent_core.platforms import Platform
+from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import Links
 from coding_agent_core.settings.attempts import Consumer
 from coding_agent_core.settings.forges import Labels

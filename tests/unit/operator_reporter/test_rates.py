@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from coding_agent_core.forge.pacing import Kind, Paced
-from coding_agent_core.platforms import FACTS, Platform
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.retry import Clock
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_operator.reporter.program import rate_for

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
 from coding_agent_core.queues.memory import MemoryQueue
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Item, Origin, TaskRequest, Trigger

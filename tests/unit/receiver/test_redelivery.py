@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.protocol import Hook, HookDelivery, ItemState, LabelEvent
+from coding_agent_core.forge.values import Hook, HookDelivery, ItemState, LabelEvent
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
 from coding_agent_receiver.poller import LIMIT, Missed, events, is_withdrawn, missed, ours, turns, wanted

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.protocol import Comment
-from coding_agent_core.platforms import Platform
+from coding_agent_core.forge.values import Comment
 from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.processes import Process
+from coding_agent_core.registry import Platform
 from coding_agent_core.reporting import Report, State, comment
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import Phase, RunnerName, TaskRequest

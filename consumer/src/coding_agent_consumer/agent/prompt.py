@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from coding_agent_core.forge.protocol import (
+from coding_agent_core.forge.values import (
     MARKER,
     Checks,
     Comment,
@@ -16,7 +16,8 @@ from coding_agent_core.forge.protocol import (
     Revised,
     Thread,
 )
-from coding_agent_core.platforms import FACTS, ItemKind
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import FACTS
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.tasks import RunnerName
 from coding_agent_core.text import one_line

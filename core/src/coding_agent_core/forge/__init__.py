@@ -1,1 +1,1 @@
-"""Clients of the forges: GitHub and GitLab behind one protocol."""
+"""The forges: one folder for each, and what they have in common."""

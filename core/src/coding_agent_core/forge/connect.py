@@ -9,12 +9,12 @@ from typing import assert_never
 import httpx
 
 from coding_agent_core.errors import SettingsError, TokenMissingError
-from coding_agent_core.forge.client import ForgeClient, Token
-from coding_agent_core.forge.github import GitHubForge
-from coding_agent_core.forge.gitlab import GitLabForge
+from coding_agent_core.forge.base import Forge
+from coding_agent_core.forge.github.client import GitHubForge
+from coding_agent_core.forge.gitlab.client import GitLabForge
+from coding_agent_core.forge.http import ForgeClient, Token
 from coding_agent_core.forge.pacing import Paced
-from coding_agent_core.forge.protocol import Forge
-from coding_agent_core.platforms import Platform
+from coding_agent_core.registry import Platform
 from coding_agent_core.retry import Clock, RetryPolicy
 from coding_agent_core.settings.credentials import credential_place
 from coding_agent_core.settings.model import Settings

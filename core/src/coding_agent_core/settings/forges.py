@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self, assert_never
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from coding_agent_core.commands import CommandName
-from coding_agent_core.platforms import Platform
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section, Url
 from coding_agent_core.tasks import RunnerName, host_of
 

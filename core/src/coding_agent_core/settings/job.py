@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from coding_agent_core.environment import SERVICE_PREFIX
-from coding_agent_core.platforms import Platform
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.section import Section, for_repository
 
 RESERVED_VOLUMES = (

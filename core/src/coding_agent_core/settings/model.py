@@ -11,7 +11,7 @@ from typing import Literal, assert_never
 
 from pydantic import Field, model_validator
 
-from coding_agent_core.platforms import Platform
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.attempts import (
     Consumer,
     ContextStorage,

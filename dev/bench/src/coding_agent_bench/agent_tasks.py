@@ -8,7 +8,8 @@ from typing import Any
 
 from coding_agent_core import agenttask
 from coding_agent_core.kubernetes.transport import MERGE_PATCH, ApiError, ApiServer
-from coding_agent_core.platforms import ItemKind, Platform
+from coding_agent_core.platforms import ItemKind
+from coding_agent_core.registry import Platform
 from coding_agent_core.tasks import Item, Origin, Phase, TaskRequest, Trigger, new_uuid
 
 from coding_agent_bench.load import Request

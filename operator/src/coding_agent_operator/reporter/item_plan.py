@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from coding_agent_core.admission import LatestTask
-from coding_agent_core.forge.protocol import ItemState, LabelEvent
+from coding_agent_core.forge.values import ItemState, LabelEvent
 from coding_agent_core.reporting import label_changes, last_act
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Cause, Origin, Phase, RunnerName

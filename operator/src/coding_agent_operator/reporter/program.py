@@ -14,15 +14,16 @@ from typing import Any
 
 from coding_agent_core.agenttask import GROUP, LABEL_REPORTED, PLURAL, VERSION
 from coding_agent_core.errors import TokenMissingError
+from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.connect import connect_all, connect_forge
 from coding_agent_core.forge.pacing import Paced, Rate
-from coding_agent_core.forge.protocol import Forge
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Key, ObjectCache
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Body
 from coding_agent_core.messages import TaskSink
-from coding_agent_core.platforms import FACTS, Platform, web_base
+from coding_agent_core.platforms import web_base
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.reporting import Links
 from coding_agent_core.retry import Clock, RetryPolicy, pause_until
 from coding_agent_core.settings.model import Settings

@@ -27,8 +27,9 @@ from coding_agent_core.agenttask import LABEL_REPORTED, Condition, Event, parse_
 from coding_agent_core.command_execution import CommandMetrics, ExecutionResult, LastTask, Target, execute
 from coding_agent_core.commands import LABEL_COMMANDS, PENDING, CommandName, executed, next_command
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
+from coding_agent_core.forge.base import Forge
 from coding_agent_core.forge.pacing import Kind, NotYetError
-from coding_agent_core.forge.protocol import MARKER, Forge, ItemState, LabelEvent
+from coding_agent_core.forge.values import MARKER, ItemState, LabelEvent
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.controller import Requeue
 from coding_agent_core.kubernetes.transport import ApiError, Body

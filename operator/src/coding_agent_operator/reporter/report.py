@@ -20,9 +20,9 @@ from coding_agent_core.agenttask import (
     TaskResult,
     shown_attempt,
 )
-from coding_agent_core.forge.protocol import Comment
-from coding_agent_core.platforms import FACTS
+from coding_agent_core.forge.values import Comment
 from coding_agent_core.reasons import REASONS, PodReason
+from coding_agent_core.registry import FACTS
 from coding_agent_core.reporting import Links, Report, State, retry_cause
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.tasks import Item, Phase

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from coding_agent_core.messages import Claim, QueuedTask
-from coding_agent_core.platforms import Platform
 from coding_agent_core.queues.rabbitmq.connection import (
     BrokerError,
     Channel,
@@ -35,6 +34,7 @@ from coding_agent_core.queues.rabbitmq.messages import (
     waiting_queue,
 )
 from coding_agent_core.queues.rabbitmq.publisher import ConfirmingChannel
+from coding_agent_core.registry import Platform
 from coding_agent_core.retry import first_of
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets

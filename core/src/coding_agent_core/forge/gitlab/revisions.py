@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from coding_agent_core.errors import ForgeUnavailableError
-from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, ResponseModel
-from coding_agent_core.forge.protocol import ItemDetails, Revised, Revision
-from coding_agent_core.forge.rest import SCAN_PAGES, CommentAnswer
+from coding_agent_core.forge.base import SCAN_PAGES, CommentAnswer
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, ResponseModel
+from coding_agent_core.forge.http import ForgeClient
+from coding_agent_core.forge.values import ItemDetails, Revised, Revision
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.tasks import whole_second
 

@@ -1,6 +1,6 @@
-"""What the REST APIs of GitHub and GitLab have in common: labels, our comment, our change, reactions.
+"""`Forge`: what the system does on a forge, and how, where the forges' REST APIs are alike.
 
-One type reads the same answer of both forges; its fields list both forges' names.
+One type reads the same answer of all forges; its fields list the names of each.
 """
 
 from __future__ import annotations
@@ -9,24 +9,31 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.client import GHOST, Author, Call, ForgeClient, Repeat, ResponseModel, Text, User
+from coding_agent_core.forge.calls import GHOST, Author, Call, Repeat, ResponseModel, Text, User
 from coding_agent_core.forge.pacing import NotYetError
-from coding_agent_core.forge.protocol import (
+from coding_agent_core.forge.values import (
+    BranchFacts,
     Change,
+    Checks,
     CloneSource,
     Comment,
     CommitIdentity,
+    Discussion,
+    Hooks,
     ItemDetails,
     ItemState,
     LabelEvent,
+    Permission,
+    Revision,
 )
-from coding_agent_core.platforms import ItemKind, Platform, clone_url, web_base
+from coding_agent_core.platforms import ItemKind, clone_url, web_base
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import GitHub, GitLab
 from coding_agent_core.tasks import (
     GITHUB_MEMBERS,
@@ -38,6 +45,9 @@ from coding_agent_core.tasks import (
     trust_of,
     whole_second,
 )
+
+if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import no HTTP library
+    from coding_agent_core.forge.http import ForgeClient
 
 COMMENT_LIMIT = 1000
 SCAN_PAGES = 100
@@ -127,13 +137,14 @@ class Attachment:
 
 
 @dataclass
-class RestForge(ABC):
-    """One installation of a forge, with one token; see `Forge`.
+class Forge(ABC):
+    """One installation of a forge, with one token.
 
-    The class variables are what differs between the APIs: path segments, parameters, a method, names.
+    All calls have a timeout, retry what is safe to retry, and raise a `ForgeError` whose sentence names the
+    item and never a secret. The class variables and the abstract methods are what differs between the APIs.
     """
 
-    PLATFORM: ClassVar[Platform]
+    platform: ClassVar[Platform]
     HEADERS: ClassVar[dict[str, str]]
     CLONE_USER: ClassVar[str]
     COMMENTS: ClassVar[str]
@@ -158,49 +169,104 @@ class RestForge(ABC):
         self._own: tuple[str, User] | None = None
 
     @abstractmethod
-    def item_path(self, item: Item, *rest: str | int) -> str:
+    def _item_path(self, item: Item, *rest: str | int) -> str:
         """The item, or what is below it."""
 
     @abstractmethod
-    def comment_path(self, item: Item, comment: str) -> str: ...
+    def _comment_path(self, item: Item, comment: str) -> str: ...
 
     @abstractmethod
-    def search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
         """Items of the configured scope with one of the labels; maybe others too, and some twice."""
 
     @abstractmethod
-    async def find_user(self, login: str) -> User | None: ...
+    async def _find_user(self, login: str) -> User | None: ...
 
     @abstractmethod
-    async def find_change(self, item: Item, *, branch: str) -> Change | None: ...
+    async def find_change(self, item: Item, *, branch: str) -> Change | None:
+        """The open change from `branch` in the item's repository, if there is one."""
 
     @abstractmethod
-    async def create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change: ...
+    async def _create_change(
+        self, item: Item, *, branch: str, base: str, title: str, body: str
+    ) -> Change: ...
 
     @abstractmethod
-    async def is_closed(self, item: Item) -> bool:
+    async def _is_closed(self, item: Item) -> bool:
         """Whether only people with an approved account see the item's repository (`tasks.trust_of`)."""
 
     @abstractmethod
-    async def head_of(self, found: ItemAnswer, item: Item) -> Head:
+    async def _head_of(self, found: ItemAnswer, item: Item) -> Head:
         """The branch of a change."""
 
     @abstractmethod
-    def attachment_of(self, item: Item, link: str) -> Attachment | None:
+    def _attachment_of(self, item: Item, link: str) -> Attachment | None:
         """The attachment that a link in an item's text leads to; `None`: the link leads elsewhere."""
 
-    @property
-    def platform(self) -> Platform:
-        return self.PLATFORM
+    @abstractmethod
+    async def read(self, item: Item) -> ItemDetails: ...
+
+    @abstractmethod
+    async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
+        """What was changed on the item after a time: title, text, and the branch of a change.
+
+        What the forge does not say is a revision by nobody.
+
+        Args:
+            since: in whole seconds of the forge's clock.
+
+        Raises:
+            ForgeUnavailableError: also if the forge has not seen yet where the branch is.
+        """
+
+    @abstractmethod
+    async def comments(self, item: Item) -> list[Comment]:
+        """All comments, oldest first, our own included, system notes excluded; the newest 1,000 at most.
+
+        GitLab's include those on lines of a merge request.
+        """
+
+    @abstractmethod
+    async def discussion(self, change: Item) -> Discussion:
+        """Reviews of a change, and the threads on its lines."""
+
+    @abstractmethod
+    async def failed_checks(self, change: ItemDetails) -> Checks:
+        """What failed on a change's newest commit; what cannot be read is named, and raises nothing."""
+
+    @abstractmethod
+    async def add_label(self, item: Item, label: str) -> None:
+        """Add one label without changing others. The forge creates a label that does not exist."""
+
+    @abstractmethod
+    async def remove_label(self, item: Item, label: str) -> bool:
+        """Remove one label without changing others; whether it was on the item."""
+
+    @abstractmethod
+    async def permission(self, item: Item, user: str) -> Permission:
+        """What the person may do in the repository of the item now; `NONE` for unknown people."""
+
+    @abstractmethod
+    async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
+        """What decides whether a branch may be pushed to. The branch need not exist.
+
+        Args:
+            repository: full path, of any repository of this forge.
+
+        Raises:
+            ForgeNotFoundError: there is no such repository, or our account cannot see it.
+        """
 
     @property
     def host(self) -> str:
+        """As in `Item.host`."""
         return self.settings.host
 
     async def whoami(self) -> str:
-        return (await self.account()).login
+        """The login of our token's account; cached."""
+        return (await self._account()).login
 
-    async def account(self) -> User:
+    async def _account(self) -> User:
         token = self.client.token.fingerprint()
         if self._own is None or self._own[0] != token:
             call = Call("GET", "/user", "asking who our token belongs to")
@@ -208,26 +274,32 @@ class RestForge(ABC):
         return self._own[1]
 
     async def commit_identity(self) -> CommitIdentity:
-        own = await self.account()
-        return CommitIdentity(own.name or own.login, own.commit_email or self.private_email(own))
+        """Of our token's account; cached."""
+        own = await self._account()
+        return CommitIdentity(own.name or own.login, own.commit_email or self._private_email(own))
 
     async def commit_identity_of(self, user: str) -> CommitIdentity | None:
-        found = await self.find_user(user)
-        return CommitIdentity(found.name or found.login, self.private_email(found)) if found else None
+        """Of a person, with the address that the forge gives to keep theirs private; `None`: unknown."""
+        found = await self._find_user(user)
+        return CommitIdentity(found.name or found.login, self._private_email(found)) if found else None
 
-    def private_email(self, user: User) -> str:
+    def _private_email(self, user: User) -> str:
         """The address that the forge gives an account to keep its real one private."""
         host = urlsplit(web_base(self.settings.api_url)).hostname
         return f"{user.id}{self.ID_MARK}{user.login}@users.noreply.{host}"
 
     async def find_labeled(self, labels: frozenset[str] | None = None) -> AsyncIterator[TaskRequest]:
-        """Open issues, then changes, that carry such a label now."""
+        """Requests of origin `poll` for open issues, then changes, of the configured scope with such a label.
+
+        Args:
+            labels: `Labels.triggers` by default.
+        """
         wanted = self.settings.triggers if labels is None else labels
         seen = set[str]()
         closed: dict[tuple[str, int | None], bool] = {}
         for kind in ItemKind:
-            async for found, item in self.search(kind, wanted):
-                present = self.labels(found)
+            async for found, item in self._search(kind, wanted):
+                present = self._labels(found)
                 if not found.open or not present & wanted or item.identity in seen:
                     continue
                 seen.add(item.identity)
@@ -235,8 +307,8 @@ class RestForge(ABC):
                 try:
                     applied = await self.label_application(item)
                     if repository not in closed:
-                        closed[repository] = await self.is_closed(item)
-                    head = None if item.kind is ItemKind.ISSUE else await self.head_of(found, item)
+                        closed[repository] = await self._is_closed(item)
+                    head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
                 except ForgeNotFoundError:  # gone since it was listed
                     continue
                 member = found.author_association in GITHUB_MEMBERS  # GitLab says nothing like it
@@ -245,7 +317,7 @@ class RestForge(ABC):
                     head,
                     closed=closed[repository],
                     member=member,
-                    ours=member and found.author.id == (await self.account()).id,
+                    ours=member and found.author.id == (await self._account()).id,
                     prefix=self.branch_prefix,
                 )
                 yield TaskRequest(
@@ -264,13 +336,20 @@ class RestForge(ABC):
                 )
 
     async def label_application(self, item: Item) -> LabelEvent | None:
+        """When one of `Labels.triggers` was last put on the item; `None` if its history does not show it."""
         events = await self.label_history(item, None)
         triggers = self.settings.triggers
         return next((event for event in events if event.added and event.label in triggers), None)
 
     async def label_history(self, item: Item, since: datetime | None) -> list[LabelEvent]:
+        """When `Labels.active` were put on the item and taken off, the newest first.
+
+        Args:
+            since: by the forge's clock. Older events are left out, except that the last application of one of
+                `Labels.triggers` and what came after it are always included. `None`: all events are older.
+        """
         what = f"reading the label events of {item.display}"
-        call = Call("GET", self.item_path(item, self.EVENTS), what)
+        call = Call("GET", self._item_path(item, self.EVENTS), what)
         history: list[LabelEvent] = []
         applied = False
         async for page in self.client.newest_first(list[_LabelEvent], call, limit=SCAN_PAGES):
@@ -278,7 +357,7 @@ class RestForge(ABC):
                 at = whole_second(event.created_at)
                 if applied and (since is None or at < since):
                     return history
-                label = self.spelled(event.label.name) if event.label else ""
+                label = self._spelled(event.label.name) if event.label else ""
                 if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
                     added = event.action == self.LABELED
                     applied = applied or (added and label in self.settings.triggers)
@@ -286,41 +365,48 @@ class RestForge(ABC):
                     history.append(LabelEvent(at, user, label, added))
         return history
 
-    def spelled(self, label: str) -> str:
+    def _spelled(self, label: str) -> str:
         """The label as our settings spell it, because our rules compare."""
         return label
 
-    def labels(self, found: ItemAnswer) -> frozenset[str]:
-        return frozenset(map(self.spelled, found.label_names))
+    def _labels(self, found: ItemAnswer) -> frozenset[str]:
+        return frozenset(map(self._spelled, found.label_names))
+
+    def hooks(self) -> Hooks | None:
+        """The log of its webhook deliveries; `None` if we cannot read one."""
+        return None
 
     async def locate(self, item: Item) -> Item:
+        """The item with its repository path filled in (a bare GitLab key has only the project id)."""
         return item
 
     async def read_state(self, item: Item) -> ItemState:
-        call = Call("GET", self.item_path(item), f"reading {item.display}")
+        """The item's state, in one request."""
+        call = Call("GET", self._item_path(item), f"reading {item.display}")
         found = await self.client.get(ItemAnswer, call)
-        return ItemState(self.labels(found), found.open, found.updated_second)
+        return ItemState(self._labels(found), found.open, found.updated_second)
 
-    def details(self, item: Item, found: ItemAnswer, *, base: str) -> ItemDetails:
+    def _details(self, item: Item, found: ItemAnswer, *, base: str) -> ItemDetails:
         return ItemDetails(
             item=item,
             title=found.title,
             body=found.body,
             author=found.author.login,
             url=found.url,
-            labels=self.labels(found),
+            labels=self._labels(found),
             open=found.open,
             base_branch=base,
             updated_at=found.updated_second,
         )
 
-    def comments_call(self, item: Item, params: Mapping[str, str | int]) -> Call:
-        path = self.item_path(item, self.COMMENTS)
+    def _comments_call(self, item: Item, params: Mapping[str, str | int]) -> Call:
+        path = self._item_path(item, self.COMMENTS)
         return Call("GET", path, f"reading the comments of {item.display}", params)
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
-        own = await self.account()
-        call = self.comments_call(item, self.OLDEST_FIRST)
+        """The oldest comment by our own account that contains `marker`."""
+        own = await self._account()
+        call = self._comments_call(item, self.OLDEST_FIRST)
         async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
             for found in page:
                 if found.author.id == own.id and not found.system and marker in found.body:
@@ -330,7 +416,9 @@ class RestForge(ABC):
     async def upsert_comment(
         self, item: Item, marker: str, body: str, *, known: Comment | None = None
     ) -> Comment:
-        """See `Forge`.
+        """Edit the comment that `find_comment` finds, unless its body is the same, or create it.
+
+        A `known` comment, from an earlier call, is edited without a search, unless it is gone.
 
         Raises:
             ValueError: the body has no marker, so it would never be found again.
@@ -350,7 +438,7 @@ class RestForge(ABC):
                 return edited
         call = Call(
             "POST",
-            self.item_path(item, self.COMMENTS),
+            self._item_path(item, self.COMMENTS),
             f"commenting on {item.display}",
             json={"body": body},
             repeat=Repeat.UNLESS_PROCESSED,
@@ -370,18 +458,19 @@ class RestForge(ABC):
     async def _edit_comment(self, item: Item, comment: Comment, body: str) -> Comment | None:
         """The edited comment; `None` if it is gone. If the item is gone too, creating a comment fails."""
         what = f"editing our comment on {item.display}"
-        call = Call(self.EDIT_METHOD, self.comment_path(item, comment.id), what, json={"body": body})
+        call = Call(self.EDIT_METHOD, self._comment_path(item, comment.id), what, json={"body": body})
         try:
             return (await self.client.get(CommentAnswer, call)).comment()
         except ForgeNotFoundError:
             return None
 
     async def open_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+        """Like `find_change`, but opens a change if there is none."""
         found = await self.find_change(item, branch=branch)
         if found is not None:
             return found
         try:
-            return await self.create_change(item, branch=branch, base=base, title=title, body=body)
+            return await self._create_change(item, branch=branch, base=base, title=title, body=body)
         except ForgeError as error:
             # Another consumer opened it, or ours was opened and its answer lost.
             if error.status in (409, 422) or isinstance(error, ForgeUnavailableError):
@@ -391,10 +480,15 @@ class RestForge(ABC):
             raise
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
-        own = await self.account()
+        """Whether the comment of this id has our reaction.
+
+        Raises:
+            ForgeNotFoundError: the comment is gone.
+        """
+        own = await self._account()
         call = Call(
             "GET",
-            f"{self.comment_path(item, comment)}/{self.REACTIONS}",
+            f"{self._comment_path(item, comment)}/{self.REACTIONS}",
             f"reading the reactions to a comment on {item.display}",
         )
         async for page in self.client.pages(list[_Reaction], call, limit=SCAN_PAGES):
@@ -406,9 +500,10 @@ class RestForge(ABC):
         return False
 
     async def react(self, item: Item, comment: str) -> None:
+        """Put the reaction `eyes` on a comment that was executed. Idempotent."""
         call = Call(
             "POST",
-            f"{self.comment_path(item, comment)}/{self.REACTIONS}",
+            f"{self._comment_path(item, comment)}/{self.REACTIONS}",
             f"reacting to a comment on {item.display}",
             json={self.REACTION_FIELD: _REACTION},
         )
@@ -420,7 +515,12 @@ class RestForge(ABC):
                 raise
 
     async def attachment(self, item: Item, link: str, *, limit: int) -> bytes | None:
-        found = self.attachment_of(item, link)
+        """A file that somebody attached; `None`: the link in the item's text leads elsewhere.
+
+        Raises:
+            ForgeError: it cannot be read, or has more than `limit` bytes.
+        """
+        found = self._attachment_of(item, link)
         if found is None:
             return None
         call = Call("GET", found.address, f"reading an attachment of {item.display}")
@@ -430,7 +530,7 @@ class RestForge(ABC):
         return data
 
     async def clone_source(self, repository: str) -> CloneSource:
-        """See `Forge`. Both forges accept a token as the password of any user name."""
+        """The URL of a repository of this forge, with credentials for fetch and push."""
         url = clone_url(self.settings.api_url, repository)
         return CloneSource(url=url, username=self.CLONE_USER, token=self.client.token.current())
 

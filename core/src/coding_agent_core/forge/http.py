@@ -8,16 +8,16 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Annotated, Any, TypeVar
-from urllib.parse import parse_qs, quote, urlsplit
+from typing import TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, SettingsError, TokenMissingError
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat
 from coding_agent_core.forge.pacing import Kind, Paced, forge_error, rate_limited
-from coding_agent_core.platforms import FACTS, Platform
+from coding_agent_core.registry import FACTS, Platform
 from coding_agent_core.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.text import first_problem
@@ -29,9 +29,6 @@ TIMEOUT = 10.0
 """Seconds to connect, and between two parts of an answer."""
 TOTAL_TIMEOUT = 30.0
 """Seconds for one request from first to last byte, however slowly an answer trickles in."""
-PAGE_SIZE = 100
-"""Entries a page: the most that GitHub and GitLab give."""
-_READS = ("GET", "HEAD", "OPTIONS")
 _REDIRECTS = 3
 _LONGEST = 64 * 2**20
 """Bytes of an answer of which only the end is kept."""
@@ -42,69 +39,6 @@ _GITLAB_SECTION = re.compile(r"section_(?:start|end):\d+:[^\r\n]*\r?")
 _GITHUB_TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ?", re.MULTILINE)
 _GITHUB_ERROR = "##[error]"
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
-
-
-class ResponseModel(BaseModel):
-    """The fields of an answer that we use; others are ignored."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
-
-
-class User(ResponseModel):
-    """An account; `commit_email` is shown by GitLab to the account itself."""
-
-    id: int
-    login: str = Field(validation_alias=AliasChoices("login", "username"))
-    name: Text = ""
-    commit_email: Text = ""
-
-
-GHOST = User.model_validate({"login": "ghost", "id": 10137})
-"""GitHub's stand-in for a deleted account, whose user is null."""
-Author = Annotated[User, BeforeValidator(lambda value: GHOST if value is None else value)]
-
-
-class Repeat(Enum):
-    """When a request may be sent again."""
-
-    SAFE = "safe"
-    """After any failure: its effect and its answer are the same however often it is sent."""
-    UNLESS_PROCESSED = "unless processed"
-    """Only after a failure in which the forge certainly did nothing: no connection, or rate-limited."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A request.
-
-    Attributes:
-        path: relative to the API's base URL, with quoted segments; or an absolute URL of the same host.
-        what: for error sentences, e.g. `reading owner/repo#7`.
-        creates: it makes a comment or a change, which forges limit more than other writes.
-    """
-
-    method: str
-    path: str
-    what: str
-    params: Mapping[str, str | int] = field(default_factory=dict)
-    json: Any = None
-    repeat: Repeat = Repeat.SAFE
-    creates: bool = False
-
-    @property
-    def kind(self) -> Kind:
-        if self.method in _READS:
-            return Kind.READ
-        return Kind.CREATE if self.creates else Kind.WRITE
-
-
-def path(*values: str | int) -> str:
-    """A path of quoted segments: slashes, spaces and the dots of `.` and `..` are encoded."""
-    texts = [quote(str(value), safe="") for value in values]
-    return "/" + "/".join(text.replace(".", "%2E") if text in (".", "..") else text for text in texts)
 
 
 @dataclass

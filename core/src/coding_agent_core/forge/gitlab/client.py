@@ -1,4 +1,4 @@
-"""GitLab.com and self-managed GitLab behind the `Forge` protocol."""
+"""GitLab.com and self-managed GitLab."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from urllib.parse import unquote
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeNotFoundError
-from coding_agent_core.forge.client import Call, Repeat, ResponseModel, User, path
-from coding_agent_core.forge.gitlab_discussion import GitLabDiscussion
-from coding_agent_core.forge.gitlab_revisions import GitLabRevisions
-from coding_agent_core.forge.protocol import (
+from coding_agent_core.forge.base import (
+    COMMENT_LIMIT,
+    SCAN_PAGES,
+    Attachment,
+    CommentAnswer,
+    Forge,
+    ItemAnswer,
+)
+from coding_agent_core.forge.calls import Call, Repeat, ResponseModel, User, path
+from coding_agent_core.forge.gitlab.discussion import GitLabDiscussion
+from coding_agent_core.forge.gitlab.revisions import GitLabRevisions
+from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
     Checks,
@@ -25,15 +33,8 @@ from coding_agent_core.forge.protocol import (
     Permission,
     Revision,
 )
-from coding_agent_core.forge.rest import (
-    COMMENT_LIMIT,
-    SCAN_PAGES,
-    Attachment,
-    CommentAnswer,
-    ItemAnswer,
-    RestForge,
-)
-from coding_agent_core.platforms import ItemKind, Platform, web_base
+from coding_agent_core.platforms import ItemKind, web_base
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import GitLab
 from coding_agent_core.tasks import Head, Item
 
@@ -85,10 +86,10 @@ class _Member(ResponseModel):
 
 
 @dataclass
-class GitLabForge(RestForge):
+class GitLabForge(Forge):
     """One GitLab with one token."""
 
-    PLATFORM = Platform.GITLAB
+    platform = Platform.GITLAB
     HEADERS = {"Accept": "application/json"}  # noqa: RUF012
     CLONE_USER = "oauth2"
     COMMENTS = "notes"
@@ -103,14 +104,14 @@ class GitLabForge(RestForge):
 
     settings: GitLab
 
-    def item_path(self, item: Item, *rest: str | int) -> str:
+    def _item_path(self, item: Item, *rest: str | int) -> str:
         kind = "issues" if item.kind is ItemKind.ISSUE else "merge_requests"
         return _project_path(item, kind, item.number, *rest)
 
-    def comment_path(self, item: Item, comment: str) -> str:
-        return self.item_path(item, "notes", comment)
+    def _comment_path(self, item: Item, comment: str) -> str:
+        return self._item_path(item, "notes", comment)
 
-    async def search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    async def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
         """Items of all configured projects, label by label: the lists have no "or".
 
         A project that is not found is logged, unless none is found.
@@ -141,11 +142,11 @@ class GitLabForge(RestForge):
             project_id=found.project_id,
         )
 
-    async def is_closed(self, item: Item) -> bool:
+    async def _is_closed(self, item: Item) -> bool:
         call = Call("GET", _project_path(item), f"reading the project of {item.display}")
         return (await self.client.get(_Project, call)).visibility in ("private", "internal")
 
-    async def head_of(self, found: ItemAnswer, item: Item) -> Head:
+    async def _head_of(self, found: ItemAnswer, item: Item) -> Head:
         if not isinstance(found, _ProjectItem):
             return Head(own=False)
         return Head(found.source_project_id == found.project_id, found.source_branch)
@@ -159,16 +160,16 @@ class GitLabForge(RestForge):
 
     async def read(self, item: Item) -> ItemDetails:
         """See `Forge`. An empty project has no default branch: `main` stands in for it."""
-        call = Call("GET", self.item_path(item), f"reading {item.display}")
+        call = Call("GET", self._item_path(item), f"reading {item.display}")
         item = await self.locate(item)
         if item.kind is ItemKind.ISSUE:
             issue = await self.client.get(_ProjectItem, call)
             call = Call("GET", path("projects", issue.project_id), f"reading the project of {item.display}")
             project = await self.client.get(_Project, call)
-            return self.details(item, issue, base=project.default_branch or "main")
+            return self._details(item, issue, base=project.default_branch or "main")
         merge_request = await self.client.get(_MergeRequest, call)
         return replace(
-            self.details(item, merge_request, base=merge_request.target_branch),
+            self._details(item, merge_request, base=merge_request.target_branch),
             head_branch=merge_request.source_branch,
             head_sha=merge_request.sha,
             head_repository=await self._source_of(item, merge_request),
@@ -200,7 +201,7 @@ class GitLabForge(RestForge):
         return BranchFacts(project.default_branch, protected, origins)
 
     async def comments(self, item: Item) -> list[Comment]:
-        call = self.comments_call(item, {"sort": "desc", "order_by": "created_at"})
+        call = self._comments_call(item, {"sort": "desc", "order_by": "created_at"})
         newest: list[CommentAnswer] = []
         async for page in self.client.pages(list[CommentAnswer], call, limit=SCAN_PAGES):
             newest += [found for found in page if not found.system]
@@ -209,18 +210,18 @@ class GitLabForge(RestForge):
         return [found.comment() for found in reversed(newest[:COMMENT_LIMIT])]
 
     async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
-        return await GitLabRevisions(self.client, self.item_path(details.item), details).since(since)
+        return await GitLabRevisions(self.client, self._item_path(details.item), details).since(since)
 
     async def discussion(self, change: Item) -> Discussion:
-        return await GitLabDiscussion(self.client, self.item_path(change), change.display).read()
+        return await GitLabDiscussion(self.client, self._item_path(change), change.display).read()
 
     async def failed_checks(self, change: ItemDetails) -> Checks:
         item = change.item
-        return await GitLabDiscussion(self.client, self.item_path(item), item.display).failed_checks()
+        return await GitLabDiscussion(self.client, self._item_path(item), item.display).failed_checks()
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"
-        await self.client.send(Call("PUT", self.item_path(item), what, json={"add_labels": label}))
+        await self.client.send(Call("PUT", self._item_path(item), what, json={"add_labels": label}))
 
     async def remove_label(self, item: Item, label: str) -> bool:
         """See `Forge`. GitLab does not say whether the label was there, so the labels are read first.
@@ -228,10 +229,10 @@ class GitLabForge(RestForge):
         Two callers at the same moment may both get `True`; the queue's lock of the item excludes them.
         """
         what = f"removing the label {label!r} from {item.display}"
-        found = await self.client.get(ItemAnswer, Call("GET", self.item_path(item), what))
-        if label not in self.labels(found):
+        found = await self.client.get(ItemAnswer, Call("GET", self._item_path(item), what))
+        if label not in self._labels(found):
             return False
-        await self.client.send(Call("PUT", self.item_path(item), what, json={"remove_labels": label}))
+        await self.client.send(Call("PUT", self._item_path(item), what, json={"remove_labels": label}))
         return True
 
     async def find_change(self, item: Item, *, branch: str) -> Change | None:
@@ -244,7 +245,7 @@ class GitLabForge(RestForge):
                 return Change(number=found.number, url=found.url, created=False)
         return None
 
-    async def create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+    async def _create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
         call = Call(
             "POST",
             _project_path(item, "merge_requests"),
@@ -261,7 +262,7 @@ class GitLabForge(RestForge):
         opened = await self.client.get(ItemAnswer, call)
         return Change(number=opened.number, url=opened.url, created=True)
 
-    async def find_user(self, login: str) -> User | None:
+    async def _find_user(self, login: str) -> User | None:
         call = Call("GET", "/users", f"reading the user {login}", {"username": login})
         users = await self.client.get(list[User], call)
         return next((found for found in users if found.login.lower() == login.lower()), None)
@@ -269,7 +270,7 @@ class GitLabForge(RestForge):
     async def permission(self, item: Item, user: str) -> Permission:
         """See `Forge`. Members of a group that has access to the project count as well."""
         what = f"reading what {user} may do in the project of {item.display}"
-        known = await self.find_user(user)
+        known = await self._find_user(user)
         if known is None:
             return Permission.NONE
         call = Call("GET", _project_path(item, "members", "all", known.id), what)
@@ -281,8 +282,8 @@ class GitLabForge(RestForge):
             return Permission.NONE
         return Permission.WRITE if member.access_level >= _DEVELOPER else Permission.TRIAGE
 
-    def attachment_of(self, item: Item, link: str) -> Attachment | None:
-        """See `RestForge`. They are below the project, and links to them are often relative.
+    def _attachment_of(self, item: Item, link: str) -> Attachment | None:
+        """See `Forge`. They are below the project, and links to them are often relative.
 
         Its API reads them (documentation, *Markdown uploads API*).
         """
@@ -292,10 +293,6 @@ class GitLabForge(RestForge):
             if found is not None:
                 address = _project_path(item, "uploads", found[1], unquote(found[2]))
                 return Attachment(address, with_token=True)
-        return None
-
-    def hooks(self) -> None:
-        """None: the API does not list what a hook of a whole instance sent."""
         return None
 
 

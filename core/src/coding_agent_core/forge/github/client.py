@@ -1,4 +1,4 @@
-"""GitHub and GitHub Enterprise behind the `Forge` protocol.
+"""GitHub and GitHub Enterprise.
 
 A pull request is an issue on GitHub's REST API: labels and comments go through the issue endpoints.
 """
@@ -16,10 +16,12 @@ from typing import Any
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeNotFoundError
-from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, Repeat, ResponseModel, User, path
-from coding_agent_core.forge.github_discussion import GitHubDiscussion
-from coding_agent_core.forge.github_revisions import GitHubRevisions
-from coding_agent_core.forge.protocol import (
+from coding_agent_core.forge.base import COMMENT_LIMIT, Attachment, CommentAnswer, Forge, ItemAnswer
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, Repeat, ResponseModel, User, path
+from coding_agent_core.forge.github.discussion import GitHubDiscussion
+from coding_agent_core.forge.github.revisions import GitHubRevisions
+from coding_agent_core.forge.http import ForgeClient
+from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
     Checks,
@@ -31,8 +33,8 @@ from coding_agent_core.forge.protocol import (
     Permission,
     Revision,
 )
-from coding_agent_core.forge.rest import COMMENT_LIMIT, Attachment, CommentAnswer, ItemAnswer, RestForge
-from coding_agent_core.platforms import ItemKind, Platform, web_base
+from coding_agent_core.platforms import ItemKind, web_base
+from coding_agent_core.registry import Platform
 from coding_agent_core.settings.forges import GitHub
 from coding_agent_core.tasks import Head, Item
 
@@ -113,10 +115,10 @@ class _HookDeliveryDetail(ResponseModel):
 
 
 @dataclass
-class GitHubForge(RestForge):
+class GitHubForge(Forge):
     """One GitHub with one token."""
 
-    PLATFORM = Platform.GITHUB
+    platform = Platform.GITHUB
     # The REST API version that github.com and every supported GitHub Enterprise Server answer.
     HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}  # noqa: RUF012
     CLONE_USER = "x-access-token"
@@ -132,19 +134,19 @@ class GitHubForge(RestForge):
 
     settings: GitHub
 
-    def item_path(self, item: Item, *rest: str | int) -> str:
+    def _item_path(self, item: Item, *rest: str | int) -> str:
         return _repo_path(item, "issues", item.number, *rest)
 
-    def comment_path(self, item: Item, comment: str) -> str:
+    def _comment_path(self, item: Item, comment: str) -> str:
         return _repo_path(item, "issues", "comments", comment)
 
-    def spelled(self, label: str) -> str:
-        """See `RestForge`: GitHub's label names ignore case."""
+    def _spelled(self, label: str) -> str:
+        """See `Forge`: GitHub's label names ignore case."""
         settings = self.settings
         ours = (*settings.active, settings.done_label, settings.failed_label)
         return next((own for own in ours if own and own.casefold() == label.casefold()), label)
 
-    async def search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
+    async def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemAnswer, Item]]:
         """Items from the search index, which may lag behind."""
         query = search_query(kind, self.settings, labels)
         what = f"searching for items labeled {min(labels)!r}"
@@ -168,11 +170,11 @@ class GitHubForge(RestForge):
                     ),
                 )
 
-    async def is_closed(self, item: Item) -> bool:
+    async def _is_closed(self, item: Item) -> bool:
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
         return (await self.client.get(_Repository, call)).private
 
-    async def head_of(self, found: ItemAnswer, item: Item) -> Head:
+    async def _head_of(self, found: ItemAnswer, item: Item) -> Head:
         details = await self.read(item)
         own = (details.head_repository or "").lower() == item.repository.lower()
         return Head(own, details.head_branch or "")
@@ -183,15 +185,15 @@ class GitHubForge(RestForge):
             call = Call("GET", _repo_path(item, "pulls", item.number), what)
             pull = await self.client.get(_PullRequest, call)
             return replace(
-                self.details(item, pull, base=pull.base.ref),
+                self._details(item, pull, base=pull.base.ref),
                 head_branch=pull.head.ref,
                 head_sha=pull.head.sha,
                 head_repository=pull.head.repo.full_name if pull.head.repo else None,
             )
-        issue = await self.client.get(ItemAnswer, Call("GET", self.item_path(item), what))
+        issue = await self.client.get(ItemAnswer, Call("GET", self._item_path(item), what))
         call = Call("GET", _repo_path(item), f"reading the repository of {item.display}")
         repository = await self.client.get(_Repository, call)
-        return self.details(item, issue, base=repository.default_branch)
+        return self._details(item, issue, base=repository.default_branch)
 
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
         """See `Forge`. GitHub redirects from the old name of a branch that was renamed."""
@@ -209,7 +211,7 @@ class GitHubForge(RestForge):
 
     async def comments(self, item: Item) -> list[Comment]:
         # GitHub lists them oldest first only. One page more than the limit has: the last one is seldom full.
-        call = self.comments_call(item, self.OLDEST_FIRST)
+        call = self._comments_call(item, self.OLDEST_FIRST)
         newest: list[CommentAnswer] = []
         pages = COMMENT_LIMIT // PAGE_SIZE + 1
         async for page in self.client.newest_first(list[CommentAnswer], call, limit=pages):
@@ -229,7 +231,7 @@ class GitHubForge(RestForge):
 
     async def add_label(self, item: Item, label: str) -> None:
         what = f"adding the label {label!r} to {item.display}"
-        await self.client.send(Call("POST", self.item_path(item, "labels"), what, json={"labels": [label]}))
+        await self.client.send(Call("POST", self._item_path(item, "labels"), what, json={"labels": [label]}))
 
     async def remove_label(self, item: Item, label: str) -> bool:
         """See `Forge`. Of several callers who remove the label at once, one gets `True`.
@@ -237,7 +239,7 @@ class GitHubForge(RestForge):
         GitHub answers the second removal with 404. For the same reason the request is not repeated when its
         answer was lost: the result would be `False` although we removed the label.
         """
-        address = self.item_path(item, "labels", label)
+        address = self._item_path(item, "labels", label)
         what = f"removing the label {label!r} from {item.display}"
         call = Call("DELETE", address, what, repeat=Repeat.UNLESS_PROCESSED)
         try:
@@ -246,8 +248,8 @@ class GitHubForge(RestForge):
             if "label does not exist" in str(error).lower():
                 return False
             # Another message: the item is gone, which reading it shows, or just the label.
-            call = Call("GET", self.item_path(item), f"reading {item.display}")
-            if self.spelled(label) in self.labels(await self.client.get(ItemAnswer, call)):
+            call = Call("GET", self._item_path(item), f"reading {item.display}")
+            if self._spelled(label) in self._labels(await self.client.get(ItemAnswer, call)):
                 raise
             return False
         return True
@@ -263,7 +265,7 @@ class GitHubForge(RestForge):
                 return Change(number=pull.number, url=pull.url, created=False)
         return None
 
-    async def create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
+    async def _create_change(self, item: Item, *, branch: str, base: str, title: str, body: str) -> Change:
         call = Call(
             "POST",
             _repo_path(item, "pulls"),
@@ -275,7 +277,7 @@ class GitHubForge(RestForge):
         pull = await self.client.get(ItemAnswer, call)
         return Change(number=pull.number, url=pull.url, created=True)
 
-    async def find_user(self, login: str) -> User | None:
+    async def _find_user(self, login: str) -> User | None:
         try:
             return await self.client.get(User, Call("GET", path("users", login), f"reading the user {login}"))
         except ForgeNotFoundError:
@@ -294,8 +296,8 @@ class GitHubForge(RestForge):
         # An organization's own roles have names of their own, but the rights of the role that they extend.
         return Permission.TRIAGE if answer.triage else Permission.NONE
 
-    def attachment_of(self, item: Item, link: str) -> Attachment | None:
-        """See `RestForge`. They are below GitHub's web address, or were once public."""
+    def _attachment_of(self, item: Item, link: str) -> Attachment | None:
+        """See `Forge`. They are below GitHub's web address, or were once public."""
         web = web_base(self.settings.api_url)
         if _PUBLIC_ATTACHMENT.fullmatch(link) and web == "https://github.com":
             return Attachment(link, with_token=False)

@@ -14,9 +14,10 @@ from typing import Annotated
 from pydantic import AliasChoices, AliasPath, BeforeValidator, Field
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError
-from coding_agent_core.forge.client import PAGE_SIZE, Call, ForgeClient, ResponseModel, User, path
-from coding_agent_core.forge.github_discussion import GraphqlError, graphql_error, graphql_url
-from coding_agent_core.forge.protocol import ItemDetails, Revised, Revision
+from coding_agent_core.forge.calls import PAGE_SIZE, Call, ResponseModel, User, path
+from coding_agent_core.forge.github.discussion import GraphqlError, graphql_error, graphql_url
+from coding_agent_core.forge.http import ForgeClient
+from coding_agent_core.forge.values import ItemDetails, Revised, Revision
 from coding_agent_core.platforms import ItemKind
 from coding_agent_core.tasks import whole_second
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pydantic import AliasPath, Field
 
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.client import Call, ForgeClient, ResponseModel, Text, path
-from coding_agent_core.forge.protocol import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Thread
-from coding_agent_core.forge.rest import CommentAnswer
+from coding_agent_core.forge.base import CommentAnswer
+from coding_agent_core.forge.calls import Call, ResponseModel, Text, path
+from coding_agent_core.forge.http import ForgeClient
+from coding_agent_core.forge.values import CHECKS_LIMIT, Checks, Discussion, FailedCheck, Thread
 
 _PAGES = 10
 """Pages of discussions: GitLab lists them oldest first only."""

@@ -20,8 +20,10 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.forge.client import GHOST, Author, Call, ForgeClient, ResponseModel, Text, path
-from coding_agent_core.forge.protocol import (
+from coding_agent_core.forge.base import CommentAnswer
+from coding_agent_core.forge.calls import GHOST, Author, Call, ResponseModel, Text, path
+from coding_agent_core.forge.http import ForgeClient
+from coding_agent_core.forge.values import (
     CHECKS_LIMIT,
     Checks,
     Comment,
@@ -30,7 +32,6 @@ from coding_agent_core.forge.protocol import (
     Review,
     Thread,
 )
-from coding_agent_core.forge.rest import CommentAnswer
 from coding_agent_core.tasks import Item
 
 _logger = logging.getLogger("coding_agent.forge")

@@ -1,0 +1,80 @@
+"""One request to a forge, and the types of answers that all forges share. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+
+from coding_agent_core.forge.pacing import Kind
+
+PAGE_SIZE = 100
+"""Entries a page: the most that the forges give."""
+_READS = ("GET", "HEAD", "OPTIONS")
+
+
+class ResponseModel(BaseModel):
+    """The fields of an answer that we use; others are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+
+
+class User(ResponseModel):
+    """An account; `commit_email` is shown by GitLab to the account itself."""
+
+    id: int
+    login: str = Field(validation_alias=AliasChoices("login", "username"))
+    name: Text = ""
+    commit_email: Text = ""
+
+
+GHOST = User.model_validate({"login": "ghost", "id": 10137})
+"""GitHub's stand-in for a deleted account, whose user is null."""
+Author = Annotated[User, BeforeValidator(lambda value: GHOST if value is None else value)]
+
+
+class Repeat(Enum):
+    """When a request may be sent again."""
+
+    SAFE = "safe"
+    """After any failure: its effect and its answer are the same however often it is sent."""
+    UNLESS_PROCESSED = "unless processed"
+    """Only after a failure in which the forge certainly did nothing: no connection, or rate-limited."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request.
+
+    Attributes:
+        path: relative to the API's base URL, with quoted segments; or an absolute URL of the same host.
+        what: for error sentences, e.g. `reading owner/repo#7`.
+        creates: it makes a comment or a change, which forges limit more than other writes.
+    """
+
+    method: str
+    path: str
+    what: str
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    json: Any = None
+    repeat: Repeat = Repeat.SAFE
+    creates: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        if self.method in _READS:
+            return Kind.READ
+        return Kind.CREATE if self.creates else Kind.WRITE
+
+
+def path(*values: str | int) -> str:
+    """A path of quoted segments: slashes, spaces and the dots of `.` and `..` are encoded."""
+    texts = [quote(str(value), safe="") for value in values]
+    return "/" + "/".join(text.replace(".", "%2E") if text in (".", "..") else text for text in texts)

@@ -1,0 +1,29 @@
+"""What is particular to GitHub outside its client. Pure."""
+
+from __future__ import annotations
+
+from coding_agent_core.platforms import ItemKind, KeyForm, PlatformFacts, RequestLimits
+
+_LIMITS = RequestLimits(
+    creates_per_minute=80, creates_per_hour=500, writes_per_minute=900 // 5, per_hour=5000
+)
+"""*Rate limits for the REST API*: 80 content-generating requests a minute and 500 an hour; 900 points a
+minute, of which a request that changes something costs 5; 5,000 requests an hour. Enterprise Server is
+shipped without limits, but with the same best practices."""
+
+FACTS = PlatformFacts(
+    title="GitHub",
+    web_host="github.com",
+    web_limits=_LIMITS,
+    limits=_LIMITS,
+    change_noun="pull request",
+    change_path="pull",
+    change_mark="#",
+    change_word="pr",
+    by_project_id=False,
+    keys={
+        ItemKind.ISSUE: KeyForm("github_issue", "number", "TaskGitHubIssue"),
+        ItemKind.CHANGE: KeyForm("github_pull_request", "number", "TaskGitHubPullRequest"),
+    },
+    webhook_setting="secret",
+)
